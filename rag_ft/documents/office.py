@@ -1,0 +1,120 @@
+"""PDF (pypdf) and Word files (the standard library: a .docx is XML in a zip) to (title, text, metadata)."""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from typing import Any
+from xml.etree import ElementTree
+
+from rag_ft.documents.plain_text import UnreadableError
+
+MAX_EXPANSION = 100  # a .docx that unpacks to more is a zip bomb, not a document
+# Besides its own errors, pypdf lets through what Python raises on malformed files.
+_PARSER_ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, OSError, RuntimeError, TypeError,
+                  ValueError, MemoryError, zlib.error, struct.error)  # fmt: skip
+
+
+def read_pdf(raw: bytes) -> tuple[str, str, dict[str, Any]]:
+    """Text page by page, words hyphenated at a line's end joined; the title from the file's metadata.
+
+    Raises:
+        UnreadableError: "corrupt", or "encrypted" where it does not open with an empty password.
+    """
+    from pypdf import PdfReader
+    from pypdf.errors import DependencyError, PyPdfError
+
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # it logs every oddity; the reject says what matters
+    try:
+        reader = PdfReader(io.BytesIO(raw))
+        if reader.is_encrypted and not reader.decrypt(""):
+            raise UnreadableError("encrypted", "the PDF wants a password: save it without one")
+        pages = [page.extract_text() for page in reader.pages]
+        named = str(reader.metadata.title or "") if reader.metadata else ""
+    except DependencyError as error:
+        raise UnreadableError("encrypted", "save the PDF without encryption") from error
+    except (PyPdfError, *_PARSER_ERRORS) as error:
+        raise UnreadableError("corrupt", f"PDF: {str(error) or type(error).__name__}") from error
+    text = re.sub(r"(?<=[a-zäöüßéèà])-\n(?=[a-zäöüßéèà])", "", "\n".join(pages))
+    return "" if _meaningless(named) else named, text, {"num_pages": len(pages)}
+
+
+def read_docx(raw: bytes) -> tuple[str, str, dict[str, Any]]:
+    """Paragraphs and headings as blocks, list items and table rows as lines (cells parted by ` | `).
+
+    Raises:
+        UnreadableError: "corrupt", "encrypted", or "too large" when unpacked.
+    """
+    if raw.startswith(b"\xd0\xcf\x11\xe0"):
+        raise UnreadableError("encrypted", "a password-protected or pre-2007 Word file: save it as plain .docx")
+    try:
+        with zipfile.ZipFile(io.BytesIO(raw)) as archive:
+            body = _part(archive, "word/document.xml", len(raw)).find(f"{W}body")
+            named = ""
+            if "docProps/core.xml" in archive.namelist():
+                properties = _part(archive, "docProps/core.xml", len(raw))
+                named = properties.findtext("{http://purl.org/dc/elements/1.1/}title") or ""
+    except (zipfile.BadZipFile, KeyError, ElementTree.ParseError, NotImplementedError, *_PARSER_ERRORS) as error:
+        raise UnreadableError("corrupt", f"Word file: {error}") from error
+    blocks = list(_blocks(body)) if body is not None else []
+    headings = [text for style, text in blocks if style.lower().startswith(("title", "heading", "berschrift"))]
+    title = next(iter(headings), "") or ("" if _meaningless(named) else named)
+    return title, "".join(f"{text}\n" if style in ("row", "list") else f"\n{text}\n\n" for style, text in blocks), {}
+
+
+W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
+_FALLBACK = "{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback"
+
+
+def _part(archive: zipfile.ZipFile, name: str, packed_size: int) -> ElementTree.Element:
+    if archive.getinfo(name).file_size > MAX_EXPANSION * packed_size:
+        raise UnreadableError("too large", "the Word file unpacks to more than a hundred times its size")
+    return ElementTree.fromstring(archive.read(name))
+
+
+def _blocks(parent: ElementTree.Element) -> Iterator[tuple[str, str]]:
+    """(style, text) of paragraphs and table rows in document order; empty ones left out."""
+    for child in parent:
+        if child.tag == f"{W}p":
+            if text := _paragraph(child):
+                item = child.find(f"{W}pPr/{W}numPr") is not None
+                yield ("list", f"- {text}") if item else (_style(child), text)
+        elif child.tag == f"{W}tbl":
+            for row in child.iter(f"{W}tr"):
+                cells = [" ".join(_paragraph(p) for p in cell.iter(f"{W}p")).strip() for cell in row.findall(f"{W}tc")]
+                if any(cells):
+                    yield "row", " | ".join(cells)
+        elif child.tag in (f"{W}sdt", f"{W}sdtContent", f"{W}ins"):
+            yield from _blocks(child)
+
+
+def _style(paragraph: ElementTree.Element) -> str:
+    style = paragraph.find(f"{W}pPr/{W}pStyle")
+    return style.get(f"{W}val", "") if style is not None else ""
+
+
+def _paragraph(element: ElementTree.Element) -> str:
+    return "".join(_runs(element)).strip()
+
+
+def _runs(element: ElementTree.Element) -> Iterator[str]:
+    for child in element:
+        if child.tag == f"{W}t":
+            yield child.text or ""
+        elif child.tag in (f"{W}tab", f"{W}br", f"{W}cr"):
+            yield "\t" if child.tag == f"{W}tab" else "\n"
+        elif child.tag not in (_FALLBACK, f"{W}pPr"):  # the fallback repeats what stands before it
+            yield from _runs(child)
+
+
+def _meaningless(title: str) -> bool:
+    """Titles that programs write by themselves, such as `Microsoft Word - draft3.doc`."""
+    return (
+        not title.strip()
+        or re.search(r"(?i)^(untitled|microsoft word\b)|\.(docx?|pdf|indd|tex|dvi|qxd)$", title.strip()) is not None
+    )

@@ -1,0 +1,119 @@
+"""Putting the systems' prompts to the generator: one model whose adapter is switched, each distinct prompt once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rag_ft.config import Config
+from rag_ft.errors import DataError
+from rag_ft.evaluation.systems import Ask
+from rag_ft.llm.models import ChatRequest, Messages, Reply, open_language_model
+from rag_ft.paths import RunDir
+from rag_ft.qa.prompts import Prompts, load_prompts, parse_answer
+from rag_ft.records import Chunk, Prediction, Reject, content_hash
+from rag_ft.retrieval.search import chunk_text
+
+Answered = tuple[Ask, Prediction]
+
+
+@dataclass(frozen=True)
+class Prompting:
+    """How an Ask becomes messages."""
+
+    prompts: Prompts
+    chunks: Mapping[str, Chunk]
+    with_title: bool
+
+    def messages(self, ask: Ask) -> Messages:
+        if ask.system == "closed_book":
+            return self.prompts.closed_book(ask.pair.question)
+        shown = [chunk_text(self.chunks[i], self.with_title) for i in ask.chunk_ids]
+        return self.prompts.answer(ask.pair.question, ask.passages or shown)
+
+
+@dataclass(frozen=True)
+class Requests:
+    """The distinct prompts of some asks, in order; rendered as they are drawn, so that only their keys are held."""
+
+    asks: Mapping[str, Ask]
+    prompting: Prompting
+    max_tokens: int
+    adapters: Mapping[str, Path]
+
+    def __len__(self) -> int:
+        return len(self.asks)
+
+    def __iter__(self) -> Iterator[ChatRequest]:
+        for key, ask in self.asks.items():
+            adapter = ask.generator if ask.generator in self.adapters else None
+            yield ChatRequest(key, self.prompting.messages(ask), self.max_tokens, adapter=adapter)
+
+
+def tuned_generator(run_dir: RunDir) -> Path | None:
+    """The folder of the tuned generator, if training left one (an adapter, or a whole model)."""
+    kinds = ("adapter_config.json", "config.json")
+    return run_dir.generator if any((run_dir.generator / name).exists() for name in kinds) else None
+
+
+def answer_all(
+    config: Config, run_dir: RunDir, asks: Sequence[Ask], chunks: Mapping[str, Chunk]
+) -> tuple[list[Answered], list[Reject], int]:
+    """(answered asks in order, a Reject for each failed prompt, number of distinct prompts).
+
+    Raises:
+        DataError: not one prompt was answered.
+    """
+    prompts = load_prompts(config.llm.prompts, config.llm.abstain)
+    prompting = Prompting(prompts, chunks, config.retrieval.with_title)
+    keys = [_key(ask, prompting, run_dir) for ask in asks]
+    replies = _ask_models(config, run_dir, dict(zip(keys, asks, strict=True)), prompting)
+    answered = [(a, _prediction(a, replies[k])) for a, k in zip(asks, keys, strict=True) if replies[k].error is None]
+    failed = [reply for reply in replies.values() if reply.error is not None]
+    if not answered:
+        raise DataError(f"{config.llm.model} answered none of {len(failed)} prompts, the first with: {failed[0].error}")
+    places = dict(zip(keys, asks, strict=True))
+    rejects = [Reject(_place(places[r.id]), "the language model failed", str(r.error)) for r in failed]
+    return answered, rejects, len(replies)
+
+
+def _key(ask: Ask, prompting: Prompting, run_dir: RunDir) -> str:
+    """What makes two prompts the same: the generator that really answers, and the messages."""
+    generator = ask.generator if tuned_generator(run_dir) else "base"
+    return content_hash(generator, prompting.messages(ask))
+
+
+def _ask_models(config: Config, run_dir: RunDir, asks: dict[str, Ask], prompting: Prompting) -> dict[str, Reply]:
+    from rag_ft.llm.replies import cached_chat
+
+    replies = {}
+    for llm, adapters, halves in _models(config, tuned_generator(run_dir)):
+        # Sorted by generator (base before tuned, stable), so that the adapter is switched once.
+        chosen = sorted((i for i in asks.items() if i[1].generator in halves), key=lambda item: item[1].generator)
+        requests = Requests(dict(chosen), prompting, config.evaluate.max_tokens, adapters)
+        with open_language_model(llm, config.run.seed, adapters) as model:
+            for reply in cached_chat(model, requests, run_dir.replies("evaluate"), desc="evaluate: answers"):
+                replies[reply.id] = reply
+    return replies
+
+
+def _models(config: Config, tuned: Path | None) -> list[tuple[Any, dict[str, Path], set[str]]]:
+    """(LLM config, adapters, generators it plays): one model with an adapter; two only where all weights were tuned."""
+    if tuned is None:
+        return [(config.llm, {}, {"base", "tuned"})]
+    if (tuned / "adapter_config.json").exists():
+        return [(config.llm, {"tuned": tuned}, {"base", "tuned"})]
+    whole = config.llm.model_copy(update={"model": str(tuned)})
+    return [(config.llm, {}, {"base"}), (whole, {}, {"tuned"})]
+
+
+def _prediction(ask: Ask, reply: Reply) -> Prediction:
+    said, numbers = parse_answer(reply.text, len(ask.chunk_ids))
+    cited = tuple(ask.chunk_ids[number - 1] for number in numbers)
+    return Prediction(ask.pair.id, ask.system, said, ask.chunk_ids, cited, round(reply.seconds, 4))
+
+
+def _place(ask: Ask) -> str:
+    return f"{ask.system} {ask.pair.id}"

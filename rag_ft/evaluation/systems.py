@@ -1,0 +1,101 @@
+"""The systems of an evaluation and the chunks each of them is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from rag_ft.metrics.answers import contains
+from rag_ft.metrics.retrieval import evidence_shown
+from rag_ft.records import Chunk, QAPair
+
+MIN_HITS = 20  # recall@10 needs ten; withholding the gold chunks must still leave top_k
+MIN_WITHHELD_CHARACTERS = 4  # shorter answers ("3", "no") stand in too many chunks that do not prove them
+
+
+@dataclass(frozen=True)
+class System:
+    """`generator` and `retriever` say which half is tuned; `context` which chunks are shown. Where gold is withheld
+    both halves see the base retriever's chunks, so that nothing but the generator differs."""
+
+    name: str
+    generator: Literal["base", "tuned"]
+    retriever: Literal["base", "tuned"]
+    context: Literal["none", "retrieved", "oracle", "withheld"]
+    meaning: str
+
+
+SYSTEMS = (
+    System("closed_book", "base", "base", "none", "base generator without any context"),
+    System("base", "base", "base", "retrieved", "nothing tuned: what you have today"),
+    System("tuned_generator", "tuned", "base", "retrieved", "tuned generator, base retriever"),
+    System("tuned_retriever", "base", "tuned", "retrieved", "base generator, tuned retriever"),
+    System("tuned", "tuned", "tuned", "retrieved", "both halves tuned"),
+    System("oracle_base", "base", "base", "oracle", "base generator shown the chunk that proves the answer"),
+    System("oracle_tuned", "tuned", "base", "oracle", "tuned generator shown the chunk that proves the answer"),
+    System("withheld_base", "base", "base", "withheld", "base generator, proof removed: right is to abstain"),
+    System("withheld_tuned", "tuned", "base", "withheld", "tuned generator, proof removed: right is to abstain"),
+)  # fmt: skip
+NAMES = tuple(system.name for system in SYSTEMS)
+RETRIEVERS = {
+    "base": "base encoder, as served",
+    "tuned": "tuned encoder, as served",
+    "lexical": "BM25 alone",
+    "dense_base": "base encoder alone",
+    "dense_tuned": "tuned encoder alone",
+}
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One prompt to put to one half: `probe` names the system, or the setting of a robustness curve. `passages`, where
+    given, replace the chunks' texts; `answers` are those accepted (none: right is to abstain)."""
+
+    pair: QAPair
+    system: str
+    generator: Literal["base", "tuned"]
+    chunk_ids: tuple[str, ...]
+    answers: tuple[str, ...]
+    passages: tuple[str, ...] | None = None
+
+
+def ask_of(
+    system: System,
+    pair: QAPair,
+    hits: Mapping[str, Sequence[str]],
+    gold: set[str],
+    chunks: Mapping[str, Chunk],
+    top_k: int,
+) -> Ask:
+    """What `system` is shown for one question; `hits` are its ranked chunk ids by retriever (base, tuned)."""
+    ranked = hits[system.retriever]
+    shown: Iterable[str]
+    if system.context == "none":
+        shown = ()
+    elif system.context == "oracle":
+        shown = oracle_context(pair, gold, chunks) or ranked[:top_k]
+    elif system.context == "withheld":
+        shown = [i for i in ranked if i not in gold and not _tells(chunks[i], pair)][:top_k]
+    else:
+        shown = ranked[:top_k]
+    answers = pair.answers if pair.answerable and system.context != "withheld" else ()
+    return Ask(pair, system.name, system.generator, tuple(shown), answers)
+
+
+def oracle_context(pair: QAPair, gold: set[str], chunks: Mapping[str, Chunk]) -> list[str]:
+    """The pair's own chunk where it proves the answer, else one that does, else all that overlap the evidence.
+
+    For an unanswerable question the chunk it was asked of; empty where no chunk is known.
+    """
+    if not gold:
+        return [pair.chunk_id] if pair.chunk_id in chunks else []
+    ordered = sorted(gold, key=lambda i: (i != pair.chunk_id, chunks[i].start))
+    whole = [i for i in ordered if evidence_shown(pair, [chunks[i]]) in (1.0, None)]
+    return whole[:1] or sorted(gold, key=lambda i: chunks[i].start)
+
+
+def _tells(chunk: Chunk, pair: QAPair) -> bool:
+    """Whether a chunk holds an accepted answer: another place, or a copy, may give away what is withheld."""
+    told = [answer for answer in pair.answers if len(answer) >= MIN_WITHHELD_CHARACTERS]
+    return pair.answerable and bool(told) and contains(chunk.text, told) == 1.0

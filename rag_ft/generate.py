@@ -1,0 +1,226 @@
+"""Chunks -> an LLM -> question-answer pairs that passed every check; and questions that people wrote.
+
+Three passes over the model, each streamed from file to file: write the pairs, answer them from their chunk (round
+trip), answer those of test documents without it (closed book). Every reply is kept, so a killed run asks nothing twice.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from rag_ft.config import Config
+from rag_ft.errors import ConfigError, DataError
+from rag_ft.llm.models import ChatRequest, LanguageModel, Reply, open_language_model
+from rag_ft.paths import RunDir
+from rag_ft.qa.asking import ask_in_order
+from rag_ft.qa.checks import Failure
+from rag_ft.qa.chunk_file import ChunkFile
+from rag_ft.qa.drafting import Drafting
+from rag_ft.qa.duplicates import AskedBefore
+from rag_ft.qa.funnel import Funnel
+from rag_ft.qa.plan import choose_chunks, kind_shares, plan
+from rag_ft.qa.prompts import Prompts, load_prompts
+from rag_ft.qa.questions import Imported, import_questions
+from rag_ft.qa.round_trip import ClosedBook, RoundTrip
+from rag_ft.records import Chunk, Document, QAPair, read_jsonl, write_jsonl
+
+QUESTION_BATCH = 64
+
+
+def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
+    """Writes qa.jsonl in document order and rejects/generate.jsonl; returns the funnel's counts.
+
+    Raises:
+        ConfigError: nothing is asked for, or kinds that the prompt set cannot write.
+        DataError: questions cannot be read, the model is down, or too few pairs are kept.
+    """
+    settings, scratch = config.generate, run_dir.checkpoints("generate")
+    if not settings.pairs_per_chunk and not settings.questions:
+        raise ConfigError("nothing to do: set generate.pairs_per_chunk above 0, or name files in generate.questions")
+    prompts = load_prompts(config.llm.prompts, config.llm.abstain, settings.examples)
+    if settings.pairs_per_chunk:
+        kind_shares(settings.kinds, prompts.kinds, prompts.name)
+    imported = _import(config, run_dir)
+    seconds: dict[str, float] = {}
+    with Funnel(run_dir.rejects("generate")) as funnel:
+        for reject in imported.rejects:
+            funnel.note(reject)
+        if settings.pairs_per_chunk:
+            seconds = _generate(config, run_dir, prompts, imported, funnel)
+    _check_imported(imported, config, run_dir)
+    funnel.check_kept(settings.min_kept_share)
+    generated = read_jsonl(scratch / "kept.jsonl", QAPair) if settings.pairs_per_chunk else iter(())
+    write_jsonl(run_dir.qa, _in_document_order(generated, imported.pairs, run_dir))
+    shutil.rmtree(scratch, ignore_errors=True)
+    return {**funnel.counts(), **imported.counts(), "seconds_by_pass": seconds}
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What the passes share."""
+
+    config: Config
+    run_dir: RunDir
+    prompts: Prompts
+    model: LanguageModel
+    retriever: Any
+    chunk_of: Callable[[str], Chunk]
+    funnel: Funnel
+
+    def render(self, chunk: Chunk) -> str:
+        """A chunk's text as the generator sees it in every stage."""
+        from rag_ft.retrieval.search import chunk_text
+
+        return chunk_text(chunk, self.config.retrieval.with_title)
+
+
+def _import(config: Config, run_dir: RunDir) -> Imported:
+    if not config.generate.questions:
+        return Imported([], [])
+    documents, chunks = read_jsonl(run_dir.documents, Document), read_jsonl(run_dir.chunks, Chunk)
+    return import_questions(config.generate.questions, documents, chunks, config.llm.abstain)
+
+
+def _generate(
+    config: Config, run_dir: RunDir, prompts: Prompts, imported: Imported, funnel: Funnel
+) -> dict[str, float]:
+    """The passes, each reading the file that the one before wrote; kept.jsonl is the last. Returns seconds by pass."""
+    from rag_ft.retrieval.search import open_retriever
+
+    retriever, scratch, seconds = open_retriever(config, run_dir), run_dir.checkpoints("generate"), {}
+    with (
+        open_language_model(config.llm, config.run.seed) as model,
+        ChunkFile(run_dir.chunks, retriever.row_of) as chunks,
+    ):
+        tools = Tools(config, run_dir, prompts, model, retriever, chunks.__getitem__, funnel)
+        clock = time.monotonic()
+        num = write_jsonl(scratch / "drafted.jsonl", _draft(tools, imported))
+        seconds["write"] = round(time.monotonic() - clock, 2)
+        num = write_jsonl(scratch / "verified.jsonl", _round_trip(tools, scratch / "drafted.jsonl", num))
+        seconds["round_trip"] = round(time.monotonic() - clock - seconds["write"], 2)
+        write_jsonl(scratch / "kept.jsonl", _closed_book(tools, scratch / "verified.jsonl", num))
+        seconds["closed_book"] = round(time.monotonic() - clock - sum(seconds.values()), 2)
+    return seconds
+
+
+def _draft(tools: Tools, imported: Imported) -> Iterator[QAPair]:
+    """Pass 1: pairs that pass the checks that need no answering model, in chunk order."""
+    settings, shares = tools.config.generate, kind_shares(tools.config.generate.kinds, tools.prompts.kinds, "")
+    counts = Counter(chunk.document_id for chunk in _chunks(tools))
+    chosen = choose_chunks(_chunks(tools), counts, settings.max_chunks)
+    asks = plan(chosen, settings.pairs_per_chunk, shares, tools.config.run.seed)
+    drafting = Drafting(
+        tools.config, tools.prompts, tools.retriever, tools.chunk_of, tools.render, tools.model.name, tools.funnel
+    )
+    most = min(counts.total(), settings.max_chunks or counts.total()) * settings.pairs_per_chunk
+    pairs = _passing(tools, drafting.jobs(asks), drafting.verdict, "generate: write", most)
+    yield from _first_asked(tools, pairs, imported) if "duplicate" in settings.checks else pairs
+
+
+def _chunks(tools: Tools) -> Iterator[Chunk]:
+    wanted = tools.config.generate.splits
+    return (chunk for chunk in read_jsonl(tools.run_dir.chunks, Chunk) if chunk.split in wanted)
+
+
+def _first_asked(tools: Tools, pairs: Iterable[QAPair], imported: Imported) -> Iterator[QAPair]:
+    """The pairs whose question neither a person nor an earlier pair asks."""
+    before = AskedBefore(tools.retriever.encoder.encode_queries, tools.config.generate.duplicate_similarity)
+    for known in _batches(imported.pairs):
+        before.repeats([pair.question for pair in known])
+    for batch in _batches(pairs):
+        for pair, earlier in zip(batch, before.repeats([pair.question for pair in batch]), strict=True):
+            if earlier is None:
+                yield pair
+            else:
+                tools.funnel.reject(_name(pair), Failure("duplicate", f"{pair.question} | earlier: {earlier}"))
+
+
+def _round_trip(tools: Tools, path: Path, num_pairs: int) -> Iterator[QAPair]:
+    """Pass 2: pairs whose chunk is found and that the model answers alike from it."""
+    pairs = read_jsonl(path, QAPair)
+    if "round_trip" not in tools.config.generate.checks:
+        return pairs
+    trip = RoundTrip(tools.config, tools.prompts, tools.retriever, tools.chunk_of, tools.render)
+    return _passing(tools, trip.jobs(pairs), trip.verdict, "generate: round trip", num_pairs)
+
+
+def _closed_book(tools: Tools, path: Path, num_pairs: int) -> Iterator[QAPair]:
+    """Pass 3: all but the test pairs that the model answers by heart; what passes here is accepted."""
+    pairs: Iterable[QAPair] = read_jsonl(path, QAPair)
+    if "closed_book" in tools.config.generate.checks:
+        book = ClosedBook(tools.config.generate, tools.prompts)
+        pairs = _passing(tools, book.jobs(pairs), book.verdict, "generate: closed book", num_pairs)
+    for pair in pairs:
+        tools.funnel.accept(pair)
+        yield pair
+
+
+def _passing(
+    tools: Tools,
+    jobs: Iterable[tuple[Any, Failure | None, ChatRequest | None]],
+    verdict: Callable[[Any, Reply], QAPair | Failure],
+    what: str,
+    most: int,
+) -> Iterator[QAPair]:
+    """What a pass keeps, in order. Jobs are (item, failure, request): a failure is a reject, no request a pass."""
+    replies = tools.run_dir.replies("generate")
+    for item, failure, reply in ask_in_order(tools.model, jobs, replies, tools.funnel, what, most):
+        if failure is None and reply is not None:
+            result = Failure("llm_error", reply.error[:300]) if reply.error else verdict(item, reply)
+        else:
+            result = failure or item
+        if isinstance(result, Failure):
+            tools.funnel.reject(_name(item), result)
+        else:
+            yield result
+
+
+def _name(item: Any) -> str:
+    """ "<chunk id>/<variant>": the same for an ask and the pair that came of it."""
+    return f"{item.provenance['chunk_id']}/{item.provenance['variant']}" if isinstance(item, QAPair) else item.id
+
+
+def _batches(pairs: Iterable[QAPair]) -> Iterator[list[QAPair]]:
+    stream = iter(pairs)
+    while batch := list(islice(stream, QUESTION_BATCH)):
+        yield batch
+
+
+def _check_imported(imported: Imported, config: Config, run_dir: RunDir) -> None:
+    """Raises DataError when too few of the lines could be imported."""
+    total = len(imported.pairs) + len(imported.rejects)
+    if total and len(imported.pairs) < max(1, config.generate.min_kept_share * total):
+        reason, count = Counter(reject.reason for reject in imported.rejects).most_common(1)[0]
+        raise DataError(
+            f"only {len(imported.pairs)} of {total} lines of generate.questions are questions of this run; most failed "
+            f"by '{reason}' ({count}): see {run_dir.rejects('generate')} and mend the file"
+        )
+    if config.generate.questions and not total:
+        raise DataError(
+            f"{config.generate.questions[0]} holds no question: write one JSON object a line, or leave it out"
+        )
+
+
+def _in_document_order(generated: Iterable[QAPair], imported: list[QAPair], run_dir: RunDir) -> Iterator[QAPair]:
+    """Both kinds in the order of documents.jsonl; imported ones by position after the document's generated ones, and
+    those without a document last."""
+    if not imported:
+        return iter(generated)
+    order = {document.id: place for place, document in enumerate(read_jsonl(run_dir.documents, Document))}
+
+    def document(pair: QAPair) -> float:
+        return order.get(pair.document_id or "", math.inf)
+
+    def place(pair: QAPair) -> tuple[float, float]:
+        return document(pair), pair.evidence.start if pair.evidence else math.inf
+
+    return heapq.merge(generated, sorted(imported, key=place), key=document)

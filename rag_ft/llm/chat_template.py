@@ -1,0 +1,70 @@
+"""From messages to prompt tokens: the same rendering for generation, scoring, training and serving."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rag_ft.errors import ConfigError
+from rag_ft.llm.models import Messages
+
+# Turn marks of the usual templates: what a document may hold and a prompt must not.
+CONTROL = re.compile(
+    r"<\|[^<>|\s][^<>|]{0,60}\|>|</?s>|<(?:start|end)_of_turn>|<(?:bos|eos|pad|unk)>|\[/?INST\]|<</?SYS>>"
+)
+
+
+def load_chat_tokenizer(folder: Path) -> Any:
+    """The fast tokenizer of a model folder, checked to have a chat template and an end token.
+
+    Raises:
+        ConfigError: no tokenizer, or none that can render a chat.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        first = str(error).splitlines()[0]
+        raise ConfigError(f"{folder} has no tokenizer that loads ({first}): save one beside the weights") from error
+    if not tokenizer.chat_template:
+        raise ConfigError(f"{folder} has no chat template: use an instruction-tuned model, or add chat_template.jinja")
+    return tokenizer
+
+
+def safe_messages(messages: Messages, specials: Iterable[str] = ()) -> Messages:
+    """The messages with turn marks and special tokens inside user text broken by a space ("<|im_end|>" becomes
+    "< |im_end|>"), so that no document can end its turn or open another one."""
+    return tuple(
+        m if m["role"] == "assistant" else {**m, "content": _break_marks(m["content"], specials)} for m in messages
+    )
+
+
+def render(tokenizer: Any, messages: Messages) -> str:
+    """The prompt text up to and including the opening of the assistant's turn."""
+    safe = safe_messages(messages, tokenizer.all_special_tokens)
+    return tokenizer.apply_chat_template(list(safe), tokenize=False, add_generation_prompt=True)
+
+
+def encode_prompts(tokenizer: Any, batch: Sequence[Messages]) -> list[list[int]]:
+    """Prompt token ids of each; specials come from the template alone, as servers do it."""
+    if not batch:
+        return []
+    return tokenizer([render(tokenizer, m) for m in batch], add_special_tokens=False)["input_ids"]
+
+
+def encode_answers(tokenizer: Any, answers: Sequence[str]) -> list[list[int]]:
+    """Answer token ids, tokenised apart from the prompt so that no token spans the boundary."""
+    if not answers:
+        return []
+    return tokenizer(list(answers), add_special_tokens=False)["input_ids"]
+
+
+def _break_marks(text: str, specials: Iterable[str]) -> str:
+    text = CONTROL.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
+    for special in specials:
+        if len(special) > 1 and special in text:
+            text = text.replace(special, f"{special[0]} {special[1:]}")
+    return text

@@ -1,0 +1,139 @@
+"""Batched decoding with a causal transformers model: rows with their own limits, temperature and grammar.
+
+`model.generate` holds every row until the slowest has ended and copies the whole cache each step; here finished rows
+leave the batch and the cache grows in place (measured in benchmarks/generation.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from transformers.cache_utils import DynamicCache, DynamicLayer
+
+COMPACT_SHARE = 0.2  # rows are taken out of the batch when so many of it are finished
+
+
+@dataclass
+class Row:
+    """One prompt being continued. `uniforms` are max_tokens numbers in [0, 1) where it is sampled, None where greedy;
+    `grammar` has `allow(mask_row)` and `accept(token)` (see grammar.py) or is None."""
+
+    prompt: list[int]
+    max_tokens: int
+    temperature: float = 0.0
+    uniforms: np.ndarray | None = None
+    grammar: Any = None
+    tokens: list[int] = field(default_factory=list)
+    finish_reason: str = ""
+
+    def take(self, token: int, ends: frozenset[int]) -> None:
+        if token in ends:
+            self.finish_reason = "stop"
+            return
+        self.tokens.append(token)
+        if self.grammar is not None and self.grammar.accept(token):
+            self.finish_reason = "stop"
+        elif len(self.tokens) >= self.max_tokens:
+            self.finish_reason = "length"
+
+
+class GrowingLayer(DynamicLayer):
+    """A key-value cache layer with room ahead, so that a step appends without copying the past."""
+
+    ROOM = 64
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        super().lazy_initialization(key_states, value_states)
+        self._key_store, self._value_store = key_states[:, :, :0], value_states[:, :, :0]
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any) -> Any:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        past = self.get_seq_length()
+        end = past + key_states.shape[-2]
+        if end > self._key_store.shape[-2]:
+            self._key_store = _grown(self.keys, key_states, past, end + self.ROOM)
+            self._value_store = _grown(self.values, value_states, past, end + self.ROOM)
+        self._key_store[:, :, past:end] = key_states
+        self._value_store[:, :, past:end] = value_states
+        self.keys, self.values = self._key_store[:, :, :end], self._value_store[:, :, :end]
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        super().batch_select_indices(indices)
+        self._key_store, self._value_store = self.keys, self.values
+
+
+def new_cache(model: Any) -> DynamicCache:
+    """An empty cache for `model`; sliding-window and other special layers stay what the model wants."""
+    cache = DynamicCache(config=model.config)
+    cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
+
+
+def left_pad(prompts: list[list[int]], pad: int, device: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """(ids, mask), both int64 (rows, longest), padding first."""
+    width = max(len(p) for p in prompts)
+    ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=device)
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
+    return ids, mask
+
+
+@torch.inference_mode()
+def decode(model: Any, rows: list[Row], ends: frozenset[int], pad: int) -> None:
+    """Continues every row until an end token (not kept), its grammar's end or its max_tokens; fills the rows."""
+    ids, mask = left_pad([row.prompt for row in rows], pad, model.device)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    cache, live = new_cache(model), list(rows)
+    while True:
+        logits = model(
+            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=1
+        ).logits[:, -1]
+        chosen = choose(logits.float(), live)
+        for row, token in zip(live, chosen.tolist(), strict=True):
+            if not row.finish_reason:
+                row.take(token, ends)
+        keep = [i for i, row in enumerate(live) if not row.finish_reason]
+        if not keep:
+            return
+        ids, positions = chosen[:, None], positions[:, -1:] + 1
+        mask = torch.cat([mask, mask.new_ones(len(live), 1)], dim=1)
+        if len(keep) <= (1 - COMPACT_SHARE) * len(live):
+            index = torch.tensor(keep, device=mask.device)
+            cache.batch_select_indices(index)
+            ids, mask, positions = ids[index], mask[index], positions[index]
+            live = [live[i] for i in keep]
+
+
+def choose(logits: torch.Tensor, rows: list[Row]) -> torch.Tensor:
+    """The next token of each row, int64 (rows,): the likeliest allowed one, or at a temperature the one where the
+    row's uniform number falls in the cumulated distribution (so a row's draw does not depend on its neighbours)."""
+    _forbid(logits, rows)
+    chosen = logits.argmax(-1)
+    sampled = [i for i, row in enumerate(rows) if row.uniforms is not None and not row.finish_reason]
+    if not sampled:
+        return chosen
+    temperatures = torch.tensor([rows[i].temperature for i in sampled], device=logits.device)
+    draws = torch.tensor([rows[i].uniforms[len(rows[i].tokens)] for i in sampled], device=logits.device)  # type: ignore[index]
+    cumulated = (logits[sampled] / temperatures[:, None]).softmax(-1).double().cumsum(-1)
+    # right=True: a token of probability zero is never the one where the draw falls
+    picked = torch.searchsorted(cumulated, (draws.double() * cumulated[:, -1])[:, None], right=True)[:, 0]
+    chosen[sampled] = picked.clamp(max=logits.shape[-1] - 1)
+    return chosen
+
+
+def _forbid(logits: torch.Tensor, rows: list[Row]) -> None:
+    for i, row in enumerate(rows):
+        if row.grammar is not None and not row.finish_reason:
+            allowed = torch.from_numpy(row.grammar.allowed(logits.shape[-1])).to(logits.device)
+            logits[i].masked_fill_(~allowed, float("-inf"))
+
+
+def _grown(past: torch.Tensor, new: torch.Tensor, length: int, room: int) -> torch.Tensor:
+    store = new.new_empty((*new.shape[:2], room, new.shape[-1]))
+    if length:
+        store[:, :, :length] = past
+    return store

@@ -1,0 +1,104 @@
+"""Where a model lies, what it is (its content hash), and how it is computed: folder, fingerprint, dtype, device."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from rag_ft.errors import ConfigError
+from rag_ft.records import content_hash
+
+SMALL_BYTES = 2 * 2**30  # up to this size weights are hashed whole (about a second a GiB)
+EDGE_BYTES = 2**20
+KEYED_SUFFIXES = {".safetensors", ".json", ".jinja", ".model", ".txt"}
+
+
+def resolve_model_folder(model: str) -> Path:
+    """The local folder of `model`: itself, or what the hub client finds for a hub id (downloaded where it may).
+
+    Raises:
+        ConfigError: neither a folder with a config.json nor a hub id that can be had.
+    """
+    folder = Path(model).expanduser()
+    if (folder / "config.json").is_file():
+        return folder
+    if folder.is_dir():
+        raise ConfigError(f"llm.model {model} is a folder without config.json: name a folder saved by save_pretrained")
+    return _from_hub(model)
+
+
+def context_tokens(folder: Path, wanted: int) -> int:
+    """Longest prompt plus reply: `wanted`, or less where the model itself takes less."""
+    found = read_json(folder / "config.json")
+    limit = found.get("max_position_embeddings") or found.get("text_config", {}).get("max_position_embeddings")
+    return min(wanted, limit) if limit else wanted
+
+
+def folder_fingerprint(folder: Path) -> str:
+    """16 hex digits over the names and contents of a model's or an adapter's files.
+
+    Weights over 2 GiB in all count by size and by the first and last MiB of each file.
+    """
+    files = sorted(p for p in folder.iterdir() if p.is_file() and p.suffix in KEYED_SUFFIXES)
+    whole = sum(p.stat().st_size for p in files) <= SMALL_BYTES
+    return content_hash(*((p.name, _hash_file(p, whole)) for p in files if p.name != "training_args.json"))
+
+
+def check_adapter(name: str, folder: Path) -> dict[str, Any]:
+    """The adapter_config.json of a PEFT folder. Raises ConfigError where there is none."""
+    try:
+        return read_json(Path(folder) / "adapter_config.json")
+    except ConfigError as error:
+        raise ConfigError(f"adapter '{name}': {folder} is no PEFT adapter folder ({error}); train one first") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read {path}: {error}") from error
+
+
+def weights_gb(folder: Path) -> float:
+    """Size of the weight files in GiB."""
+    return sum(p.stat().st_size for p in folder.glob("*.safetensors")) / 2**30
+
+
+def choose_dtype(wanted: str, device: str) -> str:
+    """ "auto" is bfloat16 where the device computes it natively, else float32."""
+    if wanted != "auto":
+        return wanted
+    import torch
+
+    if device.startswith("cuda"):
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bfloat16" if native else "float32"
+
+
+def _from_hub(model: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    patterns = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
+    try:
+        return Path(snapshot_download(model, allow_patterns=patterns))
+    except HFValidationError as error:
+        raise ConfigError(f"llm.model {model}: no such folder (and not a hub id)") from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise ConfigError(
+            f"llm.model {model} is no folder here, and the hub did not give it ({type(error).__name__}): "
+            f"check the path, or download it on a machine with a network"
+        ) from error
+
+
+def _hash_file(path: Path, whole: bool) -> str:
+    with path.open("rb") as raw:
+        if whole or path.stat().st_size <= 2 * EDGE_BYTES:
+            return hashlib.file_digest(raw, "sha256").hexdigest()
+        digest = hashlib.sha256(raw.read(EDGE_BYTES))
+        raw.seek(-EDGE_BYTES, 2)
+        digest.update(raw.read(EDGE_BYTES))
+        return f"{path.stat().st_size}:{digest.hexdigest()}"

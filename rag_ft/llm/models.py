@@ -1,0 +1,85 @@
+"""What every language model looks like to the stages, whatever runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+Messages = tuple[dict[str, str], ...]
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    """`id` is chosen by the caller and comes back with the reply. `adapter` names one of the adapters the model was
+    opened with; None is the base model. `schema` is a JSON schema the reply must satisfy."""
+
+    id: str
+    messages: Messages
+    max_tokens: int
+    temperature: float = 0.0
+    schema: dict[str, Any] | None = None
+    adapter: str | None = None
+
+
+@dataclass(frozen=True)
+class Reply:
+    """`error` is None for a reply; otherwise why there is none (text is then empty): an error is never a text.
+
+    `finish_reason` is "stop" or "length" (cut off at max_tokens). `seconds` is the request's latency.
+    """
+
+    id: str
+    text: str
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+    seconds: float
+    error: str | None = None
+
+
+class LanguageModel(Protocol):
+    """Opened by `open_language_model`, used as a context manager: leaving it frees memory or stops the server.
+
+    `name` identifies model, precision and adapters in cache keys. `window` is how many requests of the stream are
+    decided on together: results depend on the window's content, so a resumed run asks for whole windows again
+    (1 for servers, whose replies are independent).
+    """
+
+    name: str
+    window: int
+
+    def chat(self, requests: Iterable[ChatRequest]) -> Iterator[Reply]:
+        """Exactly one reply per request, in any order, while requests are still being drawn (no barrier)."""
+        ...
+
+    def answer_logprobs(self, jobs: Sequence[tuple[Messages, str]]) -> list[np.ndarray]:
+        """For each (messages, answer) float32 log p(answer token t | messages, answer tokens < t), the template's
+        end-of-turn token excluded."""
+        ...
+
+    def count_tokens(self, messages: Messages) -> int:
+        """Prompt tokens after the chat template."""
+        ...
+
+    def __enter__(self) -> LanguageModel: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def open_language_model(config: Any, seed: int, adapters: dict[str, Any] | None = None) -> AbstractContextManager[Any]:
+    """The model of `config` (an LLMConfig), with LoRA adapters {name: folder} beside it.
+
+    Raises:
+        ConfigError: before any work, when the model, the server or the hardware cannot do what is asked.
+    """
+    if config.backend == "transformers":
+        from rag_ft.llm.transformers_model import TransformersModel
+
+        return TransformersModel(config, seed, adapters or {})
+    from rag_ft.llm.openai_client import open_server
+
+    return open_server(config, adapters or {})

@@ -1,0 +1,148 @@
+"""Every reply of a language model is written down once and never asked for again: what makes a stage resumable."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from collections import deque
+from collections.abc import Iterable, Iterator, Sized
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from rag_ft.llm.models import ChatRequest, LanguageModel, Reply
+from rag_ft.records import JsonlAppender, content_hash
+
+
+def cached_chat(model: LanguageModel, requests: Iterable[ChatRequest], path: Path, desc: str) -> Iterator[Reply]:
+    """One reply per request, in any order, as they come: from the file at `path` where it was answered before, else
+    from `model`, appended to the file as soon as it is there. Errors are handed on and not kept.
+
+    Equal requests (same model, adapter, messages, max_tokens, temperature and schema) are asked once. A model with a
+    window decides on the same requests together whether or not the run was interrupted, so the replies are equal.
+
+    Raises:
+        DataError: the file holds a line that is no JSON object (a torn last line is cut off instead).
+    """
+    total = len(requests) if isinstance(requests, Sized) else None
+    with ReplyStore(path) as store, tqdm(total=total, desc=desc, unit="reply", smoothing=0.05) as bar:
+        ask = _by_windows if model.window > 1 else _one_by_one
+        for reply in ask(model, requests, store):
+            bar.update()
+            yield reply
+
+
+def request_key(model_name: str, request: ChatRequest) -> str:
+    """What makes two requests the same; the caller's id is not part of it."""
+    return content_hash(
+        model_name, request.adapter, request.messages, request.max_tokens, request.temperature, request.schema
+    )
+
+
+class ReplyStore:
+    """The replies file: {key, window, of, id, text, ...} a line. In memory only where each key's line begins.
+
+    `window` names the requests decided on together and `of` how many lines that window wrote, so that a half-written
+    window is told from a whole one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._out = JsonlAppender(path)
+        self._in = path.open("rb")
+        self._offsets: dict[str, tuple[int, str]] = {}
+        self._missing: dict[str, int] = {}
+        self._size = 0
+        for line in self._in:
+            self._remember(json.loads(line), len(line))
+
+    def window_of(self, key: str) -> str | None:
+        """Which window wrote the key's reply, "" for none in particular; None where there is no reply."""
+        return self._offsets[key][1] if key in self._offsets else None
+
+    def is_whole(self, window: str) -> bool:
+        """Whether every line the window wrote is there."""
+        return self._missing.get(window) == 0
+
+    def get(self, key: str, request_id: str) -> Reply:
+        self._in.seek(self._offsets[key][0])
+        row = json.loads(self._in.readline())
+        known = {field.name for field in dataclasses.fields(Reply)}
+        return Reply(**{name: value for name, value in row.items() if name in known} | {"id": request_id})
+
+    def add(self, replies: list[tuple[str, Reply]], window: str = "") -> None:
+        """Appends (key, reply) lines in one write; keys that are there already are left out."""
+        rows = [_row(key, reply, window, len(replies)) for key, reply in replies if key not in self._offsets]
+        self._out.write(*rows)
+        for row in rows:
+            self._remember(row, len((json.dumps(row, ensure_ascii=False) + "\n").encode()))
+
+    def __enter__(self) -> ReplyStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._out.__exit__()
+        self._in.close()
+
+    def _remember(self, row: dict[str, Any], num_bytes: int) -> None:
+        window = row.get("window", "")
+        self._offsets.setdefault(row["key"], (self._size, window))
+        self._missing[window] = self._missing.get(window, row.get("of", 1)) - 1
+        self._size += num_bytes
+
+
+def _row(key: str, reply: Reply, window: str, of: int) -> dict[str, Any]:
+    row = {"key": key, "window": window, "of": of, **dataclasses.asdict(reply)}
+    del row["error"]
+    return row
+
+
+def _by_windows(model: LanguageModel, requests: Iterable[ChatRequest], store: ReplyStore) -> Iterator[Reply]:
+    """Windows of consecutive requests; of each, what no other window answered is asked together or not at all."""
+    stream = iter(requests)
+    while window := [(request_key(model.name, r), r) for r in itertools.islice(stream, model.window)]:
+        name = content_hash([key for key, _ in window])
+        again = (None,) if store.is_whole(name) else (None, name)
+        asked = {key: request for key, request in window if store.window_of(key) in again}
+        errors = _ask_together(model, asked, store, name) if asked else {}
+        for key, request in window:
+            yield dataclasses.replace(errors[key], id=request.id) if key in errors else store.get(key, request.id)
+
+
+def _ask_together(
+    model: LanguageModel, asked: dict[str, ChatRequest], store: ReplyStore, window: str
+) -> dict[str, Reply]:
+    """Stores the replies in one write at the end and returns the errors, both by key."""
+    by_id = {key: dataclasses.replace(request, id=key) for key, request in asked.items()}
+    replies = {reply.id: reply for reply in model.chat(by_id.values())}
+    answered = [(key, dataclasses.replace(replies[key], id=asked[key].id)) for key in asked if not replies[key].error]
+    store.add(answered, window)
+    return {key: reply for key, reply in replies.items() if reply.error}
+
+
+def _one_by_one(model: LanguageModel, requests: Iterable[ChatRequest], store: ReplyStore) -> Iterator[Reply]:
+    """Independent replies: known ones at once, others as they come; equal requests in flight share one reply."""
+    known: deque[tuple[str, str]] = deque()
+    waiting: dict[str, list[str]] = {}
+
+    def unknown() -> Iterator[ChatRequest]:
+        for request in requests:
+            key = request_key(model.name, request)
+            if store.window_of(key) is not None:
+                known.append((key, request.id))
+            elif key in waiting:
+                waiting[key].append(request.id)
+            else:
+                waiting[key] = [request.id]
+                yield dataclasses.replace(request, id=key)
+
+    for reply in model.chat(unknown()):
+        names = waiting.pop(reply.id)
+        if reply.error is None:
+            store.add([(reply.id, dataclasses.replace(reply, id=names[0]))])
+        yield from (dataclasses.replace(reply, id=name) for name in names)
+        while known:
+            yield store.get(*known.popleft())
+    while known:
+        yield store.get(*known.popleft())

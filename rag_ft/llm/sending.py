@@ -1,0 +1,294 @@
+"""Many HTTP calls in flight to one server: a sliding window, retries, back-off, and word when the server is gone.
+
+An event loop in a thread of its own sends through one pooled session; callers draw answers from a plain iterator.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import json
+import logging
+import os
+import queue
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+
+from rag_ft.errors import RagFtError
+from rag_ft.llm.window import SlidingWindow
+
+log = logging.getLogger(__name__)
+
+BACKOFF_SECONDS = 0.5  # before the first retry; doubles each time
+LONGEST_BACKOFF_SECONDS = 30.0
+GIVE_UP_AFTER_FAILURES = 20  # requests in a row that the server failed: it is the server, not the request
+
+
+@dataclass(frozen=True)
+class Call:
+    """A POST of `body` as JSON to `path`. `read` turns the JSON reply into the result and raises ValueError, KeyError,
+    TypeError or IndexError where it is not one (then it is tried again). Replies over `max_bytes` are errors."""
+
+    path: str
+    body: dict[str, Any]
+    read: Callable[[Any], Any]
+    max_bytes: int = 8 * 2**20
+
+
+@dataclass(frozen=True)
+class Answer:
+    """`result` of `Call.read`, or None and why. `status` is the last HTTP status (0: none came)."""
+
+    result: Any
+    seconds: float
+    error: str | None = None
+    status: int = 200
+
+
+class Refused(Exception):
+    """The server will never answer this: trying again is pointless."""
+
+
+class Failed(Exception):
+    """This try failed; `wait` is what the server asked for (seconds), `busy` that it has too much to do, `gone` that
+    nothing answered at all."""
+
+    def __init__(self, reason: str, status: int = 0, wait: float = 0.0, busy: bool = False, gone: bool = False) -> None:
+        super().__init__(reason)
+        self.status, self.wait, self.busy, self.gone = status, wait, busy, gone
+
+
+class Sender:
+    """Calls to one server, `concurrency` at a time (0: as many as it takes). Close it to end its thread.
+
+    `died` says why our own server process is no more, or None while it runs or is not ours.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        concurrency: int,
+        timeout_seconds: float,
+        retries: int,
+        died: Callable[[], str | None] = lambda: None,
+    ) -> None:
+        self.base_url = base_url.rstrip("/")
+        self._window = SlidingWindow(concurrency)
+        self._timeout, self._retries, self._died = timeout_seconds, retries, died
+        self._last_success = 0.0
+        self._failures_in_a_row = 0
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="rag_ft-sender", daemon=True)
+        self._thread.start()
+        self._session = asyncio.run_coroutine_threadsafe(self._open(), self._loop).result()
+
+    def get(self, path: str) -> tuple[int, Any]:
+        """(status, JSON or None) of a GET at once, without retries. Raises OSError where nothing answers."""
+        return self._now("GET", path, None)
+
+    def post(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        """(status, JSON or None) of a POST at once, without retries. Raises OSError where nothing answers."""
+        return self._now("POST", path, body)
+
+    def stream(self, calls: Iterable[tuple[Any, Call]]) -> Iterator[tuple[Any, Answer]]:
+        """(tag, answer) for every (tag, call), in the order they are answered, while more calls are being drawn.
+
+        Raises:
+            RagFtError: the server is gone, or fails everything.
+        """
+        source, work, in_hand, exhausted = iter(calls), _Work(), 0, False
+        try:
+            while True:
+                while not exhausted and in_hand < 2 * self._window.limit:
+                    drawn = next(source, None)
+                    if drawn is None:
+                        exhausted = True
+                        break
+                    in_hand += 1
+                    work.pending.append(drawn)
+                    self._loop.call_soon_threadsafe(self._pump, work)
+                if not in_hand:
+                    return
+                tag, answer = work.answered.get()
+                in_hand -= 1
+                if isinstance(answer, BaseException):
+                    raise answer
+                yield tag, answer
+        finally:
+            if self._loop.is_running():
+                self._loop.call_soon_threadsafe(work.cancel)
+
+    def close(self) -> None:
+        if self._loop.is_closed():
+            return
+        asyncio.run_coroutine_threadsafe(self._session.close(), self._loop).result(timeout=10)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(timeout=10)
+        self._loop.close()
+
+    def _pump(self, work: _Work) -> None:
+        """Starts waiting calls while the window has room (in the loop's thread, like all below)."""
+        while work.pending and self._window.has_room():
+            tag, call = work.pending.popleft()
+            self._window.enter()
+            task = self._loop.create_task(self._call(call))
+            work.tasks.add(task)
+            task.add_done_callback(lambda done, tag=tag: self._finish(work, tag, done))
+
+    def _finish(self, work: _Work, tag: Any, task: asyncio.Task[Answer]) -> None:
+        work.tasks.discard(task)
+        self._window.leave()
+        if task.cancelled():
+            return
+        work.answered.put((tag, task.exception() or task.result()))
+        self._pump(work)
+
+    async def _call(self, call: Call) -> Answer:
+        """Tries until an answer, a refusal, or the end of patience."""
+        first_failure, attempt = 0.0, 0
+        payload = json.dumps(call.body, ensure_ascii=False).encode("utf-8", "replace")
+        while True:
+            began = time.monotonic()
+            try:
+                result = await self._attempt(call, payload)
+            except Refused as refusal:
+                return Answer(None, time.monotonic() - began, str(refusal), 400)
+            except Failed as failure:
+                attempt += 1
+                first_failure = first_failure or began
+                self._window.failed(began, failure.busy)
+                if self._out_of_patience(failure, attempt, first_failure):
+                    return self._give_up(failure, attempt, first_failure)
+                await asyncio.sleep(self._pause(failure, attempt))
+            else:
+                now = time.monotonic()
+                self._last_success, self._failures_in_a_row = now, 0
+                self._window.succeeded(now)
+                return Answer(result, now - began)
+
+    async def _attempt(self, call: Call, payload: bytes) -> Any:
+        try:
+            async with self._session.post(self.base_url + call.path, data=payload) as response:
+                body = await _read_limited(response, call.max_bytes)
+                if response.status != 200:
+                    raise _failure(response, body)
+                return call.read(json.loads(body))
+        except TimeoutError as error:
+            raise Failed(f"no reply within {self._timeout:g} s", busy=True, gone=True) from error
+        except aiohttp.ClientConnectionError as error:
+            raise Failed(f"connection lost ({error or type(error).__name__})", gone=True) from error
+        except aiohttp.ClientError as error:
+            raise Failed(f"broken reply ({error or type(error).__name__})") from error
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            raise Failed(f"reply is not what the protocol says ({type(error).__name__}: {error})") from error
+
+    def _out_of_patience(self, failure: Failed, attempt: int, first_failure: float) -> bool:
+        """Failed replies by count; a server that is away or busy, by time as well (it may be starting again)."""
+        if self._died() is not None:
+            return True
+        patient = failure.gone or failure.busy
+        return attempt > self._retries and not (patient and time.monotonic() - first_failure < self._timeout)
+
+    def _give_up(self, failure: Failed, attempt: int, first_failure: float) -> Answer:
+        self._failures_in_a_row += 1
+        nothing_came = self._last_success < first_failure
+        if (failure.gone and nothing_came) or self._failures_in_a_row >= GIVE_UP_AFTER_FAILURES:
+            why = self._died() or str(failure)
+            raise RagFtError(
+                f"the server at {self.base_url} does not answer any more: {why}; the replies so far are kept: "
+                f"see to the server and run the same command again"
+            )
+        return Answer(None, 0.0, f"{failure} (tried {attempt} times)", failure.status)
+
+    def _pause(self, failure: Failed, attempt: int) -> float:
+        backoff = min(LONGEST_BACKOFF_SECONDS, BACKOFF_SECONDS * 2 ** min(attempt - 1, 10)) * random.uniform(0.5, 1.5)
+        return max(backoff, min(failure.wait, self._timeout))
+
+    async def _open(self) -> aiohttp.ClientSession:
+        headers = {"Content-Type": "application/json"}
+        if key := os.environ.get("OPENAI_API_KEY"):  # a secret, not a knob: it must not reach config.yaml
+            headers["Authorization"] = f"Bearer {key}"
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=self._timeout), headers=headers
+        )
+
+    def _now(self, method: str, path: str, body: dict[str, Any] | None) -> tuple[int, Any]:
+        async def ask() -> tuple[int, Any]:
+            async with self._session.request(method, self.base_url + path, json=body) as response:
+                text = await response.text()
+                return response.status, _json_or_none(text)
+
+        try:
+            return asyncio.run_coroutine_threadsafe(ask(), self._loop).result()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise OSError(str(error) or type(error).__name__) from error
+
+
+class _Work:
+    """What one stream() has under way."""
+
+    def __init__(self) -> None:
+        self.pending: deque[tuple[Any, Call]] = deque()
+        self.answered: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
+        self.tasks: set[asyncio.Task[Answer]] = set()
+
+    def cancel(self) -> None:
+        self.pending.clear()
+        for task in list(self.tasks):
+            task.cancel()
+
+
+def server_message(body: Any) -> str:
+    """The error text in the shapes servers use: {"error": {"message"}}, {"message"}, {"detail"}; in one line."""
+    if not isinstance(body, dict):
+        return " ".join(str(body).split())[:300]
+    error = body.get("error", body)
+    found = error.get("message") or error.get("detail") if isinstance(error, dict) else error
+    return " ".join(str(found or body).split())[:500]
+
+
+async def _read_limited(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
+    parts, size = [], 0
+    async for part in response.content.iter_any():
+        size += len(part)
+        if size > max_bytes:
+            response.close()
+            raise Refused(f"reply of more than {max_bytes / 2**20:.0f} MB: dropped")
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _failure(response: aiohttp.ClientResponse, body: bytes) -> Exception:
+    status = response.status
+    message = f"HTTP {status}: {server_message(_json_or_none(body) or body.decode('utf-8', 'replace'))}"
+    if status in (408, 409, 425, 429) or status >= 500:
+        return Failed(message, status, _retry_after(response.headers.get("Retry-After")), busy=status in (408, 429, 503))
+    return Refused(message)
+
+
+def _retry_after(value: str | None) -> float:
+    """Seconds, from a number or an HTTP date; 0 where there is none."""
+    if not value:
+        return 0.0
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except ValueError:
+        return 0.0
+
+
+def _json_or_none(text: str | bytes) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None

@@ -1,0 +1,222 @@
+"""The embedded language model: a causal LM of transformers in this process, with LoRA adapters beside it."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import hashlib
+import itertools
+import logging
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rag_ft.errors import ConfigError
+from rag_ft.llm.chat_template import encode_answers, encode_prompts, load_chat_tokenizer
+from rag_ft.llm.decoding import Row, decode
+from rag_ft.llm.grammar import GrammarCompiler
+from rag_ft.llm.model_folder import (
+    check_adapter,
+    choose_dtype,
+    context_tokens,
+    folder_fingerprint,
+    resolve_model_folder,
+    weights_gb,
+)
+from rag_ft.llm.models import ChatRequest, Messages, Reply
+from rag_ft.llm.scoring import score_jobs
+from rag_ft.records import content_hash
+
+log = logging.getLogger(__name__)
+
+
+class TransformersModel:
+    """A LanguageModel (see models.py) computed here, on the first GPU or the CPU.
+
+    Requests are decided on in windows of `window`: sorted by adapter and prompt length, decoded in batches of about
+    `batch_tokens` tokens. The same window gives the same replies; a sampled reply is drawn by (seed, request content).
+
+    Raises:
+        ConfigError: no model there, no chat template, not enough memory, an adapter that does not fit.
+    """
+
+    window = 256
+
+    def __init__(self, config: Any, seed: int, adapters: dict[str, Path]) -> None:
+        folder = resolve_model_folder(config.model)
+        for name, path in adapters.items():
+            check_adapter(name, path)
+        self.tokenizer = load_chat_tokenizer(folder)
+        self._device = "cuda:0" if torch.cuda.is_available() else "cpu"
+        self._dtype = choose_dtype(config.dtype, self._device)
+        self._seed, self._batch_tokens = seed, config.batch_tokens
+        self._limit = context_tokens(folder, config.max_model_tokens)
+        check_memory(folder, self._dtype, self._device)
+        self._model = load_causal_lm(folder, self._dtype, self._device)
+        self._peft = _with_adapters(self._model, adapters)
+        self._ends = _end_tokens(self._model, self.tokenizer)
+        self._pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else min(self._ends)
+        self._grammars = GrammarCompiler(self.tokenizer, self._ends)
+        prints = {name: folder_fingerprint(Path(path)) for name, path in sorted(adapters.items())}
+        self.name = f"{folder.name}-{content_hash(folder_fingerprint(folder), self._dtype, prints, seed)}"
+
+    def chat(self, requests: Iterable[ChatRequest]) -> Iterator[Reply]:
+        """Exactly one reply per request; within a window the order is by prompt length, not by arrival."""
+        stream = iter(requests)
+        while window := list(itertools.islice(stream, self.window)):
+            yield from self._chat_window(window)
+
+    def answer_logprobs(self, jobs: Sequence[tuple[Messages, str]]) -> list[np.ndarray]:
+        """By the base model (adapters off). Raises ConfigError where a job is longer than the model takes."""
+        prompts = encode_prompts(self.tokenizer, [messages for messages, _ in jobs])
+        encoded = list(zip(prompts, encode_answers(self.tokenizer, [answer for _, answer in jobs]), strict=True))
+        longest = max((len(p) + len(a) for p, a in encoded), default=0)
+        if longest > self._limit:
+            raise ConfigError(f"a prompt with its answer has {longest} tokens, the model takes {self._limit}: lower "
+                              f"ingest.chunk_tokens, or raise llm.max_model_tokens where the model can")  # fmt: skip
+        with self._adapter(None):
+            return score_jobs(self._model, encoded, self._batch_tokens, self._pad)
+
+    def count_tokens(self, messages: Messages) -> int:
+        return len(encode_prompts(self.tokenizer, [messages])[0])
+
+    def __enter__(self) -> TransformersModel:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._model = self._peft = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _chat_window(self, window: list[ChatRequest]) -> Iterator[Reply]:
+        prompts = encode_prompts(self.tokenizer, [request.messages for request in window])
+        fitting = []
+        for request, prompt in zip(window, prompts, strict=True):
+            if error := self._refusal(request, prompt):
+                yield Reply(request.id, "", "error", len(prompt), 0, 0.0, error)
+            else:
+                fitting.append((request, prompt))
+        fitting.sort(key=lambda pair: (pair[0].adapter or "", len(pair[1]) + pair[0].max_tokens, pair[1]))
+        for adapter, group in itertools.groupby(fitting, key=lambda pair: pair[0].adapter):
+            with self._adapter(adapter):
+                for batch in token_batches(list(group), self._batch_tokens):
+                    yield from self._chat_batch(batch)
+
+    def _refusal(self, request: ChatRequest, prompt: list[int]) -> str | None:
+        """Why this request cannot be answered, or None."""
+        known = self._peft.peft_config if self._peft is not None else {}
+        if request.adapter is not None and request.adapter not in known:
+            raise ConfigError(f"no adapter '{request.adapter}' is loaded (there are: {', '.join(known) or 'none'})")
+        if request.schema is not None and (problem := self._grammars.problem(request.schema)):
+            return problem
+        if len(prompt) + request.max_tokens <= self._limit:
+            return None
+        asked = f"prompt has {len(prompt)} tokens and the reply up to {request.max_tokens}"
+        return f"{asked}, the model takes {self._limit}"
+
+    def _chat_batch(self, batch: list[tuple[ChatRequest, list[int]]]) -> Iterator[Reply]:
+        clock = time.monotonic()
+        rows = [self._row(request, prompt) for request, prompt in batch]
+        decode(self._model, rows, self._ends, self._pad)
+        seconds = time.monotonic() - clock
+        texts = self.tokenizer.batch_decode([row.tokens for row in rows], skip_special_tokens=True)
+        for (request, prompt), row, text in zip(batch, rows, texts, strict=True):
+            yield Reply(request.id, text, row.finish_reason, len(prompt), len(row.tokens), seconds)
+
+    def _row(self, request: ChatRequest, prompt: list[int]) -> Row:
+        uniforms = None
+        if request.temperature > 0:
+            digest = hashlib.sha256(f"{self._seed}:{request.adapter}:{request.temperature}:{prompt}".encode()).digest()
+            uniforms = np.random.default_rng(int.from_bytes(digest[:8], "big")).random(request.max_tokens)
+        grammar = self._grammars.start(request.schema) if request.schema is not None else None
+        return Row(prompt, request.max_tokens, request.temperature, uniforms, grammar)
+
+    @contextlib.contextmanager
+    def _adapter(self, name: str | None) -> Iterator[None]:
+        if self._peft is None:
+            yield
+        elif name is None:
+            with self._peft.disable_adapter():
+                yield
+        else:
+            self._peft.set_adapter(name, inference_mode=True)
+            yield
+
+
+def load_causal_lm(folder: Path, dtype: str, device: str) -> Any:
+    """The model in evaluation mode. Raises ConfigError where transformers cannot load it."""
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ConfigError(f"{folder} does not load as a causal language model: {str(error).splitlines()[0]}") from error
+    return model.to(device).eval()
+
+
+def check_memory(folder: Path, dtype: str, device: str) -> None:
+    """Raises ConfigError when the weights alone would not fit in what is free."""
+    need = weights_gb(folder) * (2 if dtype == "float32" else 1)
+    free = torch.cuda.mem_get_info(device)[0] / 2**30 if device.startswith("cuda") else _free_memory_gb()
+    if need > free:
+        raise ConfigError(
+            f"{folder} needs about {need:.1f} GiB, {device} has {free:.1f} GiB free: use a smaller or quantised model, "
+            f"or llm.backend=vllm with llm.tensor_parallel"
+        )
+
+
+def token_batches(pairs: list[tuple[ChatRequest, list[int]]], batch_tokens: int) -> Iterator[list[Any]]:
+    """Consecutive pairs, rows x (longest prompt + longest reply) at most `batch_tokens`, at least one row."""
+    batch: list[tuple[ChatRequest, list[int]]] = []
+    width = 0
+    for pair in pairs:
+        wider = max(width, len(pair[1]) + pair[0].max_tokens)
+        if batch and (len(batch) + 1) * wider > batch_tokens:
+            yield batch
+            batch, wider = [], len(pair[1]) + pair[0].max_tokens
+        batch.append(pair)
+        width = wider
+    if batch:
+        yield batch
+
+
+def _with_adapters(model: Any, adapters: dict[str, Path]) -> Any:
+    """The model wrapped by PEFT with all adapters loaded, or None where there are none."""
+    if not adapters:
+        return None
+    from peft import PeftModel
+
+    peft = None
+    for name, path in adapters.items():
+        try:
+            if peft is None:
+                peft = PeftModel.from_pretrained(model, str(path), adapter_name=name, autocast_adapter_dtype=False)
+            else:
+                peft.load_adapter(str(path), adapter_name=name, autocast_adapter_dtype=False)
+        except (ValueError, RuntimeError, OSError) as error:
+            first = str(error).splitlines()[0]
+            raise ConfigError(f"adapter '{name}' ({path}) does not fit this model: {first}") from error
+    return peft.eval() if peft is not None else None
+
+
+def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
+    found = getattr(model.generation_config, "eos_token_id", None)
+    found = found if found is not None else model.config.eos_token_id
+    ends = {tokenizer.eos_token_id, *(found if isinstance(found, list) else [found])} - {None}
+    if not ends:
+        raise ConfigError("neither the model nor its tokenizer names an end token (eos_token): replies would not end")
+    return frozenset(ends)
+
+
+def _free_memory_gb() -> float:
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable"):
+            return int(line.split()[1]) / 2**20
+    return float("inf")

@@ -1,0 +1,197 @@
+"""From scores to tables: each system's metrics with intervals, and the differences that decide."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rag_ft.metrics.answers import ANSWER_METRICS
+from rag_ft.metrics.retrieval import RETRIEVAL_METRICS
+from rag_ft.metrics.significance import Estimate, bootstrap, holm, mcnemar, more_questions, sign_flip
+from rag_ft.records import QAPair, Score
+
+# (a, b, halves that must have been tuned for b to differ from a): the difference is b - a.
+ANSWER_PAIRS = (
+    ("base", "tuned_generator", "g"),
+    ("base", "tuned_retriever", "r"),
+    ("base", "tuned", "gr"),
+    ("tuned_retriever", "tuned", "g"),
+    ("tuned_generator", "tuned", "r"),
+    ("closed_book", "base", ""),
+    ("oracle_base", "oracle_tuned", "g"),
+    ("withheld_base", "withheld_tuned", "g"),
+)
+RETRIEVAL_PAIRS = (
+    ("base", "tuned", "r"),
+    ("lexical", "base", ""),
+    ("lexical", "tuned", "r"),
+    ("dense_base", "base", ""),
+    ("dense_base", "dense_tuned", "r"),
+)
+DECIDING = (
+    ("base", "tuned_generator", "f1"),
+    ("base", "tuned_retriever", "f1"),
+    ("base", "tuned", "f1"),
+    ("base", "tuned", "recall@5"),
+)
+ABSTENTION = ("abstention_precision", "abstention_recall", "abstention_f1")
+Column = tuple[np.ndarray, np.ndarray]  # numerators and denominators, one per question
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """Scores by (system, metric), arrays over `pairs` with NaN where a question has none; `documents` numbers the
+    pairs' documents (a question that belongs to none is a document of its own)."""
+
+    pairs: list[QAPair]
+    documents: np.ndarray
+    values: dict[tuple[str, str], np.ndarray]
+
+    @property
+    def systems(self) -> list[str]:
+        return list(dict.fromkeys(system for system, _ in self.values))
+
+    def metrics_of(self, system: str) -> list[str]:
+        return [metric for name, metric in self.values if name == system]
+
+
+def make_table(pairs: Sequence[QAPair], scores: Iterable[Score]) -> ScoreTable:
+    """The scores of these questions as arrays; scores of others, and questions without scores, are left out."""
+    rows, columns = {pair.id: i for i, pair in enumerate(pairs)}, dict[tuple[str, str], np.ndarray]()
+    seen = np.zeros(len(pairs), bool)
+    for score in scores:
+        row = rows.get(score.question_id)
+        if row is not None:
+            column = columns.setdefault((score.system, score.metric), np.full(len(pairs), np.nan))
+            column[row], seen[row] = score.value, True
+    kept = [pair for pair, is_seen in zip(pairs, seen, strict=True) if is_seen]
+    numbers: dict[str, int] = {}
+    documents = [numbers.setdefault(pair.document_id or f"question {pair.id}", len(numbers)) for pair in kept]
+    return ScoreTable(kept, np.array(documents, int), {key: values[seen] for key, values in columns.items()})
+
+
+def subset(table: ScoreTable, chosen: np.ndarray) -> ScoreTable:
+    """The table of the chosen questions (a mask) alone."""
+    pairs = [pair for pair, keep in zip(table.pairs, chosen, strict=True) if keep]
+    _, documents = np.unique(table.documents[chosen], return_inverse=True)
+    return ScoreTable(pairs, documents, {key: values[chosen] for key, values in table.values.items()})
+
+
+def summarise(
+    table: ScoreTable, tuned: str, num_resamples: int, seed: int
+) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
+    """(systems, comparisons) as metrics.json has them.
+
+    Args:
+        table: scores of the questions to sum up.
+        tuned: which halves were really tuned, of the letters g (generator) and r (retriever): where one was not,
+            comparing it with base would compare a thing with itself.
+        num_resamples: of the bootstrap.
+        seed: of the bootstrap.
+    """
+    levels = {(s, m): column for s in table.systems for m, column in _columns_of(table, s).items()}
+    differences = {(a, b, m): _difference(table, a, b, m) for a, b, m in _pairs(table, tuned)}
+    columns = [*levels.values(), *differences.values()]
+    estimates = _bootstrap(columns, table.documents, num_resamples, seed)
+    systems: dict[str, dict[str, Any]] = {}
+    for (system, metric), estimate in zip(levels, estimates, strict=False):
+        systems.setdefault(system, {})[metric] = _level(estimate)
+    compared = dict(zip(differences, estimates[len(levels) :], strict=True))
+    return systems, _comparisons(table, compared, num_resamples, seed)
+
+
+def estimate_columns(table: ScoreTable, columns: Sequence[Column], num_resamples: int, seed: int) -> list[Estimate]:
+    """Estimates of columns over the table's questions."""
+    return _bootstrap(list(columns), table.documents, num_resamples, seed)
+
+
+def mean_column(values: np.ndarray) -> Column:
+    """A mean over the questions that have a value."""
+    return np.nan_to_num(values), (~np.isnan(values)).astype(float)
+
+
+def _columns_of(table: ScoreTable, system: str) -> dict[str, Column]:
+    columns = {m: mean_column(table.values[system, m]) for m in table.metrics_of(system)}
+    if "abstained" in columns:
+        said, asked = columns["abstained"]
+        none = np.array([float(not pair.answerable) for pair in table.pairs]) * asked
+        right = said * none
+        columns |= dict(zip(ABSTENTION, ((right, said), (right, none), (2 * right, said + none)), strict=True))
+    return columns
+
+
+def _pairs(table: ScoreTable, tuned: str) -> list[tuple[str, str, str]]:
+    wanted = [(a, b, m) for a, b, halves in ANSWER_PAIRS if _differs(halves, tuned) for m in ANSWER_METRICS]
+    wanted += [(a, b, "faithfulness") for a, b, halves in ANSWER_PAIRS[:3] if _differs(halves, tuned)]
+    wanted += [(a, b, m) for a, b, halves in RETRIEVAL_PAIRS if _differs(halves, tuned) for m in RETRIEVAL_METRICS]
+    return [(a, b, m) for a, b, m in wanted if (a, m) in table.values and (b, m) in table.values]
+
+
+def _differs(halves: str, tuned: str) -> bool:
+    return not halves or any(half in tuned for half in halves)
+
+
+def _difference(table: ScoreTable, a: str, b: str, metric: str) -> Column:
+    return mean_column(table.values[b, metric] - table.values[a, metric])
+
+
+def _bootstrap(columns: list[Column], documents: np.ndarray, num_resamples: int, seed: int) -> list[Estimate]:
+    if not columns:
+        return []
+    tops, bottoms = (np.stack(parts, axis=1) for parts in zip(*columns, strict=True))
+    return bootstrap(tops, bottoms, documents, num_resamples, seed)
+
+
+def _level(estimate: Estimate) -> dict[str, Any]:
+    value = None if np.isnan(estimate.value) else _rounded(estimate.value)
+    return {"value": value, "ci95": _interval(estimate), "n": estimate.n}
+
+
+def _comparisons(
+    table: ScoreTable, compared: dict[tuple[str, str, str], Estimate], num_resamples: int, seed: int
+) -> list[dict[str, Any]]:
+    """Holm over the differences that decide as one family; over the others by metric."""
+    families: dict[str, list[tuple[str, str, str]]] = {}
+    for key in compared:
+        families.setdefault("decides" if key in DECIDING else key[2], []).append(key)
+    corrected: dict[tuple[str, str, str], float] = {}
+    for keys in families.values():
+        corrected |= dict(zip(keys, holm([_p(compared[key]) for key in keys]), strict=True))
+    deltas = [table.values[b, m] - table.values[a, m] for a, b, m in compared]
+    flips = sign_flip(np.stack(deltas, axis=1), table.documents, num_resamples, seed) if deltas else []
+    family_of = {key: name for name, keys in families.items() for key in keys}
+    return [
+        _comparison(table, key, estimate, corrected[key], float(flip), family_of[key], len(families[family_of[key]]))
+        for (key, estimate), flip in zip(compared.items(), flips, strict=True)
+    ]
+
+
+def _comparison(
+    table: ScoreTable, key: tuple[str, str, str], estimate: Estimate, p_holm: float, flip: float, family: str, size: int
+) -> dict[str, Any]:
+    a, b, metric = key
+    row = {
+        "a": a, "b": b, "metric": metric, "delta": _rounded(estimate.value), "ci95": _interval(estimate),
+        "p": estimate.p, "p_holm": p_holm, "p_permutation": flip, "n": estimate.n,
+        "num_documents": estimate.num_documents, "family": family,
+        "more_questions": more_questions(estimate, 0.05 / size) if p_holm >= 0.05 else 0,
+    }  # fmt: skip
+    if metric == "em":
+        both = ~np.isnan(table.values[a, metric] + table.values[b, metric])
+        row["p_mcnemar"] = mcnemar(table.values[a, metric][both], table.values[b, metric][both])
+    return row
+
+
+def _p(estimate: Estimate) -> float:
+    return 1.0 if estimate.p is None else estimate.p
+
+
+def _interval(estimate: Estimate) -> list[float] | None:
+    return None if estimate.ci95 is None else [_rounded(bound) for bound in estimate.ci95]
+
+
+def _rounded(value: float) -> float:
+    return round(value, 6)

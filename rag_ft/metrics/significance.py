@@ -1,0 +1,142 @@
+"""Whether a difference is real: paired bootstrap over documents, sign-flip permutation, McNemar, Holm, power.
+
+Questions about one document go right or wrong together, so documents are what is resampled, never single questions.
+Everything is a ratio of sums, sum(numerator) / sum(denominator): a mean has denominator 1 where a question counts and
+0 where it does not, precision and recall have their own. All columns are resampled in one pass, with the same draws.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+BLOCK_CELLS = 4_000_000  # resamples x documents held at a time
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """`ci95` and `p` (two-sided, of value = 0) are None where fewer than two documents are left to resample.
+
+    `standard_error` is the bootstrap's; `num_documents` counts those with at least one question that counts.
+    """
+
+    value: float
+    ci95: tuple[float, float] | None
+    p: float | None
+    standard_error: float
+    n: int
+    num_documents: int
+
+
+def bootstrap(
+    numerators: np.ndarray, denominators: np.ndarray, documents: np.ndarray, num_resamples: int = 10_000, seed: int = 0
+) -> list[Estimate]:
+    """One Estimate per column of (num_questions, num_columns) arrays; `documents` (num_questions,) are integers >= 0.
+
+    The interval is the expanded percentile interval: percentiles of the resamples, moved outwards from z to Student's
+    t with one degree of freedom less than there are documents. Simulated coverage of 95 %: 93-95 from 12 documents
+    on and 94-96 from 25; plain percentiles cover 89-90 and 92-93 there, BCa 88-90 and 92-93.
+    """
+    sums, counts = _by_document(numerators, documents), _by_document(denominators, documents)
+    resamples = _resample(sums, counts, num_resamples, seed)
+    questions = (denominators != 0).sum(axis=0)
+    clusters = (counts != 0).sum(axis=0)
+    totals = counts.sum(axis=0)
+    values = np.divide(sums.sum(axis=0), totals, out=np.full(totals.shape, np.nan), where=totals != 0)
+    return [
+        _estimate(float(value), resamples[:, i], int(questions[i]), int(clusters[i])) for i, value in enumerate(values)
+    ]
+
+
+def sign_flip(deltas: np.ndarray, documents: np.ndarray, num_resamples: int = 10_000, seed: int = 0) -> np.ndarray:
+    """Permutation test: two-sided p per column of paired differences (num_questions, num_columns); NaN is no pair.
+
+    Under "no difference" the two systems could be swapped for all questions of a document, which flips the sign of
+    its summed difference.
+    """
+    sums = _by_document(np.nan_to_num(deltas), documents)
+    observed, as_large = np.abs(sums.sum(axis=0)), np.zeros(sums.shape[1])
+    rng = np.random.default_rng(seed)
+    for size in _blocks(num_resamples, len(sums)):
+        signs = rng.integers(0, 2, size=(size, len(sums)), dtype=np.int8).astype(np.float64) * 2 - 1
+        as_large += (np.abs(signs @ sums) >= observed - 1e-9).sum(axis=0)
+    return (as_large + 1) / (num_resamples + 1)
+
+
+def mcnemar(a: np.ndarray, b: np.ndarray) -> float:
+    """Exact two-sided McNemar p for paired right (1) and wrong (0) answers. It takes questions as independent."""
+    only_a, only_b = int(np.sum((a > 0.5) & (b <= 0.5))), int(np.sum((b > 0.5) & (a <= 0.5)))
+    return float(stats.binomtest(only_b, only_a + only_b).pvalue) if only_a + only_b else 1.0
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction, in the order given: the chance of any false alarm in the family stays at alpha."""
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    corrected, highest = [1.0] * len(p_values), 0.0
+    for rank, i in enumerate(order):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        corrected[i] = highest
+    return corrected
+
+
+def more_questions(estimate: Estimate, alpha: float = 0.05, power: float = 0.8) -> int | None:
+    """How many more questions (from further documents, like these) would likely settle a difference of this size.
+
+    "Settle" is a two-sided test at `alpha` with this power, if the true difference is the one seen. None: the
+    difference is so small that over a hundred times the questions would be needed, or there is no standard error.
+    """
+    if not (estimate.standard_error > 0 and estimate.value):
+        return None
+    reach = float(stats.norm.isf(alpha / 2) + stats.norm.isf(1 - power))
+    needed = estimate.n * (reach * estimate.standard_error / estimate.value) ** 2
+    if needed > 100 * estimate.n:
+        return None
+    return max(math.ceil(needed) - estimate.n, math.ceil(estimate.n / 10))
+
+
+def _by_document(values: np.ndarray, documents: np.ndarray) -> np.ndarray:
+    """(num_documents, num_columns) sums over the questions of each document."""
+    sums = np.zeros((int(documents.max(initial=-1)) + 1, values.shape[1]))
+    np.add.at(sums, documents, values)
+    return sums
+
+
+def _resample(sums: np.ndarray, counts: np.ndarray, num_resamples: int, seed: int) -> np.ndarray:
+    """(num_resamples, num_columns) ratios; NaN where a resample holds no question that counts."""
+    rng, ratios, num = np.random.default_rng(seed), [], len(sums)
+    both = np.hstack([sums, counts])
+    for size in _blocks(num_resamples, num):
+        drawn = rng.integers(0, num, size=(size, num)) + np.arange(size)[:, None] * num
+        times = np.bincount(drawn.ravel(), minlength=size * num).reshape(size, num).astype(np.float64)
+        top, bottom = np.hsplit(times @ both, 2)
+        ratios.append(np.divide(top, bottom, out=np.full(top.shape, np.nan), where=bottom != 0))
+    return np.concatenate(ratios)
+
+
+def _blocks(num_resamples: int, num_documents: int) -> list[int]:
+    size = max(1, BLOCK_CELLS // max(1, num_documents))
+    return [min(size, num_resamples - start) for start in range(0, num_resamples, size)]
+
+
+def _estimate(value: float, resamples: np.ndarray, questions: int, clusters: int) -> Estimate:
+    resamples = resamples[~np.isnan(resamples)]
+    if clusters < 2 or not len(resamples):
+        return Estimate(value, None, None, 0.0, questions, clusters)
+    spread = math.sqrt(clusters / (clusters - 1))
+    tail = stats.norm.sf(spread * stats.t.isf(0.025, clusters - 1))
+    low, high = np.quantile(resamples, [tail, 1 - tail])
+    return Estimate(
+        value, (float(low), float(high)), _p(resamples, clusters), float(resamples.std()), questions, clusters
+    )
+
+
+def _p(resamples: np.ndarray, clusters: int) -> float:
+    """The level at which the expanded percentile interval just reaches 0, so that p and interval agree."""
+    below = (np.sum(resamples < 0) + np.sum(resamples == 0) / 2) / len(resamples)
+    share = max(min(below, 1 - below), 1 / (len(resamples) + 1))
+    reach = stats.norm.isf(share) * math.sqrt((clusters - 1) / clusters)
+    return float(min(1.0, 2 * stats.t.sf(reach, clusters - 1)))

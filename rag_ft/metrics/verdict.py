@@ -1,0 +1,132 @@
+"""One sentence a human can act on: which half to ship, by how much it helps, and what is not known yet."""
+
+from __future__ import annotations
+
+from typing import Any
+
+ALPHA = 0.05
+FEW_DOCUMENTS = 10
+CANDIDATES = {"tuned_generator": "generator", "tuned_retriever": "retriever", "tuned": "both"}
+WORDS = {"generator": "the tuned generator", "retriever": "the tuned retriever", "both": "both halves tuned"}
+UNITS = {"f1": "F1", "em": "EM", "recall@5": "recall@5"}
+
+Comparison = dict[str, Any]
+
+
+def verdict(comparisons: list[Comparison], tuned: str, answers: bool = True) -> dict[str, Any]:
+    """{"ship": "both" | "generator" | "retriever" | "none" | "undecided", "sentence", "notes"}.
+
+    Something is shipped only where its gain over base stays significant (5 %) after Holm's correction over all
+    differences that decide: F1 of the three tuned cells, and recall@5 of the tuned retriever.
+
+    Args:
+        comparisons: as in metrics.json.
+        tuned: which halves were really tuned, of the letters g and r.
+        answers: whether answers were evaluated, or retrieval alone.
+    """
+    if not tuned:
+        return _result("none", "Nothing was tuned, or no tuning was accepted: base is all there is to ship.", [])
+    decides = {(c["b"], c["metric"]): c for c in comparisons if c["family"] == "decides"}
+    recall = decides.get(("tuned", "recall@5"))
+    gains = {half: c for name, half in CANDIDATES.items() if (c := decides.get((name, "f1"))) and _own(half, tuned)}
+    if not answers or not gains:
+        return _by_recall(recall)
+    notes = _notes(gains, recall)
+    better = {half: c for half, c in gains.items() if _is_gain(c)}
+    if better:
+        best = max(better, key=lambda half: (better[half]["delta"], half == "both"))
+        return _result(best, f"Ship {_name(best)}: {_amount(better[best])}{_rest(gains, best)}.", notes)
+    if recall and _is_gain(recall) and not _is_loss(gains.get("retriever")):
+        sentence = f"Ship the tuned retriever for what it finds: {_amount(recall)}; no gain in answers is proven yet"
+        return _result("retriever", f"{sentence}{_rest(gains, None)}.", notes)
+    if all(_is_loss(c) for c in gains.values()):
+        worst = min(gains.values(), key=lambda c: c["delta"])
+        return _result("none", f"Keep the base: tuning made the answers worse ({_amount(worst)}).", notes)
+    best = max(gains, key=lambda half: gains[half]["delta"])
+    return _result("undecided", f"Undecided: {WORDS[best]} {_amount(gains[best])}; {_more(gains[best])}.", notes)
+
+
+def points(value: float) -> str:
+    """A share as signed percentage points: +6.1."""
+    return f"{100 * value:+.1f}"
+
+
+def _own(half: str, tuned: str) -> bool:
+    """Whether a cell says something of its own: with one half tuned, "both" is that half."""
+    return {"generator": "g" in tuned, "retriever": "r" in tuned, "both": len(tuned) == 2}[half]
+
+
+def _by_recall(recall: Comparison | None) -> dict[str, Any]:
+    if recall is None:
+        return _result("undecided", "Undecided: no question has a known proving chunk, so nothing was measured.", [])
+    if _is_gain(recall):
+        return _result("retriever", f"Ship the tuned retriever: {_amount(recall)}.", _cautions(recall))
+    if _is_loss(recall):
+        return _result("none", f"Keep the base retriever: tuning made it worse ({_amount(recall)}).", _cautions(recall))
+    return _result(
+        "undecided", f"Undecided: the tuned retriever {_amount(recall)}; {_more(recall)}.", _cautions(recall)
+    )
+
+
+def _rest(gains: dict[str, Comparison], shipped: str | None) -> str:
+    """What is to be said of the single halves that are not settled, or that harm."""
+    parts = []
+    for half, comparison in gains.items():
+        if half in (shipped, "both") or (shipped is None and half == "generator"):
+            continue
+        if _is_loss(comparison):
+            parts.append(f"{WORDS[half]} alone harms ({_amount(comparison)})")
+        elif _is_gain(comparison):
+            parts.append(f"{WORDS[half]} alone brings {_amount(comparison)}")
+        else:
+            parts.append(f"{WORDS[half]} alone is not significant, {_more(comparison)}")
+    return "".join(f"; {part}" for part in parts)
+
+
+def _notes(gains: dict[str, Comparison], recall: Comparison | None) -> list[str]:
+    notes = []
+    if recall:
+        settled = _is_gain(recall) or _is_loss(recall)
+        notes.append(f"Retrieval: {_amount(recall)}" + ("." if settled else f", not significant; {_more(recall)}."))
+    return notes + _cautions(next(iter(gains.values())))
+
+
+def _cautions(comparison: Comparison) -> list[str]:
+    num = comparison["num_documents"]
+    if num < 2:
+        return ["All test questions are about one document: no interval can be given. Add test documents."]
+    if num < FEW_DOCUMENTS:
+        return [f"Only {num} test documents: intervals are wide, and other documents may behave differently."]
+    return []
+
+
+def _is_gain(comparison: Comparison) -> bool:
+    return comparison["p_holm"] < ALPHA and comparison["delta"] > 0
+
+
+def _is_loss(comparison: Comparison | None) -> bool:
+    return comparison is not None and comparison["p_holm"] < ALPHA and comparison["delta"] < 0
+
+
+def _amount(comparison: Comparison) -> str:
+    text = f"{points(comparison['delta'])} {UNITS[comparison['metric']]}"
+    if comparison["ci95"] is None:
+        return f"{text} (no interval: one document)"
+    low, high = (100 * bound for bound in comparison["ci95"])
+    return f"{text} (95 % CI {low:.1f} to {high:.1f})"
+
+
+def _more(comparison: Comparison) -> str:
+    num = comparison["more_questions"]
+    if num is None:
+        return "the difference is too small for any reachable number of questions to tell"
+    step = 10 ** max(1, len(str(num)) - 2)
+    return f"about {-(-num // step) * step:,} more questions would tell"
+
+
+def _name(half: str) -> str:
+    return {"both": "both", "generator": "the tuned generator alone", "retriever": "the tuned retriever alone"}[half]
+
+
+def _result(ship: str, sentence: str, notes: list[str]) -> dict[str, Any]:
+    return {"ship": ship, "sentence": sentence, "notes": notes}

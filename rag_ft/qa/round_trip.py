@@ -1,0 +1,124 @@
+"""The checks that need models: does the retriever find a pair's chunk, does the LLM answer the same from it, and does
+it not answer without it? Requests and verdicts are apart, so that many requests can be in flight."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Protocol
+
+from rag_ft.config import Config, GenerateConfig
+from rag_ft.llm.models import ChatRequest, Messages, Reply
+from rag_ft.metrics.answers import contains, token_f1
+from rag_ft.qa.checks import Failure, same_answer
+from rag_ft.qa.prompts import Prompts, is_abstention, parse_answer
+from rag_ft.records import Chunk, QAPair
+
+SEARCH_BATCH = 64
+MAX_HARD_CHUNKS = 10
+# Answers to anything but a summary are short; a model that rambles past this did not answer the same.
+SHORT_ANSWER_TOKENS = 64
+
+Job = tuple[QAPair, Failure | None, ChatRequest | None]
+
+
+class Search(Protocol):
+    def search(self, questions: Sequence[str], k: int) -> list[list[tuple[str, float]]]: ...
+
+
+@dataclass(frozen=True)
+class RoundTrip:
+    """`chunk_of` gives a chunk by its id, `render` its text as the generator sees it."""
+
+    config: Config
+    prompts: Prompts
+    retriever: Search
+    chunk_of: Callable[[str], Chunk]
+    render: Callable[[Chunk], str]
+
+    def jobs(self, pairs: Iterable[QAPair]) -> Iterator[Job]:
+        """Each pair with its rank and hard chunks filled in, and the request that tests its answer; a pair whose
+        chunk is not found has a failure and no request."""
+        depth = max(self.config.generate.round_trip_k, self.config.retrieval.top_k)
+        stream = iter(pairs)
+        while batch := list(islice(stream, SEARCH_BATCH)):
+            hits = self.retriever.search([pair.question for pair in batch], depth)
+            for pair, found in zip(batch, hits, strict=True):
+                yield self._job(pair, [chunk_id for chunk_id, _ in found])
+
+    def verdict(self, pair: QAPair, reply: Reply) -> QAPair | Failure:
+        """The pair with what the model said in its checks, or why it fails."""
+        said, _ = parse_answer(reply.text, 1 + self.config.retrieval.top_k)
+        abstained = not said or is_abstention(said, self.prompts.abstain)
+        agrees = same_answer(said, pair.answer, self.config.generate.round_trip_f1)
+        if not (abstained if pair.kind == "unanswerable" else agrees and not abstained):
+            return Failure("round_trip_answer", f"{pair.question} -> {pair.answer} | answered: {said[:200]}")
+        f1 = 1.0 if pair.kind == "unanswerable" else round(token_f1(said, [pair.answer]), 3)
+        return dataclasses.replace(pair, checks={**pair.checks, "round_trip_f1": f1})
+
+    def _job(self, pair: QAPair, found: list[str]) -> Job:
+        source = self.chunk_of(pair.provenance["chunk_id"])
+        if not pair.answerable:
+            context = [source.id, *(i for i in found if i != source.id)][: max(1, self.config.retrieval.top_k)]
+            return pair, None, self._request(pair, context)
+        rank, wrong = self._rank(pair, source, found)
+        if rank is None or rank > self.config.generate.round_trip_k:
+            most = self.config.generate.round_trip_k
+            return pair, Failure("round_trip_rank", f"not among the first {most}: {pair.question}"), None
+        pair = dataclasses.replace(pair, checks={**pair.checks, "round_trip_rank": rank}, hard_chunk_ids=wrong)
+        second = pair.provenance.get("second_chunk_id")
+        return pair, None, self._request(pair, [source.id, second] if second else [source.id])
+
+    def _rank(self, pair: QAPair, source: Chunk, found: list[str]) -> tuple[int | None, tuple[str, ...]]:
+        """(rank of the first chunk that proves the answer, the wrong chunks before it)."""
+        wrong: list[str] = []
+        for rank, chunk_id in enumerate(found, 1):
+            chunk = self.chunk_of(chunk_id)
+            if chunk_id == source.id or _holds_evidence(chunk, pair):
+                return rank, tuple(wrong[:MAX_HARD_CHUNKS])
+            if not contains(chunk.text, [pair.answer]):
+                wrong.append(chunk_id)
+        return None, ()
+
+    def _request(self, pair: QAPair, context: list[str]) -> ChatRequest:
+        passages = [self.render(self.chunk_of(chunk_id)) for chunk_id in context]
+        return answer_request(pair, self.prompts.answer(pair.question, passages), self.config.generate.max_tokens)
+
+
+@dataclass(frozen=True)
+class ClosedBook:
+    """A test question that the model answers by heart tells nothing about retrieval."""
+
+    settings: GenerateConfig
+    prompts: Prompts
+
+    def jobs(self, pairs: Iterable[QAPair]) -> Iterator[Job]:
+        """Asks answerable test pairs with no context; all others pass without a request."""
+        for pair in pairs:
+            wanted = pair.split == "test" and pair.answerable
+            messages = self.prompts.closed_book(pair.question)
+            yield pair, None, answer_request(pair, messages, self.settings.max_tokens) if wanted else None
+
+    def verdict(self, pair: QAPair, reply: Reply) -> QAPair | Failure:
+        said, _ = parse_answer(reply.text, 0)
+        known = same_answer(said, pair.answer, self.settings.round_trip_f1)
+        if known and not is_abstention(said, self.prompts.abstain):
+            return Failure("closed_book", f"{pair.question} -> {pair.answer}")
+        return dataclasses.replace(pair, checks={**pair.checks, "closed_book": False})
+
+
+def answer_request(pair: QAPair, messages: Messages, max_tokens: int) -> ChatRequest:
+    short = max_tokens if pair.kind == "summary" else min(max_tokens, SHORT_ANSWER_TOKENS)
+    return ChatRequest(pair.id, messages, max_tokens=short, temperature=0.0)
+
+
+def _holds_evidence(chunk: Chunk, pair: QAPair) -> bool:
+    evidence = pair.evidence
+    return (
+        evidence is not None
+        and chunk.document_id == pair.document_id
+        and chunk.start <= evidence.start
+        and chunk.end >= evidence.end
+    )

@@ -1,0 +1,238 @@
+"""The records that travel between stages: frozen dataclasses, one JSON line each, and the files they live in."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from rag_ft.errors import DataError
+
+Split = Literal["train", "dev", "test"]
+Kind = Literal["factoid", "summary", "inference", "multi_hop", "unanswerable"]
+KINDS: tuple[Kind, ...] = ("factoid", "summary", "inference", "multi_hop", "unanswerable")
+
+
+@dataclass(frozen=True)
+class Document:
+    """One readable source. `id` is its path under the source folder, or the `id` of its JSONL line."""
+
+    id: str
+    title: str
+    text: str
+    source: str
+    split: Split
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """`text` is exactly `document.text[start:end]`; `num_tokens` counts the encoder's tokens, specials excluded."""
+
+    id: str
+    document_id: str
+    title: str
+    text: str
+    start: int
+    end: int
+    num_tokens: int
+    split: Split
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The quoted span that proves an answer: `text == document.text[start:end]`."""
+
+    text: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class QAPair:
+    """A question with its accepted answers (the first is the canonical one), tied to the chunk that proves it.
+
+    `chunk_id` and `evidence` are None where no place is known (imported questions without a position that
+    cannot be located, unanswerable questions). `hard_chunk_ids` are chunks that looked right and were not.
+    """
+
+    id: str
+    question: str
+    answers: tuple[str, ...]
+    chunk_id: str | None
+    document_id: str | None
+    evidence: Evidence | None
+    kind: Kind
+    split: Split
+    origin: Literal["generated", "imported", "reviewed"]
+    checks: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    hard_chunk_ids: tuple[str, ...] = ()
+
+    @property
+    def answer(self) -> str:
+        return self.answers[0]
+
+    @property
+    def answerable(self) -> bool:
+        return self.kind != "unanswerable"
+
+
+@dataclass(frozen=True)
+class Hit:
+    """`rank` counts from 1; `score` is what the retriever ranked by (higher is better)."""
+
+    question_id: str
+    rank: int
+    chunk_id: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """`answer` is what the system said, citation marks removed; `citations` are the chunk ids it cited."""
+
+    question_id: str
+    system: str
+    answer: str
+    chunk_ids: tuple[str, ...]
+    citations: tuple[str, ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Score:
+    question_id: str
+    system: str
+    metric: str
+    value: float
+
+
+@dataclass(frozen=True)
+class Reject:
+    """What was dropped, where, and why: bad input is data, not an exception."""
+
+    item: str
+    reason: str
+    detail: str = ""
+
+
+Record = TypeVar("Record", Document, Chunk, QAPair, Hit, Prediction, Score, Reject)
+
+
+def to_json(record: Any) -> str:
+    return json.dumps(dataclasses.asdict(record), ensure_ascii=False)
+
+
+def from_json(line: str, kind: type[Record]) -> Record:
+    row = json.loads(line)
+    if kind is QAPair:
+        row["evidence"] = Evidence(**row["evidence"]) if row["evidence"] else None
+    for name, value in row.items():
+        if isinstance(value, list):
+            row[name] = tuple(value)
+    return kind(**row)
+
+
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The JSON objects of a file, a line each. A last line without its newline (a killed writer's) is left out."""
+    try:
+        with path.open(encoding="utf-8", newline="\n") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.endswith("\n"):
+                    yield _parse(line, path, number)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def read_jsonl(path: Path, kind: type[Record]) -> Iterator[Record]:
+    """The records of a file that a stage of this package wrote.
+
+    Raises:
+        DataError: the file is missing, or a line is not such a record (names the line).
+    """
+    try:
+        with path.open(encoding="utf-8", newline="\n") as lines:
+            for number, line in enumerate(lines, 1):
+                try:
+                    yield from_json(line, kind)
+                except (ValueError, TypeError, KeyError) as error:
+                    raise DataError(f"{path} line {number} is not a {kind.__name__}: {error}") from error
+    except FileNotFoundError as error:
+        raise DataError(f"{path} does not exist: run the stage that writes it first") from error
+
+
+def write_jsonl(path: Path, records: Iterable[Any]) -> int:
+    """Streams records to `path` by a temporary file and a rename, so that a half-written file never has the name.
+
+    Returns the number of lines written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    count = 0
+    with temporary.open("w", encoding="utf-8", newline="\n") as out:
+        for record in records:
+            out.write((json.dumps(record, ensure_ascii=False) if isinstance(record, dict) else to_json(record)) + "\n")
+            count += 1
+    os.replace(temporary, path)
+    return count
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a small file by temp + rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8", newline="\n")
+    os.replace(temporary, path)
+
+
+class JsonlAppender:
+    """Appends dict rows, each flushed as one whole line; on opening, a torn last line is cut off."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _cut_torn_line(path)
+        self._out = path.open("a", encoding="utf-8", newline="\n")
+
+    def write(self, *rows: dict[str, Any]) -> None:
+        self._out.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        self._out.flush()
+
+    def __enter__(self) -> JsonlAppender:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._out.close()
+
+
+def content_hash(*parts: Any) -> str:
+    """16 hex digits over the JSON of the parts: the key of everything that is computed once."""
+    return hashlib.sha256(json.dumps(parts, ensure_ascii=False, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _parse(line: str, path: Path, number: int) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise DataError(f"{path} line {number} is not JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise DataError(f"{path} line {number} is not a JSON object")
+    return row
+
+
+def _cut_torn_line(path: Path) -> None:
+    if not path.exists():
+        return
+    with path.open("rb+") as raw:
+        position = raw.seek(0, os.SEEK_END)
+        while position > 0:
+            raw.seek(position - 1)
+            if raw.read(1) == b"\n":
+                break
+            position -= 1
+        raw.truncate(position)

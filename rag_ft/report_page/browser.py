@@ -1,0 +1,124 @@
+"""Every question with what each system said: the data behind the question browser of the page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from rag_ft.evaluation.systems import NAMES
+from rag_ft.metrics.comparisons import ScoreTable
+from rag_ft.metrics.words import normalise
+from rag_ft.records import Chunk, Document, Prediction, QAPair
+
+# Why an answer was scored as it was; the page turns the code into words.
+EXACT, HOLDS, PARTIAL, WRONG, RIGHT_ABSTENTION, BLIND_ABSTENTION, NEEDLESS_ABSTENTION, INVENTED = range(8)
+
+
+def browser_data(
+    table: ScoreTable,
+    predictions: Mapping[str, Iterable[Prediction]],
+    gold: Mapping[str, set[str]],
+    chunks: Mapping[str, Chunk],
+    documents: Mapping[str, Document],
+) -> dict[str, Any]:
+    """{"systems", "documents", "chunks", "questions"}: chunks and documents once each, referred to by number.
+
+    A question's answers are {system number: [answer, em, f1, why, chunk numbers, cited chunk numbers]}.
+    """
+    rows = {pair.id: row for row, pair in enumerate(table.pairs)}
+    numbers = _Numbers()
+    questions = [_question(pair, gold.get(pair.id, set()), numbers) for pair in table.pairs]
+    names = [name for name in NAMES if name in predictions]
+    for number, name in enumerate(names):
+        for prediction in predictions[name]:
+            row = rows.get(prediction.question_id)
+            if row is not None:
+                questions[row]["a"][number] = _answer(table, row, prediction, gold, numbers)
+    return {
+        "systems": names,
+        "documents": [_title(documents, name) for name in numbers.documents],
+        "chunks": [_chunk(chunks, chunk_id, numbers) for chunk_id in list(numbers.chunks)],
+        "questions": questions,
+    }
+
+
+def script_json(data: Any) -> str:
+    """JSON that is safe inside a <script> element: nothing in it can end the element or open a comment."""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+class _Numbers:
+    """Ids -> small numbers, in order of first use."""
+
+    def __init__(self) -> None:
+        self.chunks: dict[str, int] = {}
+        self.documents: dict[str, int] = {}
+
+    def chunk(self, chunk_id: str) -> int:
+        return self.chunks.setdefault(chunk_id, len(self.chunks))
+
+    def document(self, document_id: str) -> int:
+        return self.documents.setdefault(document_id, len(self.documents))
+
+
+def _question(pair: QAPair, gold: set[str], numbers: _Numbers) -> dict[str, Any]:
+    return {
+        "id": pair.id,
+        "q": pair.question,
+        "kind": pair.kind,
+        "origin": pair.origin,
+        "doc": numbers.document(pair.document_id) if pair.document_id else None,
+        "answers": list(pair.answers) if pair.answerable else [],
+        "gold": sorted(numbers.chunk(chunk_id) for chunk_id in gold),
+        "ev": [pair.evidence.start, pair.evidence.end] if pair.evidence else None,
+        "a": {},
+    }
+
+
+def _answer(
+    table: ScoreTable, row: int, prediction: Prediction, gold: Mapping[str, set[str]], numbers: _Numbers
+) -> list[Any]:
+    pair, system = table.pairs[row], prediction.system
+    scores = {metric: _score(table, system, metric, row) for metric in ("em", "f1", "contains", "abstained")}
+    seen = bool(gold.get(pair.id, set()) & set(prediction.chunk_ids))
+    why = reason(scores, pair.answerable and not system.startswith("withheld"), seen)
+    shown = [numbers.chunk(i) for i in prediction.chunk_ids]
+    cited = [numbers.chunk(i) for i in prediction.citations]
+    return [prediction.answer, int(scores["em"]), round(scores["f1"], 3), why, shown, cited]
+
+
+def reason(scores: Mapping[str, float], answerable: bool, seen: bool) -> int:
+    """Why an answer has its score, as one of the codes above; `seen`: a proving chunk was in the context."""
+    if scores["abstained"]:
+        return RIGHT_ABSTENTION if not answerable else NEEDLESS_ABSTENTION if seen else BLIND_ABSTENTION
+    if not answerable:
+        return INVENTED
+    if scores["em"]:
+        return EXACT
+    if scores["contains"]:
+        return HOLDS
+    return PARTIAL if scores["f1"] else WRONG
+
+
+def _score(table: ScoreTable, system: str, metric: str, row: int) -> float:
+    values = table.values.get((system, metric))
+    return 0.0 if values is None or np.isnan(values[row]) else float(values[row])
+
+
+def _title(documents: Mapping[str, Document], name: str) -> str:
+    title = documents[name].title if name in documents else ""
+    return f"{title} ({name})" if title and normalise(title) != normalise(name) else name
+
+
+def _chunk(chunks: Mapping[str, Chunk], chunk_id: str, numbers: _Numbers) -> dict[str, Any]:
+    chunk = chunks.get(chunk_id)
+    if chunk is None:
+        return {"id": chunk_id, "t": "", "s": 0, "doc": None, "title": ""}
+    document = numbers.document(chunk.document_id)
+    return {"id": chunk_id, "t": chunk.text, "s": chunk.start, "doc": document, "title": chunk.title}

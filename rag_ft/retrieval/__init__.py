@@ -1,0 +1,1 @@
+"""Encoder, FAISS, BM25, and the search over both."""

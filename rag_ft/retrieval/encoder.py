@@ -1,0 +1,297 @@
+"""Texts -> unit vectors: loading a model with its pooling and prefixes made explicit, and encoding fast.
+
+The only place that knows sentence-transformers. Nothing is guessed from a model's name: pooling and prefixes come from
+the configuration or from the model's own files, and are saved with a tuned encoder, so that
+`SentenceTransformer(folder)` alone gives the same vectors by `encode_query` and `encode_document`.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import logging
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rag_ft.config import EncoderConfig
+from rag_ft.errors import ConfigError
+from rag_ft.records import content_hash
+from rag_ft.retrieval.model_files import fingerprint_files, load_tokenizer, resolve_model_dir
+
+if TYPE_CHECKING:
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+__all__ = ["Encoder", "load_encoder", "load_sentence_transformer", "load_tokenizer", "resolve_model_dir"]
+
+logger = logging.getLogger(__name__)
+# Tokens of one batch where `encoder.batch_tokens` is 0: small batches stay in a CPU's cache, a GPU wants to be filled.
+AUTO_BATCH_TOKENS = {"cpu": 2048, "cuda": 65536}
+DOCUMENT_PROMPTS = ("document", "passage", "corpus")
+
+
+class Encoder:
+    """A SentenceTransformer with a length-sorted, token-budgeted encode loop.
+
+    `sentence_transformer` is held as given: its weights' type and device are those that compute. Prefixes are its
+    `prompts`. With several `devices` every device gets a copy of the weights as they are at the first call, so leave
+    `devices` out for a model that is still being trained.
+    """
+
+    def __init__(
+        self,
+        sentence_transformer: SentenceTransformer,
+        config: EncoderConfig,
+        folder: Path | None = None,
+        devices: Sequence[str] = (),
+    ) -> None:
+        self.sentence_transformer = sentence_transformer
+        self.folder = folder
+        self._config = config
+        self._devices = list(devices)
+        self._copies: list[SentenceTransformer] = []
+
+    @property
+    def query_prefix(self) -> str:
+        return self.sentence_transformer.prompts.get("query") or ""
+
+    @property
+    def chunk_prefix(self) -> str:
+        return self.sentence_transformer.prompts.get("document") or ""
+
+    @property
+    def dim(self) -> int:
+        return int(self.sentence_transformer.get_embedding_dimension() or 0)
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens that are read of one text, prefix and specials included."""
+        return int(self.sentence_transformer.max_seq_length or 2**31)
+
+    @property
+    def block_size(self) -> int:
+        """Chunks to hand over at once so that every device has work; also what a killed run computes again."""
+        on_gpu = self.sentence_transformer.device.type == "cuda"
+        return 1024 * max(1, len(self._devices)) * (8 if on_gpu else 1)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """16 hex digits over weights, tokenizer, modules, prefixes, pooling and length limit; the type the weights
+        are computed in does not count. A model without a folder is hashed as it stands at the first call."""
+        weights = fingerprint_files(self.folder) if self.folder else _hash_weights(self.sentence_transformer)
+        pooling = [m.get_config_dict() for m in self.sentence_transformer if hasattr(m, "pooling_mode")]
+        return content_hash(weights, self.query_prefix, self.chunk_prefix, pooling, self.max_tokens)
+
+    def encode_queries(self, questions: Sequence[str]) -> np.ndarray:
+        """Questions -> float32 (n, dim), unit norm, in the order given."""
+        return self._encode(questions, "query")
+
+    def encode_chunks(self, texts: Sequence[str]) -> np.ndarray:
+        """Chunk texts -> float32 (n, dim), unit norm, in the order given."""
+        return self._encode(texts, "document")
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each chunk text with prefix and specials, uncut: more than `max_tokens` means that it is cut."""
+        tokenizer = self.sentence_transformer.tokenizer
+        prefixed = [self.chunk_prefix + text for text in texts]
+        return [len(ids) for ids in tokenizer(prefixed, truncation=False, verbose=False)["input_ids"]]
+
+    def _encode(self, texts: Sequence[str], side: str) -> np.ndarray:
+        vectors = np.empty((len(texts), self.dim), dtype=np.float32)
+        if len(texts) == 0:
+            return vectors
+        self.sentence_transformer.eval()
+        if not _is_plain(self.sentence_transformer):
+            found = self.sentence_transformer.encode(list(texts), prompt_name=side, convert_to_numpy=True)
+            return _unit(np.asarray(found, dtype=np.float32))
+        prefix = self.query_prefix if side == "query" else self.chunk_prefix
+        features = _tokenize(self.sentence_transformer, [prefix + text for text in texts])
+        lengths = np.array([len(ids) for ids in features["input_ids"]])
+        self._run(features, list(token_batches(lengths, self._batch_tokens)), vectors)
+        return _unit(vectors)
+
+    @property
+    def _batch_tokens(self) -> int:
+        kind = self.sentence_transformer.device.type
+        return self._config.batch_tokens or AUTO_BATCH_TOKENS.get(kind, AUTO_BATCH_TOKENS["cpu"])
+
+    def _run(self, features: dict[str, list[list[int]]], batches: list[np.ndarray], vectors: np.ndarray) -> None:
+        models = self._models()
+        if len(models) == 1 or len(batches) == 1:
+            _forward_all(models[0], features, iter(batches), vectors)
+            return
+        shared = _Shared(batches)
+        with ThreadPoolExecutor(len(models)) as pool:
+            for done in [pool.submit(_forward_all, model, features, shared, vectors) for model in models]:
+                done.result()
+
+    def _models(self) -> list[SentenceTransformer]:
+        if len(self._devices) < 2:
+            return [self.sentence_transformer]
+        if not self._copies:
+            others = [copy.deepcopy(self.sentence_transformer).to(device) for device in self._devices[1:]]
+            self._copies = [self.sentence_transformer, *others]
+        return self._copies
+
+
+def load_encoder(config: EncoderConfig, path: Path | None = None) -> Encoder:
+    """The encoder of the configuration, or the tuned one saved in the folder `path`, ready to encode.
+
+    Raises:
+        ConfigError: the model cannot be found, is damaged, or says nothing of its pooling (each with its remedy).
+    """
+    import torch
+
+    folder = path or resolve_model_dir(config)
+    model = load_sentence_transformer(config, folder)
+    model.to(_dtype(config.dtype, model.device.type))
+    alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
+    devices = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if model.device.type == "cuda" and alone else []
+    return Encoder(model, config, folder=folder, devices=devices)
+
+
+def load_sentence_transformer(config: EncoderConfig, path: Path | None = None) -> SentenceTransformer:
+    """The float32 model, as training wants it: pooling, prefixes (`prompts`), length limit and a final normalisation
+    set explicitly, so that saving it keeps them. A tuned folder (`path`) keeps what it was saved with.
+
+    Raises:
+        ConfigError: see load_encoder.
+    """
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize
+
+    folder = path or resolve_model_dir(config)
+    if not (folder / "modules.json").exists() and config.pooling is None:
+        raise ConfigError(
+            f"{folder} does not say how its tokens are pooled: set encoder.pooling to mean, cls or lasttoken"
+        )
+    try:
+        model = SentenceTransformer(str(folder), local_files_only=True, model_kwargs={"dtype": torch.float32})
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"cannot load the encoder {folder} ({reason}): set encoder.model to another") from error
+    model.eval()
+    _set_pooling(model, config)
+    if config.max_tokens:
+        model.max_seq_length = config.max_tokens
+    if not any(isinstance(module, Normalize) for module in model):
+        model.append(Normalize())
+    model.prompts = {**model.prompts, **_prompts(model, config)}
+    return model
+
+
+def token_batches(lengths: np.ndarray, budget: int) -> Iterator[np.ndarray]:
+    """Row numbers, longest rows first, cut into batches whose padded size (rows x longest) is within `budget` tokens;
+    a row longer than the budget is a batch of its own."""
+    order = np.argsort(-lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        size = max(1, budget // max(1, int(lengths[order[start]])))
+        yield order[start : start + size]
+        start += size
+
+
+def native_bfloat16(device: str) -> bool:
+    """Whether the hardware multiplies bfloat16 itself; elsewhere it is emulated and slower than float32."""
+    import torch
+
+    if device == "cuda":
+        return torch.cuda.get_device_capability() >= (8, 0)
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return device == "cpu" and any(getattr(torch.cpu, check, lambda: False)() for check in checks)
+
+
+class _Shared:
+    """One iterator for several threads."""
+
+    def __init__(self, items: Sequence[Any]) -> None:
+        import threading
+
+        self._items, self._lock = iter(items), threading.Lock()
+
+    def __iter__(self) -> _Shared:
+        return self
+
+    def __next__(self) -> Any:
+        with self._lock:
+            return next(self._items)
+
+
+def _dtype(name: str, device: str) -> torch.dtype:
+    import torch
+
+    if name == "auto":
+        return torch.bfloat16 if native_bfloat16(device) else torch.float32
+    return torch.bfloat16 if name == "bfloat16" else torch.float32
+
+
+def _set_pooling(model: SentenceTransformer, config: EncoderConfig) -> None:
+    if config.pooling is None:
+        return
+    for module in model:
+        if hasattr(module, "pooling_mode"):
+            module.pooling_mode = config.pooling
+            module.pooling_output_dimension = module.embedding_dimension
+            return
+    raise ConfigError(f"encoder.pooling is {config.pooling}, but {config.model} has no pooling to change: leave it out")
+
+
+def _prompts(model: SentenceTransformer, config: EncoderConfig) -> dict[str, str]:
+    """{"query": prefix, "document": prefix}: the configuration's, else the ones in the model's files, else none."""
+    own = next((model.prompts[name] for name in DOCUMENT_PROMPTS if model.prompts.get(name)), "")
+    query = model.prompts.get("query") or "" if config.query_prefix is None else config.query_prefix
+    return {"query": query, "document": own if config.chunk_prefix is None else config.chunk_prefix}
+
+
+def _is_plain(model: SentenceTransformer) -> bool:
+    """A text-only transformer whose inputs are tokens of prefix + text; others go through sentence-transformers' own
+    loop (routers, chat templates, pooling without the prefix, limits by task)."""
+    first = model[0]
+    config = getattr(first, "modality_config", None)
+    if not isinstance(config, dict) or list(config) != ["text"] or first.tokenizer is None:
+        return False
+    by_task = any(getattr(first, name, None) for name in ("query_length", "document_length", "query_expansion"))
+    return not by_task and all(getattr(module, "include_prompt", True) for module in model)
+
+
+def _tokenize(model: SentenceTransformer, texts: list[str]) -> dict[str, list[list[int]]]:
+    encoded = model.tokenizer(texts, truncation=True, max_length=model.max_seq_length, verbose=False)
+    return dict(encoded)
+
+
+def _forward_all(
+    model: SentenceTransformer, features: dict[str, list[list[int]]], batches: Iterator[np.ndarray], vectors: np.ndarray
+) -> None:
+    """Fills `vectors` (n, dim), rows not yet normalised in float32."""
+    import torch
+
+    pad, device = model.tokenizer.pad, model.device
+    with torch.inference_mode():
+        for rows in batches:
+            padded = pad(
+                {name: [values[row] for row in rows] for name, values in features.items()}, return_tensors="pt"
+            )
+            inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in padded.items()}
+            found = model({**inputs, "modality": "text"})["sentence_embedding"]
+            vectors[rows] = found.float().cpu().numpy()
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    """Rows to norm 1 in float32: weights in bfloat16 leave a norm that is off by up to 1 %."""
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.maximum(norms, np.float32(1e-12))
+
+
+def _hash_weights(model: SentenceTransformer) -> str:
+    import hashlib
+
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

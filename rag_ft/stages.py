@@ -1,0 +1,238 @@
+"""The pipeline: what runs in which order, what each stage reads and writes, and when it need not run again."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import json
+import os
+import resource
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rag_ft.config import Config, flat
+from rag_ft.errors import ConfigError, DataError
+from rag_ft.paths import RunDir
+from rag_ft.records import content_hash, write_text
+
+# Knobs that change how fast or where a stage runs, never what it writes.
+NEUTRAL = {
+    "llm.base_url", "llm.batch_tokens", "llm.concurrency", "llm.timeout_seconds", "llm.retries", "llm.tensor_parallel",
+    "llm.data_parallel", "llm.gpu_memory_share", "llm.vllm_python", "llm.vllm_args", "encoder.batch_tokens",
+    "train_generator.device_batch_size", "train_generator.gradient_checkpointing", "train_generator.report_to",
+    "ingest.min_kept_share", "generate.min_kept_share",
+}  # fmt: skip
+PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate", "sentence-transformers", "datasets", "numpy")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """`after`: stages whose done-files it builds on. `sections`: the knobs that change its result. `writes`: what
+    `--force` removes, relative to the run folder."""
+
+    name: str
+    does: str
+    after: tuple[str, ...]
+    sections: tuple[str, ...]
+    writes: tuple[str, ...]
+
+
+STAGES: tuple[Stage, ...] = (
+    Stage("ingest", "documents -> chunks, with splits", (), ("ingest", "encoder"), ("documents.jsonl", "chunks.jsonl")),
+    Stage("index", "chunks -> vectors, FAISS and BM25", ("ingest",), ("encoder", "retrieval"), ("index",)),
+    Stage(
+        "generate",
+        "chunks -> LLM -> checked question-answer pairs",
+        ("index",),
+        ("llm", "generate", "retrieval"),
+        ("qa.jsonl", "replies/generate.jsonl", "checkpoints/generate", "rejects/generate.jsonl"),
+    ),
+    Stage(
+        "train_retriever",
+        "pairs -> negatives, LM scores -> tuned encoder and its index",
+        ("generate",),
+        ("train_retriever", "encoder", "retrieval", "llm"),
+        ("retriever", "retriever_index", "lm_scores.jsonl", "checkpoints/train_retriever", "training/train_retriever.jsonl"),
+    ),
+    Stage(
+        "train_generator",
+        "pairs + retrieved chunks -> LoRA adapter",
+        ("train_retriever",),
+        ("train_generator", "retrieval", "llm"),
+        ("generator", "checkpoints/train_generator", "training/train_generator.jsonl"),
+    ),
+    Stage(
+        "evaluate",
+        "systems x test questions -> hits, predictions, scores",
+        ("train_retriever", "train_generator"),
+        ("evaluate", "retrieval", "llm"),
+        ("hits", "predictions", "scores.jsonl", "replies/evaluate.jsonl"),
+    ),
+    Stage("report", "scores -> metrics.json, report.html, report.md", ("evaluate",), (), ("metrics.json", "report.html", "report.md")),
+)
+NAMES = tuple(stage.name for stage in STAGES)
+
+
+def run_stage(name: str, config: Config, force: bool = False) -> dict[str, Any]:
+    """Checks what the stage needs, skips it when it is up to date, runs it, and writes its done-file last.
+
+    Returns the done-file's content, with "skipped": True when nothing had to be done.
+
+    Raises:
+        DataError: a stage it builds on has not run, or ran on other inputs than are there now.
+        ConfigError: the run folder holds this stage's result (or half of it) for other settings.
+    """
+    stage, run_dir = find_stage(name), RunDir(config.run_path)
+    plan = _plan(stage, config, run_dir)
+    done = read_done(run_dir, name)
+    if force and _is_main_process():
+        _remove(stage, run_dir)
+    elif not force and done and done["fingerprint"] == plan["fingerprint"]:
+        return {**done, "skipped": True}
+    elif not force:
+        _refuse_other_settings(stage, plan, done or _read(run_dir.started(name)), config)
+    if _is_main_process():
+        _write_start(config, run_dir, stage, plan)
+    clock = time.monotonic()
+    counts = importlib.import_module(f"rag_ft.{name}").run(config, run_dir)
+    done = {**plan, "counts": counts, "seconds": round(time.monotonic() - clock, 2),
+            "peak_memory_gb": peak_memory_gb(), "versions": versions()}  # fmt: skip
+    if _is_main_process():
+        write_text(run_dir.done(name), json.dumps(done, indent=1, ensure_ascii=False) + "\n")
+    return done
+
+
+def status(config: Config) -> list[tuple[str, str, str]]:
+    """(stage, "done" | "stale" | "half done" | "missing", why) in pipeline order; reads only done-files."""
+    run_dir, rows = RunDir(config.run_path), []
+    for stage in STAGES:
+        done, started = read_done(run_dir, stage.name), _read(run_dir.started(stage.name))
+        try:
+            plan = _plan(stage, config, run_dir)
+        except DataError as error:
+            rows.append((stage.name, "stale" if done else "missing", str(error)))
+            continue
+        if done and done["fingerprint"] == plan["fingerprint"]:
+            rows.append((stage.name, "done", f"{done['seconds']} s"))
+        elif done:
+            rows.append((stage.name, "stale", _what_changed(plan, done)))
+        else:
+            rows.append((stage.name, "half done" if started else "missing", "run it again to continue" if started else ""))
+    return rows
+
+
+def find_stage(name: str) -> Stage:
+    for stage in STAGES:
+        if stage.name == name:
+            return stage
+    raise ConfigError(f"no stage '{name}': choose from {', '.join(NAMES)}")
+
+
+def read_done(run_dir: RunDir, name: str) -> dict[str, Any] | None:
+    """The done-file of a stage, or None where it has not finished."""
+    return _read(run_dir.done(name))
+
+
+def peak_memory_gb() -> float:
+    """Highest resident memory of this process so far, in GiB (a stage run after others reports at least theirs)."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
+
+
+def versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _plan(stage: Stage, config: Config, run_dir: RunDir) -> dict[str, Any]:
+    """{fingerprint, config, inputs}: what the stage's result depends on, as things stand."""
+    inputs = {}
+    for earlier in stage.after:
+        done = read_done(run_dir, earlier)
+        if done is None:
+            raise DataError(f"{stage.name} builds on {earlier}, which has not finished in {run_dir.path}: run it first")
+        inputs[earlier] = done["fingerprint"]
+    for path in _source_files(stage, config):
+        inputs[str(path)] = _stamp(path)
+    chosen = {k: v for k, v in flat(config).items() if k.split(".")[0] in (*stage.sections, "run")}
+    chosen = {k: v for k, v in chosen.items() if k not in NEUTRAL and k != "run.dir"}
+    return {"fingerprint": content_hash(stage.name, chosen, inputs), "config": chosen, "inputs": inputs}
+
+
+def _source_files(stage: Stage, config: Config) -> list[Path]:
+    """The user's own files a stage reads: changed documents or questions make it stale."""
+    if stage.name == "generate":
+        return [*config.generate.questions, *([config.generate.examples] if config.generate.examples else [])]
+    if stage.name != "ingest":
+        return []
+    files: list[Path] = []
+    for source in config.ingest.sources:
+        path = source if isinstance(source, Path) else source.path
+        files += sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    return files
+
+
+def _stamp(path: Path) -> str:
+    try:
+        stat = path.stat()
+    except OSError:
+        return "missing"
+    return f"{stat.st_size}:{stat.st_mtime_ns}"
+
+
+def _refuse_other_settings(stage: Stage, plan: dict[str, Any], before: dict[str, Any] | None, config: Config) -> None:
+    if before and before["fingerprint"] != plan["fingerprint"]:
+        raise ConfigError(
+            f"{config.run_path} holds {stage.name} for other settings ({_what_changed(plan, before)}): "
+            f"use --force to replace it, or another run.dir"
+        )
+
+
+def _what_changed(plan: dict[str, Any], before: dict[str, Any]) -> str:
+    old = {**before["config"], **before["inputs"]}
+    new = {**plan["config"], **plan["inputs"]}
+    changed = [k for k in {**old, **new} if old.get(k) != new.get(k)]
+    shown = [f"{k} {old.get(k)} -> {new.get(k)}" if k in plan["config"] else f"{k} changed" for k in changed[:3]]
+    return ", ".join(shown) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+
+
+def _remove(stage: Stage, run_dir: RunDir) -> None:
+    for path in [run_dir.done(stage.name), run_dir.started(stage.name), *(run_dir.path / w for w in stage.writes)]:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _write_start(config: Config, run_dir: RunDir, stage: Stage, plan: dict[str, Any]) -> None:
+    try:
+        run_dir.path.mkdir(parents=True, exist_ok=True)
+        run_dir.done(stage.name).unlink(missing_ok=True)
+        write_text(run_dir.config, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+        write_text(run_dir.started(stage.name), json.dumps(plan) + "\n")
+    except OSError as error:
+        raise ConfigError(f"cannot write to the run folder {run_dir.path}: {error.strerror}; set run.dir") from error
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}; is run.dir a folder of yours?") from error
+    except ValueError as error:
+        raise DataError(f"{path} is damaged ({error}): delete it and run the stage again") from error
+
+
+def _is_main_process() -> bool:
+    return os.environ.get("RANK", "0") == "0"

@@ -1,0 +1,180 @@
+"""Stage 4: pairs -> negatives, LM scores -> a tuned encoder and its index, if dev documents say it finds more."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rag_ft.config import Config, load_config
+from rag_ft.errors import RagFtError
+from rag_ft.paths import RunDir
+from rag_ft.records import write_jsonl
+
+if TYPE_CHECKING:
+    from rag_ft.training.gate import DevScores, Verdict
+    from rag_ft.training.pairs import Pairs
+    from rag_ft.training.phases import Candidate, Tuning
+
+logger = logging.getLogger(__name__)
+Counts = dict[str, int | float | str]
+
+
+def run(config: Config, run_dir: RunDir) -> Counts:
+    """Writes retriever/, retriever_index/ (where the gate ships them), lm_scores.jsonl and the training log.
+
+    Raises:
+        DataError: something of a test document is among the pairs to train on.
+        ConfigError: the encoder cannot be loaded or takes no adapter, or fewer processes run than were asked for.
+    """
+    from rag_ft.training.pairs import select_pairs
+    from rag_ft.training.phases import base_candidate
+    from rag_ft.training.processes import join_processes
+
+    if not config.train_retriever.enabled:
+        return {"shipped": 0, "reason": "train_retriever.enabled is false"}
+    processes = join_processes()
+    pairs = select_pairs(run_dir)
+    processes.first(lambda: write_jsonl(run_dir.rejects("train_retriever"), pairs.rejects))
+    counts: Counts = {"num_train_pairs": len(pairs.train), "num_dev_pairs": len(pairs.dev)}
+    counts["num_dropped_test_questions"] = len(pairs.rejects)
+    if reason := _nothing_to_train_on(config, pairs):
+        return {**counts, "shipped": 0, "reason": reason}
+    tuning = _open(config, run_dir, pairs, processes)
+    base = base_candidate(tuning)
+    steps = train(tuning, base)
+    verdict = decide(tuning, base, steps[-1])
+    processes.first(lambda: _ship(tuning, steps, base, verdict))
+    return {**counts, **_summary(steps, base, verdict)}
+
+
+def train(t: Tuning, base: Candidate) -> list[Candidate]:
+    """The kept phases in order; each starts from the weights of the one before. A later round, or an LSR phase, that
+    finds less on dev than what there was before is not kept, and ends the training."""
+    from rag_ft.training.pairs import with_positive
+    from rag_ft.training.phases import cloze_phase, contrastive_phase, lsr_phase
+
+    knobs, kept = t.config.train_retriever, [base]
+    if knobs.self_supervised:
+        kept.append(cloze_phase(t, kept[-1]))
+    for number in range(knobs.rounds):
+        before = kept[-1]
+        if knobs.epochs and len(with_positive(t.pairs.train, t.pairs.chunks)) > 1:
+            after = contrastive_phase(t, number, kept[-1])
+            if number and not after.scores.above(before.scores):
+                break
+            kept.append(after)
+        if knobs.lsr_steps and t.pairs.train:
+            taught = lsr_phase(t, number, kept[-1])
+            if taught and (taught.scores.not_below(kept[-1].scores) or not knobs.gate):
+                kept.append(taught)
+        if kept[-1] is before:
+            break
+    return kept
+
+
+def decide(t: Tuning, base: Candidate, tuned: Candidate) -> Verdict:
+    """The gate: all of the tuning, part of it, or none."""
+    from rag_ft.training.gate import Verdict, describe_change, judge
+
+    if tuned is base:
+        return Verdict(0.0, base.scores, "no phase was kept")
+    if not t.config.train_retriever.gate:
+        change = describe_change(base.scores, tuned.scores, t.pairs.dev)
+        return Verdict(1.0, tuned.scores, f"not gated; {change}")
+    return judge(base.scores, _shares(t, tuned), t.pairs.dev)
+
+
+def _shares(t: Tuning, tuned: Candidate) -> Iterator[tuple[float, DevScores]]:
+    from rag_ft.training.gate import ALPHAS
+    from rag_ft.training.phases import build_candidate, measure_candidate
+
+    yield 1.0, tuned.scores
+    t.student.load(tuned.state)
+    for alpha in ALPHAS:
+        place = _share_folder(t, tuned, alpha)
+        t.processes.first(lambda place=place, alpha=alpha: build_candidate(t, place, alpha))
+        yield alpha, measure_candidate(t, place)
+
+
+def _share_folder(t: Tuning, tuned: Candidate, alpha: float) -> RunDir:
+    return tuned.folder if alpha == 1 else RunDir(t.folder / f"share-{alpha}")
+
+
+def _nothing_to_train_on(config: Config, pairs: Pairs) -> str | None:
+    knobs = config.train_retriever
+    if knobs.self_supervised and len(pairs.chunks) > 1:
+        return None
+    if len(pairs.train) < 2:
+        return "fewer than two questions of train documents: generate more, or set train_retriever.self_supervised=true"
+    return None if knobs.epochs or knobs.lsr_steps else "train_retriever.epochs and lsr_steps are 0"
+
+
+def _open(config: Config, run_dir: RunDir, pairs: Pairs, processes: Any) -> Tuning:
+    from rag_ft.retrieval.encoder import load_sentence_transformer
+    from rag_ft.training.phases import Tuning
+    from rag_ft.training.student import make_student
+
+    knobs = config.train_retriever
+    model = load_sentence_transformer(config.encoder)
+    return Tuning(config, run_dir, pairs, make_student(model, knobs.method, knobs.rank, config.run.seed), processes)
+
+
+def _ship(t: Tuning, steps: list[Candidate], base: Candidate, verdict: Verdict) -> None:
+    """Moves the chosen encoder and index to their places, writes the log, and removes what is no longer needed."""
+    write_jsonl(t.run_dir.training_log("train_retriever"), _log_rows(steps, base, verdict))
+    for folder in (t.run_dir.retriever_index, t.run_dir.retriever):
+        shutil.rmtree(folder, ignore_errors=True)
+    if verdict.shipped:
+        chosen = _share_folder(t, steps[-1], verdict.alpha)
+        os.replace(chosen.retriever, t.run_dir.retriever)
+        os.replace(chosen.retriever_index, t.run_dir.retriever_index)
+    shutil.rmtree(t.folder, ignore_errors=True)
+    logger.info("retriever: %s (%s)", "shipped" if verdict.shipped else "base kept", verdict.reason)
+
+
+def _log_rows(steps: list[Candidate], base: Candidate, verdict: Verdict) -> Iterator[dict[str, Any]]:
+    """{stage, step, loss} rows of every phase, each phase closed by one with its dev recall; last the gate's."""
+    for step in steps:
+        yield from ({"stage": step.name, **row} for row in step.history)
+        yield {"stage": step.name, **step.notes, **step.scores.summary}
+    yield {"stage": "gate", "alpha": verdict.alpha, "reason": verdict.reason, **verdict.scores.summary}
+
+
+def _summary(steps: list[Candidate], base: Candidate, verdict: Verdict) -> Counts:
+    before, after = base.scores.summary, verdict.scores.summary
+    notes = {f"lsr_{k}": v for step in steps for k, v in step.notes.items() if v is not None}
+    return {
+        "shipped": int(verdict.shipped),
+        "alpha": verdict.alpha,
+        "reason": verdict.reason,
+        "phases": ", ".join(step.name for step in steps if step is not base) or "none",
+        "dev_recall_base": before["dev_served_recall"],
+        "dev_recall_tuned": after["dev_served_recall"],
+        "dev_dense_recall_base": before["dev_dense_recall"],
+        "dev_dense_recall_tuned": after["dev_dense_recall"],
+        **notes,
+    }
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """`python -m rag_ft.train_retriever CONFIG [section.key=value ...]`, what `accelerate launch -m` starts."""
+    from rag_ft.stages import run_stage
+
+    path, *overrides = arguments if arguments is not None else sys.argv[1:]
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    force = "--force" in overrides
+    try:
+        run_stage("train_retriever", load_config(Path(path), [o for o in overrides if o != "--force"]), force)
+    except RagFtError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

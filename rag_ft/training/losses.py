@@ -1,0 +1,108 @@
+"""The losses of the retriever's training, as sentence-transformers' trainer wants them: modules over token features.
+
+Columns of a training row: question, positive, negatives... (contrastive) or question, chunk 1..k (LSR); `label` is the
+row's number, by which frozen vectors and the LM's scores are found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from sentence_transformers.base.losses.gradcache import CachedLossMixin
+from sentence_transformers.sentence_transformer.losses import (
+    CachedMultipleNegativesRankingLoss,
+    MultipleNegativesRankingLoss,
+)
+from torch import Tensor, nn
+
+from rag_ft.training.lsr import Direction, lsr_loss
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+Features = Iterable[dict[str, Tensor]]
+MINI_BATCH = 32  # texts encoded at once where a batch does not fit, and the largest batch taken whole
+
+
+def contrastive_loss(model: SentenceTransformer, temperature: float, batch_size: int, gather: bool) -> nn.Module:
+    """InfoNCE over the batch's positives and negatives; with gradient caching once the batch is large."""
+    settings: dict[str, Any] = {"scale": 1 / temperature, "gather_across_devices": gather}
+    if batch_size > MINI_BATCH:
+        return CachedMultipleNegativesRankingLoss(model, mini_batch_size=MINI_BATCH, **settings)
+    return MultipleNegativesRankingLoss(model, **settings)
+
+
+class FrozenChunksLoss(nn.Module):
+    """InfoNCE for the question's side alone: chunk vectors are looked up, not computed.
+
+    Args:
+        vectors: (num_rows, 1 + num_negatives, dim) unit norm, the row's positive first.
+    """
+
+    def __init__(self, model: SentenceTransformer, vectors: Tensor, temperature: float, gather: bool) -> None:
+        super().__init__()
+        self.model = model
+        self.inner = MultipleNegativesRankingLoss(model, scale=1 / temperature, gather_across_devices=gather)
+        self.register_buffer("vectors", vectors, persistent=False)
+
+    def forward(self, sentence_features: Features, labels: Tensor) -> Tensor:
+        questions = self.model(next(iter(sentence_features)))["sentence_embedding"]
+        chunks = self.vectors[labels].to(questions.dtype)
+        return self.inner.compute_loss_from_embeddings([questions, *chunks.unbind(dim=1)], labels)
+
+
+class LsrLoss(CachedLossMixin, nn.Module):
+    """`lsr_loss` of the batch's questions and their k chunks, all encoded with gradient, a mini-batch at a time.
+
+    Args:
+        scores: (num_rows, k) the LM's mean log-probabilities, in the order of the row's chunk columns.
+        mix: 0-1, share of a contrastive loss in which the first chunk column is the positive and the other
+            questions' first chunks are the negatives.
+        vectors: (num_rows, k, dim) frozen chunk vectors, or None to encode the chunks with gradient.
+    """
+
+    def __init__(
+        self,
+        model: SentenceTransformer,
+        scores: Tensor,
+        tau: float,
+        student_temperature: float,
+        direction: Direction,
+        mix: float = 0.0,
+        vectors: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.model, self.mini_batch_size = model, MINI_BATCH
+        self.tau, self.student_temperature, self.direction, self.mix = tau, student_temperature, direction, mix
+        self.register_buffer("scores", scores, persistent=False)
+        self.register_buffer("vectors", vectors, persistent=False)
+
+    def forward(self, sentence_features: Features, labels: Tensor) -> Tensor:
+        if self.vectors is None:
+            return self.forward_cached(sentence_features, labels)
+        questions = self.model(next(iter(sentence_features)))["sentence_embedding"]
+        return self.of_embeddings(questions, self.vectors[labels].to(questions.dtype), labels)
+
+    def calculate_loss(
+        self, reps: list[list[Tensor]], labels: Tensor | None = None, *, with_backward: bool = False
+    ) -> Tensor:
+        questions, *chunks = (torch.cat(column) for column in reps)
+        assert labels is not None
+        loss = self.of_embeddings(questions, torch.stack(chunks, dim=1), labels)
+        if with_backward:
+            loss.backward()
+            loss = loss.detach()
+        return loss
+
+    def of_embeddings(self, questions: Tensor, chunks: Tensor, labels: Tensor) -> Tensor:
+        """(b, dim), (b, k, dim), (b,) -> scalar."""
+        questions, chunks = (nn.functional.normalize(x.float(), dim=-1) for x in (questions, chunks))
+        similarities = torch.einsum("bd,bkd->bk", questions, chunks)
+        loss = lsr_loss(similarities, self.scores[labels], self.tau, self.student_temperature, self.direction)
+        if self.mix:
+            logits = questions @ chunks[:, 0].T / self.student_temperature
+            targets = torch.arange(len(logits), device=logits.device)
+            loss = (1 - self.mix) * loss + self.mix * nn.functional.cross_entropy(logits, targets)
+        return loss

@@ -1,0 +1,79 @@
+"""Which pairs the retriever is trained on, and which decide whether the result is any good."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from rag_ft.documents.splits import hash_share
+from rag_ft.metrics.retrieval import gold_chunk_ids
+from rag_ft.paths import RunDir
+from rag_ft.records import Chunk, QAPair, Reject, read_jsonl
+from rag_ft.training.leakage import check_no_leakage, without_test_questions
+
+LEAST_DEV_QUESTIONS = 20  # fewer cannot tell a gain from a loss: part of train then joins them
+DEV_SHARE = 0.15  # of the train documents, by hash of their ids
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """`train` and `dev` share no document; neither holds anything of a test document. `gold` are the chunk ids that
+    prove a dev pair. `chunks` are those of the train documents alone, by id; `dev_chunks` those of the others."""
+
+    train: list[QAPair]
+    dev: list[QAPair]
+    gold: dict[str, set[str]]
+    chunks: dict[str, Chunk]
+    dev_chunks: dict[str, Chunk]
+    rejects: list[Reject] = field(default_factory=list)
+
+
+def select_pairs(run_dir: RunDir) -> Pairs:
+    """Answerable pairs of the run: those of train documents to train on, those of dev documents to decide by.
+
+    Where there are fewer than LEAST_DEV_QUESTIONS dev questions, DEV_SHARE of the train documents serve as dev too.
+    Training pairs that ask what a test pair asks are left out, each with a Reject.
+
+    Raises:
+        DataError: something of a test document is among the pairs to train on.
+    """
+    everything = list(read_jsonl(run_dir.qa, QAPair))
+    heldout = [pair for pair in everything if pair.split == "test"]
+    chunks = {c.id: c for c in read_jsonl(run_dir.chunks, Chunk) if c.split != "test"}
+    usable, rejects = without_test_questions((p for p in everything if p.split != "test" and p.answerable), heldout)
+    check_no_leakage(usable, heldout, read_jsonl(run_dir.chunks, Chunk))
+    dev_documents = _dev_documents(usable, chunks.values())
+    by_document = _by_document(c for c in chunks.values() if c.document_id in dev_documents)
+    dev = [p for p in usable if p.document_id in dev_documents]
+    gold = {p.id: gold_chunk_ids(p, by_document[p.document_id or ""]) for p in dev}
+    return Pairs(
+        train=[p for p in usable if p.document_id not in dev_documents and p.split == "train"],
+        dev=[p for p in dev if gold[p.id]],
+        gold=gold,
+        chunks={i: c for i, c in chunks.items() if c.document_id not in dev_documents},
+        dev_chunks={i: c for i, c in chunks.items() if c.document_id in dev_documents},
+        rejects=rejects,
+    )
+
+
+def with_positive(pairs: Iterable[QAPair], chunks: dict[str, Chunk]) -> list[QAPair]:
+    """Pairs whose proving chunk is known and may be trained on."""
+    return [pair for pair in pairs if pair.chunk_id in chunks]
+
+
+def _dev_documents(pairs: Sequence[QAPair], chunks: Iterable[Chunk]) -> set[str]:
+    split_of = {chunk.document_id: chunk.split for chunk in chunks}
+    dev = {document_id for document_id, split in split_of.items() if split == "dev"}
+    if sum(pair.document_id in dev for pair in pairs) >= LEAST_DEV_QUESTIONS:
+        return dev
+    asked = sorted({p.document_id for p in pairs if p.document_id in split_of and p.document_id not in dev})
+    others = sorted(asked, key=lambda document_id: hash_share(f"dev {document_id}"))
+    return dev | set(others[: round(DEV_SHARE * len(others))])
+
+
+def _by_document(chunks: Iterable[Chunk]) -> dict[str, list[Chunk]]:
+    grouped: dict[str, list[Chunk]] = defaultdict(list)
+    for chunk in chunks:
+        grouped[chunk.document_id].append(chunk)
+    return grouped

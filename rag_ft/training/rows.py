@@ -1,0 +1,65 @@
+"""Rows for the phases of the retriever's training: texts in columns, as sentence-transformers' trainer takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rag_ft.records import Chunk, QAPair
+from rag_ft.training.cloze import Cloze
+from rag_ft.training.negatives import Searcher
+
+TextOf = Callable[[Chunk], str]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """One list per column. `chunk_ids[i]` are the chunks of row i in column order: positive first and then negatives,
+    or the k chunks that the LM scored, `scores[i]`, the proving one first where it is known."""
+
+    questions: list[str]
+    chunk_ids: list[list[str]]
+    texts: list[list[str]]
+    scores: list[list[float]] = field(default_factory=list)
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def num_distinct(self) -> int:
+        """Rows that could share a batch in which no positive is twice."""
+        return len({texts[0] for texts in self.texts})
+
+    def columns(self, query_prefix: str, chunk_prefix: str) -> dict[str, list[Any]]:
+        """question, chunk_0, chunk_1, ..., label: prefixes in place, `label` the row's number."""
+        columns: dict[str, list[Any]] = {"question": [query_prefix + question for question in self.questions]}
+        for n in range(min(map(len, self.texts), default=0)):
+            columns[f"chunk_{n}"] = [chunk_prefix + texts[n] for texts in self.texts]
+        return {**columns, "label": list(range(len(self.questions)))}
+
+
+def contrastive_rows(
+    pairs: Sequence[QAPair], negatives: Mapping[str, Sequence[str]], chunks: Mapping[str, Chunk], text_of: TextOf
+) -> Rows:
+    """A row a pair: its proving chunk, then its negatives."""
+    ids = [[pair.chunk_id or "", *negatives[pair.id]] for pair in pairs]
+    return Rows([p.question for p in pairs], ids, [[text_of(chunks[i]) for i in row] for row in ids])
+
+
+def cloze_rows(clozes: Sequence[Cloze], text_of: TextOf) -> Rows:
+    """A row a cloze: the rest of its chunk; the other rows of the batch are the negatives."""
+    return Rows([c.question for c in clozes], [[c.chunk.id] for c in clozes], [[text_of(c.chunk)] for c in clozes])
+
+
+def retrieved_chunks(
+    pairs: Sequence[QAPair], retriever: Searcher, chunks: Mapping[str, Chunk], k: int, depth: int
+) -> dict[str, list[str]]:
+    """The k chunks of each pair that the LM scores: the pair's own first, then the closest ones the encoder finds
+    among `chunks` (those that may be trained on). Pairs that get fewer than k are left out."""
+    rankings = retriever.search([pair.question for pair in pairs], depth, "dense")
+    found = {}
+    for pair, ranking in zip(pairs, rankings, strict=True):
+        own = [pair.chunk_id] if pair.chunk_id in chunks else []
+        ids = list(dict.fromkeys([*own, *(chunk_id for chunk_id, _ in ranking if chunk_id in chunks)]))[:k]
+        if len(ids) == k:
+            found[pair.id] = [i for i in ids if i]
+    return found

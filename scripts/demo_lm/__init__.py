@@ -1,0 +1,1 @@
+"""The demo language model: a small Llama trained on procedurally generated fictional texts only."""

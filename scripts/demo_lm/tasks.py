@@ -1,0 +1,137 @@
+"""The three prompt formats and the training items built from passages."""
+
+import json
+import random
+from dataclasses import replace
+
+from . import grammar, passages
+from .passages import Fact, Passage, Style
+
+REFUSAL = "I don't know."
+ANSWER = (
+    "Answer the question from the context, as briefly as possible. If the context does not say, "
+    "reply: I don't know.\n\nContext:\n{context}\n\nQuestion: {question}"
+)
+CLOSED_BOOK = (
+    "Answer the question as briefly as possible. If you do not know, reply: I don't know.\n\nQuestion: {question}"
+)
+GENERATE = "Write a question about the passage as JSON.\n\nPassage:\n{passage}\n\nSentence: {focus}\nKind: {kind}"
+LATER_QUESTION = "Question: {question}"
+LATER_FOCUS = "Sentence: {focus}\nKind: {kind}"
+
+Turns = list[tuple[str, str]]  # (user message, reply)
+
+STAGES = {
+    "easy": Style(
+        facts=(2, 3), pronoun=0.1, filler=0.05, attribute=0.45, decorated=0.05, listed=0.05, joined=0.0, titled=0.1
+    ),
+    "middle": Style(facts=(2, 5), entities=(1, 1, 1, 2), pronoun=0.3, filler=0.25, attribute=0.35, titled=0.3),
+    "full": Style(facts=(3, 6), entities=(1, 1, 1, 2, 3), filler=0.5),
+}
+
+
+def context_of(chunks: list[Passage]) -> str:
+    """Numbered chunks as the package writes them."""
+    return "\n".join(f"[{i}] {p.with_title}" for i, p in enumerate(chunks, 1))
+
+
+def reply_json(evidence: str, question: str, answer: str) -> str:
+    """The reply to a generate prompt."""
+    return json.dumps({"evidence": evidence, "question": question, "answer": answer}, ensure_ascii=False)
+
+
+def qa_turns(rng: random.Random, chunks: list[Passage], style: Style, number: int, refusals: float = 0.18) -> Turns:
+    """(question, answer) pairs about the chunks, answers being spans or the refusal."""
+    facts = [f for p in chunks for f in p.facts]
+    rng.shuffle(facts)
+    pairs: Turns = []
+    for _ in range(number):
+        if rng.random() < refusals or not facts:
+            pairs.append((passages.unanswerable(rng, chunks, style), REFUSAL))
+        else:
+            fact = facts.pop()
+            question = passages.question_for(rng, fact, style.paraphrases)
+            if rng.random() < 0.06:
+                question = rng.choice(passages.QUESTION_LEADS) + question[0].lower() + question[1:]
+            pairs.append((question, fact.answer))
+    return pairs
+
+
+def answer_item(chunks: list[Passage], pairs: Turns) -> Turns:
+    """User messages and replies of an answer conversation."""
+    first, *rest = pairs
+    opening = ANSWER.format(context=context_of(chunks), question=first[0])
+    return [(opening, first[1])] + [(LATER_QUESTION.format(question=q), a) for q, a in rest]
+
+
+def closed_book_item(rng: random.Random, style: Style) -> Turns:
+    """Questions without a context are refused."""
+    passage = passages.make_passage(rng, rng.choice(grammar.domains_for(style.split)), style)
+    facts = rng.sample(passage.facts, min(2, len(passage.facts)))
+    questions = [passages.question_for(rng, f, style.paraphrases) for f in facts]
+    turns = [(CLOSED_BOOK.format(question=questions[0]), REFUSAL)]
+    return turns + [(LATER_QUESTION.format(question=q), REFUSAL) for q in questions[1:]]
+
+
+def _focus_turn(rng: random.Random, passage: Passage, facts: list[Fact], style: Style) -> tuple[str, str, str] | None:
+    pick = rng.random()
+    sentences = [f.sentence for f in passage.facts] + passage.fillers
+    if pick < 0.17:
+        question = passages.unanswerable(rng, [passage], style)
+        return rng.choice(sentences), "unanswerable", reply_json("", question, REFUSAL)
+    if pick < 0.32 and passage.fillers:
+        return rng.choice(passage.fillers), "factoid", reply_json("", "", "")
+    if not facts:
+        return None
+    fact = facts.pop()
+    question = passages.question_for(rng, fact, style.paraphrases)
+    return fact.sentence, "factoid", reply_json(fact.sentence, question, fact.answer)
+
+
+def generate_item(rng: random.Random, passage: Passage, style: Style, number: int) -> Turns:
+    """Sentences of one passage turned into questions."""
+    facts = rng.sample(passage.facts, len(passage.facts))
+    shown = passage.with_title if rng.random() < 0.6 else passage.text
+    if shown == passage.text and passage.title:  # the heading may be the only place that names the entity
+        facts = [f for f in facts if f.entity.name.lower() in passage.text.lower()] or facts
+    turns: Turns = []
+    for _ in range(number):
+        turn = _focus_turn(rng, passage, facts, style)
+        if turn is None:
+            continue
+        template = LATER_FOCUS if turns else GENERATE
+        turns.append(
+            (template.replace("{passage}", shown).replace("{focus}", turn[0]).replace("{kind}", turn[1]), turn[2])
+        )
+    return turns
+
+
+def _chunk_count(rng: random.Random, stage: str) -> int:
+    return {"easy": 1, "middle": rng.choice((1, 1, 1, 2)), "full": rng.choice((1, 1, 2, 2, 3, 3, 3, 4, 5))}[stage]
+
+
+def _shorter(style: Style, chunks: int) -> Style:
+    """With many chunks each is shorter, so that the item fits the window."""
+    low, high = style.facts
+    if chunks < 3:
+        return style
+    return replace(
+        style, facts=(max(1, low - 1), max(2, high + 1 - chunks)), entities=(1, 1, 1, 2), filler=style.filler * 0.7
+    )
+
+
+def training_item(rng: random.Random, stage: str, single: bool = False) -> Turns | str:
+    """One item of a stage: a conversation, or plain text (a small share); `single` keeps most of them to one turn."""
+    style, pick = STAGES[stage], rng.random()
+    domain = rng.choice(grammar.domains_for("train"))
+    turns = rng.choice((1, 1, 2)) if single else rng.randint(2, 4 if stage != "full" else 6)
+    if pick < 0.02:
+        return passages.make_passage(rng, domain, style).with_title
+    if pick < 0.035 and stage != "easy":
+        return closed_book_item(rng, style)
+    if pick < 0.33:
+        return generate_item(rng, passages.make_passage(rng, domain, style), style, turns)
+    count = _chunk_count(rng, stage)
+    style = _shorter(style, count)
+    chunks = passages.sibling_set(rng, domain, style, count)
+    return answer_item(chunks, qa_turns(rng, chunks, style, turns))

@@ -1,0 +1,67 @@
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from rag_ft.cli import STAGE_HELP, main
+from rag_ft.stages import NAMES
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_help_lists_every_stage_in_order(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["--help"])
+    text = capsys.readouterr().out
+    assert exit_.value.code == 0
+    assert tuple(STAGE_HELP) == NAMES
+    positions = [text.index(f"    {name}") for name in NAMES]
+    assert positions == sorted(positions)
+
+
+def test_help_is_fast_and_loads_no_torch() -> None:
+    code = "import sys, rag_ft.cli, rag_ft.config, rag_ft.stages; print({'torch', 'transformers', 'faiss'} & set(sys.modules))"
+    clock = time.monotonic()
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "set()"
+    assert time.monotonic() - clock < 5
+
+
+def test_an_error_is_one_line_without_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ingest", "none.yaml"]) == 1
+    error = capsys.readouterr().err
+    assert "rag-ft: error: no configuration file none.yaml" in error
+    assert "Traceback" not in error
+
+
+def test_debug_shows_the_traceback() -> None:
+    from rag_ft.errors import ConfigError
+
+    with pytest.raises(ConfigError):
+        main(["ingest", "none.yaml", "--debug"])
+
+
+def test_status_of_a_new_run_says_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "x.yaml"
+    config.write_text(f"run:\n  dir: {tmp_path / 'run'}\n", encoding="utf-8")
+    assert main(["status", str(config)]) == 0
+    assert [line.split()[1] for line in capsys.readouterr().out.splitlines()] == ["missing"] * 7
+
+
+def test_the_readme_names_only_commands_and_targets_that_exist() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    help_text = subprocess.run([sys.executable, "-m", "rag_ft.cli", "--help"], capture_output=True, text=True, check=True).stdout
+    for command in set(re.findall(r"^rag-ft ([a-z_]+)", readme, re.MULTILINE)):
+        assert re.search(rf"^ +{command}\b", help_text, re.MULTILINE), f"rag-ft {command} is in the README only"
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    for target in set(re.findall(r"^make ([a-z-]+)", readme, re.MULTILINE)):
+        assert target in targets, f"make {target} is in the README only"
+
+
+def test_the_readme_lists_every_stage() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name in NAMES:
+        assert f"`{name}`" in readme

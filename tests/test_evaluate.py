@@ -1,0 +1,207 @@
+"""evaluate: real index, real (tiny, random) models; what is asked, scored and refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rag_ft import evaluate, index, ingest
+from rag_ft.config import Config
+from rag_ft.errors import DataError
+from rag_ft.evaluation.systems import NAMES, SYSTEMS, ask_of
+from rag_ft.paths import RunDir
+from rag_ft.records import Chunk, Evidence, Hit, Prediction, QAPair, Score, read_jsonl, write_jsonl
+
+TEXTS = {
+    "mill": "The mill at Oda was built in 1712 by Ruth Falk. It ground rye for the valley. Its wheel is made of oak.",
+    "pier": "The pier at Lund was opened in 1893 by Karl Moen. It carries a small railway. Ships stop there in May.",
+    "tower": "The tower at Vik was finished in 1640 by Ane Dahl. It holds two bells. The stairs have ninety steps.",
+    "lamp": "The lamp at Sund was lit in 1801 by Per Holm. It burned whale oil. A keeper lived below it.",
+}
+SPLITS = {"mill": "train", "pier": "test", "tower": "test", "lamp": "test"}
+ANSWERS = {"mill": "Ruth Falk", "pier": "Karl Moen", "tower": "Ane Dahl", "lamp": "Per Holm"}
+
+
+def question(name: str, text: str, answer: str | None, origin: str = "generated") -> QAPair:
+    start = TEXTS[name].find(answer) if answer else -1
+    evidence = Evidence(answer, start, start + len(answer)) if answer and start >= 0 else None
+    return QAPair(
+        id=f"{name}-{len(text)}-{origin}", question=text, answers=(answer or "I don't know.",),
+        chunk_id=f"{name}#0" if evidence else None, document_id=name, evidence=evidence,
+        kind="factoid" if answer else "unanswerable", split=SPLITS[name], origin=origin,
+    )  # fmt: skip
+
+
+def questions() -> list[QAPair]:
+    pairs = [question(name, f"Who made the {name}?", ANSWERS[name]) for name in TEXTS]
+    return [*pairs, question("pier", "What did the pier cost to build?", None, "imported")]
+
+
+@pytest.fixture
+def make_evaluated(make_run: Callable[..., tuple[Config, RunDir]]) -> Callable[..., tuple[Config, RunDir]]:
+    """make_evaluated(**overrides) -> (config, run_dir) with documents, index and questions, ready to be evaluated."""
+
+    def make(**overrides: Any) -> tuple[Config, RunDir]:
+        documents = [{"id": n, "title": n.title(), "text": t, "split": SPLITS[n]} for n, t in TEXTS.items()]
+        knobs = {"evaluate__max_tokens": 4, "retrieval__top_k": 2, "ingest__chunk_tokens": 200, **overrides}
+        config, run_dir = make_run(documents, **knobs)
+        ingest.run(config, run_dir)
+        index.run(config, run_dir)
+        write_jsonl(run_dir.qa, questions())
+        return config, run_dir
+
+    return make
+
+
+def tiny_adapter(base: Path, folder: Path) -> None:
+    """A LoRA adapter with random weights large enough to change what the model says."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    torch.manual_seed(1)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    lora = LoraConfig(r=4, lora_alpha=64, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
+    get_peft_model(model, lora).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(base).save_pretrained(folder)
+
+
+def test_an_untuned_run_scores_every_system_and_says_that_nothing_was_tuned(make_evaluated: Any) -> None:
+    config, run_dir = make_evaluated()
+    counts = evaluate.run(config, run_dir)
+    assert (counts["questions"], counts["generator_tuned"], counts["retriever_tuned"]) == (4, 0, 0)
+    scores = list(read_jsonl(run_dir.scores, Score))
+    assert set(NAMES) <= {score.system for score in scores}
+    em = {(s.system, s.question_id): s.value for s in scores if s.metric == "em"}
+    assert all(em["base", q] == em["tuned", q] == em["tuned_generator", q] for s, q in em if s == "base")
+    assert len(em) == 4 * len(NAMES)
+
+
+def test_a_prompt_shared_by_several_systems_is_answered_once(make_evaluated: Any) -> None:
+    config, run_dir = make_evaluated()
+    counts = evaluate.run(config, run_dir)
+    lines = run_dir.replies("evaluate").read_text().splitlines()
+    assert counts["predictions"] == 4 * len(NAMES)
+    assert len(lines) == counts["prompts"] < counts["predictions"] / 2
+
+
+def test_a_tuned_generator_answers_in_its_own_cells_alone(make_evaluated: Any, tiny_lm_dir: Path) -> None:
+    config, run_dir = make_evaluated()
+    tiny_adapter(tiny_lm_dir, run_dir.generator)
+    assert evaluate.run(config, run_dir)["generator_tuned"] == 1
+    said = {name: [p.answer for p in read_jsonl(run_dir.predictions(name), Prediction)] for name in NAMES}
+    assert said["base"] == said["tuned_retriever"]
+    assert said["tuned"] == said["tuned_generator"]
+    assert said["base"] != said["tuned"]
+
+
+def test_an_evaluation_run_twice_writes_the_same_bytes(make_evaluated: Any) -> None:
+    config, run_dir = make_evaluated()
+    evaluate.run(config, run_dir)
+    files = [run_dir.scores, run_dir.predictions("base"), run_dir.hits("base"), run_dir.replies("evaluate")]
+    before = [path.read_bytes() for path in files]
+    evaluate.run(config, run_dir)
+    assert [path.read_bytes() for path in files] == before
+
+
+def test_only_questions_about_test_documents_are_asked(make_evaluated: Any) -> None:
+    config, run_dir = make_evaluated(evaluate__answers=False)
+    evaluate.run(config, run_dir)
+    asked = {hit.question_id for hit in read_jsonl(run_dir.hits("base"), Hit)}
+    assert asked == {pair.id for pair in questions() if pair.split == "test"}
+
+
+def test_retrieval_alone_loads_no_language_model(make_evaluated: Any) -> None:
+    config, run_dir = make_evaluated(evaluate__answers=False, llm__model="no/such/model")
+    counts = evaluate.run(config, run_dir)
+    assert "predictions" not in counts
+    metrics = {(score.system, score.metric) for score in read_jsonl(run_dir.scores, Score)}
+    assert {system for system, _ in metrics} == {"base", "tuned", "lexical", "dense_base"}
+    assert ("lexical", "recall@5") in metrics
+
+
+def test_unlocated_and_unanswerable_questions_have_no_retrieval_score(make_evaluated: Any) -> None:
+    config, run_dir = make_evaluated(evaluate__answers=False)
+    assert evaluate.run(config, run_dir)["located_questions"] == 3
+    assert len([s for s in read_jsonl(run_dir.scores, Score) if (s.system, s.metric) == ("base", "recall@5")]) == 3
+
+
+def test_withheld_contexts_hold_neither_the_proof_nor_the_answer(make_evaluated: Any) -> None:
+    config, run_dir = make_evaluated()
+    evaluate.run(config, run_dir)
+    pairs = {pair.id: pair for pair in questions()}
+    chunks = {chunk.id: chunk for chunk in read_jsonl(run_dir.chunks, Chunk)}
+    for prediction in read_jsonl(run_dir.predictions("withheld_base"), Prediction):
+        pair = pairs[prediction.question_id]
+        assert prediction.chunk_ids
+        assert not pair.answerable or all(pair.answer not in chunks[i].text for i in prediction.chunk_ids)
+
+
+def test_the_oracle_is_shown_the_chunk_that_proves_the_answer(make_evaluated: Any) -> None:
+    config, run_dir = make_evaluated()
+    evaluate.run(config, run_dir)
+    shown = {p.question_id: p.chunk_ids for p in read_jsonl(run_dir.predictions("oracle_base"), Prediction)}
+    assert shown[question("lamp", "Who made the lamp?", "Per Holm").id] == ("lamp#0",)
+
+
+def test_evidence_over_two_chunks_shows_the_oracle_both() -> None:
+    pair = question("mill", "Who?", "Ruth Falk")
+    start, end = pair.evidence.start, pair.evidence.end
+    half = (start + end) // 2
+    chunks = {
+        "mill#0": Chunk("mill#0", "mill", "Mill", "", 0, half, 5, "test"),
+        "mill#1": Chunk("mill#1", "mill", "Mill", "", half, 200, 5, "test"),
+    }
+    oracle = next(system for system in SYSTEMS if system.name == "oracle_base")
+    ask = ask_of(oracle, pair, {"base": [], "tuned": []}, set(chunks), chunks, top_k=3)
+    assert ask.chunk_ids == ("mill#0", "mill#1")
+
+
+def test_origins_choose_the_questions(make_evaluated: Any) -> None:
+    config, run_dir = make_evaluated(evaluate__origins=["imported"], evaluate__answers=False)
+    assert evaluate.run(config, run_dir)["questions"] == 1
+
+
+def test_no_test_question_ends_in_an_error_with_a_remedy(make_evaluated: Any) -> None:
+    config, run_dir = make_evaluated(evaluate__origins=["reviewed"])
+    with pytest.raises(DataError, match=r"no test question of origin reviewed.*evaluate\.origins"):
+        evaluate.run(config, run_dir)
+
+
+def test_a_training_pair_about_a_test_document_stops_the_evaluation(make_evaluated: Any) -> None:
+    config, run_dir = make_evaluated(evaluate__answers=False)
+    rows = [json.loads(line) for line in run_dir.qa.read_text().splitlines()]
+    rows[1]["split"] = "train"  # its document stays a test document
+    write_jsonl(run_dir.qa, rows)
+    with pytest.raises(DataError, match="leak from the test documents"):
+        evaluate.run(config, run_dir)
+
+
+def test_max_questions_spreads_over_the_documents() -> None:
+    pairs = [
+        QAPair(f"{name}{n}", f"{name} {n}?", ("x",), None, name, None, "factoid", "test", "imported")
+        for name, count in (("a", 30), ("b", 2), ("c", 2))
+        for n in range(count)
+    ]
+    chosen = evaluate.spread(pairs, 6, seed=0)
+    assert sorted(pair.document_id for pair in chosen) == ["a", "a", "b", "b", "c", "c"]
+    assert chosen == [pair for pair in pairs if pair in chosen] == evaluate.spread(pairs, 6, seed=0)
+
+
+def test_robustness_adds_probes_for_both_halves(make_evaluated: Any) -> None:
+    config, run_dir = make_evaluated(evaluate__robustness=True)
+    evaluate.run(config, run_dir)
+    systems = {score.system for score in read_jsonl(run_dir.scores, Score)}
+    assert {"noise0_base", "noise67_tuned", "order_first_base", "order_last_tuned", "swap_base"} <= systems
+
+
+def test_failed_replies_are_rejects_and_never_scores(make_evaluated: Any) -> None:
+    config, run_dir = make_evaluated(llm__max_model_tokens=350)
+    counts = evaluate.run(config, run_dir)
+    assert counts["failed_prompts"] > 0
+    assert counts["predictions"] < 4 * len(NAMES)
+    assert run_dir.rejects("evaluate").read_text().count("\n") == counts["failed_prompts"]

@@ -1,0 +1,130 @@
+"""The replies file: asked once, resumed byte for byte, errors never kept. The models are real and tiny, or count."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+from rag_ft.config import LLMConfig
+from rag_ft.llm.models import ChatRequest, Reply, open_language_model
+from rag_ft.llm.replies import cached_chat
+
+
+class Counting:
+    """Answers with the prompt in capitals, counts what it was asked, fails for prompts with 'bad'."""
+
+    def __init__(self, window: int = 1, name: str = "counting") -> None:
+        self.name, self.window, self.asked = name, window, []
+
+    def chat(self, requests: Iterable[ChatRequest]) -> Iterator[Reply]:
+        for request in requests:
+            text = request.messages[0]["content"]
+            self.asked.append(text)
+            if "bad" in text:
+                yield Reply(request.id, "", "error", 0, 0, 0.0, "refused")
+            else:
+                yield Reply(request.id, text.upper(), "stop", 1, 1, 0.0)
+
+
+def ask(text: str, name: str | None = None, **knobs: object) -> ChatRequest:
+    return ChatRequest(name or text, ({"role": "user", "content": text},), 8, **knobs)  # type: ignore[arg-type]
+
+
+def rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("window", [1, 3])
+def test_nothing_is_asked_twice(tmp_path: Path, window: int) -> None:
+    model, path = Counting(window), tmp_path / "replies.jsonl"
+    first = {r.id: r.text for r in cached_chat(model, [ask(f"q{i}") for i in range(7)], path, "ask")}
+    again = {r.id: r.text for r in cached_chat(model, [ask(f"q{i}") for i in range(7)], path, "ask")}
+    assert first == again == {f"q{i}": f"Q{i}" for i in range(7)}
+    assert len(model.asked) == 7 == len(rows(path))
+
+
+@pytest.mark.parametrize("window", [1, 4])
+def test_equal_requests_share_one_reply_and_keep_their_ids(tmp_path: Path, window: int) -> None:
+    model, path = Counting(window), tmp_path / "replies.jsonl"
+    replies = list(cached_chat(model, [ask("same", f"id{i}") for i in range(6)], path, "ask"))
+    assert sorted(r.id for r in replies) == [f"id{i}" for i in range(6)]
+    assert model.asked == ["same"]
+    assert len(rows(path)) == 1
+
+
+@pytest.mark.parametrize("window", [1, 4])
+def test_errors_are_handed_on_but_not_kept(tmp_path: Path, window: int) -> None:
+    model, path = Counting(window), tmp_path / "replies.jsonl"
+    requests = [ask("a"), ask("bad"), ask("b")]
+    assert {r.id: r.error for r in cached_chat(model, requests, path, "ask")} == {
+        "a": None,
+        "bad": "refused",
+        "b": None,
+    }
+    assert [row["text"] for row in rows(path)] == ["A", "B"]
+    list(cached_chat(model, requests, path, "ask"))
+    assert model.asked == ["a", "bad", "b", "bad"]
+
+
+def test_another_model_schema_or_temperature_is_another_request(tmp_path: Path) -> None:
+    path = tmp_path / "replies.jsonl"
+    list(cached_chat(Counting(name="one"), [ask("q")], path, "ask"))
+    model = Counting(name="two")
+    variants = [ask("q", "1"), ask("q", "2", temperature=0.5), ask("q", "3", schema={"type": "object"}),
+                ask("q", "4", adapter="tuned")]  # fmt: skip
+    list(cached_chat(model, variants, path, "ask"))
+    assert len(model.asked) == 4
+    assert len(rows(path)) == 5
+
+
+def test_a_torn_last_line_is_asked_again(tmp_path: Path) -> None:
+    model, path = Counting(), tmp_path / "replies.jsonl"
+    list(cached_chat(model, [ask("a"), ask("b")], path, "ask"))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-9])
+    list(cached_chat(model, [ask("a"), ask("b")], path, "ask"))
+    assert model.asked == ["a", "b", "b"]
+    assert path.read_bytes() == whole
+
+
+def test_a_half_written_window_is_asked_again_whole_and_no_row_is_doubled(tmp_path: Path) -> None:
+    path, requests = tmp_path / "replies.jsonl", [ask(f"q{i}") for i in range(9)]
+    list(cached_chat(Counting(window=4), requests, path, "ask"))
+    whole = path.read_bytes()
+    path.write_bytes(b"".join(whole.splitlines(keepends=True)[:6]))
+    model = Counting(window=4)
+    list(cached_chat(model, requests, path, "ask"))
+    assert model.asked == ["q4", "q5", "q6", "q7", "q8"]
+    assert path.read_bytes() == whole
+
+
+def test_a_run_stopped_midway_resumes_to_the_same_replies_with_a_real_model(tmp_path: Path, tiny_lm_dir: Path) -> None:
+    config = LLMConfig(model=str(tiny_lm_dir), dtype="float32", batch_tokens=512)
+    requests = [ask("word " * (i % 5) + str(i), temperature=0.8 * (i % 2)) for i in range(40)]
+    with open_language_model(config, seed=0) as model:
+        model.window = 16
+        whole = {r.id: r.text for r in cached_chat(model, requests, tmp_path / "whole.jsonl", "ask")}
+        stream = cached_chat(model, requests, tmp_path / "cut.jsonl", "ask")
+        for _ in range(20):
+            next(stream)
+        stream.close()
+        resumed = {r.id: r.text for r in cached_chat(model, requests, tmp_path / "cut.jsonl", "ask")}
+    assert resumed == whole
+    texts = [[(row["key"], row["text"]) for row in rows(tmp_path / f"{name}.jsonl")] for name in ("whole", "cut")]
+    assert texts[0] == texts[1]
+
+
+def test_a_stream_is_answered_while_it_is_still_being_drawn(tmp_path: Path) -> None:
+    drawn = []
+
+    def stream() -> Iterator[ChatRequest]:
+        for i in range(1000):
+            drawn.append(i)
+            yield ask(f"q{i}")
+
+    replies = cached_chat(Counting(), stream(), tmp_path / "replies.jsonl", "ask")
+    next(replies)
+    assert len(drawn) < 10

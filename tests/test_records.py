@@ -1,0 +1,61 @@
+from pathlib import Path
+
+import pytest
+
+from rag_ft.errors import DataError
+from rag_ft.records import Evidence, JsonlAppender, QAPair, from_json, read_jsonl, read_rows, to_json, write_jsonl
+
+PAIR = QAPair(
+    "1", "Who?", ("Ola", "Ola B"), "d#0", "d", Evidence("Ola did.", 0, 8), "factoid", "train", "generated",
+    {"f1": 1.0}, {"model": "x"}, ("d#4",),
+)  # fmt: skip
+
+
+def test_a_pair_survives_its_file(tmp_path: Path) -> None:
+    assert from_json(to_json(PAIR), QAPair) == PAIR
+    write_jsonl(tmp_path / "qa.jsonl", [PAIR, PAIR])
+    assert list(read_jsonl(tmp_path / "qa.jsonl", QAPair)) == [PAIR, PAIR]
+
+
+def test_a_file_is_never_seen_half_written(tmp_path: Path) -> None:
+    def records() -> object:
+        yield PAIR
+        assert not (tmp_path / "qa.jsonl").exists()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_jsonl(tmp_path / "qa.jsonl", records())  # type: ignore[arg-type]
+    assert not (tmp_path / "qa.jsonl").exists()
+
+
+def test_a_torn_last_line_is_cut_and_the_rest_kept(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"a": 1}\n{"a": 2}\n{"a": ')
+    assert [row["a"] for row in read_rows(path)] == [1, 2]
+    with JsonlAppender(path) as out:
+        out.write({"a": 3})
+    assert path.read_bytes() == b'{"a": 1}\n{"a": 2}\n{"a": 3}\n'
+
+
+def test_a_file_that_is_one_torn_line_becomes_empty(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"a"')
+    with JsonlAppender(path):
+        pass
+    assert path.read_bytes() == b""
+
+
+def test_a_line_that_is_no_such_record_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "qa.jsonl"
+    path.write_text(to_json(PAIR) + '\n{"id": 3}\n', encoding="utf-8")
+    with pytest.raises(DataError, match="line 2 is not a QAPair"):
+        list(read_jsonl(path, QAPair))
+    with pytest.raises(DataError, match="does not exist"):
+        list(read_jsonl(tmp_path / "none.jsonl", QAPair))
+
+
+def test_unicode_line_separators_inside_a_text_do_not_split_the_line(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    with JsonlAppender(path) as out:
+        out.write({"a": "one\u2028two\x85three"})
+    assert [row["a"] for row in read_rows(path)] == ["one\u2028two\x85three"]

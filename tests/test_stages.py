@@ -1,0 +1,114 @@
+import json
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rag_ft import stages
+from rag_ft.config import Config, make_config
+from rag_ft.errors import ConfigError, DataError
+from rag_ft.paths import RunDir
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Config]:
+    """Two recording stages in place of the real ones; returns a function that makes their config."""
+    calls: list[str] = []
+    for name in ("ingest", "index"):
+        module = types.ModuleType(f"rag_ft.{name}")
+        module.run = lambda config, run_dir, name=name: calls.append(name) or {"num_calls": len(calls)}  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, f"rag_ft.{name}", module)
+
+    def make(**overrides: object) -> Config:
+        return make_config({"run": {"dir": tmp_path / "run"}, **overrides})
+
+    make.calls = calls  # type: ignore[attr-defined]
+    return make
+
+
+def test_a_stage_that_is_up_to_date_is_skipped(counted: Callable[..., Config]) -> None:
+    config = counted()
+    first = stages.run_stage("ingest", config)
+    again = stages.run_stage("ingest", config)
+    assert "skipped" not in first and again["skipped"]
+    assert counted.calls == ["ingest"]  # type: ignore[attr-defined]
+
+
+def test_other_settings_stop_with_what_changed_and_force_replaces(counted: Callable[..., Config]) -> None:
+    stages.run_stage("ingest", counted())
+    changed = counted(ingest={"chunk_tokens": 64})
+    with pytest.raises(ConfigError, match=r"ingest.chunk_tokens 128 -> 64.*--force"):
+        stages.run_stage("ingest", changed)
+    assert "skipped" not in stages.run_stage("ingest", changed, force=True)
+
+
+def test_half_finished_work_of_other_settings_is_not_continued(
+    counted: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(config: Config, run_dir: RunDir) -> dict[str, int]:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.modules["rag_ft.ingest"], "run", killed)
+        with pytest.raises(KeyboardInterrupt):
+            stages.run_stage("ingest", counted())
+    with pytest.raises(ConfigError, match="--force"):
+        stages.run_stage("ingest", counted(ingest={"chunk_tokens": 64}))
+    assert stages.run_stage("ingest", counted())["counts"] == {"num_calls": 1}
+
+
+def test_a_stage_whose_input_is_missing_names_the_stage_to_run(counted: Callable[..., Config]) -> None:
+    with pytest.raises(DataError, match="index builds on ingest"):
+        stages.run_stage("index", counted())
+
+
+def test_a_changed_input_makes_the_later_stage_stale(counted: Callable[..., Config]) -> None:
+    stages.run_stage("ingest", counted())
+    stages.run_stage("index", counted())
+    changed = counted(ingest={"chunk_tokens": 64})
+    stages.run_stage("ingest", changed, force=True)
+    states = {name: state for name, state, _ in stages.status(changed)}
+    assert states == {
+        "ingest": "done",
+        "index": "stale",
+        "generate": "missing",
+        "train_retriever": "missing",
+        "train_generator": "missing",
+        "evaluate": "missing",
+        "report": "missing",
+    }
+
+
+def test_a_changed_document_makes_ingest_stale(counted: Callable[..., Config], tmp_path: Path) -> None:
+    document = tmp_path / "a.txt"
+    document.write_text("one", encoding="utf-8")
+    config = counted(ingest={"sources": [document]})
+    stages.run_stage("ingest", config)
+    document.write_text("two words", encoding="utf-8")
+    with pytest.raises(ConfigError, match="a.txt changed"):
+        stages.run_stage("ingest", config)
+
+
+def test_knobs_that_only_change_speed_do_not_make_a_stage_stale(counted: Callable[..., Config]) -> None:
+    stages.run_stage("ingest", counted())
+    assert stages.run_stage("ingest", counted(encoder={"batch_tokens": 512}))["skipped"]
+
+
+def test_the_done_file_says_what_was_run(counted: Callable[..., Config]) -> None:
+    config = counted()
+    stages.run_stage("ingest", config)
+    done = json.loads(RunDir(config.run_path).done("ingest").read_text(encoding="utf-8"))
+    assert {"fingerprint", "config", "inputs", "counts", "seconds", "peak_memory_gb", "versions"} == set(done)
+
+
+def test_a_run_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"run.dir"):
+        stages.run_stage("ingest", make_config({"run": {"dir": tmp_path / "file" / "run"}}))
+
+
+def test_every_stage_only_builds_on_earlier_ones() -> None:
+    for number, stage in enumerate(stages.STAGES):
+        assert set(stage.after) <= set(stages.NAMES[:number])
