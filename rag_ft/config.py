@@ -36,7 +36,9 @@ class IngestConfig(Section):
         description="Files or folders of md, html, txt, pdf, docx, and jsonl {id, title, text, metadata, split}.",
     )
     chunk_tokens: int = Field(128, ge=16, description="Longest chunk, in the encoder's tokens without specials.")
-    chunk_overlap_tokens: int = Field(20, ge=0, description="Tokens that two neighbouring chunks share.")
+    chunk_overlap_tokens: int = Field(
+        20, ge=0, description="A chunk begins with the sentences that ended the one before, up to so many tokens."
+    )
     test_share: float = Field(0.3, ge=0, lt=1, description="Share of documents (0-1) kept for evaluation.")
     dev_share: float = Field(0.1, ge=0, lt=1, description="Share of documents (0-1) for early stopping and gates.")
     folds: int = Field(0, ge=0, description="With n >= 2, test documents are those of fold `fold`; 0: `test_share`.")
@@ -71,7 +73,11 @@ class RetrievalConfig(Section):
     lexical_weight: float = Field(0.5, ge=0, le=1, description="Share of BM25 in the fused, min-max normalised score.")
     candidates: int = Field(100, ge=1, description="Chunks taken from each side before fusion.")
     top_k: int = Field(3, ge=1, description="Chunks shown to the generator.")
-    with_title: bool = Field(True, description="Document title before each chunk, for the encoder, BM25 and the LLM.")
+    with_title: bool = Field(
+        True,
+        description="Document title before each chunk, for the encoder and the LLM (BM25 always reads it). Helps the "
+        "encoder where titles are short names, hurts it where they are as long as sentences.",
+    )
     faiss: Literal["auto", "flat", "ivf"] = Field("auto", description="auto: flat up to 200,000 chunks, then IVF.")
 
 
@@ -86,7 +92,7 @@ class LLMConfig(Section):
     )
     abstain: str = Field("I don't know.", description="What an answer says when the context does not tell.")
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 where native.")
-    batch_tokens: int = Field(8192, ge=256, description="transformers: tokens of one batch, padding included.")
+    batch_tokens: int = Field(16384, ge=256, description="transformers: tokens of one batch, padding included.")
     concurrency: int = Field(0, ge=0, description="Requests in flight to a server; 0 adapts to what it can take.")
     max_model_tokens: int = Field(4096, ge=64, description="Longest prompt plus reply.")
     timeout_seconds: float = Field(120, gt=0, description="One request's time limit; then it is tried again.")
@@ -113,7 +119,9 @@ class GenerateConfig(Section):
         "unanswerable 0.12, multi_hop 0.08, or those of them that the prompt set can write, in proportion.",
     )
     questions: list[Path] = Field(default_factory=list, description="Human questions to import (jsonl, see README).")
-    examples: Path | None = Field(None, description="Few-shot pairs (jsonl: passage, kind, evidence, question, answer).")
+    examples: Path | None = Field(
+        None, description="Few-shot pairs: jsonl of passage, kind, evidence, question, answer (prompt set full)."
+    )
     checks: list[Check] = Field(
         ["evidence", "form", "stands_alone", "duplicate", "round_trip", "closed_book"],
         description="Checks a generated pair must pass, cheapest first: quoted evidence is in the chunk; question and "
@@ -133,7 +141,7 @@ class TrainRetrieverConfig(Section):
     enabled: bool = Field(True, description="false: the base encoder is kept.")
     method: Literal["lora", "full"] = Field("lora", description="LoRA adapter, merged for serving, or all weights.")
     sides: Literal["both", "query"] = Field("both", description="query: chunk vectors and index stay as they are.")
-    self_supervised: bool = Field(False, description="Inverse cloze from chunks instead of questions.")
+    self_supervised: bool = Field(False, description="Inverse cloze over the chunks first; needs no questions.")
     epochs: float = Field(2, ge=0, description="Passes over the pairs in the contrastive stage; 0 skips it.")
     batch_size: int = Field(16, ge=2, description="Pairs per step over all processes; others' chunks are negatives.")
     learning_rate: float = Field(5e-4, gt=0, description="Contrastive stage, LoRA; full wants about 2e-5.")
@@ -184,7 +192,8 @@ class EvaluateConfig(Section):
     max_questions: int = Field(0, ge=0, description="Only so many, spread over the documents; 0: all.")
     max_tokens: int = Field(64, ge=1, description="Longest answer.")
     num_resamples: int = Field(10_000, ge=100, description="Bootstrap resamples.")
-    robustness: bool = Field(False, description="Also noise, withheld gold, swapped answers and chunk order.")
+    robustness: bool = Field(False, description="Also noise in the context, its order, and swapped answers.")
+    ensemble: bool = Field(False, description="Also RA-DIT's decoding: each chunk alone, answers weighted.")
 
 
 class Config(Section):

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from rag_ft.config import Config
 from rag_ft.errors import DataError
 from rag_ft.evaluation.answering import Answered, answer_all, tuned_generator
+from rag_ft.evaluation.ensemble import combine, part_asks
 from rag_ft.evaluation.robustness import probes
-from rag_ft.evaluation.systems import MIN_HITS, SYSTEMS, Ask, ask_of
+from rag_ft.evaluation.systems import MIN_HITS, SYSTEMS, Ask, ask_of, second_chunk_id
 from rag_ft.metrics.answers import citation_scores, faithfulness, score_answer
 from rag_ft.metrics.retrieval import evidence_shown, gold_chunk_ids, score_ranking
 from rag_ft.paths import RunDir
@@ -51,6 +52,7 @@ def run(config: Config, run_dir: RunDir) -> dict[str, int | float]:
     answered: list[Answered] = []
     if config.evaluate.answers:
         answered, rejects, counts["prompts"] = answer_all(config, run_dir, _asks(config, material), material.chunks)
+        answered = _combine(config, run_dir, answered)
         counts["failed_prompts"] = write_jsonl(run_dir.rejects("evaluate"), rejects)
         counts["predictions"] = _write_predictions(run_dir, answered)
     scores = [_retrieval_scores(material), _answer_scores(config, material, answered)]
@@ -116,6 +118,7 @@ def _material(run_dir: RunDir, pairs: list[QAPair], rankings: Rankings) -> Mater
     """One pass over the chunks keeps those of the questions' documents and those that were found."""
     documents = {pair.document_id for pair in pairs}
     found = {i for ranking in rankings.values() for ranked in ranking.values() for i in ranked}
+    found |= {second_chunk_id(pair) for pair in pairs}
     chunks = {c.id: c for c in read_jsonl(run_dir.chunks, Chunk) if c.document_id in documents or c.id in found}
     by_document: dict[str | None, list[Chunk]] = {}
     for chunk in chunks.values():
@@ -131,7 +134,16 @@ def _asks(config: Config, material: Material) -> list[Ask]:
         asks += [ask_of(s, pair, hits, material.gold[pair.id], material.chunks, top_k) for s in SYSTEMS]
     if config.evaluate.robustness:
         asks += probes(material.pairs, material.rankings["base"], material.gold, material.chunks, config)
+    if config.evaluate.ensemble:
+        asks += part_asks(material.pairs, material.rankings, top_k)
     return asks
+
+
+def _combine(config: Config, run_dir: RunDir, answered: list[Answered]) -> list[Answered]:
+    """Ensembles' parts become one prediction each; without ensembles everything stays as it is."""
+    tuned = "tuned" if run_dir.hits("tuned").exists() and served_tuned(run_dir) else "base"
+    hits = {"base": read_jsonl(run_dir.hits("base"), Hit), "tuned": read_jsonl(run_dir.hits(tuned), Hit)}
+    return combine(answered, hits, lambda text: is_abstention(text, config.llm.abstain))
 
 
 def _write_predictions(run_dir: RunDir, answered: list[Answered]) -> int:

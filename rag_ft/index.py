@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 from rag_ft.config import Config
 from rag_ft.paths import RunDir
@@ -20,13 +21,20 @@ def run(config: Config, run_dir: RunDir) -> dict[str, int | float]:
         DataError: ingest has not run, or left no chunk.
         ConfigError: the encoder or FAISS is missing.
     """
-    with run_dir.chunks.open("rb") if run_dir.chunks.exists() else open("/dev/null", "rb") as lines:
-        total = sum(1 for _ in lines)
     encoder = load_encoder(config.encoder)
-    counts = build_index(config, run_dir.index, read_jsonl(run_dir.chunks, Chunk), encoder, total)
+    chunks, total = read_jsonl(run_dir.chunks, Chunk), _num_lines(run_dir.chunks)
+    counts = build_index(config, run_dir.index, chunks, encoder, total)
     if counts["num_cut_chunks"]:
         logger.warning(
             "%d chunks are longer than the %d tokens the encoder reads and were cut for it: lower ingest.chunk_tokens",
             counts["num_cut_chunks"], encoder.max_tokens,
         )  # fmt: skip
     return counts
+
+
+def _num_lines(path: Path) -> int | None:
+    """For the progress bar."""
+    if not path.exists():
+        return None
+    with path.open("rb") as lines:
+        return sum(1 for _ in lines)

@@ -32,8 +32,8 @@ PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate", "sentence-tran
 
 @dataclass(frozen=True)
 class Stage:
-    """`after`: stages whose done-files it builds on. `sections`: the knobs that change its result. `writes`: what
-    `--force` removes, relative to the run folder."""
+    """`after`: stages whose done-files it builds on. `sections`: the sections, or single knobs, that change its result.
+    `writes`: what `--force` removes, relative to the run folder."""
 
     name: str
     does: str
@@ -44,7 +44,13 @@ class Stage:
 
 STAGES: tuple[Stage, ...] = (
     Stage("ingest", "documents -> chunks, with splits", (), ("ingest", "encoder"), ("documents.jsonl", "chunks.jsonl")),
-    Stage("index", "chunks -> vectors, FAISS and BM25", ("ingest",), ("encoder", "retrieval"), ("index",)),
+    Stage(
+        "index",
+        "chunks -> vectors, FAISS and BM25",
+        ("ingest",),
+        ("encoder", "retrieval.with_title", "retrieval.faiss"),
+        ("index",),
+    ),
     Stage(
         "generate",
         "chunks -> LLM -> checked question-answer pairs",
@@ -64,7 +70,7 @@ STAGES: tuple[Stage, ...] = (
         "pairs + retrieved chunks -> LoRA adapter",
         ("train_retriever",),
         ("train_generator", "retrieval", "llm"),
-        ("generator", "checkpoints/train_generator", "training/train_generator.jsonl"),
+        ("generator", "checkpoints/train_generator", "training/train_generator.jsonl", "replies/train_generator.jsonl"),
     ),
     Stage(
         "evaluate",
@@ -163,7 +169,7 @@ def _plan(stage: Stage, config: Config, run_dir: RunDir) -> dict[str, Any]:
         inputs[earlier] = done["fingerprint"]
     for path in _source_files(stage, config):
         inputs[str(path)] = _stamp(path)
-    chosen = {k: v for k, v in flat(config).items() if k.split(".")[0] in (*stage.sections, "run")}
+    chosen = {k: v for k, v in flat(config).items() if {k, k.split(".")[0]} & {*stage.sections, "run"}}
     chosen = {k: v for k, v in chosen.items() if k not in NEUTRAL and k != "run.dir"}
     return {"fingerprint": content_hash(stage.name, chosen, inputs), "config": chosen, "inputs": inputs}
 
@@ -178,7 +184,8 @@ def _source_files(stage: Stage, config: Config) -> list[Path]:
     for source in config.ingest.sources:
         path = source if isinstance(source, Path) else source.path
         files += sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    return files
+    questions = {path.resolve() for path in config.generate.questions}  # they may lie among the documents
+    return [path for path in files if path.resolve() not in questions]
 
 
 def _stamp(path: Path) -> str:

@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,7 +98,7 @@ def _shares(t: Tuning, tuned: Candidate) -> Iterator[tuple[float, DevScores]]:
     t.student.load(tuned.state)
     for alpha in ALPHAS:
         place = _share_folder(t, tuned, alpha)
-        t.processes.first(lambda place=place, alpha=alpha: build_candidate(t, place, alpha))
+        t.processes.first(partial(build_candidate, t, place, alpha))
         yield alpha, measure_candidate(t, place)
 
 

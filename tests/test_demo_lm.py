@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from demo_lm import evaluate, filler, grammar, names, passages, report, tasks  # noqa: E402
+from demo_lm import evaluate, filler, grammar, names, passages, questions, report, tasks  # noqa: E402
 
 ARTEFACT = ROOT / "data" / "models" / "demo-lm"
 PROMPTS = ROOT / "rag_ft" / "qa" / "prompts" / "compact"
@@ -70,8 +70,8 @@ def test_questions_name_the_entity_and_are_recognised():
     rng = random.Random(4)
     passage = passages.make_passage(rng, grammar.load_domains()["vessel"], tasks.STAGES["easy"])
     for fact in passage.facts:
-        question = passages.question_for(rng, fact)
-        asked = passages.asked_fact(question, passage)
+        question = questions.question_for(rng, fact)
+        asked = questions.asked_fact(question, passage)
         assert (
             fact.entity.name in question.replace("The ", "the ") and asked is not None and asked.answer == fact.answer
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Any
 import pytest
 
 from rag_ft import evaluate, index, ingest
-from rag_ft.config import Config
+from rag_ft.config import Config, make_config
 from rag_ft.errors import DataError
-from rag_ft.evaluation.systems import NAMES, SYSTEMS, ask_of
+from rag_ft.evaluation.ensemble import combine
+from rag_ft.evaluation.systems import NAMES, SYSTEMS, Ask, ask_of, oracle_context
 from rag_ft.paths import RunDir
 from rag_ft.records import Chunk, Evidence, Hit, Prediction, QAPair, Score, read_jsonl, write_jsonl
 
@@ -57,6 +59,32 @@ def make_evaluated(make_run: Callable[..., tuple[Config, RunDir]]) -> Callable[.
     return make
 
 
+@pytest.fixture(scope="module")
+def evaluated(
+    tmp_path_factory: pytest.TempPathFactory, tiny_lm_dir: Path, tiny_encoder_dir: Path
+) -> tuple[RunDir, dict[str, Any]]:
+    """(run_dir, counts) of an untuned run that was evaluated once; for tests that only read."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    documents = [{"id": n, "title": n.title(), "text": t, "split": SPLITS[n]} for n, t in TEXTS.items()]
+    write_jsonl(folder / "documents.jsonl", documents)
+    config = make_config(
+        {
+            "name": "test",
+            "run": {"dir": folder / "run"},
+            "ingest": {"sources": [folder / "documents.jsonl"], "chunk_tokens": 200},
+            "encoder": {"model": str(tiny_encoder_dir), "dtype": "float32"},
+            "retrieval": {"top_k": 2},
+            "llm": {"model": str(tiny_lm_dir), "prompts": "compact", "dtype": "float32"},
+            "evaluate": {"max_tokens": 4, "robustness": True, "ensemble": True},
+        }
+    )
+    run_dir = RunDir(config.run_path)
+    ingest.run(config, run_dir)
+    index.run(config, run_dir)
+    write_jsonl(run_dir.qa, questions())
+    return run_dir, evaluate.run(config, run_dir)
+
+
 def tiny_adapter(base: Path, folder: Path) -> None:
     """A LoRA adapter with random weights large enough to change what the model says."""
     import torch
@@ -70,23 +98,20 @@ def tiny_adapter(base: Path, folder: Path) -> None:
     AutoTokenizer.from_pretrained(base).save_pretrained(folder)
 
 
-def test_an_untuned_run_scores_every_system_and_says_that_nothing_was_tuned(make_evaluated: Any) -> None:
-    config, run_dir = make_evaluated()
-    counts = evaluate.run(config, run_dir)
+def test_an_untuned_run_scores_every_system_and_says_that_nothing_was_tuned(evaluated: Any) -> None:
+    run_dir, counts = evaluated
     assert (counts["questions"], counts["generator_tuned"], counts["retriever_tuned"]) == (4, 0, 0)
     scores = list(read_jsonl(run_dir.scores, Score))
     assert set(NAMES) <= {score.system for score in scores}
-    em = {(s.system, s.question_id): s.value for s in scores if s.metric == "em"}
+    em = {(s.system, s.question_id): s.value for s in scores if s.metric == "em" and s.system in NAMES}
     assert all(em["base", q] == em["tuned", q] == em["tuned_generator", q] for s, q in em if s == "base")
     assert len(em) == 4 * len(NAMES)
 
 
-def test_a_prompt_shared_by_several_systems_is_answered_once(make_evaluated: Any) -> None:
-    config, run_dir = make_evaluated()
-    counts = evaluate.run(config, run_dir)
-    lines = run_dir.replies("evaluate").read_text().splitlines()
-    assert counts["predictions"] == 4 * len(NAMES)
-    assert len(lines) == counts["prompts"] < counts["predictions"] / 2
+def test_a_prompt_shared_by_several_systems_is_answered_once(evaluated: Any) -> None:
+    run_dir, counts = evaluated
+    replies = [json.loads(line) for line in run_dir.replies("evaluate").read_text().splitlines()]
+    assert len({row["key"] for row in replies}) == len(replies) == counts["prompts"] < counts["predictions"] / 2
 
 
 def test_a_tuned_generator_answers_in_its_own_cells_alone(make_evaluated: Any, tiny_lm_dir: Path) -> None:
@@ -130,9 +155,8 @@ def test_unlocated_and_unanswerable_questions_have_no_retrieval_score(make_evalu
     assert len([s for s in read_jsonl(run_dir.scores, Score) if (s.system, s.metric) == ("base", "recall@5")]) == 3
 
 
-def test_withheld_contexts_hold_neither_the_proof_nor_the_answer(make_evaluated: Any) -> None:
-    config, run_dir = make_evaluated()
-    evaluate.run(config, run_dir)
+def test_withheld_contexts_hold_neither_the_proof_nor_the_answer(evaluated: Any) -> None:
+    run_dir, _ = evaluated
     pairs = {pair.id: pair for pair in questions()}
     chunks = {chunk.id: chunk for chunk in read_jsonl(run_dir.chunks, Chunk)}
     for prediction in read_jsonl(run_dir.predictions("withheld_base"), Prediction):
@@ -141,9 +165,8 @@ def test_withheld_contexts_hold_neither_the_proof_nor_the_answer(make_evaluated:
         assert not pair.answerable or all(pair.answer not in chunks[i].text for i in prediction.chunk_ids)
 
 
-def test_the_oracle_is_shown_the_chunk_that_proves_the_answer(make_evaluated: Any) -> None:
-    config, run_dir = make_evaluated()
-    evaluate.run(config, run_dir)
+def test_the_oracle_is_shown_the_chunk_that_proves_the_answer(evaluated: Any) -> None:
+    run_dir, _ = evaluated
     shown = {p.question_id: p.chunk_ids for p in read_jsonl(run_dir.predictions("oracle_base"), Prediction)}
     assert shown[question("lamp", "Who made the lamp?", "Per Holm").id] == ("lamp#0",)
 
@@ -159,6 +182,12 @@ def test_evidence_over_two_chunks_shows_the_oracle_both() -> None:
     oracle = next(system for system in SYSTEMS if system.name == "oracle_base")
     ask = ask_of(oracle, pair, {"base": [], "tuned": []}, set(chunks), chunks, top_k=3)
     assert ask.chunk_ids == ("mill#0", "mill#1")
+
+
+def test_a_question_over_two_chunks_shows_the_oracle_the_second_too() -> None:
+    pair = dataclasses.replace(question("mill", "Who?", "Ruth Falk"), provenance={"second_chunk_id": "pier#0"})
+    chunks = {f"{n}#0": Chunk(f"{n}#0", n, n, t, 0, len(t), 5, "test") for n, t in TEXTS.items()}
+    assert oracle_context(pair, {"mill#0"}, chunks) == ["mill#0", "pier#0"]
 
 
 def test_origins_choose_the_questions(make_evaluated: Any) -> None:
@@ -192,11 +221,35 @@ def test_max_questions_spreads_over_the_documents() -> None:
     assert chosen == [pair for pair in pairs if pair in chosen] == evaluate.spread(pairs, 6, seed=0)
 
 
-def test_robustness_adds_probes_for_both_halves(make_evaluated: Any) -> None:
-    config, run_dir = make_evaluated(evaluate__robustness=True)
-    evaluate.run(config, run_dir)
+def test_robustness_adds_probes_for_both_halves(evaluated: Any) -> None:
+    run_dir, _ = evaluated
     systems = {score.system for score in read_jsonl(run_dir.scores, Score)}
     assert {"noise0_base", "noise67_tuned", "order_first_base", "order_last_tuned", "swap_base"} <= systems
+
+
+def test_an_ensemble_answers_from_each_chunk_alone(evaluated: Any) -> None:
+    run_dir, _ = evaluated
+    predictions = list(read_jsonl(run_dir.predictions("ensemble_base"), Prediction))
+    assert len(predictions) == 4
+    assert all(len(p.chunk_ids) == 2 and set(p.citations) <= set(p.chunk_ids) and p.citations for p in predictions)
+    assert not any("#" in path.name for path in run_dir.predictions("base").parent.iterdir())
+
+
+def test_equal_answers_add_up_their_chunks_and_abstaining_ones_do_not_count() -> None:
+    pair = question("pier", "Who?", "Karl Moen")
+    said = {"a": "Ane Dahl", "b": "Karl Moen.", "c": "karl moen", "d": "I don't know."}
+    scores = {"a": 0.45, "b": 0.4, "c": 0.4, "d": 0.9}
+    parts = [
+        (
+            Ask(pair, f"ensemble_base#{n}", "base", (chunk,), pair.answers),
+            Prediction(pair.id, f"ensemble_base#{n}", text, (chunk,), (), 0.5),
+        )
+        for n, (chunk, text) in enumerate(said.items(), 1)
+    ]
+    hits = [Hit(pair.id, 1, chunk, score) for chunk, score in scores.items()]
+    [(ask, prediction)] = combine(parts, {"base": hits, "tuned": []}, lambda text: text.startswith("I don't"))
+    assert (ask.system, prediction.answer, prediction.citations) == ("ensemble_base", "Karl Moen.", ("b", "c"))
+    assert (prediction.chunk_ids, prediction.seconds) == (("a", "b", "c", "d"), 2.0)
 
 
 def test_failed_replies_are_rejects_and_never_scores(make_evaluated: Any) -> None:

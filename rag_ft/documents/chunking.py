@@ -37,7 +37,7 @@ _BEFORE_NUMBER = re.compile(
 )
 _GERMAN_DAY = re.compile(r"\d\.\s+(?:Jan|Feb|März|Apr|Mai|Jun|Jul|Aug|Sep|Okt|Nov|Dez)[a-z]*")  # "am 3. Mai"
 _AFTER_HOURS = re.compile(r"(?:^|\s|\d)[ap]\.m$")
-_LIST_MARK = re.compile(r"[ \t]*(?:[-*•‣–+|>#]|\(?\w{1,3}[.)])[ \t]")
+_LIST_MARK = re.compile(r"[ \t]*(?:[-*•‣–+|>#]|\d{1,3}[.)]|\(?\w{1,3}\))[ \t]")
 _WRAPPED_CHARS = 45  # a shorter line is a heading, an address or a field, not the beginning of a wrapped sentence
 
 
@@ -77,7 +77,7 @@ def split_chunks(text: str, count_tokens: CountTokens, max_tokens: int, overlap_
         counts = _count(text, [(pieces[i].start, pieces[j].end) for i, j in ranges], count_tokens)
         if all(count <= max_tokens or i == j for (i, j), count in zip(ranges, counts, strict=True)):
             break
-        ranges = [half for r, count in zip(ranges, counts, strict=True) for half in _halves(r, count > max_tokens)]
+        ranges = _halved(ranges, [count > max_tokens for count in counts])
     for (i, j), count in zip(ranges, counts if ranges else [], strict=True):
         yield Span(pieces[i].start, pieces[j].end, count)
 
@@ -153,12 +153,17 @@ def _near(earlier: Span, piece: Span, max_tokens: int) -> bool:
     return piece.end - earlier.start <= MAX_CHARS_PER_TOKEN * max_tokens
 
 
-def _halves(pieces: tuple[int, int], wanted: bool) -> list[tuple[int, int]]:
-    first, last = pieces
-    if not wanted or first == last:
-        return [pieces]
-    middle = (first + last) // 2
-    return [(first, middle), (middle + 1, last)]
+def _halved(ranges: list[tuple[int, int]], too_long: list[bool]) -> list[tuple[int, int]]:
+    """The ranges in order, those that are too long cut in two, none inside another."""
+    parts: set[tuple[int, int]] = set()
+    for (first, last), wanted in zip(ranges, too_long, strict=True):
+        middle = (first + last) // 2
+        parts |= {(first, middle), (middle + 1, last)} if wanted and first < last else {(first, last)}
+    kept: list[tuple[int, int]] = []
+    for part in sorted(parts, key=lambda r: (r[0], -r[1])):
+        if not kept or part[1] > kept[-1][1]:
+            kept.append(part)
+    return kept
 
 
 def _cut_if(text: str, span: tuple[int, int], longest: int, size: int) -> Iterable[tuple[int, int]]:

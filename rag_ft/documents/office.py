@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 from xml.etree import ElementTree
 
-from rag_ft.documents.plain_text import UnreadableError
+from rag_ft.documents.plain_text import UnreadableError, tidy, unwrap
 
 MAX_EXPANSION = 100  # a .docx that unpacks to more is a zip bomb, not a document
 # Besides its own errors, pypdf lets through what Python raises on malformed files.
@@ -40,8 +40,8 @@ def read_pdf(raw: bytes) -> tuple[str, str, dict[str, Any]]:
         raise UnreadableError("encrypted", "save the PDF without encryption") from error
     except (PyPdfError, *_PARSER_ERRORS) as error:
         raise UnreadableError("corrupt", f"PDF: {str(error) or type(error).__name__}") from error
-    text = re.sub(r"(?<=[a-zäöüßéèà])-\n(?=[a-zäöüßéèà])", "", "\n".join(pages))
-    return "" if _meaningless(named) else named, text, {"num_pages": len(pages)}
+    text = re.sub(r"(?<=[a-zäöüßéèà])-\n(?=[a-zäöüßéèà])", "", tidy("\n".join(pages)))
+    return "" if _meaningless(named) else named, unwrap(text), {"num_pages": len(pages)}
 
 
 def read_docx(raw: bytes) -> tuple[str, str, dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import itertools
 import re
 import unicodedata
 
@@ -14,11 +15,14 @@ BOMS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 MAX_CONTROL_SHARE = 0.01
+MAX_TITLE_CHARS = 200  # a title is read before every chunk
 # Western text has few bytes above 127; other 8-bit encodings (KOI8, Shift-JIS) have mostly such, and would be garbled.
 MAX_CP1252_HIGH_SHARE = 0.25
 
 _CONTROL_BYTES = bytes(set(range(32)) - set(b"\t\n\r\f\v\x1b")) + b"\x7f"
 _HIGH_BYTES = bytes(range(128, 256))
+MIN_WRAPPED_CHARS = 45
+_KEEPS_LINE = re.compile(r"\s|[-*•‣–+|>#]|\d{1,3}[.)]\s|\(?\w{1,3}\)\s|[^\W\d_][\w ]{0,25}:\s")
 _NEWLINE = re.compile("\r\n?|[\v\f\x85\u2028\u2029]")
 # NUL and other controls, soft hyphen, zero-width space and byte order mark. (Zero-width joiners carry meaning.)
 _INVISIBLE = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u200b\ufeff]")
@@ -56,7 +60,7 @@ def decode(raw: bytes, declared: str | None = None) -> str:
 def tidy(text: str) -> str:
     """Newlines as LF, NFC, no controls, ordinary spaces, at most two blank lines in a row, no spaces at line ends."""
     text = _SPACE.sub(" ", _INVISIBLE.sub("", _NEWLINE.sub("\n", text)))
-    text = unicodedata.normalize("NFC", _SURROGATE.sub("\ufffd", text))
+    text = unicodedata.normalize("NFC", printable(text))
     return _BLANK_LINES.sub("\n\n\n", _LINE_END.sub("", text)).strip()
 
 
@@ -66,6 +70,20 @@ def tidy_in_place(text: str) -> str:
     For JSONL documents, whose questions may come with the position of the answer.
     """
     text = _INVISIBLE.sub(" ", text.replace("\r\n", " \n").replace("\r", "\n"))
+    return printable(text)
+
+
+def unwrap(text: str) -> str:
+    """Line breaks that an editor or a page made inside a paragraph become spaces, one for one.
+
+    A line goes on when the next begins in lower case, or when its first word would not have fitted: in a block of
+    lines at least 45 long, the line is nearly as long as the longest. Lists, tables, verse and fields stay.
+    """
+    return "\n\n".join(_unwrap_block(block) for block in text.split("\n\n"))
+
+
+def printable(text: str) -> str:
+    """Without lone surrogates, which no UTF-8 file can hold (file names in other encodings, broken JSON escapes)."""
     return _SURROGATE.sub("\ufffd", text)
 
 
@@ -78,6 +96,20 @@ def readable(stem: str) -> str:
     """A file's name as a title: `opening_hours-2024` becomes `Opening hours 2024`."""
     words = re.sub(r"[_\-.\s]+", " ", stem).strip()
     return words[:1].upper() + words[1:]
+
+
+def _unwrap_block(block: str) -> str:
+    lines = block.split("\n")
+    width = max(map(len, lines))
+    if width < MIN_WRAPPED_CHARS:
+        return block
+    parts = [lines[0]]
+    for line, following in itertools.pairwise(lines):
+        word = following.split(" ", 1)[0]
+        full = len(line) >= MIN_WRAPPED_CHARS and len(line) + 1 + len(word) > 0.85 * width
+        goes_on = word[:1].islower() or (full and not _KEEPS_LINE.match(following))
+        parts += [" " if goes_on and word and "|" not in line else "\n", following]
+    return "".join(parts)
 
 
 def _decode_as(raw: bytes, encoding: str) -> str:

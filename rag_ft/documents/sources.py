@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from rag_ft.config import Source
-from rag_ft.documents.plain_text import UnreadableError, one_line, readable, tidy_in_place
+from rag_ft.documents.plain_text import MAX_TITLE_CHARS, UnreadableError, one_line, printable, readable, tidy_in_place
 from rag_ft.documents.readers import check_file, read_file
 from rag_ft.errors import DataError
 from rag_ft.records import Reject, Split
@@ -59,49 +59,52 @@ def find_files(sources: list[Path | Source]) -> list[Found]:
             found.setdefault(source.path.resolve(), Found(source.path, source.path.name, source, True))
             continue
         for path in _walk(source.path):
-            found.setdefault(path.absolute(), Found(path, path.relative_to(source.path).as_posix(), source, False))
+            name = printable(path.relative_to(source.path).as_posix())
+            found.setdefault(path.absolute(), Found(path, name, source, False))
     return list(found.values())
 
 
 def read_drafts(file: Found, max_bytes: float) -> Iterator[Draft | Reject]:
     """The document of a file, or those of a JSONL file's lines; a Reject for each that cannot be read."""
+    where = printable(str(file.path))
     try:
         if file.path.suffix.lower() == ".jsonl":
-            yield from _read_lines(file, max_bytes)
+            yield from _read_lines(file, where, max_bytes)
             return
         content = read_file(file.path, max_bytes)
     except UnreadableError as error:
-        yield Reject(str(file.path), error.reason, error.detail)
+        yield Reject(where, error.reason, error.detail)
         return
-    folder = "" if file.alone else file.source.path.name
-    yield Draft(file.id, content.title, content.text, str(file.path), file.source.split, content.metadata,
-                str(file.path), folder)  # fmt: skip
+    folder = "" if file.alone else file.source.path.resolve().name
+    yield Draft(file.id, content.title, content.text, where, file.source.split, content.metadata, where, folder)
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    def fail(error: OSError) -> None:
-        raise DataError(f"cannot read the folder {error.filename}: {error.strerror}") from error
+    """Files in sorted order, then what could not be walked: linked folders (they may lead back up) and closed ones."""
+    skipped: list[Path] = []
 
-    for root, folders, names in os.walk(folder, onerror=fail):
+    def skip(error: OSError) -> None:
+        skipped.append(Path(error.filename))
+
+    for root, folders, names in os.walk(folder, onerror=skip):
         folders[:] = sorted(n for n in folders if not n.startswith("."))
-        links = [n for n in folders if (Path(root) / n).is_symlink()]  # not walked: they may lead back up
-        for name in sorted([*names, *links]):
-            if not name.startswith((".", "~$")):
-                yield Path(root) / name
+        skipped += [Path(root) / n for n in folders if (Path(root) / n).is_symlink()]
+        yield from (Path(root) / n for n in sorted(names) if not n.startswith((".", "~$")))
+    yield from skipped
 
 
-def _read_lines(file: Found, max_bytes: float) -> Iterator[Draft | Reject]:
+def _read_lines(file: Found, name: str, max_bytes: float) -> Iterator[Draft | Reject]:
     check_file(file.path)
     num_rows = 0
     try:
         for number, line in _lines(file.path, max_bytes):
-            where = f"{file.path} line {number}"
+            where = f"{name} line {number}"
             try:
                 row = _parse(line)
                 if not num_rows and "question" in row and "text" not in row:
                     return _skip_questions(file)
                 num_rows += 1
-                yield _draft(row, file, where)
+                yield _draft(row, file.source.split, name, where)
             except UnreadableError as error:
                 num_rows += 1
                 yield Reject(where, error.reason, error.detail)
@@ -139,6 +142,8 @@ def _parse(line: bytes | None) -> dict[str, Any]:
         raise UnreadableError("too large", "a line longer than ingest.max_document_mb")
     try:
         row = json.loads(line.decode("utf-8-sig"))
+        if b"\\ud" in line.lower():
+            row = json.loads(printable(json.dumps(row, ensure_ascii=False)))
     except (ValueError, RecursionError) as error:
         raise UnreadableError("not JSON", str(error)[:200]) from error
     if not isinstance(row, dict):
@@ -146,7 +151,7 @@ def _parse(line: bytes | None) -> dict[str, Any]:
     return row
 
 
-def _draft(row: dict[str, Any], file: Found, where: str) -> Draft:
+def _draft(row: dict[str, Any], fixed: Split | None, source: str, where: str) -> Draft:
     text, split, metadata = row.get("text"), row.get("split"), row.get("metadata") or {}
     if row.get("id") is None or not str(row["id"]).strip() or isinstance(row["id"], dict | list):
         raise UnreadableError("no id", 'every line needs its own "id"')
@@ -159,5 +164,5 @@ def _draft(row: dict[str, Any], file: Found, where: str) -> Draft:
     if not isinstance(metadata, dict):
         raise UnreadableError("bad metadata", '"metadata" is not an object')
     document_id = one_line(str(row["id"]))
-    title = one_line(str(row.get("title") or "")) or readable(document_id)
-    return Draft(document_id, title, tidy_in_place(text), str(file.path), split or file.source.split, metadata, where)
+    title = one_line(str(row.get("title") or ""))[:MAX_TITLE_CHARS] or readable(document_id)
+    return Draft(document_id, title, tidy_in_place(text), source, split or fixed, metadata, where)

@@ -38,6 +38,11 @@ SYSTEMS = (
     System("withheld_tuned", "tuned", "base", "withheld", "tuned generator, proof removed: right is to abstain"),
 )  # fmt: skip
 NAMES = tuple(system.name for system in SYSTEMS)
+# RA-DIT's own decoding, on request: one prompt per chunk, answers weighted by the retriever.
+ENSEMBLES = (
+    System("ensemble_base", "base", "base", "retrieved", "nothing tuned, one chunk at a time"),
+    System("ensemble_tuned", "tuned", "tuned", "retrieved", "both tuned, one chunk at a time"),
+)
 RETRIEVERS = {
     "base": "base encoder, as served",
     "tuned": "tuned encoder, as served",
@@ -76,7 +81,8 @@ def ask_of(
     elif system.context == "oracle":
         shown = oracle_context(pair, gold, chunks) or ranked[:top_k]
     elif system.context == "withheld":
-        shown = [i for i in ranked if i not in gold and not _tells(chunks[i], pair)][:top_k]
+        withheld = {*gold, second_chunk_id(pair)}
+        shown = [i for i in ranked if i not in withheld and not _tells(chunks[i], pair)][:top_k]
     else:
         shown = ranked[:top_k]
     answers = pair.answers if pair.answerable and system.context != "withheld" else ()
@@ -84,15 +90,23 @@ def ask_of(
 
 
 def oracle_context(pair: QAPair, gold: set[str], chunks: Mapping[str, Chunk]) -> list[str]:
-    """The pair's own chunk where it proves the answer, else one that does, else all that overlap the evidence.
+    """The pair's own chunk where it proves the answer, else one that does, else all that overlap the evidence; for a
+    question over two chunks the second too.
 
     For an unanswerable question the chunk it was asked of; empty where no chunk is known.
     """
+    second = [i for i in (second_chunk_id(pair),) if i in chunks]
     if not gold:
-        return [pair.chunk_id] if pair.chunk_id in chunks else []
+        return [pair.chunk_id, *second] if pair.chunk_id is not None and pair.chunk_id in chunks else []
     ordered = sorted(gold, key=lambda i: (i != pair.chunk_id, chunks[i].start))
     whole = [i for i in ordered if evidence_shown(pair, [chunks[i]]) in (1.0, None)]
-    return whole[:1] or sorted(gold, key=lambda i: chunks[i].start)
+    proof = whole[:1] or sorted(gold, key=lambda i: chunks[i].start)
+    return [*proof, *(i for i in second if i not in proof)]
+
+
+def second_chunk_id(pair: QAPair) -> str:
+    """The other chunk of a question that was asked of two; "" where there is none."""
+    return str(pair.provenance.get("second_chunk_id") or "")
 
 
 def _tells(chunk: Chunk, pair: QAPair) -> bool:

@@ -19,7 +19,7 @@ COMPACT_SHARE = 0.2  # rows are taken out of the batch when so many of it are fi
 @dataclass
 class Row:
     """One prompt being continued. `uniforms` are max_tokens numbers in [0, 1) where it is sampled, None where greedy;
-    `grammar` has `allow(mask_row)` and `accept(token)` (see grammar.py) or is None."""
+    `grammar` has `allowed_bits()` and `accept(token)` (see grammar.py) or is None."""
 
     prompt: list[int]
     max_tokens: int
@@ -64,7 +64,8 @@ class GrowingLayer(DynamicLayer):
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         super().batch_select_indices(indices)
-        self._key_store, self._value_store = self.keys, self.values
+        if self.keys is not None and self.values is not None:
+            self._key_store, self._value_store = self.keys, self.values
 
 
 def new_cache(model: Any) -> DynamicCache:
@@ -126,14 +127,18 @@ def choose(logits: torch.Tensor, rows: list[Row]) -> torch.Tensor:
 
 
 def _forbid(logits: torch.Tensor, rows: list[Row]) -> None:
-    for i, row in enumerate(rows):
-        if row.grammar is not None and not row.finish_reason:
-            allowed = torch.from_numpy(row.grammar.allowed(logits.shape[-1])).to(logits.device)
-            logits[i].masked_fill_(~allowed, float("-inf"))
+    """Minus infinity for what the rows' grammars do not allow."""
+    ruled = [i for i, row in enumerate(rows) if row.grammar is not None and not row.finish_reason]
+    if ruled:
+        bits = np.frombuffer(b"".join(rows[i].grammar.allowed_bits() for i in ruled), np.uint8).reshape(len(ruled), -1)
+        allowed = np.zeros((len(ruled), logits.shape[-1]), bool)
+        unpacked = np.unpackbits(bits, axis=1, bitorder="little")[:, : logits.shape[-1]]
+        allowed[:, : unpacked.shape[1]] = unpacked
+        logits[ruled] = logits[ruled].masked_fill(~torch.from_numpy(allowed).to(logits.device), float("-inf"))
 
 
-def _grown(past: torch.Tensor, new: torch.Tensor, length: int, room: int) -> torch.Tensor:
+def _grown(past: torch.Tensor | None, new: torch.Tensor, length: int, room: int) -> torch.Tensor:
     store = new.new_empty((*new.shape[:2], room, new.shape[-1]))
-    if length:
+    if past is not None and length:
         store[:, :, :length] = past
     return store

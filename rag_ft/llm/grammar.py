@@ -7,11 +7,9 @@ import logging
 from importlib.util import find_spec
 from typing import Any
 
-import numpy as np
-
 log = logging.getLogger(__name__)
 # As json.dumps writes it, and as the vLLM server is told to: a weak model cannot fill its tokens with white space.
-COMPACT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+COMPACT: dict[str, Any] = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
 class Grammar:
@@ -20,11 +18,9 @@ class Grammar:
     def __init__(self, matcher: Any) -> None:
         self._matcher = matcher
 
-    def allowed(self, vocabulary: int) -> np.ndarray:
-        """Boolean (vocabulary,): the tokens that keep the reply on its way to the schema."""
-        bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
-        mask = np.unpackbits(bits, bitorder="little")[:vocabulary].astype(bool)
-        return np.pad(mask, (0, vocabulary - len(mask)))
+    def allowed_bits(self) -> bytes:
+        """A bit per token, lowest first: the tokens that keep the reply on its way to the schema."""
+        return self._matcher.compute_bitmask()
 
     def accept(self, token: int) -> bool:
         """Takes the chosen token; True when the reply is complete."""
@@ -68,5 +64,5 @@ class GrammarCompiler:
 
         if self._vocabulary is None:
             self._vocabulary = from_tokenizer(self._tokenizer, eos_token=self._ends)
-        grammar = LLMatcher.grammar_from_json_schema(schema, overrides=COMPACT)
+        grammar = LLMatcher.grammar_from_json_schema(schema, overrides=COMPACT)  # type: ignore[arg-type]
         return LLMatcher(self._vocabulary, grammar, log_level=0)

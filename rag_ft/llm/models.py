@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -70,11 +71,15 @@ class LanguageModel(Protocol):
     def __exit__(self, *_: object) -> None: ...
 
 
-def open_language_model(config: Any, seed: int, adapters: dict[str, Any] | None = None) -> AbstractContextManager[Any]:
-    """The model of `config` (an LLMConfig), with LoRA adapters {name: folder} beside it.
+def open_language_model(
+    config: Any, seed: int, adapters: dict[str, Any] | None = None, log_dir: Path | None = None
+) -> AbstractContextManager[Any]:
+    """The model of `config` (an LLMConfig), with LoRA adapters {name: folder} beside it. A server we start writes its
+    log to `log_dir`/vllm.log (default: a temporary folder).
 
     Raises:
-        ConfigError: before any work, when the model, the server or the hardware cannot do what is asked.
+        ConfigError: before any work (some cases on entering), when the model, the server or the hardware cannot do what
+            is asked.
     """
     if config.backend == "transformers":
         from rag_ft.llm.transformers_model import TransformersModel
@@ -82,4 +87,4 @@ def open_language_model(config: Any, seed: int, adapters: dict[str, Any] | None 
         return TransformersModel(config, seed, adapters or {})
     from rag_ft.llm.openai_client import open_server
 
-    return open_server(config, adapters or {})
+    return open_server(config, adapters or {}, log_dir)

@@ -137,7 +137,9 @@ def _read_answers(
     members: list[int],
     results: list[np.ndarray],
 ) -> None:
-    rows, columns, targets = [], [], []
+    rows: list[int] = []
+    columns: list[int] = []
+    targets: list[int] = []
     for row, i in enumerate(members):
         prompt, answer = jobs[i]
         first = len(prompt) - shared[i] - 1  # where the first answer token is told

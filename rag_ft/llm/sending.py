@@ -6,7 +6,7 @@ An event loop in a thread of its own sends through one pooled session; callers d
 from __future__ import annotations
 
 import asyncio
-import email.utils
+import functools
 import json
 import logging
 import os
@@ -22,6 +22,7 @@ from typing import Any
 import aiohttp
 
 from rag_ft.errors import RagFtError
+from rag_ft.llm.http_replies import FailedError, RefusedError, failure_of, json_or_none, read_limited
 from rag_ft.llm.window import SlidingWindow
 
 log = logging.getLogger(__name__)
@@ -52,19 +53,6 @@ class Answer:
     status: int = 200
 
 
-class Refused(Exception):
-    """The server will never answer this: trying again is pointless."""
-
-
-class Failed(Exception):
-    """This try failed; `wait` is what the server asked for (seconds), `busy` that it has too much to do, `gone` that
-    nothing answered at all."""
-
-    def __init__(self, reason: str, status: int = 0, wait: float = 0.0, busy: bool = False, gone: bool = False) -> None:
-        super().__init__(reason)
-        self.status, self.wait, self.busy, self.gone = status, wait, busy, gone
-
-
 class Sender:
     """Calls to one server, `concurrency` at a time (0: as many as it takes). Close it to end its thread.
 
@@ -84,17 +72,18 @@ class Sender:
         self._timeout, self._retries, self._died = timeout_seconds, retries, died
         self._last_success = 0.0
         self._failures_in_a_row = 0
+        self._pending: deque[tuple[_Work, Any, Call]] = deque()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="rag_ft-sender", daemon=True)
         self._thread.start()
         self._session = asyncio.run_coroutine_threadsafe(self._open(), self._loop).result()
 
     def get(self, path: str) -> tuple[int, Any]:
-        """(status, JSON or None) of a GET at once, without retries. Raises OSError where nothing answers."""
+        """(status, JSON or None) of a GET of a path or a whole address, once. Raises OSError where nothing answers."""
         return self._now("GET", path, None)
 
     def post(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
-        """(status, JSON or None) of a POST at once, without retries. Raises OSError where nothing answers."""
+        """(status, JSON or None) of a POST to a path or a whole address, once. Raises OSError where nothing answers."""
         return self._now("POST", path, body)
 
     def stream(self, calls: Iterable[tuple[Any, Call]]) -> Iterator[tuple[Any, Answer]]:
@@ -112,8 +101,8 @@ class Sender:
                         exhausted = True
                         break
                     in_hand += 1
-                    work.pending.append(drawn)
-                    self._loop.call_soon_threadsafe(self._pump, work)
+                    self._pending.append((work, *drawn))
+                    self._loop.call_soon_threadsafe(self._pump)
                 if not in_hand:
                     return
                 tag, answer = work.answered.get()
@@ -128,27 +117,28 @@ class Sender:
     def close(self) -> None:
         if self._loop.is_closed():
             return
-        asyncio.run_coroutine_threadsafe(self._session.close(), self._loop).result(timeout=10)
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(timeout=10)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=10)
         self._loop.close()
 
-    def _pump(self, work: _Work) -> None:
+    def _pump(self) -> None:
         """Starts waiting calls while the window has room (in the loop's thread, like all below)."""
-        while work.pending and self._window.has_room():
-            tag, call = work.pending.popleft()
+        while self._pending and self._window.has_room():
+            work, tag, call = self._pending.popleft()
+            if work.cancelled:
+                continue
             self._window.enter()
             task = self._loop.create_task(self._call(call))
             work.tasks.add(task)
-            task.add_done_callback(lambda done, tag=tag: self._finish(work, tag, done))
+            task.add_done_callback(functools.partial(self._finish, work, tag))
 
     def _finish(self, work: _Work, tag: Any, task: asyncio.Task[Answer]) -> None:
         work.tasks.discard(task)
         self._window.leave()
-        if task.cancelled():
-            return
-        work.answered.put((tag, task.exception() or task.result()))
-        self._pump(work)
+        if not task.cancelled():
+            work.answered.put((tag, task.exception() or task.result()))
+        self._pump()
 
     async def _call(self, call: Call) -> Answer:
         """Tries until an answer, a refusal, or the end of patience."""
@@ -158,9 +148,9 @@ class Sender:
             began = time.monotonic()
             try:
                 result = await self._attempt(call, payload)
-            except Refused as refusal:
+            except RefusedError as refusal:
                 return Answer(None, time.monotonic() - began, str(refusal), 400)
-            except Failed as failure:
+            except FailedError as failure:
                 attempt += 1
                 first_failure = first_failure or began
                 self._window.failed(began, failure.busy)
@@ -176,27 +166,27 @@ class Sender:
     async def _attempt(self, call: Call, payload: bytes) -> Any:
         try:
             async with self._session.post(self.base_url + call.path, data=payload) as response:
-                body = await _read_limited(response, call.max_bytes)
+                body = await read_limited(response, call.max_bytes)
                 if response.status != 200:
-                    raise _failure(response, body)
+                    raise failure_of(response, body)
                 return call.read(json.loads(body))
         except TimeoutError as error:
-            raise Failed(f"no reply within {self._timeout:g} s", busy=True, gone=True) from error
+            raise FailedError(f"no reply within {self._timeout:g} s", busy=True) from error
         except aiohttp.ClientConnectionError as error:
-            raise Failed(f"connection lost ({error or type(error).__name__})", gone=True) from error
+            raise FailedError(f"connection lost ({error or type(error).__name__})", gone=True) from error
         except aiohttp.ClientError as error:
-            raise Failed(f"broken reply ({error or type(error).__name__})") from error
+            raise FailedError(f"broken reply ({error or type(error).__name__})") from error
         except (ValueError, KeyError, TypeError, IndexError) as error:
-            raise Failed(f"reply is not what the protocol says ({type(error).__name__}: {error})") from error
+            raise FailedError(f"reply is not what the protocol says ({type(error).__name__}: {error})") from error
 
-    def _out_of_patience(self, failure: Failed, attempt: int, first_failure: float) -> bool:
-        """Failed replies by count; a server that is away or busy, by time as well (it may be starting again)."""
+    def _out_of_patience(self, failure: FailedError, attempt: int, first_failure: float) -> bool:
+        """FailedError replies by count; a server that is away or busy, by time as well (it may be starting again)."""
         if self._died() is not None:
             return True
         patient = failure.gone or failure.busy
         return attempt > self._retries and not (patient and time.monotonic() - first_failure < self._timeout)
 
-    def _give_up(self, failure: Failed, attempt: int, first_failure: float) -> Answer:
+    def _give_up(self, failure: FailedError, attempt: int, first_failure: float) -> Answer:
         self._failures_in_a_row += 1
         nothing_came = self._last_success < first_failure
         if (failure.gone and nothing_came) or self._failures_in_a_row >= GIVE_UP_AFTER_FAILURES:
@@ -207,7 +197,7 @@ class Sender:
             )
         return Answer(None, 0.0, f"{failure} (tried {attempt} times)", failure.status)
 
-    def _pause(self, failure: Failed, attempt: int) -> float:
+    def _pause(self, failure: FailedError, attempt: int) -> float:
         backoff = min(LONGEST_BACKOFF_SECONDS, BACKOFF_SECONDS * 2 ** min(attempt - 1, 10)) * random.uniform(0.5, 1.5)
         return max(backoff, min(failure.wait, self._timeout))
 
@@ -219,11 +209,20 @@ class Sender:
             connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=self._timeout), headers=headers
         )
 
+    async def _end(self) -> None:
+        under_way = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in under_way:
+            task.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)
+        await self._session.close()
+
     def _now(self, method: str, path: str, body: dict[str, Any] | None) -> tuple[int, Any]:
+        url = path if path.startswith("http") else self.base_url + path
+
         async def ask() -> tuple[int, Any]:
-            async with self._session.request(method, self.base_url + path, json=body) as response:
+            async with self._session.request(method, url, json=body) as response:
                 text = await response.text()
-                return response.status, _json_or_none(text)
+                return response.status, json_or_none(text)
 
         try:
             return asyncio.run_coroutine_threadsafe(ask(), self._loop).result()
@@ -235,60 +234,11 @@ class _Work:
     """What one stream() has under way."""
 
     def __init__(self) -> None:
-        self.pending: deque[tuple[Any, Call]] = deque()
         self.answered: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
         self.tasks: set[asyncio.Task[Answer]] = set()
+        self.cancelled = False
 
     def cancel(self) -> None:
-        self.pending.clear()
+        self.cancelled = True
         for task in list(self.tasks):
             task.cancel()
-
-
-def server_message(body: Any) -> str:
-    """The error text in the shapes servers use: {"error": {"message"}}, {"message"}, {"detail"}; in one line."""
-    if not isinstance(body, dict):
-        return " ".join(str(body).split())[:300]
-    error = body.get("error", body)
-    found = error.get("message") or error.get("detail") if isinstance(error, dict) else error
-    return " ".join(str(found or body).split())[:500]
-
-
-async def _read_limited(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
-    parts, size = [], 0
-    async for part in response.content.iter_any():
-        size += len(part)
-        if size > max_bytes:
-            response.close()
-            raise Refused(f"reply of more than {max_bytes / 2**20:.0f} MB: dropped")
-        parts.append(part)
-    return b"".join(parts)
-
-
-def _failure(response: aiohttp.ClientResponse, body: bytes) -> Exception:
-    status = response.status
-    message = f"HTTP {status}: {server_message(_json_or_none(body) or body.decode('utf-8', 'replace'))}"
-    if status in (408, 409, 425, 429) or status >= 500:
-        return Failed(message, status, _retry_after(response.headers.get("Retry-After")), busy=status in (408, 429, 503))
-    return Refused(message)
-
-
-def _retry_after(value: str | None) -> float:
-    """Seconds, from a number or an HTTP date; 0 where there is none."""
-    if not value:
-        return 0.0
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
-        return 0.0
-
-
-def _json_or_none(text: str | bytes) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return None

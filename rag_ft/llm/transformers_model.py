@@ -155,7 +155,7 @@ def load_causal_lm(folder: Path, dtype: str, device: str) -> Any:
 
     transformers_logging.disable_progress_bar()
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ConfigError(f"{folder} does not load as a causal language model: {str(error).splitlines()[0]}") from error
     return model.to(device).eval()

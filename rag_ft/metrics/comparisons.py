@@ -23,6 +23,8 @@ ANSWER_PAIRS = (
     ("closed_book", "base", ""),
     ("oracle_base", "oracle_tuned", "g"),
     ("withheld_base", "withheld_tuned", "g"),
+    ("base", "ensemble_base", ""),
+    ("tuned", "ensemble_tuned", ""),
 )
 RETRIEVAL_PAIRS = (
     ("base", "tuned", "r"),
@@ -74,10 +76,11 @@ def make_table(pairs: Sequence[QAPair], scores: Iterable[Score]) -> ScoreTable:
 
 
 def subset(table: ScoreTable, chosen: np.ndarray) -> ScoreTable:
-    """The table of the chosen questions (a mask) alone."""
-    pairs = [pair for pair, keep in zip(table.pairs, chosen, strict=True) if keep]
-    _, documents = np.unique(table.documents[chosen], return_inverse=True)
-    return ScoreTable(pairs, documents, {key: values[chosen] for key, values in table.values.items()})
+    """The table of the chosen questions alone: a mask, or row numbers in the order wanted."""
+    rows = np.arange(len(table.pairs))[chosen]
+    _, documents = np.unique(table.documents[rows], return_inverse=True)
+    values = {key: column[rows] for key, column in table.values.items()}
+    return ScoreTable([table.pairs[row] for row in rows], documents, values)
 
 
 def summarise(
@@ -153,15 +156,17 @@ def _level(estimate: Estimate) -> dict[str, Any]:
 def _comparisons(
     table: ScoreTable, compared: dict[tuple[str, str, str], Estimate], num_resamples: int, seed: int
 ) -> list[dict[str, Any]]:
-    """Holm over the differences that decide as one family; over the others by metric."""
+    """Holm over the differences that decide as one family; over the others by metric, those from base apart."""
     families: dict[str, list[tuple[str, str, str]]] = {}
     for key in compared:
-        families.setdefault("decides" if key in DECIDING else key[2], []).append(key)
+        families.setdefault(_family(*key), []).append(key)
     corrected: dict[tuple[str, str, str], float] = {}
     for keys in families.values():
         corrected |= dict(zip(keys, holm([_p(compared[key]) for key in keys]), strict=True))
     deltas = [table.values[b, m] - table.values[a, m] for a, b, m in compared]
-    flips = sign_flip(np.stack(deltas, axis=1), table.documents, num_resamples, seed) if deltas else []
+    if not deltas:
+        return []
+    flips = sign_flip(np.stack(deltas, axis=1), table.documents, num_resamples, seed)
     family_of = {key: name for name, keys in families.items() for key in keys}
     return [
         _comparison(table, key, estimate, corrected[key], float(flip), family_of[key], len(families[family_of[key]]))
@@ -183,6 +188,12 @@ def _comparison(
         both = ~np.isnan(table.values[a, metric] + table.values[b, metric])
         row["p_mcnemar"] = mcnemar(table.values[a, metric][both], table.values[b, metric][both])
     return row
+
+
+def _family(a: str, b: str, metric: str) -> str:
+    if (a, b, metric) in DECIDING:
+        return "decides"
+    return f"{metric}, from base" if a == "base" and b.startswith("tuned") else f"{metric}, others"
 
 
 def _p(estimate: Estimate) -> float:

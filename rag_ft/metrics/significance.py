@@ -15,6 +15,7 @@ import numpy as np
 from scipy import stats
 
 BLOCK_CELLS = 4_000_000  # resamples x documents held at a time
+FEW_RESAMPLES = 5
 
 
 @dataclass(frozen=True)
@@ -135,8 +136,13 @@ def _estimate(value: float, resamples: np.ndarray, questions: int, clusters: int
 
 
 def _p(resamples: np.ndarray, clusters: int) -> float:
-    """The level at which the expanded percentile interval just reaches 0, so that p and interval agree."""
-    below = (np.sum(resamples < 0) + np.sum(resamples == 0) / 2) / len(resamples)
-    share = max(min(below, 1 - below), 1 / (len(resamples) + 1))
-    reach = stats.norm.isf(share) * math.sqrt((clusters - 1) / clusters)
-    return float(min(1.0, 2 * stats.t.sf(reach, clusters - 1)))
+    """The level at which the expanded percentile interval just reaches 0, so that p and interval agree.
+
+    Where too few resamples lie beyond 0 to count, their distance in standard errors takes the place of their share.
+    """
+    below = float(np.sum(resamples < 0) + np.sum(resamples == 0) / 2)
+    beyond = min(below, len(resamples) - below)
+    z = stats.norm.isf(max(beyond, 1) / len(resamples))
+    if beyond < FEW_RESAMPLES and resamples.std() > 0:
+        z = max(z, abs(resamples.mean()) / resamples.std())
+    return float(min(1.0, 2 * stats.t.sf(z * math.sqrt((clusters - 1) / clusters), clusters - 1)))

@@ -79,7 +79,7 @@ def _rest(gains: dict[str, Comparison], shipped: str | None) -> str:
         elif _is_gain(comparison):
             parts.append(f"{WORDS[half]} alone brings {_amount(comparison)}")
         else:
-            parts.append(f"{WORDS[half]} alone is not significant, {_more(comparison)}")
+            parts.append(f"{WORDS[half]} alone is {_open(comparison)}, {_more(comparison)}")
     return "".join(f"; {part}" for part in parts)
 
 
@@ -87,7 +87,7 @@ def _notes(gains: dict[str, Comparison], recall: Comparison | None) -> list[str]
     notes = []
     if recall:
         settled = _is_gain(recall) or _is_loss(recall)
-        notes.append(f"Retrieval: {_amount(recall)}" + ("." if settled else f", not significant; {_more(recall)}."))
+        notes.append(f"Retrieval: {_amount(recall)}" + ("." if settled else f", {_open(recall)}; {_more(recall)}."))
     return notes + _cautions(next(iter(gains.values())))
 
 
@@ -114,6 +114,11 @@ def _amount(comparison: Comparison) -> str:
         return f"{text} (no interval: one document)"
     low, high = (100 * bound for bound in comparison["ci95"])
     return f"{text} (95 % CI {low:.1f} to {high:.1f})"
+
+
+def _open(comparison: Comparison) -> str:
+    low, high = comparison["ci95"] or (0.0, 0.0)
+    return "not significant once several comparisons are allowed for" if low > 0 or high < 0 else "not significant"
 
 
 def _more(comparison: Comparison) -> str:

@@ -185,7 +185,7 @@ _REFERENCES = (
         r"\b(?:o|este|no|do)\s+(?:texto|trecho|parágrafo)\b|\b(?:de|deze)\s+(?:passage|tekst|alinea)\b",
         r"\b(?:в|этом|данном)\s+(?:тексте|отрывке|абзаце)\b",
     ),
-    _pattern(r"本文|上文|这段|该段|文中|短文中|この文章|上記の|이 글|본문|النص|الفقرة"),
+    _pattern(r"本文|上文|这段|该段|短文中|(?:^|[，,：:、])文中|この文章|上記の|이 글|본문|النص|الفقرة"),
 )
 _PRONOUNS = frozenset(
     ["it", "he", "she", "they", "him", "her", "his", "its", "their", "them", "this", "that", "these", "those"]

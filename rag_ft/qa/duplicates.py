@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from array import array
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from rag_ft.metrics.words import is_unspaced
+
+NUM_RAREST = 3
+MOST_CANDIDATES = 1000
 Encode = Callable[[Sequence[str]], np.ndarray]
 
 
 class AskedBefore:
-    """All questions kept so far with their vectors: float32 (capacity, dim), doubled when full."""
+    """All questions kept so far with their vectors: float32 (capacity, dim), doubled when full.
+
+    A question is compared with those that share one of its rarest words, not with all: so that the cost of one does
+    not grow with their number.
+    """
 
     def __init__(self, encode: Encode, similarity: float) -> None:
         self._encode, self._similarity = encode, similarity
         self._exact: dict[str, int] = {}
         self._questions: list[str] = []
+        self._rows_with: dict[str, array[int]] = {}
         self._vectors = np.empty((0, 0), dtype=np.float32)
 
     def repeats(self, questions: Sequence[str]) -> list[str | None]:
@@ -26,29 +36,42 @@ class AskedBefore:
         Two questions are the same when they are equal up to case and punctuation, or when their cosine reaches the
         similarity and they name the same things: "When does pump A-12 start?" and "... A-13 start?" are not.
         """
-        vectors = self._encode(questions)
-        return [self._repeat(question, vector) for question, vector in zip(questions, vectors, strict=True)]
+        found = []
+        for question, vector in zip(questions, self._encode(questions), strict=True):
+            found.append(self._repeat(question, vector))
+            if found[-1] is None:
+                self._store(question, vector)
+        return found
 
     def _repeat(self, question: str, vector: np.ndarray) -> str | None:
-        key = plain(question)
-        if key in self._exact:
-            return self._questions[self._exact[key]]
-        count = len(self._questions)
-        similar = np.flatnonzero(self._vectors[:count] @ vector >= self._similarity) if count else ()
-        for place in similar:
-            if same_names(question, self._questions[place]):
-                return self._questions[place]
-        self._exact[key] = count
-        self._questions.append(question)
-        self._store(vector, count)
-        return None
+        """The earlier question in the same words, or the first similar one that names the same things."""
+        if (same := self._exact.get(plain(question))) is not None:
+            return self._questions[same]
+        rows = self._candidates(question)
+        similar = rows[self._vectors[rows] @ vector >= self._similarity] if len(rows) else rows
+        return next((self._questions[row] for row in similar if same_names(question, self._questions[row])), None)
 
-    def _store(self, vector: np.ndarray, row: int) -> None:
+    def _candidates(self, question: str) -> np.ndarray:
+        """Rows of the questions that share one of the rarest known words of this one; very common words are none."""
+        most = max(MOST_CANDIDATES, len(self._questions) // 20)
+        known = [rows for word in _keys(question) if (rows := self._rows_with.get(word)) and len(rows) <= most]
+        rarest = sorted(known, key=len)[:NUM_RAREST]
+        return np.unique(
+            np.concatenate([np.asarray(rows, dtype=np.int64) for rows in rarest] or [np.empty(0, np.int64)])
+        )
+
+    def _store(self, question: str, vector: np.ndarray) -> None:
+        row = len(self._questions)
         if row >= len(self._vectors):
             grown = np.empty((max(256, 2 * row), len(vector)), dtype=np.float32)
-            grown[:row] = self._vectors[:row]
+            if row:
+                grown[:row] = self._vectors[:row]
             self._vectors = grown
         self._vectors[row] = vector
+        self._exact[plain(question)] = row
+        for word in _keys(question):
+            self._rows_with.setdefault(word, array("I")).append(row)
+        self._questions.append(question)
 
 
 def plain(question: str) -> str:
@@ -74,3 +97,9 @@ def _names(question: str) -> set[str]:
 
 def _words(question: str) -> set[str]:
     return {word.casefold() for word in re.findall(r"\w+", question)}
+
+
+def _keys(question: str) -> set[str]:
+    """What a question is found by: its words, or its characters in scripts without spaces."""
+    text = question.casefold()
+    return {c for c in text if c.isalnum()} if is_unspaced(text) else _words(text)

@@ -27,7 +27,7 @@ def occurrences(quote: str, text: str) -> list[Span]:
     Spans at word boundaries come alone where there are any. White space may differ in any way, and be missing.
     """
     quote = quote.strip()
-    if not quote:
+    if not any(character.isalnum() for character in quote):
         return []
     exact = [(at, at + len(quote)) for at in _find_all(quote, text)]
     return _at_boundaries(exact, quote, text) or _at_boundaries(_find_folded(quote, text), quote, text)
@@ -57,11 +57,13 @@ def _find_all(quote: str, text: str) -> list[int]:
 
 
 def _find_folded(quote: str, text: str) -> list[Span]:
-    wanted, _ = _fold(quote.strip("\"'“”‘’«».… "))
+    """Without the quotation marks and dots around it, where it is not there with them."""
     folded, places = _fold(text)
-    if not wanted:
-        return []
-    return [(places[at], places[at + len(wanted) - 1] + 1) for at in _find_all(wanted, folded)]
+    for edges in ("", "\"'“”‘’«»… ", "\"'“”‘’«».… "):
+        wanted, _ = _fold(quote.strip(edges) if edges else quote)
+        if wanted and (found := _find_all(wanted, folded)):
+            return [(places[at], places[at + len(wanted) - 1] + 1) for at in found]
+    return []
 
 
 @lru_cache(maxsize=8)

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from rag_ft.evaluation.systems import NAMES
 from rag_ft.metrics.comparisons import ScoreTable
 from rag_ft.metrics.words import normalise
 from rag_ft.records import Chunk, Document, Prediction, QAPair
@@ -31,16 +30,17 @@ def browser_data(
     rows = {pair.id: row for row, pair in enumerate(table.pairs)}
     numbers = _Numbers()
     questions = [_question(pair, gold.get(pair.id, set()), numbers) for pair in table.pairs]
-    names = [name for name in NAMES if name in predictions]
+    names = list(predictions)
     for number, name in enumerate(names):
         for prediction in predictions[name]:
             row = rows.get(prediction.question_id)
             if row is not None:
                 questions[row]["a"][number] = _answer(table, row, prediction, gold, numbers)
+    shown = [_chunk(chunks, chunk_id, numbers) for chunk_id in numbers.chunks]
     return {
         "systems": names,
         "documents": [_title(documents, name) for name in numbers.documents],
-        "chunks": [_chunk(chunks, chunk_id, numbers) for chunk_id in list(numbers.chunks)],
+        "chunks": shown,
         "questions": questions,
     }
 

@@ -8,6 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 POINTS_PER_CURVE = 200
+NOT_DRAWN = ("step", "epoch", "learning_rate", "grad_norm")
 
 
 def bar(value: float | None, ci95: Sequence[float] | None, css: str, top: float = 1.0) -> Markup:
@@ -20,13 +21,14 @@ def bar(value: float | None, ci95: Sequence[float] | None, css: str, top: float 
     return _svg(parts, "bar", f"{100 * value:.1f}")
 
 
-def difference(delta: float, ci95: Sequence[float] | None, reach: float) -> Markup:
-    """A difference as a dot with its interval on an axis from -reach to +reach, zero in the middle."""
+def difference(delta: float, ci95: Sequence[float] | None, reach: float, p: float) -> Markup:
+    """A difference as a dot with its interval on an axis from -reach to +reach, zero in the middle; coloured where `p`
+    (corrected) is below 5 %."""
 
     def place(x: float) -> float:
         return 0.5 + max(-1.0, min(1.0, x / reach)) / 2
 
-    css = "gain" if ci95 and ci95[0] > 0 else "loss" if ci95 and ci95[1] < 0 else "open"
+    css = "open" if p >= 0.05 else "gain" if delta > 0 else "loss"
     parts = ['<line class="zero" x1="50%" x2="50%" y1="0" y2="20"/>']
     if ci95:
         parts.append(f'<g class="{css}">{_whisker(place(ci95[0]), place(ci95[1]))}</g>')
@@ -68,7 +70,7 @@ def training_curves(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         phase = str(row.get("stage", ""))
         for name, value in row.items():
             drawn = isinstance(value, int | float) and not isinstance(value, bool) and "step" in row
-            if drawn and name not in ("step", "epoch"):
+            if drawn and name not in NOT_DRAWN:
                 title = "loss" if name in ("loss", "eval_loss", "dev_loss") else name
                 lines = series.setdefault((phase, title), {})
                 lines.setdefault({"loss": "train", "eval_loss": "dev", "dev_loss": "dev"}.get(name, name), []).append(

@@ -13,8 +13,8 @@ from rag_ft.stages import NAMES, read_done
 EXAMPLES_PER_REASON = 3
 # generate's reasons in the order in which a pair meets them; others follow.
 CHECK_ORDER = (
-    "no_neighbour", "llm_error", "too_long", "bad_json", "nothing_to_ask", "answered", "form", "evidence", "stands_alone",
-    "duplicate", "round_trip_rank", "round_trip_answer", "closed_book",
+    "no_neighbour", "llm_error", "too_long", "bad_json", "nothing_to_ask", "answered", "form", "evidence",
+    "stands_alone", "duplicate", "round_trip_rank", "round_trip_answer", "closed_book",
 )  # fmt: skip
 
 
@@ -40,8 +40,8 @@ def funnel(run_dir: RunDir) -> dict[str, Any]:
         shown = [example["detail"] for example in examples.get(reason, [])]
         steps.append({"reason": reason, "rejected": rejected[reason], "left": left, "examples": shown})
     return {
-        "documents": ingested.get("documents"),
-        "chunks": ingested.get("chunks"),
+        "documents": ingested.get("num_documents"),
+        "chunks": ingested.get("num_chunks"),
         "asked": generated.get("asked", 0),
         "steps": steps,
         "accepted": generated.get("accepted", 0),

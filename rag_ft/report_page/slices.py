@@ -56,7 +56,7 @@ def _fields(table: ScoreTable, documents: Mapping[str, Document]) -> dict[str, C
         "origin": lambda pair: pair.origin,
         "question length": lambda pair: _length(pair.question),
     }
-    held = [documents[i] for i in dict.fromkeys(p.document_id for p in table.pairs) if i in documents]
+    held = [documents[i] for i in dict.fromkeys(p.document_id or "" for p in table.pairs) if i in documents]
     for name in sorted({name for document in held for name in document.metadata}):
         fields[f"document {name}"] = lambda pair, name=name: _metadata(documents, pair, name)  # type: ignore[misc]
     chosen = {}

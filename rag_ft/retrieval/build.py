@@ -43,7 +43,6 @@ class Manifest:
     faiss: str
     nprobe: int
     recall: float
-    lexical_weight: float
     with_title: bool
 
 
@@ -62,8 +61,8 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def chunk_text(chunk: Chunk, with_title: bool) -> str:
-    """The text of a chunk as encoder, BM25 and the LLM read it: the document's title on a line before it, unless
-    the text already begins with it."""
+    """The text of a chunk as encoder and LLM read it: with the document's title on a line before it, unless the text
+    already begins with it, or as it stands. BM25 always reads the title."""
     if not with_title or not chunk.title or chunk.text.lstrip().startswith(chunk.title):
         return chunk.text
     return f"{chunk.title}\n{chunk.text}"
@@ -89,7 +88,7 @@ def build_index(
         for block in _blocks(chunks, encoder.block_size):
             texts = [chunk_text(chunk, with_title) for chunk in block]
             num_cut += vectors.add(texts)
-            lexical.add(texts)
+            lexical.add([chunk_text(chunk, True) for chunk in block])  # measured: never worse with titles
             ids += [chunk.id for chunk in block]
             digest.update("".join(to_json(chunk) + "\n" for chunk in block).encode())
     if not ids:
@@ -108,7 +107,6 @@ def build_index(
         faiss=made.kind,
         nprobe=made.nprobe,
         recall=made.recall,
-        lexical_weight=config.retrieval.lexical_weight,
         with_title=with_title,
     )
     write_manifest(folder, manifest)

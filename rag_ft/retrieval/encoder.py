@@ -7,6 +7,7 @@ the configuration or from the model's own files, and are saved with a tuned enco
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import logging
@@ -83,8 +84,9 @@ class Encoder:
         """16 hex digits over weights, tokenizer, modules, prefixes, pooling and length limit; the type the weights
         are computed in does not count. A model without a folder is hashed as it stands at the first call."""
         weights = fingerprint_files(self.folder) if self.folder else _hash_weights(self.sentence_transformer)
-        pooling = [m.get_config_dict() for m in self.sentence_transformer if hasattr(m, "pooling_mode")]
-        return content_hash(weights, self.query_prefix, self.chunk_prefix, pooling, self.max_tokens)
+        pooling = _pooling(self.sentence_transformer)
+        how = pooling.get_config_dict() if pooling else None
+        return content_hash(weights, self.query_prefix, self.chunk_prefix, how, self.max_tokens)
 
     def encode_queries(self, questions: Sequence[str]) -> np.ndarray:
         """Questions -> float32 (n, dim), unit norm, in the order given."""
@@ -96,7 +98,7 @@ class Encoder:
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each chunk text with prefix and specials, uncut: more than `max_tokens` means that it is cut."""
-        tokenizer = self.sentence_transformer.tokenizer
+        tokenizer: Any = self.sentence_transformer.tokenizer
         prefixed = [self.chunk_prefix + text for text in texts]
         return [len(ids) for ids in tokenizer(prefixed, truncation=False, verbose=False)["input_ids"]]
 
@@ -121,13 +123,12 @@ class Encoder:
 
     def _run(self, features: dict[str, list[list[int]]], batches: list[np.ndarray], vectors: np.ndarray) -> None:
         models = self._models()
-        if len(models) == 1 or len(batches) == 1:
-            _forward_all(models[0], features, iter(batches), vectors)
+        if len(models) == 1:
+            _forward_all(models[0], features, batches, vectors)
             return
-        shared = _Shared(batches)
-        with ThreadPoolExecutor(len(models)) as pool:
-            for done in [pool.submit(_forward_all, model, features, shared, vectors) for model in models]:
-                done.result()
+        with ThreadPoolExecutor(len(models)) as pool:  # sorted by length, so every n-th batch is a fair share
+            shares = [batches[i :: len(models)] for i in range(len(models))]
+            list(pool.map(_forward_all, models, [features] * len(models), shares, [vectors] * len(models)))
 
     def _models(self) -> list[SentenceTransformer]:
         if len(self._devices) < 2:
@@ -162,6 +163,7 @@ def load_sentence_transformer(config: EncoderConfig, path: Path | None = None) -
         ConfigError: see load_encoder.
     """
     import torch
+    from safetensors import SafetensorError
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Normalize
 
@@ -171,8 +173,9 @@ def load_sentence_transformer(config: EncoderConfig, path: Path | None = None) -
             f"{folder} does not say how its tokens are pooled: set encoder.pooling to mean, cls or lasttoken"
         )
     try:
-        model = SentenceTransformer(str(folder), local_files_only=True, model_kwargs={"dtype": torch.float32})
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        with _no_progress_bar():
+            model = SentenceTransformer(str(folder), local_files_only=True, model_kwargs={"dtype": torch.float32})
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"cannot load the encoder {folder} ({reason}): set encoder.model to another") from error
     model.eval()
@@ -206,20 +209,18 @@ def native_bfloat16(device: str) -> bool:
     return device == "cpu" and any(getattr(torch.cpu, check, lambda: False)() for check in checks)
 
 
-class _Shared:
-    """One iterator for several threads."""
+@contextlib.contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """transformers draws a bar over the weights of even the smallest model."""
+    from transformers.utils import logging as transformers_logging
 
-    def __init__(self, items: Sequence[Any]) -> None:
-        import threading
-
-        self._items, self._lock = iter(items), threading.Lock()
-
-    def __iter__(self) -> _Shared:
-        return self
-
-    def __next__(self) -> Any:
-        with self._lock:
-            return next(self._items)
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
 
 
 def _dtype(name: str, device: str) -> torch.dtype:
@@ -233,19 +234,26 @@ def _dtype(name: str, device: str) -> torch.dtype:
 def _set_pooling(model: SentenceTransformer, config: EncoderConfig) -> None:
     if config.pooling is None:
         return
-    for module in model:
-        if hasattr(module, "pooling_mode"):
-            module.pooling_mode = config.pooling
-            module.pooling_output_dimension = module.embedding_dimension
-            return
-    raise ConfigError(f"encoder.pooling is {config.pooling}, but {config.model} has no pooling to change: leave it out")
+    pooling = _pooling(model)
+    if pooling is None:
+        raise ConfigError(f"encoder.pooling is {config.pooling}, but {config.model} pools nothing: leave it out")
+    pooling.pooling_mode = config.pooling
+    pooling.pooling_output_dimension = pooling.embedding_dimension
+
+
+def _pooling(model: SentenceTransformer) -> Any:
+    """The model's pooling module, or None."""
+    return next((module for module in model if hasattr(module, "pooling_mode")), None)
 
 
 def _prompts(model: SentenceTransformer, config: EncoderConfig) -> dict[str, str]:
     """{"query": prefix, "document": prefix}: the configuration's, else the ones in the model's files, else none."""
-    own = next((model.prompts[name] for name in DOCUMENT_PROMPTS if model.prompts.get(name)), "")
-    query = model.prompts.get("query") or "" if config.query_prefix is None else config.query_prefix
-    return {"query": query, "document": own if config.chunk_prefix is None else config.chunk_prefix}
+    own_query = model.prompts.get("query") or ""
+    own_chunk = next(filter(None, (model.prompts.get(name) for name in DOCUMENT_PROMPTS)), "")
+    return {
+        "query": own_query if config.query_prefix is None else config.query_prefix,
+        "document": own_chunk if config.chunk_prefix is None else config.chunk_prefix,
+    }
 
 
 def _is_plain(model: SentenceTransformer) -> bool:
@@ -265,7 +273,7 @@ def _tokenize(model: SentenceTransformer, texts: list[str]) -> dict[str, list[li
 
 
 def _forward_all(
-    model: SentenceTransformer, features: dict[str, list[list[int]]], batches: Iterator[np.ndarray], vectors: np.ndarray
+    model: SentenceTransformer, features: dict[str, list[list[int]]], batches: list[np.ndarray], vectors: np.ndarray
 ) -> None:
     """Fills `vectors` (n, dim), rows not yet normalised in float32."""
     import torch

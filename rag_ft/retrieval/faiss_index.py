@@ -55,13 +55,13 @@ def build_faiss(
 
 
 class FaissIndex:
-    """A written index, memory-mapped on the CPU, or copied to all GPUs that have room for it."""
+    """A written index, memory-mapped without a GPU, else copied to all GPUs where they have room for it."""
 
     def __init__(self, path: Path, made: FaissKind) -> None:
         """Raises ConfigError without FAISS, DataError where the file is missing or damaged."""
         faiss = load_faiss()
         try:
-            index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+            index = faiss.read_index(str(path), 0 if faiss.get_num_gpus() else faiss.IO_FLAG_MMAP_IFC)
         except (RuntimeError, OSError) as error:
             raise DataError(f"{path} is not a FAISS index: run `rag-ft index CONFIG --force`") from error
         if made.kind == "ivf":
@@ -94,9 +94,9 @@ def exact_search(vectors: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray
         rows = np.concatenate(
             [best_rows, np.broadcast_to(start + np.arange(len(block)), (len(queries), len(block)))], axis=1
         )
-        keep = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        keep = np.argpartition(-scores, min(k, scores.shape[1]) - 1, axis=1)[:, :k]
         best_scores, best_rows = np.take_along_axis(scores, keep, 1), np.take_along_axis(rows, keep, 1)
-    return best_rows
+    return np.take_along_axis(best_rows, np.argsort(-best_scores, axis=1, kind="stable"), 1)
 
 
 def _train_ivf(faiss: Any, vectors: np.ndarray, seed: int) -> Any:

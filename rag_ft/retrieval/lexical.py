@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import re
@@ -16,7 +17,11 @@ import numpy as np
 from rag_ft.errors import DataError
 
 K1, B = 1.2, 0.75
-_WORD = re.compile(r"\w+")
+_ASCII_WORD = re.compile(r"\w+")
+# Vowel points of Hebrew and Arabic and the Arabic stretching stroke: written or left out at will.
+_POINTS = dict.fromkeys(
+    [*range(0x591, 0x5BE), 0x5BF, 0x5C1, 0x5C2, 0x5C4, 0x5C5, 0x5C7, 0x640, *range(0x64B, 0x660), 0x670]
+)
 # Scripts written without spaces between words: Thai, Lao, Myanmar, Khmer, CJK, kana, Hangul is spaced and left out.
 _UNSPACED = re.compile(
     "([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u2fdf\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
@@ -26,15 +31,22 @@ _UNSPACED = re.compile(
 
 def words(text: str) -> list[str]:
     """Lower-case words of a text after compatibility normalisation (full-width forms, ligatures, Arabic presentation
-    forms). Runs of a script without spaces become overlapping character pairs, a lone character itself."""
+    forms; no vowel points). Runs of a script without spaces become overlapping character pairs, a lone character
+    itself."""
+    if text.isascii():
+        return _ASCII_WORD.findall(text.lower())
     found: list[str] = []
-    for word in _WORD.findall(unicodedata.normalize("NFKC", text).lower()):
-        if word.isascii():
-            found.append(word)
-        else:
-            for part in _UNSPACED.split(word):
-                found.extend(_pairs(part) if _UNSPACED.match(part) else [part] if part else [])
+    for word in _any_word().findall(unicodedata.normalize("NFKC", text).lower().translate(_POINTS)):
+        for part in _UNSPACED.split(word):
+            found.extend(_pairs(part) if _UNSPACED.match(part) else [part] if part else [])
     return found
+
+
+@functools.cache
+def _any_word() -> re.Pattern[str]:
+    r"""\w and combining marks, which are part of a word in the scripts of India and South-East Asia."""
+    marks = (chr(code) for code in range(0x300, 0x10000) if unicodedata.category(chr(code)).startswith("M"))
+    return re.compile(rf"[\w{''.join(marks)}]+")
 
 
 class LexicalBuilder:

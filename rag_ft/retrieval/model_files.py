@@ -63,11 +63,13 @@ def load_tokenizer(config: EncoderConfig) -> PreTrainedTokenizerBase:
 
 
 def fingerprint_files(folder: Path) -> str:
-    """Hash over the names and bytes of every file under `folder` that shapes the vectors."""
-    files = sorted(p for p in folder.rglob("*") if p.suffix in COUNTED and "adapter" not in p.parts and p.is_file())
+    """Hash over the names and bytes of every file under `folder` that shapes the vectors (not of the adapter/ that
+    lies beside a tuned encoder's merged weights)."""
+    names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.suffix in COUNTED and p.is_file())
     digest = hashlib.sha256()
-    for file in files:
-        digest.update(f"{file.relative_to(folder).as_posix()} {_file_sha256(file)}\n".encode())
+    for name in names:
+        if not name.startswith("adapter/"):
+            digest.update(f"{name} {_file_sha256(folder / name)}\n".encode())
     return digest.hexdigest()
 
 

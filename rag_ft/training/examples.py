@@ -33,13 +33,15 @@ class Layout:
 
 @dataclass(frozen=True)
 class Draft:
-    """A context in order, before it is fitted into the token limit. `answer` is None where the model must abstain."""
+    """A context in order, before it is fitted into the token limit. `gold` are the ids of chunks that prove the
+    answer, `needed` of those that must stay for it; `answer` is None where the model must abstain."""
 
     id: str
     question: str
     chunks: tuple[Chunk, ...]
     gold: frozenset[str]
     answer: str | None
+    needed: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -91,8 +93,8 @@ def finish(
         if len(encoded.input_ids) <= layout.max_tokens:
             kind: Literal["answer", "abstain"] = "abstain" if draft.answer is None else "answer"
             return Example(draft.id, kind, messages, target, tuple(c.id for c in context), encoded)
-        context.pop(_least_needed(context, draft.gold))
-        if draft.answer is not None and not any(c.id in draft.gold for c in context):
+        context.pop(_least_needed(context, draft.needed))
+        if not draft.needed.issubset(c.id for c in context):
             break
     return Reject(draft.id, "too long", f"not even one chunk fits into {layout.max_tokens} tokens")
 
@@ -123,14 +125,15 @@ def _raft(
         return Reject(pair.id, "no chunk proves the answer", pair.question)
     withhold = rng.random() >= layout.gold_share
     hard = [*found, *(chunks[i] for i in pair.hard_chunk_ids if i in chunks)]
-    others = [c for c in dict.fromkeys(hard) if c.id != gold[0].id]
+    needed = [gold[0], *_second_hop(pair, chunks)]
+    others = [c for c in dict.fromkeys(hard) if c not in needed]
     silent = [c for c in others if _is_silent(c, pair, gold)]
     if withhold and silent:
-        context, answer = silent[: layout.top_k], None
+        context, needed = silent[: layout.top_k], []
     else:
-        context, answer = [gold[0], *others[: layout.top_k - 1]], pair.answer
+        context = [*needed, *others[: max(0, layout.top_k - len(needed))]]
     rng.shuffle(context)
-    return [_draft(pair, context, gold, answer)]
+    return [_draft(pair, context, gold, needed)]
 
 
 def _radit(
@@ -139,31 +142,42 @@ def _radit(
     """The gold chunk alone, and the other top-k chunks alone with the abstain target, so many of them that the
     answered examples' expected share is `gold_share` (RA-DIT's own target, the answer whatever the chunk says, would
     train reciting on a closed collection)."""
-    if not gold:
-        return Reject(pair.id, "no chunk proves the answer", pair.question)
+    if not gold or _second_hop(pair, chunks):
+        return Reject(pair.id, "no single chunk proves the answer", pair.question)
     silent = [c for c in found[: layout.top_k] if _is_silent(c, pair, gold)][: layout.top_k - 1]
     wanted = (1 - layout.gold_share) / layout.gold_share if layout.gold_share else len(silent)
     share = min(1.0, wanted / len(silent)) if silent else 0.0
     kept = [c for c in silent if rng.random() < share]
-    answered = [(gold[0], pair.answer)] if layout.gold_share or not kept else []
-    instances: list[tuple[Chunk, str | None]] = [*answered, *((c, None) for c in kept)]
-    return [_draft(pair, [c], gold, answer, number) for number, (c, answer) in enumerate(instances)]
+    answered = [_draft(pair, gold[:1], gold, gold[:1])] if layout.gold_share or not kept else []
+    return [*answered, *(_draft(pair, [c], gold, [], number) for number, c in enumerate(kept, 1))]
 
 
 def _concat(
     pair: QAPair, found: list[Chunk], gold: list[Chunk], chunks: Mapping[str, Chunk], layout: Layout, rng: random.Random
 ) -> list[Draft] | Reject:
     served = found[: layout.top_k]
-    if any(c in gold for c in served):
-        return [_draft(pair, served, gold, pair.answer)]
+    proving, second = [c for c in served if c in gold], _second_hop(pair, chunks)
+    if proving and all(c in served for c in second):
+        return [_draft(pair, served, gold, [proving[0], *second])]
     if not all(_is_silent(c, pair, gold) for c in served):
-        return Reject(pair.id, "ambiguous context", "no gold chunk was retrieved, but another one mentions the answer")
-    return [_draft(pair, served, gold, None)]
+        return Reject(pair.id, "ambiguous context", "what was retrieved tells a part, or mentions the answer elsewhere")
+    return [_draft(pair, served, gold, [])]
 
 
-def _draft(pair: QAPair, context: Sequence[Chunk], gold: Sequence[Chunk], answer: str | None, number: int = 0) -> Draft:
+def _draft(
+    pair: QAPair, context: Sequence[Chunk], gold: Sequence[Chunk], needed: Sequence[Chunk], number: int = 0
+) -> Draft:
+    """The answer is the target where there are chunks that prove it (`needed`), else the model abstains."""
     name = f"{pair.id}/{number}" if number else pair.id
-    return Draft(name, pair.question, tuple(context), frozenset(c.id for c in gold), answer)
+    answer = pair.answer if needed else None
+    ids = frozenset(c.id for c in gold), frozenset(c.id for c in needed)
+    return Draft(name, pair.question, tuple(context), ids[0] | ids[1], answer, ids[1])
+
+
+def _second_hop(pair: QAPair, chunks: Mapping[str, Chunk]) -> list[Chunk]:
+    """The other chunk a multi-hop question was written over."""
+    second = chunks.get(pair.provenance.get("second_chunk_id", ""))
+    return [second] if second is not None and second.id != pair.chunk_id else []
 
 
 def _is_silent(chunk: Chunk, pair: QAPair, gold: Sequence[Chunk]) -> bool:
@@ -199,9 +213,9 @@ def _cited(draft: Draft, context: Sequence[Chunk]) -> str:
     return f"{draft.answer} [{number}]"
 
 
-def _least_needed(context: Sequence[Chunk], gold: frozenset[str]) -> int:
-    """Position of the last chunk that is not gold, or of the last one."""
-    others = [i for i, chunk in enumerate(context) if chunk.id not in gold]
+def _least_needed(context: Sequence[Chunk], needed: frozenset[str]) -> int:
+    """Position of the last chunk that is not needed, or of the last one."""
+    others = [i for i, chunk in enumerate(context) if chunk.id not in needed]
     return others[-1] if others else len(context) - 1
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +14,12 @@ import torch
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
-from sentence_transformers.base.sampler import DefaultBatchSampler
-from transformers import TrainerCallback
+from tqdm import tqdm
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
+from rag_ft.errors import DataError
 from rag_ft.records import write_text
+from rag_ft.training.batches import DistinctBatches, ShuffledBatches
 from rag_ft.training.student import Student
 
 if TYPE_CHECKING:
@@ -31,7 +33,8 @@ NUM_CHECKPOINTS = 10
 @dataclass(frozen=True)
 class Schedule:
     """`epochs` passes over the rows, or `steps` steps where that is not 0. `batch_size` counts rows of all processes.
-    `bfloat16`: matrix products in bfloat16, weights and sums in float32. `distinct`: no text is twice in a batch."""
+    `bfloat16`: matrix products in bfloat16, weights and sums in float32. `distinct`: no proving chunk is in
+    a batch twice."""
 
     batch_size: int
     learning_rate: float
@@ -57,6 +60,9 @@ def fit(
 
     Returns:
         [{step, loss}] of every step, those before an interruption included.
+
+    Raises:
+        DataError: the rows did not make one batch.
     """
     finished = folder / WEIGHTS
     if not finished.exists():
@@ -65,11 +71,15 @@ def fit(
             args=_arguments(schedule, len(rows["label"]), folder),
             train_dataset=Dataset.from_dict(dict(rows)),
             loss=loss,
-            callbacks=[_MarkComplete()],
+            callbacks=[_MarkComplete(), _Progress(folder.name)],
         )
+        for printing in (PrinterCallback, ProgressCallback):
+            trainer.remove_callback(printing)
         trainer.student = student
         trainer.train(resume_from_checkpoint=_last_complete(folder))
         trainer.accelerator.wait_for_everyone()
+        if not trainer.state.global_step:
+            raise DataError(f"{len(rows['label'])} rows make no batch of {schedule.batch_size}: lower batch_size")
         if trainer.is_world_process_zero():
             _finish(student, trainer.state.log_history, folder)
         trainer.accelerator.wait_for_everyone()
@@ -97,16 +107,24 @@ class _MarkComplete(TrainerCallback):
             write_text(Path(args.output_dir) / f"checkpoint-{state.global_step}" / FINISHED, "")
 
 
-class _Shuffled(DefaultBatchSampler):
-    """Rows in an order that depends on seed and epoch alone: a resumed training goes on in the same order."""
+class _Progress(TrainerCallback):
+    """A bar on stderr; transformers' own writes every loss to stdout."""
 
-    def __init__(self, dataset: Dataset, batch_size: int, drop_last: bool, **rest: Any) -> None:
-        super().__init__(range(len(dataset)), batch_size, drop_last, **rest)
+    def __init__(self, desc: str) -> None:
+        self._desc = desc
 
-    def __iter__(self) -> Iterator[list[int]]:
-        order = torch.randperm(len(self.sampler), generator=torch.Generator().manual_seed(self.seed + self.epoch))
-        for start in range(0, len(self) * self.batch_size, self.batch_size):
-            yield order[start : start + self.batch_size].tolist()
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        hidden = not state.is_world_process_zero
+        self._bar = tqdm(desc=self._desc, total=state.max_steps, initial=state.global_step, unit="step", disable=hidden)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        self._bar.set_postfix({"loss": f"{logs['loss']:.3f}"} if logs and "loss" in logs else {}, refresh=False)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._bar.update(1)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._bar.close()
 
 
 def _arguments(schedule: Schedule, num_rows: int, folder: Path) -> SentenceTransformerTrainingArguments:
@@ -121,7 +139,7 @@ def _arguments(schedule: Schedule, num_rows: int, folder: Path) -> SentenceTrans
         },  # a batch is shared out: the result does not depend on the processes
         dataloader_drop_last=True,
         dataloader_pin_memory=torch.cuda.is_available(),
-        batch_sampler="no_duplicates" if schedule.distinct else _Shuffled,
+        batch_sampler=DistinctBatches if schedule.distinct else ShuffledBatches,
         learning_rate=schedule.learning_rate,
         warmup_steps=schedule.warmup_share,
         lr_scheduler_type="linear",

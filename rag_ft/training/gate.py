@@ -89,6 +89,8 @@ def judge(base: DevScores, candidates: Iterable[tuple[float, DevScores]], pairs:
 
 def describe_change(base: DevScores, tuned: DevScores, pairs: Sequence[QAPair]) -> str:
     """ "dev recall@5 +12.3 points [8.0, 16.1] on 88 questions": what is served, paired bootstrap over documents."""
+    if not pairs:
+        return "no dev questions to measure by"
     documents = {name: i for i, name in enumerate(sorted({pair.document_id or pair.id for pair in pairs}))}
     groups = np.array([documents[pair.document_id or pair.id] for pair in pairs])
     deltas = (tuned.served - base.served)[:, None]

@@ -7,6 +7,7 @@ row's number, by which frozen vectors and the LM's scores are found.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -53,11 +54,20 @@ class FrozenChunksLoss(nn.Module):
         return self.inner.compute_loss_from_embeddings([questions, *chunks.unbind(dim=1)], labels)
 
 
+@dataclass(frozen=True)
+class Teacher:
+    """`scores` (num_rows, k): the LM's mean log-probabilities in the order of the row's chunk columns; `tau` their
+    temperature; `positives` (num_rows,): a number for each row's first chunk, equal for equal chunks."""
+
+    scores: Tensor
+    tau: float
+    positives: Tensor
+
+
 class LsrLoss(CachedLossMixin, nn.Module):
     """`lsr_loss` of the batch's questions and their k chunks, all encoded with gradient, a mini-batch at a time.
 
     Args:
-        scores: (num_rows, k) the LM's mean log-probabilities, in the order of the row's chunk columns.
         mix: 0-1, share of a contrastive loss in which the first chunk column is the positive and the other
             questions' first chunks are the negatives.
         vectors: (num_rows, k, dim) frozen chunk vectors, or None to encode the chunks with gradient.
@@ -66,17 +76,17 @@ class LsrLoss(CachedLossMixin, nn.Module):
     def __init__(
         self,
         model: SentenceTransformer,
-        scores: Tensor,
-        tau: float,
-        student_temperature: float,
+        teacher: Teacher,
+        temperature: float,
         direction: Direction,
         mix: float = 0.0,
         vectors: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.model, self.mini_batch_size = model, MINI_BATCH
-        self.tau, self.student_temperature, self.direction, self.mix = tau, student_temperature, direction, mix
-        self.register_buffer("scores", scores, persistent=False)
+        self.tau, self.temperature, self.direction, self.mix = teacher.tau, temperature, direction, mix
+        self.register_buffer("scores", teacher.scores, persistent=False)
+        self.register_buffer("positives", teacher.positives, persistent=False)
         self.register_buffer("vectors", vectors, persistent=False)
 
     def forward(self, sentence_features: Features, labels: Tensor) -> Tensor:
@@ -100,9 +110,13 @@ class LsrLoss(CachedLossMixin, nn.Module):
         """(b, dim), (b, k, dim), (b,) -> scalar."""
         questions, chunks = (nn.functional.normalize(x.float(), dim=-1) for x in (questions, chunks))
         similarities = torch.einsum("bd,bkd->bk", questions, chunks)
-        loss = lsr_loss(similarities, self.scores[labels], self.tau, self.student_temperature, self.direction)
-        if self.mix:
-            logits = questions @ chunks[:, 0].T / self.student_temperature
-            targets = torch.arange(len(logits), device=logits.device)
-            loss = (1 - self.mix) * loss + self.mix * nn.functional.cross_entropy(logits, targets)
-        return loss
+        loss = lsr_loss(similarities, self.scores[labels], self.tau, self.temperature, self.direction)
+        if not self.mix:
+            return loss
+        return (1 - self.mix) * loss + self.mix * self._contrast(questions, chunks[:, 0], self.positives[labels])
+
+    def _contrast(self, questions: Tensor, positives: Tensor, numbers: Tensor) -> Tensor:
+        """InfoNCE over the batch's positives; the same chunk under another question is no negative."""
+        same = (numbers[:, None] == numbers) & ~torch.eye(len(numbers), dtype=torch.bool, device=numbers.device)
+        logits = (questions @ positives.T / self.temperature).masked_fill(same, -torch.inf)
+        return nn.functional.cross_entropy(logits, torch.arange(len(logits), device=logits.device))

@@ -23,8 +23,11 @@ POOL = 10  # the hardest allowed ones, of which `num_negatives` are drawn
 class Searcher(Protocol):
     """What mining needs of a Retriever."""
 
-    vectors: np.ndarray
-    row_of: dict[str, int]
+    @property
+    def vectors(self) -> np.ndarray: ...
+
+    @property
+    def row_of(self) -> dict[str, int]: ...
 
     def search(self, questions: Sequence[str], k: int, mode: str | None = None) -> list[list[tuple[str, float]]]: ...
 

@@ -28,12 +28,13 @@ from rag_ft.records import Chunk, QAPair, read_jsonl, write_text
 from rag_ft.retrieval.build import open_vectors
 from rag_ft.retrieval.encoder import load_encoder, native_bfloat16
 from rag_ft.retrieval.search import Retriever, adopt_index, build_index, chunk_text, open_retriever, served_tuned
+from rag_ft.training.batches import fitting_batch_size
 from rag_ft.training.cloze import make_clozes
 from rag_ft.training.fit import WEIGHTS, Schedule, fit
 from rag_ft.training.gate import DevScores, measure
 from rag_ft.training.leakage import check_chunks_allowed
 from rag_ft.training.lm_scores import make_jobs, missing_jobs, read_scores, score_jobs
-from rag_ft.training.losses import FrozenChunksLoss, LsrLoss, contrastive_loss
+from rag_ft.training.losses import FrozenChunksLoss, LsrLoss, Teacher, contrastive_loss
 from rag_ft.training.lsr import choose_temperature
 from rag_ft.training.negatives import DEPTH, mine_negatives
 from rag_ft.training.pairs import Pairs, with_positive
@@ -77,9 +78,12 @@ class Tuning:
 
     def once(self, path: Path, make: Callable[[], Any]) -> Any:
         """The JSON value in `path`; the first process makes it where it is missing."""
-        if not path.exists():
-            self.processes.first(lambda: write_text(path, json.dumps(make(), ensure_ascii=False)))
-        self.processes.wait()
+
+        def write() -> None:
+            if not path.exists():
+                write_text(path, json.dumps(make(), ensure_ascii=False))
+
+        self.processes.first(write)
         return json.loads(path.read_text(encoding="utf-8"))
 
     def open(self, candidate: Candidate) -> Retriever:
@@ -94,15 +98,11 @@ def base_candidate(t: Tuning) -> Candidate:
 
 def cloze_phase(t: Tuning, before: Candidate) -> Candidate:
     """Inverse cloze over the chunks of train documents; needs no question."""
-    knobs = t.config.train_retriever
 
     def make() -> Rows:
         return cloze_rows(list(make_clozes(t.pairs.chunks.values(), 1, t.config.run.seed)), t.text_of)
 
-    def loss(rows: Rows, batch_size: int) -> nn.Module:
-        return contrastive_loss(t.student.model, knobs.temperature, batch_size, t.processes.count > 1)
-
-    return _phase(t, "cloze", before, make, loss, _schedule(t, 1.0))
+    return _phase(t, "cloze", before, make, _contrastive(t), _schedule(t, 1.0))
 
 
 def contrastive_phase(t: Tuning, number: int, before: Candidate) -> Candidate:
@@ -116,12 +116,7 @@ def contrastive_phase(t: Tuning, number: int, before: Candidate) -> Candidate:
         )
         return contrastive_rows(pairs, negatives, t.pairs.chunks, t.text_of)
 
-    def loss(rows: Rows, batch_size: int) -> nn.Module:
-        if knobs.sides == "query":
-            return FrozenChunksLoss(t.student.model, _vectors(t, rows), knobs.temperature, t.processes.count > 1)
-        return contrastive_loss(t.student.model, knobs.temperature, batch_size, t.processes.count > 1)
-
-    return _phase(t, f"round-{number}-contrastive", before, make, loss, _schedule(t, knobs.epochs, number))
+    return _phase(t, f"round-{number}-contrastive", before, make, _contrastive(t), _schedule(t, knobs.epochs, number))
 
 
 def lsr_phase(t: Tuning, number: int, before: Candidate) -> Candidate | None:
@@ -135,10 +130,8 @@ def lsr_phase(t: Tuning, number: int, before: Candidate) -> Candidate | None:
 
     def loss(rows: Rows, batch_size: int) -> nn.Module:
         vectors = _vectors(t, rows) if knobs.sides == "query" else None
-        return LsrLoss(
-            t.student.model, torch.tensor(rows.scores), rows.notes["tau"], knobs.temperature, knobs.lsr_kl,
-            knobs.lsr_mix, vectors,
-        )  # fmt: skip
+        teacher = Teacher(torch.tensor(rows.scores), rows.notes["tau"], torch.tensor(_numbers(rows)))
+        return LsrLoss(t.student.model, teacher, knobs.temperature, knobs.lsr_kl, knobs.lsr_mix, vectors)
 
     schedule = dataclasses.replace(
         _schedule(t, 0, number), steps=knobs.lsr_steps, learning_rate=knobs.lsr_learning_rate, distinct=False
@@ -174,7 +167,7 @@ def _phase(
     folder = t.folder / name
     rows = _rows(t, name, make)
     t.student.load(before.state)
-    schedule = dataclasses.replace(schedule, batch_size=_batch_size(t, rows, schedule.distinct))
+    schedule = dataclasses.replace(schedule, batch_size=_batch_size(t, rows, schedule))
     prompts = t.student.model.prompts
     columns = rows.columns(prompts.get("query") or "", prompts.get("document") or "")
     logger.info("%s: %d rows, batches of %d", name, len(rows.questions), schedule.batch_size)
@@ -184,6 +177,17 @@ def _phase(
     scores = measure_candidate(t, place)
     logger.info("%s: %s", name, scores.summary)
     return Candidate(name, place, load_file(folder / WEIGHTS), scores, history, rows.notes)
+
+
+def _contrastive(t: Tuning) -> Callable[[Rows, int], nn.Module]:
+    knobs, several = t.config.train_retriever, t.processes.count > 1
+
+    def loss(rows: Rows, batch_size: int) -> nn.Module:
+        if knobs.sides == "query":
+            return FrozenChunksLoss(t.student.model, _vectors(t, rows), knobs.temperature, several)
+        return contrastive_loss(t.student.model, knobs.temperature, batch_size, several)
+
+    return loss
 
 
 def _rows(t: Tuning, name: str, make: Callable[[], Rows]) -> Rows:
@@ -203,8 +207,9 @@ def _lsr_rows(t: Tuning, before: Candidate) -> Rows:
         return Rows([], [], [], [], {"refusal": "no question has two chunks to compare"})
     scores = _lm_scores(t, pairs, found, llm)
     teacher = choose_temperature(torch.tensor(scores), knobs.lsr_temperature)
-    notes = {"tau": teacher.tau, "entropy": teacher.entropy, "refusal": teacher.refusal, **_agreement(pairs, scores)}
     ids = [found[pair.id] for pair in pairs]
+    known = _agreement(pairs, ids, scores)
+    notes = {"tau": teacher.tau, "entropy": teacher.entropy, "refusal": teacher.refusal, **known}
     texts = [[t.text_of(t.pairs.chunks[i]) for i in row] for row in ids]
     return Rows([pair.question for pair in pairs], ids, texts, scores, notes)
 
@@ -219,9 +224,9 @@ def _lm_scores(t: Tuning, pairs: list[QAPair], found: dict[str, list[str]], llm:
     return [[of[pair.id, chunk_id] for chunk_id in found[pair.id]] for pair in pairs]
 
 
-def _agreement(pairs: list[QAPair], scores: list[list[float]]) -> dict[str, float]:
+def _agreement(pairs: list[QAPair], ids: list[list[str]], scores: list[list[float]]) -> dict[str, float]:
     """How often the LM likes the proving chunk best, where it is known (it is then the first one)."""
-    known = [row for pair, row in zip(pairs, scores, strict=True) if pair.chunk_id is not None]
+    known = [row for pair, own, row in zip(pairs, ids, scores, strict=True) if own[0] == pair.chunk_id]
     return {"teacher_gold_share": round(float(np.mean([row[0] >= max(row) for row in known])), 4)} if known else {}
 
 
@@ -246,10 +251,19 @@ def _schedule(t: Tuning, epochs: float, number: int = 0) -> Schedule:
     )
 
 
-def _batch_size(t: Tuning, rows: Rows, distinct: bool) -> int:
+def _batch_size(t: Tuning, rows: Rows, schedule: Schedule) -> int:
     """As configured, but no larger than the rows allow, and the same for every process."""
-    most = min(t.config.train_retriever.batch_size, rows.num_distinct if distinct else len(rows.questions))
-    return max(most // t.processes.count, 1) * t.processes.count
+    wanted, count = t.config.train_retriever.batch_size, t.processes.count
+    if schedule.distinct:
+        texts = [(q, *texts) for q, texts in zip(rows.questions, rows.texts, strict=True)]
+        return fitting_batch_size(texts, wanted, count, schedule.seed) or count
+    return max(min(wanted, len(rows.questions)) // count, 1) * count
+
+
+def _numbers(rows: Rows) -> list[int]:
+    """The first chunk of each row as a number, equal for equal chunks."""
+    number: dict[str, int] = {}
+    return [number.setdefault(ids[0], len(number)) for ids in rows.chunk_ids]
 
 
 def _vectors(t: Tuning, rows: Rows) -> Tensor:

@@ -24,11 +24,6 @@ class Rows:
     scores: list[list[float]] = field(default_factory=list)
     notes: dict[str, Any] = field(default_factory=dict)
 
-    @property
-    def num_distinct(self) -> int:
-        """Rows that could share a batch in which no positive is twice."""
-        return len({texts[0] for texts in self.texts})
-
     def columns(self, query_prefix: str, chunk_prefix: str) -> dict[str, list[Any]]:
         """question, chunk_0, chunk_1, ..., label: prefixes in place, `label` the row's number."""
         columns: dict[str, list[Any]] = {"question": [query_prefix + question for question in self.questions]}

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from . import tasks
 
-ANSWER_WEIGHT, PROMPT_WEIGHT, TEXT_WEIGHT = 1.0, 0.25, 0.5
+ANSWER_WEIGHT, PROMPT_WEIGHT, TEXT_WEIGHT = 1.0, 0.1, 0.5
 PROMPT_SHARE = 0.3  # of the prompt's tokens, how many carry loss: they teach reading, but the answers matter
 LONGEST = 768
 POOL = 400  # items sorted by length together
@@ -53,7 +53,7 @@ def draw_stage(rng: random.Random, progress: float, first: float, second: float)
     if progress < second:
         return ("easy" if pick < 0.4 else "middle"), False
     stage = "easy" if pick < 0.06 else "middle" if pick < 0.24 else "full"
-    return stage, rng.random() < (0.5 if progress > 0.8 else 0.15)
+    return stage, rng.random() < (0.3 if progress > 0.9 else 0.1)
 
 
 def _pack(pool: list[Encoded], budget: int) -> list[list[Encoded]]:

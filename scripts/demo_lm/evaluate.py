@@ -8,8 +8,8 @@ from transformers import PreTrainedTokenizerFast
 
 from . import grammar, passages, tasks
 from .batches import ANSWER, JSON, Encoded, encode_turns
+from .facts import Passage, Style
 from .model import DemoLM
-from .passages import Passage, Style
 
 EVAL_STYLE = Style(facts=(3, 6), entities=(1, 1, 2), filler=0.4, split="eval")
 
@@ -23,7 +23,8 @@ def qa_set(
     number: int, seed: int, chunks: int = 1, refusals: float = 0.0, held_domain: bool = False, style: Style = EVAL_STYLE
 ) -> list[tasks.Turns]:
     """Single-turn answer items with unseen names."""
-    rng, items = random.Random(seed), []
+    rng = random.Random(seed)
+    items: list[tasks.Turns] = []
     while len(items) < number:
         found = _chunks(rng, chunks, style, held_domain)
         if style.relations == "held" and not any(f.relation and f.relation.held for p in found for f in p.facts):
@@ -48,7 +49,8 @@ class GenerationCase:
 
 def generation_set(number: int, seed: int, style: Style = EVAL_STYLE) -> list[GenerationCase]:
     """Generate prompts with unseen names."""
-    rng, cases = random.Random(seed), []
+    rng = random.Random(seed)
+    cases: list[GenerationCase] = []
     while len(cases) < number:
         passage = _chunks(rng, 1, style, False)[0]
         turns = tasks.generate_item(rng, passage, style, 1)
@@ -64,6 +66,8 @@ def answer_sets(number: int) -> dict[str, list[tasks.Turns]]:
     return {
         "one_passage": qa_set(number, 1),
         "three_passages": qa_set(number, 2, chunks=3),
+        "unseen_statements": qa_set(number, 10, style=replace(known, attribute=0.0, paraphrases="held statements")),
+        "unseen_questions": qa_set(number, 11, style=replace(known, attribute=0.0, paraphrases="held questions")),
         "unseen_paraphrases": qa_set(number, 3, style=replace(known, attribute=0.0, paraphrases="held")),
         "held_relations": qa_set(number, 4, style=replace(known, relations="held", attribute=0.4)),
         "held_domain": qa_set(number, 5, held_domain=True, style=replace(known, attribute=0.0)),

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from . import evaluate, passages, tasks
+from . import evaluate, questions, tasks
 from .evaluate import GenerationCase
 
 BATCH = 24
@@ -72,7 +72,7 @@ def _factoid_marks(reply: dict[str, str], case: GenerationCase) -> list[str]:
     facts = [f for f in case.passage.facts if f.sentence == case.focus]
     if not facts:
         return ["filler_right"] if not question and not evidence else []
-    asked = passages.asked_fact(question, case.passage)
+    asked = questions.asked_fact(question, case.passage)
     marks = ["evidence_verbatim"] if evidence == case.focus else []
     marks += ["answer_is_span"] if answer and answer in evidence else []
     marks += ["question_right"] if asked in facts else []
@@ -93,7 +93,7 @@ def judge(text: str, case: GenerationCase) -> list[str]:
     fair = (
         reply["answer"] == tasks.REFUSAL
         and question.endswith("?")
-        and passages.asked_fact(question, case.passage) is None
+        and questions.asked_fact(question, case.passage) is None
     )
     return ["valid_json", "unanswerable_right"] if fair else ["valid_json"]
 

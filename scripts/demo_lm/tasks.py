@@ -4,8 +4,8 @@ import json
 import random
 from dataclasses import replace
 
-from . import grammar, passages
-from .passages import Fact, Passage, Style
+from . import grammar, passages, questions
+from .facts import Fact, Passage, Style
 
 REFUSAL = "I don't know."
 ANSWER = (
@@ -18,6 +18,14 @@ CLOSED_BOOK = (
 GENERATE = "Write a question about the passage as JSON.\n\nPassage:\n{passage}\n\nSentence: {focus}\nKind: {kind}"
 LATER_QUESTION = "Question: {question}"
 LATER_FOCUS = "Sentence: {focus}\nKind: {kind}"
+
+QUESTION_LEADS = (
+    "According to the text, ",
+    "Tell me: ",
+    "Please say: ",
+    "From the context: ",
+    "I would like to know: ",
+)
 
 Turns = list[tuple[str, str]]  # (user message, reply)
 
@@ -43,18 +51,22 @@ def reply_json(evidence: str, question: str, answer: str) -> str:
 def qa_turns(rng: random.Random, chunks: list[Passage], style: Style, number: int, refusals: float = 0.18) -> Turns:
     """(question, answer) pairs about the chunks, answers being spans or the refusal."""
     facts = [f for p in chunks for f in p.facts]
-    rng.shuffle(facts)
+    left: list[Fact] = []
     pairs: Turns = []
     for _ in range(number):
-        if rng.random() < refusals or not facts:
-            pairs.append((passages.unanswerable(rng, chunks, style), REFUSAL))
+        left = left or rng.sample(facts, len(facts))  # asked again, in other words, when all have had their turn
+        if rng.random() < refusals or not left:
+            pairs.append((questions.unanswerable(rng, chunks, style), REFUSAL))
         else:
-            fact = facts.pop()
-            question = passages.question_for(rng, fact, style.paraphrases)
-            if rng.random() < 0.06:
-                question = rng.choice(passages.QUESTION_LEADS) + question[0].lower() + question[1:]
-            pairs.append((question, fact.answer))
+            pairs.append(_question_turn(rng, left.pop(), style))
     return pairs
+
+
+def _question_turn(rng: random.Random, fact: Fact, style: Style) -> tuple[str, str]:
+    question = questions.question_for(rng, fact, style.paraphrases)
+    if rng.random() < 0.06:
+        question = rng.choice(QUESTION_LEADS) + question[0].lower() + question[1:]
+    return question, fact.answer
 
 
 def answer_item(chunks: list[Passage], pairs: Turns) -> Turns:
@@ -68,23 +80,23 @@ def closed_book_item(rng: random.Random, style: Style) -> Turns:
     """Questions without a context are refused."""
     passage = passages.make_passage(rng, rng.choice(grammar.domains_for(style.split)), style)
     facts = rng.sample(passage.facts, min(2, len(passage.facts)))
-    questions = [passages.question_for(rng, f, style.paraphrases) for f in facts]
-    turns = [(CLOSED_BOOK.format(question=questions[0]), REFUSAL)]
-    return turns + [(LATER_QUESTION.format(question=q), REFUSAL) for q in questions[1:]]
+    first, *rest = [questions.question_for(rng, f, style.paraphrases) for f in facts]
+    turns = [(CLOSED_BOOK.format(question=first), REFUSAL)]
+    return turns + [(LATER_QUESTION.format(question=q), REFUSAL) for q in rest]
 
 
 def _focus_turn(rng: random.Random, passage: Passage, facts: list[Fact], style: Style) -> tuple[str, str, str] | None:
     pick = rng.random()
     sentences = [f.sentence for f in passage.facts] + passage.fillers
     if pick < 0.17:
-        question = passages.unanswerable(rng, [passage], style)
+        question = questions.unanswerable(rng, [passage], style)
         return rng.choice(sentences), "unanswerable", reply_json("", question, REFUSAL)
     if pick < 0.32 and passage.fillers:
         return rng.choice(passage.fillers), "factoid", reply_json("", "", "")
     if not facts:
         return None
     fact = facts.pop()
-    question = passages.question_for(rng, fact, style.paraphrases)
+    question = questions.question_for(rng, fact, style.paraphrases)
     return fact.sentence, "factoid", reply_json(fact.sentence, question, fact.answer)
 
 
@@ -124,7 +136,7 @@ def training_item(rng: random.Random, stage: str, single: bool = False) -> Turns
     """One item of a stage: a conversation, or plain text (a small share); `single` keeps most of them to one turn."""
     style, pick = STAGES[stage], rng.random()
     domain = rng.choice(grammar.domains_for("train"))
-    turns = rng.choice((1, 1, 2)) if single else rng.randint(2, 4 if stage != "full" else 6)
+    turns = rng.choice((1, 1, 2)) if single else rng.randint(2, 6 if stage == "full" else 4)
     if pick < 0.02:
         return passages.make_passage(rng, domain, style).with_title
     if pick < 0.035 and stage != "easy":
@@ -133,5 +145,7 @@ def training_item(rng: random.Random, stage: str, single: bool = False) -> Turns
         return generate_item(rng, passages.make_passage(rng, domain, style), style, turns)
     count = _chunk_count(rng, stage)
     style = _shorter(style, count)
+    if stage == "full" and not single:  # a context costs far more tokens than one more question about it
+        turns = rng.randint(4, 9) if count < 3 else rng.randint(3, 6)
     chunks = passages.sibling_set(rng, domain, style, count)
     return answer_item(chunks, qa_turns(rng, chunks, style, turns))

@@ -1,0 +1,154 @@
+"""Encoding throughput: our token-budget loop against `SentenceTransformer.encode` with its defaults, in one run.
+
+    python benchmarks/encoding.py FOLDER [--num-chunks 1000] [--threads 1]
+
+FOLDER holds documents.jsonl and, for the recall column, questions.jsonl in the layout of the README. Chunks are those
+of `rag-ft ingest` with 128 tokens, without titles. Every way encodes the same chunks; rounds are interleaved, and the
+fastest counts: in this process' CPU seconds on a CPU (other jobs beside it then matter little), in wall seconds on a
+GPU. Prints a table and writes benchmarks/results/encoding-<folder>-<hardware>-<date>.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer, __version__
+
+from rag_ft.config import Config, make_config
+from rag_ft.ingest import run as ingest
+from rag_ft.paths import RunDir
+from rag_ft.records import Chunk, read_jsonl, read_rows
+from rag_ft.retrieval.encoder import load_encoder, native_bfloat16
+from rag_ft.retrieval.model_files import resolve_model_dir
+
+RESULTS = Path(__file__).parent / "results"
+Encode = Callable[[list[str]], np.ndarray]
+
+
+def main() -> None:
+    args = _arguments()
+    torch.set_num_threads(args.threads)
+    config, chunks = _chunks(args)
+    questions, gold = _questions(args.folder, chunks)
+    texts = [chunk.text for chunk in chunks][: args.num_chunks]
+    ways = _ways(config)
+    seconds = _measure(ways, texts, args.rounds)
+    rows = []
+    for name, encode in ways.items():
+        row = {
+            "way": name,
+            "seconds": round(seconds[name], 2),
+            "chunks_per_second": round(len(texts) / seconds[name], 1),
+        }
+        row["times_peer"] = round(seconds["sentence-transformers"] / seconds[name], 2)
+        if questions:
+            row["recall_at_5"] = _recall(encode, [chunk.text for chunk in chunks], chunks, questions, gold)
+        rows.append(row)
+    _report(args, config, rows, len(texts))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Encoding throughput against SentenceTransformer.encode")
+    parser.add_argument("folder", type=Path, help="folder with documents.jsonl (and questions.jsonl)")
+    parser.add_argument("--work", type=Path, default=Path("runs/benchmark-encoding"), help="where chunks are kept")
+    parser.add_argument("--num-chunks", type=int, default=512, help="chunks to time (recall uses all)")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    return parser.parse_args()
+
+
+def _chunks(args: argparse.Namespace) -> tuple[Config, list[Chunk]]:
+    config = make_config(
+        {"run": {"dir": args.work / args.folder.name}, "ingest": {"sources": [args.folder / "documents.jsonl"]}}
+    )
+    run_dir = RunDir(config.run_path)
+    if not run_dir.chunks.exists():
+        run_dir.path.mkdir(parents=True, exist_ok=True)
+        ingest(config, run_dir)
+    return config, list(read_jsonl(run_dir.chunks, Chunk))
+
+
+def _ways(config: Config) -> dict[str, Encode]:
+    peer = SentenceTransformer(str(resolve_model_dir(config.encoder)), local_files_only=True)
+    ways: dict[str, Encode] = {"sentence-transformers": lambda texts: peer.encode(texts, show_progress_bar=False)}
+    for dtype in ("float32", "bfloat16"):
+        encoder = load_encoder(config.encoder.model_copy(update={"dtype": dtype}))
+        ways[f"rag-ft {dtype}"] = encoder.encode_chunks
+    return ways
+
+
+def _measure(ways: dict[str, Encode], texts: list[str], rounds: int) -> dict[str, float]:
+    clock = time.perf_counter if torch.cuda.is_available() else time.process_time
+    best = dict.fromkeys(ways, float("inf"))
+    for encode in ways.values():
+        encode(texts[:32])
+    for _ in range(rounds):
+        for name, encode in ways.items():
+            start = clock()
+            encode(texts)
+            best[name] = min(best[name], clock() - start)
+    return best
+
+
+def _questions(folder: Path, chunks: list[Chunk]) -> tuple[list[str], list[set[int]]]:
+    """Questions and the rows of chunks that hold an answer at its place."""
+    if not (folder / "questions.jsonl").exists():
+        return [], []
+    of_document: dict[str, list[tuple[int, Chunk]]] = {}
+    for row, chunk in enumerate(chunks):
+        of_document.setdefault(chunk.document_id, []).append((row, chunk))
+    rows = list(read_rows(folder / "questions.jsonl"))
+    return [row["question"] for row in rows], [_gold(row, of_document.get(row["document_id"], [])) for row in rows]
+
+
+def _gold(row: dict[str, Any], chunks: list[tuple[int, Chunk]]) -> set[int]:
+    places = zip(row["answers"], row["answer_start_in_document"], strict=True)
+    spans = [(start, start + len(answer)) for answer, start in places if start is not None]
+    return {n for n, chunk in chunks for start, end in spans if chunk.start <= start and end <= chunk.end}
+
+
+def _recall(encode: Encode, texts: list[str], chunks: list[Chunk], questions: list[str], gold: list[set[int]]) -> float:
+    best = np.argsort(-(encode(questions) @ encode(texts).T), axis=1, kind="stable")[:, :5]
+    return round(100 * float(np.mean([bool(set(row) & g) for row, g in zip(best.tolist(), gold, strict=True)])), 2)
+
+
+def _report(args: argparse.Namespace, config: Config, rows: list[dict[str, Any]], num_chunks: int) -> None:
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else _cpu_name()
+    for row in rows:
+        print("  ".join(f"{key} {value}" for key, value in row.items()))
+    found = {
+        "date": datetime.date.today().isoformat(),
+        "hardware": f"{device}, {args.threads} threads, native bfloat16: "
+        f"{native_bfloat16('cuda' if torch.cuda.is_available() else 'cpu')}",
+        "clock": "wall" if torch.cuda.is_available() else "cpu",
+        "versions": {"torch": torch.__version__, "sentence-transformers": __version__},
+        "model": config.encoder.model,
+        "data": args.folder.name,
+        "num_chunks": num_chunks,
+        "rows": rows,
+    }
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"encoding-{args.folder.name}-{'-'.join(device.lower().split())[:40]}-{found['date']}.json"
+    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    print(path)
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+if __name__ == "__main__":
+    main()

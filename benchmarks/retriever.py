@@ -1,0 +1,295 @@
+"""What tuning the retriever brings on real questions: cross-fit, non-regression, LSR against contrastive, LM scoring.
+
+    python benchmarks/retriever.py DATA [--only crossfit,held-out,regression,lsr,scoring] [--work FOLDER] [--threads 2]
+                                        [section.key=value ...]
+
+DATA holds <set>_<split>/documents.jsonl and questions.jsonl (layout of the README). Every measure runs the stages as a
+user would, in run folders under --work, and goes on where it was stopped. Differences come with a paired bootstrap over
+documents. Prints tables and writes benchmarks/results/retriever-<date>.json.
+
+  crossfit    train on one half of covidqa_train's documents, report on the other; both halves pooled
+  held-out    train on covidqa_train, report on covidqa_dev
+  regression  sets the base encoder is good at already (nq_oracle, xquad_en): their own train -> dev, and the encoder
+              tuned on covidqa_train over their dev documents
+  lsr         contrastive alone, with LSR after it, mixed, with as many further contrastive steps; same seeds
+  scoring     pairs a second of lm_scores against one (question, chunk) a forward with logits everywhere
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rag_ft import generate, index, ingest, train_retriever
+from rag_ft.config import Config, make_config
+from rag_ft.metrics.retrieval import RETRIEVAL_METRICS, gold_chunk_ids, score_ranking
+from rag_ft.metrics.significance import bootstrap
+from rag_ft.paths import RunDir
+from rag_ft.records import Chunk, QAPair, read_jsonl, write_text
+from rag_ft.retrieval.build import read_manifest
+from rag_ft.retrieval.encoder import load_encoder
+from rag_ft.retrieval.search import Retriever, build_index, open_retriever, served_tuned
+
+RESULTS = Path(__file__).parent / "results"
+SHOWN = ("recall@1", "recall@5", "recall@10", "ndcg@10")
+Table = dict[str, np.ndarray]  # system -> (num_questions, len(RETRIEVAL_METRICS))
+LSR_FORMS: dict[str, dict[str, Any]] = {
+    "contrastive": {},
+    "contrastive, longer": {"epochs": 3},
+    "then LSR p||q": {"lsr_steps": 20},
+    "then LSR q||p": {"lsr_steps": 20, "lsr_kl": "q||p"},
+    "then LSR, half contrastive": {"lsr_steps": 20, "lsr_mix": 0.5},
+}
+
+
+def main() -> None:
+    args = _arguments()
+    torch.set_num_threads(args.threads)
+    measures = {"crossfit": crossfit, "held-out": held_out, "regression": regression, "lsr": lsr, "scoring": scoring}
+    results = {name: measures[name](args) for name in args.only.split(",")}
+    now = datetime.datetime.now(datetime.UTC).date().isoformat()
+    hardware = {"processor": platform.processor() or platform.machine(), "threads": args.threads, "date": now}
+    path = RESULTS / f"retriever-{now}.json"
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    write_text(path, json.dumps({**before, **hardware, **results}, indent=1) + "\n")
+    print(f"written to {path}")
+
+
+def crossfit(args: argparse.Namespace) -> dict[str, Any]:
+    tables, documents, seconds = [], [], []
+    for fold in (0, 1):
+        split = {"folds": 2, "fold": fold, "dev_share": 0.15}
+        config, run_dir = _prepare(args, f"crossfit-{fold}", [("covidqa_train", None)], split)
+        seconds.append(_tune(config, run_dir))
+        table, names = _systems(config, run_dir)
+        tables.append(table)
+        documents += names
+    pooled = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+    return _report(
+        "covidqa_train, cross-fit over halves of its documents", pooled, documents, {"train_seconds": seconds}
+    )
+
+
+def held_out(args: argparse.Namespace) -> dict[str, Any]:
+    config, run_dir = _prepare(args, "held-out", [("covidqa_train", "train"), ("covidqa_dev", "test")])
+    seconds = _tune(config, run_dir)
+    return _report("covidqa_dev", *_systems(config, run_dir), {"train_seconds": seconds})
+
+
+def regression(args: argparse.Namespace) -> dict[str, Any]:
+    found = {}
+    tuned, tuned_dir = _prepare(args, "held-out", [("covidqa_train", "train"), ("covidqa_dev", "test")])
+    _tune(tuned, tuned_dir)
+    for name in ("nq_oracle", "xquad_en"):
+        config, run_dir = _prepare(args, name, [(f"{name}_train", "train"), (f"{name}_dev", "test")])
+        seconds = _tune(config, run_dir)
+        found[name] = _report(f"{name}_dev", *_systems(config, run_dir), {"train_seconds": seconds})
+    for name in ("nq_oracle_dev", "xquad_en_dev", "xquad_de_dev", "xquad_zh_dev"):
+        config, run_dir = _prepare(args, f"{name}-by-covidqa", [(name, "test")])
+        table, documents = _systems(config, run_dir, _borrow(config, run_dir, tuned_dir))
+        found[f"{name} by the encoder of covidqa"] = _report(f"{name}, encoder tuned on covidqa", table, documents, {})
+    return found
+
+
+def lsr(args: argparse.Namespace) -> dict[str, Any]:
+    """Without the gate: what the forms do, not what would be shipped."""
+    table: Table = {}
+    documents: list[str] = []
+    for form, knobs in LSR_FORMS.items():
+        name = "lsr-" + "".join(c for c in form if c.isalnum())
+        split = {"folds": 2, "fold": 0, "dev_share": 0.15}
+        config, run_dir = _prepare(args, name, [("covidqa_train", None)], split, {"gate": False, **knobs})
+        _tune(config, run_dir)
+        found, documents = _systems(config, run_dir)
+        table |= {f"{form}, {system}": values for system, values in found.items() if system.startswith("tuned")}
+    return _report("LSR, covidqa_train, first half held out", table, documents, {}, "contrastive, tuned dense")
+
+
+def scoring(args: argparse.Namespace) -> dict[str, Any]:
+    """CPU seconds for (question, chunk) pairs, ours and the naive loop, and how far they differ: llm.model, and a model
+    of the same body with random weights and a vocabulary of 128,256."""
+    config, run_dir = _prepare(args, "scoring", [("covidqa_dev", "train")], indexed=False)
+    large = _with_large_vocabulary(Path(config.llm.model), args.work / "large-vocabulary")
+    return {
+        "llm.model": _score(config, run_dir, Path(config.llm.model), 128),
+        "vocabulary of 128,256": _score(config, run_dir, large, 32),
+    }
+
+
+def _score(config: Config, run_dir: RunDir, model_dir: Path, num: int) -> dict[str, Any]:
+    from rag_ft.llm.models import open_language_model
+    from rag_ft.qa.prompts import load_prompts
+
+    prompts = load_prompts(config.llm.prompts, config.llm.abstain)
+    chunks = list(read_jsonl(run_dir.chunks, Chunk))[:8]
+    pairs = list(read_jsonl(run_dir.qa, QAPair))[: num // 8]
+    jobs = [(prompts.answer(pair.question, [chunk.text]), pair.answer) for pair in pairs for chunk in chunks]
+    naive, naive_seconds = _naive(model_dir, jobs)
+    found: dict[str, Any] = {"pairs": len(jobs), "naive_cpu_seconds": round(naive_seconds, 2)}
+    for dtype in ("auto", "float32"):
+        settings = config.llm.model_copy(update={"model": str(model_dir), "dtype": dtype})
+        with open_language_model(settings, 0) as model:
+            model.answer_logprobs(jobs[:8])
+            clock = time.process_time()
+            ours = np.array([values.mean() for values in model.answer_logprobs(jobs)])
+            seconds = time.process_time() - clock
+        found[dtype] = {"cpu_seconds": round(seconds, 2), "times_naive": round(naive_seconds / seconds, 1),
+                        "largest_gap_nats_per_token": float(np.abs(ours - naive).max())}  # fmt: skip
+    print(f"\nscoring with {model_dir.name}: {found}")
+    return found
+
+
+def _naive(model_dir: Path, jobs: list[Any]) -> tuple[np.ndarray, float]:
+    """One pair a forward, float32, logits of the whole vocabulary at every position."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(model_dir)
+    means, clock = [], time.process_time()
+    for messages, answer in jobs:
+        prompt = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=True)[
+            "input_ids"
+        ]
+        told = tokenizer(answer, add_special_tokens=False)["input_ids"]
+        with torch.inference_mode():
+            logprobs = model(torch.tensor([[*prompt, *told]])).logits[0].log_softmax(-1)
+        means.append(np.mean([logprobs[len(prompt) + n - 1, token].item() for n, token in enumerate(told)]))
+    return np.array(means), time.process_time() - clock
+
+
+def _with_large_vocabulary(source: Path, folder: Path) -> Path:
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    if not folder.exists():
+        torch.manual_seed(0)
+        settings = AutoConfig.from_pretrained(source)
+        settings.vocab_size = 128_256
+        AutoModelForCausalLM.from_config(settings).save_pretrained(folder)
+        AutoTokenizer.from_pretrained(source).save_pretrained(folder)
+    return folder
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="What tuning the retriever brings on real questions")
+    parser.add_argument("data", type=Path)
+    parser.add_argument("knobs", nargs="*", help="section.key=value, for every run")
+    parser.add_argument("--only", default="crossfit,held-out,regression,lsr,scoring")
+    parser.add_argument("--work", type=Path, default=Path("runs/benchmark-retriever"))
+    parser.add_argument("--threads", type=int, default=2)
+    return parser.parse_args()
+
+
+def _prepare(
+    args: argparse.Namespace,
+    name: str,
+    sets: list[tuple[str, str | None]],
+    split: dict[str, Any] | None = None,
+    knobs: dict[str, Any] | None = None,
+    indexed: bool = True,
+) -> tuple[Config, RunDir]:
+    """A run up to generate, over the documents and questions of `sets` [(folder, split)]; done stages are kept."""
+    sources = [{"path": args.data / s / "documents.jsonl", "split": at} for s, at in sets]
+    values: dict[str, Any] = {
+        "name": name,
+        "run": {"dir": args.work / name},
+        "ingest": {"sources": sources, **(split or {})},
+        "generate": {"questions": [args.data / s / "questions.jsonl" for s, _ in sets], "pairs_per_chunk": 0},
+        "llm": {"prompts": "compact"},
+        "train_retriever": dict(knobs or {}),
+    }  # fmt: skip
+    for override in args.knobs:
+        key, _, value = override.partition("=")
+        section, _, knob = key.partition(".")
+        values.setdefault(section, {})[knob] = value
+    config = make_config(values)
+    run_dir = RunDir(config.run_path)
+    for stage, made in ((ingest, run_dir.chunks), (index, run_dir.index / "manifest.json"), (generate, run_dir.qa)):
+        if not made.exists() and (indexed or stage is not index):
+            stage.run(config, run_dir)
+    return config, run_dir
+
+
+def _tune(config: Config, run_dir: RunDir) -> float:
+    """Runs train_retriever unless it has; its wall seconds."""
+    counts_file = run_dir.path / "train_retriever.counts.json"
+    if not counts_file.exists():
+        clock = time.monotonic()
+        counts = train_retriever.run(config, run_dir)
+        write_text(counts_file, json.dumps({**counts, "seconds": time.monotonic() - clock}))
+    counts = json.loads(counts_file.read_text(encoding="utf-8"))
+    print(config.name, counts)
+    return float(counts["seconds"])
+
+
+def _borrow(config: Config, run_dir: RunDir, other: RunDir) -> Retriever:
+    """This run's chunks under the encoder tuned in another run."""
+    encoder = load_encoder(config.encoder, other.retriever if served_tuned(other) else None)
+    place = RunDir(run_dir.path / "borrowed")
+    if not (place.retriever_index / "manifest.json").exists():
+        build_index(config, place.retriever_index, read_jsonl(run_dir.chunks, Chunk), encoder)
+    manifest = read_manifest(place.retriever_index)
+    return Retriever(place.retriever_index, manifest, encoder, config.retrieval)
+
+
+def _systems(config: Config, run_dir: RunDir, tuned: Retriever | None = None) -> tuple[Table, list[str]]:
+    """Scores of the test questions by base, BM25 and tuned (where shipped, else base), and their documents."""
+    pairs = [p for p in read_jsonl(run_dir.qa, QAPair) if p.split == "test" and p.answerable and p.chunk_id]
+    by_document: dict[str, list[Chunk]] = {}
+    for chunk in read_jsonl(run_dir.chunks, Chunk):
+        by_document.setdefault(chunk.document_id, []).append(chunk)
+    gold = [gold_chunk_ids(pair, by_document[pair.document_id or ""]) for pair in pairs]
+    base = open_retriever(config, run_dir)
+    tuned = tuned or (open_retriever(config, run_dir, tuned=True) if served_tuned(run_dir) else base)
+    table = {"BM25": _scores(base, pairs, gold, "lexical")}
+    for name, retriever in (("base", base), ("tuned", tuned)):
+        for mode in ("dense", "hybrid"):
+            table[f"{name} {mode}"] = _scores(retriever, pairs, gold, mode)
+    return table, [pair.document_id or "" for pair in pairs]
+
+
+def _scores(retriever: Retriever, pairs: list[QAPair], gold: list[set[str]], mode: str) -> np.ndarray:
+    rankings = retriever.search([pair.question for pair in pairs], 10, mode)
+    scored = [score_ranking([c for c, _ in ranked], ids) for ranked, ids in zip(rankings, gold, strict=True)]
+    return np.array([[row[metric] for metric in RETRIEVAL_METRICS] for row in scored])
+
+
+def _report(
+    title: str, table: Table, documents: list[str], facts: dict[str, Any], against: str | None = None
+) -> dict[str, Any]:
+    """Prints a table and returns it with the differences: tuned against base and BM25, or all against one row."""
+    print(f"\n{title}: {len(documents)} questions, {len(set(documents))} documents {facts or ''}")
+    means = {
+        name: dict(zip(RETRIEVAL_METRICS, (100 * v.mean(axis=0)).round(1), strict=True)) for name, v in table.items()
+    }
+    for name, row in means.items():
+        print(f"  {name:44s}" + "  ".join(f"{metric} {row[metric]:5.1f}" for metric in SHOWN))
+    pairs = [("base dense", "tuned dense"), ("base hybrid", "tuned hybrid"), ("BM25", "tuned hybrid")]
+    if against:
+        pairs = [(against if name.endswith("dense") else against.replace("dense", "hybrid"), name) for name in table]
+    changes = {f"{b} - {a}": _change(table[a], table[b], documents) for a, b in pairs if a != b}
+    for name, metrics in changes.items():
+        low, high = metrics["recall@5"]["ci95"]
+        print(f"  {name:60s} recall@5 {metrics['recall@5']['delta']:+.1f} [{low:+.1f}, {high:+.1f}]")
+    return {"questions": len(documents), **facts, "systems": means, "changes": changes}
+
+
+def _change(a: np.ndarray, b: np.ndarray, documents: list[str]) -> dict[str, Any]:
+    numbers = {name: n for n, name in enumerate(sorted(set(documents)))}
+    deltas = 100 * (b - a)
+    found = bootstrap(deltas, np.ones_like(deltas), np.array([numbers[name] for name in documents]))
+    return {
+        metric: {"delta": round(e.value, 2), "ci95": [round(x, 2) for x in e.ci95 or (np.nan, np.nan)]}
+        for metric, e in zip(RETRIEVAL_METRICS, found, strict=True)
+    }
+
+
+if __name__ == "__main__":
+    main()

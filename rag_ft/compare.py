@@ -1,0 +1,212 @@
+"""Several runs side by side: the same questions paired across runs, or the folds of one cross-validation pooled."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rag_ft.errors import DataError
+from rag_ft.metrics.comparisons import ScoreTable, estimate_columns, make_table, mean_column, subset, summarise
+from rag_ft.metrics.significance import Estimate, holm, more_questions
+from rag_ft.metrics.verdict import points, verdict
+from rag_ft.paths import RunDir
+from rag_ft.records import QAPair, Score, read_jsonl, write_text
+from rag_ft.report_page.facts import halves_tuned
+from rag_ft.report_page.rendering import environment, style
+from rag_ft.training.leakage import normalise_question
+
+SYSTEMS = ("base", "tuned_generator", "tuned_retriever", "tuned", "oracle_base", "oracle_tuned")
+METRICS = {"em": "EM", "f1": "F1", "rougeL": "ROUGE-L", "recall@5": "recall@5"}
+MAX_MIXED_SHARE = 0.05  # of questions that folds may share, by documents that ask the same
+
+Key = tuple[str, str | None]
+
+
+def compare(run_dirs: Sequence[RunDir], num_resamples: int = 10_000, seed: int = 0) -> dict[str, Any]:
+    """What the runs' evaluations say together.
+
+    Where they asked the same questions: {"kind": "paired", "runs", "questions", "documents", "levels": {run: {system:
+    {metric: level}}}, "differences": [{a, b, system, metric, delta, ci95, p, p_holm, n}]}, over the shared questions
+    alone, Holm over all differences. Where they asked different ones (folds): {"kind": "folds", "systems",
+    "comparisons", "verdict", "folds": [{run, questions, ...}]}, all questions pooled.
+
+    Raises:
+        DataError: fewer than two runs, one is not evaluated, or they overlap too little to pair and too much to pool.
+    """
+    if len(run_dirs) < 2:
+        raise DataError("comparing takes two or more run folders")
+    names = _names(run_dirs)
+    tables = [_load(run_dir) for run_dir in run_dirs]
+    asked = [{_key(pair): row for row, pair in enumerate(table.pairs)} for table in tables]
+    shared = set(asked[0]).intersection(*asked[1:])
+    smallest = min(len(keys) for keys in asked)
+    if len(shared) > smallest / 2:
+        return _paired(names, tables, asked, sorted(shared, key=str), num_resamples, seed)
+    if all(len(set(a) & set(b)) <= MAX_MIXED_SHARE * smallest for a, b in itertools.combinations(asked, 2)):
+        tuned = "".join(sorted(set("".join(halves_tuned(run_dir) for run_dir in run_dirs))))
+        return _pooled(names, tables, tuned, num_resamples, seed)
+    raise DataError(
+        f"the runs share only {len(shared)} of {smallest} questions: too few to pair, too many to be folds; "
+        "evaluate them with the same questions, or with different ingest.fold"
+    )
+
+
+def comparison_table(result: dict[str, Any]) -> str:
+    """The result of `compare` for a terminal."""
+    if result["kind"] == "folds":
+        return "\n".join([*_fold_lines(result), "", result["verdict"]["sentence"], *result["verdict"]["notes"]])
+    rows = [["run", "system", *METRICS.values()]]
+    for run, system in itertools.product(result["runs"], SYSTEMS):
+        if system in result["levels"][run]:
+            rows.append([run, system, *(_cell(result, run, system, metric) for metric in METRICS)])
+    head = f"{result['questions']} shared questions about {result['documents']} documents; change from the first run"
+    return "\n".join([head, *_aligned(rows)])
+
+
+def write_comparison(result: dict[str, Any], path: Path) -> None:
+    """One self-contained page beside the data: `path` (.html) and the same name with .json."""
+    write_text(path, environment().get_template("compare.html").render(result=result, metrics=METRICS, style=style()))
+    write_text(path.with_suffix(".json"), json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+
+
+def _names(run_dirs: Sequence[RunDir]) -> list[str]:
+    """The folders' own names, or whole paths where two have the same."""
+    short = [run_dir.path.name for run_dir in run_dirs]
+    names = short if len(set(short)) == len(short) else [str(run_dir.path) for run_dir in run_dirs]
+    if len(set(names)) < len(names):
+        raise DataError(f"a run folder is named twice: {', '.join(names)}")
+    return names
+
+
+def _load(run_dir: RunDir) -> ScoreTable:
+    pairs = [pair for pair in read_jsonl(run_dir.qa, QAPair) if pair.split == "test"]
+    table = make_table(pairs, read_jsonl(run_dir.scores, Score))
+    if not table.pairs:
+        raise DataError(f"{run_dir.scores} scores no test question: run evaluate in {run_dir.path} first")
+    return table
+
+
+def _key(pair: QAPair) -> Key:
+    """Runs with other chunks or generators give other ids: the question and its document are what stays."""
+    return normalise_question(pair.question), pair.document_id
+
+
+def _paired(
+    names: list[str],
+    tables: list[ScoreTable],
+    asked: list[dict[Key, int]],
+    shared: list[Key],
+    num_resamples: int,
+    seed: int,
+) -> dict[str, Any]:
+    rows = [np.array([keys[key] for key in shared]) for keys in asked]
+    values = [{key: column[rows[i]] for key, column in table.values.items()} for i, table in enumerate(tables)]
+    keys = [k for k in itertools.product(SYSTEMS, METRICS) if all(_value(v, *k) is not None for v in values)]
+    together = subset(tables[0], rows[0])
+    levels = [(run, key) for run in range(len(names)) for key in keys]
+    changes = [(run, key) for run in range(1, len(names)) for key in keys]
+    columns = [mean_column(_value(values[run], *key)) for run, key in levels]
+    columns += [mean_column(_value(values[run], *key) - _value(values[0], *key)) for run, key in changes]
+    estimates = estimate_columns(together, columns, num_resamples, seed)
+    of_changes = list(zip(changes, estimates[len(levels) :], strict=True))
+    return {
+        "kind": "paired",
+        "runs": names,
+        "questions": len(shared),
+        "documents": len(set(together.documents.tolist())),
+        "levels": _levels(names, dict(zip(levels, estimates, strict=False))),
+        "differences": _differences(names, of_changes),
+    }
+
+
+def _levels(names: list[str], estimates: dict[tuple[int, tuple[str, str]], Estimate]) -> dict[str, Any]:
+    levels: dict[str, Any] = {name: {} for name in names}
+    for (run, (system, metric)), estimate in estimates.items():
+        level = {"value": round(estimate.value, 6), "ci95": estimate.ci95, "n": estimate.n}
+        levels[names[run]].setdefault(system, {})[metric] = level
+    return levels
+
+
+def _differences(names: list[str], changes: list[tuple[tuple[int, tuple[str, str]], Estimate]]) -> list[dict[str, Any]]:
+    corrected = holm([1.0 if estimate.p is None else estimate.p for _, estimate in changes])
+    return [
+        {
+            "a": names[0],
+            "b": names[run],
+            "system": system,
+            "metric": metric,
+            "delta": round(estimate.value, 6),
+            "ci95": estimate.ci95,
+            "p": estimate.p,
+            "p_holm": p_holm,
+            "n": estimate.n,
+            "more_questions": 0 if p_holm < 0.05 else more_questions(estimate),
+        }
+        for ((run, (system, metric)), estimate), p_holm in zip(changes, corrected, strict=True)
+    ]
+
+
+def _value(values: dict[tuple[str, str], np.ndarray], system: str, metric: str) -> Any:
+    """The scores of a system; the recall of tuned cells is that of their retriever."""
+    if "@" in metric:
+        system = {"tuned_retriever": "tuned", "tuned_generator": "base"}.get(system, system)
+    return values.get((system, metric))
+
+
+def _pooled(names: list[str], tables: list[ScoreTable], tuned: str, resamples: int, seed: int) -> dict[str, Any]:
+    pairs = [pair for table in tables for pair in table.pairs]
+    starts = np.cumsum([0, *(int(table.documents.max()) + 1 for table in tables)])
+    documents = np.concatenate([table.documents + start for table, start in zip(tables, starts, strict=False)])
+    keys = set(tables[0].values).intersection(*(table.values for table in tables[1:]))
+    ordered = [key for key in tables[0].values if key in keys]
+    values = {key: np.concatenate([table.values[key] for table in tables]) for key in ordered}
+    systems, comparisons = summarise(ScoreTable(pairs, documents, values), tuned, resamples, seed)
+    folds = [{"run": name, **_fold(table)} for name, table in zip(names, tables, strict=True)]
+    return {
+        "kind": "folds", "runs": names, "questions": len(pairs), "documents": len(set(documents.tolist())),
+        "systems": systems, "comparisons": comparisons, "folds": folds,
+        "verdict": verdict(comparisons, tuned, ("base", "f1") in values),
+    }  # fmt: skip
+
+
+def _fold(table: ScoreTable) -> dict[str, Any]:
+    """Plain means of base and tuned in one fold, {metric: {base, tuned}}."""
+    means: dict[str, Any] = {"questions": len(table.pairs)}
+    for metric in METRICS:
+        found = {s: table.values.get((s, metric)) for s in ("base", "tuned")}
+        shown = {s: float(np.nanmean(v)) for s, v in found.items() if v is not None and not np.isnan(v).all()}
+        means |= {metric: shown} if len(shown) == 2 else {}
+    return means
+
+
+def _cell(result: dict[str, Any], run: str, system: str, metric: str) -> str:
+    level = result["levels"][run][system].get(metric)
+    if level is None:
+        return "-"
+    text = f"{100 * level['value']:5.1f}"
+    for row in result["differences"]:
+        if (row["b"], row["system"], row["metric"]) == (run, system, metric):
+            interval = f" [{points(row['ci95'][0])} {points(row['ci95'][1])}]" if row["ci95"] else ""
+            return f"{text} {points(row['delta'])}{'*' if row['p_holm'] < 0.05 else ''}{interval}"
+    return text
+
+
+def _fold_lines(result: dict[str, Any]) -> list[str]:
+    rows = [["fold", "questions", *(f"{name} base -> tuned" for name in METRICS.values())]]
+    for fold in result["folds"]:
+        cells = [
+            f"{100 * fold[m]['base']:5.1f} -> {100 * fold[m]['tuned']:5.1f}" if m in fold else "-" for m in METRICS
+        ]
+        rows.append([fold["run"], str(fold["questions"]), *cells])
+    head = f"{len(result['folds'])} folds, {result['questions']} questions about {result['documents']} documents"
+    return [head, *_aligned(rows)]
+
+
+def _aligned(rows: list[list[str]]) -> list[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -1,0 +1,74 @@
+"""What an HTTP reply of a model server means: an answer, a refusal for good, or a failure worth another try."""
+
+from __future__ import annotations
+
+import email.utils
+import json
+import time
+from typing import Any
+
+import aiohttp
+
+
+class RefusedError(Exception):
+    """The server will never answer this: trying again is pointless."""
+
+
+class FailedError(Exception):
+    """This try failed; `wait` is what the server asked for (seconds), `busy` that it has too much to do, `gone` that
+    nothing answered at all."""
+
+    def __init__(self, reason: str, status: int = 0, wait: float = 0.0, busy: bool = False, gone: bool = False) -> None:
+        super().__init__(reason)
+        self.status, self.wait, self.busy, self.gone = status, wait, busy, gone
+
+
+def server_message(body: Any) -> str:
+    """The error text in the shapes servers use: {"error": {"message"}}, {"message"}, {"detail"}; in one line."""
+    if not isinstance(body, dict):
+        return " ".join(str(body).split())[:300]
+    error = body.get("error", body)
+    found = error.get("message") or error.get("detail") if isinstance(error, dict) else error
+    return " ".join(str(found or body).split())[:500]
+
+
+async def read_limited(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
+    parts, size = [], 0
+    async for part in response.content.iter_any():
+        size += len(part)
+        if size > max_bytes:
+            response.close()
+            raise RefusedError(f"reply of more than {max_bytes / 2**20:.0f} MB: dropped")
+        parts.append(part)
+    return b"".join(parts)
+
+
+def failure_of(response: aiohttp.ClientResponse, body: bytes) -> Exception:
+    status = response.status
+    message = f"HTTP {status}: {server_message(json_or_none(body) or body.decode('utf-8', 'replace'))}"
+    if status in (408, 409, 425, 429) or status >= 500:
+        return FailedError(
+            message, status, _retry_after(response.headers.get("Retry-After")), busy=status in (408, 429, 503)
+        )
+    return RefusedError(message)
+
+
+def _retry_after(value: str | None) -> float:
+    """Seconds, from a number or an HTTP date; 0 where there is none."""
+    if not value:
+        return 0.0
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except ValueError:
+        return 0.0
+
+
+def json_or_none(text: str | bytes) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None

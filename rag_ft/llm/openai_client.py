@@ -1,0 +1,250 @@
+"""A language model behind an OpenAI-compatible server: one that is already there, or a vLLM server we start."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rag_ft.errors import ConfigError, DataError
+from rag_ft.llm.chat_template import encode_answers, encode_prompts, load_chat_tokenizer, safe_messages
+from rag_ft.llm.grammar import COMPACT
+from rag_ft.llm.http_replies import server_message
+from rag_ft.llm.model_folder import check_adapter, folder_fingerprint, resolve_model_folder
+from rag_ft.llm.models import ChatRequest, Messages, Reply
+from rag_ft.llm.sending import Answer, Call, Sender
+from rag_ft.llm.vllm_server import VLLMServer
+from rag_ft.records import content_hash
+
+log = logging.getLogger(__name__)
+
+JOBS_PER_REQUEST = 8  # prompt_logprobs takes the server memory in proportion to the tokens of one request
+BYTES_PER_TOKEN = 256  # of a reply's JSON, far more than any honest one
+SCHEMA_WORDS = ("response_format", "json_schema", "guided", "structured output")
+
+
+def open_server(config: Any, adapters: dict[str, Path], log_dir: Path | None = None) -> ServerModel:
+    """The model behind `config.base_url` (backend openai), or behind a vLLM server started on entering (backend vllm).
+
+    Raises:
+        ConfigError: what can be seen before a server is spoken to is not in order.
+    """
+    prints = {name: f"{name}-{folder_fingerprint(Path(path))[:8]}" for name, path in adapters.items()
+              if check_adapter(name, Path(path))}  # fmt: skip
+    if config.backend == "vllm":
+        folder = resolve_model_folder(config.model)
+        load_chat_tokenizer(folder)
+        server = VLLMServer(config, folder, {prints[name]: Path(path) for name, path in adapters.items()}, log_dir)
+        return ServerModel(config, adapters, prints, folder, server)
+    if not config.base_url:
+        raise ConfigError("llm.backend is openai but llm.base_url is not set: give http://host:port/v1")
+    here = Path(config.model) if (Path(config.model) / "config.json").is_file() else None
+    return ServerModel(config, adapters, prints, here, None)
+
+
+class ServerModel:
+    """A LanguageModel (see models.py) spoken to over HTTP. Entering it starts or checks the server.
+
+    Replies are independent of each other, so `window` is 1. No seed is sent: vLLM's CPU build dies of it.
+    """
+
+    window = 1
+
+    def __init__(
+        self,
+        config: Any,
+        adapters: dict[str, Path],
+        served_adapters: dict[str, str],
+        folder: Path | None,
+        server: VLLMServer | None,
+    ) -> None:
+        self._config, self._folder, self._server = config, folder, server
+        self._adapters, self._served = adapters, dict(served_adapters)
+        self._base = "base" if server else config.model
+        self._tokenizer = load_chat_tokenizer(folder) if folder else None
+        self._schemas_enforced = True
+        self._lora_enabled = bool(adapters)
+        what = folder_fingerprint(folder) if folder else config.model
+        kind = (config.backend, config.dtype, config.quantization, sorted(served_adapters.items()))
+        self.name = f"{Path(config.model).name}-{content_hash(what, kind)}"
+
+    def __enter__(self) -> ServerModel:
+        try:
+            url = self._server.start() if self._server else self._config.base_url
+            died = self._server.died if self._server else lambda: None
+            knobs = self._config
+            self._sender = Sender(url, knobs.concurrency, knobs.timeout_seconds, knobs.retries, died)
+            self._check_served()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if sender := getattr(self, "_sender", None):
+            sender.close()
+        if self._server:
+            self._server.stop()
+
+    def chat(self, requests: Iterable[ChatRequest]) -> Iterator[Reply]:
+        """Exactly one reply per request, as they come. Raises RagFtError when the server is gone for good."""
+        again: list[ChatRequest] = []
+        for request, answer in self._sender.stream((r, self._chat_call(r)) for r in requests):
+            if self._schema_not_taken(request, answer):
+                again.append(request)
+            else:
+                yield _reply(request, answer)
+        for request, answer in self._sender.stream((r, self._chat_call(r)) for r in again):
+            yield _reply(request, answer)
+
+    def answer_logprobs(self, jobs: Sequence[tuple[Messages, str]]) -> list[np.ndarray]:
+        """By the base model, through /v1/completions with prompt_logprobs (a vLLM extension).
+
+        Raises:
+            ConfigError: the server has adapters loaded (vLLM's LoRA kernels then give wrong values or die).
+            DataError: the server would not score a job.
+        """
+        if self._lora_enabled:
+            raise ConfigError("a server with LoRA adapters cannot score answers: use llm.backend=transformers for it, "
+                              "or a server without adapters")  # fmt: skip
+        encoded = self._encode(jobs)
+        parts = [range(i, min(i + JOBS_PER_REQUEST, len(jobs))) for i in range(0, len(jobs), JOBS_PER_REQUEST)]
+        results: list[np.ndarray] = [np.zeros(0, np.float32)] * len(jobs)
+        for part, answer in self._sender.stream((p, self._score_call([encoded[i] for i in p])) for p in parts):
+            if answer.error:
+                raise DataError(f"the server at {self._sender.base_url} does not score answers: {answer.error}")
+            for i, logprobs in zip(part, answer.result, strict=True):
+                results[i] = logprobs
+        return results
+
+    def count_tokens(self, messages: Messages) -> int:
+        """By the model's own tokenizer where its folder is here, else by the server's /tokenize."""
+        if self._tokenizer:
+            return len(encode_prompts(self._tokenizer, [messages])[0])
+        return len(self._tokenize({"messages": list(safe_messages(messages))}))
+
+    def _chat_call(self, request: ChatRequest) -> Call:
+        specials = self._tokenizer.all_special_tokens if self._tokenizer else ()
+        body: dict[str, Any] = {
+            "model": self._model_of(request.adapter),
+            "messages": list(safe_messages(request.messages, specials)),
+            "max_tokens": request.max_tokens,
+            "temperature": request.temperature,
+        }
+        if request.schema is not None and self._schemas_enforced:
+            # our own server's grammar library reads the extra key and writes JSON as the in-process model does
+            schema = request.schema | {"x-guidance": COMPACT} if self._server else request.schema
+            named = {"name": "reply", "schema": schema, "strict": True}
+            body["response_format"] = {"type": "json_schema", "json_schema": named}
+        return Call("/chat/completions", body, _read_chat, max(2**20, BYTES_PER_TOKEN * request.max_tokens))
+
+    def _score_call(self, jobs: list[tuple[list[int], list[int]]]) -> Call:
+        body = {"model": self._base, "prompt": [p + a for p, a in jobs], "max_tokens": 1, "temperature": 0,
+                "prompt_logprobs": 0}  # fmt: skip
+        return Call("/completions", body, lambda reply: _read_logprobs(reply, jobs), max_bytes=256 * 2**20)
+
+    def _schema_not_taken(self, request: ChatRequest, answer: Answer) -> bool:
+        """Whether the request shall be sent again without its schema: this endpoint knows none. Noted once."""
+        if request.schema is None or answer.error is None or answer.status != 400:
+            return False
+        if not any(word in answer.error.lower() for word in SCHEMA_WORDS):
+            return False
+        if self._schemas_enforced:
+            log.warning("the server takes no JSON schema (%s): replies are only checked", answer.error)
+        self._schemas_enforced = False
+        return True
+
+    def _model_of(self, adapter: str | None) -> str:
+        if adapter is None:
+            return self._base
+        if adapter not in self._served:
+            raise ConfigError(f"no adapter '{adapter}' is served (there are: {', '.join(self._served) or 'none'})")
+        return self._served[adapter]
+
+    def _check_served(self) -> None:
+        """The model and its adapters are there; adapters are loaded where the server allows it."""
+        try:
+            status, body = self._sender.get("/models")
+        except OSError as error:
+            raise ConfigError(f"no server answers at {self._sender.base_url} ({error}): start it, or correct "
+                              f"llm.base_url") from error  # fmt: skip
+        if status in (401, 403):
+            raise ConfigError(f"{self._sender.base_url} refuses us (HTTP {status}): set OPENAI_API_KEY")
+        models = body.get("data") if isinstance(body, dict) else None
+        if status != 200 or not isinstance(models, list):
+            log.warning(
+                "%s/models says nothing (HTTP %s): the model's name is not checked", self._sender.base_url, status
+            )
+            return
+        served = {m["id"]: m for m in models}
+        if self._base not in served:
+            there = ", ".join(served) or "nothing"
+            raise ConfigError(f"{self._sender.base_url} does not serve '{self._base}' but {there}: set "
+                              f"llm.model to one of these")  # fmt: skip
+        self._lora_enabled = self._lora_enabled or any(m.get("parent") for m in models)
+        for name, served_name in self._served.items():
+            if served_name not in served:
+                self._load_adapter(name, served_name)
+
+    def _load_adapter(self, name: str, served_name: str) -> None:
+        path = Path(self._adapters[name]).resolve()
+        status, body = self._sender.post("/load_lora_adapter", {"lora_name": served_name, "lora_path": str(path)})
+        if status != 200:
+            raise ConfigError(
+                f"{self._sender.base_url} does not serve adapter '{served_name}' and would not load it "
+                f"(HTTP {status}: {server_message(body)}): start it with --enable-lora --lora-modules "
+                f"{served_name}={path}, or use llm.backend=vllm"
+            )
+
+    def _encode(self, jobs: Sequence[tuple[Messages, str]]) -> list[tuple[list[int], list[int]]]:
+        if self._tokenizer:
+            prompts = encode_prompts(self._tokenizer, [messages for messages, _ in jobs])
+            return list(zip(prompts, encode_answers(self._tokenizer, [answer for _, answer in jobs]), strict=True))
+        return [
+            (self._tokenize({"messages": list(safe_messages(messages))}),
+             self._tokenize({"prompt": answer, "add_special_tokens": False}))
+            for messages, answer in jobs
+        ]  # fmt: skip
+
+    def _tokenize(self, body: dict[str, Any]) -> list[int]:
+        root = self._sender.base_url.removesuffix("/v1")
+        status, reply = self._sender.post(f"{root}/tokenize", {"model": self._base, **body})
+        if status != 200 or not isinstance(reply, dict) or "tokens" not in reply:
+            raise ConfigError(
+                f"{root} has no /tokenize (HTTP {status}): set llm.model to the model's folder if it is here"
+            )
+        return reply["tokens"]
+
+
+def _read_chat(reply: Any) -> tuple[str, str, int, int]:
+    """(text, finish reason, prompt tokens, completion tokens). An empty list of choices is no reply."""
+    choice, usage = reply["choices"][0], reply.get("usage") or {}
+    text = choice["message"]["content"]
+    if not isinstance(text, str):
+        raise ValueError("no text in the reply")
+    if choice.get("finish_reason") not in ("stop", "length"):
+        raise ValueError(f"finish reason {json.dumps(choice.get('finish_reason'))}")
+    return text, choice["finish_reason"], usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0)
+
+
+def _read_logprobs(reply: Any, jobs: list[tuple[list[int], list[int]]]) -> list[np.ndarray]:
+    choices = sorted(reply["choices"], key=lambda choice: choice["index"])
+    if len(choices) != len(jobs):
+        raise ValueError(f"{len(choices)} results for {len(jobs)} prompts")
+    results = []
+    for choice, (prompt, answer) in zip(choices, jobs, strict=True):
+        told = choice["prompt_logprobs"][len(prompt) :]
+        values = [entry[str(token)]["logprob"] for entry, token in zip(told, answer, strict=True)]
+        results.append(np.array(values, np.float32))
+    return results
+
+
+def _reply(request: ChatRequest, answer: Answer) -> Reply:
+    if answer.error:
+        return Reply(request.id, "", "error", 0, 0, answer.seconds, answer.error)
+    text, finish_reason, prompt_tokens, completion_tokens = answer.result
+    return Reply(request.id, text, finish_reason, prompt_tokens, completion_tokens, answer.seconds)

@@ -1,0 +1,65 @@
+"""Runs a server so that it cannot outlive us: a small process between client and server, standard library only.
+
+python vllm_guard.py COMMAND ... starts COMMAND and stops its whole process group when standard input ends (the client
+closed it, or is dead in whatever way), when the client's process is no longer our parent, or on SIGTERM. It exits with
+the server's exit code.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+
+GRACE_SECONDS = 20.0
+PR_SET_PDEATHSIG = 1
+
+
+def main(command: list[str]) -> int:
+    stop: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: stop.append(number))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    client = os.getppid()
+    server = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=_die_with_parent)
+    while server.poll() is None and not stop and os.getppid() == client:
+        try:
+            ready, _, _ = select.select([sys.stdin.fileno()], [], [], 0.5)
+        except InterruptedError:
+            continue
+        if ready and not os.read(sys.stdin.fileno(), 4096):
+            break
+    return _stop(server)
+
+
+def _stop(server: subprocess.Popen[bytes]) -> int:
+    """Asks the group to end, then ends it; also what the server left behind when it ended by itself."""
+    _signal_group(server.pid, signal.SIGTERM)
+    deadline = time.monotonic() + GRACE_SECONDS
+    while server.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(0.2)
+    _signal_group(server.pid, signal.SIGKILL)
+    return server.wait()
+
+
+def _signal_group(group: int, number: int) -> None:
+    try:
+        os.killpg(group, number)
+    except ProcessLookupError:
+        return
+
+
+def _die_with_parent() -> None:
+    """Linux: the server gets SIGTERM even when this guard is killed outright. Elsewhere the guard alone must do."""
+    try:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    except (OSError, AttributeError):
+        return
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,202 @@
+"""Starts a vLLM server on a free port, waits until it answers, and stops it so that no process is left.
+
+The server runs under vllm_guard.py, in a process group of its own: it ends with the stage, also when that is killed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from rag_ft.errors import ConfigError
+from rag_ft.llm import vllm_guard
+from rag_ft.llm.model_folder import context_tokens, read_json
+
+log = logging.getLogger(__name__)
+
+START_SECONDS = 1800  # large models load for minutes; a server that fails exits long before
+LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+# Compact JSON: a weak model would fill its tokens with white space. llguidance is also what the in-process model uses.
+STRUCTURED = json.dumps({"backend": "guidance", "disable_any_whitespace": True})
+
+
+class VLLMServer:
+    """One server process for `folder`, served as "base", with LoRA adapters {served name: folder}.
+
+    Raises:
+        ConfigError: no vLLM, no free memory on the GPUs; on start(), the last lines of a server that did not come up.
+    """
+
+    def __init__(self, config: Any, folder: Path, adapters: dict[str, Path], log_dir: Path | None = None) -> None:
+        self._python = find_vllm_python(config.vllm_python)
+        self._on_cpu = is_cpu_build(self._python)
+        if not self._on_cpu:
+            check_gpu_memory(config.gpu_memory_share, config.tensor_parallel * config.data_parallel)
+        self._config, self._folder, self._adapters = config, folder, adapters
+        self.log_path = (log_dir or Path(tempfile.mkdtemp(prefix="rag_ft-vllm-"))) / "vllm.log"
+        self._guard: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> str:
+        """Starts the server and returns its base URL when it is ready; a progress line shows the waiting."""
+        port = free_port()
+        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        guarded = [sys.executable, vllm_guard.__file__, *self.command(port)]
+        with self.log_path.open("wb") as out:
+            self._guard = subprocess.Popen(
+                guarded, stdin=subprocess.PIPE, stdout=out, stderr=subprocess.STDOUT, env=self.environment(),
+                start_new_session=True,
+            )  # fmt: skip
+        self._wait(f"http://127.0.0.1:{port}/health")
+        return f"http://127.0.0.1:{port}/v1"
+
+    def stop(self) -> None:
+        """Ends the server and waits until it is gone. May be called more than once."""
+        if self._guard is None:
+            return
+        if self._guard.stdin:
+            self._guard.stdin.close()
+        try:
+            self._guard.wait(timeout=2 * vllm_guard.GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._guard.kill()
+            self._guard.wait()
+        self._guard = None
+
+    def died(self) -> str | None:
+        """Why the server is no more, with the end of its log; None while it runs."""
+        if self._guard is None or self._guard.poll() is None:
+            return None
+        return f"the vLLM server exited with code {self._guard.returncode}: {last_error(self.log_path)}"
+
+    def command(self, port: int) -> list[str]:
+        """The server's command line."""
+        config = self._config
+        longest = context_tokens(self._folder, config.max_model_tokens)
+        command = [
+            self._python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(self._folder.resolve()),
+            "--served-model-name", "base", "--host", "127.0.0.1", "--port", str(port), "--max-model-len", str(longest),
+            "--dtype", config.dtype, "--generation-config", "vllm", "--structured-outputs-config", STRUCTURED,
+        ]  # fmt: skip
+        if self._on_cpu:  # chunked prefill crashes the CPU build in some cases; compiling costs more than it gives
+            command += ["--enforce-eager", "--no-enable-chunked-prefill",
+                        "--max-num-batched-tokens", str(max(4096, longest))]  # fmt: skip
+        else:
+            command += ["--tensor-parallel-size", str(config.tensor_parallel),
+                        "--data-parallel-size", str(config.data_parallel),
+                        "--gpu-memory-utilization", str(config.gpu_memory_share)]  # fmt: skip
+        if config.quantization:
+            command += ["--quantization", config.quantization]
+        return command + self._adapter_arguments() + list(config.vllm_args)
+
+    def environment(self) -> dict[str, str]:
+        """Ours, offline, and on a CPU with a core left for the client and room for the cache."""
+        ours = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+        if self._on_cpu:
+            ours |= {"VLLM_CPU_KVCACHE_SPACE": "2", "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) - 1)),
+                     "VLLM_CPU_OMP_THREADS_BIND": "nobind"}  # fmt: skip
+        return ours | os.environ
+
+    def _adapter_arguments(self) -> list[str]:
+        if not self._adapters:
+            return []
+        rank = max(read_json(path / "adapter_config.json").get("r", 8) for path in self._adapters.values())
+        allowed = next((r for r in LORA_RANKS if r >= rank), None)
+        if allowed is None:
+            raise ConfigError(
+                f"an adapter has rank {rank}, vLLM serves up to {LORA_RANKS[-1]}: train with a lower rank"
+            )
+        modules = [f"{name}={path.resolve()}" for name, path in self._adapters.items()]
+        return ["--enable-lora", "--max-lora-rank", str(allowed), "--max-loras", str(len(modules)),
+                "--lora-modules", *modules]  # fmt: skip
+
+    def _wait(self, health: str) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        label = f"vLLM starting (log: {self.log_path})"
+        with tqdm(desc=label, bar_format="{desc} {elapsed}", leave=False) as line:
+            while not _is_up(health):
+                if reason := self.died():
+                    raise ConfigError(f"{reason} (whole log: {self.log_path})")
+                if time.monotonic() > deadline:
+                    raise ConfigError(f"vLLM was not ready after {START_SECONDS} s: see {self.log_path}")
+                time.sleep(0.5)
+                line.refresh()
+
+
+def find_vllm_python(wanted: str | None) -> str:
+    """The Python that has vLLM: `wanted`, .venv-vllm here, then our own. Raises ConfigError with the remedy."""
+    if wanted:
+        found = shutil.which(wanted)
+        if not found:
+            raise ConfigError(f"llm.vllm_python {wanted} is no program: give the path of a Python that has vLLM")
+        return found
+    beside = Path(".venv-vllm/bin/python")
+    if beside.is_file():
+        return str(beside.absolute())
+    if find_spec("vllm") is not None:
+        return sys.executable
+    raise ConfigError("llm.backend is vllm, but vLLM is not installed: run `make vllm` (CPU build) or pip install "
+                      "rag-ft[vllm] (GPU), or set llm.vllm_python")  # fmt: skip
+
+
+def is_cpu_build(python: str) -> bool:
+    """Whether that Python's vLLM is the CPU build. Raises ConfigError where it has no vLLM at all."""
+    ask = "from importlib.metadata import distributions as d; print(*[x.metadata['Name'] for x in d()])"
+    found = subprocess.run([python, "-c", ask], capture_output=True, text=True, check=False)
+    names = found.stdout.lower().split()
+    if "vllm-cpu" not in names and "vllm" not in names:
+        raise ConfigError(f"{python} has no vLLM: run `make vllm`, or set llm.vllm_python to a Python that has it")
+    return "vllm-cpu" in names
+
+
+def check_gpu_memory(share: float, num_gpus: int) -> None:
+    """Raises ConfigError when there are too few GPUs or other programs hold the memory vLLM would take."""
+    try:
+        query = ["nvidia-smi", "--query-gpu=memory.free,memory.total", "--format=csv,noheader,nounits"]
+        lines = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise ConfigError("this vLLM needs a GPU and nvidia-smi finds none: use llm.backend=transformers, or the CPU "
+                          "build (make vllm)") from error  # fmt: skip
+    if len(lines) < num_gpus:
+        raise ConfigError(f"{num_gpus} GPUs asked for (tensor_parallel x data_parallel), {len(lines)} are here")
+    for number, line in enumerate(lines[:num_gpus]):
+        free, total = (float(part) / 1024 for part in line.split(","))
+        if free < share * total:
+            raise ConfigError(
+                f"GPU {number} has {free:.1f} of {total:.1f} GiB free, llm.gpu_memory_share={share} wants "
+                f"{share * total:.1f}: end the other program, or lower it"
+            )
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def last_error(log_path: Path) -> str:
+    """The line of the log's end that says most: the last with "Error", else the last three."""
+    lines = [line.strip() for line in log_path.read_text(encoding="utf-8", errors="replace").splitlines()[-200:]]
+    lines = [line for line in lines if line]
+    telling = [line for line in lines if "Error" in line and "Traceback" not in line]
+    return telling[-1][-400:] if telling else " / ".join(lines[-3:])
+
+
+def _is_up(health: str) -> bool:
+    try:
+        with urllib.request.urlopen(health, timeout=5) as reply:
+            return reply.status == 200
+    except OSError:
+        return False

@@ -1,0 +1,59 @@
+"""Adapter and base model into one plain model folder: for servers without LoRA, for quantisation, for shipping."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from rag_ft.config import Config
+from rag_ft.errors import ConfigError, DataError
+from rag_ft.paths import RunDir
+
+
+def merge(config: Config, to: Path) -> Path:
+    """Writes the tuned generator of the config's run to the folder `to` as safetensors with tokenizer and template, in
+    the base model's dtype. The folder appears by one rename, complete.
+
+    Returns:
+        `to`.
+
+    Raises:
+        DataError: the run has no tuned generator.
+        ConfigError: `to` is there already, or the adapter is of another base model.
+    """
+    adapter = RunDir(config.run_path).generator
+    if to.exists():
+        raise ConfigError(f"{to} is there already: name a new folder")
+    if not adapter.is_dir():
+        raise DataError(f"{adapter} does not exist: run train_generator first")
+    temporary = to.with_name(to.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    if (adapter / "adapter_config.json").exists():
+        _merged(config, adapter).save_pretrained(temporary)
+        _copy_tokenizer(adapter, temporary)
+    else:  # all weights were trained: it is a whole model already
+        shutil.copytree(adapter, temporary)
+    os.replace(temporary, to)
+    return to
+
+
+def _merged(config: Config, adapter: Path) -> Any:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    from rag_ft.llm.model_folder import resolve_model_folder
+
+    base = AutoModelForCausalLM.from_pretrained(resolve_model_folder(config.llm.model), dtype="auto")
+    try:
+        return PeftModel.from_pretrained(base, adapter).merge_and_unload()
+    except (RuntimeError, ValueError) as error:
+        first = str(error).splitlines()[0]
+        raise ConfigError(f"{adapter} does not fit llm.model {config.llm.model}: {first}") from error
+
+
+def _copy_tokenizer(adapter: Path, to: Path) -> None:
+    from transformers import AutoTokenizer
+
+    AutoTokenizer.from_pretrained(adapter).save_pretrained(to)

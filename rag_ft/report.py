@@ -1,0 +1,218 @@
+"""report: scores and done-files -> metrics.json, report.md, report.html."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from typing import Any
+
+import numpy as np
+
+from rag_ft.config import Config, flat
+from rag_ft.errors import DataError
+from rag_ft.evaluation.systems import ENSEMBLES, NAMES, RETRIEVERS, SYSTEMS
+from rag_ft.metrics.answers import ANSWER_METRICS
+from rag_ft.metrics.comparisons import ABSTENTION, ScoreTable, make_table, subset, summarise
+from rag_ft.metrics.retrieval import gold_chunk_ids
+from rag_ft.metrics.verdict import points, verdict
+from rag_ft.paths import RunDir
+from rag_ft.records import Chunk, Document, Prediction, QAPair, Score, read_jsonl, read_rows, write_text
+from rag_ft.report_page import charts, facts, slices
+from rag_ft.report_page.browser import browser_data, script_json
+from rag_ft.report_page.rendering import environment, script, style
+from rag_ft.report_page.robustness import robustness
+
+SCHEMA = 1  # of metrics.json; raised when a key changes its meaning
+MIN_HUMAN_QUESTIONS = 50  # from so many on, questions that people wrote or reviewed make the headline alone
+ALL_METRICS = (*ANSWER_METRICS, "faithfulness", *ABSTENTION, "citation_precision", "citation_recall", "evidence_shown")
+ENSEMBLE_NAMES = tuple(system.name for system in ENSEMBLES)
+TERMINAL_METRICS = {"em": "EM", "f1": "F1", "rougeL": "ROUGE-L", "recall@5": "recall@5"}
+
+
+def run(config: Config, run_dir: RunDir) -> dict[str, int | float]:
+    """Writes metrics.json, report.md and report.html from what the other stages left.
+
+    Raises:
+        DataError: the evaluation scored no question that qa.jsonl still holds.
+    """
+    pairs = [pair for pair in read_jsonl(run_dir.qa, QAPair) if pair.split == "test"]
+    table = make_table(pairs, read_jsonl(run_dir.scores, Score))
+    if not table.pairs:
+        raise DataError(f"{run_dir.scores} scores no test question of {run_dir.qa}: run evaluate again with --force")
+    documents = {d.id: d for d in _documents(run_dir, {pair.document_id for pair in table.pairs})}
+    metrics = make_metrics(config, run_dir, table, documents)
+    write_text(run_dir.metrics, json.dumps(metrics, indent=1, ensure_ascii=False) + "\n")
+    page = _page(config, run_dir, table, metrics, documents)
+    templates = environment()
+    write_text(run_dir.report_md, templates.get_template("report.md").render(page))
+    html = templates.get_template("page.html").render(page)
+    write_text(run_dir.report_html, html)
+    return {"questions": len(table.pairs), "html_mb": round(len(html.encode()) / 1e6, 2)}
+
+
+def make_metrics(config: Config, run_dir: RunDir, table: ScoreTable, documents: dict[str, Document]) -> dict[str, Any]:
+    """What metrics.json holds. Values and differences are shares (0-1); `seconds` are seconds.
+
+    schema, run, tuned {generator, retriever}: whether a tuned half was there and served.
+    headline {origins, questions, documents, of_several}: what `verdict`, `systems` and `comparisons` rest on.
+    verdict {ship, sentence, notes}: see metrics/verdict.py.
+    systems {name: {metric: {value, ci95, n}}}: names of evaluation/systems.py. Retrieval metrics stand under the
+        retrievers base, tuned, lexical, dense_base, dense_tuned.
+    comparisons [{a, b, metric, delta = b - a, ci95, p, p_holm, family, p_permutation, p_mcnemar (of em), n,
+        num_documents, more_questions (0 settled, null out of reach)}].
+    by_origin {human | generated: {systems, comparisons}}: where both kinds of questions were asked.
+    slices [{field, part, n, metrics: {metric: {base, tuned, delta, ci95}}, gap}].
+    robustness: null, or see report_page/robustness.py. leakage, funnel, cost: see report_page/facts.py.
+    """
+    tuned, human = facts.halves_tuned(run_dir), np.array([pair.origin != "generated" for pair in table.pairs])
+    num_human = int(human.sum())
+    mixed = 0 < num_human < len(human)
+    headline = subset(table, human) if mixed and num_human >= MIN_HUMAN_QUESTIONS else table
+    resamples, seed = config.evaluate.num_resamples, config.run.seed
+    systems, comparisons = summarise(headline, tuned, resamples, seed)
+    known = {name: systems[name] for name in dict.fromkeys((*NAMES, *ENSEMBLE_NAMES, *RETRIEVERS)) if name in systems}
+    answers = ("base", "f1") in table.values
+    parts = {"human": human, "generated": ~human} if mixed else {}
+    by_origin = {name: summarise(subset(table, part), tuned, resamples, seed) for name, part in parts.items()}
+    return {
+        "schema": SCHEMA,
+        "run": config.name,
+        "headline": _headline(headline, mixed),
+        "tuned": {"generator": "g" in tuned, "retriever": "r" in tuned},
+        "verdict": verdict(comparisons, tuned, answers),
+        "systems": known,
+        "comparisons": comparisons,
+        "by_origin": {name: {"systems": s, "comparisons": c} for name, (s, c) in by_origin.items()},
+        "slices": slices.by_group(headline, _slice_metrics(answers), documents, seed),
+        "robustness": robustness(systems),
+        "leakage": facts.leakage(run_dir),
+        "funnel": facts.funnel(run_dir),
+        "cost": facts.costs(run_dir),
+    }
+
+
+def summary_table(run_dir: RunDir) -> str:
+    """The result in a few lines for a terminal: each system's metrics, and their change from base with its interval.
+
+    Raises:
+        DataError: there is no metrics.json yet.
+    """
+    try:
+        metrics = json.loads(run_dir.metrics.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"{run_dir.metrics} does not exist: run the report stage first") from error
+    rows = [["", *TERMINAL_METRICS.values()]]
+    rows += [[row["name"], *(_cell(row, metric) for metric in TERMINAL_METRICS)] for row in grid(metrics)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    asked = metrics["headline"]
+    lines.insert(
+        0, f"{asked['questions']} test questions about {asked['documents']} documents; change from base [95 %]"
+    )
+    return "\n".join([*lines, "", metrics["verdict"]["sentence"], *metrics["verdict"]["notes"]])
+
+
+def grid(metrics: dict[str, Any]) -> list[dict[str, Any]]:
+    """One row per system or retriever row alone: {name, meaning, cells: {metric: level}, changes: {metric: comparison
+    with base}}; answer systems carry the recall of the retriever they read from."""
+    compared = {(c["b"], c["metric"]): c for c in metrics["comparisons"] if c["a"] == "base"}
+    rows = []
+    for system in (*SYSTEMS, *ENSEMBLES):
+        levels = metrics["systems"].get(system.name, {})
+        if "f1" not in levels and system.name not in ("base", "tuned"):
+            continue
+        found = metrics["systems"].get(system.retriever, {}) if system.context == "retrieved" else {}
+        cells = {**{k: v for k, v in found.items() if "@" in k}, **{k: v for k, v in levels.items() if "@" not in k}}
+        changes = {metric: compared.get((system.name, metric)) for metric in cells}
+        if system.context == "retrieved" and system.retriever == "tuned":
+            changes |= {metric: compared.get(("tuned", metric)) for metric in found if "@" in metric}
+        rows.append({"name": system.name, "meaning": system.meaning, "cells": cells, "changes": changes})
+    return rows
+
+
+def _documents(run_dir: RunDir, ids: set[str | None]) -> list[Document]:
+    return [document for document in read_jsonl(run_dir.documents, Document) if document.id in ids]
+
+
+def _headline(table: ScoreTable, mixed: bool) -> dict[str, Any]:
+    origins = sorted({pair.origin for pair in table.pairs})
+    num_documents = len(set(table.documents.tolist()))
+    return {"origins": origins, "questions": len(table.pairs), "documents": num_documents, "of_several": mixed}
+
+
+def _slice_metrics(answers: bool) -> list[str]:
+    return ["f1", "em"] if answers else ["recall@5"]
+
+
+def _cell(row: dict[str, Any], metric: str) -> str:
+    level, change = row["cells"].get(metric), row["changes"].get(metric)
+    if not level or level["value"] is None:
+        return "-"
+    text = f"{100 * level['value']:5.1f}"
+    if not change:
+        return text
+    interval = f" [{points(change['ci95'][0])} {points(change['ci95'][1])}]" if change["ci95"] else ""
+    return f"{text} {points(change['delta'])}{interval}"
+
+
+def _page(
+    config: Config, run_dir: RunDir, table: ScoreTable, metrics: dict[str, Any], documents: dict[str, Document]
+) -> dict[str, Any]:
+    """Everything the templates show."""
+    answers = ("base", "f1") in table.values
+    return {
+        "config": config,
+        "metrics": metrics,
+        "grid": grid(metrics),
+        "answer_metrics": [metric for metric in ALL_METRICS if any(metric in s for s in metrics["systems"].values())],
+        "retrievers": {name: meaning for name, meaning in RETRIEVERS.items() if name in metrics["systems"]},
+        "documents": slices.by_document(table, _slice_metrics(answers), documents),
+        "refusals": facts.refusals(run_dir),
+        "curves": {stage: _training(run_dir, stage) for stage in ("train_retriever", "train_generator")},
+        "noise": _noise_curve(metrics["robustness"]),
+        "pairs": facts.pairs_by_split(run_dir),
+        "counts": {stage["stage"]: facts.counts_of(run_dir, stage["stage"]) for stage in metrics["cost"]},
+        "fingerprints": facts.fingerprints(run_dir),
+        "changed": facts.changed_knobs(config),
+        "knobs": flat(config),
+        "reach": _reach(metrics["comparisons"]),
+        "questions": script_json(_browser(run_dir, table, documents) if answers else None),
+        "style": style(),
+        "script": script(),
+        "script_hash": base64.b64encode(hashlib.sha256(script().encode()).digest()).decode(),
+    }
+
+
+def _training(run_dir: RunDir, stage: str) -> list[dict[str, Any]]:
+    path = run_dir.training_log(stage)
+    return charts.training_curves(list(read_rows(path))) if path.exists() else []
+
+
+def _noise_curve(probes: dict[str, Any] | None) -> dict[str, Any] | None:
+    if not probes:
+        return None
+    rows = [row for row in probes["noise"] if row["base"] and row["tuned"]]
+    lines = {half: [(row["noise_share"], row[half]["value"]) for row in rows] for half in ("base", "tuned")}
+    return charts.curve(lines, zero_based=True)
+
+
+def _reach(comparisons: list[dict[str, Any]]) -> float:
+    """The half width of the axis of differences: all intervals of the deciding ones fit."""
+    ends = [abs(bound) for c in comparisons if c["family"] == "decides" for bound in (c["ci95"] or [c["delta"]])]
+    return max([*ends, 0.02]) * 1.05
+
+
+def _browser(run_dir: RunDir, table: ScoreTable, documents: dict[str, Document]) -> dict[str, Any]:
+    predictions = {
+        name: list(read_jsonl(run_dir.predictions(name), Prediction))
+        for name in (*NAMES, *ENSEMBLE_NAMES)
+        if run_dir.predictions(name).exists()
+    }
+    shown = {i for rows in predictions.values() for prediction in rows for i in prediction.chunk_ids}
+    chunks = {c.id: c for c in read_jsonl(run_dir.chunks, Chunk) if c.document_id in documents or c.id in shown}
+    by_document: dict[str | None, list[Chunk]] = {}
+    for chunk in chunks.values():
+        by_document.setdefault(chunk.document_id, []).append(chunk)
+    gold = {pair.id: gold_chunk_ids(pair, by_document.get(pair.document_id, [])) for pair in table.pairs}
+    return browser_data(table, predictions, gold, chunks, documents)

@@ -1,0 +1,161 @@
+"""Stage 5: pairs + what the retriever finds for them -> an adapter that reads retrieved chunks better.
+
+Also a module of its own, so that launchers can start it in several processes:
+`accelerate launch --config_file configs/accelerate/ddp.yaml -m rag_ft.train_generator CONFIG [section.key=value ...]`
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rag_ft import __version__
+from rag_ft.config import Config, load_config
+from rag_ft.errors import DataError, RagFtError
+from rag_ft.paths import RunDir
+from rag_ft.records import write_jsonl, write_text
+from rag_ft.training.examples import Example, count_kinds
+
+if TYPE_CHECKING:
+    from rag_ft.training.processes import Processes
+    from rag_ft.training.sft import Trained
+    from rag_ft.training.training_set import TrainingSet
+
+logger = logging.getLogger(__name__)
+STAGE = "train_generator"
+PART_WAYS = 1.1  # a last dev loss so many times the best one is called overfitting
+Counts = dict[str, int | float | str]
+
+
+def run(config: Config, run_dir: RunDir) -> Counts:
+    """Writes generator/ (adapter, tokenizer, model card) and the training log; checkpoints go when it is done.
+
+    Raises:
+        ConfigError: a method, device or batch size that cannot work, found before the training.
+        DataError: no pairs to train on, something of a test document among them, or examples lost on the way.
+    """
+    from rag_ft.training.adapters import check_method
+    from rag_ft.training.processes import join_processes
+    from rag_ft.training.sft import train
+    from rag_ft.training.training_set import build_training_set, read_training_set
+
+    if not config.train_generator.enabled:
+        return {"trained": 0, "reason": "train_generator.enabled is false"}
+    check_method(config)
+    processes, tokens, work = join_processes(), chat_tokens(config), run_dir.checkpoints(STAGE)
+    counts: Counts = dict(processes.first(lambda: build_training_set(config, run_dir, tokens.encode, work)) or {})
+    data = read_training_set(work)
+    if not data.train:
+        raise DataError(f"no pair gave a training example: see {run_dir.rejects(STAGE)}")
+    trained = train(config, tokens.tokenizer, data.train, data.dev, work, processes)
+    counts |= _describe(data, trained, tokens.tokenizer)
+    _save(config, run_dir, trained, counts, processes)
+    return counts
+
+
+def chat_tokens(config: Config) -> Any:
+    """The model's tokenizer, checked to have a chat template, as training uses it."""
+    from rag_ft.llm.chat_template import load_chat_tokenizer
+    from rag_ft.llm.model_folder import resolve_model_folder
+    from rag_ft.training.tokens import ChatTokens
+
+    tokenizer = load_chat_tokenizer(resolve_model_folder(config.llm.model))
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return ChatTokens(tokenizer)
+
+
+def preview(config: Config, run_dir: RunDir, n: int = 10) -> str:
+    """`n` training examples as text, spread over the pairs: the part without loss marked with `|`, the learned one
+    with `>`. Nothing is trained or written."""
+    from rag_ft.training.training_set import make_examples, select_pairs
+
+    tokens = chat_tokens(config)
+    pairs, _, _ = select_pairs(run_dir)
+    chosen = pairs[:: max(1, len(pairs) // n)][:n]
+    examples, rejects = make_examples(config, run_dir, chosen, tokens.encode)
+    shown = [_show(example, tokens.tokenizer) for example in examples[:n]]
+    return "\n\n".join([*shown, *(f"# {r.item}: left out, {r.reason} ({r.detail})" for r in rejects)])
+
+
+def _show(example: Example, tokenizer: Any) -> str:
+    encoded = example.encoded
+    prompt = tokenizer.decode(encoded.input_ids[: encoded.num_prompt_tokens])
+    answer = tokenizer.decode(encoded.input_ids[encoded.num_prompt_tokens :])
+    head = f"# {example.id} ({example.kind}; {encoded.num_prompt_tokens} tokens + {encoded.num_answer_tokens} learned)"
+    lines = [f"| {line}" for line in prompt.splitlines()] + [f"> {line}" for line in answer.splitlines()]
+    return "\n".join([head, *lines])
+
+
+def _describe(data: TrainingSet, trained: Trained, tokenizer: Any) -> Counts:
+    """Numbers for the done-file, the model card and the report."""
+    from rag_ft.training.sft import plain_text_loss
+
+    model = trained.trainer.accelerator.unwrap_model(trained.trainer.model)
+    counts: Counts = {
+        **count_kinds(data.train), "num_examples": len(data.train), "num_dev_examples": len(data.dev),
+        "num_steps": trained.num_steps, "tokens_per_second": round(trained.num_tokens / max(trained.seconds, 1e-9)),
+    }  # fmt: skip
+    losses = [row["eval_loss"] for row in trained.history if "eval_loss" in row]
+    if losses:
+        counts |= {"dev_loss_first": round(losses[0], 4), "dev_loss_best": round(min(losses), 4)}
+        counts["overfitted"] = int(losses[-1] > PART_WAYS * min(losses))
+        if counts["overfitted"]:
+            logger.warning(
+                "dev loss rose from %.3f to %.3f while the training loss fell: the best weights are kept; "
+                "lower train_generator.epochs or learning_rate", min(losses), losses[-1],
+            )  # fmt: skip
+    for name, adapter in (("base", False), ("tuned", True)):
+        loss = plain_text_loss(model, tokenizer, data.plain_texts, adapter)
+        if not math.isnan(loss):
+            counts[f"plain_text_loss_{name}"] = round(loss, 4)
+    return counts
+
+
+def _save(config: Config, run_dir: RunDir, trained: Trained, counts: Counts, processes: Processes) -> None:
+    """generator/ appears by one rename, complete."""
+    from rag_ft.training.sft import save_adapter
+
+    temporary = run_dir.generator.with_name("generator.tmp")
+    processes.first(lambda: shutil.rmtree(temporary, ignore_errors=True))
+    save_adapter(trained, config.llm.model, temporary, processes)
+    processes.wait()
+    if processes.main:
+        write_text(temporary / "README.md", model_card(config, counts))
+        write_jsonl(run_dir.training_log(STAGE), trained.history)
+        shutil.rmtree(run_dir.generator, ignore_errors=True)
+        os.replace(temporary, run_dir.generator)
+        shutil.rmtree(run_dir.checkpoints(STAGE), ignore_errors=True)
+    processes.wait()
+
+
+def model_card(config: Config, counts: Counts) -> str:
+    from rag_ft.training.model_card import model_card as write
+
+    return write(config, counts, __version__)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """`python -m rag_ft.train_generator CONFIG [--force] [section.key=value ...]`; each launcher's process runs it."""
+    from rag_ft.stages import run_stage
+
+    words = sys.argv[1:] if arguments is None else arguments
+    force = "--force" in words
+    words = [word for word in words if word != "--force"]
+    try:
+        if not words:
+            raise RagFtError("usage: python -m rag_ft.train_generator CONFIG [--force] [section.key=value ...]")
+        run_stage(STAGE, load_config(Path(words[0]), words[1:]), force)
+    except RagFtError as error:
+        sys.stderr.write(f"rag-ft: {error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

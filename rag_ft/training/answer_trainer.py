@@ -1,0 +1,85 @@
+"""TRL's SFTTrainer with the loss on answers alone and little padding, and the callbacks that go with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch.nn import functional
+from transformers import ProgressCallback, Trainer, TrainerCallback
+from transformers.trainer_pt_utils import BatchRebalanceSampler
+from trl import SFTTrainer
+
+from rag_ft.records import write_text
+from rag_ft.training.tokens import IGNORED
+
+FINISHED = "complete"  # in a checkpoint, written last: a checkpoint without it was cut off by a kill
+
+
+class AnswerTrainer(SFTTrainer):
+    """SFTTrainer over rows that are tokenised already, with three changes: a step's examples are drawn at random and
+    shared out over its forward passes by length; where the attention wants padding, logits are computed at the answers
+    alone (TRL does so only on GPUs); checkpoints carry no model card."""
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        if self.padding_free:
+            return super()._get_train_sampler(dataset)
+        per_step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        return BatchRebalanceSampler(
+            lengths=[len(ids) for ids in dataset["input_ids"]],
+            effective_batch_size=per_step,
+            dp_size=self.args.world_size,
+            grad_accum=self.args.gradient_accumulation_steps,
+            seed=self.args.seed,
+            rank=self.args.process_index,
+            drop_last=False,
+        )
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Mean -log p over the answer tokens of the whole step, over all its forward passes and processes."""
+        if self.padding_free or return_outputs or self.aux_loss_enabled:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        labels = inputs["labels"]
+        first = int((labels != IGNORED).any(0).nonzero()[0, 0])  # position t is predicted at t - 1
+        outputs = model(
+            input_ids=inputs["input_ids"],
+            attention_mask=inputs["attention_mask"],
+            use_cache=False,
+            logits_to_keep=labels.shape[1] - first + 1,
+        )
+        total = functional.cross_entropy(
+            outputs.logits[:, :-1].flatten(0, 1).float(),
+            labels[:, first:].flatten(),
+            ignore_index=IGNORED,
+            reduction="sum",
+        )
+        if num_items_in_batch is None:
+            return total / (labels != IGNORED).sum()
+        scale = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
+        return total / num_items_in_batch * scale
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        Trainer._save_checkpoint(self, model, trial)
+
+
+class Progress(ProgressCallback):
+    """A bar with the losses behind it, instead of a printed line for each."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        super().on_train_begin(args, state, control, **rest)
+        if self.training_bar is not None:
+            self.training_bar.set_description("train_generator")
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        shown = {name: f"{value:.3f}" for name, value in (logs or {}).items() if name in ("loss", "eval_loss")}
+        if self.training_bar is not None and shown:
+            self.training_bar.set_postfix(shown)
+
+
+class MarkComplete(TrainerCallback):
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero:
+            write_text(Path(args.output_dir) / f"checkpoint-{state.global_step}" / FINISHED, "")

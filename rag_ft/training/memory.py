@@ -1,0 +1,122 @@
+"""How much memory a training of the generator needs, by part, from the model's shape alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rag_ft.config import Config
+from rag_ft.llm.model_folder import choose_dtype
+
+GIB = 2**30
+LIBRARIES_GB = 1.0  # torch, transformers, trl and what they hold, measured in a CPU process
+CUDA_CONTEXT_GB = 0.8
+SPARE = 0.92  # share of a device's memory that is planned with
+CPU_PASS_TOKENS = 2048  # of one forward pass: larger ones leave the CPU's caches
+GPU_PASS_TOKENS = 16384  # more fills no GPU better
+BYTES = {"float32": 4.0, "bfloat16": 2.0, "nf4": 0.57}  # nf4: 4 bits, double-quantised scales, some layers in bfloat16
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """`adapted`: (inputs, outputs) of every linear layer LoRA is put on; parameters count the whole model."""
+
+    parameters: int
+    layers: int
+    hidden: int
+    feed_forward: int
+    query_width: int
+    key_width: int
+    vocabulary: int
+    adapted: tuple[tuple[int, int], ...]
+
+    def adapter_parameters(self, rank: int) -> int:
+        return sum(rank * (inputs + outputs) for inputs, outputs in self.adapted)
+
+    def training_flops(self, trains_all: bool) -> float:
+        """Floating point operations a token: forward, backward to the inputs, and to the weights where all move."""
+        return (6.0 if trains_all else 4.0) * self.parameters
+
+
+def read_shape(folder: Path) -> ModelShape:
+    """From config.json, with no weights loaded."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(folder)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    return shape_of(model)
+
+
+def shape_of(model: Any) -> ModelShape:
+    import torch
+
+    text = model.config.get_text_config()
+    head = model.get_output_embeddings()
+    linear = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
+    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    return ModelShape(
+        parameters=sum(p.numel() for p in model.parameters()),
+        layers=text.num_hidden_layers,
+        hidden=text.hidden_size,
+        feed_forward=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
+        query_width=width * text.num_attention_heads,
+        key_width=width * heads,
+        vocabulary=text.vocab_size,
+        adapted=tuple((m.in_features, m.out_features) for m in linear),
+    )
+
+
+def training_memory(
+    shape: ModelShape, config: Config, pass_tokens: int, answer_tokens: int, dtype: str, gpu: bool
+) -> dict[str, float]:
+    """GiB by part, for forward passes of `pass_tokens` tokens of which `answer_tokens` are learned."""
+    knobs = config.train_generator
+    full = knobs.method == "full"
+    trained = shape.parameters if full else shape.adapter_parameters(knobs.rank)
+    stored = "nf4" if knobs.method == "qlora" else "float32" if full else dtype
+    layer = layer_activation_bytes(shape, knobs.rank, not full, 2.0 if dtype == "bfloat16" else 4.0)
+    kept = 2.0 * shape.hidden * shape.layers + layer if knobs.gradient_checkpointing else layer * shape.layers
+    parts = {
+        "weights": shape.parameters * BYTES[stored],
+        "adapter": 0.0 if full else trained * 4.0,
+        "gradients": trained * 4.0,
+        "optimiser": trained * 8.0,
+        "activations": pass_tokens * kept,
+        "logits": answer_tokens * shape.vocabulary * 12.0,
+        "fixed": (CUDA_CONTEXT_GB if gpu else LIBRARIES_GB) * GIB,
+    }
+    return {name: size / GIB for name, size in parts.items()}
+
+
+def layer_activation_bytes(shape: ModelShape, rank: int, adapted: bool, width: float) -> float:
+    """Bytes a token that one decoder layer keeps for the backward pass: what two norms keep in float32, queries, keys,
+    values and attention output, the feed-forward's four inner tensors, and, for LoRA, each linear layer's own copy of
+    its input and of the product with A."""
+    norms = 2 * shape.hidden * (4 + width)
+    attention = width * (2 * shape.query_width + 2 * shape.key_width)
+    feed_forward = width * 4 * shape.feed_forward
+    adapters = width * (5 * shape.hidden + shape.query_width + shape.feed_forward + 7 * rank) if adapted else 0.0
+    return norms + attention + feed_forward + adapters
+
+
+def largest_pass(
+    shape: ModelShape, config: Config, sizes: Sequence[int], lengths: tuple[int, int], memory_gb: float, gpu: bool
+) -> tuple[int, dict[str, float]] | None:
+    """The first of `sizes` (examples of one forward pass, largest first) that fits, with its memory by part.
+
+    `lengths` are an example's tokens, all and learned. A pass larger than a device is fed well by is not chosen unless
+    it is the only one asked for. None where not even the last fits.
+    """
+    dtype = choose_dtype(config.llm.dtype, "cuda" if gpu else "cpu")
+    enough = GPU_PASS_TOKENS if gpu else CPU_PASS_TOKENS
+    for size in sizes:
+        parts = training_memory(shape, config, size * lengths[0], size * lengths[1], dtype, gpu)
+        fed = size * lengths[0] <= enough or size == sizes[-1]
+        if fed and sum(parts.values()) <= SPARE * memory_gb:
+            return size, parts
+    return None

@@ -1,0 +1,257 @@
+"""Supervised fine-tuning of the generator: TRL's trainer with the loss on answers alone and little padding."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch.nn import functional
+from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, TrainerCallback
+from trl import SFTConfig
+
+from rag_ft.config import Config
+from rag_ft.errors import ConfigError, DataError
+from rag_ft.records import write_text
+from rag_ft.training.adapters import adapter_config, can_pack, load_base
+from rag_ft.training.answer_trainer import FINISHED, AnswerTrainer, MarkComplete, Progress
+from rag_ft.training.examples import Example
+from rag_ft.training.memory import largest_pass, shape_of
+from rag_ft.training.processes import Processes
+from rag_ft.training.tokens import IGNORED
+
+log = logging.getLogger(__name__)
+NUM_LOGGED = 50
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """`device_batch_size` x `accumulation` x processes is the number of examples (packed: rows) of a step."""
+
+    device_batch_size: int
+    accumulation: int
+    num_steps: int
+    evaluate_every: int
+    packed: bool
+
+
+@dataclass(frozen=True)
+class Trained:
+    """`trainer.model` holds the best weights. `history`: {step, loss | eval_loss, ...} in order, earlier runs'
+    included. `num_steps` were made, by the loss history."""
+
+    trainer: Any
+    history: list[dict[str, float]]
+    num_steps: int
+    seconds: float
+    num_tokens: int
+
+
+def train(
+    config: Config,
+    tokenizer: Any,
+    examples: Sequence[Example],
+    dev: Sequence[Example],
+    folder: Path,
+    processes: Processes,
+    model: Any = None,
+) -> Trained:
+    """Trains on `examples`, evaluating on `dev`, with checkpoints in `folder`; goes on from the newest whole one.
+
+    `model` is the base to train, by default the configured one.
+
+    Raises:
+        ConfigError: batch sizes that do not divide, or a device that cannot do what is asked.
+        DataError: the trainer lost examples.
+    """
+    model = load_base(config) if model is None else model
+    schedule = plan_schedule(config, model, examples, processes.count)
+    trainer = AnswerTrainer(
+        model=model,
+        args=arguments(config, schedule, bool(dev), folder),
+        train_dataset=_dataset(examples),
+        eval_dataset=_dataset(sorted(dev, key=lambda e: len(e.encoded.input_ids))) if dev else None,
+        processing_class=tokenizer,
+        peft_config=adapter_config(config),
+        callbacks=_callbacks(config, bool(dev)),
+    )
+    trainer.remove_callback(ProgressCallback)
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(Progress())
+    _check_rows(trainer.train_dataset, examples)
+    outcome = trainer.train(resume_from_checkpoint=last_complete(folder))
+    tokens = sum(len(e.encoded.input_ids) for e in examples) / len(examples)
+    made = trainer.state.global_step
+    return Trained(
+        trainer, _history(trainer.state.log_history), made, outcome.metrics["train_runtime"],
+        round(tokens * made * config.train_generator.batch_size),
+    )  # fmt: skip
+
+
+def plan_schedule(config: Config, model: Any, examples: Sequence[Example], num_processes: int) -> Schedule:
+    """How a step's examples are shared out over forward passes and processes, and how many steps there are."""
+    knobs, lengths = config.train_generator, [len(e.encoded.input_ids) for e in examples]
+    if knobs.batch_size % num_processes:
+        raise ConfigError(
+            f"train_generator.batch_size={knobs.batch_size} cannot be shared by {num_processes} processes: "
+            f"set a multiple of {num_processes}"
+        )
+    share = knobs.batch_size // num_processes
+    packed = can_pack(config)
+    if packed:
+        # a packed row holds about so many examples; rows are one to a forward pass
+        per_row = max(1.0, knobs.max_tokens / (sum(lengths) / len(lengths)))
+        device, accumulation = 1, max(1, round(share / per_row))
+        per_epoch = max(1, round(len(lengths) / (per_row * accumulation * num_processes)))
+    else:
+        device = knobs.device_batch_size or _fitting(config, model, share, examples)
+        if share % device:
+            raise ConfigError(
+                f"train_generator.batch_size={knobs.batch_size} is no multiple of device_batch_size={device} "
+                f"x {num_processes} processes: change one of them"
+            )
+        accumulation = share // device
+        per_epoch = math.ceil(len(lengths) / knobs.batch_size)
+    num_steps = knobs.max_steps or max(1, math.ceil(knobs.epochs * per_epoch))
+    return Schedule(device, accumulation, num_steps, max(1, num_steps // knobs.evaluations), packed)
+
+
+def arguments(config: Config, schedule: Schedule, has_dev: bool, folder: Path) -> SFTConfig:
+    """TRL's settings; every name is as of the versions pinned in pyproject.toml."""
+    knobs, gpu = config.train_generator, torch.cuda.is_available()
+    return SFTConfig(
+        output_dir=str(folder),
+        num_train_epochs=knobs.epochs,
+        max_steps=knobs.max_steps or -1,
+        per_device_train_batch_size=schedule.device_batch_size,
+        per_device_eval_batch_size=max(1, schedule.device_batch_size),
+        gradient_accumulation_steps=schedule.accumulation,
+        learning_rate=knobs.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=0.05,
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+        bf16=computes_bf16(config),
+        use_cpu=not gpu,
+        gradient_checkpointing=knobs.gradient_checkpointing,
+        packing=schedule.packed,
+        eval_packing=False,
+        max_length=knobs.max_tokens,
+        dataset_kwargs=None if schedule.packed else {"skip_prepare_dataset": True},
+        eval_strategy="steps" if has_dev else "no",
+        eval_steps=schedule.evaluate_every,
+        save_strategy="steps",
+        save_steps=schedule.evaluate_every,
+        save_total_limit=2,
+        load_best_model_at_end=has_dev,
+        metric_for_best_model="eval_loss" if has_dev else None,
+        greater_is_better=False if has_dev else None,
+        prediction_loss_only=True,
+        logging_steps=max(1, schedule.num_steps // NUM_LOGGED),
+        dataloader_pin_memory=gpu,
+        ddp_find_unused_parameters=False,
+        report_to=knobs.report_to or "none",
+        seed=config.run.seed,
+        data_seed=config.run.seed,
+        disable_tqdm=False,
+    )
+
+
+def computes_bf16(config: Config) -> bool:
+    """Whether matrix products run in bfloat16: where the device does so natively, unless float32 is asked for."""
+    from rag_ft.llm.model_folder import choose_dtype
+
+    return choose_dtype(config.llm.dtype, "cuda" if torch.cuda.is_available() else "cpu") == "bfloat16"
+
+
+def last_complete(folder: Path) -> str | None:
+    """The newest whole checkpoint under `folder`."""
+    whole = [path for path in folder.glob("checkpoint-*") if (path / FINISHED).exists()]
+    return str(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None
+
+
+def plain_text_loss(model: Any, tokenizer: Any, texts: Sequence[str], adapter: bool) -> float:
+    """Mean -log p (nats a token) of plain texts, with the adapter or without it; nan where there is no text."""
+    total, count = 0.0, 0
+    model.eval()
+    off = contextlib.nullcontext() if adapter or not hasattr(model, "disable_adapter") else model.disable_adapter()
+    with off, torch.no_grad():
+        for text in texts:
+            ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"][:, :512]
+            if ids.shape[1] > 1:
+                ids = ids.to(model.device)
+                logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
+                total += float(functional.cross_entropy(logits, ids[0, 1:], reduction="sum"))
+                count += ids.shape[1] - 1
+    return total / count if count else math.nan
+
+
+def _callbacks(config: Config, has_dev: bool) -> list[TrainerCallback]:
+    patience = config.train_generator.patience
+    stop = [EarlyStoppingCallback(early_stopping_patience=patience)] if has_dev and patience else []
+    return [MarkComplete(), *stop]
+
+
+def _dataset(examples: Sequence[Example]) -> Dataset:
+    columns = {
+        "input_ids": [list(e.encoded.input_ids) for e in examples],
+        "labels": [e.encoded.labels for e in examples],
+    }
+    return Dataset.from_dict(columns)
+
+
+def _check_rows(dataset: Dataset, examples: Sequence[Example]) -> None:
+    """TRL drops and cuts rows without a word: what it trains on must be what it was given, row and answer token."""
+    packed = "seq_lengths" in dataset.column_names
+    rows = sum(map(len, dataset["seq_lengths"])) if packed else len(dataset)
+    supervised = sum(sum(label != IGNORED for label in row) for row in dataset["labels"])
+    wanted = sum(e.encoded.num_answer_tokens for e in examples)
+    if rows != len(examples) or supervised != wanted:
+        raise DataError(
+            f"the trainer kept {rows} of {len(examples)} examples and {supervised} of {wanted} answer tokens: "
+            "raise train_generator.max_tokens, or set train_generator.packing=false"
+        )
+
+
+def _fitting(config: Config, model: Any, share: int, examples: Sequence[Example]) -> int:
+    """The largest divisor of `share` that memory and caches take, by the longest example; 1 where none seems to fit
+    (the estimate is no reason to refuse what a user asks for)."""
+    lengths = max(len(e.encoded.input_ids) for e in examples), max(e.encoded.num_answer_tokens for e in examples)
+    sizes = [d for d in range(share, 0, -1) if share % d == 0]
+    found = largest_pass(shape_of(model), config, sizes, lengths, _device_memory_gb(), torch.cuda.is_available())
+    return found[0] if found else 1
+
+
+def _device_memory_gb() -> float:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory / 2**30
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+
+
+def _history(rows: Sequence[dict[str, Any]]) -> list[dict[str, float]]:
+    """Without what differs from run to run: times and rates."""
+    kept = ("step", "epoch", "loss", "eval_loss", "learning_rate", "grad_norm")
+    picked = [{k: row[k] for k in kept if k in row} for row in rows]
+    return [row for row in picked if "loss" in row or "eval_loss" in row]
+
+
+def save_adapter(trained: Trained, model_name: str, folder: Path, processes: Processes) -> None:
+    """Writes weights and tokenizer into `folder` as PEFT and vLLM read them; byte-equal for equal weights."""
+    trained.trainer.save_model(str(folder))
+    if not processes.main:
+        return
+    (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle
+    path = folder / "adapter_config.json"
+    if path.exists():
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings["base_model_name_or_path"] = model_name
+        settings["target_modules"] = sorted(settings["target_modules"])  # PEFT writes a set in any order
+        write_text(path, json.dumps(settings, indent=2, sort_keys=True) + "\n")

@@ -1,0 +1,173 @@
+"""A finished run made without any model: documents, questions, and systems that are right as often as they are told."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+from rag_ft.config import Config, make_config
+from rag_ft.evaluate import Material, _answer_scores, _retrieval_scores
+from rag_ft.evaluation.robustness import probes
+from rag_ft.evaluation.systems import SYSTEMS, Ask, ask_of
+from rag_ft.metrics.retrieval import gold_chunk_ids
+from rag_ft.paths import RunDir
+from rag_ft.records import Chunk, Document, Evidence, Prediction, QAPair, Reject, write_jsonl, write_text
+from rag_ft.stages import NAMES
+
+
+def _words(text: str) -> list[str]:
+    return text.split()
+
+
+ABSTAIN = "I don't know."
+RIGHT = {"closed_book": 0.02, "base": 0.4, "tuned_generator": 0.6, "tuned_retriever": 0.45, "tuned": 0.68,
+         "oracle_base": 0.6, "oracle_tuned": 0.8, "withheld_base": 0.3, "withheld_tuned": 0.7}  # fmt: skip
+FINDS = {"base": 0.6, "tuned": 0.75, "lexical": 0.5, "dense_base": 0.5, "dense_tuned": 0.7}
+FIRST = _words("Ada Bo Cleo Dan Eli Fay Gus Hal Ida Jon Kai Lea Mia Ned Ola Pia Rik Sue Tor Uma")
+LAST = _words("Abel Brand Corin Dahl Engel Falk Grim Holm Iver Juhl Kron Lind Moen Nord Oberg Palm")
+THINGS = _words("mill pier tower lamp bridge garden library chapel harbour barn")
+
+
+def make_synthetic_run(
+    folder: Path, num_documents: int = 12, per_document: int = 8, origin: str = "generated", seed: int = 0,
+    tuned: str = "gr", right: dict[str, float] | None = None, title: str = "The {thing} of {place}", **knobs: Any,
+) -> tuple[Config, RunDir]:  # fmt: skip
+    """(config, run_dir) of a run evaluated but not reported."""
+    rng, run_dir = random.Random(seed), RunDir(folder)
+    config = make_config({"name": "synthetic", "run": {"dir": folder}, **knobs})
+    documents, chunks, pairs = [], [], []
+    for number in range(num_documents):
+        thing = THINGS[number % len(THINGS)]
+        text, spans = _text(rng, thing, per_document)
+        name = f"places/{thing}-{number}.md"
+        shown = title.format(thing=thing, place=rng.choice(LAST))
+        metadata = {"language": "en", "source": "north" if number % 2 else "south"}
+        documents.append(Document(name, shown, text, name, "test", metadata))
+        pieces = _chunks(name, shown, text)
+        chunks += pieces
+        pairs += [_pair(rng, name, thing, text, span, pieces, origin) for span in spans]
+    write_jsonl(run_dir.documents, documents)
+    write_jsonl(run_dir.chunks, chunks)
+    write_jsonl(run_dir.qa, pairs)
+    material = _material(rng, pairs, chunks)
+    _evaluate(rng, config, run_dir, material, {**RIGHT, **(right or {})}, tuned)
+    _other_stages(run_dir, config, pairs, tuned)
+    return config, run_dir
+
+
+def _text(rng: random.Random, thing: str, number: int) -> tuple[str, list[tuple[int, int]]]:
+    text, spans = f"This page tells about the {thing}.", []
+    for item in range(number):
+        answer = f"{rng.choice(FIRST)} {rng.choice(LAST)}" if item % 3 else str(rng.randint(1600, 1990))
+        text += f" Part {item} of the {thing} was looked after by "
+        spans.append((len(text), len(text) + len(answer)))
+        text += f"{answer}, as the old books of the parish tell us in a long and winding sentence about it."
+    return text, spans
+
+
+def _chunks(name: str, title: str, text: str, size: int = 420) -> list[Chunk]:
+    starts = range(0, len(text), size - 40)
+    pieces = [(start, min(start + size, len(text))) for start in starts]
+    return [Chunk(f"{name}#{i}", name, title, text[a:b], a, b, (b - a) // 4, "test") for i, (a, b) in enumerate(pieces)]
+
+
+def _pair(
+    rng: random.Random, name: str, thing: str, text: str, span: tuple[int, int], pieces: list[Chunk], origin: str
+) -> QAPair:  # fmt: skip
+    start, end = span
+    number = text[:start].count(" Part ")
+    key = f"{name}:{start}"
+    if rng.random() < 0.12:
+        question, answers = f"What did part {number} of the {thing} cost?", (ABSTAIN,)
+        return QAPair(key, question, answers, pieces[0].id, name, None, "unanswerable", "test", origin)
+    kind = rng.choice(["factoid", "factoid", "inference", "summary"])
+    home = next(c for c in pieces if c.start <= start and c.end >= end)
+    question, evidence = f"Who looked after part {number} of the {thing}?", Evidence(text[start:end], start, end)
+    return QAPair(key, question, (text[start:end],), home.id, name, evidence, kind, "test", origin)
+
+
+def _material(rng: random.Random, pairs: list[QAPair], chunks: list[Chunk]) -> Material:
+    by_document: dict[str, list[Chunk]] = {}
+    for chunk in chunks:
+        by_document.setdefault(chunk.document_id, []).append(chunk)
+    gold = {pair.id: gold_chunk_ids(pair, by_document[pair.document_id]) for pair in pairs}
+    ids = [chunk.id for chunk in chunks]
+    rankings: dict[str, dict[str, list[str]]] = {}
+    for name, share in FINDS.items():
+        rankings[name] = {}
+        for pair in pairs:
+            ranked = [i for i in rng.sample(ids, min(24, len(ids))) if i not in gold[pair.id]]
+            if rng.random() < share:
+                ranked[rng.choice([0, 0, 1, 2]) : 0] = sorted(gold[pair.id])
+            rankings[name][pair.id] = ranked[:20]
+    return Material(pairs, rankings, gold, {chunk.id: chunk for chunk in chunks})
+
+
+def _evaluate(
+    rng: random.Random, config: Config, run_dir: RunDir, material: Material, right: dict[str, float], tuned: str
+) -> None:  # fmt: skip
+    asks: list[Ask] = []
+    for pair in material.pairs:
+        hits = {half: material.rankings[half][pair.id] for half in ("base", "tuned")}
+        gold, top_k = material.gold[pair.id], config.retrieval.top_k
+        asks += [ask_of(system, pair, hits, gold, material.chunks, top_k) for system in SYSTEMS]
+    if config.evaluate.robustness:
+        asks += probes(material.pairs, material.rankings["base"], material.gold, material.chunks, config)
+    answered = [(ask, _prediction(rng, ask, right)) for ask in asks]
+    for name in dict.fromkeys(ask.system for ask in asks):
+        write_jsonl(run_dir.predictions(name), (p for ask, p in answered if ask.system == name))
+    scores = [*_retrieval_scores(material), *_answer_scores(config, material, answered)]
+    write_jsonl(run_dir.scores, scores)
+    halves = {"generator_tuned": int("g" in tuned), "retriever_tuned": int("r" in tuned)}
+    audit = {"training_pairs": 400, "heldout_pairs": len(material.pairs), "test_documents": 12, "left_out": 2}
+    counts = {"questions": len(material.pairs), **halves, **{f"leakage_{k}": v for k, v in audit.items()}}
+    _done(run_dir, "evaluate", counts)
+
+
+def _prediction(rng: random.Random, ask: Ask, right: dict[str, float]) -> Prediction:
+    chance = right.get(ask.system, 0.7 if "tuned" in ask.system else 0.5)
+    answer = ask.answers[0] if ask.answers else ABSTAIN
+    wrong = rng.choice([f"{rng.choice(FIRST)} {rng.choice(LAST)}", f"It was {answer} alone", ABSTAIN, "nobody at all"])
+    said = answer if rng.random() < chance else wrong
+    return Prediction(ask.pair.id, ask.system, said, ask.chunk_ids, ask.chunk_ids[:1], round(rng.uniform(0.01, 0.1), 4))
+
+
+def _other_stages(run_dir: RunDir, config: Config, pairs: list[QAPair], tuned: str) -> None:
+    _done(run_dir, "ingest", {"num_documents": 40, "num_chunks": 170, "num_rejects": 2})
+    _done(run_dir, "index", {"num_chunks": 170, "dim": 384})
+    rejected = {"evidence": 60, "round_trip_answer": 120, "closed_book": 4, "stands_alone": 16}
+    examples = {
+        "evidence": [{"item": "a#1:0", "detail": "'was built in 1700' is not in the chunk"}],
+        "round_trip_answer": [{"item": "a#2:1", "detail": "Who built it? | Ola Brand | said: Per Holm"}],
+    }
+    imported = sum(pair.origin == "imported" for pair in pairs)
+    kept = {"asked": 600, "accepted": 400, "imported": imported}
+    _done(run_dir, "generate", {**kept, "rejected_by_check": rejected, "reject_examples": examples})
+    write_jsonl(run_dir.rejects("ingest"), [Reject("docs/broken.pdf", "unreadable", "no text in it")])
+    trained = {"num_train_pairs": 400, "shipped": int("r" in tuned), "reason": "recall on dev rose by 8.0 points"}
+    _done(run_dir, "train_retriever", trained)
+    _done(run_dir, "train_generator", {"steps": 60, "reason": "no pair to train on" if "g" not in tuned else ""})
+    rng = random.Random(1)
+    rows: list[dict[str, Any]] = [{"stage": "contrastive 1", "step": s, "loss": 2 / (s + 3)} for s in range(80)]
+    write_jsonl(run_dir.training_log("train_retriever"), [*rows, {"stage": "gate", "alpha": 1.0, "reason": "better"}])
+    rows = [{"step": s, "loss": 3 / (s + 3) + rng.random() / 20} for s in range(1, 61)]
+    rows += [{"step": s, "eval_loss": 3 / (s + 3) + 0.1} for s in range(10, 61, 10)]
+    write_jsonl(run_dir.training_log("train_generator"), rows)
+    replies = [{"key": str(i), "text": "", "prompt_tokens": 300, "completion_tokens": 12} for i in range(50)]
+    write_jsonl(run_dir.replies("evaluate"), replies)
+
+
+def _done(run_dir: RunDir, stage: str, counts: dict[str, Any]) -> None:
+    position = NAMES.index(stage)
+    done = {
+        "fingerprint": f"{position:016x}",
+        "config": {},
+        "inputs": {},
+        "counts": counts,
+        "seconds": 3.5 * position + 1,
+        "peak_memory_gb": 1.25,
+        "versions": {"torch": "2.13.0", "transformers": "5.19.0"},
+    }
+    write_text(run_dir.done(stage), json.dumps(done) + "\n")

@@ -1,0 +1,76 @@
+"""compare: the same questions paired across runs, folds pooled, and what cannot be compared."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from synthetic_run import make_synthetic_run
+
+from rag_ft.compare import compare, comparison_table, write_comparison
+from rag_ft.errors import DataError
+from rag_ft.paths import RunDir
+from rag_ft.records import write_jsonl
+
+
+def run(folder: Path, seed: int = 0, tuned: float = 0.6, **changes: object) -> RunDir:
+    right = {"tuned": tuned}
+    return make_synthetic_run(folder, seed=seed, right=right, num_documents=30, per_document=5, **changes)[1]  # type: ignore[arg-type]
+
+
+def other_documents(run_dir: RunDir, prefix: str) -> None:
+    """Makes the run's questions those of other documents, as another fold's are."""
+    rows = [json.loads(line) for line in run_dir.qa.read_text().splitlines()]
+    write_jsonl(run_dir.qa, [{**row, "document_id": prefix + row["document_id"]} for row in rows])
+
+
+def test_the_same_questions_are_paired_and_the_change_is_the_difference_of_levels(tmp_path: Path) -> None:
+    result = compare([run(tmp_path / "a", tuned=0.4), run(tmp_path / "b", tuned=0.9)], 500)
+    assert (result["kind"], result["questions"]) == ("paired", 150)
+    found = {(row["system"], row["metric"]): row for row in result["differences"]}
+    levels = result["levels"]
+    assert found["tuned", "f1"]["delta"] == pytest.approx(
+        levels["b"]["tuned"]["f1"]["value"] - levels["a"]["tuned"]["f1"]["value"], abs=1e-5
+    )
+    assert found["tuned", "f1"]["p_holm"] < 0.05 < found["oracle_base", "f1"]["p_holm"] + 0.05
+
+
+def test_a_run_compared_with_itself_differs_in_nothing(tmp_path: Path) -> None:
+    result = compare([run(tmp_path / "a"), run(tmp_path / "b")], 200)
+    assert {row["delta"] for row in result["differences"]} == {0.0}
+
+
+def test_folds_are_pooled_into_one_verdict(tmp_path: Path) -> None:
+    folds = [run(tmp_path / f"fold{n}", seed=n, tuned=0.9) for n in range(3)]
+    for n, fold in enumerate(folds):
+        other_documents(fold, f"{n}/")
+    result = compare(folds, 500)
+    assert (result["kind"], result["questions"], result["documents"]) == ("folds", 450, 90)
+    assert result["verdict"]["ship"] == "both"
+    assert "fold1" in comparison_table(result)
+
+
+def test_runs_that_share_some_questions_are_refused(tmp_path: Path) -> None:
+    a, b = run(tmp_path / "a"), run(tmp_path / "b")
+    rows = [json.loads(line) for line in b.qa.read_text().splitlines()]
+    for row in rows[40:]:
+        row["question"] += " Really?"
+    write_jsonl(b.qa, rows)
+    with pytest.raises(DataError, match="too few to pair, too many to be folds"):
+        compare([a, b])
+
+
+def test_one_run_is_nothing_to_compare(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="two or more"):
+        compare([RunDir(tmp_path)])
+
+
+def test_the_page_is_self_contained(tmp_path: Path) -> None:
+    result = compare([run(tmp_path / "a"), run(tmp_path / "b", tuned=0.9)], 200)
+    write_comparison(result, tmp_path / "compare.html")
+    text = (tmp_path / "compare.html").read_text()
+    assert not re.findall(r"https?://|<script|url\(", text)
+    assert json.loads((tmp_path / "compare.json").read_text())["runs"] == ["a", "b"]
+    assert "tuned" in comparison_table(result)

@@ -1,0 +1,198 @@
+"""Training examples: what a context holds, what its target is, and that no answer is taught without its proof."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rag_ft.qa.prompts import load_prompts
+from rag_ft.records import Chunk, Evidence, QAPair, Reject
+from rag_ft.training.examples import Draft, Example, Layout, drafts, finish
+from rag_ft.training.tokens import IGNORED, ChatTokens, Encoded
+from rag_ft.training.training_set import render_answer
+
+ABSTAIN = "I don't know."
+LAYOUT = Layout("raft", top_k=3, gold_share=0.8, cite=False, max_tokens=10_000, seed=0)
+
+
+def chunk(name: str, text: str, start: int = 0, document: str = "d") -> Chunk:
+    return Chunk(name, document, "", text, start, start + len(text), 5, "train")
+
+
+GOLD = chunk("d#0", "The mill opened in 1871 by the river.")
+SIBLING = chunk("d#1", "The river is long and cold.", start=40)
+ECHO = chunk("e#0", "The bridge was built in 1871 too.", document="e")
+OTHERS = [chunk(f"f#{n}", f"Nothing of use is said here, part {n}.", document="f") for n in range(6)]
+CHUNKS = {c.id: c for c in [GOLD, SIBLING, ECHO, *OTHERS]}
+HITS = ["e#0", "d#0", "d#1", *(c.id for c in OTHERS)]
+
+
+def pair(number: int = 0, **changes: Any) -> QAPair:
+    made = QAPair(f"q{number}", "When did the mill open?", ("1871",), "d#0", "d", Evidence("1871", 19, 23), "factoid",
+                  "train", "generated")  # fmt: skip
+    return dataclasses.replace(made, **changes)
+
+
+def count(messages: Any, answer: str) -> Encoded:
+    """One token a word, for tests of trimming."""
+    words = messages[0]["content"].split()
+    return Encoded(tuple(range(len(words) + len(answer.split()))), len(words))
+
+
+def render(question: str, chunks: Sequence[Chunk]) -> Any:
+    return ({"role": "user", "content": " ".join([question, *(c.text for c in chunks)])},)
+
+
+def made(layout: Layout, number: int = 0, **changes: Any) -> list[Draft]:
+    found = drafts(pair(number, **changes), HITS, CHUNKS, layout)
+    assert not isinstance(found, Reject), found
+    return found
+
+
+def test_raft_answers_only_where_the_gold_chunk_is_and_abstains_in_the_set_share_of_examples() -> None:
+    contexts = [draft for n in range(2000) for draft in made(LAYOUT, n)]
+    for draft in contexts:
+        ids = [c.id for c in draft.chunks]
+        assert len(ids) == 3 == len(set(ids))
+        assert (draft.answer is not None) == ("d#0" in ids)
+    answered = sum(draft.answer is not None for draft in contexts) / len(contexts)
+    assert answered == pytest.approx(0.8, abs=0.03)
+
+
+def test_a_withheld_context_holds_no_chunk_that_mentions_the_answer_or_touches_the_evidence() -> None:
+    touching = chunk("d#2", "in 18", start=16)
+    found = drafts(pair(), ["d#2", *HITS], {**CHUNKS, "d#2": touching}, dataclasses.replace(LAYOUT, gold_share=0.0))
+    assert not isinstance(found, Reject)
+    assert found[0].answer is None and not {"d#0", "d#2", "e#0"} & {c.id for c in found[0].chunks}
+
+
+def test_where_every_other_chunk_tells_the_answer_the_gold_chunk_is_not_withheld() -> None:
+    found = drafts(pair(), ["e#0", "d#0"], CHUNKS, dataclasses.replace(LAYOUT, gold_share=0.0))
+    assert not isinstance(found, Reject) and found[0].answer == "1871" and GOLD in found[0].chunks
+
+
+def test_the_gold_chunk_takes_every_place_and_distractors_are_the_hardest() -> None:
+    contexts = [made(dataclasses.replace(LAYOUT, gold_share=1.0), n)[0] for n in range(300)]
+    places = [[c.id for c in draft.chunks].index("d#0") for draft in contexts]
+    assert min(places.count(place) for place in range(3)) > 60
+    assert all({c.id for c in draft.chunks} == {"d#0", "e#0", "d#1"} for draft in contexts)
+
+
+def test_examples_depend_on_the_pair_and_the_seed_alone() -> None:
+    assert [made(LAYOUT, n) for n in range(50)] == [made(LAYOUT, n) for n in range(50)]
+    other = dataclasses.replace(LAYOUT, seed=1)
+    assert [made(LAYOUT, n) for n in range(50)] != [made(other, n) for n in range(50)]
+
+
+def test_radit_makes_one_example_a_chunk_in_the_set_share() -> None:
+    layout = dataclasses.replace(LAYOUT, name="radit", gold_share=0.5)
+    instances = [draft for n in range(2000) for draft in made(layout, n)]
+    assert all(len(draft.chunks) == 1 for draft in instances)
+    assert all((draft.chunks[0].id == "d#0") == (draft.answer == "1871") for draft in instances)
+    assert sum(d.answer is not None for d in instances) / len(instances) == pytest.approx(0.5, abs=0.03)
+    assert len({draft.id for draft in instances}) == len(instances)
+
+
+def test_concat_keeps_the_served_order_and_abstains_where_the_retriever_missed() -> None:
+    layout = dataclasses.replace(LAYOUT, name="concat")
+    assert [c.id for c in made(layout)[0].chunks] == HITS[:3]
+    missed = drafts(pair(), [c.id for c in OTHERS], CHUNKS, layout)
+    assert not isinstance(missed, Reject) and missed[0].answer is None
+    ambiguous = drafts(pair(), ["e#0", "f#0"], CHUNKS, layout)
+    assert isinstance(ambiguous, Reject) and ambiguous.reason == "ambiguous context"
+
+
+def test_a_multi_hop_answer_needs_both_its_chunks() -> None:
+    hops = {"kind": "multi_hop", "provenance": {"second_chunk_id": "f#5"}}
+    for number in range(50):
+        draft = made(LAYOUT, number, **hops)[0]
+        ids = {c.id for c in draft.chunks}
+        assert (draft.answer is not None) == ({"d#0", "f#5"} <= ids) and len(ids) == 3
+    assert isinstance(drafts(pair(**hops), HITS, CHUNKS, dataclasses.replace(LAYOUT, name="radit")), Reject)
+    assert isinstance(drafts(pair(**hops), HITS, CHUNKS, dataclasses.replace(LAYOUT, name="concat")), Reject)
+
+
+def test_an_unanswerable_pair_abstains_over_what_is_found() -> None:
+    draft = made(LAYOUT, kind="unanswerable", chunk_id=None, evidence=None, answers=(ABSTAIN,))[0]
+    assert draft.answer is None and [c.id for c in draft.chunks] == HITS[:3]
+
+
+def test_a_pair_without_a_place_learns_from_the_best_chunk_that_tells_the_answer_or_is_left_out() -> None:
+    unknown = pair(chunk_id=None, evidence=None, document_id=None)
+    found = drafts(unknown, HITS, CHUNKS, dataclasses.replace(LAYOUT, gold_share=1.0))
+    assert not isinstance(found, Reject) and found[0].gold == {"e#0"}
+    nowhere = drafts(unknown, ["f#0", "f#1"], CHUNKS, LAYOUT)
+    assert isinstance(nowhere, Reject) and nowhere.reason == "no chunk proves the answer"
+
+
+def test_a_long_context_loses_whole_chunks_the_gold_one_last_and_never_the_answer() -> None:
+    draft = Draft("q", "When?", (GOLD, SIBLING, OTHERS[0]), frozenset({"d#0"}), "1871", frozenset({"d#0"}))
+    sizes = {}
+    for limit in range(5, 40):
+        done = finish(draft, render, ABSTAIN, count, dataclasses.replace(LAYOUT, max_tokens=limit))
+        if isinstance(done, Example):
+            assert len(done.encoded.input_ids) <= limit and done.answer == "1871" and done.chunk_ids[0] == "d#0"
+            sizes[limit] = done.chunk_ids
+        else:
+            assert done.reason == "too long" and not sizes
+    assert set(sizes.values()) == {("d#0",), ("d#0", "d#1"), ("d#0", "d#1", "f#0")}
+
+
+def test_a_cited_answer_names_the_place_the_gold_chunk_has_after_trimming() -> None:
+    draft = Draft("q", "When?", (OTHERS[0], SIBLING, GOLD), frozenset({"d#0"}), "1871", frozenset({"d#0"}))
+    layout = dataclasses.replace(LAYOUT, cite=True)
+    whole = finish(draft, render, ABSTAIN, count, layout)
+    assert isinstance(whole, Example) and whole.answer == "1871 [3]"
+    trimmed = finish(draft, render, ABSTAIN, count, dataclasses.replace(layout, max_tokens=24))
+    assert isinstance(trimmed, Example) and trimmed.answer == f"1871 [{len(trimmed.chunk_ids)}]"
+    assert len(trimmed.chunk_ids) < 3
+
+
+def test_training_and_evaluation_send_the_same_bytes(tiny_lm_dir: Path) -> None:
+    from rag_ft.evaluation.answering import Prompting
+    from rag_ft.evaluation.systems import Ask
+    from rag_ft.llm.chat_template import encode_prompts, load_chat_tokenizer
+    from rag_ft.retrieval.search import chunk_text
+
+    prompts = load_prompts("compact", ABSTAIN)
+    tokens = ChatTokens(load_chat_tokenizer(tiny_lm_dir))
+    titled = {i: dataclasses.replace(c, title="The <|im_end|> mill") for i, c in CHUNKS.items()}
+    draft = Draft("q", pair().question, tuple(titled[i] for i in HITS[:3]), frozenset({"d#0"}), "1871")
+    example = finish(
+        draft,
+        lambda question, chunks: render_answer(prompts, lambda c: chunk_text(c, True), question, chunks),
+        ABSTAIN, tokens.encode, LAYOUT,
+    )  # fmt: skip
+    assert isinstance(example, Example)
+    ask = Ask(pair(), "base", "base", tuple(HITS[:3]), ("1871",))
+    served = Prompting(prompts, titled, True).messages(ask)
+    assert example.messages == served
+    assert (
+        list(example.encoded.input_ids[: example.encoded.num_prompt_tokens])
+        == encode_prompts(tokens.tokenizer, [served])[0]
+    )
+
+
+def test_labels_are_those_of_trl_up_to_the_end_of_the_turn(tiny_lm_dir: Path, tmp_path: Path) -> None:
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import SFTConfig, SFTTrainer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_lm_dir)
+    messages = ({"role": "user", "content": "Who?"},)
+    rows = Dataset.from_list([{"prompt": list(messages), "completion": [{"role": "assistant", "content": "Ada Bo"}]}])
+    trainer = SFTTrainer(
+        model=AutoModelForCausalLM.from_pretrained(tiny_lm_dir),
+        args=SFTConfig(str(tmp_path), use_cpu=True, report_to="none"),
+        train_dataset=rows, processing_class=tokenizer,
+    )  # fmt: skip
+    theirs = trainer.train_dataset[0]
+    ours = ChatTokens(tokenizer).encode(messages, "Ada Bo")
+    length = len(ours.input_ids)
+    assert list(ours.input_ids) == theirs["input_ids"][:length] and ours.labels == theirs["labels"][:length]
+    assert tokenizer.decode(theirs["input_ids"][length:]).strip() == ""
+    assert tokenizer.decode([i for i in ours.labels if i != IGNORED]) == "Ada Bo<|im_end|>"

@@ -1,0 +1,172 @@
+"""What is checked before a server starts, how it is called, and that the guard leaves no process behind."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from rag_ft.config import LLMConfig
+from rag_ft.errors import ConfigError
+from rag_ft.llm import vllm_guard, vllm_server
+from rag_ft.llm.models import open_language_model
+from rag_ft.llm.vllm_server import VLLMServer, check_gpu_memory, find_vllm_python, is_cpu_build, last_error
+
+# a server with a child of its own, which ignores SIGTERM when asked to
+SERVER = """
+import signal, subprocess, sys, time
+if "stubborn" in sys.argv: signal.signal(signal.SIGTERM, signal.SIG_IGN)
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+print(child.pid, flush=True)
+if "dies" in sys.argv: sys.exit(7)
+time.sleep(600)
+"""
+CLIENT = """
+import subprocess, sys, time
+guard = subprocess.Popen(sys.argv[1:], stdin=subprocess.PIPE, start_new_session=True)
+print(guard.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def start_guard(*arguments: str) -> tuple[subprocess.Popen[bytes], list[psutil.Process]]:
+    """The guard, and [guard, server, the server's child]."""
+    command = [sys.executable, vllm_guard.__file__, sys.executable, "-c", SERVER, *arguments]
+    guard = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+    assert guard.stdout
+    child = psutil.Process(int(guard.stdout.readline()))
+    me = psutil.Process(guard.pid)
+    return guard, [me, *me.children(), child]
+
+
+def all_gone(processes: list[psutil.Process]) -> bool:
+    _, alive = psutil.wait_procs(processes, timeout=10)
+    return not [p for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_the_guard_ends_the_whole_group_when_the_client_closes() -> None:
+    guard, processes = start_guard()
+    assert guard.stdin
+    guard.stdin.close()
+    guard.wait(timeout=10)
+    assert all_gone(processes)
+
+
+def test_the_guard_ends_the_whole_group_on_sigterm() -> None:
+    guard, processes = start_guard()
+    guard.terminate()
+    guard.wait(timeout=10)
+    assert all_gone(processes)
+
+
+def test_what_a_server_that_died_left_behind_is_ended_too_and_its_code_is_told() -> None:
+    guard, processes = start_guard("dies")
+    assert guard.wait(timeout=10) == 7
+    assert all_gone(processes)
+
+
+@pytest.mark.slow
+def test_a_server_that_will_not_end_is_killed_after_the_grace_time() -> None:
+    guard, processes = start_guard("stubborn")
+    guard.terminate()
+    guard.wait(timeout=vllm_guard.GRACE_SECONDS + 10)
+    assert all_gone(processes)
+
+
+def test_killing_the_client_outright_leaves_no_server() -> None:
+    command = [sys.executable, vllm_guard.__file__, sys.executable, "-c", SERVER]
+    client = subprocess.Popen([sys.executable, "-c", CLIENT, *command], stdout=subprocess.PIPE)
+    assert client.stdout
+    guard = psutil.Process(int(client.stdout.readline()))
+    client.stdout.readline()  # the server's child is there
+    processes = [guard, *guard.children(recursive=True)]
+    assert len(processes) == 3
+    client.send_signal(signal.SIGKILL)
+    client.wait()
+    assert all_gone(processes)
+
+
+def test_killing_the_guard_outright_ends_the_server() -> None:
+    if sys.platform != "linux":
+        pytest.skip("needs the parent-death signal of Linux")
+    guard, [_, server, child] = start_guard()
+    guard.kill()
+    guard.wait()
+    assert all_gone([server])
+    child.kill()
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch, tiny_lm_dir: Path, tmp_path: Path):
+    def make(on_cpu: bool, adapters: dict[str, Path] | None = None, **knobs: object) -> VLLMServer:
+        monkeypatch.setattr(vllm_server, "is_cpu_build", lambda _: on_cpu)
+        monkeypatch.setattr(vllm_server, "check_gpu_memory", lambda *_: None)
+        config = LLMConfig(backend="vllm", model=str(tiny_lm_dir), vllm_python=sys.executable, **knobs)
+        return VLLMServer(config, tiny_lm_dir, adapters or {}, tmp_path)
+
+    return make
+
+
+def test_the_knobs_reach_the_command_line(made, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 12}))
+    server = made(False, {"tuned-1": tmp_path}, tensor_parallel=2, data_parallel=4, gpu_memory_share=0.5,
+                  quantization="fp8", max_model_tokens=99_999, vllm_args=["--seed", "3"])  # fmt: skip
+    line = " ".join(server.command(1234))
+    for part in ("--tensor-parallel-size 2", "--data-parallel-size 4", "--gpu-memory-utilization 0.5", "--port 1234",
+                 "--quantization fp8", "--max-lora-rank 16", f"--lora-modules tuned-1={tmp_path}", "--seed 3",
+                 "--max-model-len 2048", "--generation-config vllm"):  # fmt: skip
+        assert part in line
+    assert "--enforce-eager" not in line
+
+
+def test_the_cpu_build_is_called_so_that_it_does_not_crash(made) -> None:
+    line = " ".join(made(True).command(1))
+    assert "--no-enable-chunked-prefill --max-num-batched-tokens 4096" in line
+    assert "--gpu-memory-utilization" not in line
+
+
+def test_a_server_that_does_not_come_up_is_told_with_the_end_of_its_log(made) -> None:
+    server = made(True)
+    began = time.monotonic()
+    with pytest.raises(ConfigError, match=r"exited with code 1: .*vllm.*whole log: "):
+        server.start()
+    server.stop()
+    assert time.monotonic() - began < 30
+
+
+def test_the_telling_line_of_a_log_is_found(tmp_path: Path) -> None:
+    log = tmp_path / "vllm.log"
+    log.write_text("INFO start\nTraceback (most recent call last):\nValueError: no room\nINFO bye\n")
+    assert last_error(log) == "ValueError: no room"
+
+
+def test_a_python_without_vllm_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="make vllm"):
+        is_cpu_build(sys.executable)
+    with pytest.raises(ConfigError, match="is no program"):
+        find_vllm_python(str(tmp_path / "python"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="make vllm"):
+        find_vllm_python(None)
+
+
+def test_a_missing_model_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such folder"):
+        open_language_model(LLMConfig(backend="vllm", model=str(tmp_path / "nowhere")), seed=0)
+
+
+def test_gpu_memory_that_others_hold_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho '20480, 81920'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    with pytest.raises(ConfigError, match=r"GPU 0 has 20.0 of 80.0 GiB free, llm.gpu_memory_share=0.9 wants 72.0"):
+        check_gpu_memory(0.9, 1)
+    with pytest.raises(ConfigError, match="2 GPUs asked for"):
+        check_gpu_memory(0.1, 2)

@@ -1,0 +1,173 @@
+"""Each check of a generated pair, from both ends."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from rag_ft.qa.checks import (
+    Draft,
+    Failure,
+    check_evidence,
+    check_form,
+    check_kind,
+    check_stands_alone,
+    find_evidence,
+    parse_reply,
+    same_answer,
+)
+
+TEXT = "The Grey Heron sails under captain Ola Brand. It carries salt. The crossing takes 40 minutes."
+FOCUS = (0, 45)
+GOOD = Draft("The Grey Heron sails under captain Ola Brand.", "Who is the captain of the Grey Heron?", "Ola Brand")
+
+
+def reason(result: object) -> str | None:
+    return result.reason if isinstance(result, Failure) else None
+
+
+def as_json(**changed: object) -> str:
+    return json.dumps({"evidence": "e", "question": "Who is it?", "answer": "a"} | changed)
+
+
+@pytest.mark.parametrize("wrap", ["{}", "```json\n{}\n```", "Sure, here it is: {} Anything else?", " {}\n\n\n"])
+def test_a_json_object_is_found_whatever_stands_around_it(wrap: str) -> None:
+    assert parse_reply(wrap.replace("{}", as_json()), "stop") == Draft("e", "Who is it?", "a")
+
+
+@pytest.mark.parametrize(
+    ("text", "finish", "expected"),
+    [
+        ('{"evidence": "The Grey He', "length", "cut_off"),
+        ('{"evidence": "x"', "stop", "bad_json"),
+        ("", "stop", "bad_json"),
+        ("[1, 2]", "stop", "bad_json"),
+        ('{"evidence": "e", "question": "Q?"}', "stop", "bad_json"),
+        ('{"evidence": "e", "question": ["Q?"], "answer": "a"}', "stop", "bad_json"),
+        ('{"evidence": "", "question": " ", "answer": ""}', "stop", "nothing_to_ask"),
+        ("x" * 10_000_000, "stop", "bad_json"),
+        ('{"a":' * 100_000, "stop", "bad_json"),
+    ],
+)
+def test_replies_that_hold_no_pair_say_why(text: str, finish: str, expected: str) -> None:
+    failure = parse_reply(text, finish)
+    assert reason(failure) == expected
+    assert isinstance(failure, Failure) and len(failure.detail) < 300
+
+
+def test_a_complete_object_counts_even_when_the_reply_was_cut_off_after_it() -> None:
+    assert isinstance(parse_reply(as_json() + " and", "length"), Draft)
+
+
+def test_unanswerable_pairs_must_abstain_and_others_must_not() -> None:
+    abstain = "I don't know."
+    assert check_kind(Draft("", "Q?", "I don't know"), "unanswerable", abstain) is None
+    assert reason(check_kind(GOOD, "unanswerable", abstain)) == "answered"
+    assert check_kind(GOOD, "factoid", abstain) is None
+    assert reason(check_kind(Draft("e", "Q?", "I don't know."), "factoid", abstain)) == "nothing_to_ask"
+    assert reason(check_kind(Draft("e", "Q?", ""), "summary", abstain)) == "nothing_to_ask"
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("The captain is Ola Brand.", "Ola"),
+        ("Who then?", "Ola"),
+        ("Why " * 80 + "?", "Ola"),
+        ("Who is captain <|im_end|> there?", "Ola"),
+        ("Is Ola Brand the captain of the Heron?", "Ola Brand"),
+        ("Who is the captain of the Heron?", "word " * 40),
+    ],
+)
+def test_misshapen_pairs_are_rejected(question: str, answer: str) -> None:
+    assert reason(check_form(Draft("e", question, answer), "factoid")) == "form"
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("Who is the captain of the Heron?", "Ola Brand"),
+        ("Is the hall red or blue?", "red"),
+        ("谁是船长？", "李明"),
+        ("من هو القبطان؟", "علي"),
+    ],
+)
+def test_well_shaped_pairs_pass(question: str, answer: str) -> None:
+    assert check_form(Draft("e", question, answer), "factoid") is None
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "According to the passage, who runs the ferry?",
+        "What is mentioned in the text?",
+        "What is the main topic of this document?",
+        "What is the purpose of the study described above?",
+        "What does it cost?",
+        "Who founded it?",
+        "What is its name?",
+        "How is this achieved?",
+        "How old is he?",
+        "Was sagt der Text über Luther?",
+        "¿Qué dice el texto sobre Lutero?",
+        "文中提到的人是谁？",
+    ],
+)
+def test_questions_that_lean_on_the_passage_are_rejected(question: str) -> None:
+    assert reason(check_stands_alone(question)) == "stands_alone"
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "How long does it take to cross Grey Bay?",
+        "Which team has its base in Rome?",
+        "How does the lizard catch its prey?",
+        "Who sends the text message to the harbour master?",
+        "What does the context of use decide?",
+        "Which document must visitors sign?",
+        "Is it possible to refund a ticket after 3 days?",
+        "Wann verbreiteten sich Luthers Schriften?",
+        "Who is the captain of the Grey Heron?",
+    ],
+)
+def test_questions_that_stand_alone_pass(question: str) -> None:
+    assert check_stands_alone(question) is None
+
+
+def test_verbatim_evidence_is_kept_as_quoted() -> None:
+    span, repaired = find_evidence(GOOD, TEXT, FOCUS)
+    assert span == FOCUS and not repaired
+    assert check_evidence(GOOD, span, TEXT, "factoid") is None
+
+
+def test_evidence_that_is_not_there_is_repaired_when_the_focus_sentence_holds_the_answer() -> None:
+    invented = Draft("The Grey Heron's captain is called Ola Brand.", GOOD.question, "Ola Brand")
+    assert find_evidence(invented, TEXT, FOCUS) == (FOCUS, True)
+    elsewhere = Draft("It carries salt.", GOOD.question, "Ola Brand")
+    assert find_evidence(elsewhere, TEXT, FOCUS) == (FOCUS, True)
+
+
+def test_invented_evidence_and_unsupported_facts_are_rejected() -> None:
+    invented = Draft("The captain is Berit.", GOOD.question, "Berit")
+    assert reason(check_evidence(invented, find_evidence(invented, TEXT, FOCUS)[0], TEXT, "factoid")) == "evidence"
+    wrong = Draft("It carries salt.", "What does the Grey Heron carry?", "sugar")
+    span, _ = find_evidence(wrong, TEXT, FOCUS)
+    assert reason(check_evidence(wrong, span, TEXT, "factoid")) == "unsupported"
+    assert check_evidence(wrong, span, TEXT, "inference") is None
+
+
+@pytest.mark.parametrize(
+    ("said", "answer", "same"),
+    [
+        ("Ola Brand", "the Ola Brand", True),
+        ("Captain Ola Brand of the Heron", "Ola Brand", True),
+        ("40", "40 minutes", True),
+        ("Berit Moe", "Ola Brand", False),
+        ("", "Ola Brand", False),
+        ("the", "a", False),
+    ],
+)
+def test_answers_agree_by_f1_or_containment(said: str, answer: str, same: bool) -> None:
+    assert same_answer(said, answer, 0.5) is same

@@ -1,0 +1,67 @@
+"""The first of several equal questions stays; different things asked in the same words are different."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from rag_ft.qa.duplicates import AskedBefore, same_names
+
+
+def all_alike(questions: Sequence[str]) -> np.ndarray:
+    return np.tile(np.array([1, 0], dtype=np.float32), (len(questions), 1))
+
+
+def all_different(questions: Sequence[str]) -> np.ndarray:
+    rng = np.random.default_rng(len(questions[0]))
+    vectors = rng.normal(size=(len(questions), 64)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def test_equal_words_are_equal_whatever_case_and_punctuation() -> None:
+    before = AskedBefore(all_different, 0.95)
+    assert before.repeats(["Who leads the yard?", "who leads the Yard"]) == [None, "Who leads the yard?"]
+    assert before.repeats(["Who leads  the yard ?"]) == ["Who leads the yard?"]
+
+
+def test_similar_questions_repeat_within_a_batch_and_over_batches() -> None:
+    before = AskedBefore(all_alike, 0.95)
+    assert before.repeats(["Who leads the yard?", "Who is the head of the yard?"]) == [None, "Who leads the yard?"]
+    assert before.repeats(["Who heads the yard?"]) == ["Who leads the yard?"]
+
+
+def test_questions_that_name_other_things_are_not_the_same() -> None:
+    before = AskedBefore(all_alike, 0.95)
+    questions = ["When does pump A-12 start?", "When does pump A-13 start?", "When does Pump A-12 begin?"]
+    assert before.repeats(questions) == [None, None, questions[0]]
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "same"),
+    [
+        ("Who leads the Old Mill?", "What is the name of who leads the old mill?", True),
+        ("Who leads the Old Mill?", "Who leads the Old Tower?", False),
+        ("How much is 1 ticket?", "How much are 2 tickets?", False),
+    ],
+)
+def test_names_and_numbers_decide(a: str, b: str, same: bool) -> None:
+    assert same_names(a, b) is same
+
+
+def test_many_questions_keep_their_first_even_when_the_store_grows() -> None:
+    before = AskedBefore(all_different, 0.95)
+    questions = [f"What is thing number {n}?" for n in range(700)]
+    for start in range(0, 700, 64):
+        assert not any(before.repeats(questions[start : start + 64]))
+    assert before.repeats([questions[3], questions[699]]) == [questions[3], questions[699]]
+
+
+def test_the_real_encoder_tells_paraphrases_from_other_questions(demo_encoder: str) -> None:
+    from rag_ft.config import EncoderConfig
+    from rag_ft.retrieval.encoder import load_encoder
+
+    before = AskedBefore(load_encoder(EncoderConfig(model=demo_encoder)).encode_queries, 0.9)
+    found = before.repeats(["When does the museum open?", "When will the museum be opening?", "Who owns the museum?"])
+    assert [earlier is not None for earlier in found] == [False, True, False]

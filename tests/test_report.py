@@ -1,0 +1,339 @@
+"""report: metrics.json, the markdown and the page, from a finished run made without a model."""
+
+from __future__ import annotations
+
+import html
+import html.parser
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from synthetic_run import make_synthetic_run
+
+from rag_ft import report
+from rag_ft.config import Config
+from rag_ft.errors import DataError
+from rag_ft.paths import RunDir
+from rag_ft.records import write_jsonl
+from rag_ft.report_page.browser import EXACT, INVENTED, NEEDLESS_ABSTENTION, RIGHT_ABSTENTION, reason, script_json
+from rag_ft.report_page.charts import curve, training_curves
+
+QUICK = {"evaluate": {"num_resamples": 300}}
+EVIL = "</script><script>document.title='pwned'</script><img src=x onerror=document.title='pwned'> {thing} & \"q\" 'q'"
+CHROMIUM = Path("/usr/bin/chromium")
+
+
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, RunDir]:
+    config, run_dir = make_synthetic_run(
+        tmp_path_factory.mktemp("run"), evaluate={"num_resamples": 300, "robustness": True}
+    )
+    report.run(config, run_dir)
+    return config, run_dir
+
+
+def metrics_of(run_dir: RunDir) -> dict[str, Any]:
+    return json.loads(run_dir.metrics.read_text())
+
+
+def reported_with(folder: Path, **changes: Any) -> RunDir:
+    config, run_dir = make_synthetic_run(folder, **{**QUICK, **changes})
+    report.run(config, run_dir)
+    return run_dir
+
+
+# --- metrics.json -------------------------------------------------------------------------------------------------
+
+
+def test_metrics_hold_what_the_schema_promises(reported: tuple[Config, RunDir]) -> None:
+    metrics = metrics_of(reported[1])
+    promised = {"schema", "headline", "systems", "comparisons", "verdict", "leakage", "funnel", "cost"}
+    assert promised <= metrics.keys()
+    answer_systems = {"closed_book", "base", "tuned_generator", "tuned_retriever", "tuned", "oracle_base"}
+    assert answer_systems | {"oracle_tuned", "withheld_base", "withheld_tuned", "lexical"} <= metrics["systems"].keys()
+    level = metrics["systems"]["tuned"]["f1"]
+    assert level["ci95"][0] < level["value"] < level["ci95"][1]
+    keys = {"a", "b", "metric", "delta", "ci95", "p", "p_holm", "n"}
+    assert all(keys <= row.keys() for row in metrics["comparisons"])
+
+
+def test_a_difference_is_the_difference_of_the_two_levels(reported: tuple[Config, RunDir]) -> None:
+    metrics = metrics_of(reported[1])
+    rows = [row for row in metrics["comparisons"] if row["metric"] in ("f1", "em", "recall@5")]
+    assert len(rows) > 10
+    for row in rows:
+        levels = [metrics["systems"][row[side]][row["metric"]]["value"] for side in "ab"]
+        assert row["delta"] == pytest.approx(levels[1] - levels[0], abs=1e-5)
+
+
+def test_the_funnel_adds_up_from_asked_to_accepted(reported: tuple[Config, RunDir]) -> None:
+    funnel = metrics_of(reported[1])["funnel"]
+    assert funnel["steps"][-1]["left"] == funnel["accepted"] == 400
+    assert [step["reason"] for step in funnel["steps"]] == [
+        "evidence", "stands_alone", "round_trip_answer", "closed_book"
+    ]  # fmt: skip
+
+
+def test_an_untuned_half_is_compared_with_nothing_and_named(tmp_path: Path) -> None:
+    run_dir = reported_with(tmp_path, tuned="r")
+    metrics = metrics_of(run_dir)
+    assert metrics["tuned"] == {"generator": False, "retriever": True}
+    compared = {(row["a"], row["b"]) for row in metrics["comparisons"]}
+    assert ("base", "tuned_generator") not in compared
+    assert ("base", "tuned") in compared
+    assert "The generator is the base one: no pair to train on." in run_dir.report_html.read_text()
+
+
+def test_enough_human_questions_make_the_headline_alone(tmp_path: Path) -> None:
+    config, run_dir = make_synthetic_run(tmp_path, num_documents=16, **QUICK)
+    rows = [json.loads(line) for line in run_dir.qa.read_text().splitlines()]
+    write_jsonl(run_dir.qa, [{**row, "origin": "imported" if i % 2 else "generated"} for i, row in enumerate(rows)])
+    report.run(config, run_dir)
+    metrics = metrics_of(run_dir)
+    assert metrics["headline"]["origins"] == ["imported"]
+    assert metrics["headline"]["questions"] == len(rows) // 2 >= report.MIN_HUMAN_QUESTIONS
+    assert metrics["by_origin"].keys() == {"human", "generated"}
+
+
+def test_few_human_questions_do_not_carry_the_headline(tmp_path: Path) -> None:
+    config, run_dir = make_synthetic_run(tmp_path, num_documents=4, **QUICK)
+    rows = [json.loads(line) for line in run_dir.qa.read_text().splitlines()]
+    write_jsonl(run_dir.qa, [{**row, "origin": "imported" if i < 5 else "generated"} for i, row in enumerate(rows)])
+    report.run(config, run_dir)
+    assert metrics_of(run_dir)["headline"]["origins"] == ["generated", "imported"]
+
+
+def test_a_slice_that_does_much_worse_is_named(tmp_path: Path) -> None:
+    config, run_dir = make_synthetic_run(tmp_path, num_documents=30, **QUICK)
+    scores = [json.loads(line) for line in run_dir.scores.read_text().splitlines()]
+    kinds = {row["id"]: row["kind"] for row in map(json.loads, run_dir.qa.read_text().splitlines())}
+    for row in scores:
+        if row["metric"] == "f1" and row["system"] == "tuned":
+            row["value"] = 0.1 if kinds[row["question_id"]] == "summary" else row["value"]
+    write_jsonl(run_dir.scores, scores)
+    report.run(config, run_dir)
+    gaps = [row["part"] for row in metrics_of(run_dir)["slices"] if row["gap"]]
+    assert gaps == ["summary"]
+
+
+def test_retrieval_alone_is_reported_too(tmp_path: Path) -> None:
+    config, run_dir = make_synthetic_run(tmp_path, **QUICK)
+    rows = [json.loads(line) for line in run_dir.scores.read_text().splitlines()]
+    write_jsonl(run_dir.scores, [row for row in rows if "@" in row["metric"]])
+    report.run(config, run_dir)
+    assert metrics_of(run_dir)["verdict"]["ship"] in ("retriever", "undecided")
+    assert "recall@5" in report.summary_table(run_dir)
+
+
+def test_scores_of_other_questions_end_in_an_error_with_a_remedy(tmp_path: Path) -> None:
+    config, run_dir = make_synthetic_run(tmp_path, **QUICK)
+    write_jsonl(run_dir.scores, [])
+    with pytest.raises(DataError, match="run evaluate again with --force"):
+        report.run(config, run_dir)
+
+
+def test_the_same_scores_make_the_same_bytes(tmp_path: Path) -> None:
+    config, run_dir = make_synthetic_run(tmp_path, **QUICK)
+    report.run(config, run_dir)
+    before = [path.read_bytes() for path in (run_dir.metrics, run_dir.report_html, run_dir.report_md)]
+    report.run(config, run_dir)
+    assert [path.read_bytes() for path in (run_dir.metrics, run_dir.report_html, run_dir.report_md)] == before
+
+
+def test_the_terminal_table_shows_systems_changes_and_verdict(reported: tuple[Config, RunDir]) -> None:
+    lines = report.summary_table(reported[1]).splitlines()
+    assert lines[1].split() == ["EM", "F1", "ROUGE-L", "recall@5"]
+    tuned = next(line for line in lines if line.startswith("tuned "))
+    assert len(re.findall(r"[+-]\d+\.\d \[[+-]\d+\.\d [+-]\d+\.\d\]", tuned)) == 4
+    assert metrics_of(reported[1])["verdict"]["sentence"] in lines
+
+
+def test_a_summary_before_any_report_says_what_to_run(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="run the report stage first"):
+        report.summary_table(RunDir(tmp_path))
+
+
+# --- the page -----------------------------------------------------------------------------------------------------
+
+
+class Page(html.parser.HTMLParser):
+    """Open and closed tags, and every address the page would load."""
+
+    VOID = frozenset({"meta", "link", "input", "br", "img", "rect", "line", "circle", "polyline"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.scripts, self.loads, self.ids = 0, [], set[str]()
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        self.scripts += tag == "script"
+        self.ids |= {found["id"]} if found.get("id") else set()
+        if tag != "a":
+            self.loads += [value for name, value in attrs if name in ("src", "href", "srcset", "data", "poster")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self.open and self.open.pop() == tag, f"</{tag}> does not close what is open"
+
+
+def test_the_page_is_well_formed_and_loads_nothing(reported: tuple[Config, RunDir]) -> None:
+    text = reported[1].report_html.read_text()
+    page = Page(text)
+    assert page.open == []
+    assert page.loads == ["data:,"]
+    assert not re.findall(r"url\(|@import|https?://", text)
+    assert {"verdict", "systems", "differences", "retrieval", "questions", "funnel", "training", "cost"} <= page.ids
+
+
+def test_markup_in_a_document_stays_text(tmp_path: Path) -> None:
+    run_dir = reported_with(tmp_path, title=EVIL)
+    text = run_dir.report_html.read_text()
+    page = Page(text)
+    assert page.scripts == 2
+    assert "<img" not in text
+    assert "pwned" in text
+    assert "<script" not in run_dir.report_md.read_text()
+
+
+def test_json_in_a_script_cannot_end_it() -> None:
+    data = {"text": "</script><!-- & \u2028"}
+    text = script_json(data)
+    assert not set("<>&\u2028") & set(text)
+    assert json.loads(text) == data
+
+
+def test_every_answer_says_why_it_has_its_score() -> None:
+    right = {"em": 1.0, "f1": 1.0, "contains": 1.0, "abstained": 0.0}
+    abstained = {"em": 0.0, "f1": 0.0, "contains": 0.0, "abstained": 1.0}
+    assert reason(right, answerable=True, seen=True) == EXACT
+    assert reason(right, answerable=False, seen=True) == INVENTED
+    assert reason(abstained, answerable=False, seen=False) == RIGHT_ABSTENTION
+    assert reason(abstained, answerable=True, seen=True) == NEEDLESS_ABSTENTION
+
+
+def test_training_logs_become_curves_by_phase() -> None:
+    rows = [{"stage": "one", "step": n, "loss": 1 / n} for n in range(1, 900)] + [{"step": 5, "loss": 1.0}]
+    charts = training_curves([*rows, {"stage": "gate", "reason": "better", "alpha": 1.0}])
+    assert [chart["title"] for chart in charts] == ["one: loss"]
+    assert charts[0]["svg"].count(",") <= 200
+
+
+def test_a_curve_spans_its_axes() -> None:
+    drawn = curve({"base": [(0.0, 1.0), (10.0, 3.0)]})
+    assert (drawn["low"], drawn["high"], drawn["first"], drawn["last"]) == (1.0, 3.0, 0.0, 10.0)
+    assert "0.00,100.00 100.00,0.00" in drawn["svg"]
+
+
+# --- in a real browser --------------------------------------------------------------------------------------------
+
+PROBE = """<script>
+const failures = [];
+addEventListener("error", (event) => failures.push(event.message || "load " + event.target.outerHTML), true);
+for (const level of ["error", "warn"]) console[level] = (...parts) => failures.push(parts.join(" "));
+addEventListener("securitypolicyviolation", (event) => failures.push("blocked " + event.blockedURI));
+function choose(id, value) {
+  const field = document.getElementById(id);
+  field.value = value;
+  field.dispatchEvent(new Event("change"));
+}
+addEventListener("load", () => {
+  const requests = performance.getEntriesByType("resource").map((entry) => entry.name);
+  const cards = document.querySelectorAll(".card").length;
+  choose("show", "worse");
+  const worse = document.getElementById("found").textContent;
+  choose("show", "all");
+  document.querySelectorAll(".card details").forEach((box) => { box.open = true; });
+  setTimeout(() => {
+    const [marks, images] = ["mark", "img"].map((name) => document.querySelectorAll(name).length);
+    const paper = getComputedStyle(document.body).backgroundColor;
+    const seen = {failures, requests, title: document.title, cards, worse, marks, images, paper};
+    document.body.dataset.probe = JSON.stringify(seen);
+  }, 300);
+});
+</script>"""
+FRAME = """<iframe width="390" height="844" srcdoc="{}"></iframe><script>
+addEventListener("load", () => {{
+  const root = document.querySelector("iframe").contentDocument.documentElement;
+  document.body.dataset.probe = JSON.stringify({{wide: root.scrollWidth, width: root.clientWidth}});
+}});
+</script>"""
+
+
+def open_in_browser(page: Path, folder: Path, *flags: str) -> str:
+    """The page's DOM after a few seconds in headless chromium."""
+    command = [
+        str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+        "--disable-background-networking", "--disable-component-update", "--disable-sync",
+        f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=4000", *flags, "--dump-dom", page.as_uri(),
+    ]  # fmt: skip
+    return subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+
+
+def probe(text: str, folder: Path, *flags: str) -> dict[str, Any]:
+    """What a probe inside the page saw."""
+    page = folder / "probed.html"
+    page.write_text(text)
+    found = re.search(r'data-probe="([^"]*)"', open_in_browser(page, folder, *flags))
+    assert found, "the page did not finish loading"
+    return json.loads(html.unescape(found[1]))
+
+
+def with_probe(text: str) -> str:
+    """The page with the probe in it; the policy lets that script in, all else of the policy stays."""
+    assert text.count("script-src 'sha256-") == 1
+    return re.sub(r"script-src [^;]*", "script-src 'unsafe-inline'", text, count=1).replace(
+        "<style>", PROBE + "<style>", 1
+    )
+
+
+@pytest.mark.skipif(not CHROMIUM.exists(), reason="no /usr/bin/chromium")
+def test_a_browser_shows_the_page_without_an_error_or_a_request(tmp_path: Path) -> None:
+    run_dir = reported_with(tmp_path / "run", title=EVIL)
+    seen = probe(with_probe(run_dir.report_html.read_text()), tmp_path, "--window-size=1280,900")
+    assert (seen["failures"], seen["requests"], seen["images"]) == ([], [], 0)
+    assert "pwned" not in seen["title"]
+    assert seen["cards"] == 25
+    assert seen["marks"] > 0
+    assert re.fullmatch(r"\d+ of \d+ questions", seen["worse"])
+
+
+@pytest.mark.skipif(not CHROMIUM.exists(), reason="no /usr/bin/chromium")
+def test_the_browser_test_would_see_an_error_and_a_request(reported: tuple[Config, RunDir], tmp_path: Path) -> None:
+    text = with_probe(reported[1].report_html.read_text())
+    seen = probe(text.replace("</main>", '<img src="http://127.0.0.1:9/x.png"></main>'), tmp_path)
+    assert seen["requests"] and seen["failures"]
+
+
+@pytest.mark.skipif(not CHROMIUM.exists(), reason="no /usr/bin/chromium")
+def test_the_page_as_written_runs_its_own_script_under_its_policy(
+    reported: tuple[Config, RunDir], tmp_path: Path
+) -> None:
+    assert open_in_browser(reported[1].report_html, tmp_path).count('class="card"') == 25
+
+
+@pytest.mark.skipif(not CHROMIUM.exists(), reason="no /usr/bin/chromium")
+def test_the_page_fits_a_phone(reported: tuple[Config, RunDir], tmp_path: Path) -> None:
+    seen = probe(FRAME.format(html.escape(reported[1].report_html.read_text())), tmp_path)
+    assert seen["wide"] <= seen["width"] <= 390
+
+
+@pytest.mark.skipif(not CHROMIUM.exists(), reason="no /usr/bin/chromium")
+def test_the_page_follows_dark_mode(reported: tuple[Config, RunDir], tmp_path: Path) -> None:
+    text = with_probe(reported[1].report_html.read_text())
+    assert probe(text, tmp_path, "--blink-settings=preferredColorScheme=0")["paper"] == "rgb(18, 22, 28)"
+
+
+def test_the_templates_are_in_the_package() -> None:
+    folder = Path(report.__file__).parent / "report_page"
+    project = (Path(report.__file__).parent.parent / "pyproject.toml").read_text()
+    suffixes = {path.suffix for path in folder.iterdir() if path.is_file()} - {".py"}
+    assert suffixes == {".html", ".css", ".js", ".md"}
+    assert all(f"report_page/*{suffix}" in project for suffix in suffixes)

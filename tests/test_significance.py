@@ -1,0 +1,225 @@
+"""Intervals, tests and the verdict, by simulation and against scipy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from rag_ft.metrics.comparisons import DECIDING
+from rag_ft.metrics.significance import Estimate, bootstrap, holm, mcnemar, more_questions, sign_flip
+from rag_ft.metrics.verdict import verdict
+
+
+def clustered(
+    rng: np.random.Generator, num_documents: int, mean: float, columns: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """Differences of -1, 0, 1 that go up and down together within a document; (deltas, documents)."""
+    documents = np.repeat(np.arange(num_documents), rng.integers(2, 15, num_documents))
+    lean = rng.normal(0, 0.15, (num_documents, columns))[documents]
+    draws = rng.random((len(documents), columns))
+    return np.where(
+        draws < 0.15 + (mean + lean) / 2, 1.0, np.where(draws > 0.85 + (mean + lean) / 2, -1.0, 0.0)
+    ), documents
+
+
+def intervals(deltas: np.ndarray, documents: np.ndarray, seed: int, num_resamples: int = 1000) -> list[Estimate]:
+    return bootstrap(deltas, np.ones_like(deltas), documents, num_resamples, seed)
+
+
+def coverage(num_documents: int, num_simulations: int, mean: float = 0.05) -> float:
+    rng, inside = np.random.default_rng(num_documents), 0
+    for simulation in range(num_simulations):
+        deltas, documents = clustered(rng, num_documents, mean)
+        low, high = intervals(deltas, documents, simulation, 600)[0].ci95 or (0, 0)
+        inside += low <= mean <= high
+    return inside / num_simulations
+
+
+@pytest.mark.parametrize("num_documents", [25, 80])
+def test_the_interval_covers_the_truth_about_95_times_in_100(num_documents: int) -> None:
+    assert 0.925 <= coverage(num_documents, 600) <= 0.975
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_documents", [25, 60, 150])
+def test_the_interval_covers_94_to_96_percent(num_documents: int) -> None:
+    assert 0.94 <= coverage(num_documents, 4000) <= 0.96
+
+
+def test_resampling_questions_instead_of_documents_would_promise_too_much() -> None:
+    rng = np.random.default_rng(5)
+    documents = np.repeat(np.arange(20), 30)
+    deltas = rng.normal(0, 0.4, 20)[documents][:, None] + rng.normal(0, 0.1, (600, 1))
+    by_document = intervals(deltas, documents, 0)[0]
+    by_question = intervals(deltas, np.arange(600), 0)[0]
+    assert by_document.standard_error > 4 * by_question.standard_error
+
+
+def test_the_standard_error_is_that_of_a_mean_when_every_question_is_a_document() -> None:
+    values = np.random.default_rng(0).normal(1, 2, (400, 1))
+    estimate = intervals(values, np.arange(400), 0, 4000)[0]
+    assert estimate.standard_error == pytest.approx(values.std() / 20, rel=0.05)
+    expected = stats.ttest_1samp(values[:, 0], 0)
+    assert estimate.ci95 == pytest.approx(expected.confidence_interval(0.95), abs=0.02)
+
+
+def test_p_and_interval_agree() -> None:
+    rng = np.random.default_rng(2)
+    for seed in range(40):
+        deltas, documents = clustered(rng, 30, 0.07)
+        estimate = intervals(deltas, documents, seed)[0]
+        assert (estimate.p < 0.05) == (estimate.ci95[0] > 0 or estimate.ci95[1] < 0)
+
+
+def test_the_same_seed_gives_the_same_interval() -> None:
+    deltas, documents = clustered(np.random.default_rng(0), 30, 0.1)
+    assert intervals(deltas, documents, 7) == intervals(deltas, documents, 7)
+
+
+def test_a_ratio_of_sums_is_resampled_as_one() -> None:
+    # precision: 3 right of 4 said; the document that said nothing counts for nothing
+    right, said = np.array([[1.0], [0.0], [2.0], [0.0]]), np.array([[1.0], [1.0], [2.0], [0.0]])
+    estimate = bootstrap(right, said, np.array([0, 1, 2, 3]), 500, 0)[0]
+    assert (estimate.value, estimate.n, estimate.num_documents) == (0.75, 3, 3)
+
+
+def test_one_document_gives_no_interval_and_no_p() -> None:
+    estimate = intervals(np.array([[0.1], [0.2]]), np.array([0, 0]), 0)[0]
+    assert (estimate.ci95, estimate.p) == (None, None)
+
+
+def test_no_difference_at_all_is_certainly_nothing() -> None:
+    estimate = intervals(np.zeros((30, 1)), np.arange(30), 0)[0]
+    assert (estimate.value, estimate.ci95, estimate.p) == (0.0, (0.0, 0.0), 1.0)
+
+
+def test_a_large_difference_over_few_documents_is_not_held_back_by_the_number_of_resamples() -> None:
+    deltas = np.random.default_rng(0).normal(0.5, 0.15, (12, 1))
+    few, exact = intervals(deltas, np.arange(12), 0, 500)[0].p, stats.ttest_1samp(deltas[:, 0], 0).pvalue
+    assert few < 0.001
+    assert exact / 100 < few < exact * 100
+
+
+def test_sign_flips_agree_with_scipys_permutation_test() -> None:
+    rng = np.random.default_rng(4)
+    deltas = rng.normal(0.1, 0.3, (40, 1))
+    peer = stats.permutation_test((deltas[:, 0],), np.sum, permutation_type="samples", n_resamples=20000, rng=rng)
+    assert sign_flip(deltas, np.arange(40), 20000, 0)[0] == pytest.approx(peer.pvalue, abs=0.01)
+
+
+def test_sign_flips_treat_a_document_as_one() -> None:
+    documents = np.repeat(np.arange(5), 100)
+    deltas = np.ones((500, 1))
+    assert sign_flip(deltas, documents, 5000, 0)[0] == pytest.approx(2 / 2**5, abs=0.02)
+
+
+def test_mcnemar_is_the_exact_binomial_test_on_discordant_pairs() -> None:
+    a, b = np.array([1] * 3 + [0] * 12 + [1] * 50, float), np.array([0] * 3 + [1] * 12 + [1] * 50, float)
+    assert mcnemar(a, b) == pytest.approx(stats.binomtest(12, 15).pvalue)
+    assert mcnemar(a, a) == 1.0
+
+
+def test_holm_of_a_hand_computed_family() -> None:
+    # sorted .01 x 3, .02 x 2, .04 x 1; never decreasing
+    assert holm([0.04, 0.01, 0.02]) == pytest.approx([0.04, 0.03, 0.04])
+    assert holm([]) == []
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+def test_more_questions_reach_the_promised_power() -> None:
+    rng = np.random.default_rng(8)
+    estimate = Estimate(0.06, (-0.01, 0.13), 0.1, 0.035, 200, 200)
+    total = 200 + (more_questions(estimate) or 0)
+    spread = 0.035 * np.sqrt(200)
+    draws = rng.normal(0.06, spread, (2000, total))
+    found = stats.ttest_1samp(draws, 0, axis=1).pvalue < 0.05
+    assert 0.77 < found.mean() < 0.83
+
+
+def test_a_difference_out_of_reach_asks_for_no_number_of_questions() -> None:
+    assert more_questions(Estimate(0.0001, (-0.1, 0.1), 0.9, 0.05, 100, 50)) is None
+    assert more_questions(Estimate(0.0, (0.0, 0.0), 1.0, 0.0, 100, 50)) is None
+
+
+# --- the verdict --------------------------------------------------------------------------------------------------
+
+
+def comparison(b: str, metric: str, delta: float, low: float, high: float, p: float, more: int | None = 0) -> dict:
+    return {"a": "base", "b": b, "metric": metric, "delta": delta, "ci95": [low, high], "p": p, "p_holm": p,
+            "n": 300, "num_documents": 40, "family": "decides", "more_questions": more}  # fmt: skip
+
+
+def test_the_verdict_names_the_best_half_its_gain_and_what_is_open() -> None:
+    found = verdict(
+        [
+            comparison("tuned_generator", "f1", 0.05, 0.03, 0.07, 0.001),
+            comparison("tuned_retriever", "f1", 0.004, -0.01, 0.02, 0.6, 412),
+            comparison("tuned", "f1", 0.061, 0.04, 0.083, 0.001),
+            comparison("tuned", "recall@5", 0.1, 0.06, 0.14, 0.001),
+        ],
+        "gr",
+    )
+    assert found["ship"] == "both"
+    assert found["sentence"] == (
+        "Ship both: +6.1 F1 (95 % CI 4.0 to 8.3); the tuned generator alone brings +5.0 F1 (95 % CI 3.0 to 7.0); "
+        "the tuned retriever alone is not significant, about 420 more questions would tell."
+    )
+
+
+def test_a_half_that_harms_is_not_shipped_with_the_other() -> None:
+    found = verdict(
+        [
+            comparison("tuned_generator", "f1", 0.08, 0.05, 0.11, 0.001),
+            comparison("tuned_retriever", "f1", -0.04, -0.06, -0.02, 0.001),
+            comparison("tuned", "f1", 0.05, 0.02, 0.08, 0.01),
+        ],
+        "gr",
+    )
+    assert found["ship"] == "generator"
+    assert "the tuned retriever alone harms (-4.0 F1" in found["sentence"]
+
+
+def test_tuning_that_only_harms_keeps_the_base() -> None:
+    found = verdict([comparison("tuned_generator", "f1", -0.08, -0.1, -0.05, 0.001)], "g")
+    assert (found["ship"], found["sentence"][:14]) == ("none", "Keep the base:")
+
+
+def test_an_open_result_says_how_many_questions_would_tell() -> None:
+    found = verdict([comparison("tuned_generator", "f1", 0.02, -0.01, 0.05, 0.2, 300)], "g")
+    assert found["ship"] == "undecided"
+    assert "about 300 more questions would tell" in found["sentence"]
+
+
+def test_retrieval_alone_gives_a_verdict_on_the_retriever() -> None:
+    found = verdict([comparison("tuned", "recall@5", 0.1, 0.06, 0.14, 0.001)], "r", answers=False)
+    assert found["ship"] == "retriever"
+
+
+def test_nothing_tuned_is_nothing_to_ship() -> None:
+    assert verdict([], "")["ship"] == "none"
+
+
+def false_alarms(num_simulations: int) -> float:
+    """How often something is shipped though nothing changed, over four correlated differences."""
+    rng, alarms = np.random.default_rng(11), 0
+    for simulation in range(num_simulations):
+        deltas, documents = clustered(rng, 25, 0.0, columns=4)
+        deltas[:, 2] = np.where(rng.random(len(deltas)) < 0.5, deltas[:, 0], deltas[:, 2])
+        estimates = intervals(deltas, documents, simulation, 500)
+        corrected = holm([estimate.p or 1.0 for estimate in estimates])
+        rows = [
+            comparison(b, metric, e.value, *(e.ci95 or (0, 0)), p)
+            for (_, b, metric), e, p in zip(DECIDING, estimates, corrected, strict=True)
+        ]
+        alarms += verdict(rows, "gr")["ship"] not in ("none", "undecided")
+    return alarms / num_simulations
+
+
+def test_where_nothing_changed_the_verdict_rarely_ships() -> None:
+    assert false_alarms(400) <= 0.05
+
+
+@pytest.mark.slow
+def test_the_false_alarm_rate_is_at_most_5_percent() -> None:
+    assert false_alarms(4000) <= 0.05

@@ -1,0 +1,408 @@
+"""The stage that tunes the encoder: what it learns, what it refuses, what it ships, and that a kill costs nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from rag_ft import index, ingest, train_retriever
+from rag_ft.config import Config
+from rag_ft.errors import DataError
+from rag_ft.paths import RunDir
+from rag_ft.records import Chunk, Evidence, QAPair, read_jsonl, read_rows, write_jsonl, write_text
+from rag_ft.retrieval.search import open_retriever, served_tuned
+
+MakeRun = Callable[..., tuple[Config, RunDir]]
+RUN = """
+import sys
+from pathlib import Path
+from rag_ft import train_retriever
+from rag_ft.config import load_config
+from rag_ft.paths import RunDir
+config = load_config(Path(sys.argv[1]))
+train_retriever.run(config, RunDir(config.run_path))
+"""
+COLOURS = ["red", "blue", "green", "grey", "white", "black", "pink", "brown", "amber", "violet", "teal", "coral"]
+THINGS = ["lamp", "boat", "harp", "clock", "kite", "drum", "vase", "sled", "loom", "oar", "bell", "cart"]
+
+
+def documents(num: int = 24) -> list[dict[str, Any]]:
+    """One chunk each; the last third are test documents, the four before them dev documents."""
+    rows = []
+    for n in range(num):
+        split = "test" if n >= num * 2 // 3 else ("dev" if n >= num * 2 // 3 - 4 else "train")
+        text = f"Box {n} holds a {COLOURS[n % 12]} {THINGS[(n * 5 + n // 12) % 12]} number {n * 37}."
+        rows.append({"id": f"d{n}", "title": "", "text": text, "split": split})
+    return rows
+
+
+def write_pairs(run_dir: RunDir, each: int = 6) -> None:
+    """Questions about every chunk, evidence being the whole of it."""
+    pairs = []
+    for chunk in read_jsonl(run_dir.chunks, Chunk):
+        words = chunk.text.rstrip(".").split()
+        asked = [f"what is in box {words[1]}", f"who has the {words[4]} {words[5]}", f"where is number {words[7]}",
+                 f"{words[4]} {words[5]}?", f"box {words[1]}?", f"which box has {words[7]}"][:each]  # fmt: skip
+        evidence = Evidence(chunk.text, 0, len(chunk.text))
+        place = (chunk.id, chunk.document_id, evidence, "factoid", chunk.split, "imported")
+        pairs += [QAPair(f"{chunk.id}/{n}", question, (words[7],), *place) for n, question in enumerate(asked)]
+    write_jsonl(run_dir.qa, pairs)
+
+
+@pytest.fixture
+def prepared(make_run: MakeRun) -> Callable[..., tuple[Config, RunDir]]:
+    """prepared(key=value, ...) -> a run that is ready for this stage; keys are train_retriever's."""
+
+    def prepare(each: int = 6, mode: str = "hybrid", **knobs: Any) -> tuple[Config, RunDir]:
+        values = {"batch_size": 8, "learning_rate": 5e-3, "epochs": 3, "rank": 4, "gate": False, **knobs}
+        config, run_dir = make_run(
+            documents(),
+            retrieval__with_title=False,
+            retrieval__mode=mode,
+            **{f"train_retriever__{k}": v for k, v in values.items()},
+        )
+        ingest.run(config, run_dir)
+        index.run(config, run_dir)
+        write_pairs(run_dir, each)
+        return config, run_dir
+
+    return prepare
+
+
+class PlantedModel:
+    """A language model to which every answer is likely after one chunk, and unlikely after any other."""
+
+    name, window = "planted", 1
+
+    def __init__(self, liked: dict[str, str]) -> None:
+        self.liked, self.asked = liked, 0
+
+    def answer_logprobs(self, jobs: Sequence[tuple[Any, str]]) -> list[np.ndarray]:
+        self.asked += len(jobs)
+        return [np.full(3, -0.1 if self._likes(messages[0]["content"]) else -2.0, np.float32) for messages, _ in jobs]
+
+    def _likes(self, prompt: str) -> bool:
+        question = prompt.rpartition("Question: ")[2].strip()
+        return self.liked.get(question, "?") in prompt
+
+    def count_tokens(self, messages: Any) -> int:
+        return 10
+
+    def __enter__(self) -> PlantedModel:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def plant(run_dir: RunDir, monkeypatch: pytest.MonkeyPatch) -> tuple[PlantedModel, dict[str, str]]:
+    """Every train document's questions get a chunk of another train document that the model prefers."""
+    from rag_ft.training import phases
+
+    chunks = [c for c in read_jsonl(run_dir.chunks, Chunk) if c.split == "train"]
+    preferred = {c.id: chunks[(n + 5) % len(chunks)] for n, c in enumerate(chunks)}
+    pairs = [p for p in read_jsonl(run_dir.qa, QAPair) if p.split == "train"]
+    model = PlantedModel({p.question: preferred[p.chunk_id or ""].text for p in pairs})
+    monkeypatch.setattr(phases, "open_language_model", lambda *_: model)
+    return model, {p.question: preferred[p.chunk_id or ""].id for p in pairs}
+
+
+def share_first(config: Config, run_dir: RunDir, wanted: dict[str, str], tuned: bool) -> float:
+    """Share of the questions whose wanted chunk is the closest among train chunks."""
+    retriever = open_retriever(config, run_dir, tuned=tuned)
+    train = {c.id for c in read_jsonl(run_dir.chunks, Chunk) if c.split == "train"}
+    rankings = retriever.search(list(wanted), 24, "dense")
+    first = [next(name for name, _ in ranking if name in train) for ranking in rankings]
+    return float(np.mean([a == b for a, b in zip(first, wanted.values(), strict=True)]))
+
+
+LSR_ALONE = {
+    "epochs": 0,
+    "lsr_steps": 80,
+    "lsr_top_k": 12,
+    "lsr_learning_rate": 1e-2,
+    "lsr_kl": "q||p",
+    "method": "full",
+}
+
+
+def test_lsr_teaches_a_random_encoder_what_the_language_model_prefers(
+    prepared: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, run_dir = prepared(each=2, **LSR_ALONE)
+    model, wanted = plant(run_dir, monkeypatch)
+    counts = train_retriever.run(config, run_dir)
+    assert share_first(config, run_dir, wanted, tuned=False) < 0.3
+    assert share_first(config, run_dir, wanted, tuned=True) > 0.7
+    assert 0.3 <= counts["lsr_entropy"] <= 0.6
+    rows = list(read_rows(run_dir.lm_scores))
+    assert model.asked == len(rows) == 20 * 10  # two of the twelve train documents serve as dev: 8 questions are few
+    assert {row["num_tokens"] for row in rows} == {3}
+    assert all(not row["chunk_id"].startswith(("d16", "d23")) for row in rows), "a test chunk was scored"
+
+
+def test_without_a_gradient_to_the_encoder_lsr_says_so_and_trains_nothing(
+    prepared: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rag_ft.training import losses
+
+    config, run_dir = prepared(each=2, **LSR_ALONE)
+    plant(run_dir, monkeypatch)
+    real = losses.lsr_loss
+
+    def cut(similarities: Any, *rest: Any) -> Any:
+        return real(similarities.detach().requires_grad_(True), *rest)  # a new leaf, as in the trap
+
+    monkeypatch.setattr(losses, "lsr_loss", cut)
+    with pytest.raises(ValueError, match="no gradient"):
+        train_retriever.run(config, run_dir)
+    assert not served_tuned(run_dir)
+
+
+def test_lsr_is_left_out_with_a_reason_when_the_model_tells_no_chunks_apart(
+    prepared: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, run_dir = prepared(each=2, **{**LSR_ALONE, "epochs": 1})
+    model, _ = plant(run_dir, monkeypatch)
+    model.liked = {}
+    counts = train_retriever.run(config, run_dir)
+    assert counts["phases"] == "round-0-contrastive"
+    assert counts["shipped"] == 1
+
+
+def test_contrastive_training_finds_more_and_ships_an_encoder_that_loads_alone(prepared: MakeRun) -> None:
+    from peft import PeftModel
+    from sentence_transformers import SentenceTransformer
+
+    config, run_dir = prepared(epochs=15, learning_rate=2e-2, num_negatives=0)
+    counts = train_retriever.run(config, run_dir)
+    train = {p.question: p.chunk_id for p in read_jsonl(run_dir.qa, QAPair) if p.split == "train"}
+    assert share_first(config, run_dir, train, True) > share_first(config, run_dir, train, False) + 0.05
+    assert counts["shipped"] == 1
+    alone = SentenceTransformer(str(run_dir.retriever), device="cpu")
+    retriever = open_retriever(config, run_dir, tuned=True)
+    texts = [c.text for c in read_jsonl(run_dir.chunks, Chunk)]
+    np.testing.assert_allclose(alone.encode_document(texts), retriever.vectors, atol=1e-5)
+    base = SentenceTransformer(config.encoder.model, device="cpu")
+    base[0].auto_model = PeftModel.from_pretrained(base[0].auto_model, run_dir.retriever / "adapter").merge_and_unload()
+    np.testing.assert_allclose(base.encode_document(texts), retriever.vectors, atol=1e-5)
+    assert not run_dir.checkpoints("train_retriever").exists()
+    log = list(read_rows(run_dir.training_log("train_retriever")))
+    losses = [row["loss"] for row in log if "loss" in row]
+    assert np.mean(losses[-20:]) < 0.9 * np.mean(losses[:20])
+    assert log[-1]["stage"] == "gate"
+
+
+def test_two_runs_give_the_same_weights(prepared: MakeRun) -> None:
+    from safetensors.numpy import load_file
+
+    config, run_dir = prepared()
+    train_retriever.run(config, run_dir)
+    first = load_file(run_dir.retriever / "model.safetensors")
+    train_retriever.run(config, run_dir)
+    second = load_file(run_dir.retriever / "model.safetensors")
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+
+
+def test_the_question_side_alone_keeps_every_chunk_vector(prepared: MakeRun) -> None:
+    config, run_dir = prepared(sides="query")
+    train_retriever.run(config, run_dir)
+    tuned, base = open_retriever(config, run_dir, tuned=True), open_retriever(config, run_dir)
+    assert np.array_equal(tuned.vectors, base.vectors)
+    question = ["what is in box 3"]
+    assert not np.allclose(tuned.encoder.encode_queries(question), base.encoder.encode_queries(question), atol=1e-3)
+
+
+def test_documents_without_questions_are_learned_by_inverse_cloze(make_run: MakeRun) -> None:
+    texts = [
+        f"Box {n} is {c}. It stands in room {n * 7} by the door. Nobody opened it since day {n}."
+        for n, c in enumerate(COLOURS)
+    ]
+    rows = [{"id": f"d{n}", "title": "", "text": text, "split": "train"} for n, text in enumerate(texts)]
+    config, run_dir = make_run(rows, train_retriever__self_supervised=True, train_retriever__gate=False,
+                               train_retriever__batch_size=4)  # fmt: skip
+    ingest.run(config, run_dir)
+    index.run(config, run_dir)
+    write_jsonl(run_dir.qa, [])
+    counts = train_retriever.run(config, run_dir)
+    assert (counts["phases"], counts["shipped"]) == ("cloze", 1)
+
+
+def test_too_few_questions_are_a_reason_and_no_error(prepared: MakeRun) -> None:
+    config, run_dir = prepared()
+    write_jsonl(run_dir.qa, [])
+    counts = train_retriever.run(config, run_dir)
+    assert counts["shipped"] == 0
+    assert "generate more" in counts["reason"]
+    assert not served_tuned(run_dir)
+
+
+def test_a_pair_of_a_test_document_stops_the_stage_before_it_trains(prepared: MakeRun) -> None:
+    config, run_dir = prepared()
+    pairs = list(read_jsonl(run_dir.qa, QAPair))
+    leaking = [p if p.split != "test" else QAPair(**{**p.__dict__, "split": "train"}) for p in pairs]
+    write_jsonl(run_dir.qa, leaking)
+    with pytest.raises(DataError, match="training pairs leak from the test documents"):
+        train_retriever.run(config, run_dir)
+    assert not run_dir.retriever.exists()
+
+
+def test_nothing_of_dev_and_test_documents_is_trained_on(prepared: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rag_ft.training import phases
+
+    seen: list[Any] = []
+    real = phases.fit
+    monkeypatch.setattr(phases, "fit", lambda student, rows, *rest: (seen.append(rows), real(student, rows, *rest))[1])
+    config, run_dir = prepared(num_negatives=3)
+    train_retriever.run(config, run_dir)
+    texts = {text for rows in seen for name, column in rows.items() if name != "label" for text in column}
+    heldout = {c.text for c in read_jsonl(run_dir.chunks, Chunk) if c.split != "train"}
+    asked = {p.question for p in read_jsonl(run_dir.qa, QAPair) if p.split != "train"}
+    assert len(seen[0]) == 6
+    assert not texts & heldout
+    assert not texts & asked
+
+
+def test_an_encoder_that_got_worse_is_not_shipped_and_the_log_says_why(
+    prepared: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, run_dir = prepared(mode="dense", gate=True, epochs=1)
+    spoil_trained_weights(monkeypatch)
+    counts = train_retriever.run(config, run_dir)
+    assert (counts["shipped"], counts["alpha"]) == (0, 0.0)
+    assert "the base stays" in counts["reason"]
+    assert counts["dev_recall_tuned"] == counts["dev_recall_base"]
+    assert not served_tuned(run_dir)
+    assert list(read_rows(run_dir.training_log("train_retriever")))[-1]["reason"] == counts["reason"]
+
+
+def spoil_trained_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training that ends with an encoder for which all texts are nearly the same."""
+    import torch
+
+    from rag_ft.training import phases
+
+    real = phases.fit
+
+    def harm(student: Any, *rest: Any) -> Any:
+        history = real(student, *rest)
+        with torch.no_grad():
+            for name, parameter in student.model.named_parameters():
+                if "lora_B" in name:
+                    parameter.normal_(0, 5, generator=torch.Generator().manual_seed(1))
+        from safetensors.torch import save_file
+
+        save_file(student.state(), rest[-1] / phases.WEIGHTS)
+        return history
+
+    monkeypatch.setattr(phases, "fit", harm)
+
+
+def test_an_interrupted_training_goes_on_at_its_last_checkpoint_to_the_same_weights(
+    prepared: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from safetensors.numpy import load_file
+
+    from rag_ft.training import fit
+
+    config, run_dir = prepared(epochs=4)
+    train_retriever.run(config, run_dir)
+    wanted = load_file(run_dir.retriever / "model.safetensors")
+    steps = [row["step"] for row in read_rows(run_dir.training_log("train_retriever")) if "step" in row]
+
+    def stop(self: Any, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step > steps[-1] // 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fit._Progress, "on_step_end", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train_retriever.run(config, run_dir)
+    assert list((run_dir.checkpoints("train_retriever") / "round-0-contrastive").glob("checkpoint-*/complete"))
+    train_retriever.run(config, run_dir)
+    found = load_file(run_dir.retriever / "model.safetensors")
+    assert all(np.array_equal(wanted[name], found[name]) for name in wanted)
+    assert [row["step"] for row in read_rows(run_dir.training_log("train_retriever")) if "step" in row] == steps
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["training", "after"])
+def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(prepared: MakeRun, tmp_path: Path, when: str) -> None:
+    from safetensors.numpy import load_file
+
+    config, run_dir = prepared(epochs=6)
+    train_retriever.run(config, run_dir)
+    wanted = load_file(run_dir.retriever / "model.safetensors")
+    values = {name: section for name, section in config.model_dump(mode="json").items() if name != "name"}
+    write_text(tmp_path / "test.yaml", yaml.safe_dump(values))
+    process = subprocess.Popen([sys.executable, "-c", RUN, str(tmp_path / "test.yaml")], stderr=subprocess.DEVNULL)
+    folder = run_dir.checkpoints("train_retriever") / "round-0-contrastive"
+    sign = "checkpoint-*/complete" if when == "training" else "student.safetensors"
+    deadline = time.monotonic() + 120
+    while not list(folder.glob(sign)) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGKILL) if process.poll() is None else None
+    process.wait()
+    train_retriever.run(config, run_dir)
+    found = load_file(run_dir.retriever / "model.safetensors")
+    assert all(np.array_equal(wanted[name], found[name]) for name in wanted)
+    assert not run_dir.checkpoints("train_retriever").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_trains(make_run: MakeRun, tiny_encoder_dir: Path, tmp_path: Path) -> None:
+    """Two CPU processes (gloo) share each batch; without dropout, whose draws are each process' own."""
+    from safetensors.numpy import load_file
+
+    from rag_ft.stages import run_stage
+
+    encoder = shutil.copytree(tiny_encoder_dir, tmp_path / "still-encoder")
+    settings = json.loads((encoder / "config.json").read_text())
+    settings |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (encoder / "config.json").write_text(json.dumps(settings))
+    rows = [{"question": f"what is in box {n}", "answers": [str(n * 37)], "document_id": f"d{n}"} for n in range(24)]
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    trained = []
+    for name, launcher in (("one", []), ("two", ["torch.distributed.run", "--nproc-per-node", "2", "-m"])):
+        config, run_dir = make_run(
+            documents(), run__dir=tmp_path / name, encoder__model=str(encoder), retrieval__with_title=False,
+            generate__questions=[str(questions)], generate__pairs_per_chunk=0, train_retriever__gate=False,
+            train_retriever__batch_size=4, train_retriever__learning_rate=5e-3,
+        )  # fmt: skip
+        values = {section: v for section, v in config.model_dump(mode="json").items() if section != "name"}
+        path = tmp_path / f"{name}.yaml"
+        write_text(path, yaml.safe_dump(values))
+        for stage in ("ingest", "index", "generate"):
+            run_stage(stage, config)
+        command = [sys.executable, "-m", *launcher, "rag_ft.train_retriever", str(path)]
+        subprocess.run(command, check=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        assert json.loads(run_dir.done("train_retriever").read_text())["counts"]["shipped"] == 1
+        trained.append(load_file(run_dir.retriever / "model.safetensors"))
+    base = load_file(encoder / "model.safetensors")
+    assert any(np.abs(trained[0][name] - base[name]).max() > 1e-3 for name in base)
+    for name, weights in trained[0].items():
+        np.testing.assert_allclose(trained[1][name], weights, atol=1e-5)
+
+
+def test_fewer_processes_than_asked_for_are_refused_with_the_command_that_works(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from rag_ft.errors import ConfigError
+    from rag_ft.training import processes
+
+    monkeypatch.setattr(processes, "_asked_of_accelerate", lambda: 2)
+    with pytest.raises(ConfigError, match=r"2 processes were asked for and 1 runs.*torchrun --nproc-per-node 2"):
+        processes.join_processes()
