@@ -18,7 +18,7 @@ def ask(config: Config, question: str, tuned: bool = True) -> str:
     Raises DataError for an empty question, or where the model gave no answer (too long a prompt, a lost server).
     """
     if not question.strip():
-        raise DataError("the question is empty: rag-ft ask CONFIG \"Who ...?\"")
+        raise DataError('the question is empty: rag-ft ask CONFIG "Who ...?"')
     run_dir = RunDir(config.run_path)
     retriever = open_retriever(config, run_dir, tuned=tuned and served_tuned(run_dir))
     hits = retriever.search([question], config.retrieval.top_k)[0]

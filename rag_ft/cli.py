@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"rag-ft {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for name, text in STAGE_HELP.items():
-        stage = _command(commands, name, text, lambda args, name=name: _stages(args, [name]))
+        stage = _command(commands, name, text, partial(_stages, names=[name]))
         stage.add_argument("--force", action="store_true", help="replace what the stage made before")
     run = _command(commands, "run", "all stages in order; those up to date are skipped", _run)
     run.add_argument("--force", action="store_true", help="replace what the stages made before")

@@ -27,7 +27,18 @@ MAX_MIXED_SHARE = 0.05  # of questions that folds may share, by documents that a
 Key = tuple[str, str | None]
 
 
-def compare(run_dirs: Sequence[RunDir], num_resamples: int = 10_000, seed: int = 0) -> dict[str, Any]:
+def compare(runs: Sequence[Path], page: Path) -> str:
+    """Compares run folders, writes the page (and its data beside it as .json), and returns the table for a terminal.
+
+    Raises:
+        DataError: as `comparison`.
+    """
+    result = comparison([RunDir(path) for path in runs])
+    write_comparison(result, page)
+    return comparison_table(result)
+
+
+def comparison(run_dirs: Sequence[RunDir], num_resamples: int = 10_000, seed: int = 0) -> dict[str, Any]:
     """What the runs' evaluations say together.
 
     Where they asked the same questions: {"kind": "paired", "runs", "questions", "documents", "levels": {run: {system:
@@ -57,7 +68,7 @@ def compare(run_dirs: Sequence[RunDir], num_resamples: int = 10_000, seed: int =
 
 
 def comparison_table(result: dict[str, Any]) -> str:
-    """The result of `compare` for a terminal."""
+    """The result of `comparison` for a terminal."""
     if result["kind"] == "folds":
         return "\n".join([*_fold_lines(result), "", result["verdict"]["sentence"], *result["verdict"]["notes"]])
     rows = [["run", "system", *METRICS.values()]]

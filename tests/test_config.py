@@ -39,7 +39,7 @@ def test_a_key_in_the_wrong_section_names_the_right_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("override", ["chunk_tokens=3", "ingest.chunk_tokens", "=", "ingest.=3"])
 def test_a_malformed_override_is_refused(tmp_path: Path, override: str) -> None:
-    with pytest.raises(ConfigError, match="section.key=value"):
+    with pytest.raises(ConfigError, match=r"section\.key=value"):
         load_config(write(tmp_path, ""), [override])
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from rag_ft.qa.prompts import load_prompts
 from rag_ft.records import Chunk, Evidence, QAPair, Reject
-from rag_ft.training.examples import Draft, Example, Layout, drafts, finish
+from rag_ft.training.examples import Draft, Example, Layout, balance, drafts, finish
 from rag_ft.training.tokens import IGNORED, ChatTokens, Encoded
 from rag_ft.training.training_set import render_answer
 
@@ -86,6 +86,20 @@ def test_examples_depend_on_the_pair_and_the_seed_alone() -> None:
     assert [made(LAYOUT, n) for n in range(50)] == [made(LAYOUT, n) for n in range(50)]
     other = dataclasses.replace(LAYOUT, seed=1)
     assert [made(LAYOUT, n) for n in range(50)] != [made(other, n) for n in range(50)]
+
+
+@pytest.mark.parametrize("name", ["raft", "radit"])
+@pytest.mark.parametrize("num_empty", [0, 100, 900])
+def test_the_share_of_answered_examples_holds_whatever_the_share_of_unanswerable_pairs(
+    name: Any, num_empty: int
+) -> None:
+    layout = dataclasses.replace(LAYOUT, name=name)
+    empty = {"kind": "unanswerable", "chunk_id": None, "evidence": None, "answers": (ABSTAIN,)}
+    pairs = [pair(n) for n in range(1000)] + [pair(n, **empty) for n in range(1000, 1000 + num_empty)]
+    used, rest, left_out = balance(pairs, layout)
+    contexts = [draft for one in used for draft in drafts(one, HITS, CHUNKS, rest)]
+    assert sum(draft.answer is not None for draft in contexts) / len(contexts) == pytest.approx(0.8, abs=0.03)
+    assert len(used) + len(left_out) == len(pairs) and bool(left_out) == (num_empty == 900)
 
 
 def test_radit_makes_one_example_a_chunk_in_the_set_share() -> None:

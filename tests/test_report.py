@@ -129,14 +129,14 @@ def test_retrieval_alone_is_reported_too(tmp_path: Path) -> None:
 
 
 def test_scores_of_other_questions_end_in_an_error_with_a_remedy(tmp_path: Path) -> None:
-    config, run_dir = make_synthetic_run(tmp_path, **QUICK)
+    config, run_dir = make_synthetic_run(tmp_path, num_documents=2, **QUICK)
     write_jsonl(run_dir.scores, [])
     with pytest.raises(DataError, match="run evaluate again with --force"):
         report.run(config, run_dir)
 
 
 def test_the_same_scores_make_the_same_bytes(tmp_path: Path) -> None:
-    config, run_dir = make_synthetic_run(tmp_path, **QUICK)
+    config, run_dir = make_synthetic_run(tmp_path, num_documents=4, **QUICK)
     report.run(config, run_dir)
     before = [path.read_bytes() for path in (run_dir.metrics, run_dir.report_html, run_dir.report_md)]
     report.run(config, run_dir)
@@ -194,7 +194,7 @@ def test_the_page_is_well_formed_and_loads_nothing(reported: tuple[Config, RunDi
 
 
 def test_markup_in_a_document_stays_text(tmp_path: Path) -> None:
-    run_dir = reported_with(tmp_path, title=EVIL)
+    run_dir = reported_with(tmp_path, title=EVIL, num_documents=4)
     text = run_dir.report_html.read_text()
     page = Page(text)
     assert page.scripts == 2
@@ -262,7 +262,8 @@ addEventListener("load", () => {
 FRAME = """<iframe width="390" height="844" srcdoc="{}"></iframe><script>
 addEventListener("load", () => {{
   const root = document.querySelector("iframe").contentDocument.documentElement;
-  document.body.dataset.probe = JSON.stringify({{wide: root.scrollWidth, width: root.clientWidth}});
+  document.body.dataset.probe = JSON.stringify({{wide: root.scrollWidth, width: root.clientWidth,
+    cards: root.querySelectorAll(".card").length}});
 }});
 </script>"""
 
@@ -274,7 +275,7 @@ def open_in_browser(page: Path, folder: Path, *flags: str) -> str:
         "--disable-background-networking", "--disable-component-update", "--disable-sync",
         f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=4000", *flags, "--dump-dom", page.as_uri(),
     ]  # fmt: skip
-    return subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+    return subprocess.run(command, capture_output=True, text=True, timeout=240).stdout
 
 
 def probe(text: str, folder: Path, *flags: str) -> dict[str, Any]:
@@ -295,16 +296,19 @@ def with_probe(text: str) -> str:
 
 
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="no /usr/bin/chromium")
-def test_a_browser_shows_the_page_without_an_error_or_a_request(tmp_path: Path) -> None:
+def test_a_browser_shows_the_page_in_dark_mode_without_an_error_or_a_request(tmp_path: Path) -> None:
     run_dir = reported_with(tmp_path / "run", title=EVIL)
-    seen = probe(with_probe(run_dir.report_html.read_text()), tmp_path, "--window-size=1280,900")
+    page, dark = with_probe(run_dir.report_html.read_text()), "--blink-settings=preferredColorScheme=0"
+    seen = probe(page, tmp_path, "--window-size=1280,900", dark)
     assert (seen["failures"], seen["requests"], seen["images"]) == ([], [], 0)
     assert "pwned" not in seen["title"]
     assert seen["cards"] == 25
     assert seen["marks"] > 0
     assert re.fullmatch(r"\d+ of \d+ questions", seen["worse"])
+    assert seen["paper"] == "rgb(18, 22, 28)"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="no /usr/bin/chromium")
 def test_the_browser_test_would_see_an_error_and_a_request(reported: tuple[Config, RunDir], tmp_path: Path) -> None:
     text = with_probe(reported[1].report_html.read_text())
@@ -313,22 +317,12 @@ def test_the_browser_test_would_see_an_error_and_a_request(reported: tuple[Confi
 
 
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="no /usr/bin/chromium")
-def test_the_page_as_written_runs_its_own_script_under_its_policy(
+def test_the_page_as_written_runs_under_its_own_policy_and_fits_a_phone(
     reported: tuple[Config, RunDir], tmp_path: Path
 ) -> None:
-    assert open_in_browser(reported[1].report_html, tmp_path).count('class="card"') == 25
-
-
-@pytest.mark.skipif(not CHROMIUM.exists(), reason="no /usr/bin/chromium")
-def test_the_page_fits_a_phone(reported: tuple[Config, RunDir], tmp_path: Path) -> None:
     seen = probe(FRAME.format(html.escape(reported[1].report_html.read_text())), tmp_path)
     assert seen["wide"] <= seen["width"] <= 390
-
-
-@pytest.mark.skipif(not CHROMIUM.exists(), reason="no /usr/bin/chromium")
-def test_the_page_follows_dark_mode(reported: tuple[Config, RunDir], tmp_path: Path) -> None:
-    text = with_probe(reported[1].report_html.read_text())
-    assert probe(text, tmp_path, "--blink-settings=preferredColorScheme=0")["paper"] == "rgb(18, 22, 28)"
+    assert seen["cards"] == 25
 
 
 def test_the_templates_are_in_the_package() -> None:

@@ -196,6 +196,16 @@ def test_retrieval_alone_gives_a_verdict_on_the_retriever() -> None:
     assert found["ship"] == "retriever"
 
 
+def test_a_better_rank_is_noted_where_recall_cannot_rise() -> None:
+    rank = {**comparison("tuned", "mrr@10", 0.22, 0.15, 0.3, 0.001), "family": "mrr@10, from base"}
+    recall = comparison("tuned", "recall@5", 0.01, 0.0, 0.02, 0.2, 745)
+    found = verdict([comparison("tuned_retriever", "f1", 0.02, -0.01, 0.05, 0.2, 90), recall, rank], "r")
+    assert found["notes"] == [
+        "Retrieval: +1.0 recall@5 (95 % CI 0.0 to 2.0), not significant; about 750 more questions would tell.",
+        "The tuned retriever ranks the proof higher: +22.0 MRR@10 (95 % CI 15.0 to 30.0).",
+    ]
+
+
 def test_nothing_tuned_is_nothing_to_ship() -> None:
     assert verdict([], "")["ship"] == "none"
 

@@ -46,7 +46,9 @@ def plan_batches(jobs: Sequence[Job], batch_tokens: int) -> Iterator[tuple[dict[
     for common, members in groups:
         for start in range(0, len(members), max(1, batch_tokens // 64)):
             part = members[start : start + max(1, batch_tokens // 64)]
-            cost = common + len(part) * max(_length(jobs[i]) - common for i in part)
+            rest = max(_length(jobs[i]) for i in part) - common
+            # what is computed; but the shared keys and values are laid out once per row, which takes memory
+            cost = max(common + len(part) * rest, len(part) * (common + rest) // 2)
             mixed = bool(batch) and (shared[batch[-1]] > 0) != (common > 0)
             if batch and (used + cost > batch_tokens or mixed):
                 yield shared, batch

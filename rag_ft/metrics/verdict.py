@@ -8,7 +8,7 @@ ALPHA = 0.05
 FEW_DOCUMENTS = 10
 CANDIDATES = {"tuned_generator": "generator", "tuned_retriever": "retriever", "tuned": "both"}
 WORDS = {"generator": "the tuned generator", "retriever": "the tuned retriever", "both": "both halves tuned"}
-UNITS = {"f1": "F1", "em": "EM", "recall@5": "recall@5"}
+UNITS = {"f1": "F1", "em": "EM", "recall@5": "recall@5", "mrr@10": "MRR@10"}
 
 Comparison = dict[str, Any]
 
@@ -31,7 +31,7 @@ def verdict(comparisons: list[Comparison], tuned: str, answers: bool = True) -> 
     gains = {half: c for name, half in CANDIDATES.items() if (c := decides.get((name, "f1"))) and _own(half, tuned)}
     if not answers or not gains:
         return _by_recall(recall)
-    notes = _notes(gains, recall)
+    notes = _notes(gains, recall, _ranking(comparisons))
     better = {half: c for half, c in gains.items() if _is_gain(c)}
     if better:
         best = max(better, key=lambda half: (better[half]["delta"], half == "both"))
@@ -83,11 +83,23 @@ def _rest(gains: dict[str, Comparison], shipped: str | None) -> str:
     return "".join(f"; {part}" for part in parts)
 
 
-def _notes(gains: dict[str, Comparison], recall: Comparison | None) -> list[str]:
+def _ranking(comparisons: list[Comparison]) -> Comparison | None:
+    """The tuned retriever's MRR: where nearly every proof is found either way, rank is what can still change."""
+    for comparison in comparisons:
+        if (comparison["a"], comparison["b"], comparison["metric"]) == ("base", "tuned", "mrr@10"):
+            return comparison
+    return None
+
+
+def _notes(gains: dict[str, Comparison], recall: Comparison | None, rank: Comparison | None) -> list[str]:
     notes = []
     if recall:
         settled = _is_gain(recall) or _is_loss(recall)
         notes.append(f"Retrieval: {_amount(recall)}" + ("." if settled else f", {_open(recall)}; {_more(recall)}."))
+    if rank and _is_gain(rank):
+        notes.append(f"The tuned retriever ranks the proof higher: {_amount(rank)}.")
+    if rank and _is_loss(rank):
+        notes.append(f"The tuned retriever ranks the proof lower: {_amount(rank)}.")
     return notes + _cautions(next(iter(gains.values())))
 
 

@@ -6,9 +6,10 @@ else the target is the abstain sentence. A model trained otherwise learns to rec
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from rag_ft.llm.models import Messages
@@ -56,6 +57,31 @@ class Example:
     encoded: Encoded
 
 
+def balance(pairs: Sequence[QAPair], layout: Layout) -> tuple[list[QAPair], Layout, list[Reject]]:
+    """Makes `gold_share` the share of answered examples among all: unanswerable pairs count towards the others, fewer
+    gold chunks are withheld where there are many of them, and what is still too many is left out.
+
+    Returns:
+        (pairs to use in their order, the layout with the share that is left to withholding, pairs left out).
+    """
+    asked = [pair for pair in pairs if pair.answerable]
+    empty = sorted(
+        (p for p in pairs if not p.answerable), key=lambda p: random.Random(f"{layout.seed}:{p.id}").random()
+    )
+    share, num = layout.gold_share, len(asked)
+    if not num or not share:
+        return list(pairs), layout, []
+    room = (1 - share) / share * num
+    dropped = {pair.id for pair in empty[math.ceil(room) :]}
+    left_out = [
+        Reject(p.id, "too many to abstain from", "see train_generator.gold_share") for p in empty if p.id in dropped
+    ]
+    missing = max(0.0, room - len(empty))
+    # radit adds abstaining examples, raft turns answered ones into them
+    rest = 1 / (1 + missing / num) if layout.name == "radit" else 1 - share * missing / num
+    return [p for p in pairs if p.id not in dropped], replace(layout, gold_share=rest), left_out
+
+
 def drafts(pair: QAPair, hits: Sequence[str], chunks: Mapping[str, Chunk], layout: Layout) -> list[Draft] | Reject:
     """The contexts that one pair is trained with, decided by the pair's id and the seed alone.
 
@@ -72,7 +98,8 @@ def drafts(pair: QAPair, hits: Sequence[str], chunks: Mapping[str, Chunk], layou
     if not found:
         return Reject(pair.id, "no context", pair.question)
     if not pair.answerable:
-        return [Draft(pair.id, pair.question, tuple(found[: layout.top_k]), frozenset(), None)]
+        shown = found[: 1 if layout.name == "radit" else layout.top_k]
+        return [Draft(pair.id, pair.question, tuple(shown), frozenset(), None)]
     gold = gold_chunks(pair, found, chunks)
     rng = random.Random(f"{layout.seed}:{pair.id}")
     arrange = {"raft": _raft, "radit": _radit, "concat": _concat}[layout.name]

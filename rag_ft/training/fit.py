@@ -93,12 +93,12 @@ class _Trainer(SentenceTransformerTrainer):
     student: Student
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        folder = Path(output_dir or self.args.output_dir)
+        folder = Path(output_dir or self.args.output_dir or ".")
         folder.mkdir(parents=True, exist_ok=True)
         save_file(self.student.state(), folder / WEIGHTS)
 
-    def _load_from_checkpoint(self, checkpoint_path: str) -> None:
-        self.student.load(load_file(Path(checkpoint_path) / WEIGHTS))
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        self.student.load(load_file(Path(resume_from_checkpoint) / WEIGHTS))
 
 
 class _MarkComplete(TrainerCallback):

@@ -42,6 +42,8 @@ class FrozenChunksLoss(nn.Module):
         vectors: (num_rows, 1 + num_negatives, dim) unit norm, the row's positive first.
     """
 
+    vectors: Tensor
+
     def __init__(self, model: SentenceTransformer, vectors: Tensor, temperature: float, gather: bool) -> None:
         super().__init__()
         self.model = model
@@ -72,6 +74,10 @@ class LsrLoss(CachedLossMixin, nn.Module):
             questions' first chunks are the negatives.
         vectors: (num_rows, k, dim) frozen chunk vectors, or None to encode the chunks with gradient.
     """
+
+    scores: Tensor
+    positives: Tensor
+    vectors: Tensor | None
 
     def __init__(
         self,

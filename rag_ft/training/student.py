@@ -6,7 +6,7 @@ import copy
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -103,7 +103,7 @@ def _merge_lora(model: SentenceTransformer, alpha: float) -> None:
             layer.merge(safe_merge=True)
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, layer.get_base_layer())
-    transformer = model.transformers_model
+    transformer: Any = model.transformers_model
     transformer._hf_peft_config_loaded = False
     del transformer.peft_config
 
@@ -111,7 +111,8 @@ def _merge_lora(model: SentenceTransformer, alpha: float) -> None:
 def _save_adapter(model: SentenceTransformer, folder: Path, alpha: float) -> None:
     from safetensors.torch import load_file, save_file
 
-    model.transformers_model.save_pretrained(str(folder))
+    transformer: Any = model.transformers_model
+    transformer.save_pretrained(str(folder))
     weights = folder / "adapter_model.safetensors"
     scaled = {n: w * alpha if "lora_B" in n else w for n, w in load_file(weights).items()}
     save_file(scaled, weights, metadata={"format": "pt"})

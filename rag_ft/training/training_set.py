@@ -17,7 +17,7 @@ from rag_ft.llm.models import Messages
 from rag_ft.paths import RunDir
 from rag_ft.qa.prompts import load_prompts
 from rag_ft.records import Chunk, QAPair, Reject, read_jsonl, read_rows, write_jsonl
-from rag_ft.training.examples import Encode, Example, Layout, drafts, finish
+from rag_ft.training.examples import Encode, Example, Layout, balance, drafts, finish
 from rag_ft.training.leakage import check_chunks_allowed, check_no_leakage, without_test_questions
 from rag_ft.training.replay import num_replayed, replay_examples, replay_prompts
 from rag_ft.training.tokens import Encoded
@@ -87,11 +87,11 @@ def make_examples(
 ) -> tuple[list[Example], list[Reject]]:
     """Examples of the pairs, in their order, with contexts from the index that serves; chunks of test documents are
     left out of them, so that the order of a context is that of serving but for those."""
-    layout, abstain = layout_of(config), config.llm.abstain
+    pairs, layout, rejects = balance(pairs, layout_of(config))
+    abstain = config.llm.abstain
     hits, chunks = _contexts(config, run_dir, pairs)
     answer_prompt = functools.partial(render_answer, load_prompts(config.llm.prompts, abstain), chunk_renderer(config))
     examples: list[Example] = []
-    rejects: list[Reject] = []
     for pair, found in zip(pairs, hits, strict=True):
         made = drafts(pair, found, chunks, layout)
         if isinstance(made, Reject):

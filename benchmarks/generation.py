@@ -1,0 +1,297 @@
+"""Question generation through a vLLM server: our client against what the same server can give, in one run.
+
+    python benchmarks/generation.py [--model data/models/demo-lm] [--chunks 256] [--only client,server,engine]
+
+client   20,000 requests through a fake server that answers at once: client time a request, memory.
+server   the same prompts (4 questions a chunk, greedy, JSON schema) through `cached_chat`, through a bare loop at its
+         best concurrency (the ceiling), and one at a time as several peers do; prompt tokens computed with the chunks
+         in order and shuffled, with a cache that does not hold them all; greedy agreement with the in-process model.
+engine   the same prompts through vLLM's LLM class in one process, which has no server between.
+
+Rates are wall-clock: run it on a calm machine. Prints a table and writes benchmarks/results/generation-<model>-
+<hardware>-<date>.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import datetime
+import json
+import os
+import platform
+import random
+import re
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from rag_ft.config import LLMConfig
+from rag_ft.llm.grammar import COMPACT
+from rag_ft.llm.models import ChatRequest, open_language_model
+from rag_ft.llm.replies import cached_chat
+
+RESULTS = Path(__file__).parent / "results"
+KINDS = ("factoid", "summary", "inference", "unanswerable")
+SCHEMA = {
+    "type": "object",
+    "properties": {name: {"type": "string"} for name in ("evidence", "question", "answer")},
+    "required": ["evidence", "question", "answer"],
+    "additionalProperties": False,
+}
+# Small blocks, so that a chunk's own tokens are shared, and room for about 100 prompts of the 1,024.
+SERVER_ARGUMENTS = ["--block-size", "32", "--num-gpu-blocks-override", "800"]
+FAKE_SERVER = """
+import asyncio, json, sys
+choice = {"index": 0, "message": {"role": "assistant", "content": "word " * 60}, "finish_reason": "stop"}
+chat = {"choices": [choice], "usage": {"prompt_tokens": 200, "completion_tokens": 60}}
+def reply(body):
+    raw = json.dumps(body).encode()
+    return b"HTTP/1.1 200 OK\\r\\nContent-Type: application/json\\r\\nContent-Length: %d\\r\\n\\r\\n" % len(raw) + raw
+CHAT, MODELS = reply(chat), reply({"data": [{"id": "fake"}]})
+class Fake(asyncio.Protocol):
+    def connection_made(self, transport): self.transport, self.seen = transport, b""
+    def data_received(self, data):
+        self.seen += data
+        while (end := self.seen.find(b"\\r\\n\\r\\n")) >= 0:
+            head = self.seen[:end].lower()
+            at = head.find(b"content-length:")
+            length = int(head[at + 15:].split(b"\\r\\n")[0]) if at >= 0 else 0
+            if len(self.seen) < end + 4 + length: return
+            self.seen = self.seen[end + 4 + length:]
+            self.transport.write(CHAT if head.startswith(b"post") else MODELS)
+async def main():
+    server = await asyncio.get_running_loop().create_server(Fake, "127.0.0.1", 0)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+asyncio.run(main())
+"""
+ENGINE = """
+import json, sys, time
+from vllm import LLM, SamplingParams
+from vllm.sampling_params import StructuredOutputsParams
+job = json.load(open(sys.argv[1]))
+llm = LLM(model=job["model"], max_model_len=1024, enforce_eager=True, enable_chunked_prefill=False,
+          max_num_batched_tokens=4096, block_size=32, num_gpu_blocks_override=800,
+          structured_outputs_config={"backend": "guidance", "disable_any_whitespace": True})
+rules = StructuredOutputsParams(json=job["schema"])
+how = SamplingParams(temperature=0, max_tokens=job["max_tokens"], structured_outputs=rules)
+llm.chat(job["messages"][:16], how, use_tqdm=False)
+began = time.monotonic()
+done = llm.chat(job["messages"][16:], how, use_tqdm=False)
+seconds = time.monotonic() - began
+print("RESULT", sum(len(d.outputs[0].token_ids) for d in done) / seconds)
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Generation throughput against the server's own ceiling")
+    parser.add_argument("--model", type=Path, default=Path("data/models/demo-lm"))
+    parser.add_argument("--documents", type=Path, default=Path("data/handbook"), help="folder with .md and .txt files")
+    parser.add_argument("--chunks", type=int, default=256)
+    parser.add_argument("--requests", type=int, default=20_000, help="through the fake server")
+    parser.add_argument("--max-tokens", type=int, default=128)
+    parser.add_argument("--only", default="client,server,engine")
+    args = parser.parse_args()
+    parts = args.only.split(",")
+    results: dict[str, Any] = {}
+    if "client" in parts:
+        results |= measure_client(args.requests)
+    if "server" in parts:
+        results |= measure_server(args)
+    if "engine" in parts:
+        results |= measure_engine(args)
+    write(args, results)
+
+
+def measure_client(num_requests: int) -> dict[str, Any]:
+    """Client seconds a request and memory, with a server that answers at once (its own time is in the wall clock)."""
+    fake = subprocess.Popen([sys.executable, "-c", FAKE_SERVER], stdout=subprocess.PIPE, text=True)
+    assert fake.stdout
+    url = f"http://127.0.0.1:{fake.stdout.readline().strip()}/v1"
+    config = LLMConfig(backend="openai", model="fake", base_url=url)
+    text = "word " * 250
+
+    def requests() -> Iterator[ChatRequest]:
+        for i in range(num_requests):
+            yield ChatRequest(str(i), ({"role": "user", "content": f"{i} {text}"},), 128, 0.7, SCHEMA)
+
+    try:
+        with open_language_model(config, 0) as model, tempfile.TemporaryDirectory() as folder:
+            memory, cpu, wall = [], time.process_time(), time.monotonic()
+            for number, reply in enumerate(cached_chat(model, requests(), Path(folder) / "replies.jsonl", "client")):
+                assert reply.error is None
+                if number in (num_requests // 10, num_requests - 1):
+                    memory.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+            cpu, wall = time.process_time() - cpu, time.monotonic() - wall
+    finally:
+        fake.kill()
+    return {
+        "client_ms_per_request_cpu": round(1000 * cpu / num_requests, 3),
+        "client_ms_per_request_wall": round(1000 * wall / num_requests, 3),
+        "client_peak_mb_after_a_tenth": round(memory[0]),
+        "client_peak_mb_at_the_end": round(memory[-1]),
+    }
+
+
+def measure_server(args: argparse.Namespace) -> dict[str, Any]:
+    os.environ.setdefault("VLLM_SERVER_DEV_MODE", "1")  # lets us empty the prefix cache between the measures
+    requests = make_requests(args)
+    config = LLMConfig(backend="vllm", model=str(args.model), max_model_tokens=1024, vllm_args=SERVER_ARGUMENTS)
+    with open_language_model(config, 0) as model:
+        url = model._sender.base_url
+        rate_of_run(model, requests[:64])  # warm up
+        shuffled = random.Random(0).sample(requests, len(requests))
+        ours, shares = 0.0, []
+        for order in (requests, shuffled):
+            before = prompt_counters(model, url)
+            rate = rate_of_run(model, order)
+            ours = max(ours, rate) if order is requests else ours
+            shares.append(computed_share(before, prompt_counters(model, url, reset=False)))
+        ceilings = {n: bare_loop(url, model, requests, n) for n in (32, 64, 128, 256)}
+        ours = max(ours, rate_of_run(model, requests, reset=url))
+        single = bare_loop(url, model, requests[: max(16, args.chunks // 8)], 1)
+        agreement = greedy_agreement(model, config, requests[: min(256, len(requests))])
+    best = max(ceilings.values())
+    return {
+        "ours_output_tokens_per_s": round(ours),
+        "ceiling_output_tokens_per_s": {n: round(rate) for n, rate in ceilings.items()},
+        "ours_share_of_ceiling": round(ours / best, 3),
+        "one_at_a_time_output_tokens_per_s": round(single),
+        "ours_times_one_at_a_time": round(ours / single, 1),
+        "prompt_tokens_computed_share_in_chunk_order": round(shares[0], 3),
+        "prompt_tokens_computed_share_shuffled": round(shares[1], 3),
+        "chunk_order_times_better": round(shares[1] / shares[0], 2),
+        "greedy_agreement_with_transformers": round(agreement, 3),
+    }
+
+
+def measure_engine(args: argparse.Namespace) -> dict[str, Any]:
+    requests = make_requests(args)
+    job = {"model": str(args.model), "schema": SCHEMA | {"x-guidance": COMPACT}, "max_tokens": args.max_tokens,
+           "messages": [list(r.messages) for r in requests]}  # fmt: skip
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump(job, file)
+        file.flush()
+        environment = {"HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+                       "OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"} | os.environ  # fmt: skip
+        command = [".venv-vllm/bin/python", "-c", ENGINE, file.name]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    found = re.search(r"RESULT ([\d.]+)", done.stdout)
+    if not found:
+        print(done.stderr[-2000:], file=sys.stderr)
+        return {"engine_output_tokens_per_s": None}
+    return {"engine_output_tokens_per_s": round(float(found[1]))}
+
+
+def make_requests(args: argparse.Namespace) -> list[ChatRequest]:
+    """Four questions of each passage, the passage first, in passage order."""
+    texts = [p.read_text(encoding="utf-8", errors="replace") for p in sorted(args.documents.rglob("*"))
+             if p.suffix in (".md", ".txt")]  # fmt: skip
+    words = " ".join(texts).split()
+    passages = [" ".join(words[i : i + 90]) for i in range(0, len(words) - 90, 60)]
+    passages = (passages * (1 + args.chunks // len(passages)))[: args.chunks]
+    requests = []
+    for number, passage in enumerate(passages):
+        sentences = passage.split(". ")
+        for variant, kind in enumerate(KINDS):
+            focus = sentences[variant % len(sentences)]
+            prompt = f"Write a question about the passage as JSON.\n\nPassage:\n{passage} ({number})\n\n"
+            message = {"role": "user", "content": f"{prompt}Sentence: {focus}\nKind: {kind}"}
+            requests.append(ChatRequest(f"{number}-{variant}", (message,), args.max_tokens, 0.0, SCHEMA))
+    return requests
+
+
+def rate_of_run(model: Any, requests: list[ChatRequest], reset: str | None = None) -> float:
+    """Output tokens a second of `cached_chat`, replies written to a file as in the stage."""
+    if reset:
+        prompt_counters(model, reset)
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.monotonic()
+        replies = list(cached_chat(model, requests, Path(folder) / "replies.jsonl", "ours"))
+        seconds = time.monotonic() - began
+    assert not any(reply.error for reply in replies)
+    return sum(reply.completion_tokens for reply in replies) / seconds
+
+
+def bare_loop(url: str, model: Any, requests: list[ChatRequest], concurrency: int) -> float:
+    """Output tokens a second of `concurrency` workers that post ready bytes and look at nothing but the count."""
+    prompt_counters(model, url)
+    bodies = iter([json.dumps(model._chat_call(r).body).encode() for r in requests])
+
+    async def worker(session: aiohttp.ClientSession) -> int:
+        tokens = 0
+        for body in bodies:
+            async with session.post(f"{url}/chat/completions", data=body) as response:
+                tokens += (await response.json())["usage"]["completion_tokens"]
+        return tokens
+
+    async def run() -> int:
+        headers = {"Content-Type": "application/json"}
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), headers=headers) as session:
+            return sum(await asyncio.gather(*(worker(session) for _ in range(concurrency))))
+
+    began = time.monotonic()
+    return asyncio.run(run()) / (time.monotonic() - began)
+
+
+def prompt_counters(model: Any, url: str, reset: bool = True) -> dict[str, float]:
+    """The server's counts of prompt tokens looked up in and found in the prefix cache, emptied first on `reset`."""
+    root = url.removesuffix("/v1")
+
+    async def ask() -> str:
+        async with aiohttp.ClientSession() as session:
+            if reset:
+                async with session.post(f"{root}/reset_prefix_cache") as response:
+                    response.raise_for_status()
+            async with session.get(f"{root}/metrics") as response:
+                return await response.text()
+
+    text = asyncio.run(ask())
+    found = re.findall(r"^vllm:prefix_cache_(queries|hits)_total\{.*\} ([\d.e+]+)$", text, re.MULTILINE)
+    return {name: float(value) for name, value in found}
+
+
+def computed_share(before: dict[str, float], after: dict[str, float]) -> float:
+    queries, hits = (after[name] - before[name] for name in ("queries", "hits"))
+    return (queries - hits) / queries
+
+
+def greedy_agreement(model: Any, config: LLMConfig, requests: list[ChatRequest]) -> float:
+    """Share of greedy replies that are the same text from the server and from the in-process model."""
+    theirs = {reply.id: reply.text for reply in model.chat(requests)}
+    local = config.model_copy(update={"backend": "transformers"})
+    with open_language_model(local, 0) as here:
+        return sum(theirs[reply.id] == reply.text for reply in here.chat(requests)) / len(requests)
+
+
+def write(args: argparse.Namespace, results: dict[str, Any]) -> None:
+    today = datetime.date.today().isoformat()
+    hardware = f"{os.cpu_count()} x {_processor()}"
+    row = {"date": today, "hardware": hardware, "load_at_the_end": os.getloadavg()[0], "model": args.model.name,
+           "chunks": args.chunks, "requests": 4 * args.chunks, "max_tokens": args.max_tokens, **results}  # fmt: skip
+    for name, value in row.items():
+        print(f"{name:48} {value}")
+    RESULTS.mkdir(exist_ok=True)
+    slug = re.sub(r"[^a-z0-9]+", "-", _processor().lower()).strip("-")[:24]
+    path = RESULTS / f"generation-{args.model.name}-{slug}-{today}.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(known | row, indent=1) + "\n", encoding="utf-8")
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":")[1].strip()
+    return platform.processor() or platform.machine()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""log p(answer | chunk, question): ours against one forward pass per job with all logits, in one run.
+
+    python benchmarks/scoring.py [--model data/models/demo-lm] [--threads 1]
+
+Jobs as LM-supervised retrieval has them: questions over several chunks each, the chunk first in the prompt. Two models:
+the given one, and a random one of the same body with a vocabulary of 128,000. Clock: CPU seconds of this process on a
+CPU (other jobs beside it then matter little). Prints a table and writes benchmarks/results/scoring-<hardware>-<date>.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import datetime
+import json
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from rag_ft.llm.scoring import Job, score_jobs
+
+RESULTS = Path(__file__).parent / "results"
+NUM_QUESTIONS, CHUNKS_PER_QUESTION = 20, 8
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Answer log-probabilities against the naive way")
+    parser.add_argument("--model", type=Path, default=Path("data/models/demo-lm"))
+    parser.add_argument("--batch-tokens", type=int, default=4096)
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    big = AutoConfig.from_pretrained(args.model, vocab_size=128_000)
+    torch.manual_seed(0)
+    models = {
+        args.model.name: AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32),
+        "same body, vocabulary 128,000": AutoModelForCausalLM.from_config(big, dtype=torch.float32),
+    }
+    rows = [row for name, model in models.items() for row in measure(name, model.eval(), args.batch_tokens)]
+    for row in rows:
+        print("  ".join(f"{key} {value}" for key, value in row.items()))
+    hardware = _processor()
+    found = {"date": datetime.date.today().isoformat(), "hardware": f"{hardware}, {args.threads} threads", "rows": rows}
+    slug = re.sub(r"[^a-z0-9]+", "-", hardware.lower()).strip("-")
+    path = RESULTS / f"scoring-{slug}-{found['date']}.json"
+    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def measure(name: str, model: Any, batch_tokens: int) -> list[dict[str, Any]]:
+    """One row per precision; the naive way is timed on a few jobs, its values are what ours must equal in float32."""
+    jobs = make_jobs(model.config.vocab_size)
+    few = jobs[:: max(1, len(jobs) // 16)]
+    rows = []
+    for dtype in (torch.float32, torch.bfloat16):
+        typed = copy.deepcopy(model).to(dtype)
+        expected, naive_rate = timed(lambda m=typed: naive(m, few), few)
+        found, rate = timed(lambda m=typed: score_jobs(m, jobs, batch_tokens, 0), jobs)
+        difference = max(np.abs(found[jobs.index(job)] - e).max() for job, e in zip(few, expected, strict=True))
+        rows.append({"model": name, "dtype": str(dtype).removeprefix("torch."), "naive_tokens_per_s": round(naive_rate),
+                     "ours_tokens_per_s": round(rate), "times_naive": round(rate / naive_rate, 1),
+                     "largest_difference": float(f"{difference:.1e}")})  # fmt: skip
+    return rows
+
+
+def make_jobs(vocabulary: int) -> list[Job]:
+    rng = np.random.default_rng(0)
+
+    def ids(low: int, high: int) -> list[int]:
+        return rng.integers(3, vocabulary, int(rng.integers(low, high))).tolist()
+
+    instruction = ids(30, 31)
+    chunks = [instruction + ids(140, 220) for _ in range(NUM_QUESTIONS)]
+    jobs = []
+    for _ in range(NUM_QUESTIONS):
+        question, answer = ids(12, 25), ids(2, 9)
+        for chunk in rng.choice(len(chunks), CHUNKS_PER_QUESTION, replace=False):
+            jobs.append((chunks[chunk] + question, answer))
+    return jobs
+
+
+@torch.inference_mode()
+def naive(model: Any, jobs: list[Job]) -> list[np.ndarray]:
+    """One job at a time, the log-softmax of every position over the whole vocabulary."""
+    results = []
+    for prompt, answer in jobs:
+        logprobs = model(torch.tensor([prompt + answer])).logits.float().log_softmax(-1)[0]
+        told = logprobs[len(prompt) - 1 : len(prompt) - 1 + len(answer)]
+        results.append(told.gather(1, torch.tensor(answer)[:, None])[:, 0].numpy())
+    return results
+
+
+def timed(work: Callable[[], list[np.ndarray]], jobs: list[Job]) -> tuple[list[np.ndarray], float]:
+    """The result and tokens (prompt and answer) per CPU second."""
+    began = time.process_time()
+    result = work()
+    return result, sum(len(p) + len(a) for p, a in jobs) / (time.process_time() - began)
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":")[1].strip()
+    return "cpu"
+
+
+if __name__ == "__main__":
+    main()
