@@ -4,7 +4,7 @@
 
 Jobs as LM-supervised retrieval has them: questions over several chunks each, the chunk first in the prompt. Two models:
 the given one, and a random one of the same body with a vocabulary of 128,000. Clock: CPU seconds of this process on a
-CPU (other jobs beside it then matter little). Prints a table and writes benchmarks/results/scoring-<hardware>-<date>.json.
+CPU (other jobs beside it then matter little). Prints a table and writes it to benchmarks/results/ as JSON.
 """
 
 from __future__ import annotations

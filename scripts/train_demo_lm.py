@@ -83,6 +83,7 @@ class Trainer:
         self.optimisers = self._optimisers()
         self.tokens = self.steps = 0
         self.spent = 0.0  # seconds of training, over resumed runs
+        self.scheduled_tokens, self.scheduled_spent = 0, 0.0  # where this schedule began
         self.answer_loss = 0.0
         if options.resume:
             self._load()
@@ -106,14 +107,15 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
-        if not self.options.restart_schedule:
-            self.tokens, self.steps, self.spent = state["tokens"], state["steps"], state["spent"]
+        self.tokens, self.steps, self.spent = state["tokens"], state["steps"], state["spent"]
+        if self.options.restart_schedule:
+            self.scheduled_tokens, self.scheduled_spent = self.tokens, self.spent
 
     def progress(self) -> float:
         """Share of the schedule that is done."""
         if self.options.tokens:
-            return self.tokens / (self.options.tokens * 1e6)
-        return self.spent / (self.options.minutes * 60)
+            return (self.tokens - self.scheduled_tokens) / (self.options.tokens * 1e6)
+        return (self.spent - self.scheduled_spent) / (self.options.minutes * 60)
 
     def _set_rate(self, progress: float) -> None:
         warm = min(1.0, (self.steps + 1) / WARM_UP_STEPS)

@@ -16,7 +16,7 @@ def clustered(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Differences of -1, 0, 1 that go up and down together within a document; (deltas, documents)."""
     documents = np.repeat(np.arange(num_documents), rng.integers(2, 15, num_documents))
-    lean = rng.normal(0, 0.15, (num_documents, columns))[documents]
+    lean = rng.uniform(-0.22, 0.22, (num_documents, columns))[documents]  # every share below stays within 0 to 1
     draws = rng.random((len(documents), columns))
     return np.where(
         draws < 0.15 + (mean + lean) / 2, 1.0, np.where(draws > 0.85 + (mean + lean) / 2, -1.0, 0.0)

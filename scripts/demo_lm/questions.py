@@ -27,21 +27,33 @@ def question_for(rng: random.Random, fact: Fact, paraphrases: str = "train") -> 
     return ask(rng, fact.entity, fact.relation, fact.attribute, paraphrases)
 
 
-def unanswerable(rng: random.Random, passages: list[Passage], style: Style) -> str:
-    """A question the passages do not answer: absent relation, absent attribute, or an entity that is not there."""
+def unanswerable(rng: random.Random, passages: list[Passage], style: Style, tempting: bool = True) -> str:
+    """A question the passages do not answer: absent relation, absent attribute, or an entity that is not there.
+
+    `tempting` prefers relations that are stated of another entity (hard to refuse); without it they are avoided,
+    which is what a writer of unanswerable questions can learn.
+    """
     passage = rng.choice(passages)
     entity, domain = rng.choice(passage.entities)
-    known = {f.key for p in passages for f in p.facts if f.entity.name == entity.name}
     pick = rng.random()
-    absent = [r for r in style.allowed(domain) if r.name not in known]
+    absent = _absent_relations(passages, entity, style.allowed(domain), tempting)
     if pick < 0.55 and absent:
-        elsewhere = {f.key for p in passages for f in p.facts}
-        tempting = [r for r in absent if r.name in elsewhere]  # stated, but of another entity
-        return ask(rng, entity, rng.choice(tempting or absent), "", style.paraphrases)
-    if pick < 0.68 or not passage.facts:
-        unused = [a for a in grammar.ATTRIBUTES if "attribute:" + a not in known]
+        return ask(rng, entity, rng.choice(absent), "", style.paraphrases)
+    if pick < (0.68 if tempting else 0.85) or not passage.facts:
+        unused = [a for a in grammar.ATTRIBUTES if all("attribute:" + a != f.key for p in passages for f in p.facts)]
         return ask(rng, entity, None, rng.choice(unused), style.paraphrases)
     return _about_a_stranger(rng, rng.choice(passage.facts), style)
+
+
+def _absent_relations(
+    passages: list[Passage], entity: Entity, allowed: list[Relation], tempting: bool
+) -> list[Relation]:
+    known = {f.key for p in passages for f in p.facts if f.entity.name == entity.name}
+    elsewhere = {f.key for p in passages for f in p.facts}
+    absent = [r for r in allowed if r.name not in known]
+    if not tempting:
+        return [r for r in absent if r.name not in elsewhere]
+    return [r for r in absent if r.name in elsewhere] or absent
 
 
 def _about_a_stranger(rng: random.Random, fact: Fact, style: Style) -> str:

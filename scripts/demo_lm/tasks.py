@@ -88,10 +88,10 @@ def closed_book_item(rng: random.Random, style: Style) -> Turns:
 def _focus_turn(rng: random.Random, passage: Passage, facts: list[Fact], style: Style) -> tuple[str, str, str] | None:
     pick = rng.random()
     sentences = [f.sentence for f in passage.facts] + passage.fillers
-    if pick < 0.17:
-        question = questions.unanswerable(rng, [passage], style)
+    if pick < 0.25:
+        question = questions.unanswerable(rng, [passage], style, tempting=False)
         return rng.choice(sentences), "unanswerable", reply_json("", question, REFUSAL)
-    if pick < 0.32 and passage.fillers:
+    if pick < 0.38 and passage.fillers:
         return rng.choice(passage.fillers), "factoid", reply_json("", "", "")
     if not facts:
         return None
