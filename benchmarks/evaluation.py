@@ -105,7 +105,7 @@ def simulate(num: int) -> list[Row]:
     """Coverage of the interval by number of documents, and false alarms of the verdict over four differences."""
     rows = []
     for num_documents in (12, 25, 60, 150):
-        share = 100 * coverage(num_documents, num)
+        share = 100 * coverage(num_documents, num, 2000)
         limits = (92.0, 96.5) if num_documents < 20 else (94.0, 96.0)
         row = _row(f"coverage of the 95 % interval, {num_documents} documents", share, "%", list(limits))
         rows.append({**row, "ok": limits[0] <= share <= limits[1]})

@@ -98,6 +98,7 @@ def main() -> None:
     parser.add_argument("--chunks", type=int, default=256)
     parser.add_argument("--requests", type=int, default=20_000, help="through the fake server")
     parser.add_argument("--max-tokens", type=int, default=128)
+    parser.add_argument("--concurrency", type=int, nargs="+", default=[32, 64, 128, 256], help="of the bare loop")
     parser.add_argument("--only", default="client,server,engine")
     args = parser.parse_args()
     parts = args.only.split(",")
@@ -155,7 +156,7 @@ def measure_server(args: argparse.Namespace) -> dict[str, Any]:
             rate = rate_of_run(model, order)
             ours = max(ours, rate) if order is requests else ours
             shares.append(computed_share(before, prompt_counters(model, url, reset=False)))
-        ceilings = {n: bare_loop(url, model, requests, n) for n in (32, 64, 128, 256)}
+        ceilings = {n: bare_loop(url, model, requests, n) for n in args.concurrency}
         ours = max(ours, rate_of_run(model, requests, reset=url))
         single = bare_loop(url, model, requests[: max(16, args.chunks // 8)], 1)
         agreement = greedy_agreement(model, config, requests[: min(256, len(requests))])

@@ -27,11 +27,12 @@ def intervals(deltas: np.ndarray, documents: np.ndarray, seed: int, num_resample
     return bootstrap(deltas, np.ones_like(deltas), documents, num_resamples, seed)
 
 
-def coverage(num_documents: int, num_simulations: int, mean: float = 0.05) -> float:
+def coverage(num_documents: int, num_simulations: int, num_resamples: int = 600, mean: float = 0.05) -> float:
+    """Share of simulations whose interval holds the true mean; fewer resamples than are used cost a little of it."""
     rng, inside = np.random.default_rng(num_documents), 0
     for simulation in range(num_simulations):
         deltas, documents = clustered(rng, num_documents, mean)
-        low, high = intervals(deltas, documents, simulation, 600)[0].ci95 or (0, 0)
+        low, high = intervals(deltas, documents, simulation, num_resamples)[0].ci95 or (0, 0)
         inside += low <= mean <= high
     return inside / num_simulations
 
@@ -42,9 +43,10 @@ def test_the_interval_covers_the_truth_about_95_times_in_100(num_documents: int)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("num_documents", [25, 60, 150])
 def test_the_interval_covers_94_to_96_percent(num_documents: int) -> None:
-    assert 0.94 <= coverage(num_documents, 4000) <= 0.96
+    assert 0.94 <= coverage(num_documents, 4000, 2000) <= 0.96
 
 
 def test_resampling_questions_instead_of_documents_would_promise_too_much() -> None:
@@ -231,5 +233,6 @@ def test_where_nothing_changed_the_verdict_rarely_ships() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_the_false_alarm_rate_is_at_most_5_percent() -> None:
     assert false_alarms(4000) <= 0.05

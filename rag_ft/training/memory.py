@@ -11,7 +11,7 @@ from rag_ft.config import Config
 from rag_ft.llm.model_folder import choose_dtype
 
 GIB = 2**30
-LIBRARIES_GB = 1.0  # torch, transformers, trl and what they hold, measured in a CPU process
+LIBRARIES_GB = 1.3  # torch, transformers, trl, the retriever before, and what they hold: measured in a CPU process
 CUDA_CONTEXT_GB = 0.8
 SPARE = 0.92  # share of a device's memory that is planned with
 CPU_PASS_TOKENS = 2048  # of one forward pass: larger ones leave the CPU's caches
