@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rag_ft.config import Config
 from rag_ft.errors import ConfigError
@@ -171,8 +173,10 @@ def disk_gb(config: Config, shape: ModelShape, corpus: Corpus) -> float:
 
 def _remedy(config: Config, shape: ModelShape, device: Device, dtype: str, tokens: int) -> str:
     """The smallest change after which one example fits."""
-    changes = [{"gradient_checkpointing": True}, {"method": "lora", "gradient_checkpointing": True},
-               {"method": "qlora", "gradient_checkpointing": True}]  # fmt: skip
+    changes: list[dict[str, Any]] = [
+        {"method": method, "gradient_checkpointing": True}
+        for method in (config.train_generator.method, "lora", "qlora")
+    ]
     for change in changes:
         if change.get("method") == "qlora" and not device.gpu:
             continue
@@ -210,7 +214,7 @@ def _free_disk_gb(path: Path) -> float:
     return shutil.disk_usage(path).free / 2**30
 
 
-def _table(rows: list[tuple[str, ...]]) -> str:
+def _table(rows: Sequence[tuple[str, ...]]) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows

@@ -208,6 +208,13 @@ def test_a_better_rank_is_noted_where_recall_cannot_rise() -> None:
     ]
 
 
+def test_a_generator_that_invents_more_is_called_out_though_it_gains() -> None:
+    withheld = {**comparison("withheld_tuned", "em", -0.135, -0.2, -0.07, 0.001), "a": "withheld_base"}
+    found = verdict([comparison("tuned_generator", "f1", 0.05, 0.03, 0.07, 0.001), {**withheld, "family": "em"}], "g")
+    [note] = found["notes"]
+    assert note.endswith("the tuned generator abstains LESS often: -13.5 points (95 % CI -20.0 to -7.0).")
+
+
 def test_nothing_tuned_is_nothing_to_ship() -> None:
     assert verdict([], "")["ship"] == "none"
 

@@ -31,7 +31,7 @@ def verdict(comparisons: list[Comparison], tuned: str, answers: bool = True) -> 
     gains = {half: c for name, half in CANDIDATES.items() if (c := decides.get((name, "f1"))) and _own(half, tuned)}
     if not answers or not gains:
         return _by_recall(recall)
-    notes = _notes(gains, recall, _ranking(comparisons))
+    notes = _notes(gains, comparisons)
     better = {half: c for half, c in gains.items() if _is_gain(c)}
     if better:
         best = max(better, key=lambda half: (better[half]["delta"], half == "both"))
@@ -83,23 +83,26 @@ def _rest(gains: dict[str, Comparison], shipped: str | None) -> str:
     return "".join(f"; {part}" for part in parts)
 
 
-def _ranking(comparisons: list[Comparison]) -> Comparison | None:
-    """The tuned retriever's MRR: where nearly every proof is found either way, rank is what can still change."""
-    for comparison in comparisons:
-        if (comparison["a"], comparison["b"], comparison["metric"]) == ("base", "tuned", "mrr@10"):
-            return comparison
-    return None
+def _find(comparisons: list[Comparison], a: str, b: str, metric: str) -> Comparison | None:
+    return next((c for c in comparisons if (c["a"], c["b"], c["metric"]) == (a, b, metric)), None)
 
 
-def _notes(gains: dict[str, Comparison], recall: Comparison | None, rank: Comparison | None) -> list[str]:
+def _notes(gains: dict[str, Comparison], comparisons: list[Comparison]) -> list[str]:
+    """What else changed: how much is found, how high it ranks (where nearly all is found, rank is what can still
+    change), and whether the tuned generator makes things up where the context does not tell."""
     notes = []
-    if recall:
+    if recall := _find(comparisons, "base", "tuned", "recall@5"):
         settled = _is_gain(recall) or _is_loss(recall)
         notes.append(f"Retrieval: {_amount(recall)}" + ("." if settled else f", {_open(recall)}; {_more(recall)}."))
-    if rank and _is_gain(rank):
-        notes.append(f"The tuned retriever ranks the proof higher: {_amount(rank)}.")
-    if rank and _is_loss(rank):
-        notes.append(f"The tuned retriever ranks the proof lower: {_amount(rank)}.")
+    rank = _find(comparisons, "base", "tuned", "mrr@10")
+    if rank and (_is_gain(rank) or _is_loss(rank)):
+        way = "higher" if _is_gain(rank) else "lower"
+        notes.append(f"The tuned retriever ranks the proof {way}: {_amount(rank)}.")
+    withheld = _find(comparisons, "withheld_base", "withheld_tuned", "em")
+    if withheld and (_is_gain(withheld) or _is_loss(withheld)):
+        way = "more" if _is_gain(withheld) else "LESS"
+        interval = _amount(withheld).replace(" EM", " points")
+        notes.append(f"Where the context lacks the proof, the tuned generator abstains {way} often: {interval}.")
     return notes + _cautions(next(iter(gains.values())))
 
 

@@ -22,7 +22,7 @@ class AnswerTrainer(SFTTrainer):
     alone (TRL does so only on GPUs); checkpoints carry no model card."""
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        dataset = self.train_dataset if train_dataset is None else train_dataset
+        dataset: Any = self.train_dataset if train_dataset is None else train_dataset
         if self.padding_free:
             return super()._get_train_sampler(dataset)
         per_step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size

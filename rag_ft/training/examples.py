@@ -134,7 +134,7 @@ def gold_chunks(pair: QAPair, found: Sequence[Chunk], chunks: Mapping[str, Chunk
         own = chunks.get(pair.chunk_id or "")
         if whole or own is not None:
             return whole or [own]  # type: ignore[list-item]
-    if pair.chunk_id in chunks:
+    if pair.chunk_id is not None and pair.chunk_id in chunks:
         return [chunks[pair.chunk_id]]
     return [c for c in found if mentions(c, pair.answers)][:1]
 
