@@ -151,9 +151,7 @@ class TrainRetrieverConfig(Section):
     negative_margin: float = Field(0.05, ge=0, lt=1, description="A negative scores below (1 - margin) x the positive.")
     temperature: float = Field(0.05, gt=0, description="Of the softmax over chunks, student and contrastive loss.")
     rank: int = Field(16, ge=1, description="LoRA rank.")
-    lsr_steps: int = Field(
-        0, ge=0, description="Steps of LM-supervised retrieval after the contrastive stage."
-    )
+    lsr_steps: int = Field(0, ge=0, description="Steps of LM-supervised retrieval after the contrastive stage.")
     lsr_top_k: int = Field(10, ge=2, description="Chunks the LM scores for each question.")
     lsr_learning_rate: float = Field(2e-4, gt=0, description="Of the LSR stage.")
     lsr_temperature: float = Field(0, ge=0, description="Of the LM's scores; 0: chosen by target entropy.")
