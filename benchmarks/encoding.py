@@ -11,9 +11,6 @@ GPU. Prints a table and writes benchmarks/results/encoding-<folder>-<hardware>-<
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from hardware import processor, write_result
 from sentence_transformers import SentenceTransformer, __version__
 
 from rag_ft.config import Config, make_config
@@ -30,7 +28,6 @@ from rag_ft.records import Chunk, read_jsonl, read_rows
 from rag_ft.retrieval.encoder import load_encoder, native_bfloat16
 from rag_ft.retrieval.model_files import resolve_model_dir
 
-RESULTS = Path(__file__).parent / "results"
 Encode = Callable[[list[str]], np.ndarray]
 
 
@@ -122,13 +119,12 @@ def _recall(encode: Encode, texts: list[str], chunks: list[Chunk], questions: li
 
 
 def _report(args: argparse.Namespace, config: Config, rows: list[dict[str, Any]], num_chunks: int) -> None:
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else _cpu_name()
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
     for row in rows:
         print("  ".join(f"{key} {value}" for key, value in row.items()))
     found = {
-        "date": datetime.date.today().isoformat(),
-        "hardware": f"{device}, {args.threads} threads, native bfloat16: "
-        f"{native_bfloat16('cuda' if torch.cuda.is_available() else 'cpu')}",
+        "threads": args.threads,
+        "native_bfloat16": native_bfloat16("cuda" if torch.cuda.is_available() else "cpu"),
         "clock": "wall" if torch.cuda.is_available() else "cpu",
         "versions": {"torch": torch.__version__, "sentence-transformers": __version__},
         "model": config.encoder.model,
@@ -136,18 +132,7 @@ def _report(args: argparse.Namespace, config: Config, rows: list[dict[str, Any]]
         "num_chunks": num_chunks,
         "rows": rows,
     }
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"encoding-{args.folder.name}-{'-'.join(device.lower().split())[:40]}-{found['date']}.json"
-    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    print(path)
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    write_result(f"encoding-{args.folder.name}", device, found)
 
 
 if __name__ == "__main__":

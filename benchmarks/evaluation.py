@@ -12,8 +12,6 @@ benchmarks/results/evaluation-<hardware>-<date>.json, and ends with exit code 1 
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import platform
 import random
 import shutil
@@ -26,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from hardware import processor, write_result
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
@@ -36,7 +35,6 @@ from rag_ft import report
 from rag_ft.metrics.answers import faithfulness, score_answer
 from rag_ft.metrics.significance import bootstrap
 
-RESULTS = Path(__file__).parent / "results"
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 NUM_QUESTIONS, NUM_PREDICTIONS = 5_000, 100_000
 Row = dict[str, Any]
@@ -181,20 +179,8 @@ def _row(what: str, value: float, unit: str, limit: Any) -> Row:
 
 
 def _write(rows: list[Row]) -> None:
-    hardware, today = _cpu_name(), datetime.date.today().isoformat()
-    found = {"date": today, "hardware": hardware, "python": platform.python_version(), "numpy": np.__version__}
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"evaluation-{'-'.join(hardware.lower().split())[:40]}-{today}.json"
-    path.write_text(json.dumps({**found, "rows": rows}, indent=1) + "\n", encoding="utf-8")
-    print(path)
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    found = {"python": platform.python_version(), "numpy": np.__version__, "rows": rows}
+    write_result("evaluation", processor(), found)
 
 
 if __name__ == "__main__":

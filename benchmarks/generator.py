@@ -11,9 +11,6 @@ wall second on a GPU. Prints a table and writes benchmarks/results/generator-<ha
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
-import platform
 import random
 import shutil
 import tempfile
@@ -26,6 +23,7 @@ import torch
 import transformers
 import trl
 from datasets import Dataset
+from hardware import processor, write_result
 
 from rag_ft.config import Config, make_config
 from rag_ft.ingest import run as ingest
@@ -38,7 +36,6 @@ from rag_ft.training.examples import Example
 from rag_ft.training.processes import Processes
 from rag_ft.training.sft import train
 
-RESULTS = Path(__file__).parent / "results"
 DEV_EXAMPLES = 32
 
 
@@ -150,25 +147,13 @@ def _report(args: argparse.Namespace, rows: list[dict[str, Any]], examples: Sequ
     for row in rows:
         print("  ".join(f"{key} {value}" for key, value in row.items()))
     gpu = torch.cuda.is_available()
-    hardware = torch.cuda.get_device_name() if gpu else _cpu_name()
+    hardware = torch.cuda.get_device_name() if gpu else processor()
     found = {
-        "date": datetime.date.today().isoformat(), "hardware": hardware, "threads": args.threads,
-        "clock": "wall" if gpu else "cpu", "model": args.model, "num_examples": len(examples),
+        "threads": args.threads, "clock": "wall" if gpu else "cpu", "model": args.model, "num_examples": len(examples),
         "mean_tokens": round(sum(len(e.encoded.input_ids) for e in examples) / len(examples)), "rows": rows,
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__, "trl": trl.__version__},
     }  # fmt: skip
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"generator-{'-'.join(hardware.lower().split())[:40]}-{found['date']}.json"
-    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    print(path)
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    write_result("generator", hardware, found)
 
 
 if __name__ == "__main__":
