@@ -33,7 +33,8 @@ NAMES = ["Harbour", "Mill", "Canal", "Tower", "Garden", "Bridge", "Museum", "Dep
 
 
 def config_of(folder: Path, backend: str) -> LLMConfig:
-    return LLMConfig(backend=backend, model=str(folder), max_model_tokens=1024)
+    """float32: in bfloat16 two likely tokens can be closer than the rounding, and greedy replies part there."""
+    return LLMConfig(backend=backend, model=str(folder), max_model_tokens=1024, dtype="float32")
 
 
 def question(i: int) -> tuple[dict[str, str], ...]:
@@ -127,7 +128,7 @@ def test_answer_log_probabilities_equal_the_in_process_models(served: Any, here:
     jobs = [(question(i), text) for i in range(10) for text in (str(1900 + i), "I don't know.")]
     for ours, theirs in zip(here.answer_logprobs(jobs), served.answer_logprobs(jobs), strict=True):
         assert ours.shape == theirs.shape
-        np.testing.assert_allclose(ours.mean(), theirs.mean(), atol=0.2)
+        np.testing.assert_allclose(ours, theirs, atol=1e-2)
 
 
 def test_prompts_are_counted_alike(served: Any, here: Any) -> None:
@@ -136,16 +137,16 @@ def test_prompts_are_counted_alike(served: Any, here: Any) -> None:
 
 
 def test_a_running_server_is_used_by_its_address_and_needs_no_model_folder_here(served: Any) -> None:
-    config = LLMConfig(backend="openai", model="base", base_url=served._sender.base_url)
+    config = LLMConfig(backend="openai", model="base", base_url=served._sender.base_url, dtype="float32")
     jobs = [(question(0), "1900"), (question(1), "I don't know.")]
     with open_language_model(config, seed=0) as model:
         assert model.count_tokens(question(0)) == served.count_tokens(question(0))
         theirs = {r.id: r.text for r in model.chat(some_requests(8))}
         scores = model.answer_logprobs(jobs)
     same = sum(theirs[r.id] == r.text for r in served.chat(some_requests(8)))
-    assert same >= 7
+    assert same == 8
     for a, b in zip(scores, served.answer_logprobs(jobs), strict=True):
-        np.testing.assert_allclose(a, b, atol=0.2)
+        np.testing.assert_allclose(a, b, atol=1e-2)
 
 
 def test_stopping_leaves_no_process(served: Any) -> None:
