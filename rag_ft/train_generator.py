@@ -11,12 +11,11 @@ import math
 import os
 import shutil
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rag_ft import __version__
-from rag_ft.config import Config, load_config
-from rag_ft.errors import DataError, RagFtError
+from rag_ft.config import Config
+from rag_ft.errors import DataError
 from rag_ft.paths import RunDir
 from rag_ft.records import write_jsonl, write_text
 from rag_ft.training.examples import Example, count_kinds
@@ -141,20 +140,10 @@ def model_card(config: Config, counts: Counts) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """`python -m rag_ft.train_generator CONFIG [--force] [section.key=value ...]`; each launcher's process runs it."""
-    from rag_ft.stages import run_stage
+    """`python -m rag_ft.train_generator CONFIG [section.key=value ...]`, what `accelerate launch -m` starts."""
+    from rag_ft.cli import main as command
 
-    words = sys.argv[1:] if arguments is None else arguments
-    force = "--force" in words
-    words = [word for word in words if word != "--force"]
-    try:
-        if not words:
-            raise RagFtError("usage: python -m rag_ft.train_generator CONFIG [--force] [section.key=value ...]")
-        run_stage(STAGE, load_config(Path(words[0]), words[1:]), force)
-    except RagFtError as error:
-        sys.stderr.write(f"rag-ft: {error}\n")
-        return 1
-    return 0
+    return command([STAGE, *(sys.argv[1:] if arguments is None else arguments)])
 
 
 if __name__ == "__main__":

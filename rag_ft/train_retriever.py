@@ -8,11 +8,9 @@ import shutil
 import sys
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rag_ft.config import Config, load_config
-from rag_ft.errors import RagFtError
+from rag_ft.config import Config
 from rag_ft.paths import RunDir
 from rag_ft.records import write_jsonl
 
@@ -164,17 +162,9 @@ def _summary(steps: list[Candidate], base: Candidate, verdict: Verdict) -> Count
 
 def main(arguments: list[str] | None = None) -> int:
     """`python -m rag_ft.train_retriever CONFIG [section.key=value ...]`, what `accelerate launch -m` starts."""
-    from rag_ft.stages import run_stage
+    from rag_ft.cli import main as command
 
-    path, *overrides = arguments if arguments is not None else sys.argv[1:]
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    force = "--force" in overrides
-    try:
-        run_stage("train_retriever", load_config(Path(path), [o for o in overrides if o != "--force"]), force)
-    except RagFtError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    return 0
+    return command(["train_retriever", *(sys.argv[1:] if arguments is None else arguments)])
 
 
 if __name__ == "__main__":
