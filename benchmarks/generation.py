@@ -20,7 +20,6 @@ import asyncio
 import datetime
 import json
 import os
-import platform
 import random
 import re
 import resource
@@ -33,13 +32,13 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+from hardware import RESULTS, processor
 
 from rag_ft.config import LLMConfig
 from rag_ft.llm.grammar import COMPACT
 from rag_ft.llm.models import ChatRequest, open_language_model
 from rag_ft.llm.replies import cached_chat
 
-RESULTS = Path(__file__).parent / "results"
 KINDS = ("factoid", "summary", "inference", "unanswerable")
 SCHEMA = {
     "type": "object",
@@ -282,23 +281,16 @@ def measure_agreement(args: argparse.Namespace) -> dict[str, Any]:
 
 def write(args: argparse.Namespace, results: dict[str, Any]) -> None:
     today = datetime.date.today().isoformat()
-    hardware = f"{os.cpu_count()} x {_processor()}"
+    hardware = f"{os.cpu_count()} x {processor()}"
     row = {"date": today, "hardware": hardware, "load_at_the_end": os.getloadavg()[0], "model": args.model.name,
            "chunks": args.chunks, "requests": 4 * args.chunks, "max_tokens": args.max_tokens, **results}  # fmt: skip
     for name, value in row.items():
         print(f"{name:48} {value}")
     RESULTS.mkdir(exist_ok=True)
-    slug = re.sub(r"[^a-z0-9]+", "-", _processor().lower()).strip("-")[:24]
+    slug = re.sub(r"[^a-z0-9]+", "-", processor().lower()).strip("-")[:24]
     path = RESULTS / f"generation-{args.model.name}-{slug}-{today}.json"
     known = json.loads(path.read_text()) if path.exists() else {}
     path.write_text(json.dumps(known | row, indent=1) + "\n", encoding="utf-8")
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":")[1].strip()
-    return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

@@ -21,11 +21,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from hardware import RESULTS, processor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from rag_ft.llm.scoring import Job, score_jobs
 
-RESULTS = Path(__file__).parent / "results"
 NUM_QUESTIONS, CHUNKS_PER_QUESTION = 20, 8
 
 
@@ -45,7 +45,7 @@ def main() -> None:
     rows = [row for name, model in models.items() for row in measure(name, model.eval(), args.batch_tokens)]
     for row in rows:
         print("  ".join(f"{key} {value}" for key, value in row.items()))
-    hardware = _processor()
+    hardware = processor()
     found = {"date": datetime.date.today().isoformat(), "hardware": f"{hardware}, {args.threads} threads", "rows": rows}
     slug = re.sub(r"[^a-z0-9]+", "-", hardware.lower()).strip("-")
     path = RESULTS / f"scoring-{slug}-{found['date']}.json"
@@ -100,13 +100,6 @@ def timed(work: Callable[[], list[np.ndarray]], jobs: list[Job]) -> tuple[list[n
     began = time.process_time()
     result = work()
     return result, sum(len(p) + len(a) for p, a in jobs) / (time.process_time() - began)
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":")[1].strip()
-    return "cpu"
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import importlib.metadata
 import json
 import random
 import shutil
@@ -26,6 +25,7 @@ import torch
 
 from rag_ft.config import Config, make_config
 from rag_ft.plan import GPU_TFLOPS
+from rag_ft.stages import versions
 from rag_ft.training.examples import Example
 from rag_ft.training.memory import shape_of, training_memory
 from rag_ft.training.tokens import Encoded
@@ -259,13 +259,7 @@ def _peak_gb() -> float | None:
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": sys.version.split()[0]}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    return {"python": sys.version.split()[0], **versions(PACKAGES)}
 
 
 def _arguments() -> argparse.Namespace:
