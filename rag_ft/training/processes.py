@@ -37,7 +37,11 @@ class Processes:
         PartialState().wait_for_everyone()
 
     def first(self, work: Callable[[], Result]) -> Result | None:
-        """Runs `work` in the first process; the others wait for it and get None."""
+        """Runs `work` in the first process; the others wait for it and get None.
+
+        It starts when every process has come here: `work` may replace or remove what another was still reading.
+        """
+        self.wait()
         result = work() if self.main else None
         self.wait()
         return result
