@@ -1,43 +1,51 @@
 """Question generation through a vLLM server: our client against what the same server can give, in one run.
 
-    python benchmarks/generation.py [--model data/models/demo-lm] [--chunks 256] [--only client,server,agreement,engine]
+    python benchmarks/generation.py [--model data/models/demo-lm] [--chunks 256] [--only client,command,server,...]
 
+command  the generate stage itself, as users run it (planning, checks, duplicates, files), on a server that is up: each
+         of its passes against a bare loop over the very requests it sent, both in every round.
 client   20,000 requests through a fake server that answers at once: client time a request, memory.
 server   the same prompts (4 questions a chunk, greedy, JSON schema) through `cached_chat`, through a bare loop at its
          best concurrency (the ceiling), and one at a time as several peers do; prompt tokens computed with the chunks
          in order and shuffled, with a cache that does not hold them all.
+engine   the same prompts through vLLM's LLM class in one process, which has no server between, and through the bare
+         loop, by turns.
 agreement  greedy replies of the server and of the in-process model, in bfloat16 and in float32.
-engine   the same prompts through vLLM's LLM class in one process, which has no server between.
 
-Rates are wall-clock: run it on a calm machine. Prints a table and writes benchmarks/results/generation-<model>-
-<hardware>-<date>.json.
+Rates are wall-clock: run it on a calm machine. Prints and writes benchmarks/results/generation-<model>-<hardware>.json,
+where each measure has its own date and hardware.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import datetime
 import json
 import os
 import random
 import re
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 from hardware import RESULTS, processor
 
-from rag_ft.config import LLMConfig
+from rag_ft import generate
+from rag_ft.config import LLMConfig, load_config
 from rag_ft.llm.grammar import COMPACT
-from rag_ft.llm.models import ChatRequest, open_language_model
+from rag_ft.llm.models import ChatRequest, Reply, open_language_model
 from rag_ft.llm.replies import cached_chat
+from rag_ft.paths import RunDir
+from rag_ft.stages import run_stage
 
 KINDS = ("factoid", "summary", "inference", "unanswerable")
 SCHEMA = {
@@ -79,16 +87,20 @@ from vllm import LLM, SamplingParams
 from vllm.sampling_params import StructuredOutputsParams
 job = json.load(open(sys.argv[1]))
 llm = LLM(model=job["model"], max_model_len=1024, enforce_eager=True, enable_chunked_prefill=False,
-          max_num_batched_tokens=4096, block_size=32, num_gpu_blocks_override=800,
+          max_num_batched_tokens=4096,
           structured_outputs_config={"backend": "guidance", "disable_any_whitespace": True})
 rules = StructuredOutputsParams(json=job["schema"])
 how = SamplingParams(temperature=0, max_tokens=job["max_tokens"], structured_outputs=rules)
-llm.chat(job["messages"][:16], how, use_tqdm=False)
-began = time.monotonic()
-done = llm.chat(job["messages"][16:], how, use_tqdm=False)
-seconds = time.monotonic() - began
-print("RESULT", sum(len(d.outputs[0].token_ids) for d in done) / seconds)
+llm.chat(job["messages"][:64], how, use_tqdm=False)
+print("RATE ready", flush=True)
+for line in sys.stdin:
+    llm.reset_prefix_cache()
+    began = time.monotonic()
+    done = llm.chat(job["messages"], how, use_tqdm=False)
+    seconds = time.monotonic() - began
+    print("RATE", sum(len(d.outputs[0].token_ids) for d in done) / seconds, flush=True)
 """
+MEASURES = ("command", "client", "server", "engine", "agreement")
 
 
 def main() -> None:
@@ -96,30 +108,103 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=Path("data/models/demo-lm"))
     parser.add_argument("--documents", type=Path, default=Path("data/handbook"), help="folder with .md and .txt files")
     parser.add_argument("--chunks", type=int, default=256)
+    parser.add_argument("--pairs", type=int, default=8, help="asked of every chunk by the command")
+    parser.add_argument("--rounds", type=int, default=3, help="of the command and of the engine")
     parser.add_argument("--requests", type=int, default=20_000, help="through the fake server")
     parser.add_argument("--max-tokens", type=int, default=128)
-    parser.add_argument("--concurrency", type=int, nargs="+", default=[32, 64, 128, 256], help="of the bare loop")
-    parser.add_argument("--only", default="client,server,agreement,engine")
+    parser.add_argument("--concurrency", type=int, nargs="+", default=[64, 128, 256], help="of the bare loop")
+    parser.add_argument("--only", default=",".join(MEASURES))
     args = parser.parse_args()
-    parts = args.only.split(",")
-    results: dict[str, Any] = {}
-    if "client" in parts:
-        results |= measure_client(args.requests)
-    if "server" in parts:
-        results |= measure_server(args)
-    if "agreement" in parts:
-        results |= measure_agreement(args)
-    if "engine" in parts:
-        results |= measure_engine(args)
-    write(args, results)
+    os.environ.setdefault("VLLM_SERVER_DEV_MODE", "1")  # lets us empty the prefix cache between the measures
+    functions = (measure_command, measure_client, measure_server, measure_engine, measure_agreement)
+    measures = dict(zip(MEASURES, functions, strict=True))
+    for name in args.only.split(","):
+        write(args, name, measures[name](args))
 
 
-def measure_client(num_requests: int) -> dict[str, Any]:
+def measure_command(args: argparse.Namespace) -> dict[str, Any]:
+    """Output tokens a second of each pass of the stage, as a share of the best bare loop in the same round."""
+    with tempfile.TemporaryDirectory() as folder:
+        overrides = [f"run.dir={folder}", f"ingest.sources=[{args.documents}]", "ingest.chunk_tokens=128",
+                     f"llm.model={args.model}", "llm.backend=vllm",
+                     f"generate.max_chunks={args.chunks}", f"generate.pairs_per_chunk={args.pairs}",
+                     f"generate.max_tokens={args.max_tokens}", "generate.temperature=0", "generate.questions=[]",
+                     "generate.min_kept_share=0"]  # fmt: skip
+        config = load_config(Path("configs/demo.yaml"), overrides)
+        for stage in ("ingest", "index"):
+            run_stage(stage, config)
+        with open_language_model(config.llm, config.run.seed) as model:
+            sent = run_command(config, model)[0]  # warms up
+            rounds = [command_round(args, config, model, sent) for _ in range(args.rounds)]
+    return {
+        "pairs_per_chunk": args.pairs,
+        "requests": {name: len(requests) for name, requests in sent.items()},
+        "seconds_around_the_passes": statistics.median(round.pop("around") for round in rounds),
+        **{name: spread([round[name] for round in rounds]) for name in rounds[0]},
+    }
+
+
+def command_round(args: argparse.Namespace, config: Any, model: Any, sent: dict[str, Any]) -> dict[str, Any]:
+    url = model._sender.base_url
+    ceilings = {name: {n: bare_loop(url, model, requests, n) for n in args.concurrency}
+                for name, requests in sent.items()}  # fmt: skip
+    prompt_counters(model, url)
+    _, rates, around = run_command(config, model)
+    found: dict[str, Any] = {"around": around}
+    for name, rate in rates.items():
+        found |= {f"{name}_output_tokens_per_s": rate, f"{name}_share_of_ceiling": rate / max(ceilings[name].values())}
+        found |= {f"{name}_bare_loop_{n}_output_tokens_per_s": bare for n, bare in ceilings[name].items()}
+    print(found, flush=True)
+    return found
+
+
+def run_command(config: Any, model: Any) -> tuple[dict[str, list[ChatRequest]], dict[str, float], float]:
+    """The generate stage, nothing kept from before, on a model that is open: what each pass sent, its output tokens a
+    second, and the seconds of the stage outside the passes."""
+    run_dir, listener = RunDir(config.run_path), Listener(model)
+    run_dir.replies("generate").unlink(missing_ok=True)
+    generate.open_language_model = lambda *_: contextlib.nullcontext(listener)
+    began = time.monotonic()
+    seconds = generate.run(config, run_dir)["seconds_by_pass"]
+    around = time.monotonic() - began - sum(seconds.values())
+    sent = dict(zip(seconds, listener.sent, strict=False))  # a pass may have nothing to ask
+    rates = {name: tokens / seconds[name] for name, tokens in zip(sent, listener.tokens, strict=True)}
+    return sent, rates, round(around, 2)
+
+
+class Listener:
+    """A language model that notes what each pass asks and how many tokens come back."""
+
+    window = 1
+
+    def __init__(self, model: Any) -> None:
+        self._model, self.name = model, model.name
+        self.sent: list[list[ChatRequest]] = []
+        self.tokens: list[int] = []
+
+    def chat(self, requests: Iterable[ChatRequest]) -> Iterator[Reply]:
+        asked: list[ChatRequest] = []
+        tokens = 0
+        for reply in self._model.chat(asked.append(request) or request for request in requests):
+            tokens += reply.completion_tokens
+            yield reply
+        if asked:
+            self.sent.append(asked)
+            self.tokens.append(tokens)
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    digits = 3 if max(values) < 100 else 0
+    return {"median": round(statistics.median(values), digits), "lowest": round(min(values), digits),
+            "highest": round(max(values), digits)}  # fmt: skip
+
+
+def measure_client(args: argparse.Namespace) -> dict[str, Any]:
     """Client seconds a request and memory, with a server that answers at once (its own time is in the wall clock)."""
     fake = subprocess.Popen([sys.executable, "-c", FAKE_SERVER], stdout=subprocess.PIPE, text=True)
     assert fake.stdout
     url = f"http://127.0.0.1:{fake.stdout.readline().strip()}/v1"
-    config = LLMConfig(backend="openai", model="fake", base_url=url)
+    config, num_requests = LLMConfig(backend="openai", model="fake", base_url=url), args.requests
     text = "word " * 250
 
     def requests() -> Iterator[ChatRequest]:
@@ -145,7 +230,6 @@ def measure_client(num_requests: int) -> dict[str, Any]:
 
 
 def measure_server(args: argparse.Namespace) -> dict[str, Any]:
-    os.environ.setdefault("VLLM_SERVER_DEV_MODE", "1")  # lets us empty the prefix cache between the measures
     requests = make_requests(args)
     config = LLMConfig(backend="vllm", model=str(args.model), max_model_tokens=1024, vllm_args=SERVER_ARGUMENTS)
     with open_language_model(config, 0) as model:
@@ -163,6 +247,7 @@ def measure_server(args: argparse.Namespace) -> dict[str, Any]:
         single = bare_loop(url, model, requests[: max(16, args.chunks // 8)], 1)
     best = max(ceilings.values())
     return {
+        "requests": len(requests),
         "ours_output_tokens_per_s": round(ours),
         "ceiling_output_tokens_per_s": {n: round(rate) for n, rate in ceilings.items()},
         "ours_share_of_ceiling": round(ours / best, 3),
@@ -175,21 +260,48 @@ def measure_server(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def measure_engine(args: argparse.Namespace) -> dict[str, Any]:
+    """The server's ceiling as a share of the engine's own rate, round by round."""
     requests = make_requests(args)
     job = {"model": str(args.model), "schema": SCHEMA | {"x-guidance": COMPACT}, "max_tokens": args.max_tokens,
            "messages": [list(r.messages) for r in requests]}  # fmt: skip
-    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+    config = LLMConfig(backend="vllm", model=str(args.model), max_model_tokens=1024)
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file, open_language_model(config, 0) as model:
         json.dump(job, file)
         file.flush()
-        environment = {"HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-                       "OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"} | os.environ  # fmt: skip
-        command = [".venv-vllm/bin/python", "-c", ENGINE, file.name]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    found = re.search(r"RESULT ([\d.]+)", done.stdout)
-    if not found:
-        print(done.stderr[-2000:], file=sys.stderr)
-        return {"engine_output_tokens_per_s": None}
-    return {"engine_output_tokens_per_s": round(float(found[1]))}
+        url = model._sender.base_url
+        bare_loop(url, model, requests[:64], 64)  # warms up
+        engine = start_engine(file.name)
+        try:
+            engine_rate(engine)  # it is ready
+            rounds = []
+            for _ in range(args.rounds):
+                ceiling = max(bare_loop(url, model, requests, n) for n in args.concurrency)
+                print("go", file=engine.stdin, flush=True)
+                rounds.append((ceiling, engine_rate(engine)))
+        finally:
+            engine.kill()
+    return {
+        "requests": len(requests),
+        "engine_output_tokens_per_s": spread([engine for _, engine in rounds]),
+        "server_ceiling_output_tokens_per_s": spread([server for server, _ in rounds]),
+        "server_share_of_engine": spread([server / engine for server, engine in rounds]),
+    }
+
+
+def start_engine(job: str) -> subprocess.Popen[str]:
+    ours = {"HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            "OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}  # fmt: skip
+    return subprocess.Popen([".venv-vllm/bin/python", "-c", ENGINE, job], stdin=subprocess.PIPE, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=ours | os.environ)  # fmt: skip
+
+
+def engine_rate(engine: subprocess.Popen[str]) -> float:
+    """Waits for its next word; 0 where that is not a rate."""
+    assert engine.stdout
+    word = next((line.split()[1] for line in engine.stdout if line.startswith("RATE ")), None)
+    if word is None:
+        raise SystemExit("the engine died: run .venv-vllm/bin/python by hand")
+    return 0.0 if word == "ready" else float(word)
 
 
 def make_requests(args: argparse.Namespace) -> list[ChatRequest]:
@@ -279,18 +391,17 @@ def measure_agreement(args: argparse.Namespace) -> dict[str, Any]:
     return shares
 
 
-def write(args: argparse.Namespace, results: dict[str, Any]) -> None:
-    today = datetime.date.today().isoformat()
-    hardware = f"{os.cpu_count()} x {processor()}"
-    row = {"date": today, "hardware": hardware, "load_at_the_end": os.getloadavg()[0], "model": args.model.name,
-           "chunks": args.chunks, "requests": 4 * args.chunks, "max_tokens": args.max_tokens, **results}  # fmt: skip
-    for name, value in row.items():
-        print(f"{name:48} {value}")
+def write(args: argparse.Namespace, name: str, found: dict[str, Any]) -> None:
+    """Puts one measure into the results file, beside those of other runs, under its own date and hardware."""
+    block = {"date": datetime.date.today().isoformat(), "hardware": f"{os.cpu_count()} x {processor()}",
+             "load_at_the_end": round(os.getloadavg()[0], 1), "chunks": args.chunks, "max_tokens": args.max_tokens,
+             **found}  # fmt: skip
+    print(json.dumps({name: block}, indent=1))
     RESULTS.mkdir(exist_ok=True)
     slug = re.sub(r"[^a-z0-9]+", "-", processor().lower()).strip("-")[:24]
-    path = RESULTS / f"generation-{args.model.name}-{slug}-{today}.json"
-    known = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps(known | row, indent=1) + "\n", encoding="utf-8")
+    path = RESULTS / f"generation-{args.model.name}-{slug}.json"
+    known = json.loads(path.read_text()) if path.exists() else {"model": args.model.name}
+    path.write_text(json.dumps(known | {name: block}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

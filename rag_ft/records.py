@@ -192,16 +192,19 @@ def write_text(path: Path, text: str) -> None:
 
 
 class JsonlAppender:
-    """Appends dict rows, each flushed as one whole line; on opening, a torn last line is cut off."""
+    """Appends dict rows, each flushed as one whole line; on opening, a torn last line is cut off. `write` returns the
+    length of each line in bytes."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         _cut_torn_line(path)
-        self._out = path.open("a", encoding="utf-8", newline="\n")
+        self._out = path.open("ab")
 
-    def write(self, *rows: dict[str, Any]) -> None:
-        self._out.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    def write(self, *rows: dict[str, Any]) -> list[int]:
+        lines = [(json.dumps(row, ensure_ascii=False) + "\n").encode() for row in rows]
+        self._out.write(b"".join(lines))
         self._out.flush()
+        return [len(line) for line in lines]
 
     def __enter__(self) -> JsonlAppender:
         return self

@@ -388,22 +388,36 @@ def test_leaving_midway_ends_what_is_in_flight(serve: Callable[..., FaultyServer
     assert len(server.bodies) < 1000
 
 
-def test_the_window_grows_while_it_pays_and_halves_once_per_overload() -> None:
-    window, clock = SlidingWindow(0), 1000.0
-    for rate in (100, 190, 350, 360, 361):
+def replies_at(window: SlidingWindow, rates: list[float]) -> list[int]:
+    """The limits after one round of replies at each rate (a second)."""
+    clock, limits = time.monotonic(), []
+    for rate in rates:
         for _ in range(window.limit):
+            window.enter()
             clock += 1 / rate
             window.succeeded(clock)
-    assert FIRST < window.limit <= HIGHEST
-    before, began = window.limit, time.monotonic()
+            window.leave()
+        limits.append(window.limit)
+    return limits
+
+
+def test_the_window_grows_while_it_pays_and_halves_once_per_overload() -> None:
+    window = SlidingWindow(0, 1000)
+    # the first round is a burst and no measure: it cannot keep the window small
+    assert replies_at(window, [900, 100, 190, 195]) == [2 * FIRST, 4 * FIRST, 8 * FIRST, 8 * FIRST]
+    began = time.monotonic()
     for _ in range(10):
         window.failed(began, busy=True)
-    assert window.limit == before // 2
+    assert window.limit == 4 * FIRST
+    assert replies_at(window, [500])[0] == 4 * FIRST + 4 * FIRST // 16
+
+
+def test_the_window_does_not_grow_to_where_requests_would_miss_their_time_limit() -> None:
+    assert replies_at(SlidingWindow(0, timeout_seconds=60), [2, 4, 8, 16]) == [FIRST, FIRST, 2 * FIRST, 4 * FIRST]
+    assert max(replies_at(SlidingWindow(0, 1000), [1000 * 2**n for n in range(8)])) == HIGHEST
 
 
 def test_a_fixed_concurrency_is_kept() -> None:
-    window = SlidingWindow(7)
+    window = SlidingWindow(7, 60)
     window.failed(time.monotonic(), busy=True)
-    for _ in range(100):
-        window.succeeded(time.monotonic())
-    assert window.limit == 7
+    assert replies_at(window, [10, 100, 1000]) == [7, 7, 7]

@@ -16,7 +16,9 @@ import pytest
 
 from rag_ft.config import LLMConfig
 from rag_ft.errors import ConfigError, RagFtError
-from rag_ft.llm.models import ChatRequest, open_language_model
+from rag_ft.llm import vllm_server
+from rag_ft.llm.models import ChatRequest, Reply, open_language_model
+from rag_ft.llm.replies import cached_chat
 
 pytestmark = [
     pytest.mark.vllm,
@@ -156,7 +158,7 @@ def test_stopping_leaves_no_process(served: Any) -> None:
     assert not psutil.wait_procs(processes, timeout=5)[1]
 
 
-def test_adapters_are_served_beside_the_base_model_and_a_killed_engine_is_told(lm_dir: Path, adapter_dir: Path) -> None:
+def test_adapters_are_served_beside_the_base_model(lm_dir: Path, adapter_dir: Path) -> None:
     base = some_requests(8)
     tuned = [ChatRequest(f"t{r.id}", r.messages, r.max_tokens, adapter="tuned") for r in base]
     with open_language_model(config_of(lm_dir, "transformers"), 0, {"tuned": adapter_dir}) as model:
@@ -167,7 +169,31 @@ def test_adapters_are_served_beside_the_base_model_and_a_killed_engine_is_told(l
             assert sum(ours[k] == theirs[k] for k in ours) >= 0.75 * len(ours), (ours, theirs)
         with pytest.raises(ConfigError, match="cannot score answers"):
             model.answer_logprobs([(question(0), "1900")])
-        for process in processes_of(model)[1:]:
+
+
+def kill_server(model: Any) -> None:
+    for process in processes_of(model)[1:]:
+        with contextlib.suppress(psutil.NoSuchProcess):
             os.kill(process.pid, signal.SIGKILL)
-        with pytest.raises(RagFtError, match="exited with code"):
+
+
+def test_a_server_killed_midway_is_started_again_and_only_what_was_in_flight_is_asked_again(
+    lm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vllm_server, "MAX_RESTARTS", 1)
+    requests = [ChatRequest(f"w{i}", writing(i), 64) for i in range(200)]
+    with open_language_model(config_of(lm_dir, "vllm"), 0, log_dir=tmp_path) as model:
+        expected = {r.id: r.text for r in model.chat(requests)}
+        got: list[Reply] = []
+        for reply in cached_chat(model, requests, tmp_path / "replies.jsonl", "ask"):
+            got.append(reply)
+            if len(got) == 50:
+                kill_server(model)
+        assert all(reply.error is None for reply in got)
+        assert sorted(reply.id for reply in got) == sorted(expected)
+        assert sum(expected[r.id] == r.text for r in got) >= 0.95 * len(got)
+        kept = [json.loads(line)["id"] for line in (tmp_path / "replies.jsonl").read_text().splitlines()]
+        assert len(kept) == len(set(kept)) == 200
+        kill_server(model)  # once too often
+        with pytest.raises(RagFtError, match=r"was killed by signal 9: .* after 1 restarts"):
             list(model.chat(some_requests(3)))

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,9 +14,9 @@ import psutil
 import pytest
 
 from rag_ft.config import LLMConfig
-from rag_ft.errors import ConfigError
-from rag_ft.llm import vllm_guard, vllm_server
-from rag_ft.llm.models import open_language_model
+from rag_ft.errors import ConfigError, RagFtError
+from rag_ft.llm import sending, vllm_guard, vllm_server
+from rag_ft.llm.models import ChatRequest, open_language_model
 from rag_ft.llm.vllm_server import VLLMServer, check_gpu_memory, find_vllm_python, is_cpu_build, last_error
 
 # a server with a child of its own, which ignores SIGTERM when asked to
@@ -32,6 +33,32 @@ import subprocess, sys, time
 guard = subprocess.Popen(sys.argv[1:], stdin=subprocess.PIPE, start_new_session=True)
 print(guard.pid, flush=True)
 time.sleep(600)
+"""
+# speaks the protocol; asked about "poison" it dies, as often as its second argument says (the first counts deaths)
+MORTAL = """
+import json, os, sys, time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+deaths, most = sys.argv[1], int(sys.argv[2])
+class Handler(BaseHTTPRequestHandler):
+    def reply(self, body):
+        raw = json.dumps(body).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(raw)))
+        self.end_headers()
+        self.wfile.write(raw)
+    def do_GET(self):
+        self.reply({"data": [{"id": "base"}]})
+    def do_POST(self):
+        prompt = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["messages"][0]["content"]
+        if "poison" in prompt and os.path.getsize(deaths) < most:
+            open(deaths, "a").write("x")
+            print("MemoryError: no room for blocks", flush=True)
+            os.kill(os.getpid(), 9)
+        time.sleep(0.01)
+        choice = {"message": {"content": prompt.upper()}, "finish_reason": "stop"}
+        self.reply({"choices": [choice], "usage": {}})
+    def log_message(self, *_): pass
+ThreadingHTTPServer(("127.0.0.1", int(sys.argv[3])), Handler).serve_forever()
 """
 
 
@@ -138,6 +165,73 @@ def test_a_server_that_does_not_come_up_is_told_with_the_end_of_its_log(made) ->
         server.start()
     server.stop()
     assert time.monotonic() - began < 30
+
+
+@pytest.fixture
+def mortal(monkeypatch: pytest.MonkeyPatch, tiny_lm_dir: Path, tmp_path: Path):
+    """mortal(n): a model behind a server of ours that dies n times."""
+    monkeypatch.setattr(vllm_server, "is_cpu_build", lambda _: True)
+    monkeypatch.setattr(sending, "BACKOFF_SECONDS", 0.05)
+    deaths = tmp_path / "deaths"
+    deaths.write_text("")
+
+    def make(times: int):
+        command = [sys.executable, "-c", MORTAL, str(deaths), str(times)]
+        monkeypatch.setattr(VLLMServer, "command", lambda self, port: [*command, str(port)])
+        config = LLMConfig(backend="vllm", model=str(tiny_lm_dir), vllm_python=sys.executable, concurrency=8)
+        return open_language_model(config, 0, log_dir=tmp_path)
+
+    return make
+
+
+def some_requests(num: int, poisoned: int) -> list[ChatRequest]:
+    texts = ["poison" if i == poisoned else f"prompt {i}" for i in range(num)]
+    return [ChatRequest(f"id{i}", ({"role": "user", "content": text},), 16) for i, text in enumerate(texts)]
+
+
+def test_a_server_that_dies_at_work_is_started_again_and_no_request_is_lost(
+    mortal, caplog: pytest.LogCaptureFixture
+) -> None:
+    with mortal(2) as model:
+        replies = {reply.id: reply for reply in model.chat(some_requests(60, poisoned=20))}
+        assert len(replies) == 60 and all(r.error is None for r in replies.values())
+        assert replies["id20"].text == "POISON" and replies["id59"].text == "PROMPT 59"
+        processes = [psutil.Process(model._server._guard.pid)]
+    assert all_gone(processes)
+    told = [record.message for record in caplog.records if "starting it again" in record.message]
+    assert told == [
+        f"the vLLM server was killed by signal 9: MemoryError: no room for blocks; starting it again ({n} of 2)"
+        for n in (1, 2)
+    ]
+
+
+def test_a_server_that_goes_on_dying_ends_the_run_with_the_reason(mortal) -> None:
+    replies = []
+    with mortal(9) as model, pytest.raises(RagFtError) as caught:
+        for reply in model.chat(some_requests(60, poisoned=20)):
+            replies.append(reply)
+    assert "killed by signal 9: MemoryError: no room for blocks, after 2 restarts" in str(caught.value)
+    assert "run the same command again" in str(caught.value)
+    assert all(reply.error is None for reply in replies)
+
+
+def test_leaving_while_the_server_starts_again_does_not_wait_for_it(made, tmp_path: Path, monkeypatch) -> None:
+    server = made(True)
+    monkeypatch.setattr(VLLMServer, "command", lambda self, port: [sys.executable, "-c", "import time; time.sleep(60)"])
+    failed: list[BaseException] = []
+
+    def start() -> None:
+        try:
+            server.start()
+        except RagFtError as error:
+            failed.append(error)
+
+    starting = threading.Thread(target=start)
+    starting.start()
+    time.sleep(1)
+    server.stop()
+    starting.join(timeout=10)
+    assert not starting.is_alive() and failed
 
 
 def test_the_telling_line_of_a_log_is_found(tmp_path: Path) -> None:

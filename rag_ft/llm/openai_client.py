@@ -75,9 +75,8 @@ class ServerModel:
     def __enter__(self) -> ServerModel:
         try:
             url = self._server.start() if self._server else self._config.base_url
-            died = self._server.died if self._server else lambda: None
             knobs = self._config
-            self._sender = Sender(url, knobs.concurrency, knobs.timeout_seconds, knobs.retries, died)
+            self._sender = Sender(url, knobs.concurrency, knobs.timeout_seconds, knobs.retries, self._server)
             self._check_served()
         except BaseException:
             self.__exit__()

@@ -74,9 +74,8 @@ class ReplyStore:
     def add(self, replies: list[tuple[str, Reply]], window: str = "") -> None:
         """Appends (key, reply) lines in one write; keys that are there already are left out."""
         rows = [_row(key, reply, window, len(replies)) for key, reply in replies if key not in self._offsets]
-        self._out.write(*rows)
-        for row in rows:
-            self._remember(row, len((json.dumps(row, ensure_ascii=False) + "\n").encode()))
+        for row, num_bytes in zip(rows, self._out.write(*rows), strict=True):
+            self._remember(row, num_bytes)
 
     def __enter__(self) -> ReplyStore:
         return self
@@ -93,7 +92,7 @@ class ReplyStore:
 
 
 def _row(key: str, reply: Reply, window: str, of: int) -> dict[str, Any]:
-    row = {"key": key, "window": window, "of": of, **dataclasses.asdict(reply)}
+    row = {"key": key, "window": window, "of": of, **vars(reply)}
     del row["error"]
     return row
 

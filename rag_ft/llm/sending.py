@@ -17,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
@@ -25,10 +25,14 @@ from rag_ft.errors import RagFtError
 from rag_ft.llm.http_replies import FailedError, RefusedError, failure_of, json_or_none, read_limited
 from rag_ft.llm.window import SlidingWindow
 
+if TYPE_CHECKING:
+    from rag_ft.llm.vllm_server import VLLMServer
+
 log = logging.getLogger(__name__)
 
 BACKOFF_SECONDS = 0.5  # before the first retry; doubles each time
 LONGEST_BACKOFF_SECONDS = 30.0
+AHEAD = 256  # calls drawn beyond those in flight, so that the window stays full while the caller is at work
 GIVE_UP_AFTER_FAILURES = 20  # requests in a row that the server failed: it is the server, not the request
 
 
@@ -56,7 +60,7 @@ class Answer:
 class Sender:
     """Calls to one server, `concurrency` at a time (0: as many as it takes). Close it to end its thread.
 
-    `died` says why our own server process is no more, or None while it runs or is not ours.
+    Where the server is `ours` and its process dies, it is started again and what was in flight is sent again.
     """
 
     def __init__(
@@ -65,11 +69,12 @@ class Sender:
         concurrency: int,
         timeout_seconds: float,
         retries: int,
-        died: Callable[[], str | None] = lambda: None,
+        ours: VLLMServer | None = None,
     ) -> None:
         self.base_url = base_url.rstrip("/")
-        self._window = SlidingWindow(concurrency)
-        self._timeout, self._retries, self._died = timeout_seconds, retries, died
+        self._window = SlidingWindow(concurrency, timeout_seconds)
+        self._timeout, self._retries = timeout_seconds, retries
+        self._ours, self._reviving = ours, asyncio.Lock()
         self._last_success = 0.0
         self._failures_in_a_row = 0
         self._pending: deque[tuple[_Work, Any, Call]] = deque()
@@ -95,7 +100,7 @@ class Sender:
         source, work, in_hand, exhausted = iter(calls), _Work(), 0, False
         try:
             while True:
-                while not exhausted and in_hand < 2 * self._window.limit:
+                while not exhausted and in_hand < self._window.limit + AHEAD:
                     drawn = next(source, None)
                     if drawn is None:
                         exhausted = True
@@ -151,6 +156,10 @@ class Sender:
             except RefusedError as refusal:
                 return Answer(None, time.monotonic() - began, str(refusal), 400)
             except FailedError as failure:
+                if self._ours and self._ours.died():
+                    await self._revive(self._ours)
+                    first_failure, attempt = 0.0, 0
+                    continue
                 attempt += 1
                 first_failure = first_failure or began
                 self._window.failed(began, failure.busy)
@@ -179,10 +188,15 @@ class Sender:
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise FailedError(f"reply is not what the protocol says ({type(error).__name__}: {error})") from error
 
+    async def _revive(self, server: VLLMServer) -> None:
+        """The first call that failed starts our server again, the others wait for it. Raises RagFtError when it died
+        too often."""
+        async with self._reviving:
+            if server.died():
+                await self._loop.run_in_executor(None, server.restart)
+
     def _out_of_patience(self, failure: FailedError, attempt: int, first_failure: float) -> bool:
         """FailedError replies by count; a server that is away or busy, by time as well (it may be starting again)."""
-        if self._died() is not None:
-            return True
         patient = failure.gone or failure.busy
         return attempt > self._retries and not (patient and time.monotonic() - first_failure < self._timeout)
 
@@ -190,9 +204,8 @@ class Sender:
         self._failures_in_a_row += 1
         nothing_came = self._last_success < first_failure
         if (failure.gone and nothing_came) or self._failures_in_a_row >= GIVE_UP_AFTER_FAILURES:
-            why = self._died() or str(failure)
             raise RagFtError(
-                f"the server at {self.base_url} does not answer any more: {why}; the replies so far are kept: "
+                f"the server at {self.base_url} does not answer any more: {failure}; the replies so far are kept: "
                 f"see to the server and run the same command again"
             )
         return Answer(None, 0.0, f"{failure} (tried {attempt} times)", failure.status)

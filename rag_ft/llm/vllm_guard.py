@@ -2,7 +2,7 @@
 
 python vllm_guard.py COMMAND ... starts COMMAND and stops its whole process group when standard input ends (the client
 closed it, or is dead in whatever way), when the client's process is no longer our parent, or on SIGTERM. It exits with
-the server's exit code.
+the server's exit code, or with 128 + N where signal N killed it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ def _stop(server: subprocess.Popen[bytes]) -> int:
         time.sleep(0.1)
     time.sleep(0.2)
     _signal_group(server.pid, signal.SIGKILL)
-    return server.wait()
+    code = server.wait()
+    return code if code >= 0 else 128 - code
 
 
 def _signal_group(group: int, number: int) -> None:

@@ -21,12 +21,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from rag_ft.errors import ConfigError
+from rag_ft.errors import ConfigError, RagFtError
 from rag_ft.llm import vllm_guard
 from rag_ft.llm.model_folder import context_tokens, read_json
 
 log = logging.getLogger(__name__)
 
+MAX_RESTARTS = 2  # of a server that died at work: one that goes on dying is stopped for
 START_SECONDS = 1800  # large models load for minutes; a server that fails exits long before
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 # Compact JSON: a weak model would fill its tokens with white space. llguidance is also what the in-process model uses.
@@ -48,19 +49,31 @@ class VLLMServer:
         self._config, self._folder, self._adapters = config, folder, adapters
         self.log_path = (log_dir or Path(tempfile.mkdtemp(prefix="rag_ft-vllm-"))) / "vllm.log"
         self._guard: subprocess.Popen[bytes] | None = None
+        self._port = self._num_restarts = 0
 
     def start(self) -> str:
         """Starts the server and returns its base URL when it is ready; a progress line shows the waiting."""
-        port = free_port()
+        self._port = free_port()
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
-        guarded = [sys.executable, vllm_guard.__file__, *self.command(port)]
-        with self.log_path.open("wb") as out:
-            self._guard = subprocess.Popen(
-                guarded, stdin=subprocess.PIPE, stdout=out, stderr=subprocess.STDOUT, env=self.environment(),
-                start_new_session=True,
-            )  # fmt: skip
-        self._wait(f"http://127.0.0.1:{port}/health")
-        return f"http://127.0.0.1:{port}/v1"
+        self.log_path.write_bytes(b"")
+        self._launch()
+        return f"http://127.0.0.1:{self._port}/v1"
+
+    def restart(self) -> None:
+        """Starts a server that died again, under the same address, and returns when it is ready.
+
+        Raises:
+            RagFtError: it has died too often, or does not come up.
+        """
+        reason = self.died()
+        if self._num_restarts == MAX_RESTARTS:
+            raise RagFtError(
+                f"{reason}, after {MAX_RESTARTS} restarts; the replies so far are kept: see {self.log_path}, mend what "
+                f"killed it (memory? llm.gpu_memory_share, llm.max_model_tokens) and run the same command again"
+            )
+        self._num_restarts += 1
+        log.warning("%s; starting it again (%d of %d)", reason, self._num_restarts, MAX_RESTARTS)
+        self._launch()
 
     def stop(self) -> None:
         """Ends the server and waits until it is gone. May be called more than once."""
@@ -79,7 +92,9 @@ class VLLMServer:
         """Why the server is no more, with the end of its log; None while it runs."""
         if self._guard is None or self._guard.poll() is None:
             return None
-        return f"the vLLM server exited with code {self._guard.returncode}: {last_error(self.log_path)}"
+        code = self._guard.returncode
+        how = f"was killed by signal {code - 128}" if code > 128 else f"exited with code {code}"
+        return f"the vLLM server {how}: {last_error(self.log_path)}"
 
     def command(self, port: int) -> list[str]:
         """The server's command line."""
@@ -122,11 +137,23 @@ class VLLMServer:
         return ["--enable-lora", "--max-lora-rank", str(allowed), "--max-loras", str(len(modules)),
                 "--lora-modules", *modules]  # fmt: skip
 
+    def _launch(self) -> None:
+        """A server process with its guard; its words are added to the log."""
+        guarded = [sys.executable, vllm_guard.__file__, *self.command(self._port)]
+        with self.log_path.open("ab") as out:
+            self._guard = subprocess.Popen(
+                guarded, stdin=subprocess.PIPE, stdout=out, stderr=subprocess.STDOUT, env=self.environment(),
+                start_new_session=True,
+            )  # fmt: skip
+        self._wait(f"http://127.0.0.1:{self._port}/health")
+
     def _wait(self, health: str) -> None:
         deadline = time.monotonic() + START_SECONDS
         label = f"vLLM starting (log: {self.log_path})"
         with tqdm(desc=label, bar_format="{desc} {elapsed}", leave=False) as line:
             while not _is_up(health):
+                if self._guard is None:  # the stage ended while a thread waited for a restart
+                    raise RagFtError("the vLLM server was stopped while it started")
                 if reason := self.died():
                     raise ConfigError(f"{reason} (whole log: {self.log_path})")
                 if time.monotonic() > deadline:

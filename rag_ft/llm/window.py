@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import time
 
-FIRST, HIGHEST = 32, 256
+FIRST, HIGHEST = 64, 1024
 GROWTH = 1.05  # replies per second must rise so much for the window to grow on
+PATIENCE = 0.5  # share of the time limit that a request may wait in a window about to grow
 
 
 class SlidingWindow:
-    """`limit` requests at most. Adaptive (concurrency 0): doubles while the rate of replies grows, halves when the
-    server says it is busy or does not answer in time, and from then on grows by small steps.
+    """`limit` requests at most. Adaptive (concurrency 0): doubles while the rate of replies grows and the time limit
+    is far, halves when the server says it is busy or does not answer in time, and from then on grows by small steps.
 
     Used from one thread only (the event loop's), `limit` may be read from others.
     """
 
-    def __init__(self, concurrency: int) -> None:
-        self._adaptive = concurrency == 0
+    def __init__(self, concurrency: int, timeout_seconds: float) -> None:
+        self._adaptive, self._timeout = concurrency == 0, timeout_seconds
         self.limit = concurrency or FIRST
         self._in_flight = 0
         self._halved = 0.0
         self._careful = False
-        self._best_rate = 0.0
+        self._best_rate: float | None = None
         self._round_began = 0.0
         self._round_replies = 0
 
@@ -44,9 +45,10 @@ class SlidingWindow:
         rate = self._round_replies / max(now - self._round_began, 1e-9)
         if self._careful:
             self.limit = min(HIGHEST, self.limit + max(1, self.limit // 16))
-        elif rate > GROWTH * self._best_rate:
+        elif rate > GROWTH * (self._best_rate or 0.0) and 2 * self.limit < PATIENCE * self._timeout * rate:
             self.limit = min(HIGHEST, 2 * self.limit)
-        self._best_rate = max(self._best_rate, rate)
+        # The first round is no measure: its requests start together and end together.
+        self._best_rate = 0.0 if self._best_rate is None else max(self._best_rate, rate)
         self._round_began, self._round_replies = now, 0
 
     def failed(self, began: float, busy: bool) -> None:

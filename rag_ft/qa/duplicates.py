@@ -36,17 +36,19 @@ class AskedBefore:
         Two questions are the same when they are equal up to case and punctuation, or when their cosine reaches the
         similarity and they name the same things: "When does pump A-12 start?" and "... A-13 start?" are not.
         """
-        found = []
-        for question, vector in zip(questions, self._encode(questions), strict=True):
-            found.append(self._repeat(question, vector))
+        keys = [plain(question) for question in questions]
+        new = {key: question for key, question in zip(keys, questions, strict=True) if key not in self._exact}
+        vectors = dict(zip(new, self._encode(list(new.values())), strict=True)) if new else {}
+        found: list[str | None] = []
+        for key, question in zip(keys, questions, strict=True):
+            same = self._exact.get(key)
+            found.append(self._questions[same] if same is not None else self._similar(question, vectors[key]))
             if found[-1] is None:
-                self._store(question, vector)
+                self._store(key, question, vectors[key])
         return found
 
-    def _repeat(self, question: str, vector: np.ndarray) -> str | None:
-        """The earlier question in the same words, or the first similar one that names the same things."""
-        if (same := self._exact.get(plain(question))) is not None:
-            return self._questions[same]
+    def _similar(self, question: str, vector: np.ndarray) -> str | None:
+        """The first similar question that names the same things."""
         rows = self._candidates(question)
         similar = rows[self._vectors[rows] @ vector >= self._similarity] if len(rows) else rows
         return next((self._questions[row] for row in similar if same_names(question, self._questions[row])), None)
@@ -60,7 +62,7 @@ class AskedBefore:
             np.concatenate([np.asarray(rows, dtype=np.int64) for rows in rarest] or [np.empty(0, np.int64)])
         )
 
-    def _store(self, question: str, vector: np.ndarray) -> None:
+    def _store(self, key: str, question: str, vector: np.ndarray) -> None:
         row = len(self._questions)
         if row >= len(self._vectors):
             grown = np.empty((max(256, 2 * row), len(vector)), dtype=np.float32)
@@ -68,7 +70,7 @@ class AskedBefore:
                 grown[:row] = self._vectors[:row]
             self._vectors = grown
         self._vectors[row] = vector
-        self._exact[plain(question)] = row
+        self._exact[key] = row
         for word in _keys(question):
             self._rows_with.setdefault(word, array("I")).append(row)
         self._questions.append(question)

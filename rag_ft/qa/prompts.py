@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ class Prompts:
     abstain: str
     examples: str = ""
 
-    @property
+    @cached_property
     def hash(self) -> str:
         return content_hash(self.texts, self.kinds, self.abstain, self.examples)
 
