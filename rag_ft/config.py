@@ -131,7 +131,9 @@ class GenerateConfig(Section):
         "its chunk; test pairs not answered without it.",
     )
     round_trip_k: int = Field(10, ge=1, description="The retriever must find the pair's chunk among so many.")
-    round_trip_f1: float = Field(0.5, ge=0, le=1, description="Least token F1 of the LLM's answer from the chunk.")
+    round_trip_f1: float = Field(
+        0.5, ge=0, le=1, description="Least F1 of the LLM's answer: of tokens, of characters in scripts without spaces."
+    )
     duplicate_similarity: float = Field(0.95, gt=0, le=1, description="Cosine from which two questions are the same.")
     temperature: float = Field(0.7, ge=0, description="Sampling temperature of question writing.")
     max_tokens: int = Field(256, ge=16, description="Longest reply.")

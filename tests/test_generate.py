@@ -15,6 +15,8 @@ from rag_ft.config import Config
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.llm.models import ChatRequest, Reply
 from rag_ft.paths import RunDir
+from rag_ft.qa.prompts import load_prompts
+from rag_ft.qa.round_trip import RoundTrip
 from rag_ft.records import Chunk, QAPair, Reject, read_jsonl
 from rag_ft.stages import run_stage
 
@@ -209,6 +211,16 @@ def test_test_pairs_the_model_knows_by_heart_are_dropped_and_others_are_not_aske
     closed = [r for r in model.asked if "If you do not know" in r.messages[0]["content"]]
     assert len(closed) == SPLITS.count("test") * len(THINGS)
     assert {p.split for p in pairs_of(run_dir) if "price" in p.question} == {"train", "dev"}
+
+
+@pytest.mark.parametrize(("said", "kept"), [("位于法国首都巴黎。", True), ("北京的西部", False)])
+def test_the_round_trip_knows_a_right_answer_in_a_script_without_spaces(said: str, kept: bool) -> None:
+    config = Config()
+    trip = RoundTrip(config, load_prompts("full", config.llm.abstain), None, None, None)  # type: ignore[arg-type]
+    pair = QAPair("p", "埃菲尔铁塔在哪里？", ("法国巴黎",), "d#0", "d", None, "factoid", "train", "generated")
+    verdict = trip.verdict(pair, Reply("p", said, "stop", 1, 1, 0.1))
+    assert isinstance(verdict, QAPair) is kept
+    assert not kept or verdict.checks["round_trip_f1"] >= 0.5
 
 
 def test_chunks_that_outrank_the_gold_chunk_are_kept_for_negatives(

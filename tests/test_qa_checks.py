@@ -167,6 +167,16 @@ def test_invented_evidence_and_unsupported_facts_are_rejected() -> None:
         ("Berit Moe", "Ola Brand", False),
         ("", "Ola Brand", False),
         ("the", "a", False),
+        ("它位于法国首都巴黎", "法国巴黎", True),
+        ("船长叫奥拉·布兰德。", "船长奥拉·布兰德", True),
+        ("北京市的西部", "上海", False),
+        ("東京タワーという塔です", "東京の東京タワー", True),
+        ("大阪城", "東京タワー", False),
+        ("高さは３３３メートル", "333メートル", True),
+        ("ในกรุงเทพมหานครของไทย", "กรุงเทพมหานคร ประเทศไทย", True),
+        ("เชียงใหม่", "กรุงเทพ", False),
+        ("1949年10月", "1958年3月", False),
+        ("一九四九年", "一九五〇年", False),
     ],
 )
 def test_answers_agree_by_f1_or_containment(said: str, answer: str, same: bool) -> None:

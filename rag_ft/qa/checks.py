@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from dataclasses import dataclass
 from typing import Any
 
 from rag_ft.metrics.answers import contains, token_f1
-from rag_ft.metrics.words import is_unspaced, normalise
+from rag_ft.metrics.words import is_unspaced, normalise, stems
 from rag_ft.qa.evidence import Span, locate, occurrences
 from rag_ft.qa.prompts import is_abstention, neutralise
 
@@ -124,10 +125,24 @@ def supports(evidence: str, answer: str) -> bool:
 
 
 def same_answer(said: str, answer: str, least_f1: float) -> bool:
-    """Whether two answers agree: token F1 of at least `least_f1`, or one contains the other."""
+    """Whether two answers agree: F1 of at least `least_f1`, or one contains the other."""
+    said, answer = (unicodedata.normalize("NFKC", text) for text in (said, answer))
     if not normalise(said) or not normalise(answer):
         return False
-    return token_f1(said, [answer]) >= least_f1 or bool(contains(said, [answer]) or contains(answer, [said]))
+    return agreement(said, answer) >= least_f1 or bool(contains(said, [answer]) or contains(answer, [said]))
+
+
+def agreement(said: str, answer: str) -> float:
+    """Token F1 as SQuAD counts it; in scripts without spaces of characters, where a whole phrase would be one token.
+
+    There 0 where both name numbers and none is the same: two dates share all but their digits.
+    """
+    if not is_unspaced(answer):
+        return token_f1(said, [answer])
+    numbers = [set(_NUMBER.findall(text)) for text in (said, answer)]
+    if all(numbers) and numbers[0].isdisjoint(numbers[1]):
+        return 0.0
+    return token_f1(" ".join(stems(said)), [" ".join(stems(answer))])
 
 
 def _first_object(text: str) -> dict[str, Any] | None:
@@ -187,6 +202,7 @@ _REFERENCES = (
     ),
     _pattern(r"本文|上文|这段|该段|短文中|(?:^|[，,：:、])文中|この文章|上記の|이 글|본문|النص|الفقرة"),
 )
+_NUMBER = re.compile(r"\d+|[〇零一二三四五六七八九十百千万億亿]+")
 _PRONOUNS = frozenset(
     ["it", "he", "she", "they", "him", "her", "his", "its", "their", "them", "this", "that", "these", "those"]
 )

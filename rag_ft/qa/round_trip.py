@@ -11,8 +11,8 @@ from typing import Protocol
 
 from rag_ft.config import Config, GenerateConfig
 from rag_ft.llm.models import ChatRequest, Messages, Reply
-from rag_ft.metrics.answers import contains, token_f1
-from rag_ft.qa.checks import Failure, same_answer
+from rag_ft.metrics.answers import contains
+from rag_ft.qa.checks import Failure, agreement, same_answer
 from rag_ft.qa.prompts import Prompts, is_abstention, parse_answer
 from rag_ft.records import Chunk, QAPair
 
@@ -55,7 +55,7 @@ class RoundTrip:
         agrees = same_answer(said, pair.answer, self.config.generate.round_trip_f1)
         if not (abstained if pair.kind == "unanswerable" else agrees and not abstained):
             return Failure("round_trip_answer", f"{pair.question} -> {pair.answer} | answered: {said[:200]}")
-        f1 = 1.0 if pair.kind == "unanswerable" else round(token_f1(said, [pair.answer]), 3)
+        f1 = 1.0 if pair.kind == "unanswerable" else round(agreement(said, pair.answer), 3)
         return dataclasses.replace(pair, checks={**pair.checks, "round_trip_f1": f1})
 
     def _job(self, pair: QAPair, found: list[str]) -> Job:
