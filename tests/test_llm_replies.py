@@ -7,8 +7,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
+from tqdm import tqdm
 
 from rag_ft.config import LLMConfig
+from rag_ft.llm import replies as replies_module
 from rag_ft.llm.models import ChatRequest, Reply, open_language_model
 from rag_ft.llm.replies import cached_chat
 
@@ -128,3 +130,28 @@ def test_a_stream_is_answered_while_it_is_still_being_drawn(tmp_path: Path) -> N
     replies = cached_chat(Counting(), stream(), tmp_path / "replies.jsonl", "ask")
     next(replies)
     assert len(drawn) < 10
+
+
+@pytest.mark.parametrize("window", [1, 4])
+def test_the_bar_moves_with_every_reply_and_ends_full(
+    tmp_path: Path, window: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, moves, bars = Counting(window), [], []
+
+    class Bar(tqdm):
+        def update(self, n: float = 1) -> None:
+            bars.append(self)
+            moves.extend([len(model.asked)] * int(n))
+            super().update(n)
+
+    class AtMost(list):
+        def __len__(self) -> int:
+            return 50
+
+    monkeypatch.setattr(replies_module, "tqdm", Bar)
+    requests = [ask(f"q{i % 8}", f"id{i}") for i in range(10)]
+    assert len(list(cached_chat(model, AtMost(requests), tmp_path / "replies.jsonl", "ask"))) == 10
+    assert len(moves) == 10 and set(moves) >= set(range(1, 9))
+    assert (bars[-1].n, bars[-1].total) == (10, 10)
+    list(cached_chat(model, requests, tmp_path / "replies.jsonl", "ask"))
+    assert (len(moves), bars[-1].n) == (20, 10)

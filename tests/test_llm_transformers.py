@@ -81,6 +81,12 @@ def generated(model: Any, tokenizer: Any, request: ChatRequest) -> str:
     return tokenizer.decode(out[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
 
 
+def test_replies_of_a_batch_come_as_they_end(tiny_lm_dir: Path) -> None:
+    with open_language_model(config_of(tiny_lm_dir), seed=0) as llm:
+        lengths = [reply.completion_tokens for reply in llm.chat(some_requests())]
+    assert lengths == sorted(lengths) and lengths[0] < lengths[-1]
+
+
 @pytest.mark.parametrize("batch_tokens", [256, 8192])
 def test_greedy_replies_equal_generate_one_by_one(eager_to_end: Path, batch_tokens: int) -> None:
     from transformers import AutoModelForCausalLM

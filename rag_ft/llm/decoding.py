@@ -6,6 +6,7 @@ leave the batch and the cache grows in place (measured in benchmarks/generation.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,8 +85,9 @@ def left_pad(prompts: list[list[int]], pad: int, device: Any) -> tuple[torch.Ten
 
 
 @torch.inference_mode()
-def decode(model: Any, rows: list[Row], ends: frozenset[int], pad: int) -> None:
-    """Continues every row until an end token (not kept), its grammar's end or its max_tokens; fills the rows."""
+def decode(model: Any, rows: list[Row], ends: frozenset[int], pad: int) -> Iterator[Row]:
+    """Continues every row until an end token (not kept), its grammar's end or its max_tokens; fills the rows and
+    yields each as it ends."""
     ids, mask = left_pad([row.prompt for row in rows], pad, model.device)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     cache, live = new_cache(model), list(rows)
@@ -94,9 +96,10 @@ def decode(model: Any, rows: list[Row], ends: frozenset[int], pad: int) -> None:
             input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=1
         ).logits[:, -1]
         chosen = choose(logits.float(), live)
-        for row, token in zip(live, chosen.tolist(), strict=True):
-            if not row.finish_reason:
-                row.take(token, ends)
+        going = [(row, token) for row, token in zip(live, chosen.tolist(), strict=True) if not row.finish_reason]
+        for row, token in going:
+            row.take(token, ends)
+        yield from (row for row, _ in going if row.finish_reason)
         keep = [i for i, row in enumerate(live) if not row.finish_reason]
         if not keep:
             return

@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import json
 from collections import deque
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from tqdm import tqdm
 
 from rag_ft.llm.models import ChatRequest, LanguageModel, Reply
 from rag_ft.records import JsonlAppender, content_hash
+
+Arrived = Callable[[int], object]  # told how many more replies there are
 
 
 def cached_chat(model: LanguageModel, requests: Iterable[ChatRequest], path: Path, desc: str) -> Iterator[Reply]:
@@ -29,9 +31,8 @@ def cached_chat(model: LanguageModel, requests: Iterable[ChatRequest], path: Pat
     total = len(requests) if isinstance(requests, Sized) else None
     with ReplyStore(path) as store, tqdm(total=total, desc=desc, unit="reply", smoothing=0.05) as bar:
         ask = _by_windows if model.window > 1 else _one_by_one
-        for reply in ask(model, requests, store):
-            bar.update()
-            yield reply
+        yield from ask(model, requests, store, bar.update)
+        bar.total, bar.leave = bar.n, bar.n > 0  # fewer than announced is also all
 
 
 def request_key(model_name: str, request: ChatRequest) -> str:
@@ -97,30 +98,38 @@ def _row(key: str, reply: Reply, window: str, of: int) -> dict[str, Any]:
     return row
 
 
-def _by_windows(model: LanguageModel, requests: Iterable[ChatRequest], store: ReplyStore) -> Iterator[Reply]:
+def _by_windows(
+    model: LanguageModel, requests: Iterable[ChatRequest], store: ReplyStore, arrived: Arrived
+) -> Iterator[Reply]:
     """Windows of consecutive requests; of each, what no other window answered is asked together or not at all."""
     stream = iter(requests)
     while window := [(request_key(model.name, r), r) for r in itertools.islice(stream, model.window)]:
         name = content_hash([key for key, _ in window])
         again = (None,) if store.is_whole(name) else (None, name)
         asked = {key: request for key, request in window if store.window_of(key) in again}
-        errors = _ask_together(model, asked, store, name) if asked else {}
+        arrived(len(window) - len(asked))
+        errors = _ask_together(model, asked, store, name, arrived) if asked else {}
         for key, request in window:
             yield dataclasses.replace(errors[key], id=request.id) if key in errors else store.get(key, request.id)
 
 
 def _ask_together(
-    model: LanguageModel, asked: dict[str, ChatRequest], store: ReplyStore, window: str
+    model: LanguageModel, asked: dict[str, ChatRequest], store: ReplyStore, window: str, arrived: Arrived
 ) -> dict[str, Reply]:
     """Stores the replies in one write at the end and returns the errors, both by key."""
     by_id = {key: dataclasses.replace(request, id=key) for key, request in asked.items()}
-    replies = {reply.id: reply for reply in model.chat(by_id.values())}
+    replies = {}
+    for reply in model.chat(by_id.values()):
+        replies[reply.id] = reply
+        arrived(1)
     answered = [(key, dataclasses.replace(replies[key], id=asked[key].id)) for key in asked if not replies[key].error]
     store.add(answered, window)
     return {key: reply for key, reply in replies.items() if reply.error}
 
 
-def _one_by_one(model: LanguageModel, requests: Iterable[ChatRequest], store: ReplyStore) -> Iterator[Reply]:
+def _one_by_one(
+    model: LanguageModel, requests: Iterable[ChatRequest], store: ReplyStore, arrived: Arrived
+) -> Iterator[Reply]:
     """Independent replies: known ones at once, others as they come; equal requests in flight share one reply."""
     known: deque[tuple[str, str]] = deque()
     waiting: dict[str, list[str]] = {}
@@ -136,12 +145,16 @@ def _one_by_one(model: LanguageModel, requests: Iterable[ChatRequest], store: Re
                 waiting[key] = [request.id]
                 yield dataclasses.replace(request, id=key)
 
+    def recall() -> Iterator[Reply]:
+        while known:
+            arrived(1)
+            yield store.get(*known.popleft())
+
     for reply in model.chat(unknown()):
         names = waiting.pop(reply.id)
         if reply.error is None:
             store.add([(reply.id, dataclasses.replace(reply, id=names[0]))])
+        arrived(len(names))
         yield from (dataclasses.replace(reply, id=name) for name in names)
-        while known:
-            yield store.get(*known.popleft())
-    while known:
-        yield store.get(*known.popleft())
+        yield from recall()
+    yield from recall()

@@ -65,7 +65,7 @@ class TransformersModel:
         self.name = f"{folder.name}-{content_hash(folder_fingerprint(folder), self._dtype, prints, seed)}"
 
     def chat(self, requests: Iterable[ChatRequest]) -> Iterator[Reply]:
-        """Exactly one reply per request; within a window the order is by prompt length, not by arrival."""
+        """Exactly one reply per request, as it ends; within a window the order is by length, not by arrival."""
         stream = iter(requests)
         while window := list(itertools.islice(stream, self.window)):
             yield from self._chat_window(window)
@@ -122,11 +122,11 @@ class TransformersModel:
     def _chat_batch(self, batch: list[tuple[ChatRequest, list[int]]]) -> Iterator[Reply]:
         clock = time.monotonic()
         rows = [self._row(request, prompt) for request, prompt in batch]
-        decode(self._model, rows, self._ends, self._pad)
-        seconds = time.monotonic() - clock
-        texts = self.tokenizer.batch_decode([row.tokens for row in rows], skip_special_tokens=True)
-        for (request, prompt), row, text in zip(batch, rows, texts, strict=True):
-            yield Reply(request.id, text, row.finish_reason, len(prompt), len(row.tokens), seconds)
+        request_of = {id(row): request for row, (request, _) in zip(rows, batch, strict=True)}
+        for row in decode(self._model, rows, self._ends, self._pad):
+            text = self.tokenizer.decode(row.tokens, skip_special_tokens=True)
+            seconds, name = time.monotonic() - clock, request_of[id(row)].id
+            yield Reply(name, text, row.finish_reason, len(row.prompt), len(row.tokens), seconds)
 
     def _row(self, request: ChatRequest, prompt: list[int]) -> Row:
         uniforms = None
