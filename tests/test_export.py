@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -164,6 +166,25 @@ def test_wrong_formats_and_addresses_are_one_line(finished: Config, name: str, t
     with pytest.raises(ConfigError, match=message) as error:
         export(finished, name, to)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("to", "package"),
+    [
+        ("s3://bucket/out.jsonl", "s3fs"),
+        ("gs://bucket/out.jsonl", "gcsfs"),
+        ("hf://datasets/me/pairs/out.jsonl", "huggingface_hub"),
+    ],
+)
+def test_an_address_whose_package_is_missing_names_the_package(
+    finished: Config, to: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    remembered = importlib.import_module("fsspec.registry")._registry
+    monkeypatch.delitem(remembered, to.split(":")[0], raising=False)
+    with pytest.raises(ConfigError) as error:
+        export(finished, "openai", to)
+    assert str(error.value) == f"cannot write to {to}: the package {package} is not installed (pip install {package})"
 
 
 def test_folders_that_are_there_are_not_overwritten(finished: Config, tmp_path: Path) -> None:

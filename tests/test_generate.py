@@ -84,10 +84,10 @@ def documents() -> list[dict[str, Any]]:
 def prepared(make_run: Callable[..., tuple[Config, RunDir]]) -> Callable[..., tuple[Config, RunDir]]:
     """A run with its index, ready to generate."""
 
-    def prepare(**overrides: Any) -> tuple[Config, RunDir]:
+    def prepare(more: list[dict[str, Any]] = [], **overrides: Any) -> tuple[Config, RunDir]:  # noqa: B006
         # the tiny encoder's vectors are random: only equal questions are alike
         overrides = {"generate__duplicate_similarity": 1.0} | overrides
-        config, run_dir = make_run(documents(), ingest__chunk_tokens=500, **overrides)
+        config, run_dir = make_run(documents() + more, ingest__chunk_tokens=500, **overrides)
         for stage in ("ingest", "index"):
             run_stage(stage, config)
         return config, run_dir
@@ -420,6 +420,16 @@ def test_documents_that_give_orders_or_hold_chat_tokens_change_nothing(
     model = use(monkeypatch, Foreteller())
     assert generate.run(config, run_dir)["accepted"] == len(NAMES) * len(THINGS)
     assert not any("<|im_" in request.messages[0]["content"] for request in model.asked)
+
+
+def test_a_chunk_too_long_for_the_model_is_a_reject_with_its_reason_and_the_others_are_asked(prepared: Any) -> None:
+    long = {"id": "long", "title": "Long", "text": "The tower of the " + "very " * 110 + "old quay is high."}
+    config, run_dir = prepared([long], generate__pairs_per_chunk=1, generate__max_tokens=16, llm__max_model_tokens=512)
+    with pytest.raises(DataError, match=r"0 of 7 generated pairs passed"):  # the tiny model writes nothing of use
+        run_stage("generate", config)
+    refused = [reject for reject in rejects_of(run_dir) if reject.reason == "llm_error"]
+    assert [reject.item for reject in refused] == ["long#0/0"]
+    assert re.fullmatch(r"prompt has \d+ tokens and the reply up to 16, the model takes 512", refused[0].detail)
 
 
 def test_the_stage_runs_with_a_tiny_real_model_and_its_done_file_explains_what_was_lost(prepared: Any) -> None:

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from rag_ft.config import GenerateConfig, LLMConfig, RetrievalConfig
 from rag_ft.errors import ConfigError, DataError
-from rag_ft.qa.prompts import is_abstention, load_prompts, neutralise, parse_answer
+from rag_ft.llm.chat_template import encode_prompts, load_chat_tokenizer, render
+from rag_ft.qa.prompts import EXAMPLE_KEYS, is_abstention, load_prompts, neutralise, parse_answer
 from rag_ft.records import KINDS
 
 ABSTAIN = "I don't know."
@@ -45,6 +47,44 @@ def test_full_prompts_can_write_every_kind_and_keep_passage_before_what_varies()
     shared = len(texts[0][: texts[0].index("First.")])
     assert all(text[:shared] == texts[0][:shared] for text in texts) and "A passage." in texts[0][:shared]
     assert "Nothing is said." in texts[2]
+
+
+PASSAGES = {
+    "en": "The Grey Heron leaves the North Quay at nine. Its captain, Ola Brand, has steered it since 2011.",
+    "de": "Die Fähre „Graureiher“ legt um neun Uhr ab. Größte Last: 40 Tonnen; Kapitän ist seit 2011 Ola Brand.",
+    "zh": "灰鹭号渡轮九点从北码头出发。船长奥拉·布兰德自2011年起掌舵，载重四十吨。",
+    "ar": "تغادر العبارة الرصيف الشمالي في التاسعة. يقودها أولا براند منذ عام 2011.",
+}
+# as Gemma's: refuses a system message and turns that do not alternate
+STRICT_TEMPLATE = (
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('order') }}"
+    "{% endif %}<start_of_turn>{{ m['role'] }}\n{{ m['content'] | trim }}<end_of_turn>\n{% endfor %}"
+    "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize("language", PASSAGES)
+@pytest.mark.parametrize("template", [None, STRICT_TEMPLATE])
+def test_every_full_prompt_goes_through_a_chat_template_whole_and_fits(
+    language: str, template: str | None, tmp_path: Path
+) -> None:
+    tokenizer = load_chat_tokenizer(Path("data/models/demo-lm"))
+    tokenizer.chat_template = template or tokenizer.chat_template
+    examples = tmp_path / "examples.jsonl"
+    rows = [dict.fromkeys(EXAMPLE_KEYS, "x") | {"passage": text, "kind": "factoid"} for text in PASSAGES.values()]
+    examples.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    passage = " ".join([PASSAGES[language]] * 5)  # about 128 tokens of the encoder
+    room = LLMConfig().max_model_tokens - GenerateConfig().max_tokens
+    prompts = load_prompts("full", ABSTAIN, examples)
+    asked = [prompts.generate(passage, PASSAGES[language], kind, passage[:-1]) for kind in KINDS]
+    asked += [prompts.answer("Q?", [passage] * RetrievalConfig().top_k), prompts.closed_book(passage)]
+    after = render(tokenizer, ({"role": "user", "content": "@"},)).split("@")[1]  # end of turn, the model's turn opened
+    for messages, ids in zip(asked, encode_prompts(tokenizer, asked), strict=True):
+        text = render(tokenizer, messages)
+        assert passage in text and messages[0]["content"].strip() in text and text.endswith(after)
+        assert len(ids) <= room
+    assert all(PASSAGES["zh"] in messages[0]["content"] for messages in asked[: len(KINDS)])  # the examples
 
 
 def test_a_multi_hop_prompt_shows_both_passages() -> None:

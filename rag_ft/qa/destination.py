@@ -39,7 +39,7 @@ def publish(write: Callable[[Path], None], to: str, is_folder: bool) -> None:
 def _open_address(to: str) -> tuple[Any, str]:
     """(filesystem or None for the local one, path in it)."""
     if "://" not in to:
-        return None, to
+        return None, os.path.expanduser(to)
     import fsspec
 
     try:
@@ -80,5 +80,9 @@ def _upload(fs: Any, made: Path, path: str) -> None:
 
 
 def _cannot_write(to: str, error: Exception) -> ConfigError:
+    missing = error if isinstance(error, ModuleNotFoundError) else error.__cause__
+    if isinstance(missing, ModuleNotFoundError) and missing.name:
+        package = missing.name.split(".")[0]
+        return ConfigError(f"cannot write to {to}: the package {package} is not installed (pip install {package})")
     reason = " ".join(str(error).split())[:200] or type(error).__name__
-    return ConfigError(f"cannot write to {to} ({reason}): check --to, its package and your rights")
+    return ConfigError(f"cannot write to {to} ({reason}): check --to and your rights")
