@@ -1,7 +1,8 @@
 """Chunks -> an LLM -> question-answer pairs that passed every check; and questions that people wrote.
 
-Three passes over the model, each streamed from file to file: write the pairs, answer them from their chunk (round
-trip), answer those of test documents without it (closed book). Every reply is kept, so a killed run asks nothing twice.
+Three passes over the model, each streamed from file to file: write the pairs; drop those asked before and answer the
+others from their chunk (round trip); answer those of test documents without it (closed book). Every reply is kept, so
+a killed run asks nothing twice.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from rag_ft.config import Config
@@ -25,7 +25,7 @@ from rag_ft.qa.asking import ask_in_order
 from rag_ft.qa.checks import Failure
 from rag_ft.qa.chunk_file import ChunkFile
 from rag_ft.qa.drafting import Drafting
-from rag_ft.qa.duplicates import AskedBefore
+from rag_ft.qa.duplicates import AskedBefore, RecentVectors
 from rag_ft.qa.funnel import Funnel
 from rag_ft.qa.plan import choose_chunks, kind_shares, plan
 from rag_ft.qa.prompts import Prompts, load_prompts
@@ -96,24 +96,28 @@ def _generate(
     """The passes, each reading the file that the one before wrote; kept.jsonl is the last. Returns seconds by pass."""
     from rag_ft.retrieval.search import open_retriever
 
-    retriever, scratch, seconds = open_retriever(config, run_dir), run_dir.checkpoints("generate"), {}
+    scratch, seconds = run_dir.checkpoints("generate"), {}
+    retriever: Any = open_retriever(config, run_dir)
+    retriever.encoder = RecentVectors(retriever.encoder)
     with (
         open_language_model(config.llm, config.run.seed) as model,
         ChunkFile(run_dir.chunks, retriever.row_of) as chunks,
     ):
         tools = Tools(config, run_dir, prompts, model, retriever, chunks.__getitem__, funnel)
         clock = time.monotonic()
-        num = write_jsonl(scratch / "drafted.jsonl", _draft(tools, imported))
+        num = write_jsonl(scratch / "drafted.jsonl", _draft(tools))
         seconds["write"] = round(time.monotonic() - clock, 2)
-        num = write_jsonl(scratch / "verified.jsonl", _round_trip(tools, scratch / "drafted.jsonl", num))
+        pairs = _first_asked(tools, read_jsonl(scratch / "drafted.jsonl", QAPair), imported)
+        num = write_jsonl(scratch / "verified.jsonl", _round_trip(tools, pairs, num))
         seconds["round_trip"] = round(time.monotonic() - clock - seconds["write"], 2)
-        write_jsonl(scratch / "kept.jsonl", _closed_book(tools, scratch / "verified.jsonl", num))
+        pairs = read_jsonl(scratch / "verified.jsonl", QAPair)
+        write_jsonl(scratch / "kept.jsonl", _closed_book(tools, pairs, num))
         seconds["closed_book"] = round(time.monotonic() - clock - sum(seconds.values()), 2)
     return seconds
 
 
-def _draft(tools: Tools, imported: Imported) -> Iterator[QAPair]:
-    """Pass 1: pairs that pass the checks that need no answering model, in chunk order."""
+def _draft(tools: Tools) -> Iterator[QAPair]:
+    """Pass 1: pairs that pass the checks of a single pair, in chunk order."""
     settings, shares = tools.config.generate, kind_shares(tools.config.generate.kinds, tools.prompts.kinds, "")
     counts = Counter(chunk.document_id for chunk in _chunks(tools))
     chosen = choose_chunks(_chunks(tools), counts, settings.max_chunks)
@@ -122,8 +126,7 @@ def _draft(tools: Tools, imported: Imported) -> Iterator[QAPair]:
         tools.config, tools.prompts, tools.retriever, tools.chunk_of, tools.render, tools.model.name, tools.funnel
     )
     most = min(counts.total(), settings.max_chunks or counts.total()) * settings.pairs_per_chunk
-    pairs = _passing(tools, drafting.jobs(asks), drafting.verdict, "generate: write", most)
-    yield from _first_asked(tools, pairs, imported) if "duplicate" in settings.checks else pairs
+    return _passing(tools, drafting.jobs(asks), drafting.verdict, "generate: write", most)
 
 
 def _chunks(tools: Tools) -> Iterator[Chunk]:
@@ -133,6 +136,9 @@ def _chunks(tools: Tools) -> Iterator[Chunk]:
 
 def _first_asked(tools: Tools, pairs: Iterable[QAPair], imported: Imported) -> Iterator[QAPair]:
     """The pairs whose question neither a person nor an earlier pair asks."""
+    if "duplicate" not in tools.config.generate.checks:
+        yield from pairs
+        return
     before = AskedBefore(tools.retriever.encoder.encode_queries, tools.config.generate.duplicate_similarity)
     for known in _batches(imported.pairs):
         before.repeats([pair.question for pair in known])
@@ -144,18 +150,16 @@ def _first_asked(tools: Tools, pairs: Iterable[QAPair], imported: Imported) -> I
                 tools.funnel.reject(_name(pair), Failure("duplicate", f"{pair.question} | earlier: {earlier}"))
 
 
-def _round_trip(tools: Tools, path: Path, num_pairs: int) -> Iterator[QAPair]:
+def _round_trip(tools: Tools, pairs: Iterator[QAPair], num_pairs: int) -> Iterator[QAPair]:
     """Pass 2: pairs whose chunk is found and that the model answers alike from it."""
-    pairs = read_jsonl(path, QAPair)
     if "round_trip" not in tools.config.generate.checks:
         return pairs
     trip = RoundTrip(tools.config, tools.prompts, tools.retriever, tools.chunk_of, tools.render)
     return _passing(tools, trip.jobs(pairs), trip.verdict, "generate: round trip", num_pairs)
 
 
-def _closed_book(tools: Tools, path: Path, num_pairs: int) -> Iterator[QAPair]:
+def _closed_book(tools: Tools, pairs: Iterator[QAPair], num_pairs: int) -> Iterator[QAPair]:
     """Pass 3: all but the test pairs that the model answers by heart; what passes here is accepted."""
-    pairs: Iterable[QAPair] = read_jsonl(path, QAPair)
     if "closed_book" in tools.config.generate.checks:
         book = ClosedBook(tools.config.generate, tools.prompts)
         pairs = _passing(tools, book.jobs(pairs), book.verdict, "generate: closed book", num_pairs)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from rag_ft.qa.duplicates import AskedBefore, same_names
+from rag_ft.qa.duplicates import AskedBefore, RecentVectors, same_names
 
 
 def all_alike(questions: Sequence[str]) -> np.ndarray:
@@ -65,3 +65,28 @@ def test_the_real_encoder_tells_paraphrases_from_other_questions(demo_encoder: s
     before = AskedBefore(load_encoder(EncoderConfig(model=demo_encoder)).encode_queries, 0.9)
     found = before.repeats(["When does the museum open?", "When will the museum be opening?", "Who owns the museum?"])
     assert [earlier is not None for earlier in found] == [False, True, False]
+
+
+def test_a_question_is_encoded_once_while_it_is_recent(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded: list[str] = []
+
+    class Encoder:
+        def encode_queries(self, questions: Sequence[str]) -> np.ndarray:
+            encoded.extend(questions)
+            return np.array([[float(question[1:])] for question in questions], dtype=np.float32)
+
+    monkeypatch.setattr(RecentVectors, "MOST", 4)
+    recent = RecentVectors(Encoder())
+    assert recent.encode_queries(["q1", "q2", "q1"]).tolist() == [[1], [2], [1]]
+    assert recent.encode_queries(["q2", "q3", "q4", "q5"]).tolist() == [[2], [3], [4], [5]]
+    assert encoded == ["q1", "q2", "q3", "q4", "q5"]
+    assert recent.encode_queries(["q5", "q1"]).tolist() == [[5], [1]]
+    assert encoded[5:] == ["q1"]
+
+
+def test_words_asked_before_are_not_encoded_again() -> None:
+    encoded: list[str] = []
+    before = AskedBefore(lambda questions: encoded.extend(questions) or all_different(questions), 0.95)
+    before.repeats(["Who leads the yard?", "who leads the yard"])
+    assert before.repeats(["WHO leads the yard?"]) == ["Who leads the yard?"]
+    assert len(encoded) == 1

@@ -6,6 +6,7 @@ import re
 import unicodedata
 from array import array
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -74,6 +75,26 @@ class AskedBefore:
         for word in _keys(question):
             self._rows_with.setdefault(word, array("I")).append(row)
         self._questions.append(question)
+
+
+class RecentVectors:
+    """An encoder of questions that remembers its last results: the round trip searches with the very vectors that the
+    duplicate check has just compared."""
+
+    MOST = 1024
+
+    def __init__(self, encoder: Any) -> None:
+        self._encoder = encoder
+        self._vectors: dict[str, np.ndarray] = {}
+
+    def encode_queries(self, questions: Sequence[str]) -> np.ndarray:
+        """float32 (n, dim), unit norm; at least one question."""
+        if new := [question for question in dict.fromkeys(questions) if question not in self._vectors]:
+            self._vectors |= zip(new, self._encoder.encode_queries(new), strict=True)
+        found = np.stack([self._vectors[question] for question in questions])
+        for oldest in list(self._vectors)[: -self.MOST]:
+            del self._vectors[oldest]
+        return found
 
 
 def plain(question: str) -> str:
