@@ -1,9 +1,7 @@
 """Question generation through a vLLM server: our client against what the same server can give, in one run.
 
-    python benchmarks/generation.py [--model data/models/demo-lm] [--chunks 256] [--only client,command,server,...]
+    python benchmarks/generation.py [--model data/models/demo-lm] [--chunks 256] [--only client,server,agreement,engine]
 
-command  the generate stage itself, as users run it (planning, checks, duplicates, files), on a server that is up: each
-         of its passes against a bare loop over the very requests it sent, both in every round.
 client   20,000 requests through a fake server that answers at once: client time a request, memory.
 server   the same prompts (4 questions a chunk, greedy, JSON schema) through `cached_chat`, through a bare loop at its
          best concurrency (the ceiling), and one at a time as several peers do; prompt tokens computed with the chunks
@@ -12,15 +10,14 @@ engine   the same prompts through vLLM's LLM class in one process, which has no 
          loop, by turns.
 agreement  greedy replies of the server and of the in-process model, in bfloat16 and in float32.
 
-Rates are wall-clock: run it on a calm machine. Prints and writes benchmarks/results/generation-<model>-<hardware>.json,
-where each measure has its own date and hardware.
+The stage as users run it is measured by generation_command.py. Rates are wall-clock: run it on a calm machine. Prints
+and writes benchmarks/results/generation-<model>-<hardware>.json, where each measure has its own date and hardware.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import datetime
 import json
 import os
@@ -32,20 +29,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 from hardware import RESULTS, processor
 
-from rag_ft import generate
-from rag_ft.config import LLMConfig, load_config
+from rag_ft.config import LLMConfig
 from rag_ft.llm.grammar import COMPACT
-from rag_ft.llm.models import ChatRequest, Reply, open_language_model
+from rag_ft.llm.models import ChatRequest, open_language_model
 from rag_ft.llm.replies import cached_chat
-from rag_ft.paths import RunDir
-from rag_ft.stages import run_stage
 
 KINDS = ("factoid", "summary", "inference", "unanswerable")
 SCHEMA = {
@@ -100,7 +94,7 @@ for line in sys.stdin:
     seconds = time.monotonic() - began
     print("RATE", sum(len(d.outputs[0].token_ids) for d in done) / seconds, flush=True)
 """
-MEASURES = ("command", "client", "server", "engine", "agreement")
+MEASURES = ("client", "server", "engine", "agreement")
 
 
 def main() -> None:
@@ -108,89 +102,16 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=Path("data/models/demo-lm"))
     parser.add_argument("--documents", type=Path, default=Path("data/handbook"), help="folder with .md and .txt files")
     parser.add_argument("--chunks", type=int, default=256)
-    parser.add_argument("--pairs", type=int, default=8, help="asked of every chunk by the command")
-    parser.add_argument("--rounds", type=int, default=3, help="of the command and of the engine")
+    parser.add_argument("--rounds", type=int, default=3, help="of engine")
     parser.add_argument("--requests", type=int, default=20_000, help="through the fake server")
     parser.add_argument("--max-tokens", type=int, default=128)
     parser.add_argument("--concurrency", type=int, nargs="+", default=[64, 128, 256], help="of the bare loop")
     parser.add_argument("--only", default=",".join(MEASURES))
     args = parser.parse_args()
     os.environ.setdefault("VLLM_SERVER_DEV_MODE", "1")  # lets us empty the prefix cache between the measures
-    functions = (measure_command, measure_client, measure_server, measure_engine, measure_agreement)
-    measures = dict(zip(MEASURES, functions, strict=True))
+    measures = dict(zip(MEASURES, (measure_client, measure_server, measure_engine, measure_agreement), strict=True))
     for name in args.only.split(","):
         write(args, name, measures[name](args))
-
-
-def measure_command(args: argparse.Namespace) -> dict[str, Any]:
-    """Output tokens a second of each pass of the stage, as a share of the best bare loop in the same round."""
-    with tempfile.TemporaryDirectory() as folder:
-        overrides = [f"run.dir={folder}", f"ingest.sources=[{args.documents}]", "ingest.chunk_tokens=128",
-                     f"llm.model={args.model}", "llm.backend=vllm",
-                     f"generate.max_chunks={args.chunks}", f"generate.pairs_per_chunk={args.pairs}",
-                     f"generate.max_tokens={args.max_tokens}", "generate.temperature=0", "generate.questions=[]",
-                     "generate.min_kept_share=0"]  # fmt: skip
-        config = load_config(Path("configs/demo.yaml"), overrides)
-        for stage in ("ingest", "index"):
-            run_stage(stage, config)
-        with open_language_model(config.llm, config.run.seed) as model:
-            sent = run_command(config, model)[0]  # warms up
-            rounds = [command_round(args, config, model, sent) for _ in range(args.rounds)]
-    return {
-        "pairs_per_chunk": args.pairs,
-        "requests": {name: len(requests) for name, requests in sent.items()},
-        "seconds_around_the_passes": statistics.median(round.pop("around") for round in rounds),
-        **{name: spread([round[name] for round in rounds]) for name in rounds[0]},
-    }
-
-
-def command_round(args: argparse.Namespace, config: Any, model: Any, sent: dict[str, Any]) -> dict[str, Any]:
-    url = model._sender.base_url
-    ceilings = {name: {n: bare_loop(url, model, requests, n) for n in args.concurrency}
-                for name, requests in sent.items()}  # fmt: skip
-    prompt_counters(model, url)
-    _, rates, around = run_command(config, model)
-    found: dict[str, Any] = {"around": around}
-    for name, rate in rates.items():
-        found |= {f"{name}_output_tokens_per_s": rate, f"{name}_share_of_ceiling": rate / max(ceilings[name].values())}
-        found |= {f"{name}_bare_loop_{n}_output_tokens_per_s": bare for n, bare in ceilings[name].items()}
-    print(found, flush=True)
-    return found
-
-
-def run_command(config: Any, model: Any) -> tuple[dict[str, list[ChatRequest]], dict[str, float], float]:
-    """The generate stage, nothing kept from before, on a model that is open: what each pass sent, its output tokens a
-    second, and the seconds of the stage outside the passes."""
-    run_dir, listener = RunDir(config.run_path), Listener(model)
-    run_dir.replies("generate").unlink(missing_ok=True)
-    generate.open_language_model = lambda *_: contextlib.nullcontext(listener)
-    began = time.monotonic()
-    seconds = generate.run(config, run_dir)["seconds_by_pass"]
-    around = time.monotonic() - began - sum(seconds.values())
-    sent = dict(zip(seconds, listener.sent, strict=False))  # a pass may have nothing to ask
-    rates = {name: tokens / seconds[name] for name, tokens in zip(sent, listener.tokens, strict=True)}
-    return sent, rates, round(around, 2)
-
-
-class Listener:
-    """A language model that notes what each pass asks and how many tokens come back."""
-
-    window = 1
-
-    def __init__(self, model: Any) -> None:
-        self._model, self.name = model, model.name
-        self.sent: list[list[ChatRequest]] = []
-        self.tokens: list[int] = []
-
-    def chat(self, requests: Iterable[ChatRequest]) -> Iterator[Reply]:
-        asked: list[ChatRequest] = []
-        tokens = 0
-        for reply in self._model.chat(asked.append(request) or request for request in requests):
-            tokens += reply.completion_tokens
-            yield reply
-        if asked:
-            self.sent.append(asked)
-            self.tokens.append(tokens)
 
 
 def spread(values: list[float]) -> dict[str, float]:
@@ -247,7 +168,9 @@ def measure_server(args: argparse.Namespace) -> dict[str, Any]:
         single = bare_loop(url, model, requests[: max(16, args.chunks // 8)], 1)
     best = max(ceilings.values())
     return {
+        "chunks": args.chunks,
         "requests": len(requests),
+        "max_tokens": args.max_tokens,
         "ours_output_tokens_per_s": round(ours),
         "ceiling_output_tokens_per_s": {n: round(rate) for n, rate in ceilings.items()},
         "ours_share_of_ceiling": round(ours / best, 3),
@@ -281,7 +204,9 @@ def measure_engine(args: argparse.Namespace) -> dict[str, Any]:
         finally:
             engine.kill()
     return {
+        "chunks": args.chunks,
         "requests": len(requests),
+        "max_tokens": args.max_tokens,
         "engine_output_tokens_per_s": spread([engine for _, engine in rounds]),
         "server_ceiling_output_tokens_per_s": spread([server for server, _ in rounds]),
         "server_share_of_engine": spread([server / engine for server, engine in rounds]),
@@ -356,7 +281,8 @@ def bare_loop(url: str, model: Any, requests: list[ChatRequest], concurrency: in
 
 
 def prompt_counters(model: Any, url: str, reset: bool = True) -> dict[str, float]:
-    """The server's counts of prompt tokens looked up in and found in the prefix cache, emptied first on `reset`."""
+    """The server's counts of prompt tokens looked up in (queries) and found in the prefix cache (hits), which is
+    emptied first on `reset`, and of its engine's steps (iteration_tokens)."""
     root = url.removesuffix("/v1")
 
     async def ask() -> str:
@@ -368,7 +294,8 @@ def prompt_counters(model: Any, url: str, reset: bool = True) -> dict[str, float
                 return await response.text()
 
     text = asyncio.run(ask())
-    found = re.findall(r"^vllm:prefix_cache_(queries|hits)_total\{.*\} ([\d.e+]+)$", text, re.MULTILINE)
+    pattern = r"^vllm:(?:prefix_cache_)?(queries|hits|iteration_tokens)_total(?:_count)?\{.*\} ([\d.e+]+)$"
+    found = re.findall(pattern, text, re.MULTILINE)
     return {name: float(value) for name, value in found}
 
 
@@ -394,8 +321,7 @@ def measure_agreement(args: argparse.Namespace) -> dict[str, Any]:
 def write(args: argparse.Namespace, name: str, found: dict[str, Any]) -> None:
     """Puts one measure into the results file, beside those of other runs, under its own date and hardware."""
     block = {"date": datetime.date.today().isoformat(), "hardware": f"{os.cpu_count()} x {processor()}",
-             "load_at_the_end": round(os.getloadavg()[0], 1), "chunks": args.chunks, "max_tokens": args.max_tokens,
-             **found}  # fmt: skip
+             "load_at_the_end": round(os.getloadavg()[0], 1), **found}  # fmt: skip
     print(json.dumps({name: block}, indent=1))
     RESULTS.mkdir(exist_ok=True)
     slug = re.sub(r"[^a-z0-9]+", "-", processor().lower()).strip("-")[:24]

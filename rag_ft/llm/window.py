@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-FIRST, HIGHEST = 64, 1024
+FIRST, HIGHEST = 64, 512
 GROWTH = 1.05  # replies per second must rise so much for the window to grow on
 PATIENCE = 0.5  # share of the time limit that a request may wait in a window about to grow
 
