@@ -23,7 +23,7 @@ import aiohttp
 
 from rag_ft.errors import RagFtError
 from rag_ft.llm.http_replies import FailedError, RefusedError, failure_of, json_or_none, read_limited
-from rag_ft.llm.window import SlidingWindow
+from rag_ft.llm.window import FIRST, FIRST_OURS, SlidingWindow
 
 if TYPE_CHECKING:
     from rag_ft.llm.vllm_server import VLLMServer
@@ -72,7 +72,7 @@ class Sender:
         ours: VLLMServer | None = None,
     ) -> None:
         self.base_url = base_url.rstrip("/")
-        self._window = SlidingWindow(concurrency, timeout_seconds)
+        self._window = SlidingWindow(concurrency, timeout_seconds, FIRST_OURS if ours else FIRST)
         self._timeout, self._retries = timeout_seconds, retries
         self._ours, self._reviving = ours, asyncio.Lock()
         self._last_success = 0.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 FIRST, HIGHEST = 64, 512
+FIRST_OURS = 256  # to a vLLM server of ours: it keeps what it cannot take yet, and 64 would leave it half empty
 GROWTH = 1.05  # replies per second must rise so much for the window to grow on
 PATIENCE = 0.5  # share of the time limit that a request may wait in a window about to grow
 
@@ -16,9 +17,9 @@ class SlidingWindow:
     Used from one thread only (the event loop's), `limit` may be read from others.
     """
 
-    def __init__(self, concurrency: int, timeout_seconds: float) -> None:
+    def __init__(self, concurrency: int, timeout_seconds: float, first: int = FIRST) -> None:
         self._adaptive, self._timeout = concurrency == 0, timeout_seconds
-        self.limit = concurrency or FIRST
+        self.limit = concurrency or first
         self._in_flight = 0
         self._halved = 0.0
         self._careful = False
