@@ -1,7 +1,7 @@
 """What tuning the retriever brings on real questions: cross-fit, non-regression, LSR against contrastive, LM scoring.
 
-    python benchmarks/retriever.py DATA [--only crossfit,held-out,regression,lsr,scoring] [--work FOLDER] [--threads 2]
-                                        [section.key=value ...]
+    python benchmarks/retriever.py DATA [--only crossfit,held-out,regression,lsr,scoring] [--folds 0,1]
+                                        [--work FOLDER] [--threads 2] [section.key=value ...]
 
 DATA holds <set>_<split>/documents.jsonl and questions.jsonl (layout of the README). Every measure runs the stages as a
 user would, in run folders under --work, and goes on where it was stopped. Differences come with a paired bootstrap over
@@ -11,17 +11,20 @@ documents. Prints tables and writes benchmarks/results/retriever-<date>.json.
   held-out    train on covidqa_train, report on covidqa_dev
   regression  sets the base encoder is good at already (nq_oracle, xquad_en): their own train -> dev, and the encoder
               tuned on covidqa_train over their dev documents
-  lsr         contrastive alone, with LSR after it, mixed, with as many further contrastive steps; same seeds
+  lsr         from one contrastive stage: LSR after it in each direction, mixed, by a teacher that knows the answer, and
+              as many further contrastive steps; unseen documents
   scoring     pairs a second of lm_scores against one (question, chunk) a forward with logits everywhere
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
 import json
 import platform
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,16 +40,23 @@ from rag_ft.records import Chunk, QAPair, read_jsonl, write_text
 from rag_ft.retrieval.build import read_manifest
 from rag_ft.retrieval.encoder import load_encoder
 from rag_ft.retrieval.search import Retriever, build_index, open_retriever, served_tuned
+from rag_ft.training.lsr import choose_temperature
+from rag_ft.training.negatives import is_negative
+from rag_ft.training.pairs import select_pairs
+from rag_ft.training.phases import Candidate, Tuning, base_candidate, contrastive_phase, lsr_phase
+from rag_ft.training.processes import join_processes
 
 RESULTS = Path(__file__).parent / "results"
 SHOWN = ("recall@1", "recall@5", "recall@10", "ndcg@10")
+TUNED_AGAINST = (("base dense", "tuned dense"), ("base hybrid", "tuned hybrid"), ("BM25", "tuned hybrid"))
 Table = dict[str, np.ndarray]  # system -> (num_questions, len(RETRIEVAL_METRICS))
+LSR_STEPS = 20
+CONTROL, ORACLE = "contrastive, longer", "then LSR p||q, oracle"
 LSR_FORMS: dict[str, dict[str, Any]] = {
-    "contrastive": {},
-    "contrastive, longer": {"epochs": 3},
-    "then LSR p||q": {"lsr_steps": 20},
-    "then LSR q||p": {"lsr_steps": 20, "lsr_kl": "q||p"},
-    "then LSR, half contrastive": {"lsr_steps": 20, "lsr_mix": 0.5},
+    "then LSR p||q": {},
+    "then LSR q||p": {"lsr_kl": "q||p"},
+    "then LSR p||q, half contrastive": {"lsr_mix": 0.5},
+    ORACLE: {},
 }
 
 
@@ -65,7 +75,7 @@ def main() -> None:
 
 def crossfit(args: argparse.Namespace) -> dict[str, Any]:
     tables, documents, seconds = [], [], []
-    for fold in (0, 1):
+    for fold in args.folds:
         split = {"folds": 2, "fold": fold, "dev_share": 0.15}
         config, run_dir = _prepare(args, f"crossfit-{fold}", [("covidqa_train", None)], split)
         seconds.append(_tune(config, run_dir))
@@ -100,17 +110,59 @@ def regression(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def lsr(args: argparse.Namespace) -> dict[str, Any]:
-    """Without the gate: what the forms do, not what would be shipped."""
-    table: Table = {}
-    documents: list[str] = []
+    """All forms start from the weights of one contrastive stage and see the same rows, seed and number of steps.
+    Without the gate: what the forms do, not what would be shipped."""
+    tables, documents, facts = [], [], {}
+    for fold in args.folds:
+        split = {"folds": 2, "fold": fold, "dev_share": 0.15}
+        config, run_dir = _prepare(args, f"lsr-{fold}", [("covidqa_train", None)], split)
+        tuning = train_retriever.open_tuning(config, run_dir, select_pairs(run_dir), join_processes())
+        made = _lsr_candidates(tuning)
+        table, names = _table(run_dir, {name: tuning.open(candidate) for name, candidate in made.items()})
+        tables.append(table)
+        documents += names
+        facts[f"fold {fold}"] = {name: {**c.notes, "steps": len(c.history)} for name, c in made.items()}
+    pooled = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+    forms = [name for name in made if name not in ("base", "contrastive")]
+    against = [(a, b) for b in forms for a in ("contrastive", CONTROL) if a != b]
+    changes = [(f"{a} {mode}", f"{b} {mode}") for mode in ("dense", "hybrid") for a, b in against]
+    return _report("LSR, unseen documents of covidqa_train", pooled, documents, facts, changes)
+
+
+def _lsr_candidates(t: Tuning) -> dict[str, Candidate]:
+    base = base_candidate(t)
+    before = contrastive_phase(t, 0, base)
+    made = {"base": base, "contrastive": before}
+    settings = t.config.train_retriever
+    epochs = LSR_STEPS / (len(before.history) / settings.epochs)
+    control = _with_knobs(t, CONTROL, {"epochs": epochs, "learning_rate": settings.lsr_learning_rate})
+    made[CONTROL] = contrastive_phase(control, 1, before)
     for form, knobs in LSR_FORMS.items():
-        name = "lsr-" + "".join(c for c in form if c.isalnum())
-        split = {"folds": 2, "fold": 0, "dev_share": 0.15}
-        config, run_dir = _prepare(args, name, [("covidqa_train", None)], split, {"gate": False, **knobs})
-        _tune(config, run_dir)
-        found, documents = _systems(config, run_dir)
-        table |= {f"{form}, {system}": values for system, values in found.items() if system.startswith("tuned")}
-    return _report("LSR, covidqa_train, first half held out", table, documents, {}, "contrastive, tuned dense")
+        taught = _with_knobs(t, form, {"lsr_steps": LSR_STEPS, **knobs})
+        if form == ORACLE:
+            _write_oracle_rows(t, made[next(iter(LSR_FORMS))].folder.path / "rows.json", taught)
+        found = lsr_phase(taught, 0, before)
+        assert found is not None, "the LM's scores were refused"
+        made[form] = found
+    return made
+
+
+def _with_knobs(t: Tuning, form: str, knobs: dict[str, Any]) -> Tuning:
+    settings = t.config.train_retriever.model_copy(update=knobs)
+    config = t.config.model_copy(update={"train_retriever": settings})
+    return dataclasses.replace(t, config=config, folder=t.folder / "".join(c if c.isalnum() else "-" for c in form))
+
+
+def _write_oracle_rows(t: Tuning, source: Path, target: Tuning) -> None:
+    """The rows of LSR with a teacher that knows which chunks hold the answer."""
+    rows = json.loads(source.read_text(encoding="utf-8"))
+    pairs = {(pair.question, pair.chunk_id): pair for pair in t.pairs.train}
+    for number, ids in enumerate(rows["chunk_ids"]):
+        pair = pairs[rows["questions"][number], ids[0]]
+        rows["scores"][number] = [float(not is_negative(t.pairs.chunks[i], pair)) for i in ids]
+    teacher = choose_temperature(torch.tensor(rows["scores"]))
+    rows["notes"] = {"tau": teacher.tau, "entropy": teacher.entropy, "refusal": teacher.refusal}
+    write_text(target.folder / "round-0-lsr" / "rows.json", json.dumps(rows))
 
 
 def scoring(args: argparse.Namespace) -> dict[str, Any]:
@@ -182,6 +234,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("data", type=Path)
     parser.add_argument("knobs", nargs="*", help="section.key=value, for every run")
     parser.add_argument("--only", default="crossfit,held-out,regression,lsr,scoring")
+    parser.add_argument("--folds", type=lambda given: [int(fold) for fold in given.split(",")], default=[0, 1],
+                        help="of crossfit and lsr: 0, 1 or 0,1")  # fmt: skip
     parser.add_argument("--work", type=Path, default=Path("runs/benchmark-retriever"))
     parser.add_argument("--threads", type=int, default=2)
     return parser.parse_args()
@@ -240,16 +294,20 @@ def _borrow(config: Config, run_dir: RunDir, other: RunDir) -> Retriever:
 
 
 def _systems(config: Config, run_dir: RunDir, tuned: Retriever | None = None) -> tuple[Table, list[str]]:
-    """Scores of the test questions by base, BM25 and tuned (where shipped, else base), and their documents."""
+    """Scores of the test questions by BM25, base and tuned (where shipped, else base), and their documents."""
+    base = open_retriever(config, run_dir)
+    tuned = tuned or (open_retriever(config, run_dir, tuned=True) if served_tuned(run_dir) else base)
+    return _table(run_dir, {"base": base, "tuned": tuned})
+
+
+def _table(run_dir: RunDir, retrievers: dict[str, Retriever]) -> tuple[Table, list[str]]:
     pairs = [p for p in read_jsonl(run_dir.qa, QAPair) if p.split == "test" and p.answerable and p.chunk_id]
     by_document: dict[str, list[Chunk]] = {}
     for chunk in read_jsonl(run_dir.chunks, Chunk):
         by_document.setdefault(chunk.document_id, []).append(chunk)
     gold = [gold_chunk_ids(pair, by_document[pair.document_id or ""]) for pair in pairs]
-    base = open_retriever(config, run_dir)
-    tuned = tuned or (open_retriever(config, run_dir, tuned=True) if served_tuned(run_dir) else base)
-    table = {"BM25": _scores(base, pairs, gold, "lexical")}
-    for name, retriever in (("base", base), ("tuned", tuned)):
+    table = {"BM25": _scores(next(iter(retrievers.values())), pairs, gold, "lexical")}
+    for name, retriever in retrievers.items():
         for mode in ("dense", "hybrid"):
             table[f"{name} {mode}"] = _scores(retriever, pairs, gold, mode)
     return table, [pair.document_id or "" for pair in pairs]
@@ -262,22 +320,23 @@ def _scores(retriever: Retriever, pairs: list[QAPair], gold: list[set[str]], mod
 
 
 def _report(
-    title: str, table: Table, documents: list[str], facts: dict[str, Any], against: str | None = None
+    title: str,
+    table: Table,
+    documents: list[str],
+    facts: dict[str, Any],
+    pairs: Sequence[tuple[str, str]] = TUNED_AGAINST,
 ) -> dict[str, Any]:
-    """Prints a table and returns it with the differences: tuned against base and BM25, or all against one row."""
+    """Prints a table and returns it with the differences b - a of `pairs` (a, b)."""
     print(f"\n{title}: {len(documents)} questions, {len(set(documents))} documents {facts or ''}")
     means = {
         name: dict(zip(RETRIEVAL_METRICS, (100 * v.mean(axis=0)).round(1), strict=True)) for name, v in table.items()
     }
     for name, row in means.items():
         print(f"  {name:44s}" + "  ".join(f"{metric} {row[metric]:5.1f}" for metric in SHOWN))
-    pairs = [("base dense", "tuned dense"), ("base hybrid", "tuned hybrid"), ("BM25", "tuned hybrid")]
-    if against:
-        pairs = [(against if name.endswith("dense") else against.replace("dense", "hybrid"), name) for name in table]
-    changes = {f"{b} - {a}": _change(table[a], table[b], documents) for a, b in pairs if a != b}
+    changes = {f"{b} - {a}": _change(table[a], table[b], documents) for a, b in pairs}
     for name, metrics in changes.items():
-        low, high = metrics["recall@5"]["ci95"]
-        print(f"  {name:60s} recall@5 {metrics['recall@5']['delta']:+.1f} [{low:+.1f}, {high:+.1f}]")
+        shown = ((metric, metrics[metric]["delta"], *metrics[metric]["ci95"]) for metric in ("recall@5", "ndcg@10"))
+        print(f"  {name:72s}" + "  ".join(f"{m} {d:+.1f} [{low:+.1f}, {high:+.1f}]" for m, d, low, high in shown))
     return {"questions": len(documents), **facts, "systems": means, "changes": changes}
 
 
