@@ -11,8 +11,7 @@ documents. Prints tables and writes benchmarks/results/retriever-<date>.json.
   held-out    train on covidqa_train, report on covidqa_dev
   regression  sets the base encoder is good at already (nq_oracle, xquad_en): their own train -> dev, and the encoder
               tuned on covidqa_train over their dev documents
-  lsr         from one contrastive stage: LSR after it in each direction, mixed, by a teacher that knows the answer, and
-              as many further contrastive steps; unseen documents
+  lsr         from one contrastive stage: LSR after it in each direction, mixed, and as many further contrastive steps
   scoring     pairs a second of lm_scores against one (question, chunk) a forward with logits everywhere
 """
 
@@ -40,8 +39,6 @@ from rag_ft.records import Chunk, QAPair, read_jsonl, write_text
 from rag_ft.retrieval.build import read_manifest
 from rag_ft.retrieval.encoder import load_encoder
 from rag_ft.retrieval.search import Retriever, build_index, open_retriever, served_tuned
-from rag_ft.training.lsr import choose_temperature
-from rag_ft.training.negatives import is_negative
 from rag_ft.training.pairs import select_pairs
 from rag_ft.training.phases import Candidate, Tuning, base_candidate, contrastive_phase, lsr_phase
 from rag_ft.training.processes import join_processes
@@ -51,12 +48,11 @@ SHOWN = ("recall@1", "recall@5", "recall@10", "ndcg@10")
 TUNED_AGAINST = (("base dense", "tuned dense"), ("base hybrid", "tuned hybrid"), ("BM25", "tuned hybrid"))
 Table = dict[str, np.ndarray]  # system -> (num_questions, len(RETRIEVAL_METRICS))
 LSR_STEPS = 20
-CONTROL, ORACLE = "contrastive, longer", "then LSR p||q, oracle"
+CONTROL = "contrastive, longer"
 LSR_FORMS: dict[str, dict[str, Any]] = {
     "then LSR p||q": {},
     "then LSR q||p": {"lsr_kl": "q||p"},
     "then LSR p||q, half contrastive": {"lsr_mix": 0.5},
-    ORACLE: {},
 }
 
 
@@ -138,10 +134,7 @@ def _lsr_candidates(t: Tuning) -> dict[str, Candidate]:
     control = _with_knobs(t, CONTROL, {"epochs": epochs, "learning_rate": settings.lsr_learning_rate})
     made[CONTROL] = contrastive_phase(control, 1, before)
     for form, knobs in LSR_FORMS.items():
-        taught = _with_knobs(t, form, {"lsr_steps": LSR_STEPS, **knobs})
-        if form == ORACLE:
-            _write_oracle_rows(t, made[next(iter(LSR_FORMS))].folder.path / "rows.json", taught)
-        found = lsr_phase(taught, 0, before)
+        found = lsr_phase(_with_knobs(t, form, {"lsr_steps": LSR_STEPS, **knobs}), 0, before)
         assert found is not None, "the LM's scores were refused"
         made[form] = found
     return made
@@ -151,18 +144,6 @@ def _with_knobs(t: Tuning, form: str, knobs: dict[str, Any]) -> Tuning:
     settings = t.config.train_retriever.model_copy(update=knobs)
     config = t.config.model_copy(update={"train_retriever": settings})
     return dataclasses.replace(t, config=config, folder=t.folder / "".join(c if c.isalnum() else "-" for c in form))
-
-
-def _write_oracle_rows(t: Tuning, source: Path, target: Tuning) -> None:
-    """The rows of LSR with a teacher that knows which chunks hold the answer."""
-    rows = json.loads(source.read_text(encoding="utf-8"))
-    pairs = {(pair.question, pair.chunk_id): pair for pair in t.pairs.train}
-    for number, ids in enumerate(rows["chunk_ids"]):
-        pair = pairs[rows["questions"][number], ids[0]]
-        rows["scores"][number] = [float(not is_negative(t.pairs.chunks[i], pair)) for i in ids]
-    teacher = choose_temperature(torch.tensor(rows["scores"]))
-    rows["notes"] = {"tau": teacher.tau, "entropy": teacher.entropy, "refusal": teacher.refusal}
-    write_text(target.folder / "round-0-lsr" / "rows.json", json.dumps(rows))
 
 
 def scoring(args: argparse.Namespace) -> dict[str, Any]:
