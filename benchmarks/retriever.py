@@ -47,6 +47,7 @@ RESULTS = Path(__file__).parent / "results"
 SHOWN = ("recall@1", "recall@5", "recall@10", "ndcg@10")
 TUNED_AGAINST = (("base dense", "tuned dense"), ("base hybrid", "tuned hybrid"), ("BM25", "tuned hybrid"))
 Table = dict[str, np.ndarray]  # system -> (num_questions, len(RETRIEVAL_METRICS))
+OTHER_LANGUAGES = ("xquad_de_dev", "xquad_es_dev", "xquad_zh_dev", "xquad_ar_dev")
 LSR_STEPS = 20
 CONTROL = "contrastive, longer"
 LSR_FORMS: dict[str, dict[str, Any]] = {
@@ -70,18 +71,12 @@ def main() -> None:
 
 
 def crossfit(args: argparse.Namespace) -> dict[str, Any]:
-    tables, documents, seconds = [], [], []
+    parts, seconds = [], []
     for fold in args.folds:
-        split = {"folds": 2, "fold": fold, "dev_share": 0.15}
-        config, run_dir = _prepare(args, f"crossfit-{fold}", [("covidqa_train", None)], split)
+        config, run_dir = _prepare(args, f"crossfit-{fold}", [("covidqa_train", None)], _halves(fold))
         seconds.append(_tune(config, run_dir))
-        table, names = _systems(config, run_dir)
-        tables.append(table)
-        documents += names
-    pooled = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
-    return _report(
-        "covidqa_train, cross-fit over halves of its documents", pooled, documents, {"train_seconds": seconds}
-    )
+        parts.append(_systems(config, run_dir))
+    return _report("covidqa_train, cross-fit over halves of its documents", *_pool(parts), {"train_seconds": seconds})
 
 
 def held_out(args: argparse.Namespace) -> dict[str, Any]:
@@ -91,38 +86,36 @@ def held_out(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def regression(args: argparse.Namespace) -> dict[str, Any]:
-    found = {}
+    found, parts = {}, {}
     tuned, tuned_dir = _prepare(args, "held-out", [("covidqa_train", "train"), ("covidqa_dev", "test")])
     _tune(tuned, tuned_dir)
-    for name in ("nq_oracle", "xquad_en"):
+    for name in ("nq_oracle_dev", "xquad_en_dev", *OTHER_LANGUAGES):
+        config, run_dir = _prepare(args, f"{name}-by-covidqa", [(name, "test")])
+        parts[name] = _systems(config, run_dir, _borrow(config, run_dir, tuned_dir))
+        found[f"{name} by the encoder of covidqa"] = _report(f"{name}, encoder tuned on covidqa", *parts[name], {})
+    pooled = _pool([parts[name] for name in OTHER_LANGUAGES])
+    found["other languages by the encoder of covidqa"] = _report("xquad de, es, zh, ar, pooled", *pooled, {})
+    for name in ("xquad_en", "nq_oracle"):
         config, run_dir = _prepare(args, name, [(f"{name}_train", "train"), (f"{name}_dev", "test")])
         seconds = _tune(config, run_dir)
         found[name] = _report(f"{name}_dev", *_systems(config, run_dir), {"train_seconds": seconds})
-    for name in ("nq_oracle_dev", "xquad_en_dev", "xquad_de_dev", "xquad_zh_dev"):
-        config, run_dir = _prepare(args, f"{name}-by-covidqa", [(name, "test")])
-        table, documents = _systems(config, run_dir, _borrow(config, run_dir, tuned_dir))
-        found[f"{name} by the encoder of covidqa"] = _report(f"{name}, encoder tuned on covidqa", table, documents, {})
     return found
 
 
 def lsr(args: argparse.Namespace) -> dict[str, Any]:
     """All forms start from the weights of one contrastive stage and see the same rows, seed and number of steps.
     Without the gate: what the forms do, not what would be shipped."""
-    tables, documents, facts = [], [], {}
+    parts, facts = [], {}
     for fold in args.folds:
-        split = {"folds": 2, "fold": fold, "dev_share": 0.15}
-        config, run_dir = _prepare(args, f"lsr-{fold}", [("covidqa_train", None)], split)
+        config, run_dir = _prepare(args, f"lsr-{fold}", [("covidqa_train", None)], _halves(fold))
         tuning = train_retriever.open_tuning(config, run_dir, select_pairs(run_dir), join_processes())
         made = _lsr_candidates(tuning)
-        table, names = _table(run_dir, {name: tuning.open(candidate) for name, candidate in made.items()})
-        tables.append(table)
-        documents += names
+        parts.append(_table(run_dir, {name: tuning.open(candidate) for name, candidate in made.items()}))
         facts[f"fold {fold}"] = {name: {**c.notes, "steps": len(c.history)} for name, c in made.items()}
-    pooled = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
     forms = [name for name in made if name not in ("base", "contrastive")]
     against = [(a, b) for b in forms for a in ("contrastive", CONTROL) if a != b]
     changes = [(f"{a} {mode}", f"{b} {mode}") for mode in ("dense", "hybrid") for a, b in against]
-    return _report("LSR, unseen documents of covidqa_train", pooled, documents, facts, changes)
+    return _report("LSR, unseen documents of covidqa_train", *_pool(parts), facts, changes)
 
 
 def _lsr_candidates(t: Tuning) -> dict[str, Candidate]:
@@ -222,6 +215,10 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _halves(fold: int) -> dict[str, Any]:
+    return {"folds": 2, "fold": fold, "dev_share": 0.15}
+
+
 def _prepare(
     args: argparse.Namespace,
     name: str,
@@ -292,6 +289,13 @@ def _table(run_dir: RunDir, retrievers: dict[str, Retriever]) -> tuple[Table, li
         for mode in ("dense", "hybrid"):
             table[f"{name} {mode}"] = _scores(retriever, pairs, gold, mode)
     return table, [pair.document_id or "" for pair in pairs]
+
+
+def _pool(parts: Sequence[tuple[Table, list[str]]]) -> tuple[Table, list[str]]:
+    """The questions of several (table, documents) in one."""
+    tables = [table for table, _ in parts]
+    pooled = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+    return pooled, [document for _, documents in parts for document in documents]
 
 
 def _scores(retriever: Retriever, pairs: list[QAPair], gold: list[set[str]], mode: str) -> np.ndarray:
