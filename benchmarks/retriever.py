@@ -212,7 +212,7 @@ def _arguments() -> argparse.Namespace:
                         help="of crossfit and lsr: 0, 1 or 0,1")  # fmt: skip
     parser.add_argument("--work", type=Path, default=Path("runs/benchmark-retriever"))
     parser.add_argument("--threads", type=int, default=2)
-    return parser.parse_args()
+    return parser.parse_intermixed_args()
 
 
 def _halves(fold: int) -> dict[str, Any]:
