@@ -1,7 +1,7 @@
 """What tuning the retriever brings on real questions: cross-fit, non-regression, LSR against contrastive, LM scoring.
 
-    python benchmarks/retriever.py DATA [--only crossfit,held-out,regression,lsr,scoring] [--work FOLDER] [--threads 2]
-                                        [section.key=value ...]
+    python benchmarks/retriever.py DATA [--only crossfit,held-out,regression,lsr,scoring] [--folds 0,1]
+                                        [--work FOLDER] [--threads 2] [section.key=value ...]
 
 DATA holds <set>_<split>/documents.jsonl and questions.jsonl (layout of the README). Every measure runs the stages as a
 user would, in run folders under --work, and goes on where it was stopped. Differences come with a paired bootstrap over
@@ -11,17 +11,19 @@ documents. Prints tables and writes benchmarks/results/retriever-<date>.json.
   held-out    train on covidqa_train, report on covidqa_dev
   regression  sets the base encoder is good at already (nq_oracle, xquad_en): their own train -> dev, and the encoder
               tuned on covidqa_train over their dev documents
-  lsr         contrastive alone, with LSR after it, mixed, with as many further contrastive steps; same seeds
+  lsr         from one contrastive stage: LSR after it in each direction, mixed, and as many further contrastive steps
   scoring     pairs a second of lm_scores against one (question, chunk) a forward with logits everywhere
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
 import json
 import platform
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,16 +39,21 @@ from rag_ft.records import Chunk, QAPair, read_jsonl, write_text
 from rag_ft.retrieval.build import read_manifest
 from rag_ft.retrieval.encoder import load_encoder
 from rag_ft.retrieval.search import Retriever, build_index, open_retriever, served_tuned
+from rag_ft.training.pairs import select_pairs
+from rag_ft.training.phases import Candidate, Tuning, base_candidate, contrastive_phase, lsr_phase
+from rag_ft.training.processes import join_processes
 
 RESULTS = Path(__file__).parent / "results"
 SHOWN = ("recall@1", "recall@5", "recall@10", "ndcg@10")
+TUNED_AGAINST = (("base dense", "tuned dense"), ("base hybrid", "tuned hybrid"), ("BM25", "tuned hybrid"))
 Table = dict[str, np.ndarray]  # system -> (num_questions, len(RETRIEVAL_METRICS))
+OTHER_LANGUAGES = ("xquad_de_dev", "xquad_es_dev", "xquad_zh_dev", "xquad_ar_dev")
+LSR_STEPS = 20
+CONTROL = "contrastive, longer"
 LSR_FORMS: dict[str, dict[str, Any]] = {
-    "contrastive": {},
-    "contrastive, longer": {"epochs": 3},
-    "then LSR p||q": {"lsr_steps": 20},
-    "then LSR q||p": {"lsr_steps": 20, "lsr_kl": "q||p"},
-    "then LSR, half contrastive": {"lsr_steps": 20, "lsr_mix": 0.5},
+    "then LSR p||q": {},
+    "then LSR q||p": {"lsr_kl": "q||p"},
+    "then LSR p||q, half contrastive": {"lsr_mix": 0.5},
 }
 
 
@@ -64,18 +71,12 @@ def main() -> None:
 
 
 def crossfit(args: argparse.Namespace) -> dict[str, Any]:
-    tables, documents, seconds = [], [], []
-    for fold in (0, 1):
-        split = {"folds": 2, "fold": fold, "dev_share": 0.15}
-        config, run_dir = _prepare(args, f"crossfit-{fold}", [("covidqa_train", None)], split)
+    parts, seconds = [], []
+    for fold in args.folds:
+        config, run_dir = _prepare(args, f"crossfit-{fold}", [("covidqa_train", None)], _halves(fold))
         seconds.append(_tune(config, run_dir))
-        table, names = _systems(config, run_dir)
-        tables.append(table)
-        documents += names
-    pooled = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
-    return _report(
-        "covidqa_train, cross-fit over halves of its documents", pooled, documents, {"train_seconds": seconds}
-    )
+        parts.append(_systems(config, run_dir))
+    return _report("covidqa_train, cross-fit over halves of its documents", *_pool(parts), {"train_seconds": seconds})
 
 
 def held_out(args: argparse.Namespace) -> dict[str, Any]:
@@ -85,32 +86,57 @@ def held_out(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def regression(args: argparse.Namespace) -> dict[str, Any]:
-    found = {}
+    found, parts = {}, {}
     tuned, tuned_dir = _prepare(args, "held-out", [("covidqa_train", "train"), ("covidqa_dev", "test")])
     _tune(tuned, tuned_dir)
-    for name in ("nq_oracle", "xquad_en"):
+    for name in ("nq_oracle_dev", "xquad_en_dev", *OTHER_LANGUAGES):
+        config, run_dir = _prepare(args, f"{name}-by-covidqa", [(name, "test")])
+        parts[name] = _systems(config, run_dir, _borrow(config, run_dir, tuned_dir))
+        found[f"{name} by the encoder of covidqa"] = _report(f"{name}, encoder tuned on covidqa", *parts[name], {})
+    pooled = _pool([parts[name] for name in OTHER_LANGUAGES])
+    found["other languages by the encoder of covidqa"] = _report("xquad de, es, zh, ar, pooled", *pooled, {})
+    for name in ("xquad_en", "nq_oracle"):
         config, run_dir = _prepare(args, name, [(f"{name}_train", "train"), (f"{name}_dev", "test")])
         seconds = _tune(config, run_dir)
         found[name] = _report(f"{name}_dev", *_systems(config, run_dir), {"train_seconds": seconds})
-    for name in ("nq_oracle_dev", "xquad_en_dev", "xquad_de_dev", "xquad_zh_dev"):
-        config, run_dir = _prepare(args, f"{name}-by-covidqa", [(name, "test")])
-        table, documents = _systems(config, run_dir, _borrow(config, run_dir, tuned_dir))
-        found[f"{name} by the encoder of covidqa"] = _report(f"{name}, encoder tuned on covidqa", table, documents, {})
     return found
 
 
 def lsr(args: argparse.Namespace) -> dict[str, Any]:
-    """Without the gate: what the forms do, not what would be shipped."""
-    table: Table = {}
-    documents: list[str] = []
+    """All forms start from the weights of one contrastive stage and see the same rows, seed and number of steps.
+    Without the gate: what the forms do, not what would be shipped."""
+    parts, facts = [], {}
+    for fold in args.folds:
+        config, run_dir = _prepare(args, f"lsr-{fold}", [("covidqa_train", None)], _halves(fold))
+        tuning = train_retriever.open_tuning(config, run_dir, select_pairs(run_dir), join_processes())
+        made = _lsr_candidates(tuning)
+        parts.append(_table(run_dir, {name: tuning.open(candidate) for name, candidate in made.items()}))
+        facts[f"fold {fold}"] = {name: {**c.notes, "steps": len(c.history)} for name, c in made.items()}
+    forms = [name for name in made if name not in ("base", "contrastive")]
+    against = [(a, b) for b in forms for a in ("contrastive", CONTROL) if a != b]
+    changes = [(f"{a} {mode}", f"{b} {mode}") for mode in ("dense", "hybrid") for a, b in against]
+    return _report("LSR, unseen documents of covidqa_train", *_pool(parts), facts, changes)
+
+
+def _lsr_candidates(t: Tuning) -> dict[str, Candidate]:
+    base = base_candidate(t)
+    before = contrastive_phase(t, 0, base)
+    made = {"base": base, "contrastive": before}
+    settings = t.config.train_retriever
+    epochs = LSR_STEPS / (len(before.history) / settings.epochs)
+    control = _with_knobs(t, CONTROL, {"epochs": epochs, "learning_rate": settings.lsr_learning_rate})
+    made[CONTROL] = contrastive_phase(control, 1, before)
     for form, knobs in LSR_FORMS.items():
-        name = "lsr-" + "".join(c for c in form if c.isalnum())
-        split = {"folds": 2, "fold": 0, "dev_share": 0.15}
-        config, run_dir = _prepare(args, name, [("covidqa_train", None)], split, {"gate": False, **knobs})
-        _tune(config, run_dir)
-        found, documents = _systems(config, run_dir)
-        table |= {f"{form}, {system}": values for system, values in found.items() if system.startswith("tuned")}
-    return _report("LSR, covidqa_train, first half held out", table, documents, {}, "contrastive, tuned dense")
+        found = lsr_phase(_with_knobs(t, form, {"lsr_steps": LSR_STEPS, **knobs}), 0, before)
+        assert found is not None, "the LM's scores were refused"
+        made[form] = found
+    return made
+
+
+def _with_knobs(t: Tuning, form: str, knobs: dict[str, Any]) -> Tuning:
+    settings = t.config.train_retriever.model_copy(update=knobs)
+    config = t.config.model_copy(update={"train_retriever": settings})
+    return dataclasses.replace(t, config=config, folder=t.folder / "".join(c if c.isalnum() else "-" for c in form))
 
 
 def scoring(args: argparse.Namespace) -> dict[str, Any]:
@@ -182,9 +208,15 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("data", type=Path)
     parser.add_argument("knobs", nargs="*", help="section.key=value, for every run")
     parser.add_argument("--only", default="crossfit,held-out,regression,lsr,scoring")
+    parser.add_argument("--folds", type=lambda given: [int(fold) for fold in given.split(",")], default=[0, 1],
+                        help="of crossfit and lsr: 0, 1 or 0,1")  # fmt: skip
     parser.add_argument("--work", type=Path, default=Path("runs/benchmark-retriever"))
     parser.add_argument("--threads", type=int, default=2)
-    return parser.parse_args()
+    return parser.parse_intermixed_args()
+
+
+def _halves(fold: int) -> dict[str, Any]:
+    return {"folds": 2, "fold": fold, "dev_share": 0.15}
 
 
 def _prepare(
@@ -240,19 +272,30 @@ def _borrow(config: Config, run_dir: RunDir, other: RunDir) -> Retriever:
 
 
 def _systems(config: Config, run_dir: RunDir, tuned: Retriever | None = None) -> tuple[Table, list[str]]:
-    """Scores of the test questions by base, BM25 and tuned (where shipped, else base), and their documents."""
+    """Scores of the test questions by BM25, base and tuned (where shipped, else base), and their documents."""
+    base = open_retriever(config, run_dir)
+    tuned = tuned or (open_retriever(config, run_dir, tuned=True) if served_tuned(run_dir) else base)
+    return _table(run_dir, {"base": base, "tuned": tuned})
+
+
+def _table(run_dir: RunDir, retrievers: dict[str, Retriever]) -> tuple[Table, list[str]]:
     pairs = [p for p in read_jsonl(run_dir.qa, QAPair) if p.split == "test" and p.answerable and p.chunk_id]
     by_document: dict[str, list[Chunk]] = {}
     for chunk in read_jsonl(run_dir.chunks, Chunk):
         by_document.setdefault(chunk.document_id, []).append(chunk)
     gold = [gold_chunk_ids(pair, by_document[pair.document_id or ""]) for pair in pairs]
-    base = open_retriever(config, run_dir)
-    tuned = tuned or (open_retriever(config, run_dir, tuned=True) if served_tuned(run_dir) else base)
-    table = {"BM25": _scores(base, pairs, gold, "lexical")}
-    for name, retriever in (("base", base), ("tuned", tuned)):
+    table = {"BM25": _scores(next(iter(retrievers.values())), pairs, gold, "lexical")}
+    for name, retriever in retrievers.items():
         for mode in ("dense", "hybrid"):
             table[f"{name} {mode}"] = _scores(retriever, pairs, gold, mode)
     return table, [pair.document_id or "" for pair in pairs]
+
+
+def _pool(parts: Sequence[tuple[Table, list[str]]]) -> tuple[Table, list[str]]:
+    """The questions of several (table, documents) in one."""
+    tables = [table for table, _ in parts]
+    pooled = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+    return pooled, [document for _, documents in parts for document in documents]
 
 
 def _scores(retriever: Retriever, pairs: list[QAPair], gold: list[set[str]], mode: str) -> np.ndarray:
@@ -262,22 +305,23 @@ def _scores(retriever: Retriever, pairs: list[QAPair], gold: list[set[str]], mod
 
 
 def _report(
-    title: str, table: Table, documents: list[str], facts: dict[str, Any], against: str | None = None
+    title: str,
+    table: Table,
+    documents: list[str],
+    facts: dict[str, Any],
+    pairs: Sequence[tuple[str, str]] = TUNED_AGAINST,
 ) -> dict[str, Any]:
-    """Prints a table and returns it with the differences: tuned against base and BM25, or all against one row."""
+    """Prints a table and returns it with the differences b - a of `pairs` (a, b)."""
     print(f"\n{title}: {len(documents)} questions, {len(set(documents))} documents {facts or ''}")
     means = {
         name: dict(zip(RETRIEVAL_METRICS, (100 * v.mean(axis=0)).round(1), strict=True)) for name, v in table.items()
     }
     for name, row in means.items():
         print(f"  {name:44s}" + "  ".join(f"{metric} {row[metric]:5.1f}" for metric in SHOWN))
-    pairs = [("base dense", "tuned dense"), ("base hybrid", "tuned hybrid"), ("BM25", "tuned hybrid")]
-    if against:
-        pairs = [(against if name.endswith("dense") else against.replace("dense", "hybrid"), name) for name in table]
-    changes = {f"{b} - {a}": _change(table[a], table[b], documents) for a, b in pairs if a != b}
+    changes = {f"{b} - {a}": _change(table[a], table[b], documents) for a, b in pairs}
     for name, metrics in changes.items():
-        low, high = metrics["recall@5"]["ci95"]
-        print(f"  {name:60s} recall@5 {metrics['recall@5']['delta']:+.1f} [{low:+.1f}, {high:+.1f}]")
+        shown = ((metric, metrics[metric]["delta"], *metrics[metric]["ci95"]) for metric in ("recall@5", "ndcg@10"))
+        print(f"  {name:72s}" + "  ".join(f"{m} {d:+.1f} [{low:+.1f}, {high:+.1f}]" for m, d, low, high in shown))
     return {"questions": len(documents), **facts, "systems": means, "changes": changes}
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rag_ft.training.gate import DevScores, Verdict
     from rag_ft.training.pairs import Pairs
     from rag_ft.training.phases import Candidate, Tuning
+    from rag_ft.training.processes import Processes
 
 logger = logging.getLogger(__name__)
 Counts = dict[str, int | float | str]
@@ -43,7 +44,7 @@ def run(config: Config, run_dir: RunDir) -> Counts:
     counts["num_dropped_test_questions"] = len(pairs.rejects)
     if reason := _nothing_to_train_on(config, pairs):
         return {**counts, "shipped": 0, "reason": reason}
-    tuning = _open(config, run_dir, pairs, processes)
+    tuning = open_tuning(config, run_dir, pairs, processes)
     base = base_candidate(tuning)
     steps = train(tuning, base)
     verdict = decide(tuning, base, steps[-1])
@@ -113,14 +114,20 @@ def _nothing_to_train_on(config: Config, pairs: Pairs) -> str | None:
     return None if knobs.epochs or knobs.lsr_steps else "train_retriever.epochs and lsr_steps are 0"
 
 
-def _open(config: Config, run_dir: RunDir, pairs: Pairs, processes: Any) -> Tuning:
+def open_tuning(config: Config, run_dir: RunDir, pairs: Pairs, processes: Processes) -> Tuning:
+    """The encoder ready to be trained, with all that the phases need; they keep their files in the run's checkpoints.
+
+    Raises:
+        ConfigError: the encoder cannot be loaded or takes no adapter.
+    """
     from rag_ft.retrieval.encoder import load_sentence_transformer
     from rag_ft.training.phases import Tuning
     from rag_ft.training.student import make_student
 
     knobs = config.train_retriever
     model = load_sentence_transformer(config.encoder)
-    return Tuning(config, run_dir, pairs, make_student(model, knobs.method, knobs.rank, config.run.seed), processes)
+    student = make_student(model, knobs.method, knobs.rank, config.run.seed)
+    return Tuning(config, run_dir, run_dir.checkpoints("train_retriever"), pairs, student, processes)
 
 
 def _ship(t: Tuning, steps: list[Candidate], base: Candidate, verdict: Verdict) -> None:

@@ -77,9 +77,21 @@ def test_rows_name_pair_and_chunk_and_hold_the_mean_not_the_sum(tmp_path: Path) 
     path = tmp_path / "lm_scores.jsonl"
     assert score_jobs(jobs_of(), Counting(), path) == 4
     rows = list(read_rows(path))
-    assert [(row["pair_id"], row["chunk_id"]) for row in rows] == [(q, c) for q in ("q0", "q1") for c in ("a#0", "b#0")]
+    assert [(row["pair_id"], row["chunk_id"]) for row in rows] == [(q, c) for c in ("a#0", "b#0") for q in ("q0", "q1")]
     assert {row["mean_logprob"] for row in rows} == {-1.0}
-    assert [row["num_tokens"] for row in rows] == [7, 7, 3, 3]
+    assert [row["num_tokens"] for row in rows] == [7, 3, 7, 3]
+
+
+def test_questions_over_one_chunk_come_together_so_that_a_block_shares_its_beginning() -> None:
+    from rag_ft.llm.scoring import plan_batches
+
+    text = "It stood in the hall all summer. " * 10
+    chunks = {f"c{n}#0": Chunk(f"c{n}#0", f"c{n}", "", f"Box {n}. {text}", 0, 9, 9, "train") for n in range(6)}
+    jobs = make_jobs(((pair, list(chunks)) for pair in PAIRS), chunks, PROMPTS, "m", lambda c: c.text)
+    block = [(list(str(job.messages).encode()), list(job.answer.encode())) for job in jobs[: len(jobs) // 2]]
+    shared = {i: common for plan, _ in plan_batches(block, 100_000) for i, common in plan.items()}
+    assert len(shared) == 6
+    assert min(shared.values()) > len(text)
 
 
 def test_what_is_in_the_cache_is_not_scored_again(tmp_path: Path) -> None:

@@ -34,6 +34,13 @@ from rag_ft.paths import RunDir
 config = load_config(Path(sys.argv[1]))
 train_retriever.run(config, RunDir(config.run_path))
 """
+# On CPUs --multi_gpu is what makes accelerate start two processes (with --cpu it starts one); both take a free port.
+LAUNCHERS = {
+    "one": [],
+    "torchrun": ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"],
+    "accelerate": ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
+                   "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m"],
+}  # fmt: skip
 COLOURS = ["red", "blue", "green", "grey", "white", "black", "pink", "brown", "amber", "violet", "teal", "coral"]
 THINGS = ["lamp", "boat", "harp", "clock", "kite", "drum", "vase", "sled", "loom", "oar", "bell", "cart"]
 
@@ -377,7 +384,7 @@ def test_two_processes_train_what_one_trains(make_run: MakeRun, tiny_encoder_dir
     questions = tmp_path / "questions.jsonl"
     questions.write_text("".join(json.dumps(row) + "\n" for row in rows))
     trained = []
-    for name, launcher in (("one", []), ("two", ["torch.distributed.run", "--nproc-per-node", "2", "-m"])):
+    for name, launcher in LAUNCHERS.items():
         config, run_dir = make_run(
             documents(), run__dir=tmp_path / name, encoder__model=str(encoder), retrieval__with_title=False,
             generate__questions=[str(questions)], generate__pairs_per_chunk=0, train_retriever__gate=False,
@@ -394,8 +401,9 @@ def test_two_processes_train_what_one_trains(make_run: MakeRun, tiny_encoder_dir
         trained.append(load_file(run_dir.retriever / "model.safetensors"))
     base = load_file(encoder / "model.safetensors")
     assert any(np.abs(trained[0][name] - base[name]).max() > 1e-3 for name in base)
-    for name, weights in trained[0].items():
-        np.testing.assert_allclose(trained[1][name], weights, atol=1e-5)
+    for launched in trained[1:]:
+        for name, weights in trained[0].items():
+            np.testing.assert_allclose(launched[name], weights, atol=1e-5)
 
 
 def test_fewer_processes_than_asked_for_are_refused_with_the_command_that_works(

@@ -1,4 +1,8 @@
-"""The gate: a tuned encoder is served only if it does not find less than the base on documents it was not tuned on."""
+"""The gate: a tuned encoder is served only if it does not find less than the base on documents it was not tuned on.
+
+Not less is a matter of the dev questions at hand, so few of them tell little: a true loss of 2 points passes with 0.37,
+0.27, 0.13 and 0.02 at 20, 60, 200 and 600 questions, a true gain of 5 with 0.79, 0.96, 1 and 1 (benchmarks/gate.py).
+"""
 
 from __future__ import annotations
 

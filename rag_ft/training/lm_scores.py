@@ -51,15 +51,16 @@ def make_jobs(
     model_name: str,
     text_of: Callable[[Chunk], str],
 ) -> list[Job]:
-    """One job for every pair and each of its chunk ids, sorted by pair, then chunk. The prompt is the one that answers
-    are asked with, over this single chunk."""
+    """One job for every pair and each of its chunk ids, sorted by chunk, then pair: questions over one chunk come
+    together, so that the model reads their common beginning once. The prompt is the one that answers are asked with,
+    over this single chunk."""
     jobs = []
     for pair, chunk_ids in wanted:
         for chunk_id in chunk_ids:
             messages = prompts.answer(pair.question, [text_of(chunks[chunk_id])])
             key = content_hash(model_name, messages, pair.answer)
             jobs.append(Job(key, pair.id, chunk_id, messages, pair.answer))
-    return sorted(jobs, key=lambda job: (job.pair_id, job.chunk_id))
+    return sorted(jobs, key=lambda job: (job.chunk_id, job.pair_id))
 
 
 def missing_jobs(jobs: Iterable[Job], path: Path) -> list[Job]:

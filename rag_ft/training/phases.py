@@ -61,17 +61,14 @@ class Candidate:
 
 @dataclass
 class Tuning:
-    """What every phase needs."""
+    """What every phase needs; `folder` holds the phases' folders."""
 
     config: Config
     run_dir: RunDir
+    folder: Path
     pairs: Pairs
     student: Student
     processes: Processes
-
-    @property
-    def folder(self) -> Path:
-        return self.run_dir.checkpoints("train_retriever")
 
     def text_of(self, chunk: Chunk) -> str:
         return chunk_text(chunk, self.config.retrieval.with_title)
