@@ -98,7 +98,7 @@ def _describe(data: TrainingSet, trained: Trained, tokenizer: Any) -> Counts:
     model = trained.trainer.accelerator.unwrap_model(trained.trainer.model)
     counts: Counts = {
         **count_kinds(data.train), "num_examples": len(data.train), "num_dev_examples": len(data.dev),
-        "num_steps": trained.num_steps, "tokens_per_second": round(trained.num_tokens / max(trained.seconds, 1e-9)),
+        "num_processes": trained.trainer.args.world_size, "num_steps": trained.num_steps, "tokens_per_second": round(trained.num_tokens / max(trained.seconds, 1e-9)),
     }  # fmt: skip
     losses = [row["eval_loss"] for row in trained.history if "eval_loss" in row]
     if losses:
