@@ -183,7 +183,18 @@ class TrainGeneratorConfig(Section):
     max_tokens: int = Field(2048, ge=64, description="Longest example; contexts are shortened by whole chunks.")
     packing: bool = Field(True, description="Several examples in a row, attention kept apart, where supported.")
     gradient_checkpointing: bool = Field(False, description="Less memory, about 30 % slower.")
-    patience: int = Field(3, ge=0, description="Evaluations without a better dev loss before stopping; 0: never.")
+    select_by: Literal["loss", "f1"] = Field(
+        "loss",
+        description="The best weights are those with the lowest dev loss, or with the highest F1 of up to 64 dev "
+        "questions answered as in serving, which takes longer (its share of the time is in the done-file).",
+    )
+    patience: int = Field(3, ge=0, description="Evaluations without better weights before stopping; 0: never.")
+    folds: int = Field(
+        0,
+        ge=0,
+        description="With k >= 2, first trains k times without a k-th of the train documents and asks about those, "
+        "base and tuned: mean and spread of the gain for k times the time. 0: off.",
+    )
     evaluations: int = Field(6, ge=1, description="Dev evaluations (and checkpoints) spread over the training.")
     report_to: list[str] = Field(default_factory=list, description="Trackers: tensorboard, wandb, mlflow, trackio.")
 

@@ -70,6 +70,12 @@ class RunDir:
         """train_*: {step, loss, eval_loss, ...} a line, what the curves of the report are drawn from."""
         return self.path / "training" / f"{stage}.jsonl"
 
+    @property
+    def folds(self) -> Path:
+        """train_generator: {fold, num_train, num_dev, dev_loss, f1_base, f1_tuned, delta} a line, a fold of the
+        cross-validation: num_train examples trained on, num_dev questions about held-out documents."""
+        return self.path / "training" / "folds.jsonl"
+
     def checkpoints(self, stage: str) -> Path:
         """train_*: trainer checkpoints, removed when the stage is done."""
         return self.path / "checkpoints" / stage

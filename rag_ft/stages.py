@@ -77,7 +77,13 @@ STAGES: tuple[Stage, ...] = (
         "pairs + retrieved chunks -> LoRA adapter",
         ("train_retriever",),
         ("train_generator", "retrieval", "llm"),
-        ("generator", "checkpoints/train_generator", "training/train_generator.jsonl", "replies/train_generator.jsonl"),
+        (
+            "generator",
+            "checkpoints/train_generator",
+            "training/train_generator.jsonl",
+            "training/folds.jsonl",
+            "replies/train_generator.jsonl",
+        ),
     ),
     Stage(
         "evaluate",

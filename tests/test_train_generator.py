@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from generator_run import Make, prepare
+from generator_run import NAMES, TOWNS, Make, documents, prepare
 
 from rag_ft import train_generator
+from rag_ft.ask import ask
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.merge import merge
 from rag_ft.plan import plan
 from rag_ft.records import QAPair, read_jsonl, read_rows, write_jsonl
+from rag_ft.stages import NAMES as STAGE_NAMES
+from rag_ft.stages import run_stage
 from rag_ft.training.training_set import select_pairs
 
 
@@ -145,6 +148,129 @@ def test_the_plan_names_steps_and_memory_and_refuses_what_does_not_fit(
     monkeypatch.setattr(rag_ft.plan, "visible_device", lambda _: small)
     with pytest.raises(ConfigError, match=r"training needs .* tiny card has 0.5: no setting would fit"):
         plan(config)
+
+
+def test_the_best_weights_by_dev_f1_are_kept_and_its_time_is_told(
+    prepared: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from safetensors.torch import load_file
+
+    from rag_ft.training import sft
+
+    knobs = {"max_steps": 6, "evaluations": 6, "select_by": "f1", "patience": 2, "learning_rate": 1e-3}
+    config, run_dir = prepared(knobs=knobs)
+    seen: list[Any] = []
+
+    def scripted(model: Any, *_: Any) -> float:
+        seen.append({n: p.detach().clone() for n, p in model.named_parameters() if "lora_B" in n})
+        return [0.2, 0.9, 0.5, 0.9][len(seen) - 1]
+
+    monkeypatch.setattr(sft, "mean_f1", scripted)
+    counts = train_generator.run(config, run_dir)
+    assert (counts["dev_f1_first"], counts["dev_f1_best"], counts["num_steps"]) == (0.2, 0.9, 4)
+    assert 0 <= counts["dev_f1_time_share"] < 1
+    kept = load_file(run_dir.generator / "adapter_model.safetensors")
+    name = next(n for n in seen[0] if "layers.1" in n)
+    saved = kept[name.replace(".default", "")]
+    assert [bool((saved == weights[name]).all()) for weights in seen] == [False, True, False, False]
+
+
+def test_answers_during_training_are_scored_as_those_of_the_evaluation(prepared: Make) -> None:
+    from rag_ft.llm.models import ChatRequest, open_language_model
+    from rag_ft.metrics.answers import score_answer
+    from rag_ft.qa.prompts import is_abstention
+    from rag_ft.training.adapters import load_base
+    from rag_ft.training.questions import answer_f1, mean_f1
+    from rag_ft.training.training_set import find_contexts, make_questions, prompt_renderer
+
+    config, run_dir = prepared(llm__model="data/models/demo-lm")
+    pairs = list(read_jsonl(run_dir.qa, QAPair))
+    tokens, contexts = train_generator.chat_tokens(config), find_contexts(config, run_dir, pairs)
+    questions = list(make_questions(config, contexts, pairs, tokens.encode))
+    requests = []
+    for pair in pairs:
+        shown = [contexts.chunks[i] for i in contexts.hits[pair.id][: config.retrieval.top_k]]
+        requests.append(ChatRequest(pair.id, prompt_renderer(config)(pair.question, shown), 12))
+    with open_language_model(config.llm, 0) as model:
+        said = {reply.id: reply.text for reply in model.chat(requests)}
+    wanted = [
+        score_answer(said[p.id], p.answers if p.answerable else (), is_abstention(said[p.id], config.llm.abstain))["f1"]
+        for p in pairs
+    ]
+    base = load_base(config)
+    assert answer_f1(base, tokens.tokenizer, questions, config.llm.abstain, 12) == wanted
+    assert 0 < mean_f1(base, tokens.tokenizer, questions, config.llm.abstain, 12) == sum(wanted) / len(wanted) < 1
+
+
+def test_folds_hold_out_documents(prepared: Make) -> None:
+    config, run_dir = prepared(knobs={"max_steps": 1, "folds": 2})
+    counts = train_generator.run(config, run_dir)
+    rows = list(read_rows(run_dir.folds))
+    assert [row["fold"] for row in rows] == [0, 1] and set(rows[0]) == {
+        "fold", "num_train", "num_dev", "dev_loss", "f1_base", "f1_tuned", "delta",
+    }  # fmt: skip
+    assert all(0 < row["num_train"] < counts["num_examples"] and row["dev_loss"] > 0 for row in rows)
+    assert sum(row["num_dev"] for row in rows) == counts["num_train_pairs"]
+    assert sum(counts["num_examples"] - row["num_train"] for row in rows) == counts["num_examples"]
+    mean = sum(row["dev_loss"] for row in rows) / 2
+    assert counts["folds"] == 2 and counts["folds_dev_loss"] == pytest.approx(mean, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_folds_are_resumed_and_leave_the_generator_as_it_would_be_without_them(prepared: Make) -> None:
+    train_generator.run(*prepared(knobs={"max_steps": 2}))
+    config, run_dir = prepared(knobs={"max_steps": 2, "folds": 2})
+    weights = (run_dir.generator / "adapter_model.safetensors").read_bytes()
+    train_generator.run(config, run_dir)
+    assert (run_dir.generator / "adapter_model.safetensors").read_bytes() == weights
+    rows = list(read_rows(run_dir.folds))
+    run_dir.folds.write_text(run_dir.folds.read_text().splitlines(keepends=True)[0])  # as a kill in fold 1 leaves it
+    train_generator.run(config, run_dir)
+    assert list(read_rows(run_dir.folds)) == rows
+
+
+def test_near_duplicates_share_a_fold_and_too_few_documents_are_refused() -> None:
+    from rag_ft.training.folds import folds_of
+
+    texts = {f"d{n}": " ".join(f"word{n}-{m}" for m in range(40)) for n in range(9)}
+    texts["copy"] = texts["d3"] + " end"
+    folds = folds_of(texts, 3, 0.8)
+    assert folds["copy"] == folds["d3"] and {list(folds.values()).count(n) for n in range(3)} <= {3, 4}
+    with pytest.raises(ConfigError, match="folds=10: only 9 train documents"):
+        folds_of(texts, 10, 0.8)
+
+
+@pytest.mark.slow
+def test_a_run_with_all_weights_tuned_is_evaluated_asked_and_merged_as_a_model_of_its_own(
+    make_run: Make, tmp_path: Path
+) -> None:
+    import torch
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM
+
+    questions = [
+        {"id": f"q{n}", "question": f"Where does {name} live?", "answers": [town], "document_id": f"d{n}"}
+        for n, (name, town) in enumerate(zip(NAMES, TOWNS, strict=True))
+    ]
+    write_jsonl(tmp_path / "questions.jsonl", questions)
+    config, run_dir = make_run(
+        documents(), generate__pairs_per_chunk=0, generate__questions=[tmp_path / "questions.jsonl"],
+        train_retriever__enabled=False, train_generator__method="full", train_generator__max_steps=4,
+        evaluate__num_resamples=100, evaluate__max_tokens=8,
+    )  # fmt: skip
+    done = {name: run_stage(name, config)["counts"] for name in STAGE_NAMES}
+    assert done["evaluate"]["generator_tuned"] == 1 and run_dir.report_html.exists()
+    trained = done["train_generator"]
+    assert trained["plain_text_loss_base"] != trained["plain_text_loss_tuned"]
+    names = {path.name for path in run_dir.generator.iterdir()}
+    assert {"model.safetensors", "config.json", "tokenizer.json"} <= names
+    assert not any(name.endswith((".bin", ".pt", ".pkl")) for name in names)
+    base, tuned = (load_file(Path(f) / "model.safetensors") for f in (config.llm.model, run_dir.generator))
+    assert {n: t.dtype for n, t in base.items()} == {n: t.dtype for n, t in tuned.items()}
+    assert any(not torch.equal(base[name], tuned[name]) for name in base)
+    assert "is a whole model" in (run_dir.generator / "README.md").read_text()
+    assert "[1] d" in ask(config, "Where does Ada live?")
+    AutoModelForCausalLM.from_pretrained(merge(config, tmp_path / "merged"))
 
 
 @pytest.mark.parametrize("method", ["rslora", "dora", "full"])

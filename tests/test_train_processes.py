@@ -38,8 +38,12 @@ def test_a_launcher_that_started_too_few_processes_is_an_error(monkeypatch: pyte
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_killed_training_ends_with_the_bytes_of_an_undisturbed_one(prepared: Make, tmp_path: Path) -> None:
-    config, run_dir = prepared(knobs={"epochs": 30, "evaluations": 10, "patience": 0})
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_killed_training_ends_with_the_bytes_of_an_undisturbed_one(
+    prepared: Make, tmp_path: Path, method: str
+) -> None:
+    knobs = {"method": method, "epochs": 30, "evaluations": 10, "patience": 0, "learning_rate": 1e-3}
+    config, run_dir = prepared(knobs=knobs)
     config_file = as_file(config, run_dir, tmp_path / "kill.yaml")
     process = start(config_file)
     deadline = time.monotonic() + 800
@@ -114,4 +118,4 @@ def _losses(run_dir: RunDir) -> list[tuple[int, float]]:
 
 
 def _weights(run_dir: RunDir) -> bytes:
-    return (run_dir.generator / "adapter_model.safetensors").read_bytes()
+    return b"".join(path.read_bytes() for path in sorted(run_dir.generator.glob("*.safetensors")))

@@ -43,6 +43,7 @@ class Draft:
     gold: frozenset[str]
     answer: str | None
     needed: frozenset[str] = frozenset()
+    document_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Example:
     answer: str
     chunk_ids: tuple[str, ...]
     encoded: Encoded
+    document_id: str | None = None
 
 
 def balance(pairs: Sequence[QAPair], layout: Layout) -> tuple[list[QAPair], Layout, list[Reject]]:
@@ -99,7 +101,7 @@ def drafts(pair: QAPair, hits: Sequence[str], chunks: Mapping[str, Chunk], layou
         return Reject(pair.id, "no context", pair.question)
     if not pair.answerable:
         shown = found[: 1 if layout.name == "radit" else layout.top_k]
-        return [Draft(pair.id, pair.question, tuple(shown), frozenset(), None)]
+        return [Draft(pair.id, pair.question, tuple(shown), frozenset(), None, document_id=pair.document_id)]
     gold = gold_chunks(pair, found, chunks)
     rng = random.Random(f"{layout.seed}:{pair.id}")
     arrange = {"raft": _raft, "radit": _radit, "concat": _concat}[layout.name]
@@ -119,7 +121,8 @@ def finish(
         encoded = encode(messages, target)
         if len(encoded.input_ids) <= layout.max_tokens:
             kind: Literal["answer", "abstain"] = "abstain" if draft.answer is None else "answer"
-            return Example(draft.id, kind, messages, target, tuple(c.id for c in context), encoded)
+            ids = tuple(c.id for c in context)
+            return Example(draft.id, kind, messages, target, ids, encoded, draft.document_id)
         context.pop(_least_needed(context, draft.needed))
         if not draft.needed.issubset(c.id for c in context):
             break
@@ -198,7 +201,7 @@ def _draft(
     name = f"{pair.id}/{number}" if number else pair.id
     answer = pair.answer if needed else None
     ids = frozenset(c.id for c in gold), frozenset(c.id for c in needed)
-    return Draft(name, pair.question, tuple(context), ids[0] | ids[1], answer, ids[1])
+    return Draft(name, pair.question, tuple(context), ids[0] | ids[1], answer, ids[1], pair.document_id)
 
 
 def _second_hop(pair: QAPair, chunks: Mapping[str, Chunk]) -> list[Chunk]:
