@@ -172,6 +172,11 @@ class TrainGeneratorConfig(Section):
         0.8, ge=0, le=1, description="Share of examples with an answer; in the others no chunk tells it: abstain."
     )
     cite: bool = Field(False, description="Answers end with the number of the chunk that proves them.")
+    quote: bool = Field(
+        False,
+        description="Answers begin with the sentence that proves them, which evaluation and `ask` take away again; "
+        "evaluate.max_tokens must have room for it.",
+    )
     replay_share: float = Field(0.1, ge=0, lt=1, description="Share of examples that are the base model's own replies.")
     epochs: float = Field(3, gt=0, description="Passes over the examples.")
     max_steps: int = Field(0, ge=0, description="Stops after so many steps; 0: by epochs.")

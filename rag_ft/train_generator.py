@@ -18,7 +18,7 @@ from rag_ft.config import Config
 from rag_ft.errors import DataError
 from rag_ft.paths import RunDir
 from rag_ft.records import write_jsonl, write_text
-from rag_ft.training.examples import Example, count_kinds
+from rag_ft.training.examples import Example, count_kinds, longest_answer
 
 if TYPE_CHECKING:
     from rag_ft.training.processes import Processes
@@ -52,6 +52,7 @@ def run(config: Config, run_dir: RunDir) -> Counts:
     data = read_training_set(work)
     if not data.train:
         raise DataError(f"no pair gave a training example: see {run_dir.rejects(STAGE)}")
+    _warn_of_long_answers(config, data)
     if config.train_generator.folds:
         counts |= cross_validate(config, run_dir, data, tokens.tokenizer, processes)
     model = load_base(config)
@@ -61,6 +62,14 @@ def run(config: Config, run_dir: RunDir) -> Counts:
     counts |= _describe(data, trained) | before | after
     _save(config, run_dir, trained, counts, processes)
     return counts
+
+
+def _warn_of_long_answers(config: Config, data: TrainingSet) -> None:
+    longest, room = longest_answer(data.train), config.evaluate.max_tokens
+    if longest > room:
+        logger.warning(
+            "learned answers of %d tokens would be cut off by evaluate.max_tokens=%d: raise it", longest, room
+        )
 
 
 def _probe(config: Config, model: Any, tokenizer: Any, data: TrainingSet, name: str) -> Counts:
@@ -75,7 +84,7 @@ def _probe(config: Config, model: Any, tokenizer: Any, data: TrainingSet, name: 
     loss = plain_text_loss(model, tokenizer, data.plain_texts)
     counts: Counts = {} if math.isnan(loss) else {f"plain_text_loss_{name}": round(loss, 4)}
     if data.closed_book:
-        f1 = mean_f1(model, tokenizer, data.closed_book, config.llm.abstain, data.longest_answer)
+        f1 = mean_f1(model, tokenizer, data.closed_book, config.llm.abstain, longest_answer(data.train))
         counts[f"closed_book_f1_{name}"] = round(f1, 4)
     return counts
 

@@ -24,6 +24,7 @@ from rag_ft.errors import ConfigError
 from rag_ft.paths import RunDir
 from rag_ft.records import Document, JsonlAppender, read_jsonl, read_rows
 from rag_ft.training.adapters import load_base
+from rag_ft.training.examples import longest_answer
 from rag_ft.training.processes import Processes
 from rag_ft.training.questions import mean_f1
 from rag_ft.training.sft import dataset_of, train
@@ -77,10 +78,10 @@ def _validate(
     questions = [q for q in data.fold_questions if q.document_id in held]
     learned = [e for e in data.train if e.document_id not in held]
     unseen = [e for e in data.train if e.document_id in held and e.kind != "replay"]
-    model, abstain = load_base(config), config.llm.abstain
-    base = mean_f1(model, tokenizer, questions, abstain, data.longest_answer)
+    model, abstain, longest = load_base(config), config.llm.abstain, longest_answer(data.train)
+    base = mean_f1(model, tokenizer, questions, abstain, longest)
     trainer = train(config, tokenizer, learned, data.dev, folder, processes, model, data.dev_questions).trainer
-    tuned = mean_f1(trainer.model, tokenizer, questions, abstain, data.longest_answer)
+    tuned = mean_f1(trainer.model, tokenizer, questions, abstain, longest)
     loss = trainer.evaluate(dataset_of(unseen))["eval_loss"]
     values = {"dev_loss": loss, "f1_base": base, "f1_tuned": tuned, "delta": tuned - base}
     counts = {"num_train": len(learned), "num_dev": len(questions)}

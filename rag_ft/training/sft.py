@@ -23,7 +23,7 @@ from rag_ft.llm.model_folder import choose_dtype, resolve_model_folder
 from rag_ft.records import write_text
 from rag_ft.training.adapters import adapter_config, can_pack
 from rag_ft.training.answer_trainer import FINISHED, AnswerTrainer, MarkComplete, Progress
-from rag_ft.training.examples import Example
+from rag_ft.training.examples import Example, longest_answer
 from rag_ft.training.memory import largest_pass, shape_of
 from rag_ft.training.processes import Processes
 from rag_ft.training.questions import Question, mean_f1
@@ -88,7 +88,7 @@ def train(
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Progress())
     if questions:
-        longest = max(e.encoded.num_answer_tokens for e in examples)
+        longest = longest_answer(examples)
         trainer.measure = lambda trained: mean_f1(trained, tokenizer, questions, config.llm.abstain, longest)
     _check_rows(trainer.train_dataset, examples)
     outcome = trainer.train(resume_from_checkpoint=last_complete(folder))

@@ -44,11 +44,6 @@ class TrainingSet:
     closed_book: list[Question]
     plain_texts: list[str]
 
-    @property
-    def longest_answer(self) -> int:
-        """Tokens: what a reply to a question may take."""
-        return max(example.encoded.num_answer_tokens for example in self.train)
-
 
 @dataclass(frozen=True)
 class Contexts:
@@ -168,7 +163,10 @@ def _asked(pair: QAPair, encoded: Encoded, num_chunks: int) -> Question:
 
 def layout_of(config: Config) -> Layout:
     knobs = config.train_generator
-    return Layout(knobs.layout, config.retrieval.top_k, knobs.gold_share, knobs.cite, knobs.max_tokens, config.run.seed)
+    return Layout(
+        knobs.layout, config.retrieval.top_k, knobs.gold_share, knobs.cite, knobs.max_tokens, config.run.seed,
+        knobs.quote,
+    )  # fmt: skip
 
 
 def prompt_renderer(config: Config) -> Callable[[str, Sequence[Chunk]], Messages]:
