@@ -201,7 +201,9 @@ class TrainGeneratorConfig(Section):
         "base and tuned: mean and spread of the gain for k times the time. 0: off.",
     )
     evaluations: int = Field(6, ge=1, description="Dev evaluations (and checkpoints) spread over the training.")
-    report_to: list[str] = Field(default_factory=list, description="Trackers: tensorboard, wandb, mlflow, trackio.")
+    report_to: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = Field(
+        default_factory=list, description="Trackers; tensorboard writes to training/tensorboard of the run folder."
+    )
 
 
 class EvaluateConfig(Section):

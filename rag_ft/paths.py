@@ -76,6 +76,11 @@ class RunDir:
         cross-validation: num_train examples trained on, num_dev questions about held-out documents."""
         return self.path / "training" / "folds.jsonl"
 
+    @property
+    def tensorboard(self) -> Path:
+        """train_generator: TensorBoard's own files, where `report_to` asks for them."""
+        return self.path / "training" / "tensorboard"
+
     def checkpoints(self, stage: str) -> Path:
         """train_*: trainer checkpoints, removed when the stage is done."""
         return self.path / "checkpoints" / stage

@@ -53,6 +53,8 @@ def run(config: Config, run_dir: RunDir) -> Counts:
     if not data.train:
         raise DataError(f"no pair gave a training example: see {run_dir.rejects(STAGE)}")
     _warn_of_long_answers(config, data)
+    if "tensorboard" in config.train_generator.report_to:  # its default lies among the checkpoints, which go
+        os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(run_dir.tensorboard))
     if config.train_generator.folds:
         counts |= cross_validate(config, run_dir, data, tokens.tokenizer, processes)
     model = load_base(config)

@@ -15,7 +15,6 @@ from rag_ft import train_generator
 from rag_ft.ask import ask
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.merge import merge
-from rag_ft.plan import plan
 from rag_ft.records import QAPair, read_jsonl, read_rows, write_jsonl
 from rag_ft.stages import NAMES as STAGE_NAMES
 from rag_ft.stages import run_stage
@@ -124,6 +123,7 @@ def test_what_cannot_be_trained_is_refused_before_any_work_with_a_remedy(
     if not torch.cuda.is_available():
         refused("needs a CUDA GPU", {"method": "qlora"})
     refused("vLLM does not serve DoRA", {"method": "dora"}, llm__backend="vllm")
+    refused("report_to=mlflow, which is not installed: pip install mlflow", {"report_to": ["mlflow"]})
     refused("cannot be trained", llm__backend="openai", llm__base_url="http://localhost:1/v1")
     refused("no multiple of device_batch_size=3", {"device_batch_size": 3})
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
@@ -134,20 +134,6 @@ def test_a_disabled_training_says_so_and_does_nothing(prepared: Make) -> None:
     config, run_dir = prepared(knobs={"enabled": False})
     assert train_generator.run(config, run_dir) == {"trained": 0, "reason": "train_generator.enabled is false"}
     assert not run_dir.generator.exists()
-
-
-def test_the_plan_names_steps_and_memory_and_refuses_what_does_not_fit(
-    prepared: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import rag_ft.plan
-
-    config, _ = prepared()
-    text = plan(config)
-    assert "train_generator" in text and "optimiser" in text and "(counted)" in text
-    small = rag_ft.plan.Device("tiny card", 1, 0.5, 1e12, True)
-    monkeypatch.setattr(rag_ft.plan, "visible_device", lambda _: small)
-    with pytest.raises(ConfigError, match=r"training needs .* tiny card has 0.5: no setting would fit"):
-        plan(config)
 
 
 def test_the_best_weights_by_dev_f1_are_kept_and_its_time_is_told(
@@ -271,6 +257,36 @@ def test_a_run_with_all_weights_tuned_is_evaluated_asked_and_merged_as_a_model_o
     assert "is a whole model" in (run_dir.generator / "README.md").read_text()
     assert "[1] d" in ask(config, "Where does Ada live?")
     AutoModelForCausalLM.from_pretrained(merge(config, tmp_path / "merged"))
+
+
+def test_trackers_are_off_by_default_and_never_get_the_environment(
+    prepared: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import TrainerCallback
+    from transformers.integrations import integration_utils
+
+    told: list[str] = []
+
+    class Tracker(TrainerCallback):
+        """Takes what transformers' own trackers take."""
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+            told.extend([args.to_json_string(), str(args.to_sanitized_dict()), rest["model"].config.to_json_string()])
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            told.append(str(logs))
+
+    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "tensorboard", Tracker)
+    monkeypatch.setattr("rag_ft.training.adapters.find_spec", lambda name: name)
+    monkeypatch.setenv("SOME_SECRET", "hunter2-of-the-mill")
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", "elsewhere")
+    config, run_dir = prepared(knobs={"max_steps": 1})
+    train_generator.run(config, run_dir)
+    assert not told
+    config, run_dir = prepared(knobs={"max_steps": 1, "report_to": ["tensorboard"]})
+    train_generator.run(config, run_dir)
+    assert len(told) > 3 and "learning_rate" in told[0]
+    assert not any("hunter2" in text or "SOME_SECRET" in text for text in told)
 
 
 @pytest.mark.parametrize("method", ["rslora", "dora", "full"])

@@ -27,6 +27,9 @@ def check_method(config: Config) -> None:
             f"llm.backend=openai names a served model ('{llm.model}'), which cannot be trained: set llm.model to its "
             "folder or hub id and llm.backend to vllm or transformers, or train_generator.enabled=false"
         )
+    for tracker in knobs.report_to:
+        if find_spec(tracker) is None:
+            raise ConfigError(f"train_generator.report_to={tracker}, which is not installed: pip install {tracker}")
     if sharded() and (knobs.select_by == "f1" or knobs.folds):
         raise ConfigError(
             "with FSDP no process holds the whole model to answer questions: set train_generator.select_by=loss and "

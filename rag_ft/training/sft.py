@@ -22,7 +22,7 @@ from rag_ft.errors import ConfigError, DataError
 from rag_ft.llm.model_folder import choose_dtype, resolve_model_folder
 from rag_ft.records import write_text
 from rag_ft.training.adapters import adapter_config, can_pack
-from rag_ft.training.answer_trainer import FINISHED, AnswerTrainer, MarkComplete, Progress
+from rag_ft.training.answer_trainer import FINISHED, WIDTH_STEP, AnswerTrainer, MarkComplete, Progress
 from rag_ft.training.examples import Example, longest_answer
 from rag_ft.training.memory import largest_pass, shape_of
 from rag_ft.training.processes import Processes
@@ -149,6 +149,7 @@ def arguments(config: Config, schedule: Schedule, best_by: str | None, folder: P
         packing=schedule.packed,
         eval_packing=False,
         max_length=knobs.max_tokens,
+        pad_to_multiple_of="auto" if schedule.packed else WIDTH_STEP,
         dataset_kwargs=None if schedule.packed else {"skip_prepare_dataset": True},
         eval_strategy="steps" if best_by else "no",
         eval_steps=schedule.evaluate_every,
@@ -162,7 +163,7 @@ def arguments(config: Config, schedule: Schedule, best_by: str | None, folder: P
         logging_steps=max(1, schedule.num_steps // NUM_LOGGED),
         dataloader_pin_memory=gpu,
         ddp_find_unused_parameters=False,
-        report_to=knobs.report_to or "none",
+        report_to=list(knobs.report_to) or "none",
         seed=config.run.seed,
         data_seed=config.run.seed,
         disable_tqdm=False,
