@@ -11,6 +11,7 @@ from typing import Any
 
 from rag_ft.config import Config, make_config
 from rag_ft.errors import ConfigError
+from rag_ft.evaluation.systems import SYSTEMS
 from rag_ft.paths import RunDir
 from rag_ft.records import QAPair, read_jsonl, read_rows
 from rag_ft.stages import read_done
@@ -175,7 +176,7 @@ def stage_work(config: Config, shape: ModelShape, encoder: ModelShape, corpus: C
         learned = steps * knobs.batch_size * tokens
         work["train_generator"] = Work(learned, steps, learned * shape.training_flops(knobs.method == "full"))
     if config.evaluate.answers:
-        evaluated = corpus.num_test_questions * 7 * tokens
+        evaluated = corpus.num_test_questions * len(SYSTEMS) * tokens
         work["evaluate"] = Work(evaluated, 0, evaluated * 2.0 * shape.parameters)
     return work
 

@@ -246,6 +246,8 @@ def test_a_run_with_all_weights_tuned_is_evaluated_asked_and_merged_as_a_model_o
     )  # fmt: skip
     done = {name: run_stage(name, config)["counts"] for name in STAGE_NAMES}
     assert done["evaluate"]["generator_tuned"] == 1 and run_dir.report_html.exists()
+    systems = json.loads(run_dir.metrics.read_text())["systems"]
+    assert "f1" in systems["closed_book"] and "f1" in systems["closed_book_tuned"]
     trained = done["train_generator"]
     assert trained["plain_text_loss_base"] != trained["plain_text_loss_tuned"]
     names = {path.name for path in run_dir.generator.iterdir()}

@@ -29,7 +29,7 @@ class Prompting:
     with_title: bool
 
     def messages(self, ask: Ask) -> Messages:
-        if ask.system == "closed_book":
+        if ask.system.startswith("closed_book"):
             return self.prompts.closed_book(ask.pair.question)
         shown = [chunk_text(self.chunks[i], self.with_title) for i in ask.chunk_ids]
         return self.prompts.answer(ask.pair.question, ask.passages or shown)
