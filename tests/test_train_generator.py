@@ -123,6 +123,7 @@ def test_what_cannot_be_trained_is_refused_before_any_work_with_a_remedy(
     if not torch.cuda.is_available():
         refused("needs a CUDA GPU", {"method": "qlora"})
     refused("vLLM does not serve DoRA", {"method": "dora"}, llm__backend="vllm")
+    refused("folds=1 leaves nothing to train on", {"folds": 1})
     refused("report_to=mlflow, which is not installed: pip install mlflow", {"report_to": ["mlflow"]})
     refused("cannot be trained", llm__backend="openai", llm__base_url="http://localhost:1/v1")
     refused("no multiple of device_batch_size=3", {"device_batch_size": 3})

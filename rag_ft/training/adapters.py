@@ -27,6 +27,8 @@ def check_method(config: Config) -> None:
             f"llm.backend=openai names a served model ('{llm.model}'), which cannot be trained: set llm.model to its "
             "folder or hub id and llm.backend to vllm or transformers, or train_generator.enabled=false"
         )
+    if knobs.folds == 1:
+        raise ConfigError("train_generator.folds=1 leaves nothing to train on: set 0, or 2 and more")
     for tracker in knobs.report_to:
         if find_spec(tracker) is None:
             raise ConfigError(f"train_generator.report_to={tracker}, which is not installed: pip install {tracker}")
