@@ -15,8 +15,8 @@ from trl import SFTTrainer
 from rag_ft.records import write_text
 from rag_ft.training.tokens import IGNORED
 
-# Batches are padded to multiples of so many tokens: every new width makes oneDNN keep new kernels (0.5 GiB after 50
-# steps of the demo model).
+# Batches are padded to multiples of so many tokens: every new width makes oneDNN keep new kernels (1 GiB after 50 steps
+# of the demo model, see LOG.md).
 WIDTH_STEP = 32
 FINISHED = "complete"  # in a checkpoint, written last: a checkpoint without it was cut off by a kill
 

@@ -49,8 +49,8 @@ def mean_f1(model: Any, tokenizer: Any, questions: Sequence[Question], abstain: 
 
     state = PartialState()
     mine = questions[state.process_index :: state.num_processes]
-    total = torch.tensor(sum(answer_f1(model, tokenizer, mine, abstain, max_tokens)), device=state.device)
-    return float(reduce(total, "sum")) / len(questions)
+    total = float(sum(answer_f1(model, tokenizer, mine, abstain, max_tokens)))
+    return float(reduce(torch.tensor(total, device=state.device), "sum")) / len(questions)
 
 
 def _f1(question: Question, text: str, abstain: str) -> float:
