@@ -63,7 +63,8 @@ class RunDir:
 
     @property
     def generator(self) -> Path:
-        """train_generator: a PEFT adapter with its tokenizer, loadable by PeftModel and by vLLM."""
+        """train_generator: a PEFT adapter with its tokenizer, loadable by PeftModel and by vLLM; where all weights were
+        tuned, a whole model."""
         return self.path / "generator"
 
     def training_log(self, stage: str) -> Path:

@@ -74,7 +74,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "train_generator",
-        "pairs + retrieved chunks -> LoRA adapter",
+        "pairs + retrieved chunks -> LoRA adapter, or whole model",
         ("train_retriever",),
         ("train_generator", "retrieval", "llm"),
         (
