@@ -31,7 +31,7 @@ from rag_ft.paths import RunDir
 from rag_ft.qa.prompts import load_prompts
 from rag_ft.records import Chunk, read_jsonl
 from rag_ft.train_generator import chat_tokens
-from rag_ft.training.adapters import adapter_config
+from rag_ft.training.adapters import adapter_config, load_base
 from rag_ft.training.examples import Example
 from rag_ft.training.processes import Processes
 from rag_ft.training.sft import train
@@ -115,7 +115,7 @@ def _peer(config: Config, tokenizer: Any, examples: Sequence[Example], folder: P
 
 
 def _ours(config: Config, tokenizer: Any, examples: Sequence[Example], folder: Path) -> Any:
-    return train(config, tokenizer, examples, [], folder, Processes(0, 1)).trainer.model
+    return train(config, tokenizer, examples, [], folder, Processes(0, 1), load_base(config)).trainer.model
 
 
 def _timed(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from rag_ft.config import Config
 from rag_ft.errors import DataError
+from rag_ft.evaluation.answering import tuned_generator
+from rag_ft.llm.model_folder import with_tuned
 from rag_ft.llm.models import ChatRequest, open_language_model
 from rag_ft.paths import RunDir
 from rag_ft.qa.prompts import load_prompts, parse_answer
@@ -30,11 +32,11 @@ def ask(config: Config, question: str, tuned: bool = True) -> str:
 
 
 def _answer(config: Config, run_dir: RunDir, question: str, chunks: list[Chunk], tuned: bool) -> str:
-    adapters = {"tuned": run_dir.generator} if tuned and run_dir.generator.is_dir() else {}
+    llm, adapters = with_tuned(config.llm, tuned_generator(run_dir) if tuned else None)
     prompts = load_prompts(config.llm.prompts, config.llm.abstain)
     messages = prompts.answer(question, [chunk_text(chunk, config.retrieval.with_title) for chunk in chunks])
     request = ChatRequest("ask", messages, config.evaluate.max_tokens, adapter=next(iter(adapters), None))
-    with open_language_model(config.llm, config.run.seed, adapters) as model:
+    with open_language_model(llm, config.run.seed, adapters) as model:
         reply = next(iter(model.chat([request])))
     if reply.error:
         raise DataError(f"the model gave no answer: {reply.error}")

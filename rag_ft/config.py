@@ -174,6 +174,11 @@ class TrainGeneratorConfig(Section):
         0.8, ge=0, le=1, description="Share of examples with an answer; in the others no chunk tells it: abstain."
     )
     cite: bool = Field(False, description="Answers end with the number of the chunk that proves them.")
+    quote: bool = Field(
+        False,
+        description="Answers begin with the sentence that proves them, which evaluation and `ask` take away again; "
+        "evaluate.max_tokens must have room for it.",
+    )
     replay_share: float = Field(0.1, ge=0, lt=1, description="Share of examples that are the base model's own replies.")
     epochs: float = Field(3, gt=0, description="Passes over the examples.")
     max_steps: int = Field(0, ge=0, description="Stops after so many steps; 0: by epochs.")
@@ -185,9 +190,22 @@ class TrainGeneratorConfig(Section):
     max_tokens: int = Field(2048, ge=64, description="Longest example; contexts are shortened by whole chunks.")
     packing: bool = Field(True, description="Several examples in a row, attention kept apart, where supported.")
     gradient_checkpointing: bool = Field(False, description="Less memory, about 30 % slower.")
-    patience: int = Field(3, ge=0, description="Evaluations without a better dev loss before stopping; 0: never.")
+    select_by: Literal["loss", "f1"] = Field(
+        "loss",
+        description="The best weights are those with the lowest dev loss, or with the highest F1 of up to 64 dev "
+        "questions answered as in serving, which takes longer (its share of the time is in the done-file).",
+    )
+    patience: int = Field(3, ge=0, description="Evaluations without better weights before stopping; 0: never.")
+    folds: int = Field(
+        0,
+        ge=0,
+        description="With k >= 2, first trains k times without a k-th of the train documents and asks about those, "
+        "base and tuned: mean and spread of the gain for k times the time. 0: off.",
+    )
     evaluations: int = Field(6, ge=1, description="Dev evaluations (and checkpoints) spread over the training.")
-    report_to: list[str] = Field(default_factory=list, description="Trackers: tensorboard, wandb, mlflow, trackio.")
+    report_to: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = Field(
+        default_factory=list, description="Trackers; tensorboard writes to training/tensorboard of the run folder."
+    )
 
 
 class EvaluateConfig(Section):

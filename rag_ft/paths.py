@@ -63,12 +63,24 @@ class RunDir:
 
     @property
     def generator(self) -> Path:
-        """train_generator: a PEFT adapter with its tokenizer, loadable by PeftModel and by vLLM."""
+        """train_generator: a PEFT adapter with its tokenizer, loadable by PeftModel and by vLLM; where all weights were
+        tuned, a whole model."""
         return self.path / "generator"
 
     def training_log(self, stage: str) -> Path:
         """train_*: {step, loss, eval_loss, ...} a line, what the curves of the report are drawn from."""
         return self.path / "training" / f"{stage}.jsonl"
+
+    @property
+    def folds(self) -> Path:
+        """train_generator: {fold, num_train, num_dev, dev_loss, f1_base, f1_tuned, delta} a line, a fold of the
+        cross-validation: num_train examples trained on, num_dev questions about held-out documents."""
+        return self.path / "training" / "folds.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        """train_generator: TensorBoard's own files, where `report_to` asks for them."""
+        return self.path / "training" / "tensorboard"
 
     def checkpoints(self, stage: str) -> Path:
         """train_*: trainer checkpoints, removed when the stage is done."""

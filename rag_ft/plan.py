@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rag_ft.config import Config
+from rag_ft.config import Config, make_config
 from rag_ft.errors import ConfigError
+from rag_ft.evaluation.systems import SYSTEMS
 from rag_ft.paths import RunDir
 from rag_ft.records import QAPair, read_jsonl, read_rows
-from rag_ft.training.memory import SPARE, ModelShape, largest_pass, read_shape, training_memory
+from rag_ft.stages import read_done
+from rag_ft.training.memory import (
+    SPARE,
+    ModelShape,
+    largest_pass,
+    read_encoder_shape,
+    read_shape,
+    retriever_memory,
+    training_memory,
+)
 
 # Dense bfloat16 TFLOP/s by name, and the share of it that a well-fed training or server reaches (measured: see
 # benchmarks/results; where there is no measurement, what others report).
@@ -24,6 +34,7 @@ CPU_GFLOPS_PER_CORE = {"bfloat16": 80.0, "float32": 45.0}  # of an AVX512_BF16 c
 CHARACTERS_PER_TOKEN = 4.0
 PROMPT_OVERHEAD_TOKENS = 60
 ANSWER_TOKENS = 16
+QUESTION_TOKENS = 16
 
 
 @dataclass(frozen=True)
@@ -47,6 +58,15 @@ class Corpus:
     counted: bool
 
 
+@dataclass(frozen=True)
+class Work:
+    """Of one stage: tokens that models read or write, optimiser steps (0: no training), floating point operations."""
+
+    tokens: float
+    steps: int
+    flops: float
+
+
 def plan(config: Config) -> str:
     """A table of what each stage will take on the visible devices, and the settings chosen for the training.
 
@@ -55,23 +75,26 @@ def plan(config: Config) -> str:
     """
     from rag_ft.llm.model_folder import choose_dtype, resolve_model_folder
 
-    folder = resolve_model_folder(config.llm.model)
-    shape, device = read_shape(folder), visible_device(config)
+    shape, encoder = read_shape(resolve_model_folder(config.llm.model)), read_encoder_shape(config)
+    device, run_dir = visible_device(config), RunDir(config.run_path)
     dtype = choose_dtype(config.llm.dtype, "cuda" if device.gpu else "cpu")
-    corpus = count_corpus(config, RunDir(config.run_path))
-    tokens = example_tokens(config)
-    parts, passes = fit_training(config, shape, device, dtype, tokens)
-    rows = [("stage", "tokens", "steps", "hours"), *stage_rows(config, shape, device, corpus, tokens)]
-    knobs = config.train_generator
+    corpus = count_corpus(config, run_dir)
+    memory, passes = {}, 0
+    if config.train_retriever.enabled:
+        memory["train_retriever"] = retriever_memory(encoder, config, corpus.num_chunks, QUESTION_TOKENS, device.gpu)
+    if config.train_generator.enabled:
+        memory["train_generator"], passes = fit_training(config, shape, device, dtype, example_tokens(config))
+    needed = {name: sum(parts.values()) for name, parts in memory.items()}
+    rows = _stage_rows(lambda c: stage_work(c, shape, encoder, corpus), config, run_dir, device, needed)
     notes = [
-        f"{device.count} x {device.name}, {device.memory_gb:.0f} GiB each; model {shape.parameters / 1e9:.3g} billion "
+        f"{device.count} x {device.name}, {device.memory_gb:.1f} GiB each; model {shape.parameters / 1e9:.3g} billion "
         f"parameters in {dtype}; {corpus.num_chunks} chunks ({'counted' if corpus.counted else 'estimated'})",
         "",
         _table(rows),
         "",
-        f"train_generator: {passes} examples a forward pass, {knobs.batch_size} a step; memory by part (GiB): "
-        + ", ".join(f"{name} {size:.2f}" for name, size in parts.items())
-        + f"; together {sum(parts.values()):.2f} of {device.memory_gb:.1f}",
+        "Rates are measured in this run folder, or assumed for the device. Memory by part (GiB):",
+        *(f"{name}: {_parts(parts)}" for name, parts in memory.items()),
+        f"train_generator: {passes} examples a forward pass" if passes else "train_generator: not enabled",
         f"disk: about {disk_gb(config, shape, corpus):.2f} GiB, free {_free_disk_gb(config.run_path):.0f}",
     ]
     return "\n".join(notes)
@@ -138,28 +161,72 @@ def fit_training(
     )
 
 
-def stage_rows(
-    config: Config, shape: ModelShape, device: Device, corpus: Corpus, tokens: int
-) -> list[tuple[str, str, str, str]]:
-    """A row a stage that a language model or an encoder makes costly; hours at the planned rate."""
-    prompt = _longest_chunk(config) + 2 * PROMPT_OVERHEAD_TOKENS
+def stage_work(config: Config, shape: ModelShape, encoder: ModelShape, corpus: Corpus) -> dict[str, Work]:
+    """What each stage that a language model or an encoder makes costly has to do, in pipeline order."""
+    prompt, tokens = _longest_chunk(config) + 2 * PROMPT_OVERHEAD_TOKENS, example_tokens(config)
     asked = corpus.num_chunks * config.generate.pairs_per_chunk
     written = asked * (2 * prompt + config.generate.max_tokens // 2)  # asked once, answered again in the round trip
+    work = {"generate": Work(written, 0, written * 2.0 * shape.parameters)}
+    if config.train_retriever.enabled:
+        work["train_retriever"] = _retriever_work(config, encoder, corpus)
     knobs = config.train_generator
-    examples = corpus.num_train_pairs / (1 - knobs.replay_share)
-    steps = knobs.max_steps or max(1, round(knobs.epochs * examples / knobs.batch_size))
-    learned = steps * knobs.batch_size * tokens
-    evaluated = corpus.num_test_questions * 7 * tokens
-    flops = {
-        "generate": written * 2.0 * shape.parameters,
-        "train_generator": learned * shape.training_flops(knobs.method == "full"),
-        "evaluate": evaluated * 2.0 * shape.parameters,
-    }
-    counts = {"generate": (written, ""), "train_generator": (learned, str(steps)), "evaluate": (evaluated, "")}
-    return [
-        (name, f"{counts[name][0]:,.0f}", counts[name][1], f"{work / device.flops / 3600:.2f}")
-        for name, work in flops.items()
-    ]
+    if knobs.enabled:
+        examples = corpus.num_train_pairs / (1 - knobs.replay_share)
+        steps = (1 + knobs.folds) * (knobs.max_steps or max(1, round(knobs.epochs * examples / knobs.batch_size)))
+        learned = steps * knobs.batch_size * tokens
+        work["train_generator"] = Work(learned, steps, learned * shape.training_flops(knobs.method == "full"))
+    if config.evaluate.answers:
+        evaluated = corpus.num_test_questions * len(SYSTEMS) * tokens
+        work["evaluate"] = Work(evaluated, 0, evaluated * 2.0 * shape.parameters)
+    return work
+
+
+def _retriever_work(config: Config, encoder: ModelShape, corpus: Corpus) -> Work:
+    """Questions and chunks of the pairs, trained on, and all chunks encoded once more."""
+    knobs, moved = config.train_retriever, encoder.parameters - encoder.vocabulary * encoder.hidden
+    row = QUESTION_TOKENS + (1 + knobs.num_negatives) * config.ingest.chunk_tokens
+    steps = knobs.rounds * int(knobs.epochs * corpus.num_train_pairs / knobs.batch_size)
+    learned = steps * knobs.batch_size * row
+    encoded = corpus.num_chunks * config.ingest.chunk_tokens if knobs.sides == "both" else 0
+    factor = 6.0 if knobs.method == "full" else 4.0
+    return Work(learned + encoded, steps, moved * (factor * learned + 2.0 * encoded))
+
+
+def measured_seconds(
+    config: Config, run_dir: RunDir, name: str, work_of: Callable[[Config], dict[str, Work]]
+) -> float | None:
+    """What the stage took in this run folder, scaled to what it has to do now; None where it has not run with these
+    models."""
+    done = read_done(run_dir, name)
+    if done is None:
+        return None
+    values = config.model_dump(mode="json")
+    for key, value in done["config"].items():
+        section, _, knob = key.partition(".")
+        values[section][knob] = value
+    try:
+        then = make_config(values)
+    except ConfigError:  # written by a version with other knobs
+        return None
+    if (then.llm.model, then.encoder.model) != (config.llm.model, config.encoder.model):
+        return None
+    before, now = work_of(then).get(name), work_of(config)[name]
+    return float(done["seconds"]) * now.flops / before.flops if before and before.flops else None
+
+
+def _stage_rows(
+    work_of: Callable[[Config], dict[str, Work]], config: Config, run_dir: RunDir, device: Device,
+    memory: dict[str, float],
+) -> list[tuple[str, ...]]:  # fmt: skip
+    rows: list[tuple[str, ...]] = [("stage", "tokens", "steps", "hours", "rate", "memory (GiB)", "measured (GiB)")]
+    for name, work in work_of(config).items():
+        seconds = measured_seconds(config, run_dir, name, work_of)
+        hours = (work.flops / device.flops if seconds is None else seconds) / 3600
+        done = read_done(run_dir, name) if name in memory and not device.gpu else None
+        rows.append((name, f"{work.tokens:,.0f}", str(work.steps or ""), f"{hours:.2f}",
+                     "assumed" if seconds is None else "measured", f"{memory[name]:.2f}" if name in memory else "",
+                     str(done["peak_memory_gb"]) if done else ""))  # fmt: skip
+    return rows
 
 
 def disk_gb(config: Config, shape: ModelShape, corpus: Corpus) -> float:
@@ -186,6 +253,10 @@ def _remedy(config: Config, shape: ModelShape, device: Device, dtype: str, token
             words = " ".join(f"train_generator.{key}={str(value).lower()}" for key, value in change.items())
             return f"with device_batch_size=1 {words} it would need {need:.1f}"
     return "no setting would fit: choose a smaller llm.model, or spread it with configs/accelerate/fsdp.yaml"
+
+
+def _parts(parts: dict[str, float]) -> str:
+    return ", ".join(f"{name} {size:.2f}" for name, size in parts.items())
 
 
 def _divisors(number: int) -> list[int]:

@@ -74,10 +74,16 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "train_generator",
-        "pairs + retrieved chunks -> LoRA adapter",
+        "pairs + retrieved chunks -> LoRA adapter, or whole model",
         ("train_retriever",),
         ("train_generator", "retrieval", "llm"),
-        ("generator", "checkpoints/train_generator", "training/train_generator.jsonl", "replies/train_generator.jsonl"),
+        (
+            "generator",
+            "checkpoints/train_generator",
+            "training/train_generator.jsonl",
+            "training/folds.jsonl",
+            "replies/train_generator.jsonl",
+        ),
     ),
     Stage(
         "evaluate",

@@ -18,7 +18,7 @@ from rag_ft.config import Config
 from rag_ft.errors import DataError
 from rag_ft.paths import RunDir
 from rag_ft.records import write_jsonl, write_text
-from rag_ft.training.examples import Example, count_kinds
+from rag_ft.training.examples import Example, count_kinds, longest_answer
 
 if TYPE_CHECKING:
     from rag_ft.training.processes import Processes
@@ -32,13 +32,14 @@ Counts = dict[str, int | float | str]
 
 
 def run(config: Config, run_dir: RunDir) -> Counts:
-    """Writes generator/ (adapter, tokenizer, model card) and the training log; checkpoints go when it is done.
+    """Writes generator/ (adapter or model, tokenizer, model card) and the training log; checkpoints go when it is done.
 
     Raises:
         ConfigError: a method, device or batch size that cannot work, found before the training.
         DataError: no pairs to train on, something of a test document among them, or examples lost on the way.
     """
-    from rag_ft.training.adapters import check_method
+    from rag_ft.training.adapters import check_method, load_base
+    from rag_ft.training.folds import cross_validate
     from rag_ft.training.processes import join_processes
     from rag_ft.training.sft import train
     from rag_ft.training.training_set import build_training_set, read_training_set
@@ -51,9 +52,42 @@ def run(config: Config, run_dir: RunDir) -> Counts:
     data = read_training_set(work)
     if not data.train:
         raise DataError(f"no pair gave a training example: see {run_dir.rejects(STAGE)}")
-    trained = train(config, tokens.tokenizer, data.train, data.dev, work, processes)
-    counts |= _describe(data, trained, tokens.tokenizer)
+    _warn_of_long_answers(config, data)
+    if "tensorboard" in config.train_generator.report_to:  # its default lies among the checkpoints, which go
+        os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(run_dir.tensorboard))
+    if config.train_generator.folds:
+        counts |= cross_validate(config, run_dir, data, tokens.tokenizer, processes)
+    model = load_base(config)
+    before = _probe(config, model, tokens.tokenizer, data, "base")
+    trained = train(config, tokens.tokenizer, data.train, data.dev, work, processes, model, data.dev_questions)
+    after = _probe(config, trained.trainer.model, tokens.tokenizer, data, "tuned")
+    counts |= _describe(data, trained) | before | after
     _save(config, run_dir, trained, counts, processes)
+    return counts
+
+
+def _warn_of_long_answers(config: Config, data: TrainingSet) -> None:
+    longest, room = longest_answer(data.train), config.evaluate.max_tokens
+    if longest > room:
+        logger.warning(
+            "learned answers of %d tokens would be cut off by evaluate.max_tokens=%d: raise it", longest, room
+        )
+
+
+def _probe(config: Config, model: Any, tokenizer: Any, data: TrainingSet, name: str) -> Counts:
+    """What the training should leave as it is: the loss on plain text, and how many trained questions are answered
+    without any context. Nothing where no process holds the whole model."""
+    from rag_ft.training.adapters import sharded
+    from rag_ft.training.questions import mean_f1
+    from rag_ft.training.sft import plain_text_loss
+
+    if sharded():
+        return {}
+    loss = plain_text_loss(model, tokenizer, data.plain_texts)
+    counts: Counts = {} if math.isnan(loss) else {f"plain_text_loss_{name}": round(loss, 4)}
+    if data.closed_book:
+        f1 = mean_f1(model, tokenizer, data.closed_book, config.llm.abstain, longest_answer(data.train))
+        counts[f"closed_book_f1_{name}"] = round(f1, 4)
     return counts
 
 
@@ -72,12 +106,12 @@ def chat_tokens(config: Config) -> Any:
 def preview(config: Config, run_dir: RunDir, n: int = 10) -> str:
     """`n` training examples as text, spread over the pairs: the part without loss marked with `|`, the learned one
     with `>`. Nothing is trained or written."""
-    from rag_ft.training.training_set import make_examples, select_pairs
+    from rag_ft.training.training_set import find_contexts, make_examples, select_pairs
 
     tokens = chat_tokens(config)
     pairs, _, _ = select_pairs(run_dir)
     chosen = pairs[:: max(1, len(pairs) // n)][:n]
-    examples, rejects = make_examples(config, run_dir, chosen, tokens.encode)
+    examples, rejects = make_examples(config, find_contexts(config, run_dir, chosen), chosen, tokens.encode)
     shown = [_show(example, tokens.tokenizer) for example in examples[:n]]
     return "\n\n".join([*shown, *(f"# {r.item}: left out, {r.reason} ({r.detail})" for r in rejects)])
 
@@ -91,14 +125,12 @@ def _show(example: Example, tokenizer: Any) -> str:
     return "\n".join([head, *lines])
 
 
-def _describe(data: TrainingSet, trained: Trained, tokenizer: Any) -> Counts:
+def _describe(data: TrainingSet, trained: Trained) -> Counts:
     """Numbers for the done-file, the model card and the report."""
-    from rag_ft.training.sft import plain_text_loss
-
-    model = trained.trainer.accelerator.unwrap_model(trained.trainer.model)
     counts: Counts = {
         **count_kinds(data.train), "num_examples": len(data.train), "num_dev_examples": len(data.dev),
-        "num_steps": trained.num_steps, "tokens_per_second": round(trained.num_tokens / max(trained.seconds, 1e-9)),
+        "num_processes": trained.trainer.args.world_size, "num_steps": trained.num_steps,
+        "tokens_per_second": round(trained.num_tokens / max(trained.seconds, 1e-9)),
     }  # fmt: skip
     losses = [row["eval_loss"] for row in trained.history if "eval_loss" in row]
     if losses:
@@ -109,20 +141,20 @@ def _describe(data: TrainingSet, trained: Trained, tokenizer: Any) -> Counts:
                 "dev loss rose from %.3f to %.3f while the training loss fell: the best weights are kept; "
                 "lower train_generator.epochs or learning_rate", min(losses), losses[-1],
             )  # fmt: skip
-    for name, adapter in (("base", False), ("tuned", True)):
-        loss = plain_text_loss(model, tokenizer, data.plain_texts, adapter)
-        if not math.isnan(loss):
-            counts[f"plain_text_loss_{name}"] = round(loss, 4)
+    scores = [row["eval_f1"] for row in trained.history if "eval_f1" in row]
+    if scores:
+        counts |= {"dev_f1_first": round(scores[0], 4), "dev_f1_best": round(max(scores), 4)}
+        counts["dev_f1_time_share"] = round(trained.measure_seconds / trained.seconds, 3)
     return counts
 
 
 def _save(config: Config, run_dir: RunDir, trained: Trained, counts: Counts, processes: Processes) -> None:
     """generator/ appears by one rename, complete."""
-    from rag_ft.training.sft import save_adapter
+    from rag_ft.training.sft import save_generator
 
     temporary = run_dir.generator.with_name("generator.tmp")
     processes.first(lambda: shutil.rmtree(temporary, ignore_errors=True))
-    save_adapter(trained, config.llm.model, temporary, processes)
+    save_generator(trained, config, temporary, processes)
     processes.wait()
     if processes.main:
         write_text(temporary / "README.md", model_card(config, counts))

@@ -22,8 +22,9 @@ def _words(text: str) -> list[str]:
 
 
 ABSTAIN = "I don't know."
-RIGHT = {"closed_book": 0.02, "base": 0.4, "tuned_generator": 0.6, "tuned_retriever": 0.45, "tuned": 0.68,
-         "oracle_base": 0.6, "oracle_tuned": 0.8, "withheld_base": 0.3, "withheld_tuned": 0.7}  # fmt: skip
+RIGHT = {"closed_book": 0.02, "closed_book_tuned": 0.02, "base": 0.4, "tuned_generator": 0.6,
+         "tuned_retriever": 0.45, "tuned": 0.68, "oracle_base": 0.6, "oracle_tuned": 0.8,
+         "withheld_base": 0.3, "withheld_tuned": 0.7}  # fmt: skip
 FINDS = {"base": 0.6, "tuned": 0.75, "lexical": 0.5, "dense_base": 0.5, "dense_tuned": 0.7}
 FIRST = _words("Ada Bo Cleo Dan Eli Fay Gus Hal Ida Jon Kai Lea Mia Ned Ola Pia Rik Sue Tor Uma")
 LAST = _words("Abel Brand Corin Dahl Engel Falk Grim Holm Iver Juhl Kron Lind Moen Nord Oberg Palm")

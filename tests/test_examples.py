@@ -166,6 +166,44 @@ def test_a_cited_answer_names_the_place_the_gold_chunk_has_after_trimming() -> N
     assert len(trimmed.chunk_ids) < 3
 
 
+def test_a_quoting_answer_begins_with_its_sentence_word_for_word_and_is_scored_without_it() -> None:
+    from rag_ft.evaluation.answering import _prediction
+    from rag_ft.evaluation.systems import Ask
+    from rag_ft.llm.models import Reply
+    from rag_ft.metrics.answers import exact_match
+
+    text = "Ola\nsteers <quote>. The mill opened in 1871 by the river. It stands."
+    gold = chunk("d#0", text)
+    where = text.index("1871")
+    proved = pair(evidence=Evidence("1871", where, where + 4))
+    layout = dataclasses.replace(LAYOUT, gold_share=1.0, cite=True, quote=True)
+    found = drafts(proved, HITS, {**CHUNKS, "d#0": gold}, layout)
+    assert not isinstance(found, Reject)
+    quoted = finish(found[0], render, ABSTAIN, count, layout)
+    plain = finish(found[0], render, ABSTAIN, count, dataclasses.replace(layout, quote=False))
+    assert isinstance(quoted, Example) and isinstance(plain, Example) and quoted.messages == plain.messages
+    assert quoted.answer == f"<quote>The mill opened in 1871 by the river.</quote> {plain.answer}"
+    ask = Ask(proved, "tuned", "tuned", quoted.chunk_ids, ("1871",))
+    said = _prediction(ask, Reply("q", quoted.answer, "stop", 1, 1, 0.0))
+    assert exact_match(said.answer, ask.answers) == 1.0 and said.citations == ("d#0",)
+    whole = dataclasses.replace(proved, evidence=Evidence(text[:20], 0, 20))
+    tagged = drafts(whole, HITS, {**CHUNKS, "d#0": gold}, layout)
+    assert not isinstance(tagged, Reject)
+    reply = finish(tagged[0], render, ABSTAIN, count, layout)
+    assert isinstance(reply, Example) and reply.answer.startswith("<quote>Ola steers < quote>.</quote> 1871")
+
+
+def test_an_answer_without_a_known_sentence_and_an_abstention_quote_nothing() -> None:
+    layout = dataclasses.replace(LAYOUT, gold_share=1.0, quote=True)
+    unplaced = pair(evidence=None, answers=("in the year of the flood",))
+    for draft in [
+        *made(layout, 0, evidence=None, answers=unplaced.answers),
+        *made(dataclasses.replace(layout, gold_share=0)),
+    ]:
+        example = finish(draft, render, ABSTAIN, count, layout)
+        assert isinstance(example, Example) and example.answer in (ABSTAIN, unplaced.answer)
+
+
 def test_training_and_evaluation_send_the_same_bytes(tiny_lm_dir: Path) -> None:
     from rag_ft.evaluation.answering import Prompting
     from rag_ft.evaluation.systems import Ask

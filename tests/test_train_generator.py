@@ -3,72 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
-import os
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from generator_run import NAMES, TOWNS, Make, documents, prepare
 
-from rag_ft import index, ingest, train_generator
-from rag_ft.config import Config
+from rag_ft import train_generator
+from rag_ft.ask import ask
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.merge import merge
-from rag_ft.paths import RunDir
-from rag_ft.plan import plan
-from rag_ft.records import Chunk, Evidence, QAPair, read_jsonl, read_rows, write_jsonl
+from rag_ft.records import QAPair, read_jsonl, read_rows, write_jsonl
+from rag_ft.stages import NAMES as STAGE_NAMES
+from rag_ft.stages import run_stage
 from rag_ft.training.training_set import select_pairs
-
-NAMES = ["Ada", "Bo", "Cleo", "Dag", "Eva", "Finn", "Gro", "Hal", "Ida", "Jon"]
-TOWNS = ["Ulm", "Ost", "Rye", "Ave", "Bex", "Cor", "Dax", "Ely", "Fro", "Gap"]
-Make = Callable[..., tuple[Config, RunDir]]
-
-
-def documents() -> list[dict[str, Any]]:
-    rows = []
-    for number, (name, town) in enumerate(zip(NAMES, TOWNS, strict=True)):
-        split = "test" if number == 9 else "dev" if number == 8 else "train"
-        text = f"{name} lives in {town}. The house of {name} is number {number + 10}."
-        rows.append({"id": f"d{number}", "title": name, "text": text, "split": split})
-    return rows
-
-
-def pairs_of(run_dir: RunDir) -> list[QAPair]:
-    pairs = []
-    for chunk in read_jsonl(run_dir.chunks, Chunk):
-        name = chunk.text.split()[0]
-        town = chunk.text.split()[3].strip(".")
-        start = chunk.start + chunk.text.index(town)
-        evidence = Evidence(town, start, start + len(town))
-        pairs.append(QAPair(f"q{chunk.document_id}", f"Where does {name} live?", (town,), chunk.id, chunk.document_id,
-                            evidence, "factoid", chunk.split, "generated"))  # fmt: skip
-        pairs.append(QAPair(f"u{chunk.document_id}", f"What does {name} eat?", ("I don't know.",), None,
-                            chunk.document_id, None, "unanswerable", chunk.split, "generated"))  # fmt: skip
-    return pairs
 
 
 @pytest.fixture
-def prepared(make_run: Make) -> Callable[..., tuple[Config, RunDir]]:
-    """A run that is ready for train_generator: ingested, indexed, with pairs."""
-
-    def prepare(**overrides: Any) -> tuple[Config, RunDir]:
-        knobs = {"epochs": 2, "batch_size": 4, "rank": 4, "evaluations": 2, "learning_rate": 2e-2, "replay_share": 0.0}
-        knobs |= overrides.pop("knobs", {})
-        overrides |= {f"train_generator__{key}": value for key, value in knobs.items()}
-        config, run_dir = make_run(documents(), **overrides)
-        if not run_dir.qa.exists():
-            run_dir.path.mkdir(parents=True, exist_ok=True)
-            ingest.run(config, run_dir)
-            index.run(config, run_dir)
-            write_jsonl(run_dir.qa, pairs_of(run_dir))
-        return config, run_dir
-
-    return prepare
+def prepared(make_run: Make) -> Make:
+    return functools.partial(prepare, make_run)
 
 
 def test_training_lowers_the_loss_and_leaves_an_adapter_that_changes_the_model(prepared: Make) -> None:
@@ -168,6 +123,8 @@ def test_what_cannot_be_trained_is_refused_before_any_work_with_a_remedy(
     if not torch.cuda.is_available():
         refused("needs a CUDA GPU", {"method": "qlora"})
     refused("vLLM does not serve DoRA", {"method": "dora"}, llm__backend="vllm")
+    refused("folds=1 leaves nothing to train on", {"folds": 1})
+    refused("report_to=mlflow, which is not installed: pip install mlflow", {"report_to": ["mlflow"]})
     refused("cannot be trained", llm__backend="openai", llm__base_url="http://localhost:1/v1")
     refused("no multiple of device_batch_size=3", {"device_batch_size": 3})
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
@@ -180,26 +137,159 @@ def test_a_disabled_training_says_so_and_does_nothing(prepared: Make) -> None:
     assert not run_dir.generator.exists()
 
 
-def test_a_launcher_that_started_too_few_processes_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    from rag_ft.training import processes
-
-    monkeypatch.setattr(processes, "_asked_of_accelerate", lambda: 2)
-    with pytest.raises(ConfigError, match="2 processes were asked for and 1 runs"):
-        processes.join_processes()
-
-
-def test_the_plan_names_steps_and_memory_and_refuses_what_does_not_fit(
+def test_the_best_weights_by_dev_f1_are_kept_and_its_time_is_told(
     prepared: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import rag_ft.plan
+    from safetensors.torch import load_file
 
-    config, _ = prepared()
-    text = plan(config)
-    assert "train_generator" in text and "optimiser" in text and "(counted)" in text
-    small = rag_ft.plan.Device("tiny card", 1, 0.5, 1e12, True)
-    monkeypatch.setattr(rag_ft.plan, "visible_device", lambda _: small)
-    with pytest.raises(ConfigError, match=r"training needs .* tiny card has 0.5: no setting would fit"):
-        plan(config)
+    from rag_ft.training import sft
+
+    knobs = {"max_steps": 6, "evaluations": 6, "select_by": "f1", "patience": 2, "learning_rate": 1e-3}
+    config, run_dir = prepared(knobs=knobs)
+    seen: list[Any] = []
+
+    def scripted(model: Any, *_: Any) -> float:
+        seen.append({n: p.detach().clone() for n, p in model.named_parameters() if "lora_B" in n})
+        return [0.2, 0.9, 0.5, 0.9][len(seen) - 1]
+
+    monkeypatch.setattr(sft, "mean_f1", scripted)
+    counts = train_generator.run(config, run_dir)
+    assert (counts["dev_f1_first"], counts["dev_f1_best"], counts["num_steps"]) == (0.2, 0.9, 4)
+    assert 0 <= counts["dev_f1_time_share"] < 1
+    kept = load_file(run_dir.generator / "adapter_model.safetensors")
+    name = next(n for n in seen[0] if "layers.1" in n)
+    saved = kept[name.replace(".default", "")]
+    assert [bool((saved == weights[name]).all()) for weights in seen] == [False, True, False, False]
+
+
+def test_answers_during_training_are_scored_as_those_of_the_evaluation(prepared: Make) -> None:
+    from rag_ft.llm.models import ChatRequest, open_language_model
+    from rag_ft.metrics.answers import score_answer
+    from rag_ft.qa.prompts import is_abstention
+    from rag_ft.training.adapters import load_base
+    from rag_ft.training.questions import answer_f1, mean_f1
+    from rag_ft.training.training_set import find_contexts, make_questions, prompt_renderer
+
+    config, run_dir = prepared(llm__model="data/models/demo-lm")
+    pairs = list(read_jsonl(run_dir.qa, QAPair))
+    tokens, contexts = train_generator.chat_tokens(config), find_contexts(config, run_dir, pairs)
+    questions = list(make_questions(config, contexts, pairs, tokens.encode))
+    requests = []
+    for pair in pairs:
+        shown = [contexts.chunks[i] for i in contexts.hits[pair.id][: config.retrieval.top_k]]
+        requests.append(ChatRequest(pair.id, prompt_renderer(config)(pair.question, shown), 12))
+    with open_language_model(config.llm, 0) as model:
+        said = {reply.id: reply.text for reply in model.chat(requests)}
+    wanted = [
+        score_answer(said[p.id], p.answers if p.answerable else (), is_abstention(said[p.id], config.llm.abstain))["f1"]
+        for p in pairs
+    ]
+    base = load_base(config)
+    assert answer_f1(base, tokens.tokenizer, questions, config.llm.abstain, 12) == wanted
+    assert 0 < mean_f1(base, tokens.tokenizer, questions, config.llm.abstain, 12) == sum(wanted) / len(wanted) < 1
+
+
+def test_folds_hold_out_documents(prepared: Make) -> None:
+    config, run_dir = prepared(knobs={"max_steps": 1, "folds": 2})
+    counts = train_generator.run(config, run_dir)
+    rows = list(read_rows(run_dir.folds))
+    assert [row["fold"] for row in rows] == [0, 1] and set(rows[0]) == {
+        "fold", "num_train", "num_dev", "dev_loss", "f1_base", "f1_tuned", "delta",
+    }  # fmt: skip
+    assert all(0 < row["num_train"] < counts["num_examples"] and row["dev_loss"] > 0 for row in rows)
+    assert sum(row["num_dev"] for row in rows) == counts["num_train_pairs"]
+    assert sum(counts["num_examples"] - row["num_train"] for row in rows) == counts["num_examples"]
+    mean = sum(row["dev_loss"] for row in rows) / 2
+    assert counts["folds"] == 2 and counts["folds_dev_loss"] == pytest.approx(mean, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_folds_are_resumed_and_leave_the_generator_as_it_would_be_without_them(prepared: Make) -> None:
+    train_generator.run(*prepared(knobs={"max_steps": 2}))
+    config, run_dir = prepared(knobs={"max_steps": 2, "folds": 2})
+    weights = (run_dir.generator / "adapter_model.safetensors").read_bytes()
+    train_generator.run(config, run_dir)
+    assert (run_dir.generator / "adapter_model.safetensors").read_bytes() == weights
+    rows = list(read_rows(run_dir.folds))
+    run_dir.folds.write_text(run_dir.folds.read_text().splitlines(keepends=True)[0])  # as a kill in fold 1 leaves it
+    train_generator.run(config, run_dir)
+    assert list(read_rows(run_dir.folds)) == rows
+
+
+def test_near_duplicates_share_a_fold_and_too_few_documents_are_refused() -> None:
+    from rag_ft.training.folds import folds_of
+
+    texts = {f"d{n}": " ".join(f"word{n}-{m}" for m in range(40)) for n in range(9)}
+    texts["copy"] = texts["d3"] + " end"
+    folds = folds_of(texts, 3, 0.8)
+    assert folds["copy"] == folds["d3"] and {list(folds.values()).count(n) for n in range(3)} <= {3, 4}
+    with pytest.raises(ConfigError, match="folds=10: only 9 train documents"):
+        folds_of(texts, 10, 0.8)
+
+
+@pytest.mark.slow
+def test_a_run_with_all_weights_tuned_is_evaluated_asked_and_merged_as_a_model_of_its_own(
+    make_run: Make, tmp_path: Path
+) -> None:
+    import torch
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM
+
+    questions = [
+        {"id": f"q{n}", "question": f"Where does {name} live?", "answers": [town], "document_id": f"d{n}"}
+        for n, (name, town) in enumerate(zip(NAMES, TOWNS, strict=True))
+    ]
+    write_jsonl(tmp_path / "questions.jsonl", questions)
+    config, run_dir = make_run(
+        documents(), generate__pairs_per_chunk=0, generate__questions=[tmp_path / "questions.jsonl"],
+        train_retriever__enabled=False, train_generator__method="full", train_generator__max_steps=4,
+        evaluate__num_resamples=100, evaluate__max_tokens=8,
+    )  # fmt: skip
+    done = {name: run_stage(name, config)["counts"] for name in STAGE_NAMES}
+    assert done["evaluate"]["generator_tuned"] == 1 and run_dir.report_html.exists()
+    systems = json.loads(run_dir.metrics.read_text())["systems"]
+    assert "f1" in systems["closed_book"] and "f1" in systems["closed_book_tuned"]
+    trained = done["train_generator"]
+    assert trained["plain_text_loss_base"] != trained["plain_text_loss_tuned"]
+    names = {path.name for path in run_dir.generator.iterdir()}
+    assert {"model.safetensors", "config.json", "tokenizer.json"} <= names
+    assert not any(name.endswith((".bin", ".pt", ".pkl")) for name in names)
+    base, tuned = (load_file(Path(f) / "model.safetensors") for f in (config.llm.model, run_dir.generator))
+    assert {n: t.dtype for n, t in base.items()} == {n: t.dtype for n, t in tuned.items()}
+    assert any(not torch.equal(base[name], tuned[name]) for name in base)
+    assert "is a whole model" in (run_dir.generator / "README.md").read_text()
+    assert "[1] d" in ask(config, "Where does Ada live?")
+    AutoModelForCausalLM.from_pretrained(merge(config, tmp_path / "merged"))
+
+
+def test_trackers_are_off_by_default_and_never_get_the_environment(
+    prepared: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import TrainerCallback
+    from transformers.integrations import integration_utils
+
+    told: list[str] = []
+
+    class Tracker(TrainerCallback):
+        """Takes what transformers' own trackers take."""
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+            told.extend([args.to_json_string(), str(args.to_sanitized_dict()), rest["model"].config.to_json_string()])
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            told.append(str(logs))
+
+    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "tensorboard", Tracker)
+    monkeypatch.setattr("rag_ft.training.adapters.find_spec", lambda name: name)
+    monkeypatch.setenv("SOME_SECRET", "hunter2-of-the-mill")
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", "elsewhere")
+    config, run_dir = prepared(knobs={"max_steps": 1})
+    train_generator.run(config, run_dir)
+    assert not told
+    config, run_dir = prepared(knobs={"max_steps": 1, "report_to": ["tensorboard"]})
+    train_generator.run(config, run_dir)
+    assert len(told) > 3 and "learning_rate" in told[0]
+    assert not any("hunter2" in text or "SOME_SECRET" in text for text in told)
 
 
 @pytest.mark.parametrize("method", ["rslora", "dora", "full"])
@@ -208,61 +298,3 @@ def test_every_method_trains_on_a_cpu(prepared: Make, method: str) -> None:
     assert train_generator.run(config, run_dir)["num_steps"] == 2
     name = "model.safetensors" if method == "full" else "adapter_model.safetensors"
     assert (run_dir.generator / name).exists()
-
-
-def _start(config_file: Path, *overrides: str, launcher: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
-    """What it says goes to a file: nobody reads a pipe here, and a full one would stop it."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    command = [*(launcher or (sys.executable,)), "-m", "rag_ft.train_generator", str(config_file), *overrides]
-    with config_file.with_suffix(".log").open("ab") as log:
-        return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-
-
-def _as_file(config: Config, run_dir: RunDir, path: Path) -> Path:
-    """The config as YAML, and done-files of the stages before, so that a process of its own can run the stage."""
-    values = config.model_dump(mode="json")
-    values.pop("name")
-    path.write_text(yaml.safe_dump(values))
-    for stage in ("ingest", "index", "generate", "train_retriever"):
-        row = {"fingerprint": stage, "config": {}, "inputs": {}, "counts": {}, "seconds": 0}
-        run_dir.done(stage).write_text(json.dumps(row))
-    return path
-
-
-def _weights(run_dir: RunDir) -> bytes:
-    return (run_dir.generator / "adapter_model.safetensors").read_bytes()
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_a_killed_training_ends_with_the_bytes_of_an_undisturbed_one(prepared: Make, tmp_path: Path) -> None:
-    config, run_dir = prepared(knobs={"epochs": 30, "evaluations": 10, "patience": 0})
-    config_file = _as_file(config, run_dir, tmp_path / "kill.yaml")
-    process = _start(config_file)
-    deadline = time.monotonic() + 800
-    while not list(run_dir.checkpoints("train_generator").glob("checkpoint-*/complete")):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
-    process.kill()
-    process.wait()
-    assert not run_dir.generator.exists()
-    assert _start(config_file).wait(800) == 0
-    killed = _weights(run_dir), run_dir.training_log("train_generator").read_bytes()
-    assert _start(config_file, "--force").wait(800) == 0
-    assert killed == (_weights(run_dir), run_dir.training_log("train_generator").read_bytes())
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_two_processes_train_as_one(prepared: Make, tmp_path: Path) -> None:
-    config, run_dir = prepared(knobs={"device_batch_size": 1, "evaluations": 1})
-    config_file = _as_file(config, run_dir, tmp_path / "two.yaml")
-    assert _start(config_file).wait(800) == 0
-    one = [row for row in read_rows(run_dir.training_log("train_generator")) if "loss" in row]
-    torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29641")
-    both = _start(config_file, "--force", launcher=torchrun)
-    assert both.wait(800) == 0
-    two = [row for row in read_rows(run_dir.training_log("train_generator")) if "loss" in row]
-    assert [row["step"] for row in one] == [row["step"] for row in two]
-    assert [row["loss"] for row in one] == pytest.approx([row["loss"] for row in two], abs=2e-3)
-    assert not run_dir.checkpoints("train_generator").exists()

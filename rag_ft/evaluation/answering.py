@@ -10,6 +10,7 @@ from typing import Any
 from rag_ft.config import Config
 from rag_ft.errors import DataError
 from rag_ft.evaluation.systems import Ask
+from rag_ft.llm.model_folder import with_tuned
 from rag_ft.llm.models import ChatRequest, Messages, Reply, open_language_model
 from rag_ft.paths import RunDir
 from rag_ft.qa.prompts import Prompts, load_prompts, parse_answer
@@ -28,7 +29,7 @@ class Prompting:
     with_title: bool
 
     def messages(self, ask: Ask) -> Messages:
-        if ask.system == "closed_book":
+        if ask.system.startswith("closed_book"):
             return self.prompts.closed_book(ask.pair.question)
         shown = [chunk_text(self.chunks[i], self.with_title) for i in ask.chunk_ids]
         return self.prompts.answer(ask.pair.question, ask.passages or shown)
@@ -101,12 +102,10 @@ def _ask_models(config: Config, run_dir: RunDir, asks: dict[str, Ask], prompting
 
 def _models(config: Config, tuned: Path | None) -> list[tuple[Any, dict[str, Path], set[str]]]:
     """(LLM config, adapters, generators it plays): one model with an adapter; two only where all weights were tuned."""
-    if tuned is None:
-        return [(config.llm, {}, {"base", "tuned"})]
-    if (tuned / "adapter_config.json").exists():
-        return [(config.llm, {"tuned": tuned}, {"base", "tuned"})]
-    whole = config.llm.model_copy(update={"model": str(tuned)})
-    return [(config.llm, {}, {"base"}), (whole, {}, {"tuned"})]
+    llm, adapters = with_tuned(config.llm, tuned)
+    if llm is config.llm:
+        return [(llm, adapters, {"base", "tuned"})]
+    return [(config.llm, {}, {"base"}), (llm, {}, {"tuned"})]
 
 
 def _prediction(ask: Ask, reply: Reply) -> Prediction:

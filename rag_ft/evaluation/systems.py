@@ -28,6 +28,7 @@ class System:
 
 SYSTEMS = (
     System("closed_book", "base", "base", "none", "base generator without any context"),
+    System("closed_book_tuned", "tuned", "base", "none", "tuned generator without any context: what it recites"),
     System("base", "base", "base", "retrieved", "nothing tuned: what you have today"),
     System("tuned_generator", "tuned", "base", "retrieved", "tuned generator, base retriever"),
     System("tuned_retriever", "base", "tuned", "retrieved", "base generator, tuned retriever"),

@@ -54,6 +54,16 @@ def check_adapter(name: str, folder: Path) -> dict[str, Any]:
         raise ConfigError(f"adapter '{name}': {folder} is no PEFT adapter folder ({error}); train one first") from error
 
 
+def with_tuned(llm: Any, tuned: Path | None) -> tuple[Any, dict[str, Path]]:
+    """(LLMConfig, adapters) that open the generator tuned in the folder `tuned`: the base model with an adapter "tuned"
+    beside it, or, where all weights were tuned, that folder as a model of its own without adapters."""
+    if tuned is None:
+        return llm, {}
+    if (tuned / "adapter_config.json").exists():
+        return llm, {"tuned": tuned}
+    return llm.model_copy(update={"model": str(tuned)}), {}
+
+
 def read_json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))

@@ -58,7 +58,7 @@ class TransformersModel:
         check_memory(folder, self._dtype, self._device)
         self._model = load_causal_lm(folder, self._dtype, self._device)
         self._peft = _with_adapters(self._model, adapters)
-        self._ends = _end_tokens(self._model, self.tokenizer)
+        self._ends = end_tokens(self._model, self.tokenizer)
         self._pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else min(self._ends)
         self._grammars = GrammarCompiler(self.tokenizer, self._ends)
         prints = {name: folder_fingerprint(Path(path)) for name, path in sorted(adapters.items())}
@@ -206,7 +206,8 @@ def _with_adapters(model: Any, adapters: dict[str, Path]) -> Any:
     return peft.eval() if peft is not None else None
 
 
-def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
+def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
+    """What ends a reply. Raises ConfigError where neither model nor tokenizer says."""
     found = getattr(model.generation_config, "eos_token_id", None)
     found = found if found is not None else model.config.eos_token_id
     ends = {tokenizer.eos_token_id, *(found if isinstance(found, list) else [found])} - {None}

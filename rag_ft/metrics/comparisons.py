@@ -21,6 +21,7 @@ ANSWER_PAIRS = (
     ("tuned_retriever", "tuned", "g"),
     ("tuned_generator", "tuned", "r"),
     ("closed_book", "base", ""),
+    ("closed_book", "closed_book_tuned", "g"),
     ("oracle_base", "oracle_tuned", "g"),
     ("withheld_base", "withheld_tuned", "g"),
     ("base", "ensemble_base", ""),

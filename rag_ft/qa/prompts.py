@@ -46,9 +46,10 @@ _CONTROL = re.compile(
     r"<\|[^<>|\n]{1,60}\|>|<｜[^<>｜\n]{1,60}｜>"
     r"|</?(?:s|bos|eos|pad|unk|mask|think|tool_call|tool_response|start_of_turn|end_of_turn|start_of_image)>"
     r"|<</?SYS>>|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|IMG|THINK)\]"
-    r"|</?passages?(?:\s[^<>\n]{0,40})?>",
+    r"|</?passages?(?:\s[^<>\n]{0,40})?>|</?quote>",
     re.IGNORECASE,
 )
+_QUOTE = re.compile(r"\s*<quote>.*?(?:</quote>|\Z)", re.DOTALL)
 _CITATION = re.compile(r"\s*\[(\d{1,3}(?:\s*,\s*\d{1,3})*)\]")
 
 
@@ -135,8 +136,14 @@ def neutralise(text: str) -> str:
     return text
 
 
+def quoting(quote: str, answer: str) -> str:
+    """A reply that quotes a passage before it answers; `parse_answer` takes the quote away."""
+    return f"<quote>{' '.join(neutralise(quote).split())}</quote> {answer}"
+
+
 def parse_answer(text: str, num_passages: int) -> tuple[str, tuple[int, ...]]:
-    """(answer, cited passage numbers) of a reply such as "Ola Brand [2]": marks that name a shown passage go.
+    """(answer, cited passage numbers) of a reply such as "Ola Brand [2]": marks that name a shown passage go, and a
+    quote at the beginning (see `quoting`). A reply that was cut off in its quote is no answer: "".
 
     Numbers are from 1, each once, in order of appearance; a mark such as [1998] that names no passage stays text.
     """
@@ -149,6 +156,8 @@ def parse_answer(text: str, num_passages: int) -> tuple[str, tuple[int, ...]]:
         cited.extend(n for n in numbers if n not in cited)
         return ""
 
+    if quote := _QUOTE.match(text):
+        text = text[quote.end() :]
     return _CITATION.sub(take, text).strip(), tuple(dict.fromkeys(cited))
 
 

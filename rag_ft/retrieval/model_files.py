@@ -53,7 +53,7 @@ def load_tokenizer(config: EncoderConfig) -> PreTrainedTokenizerBase:
     """
     from transformers import AutoTokenizer
 
-    folder = _transformer_folder(resolve_model_dir(config))
+    folder = transformer_folder(resolve_model_dir(config))
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     except (OSError, ValueError) as error:
@@ -126,7 +126,7 @@ def _has_weights(folder: Path) -> bool:
     return any(folder.glob("*.safetensors")) or any(folder.glob("*/*.safetensors"))
 
 
-def _transformer_folder(folder: Path) -> Path:
+def transformer_folder(folder: Path) -> Path:
     """Where the first module of a SentenceTransformer keeps its tokenizer: the folder itself, or one below it."""
     try:
         modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))

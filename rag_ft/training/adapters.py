@@ -27,6 +27,16 @@ def check_method(config: Config) -> None:
             f"llm.backend=openai names a served model ('{llm.model}'), which cannot be trained: set llm.model to its "
             "folder or hub id and llm.backend to vllm or transformers, or train_generator.enabled=false"
         )
+    if knobs.folds == 1:
+        raise ConfigError("train_generator.folds=1 leaves nothing to train on: set 0, or 2 and more")
+    for tracker in knobs.report_to:
+        if find_spec(tracker) is None:
+            raise ConfigError(f"train_generator.report_to={tracker}, which is not installed: pip install {tracker}")
+    if sharded() and (knobs.select_by == "f1" or knobs.folds):
+        raise ConfigError(
+            "with FSDP no process holds the whole model to answer questions: set train_generator.select_by=loss and "
+            "train_generator.folds=0, or launch with configs/accelerate/ddp.yaml"
+        )
     if knobs.method == "dora" and llm.backend == "vllm":
         raise ConfigError("vLLM does not serve DoRA adapters: set train_generator.method to lora or rslora")
     if knobs.method == "qlora" and not torch.cuda.is_available():
@@ -36,7 +46,8 @@ def check_method(config: Config) -> None:
 
 
 def load_base(config: Config) -> Any:
-    """The base model for training: frozen weights in the dtype they are computed in, float32 where they are trained.
+    """The base model for training, on this process's device: frozen weights in the dtype they are computed in, float32
+    where they are trained.
 
     Raises:
         ConfigError: it does not load.
@@ -55,10 +66,16 @@ def load_base(config: Config) -> Any:
         options["quantization_config"] = _four_bits()
         options["device_map"] = {"": torch.cuda.current_device()}
     try:
-        return AutoModelForCausalLM.from_pretrained(folder, **options)
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, **options)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         first = str(error).splitlines()[0]
         raise ConfigError(f"{folder} does not load as a causal language model: {first}") from error
+    return model.to("cuda") if gpu and not (sharded() or "device_map" in options) else model
+
+
+def sharded() -> bool:
+    """Whether the launcher spreads the weights over processes: no process then holds a whole model."""
+    return os.environ.get("ACCELERATE_USE_FSDP") == "true"
 
 
 def adapter_config(config: Config) -> Any | None:

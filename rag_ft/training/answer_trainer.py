@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,22 @@ from trl import SFTTrainer
 from rag_ft.records import write_text
 from rag_ft.training.tokens import IGNORED
 
+# Batches are padded to multiples of so many tokens: every new width makes oneDNN keep new kernels (1 GiB after 50 steps
+# of the demo model, see LOG.md).
+WIDTH_STEP = 32
 FINISHED = "complete"  # in a checkpoint, written last: a checkpoint without it was cut off by a kill
 
 
 class AnswerTrainer(SFTTrainer):
     """SFTTrainer over rows that are tokenised already, with three changes: a step's examples are drawn at random and
     shared out over its forward passes by length; where the attention wants padding, logits are computed at the answers
-    alone (TRL does so only on GPUs); checkpoints carry no model card."""
+    alone (TRL does so only on GPUs); checkpoints carry no model card.
+
+    `measure`, where set, gives the model's F1 at every evaluation; `measure_seconds` is what it took in all.
+    """
+
+    measure: Callable[[Any], float] | None = None
+    measure_seconds = 0.0
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         dataset: Any = self.train_dataset if train_dataset is None else train_dataset
@@ -44,6 +55,7 @@ class AnswerTrainer(SFTTrainer):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         labels = inputs["labels"]
         first = int((labels != IGNORED).any(0).nonzero()[0, 0])  # position t is predicted at t - 1
+        first = max(1, first - first % WIDTH_STEP)
         outputs = model(
             input_ids=inputs["input_ids"],
             attention_mask=inputs["attention_mask"],
@@ -61,6 +73,14 @@ class AnswerTrainer(SFTTrainer):
         scale = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
         return total / num_items_in_batch * scale
 
+    def evaluation_loop(self, *args: Any, **rest: Any) -> Any:
+        output: Any = super().evaluation_loop(*args, **rest)
+        if self.measure is not None:
+            clock = time.monotonic()
+            output.metrics["eval_f1"] = self.measure(self.model)
+            self.measure_seconds += time.monotonic() - clock
+        return output
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         Trainer._save_checkpoint(self, model, trial)
 
@@ -74,7 +94,8 @@ class Progress(ProgressCallback):
             self.training_bar.set_description("train_generator")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        shown = {name: f"{value:.3f}" for name, value in (logs or {}).items() if name in ("loss", "eval_loss")}
+        names = ("loss", "eval_loss", "eval_f1")
+        shown = {name: f"{value:.3f}" for name, value in (logs or {}).items() if name in names}
         if self.training_bar is not None and shown:
             self.training_bar.set_postfix(shown)
 

@@ -12,8 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from rag_ft.documents.chunking import split_sentences
 from rag_ft.llm.models import Messages
 from rag_ft.metrics.words import normalise
+from rag_ft.qa.evidence import Span, locate
+from rag_ft.qa.prompts import quoting
 from rag_ft.records import Chunk, QAPair, Reject
 from rag_ft.training.tokens import Encoded
 
@@ -30,12 +33,14 @@ class Layout:
     cite: bool
     max_tokens: int
     seed: int
+    quote: bool = False
 
 
 @dataclass(frozen=True)
 class Draft:
     """A context in order, before it is fitted into the token limit. `gold` are the ids of chunks that prove the
-    answer, `needed` of those that must stay for it; `answer` is None where the model must abstain."""
+    answer, `needed` of those that must stay for it; `answer` is None where the model must abstain. `quote` is the
+    sentence that proves the answer, "" where it is not known."""
 
     id: str
     question: str
@@ -43,6 +48,8 @@ class Draft:
     gold: frozenset[str]
     answer: str | None
     needed: frozenset[str] = frozenset()
+    document_id: str | None = None
+    quote: str = ""
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,7 @@ class Example:
     answer: str
     chunk_ids: tuple[str, ...]
     encoded: Encoded
+    document_id: str | None = None
 
 
 def balance(pairs: Sequence[QAPair], layout: Layout) -> tuple[list[QAPair], Layout, list[Reject]]:
@@ -99,7 +107,7 @@ def drafts(pair: QAPair, hits: Sequence[str], chunks: Mapping[str, Chunk], layou
         return Reject(pair.id, "no context", pair.question)
     if not pair.answerable:
         shown = found[: 1 if layout.name == "radit" else layout.top_k]
-        return [Draft(pair.id, pair.question, tuple(shown), frozenset(), None)]
+        return [Draft(pair.id, pair.question, tuple(shown), frozenset(), None, document_id=pair.document_id)]
     gold = gold_chunks(pair, found, chunks)
     rng = random.Random(f"{layout.seed}:{pair.id}")
     arrange = {"raft": _raft, "radit": _radit, "concat": _concat}[layout.name]
@@ -114,12 +122,13 @@ def finish(
     an answer whose proof does not fit."""
     context = list(draft.chunks)
     while context:
-        target = abstain if draft.answer is None else _cited(draft, context) if layout.cite else draft.answer
+        target = abstain if draft.answer is None else _reply(draft.answer, draft, context, layout)
         messages = render(draft.question, context)
         encoded = encode(messages, target)
         if len(encoded.input_ids) <= layout.max_tokens:
             kind: Literal["answer", "abstain"] = "abstain" if draft.answer is None else "answer"
-            return Example(draft.id, kind, messages, target, tuple(c.id for c in context), encoded)
+            ids = tuple(c.id for c in context)
+            return Example(draft.id, kind, messages, target, ids, encoded, draft.document_id)
         context.pop(_least_needed(context, draft.needed))
         if not draft.needed.issubset(c.id for c in context):
             break
@@ -137,6 +146,19 @@ def gold_chunks(pair: QAPair, found: Sequence[Chunk], chunks: Mapping[str, Chunk
     if pair.chunk_id is not None and pair.chunk_id in chunks:
         return [chunks[pair.chunk_id]]
     return [c for c in found if mentions(c, pair.answers)][:1]
+
+
+def proving_sentence(pair: QAPair, chunk: Chunk) -> str:
+    """The sentence (or sentences) of a chunk in which evidence or answer stands; "" where neither does."""
+    evidence = pair.evidence
+    if evidence is not None and _same_document(chunk, pair) and _holds(chunk, pair):
+        span: Span | None = (evidence.start - chunk.start, evidence.end - chunk.start)
+    else:
+        span = locate(pair.answer, chunk.text)
+    if span is None:
+        return ""
+    parts = [(start, end) for start, end in split_sentences(chunk.text) if start < span[1] and span[0] < end]
+    return chunk.text[parts[0][0] : parts[-1][1]].strip() if parts else ""
 
 
 def mentions(chunk: Chunk, answers: Sequence[str]) -> bool:
@@ -198,7 +220,8 @@ def _draft(
     name = f"{pair.id}/{number}" if number else pair.id
     answer = pair.answer if needed else None
     ids = frozenset(c.id for c in gold), frozenset(c.id for c in needed)
-    return Draft(name, pair.question, tuple(context), ids[0] | ids[1], answer, ids[1])
+    quote = proving_sentence(pair, needed[0]) if needed else ""
+    return Draft(name, pair.question, tuple(context), ids[0] | ids[1], answer, ids[1], pair.document_id, quote)
 
 
 def _second_hop(pair: QAPair, chunks: Mapping[str, Chunk]) -> list[Chunk]:
@@ -235,15 +258,21 @@ def _same_document(chunk: Chunk, pair: QAPair) -> bool:
     return chunk.document_id == pair.document_id
 
 
-def _cited(draft: Draft, context: Sequence[Chunk]) -> str:
-    number = next(n for n, chunk in enumerate(context, 1) if chunk.id in draft.gold)
-    return f"{draft.answer} [{number}]"
+def _reply(answer: str, draft: Draft, context: Sequence[Chunk], layout: Layout) -> str:
+    if layout.cite:
+        answer += f" [{next(n for n, chunk in enumerate(context, 1) if chunk.id in draft.gold)}]"
+    return quoting(draft.quote, answer) if layout.quote and draft.quote else answer
 
 
 def _least_needed(context: Sequence[Chunk], needed: frozenset[str]) -> int:
     """Position of the last chunk that is not needed, or of the last one."""
     others = [i for i, chunk in enumerate(context) if chunk.id not in needed]
     return others[-1] if others else len(context) - 1
+
+
+def longest_answer(examples: Sequence[Example]) -> int:
+    """Tokens of the longest target that is no replay: what a reply to a question may take."""
+    return max((e.encoded.num_answer_tokens for e in examples if e.kind != "replay"), default=1)
 
 
 def count_kinds(examples: Sequence[Example]) -> dict[str, Any]:

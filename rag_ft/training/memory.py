@@ -11,7 +11,8 @@ from rag_ft.config import Config
 from rag_ft.llm.model_folder import choose_dtype
 
 GIB = 2**30
-LIBRARIES_GB = 1.3  # torch, transformers, trl, the retriever before, and what they hold: measured in a CPU process
+LIBRARIES_GB = 1.0  # torch, transformers, trl, the retriever before, and what they hold: measured in a CPU process
+RETRIEVER_LIBRARIES_GB = 0.8  # of the encoder's training: torch, sentence-transformers, FAISS, BM25
 CUDA_CONTEXT_GB = 0.8
 SPARE = 0.92  # share of a device's memory that is planned with
 CPU_PASS_TOKENS = 2048  # of one forward pass: larger ones leave the CPU's caches
@@ -49,6 +50,18 @@ def read_shape(folder: Path) -> ModelShape:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     return shape_of(model)
+
+
+def read_encoder_shape(config: Config) -> ModelShape:
+    """Of the sentence encoder's transformer, with no weights loaded."""
+    import torch
+    from transformers import AutoConfig, AutoModel
+
+    from rag_ft.retrieval.model_files import resolve_model_dir, transformer_folder
+
+    found = AutoConfig.from_pretrained(transformer_folder(resolve_model_dir(config.encoder)))
+    with torch.device("meta"):
+        return shape_of(AutoModel.from_config(found))
 
 
 def shape_of(model: Any) -> ModelShape:
@@ -89,6 +102,31 @@ def training_memory(
         "activations": pass_tokens * kept,
         "logits": answer_tokens * shape.vocabulary * 12.0,
         "fixed": (CUDA_CONTEXT_GB if gpu else LIBRARIES_GB) * GIB,
+    }
+    return {name: size / GIB for name, size in parts.items()}
+
+
+def retriever_memory(
+    shape: ModelShape, config: Config, num_chunks: int, question_tokens: int, gpu: bool
+) -> dict[str, float]:
+    """GiB by part while the encoder is trained: weights and a merged copy in float32, a forward pass of the batch (or
+    of the part of it that is encoded at once), and the index before and after."""
+    from rag_ft.training.losses import MINI_BATCH
+
+    knobs = config.train_retriever
+    full = knobs.method == "full"
+    trained = shape.parameters if full else shape.adapter_parameters(knobs.rank)
+    chunk_tokens = config.encoder.max_tokens or config.ingest.chunk_tokens
+    row = question_tokens + (1 + knobs.num_negatives) * chunk_tokens
+    texts = knobs.batch_size * row if knobs.batch_size <= MINI_BATCH else MINI_BATCH * chunk_tokens
+    layer = layer_activation_bytes(shape, knobs.rank, not full, 4.0)
+    parts = {
+        "weights": 2 * shape.parameters * 4.0,
+        "gradients": trained * 4.0,
+        "optimiser": trained * 8.0,
+        "activations": texts * layer * shape.layers,
+        "index": 2 * num_chunks * shape.hidden * 4.0,
+        "fixed": (CUDA_CONTEXT_GB if gpu else RETRIEVER_LIBRARIES_GB) * GIB,
     }
     return {name: size / GIB for name, size in parts.items()}
 

@@ -9,13 +9,13 @@ from rag_ft.config import Config
 
 CARD = """---
 base_model: {base}
-library_name: peft
+library_name: {library}
 pipeline_tag: text-generation
-tags: [rag, lora, rag-ft]
+tags: [rag, rag-ft]
 ---
 # Generator tuned to answer from retrieved context
 
-A {method} adapter for `{base}`, made by rag-ft {version} in the run `{run}`. It was trained to answer questions from
+{what}, made by rag-ft {version} in the run `{run}`. It was trained to answer questions from
 the retrieved chunks of one document collection, and to say "{abstain}" when they do not tell.
 
 ## Data
@@ -34,9 +34,7 @@ Loss on the answers alone ({supervised} answer tokens of {tokens} tokens). Setti
 Answers before and after, with confidence intervals, are in the run's report (`rag-ft report`).
 
 ## Use
-Prompts must be those of rag-ft's prompt set `{prompts}`: the adapter learned that layout. Load it with
-`peft.PeftModel.from_pretrained(base, this_folder)`, or serve it with vLLM: `--enable-lora --max-lora-rank {rank}
---lora-modules tuned=this_folder`.
+Prompts must be those of rag-ft's prompt set `{prompts}`: that is the layout it learned. {use}
 
 ## Limits
 It was tuned on one collection in the language of that collection; elsewhere it may be worse than its base model. It
@@ -45,15 +43,26 @@ biases and limits.
 """
 
 
+ADAPTER_USE = """Load it with
+`peft.PeftModel.from_pretrained(base, this_folder)`, or serve it with vLLM: `--enable-lora --max-lora-rank {rank}
+--lora-modules tuned=this_folder`."""
+WHOLE_USE = """It is a whole model:
+`transformers.AutoModelForCausalLM.from_pretrained(this_folder)`, or `vllm serve this_folder`."""
+
+
 def model_card(config: Config, counts: dict[str, Any], version: str) -> str:
     """Markdown; `counts` are the stage's, see `rag_ft.train_generator.run`."""
     knobs = config.train_generator
+    base, whole = f"`{config.llm.model}`", knobs.method == "full"
+    what = f"{base} with all weights tuned" if whole else f"A {knobs.method} adapter for {base}"
     settings = {k: v for k, v in knobs.model_dump(mode="json").items() if k not in ("enabled", "report_to")}
     return CARD.format(
-        base=config.llm.model, method=knobs.method, version=version, run=config.name, abstain=config.llm.abstain,
-        data=_data(counts), supervised=counts["num_supervised_tokens"], tokens=counts["num_tokens"],
+        base=config.llm.model, what=what, library="transformers" if whole else "peft", version=version, run=config.name,
+        abstain=config.llm.abstain, data=_data(counts), supervised=counts["num_supervised_tokens"],
+        tokens=counts["num_tokens"],
         settings=json.dumps({**settings, "seed": config.run.seed, "top_k": config.retrieval.top_k}, indent=1),
-        results=_results(counts), prompts=config.llm.prompts, rank=knobs.rank,
+        results=_results(counts), prompts=config.llm.prompts,
+        use=WHOLE_USE if whole else ADAPTER_USE.format(rank=knobs.rank),
     )  # fmt: skip
 
 
@@ -67,10 +76,13 @@ def _data(counts: dict[str, Any]) -> str:
 
 
 def _results(counts: dict[str, Any]) -> str:
-    rows = [
-        ("steps made", counts["num_steps"]),
-        ("dev loss, first and best (nats a token)", f"{counts.get('dev_loss_first')} -> {counts.get('dev_loss_best')}"),
-        ("plain text of dev documents, base and tuned (nats a token)",
-         f"{counts.get('plain_text_loss_base')} -> {counts.get('plain_text_loss_tuned')}"),
-    ]  # fmt: skip
+    pairs = [
+        ("dev loss, first and best (nats a token)", "dev_loss_first", "dev_loss_best"),
+        ("dev F1, first and best", "dev_f1_first", "dev_f1_best"),
+        ("plain text of dev documents, base and tuned (nats a token)", "plain_text_loss_base", "plain_text_loss_tuned"),
+        ("trained questions without context, F1, base and tuned", "closed_book_f1_base", "closed_book_f1_tuned"),
+        ("F1 on held-out folds of train documents, base and tuned", "folds_f1_base", "folds_f1_tuned"),
+    ]
+    rows = [("steps made", counts["num_steps"])]
+    rows += [(text, f"{counts[first]} -> {counts[last]}") for text, first, last in pairs if last in counts]
     return "\n".join(["| measure | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]) + "\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import math
@@ -15,17 +14,19 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch.nn import functional
-from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, TrainerCallback
+from transformers import AutoConfig, EarlyStoppingCallback, PrinterCallback, ProgressCallback, TrainerCallback
 from trl import SFTConfig
 
 from rag_ft.config import Config
 from rag_ft.errors import ConfigError, DataError
+from rag_ft.llm.model_folder import choose_dtype, resolve_model_folder
 from rag_ft.records import write_text
-from rag_ft.training.adapters import adapter_config, can_pack, load_base
-from rag_ft.training.answer_trainer import FINISHED, AnswerTrainer, MarkComplete, Progress
-from rag_ft.training.examples import Example
+from rag_ft.training.adapters import adapter_config, can_pack
+from rag_ft.training.answer_trainer import FINISHED, WIDTH_STEP, AnswerTrainer, MarkComplete, Progress
+from rag_ft.training.examples import Example, longest_answer
 from rag_ft.training.memory import largest_pass, shape_of
 from rag_ft.training.processes import Processes
+from rag_ft.training.questions import Question, mean_f1
 from rag_ft.training.tokens import IGNORED
 
 log = logging.getLogger(__name__)
@@ -46,13 +47,14 @@ class Schedule:
 @dataclass(frozen=True)
 class Trained:
     """`trainer.model` holds the best weights. `history`: {step, loss | eval_loss, ...} in order, earlier runs'
-    included. `num_steps` were made, by the loss history."""
+    included. `num_steps` were made, by the loss history; `measure_seconds` of the `seconds` went into dev F1."""
 
     trainer: Any
     history: list[dict[str, float]]
     num_steps: int
     seconds: float
     num_tokens: int
+    measure_seconds: float
 
 
 def train(
@@ -62,23 +64,22 @@ def train(
     dev: Sequence[Example],
     folder: Path,
     processes: Processes,
-    model: Any = None,
+    model: Any,
+    questions: Sequence[Question] = (),
 ) -> Trained:
-    """Trains on `examples`, evaluating on `dev`, with checkpoints in `folder`; goes on from the newest whole one.
-
-    `model` is the base to train, by default the configured one.
+    """Trains `model` (see `load_base`) on `examples`, evaluating on `dev`, with checkpoints in `folder`; goes on from
+    the newest whole one. The best weights are kept: by the F1 of their answers to `questions`, else by dev loss.
 
     Raises:
         ConfigError: batch sizes that do not divide, or a device that cannot do what is asked.
         DataError: the trainer lost examples.
     """
-    model = load_base(config) if model is None else model
     schedule = plan_schedule(config, model, examples, processes.count)
     trainer = AnswerTrainer(
         model=model,
-        args=arguments(config, schedule, bool(dev), folder),
-        train_dataset=_dataset(examples),
-        eval_dataset=_dataset(sorted(dev, key=lambda e: len(e.encoded.input_ids))) if dev else None,
+        args=arguments(config, schedule, "f1" if dev and questions else "loss" if dev else None, folder),
+        train_dataset=dataset_of(examples),
+        eval_dataset=dataset_of(sorted(dev, key=lambda e: len(e.encoded.input_ids))) if dev else None,
         processing_class=tokenizer,
         peft_config=adapter_config(config),
         callbacks=_callbacks(config, bool(dev)),
@@ -86,13 +87,16 @@ def train(
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Progress())
+    if questions:
+        longest = longest_answer(examples)
+        trainer.measure = lambda trained: mean_f1(trained, tokenizer, questions, config.llm.abstain, longest)
     _check_rows(trainer.train_dataset, examples)
     outcome = trainer.train(resume_from_checkpoint=last_complete(folder))
     tokens = sum(len(e.encoded.input_ids) for e in examples) / len(examples)
     made = trainer.state.global_step
     return Trained(
         trainer, _history(trainer.state.log_history), made, outcome.metrics["train_runtime"],
-        round(tokens * made * config.train_generator.batch_size),
+        round(tokens * made * config.train_generator.batch_size), trainer.measure_seconds,
     )  # fmt: skip
 
 
@@ -124,8 +128,8 @@ def plan_schedule(config: Config, model: Any, examples: Sequence[Example], num_p
     return Schedule(device, accumulation, num_steps, max(1, num_steps // knobs.evaluations), packed)
 
 
-def arguments(config: Config, schedule: Schedule, has_dev: bool, folder: Path) -> SFTConfig:
-    """TRL's settings; every name is as of the versions pinned in pyproject.toml."""
+def arguments(config: Config, schedule: Schedule, best_by: str | None, folder: Path) -> SFTConfig:
+    """TRL's settings; every name is as of the versions pinned in pyproject.toml. `best_by` is None without dev."""
     knobs, gpu = config.train_generator, torch.cuda.is_available()
     return SFTConfig(
         output_dir=str(folder),
@@ -145,20 +149,21 @@ def arguments(config: Config, schedule: Schedule, has_dev: bool, folder: Path) -
         packing=schedule.packed,
         eval_packing=False,
         max_length=knobs.max_tokens,
+        pad_to_multiple_of="auto" if schedule.packed else WIDTH_STEP,
         dataset_kwargs=None if schedule.packed else {"skip_prepare_dataset": True},
-        eval_strategy="steps" if has_dev else "no",
+        eval_strategy="steps" if best_by else "no",
         eval_steps=schedule.evaluate_every,
         save_strategy="steps",
         save_steps=schedule.evaluate_every,
         save_total_limit=2,
-        load_best_model_at_end=has_dev,
-        metric_for_best_model="eval_loss" if has_dev else None,
-        greater_is_better=False if has_dev else None,
+        load_best_model_at_end=best_by is not None,
+        metric_for_best_model=f"eval_{best_by}" if best_by else None,
+        greater_is_better=best_by == "f1",
         prediction_loss_only=True,
         logging_steps=max(1, schedule.num_steps // NUM_LOGGED),
         dataloader_pin_memory=gpu,
         ddp_find_unused_parameters=False,
-        report_to=knobs.report_to or "none",
+        report_to=list(knobs.report_to) or "none",
         seed=config.run.seed,
         data_seed=config.run.seed,
         disable_tqdm=False,
@@ -167,8 +172,6 @@ def arguments(config: Config, schedule: Schedule, has_dev: bool, folder: Path) -
 
 def computes_bf16(config: Config) -> bool:
     """Whether matrix products run in bfloat16: where the device does so natively, unless float32 is asked for."""
-    from rag_ft.llm.model_folder import choose_dtype
-
     return choose_dtype(config.llm.dtype, "cuda" if torch.cuda.is_available() else "cpu") == "bfloat16"
 
 
@@ -178,12 +181,11 @@ def last_complete(folder: Path) -> str | None:
     return str(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None
 
 
-def plain_text_loss(model: Any, tokenizer: Any, texts: Sequence[str], adapter: bool) -> float:
-    """Mean -log p (nats a token) of plain texts, with the adapter or without it; nan where there is no text."""
+def plain_text_loss(model: Any, tokenizer: Any, texts: Sequence[str]) -> float:
+    """Mean -log p (nats a token) of plain texts by a model that is whole here; nan where there is no text."""
     total, count = 0.0, 0
     model.eval()
-    off = contextlib.nullcontext() if adapter or not hasattr(model, "disable_adapter") else model.disable_adapter()
-    with off, torch.no_grad():
+    with torch.no_grad():
         for text in texts:
             ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"][:, :512]
             if ids.shape[1] > 1:
@@ -200,7 +202,7 @@ def _callbacks(config: Config, has_dev: bool) -> list[TrainerCallback]:
     return [MarkComplete(), *stop]
 
 
-def _dataset(examples: Sequence[Example]) -> Dataset:
+def dataset_of(examples: Sequence[Example]) -> Dataset:
     columns = {
         "input_ids": [list(e.encoded.input_ids) for e in examples],
         "labels": [e.encoded.labels for e in examples],
@@ -238,20 +240,25 @@ def _device_memory_gb() -> float:
 
 def _history(rows: Sequence[dict[str, Any]]) -> list[dict[str, float]]:
     """Without what differs from run to run: times and rates."""
-    kept = ("step", "epoch", "loss", "eval_loss", "learning_rate", "grad_norm")
+    kept = ("step", "epoch", "loss", "eval_loss", "eval_f1", "learning_rate", "grad_norm")
     picked = [{k: row[k] for k in kept if k in row} for row in rows]
     return [row for row in picked if "loss" in row or "eval_loss" in row]
 
 
-def save_adapter(trained: Trained, model_name: str, folder: Path, processes: Processes) -> None:
-    """Writes weights and tokenizer into `folder` as PEFT and vLLM read them; byte-equal for equal weights."""
-    trained.trainer.save_model(str(folder))
+def save_generator(trained: Trained, config: Config, folder: Path, processes: Processes) -> None:
+    """Writes weights and tokenizer into `folder` as PEFT, transformers and vLLM read them; byte-equal for equal ones.
+    Where all weights were trained they get the base model's dtype again: servers choose theirs by it."""
+    trainer = trained.trainer
+    if config.train_generator.method == "full":
+        base = AutoConfig.from_pretrained(resolve_model_folder(config.llm.model))
+        trainer.model.to(base.get_text_config().dtype or torch.float32)
+    trainer.save_model(str(folder))
     if not processes.main:
         return
     (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle
     path = folder / "adapter_config.json"
     if path.exists():
         settings = json.loads(path.read_text(encoding="utf-8"))
-        settings["base_model_name_or_path"] = model_name
+        settings["base_model_name_or_path"] = config.llm.model
         settings["target_modules"] = sorted(settings["target_modules"])  # PEFT writes a set in any order
         write_text(path, json.dumps(settings, indent=2, sort_keys=True) + "\n")

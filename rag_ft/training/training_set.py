@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,25 +17,41 @@ from rag_ft.llm.models import Messages
 from rag_ft.paths import RunDir
 from rag_ft.qa.prompts import load_prompts
 from rag_ft.records import Chunk, QAPair, Reject, read_jsonl, read_rows, write_jsonl
-from rag_ft.training.examples import Encode, Example, Layout, balance, drafts, finish
+from rag_ft.training.examples import Draft, Encode, Example, Layout, balance, drafts, finish
 from rag_ft.training.leakage import check_chunks_allowed, check_no_leakage, without_test_questions
+from rag_ft.training.questions import Question
 from rag_ft.training.replay import num_replayed, replay_examples, replay_prompts
 from rag_ft.training.tokens import Encoded
 
 DEV_SHARE = 0.1  # of the train documents, by hash of their ids, where no pair is of a dev document
 MAX_DEV_EXAMPLES = 100
+MAX_QUESTIONS = 64  # asked at each dev evaluation, of each fold, and closed book
 MAX_PLAIN_TEXTS = 32
+PARTS = ("train", "dev", "dev_questions", "fold_questions", "closed_book", "plain")  # the files, in writing order
 EXTRA_HITS = 10  # beyond what is shown: distractors to choose from
 
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """`train` and `dev` examples share no document. `plain_texts`: chunks of dev documents, to see what the training
-    does to the model's knowledge of plain language."""
+    """`train` and `dev` examples share no document. Questions are asked of the weights: those of dev documents where F1
+    selects, those of train documents where there are folds, and trained ones without context, to see whether answers
+    are recited. `plain_texts`: chunks of dev documents, to see what the training does to plain language."""
 
     train: list[Example]
     dev: list[Example]
+    dev_questions: list[Question]
+    fold_questions: list[Question]
+    closed_book: list[Question]
     plain_texts: list[str]
+
+
+@dataclass(frozen=True)
+class Contexts:
+    """What the serving index finds for each pair (pair id -> chunk ids, best first) without chunks of test documents,
+    and those chunks and the pairs' own, by id."""
+
+    hits: dict[str, list[str]]
+    chunks: dict[str, Chunk]
 
 
 def select_pairs(run_dir: RunDir) -> tuple[list[QAPair], list[QAPair], list[Reject]]:
@@ -59,54 +75,104 @@ def select_pairs(run_dir: RunDir) -> tuple[list[QAPair], list[QAPair], list[Reje
 
 
 def build_training_set(config: Config, run_dir: RunDir, encode: Encode, folder: Path) -> dict[str, int]:
-    """Makes all examples and writes them to `folder` (train.jsonl, dev.jsonl, plain.jsonl), and rejects of the run.
-    Returns counts of pairs. Whatever is there already is kept: it was made by the same settings."""
+    """Makes all examples and questions and writes them to `folder`, a file a part, and rejects of the run. Returns
+    counts of pairs. Whatever is there already is kept: it was made by the same settings."""
     pairs, dev_pairs, rejects = select_pairs(run_dir)
     counts = {"num_train_pairs": len(pairs), "num_dev_pairs": len(dev_pairs)}
-    if (folder / "plain.jsonl").exists():
+    if (folder / f"{PARTS[-1]}.jsonl").exists():
         return counts
-    some_dev = _sample(dev_pairs, MAX_DEV_EXAMPLES, config.run.seed)
-    train, dropped = make_examples(config, run_dir, pairs, encode)
-    dev, dropped_dev = make_examples(config, run_dir, some_dev, encode)
+    knobs, seed = config.train_generator, config.run.seed
+    some_dev = _sample(dev_pairs, MAX_DEV_EXAMPLES, seed)
+    contexts = find_contexts(config, run_dir, [*pairs, *some_dev])
+    train, dropped = make_examples(config, contexts, pairs, encode)
+    dev, dropped_dev = make_examples(config, contexts, some_dev, encode)
     train += _replay(config, run_dir, pairs, encode, len(train))
+    asked_dev = _sample(some_dev, MAX_QUESTIONS, seed) if knobs.select_by == "f1" else []
+    asked_folds = _sample(pairs, MAX_QUESTIONS * knobs.folds, seed) if knobs.folds else []
+    parts: dict[str, Iterable[Any]] = {
+        "train": train,
+        "dev": dev,
+        "dev_questions": make_questions(config, contexts, asked_dev, encode),
+        "fold_questions": make_questions(config, contexts, asked_folds, encode),
+        "closed_book": closed_book_questions(config, _sample(pairs, MAX_QUESTIONS, seed), encode),
+        "plain": ({"text": text} for text in _plain_texts(run_dir, dev_pairs, seed)),
+    }
     write_jsonl(run_dir.rejects("train_generator"), [*rejects, *dropped, *dropped_dev])
-    write_jsonl(folder / "train.jsonl", map(dataclasses.asdict, train))
-    write_jsonl(folder / "dev.jsonl", map(dataclasses.asdict, dev))
-    write_jsonl(folder / "plain.jsonl", ({"text": text} for text in _plain_texts(run_dir, dev_pairs, config.run.seed)))
+    for name in PARTS:
+        write_jsonl(folder / f"{name}.jsonl", parts[name])
     return counts
 
 
 def read_training_set(folder: Path) -> TrainingSet:
     """What `build_training_set` wrote."""
-    texts = [row["text"] for row in read_rows(folder / "plain.jsonl")]
-    return TrainingSet(_read_examples(folder / "train.jsonl"), _read_examples(folder / "dev.jsonl"), texts)
+    rows = {name: read_rows(folder / f"{name}.jsonl") for name in PARTS}
+    return TrainingSet(
+        train=[_example(row) for row in rows["train"]],
+        dev=[_example(row) for row in rows["dev"]],
+        dev_questions=[_question(row) for row in rows["dev_questions"]],
+        fold_questions=[_question(row) for row in rows["fold_questions"]],
+        closed_book=[_question(row) for row in rows["closed_book"]],
+        plain_texts=[row["text"] for row in rows["plain"]],
+    )
 
 
 def make_examples(
-    config: Config, run_dir: RunDir, pairs: Sequence[QAPair], encode: Encode
+    config: Config, contexts: Contexts, pairs: Sequence[QAPair], encode: Encode
 ) -> tuple[list[Example], list[Reject]]:
-    """Examples of the pairs, in their order, with contexts from the index that serves; chunks of test documents are
-    left out of them, so that the order of a context is that of serving but for those."""
+    """Examples of the pairs, in their order; chunks of test documents are left out of contexts, so that the order of a
+    context is that of serving but for those."""
     pairs, layout, rejects = balance(pairs, layout_of(config))
-    abstain = config.llm.abstain
-    hits, chunks = _contexts(config, run_dir, pairs)
-    answer_prompt = functools.partial(render_answer, load_prompts(config.llm.prompts, abstain), chunk_renderer(config))
+    abstain, render = config.llm.abstain, prompt_renderer(config)
     examples: list[Example] = []
-    for pair, found in zip(pairs, hits, strict=True):
-        made = drafts(pair, found, chunks, layout)
+    for pair in pairs:
+        made = drafts(pair, contexts.hits[pair.id], contexts.chunks, layout)
         if isinstance(made, Reject):
             rejects.append(made)
             continue
         for draft in made:
-            done = finish(draft, answer_prompt, abstain, encode, layout)
+            done = finish(draft, render, abstain, encode, layout)
             rejects.append(done) if isinstance(done, Reject) else examples.append(done)
-    check_chunks_allowed((i for e in examples for i in e.chunk_ids), chunks.values(), "chunks of training contexts")
+    shown = (i for e in examples for i in e.chunk_ids)
+    check_chunks_allowed(shown, contexts.chunks.values(), "chunks of training contexts")
     return examples, rejects
+
+
+def make_questions(config: Config, contexts: Contexts, pairs: Sequence[QAPair], encode: Encode) -> Iterator[Question]:
+    """The pairs' questions as they are served: over the top chunks, as many as fit."""
+    layout, render = layout_of(config), prompt_renderer(config)
+    for pair in pairs:
+        served = tuple(contexts.chunks[i] for i in contexts.hits[pair.id][: layout.top_k])
+        draft = Draft(pair.id, pair.question, served, frozenset(), None, document_id=pair.document_id)
+        fitted = finish(draft, render, config.llm.abstain, encode, layout)
+        if isinstance(fitted, Example):
+            yield _asked(pair, fitted.encoded, len(fitted.chunk_ids))
+
+
+def closed_book_questions(config: Config, pairs: Sequence[QAPair], encode: Encode) -> Iterator[Question]:
+    """The pairs' questions without any context; those without an answer tell nothing here."""
+    prompts = load_prompts(config.llm.prompts, config.llm.abstain)
+    for pair in pairs:
+        if pair.answerable:
+            yield _asked(pair, encode(prompts.closed_book(pair.question), pair.answer), 0)
+
+
+def _asked(pair: QAPair, encoded: Encoded, num_chunks: int) -> Question:
+    prompt = encoded.input_ids[: encoded.num_prompt_tokens]
+    return Question(pair.id, pair.document_id, prompt, num_chunks, pair.answers if pair.answerable else ())
 
 
 def layout_of(config: Config) -> Layout:
     knobs = config.train_generator
-    return Layout(knobs.layout, config.retrieval.top_k, knobs.gold_share, knobs.cite, knobs.max_tokens, config.run.seed)
+    return Layout(
+        knobs.layout, config.retrieval.top_k, knobs.gold_share, knobs.cite, knobs.max_tokens, config.run.seed,
+        knobs.quote,
+    )  # fmt: skip
+
+
+def prompt_renderer(config: Config) -> Callable[[str, Sequence[Chunk]], Messages]:
+    """(question, chunks) -> the prompt that serving and evaluation put to the model over the same chunks."""
+    prompts = load_prompts(config.llm.prompts, config.llm.abstain)
+    return functools.partial(render_answer, prompts, chunk_renderer(config))
 
 
 def chunk_renderer(config: Config) -> Callable[[Chunk], str]:
@@ -121,8 +187,8 @@ def render_answer(prompts: Any, render: Callable[[Chunk], str], question: str, c
     return prompts.answer(question, [render(chunk) for chunk in chunks])
 
 
-def _contexts(config: Config, run_dir: RunDir, pairs: Sequence[QAPair]) -> tuple[list[list[str]], dict[str, Chunk]]:
-    """Chunk ids found for each pair, best first, without those of test documents, and the chunks by id."""
+def find_contexts(config: Config, run_dir: RunDir, pairs: Sequence[QAPair]) -> Contexts:
+    """One search for all pairs."""
     from rag_ft.retrieval.search import load_chunks, open_retriever, served_tuned
 
     retriever = open_retriever(config, run_dir, tuned=served_tuned(run_dir))
@@ -130,7 +196,7 @@ def _contexts(config: Config, run_dir: RunDir, pairs: Sequence[QAPair]) -> tuple
     hits = [[i for i, _ in found] for found in retriever.search([p.question for p in pairs], depth)]
     wanted = {i for found in hits for i in found}.union(*(_own_chunk_ids(pair) for pair in pairs))
     chunks = {i: c for i, c in load_chunks(run_dir, wanted).items() if c.split != "test"}
-    return [[i for i in found if i in chunks] for found in hits], chunks
+    return Contexts({p.id: [i for i in found if i in chunks] for p, found in zip(pairs, hits, strict=True)}, chunks)
 
 
 def _own_chunk_ids(pair: QAPair) -> set[str]:
@@ -149,7 +215,9 @@ def _replay(
     chunks = load_chunks(run_dir, {p.chunk_id for p in pairs if p.chunk_id})
     prompts = load_prompts(config.llm.prompts, config.llm.abstain)
     asked = replay_prompts(pairs, chunks, prompts, chunk_renderer(config), count, config.run.seed)
-    return list(replay_examples(config, asked, encode, run_dir.replies("train_generator")))
+    documents = {f"replay:{pair.id}": pair.document_id for pair in pairs}
+    replies = replay_examples(config, asked, encode, run_dir.replies("train_generator"))
+    return [dataclasses.replace(example, document_id=documents[example.id]) for example in replies]
 
 
 def _plain_texts(run_dir: RunDir, dev_pairs: Sequence[QAPair], seed: int) -> list[str]:
@@ -174,10 +242,13 @@ def _sample(items: Sequence[Any], most: int, seed: int) -> list[Any]:
     return [items[i] for i in chosen]
 
 
-def _read_examples(path: Path) -> list[Example]:
-    return [_example(row) for row in read_rows(path)]
-
-
 def _example(row: dict[str, Any]) -> Example:
     encoded = Encoded(tuple(row["encoded"]["input_ids"]), row["encoded"]["num_prompt_tokens"])
-    return Example(row["id"], row["kind"], tuple(row["messages"]), row["answer"], tuple(row["chunk_ids"]), encoded)
+    return Example(
+        row["id"], row["kind"], tuple(row["messages"]), row["answer"], tuple(row["chunk_ids"]), encoded,
+        row["document_id"],
+    )  # fmt: skip
+
+
+def _question(row: dict[str, Any]) -> Question:
+    return Question(row["id"], row["document_id"], tuple(row["prompt"]), row["num_chunks"], tuple(row["answers"]))

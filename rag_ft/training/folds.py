@@ -1,0 +1,94 @@
+"""Cross-validation by document: what the training gains on train documents it did not see, and how much that varies.
+
+Each fold is trained as the generator itself is (same settings, stopped by the same dev documents), without the examples
+made from its documents, and then asked about these. Their chunks may still stand as distractors in other examples,
+where no token of them is learned.
+"""
+
+from __future__ import annotations
+
+import gc
+import shutil
+import statistics
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rag_ft.config import Config
+from rag_ft.documents.near_duplicates import groups, signature
+from rag_ft.documents.splits import hash_share
+from rag_ft.errors import ConfigError
+from rag_ft.paths import RunDir
+from rag_ft.records import Document, JsonlAppender, read_jsonl, read_rows
+from rag_ft.training.adapters import load_base
+from rag_ft.training.examples import longest_answer
+from rag_ft.training.processes import Processes
+from rag_ft.training.questions import mean_f1
+from rag_ft.training.sft import dataset_of, train
+from rag_ft.training.training_set import TrainingSet
+
+
+def cross_validate(
+    config: Config, run_dir: RunDir, data: TrainingSet, tokenizer: Any, processes: Processes
+) -> dict[str, int | float]:
+    """Writes folds.jsonl, a row a fold (those there already are kept), and returns means and spread of its rows.
+
+    Raises:
+        ConfigError: fewer train documents than folds.
+    """
+    k = config.train_generator.folds
+    learned = {example.document_id for example in data.train if example.kind != "replay"}
+    asked = learned & {question.document_id for question in data.fold_questions}
+    texts = {d.id: d.text for d in read_jsonl(run_dir.documents, Document) if d.id in asked}
+    fold_of = folds_of(texts, k, config.ingest.near_duplicate_similarity)
+    done = {row["fold"] for row in read_rows(run_dir.folds)} if run_dir.folds.exists() else set()
+    for fold in sorted(set(range(k)) - done):
+        held = {document for document, number in fold_of.items() if number == fold}
+        folder = run_dir.checkpoints("train_generator") / f"fold-{fold}"
+        row = {"fold": fold, **_validate(config, data, held, tokenizer, folder, processes)}
+        gc.collect()
+        processes.first(partial(_finish, run_dir.folds, row, folder))
+    return summary(list(read_rows(run_dir.folds)))
+
+
+def folds_of(texts: Mapping[str, str], k: int, similarity: float) -> dict[str, int]:
+    """document id -> fold: near-duplicates together, folds of about as many documents, decided by the ids' hashes."""
+    ids = sorted(texts, key=hash_share)
+    near = groups(np.array([signature(texts[i]) for i in ids]), similarity) if ids else []
+    order = {group: n for n, group in enumerate(dict.fromkeys(map(int, near)))}
+    if len(order) < k:
+        raise ConfigError(f"train_generator.folds={k}: only {len(order)} train documents have questions: lower it")
+    return {i: order[int(group)] % k for i, group in zip(ids, near, strict=True)}
+
+
+def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, int | float]:
+    """For the done-file: means over the folds, and the standard deviation of the gain."""
+    deltas = [row["delta"] for row in rows]
+    means = {name: statistics.fmean(row[name] for row in rows) for name in ("dev_loss", "f1_base", "f1_tuned", "delta")}
+    rounded = {f"folds_{name}": round(value, 4) for name, value in means.items()}
+    return {"folds": len(rows), **rounded, "folds_delta_sd": round(statistics.stdev(deltas), 4)}
+
+
+def _validate(
+    config: Config, data: TrainingSet, held: set[str], tokenizer: Any, folder: Path, processes: Processes
+) -> dict[str, int | float]:
+    questions = [q for q in data.fold_questions if q.document_id in held]
+    learned = [e for e in data.train if e.document_id not in held]
+    unseen = [e for e in data.train if e.document_id in held and e.kind != "replay"]
+    model, abstain, longest = load_base(config), config.llm.abstain, longest_answer(data.train)
+    base = mean_f1(model, tokenizer, questions, abstain, longest)
+    trainer = train(config, tokenizer, learned, data.dev, folder, processes, model, data.dev_questions).trainer
+    tuned = mean_f1(trainer.model, tokenizer, questions, abstain, longest)
+    loss = trainer.evaluate(dataset_of(unseen))["eval_loss"]
+    values = {"dev_loss": loss, "f1_base": base, "f1_tuned": tuned, "delta": tuned - base}
+    counts = {"num_train": len(learned), "num_dev": len(questions)}
+    return {**counts, **{name: round(value, 4) for name, value in values.items()}}
+
+
+def _finish(path: Path, row: dict[str, Any], folder: Path) -> None:
+    with JsonlAppender(path) as rows:
+        rows.write(row)
+    shutil.rmtree(folder, ignore_errors=True)

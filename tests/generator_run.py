@@ -1,0 +1,87 @@
+"""A run folder that is ready for train_generator, with tiny models, and processes that train in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rag_ft import index, ingest
+from rag_ft.config import Config
+from rag_ft.paths import RunDir
+from rag_ft.records import Chunk, Evidence, QAPair, read_jsonl, write_jsonl
+
+NAMES = ["Ada", "Bo", "Cleo", "Dag", "Eva", "Finn", "Gro", "Hal", "Ida", "Jon"]
+TOWNS = ["Ulm", "Ost", "Rye", "Ave", "Bex", "Cor", "Dax", "Ely", "Fro", "Gap"]
+ROOT = Path(__file__).parent.parent
+Make = Callable[..., tuple[Config, RunDir]]
+
+
+def documents() -> list[dict[str, Any]]:
+    rows = []
+    for number, (name, town) in enumerate(zip(NAMES, TOWNS, strict=True)):
+        split = "test" if number == 9 else "dev" if number == 8 else "train"
+        text = f"{name} lives in {town}. The house of {name} is number {number + 10}."
+        rows.append({"id": f"d{number}", "title": name, "text": text, "split": split})
+    return rows
+
+
+def pairs_of(run_dir: RunDir) -> list[QAPair]:
+    pairs = []
+    for chunk in read_jsonl(run_dir.chunks, Chunk):
+        name = chunk.text.split()[0]
+        town = chunk.text.split()[3].strip(".")
+        start = chunk.start + chunk.text.index(town)
+        evidence = Evidence(town, start, start + len(town))
+        pairs.append(QAPair(f"q{chunk.document_id}", f"Where does {name} live?", (town,), chunk.id, chunk.document_id,
+                            evidence, "factoid", chunk.split, "generated"))  # fmt: skip
+        pairs.append(QAPair(f"u{chunk.document_id}", f"What does {name} eat?", ("I don't know.",), None,
+                            chunk.document_id, None, "unanswerable", chunk.split, "generated"))  # fmt: skip
+    return pairs
+
+
+def prepare(make_run: Make, **overrides: Any) -> tuple[Config, RunDir]:
+    """Ingested, indexed, with pairs; `knobs` are those of train_generator."""
+    knobs = {"epochs": 2, "batch_size": 4, "rank": 4, "evaluations": 2, "learning_rate": 2e-2, "replay_share": 0.0}
+    knobs |= overrides.pop("knobs", {})
+    overrides |= {f"train_generator__{key}": value for key, value in knobs.items()}
+    config, run_dir = make_run(documents(), **overrides)
+    if not run_dir.qa.exists():
+        run_dir.path.mkdir(parents=True, exist_ok=True)
+        ingest.run(config, run_dir)
+        index.run(config, run_dir)
+        write_jsonl(run_dir.qa, pairs_of(run_dir))
+    return config, run_dir
+
+
+def start(config_file: Path, *overrides: str, launcher: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
+    words = [*(launcher or (sys.executable,)), "-m", "rag_ft.train_generator", str(config_file), *overrides]
+    return start_process(words, config_file.with_suffix(".log"))
+
+
+def start_process(words: list[str], log: Path) -> subprocess.Popen[bytes]:
+    """What it says goes to a file: nobody reads a pipe here, and a full one would stop it."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    with log.open("ab") as out:
+        return subprocess.Popen(words, env=environment, stdout=out, stderr=out, cwd=ROOT)
+
+
+def as_file(config: Config, run_dir: RunDir, path: Path) -> Path:
+    """The config as YAML, and done-files of the stages before, so that a process of its own can run the stage."""
+    values = config.model_dump(mode="json")
+    values.pop("name")
+    path.write_text(yaml.safe_dump(values))
+    for stage in ("ingest", "index", "generate", "train_retriever"):
+        row = {"fingerprint": stage, "config": {}, "inputs": {}, "counts": {}, "seconds": 0}
+        run_dir.done(stage).write_text(json.dumps(row))
+    return path
+
+
+def _weights(run_dir: RunDir) -> bytes:
+    return (run_dir.generator / "adapter_model.safetensors").read_bytes()

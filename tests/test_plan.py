@@ -1,0 +1,80 @@
+"""What a run will take: rates measured where there is a measurement, memory close to what is measured afterwards."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from generator_run import ROOT, Make, prepare, start_process
+
+import rag_ft.plan
+from rag_ft.config import load_config
+from rag_ft.errors import ConfigError
+from rag_ft.paths import RunDir
+from rag_ft.plan import plan
+from rag_ft.stages import read_done, run_stage
+
+
+@pytest.fixture
+def prepared(make_run: Make) -> Make:
+    return functools.partial(prepare, make_run)
+
+
+def row_of(text: str, stage: str) -> list[str]:
+    return re.split(r"\s{2,}", next(line for line in text.splitlines() if line.startswith(f"{stage} ")))
+
+
+def test_the_plan_names_steps_and_memory_and_refuses_what_does_not_fit(
+    prepared: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, _ = prepared()
+    text = plan(config)
+    assert "train_generator" in text and "optimiser" in text and "(counted)" in text
+    assert row_of(text, "train_retriever")[4] == row_of(text, "train_generator")[4] == "assumed"
+    small = rag_ft.plan.Device("tiny card", 1, 0.5, 1e12, True)
+    monkeypatch.setattr(rag_ft.plan, "visible_device", lambda _: small)
+    with pytest.raises(ConfigError, match=r"training needs .* tiny card has 0.5: no setting would fit"):
+        plan(config)
+
+
+def test_hours_are_scaled_from_what_a_stage_took_in_the_run_folder(prepared: Make) -> None:
+    config, run_dir = prepared(knobs={"epochs": 2})
+
+    def took(**settings: Any) -> None:
+        chosen = {f"train_generator.{knob}": value for knob, value in settings.items()}
+        done = {"fingerprint": "", "config": chosen, "counts": {}, "seconds": 3600, "peak_memory_gb": 1.5}
+        run_dir.done("train_generator").write_text(json.dumps(done))
+
+    took(epochs=1)
+    hours, rate, _, measured = row_of(plan(config), "train_generator")[3:]
+    assert (rate, measured) == ("measured", "1.5") and float(hours) == pytest.approx(2, abs=0.2)
+    took(epochs=2, folds=3)
+    assert float(row_of(plan(config), "train_generator")[3]) == pytest.approx(0.25, abs=0.01)
+    took(epochs=2, knob_of_another_version=1)
+    assert row_of(plan(config), "train_generator")[4] == "assumed"
+
+
+def test_stages_that_will_do_nothing_are_not_planned(prepared: Make) -> None:
+    config, _ = prepared(knobs={"enabled": False}, train_retriever__enabled=False, evaluate__answers=False)
+    stages = [line.split()[0] for line in plan(config).splitlines() if "  assumed" in line]
+    assert stages == ["generate"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_planned_memory_is_within_a_quarter_of_the_measured_peak_on_the_demo(demo_encoder: str, tmp_path: Path) -> None:
+    overrides = [f"run.dir={tmp_path / 'run'}", "generate.max_chunks=120", "train_retriever.epochs=1"]
+    config = load_config(ROOT / "configs/demo.yaml", [*overrides, "train_generator.max_steps=12"])
+    for stage in ("ingest", "index", "generate"):
+        run_stage(stage, config)
+    for stage in ("train_retriever", "train_generator"):  # processes of their own: a peak is that of a process
+        words = ["-m", "rag_ft.cli", stage, "configs/demo.yaml", *overrides, "train_generator.max_steps=12"]
+        assert start_process([sys.executable, *words], tmp_path / "log").wait(600) == 0
+        done = read_done(RunDir(config.run_path), stage)
+        planned = float(row_of(plan(config), stage)[5])
+        assert done and 0.8 < planned / done["peak_memory_gb"] < 1.25, (stage, planned, done["peak_memory_gb"])
