@@ -9,6 +9,7 @@ from rag_ft.config import Config
 from rag_ft.errors import DataError
 from rag_ft.evaluation.answering import Answered, answer_all, tuned_generator
 from rag_ft.evaluation.ensemble import combine, part_asks
+from rag_ft.evaluation.given import link_given
 from rag_ft.evaluation.robustness import probes
 from rag_ft.evaluation.systems import MIN_HITS, SYSTEMS, Ask, ask_of, second_chunk_id
 from rag_ft.metrics.answers import citation_scores, faithfulness, score_answer
@@ -43,10 +44,12 @@ def run(config: Config, run_dir: RunDir) -> dict[str, int | float]:
     Raises:
         DataError: no test question is left, training pairs leak, or every reply failed.
     """
+    link_given(config, run_dir)
     pairs = _questions(config, run_dir)
     counts: dict[str, int | float] = {"questions": len(pairs), **_check_leakage(run_dir, pairs)}
-    counts["retriever_tuned"] = int(served_tuned(run_dir))
+    counts |= {"retriever_tuned": int(served_tuned(run_dir)), "retriever_given": int(bool(config.evaluate.encoder))}
     counts["generator_tuned"] = int(tuned_generator(run_dir) is not None)
+    counts["generator_given"] = int(bool(config.evaluate.adapter))
     material = _material(run_dir, pairs, _retrieve(config, run_dir, pairs))
     counts["located_questions"] = sum(1 for gold in material.gold.values() if gold)
     answered: list[Answered] = []

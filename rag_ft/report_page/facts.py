@@ -51,10 +51,12 @@ def funnel(run_dir: RunDir) -> dict[str, Any]:
 
 
 def leakage(run_dir: RunDir) -> dict[str, Any]:
-    """What the check before the evaluation compared; it would have stopped the run had it found anything."""
+    """What the check before the evaluation compared; it would have stopped the run had it found anything. `given`:
+    halves that came by path, of whose training nothing is known here."""
     counts = counts_of(run_dir, "evaluate")
     found = {key.removeprefix("leakage_"): value for key, value in counts.items() if key.startswith("leakage_")}
-    return {"passed": bool(found), **found}
+    given = [half for half in ("generator", "retriever") if counts.get(f"{half}_given")]
+    return {"passed": bool(found), **found, "given": given}
 
 
 def halves_tuned(run_dir: RunDir) -> str:
