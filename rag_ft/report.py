@@ -13,7 +13,7 @@ from rag_ft.config import Config, flat
 from rag_ft.errors import DataError
 from rag_ft.evaluation.systems import ENSEMBLES, NAMES, RETRIEVERS, SYSTEMS
 from rag_ft.metrics.answers import ANSWER_METRICS
-from rag_ft.metrics.comparisons import ABSTENTION, ScoreTable, make_table, subset, summarise
+from rag_ft.metrics.comparisons import ABSTENTION, SIDE_METRICS, ScoreTable, make_table, subset, summarise
 from rag_ft.metrics.retrieval import gold_chunk_ids
 from rag_ft.metrics.verdict import points, verdict
 from rag_ft.paths import RunDir
@@ -25,7 +25,7 @@ from rag_ft.report_page.robustness import robustness
 
 SCHEMA = 1  # of metrics.json; raised when a key changes its meaning
 MIN_HUMAN_QUESTIONS = 50  # from so many on, questions that people wrote or reviewed make the headline alone
-ALL_METRICS = (*ANSWER_METRICS, "faithfulness", *ABSTENTION, "citation_precision", "citation_recall", "evidence_shown")
+ALL_METRICS = (*ANSWER_METRICS, *SIDE_METRICS, *ABSTENTION, "citation_precision", "citation_recall", "evidence_shown")
 ENSEMBLE_NAMES = tuple(system.name for system in ENSEMBLES)
 TERMINAL_METRICS = {"em": "EM", "f1": "F1", "rougeL": "ROUGE-L", "recall@5": "recall@5"}
 
@@ -166,6 +166,7 @@ def _page(
         "metrics": metrics,
         "grid": grid(metrics),
         "answer_metrics": [metric for metric in ALL_METRICS if any(metric in s for s in metrics["systems"].values())],
+        "side_metrics": [metric for metric in SIDE_METRICS if metric in metrics["systems"]["base"]],
         "retrievers": {name: meaning for name, meaning in RETRIEVERS.items() if name in metrics["systems"]},
         "documents": slices.by_document(table, _slice_metrics(answers), documents),
         "refusals": facts.refusals(run_dir),
