@@ -169,7 +169,7 @@ def test_the_judges_verdicts_stand_beside_the_lexical_measure_with_its_failures(
     report.run(config, run_dir)
     assert metrics_of(run_dir)["systems"]["tuned"]["faithfulness_judged"]["value"] == 1.0
     text = run_dir.report_html.read_text()
-    assert "<th>faithfulness</th><th>faithfulness, judged</th>" in text and "no verdict on 7 of 90" in text
+    assert "<th>faithfulness</th><th>judged faithful</th>" in text and "no verdict on 7 of 90" in text
 
 
 def test_retrieval_alone_is_reported_too(tmp_path: Path) -> None:
