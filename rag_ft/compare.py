@@ -14,7 +14,7 @@ import yaml
 from rag_ft.errors import DataError
 from rag_ft.metrics.comparisons import ScoreTable, estimate_columns, make_table, mean_column, subset, summarise
 from rag_ft.metrics.significance import Estimate, holm, more_questions, spread
-from rag_ft.metrics.verdict import points, verdict
+from rag_ft.metrics.verdict import described, points, verdict
 from rag_ft.paths import RunDir
 from rag_ft.records import QAPair, Score, read_jsonl, write_text
 from rag_ft.report_page.facts import halves_tuned
@@ -42,12 +42,14 @@ def compare(runs: Sequence[Path], page: Path) -> str:
 def comparison(run_dirs: Sequence[RunDir], num_resamples: int = 10_000, seed: int = 0) -> dict[str, Any]:
     """What the runs' evaluations say together.
 
-    Where they asked the same questions: {"kind": "paired", "runs", "questions", "documents", "levels": {run: {system:
-    {metric: level}}}, "differences": [{a, b, system, metric, delta, ci95, p, p_holm, n}]}, over the shared questions
-    alone, Holm over all differences. Where these runs differ in nothing but run.seed: {"kind": "seeds", "systems",
-    "comparisons", "verdict", "parts": [{run, questions, metric: {base, tuned}}], "spread": {metric: {mean, sd, low,
-    high} of the parts' gains}}, each question's score being its mean over the seeds. Where they asked different
-    questions, the same with {"kind": "folds"} and all questions pooled.
+    Where they asked the same questions: {"kind": "paired", "runs", "questions", "documents", "sentences", "levels":
+    {run: {system: {metric: level}}}, "differences": [{a, b, system, metric, delta, ci95, p, p_holm, n}]}, over the
+    shared questions alone, Holm over all differences.
+
+    Where these runs differ in nothing but run.seed: {"kind": "seeds", "systems", "comparisons", "verdict", "parts":
+    [{run, questions, metric: {base, tuned}}], "spread": {metric: {mean, sd, low, high} of the parts' gains}}, each
+    question's score being its mean over the seeds. Where they asked different questions, the same with {"kind":
+    "folds"} and all questions pooled.
 
     Raises:
         DataError: fewer than two runs, one is not evaluated, or they overlap too little to pair and too much to pool.
@@ -83,7 +85,7 @@ def comparison_table(result: dict[str, Any]) -> str:
         if system in result["levels"][run]:
             rows.append([run, system, *(_cell(result, run, system, metric) for metric in METRICS)])
     head = f"{result['questions']} shared questions about {result['documents']} documents; change from the first run"
-    return "\n".join([head, *_aligned(rows)])
+    return "\n".join([head, *_aligned(rows), "", *result["sentences"]])
 
 
 def write_comparison(result: dict[str, Any], path: Path) -> None:
@@ -137,13 +139,23 @@ def _paired(names: list[str], tables: list[ScoreTable], num_resamples: int, seed
     columns += [mean_column(_value(values[run], *key) - _value(values[0], *key)) for run, key in changes]
     estimates = estimate_columns(tables[0], columns, num_resamples, seed)
     of_changes = list(zip(changes, estimates[len(levels) :], strict=True))
+    differences = _differences(names, of_changes)
     return {
         "kind": "paired",
         "runs": names,
         **_size(tables[0]),
+        "sentences": _sentences(differences),
         "levels": _levels(names, dict(zip(levels, estimates, strict=False))),
-        "differences": _differences(names, of_changes),
+        "differences": differences,
     }
+
+
+def _sentences(differences: list[dict[str, Any]]) -> list[str]:
+    """What the tuned system of each other run does against the first one's: by F1, where there is none by recall."""
+    of_tuned = [row for row in differences if row["system"] == "tuned"]
+    metric = "f1" if any(row["metric"] == "f1" for row in of_tuned) else "recall@5"
+    shown = [row for row in of_tuned if row["metric"] == metric]
+    return [f"Both halves tuned, {row['b']} against {row['a']}: {described(row)}." for row in shown]
 
 
 def _size(table: ScoreTable) -> dict[str, int]:
@@ -192,10 +204,24 @@ def _together(
     parts = [{"run": name, **_means(table)} for name, table in zip(names, tables, strict=True)]
     shown = [metric for metric in METRICS if all(metric in part for part in parts)]
     gains = {metric: spread([part[metric]["tuned"] - part[metric]["base"] for part in parts]) for metric in shown}
+    said = verdict(comparisons, tuned, ("base", "f1") in whole.values)
+    said["notes"] += _spread_notes(kind, gains, len(names))
     return {
         "kind": kind, "runs": names, **_size(whole), "systems": systems, "comparisons": comparisons, "parts": parts,
-        "spread": gains, "verdict": verdict(comparisons, tuned, ("base", "f1") in whole.values),
+        "spread": gains, "verdict": said,
     }  # fmt: skip
+
+
+def _spread_notes(kind: str, gains: dict[str, dict[str, float]], number: int) -> list[str]:
+    """What the intervals do not hold: they resample questions, not trainings."""
+    metric = next((metric for metric in ("f1", "recall@5") if metric in gains), None)
+    if metric is None:
+        return []
+    gain = gains[metric]
+    return [
+        f"Single {kind} gain from {points(gain['low'])} to {points(gain['high'])} {METRICS[metric]} (standard "
+        f"deviation {100 * gain['sd']:.1f} over {number}): one training may bring any of these."
+    ]
 
 
 def _averaged(tables: list[ScoreTable]) -> ScoreTable:

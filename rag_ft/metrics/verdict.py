@@ -51,6 +51,13 @@ def points(value: float) -> str:
     return f"{100 * value:+.1f}"
 
 
+def described(comparison: Comparison) -> str:
+    """ "+3.4 recall@5 (95 % CI 1.0 to 6.4)", and where that is not settled, what would settle it."""
+    if _is_gain(comparison) or _is_loss(comparison):
+        return _amount(comparison)
+    return f"{_amount(comparison)}, {_open(comparison)}; {_more(comparison)}"
+
+
 def _own(half: str, tuned: str) -> bool:
     """Whether a cell says something of its own: with one half tuned, "both" is that half."""
     return {"generator": "g" in tuned, "retriever": "r" in tuned, "both": len(tuned) == 2}[half]
@@ -92,8 +99,7 @@ def _notes(gains: dict[str, Comparison], comparisons: list[Comparison]) -> list[
     change), and whether the tuned generator makes things up where the context does not tell."""
     notes = []
     if recall := _find(comparisons, "base", "tuned", "recall@5"):
-        settled = _is_gain(recall) or _is_loss(recall)
-        notes.append(f"Retrieval: {_amount(recall)}" + ("." if settled else f", {_open(recall)}; {_more(recall)}."))
+        notes.append(f"Retrieval: {described(recall)}.")
     rank = _find(comparisons, "base", "tuned", "mrr@10")
     if rank and (_is_gain(rank) or _is_loss(rank)):
         way = "higher" if _is_gain(rank) else "lower"
