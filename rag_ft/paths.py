@@ -53,17 +53,19 @@ class RunDir:
 
     @property
     def retriever(self) -> Path:
-        """train_retriever: the tuned encoder, loadable by SentenceTransformer; adapter/ beside it."""
+        """train_retriever: the tuned encoder, loadable by SentenceTransformer; adapter/ beside it. Or evaluate: a link
+        to evaluate.encoder."""
         return self.path / "retriever"
 
     @property
     def retriever_index(self) -> Path:
-        """train_retriever: as index/, made with the tuned encoder."""
+        """train_retriever, or evaluate where the encoder was given by path: as index/, made with the tuned encoder."""
         return self.path / "retriever_index"
 
     @property
     def generator(self) -> Path:
-        """train_generator: a PEFT adapter with its tokenizer, loadable by PeftModel and by vLLM."""
+        """train_generator: a PEFT adapter with its tokenizer, loadable by PeftModel and by vLLM. Or evaluate: a link to
+        evaluate.adapter."""
         return self.path / "generator"
 
     def training_log(self, stage: str) -> Path:

@@ -32,6 +32,7 @@ RETRIEVAL_PAIRS = (
     ("lexical", "tuned", "r"),
     ("dense_base", "base", ""),
     ("dense_base", "dense_tuned", "r"),
+    ("dense_tuned", "tuned", "r"),
 )
 DECIDING = (
     ("base", "tuned_generator", "f1"),

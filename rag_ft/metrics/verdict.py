@@ -24,6 +24,11 @@ def verdict(comparisons: list[Comparison], tuned: str, answers: bool = True) -> 
         tuned: which halves were really tuned, of the letters g and r.
         answers: whether answers were evaluated, or retrieval alone.
     """
+    found = _decide(comparisons, tuned, answers)
+    return {**found, "notes": found["notes"] + _better_alone(comparisons, tuned)}
+
+
+def _decide(comparisons: list[Comparison], tuned: str, answers: bool) -> dict[str, Any]:
     if not tuned:
         return _result("none", "Nothing was tuned, or no tuning was accepted: base is all there is to ship.", [])
     decides = {(c["b"], c["metric"]): c for c in comparisons if c["family"] == "decides"}
@@ -110,6 +115,18 @@ def _notes(gains: dict[str, Comparison], comparisons: list[Comparison]) -> list[
         interval = _amount(withheld).replace(" EM", " points")
         notes.append(f"Where the context lacks the proof, the tuned generator abstains {way} often: {interval}.")
     return notes + _cautions(next(iter(gains.values())))
+
+
+def _better_alone(comparisons: list[Comparison], tuned: str) -> list[str]:
+    """Whether one side of the fusion ranks better than the fusion that is served."""
+    served = "tuned" if "r" in tuned else "base"
+    notes = []
+    for side, mode, name in ((f"dense_{served}", "dense", "the encoder"), ("lexical", "lexical", "BM25")):
+        rank = _find(comparisons, side, served, "mrr@10")
+        if rank and _is_loss(rank):
+            loss = f"What is served ranks the proof lower than {name} alone does: {_amount(rank)}"
+            notes.append(f"{loss}; consider retrieval.mode={mode}.")
+    return notes
 
 
 def _cautions(comparison: Comparison) -> list[str]:
