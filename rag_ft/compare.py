@@ -118,15 +118,16 @@ def _key(pair: QAPair) -> Key:
 
 def _only_seeds_differ(run_dirs: Sequence[RunDir]) -> bool:
     """Whether the runs are one configuration under several seeds."""
-    found = [_settings(run_dir) for run_dir in run_dirs]
-    seeds = [settings["run"].pop("seed") for settings in found if "seed" in settings.get("run", {})]
-    for settings in found:
-        settings.pop("name", None), settings.get("run", {}).pop("dir", None)
-    return len(set(seeds)) == len(found) and all(settings == found[0] for settings in found)
+    seeds, settings = zip(*(_settings(run_dir) for run_dir in run_dirs), strict=True)
+    distinct = None not in seeds and len(set(seeds)) == len(seeds)
+    return distinct and all(other == settings[0] for other in settings)
 
 
-def _settings(run_dir: RunDir) -> dict[str, Any]:
-    return yaml.safe_load(run_dir.config.read_text(encoding="utf-8")) if run_dir.config.exists() else {}
+def _settings(run_dir: RunDir) -> tuple[int | None, dict[str, Any]]:
+    """(the seed, all settings but the run's own name, place and seed)."""
+    values = yaml.safe_load(run_dir.config.read_text(encoding="utf-8")) if run_dir.config.exists() else {}
+    seed = values.get("run", {}).get("seed")
+    return seed, {key: value for key, value in values.items() if key not in ("name", "run")}
 
 
 def _paired(names: list[str], tables: list[ScoreTable], num_resamples: int, seed: int) -> dict[str, Any]:
@@ -155,7 +156,7 @@ def _sentences(differences: list[dict[str, Any]]) -> list[str]:
     of_tuned = [row for row in differences if row["system"] == "tuned"]
     metric = "f1" if any(row["metric"] == "f1" for row in of_tuned) else "recall@5"
     shown = [row for row in of_tuned if row["metric"] == metric]
-    return [f"Both halves tuned, {row['b']} against {row['a']}: {described(row)}." for row in shown]
+    return [f"The tuned system, {row['b']} against {row['a']}: {described(row)}." for row in shown]
 
 
 def _size(table: ScoreTable) -> dict[str, int]:

@@ -36,7 +36,7 @@ def test_the_same_questions_are_paired_and_the_change_is_the_difference_of_level
         levels["b"]["tuned"]["f1"]["value"] - levels["a"]["tuned"]["f1"]["value"], abs=1e-5
     )
     gain = 100 * found["tuned", "f1"]["delta"]
-    assert result["sentences"][0].startswith(f"Both halves tuned, b against a: {gain:+.1f} F1 (95 % CI ")
+    assert result["sentences"][0].startswith(f"The tuned system, b against a: {gain:+.1f} F1 (95 % CI ")
     assert found["tuned", "f1"]["p_holm"] < 0.05 < found["oracle_base", "f1"]["p_holm"] + 0.05
 
 
