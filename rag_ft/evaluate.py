@@ -11,7 +11,7 @@ from rag_ft.config import Config
 from rag_ft.errors import DataError
 from rag_ft.evaluation.answering import Answered, answer_all, tuned_generator
 from rag_ft.evaluation.ensemble import combine, part_asks
-from rag_ft.evaluation.given import link_given
+from rag_ft.evaluation.given import index_given, with_given
 from rag_ft.evaluation.judge import judge
 from rag_ft.evaluation.robustness import probes
 from rag_ft.evaluation.similarity import similarity_scores
@@ -42,14 +42,17 @@ class Material:
 def run(config: Config, run_dir: RunDir) -> dict[str, int | float]:
     """Asks every system the questions of the test documents and scores what it finds and says.
 
-    A half that was not tuned, or whose tuning was refused, is evaluated as the base half under both names. A prompt
-    that several systems share is answered once, and its seconds count for each of them; they are the request's own
-    in a server and a batch's time divided by its size in process. A reply that failed is a reject, never a score.
+    The tuned halves are those the configuration names by path, else the run's own. A half that was not tuned, or
+    whose tuning was refused, is evaluated as the base half under both names. A prompt that several systems share is
+    answered once, and its seconds count for each of them; they are the request's own in a server and a batch's time
+    divided by its size in process. A reply that failed is a reject, never a score.
 
     Raises:
         DataError: no test question is left, training pairs leak, or every reply failed.
+        ConfigError: a path given in `evaluate` does not hold what it should.
     """
-    link_given(config, run_dir)
+    run_dir = with_given(config, run_dir)
+    index_given(config, run_dir)
     pairs = _questions(config, run_dir)
     counts: dict[str, int | float] = {"questions": len(pairs)}
     counts |= _check_leakage(run_dir, pairs) | _halves(config, run_dir)

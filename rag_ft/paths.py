@@ -53,19 +53,22 @@ class RunDir:
 
     @property
     def retriever(self) -> Path:
-        """train_retriever: the tuned encoder, loadable by SentenceTransformer; adapter/ beside it. Or evaluate: a link
-        to evaluate.encoder."""
+        """train_retriever: the tuned encoder, loadable by SentenceTransformer; adapter/ beside it."""
         return self.path / "retriever"
 
     @property
     def retriever_index(self) -> Path:
-        """train_retriever, or evaluate where the encoder was given by path: as index/, made with the tuned encoder."""
+        """train_retriever: as index/, made with the tuned encoder."""
         return self.path / "retriever_index"
 
     @property
+    def given_index(self) -> Path:
+        """evaluate, where its encoder is given by path: as index/, made with that encoder."""
+        return self.path / "given_index"
+
+    @property
     def generator(self) -> Path:
-        """train_generator: a PEFT adapter with its tokenizer, loadable by PeftModel and by vLLM. Or evaluate: a link to
-        evaluate.adapter."""
+        """train_generator: a PEFT adapter with its tokenizer, loadable by PeftModel and by vLLM."""
         return self.path / "generator"
 
     def training_log(self, stage: str) -> Path:

@@ -266,7 +266,7 @@ def _what_changed(plan: dict[str, Any], before: dict[str, Any]) -> str:
 
 def _remove(stage: Stage, run_dir: RunDir) -> None:
     for path in [run_dir.done(stage.name), run_dir.started(stage.name), *(run_dir.path / w for w in stage.writes)]:
-        if path.is_dir() and not path.is_symlink():
+        if path.is_dir():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
@@ -276,9 +276,6 @@ def _write_start(config: Config, run_dir: RunDir, stage: Stage, plan: dict[str, 
     try:
         run_dir.path.mkdir(parents=True, exist_ok=True)
         run_dir.done(stage.name).unlink(missing_ok=True)
-        for path in (run_dir.path / written for written in stage.writes):
-            if path.is_symlink():  # to what an evaluation was given by path: nothing is written there
-                path.unlink()
         write_text(run_dir.config, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
         write_text(run_dir.started(stage.name), json.dumps(plan) + "\n")
     except OSError as error:

@@ -84,10 +84,12 @@ def test_an_index_by_path_is_used_as_it_is(make_config_file: Callable[..., Path]
     first = make_config_file("first", encoder=other_encoder)
     off = ["train_generator.enabled=false", "evaluate.answers=false"]
     assert main(["evaluate", str(first), *off]) == 0
-    index = RunDir(first.with_suffix("")).retriever_index
+    index = RunDir(first.with_suffix("")).given_index
     second = make_config_file("second", encoder=other_encoder, index=index)
     assert main(["evaluate", str(second), *off]) == 0
-    assert RunDir(second.with_suffix("")).retriever_index.resolve() == index.resolve()
+    assert not RunDir(second.with_suffix("")).given_index.exists()
+    hits = [RunDir(config.with_suffix("")).hits("tuned").read_text() for config in (first, second)]
+    assert hits[0] == hits[1]
 
 
 def test_an_index_of_another_encoder_is_refused_with_the_remedy(
@@ -124,12 +126,28 @@ def test_a_path_that_holds_no_model_is_one_line(
     assert f"evaluate.{knob}: there is no {missing}" in capsys.readouterr().err
 
 
-def test_what_the_run_tuned_itself_is_never_replaced(
-    make_config_file: Callable[..., Path], tmp_path: Path, other_adapter: Path, capsys: pytest.CaptureFixture[str]
+def test_what_the_run_tuned_itself_is_left_alone(
+    make_config_file: Callable[..., Path], tmp_path: Path, other_adapter: Path
 ) -> None:
     own = RunDir(tmp_path / "alone").generator
     own.mkdir(parents=True)
+    (own / "adapter_config.json").write_text("no adapter at all")
     config = make_config_file(adapter=other_adapter)
-    assert main(["evaluate", str(config), "train_retriever.enabled=false"]) == 1
-    assert f"{own} was tuned in this run" in capsys.readouterr().err
-    assert not own.is_symlink()
+    assert main(["evaluate", str(config), "train_retriever.enabled=false"]) == 0
+    assert [path.name for path in own.iterdir()] == ["adapter_config.json"]
+
+
+def test_ask_uses_the_halves_that_are_given(
+    make_config_file: Callable[..., Path],
+    other_adapter: Path,
+    other_encoder: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = make_config_file(adapter=other_adapter, encoder=other_encoder)
+    assert main(["evaluate", str(config), "evaluate.answers=false"]) == 0
+    said = []
+    for half in ([], ["--base"]):
+        capsys.readouterr()
+        assert main(["ask", str(config), "Who made the mill?", *half]) == 0
+        said.append(capsys.readouterr().out.splitlines()[0])
+    assert said[0] != said[1]
