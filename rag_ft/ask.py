@@ -5,6 +5,7 @@ from __future__ import annotations
 from rag_ft.config import Config
 from rag_ft.errors import DataError
 from rag_ft.evaluation.answering import tuned_generator
+from rag_ft.evaluation.given import with_given
 from rag_ft.llm.model_folder import with_tuned
 from rag_ft.llm.models import ChatRequest, open_language_model
 from rag_ft.paths import RunDir
@@ -21,7 +22,7 @@ def ask(config: Config, question: str, tuned: bool = True) -> str:
     """
     if not question.strip():
         raise DataError('the question is empty: rag-ft ask CONFIG "Who ...?"')
-    run_dir = RunDir(config.run_path)
+    run_dir = with_given(config, RunDir(config.run_path))
     retriever = open_retriever(config, run_dir, tuned=tuned and served_tuned(run_dir))
     hits = retriever.search([question], config.retrieval.top_k)[0]
     found = load_chunks(run_dir, {chunk_id for chunk_id, _ in hits})

@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"rag-ft {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for name, text in STAGE_HELP.items():
-        stage = _command(commands, name, text, partial(_stages, names=[name]))
+        stage = _command(commands, name, text, partial(_stage, name=name))
         stage.add_argument("--force", action="store_true", help="replace what the stage made before")
     run = _command(commands, "run", "all stages in order; those up to date are skipped", _run)
     run.add_argument("--force", action="store_true", help="replace what the stages made before")
@@ -104,25 +104,33 @@ def _config(args: argparse.Namespace) -> Config:
     return load_config(args.config, args.overrides)
 
 
-def _stages(args: argparse.Namespace, names: list[str]) -> None:
-    from rag_ft.stages import run_stage
+def _stage(args: argparse.Namespace, name: str) -> None:
+    from rag_ft.stages import stages_to_run
 
     config = _config(args)
+    *before, last = stages_to_run(name, config)
+    _stages(config, before, force=False)
+    _stages(config, [last], args.force)
+
+
+def _stages(config: Config, names: list[str], force: bool) -> None:
+    from rag_ft.stages import run_stage
+
     for name in names:
         print(f"[{name}] {STAGE_HELP[name]}", file=sys.stderr)
-        done = run_stage(name, config, force=args.force)
+        done = run_stage(name, config, force=force)
         print(_stage_line(name, done), file=sys.stderr)
 
 
 def _run(args: argparse.Namespace) -> None:
-    from rag_ft.stages import NAMES, find_stage
+    from rag_ft.stages import NAMES, stages_until
 
-    names = NAMES if args.until is None else NAMES[: NAMES.index(find_stage(args.until).name) + 1]
     config = _config(args)
+    names = stages_until(args.until or NAMES[-1], config)
     if _has_gpu():
         _run_in_processes(args, names)
     else:
-        _stages(args, list(names))
+        _stages(config, names, args.force)
     if "report" in names:
         _print_report(config)
 
@@ -132,7 +140,7 @@ def _has_gpu() -> bool:
     return os.path.exists("/proc/driver/nvidia/gpus") or os.path.exists("/dev/nvidia0")
 
 
-def _run_in_processes(args: argparse.Namespace, names: tuple[str, ...]) -> None:
+def _run_in_processes(args: argparse.Namespace, names: list[str]) -> None:
     """One process a stage: that is how each gives its GPU memory back before the next."""
     import subprocess
 

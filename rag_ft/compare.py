@@ -1,4 +1,4 @@
-"""Several runs side by side: the same questions paired across runs, or the folds of one cross-validation pooled."""
+"""Several runs side by side: the same questions paired across runs, seeds of one training averaged, or folds pooled."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from rag_ft.errors import DataError
 from rag_ft.metrics.comparisons import ScoreTable, estimate_columns, make_table, mean_column, subset, summarise
-from rag_ft.metrics.significance import Estimate, holm, more_questions
-from rag_ft.metrics.verdict import points, verdict
+from rag_ft.metrics.significance import Estimate, holm, more_questions, spread
+from rag_ft.metrics.verdict import described, points, verdict
 from rag_ft.paths import RunDir
 from rag_ft.records import QAPair, Score, read_jsonl, write_text
 from rag_ft.report_page.facts import halves_tuned
@@ -41,10 +42,14 @@ def compare(runs: Sequence[Path], page: Path) -> str:
 def comparison(run_dirs: Sequence[RunDir], num_resamples: int = 10_000, seed: int = 0) -> dict[str, Any]:
     """What the runs' evaluations say together.
 
-    Where they asked the same questions: {"kind": "paired", "runs", "questions", "documents", "levels": {run: {system:
-    {metric: level}}}, "differences": [{a, b, system, metric, delta, ci95, p, p_holm, n}]}, over the shared questions
-    alone, Holm over all differences. Where they asked different ones (folds): {"kind": "folds", "systems",
-    "comparisons", "verdict", "folds": [{run, questions, ...}]}, all questions pooled.
+    Where they asked the same questions: {"kind": "paired", "runs", "questions", "documents", "sentences", "levels":
+    {run: {system: {metric: level}}}, "differences": [{a, b, system, metric, delta, ci95, p, p_holm, n}]}, over the
+    shared questions alone, Holm over all differences.
+
+    Where these runs differ in nothing but run.seed: {"kind": "seeds", "systems", "comparisons", "verdict", "parts":
+    [{run, questions, metric: {base, tuned}}], "spread": {metric: {mean, sd, low, high} of the parts' gains}}, each
+    question's score being its mean over the seeds. Where they asked different questions, the same with {"kind":
+    "folds"} and all questions pooled.
 
     Raises:
         DataError: fewer than two runs, one is not evaluated, or they overlap too little to pair and too much to pool.
@@ -56,11 +61,15 @@ def comparison(run_dirs: Sequence[RunDir], num_resamples: int = 10_000, seed: in
     asked = [{_key(pair): row for row, pair in enumerate(table.pairs)} for table in tables]
     shared = set(asked[0]).intersection(*asked[1:])
     smallest = min(len(keys) for keys in asked)
+    tuned = "".join(sorted(set("".join(halves_tuned(run_dir) for run_dir in run_dirs))))
     if len(shared) > smallest / 2:
-        return _paired(names, tables, asked, sorted(shared, key=str), num_resamples, seed)
+        rows = [np.array([keys[key] for key in sorted(shared, key=str)]) for keys in asked]
+        same = [subset(table, chosen) for table, chosen in zip(tables, rows, strict=True)]
+        if _only_seeds_differ(run_dirs):
+            return _together("seeds", names, same, _averaged(same), tuned, num_resamples, seed)
+        return _paired(names, same, num_resamples, seed)
     if all(len(set(a) & set(b)) <= MAX_MIXED_SHARE * smallest for a, b in itertools.combinations(asked, 2)):
-        tuned = "".join(sorted(set("".join(halves_tuned(run_dir) for run_dir in run_dirs))))
-        return _pooled(names, tables, tuned, num_resamples, seed)
+        return _together("folds", names, tables, _pooled(tables), tuned, num_resamples, seed)
     raise DataError(
         f"the runs share only {len(shared)} of {smallest} questions: too few to pair, too many to be folds; "
         "evaluate them with the same questions, or with different ingest.fold"
@@ -69,14 +78,14 @@ def comparison(run_dirs: Sequence[RunDir], num_resamples: int = 10_000, seed: in
 
 def comparison_table(result: dict[str, Any]) -> str:
     """The result of `comparison` for a terminal."""
-    if result["kind"] == "folds":
-        return "\n".join([*_fold_lines(result), "", result["verdict"]["sentence"], *result["verdict"]["notes"]])
+    if result["kind"] != "paired":
+        return "\n".join([*_part_lines(result), "", result["verdict"]["sentence"], *result["verdict"]["notes"]])
     rows = [["run", "system", *METRICS.values()]]
     for run, system in itertools.product(result["runs"], SYSTEMS):
         if system in result["levels"][run]:
             rows.append([run, system, *(_cell(result, run, system, metric) for metric in METRICS)])
     head = f"{result['questions']} shared questions about {result['documents']} documents; change from the first run"
-    return "\n".join([head, *_aligned(rows)])
+    return "\n".join([head, *_aligned(rows), "", *result["sentences"]])
 
 
 def write_comparison(result: dict[str, Any], path: Path) -> None:
@@ -107,32 +116,51 @@ def _key(pair: QAPair) -> Key:
     return normalise_question(pair.question), pair.document_id
 
 
-def _paired(
-    names: list[str],
-    tables: list[ScoreTable],
-    asked: list[dict[Key, int]],
-    shared: list[Key],
-    num_resamples: int,
-    seed: int,
-) -> dict[str, Any]:
-    rows = [np.array([keys[key] for key in shared]) for keys in asked]
-    values = [{key: column[rows[i]] for key, column in table.values.items()} for i, table in enumerate(tables)]
+def _only_seeds_differ(run_dirs: Sequence[RunDir]) -> bool:
+    """Whether the runs are one configuration under several seeds."""
+    seeds, settings = zip(*(_settings(run_dir) for run_dir in run_dirs), strict=True)
+    distinct = None not in seeds and len(set(seeds)) == len(seeds)
+    return distinct and all(other == settings[0] for other in settings)
+
+
+def _settings(run_dir: RunDir) -> tuple[int | None, dict[str, Any]]:
+    """(the seed, all settings but the run's own name, place and seed)."""
+    values = yaml.safe_load(run_dir.config.read_text(encoding="utf-8")) if run_dir.config.exists() else {}
+    seed = values.get("run", {}).get("seed")
+    return seed, {key: value for key, value in values.items() if key not in ("name", "run")}
+
+
+def _paired(names: list[str], tables: list[ScoreTable], num_resamples: int, seed: int) -> dict[str, Any]:
+    """Of tables whose rows are the same questions."""
+    values = [table.values for table in tables]
     keys = [k for k in itertools.product(SYSTEMS, METRICS) if all(_value(v, *k) is not None for v in values)]
-    together = subset(tables[0], rows[0])
     levels = [(run, key) for run in range(len(names)) for key in keys]
     changes = [(run, key) for run in range(1, len(names)) for key in keys]
     columns = [mean_column(_value(values[run], *key)) for run, key in levels]
     columns += [mean_column(_value(values[run], *key) - _value(values[0], *key)) for run, key in changes]
-    estimates = estimate_columns(together, columns, num_resamples, seed)
+    estimates = estimate_columns(tables[0], columns, num_resamples, seed)
     of_changes = list(zip(changes, estimates[len(levels) :], strict=True))
+    differences = _differences(names, of_changes)
     return {
         "kind": "paired",
         "runs": names,
-        "questions": len(shared),
-        "documents": len(set(together.documents.tolist())),
+        **_size(tables[0]),
+        "sentences": _sentences(differences),
         "levels": _levels(names, dict(zip(levels, estimates, strict=False))),
-        "differences": _differences(names, of_changes),
+        "differences": differences,
     }
+
+
+def _sentences(differences: list[dict[str, Any]]) -> list[str]:
+    """What the tuned system of each other run does against the first one's: by F1, where there is none by recall."""
+    of_tuned = [row for row in differences if row["system"] == "tuned"]
+    metric = "f1" if any(row["metric"] == "f1" for row in of_tuned) else "recall@5"
+    shown = [row for row in of_tuned if row["metric"] == metric]
+    return [f"The tuned system, {row['b']} against {row['a']}: {described(row)}." for row in shown]
+
+
+def _size(table: ScoreTable) -> dict[str, int]:
+    return {"questions": len(table.pairs), "documents": len(set(table.documents.tolist()))}
 
 
 def _levels(names: list[str], estimates: dict[tuple[int, tuple[str, str]], Estimate]) -> dict[str, Any]:
@@ -169,24 +197,52 @@ def _value(values: dict[tuple[str, str], np.ndarray], system: str, metric: str) 
     return values.get((system, metric))
 
 
-def _pooled(names: list[str], tables: list[ScoreTable], tuned: str, resamples: int, seed: int) -> dict[str, Any]:
-    pairs = [pair for table in tables for pair in table.pairs]
-    starts = np.cumsum([0, *(int(table.documents.max()) + 1 for table in tables)])
-    documents = np.concatenate([table.documents + start for table, start in zip(tables, starts, strict=False)])
-    keys = set(tables[0].values).intersection(*(table.values for table in tables[1:]))
-    ordered = [key for key in tables[0].values if key in keys]
-    values = {key: np.concatenate([table.values[key] for table in tables]) for key in ordered}
-    systems, comparisons = summarise(ScoreTable(pairs, documents, values), tuned, resamples, seed)
-    folds = [{"run": name, **_fold(table)} for name, table in zip(names, tables, strict=True)]
+def _together(
+    kind: str, names: list[str], tables: list[ScoreTable], whole: ScoreTable, tuned: str, resamples: int, seed: int
+) -> dict[str, Any]:
+    """One verdict over all runs, each run's own means, and how far these lie apart."""
+    systems, comparisons = summarise(whole, tuned, resamples, seed)
+    parts = [{"run": name, **_means(table)} for name, table in zip(names, tables, strict=True)]
+    shown = [metric for metric in METRICS if all(metric in part for part in parts)]
+    gains = {metric: spread([part[metric]["tuned"] - part[metric]["base"] for part in parts]) for metric in shown}
+    said = verdict(comparisons, tuned, ("base", "f1") in whole.values)
+    said["notes"] += _spread_notes(kind, gains, len(names))
     return {
-        "kind": "folds", "runs": names, "questions": len(pairs), "documents": len(set(documents.tolist())),
-        "systems": systems, "comparisons": comparisons, "folds": folds,
-        "verdict": verdict(comparisons, tuned, ("base", "f1") in values),
+        "kind": kind, "runs": names, **_size(whole), "systems": systems, "comparisons": comparisons, "parts": parts,
+        "spread": gains, "verdict": said,
     }  # fmt: skip
 
 
-def _fold(table: ScoreTable) -> dict[str, Any]:
-    """Plain means of base and tuned in one fold, {metric: {base, tuned}}."""
+def _spread_notes(kind: str, gains: dict[str, dict[str, float]], number: int) -> list[str]:
+    """What the intervals do not hold: they resample questions, not trainings."""
+    metric = next((metric for metric in ("f1", "recall@5") if metric in gains), None)
+    if metric is None:
+        return []
+    gain = gains[metric]
+    return [
+        f"Single {kind} gain from {points(gain['low'])} to {points(gain['high'])} {METRICS[metric]} (standard "
+        f"deviation {100 * gain['sd']:.1f} over {number}): one training may bring any of these."
+    ]
+
+
+def _averaged(tables: list[ScoreTable]) -> ScoreTable:
+    """Each question's scores averaged over the runs: what the training's chance does to it is then within its score."""
+    keys = [key for key in tables[0].values if all(key in table.values for table in tables)]
+    values = {key: np.mean([table.values[key] for table in tables], axis=0) for key in keys}
+    return ScoreTable(tables[0].pairs, tables[0].documents, values)
+
+
+def _pooled(tables: list[ScoreTable]) -> ScoreTable:
+    """All runs' questions, each document its own."""
+    starts = np.cumsum([0, *(int(table.documents.max()) + 1 for table in tables)])
+    documents = np.concatenate([table.documents + start for table, start in zip(tables, starts, strict=False)])
+    keys = [key for key in tables[0].values if all(key in table.values for table in tables)]
+    values = {key: np.concatenate([table.values[key] for table in tables]) for key in keys}
+    return ScoreTable([pair for table in tables for pair in table.pairs], documents, values)
+
+
+def _means(table: ScoreTable) -> dict[str, Any]:
+    """Plain means of base and tuned in one run, {metric: {base, tuned}}."""
     means: dict[str, Any] = {"questions": len(table.pairs)}
     for metric in METRICS:
         found = {s: table.values.get((s, metric)) for s in ("base", "tuned")}
@@ -207,15 +263,17 @@ def _cell(result: dict[str, Any], run: str, system: str, metric: str) -> str:
     return text
 
 
-def _fold_lines(result: dict[str, Any]) -> list[str]:
-    rows = [["fold", "questions", *(f"{name} base -> tuned" for name in METRICS.values())]]
-    for fold in result["folds"]:
+def _part_lines(result: dict[str, Any]) -> list[str]:
+    rows = [["run", "questions", *(f"{name} base -> tuned" for name in METRICS.values())]]
+    for part in result["parts"]:
         cells = [
-            f"{100 * fold[m]['base']:5.1f} -> {100 * fold[m]['tuned']:5.1f}" if m in fold else "-" for m in METRICS
+            f"{100 * part[m]['base']:5.1f} -> {100 * part[m]['tuned']:5.1f}" if m in part else "-" for m in METRICS
         ]
-        rows.append([fold["run"], str(fold["questions"]), *cells])
-    head = f"{len(result['folds'])} folds, {result['questions']} questions about {result['documents']} documents"
-    return [head, *_aligned(rows)]
+        rows.append([part["run"], str(part["questions"]), *cells])
+    found = [result["spread"].get(metric) for metric in METRICS]
+    rows.append(["gain", "", *(f"{points(s['mean'])} (SD {100 * s['sd']:.1f})" if s else "-" for s in found)])
+    head = f"{len(result['parts'])} {result['kind']}, {result['questions']} questions"
+    return [f"{head} about {result['documents']} documents", *_aligned(rows)]
 
 
 def _aligned(rows: list[list[str]]) -> list[str]:

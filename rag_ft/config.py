@@ -218,6 +218,25 @@ class EvaluateConfig(Section):
     num_resamples: int = Field(10_000, ge=100, description="Bootstrap resamples.")
     robustness: bool = Field(False, description="Also noise in the context, its order, and swapped answers.")
     ensemble: bool = Field(False, description="Also RA-DIT's decoding: each chunk alone, answers weighted.")
+    similarity: bool = Field(False, description="Also the base encoder's cosine of answer and accepted answer.")
+    judge: str | None = Field(
+        None,
+        description="A folder, hub id or served name: this model, run by llm.backend, says whether each answer is "
+        "supported by what was shown. None: only the lexical measure.",
+    )
+    adapter: Path | None = Field(
+        None,
+        description="A LoRA adapter, or a whole tuned model, made elsewhere: evaluated as the tuned generator, and "
+        "train_generator is left out.",
+    )
+    encoder: Path | None = Field(
+        None,
+        description="A SentenceTransformer folder made elsewhere: evaluated as the tuned encoder, and train_retriever "
+        "is left out.",
+    )
+    index: Path | None = Field(
+        None, description="The index of evaluate.encoder over the same chunks. None: built in the run folder."
+    )
 
 
 class Config(Section):

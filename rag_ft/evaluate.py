@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 
 from rag_ft.config import Config
 from rag_ft.errors import DataError
 from rag_ft.evaluation.answering import Answered, answer_all, tuned_generator
 from rag_ft.evaluation.ensemble import combine, part_asks
+from rag_ft.evaluation.given import index_given, with_given
+from rag_ft.evaluation.judge import judge
 from rag_ft.evaluation.robustness import probes
+from rag_ft.evaluation.similarity import similarity_scores
 from rag_ft.evaluation.systems import MIN_HITS, SYSTEMS, Ask, ask_of, second_chunk_id
 from rag_ft.metrics.answers import citation_scores, faithfulness, score_answer
 from rag_ft.metrics.retrieval import evidence_shown, gold_chunk_ids, score_ranking
 from rag_ft.paths import RunDir
 from rag_ft.qa.prompts import is_abstention
-from rag_ft.records import Chunk, Hit, QAPair, Score, content_hash, read_jsonl, write_jsonl
+from rag_ft.records import Chunk, Hit, Prediction, QAPair, Score, content_hash, read_jsonl, write_jsonl
+from rag_ft.retrieval.encoder import load_encoder
 from rag_ft.retrieval.search import chunk_text, open_retriever, served_tuned
 from rag_ft.training.leakage import check_no_leakage, without_test_questions
 
@@ -36,28 +42,38 @@ class Material:
 def run(config: Config, run_dir: RunDir) -> dict[str, int | float]:
     """Asks every system the questions of the test documents and scores what it finds and says.
 
-    A half that was not tuned, or whose tuning was refused, is evaluated as the base half under both names. A prompt
-    that several systems share is answered once, and its seconds count for each of them; they are the request's own
-    in a server and a batch's time divided by its size in process. A reply that failed is a reject, never a score.
+    The tuned halves are those the configuration names by path, else the run's own. A half that was not tuned, or
+    whose tuning was refused, is evaluated as the base half under both names. A prompt that several systems share is
+    answered once, and its seconds count for each of them; they are the request's own in a server and a batch's time
+    divided by its size in process. A reply that failed is a reject, never a score.
 
     Raises:
         DataError: no test question is left, training pairs leak, or every reply failed.
+        ConfigError: a path given in `evaluate` does not hold what it should.
     """
+    run_dir = with_given(config, run_dir)
+    index_given(config, run_dir)
     pairs = _questions(config, run_dir)
-    counts: dict[str, int | float] = {"questions": len(pairs), **_check_leakage(run_dir, pairs)}
-    counts["retriever_tuned"] = int(served_tuned(run_dir))
-    counts["generator_tuned"] = int(tuned_generator(run_dir) is not None)
+    counts: dict[str, int | float] = {"questions": len(pairs)}
+    counts |= _check_leakage(run_dir, pairs) | _halves(config, run_dir)
     material = _material(run_dir, pairs, _retrieve(config, run_dir, pairs))
     counts["located_questions"] = sum(1 for gold in material.gold.values() if gold)
-    answered: list[Answered] = []
+    scores: Iterable[Score] = _retrieval_scores(material)
     if config.evaluate.answers:
-        answered, rejects, counts["prompts"] = answer_all(config, run_dir, _asks(config, material), material.chunks)
-        answered = _combine(config, run_dir, answered)
-        counts["failed_prompts"] = write_jsonl(run_dir.rejects("evaluate"), rejects)
-        counts["predictions"] = _write_predictions(run_dir, answered)
-    scores = [_retrieval_scores(material), _answer_scores(config, material, answered)]
-    counts["scores"] = write_jsonl(run_dir.scores, (score for part in scores for score in part))
+        answers, found = _answer(config, run_dir, material)
+        counts, scores = counts | found, chain(scores, answers)
+    counts["scores"] = write_jsonl(run_dir.scores, scores)
     return counts
+
+
+def _halves(config: Config, run_dir: RunDir) -> dict[str, int]:
+    """Which halves are tuned, and which of them came by path."""
+    return {
+        "retriever_tuned": int(served_tuned(run_dir)),
+        "retriever_given": int(bool(config.evaluate.encoder)),
+        "generator_tuned": int(tuned_generator(run_dir) is not None),
+        "generator_given": int(bool(config.evaluate.adapter)),
+    }
 
 
 def _questions(config: Config, run_dir: RunDir) -> list[QAPair]:
@@ -127,6 +143,23 @@ def _material(run_dir: RunDir, pairs: list[QAPair], rankings: Rankings) -> Mater
     return Material(pairs, rankings, gold, chunks)
 
 
+def _answer(config: Config, run_dir: RunDir, material: Material) -> tuple[Iterator[Score], dict[str, int]]:
+    """Writes predictions and rejects of all systems; returns the answers' scores, and counts."""
+    answered, rejects, num_prompts = answer_all(config, run_dir, _asks(config, material), material.chunks)
+    answered, abstains = _combine(config, run_dir, answered), _abstains(config)
+    counts = {"prompts": num_prompts, "failed_prompts": len(rejects)}
+    counts["predictions"] = _write_predictions(run_dir, answered)
+    scores = _answer_scores(config, material, answered)
+    if config.evaluate.similarity:
+        scores = chain(scores, similarity_scores(load_encoder(config.encoder), answered, abstains))
+    if config.evaluate.judge:
+        judged = judge(config, run_dir, answered, partial(_told, config, material), abstains)
+        counts |= {"judge_prompts": judged.num_asked, "judge_failed": len(judged.rejects)}
+        rejects, scores = [*rejects, *judged.rejects], chain(scores, judged.scores)
+    write_jsonl(run_dir.rejects("evaluate"), rejects)
+    return scores, counts
+
+
 def _asks(config: Config, material: Material) -> list[Ask]:
     top_k, asks = config.retrieval.top_k, []
     for pair in material.pairs:
@@ -143,7 +176,16 @@ def _combine(config: Config, run_dir: RunDir, answered: list[Answered]) -> list[
     """Ensembles' parts become one prediction each; without ensembles everything stays as it is."""
     tuned = "tuned" if run_dir.hits("tuned").exists() and served_tuned(run_dir) else "base"
     hits = {"base": read_jsonl(run_dir.hits("base"), Hit), "tuned": read_jsonl(run_dir.hits(tuned), Hit)}
-    return combine(answered, hits, lambda text: is_abstention(text, config.llm.abstain))
+    return combine(answered, hits, _abstains(config))
+
+
+def _abstains(config: Config) -> Callable[[str], bool]:
+    return partial(is_abstention, abstain=config.llm.abstain)
+
+
+def _told(config: Config, material: Material, prediction: Prediction) -> list[str]:
+    """The chunks a system was shown, as it read them."""
+    return [chunk_text(material.chunks[i], config.retrieval.with_title) for i in prediction.chunk_ids]
 
 
 def _write_predictions(run_dir: RunDir, answered: list[Answered]) -> int:
@@ -162,27 +204,25 @@ def _retrieval_scores(material: Material) -> Iterator[Score]:
 
 
 def _answer_scores(config: Config, material: Material, answered: Iterable[Answered]) -> Iterator[Score]:
+    abstains = _abstains(config)
     for ask, prediction in answered:
-        abstained = is_abstention(prediction.answer, config.llm.abstain)
+        abstained = abstains(prediction.answer)
         values = score_answer(prediction.answer, ask.answers, abstained)
-        shown = [material.chunks[i] for i in prediction.chunk_ids]
         if ask.passages is None:
-            values |= _grounding(config, material, ask, prediction.citations, shown)
-        if not abstained and shown:
-            told = ask.passages or [chunk_text(chunk, config.retrieval.with_title) for chunk in shown]
+            values |= _grounding(config, material, ask, prediction)
+        if not abstained and prediction.chunk_ids:
+            told = ask.passages or _told(config, material, prediction)
             supported = faithfulness(prediction.answer, told)
             values |= {} if supported is None else {"faithfulness": supported}
         yield from _scores(ask.pair.id, ask.system, values | {"seconds": prediction.seconds})
 
 
-def _grounding(
-    config: Config, material: Material, ask: Ask, cited: Sequence[str], shown: Sequence[Chunk]
-) -> dict[str, float]:
+def _grounding(config: Config, material: Material, ask: Ask, prediction: Prediction) -> dict[str, float]:
     """How much of the evidence the context held, and where answers cite, whether they cite it."""
-    covered = evidence_shown(ask.pair, shown)
+    covered = evidence_shown(ask.pair, [material.chunks[i] for i in prediction.chunk_ids])
     values = {} if covered is None else {"evidence_shown": covered}
     if config.train_generator.cite:
-        values |= citation_scores(cited, ask.chunk_ids, material.gold[ask.pair.id])
+        values |= citation_scores(prediction.citations, ask.chunk_ids, material.gold[ask.pair.id])
     return values
 
 

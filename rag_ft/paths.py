@@ -62,6 +62,11 @@ class RunDir:
         return self.path / "retriever_index"
 
     @property
+    def given_index(self) -> Path:
+        """evaluate, where its encoder is given by path: as index/, made with that encoder."""
+        return self.path / "given_index"
+
+    @property
     def generator(self) -> Path:
         """train_generator: a PEFT adapter with its tokenizer, loadable by PeftModel and by vLLM; where all weights were
         tuned, a whole model."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,19 +14,19 @@ from rag_ft.config import Config, flat
 from rag_ft.errors import DataError
 from rag_ft.evaluation.systems import ENSEMBLES, NAMES, RETRIEVERS, SYSTEMS
 from rag_ft.metrics.answers import ANSWER_METRICS
-from rag_ft.metrics.comparisons import ABSTENTION, ScoreTable, make_table, subset, summarise
+from rag_ft.metrics.comparisons import ABSTENTION, SIDE_METRICS, ScoreTable, make_table, subset, summarise
 from rag_ft.metrics.retrieval import gold_chunk_ids
 from rag_ft.metrics.verdict import points, verdict
 from rag_ft.paths import RunDir
-from rag_ft.records import Chunk, Document, Prediction, QAPair, Score, read_jsonl, read_rows, write_text
-from rag_ft.report_page import charts, facts, slices
+from rag_ft.records import Chunk, Document, Hit, Prediction, QAPair, Score, read_jsonl, read_rows, write_text
+from rag_ft.report_page import charts, facts, retriever, slices
 from rag_ft.report_page.browser import browser_data, script_json
 from rag_ft.report_page.rendering import environment, script, style
 from rag_ft.report_page.robustness import robustness
 
 SCHEMA = 1  # of metrics.json; raised when a key changes its meaning
 MIN_HUMAN_QUESTIONS = 50  # from so many on, questions that people wrote or reviewed make the headline alone
-ALL_METRICS = (*ANSWER_METRICS, "faithfulness", *ABSTENTION, "citation_precision", "citation_recall", "evidence_shown")
+ALL_METRICS = (*ANSWER_METRICS, *SIDE_METRICS, *ABSTENTION, "citation_precision", "citation_recall", "evidence_shown")
 ENSEMBLE_NAMES = tuple(system.name for system in ENSEMBLES)
 TERMINAL_METRICS = {"em": "EM", "f1": "F1", "rougeL": "ROUGE-L", "recall@5": "recall@5"}
 
@@ -63,7 +64,8 @@ def make_metrics(config: Config, run_dir: RunDir, table: ScoreTable, documents: 
         num_documents, more_questions (0 settled, null out of reach)}].
     by_origin {human | generated: {systems, comparisons}}: where both kinds of questions were asked.
     slices [{field, part, n, metrics: {metric: {base, tuned, delta, ci95}}, gap}].
-    robustness: null, or see report_page/robustness.py. leakage, funnel, cost: see report_page/facts.py.
+    robustness: null, or see report_page/robustness.py.
+    cross_validation (null without folds), leakage, funnel, cost: see report_page/facts.py.
     """
     tuned, human = facts.halves_tuned(run_dir), np.array([pair.origin != "generated" for pair in table.pairs])
     num_human = int(human.sum())
@@ -86,6 +88,7 @@ def make_metrics(config: Config, run_dir: RunDir, table: ScoreTable, documents: 
         "by_origin": {name: {"systems": s, "comparisons": c} for name, (s, c) in by_origin.items()},
         "slices": slices.by_group(headline, _slice_metrics(answers), documents, seed),
         "robustness": robustness(systems),
+        "cross_validation": facts.cross_validation(run_dir),
         "leakage": facts.leakage(run_dir),
         "funnel": facts.funnel(run_dir),
         "cost": facts.costs(run_dir),
@@ -160,16 +163,21 @@ def _page(
     config: Config, run_dir: RunDir, table: ScoreTable, metrics: dict[str, Any], documents: dict[str, Document]
 ) -> dict[str, Any]:
     """Everything the templates show."""
-    answers = ("base", "f1") in table.values
+    predictions = _predictions(run_dir) if ("base", "f1") in table.values else {}
+    shown = {i for rows in predictions.values() for prediction in rows for i in prediction.chunk_ids}
+    chunks, gold = _proof(run_dir, table.pairs, documents, shown)
+    browser = browser_data(table, predictions, gold, chunks, documents) if predictions else None
     return {
         "config": config,
         "metrics": metrics,
         "grid": grid(metrics),
         "answer_metrics": [metric for metric in ALL_METRICS if any(metric in s for s in metrics["systems"].values())],
+        "side_metrics": [metric for metric in SIDE_METRICS if metric in metrics["systems"]["base"]],
         "retrievers": {name: meaning for name, meaning in RETRIEVERS.items() if name in metrics["systems"]},
-        "documents": slices.by_document(table, _slice_metrics(answers), documents),
+        "documents": slices.by_document(table, _slice_metrics(bool(predictions)), documents),
         "refusals": facts.refusals(run_dir),
-        "curves": {stage: _training(run_dir, stage) for stage in ("train_retriever", "train_generator")},
+        "retriever": _retriever(config, run_dir, table, documents, chunks, gold),
+        "curves": _training(run_dir, "train_generator"),
         "noise": _noise_curve(metrics["robustness"]),
         "pairs": facts.pairs_by_split(run_dir),
         "counts": {stage["stage"]: facts.counts_of(run_dir, stage["stage"]) for stage in metrics["cost"]},
@@ -177,7 +185,7 @@ def _page(
         "changed": facts.changed_knobs(config),
         "knobs": flat(config),
         "reach": _reach(metrics["comparisons"]),
-        "questions": script_json(_browser(run_dir, table, documents) if answers else None),
+        "questions": script_json(browser),
         "style": style(),
         "script": script(),
         "script_hash": base64.b64encode(hashlib.sha256(script().encode()).digest()).decode(),
@@ -203,16 +211,31 @@ def _reach(comparisons: list[dict[str, Any]]) -> float:
     return max([*ends, 0.02]) * 1.05
 
 
-def _browser(run_dir: RunDir, table: ScoreTable, documents: dict[str, Document]) -> dict[str, Any]:
-    predictions = {
-        name: list(read_jsonl(run_dir.predictions(name), Prediction))
-        for name in (*NAMES, *ENSEMBLE_NAMES)
-        if run_dir.predictions(name).exists()
-    }
-    shown = {i for rows in predictions.values() for prediction in rows for i in prediction.chunk_ids}
+def _predictions(run_dir: RunDir) -> dict[str, list[Prediction]]:
+    names = [name for name in (*NAMES, *ENSEMBLE_NAMES) if run_dir.predictions(name).exists()]
+    return {name: list(read_jsonl(run_dir.predictions(name), Prediction)) for name in names}
+
+
+def _proof(
+    run_dir: RunDir, pairs: Sequence[QAPair], documents: dict[str, Document], shown: set[str]
+) -> tuple[dict[str, Chunk], dict[str, set[str]]]:
+    """(the chunks of the documents and those that were shown, the ids of those that prove each question's answer)."""
     chunks = {c.id: c for c in read_jsonl(run_dir.chunks, Chunk) if c.document_id in documents or c.id in shown}
     by_document: dict[str | None, list[Chunk]] = {}
     for chunk in chunks.values():
         by_document.setdefault(chunk.document_id, []).append(chunk)
-    gold = {pair.id: gold_chunk_ids(pair, by_document.get(pair.document_id, [])) for pair in table.pairs}
-    return browser_data(table, predictions, gold, chunks, documents)
+    return chunks, {pair.id: gold_chunk_ids(pair, by_document.get(pair.document_id, [])) for pair in pairs}
+
+
+def _retriever(
+    config: Config, run_dir: RunDir, table: ScoreTable, documents: dict[str, Document], chunks: dict[str, Chunk],
+    gold: dict[str, set[str]],
+) -> dict[str, Any]:  # fmt: skip
+    """What report_page/retriever.py tells; without a tuned retriever its training alone."""
+    log = run_dir.training_log("train_retriever")
+    found = retriever.training(list(read_rows(log)) if log.exists() else [])
+    if "r" not in facts.halves_tuned(run_dir) or ("tuned", "recall@5") not in table.values:
+        return found
+    hits = {half: read_jsonl(run_dir.hits(half), Hit) for half in ("base", "tuned")}
+    found |= retriever.changes(table, documents, config.run.seed)
+    return found | {"moved": retriever.moved(table.pairs, hits, gold, chunks)}

@@ -132,10 +132,35 @@ def run_stage(name: str, config: Config, force: bool = False) -> dict[str, Any]:
     return done
 
 
+def stages_to_run(name: str, config: Config) -> list[str]:
+    """What a command that asks for one stage runs: that stage. An evaluation of what is there already, with no pair to
+    write and no half to train, makes all that it reads by itself."""
+    halves = {"train_retriever": config.train_retriever.enabled, "train_generator": config.train_generator.enabled}
+    to_train = {stage for stage, enabled in halves.items() if enabled} - given_stages(config)
+    if name != "evaluate" or config.generate.pairs_per_chunk or to_train:
+        return [name]
+    return stages_until(name, config)
+
+
+def stages_until(name: str, config: Config) -> list[str]:
+    """All stages up to this one, in order, without those whose result is given by path."""
+    names = NAMES[: NAMES.index(find_stage(name).name) + 1]
+    return [stage for stage in names if stage not in given_stages(config)]
+
+
+def given_stages(config: Config) -> set[str]:
+    """Training stages left out because `evaluate` is given the tuned half by path."""
+    given = {"train_retriever": config.evaluate.encoder, "train_generator": config.evaluate.adapter}
+    return {stage for stage, path in given.items() if path}
+
+
 def status(config: Config) -> list[tuple[str, str, str]]:
-    """(stage, "done" | "stale" | "half done" | "missing", why) in pipeline order; reads only done-files."""
+    """(stage, "done" | "stale" | "half done" | "missing" | "given", why) in pipeline order; reads only done-files."""
     run_dir, rows = RunDir(config.run_path), []
     for stage in STAGES:
+        if stage.name in given_stages(config):
+            rows.append((stage.name, "given", "its result is named by path in the section evaluate"))
+            continue
         done, started = read_done(run_dir, stage.name), _read(run_dir.started(stage.name))
         try:
             plan = _plan(stage, config, run_dir)
@@ -184,7 +209,7 @@ def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
 def _plan(stage: Stage, config: Config, run_dir: RunDir) -> dict[str, Any]:
     """{fingerprint, config, inputs}: what the stage's result depends on, as things stand."""
     inputs = {}
-    for earlier in stage.after:
+    for earlier in _builds_on(stage, config):
         done = read_done(run_dir, earlier)
         if done is None:
             raise DataError(f"{stage.name} builds on {earlier}, which has not finished in {run_dir.path}: run it first")
@@ -196,10 +221,21 @@ def _plan(stage: Stage, config: Config, run_dir: RunDir) -> dict[str, Any]:
     return {"fingerprint": content_hash(stage.name, chosen, inputs), "config": chosen, "inputs": inputs}
 
 
+def _builds_on(stage: Stage, config: Config) -> list[str]:
+    """`after`, and in place of a stage whose result is given by path what that one builds on."""
+    given, names = given_stages(config), list[str]()
+    for name in stage.after:
+        names += _builds_on(find_stage(name), config) if name in given else [name]
+    return list(dict.fromkeys(names))
+
+
 def _source_files(stage: Stage, config: Config) -> list[Path]:
     """The user's own files a stage reads: changed documents or questions make it stale."""
     if stage.name == "generate":
         return [*config.generate.questions, *([config.generate.examples] if config.generate.examples else [])]
+    if stage.name == "evaluate":
+        given = (config.evaluate.adapter, config.evaluate.encoder, config.evaluate.index)
+        return [path for folder in given if folder for path in sorted(folder.rglob("*")) if path.is_file()]
     if stage.name != "ingest":
         return []
     files: list[Path] = []

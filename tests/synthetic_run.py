@@ -13,7 +13,7 @@ from rag_ft.evaluation.robustness import probes
 from rag_ft.evaluation.systems import SYSTEMS, Ask, ask_of
 from rag_ft.metrics.retrieval import gold_chunk_ids
 from rag_ft.paths import RunDir
-from rag_ft.records import Chunk, Document, Evidence, Prediction, QAPair, Reject, write_jsonl, write_text
+from rag_ft.records import Chunk, Document, Evidence, Hit, Prediction, QAPair, Reject, write_jsonl, write_text
 from rag_ft.stages import NAMES
 
 
@@ -116,6 +116,9 @@ def _evaluate(
         asks += [ask_of(system, pair, hits, gold, material.chunks, top_k) for system in SYSTEMS]
     if config.evaluate.robustness:
         asks += probes(material.pairs, material.rankings["base"], material.gold, material.chunks, config)
+    for name, ranking in material.rankings.items():
+        rows = [Hit(q, rank, i, 1 / rank) for q, ids in ranking.items() for rank, i in enumerate(ids, 1)]
+        write_jsonl(run_dir.hits(name), rows)
     answered = [(ask, _prediction(rng, ask, right)) for ask in asks]
     for name in dict.fromkeys(ask.system for ask in asks):
         write_jsonl(run_dir.predictions(name), (p for ask, p in answered if ask.system == name))
@@ -151,13 +154,22 @@ def _other_stages(run_dir: RunDir, config: Config, pairs: list[QAPair], tuned: s
     _done(run_dir, "train_retriever", trained)
     _done(run_dir, "train_generator", {"steps": 60, "reason": "no pair to train on" if "g" not in tuned else ""})
     rng = random.Random(1)
-    rows: list[dict[str, Any]] = [{"stage": "contrastive 1", "step": s, "loss": 2 / (s + 3)} for s in range(80)]
-    write_jsonl(run_dir.training_log("train_retriever"), [*rows, {"stage": "gate", "alpha": 1.0, "reason": "better"}])
+    rows: list[dict[str, Any]] = [{"stage": "base", **_dev(0.6)}]
+    rows += [{"stage": "round-0-contrastive", "step": s, "loss": 2 / (s + 3)} for s in range(80)]
+    rows += [{"stage": "round-0-contrastive", **_dev(0.68)}]
+    rows += [{"stage": "round-0-lsr", "step": s, "loss": 1 / (s + 3)} for s in range(20)]
+    rows += [{"stage": "round-0-lsr", "tau": 0.31, "entropy": 0.45, "teacher_gold_share": 0.7, **_dev(0.7)}]
+    rows += [{"stage": "gate", "alpha": 1.0, "reason": "dev recall rose", **_dev(0.7)}]
+    write_jsonl(run_dir.training_log("train_retriever"), rows)
     rows = [{"step": s, "loss": 3 / (s + 3) + rng.random() / 20} for s in range(1, 61)]
     rows += [{"step": s, "eval_loss": 3 / (s + 3) + 0.1} for s in range(10, 61, 10)]
     write_jsonl(run_dir.training_log("train_generator"), rows)
     replies = [{"key": str(i), "text": "", "prompt_tokens": 300, "completion_tokens": 12} for i in range(50)]
     write_jsonl(run_dir.replies("evaluate"), replies)
+
+
+def _dev(recall: float) -> dict[str, float]:
+    return {"dev_served_recall": recall, "dev_dense_recall": recall - 0.1, "dev_served_mrr": recall - 0.2}
 
 
 def _done(run_dir: RunDir, stage: str, counts: dict[str, Any]) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 from pathlib import Path
 
 import pytest
 from synthetic_run import make_synthetic_run
 
-from rag_ft.compare import compare, comparison, comparison_table
+from rag_ft.compare import compare, comparison, comparison_table, write_comparison
 from rag_ft.errors import DataError
 from rag_ft.paths import RunDir
 from rag_ft.records import write_jsonl
@@ -34,6 +35,8 @@ def test_the_same_questions_are_paired_and_the_change_is_the_difference_of_level
     assert found["tuned", "f1"]["delta"] == pytest.approx(
         levels["b"]["tuned"]["f1"]["value"] - levels["a"]["tuned"]["f1"]["value"], abs=1e-5
     )
+    gain = 100 * found["tuned", "f1"]["delta"]
+    assert result["sentences"][0].startswith(f"The tuned system, b against a: {gain:+.1f} F1 (95 % CI ")
     assert found["tuned", "f1"]["p_holm"] < 0.05 < found["oracle_base", "f1"]["p_holm"] + 0.05
 
 
@@ -50,6 +53,37 @@ def test_folds_are_pooled_into_one_verdict(tmp_path: Path) -> None:
     assert (result["kind"], result["questions"], result["documents"]) == ("folds", 450, 90)
     assert result["verdict"]["ship"] == "both"
     assert "fold1" in comparison_table(result)
+
+
+def with_seed(run_dir: RunDir, seed: int, **knobs: object) -> RunDir:
+    values = {
+        "name": run_dir.path.name,
+        "run": {"seed": seed, "dir": str(run_dir.path)},
+        "llm": {"model": "x", **knobs},
+    }
+    run_dir.config.write_text(json.dumps(values))
+    return run_dir
+
+
+def test_seeds_of_one_configuration_give_a_mean_and_a_spread(tmp_path: Path) -> None:
+    gains = (0.5, 0.7, 0.9)
+    runs = [with_seed(run(tmp_path / f"seed{n}", tuned=gain), n) for n, gain in enumerate(gains)]
+    result = comparison(runs, 500)
+    assert (result["kind"], result["questions"], len(result["parts"])) == ("seeds", 150, 3)
+    own = [part["f1"]["tuned"] - part["f1"]["base"] for part in result["parts"]]
+    assert result["spread"]["f1"]["mean"] == pytest.approx(sum(own) / 3, abs=1e-5)
+    assert result["spread"]["f1"]["sd"] == pytest.approx(statistics.stdev(own), abs=1e-5)
+    both = next(c for c in result["comparisons"] if (c["a"], c["b"], c["metric"]) == ("base", "tuned", "f1"))
+    assert both["delta"] == pytest.approx(result["spread"]["f1"]["mean"], abs=1e-5)
+    assert f"(SD {100 * result['spread']['f1']['sd']:.1f})" in comparison_table(result)
+    write_comparison(result, tmp_path / "compare.html")
+    assert "chance" in (tmp_path / "compare.html").read_text()
+
+
+def test_runs_that_differ_in_more_than_the_seed_are_compared(tmp_path: Path) -> None:
+    runs = [with_seed(run(tmp_path / "a"), 0), with_seed(run(tmp_path / "b"), 1, dtype="float32")]
+    assert comparison(runs, 200)["kind"] == "paired"
+    assert comparison([with_seed(r, 0) for r in runs], 200)["kind"] == "paired"
 
 
 def test_runs_that_share_some_questions_are_refused(tmp_path: Path) -> None:

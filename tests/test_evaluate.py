@@ -252,6 +252,16 @@ def test_equal_answers_add_up_their_chunks_and_abstaining_ones_do_not_count() ->
     assert (prediction.chunk_ids, prediction.seconds) == (("a", "b", "c", "d"), 2.0)
 
 
+def test_judge_and_similarity_are_scored_on_request(make_evaluated: Any, tiny_lm_dir: Path) -> None:
+    config, run_dir = make_evaluated(evaluate__judge=str(tiny_lm_dir), evaluate__similarity=True)
+    tiny_adapter(tiny_lm_dir, run_dir.generator)  # the tiny model itself says nothing
+    counts = evaluate.run(config, run_dir)
+    assert counts["judge_prompts"] > 0 == counts["judge_failed"]
+    scores = {(s.system, s.question_id, s.metric): s.value for s in read_jsonl(run_dir.scores, Score)}
+    assert all((*key[:2], "similarity") in scores for key in scores if key[2] == "f1")
+    assert {value for key, value in scores.items() if key[2] == "faithfulness_judged"} <= {0.0, 1.0}
+
+
 def test_failed_replies_are_rejects_and_never_scores(make_evaluated: Any) -> None:
     config, run_dir = make_evaluated(llm__max_model_tokens=350)
     counts = evaluate.run(config, run_dir)

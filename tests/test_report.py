@@ -17,9 +17,10 @@ from rag_ft import report
 from rag_ft.config import Config
 from rag_ft.errors import DataError
 from rag_ft.paths import RunDir
-from rag_ft.records import write_jsonl
+from rag_ft.records import Chunk, Hit, QAPair, write_jsonl
 from rag_ft.report_page.browser import EXACT, INVENTED, NEEDLESS_ABSTENTION, RIGHT_ABSTENTION, reason, script_json
 from rag_ft.report_page.charts import curve, training_curves
+from rag_ft.report_page.retriever import moved
 
 QUICK = {"evaluate": {"num_resamples": 300}}
 EVIL = "</script><script>document.title='pwned'</script><img src=x onerror=document.title='pwned'> {thing} & \"q\" 'q'"
@@ -117,6 +118,58 @@ def test_a_slice_that_does_much_worse_is_named(tmp_path: Path) -> None:
     report.run(config, run_dir)
     gaps = [row["part"] for row in metrics_of(run_dir)["slices"] if row["gap"]]
     assert gaps == ["summary"]
+
+
+def test_the_questions_whose_proof_moved_most_are_shown_with_their_ranks() -> None:
+    pairs = [QAPair(f"q{n}", f"Who {n}?", ("x",), f"g{n}", "d", None, "factoid", "test", "imported") for n in range(4)]
+    gold = {pair.id: {f"g{n}"} for n, pair in enumerate(pairs)}
+    chunks = {f"g{n}": Chunk(f"g{n}", "d", "", f"Proof {n}.", 0, 8, 2, "test") for n in range(4)}
+    base = [Hit("q0", 7, "g0", 0.5), Hit("q1", 1, "g1", 0.9), Hit("q2", 3, "g2", 0.7), Hit("q1", 9, "other", 0.1)]
+    tuned = [Hit("q0", 1, "g0", 0.5), Hit("q1", 4, "g1", 0.9), Hit("q2", 3, "g2", 0.7), Hit("q3", 2, "g3", 0.8)]
+    found = moved(pairs, {"base": base, "tuned": tuned}, gold, chunks)
+    assert [(r["id"], r["before"], r["after"]) for r in found["up"]["rows"]] == [("q0", 7, 1), ("q3", None, 2)]
+    assert [(r["id"], r["before"], r["after"], r["text"]) for r in found["down"]["rows"]] == [("q1", 1, 4, "Proof 1.")]
+
+
+def test_the_page_tells_what_the_retriever_learned_from(reported: tuple[Config, RunDir]) -> None:
+    text = reported[1].report_html.read_text()
+    assert "targets of median entropy 0.45" in text and "for 70.0 % of the questions" in text
+    assert "round-0-lsr: loss" in text
+    assert text.count("proving chunk</th>") == 2
+
+
+def test_folds_become_a_mean_a_spread_and_a_sentence(tmp_path: Path) -> None:
+    config, run_dir = make_synthetic_run(tmp_path, num_documents=4, **QUICK)
+    rows = [
+        {"fold": n, "num_train": 90, "num_dev": 30, "dev_loss": 1.0, "f1_base": 0.4, "f1_tuned": 0.4 + d, "delta": d}
+        for n, d in enumerate((0.02, 0.05, -0.01))
+    ]
+    write_jsonl(run_dir.training_log("folds"), rows)
+    report.run(config, run_dir)
+    found = metrics_of(run_dir)["cross_validation"]
+    assert found["folds"] == rows
+    assert found["delta"] == {"mean": 0.02, "sd": 0.03, "low": -0.01, "high": 0.05}
+    said = "gained F1 in 2 of 3 folds: +2.0 on average, from -1.0 to +5.0 (standard deviation 3.0)"
+    assert said in run_dir.report_html.read_text() and said in run_dir.report_md.read_text()
+
+
+def test_without_folds_there_is_no_cross_validation(reported: tuple[Config, RunDir]) -> None:
+    assert metrics_of(reported[1])["cross_validation"] is None
+    assert "Cross-validation" not in reported[1].report_html.read_text()
+
+
+def test_the_judges_verdicts_stand_beside_the_lexical_measure_with_its_failures(tmp_path: Path) -> None:
+    config, run_dir = make_synthetic_run(tmp_path, num_documents=4, **QUICK)
+    rows = [json.loads(line) for line in run_dir.scores.read_text().splitlines()]
+    judged = [{**row, "metric": "faithfulness_judged", "value": 1.0} for row in rows if row["metric"] == "faithfulness"]
+    write_jsonl(run_dir.scores, [*rows, *judged])
+    done = json.loads(run_dir.done("evaluate").read_text())
+    done["counts"] |= {"judge_prompts": 90, "judge_failed": 7}
+    run_dir.done("evaluate").write_text(json.dumps(done))
+    report.run(config, run_dir)
+    assert metrics_of(run_dir)["systems"]["tuned"]["faithfulness_judged"]["value"] == 1.0
+    text = run_dir.report_html.read_text()
+    assert "<th>faithfulness</th><th>judged faithful</th>" in text and "no verdict on 7 of 90" in text
 
 
 def test_retrieval_alone_is_reported_too(tmp_path: Path) -> None:

@@ -152,6 +152,15 @@ def comparison(b: str, metric: str, delta: float, low: float, high: float, p: fl
             "n": 300, "num_documents": 40, "family": "decides", "more_questions": more}  # fmt: skip
 
 
+def test_a_fusion_that_ranks_worse_than_one_of_its_sides_is_named() -> None:
+    rank = {**comparison("tuned", "mrr@10", -0.17, -0.2, -0.14, 0.001), "a": "dense_tuned", "family": "mrr@10, others"}
+    gain = comparison("tuned_retriever", "f1", 0.08, 0.03, 0.12, 0.001)
+    [note] = (n for n in verdict([gain, rank], "r")["notes"] if "alone" in n)
+    assert note.startswith("What is served ranks the proof lower than the encoder alone does: -17.0 MRR@10")
+    assert note.endswith("consider retrieval.mode=dense.")
+    assert not any("alone" in n for n in verdict([gain, {**rank, "delta": 0.1}], "r")["notes"])
+
+
 def test_the_verdict_names_the_best_half_its_gain_and_what_is_open() -> None:
     found = verdict(
         [

@@ -69,8 +69,11 @@ def answer_all(
     """
     prompts = load_prompts(config.llm.prompts, config.llm.abstain)
     prompting = Prompting(prompts, chunks, config.retrieval.with_title)
-    keys = [_key(ask, prompting, run_dir) for ask in asks]
-    replies = _ask_models(config, run_dir, dict(zip(keys, asks, strict=True)), prompting)
+    tuned = tuned_generator(run_dir)
+    ranked = [_rank(ask, prompting, tuned is not None) for ask in asks]
+    keys = [key for _, _, key in ranked]
+    in_order = sorted(zip(ranked, asks, strict=True), key=lambda item: item[0])
+    replies = _ask_models(config, run_dir, {key: ask for (_, _, key), ask in in_order}, prompting)
     answered = [(a, _prediction(a, replies[k])) for a, k in zip(asks, keys, strict=True) if replies[k].error is None]
     failed = [reply for reply in replies.values() if reply.error is not None]
     if not answered:
@@ -80,10 +83,11 @@ def answer_all(
     return answered, rejects, len(replies)
 
 
-def _key(ask: Ask, prompting: Prompting, run_dir: RunDir) -> str:
-    """What makes two prompts the same: the generator that really answers, and the messages."""
-    generator = ask.generator if tuned_generator(run_dir) else "base"
-    return content_hash(generator, prompting.messages(ask))
+def _rank(ask: Ask, prompting: Prompting, is_tuned: bool) -> tuple[str, int, str]:
+    """(the generator that really answers, the prompt's length, the prompt's key): the order in which prompts are put,
+    so that the adapter is switched once and prompts of a length share batches, and what makes two prompts the same."""
+    generator, messages = ask.generator if is_tuned else "base", prompting.messages(ask)
+    return generator, sum(len(m["content"]) for m in messages), content_hash(generator, messages)
 
 
 def _ask_models(config: Config, run_dir: RunDir, asks: dict[str, Ask], prompting: Prompting) -> dict[str, Reply]:
@@ -91,9 +95,8 @@ def _ask_models(config: Config, run_dir: RunDir, asks: dict[str, Ask], prompting
 
     replies = {}
     for llm, adapters, halves in _models(config, tuned_generator(run_dir)):
-        # Sorted by generator (base before tuned, stable), so that the adapter is switched once.
-        chosen = sorted((i for i in asks.items() if i[1].generator in halves), key=lambda item: item[1].generator)
-        requests = Requests(dict(chosen), prompting, config.evaluate.max_tokens, adapters)
+        chosen = {key: ask for key, ask in asks.items() if ask.generator in halves}
+        requests = Requests(chosen, prompting, config.evaluate.max_tokens, adapters)
         with open_language_model(llm, config.run.seed, adapters) as model:
             for reply in cached_chat(model, requests, run_dir.replies("evaluate"), desc="evaluate: answers"):
                 replies[reply.id] = reply

@@ -33,6 +33,7 @@ RETRIEVAL_PAIRS = (
     ("lexical", "tuned", "r"),
     ("dense_base", "base", ""),
     ("dense_base", "dense_tuned", "r"),
+    ("dense_tuned", "tuned", "r"),
 )
 DECIDING = (
     ("base", "tuned_generator", "f1"),
@@ -40,6 +41,7 @@ DECIDING = (
     ("base", "tuned", "f1"),
     ("base", "tuned", "recall@5"),
 )
+SIDE_METRICS = ("faithfulness", "faithfulness_judged", "similarity")  # compared with base alone, where scored
 ABSTENTION = ("abstention_precision", "abstention_recall", "abstention_f1")
 Column = tuple[np.ndarray, np.ndarray]  # numerators and denominators, one per question
 
@@ -129,7 +131,7 @@ def _columns_of(table: ScoreTable, system: str) -> dict[str, Column]:
 
 def _pairs(table: ScoreTable, tuned: str) -> list[tuple[str, str, str]]:
     wanted = [(a, b, m) for a, b, halves in ANSWER_PAIRS if _differs(halves, tuned) for m in ANSWER_METRICS]
-    wanted += [(a, b, "faithfulness") for a, b, halves in ANSWER_PAIRS[:3] if _differs(halves, tuned)]
+    wanted += [(a, b, m) for a, b, halves in ANSWER_PAIRS[:3] if _differs(halves, tuned) for m in SIDE_METRICS]
     wanted += [(a, b, m) for a, b, halves in RETRIEVAL_PAIRS if _differs(halves, tuned) for m in RETRIEVAL_METRICS]
     return [(a, b, m) for a, b, m in wanted if (a, m) in table.values and (b, m) in table.values]
 

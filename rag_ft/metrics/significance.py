@@ -74,6 +74,13 @@ def mcnemar(a: np.ndarray, b: np.ndarray) -> float:
     return float(stats.binomtest(only_b, only_a + only_b).pvalue) if only_a + only_b else 1.0
 
 
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """{"mean", "sd" (of the sample; 0 for one value), "low", "high"}: how far repetitions lie apart."""
+    sd = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    found = {"mean": float(np.mean(values)), "sd": sd, "low": min(values), "high": max(values)}
+    return {name: round(float(value), 6) for name, value in found.items()}
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down correction, in the order given: the chance of any false alarm in the family stays at alpha."""
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])

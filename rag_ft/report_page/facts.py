@@ -6,6 +6,8 @@ from collections import Counter, defaultdict
 from typing import Any
 
 from rag_ft.config import Config, flat
+from rag_ft.metrics.significance import spread
+from rag_ft.metrics.verdict import points
 from rag_ft.paths import RunDir
 from rag_ft.records import QAPair, Reject, read_jsonl, read_rows
 from rag_ft.stages import NAMES, read_done
@@ -51,16 +53,34 @@ def funnel(run_dir: RunDir) -> dict[str, Any]:
 
 
 def leakage(run_dir: RunDir) -> dict[str, Any]:
-    """What the check before the evaluation compared; it would have stopped the run had it found anything."""
+    """What the check before the evaluation compared; it would have stopped the run had it found anything. `given`:
+    halves that came by path, of whose training nothing is known here."""
     counts = counts_of(run_dir, "evaluate")
     found = {key.removeprefix("leakage_"): value for key, value in counts.items() if key.startswith("leakage_")}
-    return {"passed": bool(found), **found}
+    given = [half for half in ("generator", "retriever") if counts.get(f"{half}_given")]
+    return {"passed": bool(found), **found, "given": given}
 
 
 def halves_tuned(run_dir: RunDir) -> str:
     """The halves that were really tuned and served: letters of "gr" (generator, retriever)."""
     counts = counts_of(run_dir, "evaluate")
     return "g" * bool(counts.get("generator_tuned")) + "r" * bool(counts.get("retriever_tuned"))
+
+
+def cross_validation(run_dir: RunDir) -> dict[str, Any] | None:
+    """{"folds": the rows of training/folds.jsonl, "f1_base", "f1_tuned", "delta", "dev_loss": {mean, sd, low, high},
+    "sentence"}: what the generator's training gains on train documents that it did not see; None without folds."""
+    path = run_dir.training_log("folds")
+    rows = list(read_rows(path)) if path.exists() else []
+    if not rows:
+        return None
+    found = {name: spread([row[name] for row in rows]) for name in ("f1_base", "f1_tuned", "delta", "dev_loss")}
+    gain, num_better = found["delta"], sum(row["delta"] > 0 for row in rows)
+    sentence = (
+        f"The training gained F1 in {num_better} of {len(rows)} folds: {points(gain['mean'])} on average, from "
+        f"{points(gain['low'])} to {points(gain['high'])} (standard deviation {100 * gain['sd']:.1f})."
+    )
+    return {"folds": rows, **found, "sentence": sentence}
 
 
 def refusals(run_dir: RunDir) -> list[str]:

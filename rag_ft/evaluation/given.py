@@ -1,0 +1,66 @@
+"""Tuned halves that were made elsewhere: evaluated in place of the run's own, which stay as they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rag_ft.config import Config, EvaluateConfig
+from rag_ft.errors import ConfigError, RagFtError
+from rag_ft.paths import RunDir
+from rag_ft.records import Chunk, read_jsonl
+from rag_ft.retrieval.encoder import load_encoder
+from rag_ft.retrieval.search import build_index, open_retriever
+
+
+@dataclass(frozen=True)
+class GivenRunDir(RunDir):
+    """A run folder whose tuned halves are those that the section `evaluate` names by path, where it does."""
+
+    given: EvaluateConfig
+
+    @property
+    def generator(self) -> Path:
+        return self.given.adapter or super().generator
+
+    @property
+    def retriever(self) -> Path:
+        return self.given.encoder or super().retriever
+
+    @property
+    def retriever_index(self) -> Path:
+        return self.given.index or (self.given_index if self.given.encoder else super().retriever_index)
+
+
+def with_given(config: Config, run_dir: RunDir) -> RunDir:
+    """The run folder with the halves given by path in place of its own. Raises ConfigError where a path holds none."""
+    given = config.evaluate
+    if given.index and not given.encoder:
+        raise ConfigError("evaluate.index is the index of evaluate.encoder: name that too")
+    _check(given.adapter, "evaluate.adapter", ("adapter_config.json", "config.json"))
+    _check(given.encoder, "evaluate.encoder", ("modules.json",))
+    _check(given.index, "evaluate.index", ("manifest.json",))
+    return GivenRunDir(run_dir.path, given)
+
+
+def index_given(config: Config, run_dir: RunDir) -> None:
+    """Builds the index of `evaluate.encoder`, where there is none of the same encoder and chunks.
+
+    Raises:
+        ConfigError: `evaluate.index` does not fit.
+    """
+    if not config.evaluate.encoder:
+        return
+    encoder = load_encoder(config.encoder, run_dir.retriever)
+    try:
+        open_retriever(config, run_dir, tuned=True, encoder=encoder)
+    except RagFtError as error:
+        if config.evaluate.index:
+            why = str(error).rpartition(": ")[0]
+            raise ConfigError(f"evaluate.index does not fit: {why}: leave it out, and it is built here") from error
+        build_index(config, run_dir.retriever_index, read_jsonl(run_dir.chunks, Chunk), encoder)
+
+
+def _check(given: Path | None, knob: str, marks: tuple[str, ...]) -> None:
+    if given and not any((given / mark).is_file() for mark in marks):
+        raise ConfigError(f"{knob}: there is no {' or '.join(marks)} in {given}: name the folder that holds it")
