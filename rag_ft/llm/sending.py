@@ -147,7 +147,7 @@ class Sender:
 
     async def _call(self, call: Call) -> Answer:
         """Tries until an answer, a refusal, or the end of patience."""
-        first_failure, attempt = 0.0, 0
+        failed: list[float] = []  # when each failed try began
         payload = json.dumps(call.body, ensure_ascii=False).encode("utf-8", "replace")
         while True:
             began = time.monotonic()
@@ -158,14 +158,13 @@ class Sender:
             except FailedError as failure:
                 if self._ours and self._ours.died():
                     await self._revive(self._ours)
-                    first_failure, attempt = 0.0, 0
+                    failed = []
                     continue
-                attempt += 1
-                first_failure = first_failure or began
+                failed.append(began)
                 self._window.failed(began, failure.busy)
-                if self._out_of_patience(failure, attempt, first_failure):
-                    return self._give_up(failure, attempt, first_failure)
-                await asyncio.sleep(self._pause(failure, attempt))
+                if self._out_of_patience(failure, failed):
+                    return self._give_up(failure, failed)
+                await asyncio.sleep(self._pause(failure, len(failed)))
             else:
                 now = time.monotonic()
                 self._last_success, self._failures_in_a_row = now, 0
@@ -195,20 +194,21 @@ class Sender:
             if server.died():
                 await self._loop.run_in_executor(None, server.restart)
 
-    def _out_of_patience(self, failure: FailedError, attempt: int, first_failure: float) -> bool:
+    def _out_of_patience(self, failure: FailedError, failed: list[float]) -> bool:
         """FailedError replies by count; a server that is away or busy, by time as well (it may be starting again)."""
         patient = failure.gone or failure.busy
-        return attempt > self._retries and not (patient and time.monotonic() - first_failure < self._timeout)
+        return len(failed) > self._retries and not (patient and time.monotonic() - failed[0] < self._timeout)
 
-    def _give_up(self, failure: FailedError, attempt: int, first_failure: float) -> Answer:
+    def _give_up(self, failure: FailedError, failed: list[float]) -> Answer:
         self._failures_in_a_row += 1
-        nothing_came = self._last_success < first_failure
+        # since the second try: replies sent just before the server went may still have come during the first
+        nothing_came = self._last_success < failed[:2][-1]
         if (failure.gone and nothing_came) or self._failures_in_a_row >= GIVE_UP_AFTER_FAILURES:
             raise RagFtError(
                 f"the server at {self.base_url} does not answer any more: {failure}; the replies so far are kept: "
                 f"see to the server and run the same command again"
             )
-        return Answer(None, 0.0, f"{failure} (tried {attempt} times)", failure.status)
+        return Answer(None, 0.0, f"{failure} (tried {len(failed)} times)", failure.status)
 
     def _pause(self, failure: FailedError, attempt: int) -> float:
         backoff = min(LONGEST_BACKOFF_SECONDS, BACKOFF_SECONDS * 2 ** min(attempt - 1, 10)) * random.uniform(0.5, 1.5)

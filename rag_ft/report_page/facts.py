@@ -70,7 +70,7 @@ def halves_tuned(run_dir: RunDir) -> str:
 def cross_validation(run_dir: RunDir) -> dict[str, Any] | None:
     """{"folds": the rows of training/folds.jsonl, "f1_base", "f1_tuned", "delta", "dev_loss": {mean, sd, low, high},
     "sentence"}: what the generator's training gains on train documents that it did not see; None without folds."""
-    path = run_dir.training_log("folds")
+    path = run_dir.folds
     rows = list(read_rows(path)) if path.exists() else []
     if not rows:
         return None

@@ -34,7 +34,8 @@ def answer_f1(model: Any, tokenizer: Any, questions: Sequence[Question], abstain
     rows = [Row(list(question.prompt), max_tokens) for question in questions]
     by_length = sorted(rows, key=lambda row: len(row.prompt))
     for start in range(0, len(rows), ROWS):
-        decode(model, by_length[start : start + ROWS], ends, tokenizer.pad_token_id)
+        for _ in decode(model, by_length[start : start + ROWS], ends, tokenizer.pad_token_id):
+            pass  # the rows hold the replies
     model.train(training)
     said = tokenizer.batch_decode([row.tokens for row in rows], skip_special_tokens=True)
     return [_f1(question, text, abstain) for question, text in zip(questions, said, strict=True)]
