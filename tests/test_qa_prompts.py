@@ -129,6 +129,7 @@ def test_citation_marks_are_taken_off_and_years_are_not() -> None:
     assert parse_answer("in [1998] [4]", 3) == ("in [1998] [4]", ())
     assert parse_answer("<quote>Ola, see [1],\nsteers.</quote> Ola [2]", 3) == ("Ola", (2,))
     assert parse_answer("<quote>Ola, see [1], st", 3) == ("", ())
+    assert parse_answer("Ola.<Ola.</quote> Ola [2]", 3) == ("Ola", (2,))
 
 
 def test_abstention_is_known_by_its_words() -> None:

@@ -49,7 +49,7 @@ _CONTROL = re.compile(
     r"|</?passages?(?:\s[^<>\n]{0,40})?>|</?quote>",
     re.IGNORECASE,
 )
-_QUOTE = re.compile(r"\s*<quote>.*?(?:</quote>|\Z)", re.DOTALL)
+_QUOTE = re.compile(r".*</quote>|\s*<quote>.*", re.DOTALL)  # no passage holds these tags: see _CONTROL
 _CITATION = re.compile(r"\s*\[(\d{1,3}(?:\s*,\s*\d{1,3})*)\]")
 
 
