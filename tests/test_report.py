@@ -144,7 +144,7 @@ def test_folds_become_a_mean_a_spread_and_a_sentence(tmp_path: Path) -> None:
         {"fold": n, "num_train": 90, "num_dev": 30, "dev_loss": 1.0, "f1_base": 0.4, "f1_tuned": 0.4 + d, "delta": d}
         for n, d in enumerate((0.02, 0.05, -0.01))
     ]
-    write_jsonl(run_dir.training_log("folds"), rows)
+    write_jsonl(run_dir.folds, rows)
     report.run(config, run_dir)
     found = metrics_of(run_dir)["cross_validation"]
     assert found["folds"] == rows

@@ -157,7 +157,7 @@ def test_a_fusion_that_ranks_worse_than_one_of_its_sides_is_named() -> None:
     gain = comparison("tuned_retriever", "f1", 0.08, 0.03, 0.12, 0.001)
     [note] = (n for n in verdict([gain, rank], "r")["notes"] if "alone" in n)
     assert note.startswith("What is served ranks the proof lower than the encoder alone does: -17.0 MRR@10")
-    assert note.endswith("consider retrieval.mode=dense.")
+    assert note.endswith("try retrieval.mode=dense, and compare the answers too.")
     assert not any("alone" in n for n in verdict([gain, {**rank, "delta": 0.1}], "r")["notes"])
 
 

@@ -125,7 +125,7 @@ def _better_alone(comparisons: list[Comparison], tuned: str) -> list[str]:
         rank = _find(comparisons, side, served, "mrr@10")
         if rank and _is_loss(rank):
             loss = f"What is served ranks the proof lower than {name} alone does: {_amount(rank)}"
-            notes.append(f"{loss}; consider retrieval.mode={mode}.")
+            notes.append(f"{loss}; try retrieval.mode={mode}, and compare the answers too.")
     return notes
 
 
