@@ -150,6 +150,9 @@ class Sender:
         failed: list[float] = []  # when each failed try began
         payload = json.dumps(call.body, ensure_ascii=False).encode("utf-8", "replace")
         while True:
+            if self._reviving.locked():  # a request that killed our server must not meet it half up
+                async with self._reviving:
+                    pass
             began = time.monotonic()
             try:
                 result = await self._attempt(call, payload)
