@@ -205,6 +205,19 @@ def test_a_server_that_dies_at_work_is_started_again_and_no_request_is_lost(
     ]
 
 
+def test_beside_a_server_on_the_cpu_our_own_models_take_one_core(mortal) -> None:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with mortal(0):
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_server_that_goes_on_dying_ends_the_run_with_the_reason(mortal) -> None:
     replies = []
     with mortal(9) as model, pytest.raises(RagFtError) as caught:

@@ -50,6 +50,7 @@ class VLLMServer:
         self.log_path = (log_dir or Path(tempfile.mkdtemp(prefix="rag_ft-vllm-"))) / "vllm.log"
         self._guard: subprocess.Popen[bytes] | None = None
         self._port = self._num_restarts = 0
+        self._threads: int | None = None
 
     def start(self) -> str:
         """Starts the server and returns its base URL when it is ready; a progress line shows the waiting."""
@@ -57,6 +58,7 @@ class VLLMServer:
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         self.log_path.write_bytes(b"")
         self._launch()
+        self._share_cores()
         return f"http://127.0.0.1:{self._port}/v1"
 
     def restart(self) -> None:
@@ -77,6 +79,7 @@ class VLLMServer:
 
     def stop(self) -> None:
         """Ends the server and waits until it is gone. May be called more than once."""
+        self._take_cores_back()
         if self._guard is None:
             return
         if self._guard.stdin:
@@ -123,6 +126,21 @@ class VLLMServer:
             ours |= {"VLLM_CPU_KVCACHE_SPACE": "2", "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) - 1)),
                      "VLLM_CPU_OMP_THREADS_BIND": "nobind"}  # fmt: skip
         return ours | os.environ
+
+    def _share_cores(self) -> None:
+        """On a CPU the server has all cores but one: our encoder would spin on theirs, ten times slower."""
+        if self._on_cpu:
+            import torch
+
+            self._threads = torch.get_num_threads()
+            torch.set_num_threads(1)
+
+    def _take_cores_back(self) -> None:
+        if self._threads is not None:
+            import torch
+
+            torch.set_num_threads(self._threads)
+            self._threads = None
 
     def _adapter_arguments(self) -> list[str]:
         if not self._adapters:
