@@ -10,7 +10,7 @@ from typing import Any
 from rag_ft.config import Config
 from rag_ft.errors import DataError
 from rag_ft.evaluation.systems import Ask
-from rag_ft.llm.model_folder import with_tuned
+from rag_ft.llm.model_folder import TUNED_MARKS, with_tuned
 from rag_ft.llm.models import ChatRequest, Messages, Reply, open_language_model
 from rag_ft.paths import RunDir
 from rag_ft.qa.prompts import Prompts, load_prompts, parse_answer
@@ -55,8 +55,7 @@ class Requests:
 
 def tuned_generator(run_dir: RunDir) -> Path | None:
     """The folder of the tuned generator, if training left one (an adapter, or a whole model)."""
-    kinds = ("adapter_config.json", "config.json")
-    return run_dir.generator if any((run_dir.generator / name).exists() for name in kinds) else None
+    return run_dir.generator if any((run_dir.generator / mark).exists() for mark in TUNED_MARKS) else None
 
 
 def answer_all(

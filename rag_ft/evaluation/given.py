@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rag_ft.config import Config, EvaluateConfig
 from rag_ft.errors import ConfigError, RagFtError
+from rag_ft.llm.model_folder import TUNED_MARKS
 from rag_ft.paths import RunDir
 from rag_ft.records import Chunk, read_jsonl
 from rag_ft.retrieval.encoder import load_encoder
@@ -37,7 +38,7 @@ def with_given(config: Config, run_dir: RunDir) -> RunDir:
     given = config.evaluate
     if given.index and not given.encoder:
         raise ConfigError("evaluate.index is the index of evaluate.encoder: name that too")
-    _check(given.adapter, "evaluate.adapter", ("adapter_config.json", "config.json"))
+    _check(given.adapter, "evaluate.adapter", TUNED_MARKS)
     _check(given.encoder, "evaluate.encoder", ("modules.json",))
     _check(given.index, "evaluate.index", ("manifest.json",))
     return GivenRunDir(run_dir.path, given)

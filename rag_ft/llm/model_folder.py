@@ -12,6 +12,7 @@ from rag_ft.records import content_hash
 
 SMALL_BYTES = 2 * 2**30  # up to this size weights are hashed whole (about a second a GiB)
 EDGE_BYTES = 2**20
+TUNED_MARKS = ("adapter_config.json", "config.json")  # of a tuned generator's folder: an adapter, or a whole model
 KEYED_SUFFIXES = {".safetensors", ".json", ".jinja", ".model", ".txt"}
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gc
 import shutil
-import statistics
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ from rag_ft.config import Config
 from rag_ft.documents.near_duplicates import groups, signature
 from rag_ft.documents.splits import hash_share
 from rag_ft.errors import ConfigError
+from rag_ft.metrics.significance import spread
 from rag_ft.paths import RunDir
 from rag_ft.records import Document, JsonlAppender, read_jsonl, read_rows
 from rag_ft.training.adapters import load_base
@@ -66,10 +66,9 @@ def folds_of(texts: Mapping[str, str], k: int, similarity: float) -> dict[str, i
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, int | float]:
     """For the done-file: means over the folds, and the standard deviation of the gain."""
-    deltas = [row["delta"] for row in rows]
-    means = {name: statistics.fmean(row[name] for row in rows) for name in ("dev_loss", "f1_base", "f1_tuned", "delta")}
-    rounded = {f"folds_{name}": round(value, 4) for name, value in means.items()}
-    return {"folds": len(rows), **rounded, "folds_delta_sd": round(statistics.stdev(deltas), 4)}
+    found = {name: spread([row[name] for row in rows]) for name in ("dev_loss", "f1_base", "f1_tuned", "delta")}
+    means = {f"folds_{name}": round(values["mean"], 4) for name, values in found.items()}
+    return {"folds": len(rows), **means, "folds_delta_sd": round(found["delta"]["sd"], 4)}
 
 
 def _validate(
