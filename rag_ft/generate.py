@@ -100,7 +100,7 @@ def _generate(
     retriever: Any = open_retriever(config, run_dir)
     retriever.encoder = RecentVectors(retriever.encoder)
     with (
-        open_language_model(config.llm, config.run.seed) as model,
+        open_language_model(config.llm, config.run.seed, log_path=run_dir.vllm_log) as model,
         ChunkFile(run_dir.chunks, retriever.row_of) as chunks,
     ):
         tools = Tools(config, run_dir, prompts, model, retriever, chunks.__getitem__, funnel)

@@ -27,6 +27,11 @@ class RunDir:
         """ingest: a Chunk a line, in document order."""
         return self.path / "chunks.jsonl"
 
+    @property
+    def vllm_log(self) -> Path:
+        """Stages that start a vLLM server: what the last one said."""
+        return self.path / "vllm.log"
+
     def rejects(self, stage: str) -> Path:
         """Any stage: a Reject a line."""
         return self.path / "rejects" / f"{stage}.jsonl"
@@ -124,5 +129,6 @@ class RunDir:
         return self.path / f"{stage}.started.json"
 
     def done(self, stage: str) -> Path:
-        """Any stage, last and by rename: {fingerprint, config, inputs, counts, seconds, peak_memory_gb, versions}."""
+        """Any stage, last and by rename: {fingerprint, config, inputs, counts, seconds, peak_memory_gb, versions};
+        with a GPU also peak_gpu_memory_gb."""
         return self.path / f"{stage}.done.json"

@@ -222,10 +222,11 @@ def _stage_rows(
     for name, work in work_of(config).items():
         seconds = measured_seconds(config, run_dir, name, work_of)
         hours = (work.flops / device.flops if seconds is None else seconds) / 3600
-        done = read_done(run_dir, name) if name in memory and not device.gpu else None
+        done = (read_done(run_dir, name) or {}) if name in memory else {}
+        peak = done.get("peak_gpu_memory_gb" if device.gpu else "peak_memory_gb", "")
         rows.append((name, f"{work.tokens:,.0f}", str(work.steps or ""), f"{hours:.2f}",
                      "assumed" if seconds is None else "measured", f"{memory[name]:.2f}" if name in memory else "",
-                     str(done["peak_memory_gb"]) if done else ""))  # fmt: skip
+                     str(peak)))  # fmt: skip
     return rows
 
 

@@ -8,6 +8,7 @@ import json
 import os
 import resource
 import shutil
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -126,7 +127,7 @@ def run_stage(name: str, config: Config, force: bool = False) -> dict[str, Any]:
     clock = time.monotonic()
     counts = importlib.import_module(f"rag_ft.{name}").run(config, run_dir)
     done = {**plan, "counts": counts, "seconds": round(time.monotonic() - clock, 2),
-            "peak_memory_gb": peak_memory_gb(), "versions": versions()}  # fmt: skip
+            "peak_memory_gb": peak_memory_gb(), **peak_gpu_memory(), "versions": versions()}  # fmt: skip
     if _is_main_process():
         write_text(run_dir.done(name), json.dumps(done, indent=1, ensure_ascii=False) + "\n")
     return done
@@ -193,6 +194,16 @@ def read_done(run_dir: RunDir, name: str) -> dict[str, Any] | None:
 def peak_memory_gb() -> float:
     """Highest resident memory of this process so far, in GiB (a stage run after others reports at least theirs)."""
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
+
+
+def peak_gpu_memory() -> dict[str, float]:
+    """{"peak_gpu_memory_gb": highest memory that this process's PyTorch held of one GPU, GiB}; nothing without one.
+    What a vLLM server takes is not in it."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return {}
+    held = [torch.cuda.max_memory_reserved(device) for device in range(torch.cuda.device_count())]
+    return {"peak_gpu_memory_gb": round(max(held) / 2**30, 2)}
 
 
 def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:

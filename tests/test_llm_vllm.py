@@ -182,7 +182,7 @@ def test_a_server_killed_midway_is_started_again_and_only_what_was_in_flight_is_
 ) -> None:
     monkeypatch.setattr(vllm_server, "MAX_RESTARTS", 1)
     requests = [ChatRequest(f"w{i}", writing(i), 64) for i in range(200)]
-    with open_language_model(config_of(lm_dir, "vllm"), 0, log_dir=tmp_path) as model:
+    with open_language_model(config_of(lm_dir, "vllm"), 0, log_path=tmp_path / "vllm.log") as model:
         expected = {r.id: r.text for r in model.chat(requests)}
         got: list[Reply] = []
         for reply in cached_chat(model, requests, tmp_path / "replies.jsonl", "ask"):

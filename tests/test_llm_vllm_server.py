@@ -179,7 +179,7 @@ def mortal(monkeypatch: pytest.MonkeyPatch, tiny_lm_dir: Path, tmp_path: Path):
         command = [sys.executable, "-c", MORTAL, str(deaths), str(times)]
         monkeypatch.setattr(VLLMServer, "command", lambda self, port: [*command, str(port)])
         config = LLMConfig(backend="vllm", model=str(tiny_lm_dir), vllm_python=sys.executable, concurrency=8)
-        return open_language_model(config, 0, log_dir=tmp_path)
+        return open_language_model(config, 0, log_path=tmp_path / "vllm.log")
 
     return make
 

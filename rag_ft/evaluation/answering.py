@@ -96,7 +96,7 @@ def _ask_models(config: Config, run_dir: RunDir, asks: dict[str, Ask], prompting
     for llm, adapters, halves in _models(config, tuned_generator(run_dir)):
         chosen = {key: ask for key, ask in asks.items() if ask.generator in halves}
         requests = Requests(chosen, prompting, config.evaluate.max_tokens, adapters)
-        with open_language_model(llm, config.run.seed, adapters) as model:
+        with open_language_model(llm, config.run.seed, adapters, run_dir.vllm_log) as model:
             for reply in cached_chat(model, requests, run_dir.replies("evaluate"), desc="evaluate: answers"):
                 replies[reply.id] = reply
     return replies

@@ -99,5 +99,5 @@ def _ask(config: Config, run_dir: RunDir, prompts: Mapping[str, Messages]) -> It
         return
     requests = [ChatRequest(key, messages, MAX_TOKENS, schema=VERDICT) for key, messages in prompts.items()]
     llm = config.llm.model_copy(update={"model": config.evaluate.judge})
-    with open_language_model(llm, config.run.seed) as model:
+    with open_language_model(llm, config.run.seed, log_path=run_dir.vllm_log) as model:
         yield from cached_chat(model, requests, run_dir.replies("evaluate"), desc="evaluate: judge")

@@ -72,10 +72,10 @@ class LanguageModel(Protocol):
 
 
 def open_language_model(
-    config: Any, seed: int, adapters: dict[str, Any] | None = None, log_dir: Path | None = None
+    config: Any, seed: int, adapters: dict[str, Any] | None = None, log_path: Path | None = None
 ) -> AbstractContextManager[Any]:
     """The model of `config` (an LLMConfig), with LoRA adapters {name: folder} beside it. A server we start writes its
-    log to `log_dir`/vllm.log (default: a temporary folder).
+    log to `log_path` (default: in a temporary folder).
 
     Raises:
         ConfigError: before any work (some cases on entering), when the model, the server or the hardware cannot do what
@@ -87,4 +87,4 @@ def open_language_model(
         return TransformersModel(config, seed, adapters or {})
     from rag_ft.llm.openai_client import open_server
 
-    return open_server(config, adapters or {}, log_dir)
+    return open_server(config, adapters or {}, log_path)

@@ -27,7 +27,7 @@ BYTES_PER_TOKEN = 256  # of a reply's JSON, far more than any honest one
 SCHEMA_WORDS = ("response_format", "json_schema", "guided", "structured output")
 
 
-def open_server(config: Any, adapters: dict[str, Path], log_dir: Path | None = None) -> ServerModel:
+def open_server(config: Any, adapters: dict[str, Path], log_path: Path | None = None) -> ServerModel:
     """The model behind `config.base_url` (backend openai), or behind a vLLM server started on entering (backend vllm).
 
     Raises:
@@ -38,7 +38,7 @@ def open_server(config: Any, adapters: dict[str, Path], log_dir: Path | None = N
     if config.backend == "vllm":
         folder = resolve_model_folder(config.model)
         load_chat_tokenizer(folder)
-        server = VLLMServer(config, folder, {prints[name]: Path(path) for name, path in adapters.items()}, log_dir)
+        server = VLLMServer(config, folder, {prints[name]: Path(path) for name, path in adapters.items()}, log_path)
         return ServerModel(config, adapters, prints, folder, server)
     if not config.base_url:
         raise ConfigError("llm.backend is openai but llm.base_url is not set: give http://host:port/v1")

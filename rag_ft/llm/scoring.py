@@ -105,9 +105,9 @@ def _hidden_states(
     width = max(len(rest) for rest in rests)
     device = model.device
     ids = torch.tensor([rest + [pad] * (width - len(rest)) for rest in rests], device=device)
+    if not shared[members[0]]:  # padded on the right, where no token looks: plainly causal, attention's fastest form
+        return model.base_model(input_ids=ids, use_cache=False).last_hidden_state
     mask = torch.tensor([[1] * len(rest) + [0] * (width - len(rest)) for rest in rests], device=device)
-    if not shared[members[0]]:
-        return model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
     cache, past_mask = _shared_cache(model, jobs, shared, members, pad)
     positions = torch.tensor([shared[i] for i in members], device=device)[:, None] + torch.arange(width, device=device)
     full = torch.cat([past_mask, mask], dim=1)

@@ -41,13 +41,13 @@ class VLLMServer:
         ConfigError: no vLLM, no free memory on the GPUs; on start(), the last lines of a server that did not come up.
     """
 
-    def __init__(self, config: Any, folder: Path, adapters: dict[str, Path], log_dir: Path | None = None) -> None:
+    def __init__(self, config: Any, folder: Path, adapters: dict[str, Path], log_path: Path | None = None) -> None:
         self._python = find_vllm_python(config.vllm_python)
         self._on_cpu = is_cpu_build(self._python)
         if not self._on_cpu:
             check_gpu_memory(config.gpu_memory_share, config.tensor_parallel * config.data_parallel)
         self._config, self._folder, self._adapters = config, folder, adapters
-        self.log_path = (log_dir or Path(tempfile.mkdtemp(prefix="rag_ft-vllm-"))) / "vllm.log"
+        self.log_path = log_path or Path(tempfile.mkdtemp(prefix="rag_ft-vllm-")) / "vllm.log"
         self._guard: subprocess.Popen[bytes] | None = None
         self._port = self._num_restarts = 0
         self._threads: int | None = None

@@ -16,17 +16,19 @@ EXAMPLES_PER_REASON = 3
 # generate's reasons in the order in which a pair meets them; others follow.
 CHECK_ORDER = (
     "no_neighbour", "llm_error", "too_long", "bad_json", "nothing_to_ask", "answered", "form", "evidence",
-    "stands_alone", "duplicate", "round_trip_rank", "round_trip_answer", "closed_book",
+    "stands_alone", "off_subject", "duplicate", "round_trip_rank", "round_trip_answer", "closed_book",
 )  # fmt: skip
 
 
 def costs(run_dir: RunDir) -> list[dict[str, Any]]:
-    """{stage, seconds, peak_memory_gb, prompt_tokens, completion_tokens, versions} of every stage that is done."""
+    """{stage, seconds, peak_memory_gb, prompt_tokens, completion_tokens, versions} of every stage that is done, with
+    peak_gpu_memory_gb where it ran on a GPU."""
     rows = []
     for name in NAMES:
         if done := read_done(run_dir, name):
             kept = {key: done.get(key) for key in ("seconds", "peak_memory_gb", "versions")}
-            rows.append({"stage": name, **kept, **_tokens(run_dir, name)})
+            gpu = {key: done[key] for key in ("peak_gpu_memory_gb",) if key in done}
+            rows.append({"stage": name, **kept, **gpu, **_tokens(run_dir, name)})
     return rows
 
 
