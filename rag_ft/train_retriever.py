@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +18,11 @@ from rag_ft.records import write_jsonl
 if TYPE_CHECKING:
     from rag_ft.training.gate import DevScores, Verdict
     from rag_ft.training.pairs import Pairs
-    from rag_ft.training.phases import Candidate, Tuning
+    from rag_ft.training.phases import Candidate, LeftOut, Tuning
     from rag_ft.training.processes import Processes
 
 logger = logging.getLogger(__name__)
+BY_CLOZES = "nobody asked about dev documents: their sentences ask for the rest of their chunk"
 Counts = dict[str, int | float | str]
 
 
@@ -31,7 +33,7 @@ def run(config: Config, run_dir: RunDir) -> Counts:
         DataError: something of a test document is among the pairs to train on.
         ConfigError: the encoder cannot be loaded or takes no adapter, or fewer processes run than were asked for.
     """
-    from rag_ft.training.pairs import select_pairs
+    from rag_ft.training.pairs import select_pairs, with_cloze_dev
     from rag_ft.training.phases import base_candidate
     from rag_ft.training.processes import join_processes
 
@@ -39,6 +41,8 @@ def run(config: Config, run_dir: RunDir) -> Counts:
         return {"shipped": 0, "reason": "train_retriever.enabled is false"}
     processes = join_processes()
     pairs = select_pairs(run_dir)
+    if config.train_retriever.self_supervised:
+        pairs = with_cloze_dev(pairs, config.run.seed)
     processes.first(lambda: write_jsonl(run_dir.rejects("train_retriever"), pairs.rejects))
     counts: Counts = {"num_train_pairs": len(pairs.train), "num_dev_pairs": len(pairs.dev)}
     counts["num_dropped_test_questions"] = len(pairs.rejects)
@@ -46,19 +50,19 @@ def run(config: Config, run_dir: RunDir) -> Counts:
         return {**counts, "shipped": 0, "reason": reason}
     tuning = open_tuning(config, run_dir, pairs, processes)
     base = base_candidate(tuning)
-    steps = train(tuning, base)
+    steps, left_out = train(tuning, base)
     verdict = decide(tuning, base, steps[-1])
-    processes.first(lambda: _ship(tuning, steps, base, verdict))
-    return {**counts, **_summary(steps, base, verdict)}
+    processes.first(lambda: _ship(tuning, [*_log_rows(steps, left_out, verdict)], steps[-1], verdict))
+    return {**counts, **_summary(steps, left_out, base, verdict)}
 
 
-def train(t: Tuning, base: Candidate) -> list[Candidate]:
-    """The kept phases in order; each starts from the weights of the one before. A later round, or an LSR phase, that
-    finds less on dev than what there was before is not kept, and ends the training."""
+def train(t: Tuning, base: Candidate) -> tuple[list[Candidate], list[LeftOut]]:
+    """The base and the kept phases in order; each starts from the weights of the one before. A later round, or an LSR
+    phase, that finds less on dev than what there was before is left out, and ends the training."""
     from rag_ft.training.pairs import with_positive
-    from rag_ft.training.phases import cloze_phase, contrastive_phase, lsr_phase
+    from rag_ft.training.phases import LeftOut, cloze_phase, contrastive_phase, lsr_phase
 
-    knobs, kept = t.config.train_retriever, [base]
+    knobs, kept, left_out = t.config.train_retriever, [base], list[LeftOut]()
     if knobs.self_supervised:
         kept.append(cloze_phase(t, kept[-1]))
     for number in range(knobs.rounds):
@@ -66,15 +70,22 @@ def train(t: Tuning, base: Candidate) -> list[Candidate]:
         if knobs.epochs and len(with_positive(t.pairs.train, t.pairs.chunks)) > 1:
             after = contrastive_phase(t, number, kept[-1])
             if number and not after.scores.above(before.scores):
+                left_out.append(LeftOut(after.name, "not better on dev than the round before", after.scores))
                 break
             kept.append(after)
         if knobs.lsr_steps and t.pairs.train:
             taught = lsr_phase(t, number, kept[-1])
-            if taught and (taught.scores.not_below(kept[-1].scores) or not knobs.gate):
+            if isinstance(taught, LeftOut):
+                left_out.append(taught)
+            elif taught.scores.not_below(kept[-1].scores) or not knobs.gate:
                 kept.append(taught)
+            else:
+                left_out.append(LeftOut(taught.name, "worse on dev than without it", taught.scores))
         if kept[-1] is before:
             break
-    return kept
+    for phase in left_out:
+        logger.warning("%s is left out: %s", phase.name, phase.reason)
+    return kept, left_out
 
 
 def decide(t: Tuning, base: Candidate, tuned: Candidate) -> Verdict:
@@ -86,7 +97,8 @@ def decide(t: Tuning, base: Candidate, tuned: Candidate) -> Verdict:
     if not t.config.train_retriever.gate:
         change = describe_change(base.scores, tuned.scores, t.pairs.dev)
         return Verdict(1.0, tuned.scores, f"not gated; {change}")
-    return judge(base.scores, _shares(t, tuned), t.pairs.dev)
+    verdict = judge(base.scores, _shares(t, tuned), t.pairs.dev)
+    return replace(verdict, reason=f"{verdict.reason} ({BY_CLOZES})") if t.pairs.clozed else verdict
 
 
 def _shares(t: Tuning, tuned: Candidate) -> Iterator[tuple[float, DevScores]]:
@@ -130,28 +142,32 @@ def open_tuning(config: Config, run_dir: RunDir, pairs: Pairs, processes: Proces
     return Tuning(config, run_dir, run_dir.checkpoints("train_retriever"), pairs, student, processes)
 
 
-def _ship(t: Tuning, steps: list[Candidate], base: Candidate, verdict: Verdict) -> None:
+def _ship(t: Tuning, log: list[dict[str, Any]], tuned: Candidate, verdict: Verdict) -> None:
     """Moves the chosen encoder and index to their places, writes the log, and removes what is no longer needed."""
-    write_jsonl(t.run_dir.training_log("train_retriever"), _log_rows(steps, base, verdict))
+    write_jsonl(t.run_dir.training_log("train_retriever"), log)
     for folder in (t.run_dir.retriever_index, t.run_dir.retriever):
         shutil.rmtree(folder, ignore_errors=True)
     if verdict.shipped:
-        chosen = _share_folder(t, steps[-1], verdict.alpha)
+        chosen = _share_folder(t, tuned, verdict.alpha)
         os.replace(chosen.retriever, t.run_dir.retriever)
         os.replace(chosen.retriever_index, t.run_dir.retriever_index)
     shutil.rmtree(t.folder, ignore_errors=True)
     logger.info("retriever: %s (%s)", "shipped" if verdict.shipped else "base kept", verdict.reason)
 
 
-def _log_rows(steps: list[Candidate], base: Candidate, verdict: Verdict) -> Iterator[dict[str, Any]]:
-    """{stage, step, loss} rows of every phase, each phase closed by one with its dev recall; last the gate's."""
+def _log_rows(steps: list[Candidate], left_out: list[LeftOut], verdict: Verdict) -> Iterator[dict[str, Any]]:
+    """{stage, step, loss} rows of every kept phase, each closed by one with its dev recall; {stage, reason} of those
+    left out, with their dev recall where they were trained; last the gate's."""
     for step in steps:
         yield from ({"stage": step.name, **row} for row in step.history)
         yield {"stage": step.name, **step.notes, **step.scores.summary}
+    for phase in left_out:
+        scores = phase.scores.summary if phase.scores else {}
+        yield {"stage": phase.name, "reason": f"left out: {phase.reason}", **scores}
     yield {"stage": "gate", "alpha": verdict.alpha, "reason": verdict.reason, **verdict.scores.summary}
 
 
-def _summary(steps: list[Candidate], base: Candidate, verdict: Verdict) -> Counts:
+def _summary(steps: list[Candidate], left_out: list[LeftOut], base: Candidate, verdict: Verdict) -> Counts:
     before, after = base.scores.summary, verdict.scores.summary
     notes = {f"lsr_{k}": v for step in steps for k, v in step.notes.items() if v is not None}
     return {
@@ -159,6 +175,7 @@ def _summary(steps: list[Candidate], base: Candidate, verdict: Verdict) -> Count
         "alpha": verdict.alpha,
         "reason": verdict.reason,
         "phases": ", ".join(step.name for step in steps if step is not base) or "none",
+        "left_out": "; ".join(f"{phase.name}: {phase.reason}" for phase in left_out) or "none",
         "dev_recall_base": before["dev_served_recall"],
         "dev_recall_tuned": after["dev_served_recall"],
         "dev_dense_recall_base": before["dev_dense_recall"],

@@ -22,7 +22,9 @@ from rag_ft.config import Config
 from rag_ft.errors import DataError
 from rag_ft.paths import RunDir
 from rag_ft.records import Chunk, Evidence, QAPair, read_jsonl, read_rows, write_jsonl, write_text
-from rag_ft.retrieval.search import open_retriever, served_tuned
+from rag_ft.retrieval.search import Retriever, open_retriever, served_tuned
+from rag_ft.training import phases
+from rag_ft.training.pairs import Pairs, with_cloze_dev
 
 MakeRun = Callable[..., tuple[Config, RunDir]]
 RUN = """
@@ -122,7 +124,7 @@ def plant(run_dir: RunDir, monkeypatch: pytest.MonkeyPatch) -> tuple[PlantedMode
     preferred = {c.id: chunks[(n + 5) % len(chunks)] for n, c in enumerate(chunks)}
     pairs = [p for p in read_jsonl(run_dir.qa, QAPair) if p.split == "train"]
     model = PlantedModel({p.question: preferred[p.chunk_id or ""].text for p in pairs})
-    monkeypatch.setattr(phases, "open_language_model", lambda *_: model)
+    monkeypatch.setattr(phases, "open_language_model", lambda *_, **__: model)
     return model, {p.question: preferred[p.chunk_id or ""].id for p in pairs}
 
 
@@ -187,6 +189,9 @@ def test_lsr_is_left_out_with_a_reason_when_the_model_tells_no_chunks_apart(
     counts = train_retriever.run(config, run_dir)
     assert counts["phases"] == "round-0-contrastive"
     assert counts["shipped"] == 1
+    rows = [row for row in read_rows(run_dir.training_log("train_retriever")) if row["stage"] == "round-0-lsr"]
+    assert [set(row) for row in rows] == [{"stage", "reason"}], "the report says why"
+    assert rows[0]["reason"].removeprefix("left out: ") in str(counts["left_out"])
 
 
 def test_contrastive_training_finds_more_and_ships_an_encoder_that_loads_alone(prepared: MakeRun) -> None:
@@ -232,19 +237,42 @@ def test_the_question_side_alone_keeps_every_chunk_vector(prepared: MakeRun) -> 
     assert not np.allclose(tuned.encoder.encode_queries(question), base.encoder.encode_queries(question), atol=1e-3)
 
 
-def test_documents_without_questions_are_learned_by_inverse_cloze(make_run: MakeRun) -> None:
+@pytest.mark.parametrize("sides", ["both", "query"])
+def test_documents_without_questions_are_learned_and_judged_by_inverse_cloze(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, sides: str
+) -> None:
     texts = [
         f"Box {n} is {c}. It stands in room {n * 7} by the door. Nobody opened it since day {n}."
         for n, c in enumerate(COLOURS)
     ]
-    rows = [{"id": f"d{n}", "title": "", "text": text, "split": "train"} for n, text in enumerate(texts)]
-    config, run_dir = make_run(rows, train_retriever__self_supervised=True, train_retriever__gate=False,
-                               train_retriever__batch_size=4)  # fmt: skip
+    rows = [{"id": f"d{n}", "title": "", "text": t, "split": "train" if n < 8 else "dev"} for n, t in enumerate(texts)]
+    config, run_dir = make_run(rows, train_retriever__self_supervised=True, train_retriever__batch_size=4,
+                               train_retriever__sides=sides)  # fmt: skip
     ingest.run(config, run_dir)
     index.run(config, run_dir)
     write_jsonl(run_dir.qa, [])
+    measured: list[str] = []
+    measure = phases.measure
+
+    def noting(retriever: Retriever, dev: Sequence[QAPair], gold: Any) -> Any:
+        measured.append(Path(retriever.folder).name)
+        return measure(retriever, dev, gold)
+
+    monkeypatch.setattr(phases, "measure", noting)
     counts = train_retriever.run(config, run_dir)
-    assert (counts["phases"], counts["shipped"]) == ("cloze", 1)
+    assert counts["phases"] == "cloze"
+    assert f"on {len(COLOURS) - 8} questions" in str(counts["reason"])
+    assert train_retriever.BY_CLOZES in str(counts["reason"])
+    assert len(measured) > 1 and set(measured) == {phases.CLOZE_INDEX}
+
+
+def test_a_dev_chunk_is_searched_without_the_sentence_that_asks_for_it() -> None:
+    chunk = Chunk("d#0", "d", "", "The first sentence is long enough. So is the second one of them.", 0, 65, 14, "dev")
+    found = with_cloze_dev(Pairs([], [], {}, {}, {"d#0": chunk}), seed=0)
+    (pair,) = found.dev
+    assert pair.question in chunk.text and pair.question not in found.clozed["d#0"].text
+    assert found.gold == {pair.id: {"d#0"}} and pair.split == "dev"
+    assert with_cloze_dev(found, seed=0) is found, "where there are dev questions they decide"
 
 
 def test_too_few_questions_are_a_reason_and_no_error(prepared: MakeRun) -> None:

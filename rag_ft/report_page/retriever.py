@@ -48,9 +48,9 @@ def moved(
 
 
 def training(log: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """{"phases": rows with what dev documents said after each phase, "teacher": what LM-supervised retrieval learned
-    from, one row a round, "curves"} of the training log."""
-    phases = [row for row in log if "dev_served_recall" in row]
+    """{"phases": rows with what dev documents said after each phase, or why it is left out, "teacher": what
+    LM-supervised retrieval learned from, one row a round, "curves"} of the training log."""
+    phases = [row for row in log if "dev_served_recall" in row or "reason" in row]
     return {
         "phases": phases,
         "teacher": [row for row in phases if row.get("entropy") is not None],

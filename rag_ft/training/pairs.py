@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rag_ft.documents.splits import hash_share
 from rag_ft.metrics.retrieval import gold_chunk_ids
 from rag_ft.paths import RunDir
 from rag_ft.records import Chunk, QAPair, Reject, read_jsonl
+from rag_ft.training.cloze import make_clozes
 from rag_ft.training.leakage import check_no_leakage, without_test_questions
 
 LEAST_DEV_QUESTIONS = 20  # fewer cannot tell a gain from a loss: part of train then joins them
@@ -19,7 +20,8 @@ DEV_SHARE = 0.15  # of the train documents, by hash of their ids
 @dataclass(frozen=True)
 class Pairs:
     """`train` and `dev` share no document; neither holds anything of a test document. `gold` are the chunk ids that
-    prove a dev pair. `chunks` are those of the train documents alone, by id; `dev_chunks` those of the others."""
+    prove a dev pair. `chunks` are those of the train documents alone, by id; `dev_chunks` those of the others.
+    `clozed`: where dev pairs are clozes, the chunks they ask for as they are searched, without the sentence."""
 
     train: list[QAPair]
     dev: list[QAPair]
@@ -27,12 +29,14 @@ class Pairs:
     chunks: dict[str, Chunk]
     dev_chunks: dict[str, Chunk]
     rejects: list[Reject] = field(default_factory=list)
+    clozed: dict[str, Chunk] = field(default_factory=dict)
 
 
 def select_pairs(run_dir: RunDir) -> Pairs:
     """Answerable pairs of the run: those of train documents to train on, those of dev documents to decide by.
 
-    Where there are fewer than LEAST_DEV_QUESTIONS dev questions, DEV_SHARE of the train documents serve as dev too.
+    Where there are fewer than LEAST_DEV_QUESTIONS dev questions, DEV_SHARE of the train documents serve as dev too (of
+    those with questions; where there are none and no dev document either, of all).
     Training pairs that ask what a test pair asks are left out, each with a Reject.
 
     Raises:
@@ -57,6 +61,20 @@ def select_pairs(run_dir: RunDir) -> Pairs:
     )
 
 
+def with_cloze_dev(pairs: Pairs, seed: int) -> Pairs:
+    """Where nobody asked about a dev document, what training without questions is judged by: a sentence of each dev
+    chunk asks for the rest of its chunk."""
+    if pairs.dev:
+        return pairs
+    clozes = list(make_clozes(pairs.dev_chunks.values(), 1, seed, kept_share=0))
+    dev = [
+        QAPair(c.id, c.question, (), c.chunk.id, c.chunk.document_id, None, "factoid", "dev", "generated")
+        for c in clozes
+    ]
+    gold = {pair.id: {cloze.chunk.id} for pair, cloze in zip(dev, clozes, strict=True)}
+    return replace(pairs, dev=dev, gold=gold, clozed={cloze.chunk.id: cloze.chunk for cloze in clozes})
+
+
 def with_positive(pairs: Iterable[QAPair], chunks: dict[str, Chunk]) -> list[QAPair]:
     """Pairs whose proving chunk is known and may be trained on."""
     return [pair for pair in pairs if pair.chunk_id in chunks]
@@ -67,8 +85,8 @@ def _dev_documents(pairs: Sequence[QAPair], chunks: Iterable[Chunk]) -> set[str]
     dev = {document_id for document_id, split in split_of.items() if split == "dev"}
     if sum(pair.document_id in dev for pair in pairs) >= LEAST_DEV_QUESTIONS:
         return dev
-    asked = sorted({p.document_id for p in pairs if p.document_id in split_of and p.document_id not in dev})
-    others = sorted(asked, key=lambda document_id: hash_share(f"dev {document_id}"))
+    asked = {p.document_id for p in pairs if p.document_id in split_of} or (set() if dev else set(split_of))
+    others = sorted(sorted(asked - dev), key=lambda document_id: hash_share(f"dev {document_id}"))
     return dev | set(others[: round(DEV_SHARE * len(others))])
 
 

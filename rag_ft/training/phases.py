@@ -25,7 +25,7 @@ from rag_ft.llm.models import open_language_model
 from rag_ft.paths import RunDir
 from rag_ft.qa.prompts import load_prompts
 from rag_ft.records import Chunk, QAPair, read_jsonl, write_text
-from rag_ft.retrieval.build import open_vectors
+from rag_ft.retrieval.build import open_vectors, read_manifest
 from rag_ft.retrieval.encoder import load_encoder, native_bfloat16
 from rag_ft.retrieval.search import Retriever, adopt_index, build_index, chunk_text, open_retriever, served_tuned
 from rag_ft.training.batches import fitting_batch_size
@@ -43,6 +43,7 @@ from rag_ft.training.rows import Rows, cloze_rows, contrastive_rows, retrieved_c
 from rag_ft.training.student import State, Student
 
 logger = logging.getLogger(__name__)
+CLOZE_INDEX = "cloze_index"
 SEARCHED_SHARE = 4  # of k: how much deeper to search, since chunks of dev and test documents are passed over
 
 
@@ -57,6 +58,15 @@ class Candidate:
     scores: DevScores
     history: list[dict[str, float]]
     notes: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A phase whose weights are not used, and why; `scores` is None where nothing was trained."""
+
+    name: str
+    reason: str
+    scores: DevScores | None = None
 
 
 @dataclass
@@ -89,7 +99,7 @@ class Tuning:
 
 def base_candidate(t: Tuning) -> Candidate:
     """The encoder as it is."""
-    scores = _dev_scores(t, t.folder / "base.json", lambda: open_retriever(t.config, t.run_dir))
+    scores = _dev_scores(t, t.run_dir, t.folder / "base")
     return Candidate("base", t.run_dir, t.student.state(), scores, [], {})
 
 
@@ -116,14 +126,13 @@ def contrastive_phase(t: Tuning, number: int, before: Candidate) -> Candidate:
     return _phase(t, f"round-{number}-contrastive", before, make, _contrastive(t), _schedule(t, knobs.epochs, number))
 
 
-def lsr_phase(t: Tuning, number: int, before: Candidate) -> Candidate | None:
-    """What the LM finds useful among each question's k closest chunks; None where its scores teach nothing."""
+def lsr_phase(t: Tuning, number: int, before: Candidate) -> Candidate | LeftOut:
+    """What the LM finds useful among each question's k closest chunks; left out where its scores teach nothing."""
     knobs = t.config.train_retriever
     name = f"round-{number}-lsr"
     rows = _rows(t, name, lambda: _lsr_rows(t, before))
     if rows.notes.get("refusal"):
-        logger.warning("LSR is left out: %s", rows.notes["refusal"])
-        return None
+        return LeftOut(name, rows.notes["refusal"])
 
     def loss(rows: Rows, batch_size: int) -> nn.Module:
         vectors = _vectors(t, rows) if knobs.sides == "query" else None
@@ -150,7 +159,7 @@ def build_candidate(t: Tuning, folder: RunDir, alpha: float = 1.0) -> None:
 
 def measure_candidate(t: Tuning, folder: RunDir) -> DevScores:
     """Dev scores of what `build_candidate` wrote (or is now made to write)."""
-    return _dev_scores(t, folder.path / "dev.json", lambda: open_retriever(t.config, folder, tuned=True))
+    return _dev_scores(t, folder, folder.path)
 
 
 def _phase(
@@ -213,7 +222,7 @@ def _lsr_rows(t: Tuning, before: Candidate) -> Rows:
 
 def _lm_scores(t: Tuning, pairs: list[QAPair], found: dict[str, list[str]], llm: Any) -> list[list[float]]:
     prompts = load_prompts(llm.prompts, llm.abstain)
-    with open_language_model(llm, t.config.run.seed) as model:
+    with open_language_model(llm, t.config.run.seed, log_path=t.run_dir.vllm_log) as model:
         jobs = make_jobs(((p, found[p.id]) for p in pairs), t.pairs.chunks, prompts, model.name, t.text_of)
         score_jobs(missing_jobs(jobs, t.run_dir.lm_scores), model, t.run_dir.lm_scores)
     known = read_scores(t.run_dir.lm_scores)
@@ -227,12 +236,27 @@ def _agreement(pairs: list[QAPair], ids: list[list[str]], scores: list[list[floa
     return {"teacher_gold_share": round(float(np.mean([row[0] >= max(row) for row in known])), 4)} if known else {}
 
 
-def _dev_scores(t: Tuning, path: Path, open_it: Callable[[], Retriever]) -> DevScores:
+def _dev_scores(t: Tuning, served: RunDir, place: Path) -> DevScores:
+    """Of the encoder and index in `served` (the run's own: of the base); kept in `place`."""
+
     def make() -> dict[str, list[float]]:
-        scores = measure(open_it(), t.pairs.dev, t.pairs.gold)
+        retriever = open_retriever(t.config, served, tuned=served is not t.run_dir)
+        if t.pairs.clozed:
+            retriever = _over_clozes(t, retriever, place / CLOZE_INDEX)
+        scores = measure(retriever, t.pairs.dev, t.pairs.gold)
         return {name: values.tolist() for name, values in dataclasses.asdict(scores).items()}
 
-    return DevScores(**{name: np.array(values) for name, values in t.once(path, make).items()})
+    return DevScores(**{name: np.array(values) for name, values in t.once(place / "dev.json", make).items()})
+
+
+def _over_clozes(t: Tuning, retriever: Retriever, folder: Path) -> Retriever:
+    """The same encoder over an index in which each dev chunk lacks the sentence that asks for it."""
+    if t.config.train_retriever.sides == "query" and (base := t.folder / "base" / CLOZE_INDEX) != folder:
+        adopt_index(base, folder, retriever.encoder)
+    else:
+        chunks = (t.pairs.clozed.get(chunk.id, chunk) for chunk in read_jsonl(t.run_dir.chunks, Chunk))
+        build_index(t.config, folder, chunks, retriever.encoder)
+    return Retriever(folder, read_manifest(folder), retriever.encoder, t.config.retrieval)
 
 
 def _schedule(t: Tuning, epochs: float, number: int = 0) -> Schedule:
