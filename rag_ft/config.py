@@ -126,9 +126,9 @@ class GenerateConfig(Section):
     )
     checks: list[Check] = Field(
         ["evidence", "form", "stands_alone", "duplicate", "round_trip", "closed_book"],
-        description="Checks a generated pair must pass, cheapest first: quoted evidence is in the chunk; question and "
-        "answer are well-formed; needs no passage to be understood; not asked before; found and answered alike from "
-        "its chunk; test pairs not answered without it.",
+        description="Checks a generated pair must pass, cheapest first: quoted evidence is in the chunk (of an "
+        "unanswerable question: a name it asks about); question and answer are well-formed; needs no passage to be "
+        "understood; not asked before; found and answered alike from its chunk; test pairs not answered without it.",
     )
     round_trip_k: int = Field(10, ge=1, description="The retriever must find the pair's chunk among so many.")
     round_trip_f1: float = Field(

@@ -13,6 +13,7 @@ from rag_ft.qa.checks import (
     check_form,
     check_kind,
     check_stands_alone,
+    check_subject,
     find_evidence,
     parse_reply,
     same_answer,
@@ -67,6 +68,23 @@ def test_unanswerable_pairs_must_abstain_and_others_must_not() -> None:
     assert check_kind(GOOD, "factoid", abstain) is None
     assert reason(check_kind(Draft("e", "Q?", "I don't know."), "factoid", abstain)) == "nothing_to_ask"
     assert reason(check_kind(Draft("e", "Q?", ""), "summary", abstain)) == "nothing_to_ask"
+
+
+@pytest.mark.parametrize(
+    ("question", "fits"),
+    [
+        ("How tall is the Cray Lighthouse?", True),
+        ("Who painted the Tolda Ferry?", False),
+        ("Welches Gewicht hat der Anker?", False),
+        ("Welches Gewicht hat die Lighthouse-Glocke?", True),
+        ("how much does it weigh?", True),
+        ("What was built in 1871?", True),
+    ],
+)
+def test_an_unanswerable_question_is_about_what_the_passage_is_about(question: str, fits: bool) -> None:
+    failure = check_subject(question, "The Cray Lighthouse was built in 1871.")
+    assert (failure is None) == fits
+    assert fits or reason(failure) == "off_subject"
 
 
 @pytest.mark.parametrize(

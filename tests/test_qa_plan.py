@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 
 import pytest
@@ -35,10 +36,16 @@ def test_the_first_chunk_of_the_next_document_has_no_overlap() -> None:
     assert Counter(ask.chunk.document_id for ask in asks) == {"a": 4, "b": 4}
 
 
-def test_more_pairs_than_sentences_take_other_kinds_and_never_repeat_a_request() -> None:
-    asks = list(plan(chunks(1), 20, {"factoid": 0.5, "summary": 0.5}, seed=0))
+def test_more_pairs_than_sentences_never_repeat_a_request() -> None:
+    asks = list(plan(chunks(1), 40, {"factoid": 0.5, "summary": 0.5}, seed=0))
     assert len({(ask.focus, ask.kind) for ask in asks}) == len(asks) == 8
     assert [ask.variant for ask in asks] == list(range(8))
+
+
+def test_more_pairs_than_sentences_do_not_change_the_mix_of_kinds() -> None:
+    several = [dataclasses.replace(c, text=f"{c.text} {n}") for n in range(200) for c in chunks(1, f"d{n}")]
+    asks = Counter(ask.kind for ask in plan(several, 6, {"factoid": 0.9, "unanswerable": 0.1}, seed=0))
+    assert asks["unanswerable"] / sum(asks.values()) == pytest.approx(0.12, abs=0.02)
 
 
 def test_fewer_pairs_than_sentences_are_spread_over_the_chunk() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from rag_ft.metrics.answers import contains, token_f1
 from rag_ft.metrics.words import is_unspaced, normalise, stems
 from rag_ft.qa.evidence import Span, locate, occurrences
+from rag_ft.qa.names import names, words
 from rag_ft.qa.prompts import is_abstention, neutralise
 
 MAX_REPLY_CHARACTERS = 20_000
@@ -90,6 +91,15 @@ def check_stands_alone(question: str) -> Failure | None:
     if _is_pronoun_only(question):
         return Failure("stands_alone", f"pronoun: {_shorten(question)}")
     return None
+
+
+def check_subject(question: str, passage: str) -> Failure | None:
+    """What an unanswerable question asks about is what the passage is about: it holds one of the question's names,
+    where there are any. A question about something else is too easily told from one that the documents answer."""
+    wanted = names(question)
+    if not wanted or wanted & words(passage):
+        return None
+    return Failure("off_subject", f"the passage names none of {', '.join(sorted(wanted))}: {_shorten(question)}")
 
 
 def find_evidence(draft: Draft, text: str, focus: Span) -> tuple[Span | None, bool]:

@@ -15,6 +15,7 @@ from rag_ft.qa.checks import (
     check_form,
     check_kind,
     check_stands_alone,
+    check_subject,
     find_evidence,
     parse_reply,
 )
@@ -64,6 +65,8 @@ class Drafting:
         if failure := self._fails(draft, ask):
             return failure
         if ask.kind == "unanswerable":
+            if self._wants("evidence") and (failure := check_subject(draft.question, self.render(ask.chunk))):
+                return failure
             return self._pair(ask, draft.question, self.prompts.abstain)
         span, repaired = find_evidence(draft, ask.chunk.text, ask.focus)
         if self._wants("evidence") and (failure := check_evidence(draft, span, ask.chunk.text, ask.kind)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from array import array
 from collections.abc import Callable, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from rag_ft.metrics.words import is_unspaced
+from rag_ft.qa.names import names, words
 
 NUM_RAREST = 3
 MOST_CANDIDATES = 1000
@@ -105,24 +105,10 @@ def plain(question: str) -> str:
 
 def same_names(a: str, b: str) -> bool:
     """Whether every name and number of each question is a word of the other."""
-    return _names(a) <= _words(b) and _names(b) <= _words(a)
-
-
-def _names(question: str) -> set[str]:
-    """Words with a digit, and words in upper case after the first."""
-    words = re.findall(r"\w+", question)
-    return {
-        word.casefold()
-        for place, word in enumerate(words)
-        if any(c.isdigit() for c in word) or (place > 0 and word[0].isupper())
-    }
-
-
-def _words(question: str) -> set[str]:
-    return {word.casefold() for word in re.findall(r"\w+", question)}
+    return names(a) <= words(b) and names(b) <= words(a)
 
 
 def _keys(question: str) -> set[str]:
     """What a question is found by: its words, or its characters in scripts without spaces."""
     text = question.casefold()
-    return {c for c in text if c.isalnum()} if is_unspaced(text) else _words(text)
+    return {c for c in text if c.isalnum()} if is_unspaced(text) else words(text)
