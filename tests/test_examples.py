@@ -63,6 +63,14 @@ def test_raft_answers_only_where_the_gold_chunk_is_and_abstains_in_the_set_share
     assert answered == pytest.approx(0.8, abs=0.03)
 
 
+def test_questions_with_a_withheld_proof_are_asked_with_it_too() -> None:
+    contexts = [draft for n in range(500) for draft in made(LAYOUT, n)]
+    asked = {draft.id.partition("/")[0]: 0 for draft in contexts}
+    assert len(asked) == 500 and len({draft.id for draft in contexts}) == len(contexts)
+    answered = {draft.id.partition("/")[0] for draft in contexts if draft.answer is not None}
+    assert answered == set(asked), "every question is answered where its proof is shown"
+
+
 def test_a_withheld_context_holds_no_chunk_that_mentions_the_answer_or_touches_the_evidence() -> None:
     touching = chunk("d#2", "in 18", start=16)
     found = drafts(pair(), ["d#2", *HITS], {**CHUNKS, "d#2": touching}, dataclasses.replace(LAYOUT, gold_share=0.0))

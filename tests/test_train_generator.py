@@ -18,6 +18,8 @@ from rag_ft.merge import merge
 from rag_ft.records import QAPair, read_jsonl, read_rows, write_jsonl
 from rag_ft.stages import NAMES as STAGE_NAMES
 from rag_ft.stages import run_stage
+from rag_ft.training.answer_trainer import answer_loss
+from rag_ft.training.tokens import IGNORED
 from rag_ft.training.training_set import select_pairs
 
 
@@ -59,6 +61,29 @@ def test_the_loss_of_a_step_is_the_mean_over_its_answer_tokens_however_it_is_spl
         train_generator.run(config, run_dir)
         first[device_batch] = next(read_rows(run_dir.training_log("train_generator")))["loss"]
     assert first[1] == pytest.approx(first[4], abs=2e-4)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_the_loss_is_that_of_each_answer_alone(tiny_lm_dir: Path, fused: bool) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+    from trl.trainer.utils import add_fused_lm_head
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_lm_dir, dtype=torch.float32)
+    add_fused_lm_head(model)
+    rows = [(list(range(5, 5 + length)), learned) for length, learned in ((70, 3), (40, 9), (64, 1))]
+    total = torch.zeros(())
+    for ids, learned in rows:
+        logprobs = model(input_ids=torch.tensor([ids])).logits[0].float().log_softmax(-1)
+        total -= sum(logprobs[place - 1, ids[place]] for place in range(len(ids) - learned, len(ids)))
+    padded = torch.tensor([ids + [0] * (70 - len(ids)) for ids, _ in rows])
+    labels = torch.full_like(padded, IGNORED)
+    for row, (ids, learned) in enumerate(rows):
+        labels[row, len(ids) - learned : len(ids)] = torch.tensor(ids[-learned:])
+    loss = answer_loss(model, padded, labels, fused)
+    assert loss.item() == pytest.approx(total.item(), rel=1e-5)
+    loss.backward()
+    assert all(p.grad is not None for p in model.parameters())
 
 
 def test_a_preview_marks_what_is_learned(prepared: Make) -> None:

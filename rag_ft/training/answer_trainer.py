@@ -23,8 +23,8 @@ FINISHED = "complete"  # in a checkpoint, written last: a checkpoint without it 
 
 class AnswerTrainer(SFTTrainer):
     """SFTTrainer over rows that are tokenised already, with three changes: a step's examples are drawn at random and
-    shared out over its forward passes by length; where the attention wants padding, logits are computed at the answers
-    alone (TRL does so only on GPUs); checkpoints carry no model card.
+    shared out over its forward passes by length; where the attention wants padding, it runs without a mask and logits
+    are computed at the answers alone (TRL does the latter only on GPUs); checkpoints carry no model card.
 
     `measure`, where set, gives the model's F1 at every evaluation; `measure_seconds` is what it took in all.
     """
@@ -54,20 +54,7 @@ class AnswerTrainer(SFTTrainer):
         if self.padding_free or return_outputs or self.aux_loss_enabled:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         labels = inputs["labels"]
-        first = int((labels != IGNORED).any(0).nonzero()[0, 0])  # position t is predicted at t - 1
-        first = max(1, first - first % WIDTH_STEP)
-        outputs = model(
-            input_ids=inputs["input_ids"],
-            attention_mask=inputs["attention_mask"],
-            use_cache=False,
-            logits_to_keep=labels.shape[1] - first + 1,
-        )
-        total = functional.cross_entropy(
-            outputs.logits[:, :-1].flatten(0, 1).float(),
-            labels[:, first:].flatten(),
-            ignore_index=IGNORED,
-            reduction="sum",
-        )
+        total = answer_loss(model, inputs["input_ids"], labels, fused=labels.device.type == "cuda")
         if num_items_in_batch is None:
             return total / (labels != IGNORED).sum()
         scale = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
@@ -83,6 +70,26 @@ class AnswerTrainer(SFTTrainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         Trainer._save_checkpoint(self, model, trial)
+
+
+def answer_loss(model: Any, input_ids: Any, labels: Any, fused: bool) -> Any:
+    """Sum of -log p of the labels that are not IGNORED. `fused`: by the head that TRL puts on the model, which on GPUs
+    reads exactly those positions; else by logits from the first column on that holds a label in any row.
+
+    Rows are padded on the right, where no token looks: without a mask attention is plainly causal, its fastest form,
+    and keys and values that heads share need not be repeated.
+    """
+    if fused:
+        return -model(input_ids=input_ids, labels=labels, fused_lm_head=True).log_probs.sum()
+    first = int((labels != IGNORED).any(0).nonzero()[0, 0])  # position t is predicted at t - 1
+    first = max(1, first - first % WIDTH_STEP)
+    outputs = model(input_ids=input_ids, use_cache=False, logits_to_keep=labels.shape[1] - first + 1)
+    return functional.cross_entropy(
+        outputs.logits[:, :-1].flatten(0, 1).float(),
+        labels[:, first:].flatten(),
+        ignore_index=IGNORED,
+        reduction="sum",
+    )
 
 
 class Progress(ProgressCallback):

@@ -40,7 +40,7 @@ class Layout:
 class Draft:
     """A context in order, before it is fitted into the token limit. `gold` are the ids of chunks that prove the
     answer, `needed` of those that must stay for it; `answer` is None where the model must abstain. `quote` is the
-    sentence that proves the answer, "" where it is not known."""
+    sentence that proves the answer, "" where it is not known or not asked for."""
 
     id: str
     question: str
@@ -85,8 +85,7 @@ def balance(pairs: Sequence[QAPair], layout: Layout) -> tuple[list[QAPair], Layo
         Reject(p.id, "too many to abstain from", "see train_generator.gold_share") for p in empty if p.id in dropped
     ]
     missing = max(0.0, room - len(empty))
-    # radit adds abstaining examples, raft turns answered ones into them
-    rest = 1 / (1 + missing / num) if layout.name == "radit" else 1 - share * missing / num
+    rest = 1 / (1 + missing / num)  # withheld examples come on top of those answered
     return [p for p in pairs if p.id not in dropped], replace(layout, gold_share=rest), left_out
 
 
@@ -111,7 +110,8 @@ def drafts(pair: QAPair, hits: Sequence[str], chunks: Mapping[str, Chunk], layou
     gold = gold_chunks(pair, found, chunks)
     rng = random.Random(f"{layout.seed}:{pair.id}")
     arrange = {"raft": _raft, "radit": _radit, "concat": _concat}[layout.name]
-    return arrange(pair, found, gold, chunks, layout, rng)
+    made = arrange(pair, found, gold, chunks, layout, rng)
+    return made if isinstance(made, Reject) or not layout.quote else [_with_quote(draft, pair) for draft in made]
 
 
 def finish(
@@ -170,19 +170,22 @@ def mentions(chunk: Chunk, answers: Sequence[str]) -> bool:
 def _raft(
     pair: QAPair, found: list[Chunk], gold: list[Chunk], chunks: Mapping[str, Chunk], layout: Layout, rng: random.Random
 ) -> list[Draft] | Reject:
+    """The gold chunks among hard distractors, and for so many pairs that answered examples are `gold_share` of all the
+    distractors alone, where the target is to abstain: the same question then has both targets, and only what is read
+    tells which."""
     if not gold:
         return Reject(pair.id, "no chunk proves the answer", pair.question)
-    withhold = rng.random() >= layout.gold_share
     hard = [*found, *(chunks[i] for i in pair.hard_chunk_ids if i in chunks)]
     needed = [gold[0], *_second_hop(pair, chunks)]
     others = [c for c in dict.fromkeys(hard) if c not in needed]
     silent = [c for c in others if _is_silent(c, pair, gold)]
-    if withhold and silent:
-        context, needed = silent[: layout.top_k], []
-    else:
-        context = [*needed, *others[: max(0, layout.top_k - len(needed))]]
-    rng.shuffle(context)
-    return [_draft(pair, context, gold, needed)]
+    proven: list[Chunk] = [*needed, *others[: max(0, layout.top_k - len(needed))]]
+    made: list[tuple[list[Chunk], list[Chunk]]] = []
+    if not silent or rng.random() * (1 - layout.gold_share) < layout.gold_share:
+        made.append((proven, needed))
+    if silent and rng.random() * layout.gold_share < 1 - layout.gold_share:
+        made.append((silent[: layout.top_k], []))
+    return [_draft(pair, rng.sample(shown, len(shown)), gold, proof, n) for n, (shown, proof) in enumerate(made)]
 
 
 def _radit(
@@ -220,8 +223,12 @@ def _draft(
     name = f"{pair.id}/{number}" if number else pair.id
     answer = pair.answer if needed else None
     ids = frozenset(c.id for c in gold), frozenset(c.id for c in needed)
-    quote = proving_sentence(pair, needed[0]) if needed else ""
-    return Draft(name, pair.question, tuple(context), ids[0] | ids[1], answer, ids[1], pair.document_id, quote)
+    return Draft(name, pair.question, tuple(context), ids[0] | ids[1], answer, ids[1], pair.document_id)
+
+
+def _with_quote(draft: Draft, pair: QAPair) -> Draft:
+    quotes = (proving_sentence(pair, chunk) for chunk in draft.chunks if chunk.id in draft.needed)
+    return replace(draft, quote=next(filter(None, quotes), ""))
 
 
 def _second_hop(pair: QAPair, chunks: Mapping[str, Chunk]) -> list[Chunk]:

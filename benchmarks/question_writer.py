@@ -1,0 +1,120 @@
+"""Teaches a small instruction-tuned model to write questions about a passage and to answer them, on human questions.
+
+    python benchmarks/question_writer.py MODEL DATA --to FOLDER [--sets xquad_en_train,nq_oracle_train]
+                                         [--work FOLDER] [--threads 2] [section.key=value ...]
+
+Models of a few 100 million parameters do not follow the instructions of `llm.prompts=full`, and no larger one runs on
+two CPU cores. So that the stages can be measured with a language model that reads ordinary English, MODEL (a folder)
+is tuned on two tasks over DATA/<set>/ (layout of the README): the passage and the sentence with the answer -> the pair
+as JSON; a question with the passage that proves it, or one that does not -> the answer, or abstaining. FOLDER then
+serves as `llm.model` with `llm.prompts=compact`. The sets must not be those that are measured on afterwards.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rag_ft import generate, index, ingest
+from rag_ft.config import Config, make_config
+from rag_ft.merge import merge
+from rag_ft.paths import RunDir
+from rag_ft.qa.prompts import load_prompts
+from rag_ft.records import Chunk, QAPair, read_jsonl
+from rag_ft.train_generator import chat_tokens
+from rag_ft.training.adapters import load_base
+from rag_ft.training.examples import Example, proving_sentence
+from rag_ft.training.processes import join_processes
+from rag_ft.training.sft import save_generator, train
+from rag_ft.training.training_set import find_contexts, make_examples, select_pairs
+
+KNOBS: dict[str, Any] = {
+    "layout": "radit",  # one passage, as the round trip and the LM scores show it
+    "gold_share": 0.8,
+    "replay_share": 0,
+    "epochs": 2,
+    "learning_rate": 5e-4,
+    "max_tokens": 768,
+}
+
+
+def main() -> None:
+    args = _arguments()
+    torch.set_num_threads(args.threads)
+    config = _config(args)
+    run_dir = RunDir(config.run_path)
+    if not run_dir.qa.exists():
+        for stage in (ingest, index, generate):
+            stage.run(config, run_dir)
+    tokens = chat_tokens(config)
+    train_pairs, dev_pairs, _ = select_pairs(run_dir)
+    rows, dev = (_examples(config, run_dir, pairs, tokens) for pairs in (train_pairs, dev_pairs))
+    random.Random(config.run.seed).shuffle(rows)
+    print(f"{len(rows)} examples over {len(train_pairs)} questions, {len(dev)} to select the weights by")
+    processes = join_processes()
+    folder = run_dir.checkpoints("question_writer")
+    trained = train(config, tokens.tokenizer, rows, dev, folder, processes, load_base(config))
+    print(json.dumps(trained.history[-12:]), f"{trained.num_tokens / trained.seconds:.0f} tokens a second")
+    save_generator(trained, config, run_dir.generator, processes)
+    print(f"written to {merge(config, args.to)}")
+
+
+def _examples(config: Config, run_dir: RunDir, pairs: list[QAPair], tokens: Any) -> list[Example]:
+    contexts = find_contexts(config, run_dir, pairs)
+    answering, _ = make_examples(config, contexts, pairs, tokens.encode)
+    return [*answering, *_writing(config, run_dir, pairs, tokens)]
+
+
+def _writing(config: Config, run_dir: RunDir, pairs: list[QAPair], tokens: Any) -> Iterator[Example]:
+    prompts = load_prompts(config.llm.prompts, config.llm.abstain)
+    chunks = {chunk.id: chunk for chunk in read_jsonl(run_dir.chunks, Chunk)}
+    for pair in pairs:
+        chunk = chunks.get(pair.chunk_id or "")
+        evidence = proving_sentence(pair, chunk) if chunk else ""
+        if not chunk or not evidence or "\n" in evidence:
+            continue
+        messages = prompts.generate(chunk.text, evidence, "factoid")
+        told = {"evidence": evidence, "question": pair.question, "answer": pair.answer}
+        reply = json.dumps(told, ensure_ascii=False)
+        encoded = tokens.encode(messages, reply)
+        if len(encoded.input_ids) <= config.train_generator.max_tokens:
+            yield Example(f"{pair.id}/write", "answer", messages, reply, (chunk.id,), encoded, pair.document_id)
+
+
+def _config(args: argparse.Namespace) -> Config:
+    folders = [args.data / name for name in args.sets.split(",")]
+    values: dict[str, Any] = {
+        "name": "question_writer",
+        "run": {"dir": args.work},
+        "ingest": {"sources": [folder / "documents.jsonl" for folder in folders], "test_share": 0, "dev_share": 0.06},
+        "generate": {"questions": [folder / "questions.jsonl" for folder in folders], "pairs_per_chunk": 0},
+        "llm": {"model": args.model, "prompts": "compact"},
+        "train_generator": dict(KNOBS),
+    }
+    for override in args.knobs:
+        key, _, value = override.partition("=")
+        section, _, knob = key.partition(".")
+        values.setdefault(section, {})[knob] = value
+    return make_config(values)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Teaches a small model to write and to answer questions")
+    parser.add_argument("model")
+    parser.add_argument("data", type=Path)
+    parser.add_argument("knobs", nargs="*", help="section.key=value")
+    parser.add_argument("--to", type=Path, required=True)
+    parser.add_argument("--sets", default="xquad_en_train,nq_oracle_train")
+    parser.add_argument("--work", type=Path, default=Path("runs/question_writer"))
+    parser.add_argument("--threads", type=int, default=2)
+    return parser.parse_intermixed_args()
+
+
+if __name__ == "__main__":
+    main()
