@@ -147,9 +147,13 @@ def load_encoder(config: EncoderConfig, path: Path | None = None) -> Encoder:
     """
     import torch
 
+    from rag_ft.retrieval.packed_linear import pack_linears
+
     folder = path or resolve_model_dir(config)
     model = load_sentence_transformer(config, folder)
     model.to(_dtype(config.dtype, model.device.type))
+    if model.device.type == "cpu":
+        pack_linears(model)
     alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
     devices = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if model.device.type == "cuda" and alone else []
     return Encoder(model, config, folder=folder, devices=devices)
