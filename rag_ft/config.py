@@ -145,7 +145,10 @@ class TrainRetrieverConfig(Section):
     enabled: bool = Field(True, description="false: the base encoder is kept.")
     method: Literal["lora", "full"] = Field("lora", description="LoRA adapter, merged for serving, or all weights.")
     sides: Literal["both", "query"] = Field("both", description="query: chunk vectors and index stay as they are.")
-    self_supervised: bool = Field(False, description="Inverse cloze over the chunks first; needs no questions.")
+    self_supervised: bool = Field(
+        False,
+        description="Inverse cloze over the chunks first; needs no questions, not even dev ones: their clozes then decide.",
+    )
     epochs: float = Field(2, ge=0, description="Passes over the pairs in the contrastive stage; 0 skips it.")
     batch_size: int = Field(16, ge=2, description="Pairs per step over all processes; others' chunks are negatives.")
     learning_rate: float = Field(5e-4, gt=0, description="Contrastive stage, LoRA; full wants about 2e-5.")
