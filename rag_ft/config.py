@@ -147,7 +147,7 @@ class TrainRetrieverConfig(Section):
     sides: Literal["both", "query"] = Field("both", description="query: chunk vectors and index stay as they are.")
     self_supervised: bool = Field(
         False,
-        description="Inverse cloze over the chunks first; needs no questions: without dev questions, dev clozes decide.",
+        description="Inverse cloze over the chunks first; needs no questions: without dev ones, dev clozes decide.",
     )
     epochs: float = Field(2, ge=0, description="Passes over the pairs in the contrastive stage; 0 skips it.")
     batch_size: int = Field(16, ge=2, description="Pairs per step over all processes; others' chunks are negatives.")

@@ -135,6 +135,7 @@ def test_the_page_tells_what_the_retriever_learned_from(reported: tuple[Config, 
     text = reported[1].report_html.read_text()
     assert "targets of median entropy 0.45" in text and "for 70.0 % of the questions" in text
     assert "round-0-lsr: loss" in text
+    assert "left out: the scores tell no chunks apart" in text
     assert text.count("proving chunk</th>") == 2
 
 
