@@ -133,7 +133,7 @@ def _peak(model: Any, rows: int, tokens: int, checkpointing: bool) -> dict[str, 
         peak = next(iter(tracker.get_tracker_snapshot("peak").values()))
     names = {"Parameter": "weights", "Gradient": "gradients", "Activation": "activations", "Temp": "temporary"}
     found = {names.get(str(getattr(kind, "value", kind)), str(kind)): size / 2**30 for kind, size in peak.items()}
-    return {name: size for name, size in found.items() if size and "otal" not in name}
+    return {name: size for name, size in found.items() if size > 0.005 and "otal" not in name}
 
 
 @contextmanager

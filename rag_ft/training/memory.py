@@ -97,6 +97,7 @@ def training_memory(
     parts = {
         "weights": shape.parameters * BYTES[stored],
         "adapter": 0.0 if full else trained * 4.0,
+        "casts": shape.parameters * 2.0 if full and dtype == "bfloat16" else 0.0,
         "gradients": trained * 4.0,
         "optimiser": trained * 8.0,
         "activations": pass_tokens * kept,
@@ -134,12 +135,14 @@ def retriever_memory(
 def layer_activation_bytes(shape: ModelShape, rank: int, adapted: bool, width: float) -> float:
     """Bytes a token that one decoder layer keeps for the backward pass: what two norms keep in float32, queries, keys,
     values and attention output, the feed-forward's four inner tensors, and, for LoRA, each linear layer's own copy of
-    its input and of the product with A."""
-    norms = 2 * shape.hidden * (4 + width)
+    its input and of the product with A. With all weights in float32 the residual stream is too, and five linear layers
+    keep their input cast to `width`."""
+    norms = 2 * shape.hidden * (4 + (width if adapted else 4.0))
+    casts = width * 5 * shape.hidden if not adapted and width < 4 else 0.0
     attention = width * (2 * shape.query_width + 2 * shape.key_width)
     feed_forward = width * 4 * shape.feed_forward
     adapters = width * (5 * shape.hidden + shape.query_width + shape.feed_forward + 7 * rank) if adapted else 0.0
-    return norms + attention + feed_forward + adapters
+    return norms + casts + attention + feed_forward + adapters
 
 
 def largest_pass(
