@@ -135,7 +135,7 @@ def made(monkeypatch: pytest.MonkeyPatch, tiny_lm_dir: Path, tmp_path: Path):
         monkeypatch.setattr(vllm_server, "is_cpu_build", lambda _: on_cpu)
         monkeypatch.setattr(vllm_server, "check_gpu_memory", lambda *_: None)
         config = LLMConfig(backend="vllm", model=str(tiny_lm_dir), vllm_python=sys.executable, **knobs)
-        return VLLMServer(config, tiny_lm_dir, adapters or {}, tmp_path)
+        return VLLMServer(config, tiny_lm_dir, adapters or {}, tmp_path / "vllm.log")
 
     return make
 
