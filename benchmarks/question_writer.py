@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from rag_ft import generate, index, ingest
-from rag_ft.config import Config, make_config
+from rag_ft.config import Config, apply_override, make_config
 from rag_ft.merge import merge
 from rag_ft.paths import RunDir
 from rag_ft.qa.prompts import load_prompts
@@ -100,9 +100,7 @@ def _config(args: argparse.Namespace) -> Config:
         "train_generator": dict(KNOBS),
     }
     for override in args.knobs:
-        key, _, value = override.partition("=")
-        section, _, knob = key.partition(".")
-        values.setdefault(section, {})[knob] = value
+        apply_override(values, override)
     return make_config(values)
 
 

@@ -35,7 +35,7 @@ import numpy as np
 import torch
 
 from rag_ft import generate, index, ingest, train_retriever
-from rag_ft.config import Config, make_config
+from rag_ft.config import Config, apply_override, make_config
 from rag_ft.metrics.retrieval import RETRIEVAL_METRICS, gold_chunk_ids, score_ranking
 from rag_ft.metrics.significance import bootstrap
 from rag_ft.paths import RunDir
@@ -284,9 +284,7 @@ def _prepare(
     for section, knobs in (sections or {}).items():
         values[section] = {**values.get(section, {}), **knobs}
     for override in args.knobs:
-        key, _, value = override.partition("=")
-        section, _, knob = key.partition(".")
-        values.setdefault(section, {})[knob] = value
+        apply_override(values, override)
     run_dir = RunDir(args.work / name)
     if test_only:
         values["generate"]["questions"] = [run_dir.path / "test_questions.jsonl"]

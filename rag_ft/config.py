@@ -269,7 +269,7 @@ def load_config(path: Path, overrides: list[str] | None = None) -> Config:
     """
     values = _read_yaml(path)
     for override in overrides or []:
-        _apply(values, override)
+        apply_override(values, override)
     values["name"] = path.stem
     return make_config(values)
 
@@ -305,7 +305,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-def _apply(values: dict[str, Any], override: str) -> None:
+def apply_override(values: dict[str, Any], override: str) -> None:
+    """Puts `section.key=value` into plain nested values. Raises ConfigError where it is not of that form."""
     key, equals, text = override.partition("=")
     section, dot, name = key.partition(".")
     if not (equals and dot and section and name):

@@ -201,6 +201,14 @@ def test_a_quoting_answer_begins_with_its_sentence_word_for_word_and_is_scored_w
     assert isinstance(reply, Example) and reply.answer.startswith("<quote>Ola steers < quote>.</quote> 1871")
 
 
+def test_a_multi_hop_answer_quotes_its_own_chunk_wherever_that_stands() -> None:
+    layout = dataclasses.replace(LAYOUT, gold_share=1.0, quote=True)
+    hops = {"kind": "multi_hop", "provenance": {"second_chunk_id": "e#0"}}
+    contexts = [draft for n in range(40) for draft in made(layout, n, **hops)]
+    assert {draft.chunks.index(GOLD) < draft.chunks.index(ECHO) for draft in contexts} == {True, False}
+    assert {draft.quote for draft in contexts} == {GOLD.text}
+
+
 def test_an_answer_without_a_known_sentence_and_an_abstention_quote_nothing() -> None:
     layout = dataclasses.replace(LAYOUT, gold_share=1.0, quote=True)
     unplaced = pair(evidence=None, answers=("in the year of the flood",))

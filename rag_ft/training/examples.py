@@ -111,7 +111,7 @@ def drafts(pair: QAPair, hits: Sequence[str], chunks: Mapping[str, Chunk], layou
     rng = random.Random(f"{layout.seed}:{pair.id}")
     arrange = {"raft": _raft, "radit": _radit, "concat": _concat}[layout.name]
     made = arrange(pair, found, gold, chunks, layout, rng)
-    return made if isinstance(made, Reject) or not layout.quote else [_with_quote(draft, pair) for draft in made]
+    return made if isinstance(made, Reject) or not layout.quote else [_with_quote(draft, pair, gold) for draft in made]
 
 
 def finish(
@@ -226,9 +226,9 @@ def _draft(
     return Draft(name, pair.question, tuple(context), ids[0] | ids[1], answer, ids[1], pair.document_id)
 
 
-def _with_quote(draft: Draft, pair: QAPair) -> Draft:
-    quotes = (proving_sentence(pair, chunk) for chunk in draft.chunks if chunk.id in draft.needed)
-    return replace(draft, quote=next(filter(None, quotes), ""))
+def _with_quote(draft: Draft, pair: QAPair, gold: Sequence[Chunk]) -> Draft:
+    proof = next((chunk for chunk in gold if chunk.id in draft.needed), None)
+    return replace(draft, quote=proving_sentence(pair, proof)) if proof else draft
 
 
 def _second_hop(pair: QAPair, chunks: Mapping[str, Chunk]) -> list[Chunk]:
