@@ -60,8 +60,8 @@ def make_metrics(config: Config, run_dir: RunDir, table: ScoreTable, documents: 
     verdict {ship, sentence, notes}: see metrics/verdict.py.
     systems {name: {metric: {value, ci95, n}}}: names of evaluation/systems.py. Retrieval metrics stand under the
         retrievers base, tuned, lexical, dense_base, dense_tuned.
-    comparisons [{a, b, metric, delta = b - a, ci95, p, p_holm, family, p_permutation, p_mcnemar (of em), n,
-        num_documents, more_questions (0 settled, null out of reach)}].
+    comparisons [{a, b, metric, delta = b - a, ci95, p, p_holm, family, p_permutation (null for
+        abstention_f1), p_mcnemar (of em), n, num_documents, more_questions (0 settled, null out of reach)}].
     by_origin {human | generated: {systems, comparisons}}: where both kinds of questions were asked.
     slices [{field, part, n, metrics: {metric: {base, tuned, delta, ci95}}, gap}].
     robustness: null, or see report_page/robustness.py.

@@ -134,13 +134,17 @@ def run_stage(name: str, config: Config, force: bool = False) -> dict[str, Any]:
 
 
 def stages_to_run(name: str, config: Config) -> list[str]:
-    """What a command that asks for one stage runs: that stage. An evaluation of what is there already, with no pair to
-    write and no half to train, makes all that it reads by itself."""
+    """What a command that asks for one stage runs: that stage, and before it the training that is switched off, which
+    takes no time. An evaluation of what is there already, with no pair to write and no half to train, makes all that it
+    reads by itself."""
     halves = {"train_retriever": config.train_retriever.enabled, "train_generator": config.train_generator.enabled}
     to_train = {stage for stage, enabled in halves.items() if enabled} - given_stages(config)
-    if name != "evaluate" or config.generate.pairs_per_chunk or to_train:
+    before = stages_until(name, config)
+    if name == "evaluate" and not config.generate.pairs_per_chunk and not to_train:
+        return before
+    if "WORLD_SIZE" in os.environ:  # launched processes do not wait for each other between stages
         return [name]
-    return stages_until(name, config)
+    return [*(stage for stage in before if stage in halves.keys() - to_train and stage != name), name]
 
 
 def stages_until(name: str, config: Config) -> list[str]:

@@ -17,7 +17,7 @@ from rag_ft import report
 from rag_ft.config import Config
 from rag_ft.errors import DataError
 from rag_ft.paths import RunDir
-from rag_ft.records import Chunk, Hit, QAPair, write_jsonl
+from rag_ft.records import Chunk, Hit, QAPair, read_jsonl, write_jsonl
 from rag_ft.report_page.browser import EXACT, INVENTED, NEEDLESS_ABSTENTION, RIGHT_ABSTENTION, reason, script_json
 from rag_ft.report_page.charts import curve, training_curves
 from rag_ft.report_page.retriever import moved
@@ -63,11 +63,23 @@ def test_metrics_hold_what_the_schema_promises(reported: tuple[Config, RunDir]) 
 
 def test_a_difference_is_the_difference_of_the_two_levels(reported: tuple[Config, RunDir]) -> None:
     metrics = metrics_of(reported[1])
-    rows = [row for row in metrics["comparisons"] if row["metric"] in ("f1", "em", "recall@5")]
+    rows = [row for row in metrics["comparisons"] if row["metric"] in ("f1", "em", "recall@5", "abstention_f1")]
     assert len(rows) > 10
+    refusing = {(row["a"], row["b"]): row["ci95"] for row in rows if row["metric"] == "abstention_f1"}
+    assert refusing.keys() == {("base", b) for b in ("tuned_generator", "tuned_retriever", "tuned")}
+    assert all(low < high for low, high in refusing.values())
     for row in rows:
         levels = [metrics["systems"][row[side]][row["metric"]]["value"] for side in "ab"]
         assert row["delta"] == pytest.approx(levels[1] - levels[0], abs=1e-5)
+
+
+def test_where_every_question_has_an_answer_abstention_is_not_compared(tmp_path: Path) -> None:
+    config, run_dir = make_synthetic_run(tmp_path, **QUICK)
+    pairs = [pair for pair in read_jsonl(run_dir.qa, QAPair) if pair.answerable]
+    write_jsonl(run_dir.qa, pairs)
+    report.run(config, run_dir)
+    assert "abstention_f1" not in {row["metric"] for row in metrics_of(run_dir)["comparisons"]}
+    assert "NaN" not in run_dir.metrics.read_text()
 
 
 def test_the_funnel_adds_up_from_asked_to_accepted(reported: tuple[Config, RunDir]) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy import stats
 
 from rag_ft.metrics.comparisons import DECIDING
-from rag_ft.metrics.significance import Estimate, bootstrap, holm, mcnemar, more_questions, sign_flip
+from rag_ft.metrics.significance import Estimate, bootstrap, bootstrap_change, holm, mcnemar, more_questions, sign_flip
 from rag_ft.metrics.verdict import verdict
 
 
@@ -35,6 +37,41 @@ def coverage(num_documents: int, num_simulations: int, num_resamples: int = 600,
         low, high = intervals(deltas, documents, simulation, num_resamples)[0].ci95 or (0, 0)
         inside += low <= mean <= high
     return inside / num_simulations
+
+
+def test_the_change_of_a_mean_is_the_mean_of_the_changes() -> None:
+    rng = np.random.default_rng(2)
+    documents = np.repeat(np.arange(30), 4)
+    before, after = rng.random((2, 120, 2))
+    ones = np.ones_like(before)
+    changes = bootstrap_change((before, ones), (after, ones), documents, 500, 3)
+    for change, mean in zip(changes, bootstrap(after - before, ones, documents, 500, 3), strict=True):
+        assert dataclasses.astuple(change)[2:] == pytest.approx(dataclasses.astuple(mean)[2:])
+        assert (change.value, *change.ci95) == pytest.approx((mean.value, *mean.ci95))
+
+
+def test_the_change_of_an_f1_is_that_of_the_ratios_and_its_interval_covers_the_truth() -> None:
+    """Two systems refuse questions; F1 = 2 right / (refused + unanswerable). Truth by a large sample."""
+
+    def draw(rng: np.random.Generator, num_documents: int) -> tuple[list[tuple[np.ndarray, np.ndarray]], np.ndarray]:
+        documents = np.repeat(np.arange(num_documents), 12)
+        none, lean = rng.random(len(documents)) < 0.2, rng.uniform(-0.15, 0.15, num_documents)[documents]
+        columns = []
+        for right, wrong in ((0.5, 0.2), (0.7, 0.2)):
+            said = rng.random(len(documents)) < np.where(none, right, wrong) + lean
+            columns.append(((2.0 * (said & none))[:, None], (said.astype(float) + none)[:, None]))
+        return columns, documents
+
+    (before, after), documents = draw(np.random.default_rng(0), 20_000)
+    truth = after[0].sum() / after[1].sum() - before[0].sum() / before[1].sum()
+    rng, inside = np.random.default_rng(1), 0
+    for simulation in range(400):
+        (before, after), documents = draw(rng, 40)
+        found = bootstrap_change(before, after, documents, 400, simulation)[0]
+        assert found.value == pytest.approx(after[0].sum() / after[1].sum() - before[0].sum() / before[1].sum())
+        low, high = found.ci95 or (0, 0)
+        inside += low <= truth <= high
+    assert 0.92 <= inside / 400 <= 0.98
 
 
 @pytest.mark.parametrize("num_documents", [25, 80])

@@ -112,3 +112,15 @@ def test_a_run_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None
 def test_every_stage_only_builds_on_earlier_ones() -> None:
     for number, stage in enumerate(stages.STAGES):
         assert set(stage.after) <= set(stages.NAMES[:number])
+
+
+def test_training_that_is_switched_off_needs_no_command_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    off = make_config({"train_retriever": {"enabled": False}})
+    assert stages.stages_to_run("train_generator", off) == ["train_retriever", "train_generator"]
+    assert stages.stages_to_run("train_retriever", off) == ["train_retriever"]
+    assert stages.stages_to_run("index", off) == ["index"]
+    assert stages.stages_to_run("train_generator", make_config({})) == ["train_generator"]
+    given = make_config({"train_retriever": {"enabled": False}, "evaluate": {"encoder": "elsewhere"}})
+    assert stages.stages_to_run("train_generator", given) == ["train_generator"]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert stages.stages_to_run("train_generator", off) == ["train_generator"]

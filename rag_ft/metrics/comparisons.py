@@ -10,7 +10,7 @@ import numpy as np
 
 from rag_ft.metrics.answers import ANSWER_METRICS
 from rag_ft.metrics.retrieval import RETRIEVAL_METRICS
-from rag_ft.metrics.significance import Estimate, bootstrap, holm, mcnemar, more_questions, sign_flip
+from rag_ft.metrics.significance import Estimate, bootstrap, bootstrap_change, holm, mcnemar, more_questions, sign_flip
 from rag_ft.records import QAPair, Score
 
 # (a, b, halves that must have been tuned for b to differ from a): the difference is b - a.
@@ -106,6 +106,7 @@ def summarise(
     for (system, metric), estimate in zip(levels, estimates, strict=False):
         systems.setdefault(system, {})[metric] = _level(estimate)
     compared = dict(zip(differences, estimates[len(levels) :], strict=True))
+    compared |= _abstention_changes(table, tuned, num_resamples, seed)
     return systems, _comparisons(table, compared, num_resamples, seed)
 
 
@@ -122,11 +123,38 @@ def mean_column(values: np.ndarray) -> Column:
 def _columns_of(table: ScoreTable, system: str) -> dict[str, Column]:
     columns = {m: mean_column(table.values[system, m]) for m in table.metrics_of(system)}
     if "abstained" in columns:
-        said, asked = columns["abstained"]
-        none = np.array([float(not pair.answerable) for pair in table.pairs]) * asked
-        right = said * none
-        columns |= dict(zip(ABSTENTION, ((right, said), (right, none), (2 * right, said + none)), strict=True))
+        columns |= dict(zip(ABSTENTION, _abstention(table, table.values[system, "abstained"]), strict=True))
     return columns
+
+
+def _abstention(table: ScoreTable, abstained: np.ndarray) -> tuple[Column, Column, Column]:
+    """Precision, recall and F1 of abstaining where there is no answer; `abstained` is NaN where not asked."""
+    said, asked = mean_column(abstained)
+    none = np.array([float(not pair.answerable) for pair in table.pairs]) * asked
+    right = said * none
+    return (right, said), (right, none), (2 * right, said + none)
+
+
+def _abstention_changes(
+    table: ScoreTable, tuned: str, num_resamples: int, seed: int
+) -> dict[tuple[str, str, str], Estimate]:
+    """The differences from base in abstention F1, which is no mean over questions, of those that both were asked."""
+    changes = {}
+    for a, b, halves in ANSWER_PAIRS[:3]:
+        first, second = (table.values.get((system, "abstained")) for system in (a, b))
+        if first is None or second is None or not _differs(halves, tuned):
+            continue
+        both = np.where(np.isnan(first + second), np.nan, 1.0)
+        if all(pair.answerable for pair, asked in zip(table.pairs, both, strict=True) if asked == 1):
+            continue
+        before, after = (_stacked([_abstention(table, said * both)[2]]) for said in (first, second))
+        changes[a, b, ABSTENTION[2]] = bootstrap_change(before, after, table.documents, num_resamples, seed)[0]
+    return changes
+
+
+def _stacked(columns: Sequence[Column]) -> tuple[np.ndarray, np.ndarray]:
+    tops, bottoms = (np.stack(parts, axis=1) for parts in zip(*columns, strict=True))
+    return tops, bottoms
 
 
 def _pairs(table: ScoreTable, tuned: str) -> list[tuple[str, str, str]]:
@@ -147,8 +175,7 @@ def _difference(table: ScoreTable, a: str, b: str, metric: str) -> Column:
 def _bootstrap(columns: list[Column], documents: np.ndarray, num_resamples: int, seed: int) -> list[Estimate]:
     if not columns:
         return []
-    tops, bottoms = (np.stack(parts, axis=1) for parts in zip(*columns, strict=True))
-    return bootstrap(tops, bottoms, documents, num_resamples, seed)
+    return bootstrap(*_stacked(columns), documents, num_resamples, seed)
 
 
 def _level(estimate: Estimate) -> dict[str, Any]:
@@ -166,20 +193,22 @@ def _comparisons(
     corrected: dict[tuple[str, str, str], float] = {}
     for keys in families.values():
         corrected |= dict(zip(keys, holm([_p(compared[key]) for key in keys]), strict=True))
-    deltas = [table.values[b, m] - table.values[a, m] for a, b, m in compared]
-    if not deltas:
+    means = [key for key in compared if key[2] != ABSTENTION[2]]
+    if not compared:
         return []
-    flips = sign_flip(np.stack(deltas, axis=1), table.documents, num_resamples, seed)
+    deltas = np.stack([table.values[b, m] - table.values[a, m] for a, b, m in means], axis=1)
+    flips = dict(zip(means, map(float, sign_flip(deltas, table.documents, num_resamples, seed)), strict=True))
     family_of = {key: name for name, keys in families.items() for key in keys}
     return [
-        _comparison(table, key, estimate, corrected[key], float(flip), family_of[key], len(families[family_of[key]]))
-        for (key, estimate), flip in zip(compared.items(), flips, strict=True)
+        _comparison(table, key, estimate, corrected[key], flips.get(key), family_of[key], len(families[family_of[key]]))
+        for key, estimate in compared.items()
     ]
 
 
 def _comparison(
-    table: ScoreTable, key: tuple[str, str, str], estimate: Estimate, p_holm: float, flip: float, family: str, size: int
-) -> dict[str, Any]:
+    table: ScoreTable, key: tuple[str, str, str], estimate: Estimate, p_holm: float, flip: float | None, family: str,
+    size: int,
+) -> dict[str, Any]:  # fmt: skip
     a, b, metric = key
     row = {
         "a": a, "b": b, "metric": metric, "delta": _rounded(estimate.value), "ci95": _interval(estimate),

@@ -43,14 +43,26 @@ def bootstrap(
     on and 94-96 from 25; plain percentiles cover 89-90 and 92-93 there, BCa 88-90 and 92-93.
     """
     sums, counts = _by_document(numerators, documents), _by_document(denominators, documents)
-    resamples = _resample(sums, counts, num_resamples, seed)
-    questions = (denominators != 0).sum(axis=0)
-    clusters = (counts != 0).sum(axis=0)
-    totals = counts.sum(axis=0)
-    values = np.divide(sums.sum(axis=0), totals, out=np.full(totals.shape, np.nan), where=totals != 0)
-    return [
-        _estimate(float(value), resamples[:, i], int(questions[i]), int(clusters[i])) for i, value in enumerate(values)
-    ]
+    return _estimates(_ratio(sums.sum(axis=0), counts.sum(axis=0)), _resample(sums, counts, num_resamples, seed),
+                      denominators != 0, documents)  # fmt: skip
+
+
+def bootstrap_change(
+    before: tuple[np.ndarray, np.ndarray],
+    after: tuple[np.ndarray, np.ndarray],
+    documents: np.ndarray,
+    num_resamples: int = 10_000,
+    seed: int = 0,
+) -> list[Estimate]:
+    """One Estimate per column of ratio(after) - ratio(before), each (numerators, denominators) as `bootstrap` has them:
+    for ratios such as precision, whose difference is no mean over questions. A resample that leaves either ratio
+    undefined does not count."""
+    sums, counts = (
+        np.hstack([_by_document(part, documents) for part in parts]) for parts in zip(before, after, strict=True)
+    )
+    first, second = np.hsplit(_resample(sums, counts, num_resamples, seed), 2)
+    values = np.hsplit(_ratio(sums.sum(axis=0), counts.sum(axis=0)), 2)
+    return _estimates(values[1] - values[0], second - first, (before[1] != 0) | (after[1] != 0), documents)
 
 
 def sign_flip(deltas: np.ndarray, documents: np.ndarray, num_resamples: int = 10_000, seed: int = 0) -> np.ndarray:
@@ -120,14 +132,26 @@ def _resample(sums: np.ndarray, counts: np.ndarray, num_resamples: int, seed: in
     for size in _blocks(num_resamples, num):
         drawn = rng.integers(0, num, size=(size, num)) + np.arange(size)[:, None] * num
         times = np.bincount(drawn.ravel(), minlength=size * num).reshape(size, num).astype(np.float64)
-        top, bottom = np.hsplit(times @ both, 2)
-        ratios.append(np.divide(top, bottom, out=np.full(top.shape, np.nan), where=bottom != 0))
+        ratios.append(_ratio(*np.hsplit(times @ both, 2)))
     return np.concatenate(ratios)
 
 
 def _blocks(num_resamples: int, num_documents: int) -> list[int]:
     size = max(1, BLOCK_CELLS // max(1, num_documents))
     return [min(size, num_resamples - start) for start in range(0, num_resamples, size)]
+
+
+def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
+    return np.divide(top, bottom, out=np.full(top.shape, np.nan), where=bottom != 0)
+
+
+def _estimates(values: np.ndarray, resamples: np.ndarray, counted: np.ndarray, documents: np.ndarray) -> list[Estimate]:
+    """`counted` (num_questions, num_columns): which questions have a part in a column."""
+    clusters = (_by_document(counted, documents) != 0).sum(axis=0)
+    return [
+        _estimate(float(value), resamples[:, i], int(counted[:, i].sum()), int(clusters[i]))
+        for i, value in enumerate(values)
+    ]
 
 
 def _estimate(value: float, resamples: np.ndarray, questions: int, clusters: int) -> Estimate:

@@ -8,7 +8,7 @@ ALPHA = 0.05
 FEW_DOCUMENTS = 10
 CANDIDATES = {"tuned_generator": "generator", "tuned_retriever": "retriever", "tuned": "both"}
 WORDS = {"generator": "the tuned generator", "retriever": "the tuned retriever", "both": "both halves tuned"}
-UNITS = {"f1": "F1", "em": "EM", "recall@5": "recall@5", "mrr@10": "MRR@10"}
+UNITS = {"f1": "F1", "em": "EM", "recall@5": "recall@5", "mrr@10": "MRR@10", "abstention_f1": "abstention F1"}
 
 Comparison = dict[str, Any]
 
@@ -114,6 +114,10 @@ def _notes(gains: dict[str, Comparison], comparisons: list[Comparison]) -> list[
         way = "more" if _is_gain(withheld) else "LESS"
         interval = _amount(withheld).replace(" EM", " points")
         notes.append(f"Where the context lacks the proof, the tuned generator abstains {way} often: {interval}.")
+    refusing = _find(comparisons, "base", "tuned_generator", "abstention_f1")
+    if refusing and (_is_gain(refusing) or _is_loss(refusing)):
+        way = "better" if _is_gain(refusing) else "WORSE"
+        notes.append(f"The tuned generator tells {way} which questions have no answer: {_amount(refusing)}.")
     return notes + _cautions(next(iter(gains.values())))
 
 
