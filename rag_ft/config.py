@@ -120,6 +120,12 @@ class GenerateConfig(Section):
         description="Shares of the question kinds asked for. None: factoid 0.45, summary 0.2, inference 0.15, "
         "unanswerable 0.12, multi_hop 0.08, or those of them that the prompt set can write, in proportion.",
     )
+    swaps_per_pair: int = Field(
+        0,
+        ge=0,
+        description="Unanswerable questions to try for each accepted single-fact pair: the same asked about another "
+        "name of the document, kept where the LLM finds no answer. 0: none.",
+    )
     questions: list[Path] = Field(default_factory=list, description="Human questions to import (jsonl, see README).")
     examples: Path | None = Field(
         None, description="Few-shot pairs: jsonl of passage, kind, evidence, question, answer (prompt set full)."
@@ -183,7 +189,9 @@ class TrainGeneratorConfig(Section):
         "evaluate.max_tokens must have room for it.",
     )
     replay_share: float = Field(0.1, ge=0, lt=1, description="Share of examples that are the base model's own replies.")
-    epochs: float = Field(3, gt=0, description="Passes over the examples.")
+    epochs: float = Field(
+        3, gt=0, description="Passes over the pairs; each arranges the chunks anew, and withholds other proofs."
+    )
     max_steps: int = Field(0, ge=0, description="Stops after so many steps; 0: by epochs.")
     batch_size: int = Field(16, ge=1, description="Examples per optimiser step over all processes.")
     device_batch_size: int = Field(0, ge=0, description="Examples per forward pass; 0: what fits.")

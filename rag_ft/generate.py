@@ -1,8 +1,8 @@
 """Chunks -> an LLM -> question-answer pairs that passed every check; and questions that people wrote.
 
-Three passes over the model, each streamed from file to file: write the pairs; drop those asked before and answer the
-others from their chunk (round trip); answer those of test documents without it (closed book). Every reply is kept, so
-a killed run asks nothing twice.
+Passes over the model, each streamed from file to file: write the pairs; drop those asked before and answer the others
+from their chunk (round trip); where wished, ask about other names what nothing answers (swaps); answer those of test
+documents without a chunk (closed book). Every reply is kept, so a killed run asks nothing twice.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from rag_ft.qa.plan import choose_chunks, kind_shares, plan
 from rag_ft.qa.prompts import Prompts, load_prompts
 from rag_ft.qa.questions import Imported, import_questions
 from rag_ft.qa.round_trip import ClosedBook, RoundTrip
+from rag_ft.qa.swaps import Swaps
 from rag_ft.records import Chunk, Document, QAPair, read_jsonl, write_jsonl
 
 QUESTION_BATCH = 64
@@ -111,6 +112,10 @@ def _generate(
         num = write_jsonl(scratch / "verified.jsonl", _round_trip(tools, pairs, num))
         seconds["round_trip"] = round(time.monotonic() - clock - seconds["write"], 2)
         pairs = read_jsonl(scratch / "verified.jsonl", QAPair)
+        if config.generate.swaps_per_pair:
+            num = write_jsonl(scratch / "swapped.jsonl", _swaps(tools, pairs, num))
+            seconds["swaps"] = round(time.monotonic() - clock - sum(seconds.values()), 2)
+            pairs = read_jsonl(scratch / "swapped.jsonl", QAPair)
         write_jsonl(scratch / "kept.jsonl", _closed_book(tools, pairs, num))
         seconds["closed_book"] = round(time.monotonic() - clock - sum(seconds.values()), 2)
     return seconds
@@ -158,8 +163,16 @@ def _round_trip(tools: Tools, pairs: Iterator[QAPair], num_pairs: int) -> Iterat
     return _passing(tools, trip.jobs(pairs), trip.verdict, "generate: round trip", num_pairs)
 
 
+def _swaps(tools: Tools, pairs: Iterator[QAPair], num_pairs: int) -> Iterator[QAPair]:
+    """All pairs, and unanswerable ones made of them for which the model finds no answer."""
+    trip = RoundTrip(tools.config, tools.prompts, tools.retriever, tools.chunk_of, tools.render)
+    swaps = Swaps(trip, tools.funnel.asked)
+    most = num_pairs * tools.config.generate.swaps_per_pair
+    return _passing(tools, swaps.jobs(pairs), swaps.verdict, "generate: swapped names", most)
+
+
 def _closed_book(tools: Tools, pairs: Iterator[QAPair], num_pairs: int) -> Iterator[QAPair]:
-    """Pass 3: all but the test pairs that the model answers by heart; what passes here is accepted."""
+    """Last pass: all but the test pairs that the model answers by heart; what passes here is accepted."""
     if "closed_book" in tools.config.generate.checks:
         book = ClosedBook(tools.config.generate, tools.prompts)
         pairs = _passing(tools, book.jobs(pairs), book.verdict, "generate: closed book", num_pairs)

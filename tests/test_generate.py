@@ -138,6 +138,26 @@ def test_pairs_keep_the_split_of_their_document_and_its_order(prepared: Any, mon
     assert all((p.answers, p.evidence, p.chunk_id) == (("I don't know.",), None, None) for p in unanswerable)
 
 
+def test_swapped_names_give_unanswerable_pairs_beside_those_they_were_made_of(
+    prepared: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = "The captain of the Blue Ferry is Per Holm. The price of the Blue Ferry is 9 euros. "
+    facts += "The colour of the Red Lamp is dark green."
+    more = [{"id": "two", "title": "Two", "text": facts, "split": "train"}]
+    config, run_dir = prepared(more, generate__kinds={"factoid": 1}, generate__swaps_per_pair=1)
+    use(monkeypatch, Foreteller())
+    counts = generate.run(config, run_dir)
+    swapped = [pair for pair in pairs_of(run_dir) if pair.kind == "unanswerable"]
+    asked = {"the captain of the Red Lamp", "the price of the Red Lamp", "the colour of the Blue Ferry"}
+    assert {pair.question for pair in swapped} == {f"What is {thing}?" for thing in asked}
+    assert {pair.document_id for pair in swapped} == {"two"}  # the other documents name one thing each
+    assert counts["accepted_by_kind"]["unanswerable"] == counts["asked_by_kind"]["unanswerable"] == 3
+    assert counts["asked"] == counts["accepted"] + sum(counts["rejected_by_check"].values())
+    assert counts["coverage"]["chunk_share"] == 1.0
+    order = [pair.document_id for pair in pairs_of(run_dir)]
+    assert order == sorted(order)
+
+
 def test_only_the_chosen_splits_are_asked_about(prepared: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     config, run_dir = prepared(generate__splits=["train"], generate__kinds={"factoid": 1})
     use(monkeypatch, Foreteller())

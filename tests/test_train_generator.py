@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from rag_ft import train_generator
 from rag_ft.ask import ask
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.merge import merge
-from rag_ft.records import QAPair, read_jsonl, read_rows, write_jsonl
+from rag_ft.records import QAPair, Reject, read_jsonl, read_rows, write_jsonl
 from rag_ft.stages import NAMES as STAGE_NAMES
 from rag_ft.stages import run_stage
+from rag_ft.training.adapters import load_base
 from rag_ft.training.answer_trainer import answer_loss
+from rag_ft.training.sft import plan_schedule
 from rag_ft.training.tokens import IGNORED
-from rag_ft.training.training_set import select_pairs
+from rag_ft.training.training_set import build_training_set, read_training_set, select_pairs
 
 
 @pytest.fixture
@@ -37,7 +40,7 @@ def test_training_lowers_the_loss_and_leaves_an_adapter_that_changes_the_model(p
     counts = train_generator.run(config, run_dir)
     losses = [row["loss"] for row in read_rows(run_dir.training_log("train_generator")) if "loss" in row]
     assert sum(losses[-3:]) < 0.98 * sum(losses[:3])
-    assert (counts["num_train_pairs"], counts["num_answer"], counts["num_abstain"]) == (16, 8, 2)
+    assert (counts["num_train_pairs"], counts["num_answer"], counts["num_abstain"]) == (16, 15 * 8, 15 * 2)
     assert counts["num_supervised_tokens"] < counts["num_tokens"] / 4
     assert counts["plain_text_loss_base"] > 0 and counts["plain_text_loss_tuned"] > 0
     assert not run_dir.checkpoints("train_generator").exists()
@@ -52,6 +55,26 @@ def test_training_lowers_the_loss_and_leaves_an_adapter_that_changes_the_model(p
     base = AutoModelForCausalLM.from_pretrained(config.llm.model, dtype=torch.float32)
     before = base(**ids).logits
     assert not torch.allclose(PeftModel.from_pretrained(base, run_dir.generator)(**ids).logits, before, atol=1e-3)
+
+
+def test_each_pass_over_the_pairs_arranges_their_chunks_anew(prepared: Make, tmp_path: Path) -> None:
+    config, run_dir = prepared(knobs={"epochs": 2.5, "replay_share": 0.2, "batch_size": 4})
+    tokens = train_generator.chat_tokens(config)
+    build_training_set(config, run_dir, tokens.encode, tmp_path / "set")
+    train = read_training_set(tmp_path / "set").train
+    passes = [[e for e in train if e.arrangement == number] for number in range(3)]
+    assert sum(map(len, passes)) == len(train)
+    answered = [{e.id for e in part if e.kind == "answer"} for part in passes]
+    assert answered[0] == answered[1] == answered[2] != set()
+    shown = [{e.id: e.chunk_ids for e in part if e.kind == "answer"} for part in passes]
+    assert shown[0] != shown[1] != shown[2]
+    replayed = [[(e.id, e.answer) for e in part if e.kind == "replay"] for part in passes]
+    assert replayed[0] == replayed[1] == replayed[2]
+    used = {e.id for e in train}
+    assert not used & {reject.item for reject in read_jsonl(run_dir.rejects("train_generator"), Reject)}
+    schedule = plan_schedule(config, load_base(config), train, 1)
+    assert schedule.epochs == pytest.approx(2.5 / 3)
+    assert schedule.num_steps == math.ceil(2.5 / 3 * math.ceil(len(train) / 4))
 
 
 def test_the_loss_of_a_step_is_the_mean_over_its_answer_tokens_however_it_is_split(prepared: Make) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from rag_ft.errors import DataError
 from rag_ft.llm.models import Reply
 from rag_ft.qa.checks import Failure
+from rag_ft.qa.swaps import SWAPPED
 from rag_ft.records import QAPair, Reject
 
 EXAMPLES_PER_REASON = 3
@@ -50,7 +51,8 @@ class Funnel:
 
     def accept(self, pair: QAPair) -> None:
         self.accepted[pair.kind] += 1
-        self.coverage.accept(pair.document_id or "", pair.provenance["chunk_id"])
+        if SWAPPED not in pair.provenance:  # its chunk has a pair already
+            self.coverage.accept(pair.document_id or "", pair.provenance["chunk_id"])
 
     def take(self, reply: Reply) -> None:
         """Counts the tokens of a reply."""

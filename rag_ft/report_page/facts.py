@@ -16,7 +16,8 @@ EXAMPLES_PER_REASON = 3
 # generate's reasons in the order in which a pair meets them; others follow.
 CHECK_ORDER = (
     "no_neighbour", "llm_error", "too_long", "bad_json", "nothing_to_ask", "answered", "form", "evidence",
-    "stands_alone", "off_subject", "duplicate", "round_trip_rank", "round_trip_answer", "closed_book",
+    "stands_alone", "off_subject", "duplicate", "round_trip_rank", "round_trip_answer",
+    "swap_answered", "closed_book",
 )  # fmt: skip
 
 

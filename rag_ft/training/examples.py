@@ -25,7 +25,8 @@ Encode = Callable[[Messages, str], Encoded]
 
 @dataclass(frozen=True)
 class Layout:
-    """What shapes examples; the knobs of the same names in `train_generator` and `retrieval` say more."""
+    """What shapes examples; the knobs of the same names in `train_generator` and `retrieval` say more. `arrangement`
+    counts the passes over the pairs: each draws anew whose proof is withheld and where it stands."""
 
     name: Literal["raft", "radit", "concat"]
     top_k: int
@@ -34,6 +35,10 @@ class Layout:
     max_tokens: int
     seed: int
     quote: bool = False
+    arrangement: int = 0
+
+    def rng(self, pair_id: str) -> random.Random:
+        return random.Random(f"{self.seed}:{self.arrangement}:{pair_id}")
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,7 @@ class Example:
     chunk_ids: tuple[str, ...]
     encoded: Encoded
     document_id: str | None = None
+    arrangement: int = 0
 
 
 def balance(pairs: Sequence[QAPair], layout: Layout) -> tuple[list[QAPair], Layout, list[Reject]]:
@@ -73,9 +79,7 @@ def balance(pairs: Sequence[QAPair], layout: Layout) -> tuple[list[QAPair], Layo
         (pairs to use in their order, the layout with the share that is left to withholding, pairs left out).
     """
     asked = [pair for pair in pairs if pair.answerable]
-    empty = sorted(
-        (p for p in pairs if not p.answerable), key=lambda p: random.Random(f"{layout.seed}:{p.id}").random()
-    )
+    empty = sorted((p for p in pairs if not p.answerable), key=lambda p: layout.rng(p.id).random())
     share, num = layout.gold_share, len(asked)
     if not num or not share:
         return list(pairs), layout, []
@@ -108,7 +112,7 @@ def drafts(pair: QAPair, hits: Sequence[str], chunks: Mapping[str, Chunk], layou
         shown = found[: 1 if layout.name == "radit" else layout.top_k]
         return [Draft(pair.id, pair.question, tuple(shown), frozenset(), None, document_id=pair.document_id)]
     gold = gold_chunks(pair, found, chunks)
-    rng = random.Random(f"{layout.seed}:{pair.id}")
+    rng = layout.rng(pair.id)
     arrange = {"raft": _raft, "radit": _radit, "concat": _concat}[layout.name]
     made = arrange(pair, found, gold, chunks, layout, rng)
     return made if isinstance(made, Reject) or not layout.quote else [_with_quote(draft, pair, gold) for draft in made]
@@ -128,7 +132,7 @@ def finish(
         if len(encoded.input_ids) <= layout.max_tokens:
             kind: Literal["answer", "abstain"] = "abstain" if draft.answer is None else "answer"
             ids = tuple(c.id for c in context)
-            return Example(draft.id, kind, messages, target, ids, encoded, draft.document_id)
+            return Example(draft.id, kind, messages, target, ids, encoded, draft.document_id, layout.arrangement)
         context.pop(_least_needed(context, draft.needed))
         if not draft.needed.issubset(c.id for c in context):
             break
@@ -275,6 +279,11 @@ def _least_needed(context: Sequence[Chunk], needed: frozenset[str]) -> int:
     """Position of the last chunk that is not needed, or of the last one."""
     others = [i for i, chunk in enumerate(context) if chunk.id not in needed]
     return others[-1] if others else len(context) - 1
+
+
+def num_arrangements(examples: Sequence[Example]) -> int:
+    """How often the pairs are among the examples: training on all of these once is so many passes over the pairs."""
+    return 1 + max((e.arrangement for e in examples), default=0)
 
 
 def longest_answer(examples: Sequence[Example]) -> int:

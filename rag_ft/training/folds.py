@@ -76,7 +76,7 @@ def _validate(
 ) -> dict[str, int | float]:
     questions = [q for q in data.fold_questions if q.document_id in held]
     learned = [e for e in data.train if e.document_id not in held]
-    unseen = [e for e in data.train if e.document_id in held and e.kind != "replay"]
+    unseen = [e for e in data.train if e.document_id in held and e.kind != "replay" and not e.arrangement]
     model, abstain, longest = load_base(config), config.llm.abstain, longest_answer(data.train)
     base = mean_f1(model, tokenizer, questions, abstain, longest)
     trainer = train(config, tokenizer, learned, data.dev, folder, processes, model, data.dev_questions).trainer

@@ -69,7 +69,7 @@ def model_card(config: Config, counts: dict[str, Any], version: str) -> str:
 def _data(counts: dict[str, Any]) -> str:
     return (
         f"* {counts['num_train_pairs']} question-answer pairs of train documents made {counts['num_examples']} "
-        f"examples: {counts['num_answer']} with an answer, {counts['num_abstain']} to abstain from, "
+        f"examples over all passes: {counts['num_answer']} with an answer, {counts['num_abstain']} to abstain from, "
         f"{counts['num_replay']} of the base model's own replies.\n"
         f"* {counts['num_dev_examples']} examples of other documents decided when to stop.\n"
     )

@@ -23,7 +23,7 @@ from rag_ft.llm.model_folder import choose_dtype, resolve_model_folder
 from rag_ft.records import write_text
 from rag_ft.training.adapters import adapter_config, can_pack
 from rag_ft.training.answer_trainer import FINISHED, WIDTH_STEP, AnswerTrainer, MarkComplete, Progress
-from rag_ft.training.examples import Example, longest_answer
+from rag_ft.training.examples import Example, longest_answer, num_arrangements
 from rag_ft.training.memory import largest_pass, shape_of
 from rag_ft.training.processes import Processes
 from rag_ft.training.questions import Question, mean_f1
@@ -35,10 +35,12 @@ NUM_LOGGED = 50
 
 @dataclass(frozen=True)
 class Schedule:
-    """`device_batch_size` x `accumulation` x processes is the number of examples (packed: rows) of a step."""
+    """`device_batch_size` x `accumulation` x processes is the number of examples (packed: rows) of a step; `epochs`
+    are passes over the examples, which may hold several arrangements of each pair."""
 
     device_batch_size: int
     accumulation: int
+    epochs: float
     num_steps: int
     evaluate_every: int
     packed: bool
@@ -124,8 +126,9 @@ def plan_schedule(config: Config, model: Any, examples: Sequence[Example], num_p
             )
         accumulation = share // device
         per_epoch = math.ceil(len(lengths) / knobs.batch_size)
-    num_steps = knobs.max_steps or max(1, math.ceil(knobs.epochs * per_epoch))
-    return Schedule(device, accumulation, num_steps, max(1, num_steps // knobs.evaluations), packed)
+    epochs = knobs.epochs / num_arrangements(examples)
+    num_steps = knobs.max_steps or max(1, math.ceil(epochs * per_epoch))
+    return Schedule(device, accumulation, epochs, num_steps, max(1, num_steps // knobs.evaluations), packed)
 
 
 def arguments(config: Config, schedule: Schedule, best_by: str | None, folder: Path) -> SFTConfig:
@@ -133,7 +136,7 @@ def arguments(config: Config, schedule: Schedule, best_by: str | None, folder: P
     knobs, gpu = config.train_generator, torch.cuda.is_available()
     return SFTConfig(
         output_dir=str(folder),
-        num_train_epochs=knobs.epochs,
+        num_train_epochs=schedule.epochs,
         max_steps=knobs.max_steps or -1,
         per_device_train_batch_size=schedule.device_batch_size,
         per_device_eval_batch_size=max(1, schedule.device_batch_size),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from rag_ft.llm.models import Messages
 from rag_ft.paths import RunDir
 from rag_ft.qa.prompts import load_prompts
 from rag_ft.records import Chunk, QAPair, Reject, read_jsonl, read_rows, write_jsonl
-from rag_ft.training.examples import Draft, Encode, Example, Layout, balance, drafts, finish
+from rag_ft.training.examples import Draft, Encode, Example, Layout, balance, drafts, finish, num_arrangements
 from rag_ft.training.leakage import check_chunks_allowed, check_no_leakage, without_test_questions
 from rag_ft.training.questions import Question
 from rag_ft.training.replay import num_replayed, replay_examples, replay_prompts
@@ -29,6 +30,7 @@ MAX_QUESTIONS = 64  # asked at each dev evaluation, of each fold, and closed boo
 MAX_PLAIN_TEXTS = 32
 PARTS = ("train", "dev", "dev_questions", "fold_questions", "closed_book", "plain")  # the files, in writing order
 EXTRA_HITS = 10  # beyond what is shown: distractors to choose from
+ENOUGH_EXAMPLES = 100_000  # from so many on, another arrangement of the same pairs teaches little and takes memory
 
 
 @dataclass(frozen=True)
@@ -84,9 +86,11 @@ def build_training_set(config: Config, run_dir: RunDir, encode: Encode, folder: 
     knobs, seed = config.train_generator, config.run.seed
     some_dev = _sample(dev_pairs, MAX_DEV_EXAMPLES, seed)
     contexts = find_contexts(config, run_dir, [*pairs, *some_dev])
-    train, dropped = make_examples(config, contexts, pairs, encode)
+    train, dropped = _arranged(config, contexts, pairs, encode)
     dev, dropped_dev = make_examples(config, contexts, some_dev, encode)
-    train += _replay(config, run_dir, pairs, encode, len(train))
+    passes = num_arrangements(train)
+    replayed = _replay(config, run_dir, pairs, encode, len(train) // passes)
+    train += [dataclasses.replace(example, arrangement=n) for n in range(passes) for example in replayed]
     asked_dev = _sample(some_dev, MAX_QUESTIONS, seed) if knobs.select_by == "f1" else []
     asked_folds = _sample(pairs, MAX_QUESTIONS * knobs.folds, seed) if knobs.folds else []
     parts: dict[str, Iterable[Any]] = {
@@ -116,12 +120,25 @@ def read_training_set(folder: Path) -> TrainingSet:
     )
 
 
-def make_examples(
+def _arranged(
     config: Config, contexts: Contexts, pairs: Sequence[QAPair], encode: Encode
+) -> tuple[list[Example], list[Reject]]:
+    """Examples of as many arrangements as there are passes over the pairs, while they are few enough; Rejects of what
+    is in none of them. Three passes over the same contexts would learn them by heart."""
+    passes = max(1, min(math.ceil(config.train_generator.epochs), ENOUGH_EXAMPLES // max(1, len(pairs))))
+    made = [make_examples(config, contexts, pairs, encode, number) for number in range(passes)]
+    examples = [example for part, _ in made for example in part]
+    rejects = {reject.item: reject for _, part in made for reject in part}
+    kept = {example.id for example in examples}
+    return examples, [reject for item, reject in rejects.items() if item not in kept]
+
+
+def make_examples(
+    config: Config, contexts: Contexts, pairs: Sequence[QAPair], encode: Encode, arrangement: int = 0
 ) -> tuple[list[Example], list[Reject]]:
     """Examples of the pairs, in their order; chunks of test documents are left out of contexts, so that the order of a
     context is that of serving but for those."""
-    pairs, layout, rejects = balance(pairs, layout_of(config))
+    pairs, layout, rejects = balance(pairs, dataclasses.replace(layout_of(config), arrangement=arrangement))
     abstain, render = config.llm.abstain, prompt_renderer(config)
     examples: list[Example] = []
     for pair in pairs:
@@ -246,7 +263,7 @@ def _example(row: dict[str, Any]) -> Example:
     encoded = Encoded(tuple(row["encoded"]["input_ids"]), row["encoded"]["num_prompt_tokens"])
     return Example(
         row["id"], row["kind"], tuple(row["messages"]), row["answer"], tuple(row["chunk_ids"]), encoded,
-        row["document_id"],
+        row["document_id"], row["arrangement"],
     )  # fmt: skip
 
 

@@ -1,0 +1,105 @@
+"""Unanswerable questions made of answerable ones: the same question about another thing that its document names.
+
+"When was the Old Mill built?" becomes "When was the Mill Store built?". Where no chunk tells that, the question differs
+from an answerable one in what the chunks say alone, while one that a language model invents is often odd in itself.
+Entity swaps, as in Gautam et al. 2023 (https://arxiv.org/abs/2310.19403).
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+from rag_ft.llm.models import Reply
+from rag_ft.qa.checks import Failure
+from rag_ft.qa.round_trip import Job, RoundTrip
+from rag_ft.records import QAPair, content_hash
+
+_NAME_WORD = re.compile(r"\w[\w-]*")
+SWAPPED = "swapped_from"
+LEAST_CHARACTERS = 4  # "The" is no name
+
+
+@dataclass(frozen=True)
+class Swaps:
+    """A further pass over the pairs that the round trip kept; `asked` counts what is tried, by kind."""
+
+    trip: RoundTrip
+    asked: Counter[str]
+
+    def jobs(self, pairs: Iterable[QAPair]) -> Iterator[Job]:
+        """All pairs as they are, without a request, and after those of a document its swapped ones, to be tried."""
+        settings, seed = self.trip.config.generate, self.trip.config.run.seed
+        for _, group in groupby(pairs, key=lambda pair: pair.document_id):
+            kept = list(group)
+            yield from ((pair, None, None) for pair in kept)
+            made = swap_names(kept, self.trip.prompts.abstain, settings.swaps_per_pair, seed)
+            self.asked["unanswerable"] += len(made)
+            yield from self.trip.jobs(made)
+
+    def verdict(self, pair: QAPair, reply: Reply) -> QAPair | Failure:
+        """The pair where the model finds no answer among what the retriever finds, else why it fails."""
+        result = self.trip.verdict(pair, reply)
+        return replace(result, reason="swap_answered") if isinstance(result, Failure) else result
+
+
+def swap_names(pairs: Sequence[QAPair], abstain: str, per_pair: int, seed: int) -> list[QAPair]:
+    """At most `per_pair` unanswerable candidates of each single-fact pair, no two alike and none asked by `pairs`.
+
+    Args:
+        pairs: accepted pairs of one document. A name is what one of them asks about and its own evidence holds.
+        abstain: the answer where there is none.
+        per_pair: how many other names to ask about instead.
+        seed: which of them.
+    """
+    named = {pair.id: name for pair in pairs if pair.kind == "factoid" and (name := subject(pair))}
+    homes: dict[str, QAPair] = {}
+    for pair in pairs:
+        if pair.id in named:
+            homes.setdefault(named[pair.id], pair)
+    asked, made = {pair.question for pair in pairs}, []
+    for pair in pairs:
+        name = named.get(pair.id)
+        others = [other for other in homes if name and other not in pair.question and name not in other]
+        for other in random.Random(f"{seed}:{pair.id}").sample(others, min(per_pair, len(others))):
+            question = pair.question.replace(name or "", other)
+            if question not in asked:
+                asked.add(question)
+                made.append(_candidate(pair, homes[other], question, abstain))
+    return made
+
+
+def subject(pair: QAPair) -> str | None:
+    """The longest name (words in upper case in a row, the first word apart) of a question, where the evidence holds
+    it too; None where there is none, as in scripts without upper case."""
+    runs: list[str] = []
+    end = -1
+    for place, word in enumerate(_NAME_WORD.finditer(pair.question)):
+        if place and (word[0][0].isupper() or (end >= 0 and word[0][0].isdigit())):
+            follows = end >= 0 and pair.question[end : word.start()] == " "
+            runs.append(f"{runs.pop()} {word[0]}" if follows else word[0])
+            end = word.end()
+        else:
+            end = -1
+    proof = pair.evidence.text if pair.evidence else ""
+    return max((run for run in runs if len(run) >= LEAST_CHARACTERS and run in proof), key=len, default=None)
+
+
+def _candidate(pair: QAPair, home: QAPair, question: str, abstain: str) -> QAPair:
+    """`home` asks about the other name: its chunk is where an answer would stand first."""
+    return QAPair(
+        id=content_hash(pair.id, question, abstain),
+        question=question,
+        answers=(abstain,),
+        chunk_id=None,
+        document_id=pair.document_id,
+        evidence=None,
+        kind="unanswerable",
+        split=pair.split,
+        origin="generated",
+        provenance=home.provenance | {"variant": f"swap {pair.id}", SWAPPED: pair.id},
+    )

@@ -1,0 +1,110 @@
+"""Unanswerable questions made by exchanging names."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from rag_ft.config import make_config
+from rag_ft.llm.models import Reply
+from rag_ft.qa.checks import Failure
+from rag_ft.qa.prompts import load_prompts
+from rag_ft.qa.round_trip import RoundTrip
+from rag_ft.qa.swaps import SWAPPED, Swaps, subject, swap_names
+from rag_ft.records import Chunk, Evidence, QAPair
+
+ABSTAIN = "I don't know."
+
+
+def pair(question: str, proof: str, chunk: str = "d#0", kind: str = "factoid", document: str = "d") -> QAPair:
+    return QAPair(
+        question, question, ("x",), chunk, document, Evidence(proof, 0, len(proof)), kind, "train", "generated",  # type: ignore[arg-type]
+        provenance={"chunk_id": chunk, "variant": 0, "model": "m"},
+    )  # fmt: skip
+
+
+MILL = pair("When was the Old Mill built?", "The Old Mill was built in 1790.")
+STORE = pair("Who keeps the Mill Store?", "The Mill Store is kept by Ola Brand.", "d#1")
+HALL = pair("What does the Long Hall's roof weigh?", "The roof of the Long Hall weighs 9 tonnes.", "d#2")
+
+
+@pytest.mark.parametrize(
+    ("question", "proof", "found"),
+    [
+        ("When was the Old Mill built?", "The Old Mill was built in 1790.", "Old Mill"),
+        ("What is the Old Mill's height?", "The Old Mill is 9 metres high.", "Old Mill"),
+        ("Who did Ola Brand of Sorrel marry?", "Ola Brand married Berit in Sorrel.", "Ola Brand"),
+        ("Who won Super Bowl 50?", "The Broncos won Super Bowl 50.", "Super Bowl 50"),
+        ("Who built the Old Mill?", "It was built by Per Holm.", None),
+        ("Who built it?", "Per Holm built it.", None),
+        ("Mill or Store?", "Mill or Store", "Store"),
+        ("Of what is The Bell made?", "The bell, and The chain.", None),
+        ("埃菲尔铁塔在哪里？", "埃菲尔铁塔位于法国首都巴黎。", None),
+    ],
+)
+def test_what_a_question_is_about_is_its_longest_name_that_the_proof_holds_too(
+    question: str, proof: str, found: str | None
+) -> None:
+    assert subject(pair(question, proof)) == found
+
+
+def test_a_swapped_question_asks_the_same_about_another_name_and_starts_at_its_chunk() -> None:
+    made = swap_names([MILL, STORE, HALL], ABSTAIN, per_pair=9, seed=0)
+    assert {m.question for m in made} == {
+        "When was the Mill Store built?", "When was the Long Hall built?", "Who keeps the Old Mill?",
+        "Who keeps the Long Hall?", "What does the Old Mill's roof weigh?", "What does the Mill Store's roof weigh?",
+    }  # fmt: skip
+    built = next(m for m in made if m.question == "When was the Mill Store built?")
+    assert built.provenance["chunk_id"] == "d#1" and built.provenance[SWAPPED] == MILL.id
+    assert (built.answers, built.chunk_id, built.evidence) == ((ABSTAIN,), None, None)
+    assert (built.kind, built.split, built.document_id) == ("unanswerable", "train", "d")
+    assert len({m.id for m in made}) == len(made)
+
+
+def test_swaps_are_as_many_as_wished_and_the_same_for_a_seed() -> None:
+    made = [swap_names([MILL, STORE, HALL], ABSTAIN, per_pair=1, seed=seed) for seed in (0, 0, 1, 2, 3)]
+    assert [len(m) for m in made] == [3] * 5
+    assert made[0] == made[1]
+    assert len({tuple(m.question for m in each) for each in made}) > 1
+
+
+def test_nothing_is_asked_that_a_pair_asks_and_only_single_facts_are_swapped() -> None:
+    asked = pair("Who keeps the Old Mill?", "The Old Mill is kept by Per Holm.")
+    made = swap_names([MILL, STORE, asked], ABSTAIN, per_pair=9, seed=0)
+    assert {m.question for m in made} == {"When was the Mill Store built?"}
+    summary = dataclasses.replace(MILL, kind="summary")
+    assert swap_names([summary, STORE], ABSTAIN, per_pair=9, seed=0) == []
+    assert swap_names([MILL], ABSTAIN, per_pair=9, seed=0) == []
+
+
+def test_a_name_within_the_other_is_not_exchanged_for_it() -> None:
+    longer = pair("Who built the Old Mill Store?", "Per Holm built the Old Mill Store.")
+    assert swap_names([MILL, longer], ABSTAIN, per_pair=9, seed=0) == []
+
+
+def test_candidates_follow_their_document_and_are_kept_where_the_model_finds_no_answer() -> None:
+    class Search:
+        def search(self, questions: list[str], k: int) -> list[list[tuple[str, float]]]:
+            return [[("d#2", 1.0), ("d#1", 0.5)] for _ in questions]
+
+    def chunk_of(chunk_id: str) -> Chunk:
+        return Chunk(chunk_id, "d", "t", f"text of {chunk_id}", 0, 9, 3, "train")
+
+    config: Any = make_config({"generate": {"swaps_per_pair": 1}})
+    trip = RoundTrip(config, load_prompts("full", ABSTAIN), Search(), chunk_of, lambda chunk: chunk.text)
+    asked: Counter[str] = Counter()
+    other = pair("Who is Ola Brand?", "Ola Brand is the keeper.", "e#0", document="e")
+    swaps = Swaps(trip, asked)
+    jobs = list(swaps.jobs([MILL, STORE, other]))
+    assert [request is None for _, _, request in jobs] == [True, True, False, False, True]
+    assert jobs[-1][0] == other and asked == {"unanswerable": 2}
+    candidate, _, request = jobs[2]
+    shown = request.messages[-1]["content"] if request else ""
+    own = f"text of {candidate.provenance['chunk_id']}"
+    assert own in shown and "text of d#2" in shown and "text of d#1" in shown
+    kept = swaps.verdict(candidate, Reply(candidate.id, ABSTAIN, "stop", 1, 1, 0.1))
+    refused = swaps.verdict(candidate, Reply(candidate.id, "in 1790", "stop", 1, 1, 0.1))
+    assert isinstance(kept, QAPair) and isinstance(refused, Failure) and refused.reason == "swap_answered"
