@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby, islice
 from typing import Any
 
 from rag_ft.config import Config
@@ -165,10 +165,18 @@ def _round_trip(tools: Tools, pairs: Iterator[QAPair], num_pairs: int) -> Iterat
 
 def _swaps(tools: Tools, pairs: Iterator[QAPair], num_pairs: int) -> Iterator[QAPair]:
     """All pairs, and unanswerable ones made of them for which the model finds no answer."""
+    settings, replies = tools.config.generate, tools.run_dir.replies("generate")
     trip = RoundTrip(tools.config, tools.prompts, tools.retriever, tools.chunk_of, tools.render)
     swaps = Swaps(trip, tools.funnel.asked)
-    most = num_pairs * tools.config.generate.swaps_per_pair
-    return _passing(tools, swaps.jobs(pairs), swaps.verdict, "generate: swapped names", most)
+    most = num_pairs * settings.swaps_per_pair * settings.round_trip_k
+    done = ask_in_order(tools.model, swaps.jobs(pairs), replies, tools.funnel, "generate: swapped names", most)
+    for _, group in groupby(done, key=lambda item: item[0].id):
+        (pair, *_), *_ = tried = list(group)
+        result = swaps.verdict(pair, [reply for _, _, reply in tried if reply is not None])
+        if isinstance(result, Failure):
+            tools.funnel.reject(_name(pair), result)
+        else:
+            yield result
 
 
 def _closed_book(tools: Tools, pairs: Iterator[QAPair], num_pairs: int) -> Iterator[QAPair]:

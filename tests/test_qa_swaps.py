@@ -85,26 +85,48 @@ def test_a_name_within_the_other_is_not_exchanged_for_it() -> None:
     assert swap_names([MILL, longer], ABSTAIN, per_pair=9, seed=0) == []
 
 
-def test_candidates_follow_their_document_and_are_kept_where_the_model_finds_no_answer() -> None:
+TEXTS = {"d#0": "About the Old Mill.", "d#1": "About the Mill Store.", "d#2": "The Mill Store again."}
+
+
+def test_candidates_follow_their_document_and_are_asked_of_each_chunk_that_names_the_other() -> None:
     class Search:
         def search(self, questions: list[str], k: int) -> list[list[tuple[str, float]]]:
             return [[("d#2", 1.0), ("d#1", 0.5)] for _ in questions]
 
     def chunk_of(chunk_id: str) -> Chunk:
-        return Chunk(chunk_id, "d", "t", f"text of {chunk_id}", 0, 9, 3, "train")
+        return Chunk(chunk_id, "d", "t", TEXTS[chunk_id], 0, 9, 3, "train")
 
     config: Any = make_config({"generate": {"swaps_per_pair": 1}})
     trip = RoundTrip(config, load_prompts("full", ABSTAIN), Search(), chunk_of, lambda chunk: chunk.text)
     asked: Counter[str] = Counter()
-    other = pair("Who is Ola Brand?", "Ola Brand is the keeper.", "e#0", document="e")
     swaps = Swaps(trip, asked)
+    other = pair("Who is Ola Brand?", "Ola Brand is the keeper.", "e#0", document="e")
     jobs = list(swaps.jobs([MILL, STORE, other]))
-    assert [request is None for _, _, request in jobs] == [True, True, False, False, True]
-    assert jobs[-1][0] == other and asked == {"unanswerable": 2}
-    candidate, _, request = jobs[2]
-    shown = request.messages[-1]["content"] if request else ""
-    own = f"text of {candidate.provenance['chunk_id']}"
-    assert own in shown and "text of d#2" in shown and "text of d#1" in shown
-    kept = swaps.verdict(candidate, Reply(candidate.id, ABSTAIN, "stop", 1, 1, 0.1))
-    refused = swaps.verdict(candidate, Reply(candidate.id, "in 1790", "stop", 1, 1, 0.1))
-    assert isinstance(kept, QAPair) and isinstance(refused, Failure) and refused.reason == "swap_answered"
+    tried = ["When was the Mill Store built?", "Who keeps the Old Mill?"]
+    # of the Mill Store its own chunk and the one found that names it, of the Old Mill its own alone
+    assert [item.question for item, _, _ in jobs] == [
+        MILL.question, STORE.question, tried[0], tried[0], tried[1], other.question
+    ]  # fmt: skip
+    assert [request is None for _, _, request in jobs] == [True, True, False, False, False, True]
+    assert asked == {"unanswerable": 2}
+    requests = [request for _, _, request in jobs if request]
+    assert len({request.id for request in requests}) == 3
+    shown = [[i for i in TEXTS if TEXTS[i] in r.messages[-1]["content"]] for r in requests]
+    assert shown == [["d#1"], ["d#2"], ["d#0"]]
+
+
+def test_a_swap_is_kept_where_the_model_finds_no_answer_in_any_chunk() -> None:
+    trip = RoundTrip(make_config({}), load_prompts("full", ABSTAIN), None, None, None)  # type: ignore[arg-type]
+    swaps, [candidate] = Swaps(trip, Counter()), swap_names([MILL, STORE], ABSTAIN, 1, 0)[:1]
+
+    def said(*texts: str, error: str | None = None) -> list[Reply]:
+        return [Reply("r", text, "stop", 1, 1, 0.1, error) for text in texts]
+
+    kept = swaps.verdict(candidate, said(ABSTAIN, ABSTAIN))
+    assert isinstance(kept, QAPair) and kept.checks["round_trip_f1"] == 1.0
+    answered, failed = (
+        swaps.verdict(candidate, said(ABSTAIN, "in 1790")),
+        swaps.verdict(candidate, said("", error="no")),
+    )
+    assert isinstance(answered, Failure) and answered.reason == "swap_answered"
+    assert isinstance(failed, Failure) and failed.reason == "llm_error"

@@ -16,11 +16,11 @@ from itertools import groupby
 
 from rag_ft.llm.models import Reply
 from rag_ft.qa.checks import Failure
-from rag_ft.qa.round_trip import Job, RoundTrip
+from rag_ft.qa.round_trip import SHORT_ANSWER_TOKENS, Job, RoundTrip, answer_request
 from rag_ft.records import QAPair, content_hash
 
 _NAME_WORD = re.compile(r"\w[\w-]*")
-SWAPPED = "swapped_from"
+SWAPPED, SWAPPED_TO = "swapped_from", "swapped_to"
 LEAST_CHARACTERS = 4  # "The" is no name
 
 
@@ -32,19 +32,37 @@ class Swaps:
     asked: Counter[str]
 
     def jobs(self, pairs: Iterable[QAPair]) -> Iterator[Job]:
-        """All pairs as they are, without a request, and after those of a document its swapped ones, to be tried."""
+        """All pairs as they are, without a request, and after those of a document its swapped ones, each as often as
+        chunks among those the retriever finds hold the other name: read alone, since what is hard to find among several
+        passages would pass for unanswerable."""
         settings, seed = self.trip.config.generate, self.trip.config.run.seed
         for _, group in groupby(pairs, key=lambda pair: pair.document_id):
             kept = list(group)
             yield from ((pair, None, None) for pair in kept)
             made = swap_names(kept, self.trip.prompts.abstain, settings.swaps_per_pair, seed)
             self.asked["unanswerable"] += len(made)
-            yield from self.trip.jobs(made)
+            hits = self.trip.retriever.search([pair.question for pair in made], settings.round_trip_k) if made else []
+            for pair, found in zip(made, hits, strict=True):
+                yield from self._requests(pair, [chunk_id for chunk_id, _ in found])
 
-    def verdict(self, pair: QAPair, reply: Reply) -> QAPair | Failure:
-        """The pair where the model finds no answer among what the retriever finds, else why it fails."""
-        result = self.trip.verdict(pair, reply)
-        return replace(result, reason="swap_answered") if isinstance(result, Failure) else result
+    def verdict(self, pair: QAPair, replies: Iterable[Reply]) -> QAPair | Failure:
+        """The pair where the model finds no answer in any chunk, else why it fails."""
+        for reply in replies:
+            if reply.error:
+                return Failure("llm_error", reply.error[:300])
+            result = self.trip.verdict(pair, reply)
+            if isinstance(result, Failure):
+                return replace(result, reason="swap_answered")
+            pair = result
+        return pair
+
+    def _requests(self, pair: QAPair, found: list[str]) -> Iterator[Job]:
+        home = pair.provenance["chunk_id"]
+        for number, chunk_id in enumerate(dict.fromkeys([home, *found])):
+            text = self.trip.render(self.trip.chunk_of(chunk_id))
+            if chunk_id == home or pair.provenance[SWAPPED_TO] in text:
+                request = answer_request(pair, self.trip.prompts.answer(pair.question, [text]), SHORT_ANSWER_TOKENS)
+                yield pair, None, replace(request, id=f"{pair.id}/{number}")
 
 
 def swap_names(pairs: Sequence[QAPair], abstain: str, per_pair: int, seed: int) -> list[QAPair]:
@@ -69,7 +87,7 @@ def swap_names(pairs: Sequence[QAPair], abstain: str, per_pair: int, seed: int) 
             question = pair.question.replace(name or "", other)
             if question not in asked:
                 asked.add(question)
-                made.append(_candidate(pair, homes[other], question, abstain))
+                made.append(_candidate(pair, homes[other], other, question, abstain))
     return made
 
 
@@ -89,7 +107,7 @@ def subject(pair: QAPair) -> str | None:
     return max((run for run in runs if len(run) >= LEAST_CHARACTERS and run in proof), key=len, default=None)
 
 
-def _candidate(pair: QAPair, home: QAPair, question: str, abstain: str) -> QAPair:
+def _candidate(pair: QAPair, home: QAPair, other: str, question: str, abstain: str) -> QAPair:
     """`home` asks about the other name: its chunk is where an answer would stand first."""
     return QAPair(
         id=content_hash(pair.id, question, abstain),
@@ -101,5 +119,5 @@ def _candidate(pair: QAPair, home: QAPair, question: str, abstain: str) -> QAPai
         kind="unanswerable",
         split=pair.split,
         origin="generated",
-        provenance=home.provenance | {"variant": f"swap {pair.id}", SWAPPED: pair.id},
+        provenance=home.provenance | {"variant": f"swap {pair.id}", SWAPPED: pair.id, SWAPPED_TO: other},
     )
