@@ -28,7 +28,7 @@ SCHEMA = 1  # of metrics.json; raised when a key changes its meaning
 MIN_HUMAN_QUESTIONS = 50  # from so many on, questions that people wrote or reviewed make the headline alone
 ALL_METRICS = (*ANSWER_METRICS, *SIDE_METRICS, *ABSTENTION, "citation_precision", "citation_recall", "evidence_shown")
 ENSEMBLE_NAMES = tuple(system.name for system in ENSEMBLES)
-TERMINAL_METRICS = {"em": "EM", "f1": "F1", "rougeL": "ROUGE-L", "recall@5": "recall@5"}
+MAIN_METRICS = {"em": "EM", "f1": "F1", "abstention_f1": "abstention F1", "rougeL": "ROUGE-L", "recall@5": "recall@5"}
 
 
 def run(config: Config, run_dir: RunDir) -> dict[str, int | float]:
@@ -105,8 +105,11 @@ def summary_table(run_dir: RunDir) -> str:
         metrics = json.loads(run_dir.metrics.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DataError(f"{run_dir.metrics} does not exist: run the report stage first") from error
-    rows = [["", *TERMINAL_METRICS.values()]]
-    rows += [[row["name"], *(_cell(row, metric) for metric in TERMINAL_METRICS)] for row in grid(metrics)]
+    shown = {metric: MAIN_METRICS[metric] for metric in main_metrics(metrics)}
+    if "abstention_f1" in shown:
+        shown.pop("rougeL", None)  # a line has room for four
+    rows = [["", *shown.values()]]
+    rows += [[row["name"], *(_cell(row, metric) for metric in shown)] for row in grid(metrics)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     asked = metrics["headline"]
@@ -114,6 +117,12 @@ def summary_table(run_dir: RunDir) -> str:
         0, f"{asked['questions']} test questions about {asked['documents']} documents; change from base [95 %]"
     )
     return "\n".join([*lines, "", metrics["verdict"]["sentence"], *metrics["verdict"]["notes"]])
+
+
+def main_metrics(metrics: dict[str, Any]) -> list[str]:
+    """The metrics of the first table; how well is refused stands in it where questions without an answer were asked."""
+    refusing = metrics["systems"].get("base", {}).get("abstention_recall", {}).get("value") is not None
+    return [metric for metric in MAIN_METRICS if metric != "abstention_f1" or refusing]
 
 
 def grid(metrics: dict[str, Any]) -> list[dict[str, Any]]:
@@ -171,6 +180,7 @@ def _page(
         "config": config,
         "metrics": metrics,
         "grid": grid(metrics),
+        "main_metrics": {metric: MAIN_METRICS[metric] for metric in main_metrics(metrics)},
         "answer_metrics": [metric for metric in ALL_METRICS if any(metric in s for s in metrics["systems"].values())],
         "side_metrics": [metric for metric in SIDE_METRICS if metric in metrics["systems"]["base"]],
         "retrievers": {name: meaning for name, meaning in RETRIEVERS.items() if name in metrics["systems"]},

@@ -211,7 +211,7 @@ def test_the_same_scores_make_the_same_bytes(tmp_path: Path) -> None:
 
 def test_the_terminal_table_shows_systems_changes_and_verdict(reported: tuple[Config, RunDir]) -> None:
     lines = report.summary_table(reported[1]).splitlines()
-    assert lines[1].split() == ["EM", "F1", "ROUGE-L", "recall@5"]
+    assert lines[1].split() == ["EM", "F1", "abstention", "F1", "recall@5"]
     tuned = next(line for line in lines if line.startswith("tuned "))
     assert len(re.findall(r"[+-]\d+\.\d \[[+-]\d+\.\d [+-]\d+\.\d\]", tuned)) == 4
     assert metrics_of(reported[1])["verdict"]["sentence"] in lines
