@@ -10,8 +10,9 @@ import torch
 
 from rag_ft.config import LLMConfig
 from rag_ft.errors import ConfigError
+from rag_ft.llm.decoding import output_head
 from rag_ft.llm.models import open_language_model
-from rag_ft.llm.scoring import output_head, plan_batches, score_jobs, share_groups
+from rag_ft.llm.scoring import plan_batches, score_jobs, share_groups
 from rag_ft.llm.transformers_model import load_causal_lm
 
 

@@ -185,6 +185,16 @@ def test_adapters_stand_beside_the_base_model(eager_to_end: Path, adapter_dir: P
     assert any(replies[f"t{k}"].text != r.text for k, r in base.items())
 
 
+def test_the_output_layer_is_given_rows_and_not_a_slice(eager_to_end: Path, adapter_dir: Path) -> None:
+    """Of a slice of three dimensions PyTorch copies a frozen layer's weights once for each row: gigabytes."""
+    with open_language_model(config_of(eager_to_end), 0, {"tuned": adapter_dir}) as model:
+        head, seen = model._model.get_output_embeddings(), []
+        assert not head.weight.requires_grad
+        head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))
+        answers(model, some_requests())
+    assert seen and all(len(shape) == 2 for shape in seen)
+
+
 def test_the_name_follows_weights_precision_and_adapters(
     tiny_lm_dir: Path, eager_to_end: Path, adapter_dir: Path, tmp_path: Path
 ) -> None:

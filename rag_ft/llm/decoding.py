@@ -84,18 +84,33 @@ def left_pad(prompts: list[list[int]], pad: int, device: Any) -> tuple[torch.Ten
     return ids, mask
 
 
+def output_head(model: Any) -> Any:
+    """A function from hidden states (n, hidden) to logits (n, vocabulary) float32, equal to the model's own: its
+    output layer where that is all the model does, with its soft cap or scale where it has one."""
+    layer, text = model.get_output_embeddings(), model.config.get_text_config()
+    cap = getattr(text, "final_logit_softcapping", None)
+    scale = getattr(text, "logit_scale", None) or 1 / (getattr(text, "logits_scaling", None) or 1)
+
+    def head(hidden: torch.Tensor) -> torch.Tensor:
+        logits = layer(hidden).float() * scale
+        return torch.tanh(logits / cap) * cap if cap else logits
+
+    return head
+
+
 @torch.inference_mode()
 def decode(model: Any, rows: list[Row], ends: frozenset[int], pad: int) -> Iterator[Row]:
     """Continues every row until an end token (not kept), its grammar's end or its max_tokens; fills the rows and
     yields each as it ends."""
     ids, mask = left_pad([row.prompt for row in rows], pad, model.device)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    cache, live = new_cache(model), list(rows)
+    cache, live, head = new_cache(model), list(rows), output_head(model)
     while True:
-        logits = model(
-            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=1
-        ).logits[:, -1]
-        chosen = choose(logits.float(), live)
+        hidden = model.base_model(
+            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+        ).last_hidden_state
+        # Two dimensions: of a slice of three, PyTorch copies a frozen output layer's weights once for each row.
+        chosen = choose(head(hidden[:, -1]), live)
         going = [(row, token) for row, token in zip(live, chosen.tolist(), strict=True) if not row.finish_reason]
         for row, token in going:
             row.take(token, ends)

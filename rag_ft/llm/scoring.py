@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rag_ft.llm.decoding import left_pad, new_cache
+from rag_ft.llm.decoding import left_pad, new_cache, output_head
 
 MIN_SHARED_TOKENS = 32  # shorter common beginnings are cheaper computed again
 Job = tuple[list[int], list[int]]
@@ -80,20 +80,6 @@ def share_groups(prompts: Sequence[list[int]], names: Sequence[int]) -> list[tup
                 continue
         groups.append((0, [names[i]]))
     return groups
-
-
-def output_head(model: Any) -> Any:
-    """A function from hidden states (n, hidden) to logits (n, vocabulary) float32, equal to the model's own: its
-    output layer where that is all the model does, with its soft cap or scale where it has one."""
-    layer, text = model.get_output_embeddings(), model.config.get_text_config()
-    cap = getattr(text, "final_logit_softcapping", None)
-    scale = getattr(text, "logit_scale", None) or 1 / (getattr(text, "logits_scaling", None) or 1)
-
-    def head(hidden: torch.Tensor) -> torch.Tensor:
-        logits = layer(hidden).float() * scale
-        return torch.tanh(logits / cap) * cap if cap else logits
-
-    return head
 
 
 def _hidden_states(
