@@ -101,7 +101,8 @@ def output_head(model: Any) -> Any:
 @torch.inference_mode()
 def decode(model: Any, rows: list[Row], ends: frozenset[int], pad: int) -> Iterator[Row]:
     """Continues every row until an end token (not kept), its grammar's end or its max_tokens; fills the rows and
-    yields each as it ends."""
+    yields each as it ends. `model` may be wrapped by PEFT."""
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model
     ids, mask = left_pad([row.prompt for row in rows], pad, model.device)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     cache, live, head = new_cache(model), list(rows), output_head(model)
