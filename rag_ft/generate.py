@@ -83,6 +83,9 @@ class Tools:
 
         return chunk_text(chunk, self.config.retrieval.with_title)
 
+    def round_trip(self) -> RoundTrip:
+        return RoundTrip(self.config, self.prompts, self.retriever, self.chunk_of, self.render)
+
 
 def _import(config: Config, run_dir: RunDir) -> Imported:
     if not config.generate.questions:
@@ -159,15 +162,14 @@ def _round_trip(tools: Tools, pairs: Iterator[QAPair], num_pairs: int) -> Iterat
     """Pass 2: pairs whose chunk is found and that the model answers alike from it."""
     if "round_trip" not in tools.config.generate.checks:
         return pairs
-    trip = RoundTrip(tools.config, tools.prompts, tools.retriever, tools.chunk_of, tools.render)
+    trip = tools.round_trip()
     return _passing(tools, trip.jobs(pairs), trip.verdict, "generate: round trip", num_pairs)
 
 
 def _swaps(tools: Tools, pairs: Iterator[QAPair], num_pairs: int) -> Iterator[QAPair]:
     """All pairs, and unanswerable ones made of them for which the model finds no answer."""
     settings, replies = tools.config.generate, tools.run_dir.replies("generate")
-    trip = RoundTrip(tools.config, tools.prompts, tools.retriever, tools.chunk_of, tools.render)
-    swaps = Swaps(trip, tools.funnel.asked)
+    swaps = Swaps(tools.round_trip(), tools.funnel.asked)
     most = num_pairs * settings.swaps_per_pair * settings.round_trip_k
     done = ask_in_order(tools.model, swaps.jobs(pairs), replies, tools.funnel, "generate: swapped names", most)
     for _, group in groupby(done, key=lambda item: item[0].id):

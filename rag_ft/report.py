@@ -105,7 +105,7 @@ def summary_table(run_dir: RunDir) -> str:
         metrics = json.loads(run_dir.metrics.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DataError(f"{run_dir.metrics} does not exist: run the report stage first") from error
-    shown = {metric: MAIN_METRICS[metric] for metric in main_metrics(metrics)}
+    shown = main_metrics(metrics)
     if "abstention_f1" in shown:
         shown.pop("rougeL", None)  # a line has room for four
     rows = [["", *shown.values()]]
@@ -119,10 +119,11 @@ def summary_table(run_dir: RunDir) -> str:
     return "\n".join([*lines, "", metrics["verdict"]["sentence"], *metrics["verdict"]["notes"]])
 
 
-def main_metrics(metrics: dict[str, Any]) -> list[str]:
-    """The metrics of the first table; how well is refused stands in it where questions without an answer were asked."""
+def main_metrics(metrics: dict[str, Any]) -> dict[str, str]:
+    """{metric: name} of the first table; how well is refused stands in it where questions without an answer were
+    asked."""
     refusing = metrics["systems"].get("base", {}).get("abstention_recall", {}).get("value") is not None
-    return [metric for metric in MAIN_METRICS if metric != "abstention_f1" or refusing]
+    return {metric: name for metric, name in MAIN_METRICS.items() if metric != "abstention_f1" or refusing}
 
 
 def grid(metrics: dict[str, Any]) -> list[dict[str, Any]]:
@@ -180,7 +181,7 @@ def _page(
         "config": config,
         "metrics": metrics,
         "grid": grid(metrics),
-        "main_metrics": {metric: MAIN_METRICS[metric] for metric in main_metrics(metrics)},
+        "main_metrics": main_metrics(metrics),
         "answer_metrics": [metric for metric in ALL_METRICS if any(metric in s for s in metrics["systems"].values())],
         "side_metrics": [metric for metric in SIDE_METRICS if metric in metrics["systems"]["base"]],
         "retrievers": {name: meaning for name, meaning in RETRIEVERS.items() if name in metrics["systems"]},

@@ -144,7 +144,8 @@ def stages_to_run(name: str, config: Config) -> list[str]:
         return before
     if "WORLD_SIZE" in os.environ:  # launched processes do not wait for each other between stages
         return [name]
-    return [*(stage for stage in before if stage in halves.keys() - to_train and stage != name), name]
+    switched_off = halves.keys() - to_train - {name}
+    return [*(stage for stage in before if stage in switched_off), name]
 
 
 def stages_until(name: str, config: Config) -> list[str]:
