@@ -27,7 +27,7 @@ from rag_ft.qa.chunk_file import ChunkFile
 from rag_ft.qa.drafting import Drafting
 from rag_ft.qa.duplicates import AskedBefore, RecentVectors
 from rag_ft.qa.funnel import Funnel
-from rag_ft.qa.plan import choose_chunks, kind_shares, plan
+from rag_ft.qa.plan import Ask, choose_chunks, kind_shares, plan
 from rag_ft.qa.prompts import Prompts, load_prompts
 from rag_ft.qa.questions import Imported, import_questions
 from rag_ft.qa.round_trip import ClosedBook, RoundTrip
@@ -116,7 +116,7 @@ def _generate(
         seconds["round_trip"] = round(time.monotonic() - clock - seconds["write"], 2)
         pairs = read_jsonl(scratch / "verified.jsonl", QAPair)
         if config.generate.swaps_per_pair:
-            num = write_jsonl(scratch / "swapped.jsonl", _swaps(tools, pairs, num))
+            num = write_jsonl(scratch / "swapped.jsonl", _swaps(tools, pairs))
             seconds["swaps"] = round(time.monotonic() - clock - sum(seconds.values()), 2)
             pairs = read_jsonl(scratch / "swapped.jsonl", QAPair)
         write_jsonl(scratch / "kept.jsonl", _closed_book(tools, pairs, num))
@@ -128,13 +128,17 @@ def _draft(tools: Tools) -> Iterator[QAPair]:
     """Pass 1: pairs that pass the checks of a single pair, in chunk order."""
     settings, shares = tools.config.generate, kind_shares(tools.config.generate.kinds, tools.prompts.kinds, "")
     counts = Counter(chunk.document_id for chunk in _chunks(tools))
-    chosen = choose_chunks(_chunks(tools), counts, settings.max_chunks)
-    asks = plan(chosen, settings.pairs_per_chunk, shares, tools.config.run.seed)
+
+    def asks() -> Iterator[Ask]:
+        chosen = choose_chunks(_chunks(tools), counts, settings.max_chunks)
+        return plan(chosen, settings.pairs_per_chunk, shares, tools.config.run.seed)
+
     drafting = Drafting(
         tools.config, tools.prompts, tools.retriever, tools.chunk_of, tools.render, tools.model.name, tools.funnel
     )
-    most = min(counts.total(), settings.max_chunks or counts.total()) * settings.pairs_per_chunk
-    return _passing(tools, drafting.jobs(asks), drafting.verdict, "generate: write", most)
+    # Planned twice: it takes microseconds a chunk, and short chunks are asked less than pairs_per_chunk says.
+    most = sum(1 for _ in asks())
+    return _passing(tools, drafting.jobs(asks()), drafting.verdict, "generate: write", most)
 
 
 def _chunks(tools: Tools) -> Iterator[Chunk]:
@@ -166,12 +170,11 @@ def _round_trip(tools: Tools, pairs: Iterator[QAPair], num_pairs: int) -> Iterat
     return _passing(tools, trip.jobs(pairs), trip.verdict, "generate: round trip", num_pairs)
 
 
-def _swaps(tools: Tools, pairs: Iterator[QAPair], num_pairs: int) -> Iterator[QAPair]:
+def _swaps(tools: Tools, pairs: Iterator[QAPair]) -> Iterator[QAPair]:
     """All pairs, and unanswerable ones made of them for which the model finds no answer."""
-    settings, replies = tools.config.generate, tools.run_dir.replies("generate")
+    replies = tools.run_dir.replies("generate")
     swaps = Swaps(tools.round_trip(), tools.funnel.asked)
-    most = num_pairs * settings.swaps_per_pair * settings.round_trip_k
-    done = ask_in_order(tools.model, swaps.jobs(pairs), replies, tools.funnel, "generate: swapped names", most)
+    done = ask_in_order(tools.model, swaps.jobs(pairs), replies, tools.funnel, "generate: swapped names")
     for _, group in groupby(done, key=lambda item: item[0].id):
         (pair, *_), *_ = tried = list(group)
         result = swaps.verdict(pair, [reply for _, _, reply in tried if reply is not None])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ CHARACTERS_PER_TOKEN = 4.0
 PROMPT_OVERHEAD_TOKENS = 60
 ANSWER_TOKENS = 16
 QUESTION_TOKENS = 16
+KEPT_SHARE = 0.5  # of the pairs that are asked for
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,11 @@ class Device:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Counted where the run has got so far, else estimated from the sources' size."""
+    """Counted where the run has got so far, else estimated from the sources' size. `num_asked_chunks`: those that pairs
+    are written about; `num_train_pairs`: those with an answer, which both halves learn from."""
 
     num_chunks: int
+    num_asked_chunks: int
     num_test_questions: int
     num_train_pairs: int
     counted: bool
@@ -119,19 +123,22 @@ def visible_device(config: Config) -> Device:
 
 def count_corpus(config: Config, run_dir: RunDir) -> Corpus:
     """Chunks and pairs: those there are, else what the sources' size lets expect."""
-    if run_dir.chunks.exists():
-        num_chunks, counted = sum(1 for _ in read_rows(run_dir.chunks)), True
+    knobs, held = config.generate, {"test": config.ingest.test_share, "dev": config.ingest.dev_share}
+    if counted := run_dir.chunks.exists():
+        chunks = Counter(row["split"] for row in read_rows(run_dir.chunks))
     else:
         step = max(1, config.ingest.chunk_tokens - config.ingest.chunk_overlap_tokens)
-        num_chunks, counted = round(_source_bytes(config) / CHARACTERS_PER_TOKEN / step), False
-    knobs = config.generate
-    share = 1 - config.ingest.test_share - config.ingest.dev_share
-    asked = num_chunks if not knobs.max_chunks else min(knobs.max_chunks, num_chunks)
-    pairs, test = round(0.5 * asked * knobs.pairs_per_chunk * share), round(0.5 * asked * knobs.pairs_per_chunk * 0.3)
+        number = _source_bytes(config) / CHARACTERS_PER_TOKEN / step
+        shares = {**held, "train": 1 - sum(held.values())}
+        chunks = Counter({split: round(share * number) for split, share in shares.items()})
+    asked = Counter({split: chunks[split] for split in knobs.splits})
+    num_asked = min(asked.total(), knobs.max_chunks or asked.total())
+    kept = KEPT_SHARE * num_asked * knobs.pairs_per_chunk / max(1, asked.total())
+    train, test = round(kept * asked["train"]), round(kept * asked["test"]) + _num_lines(knobs.questions)
     if run_dir.qa.exists():
-        splits = [pair.split for pair in read_jsonl(run_dir.qa, QAPair)]
-        pairs, test = splits.count("train"), splits.count("test")
-    return Corpus(num_chunks, test, pairs, counted)
+        pairs = Counter((pair.split, pair.answerable) for pair in read_jsonl(run_dir.qa, QAPair))
+        train, test = pairs["train", True], pairs["test", True] + pairs["test", False]
+    return Corpus(chunks.total(), num_asked, test, train, counted)
 
 
 def example_tokens(config: Config) -> int:
@@ -164,14 +171,16 @@ def fit_training(
 def stage_work(config: Config, shape: ModelShape, encoder: ModelShape, corpus: Corpus) -> dict[str, Work]:
     """What each stage that a language model or an encoder makes costly has to do, in pipeline order."""
     prompt, tokens = _longest_chunk(config) + 2 * PROMPT_OVERHEAD_TOKENS, example_tokens(config)
-    asked = corpus.num_chunks * config.generate.pairs_per_chunk
-    written = asked * (2 * prompt + config.generate.max_tokens // 2)  # asked once, answered again in the round trip
+    asked = corpus.num_asked_chunks * config.generate.pairs_per_chunk
+    # Asked once and answered again in the round trip; what is kept then with other names, of two or three chunks.
+    prompts = 2 + 2.5 * KEPT_SHARE * config.generate.swaps_per_pair
+    written = asked * (prompts * prompt + config.generate.max_tokens / 2)
     work = {"generate": Work(written, 0, written * 2.0 * shape.parameters)}
     if config.train_retriever.enabled:
         work["train_retriever"] = _retriever_work(config, encoder, corpus)
     knobs = config.train_generator
     if knobs.enabled:
-        examples = corpus.num_train_pairs / (1 - knobs.replay_share)
+        examples = corpus.num_train_pairs / (knobs.gold_share or 1) / (1 - knobs.replay_share)
         steps = (1 + knobs.folds) * (knobs.max_steps or max(1, round(knobs.epochs * examples / knobs.batch_size)))
         learned = steps * knobs.batch_size * tokens
         work["train_generator"] = Work(learned, steps, learned * shape.training_flops(knobs.method == "full"))
@@ -196,9 +205,9 @@ def measured_seconds(
     config: Config, run_dir: RunDir, name: str, work_of: Callable[[Config], dict[str, Work]]
 ) -> float | None:
     """What the stage took in this run folder, scaled to what it has to do now; None where it has not run with these
-    models."""
+    models, or not in one go."""
     done = read_done(run_dir, name)
-    if done is None:
+    if done is None or "continued" in done:
         return None
     values = config.model_dump(mode="json")
     for key, value in done["config"].items():
@@ -278,6 +287,11 @@ def _source_bytes(config: Config) -> int:
     paths = [source if isinstance(source, Path) else source.path for source in config.ingest.sources]
     files = [f for path in paths for f in (path.rglob("*") if path.is_dir() else [path]) if f.is_file()]
     return sum(f.stat().st_size for f in files)
+
+
+def _num_lines(files: Sequence[Path]) -> int:
+    """Of files of questions, most of which are about test documents."""
+    return sum(path.read_bytes().count(b"\n") for path in files if path.is_file())
 
 
 def _free_disk_gb(path: Path) -> float:

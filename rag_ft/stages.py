@@ -115,18 +115,19 @@ def run_stage(name: str, config: Config, force: bool = False) -> dict[str, Any]:
     """
     stage, run_dir = find_stage(name), RunDir(config.run_path)
     plan = _plan(stage, config, run_dir)
-    done = read_done(run_dir, name)
+    done, started = read_done(run_dir, name), _read(run_dir.started(name))
     if force and _is_main_process():
         _remove(stage, run_dir)
     elif not force and done and done["fingerprint"] == plan["fingerprint"]:
         return {**done, "skipped": True}
     elif not force:
-        _refuse_other_settings(stage, plan, done or _read(run_dir.started(name)), config)
+        _refuse_other_settings(stage, plan, done or started, config)
     if _is_main_process():
         _write_start(config, run_dir, stage, plan)
     clock = time.monotonic()
     counts = importlib.import_module(f"rag_ft.{name}").run(config, run_dir)
-    done = {**plan, "counts": counts, "seconds": round(time.monotonic() - clock, 2),
+    continued = {"continued": True} if started and not done and not force else {}  # seconds of the last process alone
+    done = {**plan, "counts": counts, "seconds": round(time.monotonic() - clock, 2), **continued,
             "peak_memory_gb": peak_memory_gb(), **peak_gpu_memory(), "versions": versions()}  # fmt: skip
     if _is_main_process():
         write_text(run_dir.done(name), json.dumps(done, indent=1, ensure_ascii=False) + "\n")
@@ -174,7 +175,7 @@ def status(config: Config) -> list[tuple[str, str, str]]:
             rows.append((stage.name, "stale" if done else "missing", str(error)))
             continue
         if done and done["fingerprint"] == plan["fingerprint"]:
-            rows.append((stage.name, "done", f"{done['seconds']} s"))
+            rows.append((stage.name, "done", f"{done['seconds']} s{' since it was continued' * ('continued' in done)}"))
         elif done:
             rows.append((stage.name, "stale", _what_changed(plan, done)))
         else:

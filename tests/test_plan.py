@@ -6,6 +6,8 @@ import functools
 import json
 import re
 import sys
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from rag_ft.config import load_config
 from rag_ft.errors import ConfigError
 from rag_ft.paths import RunDir
 from rag_ft.plan import plan
+from rag_ft.records import Chunk, QAPair, read_jsonl, write_jsonl
 from rag_ft.stages import read_done, run_stage
 
 
@@ -43,7 +46,7 @@ def test_the_plan_names_steps_and_memory_and_refuses_what_does_not_fit(
 
 
 def test_hours_are_scaled_from_what_a_stage_took_in_the_run_folder(prepared: Make) -> None:
-    config, run_dir = prepared(knobs={"epochs": 2})
+    config, run_dir = prepared(knobs={"epochs": 2, "gold_share": 1.0})
 
     def took(**settings: Any) -> None:
         chosen = {f"train_generator.{knob}": value for knob, value in settings.items()}
@@ -63,6 +66,30 @@ def test_stages_that_will_do_nothing_are_not_planned(prepared: Make) -> None:
     config, _ = prepared(knobs={"enabled": False}, train_retriever__enabled=False, evaluate__answers=False)
     stages = [line.split()[0] for line in plan(config).splitlines() if "  assumed" in line]
     assert stages == ["generate"]
+
+
+def test_only_the_chunks_that_pairs_are_written_about_count(prepared: Make) -> None:
+    def tokens(**generate: Any) -> float:
+        config, _ = prepared(**{f"generate__{knob}": value for knob, value in generate.items()})
+        return float(row_of(plan(config), "generate")[1].replace(",", ""))
+
+    _, run_dir = prepared()
+    splits = Counter(chunk.split for chunk in read_jsonl(run_dir.chunks, Chunk))
+    assert splits["train"] > 1 and splits["test"]
+    share = tokens(splits=["train"]) / tokens(splits=["train", "dev", "test"])
+    assert share == pytest.approx(splits["train"] / splits.total(), rel=1e-4)
+    assert tokens(splits=["train"]) == pytest.approx(splits["train"] * tokens(max_chunks=1), rel=1e-4)
+
+
+def test_training_is_planned_on_the_pairs_with_an_answer(prepared: Make) -> None:
+    config, run_dir = prepared(knobs={"gold_share": 0.5})
+    steps = int(row_of(plan(config), "train_generator")[2])
+    pairs = list(read_jsonl(run_dir.qa, QAPair))
+    unanswerable = [replace(pair, id=f"{pair.id}-", kind="unanswerable") for pair in pairs]
+    write_jsonl(run_dir.qa, [*pairs, *unanswerable])
+    assert int(row_of(plan(config), "train_generator")[2]) == steps
+    answered = sum(pair.split == "train" and pair.answerable for pair in pairs)
+    assert steps == round(config.train_generator.epochs * answered / 0.5 / config.train_generator.batch_size)
 
 
 @pytest.mark.slow

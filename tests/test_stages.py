@@ -56,7 +56,9 @@ def test_half_finished_work_of_other_settings_is_not_continued(
             stages.run_stage("ingest", counted())
     with pytest.raises(ConfigError, match="--force"):
         stages.run_stage("ingest", counted(ingest={"chunk_tokens": 64}))
-    assert stages.run_stage("ingest", counted())["counts"] == {"num_calls": 1}
+    done = stages.run_stage("ingest", counted())
+    assert done["counts"] == {"num_calls": 1} and done["continued"]
+    assert stages.status(counted())[0][2].endswith("s since it was continued")
 
 
 def test_a_stage_whose_input_is_missing_names_the_stage_to_run(counted: Callable[..., Config]) -> None:

@@ -17,7 +17,7 @@ Item = TypeVar("Item")
 
 
 def ask_in_order(
-    model: LanguageModel, jobs: Iterable[Job], replies: Path, funnel: Funnel, what: str, most: int
+    model: LanguageModel, jobs: Iterable[Job], replies: Path, funnel: Funnel, what: str, most: int | None = None
 ) -> Iterator[Done]:
     """(item, failure, reply) for each job (item, failure, request), in the order of `jobs`; without a request there
     is no reply.
@@ -28,7 +28,7 @@ def ask_in_order(
         replies: the file where replies are kept, and found again.
         funnel: counts tokens.
         what: what the progress bar and errors say.
-        most: how many jobs there are at most, for the progress bar.
+        most: how many requests there are at most, for the progress bar; None: not known beforehand.
 
     Raises:
         DataError: the model is down, or failed on too many requests.
@@ -46,7 +46,8 @@ def ask_in_order(
                 waiting[request.id] = (number, item, failure)
                 yield request
 
-    for reply in cached_chat(model, _Sized(requests(), most), replies, what):
+    asked = requests() if most is None else _Sized(requests(), most)
+    for reply in cached_chat(model, asked, replies, what):
         watch.see(reply)
         funnel.take(reply)
         number, item, failure = waiting.pop(reply.id)

@@ -23,13 +23,13 @@ CHECK_ORDER = (
 
 def costs(run_dir: RunDir) -> list[dict[str, Any]]:
     """{stage, seconds, peak_memory_gb, prompt_tokens, completion_tokens, versions} of every stage that is done, with
-    peak_gpu_memory_gb where it ran on a GPU."""
+    peak_gpu_memory_gb where it ran on a GPU, and continued where the seconds are those after an interruption."""
     rows = []
     for name in NAMES:
         if done := read_done(run_dir, name):
-            kept = {key: done.get(key) for key in ("seconds", "peak_memory_gb", "versions")}
-            gpu = {key: done[key] for key in ("peak_gpu_memory_gb",) if key in done}
-            rows.append({"stage": name, **kept, **gpu, **_tokens(run_dir, name)})
+            row = {"stage": name, **{key: done.get(key) for key in ("seconds", "peak_memory_gb", "versions")}}
+            row |= {key: done[key] for key in ("peak_gpu_memory_gb", "continued") if key in done}
+            rows.append(row | _tokens(run_dir, name))
     return rows
 
 
