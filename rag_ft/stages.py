@@ -111,22 +111,23 @@ def run_stage(name: str, config: Config, force: bool = False) -> dict[str, Any]:
 
     Raises:
         DataError: a stage it builds on has not run, or ran on other inputs than are there now.
-        ConfigError: the run folder holds this stage's result (or half of it) for other settings.
+        ConfigError: the run folder holds this stage's result (or a part of it) for other settings, or cannot be written.
     """
     stage, run_dir = find_stage(name), RunDir(config.run_path)
     plan = _plan(stage, config, run_dir)
-    done, started = read_done(run_dir, name), _read(run_dir.started(name))
+    done = read_done(run_dir, name)
+    begun = _read(run_dir.started(name)) if _has_left_work(stage, run_dir) else None
     if force and _is_main_process():
         _remove(stage, run_dir)
     elif not force and done and done["fingerprint"] == plan["fingerprint"]:
         return {**done, "skipped": True}
     elif not force:
-        _refuse_other_settings(stage, plan, done or started, config)
+        _refuse_other_settings(stage, plan, done or begun, config)
     if _is_main_process():
         _write_start(config, run_dir, stage, plan)
     clock = time.monotonic()
     counts = importlib.import_module(f"rag_ft.{name}").run(config, run_dir)
-    continued = {"continued": True} if started and not done and not force else {}  # seconds of the last process alone
+    continued = {"continued": True} if begun and not done and not force else {}  # seconds of the last process alone
     done = {**plan, "counts": counts, "seconds": round(time.monotonic() - clock, 2), **continued,
             "peak_memory_gb": peak_memory_gb(), **peak_gpu_memory(), "versions": versions()}  # fmt: skip
     if _is_main_process():
@@ -232,7 +233,7 @@ def _plan(stage: Stage, config: Config, run_dir: RunDir) -> dict[str, Any]:
             raise DataError(f"{stage.name} builds on {earlier}, which has not finished in {run_dir.path}: run it first")
         inputs[earlier] = done["fingerprint"]
     for path in _source_files(stage, config):
-        inputs[str(path)] = _stamp(path)
+        inputs[str(path).encode(errors="replace").decode()] = _stamp(path)  # file names may be no Unicode
     chosen = {k: v for k, v in flat(config).items() if {k, k.split(".")[0]} & {*stage.sections, "run"}}
     chosen = {k: v for k, v in chosen.items() if k not in NEUTRAL and k != "run.dir"}
     return {"fingerprint": content_hash(stage.name, chosen, inputs), "config": chosen, "inputs": inputs}
@@ -247,20 +248,25 @@ def _builds_on(stage: Stage, config: Config) -> list[str]:
 
 
 def _source_files(stage: Stage, config: Config) -> list[Path]:
-    """The user's own files a stage reads: changed documents or questions make it stale."""
+    """The user's own files a stage reads: changed documents, questions, prompts or weights make it stale."""
+    files = [file for folder in _own_folders(stage, config) for file in sorted(folder.rglob("*")) if file.is_file()]
     if stage.name == "generate":
-        return [*config.generate.questions, *([config.generate.examples] if config.generate.examples else [])]
-    if stage.name == "evaluate":
-        given = (config.evaluate.adapter, config.evaluate.encoder, config.evaluate.index)
-        return [path for folder in given if folder for path in sorted(folder.rglob("*")) if path.is_file()]
-    if stage.name != "ingest":
-        return []
-    files: list[Path] = []
-    for source in config.ingest.sources:
-        path = source if isinstance(source, Path) else source.path
-        files += sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    questions = {path.resolve() for path in config.generate.questions}  # they may lie among the documents
-    return [path for path in files if path.resolve() not in questions]
+        files += [*config.generate.questions, *([config.generate.examples] if config.generate.examples else [])]
+    if stage.name == "ingest":
+        from rag_ft.documents.sources import find_files
+
+        questions = {path.resolve() for path in config.generate.questions}  # they may lie among the documents
+        found = (file.path for file in find_files(config.ingest.sources))
+        files += [path for path in found if path.resolve() not in questions]
+    return files
+
+
+def _own_folders(stage: Stage, config: Config) -> list[Path]:
+    """Models and prompts that are folders of the user's; a model's name is as good as its content."""
+    named = {"llm": (config.llm.model, config.llm.prompts), "encoder": (config.encoder.model,), "evaluate":
+             (config.evaluate.adapter, config.evaluate.encoder, config.evaluate.index)}  # fmt: skip
+    paths = [Path(name) for section in stage.sections for name in named.get(section, ()) if name]
+    return [path for path in paths if path.is_dir()]
 
 
 def _stamp(path: Path) -> str:
@@ -269,6 +275,11 @@ def _stamp(path: Path) -> str:
     except OSError:
         return "missing"
     return f"{stat.st_size}:{stat.st_mtime_ns}"
+
+
+def _has_left_work(stage: Stage, run_dir: RunDir) -> bool:
+    """Whether a stage that was started has left anything that a run with other settings could mix with its own."""
+    return any((run_dir.path / written).exists() for written in stage.writes)
 
 
 def _refuse_other_settings(stage: Stage, plan: dict[str, Any], before: dict[str, Any] | None, config: Config) -> None:

@@ -1,4 +1,5 @@
 import json
+import os
 import sys
 import types
 from collections.abc import Callable
@@ -48,6 +49,7 @@ def test_half_finished_work_of_other_settings_is_not_continued(
     counted: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(config: Config, run_dir: RunDir) -> dict[str, int]:
+        run_dir.documents.write_text("", encoding="utf-8")
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -59,6 +61,19 @@ def test_half_finished_work_of_other_settings_is_not_continued(
     done = stages.run_stage("ingest", counted())
     assert done["counts"] == {"num_calls": 1} and done["continued"]
     assert stages.status(counted())[0][2].endswith("s since it was continued")
+
+
+def test_a_stage_that_failed_before_it_wrote_anything_takes_other_settings(
+    counted: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(config: Config, run_dir: RunDir) -> dict[str, int]:
+        raise DataError("only 40 % could be read")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.modules["rag_ft.ingest"], "run", refused)
+        with pytest.raises(DataError):
+            stages.run_stage("ingest", counted())
+    assert "continued" not in stages.run_stage("ingest", counted(ingest={"chunk_tokens": 64}))
 
 
 def test_a_stage_whose_input_is_missing_names_the_stage_to_run(counted: Callable[..., Config]) -> None:
@@ -91,6 +106,36 @@ def test_a_changed_document_makes_ingest_stale(counted: Callable[..., Config], t
     document.write_text("two words", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"a\.txt changed"):
         stages.run_stage("ingest", config)
+
+
+def test_files_that_are_not_read_change_nothing_and_odd_names_stop_nothing(
+    counted: Callable[..., Config], tmp_path: Path
+) -> None:
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    (folder / "a.md").write_text("one", encoding="utf-8")
+    Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.md")).write_text("two", encoding="utf-8")
+    stages.run_stage("ingest", counted(ingest={"sources": [folder]}))
+    (folder / ".DS_Store").write_text("of a file manager", encoding="utf-8")
+    assert stages.run_stage("ingest", counted(ingest={"sources": [folder]}))["skipped"]
+
+
+@pytest.mark.parametrize("changed", ["prompts/answer.txt", "model/model.safetensors"])
+def test_edited_prompts_and_replaced_weights_make_a_stage_stale(
+    counted: Callable[..., Config], tmp_path: Path, changed: str
+) -> None:
+    for name in ("prompts/answer.txt", "model/model.safetensors"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("one", encoding="utf-8")
+    config = counted(llm={"prompts": str(tmp_path / "prompts"), "model": str(tmp_path / "model")})
+    run_dir = RunDir(config.run_path)
+    for name in ("ingest", "index"):
+        stages.run_stage(name, config)
+    before = stages._plan(stages.find_stage("generate"), config, run_dir)
+    (tmp_path / changed).write_text("another", encoding="utf-8")
+    after = stages._plan(stages.find_stage("generate"), config, run_dir)
+    assert before["fingerprint"] != after["fingerprint"]
+    assert stages.run_stage("index", config)["skipped"]
 
 
 def test_knobs_that_only_change_speed_do_not_make_a_stage_stale(counted: Callable[..., Config]) -> None:
