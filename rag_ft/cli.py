@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
 import sys
@@ -17,6 +18,9 @@ from rag_ft.errors import RagFtError
 if TYPE_CHECKING:
     from rag_ft.config import Config
 
+# What the machine does not let us do, and the user can mend; any other OSError is ours.
+SYSTEM_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+FORCE_HELP = "replace what was made before (with other settings, a language model's replies are used again)"
 STAGE_HELP = {
     "ingest": "read documents, split them into chunks",
     "index": "embed the chunks: vectors, FAISS, BM25",
@@ -30,7 +34,7 @@ STAGE_HELP = {
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point of `rag-ft`. Returns the exit code: 0 done, 1 something the user can fix, 130 interrupted."""
-    args = _parser().parse_args(argv)
+    args = _arguments(argv)
     logging.basicConfig(level=logging.INFO if args.debug else logging.WARNING, format="%(levelname)s %(message)s")
     try:
         args.command(args)
@@ -40,12 +44,31 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print(f"rag-ft: error: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        if args.debug or error.errno not in SYSTEM_ERRORS:
+            raise
+        print(f"rag-ft: error: {error.filename or 'a file'}: {error.strerror}; run the same command again to continue "
+              "once that is mended", file=sys.stderr)  # fmt: skip
+        return 1
     except KeyboardInterrupt:
-        print("\nrag-ft: interrupted; run the same command again to continue", file=sys.stderr)
+        again = "the command without --force" if getattr(args, "force", False) else "the same command again"
+        print(f"\nrag-ft: interrupted; run {again} to continue", file=sys.stderr)
         return 130
     except BrokenPipeError:
         sys.stderr.close()
         return 1
+
+
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    """As argparse reads them, with overrides anywhere: it takes none after a flag."""
+    parser = _parser()
+    args, left = parser.parse_known_args(argv)
+    strange = [word for word in left if word.startswith("-") or "=" not in word or not hasattr(args, "overrides")]
+    if strange:
+        parser.error(f"unrecognized arguments: {' '.join(strange)}")
+    if left:
+        args.overrides = [*args.overrides, *left]
+    return args
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -56,9 +79,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for name, text in STAGE_HELP.items():
         stage = _command(commands, name, text, partial(_stage, name=name))
-        stage.add_argument("--force", action="store_true", help="replace what the stage made before")
+        stage.add_argument("--force", action="store_true", help=FORCE_HELP)
     run = _command(commands, "run", "all stages in order; those up to date are skipped", _run)
-    run.add_argument("--force", action="store_true", help="replace what the stages made before")
+    run.add_argument("--force", action="store_true", help=FORCE_HELP)
     run.add_argument("--until", metavar="STAGE", help="stop after this stage")
     _command(commands, "status", "which stages are done, stale or missing", _status)
     ask = _command(commands, "ask", "answer one question with cited chunks", _ask, overrides=False)
@@ -127,12 +150,21 @@ def _run(args: argparse.Namespace) -> None:
 
     config = _config(args)
     names = stages_until(args.until or NAMES[-1], config)
+    _check_server(config, names)
     if _has_gpu():
         _run_in_processes(args, names)
     else:
         _stages(config, names, args.force)
     if "report" in names:
         _print_report(config)
+
+
+def _check_server(config: Config, names: list[str]) -> None:
+    """Raises ConfigError where vLLM is missing: not after hours of ingesting and encoding."""
+    if config.llm.backend == "vllm" and "generate" in names:
+        from rag_ft.llm.vllm_server import find_vllm_python
+
+        find_vllm_python(config.llm.vllm_python)
 
 
 def _has_gpu() -> bool:

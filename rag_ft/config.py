@@ -6,6 +6,7 @@ default < file < command line, nothing else. Loading touches no device, no netwo
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -278,6 +279,10 @@ def load_config(path: Path, overrides: list[str] | None = None) -> Config:
     values = _read_yaml(path)
     for override in overrides or []:
         apply_override(values, override)
+    if "name" in values:
+        raise ConfigError(
+            f"unknown section name: a run is named after its file, {path.name}; set run.dir for its folder"
+        )
     values["name"] = path.stem
     return make_config(values)
 
@@ -287,7 +292,7 @@ def make_config(values: dict[str, Any]) -> Config:
     try:
         return Config(**values)
     except ValidationError as error:
-        raise ConfigError("; ".join(_explain(e) for e in error.errors())) from error
+        raise ConfigError("; ".join(dict.fromkeys(_explain(e) for e in _told_once(error.errors())))) from error
 
 
 def flat(config: Config) -> dict[str, Any]:
@@ -308,7 +313,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if values is None:
         return {}
-    if not isinstance(values, dict) or not all(isinstance(v, dict) for v in values.values()):
+    if not isinstance(values, dict) or not all(isinstance(k, str) and isinstance(v, dict) for k, v in values.items()):
         raise ConfigError(f"{path} must hold sections with keys, such as 'ingest:' and below it '  sources: [docs]'")
     return values
 
@@ -332,8 +337,14 @@ def apply_override(values: dict[str, Any], override: str) -> None:
     target[last] = value
 
 
+def _told_once(errors: Sequence[Any]) -> list[Any]:
+    """Of a value that may be a path or a section (`ingest.sources`): what is wrong with the one it looks like."""
+    sections = {error["loc"][:-2] for error in errors if error["loc"][-2:-1] == ("Source",)}
+    return [error for error in errors if error["type"] != "path_type" or error["loc"][:-1] not in sections]
+
+
 def _explain(error: Any) -> str:
-    where = [str(part) for part in error["loc"]]
+    where = [str(part) for part in error["loc"] if part != "Source" and "[" not in str(part)]
     if error["type"] == "extra_forbidden":
         return f"unknown key {'.'.join(where)}{_nearest(where)}"
     return f"{'.'.join(where)}: {error['msg'][:1].lower()}{error['msg'][1:]} (got {error['input']!r})"
@@ -341,6 +352,8 @@ def _explain(error: Any) -> str:
 
 def _nearest(where: list[str]) -> str:
     section = Config.model_fields.get(where[0])
+    if where[:2] == ["ingest", "sources"]:
+        return f": a source has {', '.join(Source.model_fields)}"
     names = list(Config.model_fields) if len(where) == 1 else list(_knobs(section.annotation if section else None))
     close = difflib.get_close_matches(where[-1], names, n=1, cutoff=0.5)
     elsewhere = [f"{s}.{where[-1]}" for s, f in Config.model_fields.items() if where[-1] in _knobs(f.annotation)]

@@ -35,7 +35,7 @@ PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate", "sentence-tran
 @dataclass(frozen=True)
 class Stage:
     """`after`: stages whose done-files it builds on. `sections`: the sections, or single knobs, that change its result.
-    `writes`: what `--force` removes, relative to the run folder."""
+    `writes`: what `--force` removes, relative to the run folder; replies only where the settings are as before."""
 
     name: str
     does: str
@@ -111,14 +111,15 @@ def run_stage(name: str, config: Config, force: bool = False) -> dict[str, Any]:
 
     Raises:
         DataError: a stage it builds on has not run, or ran on other inputs than are there now.
-        ConfigError: the run folder holds this stage's result (or a part of it) for other settings, or cannot be written.
+        ConfigError: the run folder holds this stage's result (or a part of it) for other settings, or is not writable.
     """
     stage, run_dir = find_stage(name), RunDir(config.run_path)
     plan = _plan(stage, config, run_dir)
     done = read_done(run_dir, name)
     begun = _read(run_dir.started(name)) if _has_left_work(stage, run_dir) else None
     if force and _is_main_process():
-        _remove(stage, run_dir)
+        before = done or begun
+        _remove(stage, run_dir, with_replies=not before or before["fingerprint"] == plan["fingerprint"])
     elif not force and done and done["fingerprint"] == plan["fingerprint"]:
         return {**done, "skipped": True}
     elif not force:
@@ -138,10 +139,19 @@ def run_stage(name: str, config: Config, force: bool = False) -> dict[str, Any]:
 def stages_to_run(name: str, config: Config) -> list[str]:
     """What a command that asks for one stage runs: that stage, and before it the training that is switched off, which
     takes no time. An evaluation of what is there already, with no pair to write and no half to train, makes all that it
-    reads by itself."""
+    reads by itself.
+
+    Raises:
+        ConfigError: one half is given to be evaluated, the other is to be trained and has not been.
+    """
     halves = {"train_retriever": config.train_retriever.enabled, "train_generator": config.train_generator.enabled}
     to_train = {stage for stage, enabled in halves.items() if enabled} - given_stages(config)
     before = stages_until(name, config)
+    untrained = sorted(half for half in to_train if read_done(RunDir(config.run_path), half) is None)
+    if name == "evaluate" and given_stages(config) and untrained:
+        raise ConfigError(
+            f"{untrained[0]} has not run: run it first, or, to evaluate what is given, set {untrained[0]}.enabled=false"
+        )
     if name == "evaluate" and not config.generate.pairs_per_chunk and not to_train:
         return before
     if "WORLD_SIZE" in os.environ:  # launched processes do not wait for each other between stages
@@ -249,7 +259,7 @@ def _builds_on(stage: Stage, config: Config) -> list[str]:
 
 def _source_files(stage: Stage, config: Config) -> list[Path]:
     """The user's own files a stage reads: changed documents, questions, prompts or weights make it stale."""
-    files = [file for folder in _own_folders(stage, config) for file in sorted(folder.rglob("*")) if file.is_file()]
+    files = [path for folder in _own_folders(stage, config) for path in sorted(folder.rglob("*")) if path.is_file()]
     if stage.name == "generate":
         files += [*config.generate.questions, *([config.generate.examples] if config.generate.examples else [])]
     if stage.name == "ingest":
@@ -298,8 +308,11 @@ def _what_changed(plan: dict[str, Any], before: dict[str, Any]) -> str:
     return ", ".join(shown) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
 
 
-def _remove(stage: Stage, run_dir: RunDir) -> None:
-    for path in [run_dir.done(stage.name), run_dir.started(stage.name), *(run_dir.path / w for w in stage.writes)]:
+def _remove(stage: Stage, run_dir: RunDir, with_replies: bool) -> None:
+    """What the stage made. Replies are found by model, adapter and prompt: for other settings they stay, and hours of a
+    language model are not asked for again because a check or a document changed."""
+    made = [written for written in stage.writes if with_replies or not written.startswith("replies/")]
+    for path in [run_dir.done(stage.name), run_dir.started(stage.name), *(run_dir.path / written for written in made)]:
         if path.is_dir():
             shutil.rmtree(path)
         else:

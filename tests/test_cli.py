@@ -1,3 +1,4 @@
+import errno
 import re
 import subprocess
 import sys
@@ -67,3 +68,31 @@ def test_the_readme_lists_every_stage() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for name in NAMES:
         assert f"`{name}`" in readme
+
+
+def test_overrides_may_stand_anywhere_and_nothing_else_may(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = f"run.dir={tmp_path / 'run'}"
+    assert main(["status", "configs/demo.yaml", "--debug", run]) == 0
+    assert "ingest           missing" in capsys.readouterr().out
+    for words in (["--forse", run], [run, "oops"]):
+        with pytest.raises(SystemExit):
+            main(["ingest", "configs/demo.yaml", "--force", *words])
+
+
+def test_what_the_machine_refuses_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "chunks.jsonl")
+
+    monkeypatch.setattr("rag_ft.ingest.run", full)
+    assert main(["ingest", "configs/demo.yaml", f"run.dir={tmp_path / 'run'}"]) == 1
+    assert "chunks.jsonl: No space left on device; run the same command again" in capsys.readouterr().err
+
+
+def test_a_missing_vllm_is_told_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["llm.backend=vllm", f"llm.vllm_python={tmp_path / 'python'}", f"run.dir={tmp_path / 'run'}"]
+    assert main(["run", "configs/demo.yaml", *words]) == 1
+    assert "llm.vllm_python" in capsys.readouterr().err and not (tmp_path / "run").exists()

@@ -72,3 +72,29 @@ def test_flat_lists_every_knob_once() -> None:
     values = flat(Config())
     assert values["ingest.chunk_tokens"] == 128
     assert "name" not in values
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("ingest.sources=[{pth: docs}]", "unknown key ingest.sources.0.pth: a source has path, split"),
+        (
+            "ingest.sources=[{path: docs, split: tset}]",
+            "ingest.sources.0.split: input should be 'train', 'dev' or 'test'",
+        ),
+        ("name.x=3", "unknown section name"),
+    ],
+)
+def test_a_wrong_source_and_a_name_are_told_in_the_users_words(tmp_path: Path, override: str, told: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("", encoding="utf-8")
+    with pytest.raises(ConfigError) as error:
+        load_config(path, [override])
+    assert told in str(error.value) and "lax" not in str(error.value) and "Source" not in str(error.value)
+
+
+def test_a_section_that_is_no_word_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("1: {a: 2}", encoding="utf-8")
+    with pytest.raises(ConfigError, match="must hold sections"):
+        load_config(path)

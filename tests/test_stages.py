@@ -45,6 +45,24 @@ def test_other_settings_stop_with_what_changed_and_force_replaces(counted: Calla
     assert "skipped" not in stages.run_stage("ingest", changed, force=True)
 
 
+def test_force_asks_a_language_model_again_only_where_the_settings_are_as_before(
+    counted: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def generate(config: Config, run_dir: RunDir) -> dict[str, int]:
+        replies = run_dir.replies("generate")
+        replies.parent.mkdir(exist_ok=True)
+        with replies.open("a", encoding="utf-8") as out:
+            out.write("{}\n")
+        return {"num_replies": len(replies.read_text(encoding="utf-8").splitlines())}
+
+    monkeypatch.setitem(sys.modules, "rag_ft.generate", types.SimpleNamespace(run=generate))
+    for name in ("ingest", "index", "generate"):
+        stages.run_stage(name, counted())
+    other = counted(generate={"checks": ["form"]})
+    assert stages.run_stage("generate", other, force=True)["counts"]["num_replies"] == 2
+    assert stages.run_stage("generate", other, force=True)["counts"]["num_replies"] == 1
+
+
 def test_half_finished_work_of_other_settings_is_not_continued(
     counted: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,5 +187,7 @@ def test_training_that_is_switched_off_needs_no_command_of_its_own(monkeypatch: 
     assert stages.stages_to_run("train_generator", make_config({})) == ["train_generator"]
     given = make_config({"train_retriever": {"enabled": False}, "evaluate": {"encoder": "elsewhere"}})
     assert stages.stages_to_run("train_generator", given) == ["train_generator"]
+    with pytest.raises(ConfigError, match=r"set train_generator.enabled=false"):
+        stages.stages_to_run("evaluate", given)
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert stages.stages_to_run("train_generator", off) == ["train_generator"]
