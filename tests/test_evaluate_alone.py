@@ -114,7 +114,7 @@ def test_a_run_that_has_something_to_train_is_not_started_by_evaluate(
     make_config_file: Callable[..., Path], other_encoder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["evaluate", str(make_config_file(encoder=other_encoder))]) == 1
-    assert "evaluate builds on generate, which has not finished" in capsys.readouterr().err
+    assert "to evaluate what is given, set train_generator.enabled=false" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("knob", "missing"), [("adapter", "adapter_config.json"), ("encoder", "modules.json")])
