@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -131,6 +132,35 @@ def test_one_document_gives_no_interval_and_no_p() -> None:
 def test_no_difference_at_all_is_certainly_nothing() -> None:
     estimate = intervals(np.zeros((30, 1)), np.arange(30), 0)[0]
     assert (estimate.value, estimate.ci95, estimate.p) == (0.0, (0.0, 0.0), 1.0)
+
+
+def test_rounding_noise_is_no_spread() -> None:
+    """Every document gains 6 of its 10 questions: sums of 0.6 differ in the last bit from resample to resample."""
+    for num_documents, share in itertools.product((2, 3, 5, 12), (0.1, 0.3, 0.5, 0.6, 0.7)):
+        deltas = np.tile(np.arange(10) < 10 * share, num_documents).astype(float)[:, None]
+        estimate = intervals(deltas, np.repeat(np.arange(num_documents), 10), 0)[0]
+        assert (estimate.standard_error, estimate.p) == (0.0, 2 * 0.5**num_documents), share
+        assert more_questions(estimate) is None
+
+
+def test_where_nothing_varies_six_documents_are_the_fewest_that_tell() -> None:
+    p = {number: intervals(np.ones((number, 1)), np.arange(number), 0)[0].p for number in (2, 5, 6)}
+    assert p[2] == 0.5 and p[5] > 0.05 > p[6]
+
+
+def test_what_counts_as_significant_has_no_zero_in_its_interval() -> None:
+    """Few changes over few documents: many resamples are exactly 0."""
+    rng, num_significant = np.random.default_rng(0), 0
+    for seed in range(400):
+        num_documents, per_document = rng.integers(8, 40), rng.integers(1, 6)
+        documents = np.repeat(np.arange(num_documents), per_document)
+        deltas = rng.choice([-1.0, 0.0, 1.0], p=[0.1, 0.6, 0.3], size=(len(documents), 1))
+        estimate = intervals(deltas, documents, seed)[0]
+        low, high = (round(bound, 6) for bound in estimate.ci95)
+        if estimate.p < 0.05:
+            assert not low <= 0 <= high
+            num_significant += 1
+    assert num_significant > 50
 
 
 def test_a_large_difference_over_few_documents_is_not_held_back_by_the_number_of_resamples() -> None:
