@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from rag_ft.metrics.comparisons import DECIDING
+from rag_ft.metrics.comparisons import DECIDING, make_table, summarise
 from rag_ft.metrics.significance import Estimate, bootstrap, bootstrap_change, holm, mcnemar, more_questions, sign_flip
 from rag_ft.metrics.verdict import verdict
+from rag_ft.records import QAPair, Score
 
 
 def clustered(
@@ -209,6 +211,45 @@ def test_more_questions_reach_the_promised_power() -> None:
 def test_a_difference_out_of_reach_asks_for_no_number_of_questions() -> None:
     assert more_questions(Estimate(0.0001, (-0.1, 0.1), 0.9, 0.05, 100, 50)) is None
     assert more_questions(Estimate(0.0, (0.0, 0.0), 1.0, 0.0, 100, 50)) is None
+
+
+# --- what is compared ---------------------------------------------------------------------------------------------
+
+
+def compared(tuned: str, systems: Sequence[str]) -> tuple[dict[str, dict], dict[tuple[str, str], dict]]:
+    """(levels, the differences in F1 by their two systems) of systems that are right at random, cells that an untuned
+    half would need being those of the base half, as the evaluation fills them."""
+    halves = {"base": "", "tuned_generator": "g", "tuned_retriever": "r", "tuned": "gr"}
+    rng, pairs, scores = np.random.default_rng(3), [], []
+    for number in range(60):
+        key, right = f"q{number}", {}
+        pairs.append(QAPair(key, key, ("x",), None, f"d{number // 3}", None, "factoid", "test", "imported"))
+        for system in systems:
+            cell = "".join(half for half in halves[system] if half in tuned) if system in halves else system
+            right[cell] = right.get(cell, float(rng.random() < 0.5))
+            scores.append(Score(key, system, "f1", right[cell]))
+    levels, rows = summarise(make_table(pairs, scores), tuned, 300, 0)
+    return levels, {(row["a"], row["b"]): row for row in rows}
+
+
+@pytest.mark.parametrize(("tuned", "half"), [("g", "tuned_generator"), ("r", "tuned_retriever")])
+def test_with_one_half_tuned_its_difference_is_tested_once(tuned: str, half: str) -> None:
+    levels, rows = compared(tuned, ("base", "tuned_generator", "tuned_retriever", "tuned"))
+    assert rows.keys() == {("base", half)}
+    assert rows["base", half]["p_holm"] == rows["base", half]["p"]
+    assert levels["tuned"] == levels[half]  # its row stays
+
+
+def test_with_both_halves_tuned_every_cell_is_compared() -> None:
+    rows = compared("gr", ("base", "tuned_generator", "tuned_retriever", "tuned", "ensemble_base", "ensemble_tuned"))[1]
+    assert rows.keys() == {
+        ("base", "tuned_generator"), ("base", "tuned_retriever"), ("base", "tuned"), ("tuned_retriever", "tuned"),
+        ("tuned_generator", "tuned"), ("base", "ensemble_base"), ("tuned", "ensemble_tuned"),
+    }  # fmt: skip
+
+
+def test_with_nothing_tuned_only_untuned_systems_are_compared() -> None:
+    assert compared("", ("base", "tuned", "ensemble_base", "ensemble_tuned"))[1].keys() == {("base", "ensemble_base")}
 
 
 # --- the verdict --------------------------------------------------------------------------------------------------
