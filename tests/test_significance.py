@@ -286,6 +286,74 @@ def test_the_verdict_names_the_best_half_its_gain_and_what_is_open() -> None:
     )
 
 
+def test_what_would_settle_an_open_result_depends_on_why_it_is_open() -> None:
+    cases = {
+        "no difference was seen": comparison("tuned_generator", "f1", 0.0, -0.02, 0.02, 1.0, None),
+        "too small for any reachable number": comparison("tuned_generator", "f1", 0.001, -0.02, 0.02, 0.9, None),
+        "add test documents": comparison("tuned_generator", "f1", 0.6, 0.6, 0.6, 0.5, None),
+    }
+    for said, row in cases.items():
+        found = verdict([row], "g")
+        assert found["ship"] == "undecided"
+        assert [said in found["sentence"] for said in cases] == [other == said for other in cases]
+    one_document = {**cases["add test documents"], "ci95": None, "p": None, "num_documents": 1}
+    assert "(no interval: one document); add test documents" in verdict([one_document], "g")["sentence"]
+
+
+def test_a_difference_that_holm_leaves_open_is_told_from_one_that_was_never_significant() -> None:
+    gain = comparison("tuned_generator", "f1", 0.05, 0.03, 0.07, 0.001)
+    for p, said in ((0.03, "not significant once several comparisons are allowed for"), (0.5, "not significant,")):
+        other = {**comparison("tuned_retriever", "f1", 0.6, 0.5, 0.7, p, 90), "p_holm": 0.5}
+        assert f"the tuned retriever alone is {said}" in verdict([gain, other], "gr")["sentence"]
+
+
+def test_an_open_result_hides_no_proven_harm() -> None:
+    found = verdict(
+        [
+            comparison("tuned_generator", "f1", -0.244, -0.332, -0.148, 2e-5),
+            comparison("tuned_retriever", "f1", 0.0, -0.024, 0.024, 1.0, None),
+            comparison("tuned", "f1", -0.292, -0.372, -0.212, 6e-7),
+        ],
+        "gr",
+    )
+    assert (found["ship"], found["sentence"]) == (
+        "undecided",
+        "Undecided: the tuned retriever +0.0 F1 (95 % CI -2.4 to 2.4); no difference was seen; the tuned generator "
+        "alone harms (-24.4 F1 (95 % CI -33.2 to -14.8)); both halves together harm (-29.2 F1 (95 % CI "
+        "-37.2 to -21.2)).",
+    )
+
+
+def test_a_proven_harm_is_never_what_is_called_undecided() -> None:
+    harm, worse = (-0.04, -0.06, -0.02, 0.001), (-0.05, -0.12, 0.02, 0.2, 300)
+    rows = [comparison("tuned_generator", "f1", *harm), comparison("tuned_retriever", "f1", *worse)]
+    sentence = verdict(rows, "gr")["sentence"]
+    assert sentence.startswith("Undecided: the tuned retriever -5.0 F1")
+    assert "the tuned generator alone harms" in sentence
+
+
+def test_what_is_shipped_hides_no_proven_harm() -> None:
+    harm = (-0.05, -0.08, -0.02, 0.001)
+    generator = comparison("tuned_generator", "f1", 0.08, 0.05, 0.11, 0.001)
+    both = comparison("tuned", "f1", *harm)
+    assert "; both halves together harm (-5.0 F1" in verdict([generator, both], "gr")["sentence"]
+    found = comparison("tuned", "recall@5", 0.1, 0.06, 0.14, 0.001)
+    rows = [comparison("tuned_generator", "f1", *harm), comparison("tuned_retriever", "f1", 0.0, -0.1, 0.1, 1.0, None)]
+    shipped = verdict([*rows, both, found], "gr")
+    assert shipped["ship"] == "retriever"
+    assert "the tuned generator alone harms" in shipped["sentence"] and "together harm" in shipped["sentence"]
+
+
+def test_where_nothing_was_measured_the_verdict_says_why() -> None:
+    why = {
+        ("g", False): "the retriever was not tuned and answers were not asked",
+        ("r", False): "no question has a known proving chunk, so nothing was measured",
+        ("gr", True): "no answers of a tuned system were scored",
+    }
+    for (tuned, answers), said in why.items():
+        assert verdict([], tuned, answers)["sentence"] == f"Undecided: {said}."
+
+
 def test_a_half_that_harms_is_not_shipped_with_the_other() -> None:
     found = verdict(
         [
