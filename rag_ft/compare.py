@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from rag_ft.errors import DataError
+from rag_ft.errors import ConfigError, DataError
 from rag_ft.metrics.comparisons import ScoreTable, estimate_columns, make_table, mean_column, subset, summarise
 from rag_ft.metrics.significance import Estimate, holm, more_questions, spread
 from rag_ft.metrics.verdict import described, points, verdict
@@ -21,7 +21,13 @@ from rag_ft.report_page.facts import halves_tuned
 from rag_ft.report_page.rendering import environment, style
 from rag_ft.training.leakage import normalise_question
 
-SYSTEMS = ("base", "tuned_generator", "tuned_retriever", "tuned", "oracle_base", "oracle_tuned")
+# System -> the halves that some run must have tuned for it to be a row of its own, and no copy of another.
+SYSTEMS = {"base": "", "tuned_generator": "g", "tuned_retriever": "r", "tuned": "gr", "oracle_base": "",
+           "oracle_tuned": "g"}  # fmt: skip
+# What the sentence is about: the first of these that is a row.
+SUBJECTS = {"tuned": "The tuned system", "tuned_retriever": "The tuned retriever",
+            "tuned_generator": "The tuned generator", "base": "The base system"}  # fmt: skip
+HALVES = {"g": "generator", "r": "retriever"}
 METRICS = {"em": "EM", "f1": "F1", "rougeL": "ROUGE-L", "recall@5": "recall@5"}
 MAX_MIXED_SHARE = 0.05  # of questions that folds may share, by documents that ask the same
 
@@ -32,8 +38,11 @@ def compare(runs: Sequence[Path], page: Path) -> str:
     """Compares run folders, writes the page (and its data beside it as .json), and returns the table for a terminal.
 
     Raises:
+        ConfigError: the page would have the name of its data.
         DataError: as `comparison`.
     """
+    if page.suffix.lower() == ".json":
+        raise ConfigError(f"--to names the page, its data is written beside it as .json: not {page}, but a .html")
     result = comparison([RunDir(path) for path in runs])
     write_comparison(result, page)
     return comparison_table(result)
@@ -44,15 +53,18 @@ def comparison(run_dirs: Sequence[RunDir], num_resamples: int = 10_000, seed: in
 
     Where they asked the same questions: {"kind": "paired", "runs", "questions", "documents", "sentences", "levels":
     {run: {system: {metric: level}}}, "differences": [{a, b, system, metric, delta, ci95, p, p_holm, n}]}, over the
-    shared questions alone, Holm over all differences.
+    shared questions alone, Holm over all differences. Systems that no run tuned the halves of are left out.
 
     Where these runs differ in nothing but run.seed: {"kind": "seeds", "systems", "comparisons", "verdict", "parts":
     [{run, questions, metric: {base, tuned}}], "spread": {metric: {mean, sd, low, high} of the parts' gains}}, each
     question's score being its mean over the seeds. Where they asked different questions, the same with {"kind":
     "folds"} and all questions pooled.
 
+    Runs in which a half was not shipped that others tuned are named, in "sentences" or the verdict's notes.
+
     Raises:
-        DataError: fewer than two runs, one is not evaluated, or they overlap too little to pair and too much to pool.
+        DataError: fewer than two runs, one is no run folder or not evaluated, or they overlap too little to pair and
+            too much to pool.
     """
     if len(run_dirs) < 2:
         raise DataError("comparing takes two or more run folders")
@@ -61,15 +73,16 @@ def comparison(run_dirs: Sequence[RunDir], num_resamples: int = 10_000, seed: in
     asked = [{_key(pair): row for row, pair in enumerate(table.pairs)} for table in tables]
     shared = set(asked[0]).intersection(*asked[1:])
     smallest = min(len(keys) for keys in asked)
-    tuned = "".join(sorted(set("".join(halves_tuned(run_dir) for run_dir in run_dirs))))
+    halves = [halves_tuned(run_dir) for run_dir in run_dirs]
+    tuned, notes = "".join(sorted(set("".join(halves)))), _not_shipped(names, halves)
     if len(shared) > smallest / 2:
         rows = [np.array([keys[key] for key in sorted(shared, key=str)]) for keys in asked]
         same = [subset(table, chosen) for table, chosen in zip(tables, rows, strict=True)]
         if _only_seeds_differ(run_dirs):
-            return _together("seeds", names, same, _averaged(same), tuned, num_resamples, seed)
-        return _paired(names, same, num_resamples, seed)
+            return _together("seeds", names, same, _averaged(same), tuned, notes, num_resamples, seed)
+        return _paired(names, same, tuned, notes, num_resamples, seed)
     if all(len(set(a) & set(b)) <= MAX_MIXED_SHARE * smallest for a, b in itertools.combinations(asked, 2)):
-        return _together("folds", names, tables, _pooled(tables), tuned, num_resamples, seed)
+        return _together("folds", names, tables, _pooled(tables), tuned, notes, num_resamples, seed)
     raise DataError(
         f"the runs share only {len(shared)} of {smallest} questions: too few to pair, too many to be folds; "
         "evaluate them with the same questions, or with different ingest.fold"
@@ -103,7 +116,22 @@ def _names(run_dirs: Sequence[RunDir]) -> list[str]:
     return names
 
 
+def _not_shipped(names: list[str], halves: list[str]) -> list[str]:
+    """Of each half that some runs tuned, the runs that went without."""
+    notes = []
+    for half, name in HALVES.items():
+        without = [run for run, tuned in zip(names, halves, strict=True) if half not in tuned]
+        if 0 < len(without) < len(names):
+            runs = ", ".join(without)
+            notes.append(
+                f"No tuned {name} was shipped in {runs}: the base one stands in its place and counts as tuned."
+            )
+    return notes
+
+
 def _load(run_dir: RunDir) -> ScoreTable:
+    if not run_dir.path.is_dir():
+        raise DataError(f"{run_dir.path} is no run folder: name the folders that `rag-ft run` wrote")
     pairs = [pair for pair in read_jsonl(run_dir.qa, QAPair) if pair.split == "test"]
     table = make_table(pairs, read_jsonl(run_dir.scores, Score))
     if not table.pairs:
@@ -130,12 +158,15 @@ def _settings(run_dir: RunDir) -> tuple[int | None, dict[str, Any]]:
     return seed, {key: value for key, value in values.items() if key not in ("name", "run")}
 
 
-def _paired(names: list[str], tables: list[ScoreTable], num_resamples: int, seed: int) -> dict[str, Any]:
+def _paired(
+    names: list[str], tables: list[ScoreTable], tuned: str, notes: list[str], num_resamples: int, seed: int
+) -> dict[str, Any]:
     """Of tables whose rows are the same questions."""
     values = [table.values for table in tables]
-    keys = [k for k in itertools.product(SYSTEMS, METRICS) if all(_value(v, *k) is not None for v in values)]
+    systems = [system for system, halves in SYSTEMS.items() if set(halves) <= set(tuned)]
+    keys = [k for k in itertools.product(systems, METRICS) if all(_value(v, *k) is not None for v in values)]
     levels = [(run, key) for run in range(len(names)) for key in keys]
-    changes = [(run, key) for run in range(1, len(names)) for key in keys]
+    changes = [(run, key) for run in range(1, len(names)) for key in keys if not _is_borrowed(*key, systems)]
     columns = [mean_column(_value(values[run], *key)) for run, key in levels]
     columns += [mean_column(_value(values[run], *key) - _value(values[0], *key)) for run, key in changes]
     estimates = estimate_columns(tables[0], columns, num_resamples, seed)
@@ -145,18 +176,21 @@ def _paired(names: list[str], tables: list[ScoreTable], num_resamples: int, seed
         "kind": "paired",
         "runs": names,
         **_size(tables[0]),
-        "sentences": _sentences(differences),
+        "sentences": _sentences(differences) + notes,
         "levels": _levels(names, dict(zip(levels, estimates, strict=False))),
         "differences": differences,
     }
 
 
 def _sentences(differences: list[dict[str, Any]]) -> list[str]:
-    """What the tuned system of each other run does against the first one's: by F1, where there is none by recall."""
-    of_tuned = [row for row in differences if row["system"] == "tuned"]
-    metric = "f1" if any(row["metric"] == "f1" for row in of_tuned) else "recall@5"
-    shown = [row for row in of_tuned if row["metric"] == metric]
-    return [f"The tuned system, {row['b']} against {row['a']}: {described(row)}." for row in shown]
+    """What the tuned system of each other run does against the first one's, or the base system where nothing was
+    tuned: by F1, where there is none by recall."""
+    compared = {row["system"] for row in differences}
+    subject = next((system for system in SUBJECTS if system in compared), None)
+    rows = [row for row in differences if row["system"] == subject]
+    metric = "f1" if any(row["metric"] == "f1" for row in rows) else "recall@5"
+    shown = [row for row in rows if row["metric"] == metric]
+    return [f"{SUBJECTS[row['system']]}, {row['b']} against {row['a']}: {described(row)}." for row in shown]
 
 
 def _size(table: ScoreTable) -> dict[str, int]:
@@ -180,7 +214,7 @@ def _differences(names: list[str], changes: list[tuple[tuple[int, tuple[str, str
             "system": system,
             "metric": metric,
             "delta": round(estimate.value, 6),
-            "ci95": estimate.ci95,
+            "ci95": [round(bound, 6) for bound in estimate.ci95] if estimate.ci95 else None,
             "p": estimate.p,
             "p_holm": p_holm,
             "n": estimate.n,
@@ -197,16 +231,22 @@ def _value(values: dict[tuple[str, str], np.ndarray], system: str, metric: str) 
     return values.get((system, metric))
 
 
+def _is_borrowed(system: str, metric: str, systems: Sequence[str]) -> bool:
+    """Whether a cell's recall is that of another row, where its change is tested already."""
+    return "@" in metric and (system == "tuned_generator" or (system == "tuned_retriever" and "tuned" in systems))
+
+
 def _together(
-    kind: str, names: list[str], tables: list[ScoreTable], whole: ScoreTable, tuned: str, resamples: int, seed: int
-) -> dict[str, Any]:
+    kind: str, names: list[str], tables: list[ScoreTable], whole: ScoreTable, tuned: str, notes: list[str],
+    resamples: int, seed: int,
+) -> dict[str, Any]:  # fmt: skip
     """One verdict over all runs, each run's own means, and how far these lie apart."""
     systems, comparisons = summarise(whole, tuned, resamples, seed)
     parts = [{"run": name, **_means(table)} for name, table in zip(names, tables, strict=True)]
     shown = [metric for metric in METRICS if all(metric in part for part in parts)]
     gains = {metric: spread([part[metric]["tuned"] - part[metric]["base"] for part in parts]) for metric in shown}
     said = verdict(comparisons, tuned, ("base", "f1") in whole.values)
-    said["notes"] += _spread_notes(kind, gains, len(names))
+    said["notes"] += notes + _spread_notes(kind, gains, len(names))
     return {
         "kind": kind, "runs": names, **_size(whole), "systems": systems, "comparisons": comparisons, "parts": parts,
         "spread": gains, "verdict": said,

@@ -63,7 +63,7 @@ def make_metrics(config: Config, run_dir: RunDir, table: ScoreTable, documents: 
     comparisons [{a, b, metric, delta = b - a, ci95, p, p_holm, family, p_permutation (null for
         abstention_f1), p_mcnemar (of em), n, num_documents, more_questions (0 settled, null out of reach)}].
     by_origin {human | generated: {systems, comparisons}}: where both kinds of questions were asked.
-    slices [{field, part, n, metrics: {metric: {base, tuned, delta, ci95}}, gap}].
+    slices [{field, part, n, metrics: {metric: {base, tuned, delta, ci95}}, gap, compared}]: see report_page/slices.py.
     robustness: null, or see report_page/robustness.py.
     cross_validation (null without folds), leakage, funnel, cost: see report_page/facts.py.
     """

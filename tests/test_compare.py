@@ -11,13 +11,14 @@ import pytest
 from synthetic_run import make_synthetic_run
 
 from rag_ft.compare import compare, comparison, comparison_table, write_comparison
-from rag_ft.errors import DataError
+from rag_ft.errors import ConfigError, DataError
 from rag_ft.paths import RunDir
 from rag_ft.records import write_jsonl
 
 
-def run(folder: Path, seed: int = 0, tuned: float = 0.6, **changes: object) -> RunDir:
+def run(folder: Path, seed: int = 0, tuned: float = 0.6, halves: str = "gr", **changes: object) -> RunDir:
     right = {"tuned": tuned}
+    changes["tuned"] = halves
     return make_synthetic_run(folder, seed=seed, right=right, num_documents=30, per_document=5, **changes)[1]  # type: ignore[arg-type]
 
 
@@ -43,6 +44,39 @@ def test_the_same_questions_are_paired_and_the_change_is_the_difference_of_level
 def test_a_run_compared_with_itself_differs_in_nothing(tmp_path: Path) -> None:
     result = comparison([run(tmp_path / "a"), run(tmp_path / "b")], 200)
     assert {row["delta"] for row in result["differences"]} == {0.0}
+
+
+@pytest.mark.parametrize(
+    ("halves", "subject", "rows"),
+    [
+        ("", "The base system", ["base", "oracle_base"]),
+        ("g", "The tuned generator", ["base", "tuned_generator", "oracle_base", "oracle_tuned"]),
+        ("r", "The tuned retriever", ["base", "tuned_retriever", "oracle_base"]),
+    ],
+)
+def test_runs_are_compared_by_what_they_tuned(tmp_path: Path, halves: str, subject: str, rows: list[str]) -> None:
+    runs = [run(tmp_path / name, halves=halves) for name in "ab"]
+    result = comparison(runs, 200)
+    assert list(result["levels"]["a"]) == rows
+    assert {row["system"] for row in result["differences"]} == set(rows)
+    [sentence] = result["sentences"]
+    assert sentence.startswith(f"{subject}, b against a: +0.0 F1")
+    assert "tuned  " not in re.findall(r"b  (\w+  )", comparison_table(result))
+
+
+def test_a_recall_that_two_rows_share_is_tested_once(tmp_path: Path) -> None:
+    result = comparison([run(tmp_path / "a"), run(tmp_path / "b", seed=0)], 200)
+    assert [row["system"] for row in result["differences"] if row["metric"] == "recall@5"] == ["base", "tuned"]
+    assert "recall@5" in result["levels"]["b"]["tuned_retriever"]
+
+
+def test_a_run_without_a_half_that_others_tuned_is_named(tmp_path: Path) -> None:
+    note = "No tuned retriever was shipped in b: the base one stands in its place and counts as tuned."
+    runs = [run(tmp_path / "a"), run(tmp_path / "b", halves="g"), run(tmp_path / "c")]
+    assert comparison(runs, 200)["sentences"][2:] == [note]
+    seeds = comparison([with_seed(run_dir, n) for n, run_dir in enumerate(runs)], 200)
+    assert seeds["kind"] == "seeds" and note in seeds["verdict"]["notes"] and note in comparison_table(seeds)
+    assert note not in comparison(runs[::2], 200)["verdict"]["notes"]
 
 
 def test_folds_are_pooled_into_one_verdict(tmp_path: Path) -> None:
@@ -99,6 +133,21 @@ def test_runs_that_share_some_questions_are_refused(tmp_path: Path) -> None:
 def test_one_run_is_nothing_to_compare(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="two or more"):
         comparison([RunDir(tmp_path)])
+
+
+def test_what_is_no_run_folder_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "report.html"
+    file.write_text("x")
+    for wrong in (file, tmp_path / "nowhere"):
+        with pytest.raises(DataError, match=f"{wrong.name} is no run folder"):
+            compare([run(tmp_path / "a").path, wrong], tmp_path / "compare.html")
+
+
+def test_a_page_that_its_own_data_would_overwrite_is_refused(tmp_path: Path) -> None:
+    runs = [run(tmp_path / name).path for name in "ab"]
+    with pytest.raises(ConfigError, match=r"written beside it as \.json: not .*x\.json"):
+        compare(runs, tmp_path / "x.json")
+    assert not (tmp_path / "x.json").exists()
 
 
 def test_comparing_folders_writes_a_self_contained_page_and_its_data(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import html.parser
 import json
@@ -17,7 +18,7 @@ from rag_ft import report
 from rag_ft.config import Config
 from rag_ft.errors import DataError
 from rag_ft.paths import RunDir
-from rag_ft.records import Chunk, Hit, QAPair, read_jsonl, write_jsonl
+from rag_ft.records import Chunk, Hit, QAPair, Score, read_jsonl, write_jsonl
 from rag_ft.report_page.browser import EXACT, INVENTED, NEEDLESS_ABSTENTION, RIGHT_ABSTENTION, reason, script_json
 from rag_ft.report_page.charts import curve, training_curves
 from rag_ft.report_page.retriever import moved
@@ -130,6 +131,27 @@ def test_a_slice_that_does_much_worse_is_named(tmp_path: Path) -> None:
     report.run(config, run_dir)
     gaps = [row["part"] for row in metrics_of(run_dir)["slices"] if row["gap"]]
     assert gaps == ["summary"]
+
+
+def test_a_part_that_could_not_be_compared_says_so(tmp_path: Path) -> None:
+    config, run_dir = make_synthetic_run(tmp_path, num_documents=4, **QUICK)
+    pairs = list(read_jsonl(run_dir.qa, QAPair))
+    few = [dataclasses.replace(pair, kind="inference" if i < 3 else "factoid") for i, pair in enumerate(pairs)]
+    write_jsonl(run_dir.qa, few)
+    report.run(config, run_dir)
+    found = {row["part"]: row["compared"] for row in metrics_of(run_dir)["slices"]}
+    assert found == {"inference": False, "factoid": False, "north": True, "south": True}
+
+
+def test_scores_of_the_base_alone_are_reported(tmp_path: Path) -> None:
+    config, run_dir = make_synthetic_run(tmp_path, num_documents=4, **QUICK)
+    write_jsonl(run_dir.scores, [score for score in read_jsonl(run_dir.scores, Score) if score.system == "base"])
+    report.run(config, run_dir)
+    metrics = metrics_of(run_dir)
+    assert metrics["verdict"]["sentence"] == "Undecided: no answers of a tuned system were scored."
+    assert metrics["slices"] and not any(row["compared"] for row in metrics["slices"])
+    assert all(row["metrics"]["f1"]["tuned"] is None for row in metrics["slices"])
+    assert "NaN" not in run_dir.metrics.read_text() and "nan" not in run_dir.report_md.read_text()
 
 
 def test_the_questions_whose_proof_moved_most_are_shown_with_their_ranks() -> None:

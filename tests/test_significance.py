@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from rag_ft.metrics.comparisons import DECIDING
+from rag_ft.metrics.comparisons import DECIDING, make_table, summarise
 from rag_ft.metrics.significance import Estimate, bootstrap, bootstrap_change, holm, mcnemar, more_questions, sign_flip
 from rag_ft.metrics.verdict import verdict
+from rag_ft.records import QAPair, Score
 
 
 def clustered(
@@ -133,6 +136,35 @@ def test_no_difference_at_all_is_certainly_nothing() -> None:
     assert (estimate.value, estimate.ci95, estimate.p) == (0.0, (0.0, 0.0), 1.0)
 
 
+def test_rounding_noise_is_no_spread() -> None:
+    """Every document gains 6 of its 10 questions: sums of 0.6 differ in the last bit from resample to resample."""
+    for num_documents, share in itertools.product((2, 3, 5, 12), (0.1, 0.3, 0.5, 0.6, 0.7)):
+        deltas = np.tile(np.arange(10) < 10 * share, num_documents).astype(float)[:, None]
+        estimate = intervals(deltas, np.repeat(np.arange(num_documents), 10), 0)[0]
+        assert (estimate.standard_error, estimate.p) == (0.0, 2 * 0.5**num_documents), share
+        assert more_questions(estimate) is None
+
+
+def test_where_nothing_varies_six_documents_are_the_fewest_that_tell() -> None:
+    p = {number: intervals(np.ones((number, 1)), np.arange(number), 0)[0].p for number in (2, 5, 6)}
+    assert p[2] == 0.5 and p[5] > 0.05 > p[6]
+
+
+def test_what_counts_as_significant_has_no_zero_in_its_interval() -> None:
+    """Few changes over few documents: many resamples are exactly 0."""
+    rng, num_significant = np.random.default_rng(0), 0
+    for seed in range(400):
+        num_documents, per_document = rng.integers(8, 40), rng.integers(1, 6)
+        documents = np.repeat(np.arange(num_documents), per_document)
+        deltas = rng.choice([-1.0, 0.0, 1.0], p=[0.1, 0.6, 0.3], size=(len(documents), 1))
+        estimate = intervals(deltas, documents, seed)[0]
+        low, high = (round(bound, 6) for bound in estimate.ci95)
+        if estimate.p < 0.05:
+            assert not low <= 0 <= high
+            num_significant += 1
+    assert num_significant > 50
+
+
 def test_a_large_difference_over_few_documents_is_not_held_back_by_the_number_of_resamples() -> None:
     deltas = np.random.default_rng(0).normal(0.5, 0.15, (12, 1))
     few, exact = intervals(deltas, np.arange(12), 0, 500)[0].p, stats.ttest_1samp(deltas[:, 0], 0).pvalue
@@ -181,6 +213,45 @@ def test_a_difference_out_of_reach_asks_for_no_number_of_questions() -> None:
     assert more_questions(Estimate(0.0, (0.0, 0.0), 1.0, 0.0, 100, 50)) is None
 
 
+# --- what is compared ---------------------------------------------------------------------------------------------
+
+
+def compared(tuned: str, systems: Sequence[str]) -> tuple[dict[str, dict], dict[tuple[str, str], dict]]:
+    """(levels, the differences in F1 by their two systems) of systems that are right at random, cells that an untuned
+    half would need being those of the base half, as the evaluation fills them."""
+    halves = {"base": "", "tuned_generator": "g", "tuned_retriever": "r", "tuned": "gr"}
+    rng, pairs, scores = np.random.default_rng(3), [], []
+    for number in range(60):
+        key, right = f"q{number}", {}
+        pairs.append(QAPair(key, key, ("x",), None, f"d{number // 3}", None, "factoid", "test", "imported"))
+        for system in systems:
+            cell = "".join(half for half in halves[system] if half in tuned) if system in halves else system
+            right[cell] = right.get(cell, float(rng.random() < 0.5))
+            scores.append(Score(key, system, "f1", right[cell]))
+    levels, rows = summarise(make_table(pairs, scores), tuned, 300, 0)
+    return levels, {(row["a"], row["b"]): row for row in rows}
+
+
+@pytest.mark.parametrize(("tuned", "half"), [("g", "tuned_generator"), ("r", "tuned_retriever")])
+def test_with_one_half_tuned_its_difference_is_tested_once(tuned: str, half: str) -> None:
+    levels, rows = compared(tuned, ("base", "tuned_generator", "tuned_retriever", "tuned"))
+    assert rows.keys() == {("base", half)}
+    assert rows["base", half]["p_holm"] == rows["base", half]["p"]
+    assert levels["tuned"] == levels[half]  # its row stays
+
+
+def test_with_both_halves_tuned_every_cell_is_compared() -> None:
+    rows = compared("gr", ("base", "tuned_generator", "tuned_retriever", "tuned", "ensemble_base", "ensemble_tuned"))[1]
+    assert rows.keys() == {
+        ("base", "tuned_generator"), ("base", "tuned_retriever"), ("base", "tuned"), ("tuned_retriever", "tuned"),
+        ("tuned_generator", "tuned"), ("base", "ensemble_base"), ("tuned", "ensemble_tuned"),
+    }  # fmt: skip
+
+
+def test_with_nothing_tuned_only_untuned_systems_are_compared() -> None:
+    assert compared("", ("base", "tuned", "ensemble_base", "ensemble_tuned"))[1].keys() == {("base", "ensemble_base")}
+
+
 # --- the verdict --------------------------------------------------------------------------------------------------
 
 
@@ -213,6 +284,74 @@ def test_the_verdict_names_the_best_half_its_gain_and_what_is_open() -> None:
         "Ship both: +6.1 F1 (95 % CI 4.0 to 8.3); the tuned generator alone brings +5.0 F1 (95 % CI 3.0 to 7.0); "
         "the tuned retriever alone is not significant, about 420 more questions would tell."
     )
+
+
+def test_what_would_settle_an_open_result_depends_on_why_it_is_open() -> None:
+    cases = {
+        "no difference was seen": comparison("tuned_generator", "f1", 0.0, -0.02, 0.02, 1.0, None),
+        "too small for any reachable number": comparison("tuned_generator", "f1", 0.001, -0.02, 0.02, 0.9, None),
+        "add test documents": comparison("tuned_generator", "f1", 0.6, 0.6, 0.6, 0.5, None),
+    }
+    for said, row in cases.items():
+        found = verdict([row], "g")
+        assert found["ship"] == "undecided"
+        assert [said in found["sentence"] for said in cases] == [other == said for other in cases]
+    one_document = {**cases["add test documents"], "ci95": None, "p": None, "num_documents": 1}
+    assert "(no interval: one document); add test documents" in verdict([one_document], "g")["sentence"]
+
+
+def test_a_difference_that_holm_leaves_open_is_told_from_one_that_was_never_significant() -> None:
+    gain = comparison("tuned_generator", "f1", 0.05, 0.03, 0.07, 0.001)
+    for p, said in ((0.03, "not significant once several comparisons are allowed for"), (0.5, "not significant,")):
+        other = {**comparison("tuned_retriever", "f1", 0.6, 0.5, 0.7, p, 90), "p_holm": 0.5}
+        assert f"the tuned retriever alone is {said}" in verdict([gain, other], "gr")["sentence"]
+
+
+def test_an_open_result_hides_no_proven_harm() -> None:
+    found = verdict(
+        [
+            comparison("tuned_generator", "f1", -0.244, -0.332, -0.148, 2e-5),
+            comparison("tuned_retriever", "f1", 0.0, -0.024, 0.024, 1.0, None),
+            comparison("tuned", "f1", -0.292, -0.372, -0.212, 6e-7),
+        ],
+        "gr",
+    )
+    assert (found["ship"], found["sentence"]) == (
+        "undecided",
+        "Undecided: the tuned retriever +0.0 F1 (95 % CI -2.4 to 2.4); no difference was seen; the tuned generator "
+        "alone harms (-24.4 F1 (95 % CI -33.2 to -14.8)); both halves together harm (-29.2 F1 (95 % CI "
+        "-37.2 to -21.2)).",
+    )
+
+
+def test_a_proven_harm_is_never_what_is_called_undecided() -> None:
+    harm, worse = (-0.04, -0.06, -0.02, 0.001), (-0.05, -0.12, 0.02, 0.2, 300)
+    rows = [comparison("tuned_generator", "f1", *harm), comparison("tuned_retriever", "f1", *worse)]
+    sentence = verdict(rows, "gr")["sentence"]
+    assert sentence.startswith("Undecided: the tuned retriever -5.0 F1")
+    assert "the tuned generator alone harms" in sentence
+
+
+def test_what_is_shipped_hides_no_proven_harm() -> None:
+    harm = (-0.05, -0.08, -0.02, 0.001)
+    generator = comparison("tuned_generator", "f1", 0.08, 0.05, 0.11, 0.001)
+    both = comparison("tuned", "f1", *harm)
+    assert "; both halves together harm (-5.0 F1" in verdict([generator, both], "gr")["sentence"]
+    found = comparison("tuned", "recall@5", 0.1, 0.06, 0.14, 0.001)
+    rows = [comparison("tuned_generator", "f1", *harm), comparison("tuned_retriever", "f1", 0.0, -0.1, 0.1, 1.0, None)]
+    shipped = verdict([*rows, both, found], "gr")
+    assert shipped["ship"] == "retriever"
+    assert "the tuned generator alone harms" in shipped["sentence"] and "together harm" in shipped["sentence"]
+
+
+def test_where_nothing_was_measured_the_verdict_says_why() -> None:
+    why = {
+        ("g", False): "the retriever was not tuned and answers were not asked",
+        ("r", False): "no question has a known proving chunk, so nothing was measured",
+        ("gr", True): "no answers of a tuned system were scored",
+    }
+    for (tuned, answers), said in why.items():
+        assert verdict([], tuned, answers)["sentence"] == f"Undecided: {said}."
 
 
 def test_a_half_that_harms_is_not_shipped_with_the_other() -> None:

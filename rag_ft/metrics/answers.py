@@ -10,36 +10,42 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 
 from rag_ft.metrics.rouge import ROUGE, rouge
-from rag_ft.metrics.words import content_words, is_unspaced, normalise, stems
+from rag_ft.metrics.words import content_words, is_unspaced, normalise, single_spaced, stems, without_punctuation
 
 ANSWER_METRICS = ("em", "f1", *ROUGE, "contains")
 
 
+# From SQuAD's normal form to milder ones, for answers that it leaves nothing of.
+FORMS = (normalise, without_punctuation, single_spaced)
+
+
 def exact_match(prediction: str, answers: Sequence[str]) -> float:
-    """1.0 if the prediction equals an accepted answer in SQuAD's normal form. An empty prediction is "no answer"."""
-    said = normalise(prediction)
-    return float(any(said == normalise(answer) for answer in _gold(answers)))
+    """1.0 if the prediction equals an accepted answer in SQuAD's normal form.
+
+    Where that form leaves nothing of any accepted answer ("A", "The", "+"), the next milder form is used that does:
+    the official script would take every prediction that it empties for right.
+    """
+    return float(any(said == wanted for said, wanted in _compared(prediction, answers)))
 
 
 def token_f1(prediction: str, answers: Sequence[str]) -> float:
-    """Token F1 with the accepted answer that fits best, as in SQuAD v2's official script."""
-    said = normalise(prediction).split()
-    return max(_f1(said, normalise(answer).split()) for answer in _gold(answers))
+    """Token F1 with the accepted answer that fits best, as in SQuAD v2's official script; forms as of exact_match."""
+    return max(_f1(said.split(), wanted.split()) for said, wanted in _compared(prediction, answers))
 
 
 def contains(prediction: str, answers: Sequence[str]) -> float:
-    """1.0 if the prediction has an accepted answer in it as whole words (as a substring in scripts without spaces)."""
-    said = normalise(prediction)
-    return float(any(_is_in(normalise(answer), said) for answer in _gold(answers)))
+    """1.0 if the prediction has an accepted answer in it as whole words (as a substring in scripts without spaces);
+    forms as of exact_match."""
+    return float(any(_is_in(wanted, said) for said, wanted in _compared(prediction, answers)))
 
 
 def score_answer(prediction: str, answers: Sequence[str], abstained: bool) -> dict[str, float]:
     """All of ANSWER_METRICS for one prediction, and `abstained`.
 
     Where there is no answer to give, abstaining scores 1 on every metric and anything else 0; abstaining where there
-    is one scores 0. An empty answer counts as abstaining.
+    is one scores 0. An answer of nothing but white space counts as abstaining.
     """
-    abstained = abstained or not normalise(prediction)
+    abstained = abstained or not prediction.strip()
     if abstained or not answers:
         right = float(abstained and not answers)
         return {**dict.fromkeys(ANSWER_METRICS, right), "abstained": float(abstained)}
@@ -82,9 +88,12 @@ def citation_scores(cited: Collection[str], shown: Collection[str], gold: Collec
     return scores
 
 
-def _gold(answers: Sequence[str]) -> Sequence[str]:
-    """As the official script: answers that normalise to nothing are dropped; none left means "" is right."""
-    return [answer for answer in answers if normalise(answer)] or ("",)
+def _compared(prediction: str, answers: Sequence[str]) -> list[tuple[str, str]]:
+    """(prediction, accepted answer) in one form each. As in the official script, answers that normalise to nothing are
+    dropped where others are left, and without any answer "" is right."""
+    gold = [answer for answer in answers if normalise(answer)] or answers or ("",)
+    forms = [next((form for form in FORMS if form(answer)), normalise) for answer in gold]
+    return [(form(prediction), form(answer)) for form, answer in zip(forms, gold, strict=True)]
 
 
 def _f1(said: list[str], wanted: list[str]) -> float:

@@ -16,13 +16,15 @@ from scipy import stats
 
 BLOCK_CELLS = 4_000_000  # resamples x documents held at a time
 FEW_RESAMPLES = 5
+ROUNDING = 1e-9  # sums of shares are off by less: nearer to 0 than this is 0, and so is a spread
 
 
 @dataclass(frozen=True)
 class Estimate:
     """`ci95` and `p` (two-sided, of value = 0) are None where fewer than two documents are left to resample.
 
-    `standard_error` is the bootstrap's; `num_documents` counts those with at least one question that counts.
+    `standard_error` is the bootstrap's, 0 where all documents have the same value; `num_documents` counts those with
+    at least one question that counts.
     """
 
     value: float
@@ -158,22 +160,26 @@ def _estimate(value: float, resamples: np.ndarray, questions: int, clusters: int
     resamples = resamples[~np.isnan(resamples)]
     if clusters < 2 or not len(resamples):
         return Estimate(value, None, None, 0.0, questions, clusters)
-    spread = math.sqrt(clusters / (clusters - 1))
-    tail = stats.norm.sf(spread * stats.t.isf(0.025, clusters - 1))
+    wider = math.sqrt(clusters / (clusters - 1))
+    tail = stats.norm.sf(wider * stats.t.isf(0.025, clusters - 1))
     low, high = np.quantile(resamples, [tail, 1 - tail])
-    return Estimate(
-        value, (float(low), float(high)), _p(resamples, clusters), float(resamples.std()), questions, clusters
-    )
+    error = float(resamples.std())
+    error = error if error > ROUNDING else 0.0
+    return Estimate(value, (float(low), float(high)), _p(resamples, error, clusters), error, questions, clusters)
 
 
-def _p(resamples: np.ndarray, clusters: int) -> float:
-    """The level at which the expanded percentile interval just reaches 0, so that p and interval agree.
+def _p(resamples: np.ndarray, standard_error: float, clusters: int) -> float:
+    """The level at which the expanded percentile interval just reaches 0, so that p and interval agree. For that a
+    resample of 0 lies beyond 0 whichever side is asked.
 
     Where too few resamples lie beyond 0 to count, their distance in standard errors takes the place of their share.
+    Where all documents changed by the same amount there is no such distance, and only their number can tell: p is
+    then the sign test's, 0.5 for two documents and below 5 % from six on.
     """
-    below = float(np.sum(resamples < 0) + np.sum(resamples == 0) / 2)
-    beyond = min(below, len(resamples) - below)
+    beyond = min(int(np.sum(resamples <= ROUNDING)), int(np.sum(resamples >= -ROUNDING)))
+    if not standard_error:
+        return 1.0 if beyond else float(2 * 0.5**clusters)
     z = stats.norm.isf(max(beyond, 1) / len(resamples))
-    if beyond < FEW_RESAMPLES and resamples.std() > 0:
-        z = max(z, abs(resamples.mean()) / resamples.std())
+    if beyond < FEW_RESAMPLES:
+        z = max(z, abs(resamples.mean()) / standard_error)
     return float(min(1.0, 2 * stats.t.sf(z * math.sqrt((clusters - 1) / clusters), clusters - 1)))

@@ -8,6 +8,11 @@ ALPHA = 0.05
 FEW_DOCUMENTS = 10
 CANDIDATES = {"tuned_generator": "generator", "tuned_retriever": "retriever", "tuned": "both"}
 WORDS = {"generator": "the tuned generator", "retriever": "the tuned retriever", "both": "both halves tuned"}
+HARMS = {
+    "generator": "the tuned generator alone harms",
+    "retriever": "the tuned retriever alone harms",
+    "both": "both halves together harm",
+}
 UNITS = {"f1": "F1", "em": "EM", "recall@5": "recall@5", "mrr@10": "MRR@10", "abstention_f1": "abstention F1"}
 
 Comparison = dict[str, Any]
@@ -33,9 +38,9 @@ def _decide(comparisons: list[Comparison], tuned: str, answers: bool) -> dict[st
         return _result("none", "Nothing was tuned, or no tuning was accepted: base is all there is to ship.", [])
     decides = {(c["b"], c["metric"]): c for c in comparisons if c["family"] == "decides"}
     recall = decides.get(("tuned", "recall@5"))
-    gains = {half: c for name, half in CANDIDATES.items() if (c := decides.get((name, "f1"))) and _own(half, tuned)}
+    gains = {half: c for name, half in CANDIDATES.items() if (c := decides.get((name, "f1")))}
     if not answers or not gains:
-        return _by_recall(recall)
+        return _by_recall(recall, _unmeasured(tuned, answers))
     notes = _notes(gains, comparisons)
     better = {half: c for half, c in gains.items() if _is_gain(c)}
     if better:
@@ -47,8 +52,9 @@ def _decide(comparisons: list[Comparison], tuned: str, answers: bool) -> dict[st
     if all(_is_loss(c) for c in gains.values()):
         worst = min(gains.values(), key=lambda c: c["delta"])
         return _result("none", f"Keep the base: tuning made the answers worse ({_amount(worst)}).", notes)
-    best = max(gains, key=lambda half: gains[half]["delta"])
-    return _result("undecided", f"Undecided: {WORDS[best]} {_amount(gains[best])}; {_more(gains[best])}.", notes)
+    best = max((half for half in gains if not _is_loss(gains[half])), key=lambda half: gains[half]["delta"])
+    sentence = f"Undecided: {WORDS[best]} {_amount(gains[best])}; {_more(gains[best])}{_harms(gains)}."
+    return _result("undecided", sentence, notes)
 
 
 def points(value: float) -> str:
@@ -63,14 +69,18 @@ def described(comparison: Comparison) -> str:
     return f"{_amount(comparison)}, {_open(comparison)}; {_more(comparison)}"
 
 
-def _own(half: str, tuned: str) -> bool:
-    """Whether a cell says something of its own: with one half tuned, "both" is that half."""
-    return {"generator": "g" in tuned, "retriever": "r" in tuned, "both": len(tuned) == 2}[half]
+def _unmeasured(tuned: str, answers: bool) -> str:
+    """Why there is neither a difference in answers nor one in recall."""
+    if answers:
+        return "no answers of a tuned system were scored"
+    if "r" not in tuned:
+        return "the retriever was not tuned and answers were not asked"
+    return "no question has a known proving chunk, so nothing was measured"
 
 
-def _by_recall(recall: Comparison | None) -> dict[str, Any]:
+def _by_recall(recall: Comparison | None, unmeasured: str) -> dict[str, Any]:
     if recall is None:
-        return _result("undecided", "Undecided: no question has a known proving chunk, so nothing was measured.", [])
+        return _result("undecided", f"Undecided: {unmeasured}.", [])
     if _is_gain(recall):
         return _result("retriever", f"Ship the tuned retriever: {_amount(recall)}.", _cautions(recall))
     if _is_loss(recall):
@@ -81,18 +91,21 @@ def _by_recall(recall: Comparison | None) -> dict[str, Any]:
 
 
 def _rest(gains: dict[str, Comparison], shipped: str | None) -> str:
-    """What is to be said of the single halves that are not settled, or that harm."""
+    """What is to be said of the single halves that are not shipped, and of both where they harm."""
     parts = []
     for half, comparison in gains.items():
-        if half in (shipped, "both") or (shipped is None and half == "generator"):
+        if half in (shipped, "both") or (shipped is None and half == "generator") or _is_loss(comparison):
             continue
-        if _is_loss(comparison):
-            parts.append(f"{WORDS[half]} alone harms ({_amount(comparison)})")
-        elif _is_gain(comparison):
+        if _is_gain(comparison):
             parts.append(f"{WORDS[half]} alone brings {_amount(comparison)}")
         else:
             parts.append(f"{WORDS[half]} alone is {_open(comparison)}, {_more(comparison)}")
-    return "".join(f"; {part}" for part in parts)
+    return "".join(f"; {part}" for part in parts) + _harms(gains)
+
+
+def _harms(gains: dict[str, Comparison]) -> str:
+    """Every proven loss: a verdict on one half is not to hide what another does."""
+    return "".join(f"; {HARMS[half]} ({_amount(c)})" for half, c in gains.items() if _is_loss(c))
 
 
 def _find(comparisons: list[Comparison], a: str, b: str, metric: str) -> Comparison | None:
@@ -159,16 +172,26 @@ def _amount(comparison: Comparison) -> str:
 
 
 def _open(comparison: Comparison) -> str:
-    low, high = comparison["ci95"] or (0.0, 0.0)
-    return "not significant once several comparisons are allowed for" if low > 0 or high < 0 else "not significant"
+    alone = comparison["p"] is not None and comparison["p"] < ALPHA
+    return "not significant once several comparisons are allowed for" if alone else "not significant"
 
 
 def _more(comparison: Comparison) -> str:
+    """What would settle a difference that is not significant."""
     num = comparison["more_questions"]
-    if num is None:
-        return "the difference is too small for any reachable number of questions to tell"
-    step = 10 ** max(1, len(str(num)) - 2)
-    return f"about {-(-num // step) * step:,} more questions would tell"
+    if num:
+        step = 10 ** max(1, len(str(num)) - 2)
+        return f"about {-(-num // step) * step:,} more questions would tell"
+    if comparison["delta"] == 0:
+        return "no difference was seen"
+    if not _varies(comparison):
+        return "add test documents, these do not tell how far others would differ"
+    return "the difference is too small for any reachable number of questions to tell"
+
+
+def _varies(comparison: Comparison) -> bool:
+    """Whether the documents changed by different amounts: without that there is no standard error."""
+    return comparison["ci95"] is not None and comparison["ci95"][0] < comparison["ci95"][1]
 
 
 def _name(half: str) -> str:

@@ -24,7 +24,17 @@ STOP_WORDS = """
 @lru_cache(maxsize=1 << 16)
 def normalise(text: str) -> str:
     """SQuAD's normal form: lower case, ASCII punctuation and English articles removed, white space single."""
-    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+    return " ".join(_ARTICLES.sub(" ", without_punctuation(text)).split())
+
+
+def without_punctuation(text: str) -> str:
+    """Lower case, ASCII punctuation removed, white space single: SQuAD's normal form with its articles left in."""
+    return " ".join(text.lower().translate(_PUNCTUATION).split())
+
+
+def single_spaced(text: str) -> str:
+    """Case folded, white space single, all else left in."""
+    return " ".join(text.casefold().split())
 
 
 @lru_cache(maxsize=1 << 14)

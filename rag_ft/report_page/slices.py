@@ -22,10 +22,12 @@ MAX_VALUES = 12  # a metadata field with more values than this is an identifier,
 def by_group(
     table: ScoreTable, metrics: list[str], documents: Mapping[str, Document], seed: int
 ) -> list[dict[str, Any]]:
-    """One row per part: {field, part, n, metrics: {metric: {base, tuned, delta, ci95}}, gap}.
+    """One row per part: {field, part, n, metrics: {metric: {base, tuned, delta, ci95}}, gap, compared}.
 
     `gap` is None or {metric, value, p_holm}: tuned does worse here than on the other questions by more than chance
-    allows (Holm over all parts), a difference of two means with the parts' own standard errors.
+    allows (Holm over all compared parts), a difference of two means with the parts' own standard errors. `compared` is
+    False where that could not be asked: too few questions here or elsewhere, or no standard error. What was not scored
+    under a system is None.
     """
     rows = []
     for field, part_of in _fields(table, documents).items():
@@ -70,7 +72,7 @@ def _fields(table: ScoreTable, documents: Mapping[str, Document]) -> dict[str, C
 def _row(table: ScoreTable, metrics: list[str], field: str, part: str, chosen: np.ndarray, seed: int) -> dict[str, Any]:
     values, columns = {}, []
     for metric in metrics:
-        base, tuned = (table.values[system, metric] for system in SYSTEMS)
+        base, tuned = (_scores(table, system, metric) for system in SYSTEMS)
         inside = np.where(chosen, tuned - base, np.nan)
         columns += [mean_column(inside), mean_column(np.where(chosen, tuned, np.nan))]
         columns += [mean_column(np.where(chosen, np.nan, tuned))]
@@ -80,22 +82,24 @@ def _row(table: ScoreTable, metrics: list[str], field: str, part: str, chosen: n
         shown = change.ci95 if change.n >= MIN_QUESTIONS else None
         values[metric] = {**_plain_means(table, metric, chosen), "ci95": list(shown) if shown else None}
     return {
-        "field": field, "part": part, "n": int(chosen.sum()), "metrics": values, "gap": None,
+        "field": field, "part": part, "n": int(chosen.sum()), "metrics": values, "gap": None, "compared": False,
         "_here": estimates[1], "_rest": estimates[2], "_metric": metrics[0],
     }  # fmt: skip
 
 
 def _mark_gaps(rows: list[dict[str, Any]]) -> None:
-    tests = [_gap(row["_here"], row["_rest"]) for row in rows]
-    for row, (gap, _), p_holm in zip(rows, tests, holm([p for _, p in tests]), strict=True):
+    found = [(row, *test) for row in rows if (test := _gap(row["_here"], row["_rest"]))]
+    for (row, gap, _), p_holm in zip(found, holm([p for _, _, p in found]), strict=True):
+        row["compared"] = True
         if gap < 0 and p_holm < 0.05:
             row["gap"] = {"metric": row["_metric"], "value": round(gap, 6), "p_holm": p_holm}
 
 
-def _gap(here: Estimate, rest: Estimate) -> tuple[float, float]:
+def _gap(here: Estimate, rest: Estimate) -> tuple[float, float] | None:
+    """(gap, p); None where it cannot be told."""
     error = math.hypot(here.standard_error, rest.standard_error)
     if min(here.n, rest.n) < MIN_QUESTIONS or not error:
-        return 0.0, 1.0
+        return None
     gap = here.value - rest.value
     return gap, float(2 * stats.norm.sf(abs(gap) / error))
 
@@ -103,11 +107,15 @@ def _gap(here: Estimate, rest: Estimate) -> tuple[float, float]:
 def _plain_means(table: ScoreTable, metric: str, chosen: np.ndarray) -> dict[str, Any]:
     means = {}
     for system in SYSTEMS:
-        values = table.values[system, metric][chosen]
+        values = _scores(table, system, metric)[chosen]
         values = values[~np.isnan(values)]
         means[system] = round(float(values.mean()), 6) if len(values) else None
     base, tuned = means["base"], means["tuned"]
     return {**means, "delta": None if base is None or tuned is None else round(tuned - base, 6)}
+
+
+def _scores(table: ScoreTable, system: str, metric: str) -> np.ndarray:
+    return table.values.get((system, metric), np.full(len(table.pairs), np.nan))
 
 
 def _length(question: str) -> str:
