@@ -6,7 +6,7 @@
   const WHY = ["equals an accepted answer", "an accepted answer with more around it", "shares words with an accepted answer",
     "shares no word with an accepted answer", "abstained, and there was nothing to answer",
     "abstained: the proof was not in its context", "abstained although the proof was in its context",
-    "answered where it should have abstained"];
+    "answered where it should have abstained", "abstained; what proves the answer is not known"];
   const PAGE = 25;
   let found = [], shown = 0;
 
@@ -49,7 +49,8 @@
     const box = element("div", "side");
     box.append(element("div", "name", data.systems[system]));
     if (!answer) {
-      box.append(element("div", "why", "no reply: the language model failed"));
+      const leftOut = /^(oracle|withheld)/.test(data.systems[system]) && question.answers.length && !question.gold.length;
+      box.append(element("div", "why", leftOut ? "not asked: what proves the answer is not known" : "no reply: the language model failed"));
       return box;
     }
     const [said, em, f1, why, , cited] = answer;

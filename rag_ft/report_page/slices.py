@@ -16,6 +16,7 @@ from rag_ft.records import Document, QAPair
 MIN_QUESTIONS = 5  # fewer are shown without an interval, and never named a gap
 SYSTEMS = ("base", "tuned")
 LONG_QUESTION_WORDS = 12
+NO_DOCUMENT = "(no known document)"
 MAX_VALUES = 12  # a metadata field with more values than this is an identifier, not a slice
 
 
@@ -38,11 +39,11 @@ def by_group(
 
 
 def by_document(table: ScoreTable, metrics: list[str], documents: Mapping[str, Document]) -> list[dict[str, Any]]:
-    """{document, title, n, metrics: {metric: {base, tuned, delta}}}, the largest loss first."""
-    rows = []
-    for number in range(int(table.documents.max(initial=-1)) + 1):
-        chosen = table.documents == number
-        name = next(p.document_id for p, c in zip(table.pairs, chosen, strict=True) if c) or "(no document)"
+    """{document, title, n, metrics: {metric: {base, tuned, delta}}}, the largest loss first; questions without a known
+    document share a row."""
+    rows, names = [], np.array([pair.document_id or NO_DOCUMENT for pair in table.pairs], dtype=object)
+    for name in dict.fromkeys(names):
+        chosen = names == name
         values = {metric: _plain_means(table, metric, chosen) for metric in metrics}
         title = documents[name].title if name in documents else ""
         rows.append({"document": name, "title": title, "n": int(chosen.sum()), "metrics": values})
