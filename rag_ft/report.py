@@ -65,7 +65,7 @@ def make_metrics(config: Config, run_dir: RunDir, table: ScoreTable, documents: 
         abstention_f1), p_mcnemar (of em), n, num_documents (an unplaced question counts as one), more_questions (0
         settled, null out of reach)}].
     by_origin {human | generated: {systems, comparisons}}: where both kinds of questions were asked.
-    slices [{field, part, n, metrics: {metric: {base, tuned, delta, ci95}}, gap}].
+    slices [{field, part, n, metrics: {metric: {base, tuned, delta, ci95}}, compared, gap}].
     robustness: null, or see report_page/robustness.py.
     cross_validation (null without folds), leakage, funnel, cost: see report_page/facts.py.
     """

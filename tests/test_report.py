@@ -179,6 +179,32 @@ def test_what_an_earlier_evaluation_left_is_not_shown(tmp_path: Path) -> None:
     assert '"tuned","withheld_base"' in run_dir.report_html.read_text()
 
 
+def test_where_no_parts_can_be_compared_the_page_says_so(tmp_path: Path) -> None:
+    config, run_dir = make_synthetic_run(tmp_path, **QUICK)
+    report.run(config, run_dir)
+    compared = "No part of the questions does worse under the tuned system"
+    assert compared in run_dir.report_html.read_text()
+    write_jsonl(run_dir.qa, [pair for pair in read_jsonl(run_dir.qa, QAPair) if not pair.answerable][:6])
+    report.run(config, run_dir)
+    assert "Nothing was compared here" in run_dir.report_html.read_text()
+    assert compared not in run_dir.report_html.read_text()
+
+
+def test_a_part_of_a_single_document_is_no_gap(tmp_path: Path) -> None:
+    config, run_dir = make_synthetic_run(tmp_path, num_documents=12, **QUICK)
+    documents = [json.loads(line) for line in run_dir.documents.read_text().splitlines()]
+    documents[0]["metadata"]["source"] = "alone"
+    write_jsonl(run_dir.documents, documents)
+    scores = [json.loads(line) for line in run_dir.scores.read_text().splitlines()]
+    for row in scores:
+        if row["metric"] == "f1" and row["system"] == "tuned" and row["question_id"].startswith(documents[0]["id"]):
+            row["value"] = 0.0
+    write_jsonl(run_dir.scores, scores)
+    report.run(config, run_dir)
+    [alone] = [row for row in metrics_of(run_dir)["slices"] if row["part"] == "alone"]
+    assert (alone["n"], alone["compared"], alone["gap"]) == (8, False, None)
+
+
 def test_a_slice_that_does_much_worse_is_named(tmp_path: Path) -> None:
     config, run_dir = make_synthetic_run(tmp_path, num_documents=30, **QUICK)
     scores = [json.loads(line) for line in run_dir.scores.read_text().splitlines()]

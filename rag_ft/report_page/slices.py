@@ -23,10 +23,11 @@ MAX_VALUES = 12  # a metadata field with more values than this is an identifier,
 def by_group(
     table: ScoreTable, metrics: list[str], documents: Mapping[str, Document], seed: int
 ) -> list[dict[str, Any]]:
-    """One row per part: {field, part, n, metrics: {metric: {base, tuned, delta, ci95}}, gap}.
+    """One row per part: {field, part, n, metrics: {metric: {base, tuned, delta, ci95}}, compared, gap}.
 
-    `gap` is None or {metric, value, p_holm}: tuned does worse here than on the other questions by more than chance
-    allows (Holm over all parts), a difference of two means with the parts' own standard errors.
+    `compared`: the part and the other questions are both enough to be held against each other, five questions of two
+    documents at least. `gap` is None or {metric, value, p_holm}: tuned does worse here than on the other questions by
+    more than chance allows (Holm over all parts), a difference of two means with the parts' own standard errors.
     """
     rows = []
     for field, part_of in _fields(table, documents).items():
@@ -81,7 +82,8 @@ def _row(table: ScoreTable, metrics: list[str], field: str, part: str, chosen: n
         shown = change.ci95 if change.n >= MIN_QUESTIONS else None
         values[metric] = {**_plain_means(table, metric, chosen), "ci95": list(shown) if shown else None}
     return {
-        "field": field, "part": part, "n": int(chosen.sum()), "metrics": values, "gap": None,
+        "field": field, "part": part, "n": int(chosen.sum()), "metrics": values,
+        "compared": _comparable(estimates[1], estimates[2]), "gap": None,
         "_here": estimates[1], "_rest": estimates[2], "_metric": metrics[0],
     }  # fmt: skip
 
@@ -93,9 +95,13 @@ def _mark_gaps(rows: list[dict[str, Any]]) -> None:
             row["gap"] = {"metric": row["_metric"], "value": round(gap, 6), "p_holm": p_holm}
 
 
+def _comparable(here: Estimate, rest: Estimate) -> bool:
+    return min(here.n, rest.n) >= MIN_QUESTIONS and here.ci95 is not None and rest.ci95 is not None
+
+
 def _gap(here: Estimate, rest: Estimate) -> tuple[float, float]:
     error = math.hypot(here.standard_error, rest.standard_error)
-    if min(here.n, rest.n) < MIN_QUESTIONS or not error:
+    if not _comparable(here, rest) or not error:
         return 0.0, 1.0
     gap = here.value - rest.value
     return gap, float(2 * stats.norm.sf(abs(gap) / error))
