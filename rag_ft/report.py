@@ -40,7 +40,7 @@ def run(config: Config, run_dir: RunDir) -> dict[str, int | float]:
     pairs = [pair for pair in read_jsonl(run_dir.qa, QAPair) if pair.split == "test"]
     table = make_table(pairs, read_jsonl(run_dir.scores, Score))
     if not table.pairs:
-        raise DataError(f"{run_dir.scores} scores no test question of {run_dir.qa}: run evaluate again with --force")
+        raise DataError(_nothing_scored(run_dir))
     documents = {d.id: d for d in _documents(run_dir, {pair.document_id for pair in table.pairs})}
     metrics = make_metrics(config, run_dir, table, documents)
     write_text(run_dir.metrics, json.dumps(metrics, indent=1, ensure_ascii=False) + "\n")
@@ -162,6 +162,17 @@ def grid(metrics: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _documents(run_dir: RunDir, ids: set[str | None]) -> list[Document]:
     return [document for document in read_jsonl(run_dir.documents, Document) if document.id in ids]
+
+
+def _nothing_scored(run_dir: RunDir) -> str:
+    counts = facts.counts_of(run_dir, "evaluate")
+    if counts.get("located_questions") == 0 and "predictions" not in counts:
+        return (
+            f"{run_dir.scores} is empty: no test question has a known place in the documents, so there is nothing to "
+            "find, and answers were not evaluated: set evaluate.answers=true, or give the questions of "
+            "generate.questions their document_id and words of the document as answers or evidence"
+        )
+    return f"{run_dir.scores} scores no test question of {run_dir.qa}: run evaluate again with --force"
 
 
 def _headline(table: ScoreTable, mixed: bool) -> dict[str, Any]:

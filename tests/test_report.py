@@ -287,6 +287,16 @@ def test_scores_of_other_questions_end_in_an_error_with_a_remedy(tmp_path: Path)
         report.run(config, run_dir)
 
 
+def test_an_evaluation_that_had_nothing_to_find_says_what_would_help(tmp_path: Path) -> None:
+    config, run_dir = make_synthetic_run(tmp_path, num_documents=2, **QUICK)
+    write_jsonl(run_dir.scores, [])
+    done = json.loads(run_dir.done("evaluate").read_text())
+    done["counts"] |= {"located_questions": 0}
+    run_dir.done("evaluate").write_text(json.dumps(done))
+    with pytest.raises(DataError, match=r"set evaluate\.answers=true, or give .* their document_id"):
+        report.run(config, run_dir)
+
+
 def test_the_same_scores_make_the_same_bytes(tmp_path: Path) -> None:
     config, run_dir = make_synthetic_run(tmp_path, num_documents=4, **QUICK)
     report.run(config, run_dir)
