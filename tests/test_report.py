@@ -433,6 +433,31 @@ addEventListener("load", () => {{
 </script>"""
 
 
+FOREIGN_FRAME = """<iframe width="390" height="844" srcdoc="{}"></iframe><script>
+addEventListener("load", () => {{
+  const page = document.querySelector("iframe").contentDocument, root = page.documentElement;
+  const left = (node, at) => {{
+    const range = page.createRange();
+    range.setStart(node, at);
+    range.setEnd(node, at + 1);
+    return range.getBoundingClientRect().left;
+  }};
+  const whys = () => [...page.querySelectorAll(".why")].map((box) => box.textContent.split(" · ")[0]);
+  page.querySelectorAll(".card details").forEach((box) => {{ box.open = true; }});
+  setTimeout(() => {{
+    const question = page.querySelector(".q").firstChild, marks = page.querySelectorAll("mark");
+    const seen = {{wide: root.scrollWidth, width: root.clientWidth, marks: [...marks].map((mark) => mark.textContent),
+      first: left(question, 0), last: left(question, question.length - 1), why: whys()}};
+    const right = page.getElementById("right");
+    right.value = [...right.options].find((option) => option.text === "oracle_tuned").value;
+    right.dispatchEvent(new Event("change"));
+    seen.why.push(...whys());
+    document.body.dataset.probe = JSON.stringify(seen);
+  }}, 300);
+}});
+</script>"""
+
+
 def open_in_browser(page: Path, folder: Path, *flags: str) -> str:
     """The page's DOM after a few seconds in headless chromium."""
     command = [
@@ -488,6 +513,25 @@ def test_the_page_as_written_runs_under_its_own_policy_and_fits_a_phone(
     seen = probe(FRAME.format(html.escape(reported[1].report_html.read_text())), tmp_path)
     assert seen["wide"] <= seen["width"] <= 390
     assert seen["cards"] == 25
+
+
+@pytest.mark.skipif(not CHROMIUM.exists(), reason="no /usr/bin/chromium")
+def test_a_phone_shows_emoji_long_words_and_right_to_left_text_as_they_should_be(tmp_path: Path) -> None:
+    opening = "\U0001f600\U0001f600\U0001f600 This page tells about the {thing}."
+    config, run_dir = make_synthetic_run(tmp_path / "run", num_documents=3, opening=opening, unplaced=5, **QUICK)
+    rows = [json.loads(line) for line in run_dir.qa.read_text().splitlines()]
+    for number, row in enumerate(rows):
+        row["question"] = f"\u0645\u0646 \u0647\u0648 (The Crown {number})\u061f"
+        row["answers"] = [*row["answers"], "a" * 400]
+    write_jsonl(run_dir.qa, rows)
+    report.run(config, run_dir)
+    seen = probe(FOREIGN_FRAME.format(html.escape(run_dir.report_html.read_text())), tmp_path)
+    assert seen["wide"] <= seen["width"] <= 390
+    answers = {row["answers"][0] for row in rows}
+    assert seen["marks"] and {mark for mark in seen["marks"] if len(mark) > 2} <= answers
+    assert seen["last"] < seen["first"]  # a question mark that ends what is read from the right stands on the left
+    assert "abstained; what proves the answer is not known" in seen["why"]
+    assert "not asked: what proves the answer is not known" in seen["why"]
 
 
 def test_the_templates_are_in_the_package() -> None:
