@@ -194,7 +194,7 @@ def _sentences(differences: list[dict[str, Any]]) -> list[str]:
 
 
 def _size(table: ScoreTable) -> dict[str, int]:
-    return {"questions": len(table.pairs), "documents": len(set(table.documents.tolist()))}
+    return {"questions": len(table.pairs), "documents": len({pair.document_id for pair in table.pairs} - {None})}
 
 
 def _levels(names: list[str], estimates: dict[tuple[int, tuple[str, str]], Estimate]) -> dict[str, Any]:

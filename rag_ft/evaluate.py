@@ -15,7 +15,7 @@ from rag_ft.evaluation.given import index_given, with_given
 from rag_ft.evaluation.judge import judge
 from rag_ft.evaluation.robustness import probes
 from rag_ft.evaluation.similarity import similarity_scores
-from rag_ft.evaluation.systems import MIN_HITS, SYSTEMS, Ask, ask_of, second_chunk_id
+from rag_ft.evaluation.systems import MIN_HITS, Ask, asks_of, second_chunk_id
 from rag_ft.metrics.answers import citation_scores, faithfulness, score_answer
 from rag_ft.metrics.retrieval import evidence_shown, gold_chunk_ids, score_ranking
 from rag_ft.paths import RunDir
@@ -164,7 +164,7 @@ def _asks(config: Config, material: Material) -> list[Ask]:
     top_k, asks = config.retrieval.top_k, []
     for pair in material.pairs:
         hits = {half: material.rankings[half][pair.id] for half in ("base", "tuned")}
-        asks += [ask_of(s, pair, hits, material.gold[pair.id], material.chunks, top_k) for s in SYSTEMS]
+        asks += asks_of(pair, hits, material.gold[pair.id], material.chunks, top_k)
     if config.evaluate.robustness:
         asks += probes(material.pairs, material.rankings["base"], material.gold, material.chunks, config)
     if config.evaluate.ensemble:

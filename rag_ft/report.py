@@ -16,7 +16,7 @@ from rag_ft.evaluation.systems import ENSEMBLES, NAMES, RETRIEVERS, SYSTEMS
 from rag_ft.metrics.answers import ANSWER_METRICS
 from rag_ft.metrics.comparisons import ABSTENTION, SIDE_METRICS, ScoreTable, make_table, subset, summarise
 from rag_ft.metrics.retrieval import gold_chunk_ids
-from rag_ft.metrics.verdict import points, verdict
+from rag_ft.metrics.verdict import FEW_DOCUMENTS, points, verdict
 from rag_ft.paths import RunDir
 from rag_ft.records import Chunk, Document, Hit, Prediction, QAPair, Score, read_jsonl, read_rows, write_text
 from rag_ft.report_page import charts, facts, retriever, slices
@@ -40,7 +40,7 @@ def run(config: Config, run_dir: RunDir) -> dict[str, int | float]:
     pairs = [pair for pair in read_jsonl(run_dir.qa, QAPair) if pair.split == "test"]
     table = make_table(pairs, read_jsonl(run_dir.scores, Score))
     if not table.pairs:
-        raise DataError(f"{run_dir.scores} scores no test question of {run_dir.qa}: run evaluate again with --force")
+        raise DataError(_nothing_scored(run_dir))
     documents = {d.id: d for d in _documents(run_dir, {pair.document_id for pair in table.pairs})}
     metrics = make_metrics(config, run_dir, table, documents)
     write_text(run_dir.metrics, json.dumps(metrics, indent=1, ensure_ascii=False) + "\n")
@@ -56,12 +56,14 @@ def make_metrics(config: Config, run_dir: RunDir, table: ScoreTable, documents: 
     """What metrics.json holds. Values and differences are shares (0-1); `seconds` are seconds.
 
     schema, run, tuned {generator, retriever}: whether a tuned half was there and served.
-    headline {origins, questions, documents, of_several}: what `verdict`, `systems` and `comparisons` rest on.
+    headline {origins, questions, documents, unplaced, of_several}: what `verdict`, `systems` and `comparisons` rest
+        on; `documents` counts those that are known, `unplaced` the questions of which no document is known.
     verdict {ship, sentence, notes}: see metrics/verdict.py.
     systems {name: {metric: {value, ci95, n}}}: names of evaluation/systems.py. Retrieval metrics stand under the
         retrievers base, tuned, lexical, dense_base, dense_tuned.
     comparisons [{a, b, metric, delta = b - a, ci95, p, p_holm, family, p_permutation (null for
-        abstention_f1), p_mcnemar (of em), n, num_documents, more_questions (0 settled, null out of reach)}].
+        abstention_f1), p_mcnemar (of em), n, num_documents (an unplaced question counts as one), more_questions (0
+        settled, null out of reach)}].
     by_origin {human | generated: {systems, comparisons}}: where both kinds of questions were asked.
     slices [{field, part, n, metrics: {metric: {base, tuned, delta, ci95}}, gap, compared}]: see report_page/slices.py.
     robustness: null, or see report_page/robustness.py.
@@ -77,12 +79,13 @@ def make_metrics(config: Config, run_dir: RunDir, table: ScoreTable, documents: 
     answers = ("base", "f1") in table.values
     parts = {"human": human, "generated": ~human} if mixed else {}
     by_origin = {name: summarise(subset(table, part), tuned, resamples, seed) for name, part in parts.items()}
+    asked = _headline(headline, mixed)
     return {
         "schema": SCHEMA,
         "run": config.name,
-        "headline": _headline(headline, mixed),
+        "headline": asked,
         "tuned": {"generator": "g" in tuned, "retriever": "r" in tuned},
-        "verdict": verdict(comparisons, tuned, answers),
+        "verdict": _verdict(comparisons, tuned, answers, asked),
         "systems": known,
         "comparisons": comparisons,
         "by_origin": {name: {"systems": s, "comparisons": c} for name, (s, c) in by_origin.items()},
@@ -112,11 +115,24 @@ def summary_table(run_dir: RunDir) -> str:
     rows += [[row["name"], *(_cell(row, metric) for metric in shown)] for row in grid(metrics)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    asked = metrics["headline"]
-    lines.insert(
-        0, f"{asked['questions']} test questions about {asked['documents']} documents; change from base [95 %]"
-    )
+    lines.insert(0, f"{asked_about(metrics)}; change from base [95 %]")
     return "\n".join([*lines, "", metrics["verdict"]["sentence"], *metrics["verdict"]["notes"]])
+
+
+def asked_about(metrics: dict[str, Any]) -> str:
+    """How many questions the headline rests on, and about how many documents. Of questions without a known document
+    nobody can say that it was never trained on."""
+    asked = {"unplaced": 0, **metrics["headline"]}  # earlier versions did not count them
+    documents = f"about {_counted(asked['documents'], 'document')}"
+    if not metrics["leakage"]["given"]:
+        documents += f" that {'was' if asked['documents'] == 1 else 'were'} never trained on"
+    questions = f"{_counted(asked['questions'], 'test question')} ({' and '.join(asked['origins'])})"
+    if not asked["unplaced"]:
+        return f"{questions} {documents}"
+    if not asked["documents"]:
+        return f"{questions} about no known document"
+    placed = asked["questions"] - asked["unplaced"]
+    return f"{questions}: {placed} {documents}, {asked['unplaced']} about no known document"
 
 
 def main_metrics(metrics: dict[str, Any]) -> dict[str, str]:
@@ -148,10 +164,52 @@ def _documents(run_dir: RunDir, ids: set[str | None]) -> list[Document]:
     return [document for document in read_jsonl(run_dir.documents, Document) if document.id in ids]
 
 
+def _nothing_scored(run_dir: RunDir) -> str:
+    counts = facts.counts_of(run_dir, "evaluate")
+    if counts.get("located_questions") == 0 and "predictions" not in counts:
+        return (
+            f"{run_dir.scores} is empty: no test question has a known place in the documents, so there is nothing to "
+            "find, and answers were not evaluated: set evaluate.answers=true, or give the questions of "
+            "generate.questions their document_id and words of the document as answers or evidence"
+        )
+    return f"{run_dir.scores} scores no test question of {run_dir.qa}: run evaluate again with --force"
+
+
 def _headline(table: ScoreTable, mixed: bool) -> dict[str, Any]:
     origins = sorted({pair.origin for pair in table.pairs})
-    num_documents = len(set(table.documents.tolist()))
-    return {"origins": origins, "questions": len(table.pairs), "documents": num_documents, "of_several": mixed}
+    known = [pair.document_id for pair in table.pairs if pair.document_id is not None]
+    counts = {"questions": len(table.pairs), "documents": len(set(known)), "unplaced": len(table.pairs) - len(known)}
+    return {"origins": origins, **counts, "of_several": mixed}
+
+
+def _verdict(comparisons: list[dict[str, Any]], tuned: str, answers: bool, asked: dict[str, Any]) -> dict[str, Any]:
+    """The verdict on the headline, with a note on unplaced questions. Its caution counts the documents that are known;
+    where they are one or none, the note says it instead."""
+    known = asked["documents"]
+    if not asked["unplaced"]:
+        return verdict(comparisons, tuned, answers)
+    counted = [
+        {**c, "num_documents": min(c["num_documents"], known) if known > 1 else FEW_DOCUMENTS} for c in comparisons
+    ]
+    found = verdict(counted, tuned, answers)
+    return {**found, "notes": [*found["notes"], _unplaced_note(asked)]}
+
+
+def _unplaced_note(asked: dict[str, Any]) -> str:
+    num, of = asked["unplaced"], asked["questions"]
+    if num == of:
+        who = "No test question has a known document"
+    else:
+        one = "Only one test document is known. " if asked["documents"] == 1 else ""
+        who = f"{one}{num} of {of} test questions {'has' if num == 1 else 'have'} no known document"
+    return (
+        f"{who}: such a question may be about a document that was trained on, and it counts as a document of its own, "
+        "so intervals may be too narrow. Name the documents (document_id) to be sure."
+    )
+
+
+def _counted(num: int, thing: str) -> str:
+    return f"{num} {thing}{'' if num == 1 else 's'}"
 
 
 def _slice_metrics(answers: bool) -> list[str]:
@@ -173,13 +231,14 @@ def _page(
     config: Config, run_dir: RunDir, table: ScoreTable, metrics: dict[str, Any], documents: dict[str, Document]
 ) -> dict[str, Any]:
     """Everything the templates show."""
-    predictions = _predictions(run_dir) if ("base", "f1") in table.values else {}
+    predictions = _predictions(run_dir, table)
     shown = {i for rows in predictions.values() for prediction in rows for i in prediction.chunk_ids}
     chunks, gold = _proof(run_dir, table.pairs, documents, shown)
     browser = browser_data(table, predictions, gold, chunks, documents) if predictions else None
     return {
         "config": config,
         "metrics": metrics,
+        "asked_about": asked_about(metrics),
         "grid": grid(metrics),
         "main_metrics": main_metrics(metrics),
         "answer_metrics": [metric for metric in ALL_METRICS if any(metric in s for s in metrics["systems"].values())],
@@ -187,6 +246,7 @@ def _page(
         "retrievers": {name: meaning for name, meaning in RETRIEVERS.items() if name in metrics["systems"]},
         "documents": slices.by_document(table, _slice_metrics(bool(predictions)), documents),
         "refusals": facts.refusals(run_dir),
+        "num_unproven": sum(pair.answerable and not gold[pair.id] for pair in table.pairs),
         "retriever": _retriever(config, run_dir, table, documents, chunks, gold),
         "curves": _training(run_dir, "train_generator"),
         "noise": _noise_curve(metrics["robustness"]),
@@ -222,8 +282,10 @@ def _reach(comparisons: list[dict[str, Any]]) -> float:
     return max([*ends, 0.02]) * 1.05
 
 
-def _predictions(run_dir: RunDir) -> dict[str, list[Prediction]]:
-    names = [name for name in (*NAMES, *ENSEMBLE_NAMES) if run_dir.predictions(name).exists()]
+def _predictions(run_dir: RunDir, table: ScoreTable) -> dict[str, list[Prediction]]:
+    """By system, of those that were scored: what an earlier evaluation asked further ones may still lie there."""
+    scored = [name for name in (*NAMES, *ENSEMBLE_NAMES) if (name, "f1") in table.values]
+    names = [name for name in scored if run_dir.predictions(name).exists()]
     return {name: list(read_jsonl(run_dir.predictions(name), Prediction)) for name in names}
 
 

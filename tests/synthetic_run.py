@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from rag_ft.config import Config, make_config
 from rag_ft.evaluate import Material, _answer_scores, _retrieval_scores
 from rag_ft.evaluation.robustness import probes
-from rag_ft.evaluation.systems import SYSTEMS, Ask, ask_of
+from rag_ft.evaluation.systems import Ask, asks_of
 from rag_ft.metrics.retrieval import gold_chunk_ids
 from rag_ft.paths import RunDir
 from rag_ft.records import Chunk, Document, Evidence, Hit, Prediction, QAPair, Reject, write_jsonl, write_text
@@ -33,15 +34,17 @@ THINGS = _words("mill pier tower lamp bridge garden library chapel harbour barn"
 
 def make_synthetic_run(
     folder: Path, num_documents: int = 12, per_document: int = 8, origin: str = "generated", seed: int = 0,
-    tuned: str = "gr", right: dict[str, float] | None = None, title: str = "The {thing} of {place}", **knobs: Any,
+    tuned: str = "gr", right: dict[str, float] | None = None, title: str = "The {thing} of {place}",
+    opening: str = "This page tells about the {thing}.", unplaced: int = 0, **knobs: Any,
 ) -> tuple[Config, RunDir]:  # fmt: skip
-    """(config, run_dir) of a run evaluated but not reported."""
+    """(config, run_dir) of a run evaluated but not reported; of `unplaced` answerable questions, spread over
+    the documents where they are few, nobody knows the document."""
     rng, run_dir = random.Random(seed), RunDir(folder)
     config = make_config({"name": "synthetic", "run": {"dir": folder}, **knobs})
     documents, chunks, pairs = [], [], []
     for number in range(num_documents):
         thing = THINGS[number % len(THINGS)]
-        text, spans = _text(rng, thing, per_document)
+        text, spans = _text(rng, thing, per_document, opening)
         name = f"places/{thing}-{number}.md"
         shown = title.format(thing=thing, place=rng.choice(LAST))
         metadata = {"language": "en", "source": "north" if number % 2 else "south"}
@@ -49,6 +52,10 @@ def make_synthetic_run(
         pieces = _chunks(name, shown, text)
         chunks += pieces
         pairs += [_pair(rng, name, thing, text, span, pieces, origin) for span in spans]
+    answerable = [pair.id for pair in pairs if pair.answerable]
+    lost = set(answerable[:: max(1, len(answerable) // max(1, unplaced))][:unplaced])
+    nowhere = {"document_id": None, "chunk_id": None, "evidence": None}
+    pairs = [dataclasses.replace(pair, **nowhere) if pair.id in lost else pair for pair in pairs]
     write_jsonl(run_dir.documents, documents)
     write_jsonl(run_dir.chunks, chunks)
     write_jsonl(run_dir.qa, pairs)
@@ -58,8 +65,8 @@ def make_synthetic_run(
     return config, run_dir
 
 
-def _text(rng: random.Random, thing: str, number: int) -> tuple[str, list[tuple[int, int]]]:
-    text, spans = f"This page tells about the {thing}.", []
+def _text(rng: random.Random, thing: str, number: int, opening: str) -> tuple[str, list[tuple[int, int]]]:
+    text, spans = opening.format(thing=thing), []
     for item in range(number):
         answer = f"{rng.choice(FIRST)} {rng.choice(LAST)}" if item % 3 else str(rng.randint(1600, 1990))
         text += f" Part {item} of the {thing} was looked after by "
@@ -93,7 +100,7 @@ def _material(rng: random.Random, pairs: list[QAPair], chunks: list[Chunk]) -> M
     by_document: dict[str, list[Chunk]] = {}
     for chunk in chunks:
         by_document.setdefault(chunk.document_id, []).append(chunk)
-    gold = {pair.id: gold_chunk_ids(pair, by_document[pair.document_id]) for pair in pairs}
+    gold = {pair.id: gold_chunk_ids(pair, by_document.get(pair.document_id or "", [])) for pair in pairs}
     ids = [chunk.id for chunk in chunks]
     rankings: dict[str, dict[str, list[str]]] = {}
     for name, share in FINDS.items():
@@ -113,7 +120,7 @@ def _evaluate(
     for pair in material.pairs:
         hits = {half: material.rankings[half][pair.id] for half in ("base", "tuned")}
         gold, top_k = material.gold[pair.id], config.retrieval.top_k
-        asks += [ask_of(system, pair, hits, gold, material.chunks, top_k) for system in SYSTEMS]
+        asks += asks_of(pair, hits, gold, material.chunks, top_k)
     if config.evaluate.robustness:
         asks += probes(material.pairs, material.rankings["base"], material.gold, material.chunks, config)
     for name, ranking in material.rankings.items():

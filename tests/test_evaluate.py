@@ -14,7 +14,7 @@ from rag_ft import evaluate, index, ingest
 from rag_ft.config import Config, make_config
 from rag_ft.errors import DataError
 from rag_ft.evaluation.ensemble import combine
-from rag_ft.evaluation.systems import NAMES, SYSTEMS, Ask, ask_of, oracle_context
+from rag_ft.evaluation.systems import NAMES, SYSTEMS, Ask, ask_of, asks_of, oracle_context
 from rag_ft.paths import RunDir
 from rag_ft.records import Chunk, Evidence, Hit, Prediction, QAPair, Score, read_jsonl, write_jsonl
 
@@ -188,6 +188,26 @@ def test_a_question_over_two_chunks_shows_the_oracle_the_second_too() -> None:
     pair = dataclasses.replace(question("mill", "Who?", "Ruth Falk"), provenance={"second_chunk_id": "pier#0"})
     chunks = {f"{n}#0": Chunk(f"{n}#0", n, n, t, 0, len(t), 5, "test") for n, t in TEXTS.items()}
     assert oracle_context(pair, {"mill#0"}, chunks) == ["mill#0", "pier#0"]
+
+
+def test_where_nobody_knows_the_proof_it_is_neither_shown_nor_withheld() -> None:
+    chunks = {f"{n}#0": Chunk(f"{n}#0", n, n, t, 0, len(t), 5, "test") for n, t in TEXTS.items()}
+    hits = {"base": list(chunks), "tuned": list(chunks)}
+    nowhere = QAPair("q", "Who?", ("Ruth Falk",), None, None, None, "factoid", "test", "imported")
+    asked = [ask.system for ask in asks_of(nowhere, hits, set(), chunks, top_k=2)]
+    assert asked == [name for name in NAMES if not name.startswith(("oracle", "withheld"))]
+    for pair, gold in ((question("mill", "Who?", "Ruth Falk"), {"mill#0"}), (question("mill", "Why?", None), set())):
+        assert [ask.system for ask in asks_of(pair, hits, gold, chunks, top_k=2)] == list(NAMES)
+
+
+def test_a_question_without_a_known_document_is_answered_beside_the_others(make_evaluated: Any) -> None:
+    config, run_dir = make_evaluated()
+    nowhere = QAPair("q", "Who was first?", ("nobody",), None, None, None, "factoid", "test", "imported")
+    write_jsonl(run_dir.qa, [*questions(), nowhere])
+    evaluate.run(config, run_dir)
+    asked = {name: {p.question_id for p in read_jsonl(run_dir.predictions(name), Prediction)} for name in NAMES}
+    assert asked["base"] == asked["tuned"] == asked["oracle_base"] | {"q"}
+    assert "q" not in asked["oracle_tuned"] | asked["withheld_base"] | asked["withheld_tuned"]
 
 
 def test_origins_choose_the_questions(make_evaluated: Any) -> None:

@@ -19,7 +19,16 @@ from rag_ft.config import Config
 from rag_ft.errors import DataError
 from rag_ft.paths import RunDir
 from rag_ft.records import Chunk, Hit, QAPair, Score, read_jsonl, write_jsonl
-from rag_ft.report_page.browser import EXACT, INVENTED, NEEDLESS_ABSTENTION, RIGHT_ABSTENTION, reason, script_json
+from rag_ft.report_page.browser import (
+    BLIND_ABSTENTION,
+    EXACT,
+    INVENTED,
+    NEEDLESS_ABSTENTION,
+    RIGHT_ABSTENTION,
+    UNJUDGED_ABSTENTION,
+    reason,
+    script_json,
+)
 from rag_ft.report_page.charts import curve, training_curves
 from rag_ft.report_page.retriever import moved
 
@@ -118,6 +127,83 @@ def test_few_human_questions_do_not_carry_the_headline(tmp_path: Path) -> None:
     write_jsonl(run_dir.qa, [{**row, "origin": "imported" if i < 5 else "generated"} for i, row in enumerate(rows)])
     report.run(config, run_dir)
     assert metrics_of(run_dir)["headline"]["origins"] == ["generated", "imported"]
+
+
+def test_questions_without_a_known_document_are_counted_apart(tmp_path: Path) -> None:
+    run_dir = reported_with(tmp_path, unplaced=10)
+    metrics, page, text = metrics_of(run_dir), run_dir.report_html.read_text(), run_dir.report_md.read_text()
+    headline, num = metrics["headline"], metrics["headline"]["questions"]
+    assert (headline["documents"], headline["unplaced"]) == (12, 10)
+    said = f"{num} test questions (generated): {num - 10} about 12 documents that were never trained on, 10 about no"
+    assert all(said in told for told in (page, text, report.summary_table(run_dir)))
+    note = f"10 of {num} test questions have no known document: such a question may be about a document that was"
+    assert all(note in told for told in (page, text, report.summary_table(run_dir)))
+    asked = {name: metrics["systems"][name]["f1"]["n"] for name in ("base", "oracle_base", "withheld_tuned")}
+    assert asked == {"base": num, "oracle_base": num - 10, "withheld_tuned": num - 10}
+    assert "what proves their answer (10) are not asked where gold is shown or withheld" in page
+    assert len(re.findall(r"<small>(?:<bdi>)?\(no known document\)(?:</bdi>)?</small></th><td>10</td>", page)) == 1
+
+
+def test_a_report_where_every_document_is_known_says_nothing_of_unknown_ones(reported: tuple[Config, RunDir]) -> None:
+    assert metrics_of(reported[1])["headline"]["unplaced"] == 0
+    for told in (reported[1].report_md.read_text(), report.summary_table(reported[1])):
+        assert "about 12 documents that were never trained on" in told and "no known document" not in told
+
+
+def test_where_no_document_is_known_nothing_is_claimed_about_documents(tmp_path: Path) -> None:
+    evaluate = {"num_resamples": 300, "robustness": True}
+    run_dir = reported_with(tmp_path, num_documents=2, per_document=4, unplaced=8, evaluate=evaluate)
+    rows = [json.loads(line) for line in run_dir.qa.read_text().splitlines()]
+    write_jsonl(run_dir.qa, [row for row in rows if row["document_id"] is None])
+    report.run(Config(evaluate=evaluate, run={"dir": tmp_path}), run_dir)  # type: ignore[arg-type]
+    metrics, page = metrics_of(run_dir), run_dir.report_html.read_text()
+    assert metrics["headline"]["documents"] == 0 and "oracle_base" not in metrics["systems"]
+    assert "test questions (generated) about no known document</p>" in page
+    assert "No test question has a known document" in page
+    assert "that were never trained on" not in page and "0 test documents" not in page
+    assert not [note for note in metrics["verdict"]["notes"] if "test documents" in note or "one document" in note]
+
+
+def test_the_caution_about_few_documents_counts_known_ones(tmp_path: Path) -> None:
+    notes = metrics_of(reported_with(tmp_path / "three", num_documents=3, unplaced=9))["verdict"]["notes"]
+    assert [note for note in notes if note.startswith("Only 3 test documents")]
+    notes = metrics_of(reported_with(tmp_path / "one", num_documents=1, unplaced=3))["verdict"]["notes"]
+    assert notes[-1].startswith("Only one test document is known. 3 of 8 test questions have no known document")
+    assert not [note for note in notes if "no interval can be given" in note]
+
+
+def test_what_an_earlier_evaluation_left_is_not_shown(tmp_path: Path) -> None:
+    config, run_dir = make_synthetic_run(tmp_path, num_documents=4, **QUICK)
+    rows = [json.loads(line) for line in run_dir.scores.read_text().splitlines()]
+    write_jsonl(run_dir.scores, [row for row in rows if not row["system"].startswith("oracle")])
+    report.run(config, run_dir)
+    assert '"tuned","withheld_base"' in run_dir.report_html.read_text()
+
+
+def test_where_no_parts_can_be_compared_the_page_says_so(tmp_path: Path) -> None:
+    config, run_dir = make_synthetic_run(tmp_path, **QUICK)
+    report.run(config, run_dir)
+    compared = "No part of the questions does worse under the tuned system"
+    assert compared in run_dir.report_html.read_text()
+    write_jsonl(run_dir.qa, [pair for pair in read_jsonl(run_dir.qa, QAPair) if not pair.answerable][:6])
+    report.run(config, run_dir)
+    assert "Nothing was compared here" in run_dir.report_html.read_text()
+    assert compared not in run_dir.report_html.read_text()
+
+
+def test_a_part_of_a_single_document_is_no_gap(tmp_path: Path) -> None:
+    config, run_dir = make_synthetic_run(tmp_path, num_documents=12, **QUICK)
+    documents = [json.loads(line) for line in run_dir.documents.read_text().splitlines()]
+    documents[0]["metadata"]["source"] = "alone"
+    write_jsonl(run_dir.documents, documents)
+    scores = [json.loads(line) for line in run_dir.scores.read_text().splitlines()]
+    for row in scores:
+        if row["metric"] == "f1" and row["system"] == "tuned" and row["question_id"].startswith(documents[0]["id"]):
+            row["value"] = 0.0
+    write_jsonl(run_dir.scores, scores)
+    report.run(config, run_dir)
+    [alone] = [row for row in metrics_of(run_dir)["slices"] if row["part"] == "alone"]
+    assert (alone["n"], alone["compared"], alone["gap"]) == (8, False, None)
 
 
 def test_a_slice_that_does_much_worse_is_named(tmp_path: Path) -> None:
@@ -223,6 +309,16 @@ def test_scores_of_other_questions_end_in_an_error_with_a_remedy(tmp_path: Path)
         report.run(config, run_dir)
 
 
+def test_an_evaluation_that_had_nothing_to_find_says_what_would_help(tmp_path: Path) -> None:
+    config, run_dir = make_synthetic_run(tmp_path, num_documents=2, **QUICK)
+    write_jsonl(run_dir.scores, [])
+    done = json.loads(run_dir.done("evaluate").read_text())
+    done["counts"] |= {"located_questions": 0}
+    run_dir.done("evaluate").write_text(json.dumps(done))
+    with pytest.raises(DataError, match=r"set evaluate\.answers=true, or give .* their document_id"):
+        report.run(config, run_dir)
+
+
 def test_the_same_scores_make_the_same_bytes(tmp_path: Path) -> None:
     config, run_dir = make_synthetic_run(tmp_path, num_documents=4, **QUICK)
     report.run(config, run_dir)
@@ -305,6 +401,9 @@ def test_every_answer_says_why_it_has_its_score() -> None:
     assert reason(right, answerable=False, seen=True) == INVENTED
     assert reason(abstained, answerable=False, seen=False) == RIGHT_ABSTENTION
     assert reason(abstained, answerable=True, seen=True) == NEEDLESS_ABSTENTION
+    assert reason(abstained, answerable=True, seen=False) == BLIND_ABSTENTION
+    assert reason(abstained, answerable=True, seen=None) == UNJUDGED_ABSTENTION
+    assert reason(abstained, answerable=False, seen=None) == RIGHT_ABSTENTION
 
 
 def test_training_logs_become_curves_by_phase() -> None:
@@ -352,6 +451,31 @@ addEventListener("load", () => {{
   const root = document.querySelector("iframe").contentDocument.documentElement;
   document.body.dataset.probe = JSON.stringify({{wide: root.scrollWidth, width: root.clientWidth,
     cards: root.querySelectorAll(".card").length}});
+}});
+</script>"""
+
+
+FOREIGN_FRAME = """<iframe width="390" height="844" srcdoc="{}"></iframe><script>
+addEventListener("load", () => {{
+  const page = document.querySelector("iframe").contentDocument, root = page.documentElement;
+  const left = (node, at) => {{
+    const range = page.createRange();
+    range.setStart(node, at);
+    range.setEnd(node, at + 1);
+    return range.getBoundingClientRect().left;
+  }};
+  const whys = () => [...page.querySelectorAll(".why")].map((box) => box.textContent.split(" · ")[0]);
+  page.querySelectorAll(".card details").forEach((box) => {{ box.open = true; }});
+  setTimeout(() => {{
+    const question = page.querySelector(".q").firstChild, marks = page.querySelectorAll("mark");
+    const seen = {{wide: root.scrollWidth, width: root.clientWidth, marks: [...marks].map((mark) => mark.textContent),
+      first: left(question, 0), last: left(question, question.length - 1), why: whys()}};
+    const right = page.getElementById("right");
+    right.value = [...right.options].find((option) => option.text === "oracle_tuned").value;
+    right.dispatchEvent(new Event("change"));
+    seen.why.push(...whys());
+    document.body.dataset.probe = JSON.stringify(seen);
+  }}, 300);
 }});
 </script>"""
 
@@ -411,6 +535,25 @@ def test_the_page_as_written_runs_under_its_own_policy_and_fits_a_phone(
     seen = probe(FRAME.format(html.escape(reported[1].report_html.read_text())), tmp_path)
     assert seen["wide"] <= seen["width"] <= 390
     assert seen["cards"] == 25
+
+
+@pytest.mark.skipif(not CHROMIUM.exists(), reason="no /usr/bin/chromium")
+def test_a_phone_shows_emoji_long_words_and_right_to_left_text_as_they_should_be(tmp_path: Path) -> None:
+    opening = "\U0001f600\U0001f600\U0001f600 This page tells about the {thing}."
+    config, run_dir = make_synthetic_run(tmp_path / "run", num_documents=3, opening=opening, unplaced=5, **QUICK)
+    rows = [json.loads(line) for line in run_dir.qa.read_text().splitlines()]
+    for number, row in enumerate(rows):
+        row["question"] = f"\u0645\u0646 \u0647\u0648 (The Crown {number})\u061f"
+        row["answers"] = [*row["answers"], "a" * 400]
+    write_jsonl(run_dir.qa, rows)
+    report.run(config, run_dir)
+    seen = probe(FOREIGN_FRAME.format(html.escape(run_dir.report_html.read_text())), tmp_path)
+    assert seen["wide"] <= seen["width"] <= 390
+    answers = {row["answers"][0] for row in rows}
+    assert seen["marks"] and {mark for mark in seen["marks"] if len(mark) > 2} <= answers
+    assert seen["last"] < seen["first"]  # a question mark that ends what is read from the right stands on the left
+    assert "abstained; what proves the answer is not known" in seen["why"]
+    assert "not asked: what proves the answer is not known" in seen["why"]
 
 
 def test_the_templates_are_in_the_package() -> None:

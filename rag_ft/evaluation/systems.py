@@ -17,7 +17,8 @@ MIN_WITHHELD_CHARACTERS = 4  # shorter answers ("3", "no") stand in too many chu
 @dataclass(frozen=True)
 class System:
     """`generator` and `retriever` say which half is tuned; `context` which chunks are shown. Where gold is withheld
-    both halves see the base retriever's chunks, so that nothing but the generator differs."""
+    both halves see the base retriever's chunks, so that nothing but the generator differs. Oracle and withheld are
+    asked of no answerable question whose proof is unknown: there is nothing to show or to withhold."""
 
     name: str
     generator: Literal["base", "tuned"]
@@ -64,6 +65,15 @@ class Ask:
     chunk_ids: tuple[str, ...]
     answers: tuple[str, ...]
     passages: tuple[str, ...] | None = None
+
+
+def asks_of(
+    pair: QAPair, hits: Mapping[str, Sequence[str]], gold: set[str], chunks: Mapping[str, Chunk], top_k: int
+) -> list[Ask]:
+    """What each of SYSTEMS is shown for one question, without those that cannot be asked it."""
+    proof_unknown = pair.answerable and not gold
+    asked = (s for s in SYSTEMS if not (proof_unknown and s.context in ("oracle", "withheld")))
+    return [ask_of(system, pair, hits, gold, chunks, top_k) for system in asked]
 
 
 def ask_of(

@@ -66,7 +66,8 @@ def import_questions(
 
     A missing position is located in the document, a missing document by the one document that holds the evidence or
     an answer. A pair belongs to the split of its document; without a document to the split it names, else to test,
-    where it is never trained on. `documents` and `chunks` are gone through once, in the same order of documents.
+    where it is never trained on, though the document it is about may be. `documents` and `chunks` are gone through
+    once, in the same order of documents.
 
     Raises:
         DataError: a file cannot be read.

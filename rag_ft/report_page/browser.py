@@ -14,6 +14,7 @@ from rag_ft.records import Chunk, Document, Prediction, QAPair
 
 # Why an answer was scored as it was; the page turns the code into words.
 EXACT, HOLDS, PARTIAL, WRONG, RIGHT_ABSTENTION, BLIND_ABSTENTION, NEEDLESS_ABSTENTION, INVENTED = range(8)
+UNJUDGED_ABSTENTION = 8  # nobody knows what proves the answer, so nobody can tell whether it was in the context
 
 
 def browser_data(
@@ -86,17 +87,21 @@ def _answer(
 ) -> list[Any]:
     pair, system = table.pairs[row], prediction.system
     scores = {metric: _score(table, system, metric, row) for metric in ("em", "f1", "contains", "abstained")}
-    seen = bool(gold.get(pair.id, set()) & set(prediction.chunk_ids))
+    proof = gold.get(pair.id, set())
+    seen = bool(proof & set(prediction.chunk_ids)) if proof or not prediction.chunk_ids else None
     why = reason(scores, pair.answerable and not system.startswith("withheld"), seen)
     shown = [numbers.chunk(i) for i in prediction.chunk_ids]
     cited = [numbers.chunk(i) for i in prediction.citations]
     return [prediction.answer, int(scores["em"]), round(scores["f1"], 3), why, shown, cited]
 
 
-def reason(scores: Mapping[str, float], answerable: bool, seen: bool) -> int:
-    """Why an answer has its score, as one of the codes above; `seen`: a proving chunk was in the context."""
+def reason(scores: Mapping[str, float], answerable: bool, seen: bool | None) -> int:
+    """Why an answer has its score, as one of the codes above; `seen`: whether a proving chunk was in the context, None
+    where no chunk is known to prove the answer."""
+    if scores["abstained"] and answerable:
+        return UNJUDGED_ABSTENTION if seen is None else NEEDLESS_ABSTENTION if seen else BLIND_ABSTENTION
     if scores["abstained"]:
-        return RIGHT_ABSTENTION if not answerable else NEEDLESS_ABSTENTION if seen else BLIND_ABSTENTION
+        return RIGHT_ABSTENTION
     if not answerable:
         return INVENTED
     if scores["em"]:

@@ -6,7 +6,7 @@
   const WHY = ["equals an accepted answer", "an accepted answer with more around it", "shares words with an accepted answer",
     "shares no word with an accepted answer", "abstained, and there was nothing to answer",
     "abstained: the proof was not in its context", "abstained although the proof was in its context",
-    "answered where it should have abstained"];
+    "answered where it should have abstained", "abstained; what proves the answer is not known"];
   const PAGE = 25;
   let found = [], shown = 0;
 
@@ -15,6 +15,10 @@
     if (css) made.className = css;
     if (text !== undefined) made.textContent = text;
     return made;
+  }
+  // Text of people and documents in a line with words of the page: its direction is its own, and moves nothing else.
+  function own(text) {
+    return element("bdi", "", text);
   }
   function option(select, value, text) {
     const made = element("option", "", text);
@@ -49,7 +53,8 @@
     const box = element("div", "side");
     box.append(element("div", "name", data.systems[system]));
     if (!answer) {
-      box.append(element("div", "why", "no reply: the language model failed"));
+      const leftOut = /^(oracle|withheld)/.test(data.systems[system]) && question.answers.length && !question.gold.length;
+      box.append(element("div", "why", leftOut ? "not asked: what proves the answer is not known" : "no reply: the language model failed"));
       return box;
     }
     const [said, em, f1, why, , cited] = answer;
@@ -63,11 +68,15 @@
     const chunk = data.chunks[number];
     const gold = question.gold.includes(number);
     const box = element("div", gold ? "context gold" : "context");
-    box.append(element("span", "name", `[${rank}] ${chunk.id}${chunk.title ? " · " + chunk.title : ""}${gold ? " · holds the proof" : ""}`));
-    const span = question.ev && chunk.doc === question.doc ? question.ev.map((at) => Math.min(Math.max(at - chunk.s, 0), chunk.t.length)) : [0, 0];
-    box.append(chunk.t.slice(0, span[0]));
-    if (span[1] > span[0]) box.append(element("mark", "", chunk.t.slice(span[0], span[1])));
-    box.append(chunk.t.slice(Math.max(span[0], span[1])));
+    const name = element("div", "name");
+    name.append(`[${rank}] `, own(chunk.id), ...(chunk.title ? [" · ", own(chunk.title)] : []), gold ? " · holds the proof" : "");
+    const letters = Array.from(chunk.t);  // positions count characters; a string's own would count an emoji as two
+    const span = question.ev && chunk.doc === question.doc ? question.ev.map((at) => Math.min(Math.max(at - chunk.s, 0), letters.length)) : [0, 0];
+    const part = (from, to) => letters.slice(from, to).join("");
+    const passage = element("div", "passage", part(0, span[0]));
+    if (span[1] > span[0]) passage.append(element("mark", "", part(span[0], span[1])));
+    passage.append(part(Math.max(span[0], span[1])));
+    box.append(name, passage);
     return box;
   }
   function contexts(question, system) {
@@ -83,10 +92,11 @@
   function card(question, wanted) {
     const box = element("article", "card");
     box.append(element("div", "q", question.q));
-    const accepted = question.answers.length ? "accepted: " + question.answers.join(" | ") : "not answerable from the documents";
-    box.append(element("div", "", accepted));
-    const place = question.doc === null ? "no known document" : data.documents[question.doc];
-    box.append(element("div", "where", `${question.kind} · ${question.origin} · ${place} · ${question.id}`));
+    const accepted = element("div", "accepted", question.answers.length ? "accepted: " : "not answerable from the documents");
+    question.answers.forEach((answer, i) => accepted.append(i ? " | " : "", own(answer)));
+    const where = element("div", "where", `${question.kind} · ${question.origin} · `);
+    where.append(question.doc === null ? "no known document" : own(data.documents[question.doc]), " · ", own(question.id));
+    box.append(accepted, where);
     const sides = element("div", "sides");
     sides.append(side(question, wanted.left), side(question, wanted.right));
     box.append(sides);

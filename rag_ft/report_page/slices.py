@@ -16,6 +16,7 @@ from rag_ft.records import Document, QAPair
 MIN_QUESTIONS = 5  # fewer are shown without an interval, and never named a gap
 SYSTEMS = ("base", "tuned")
 LONG_QUESTION_WORDS = 12
+NO_DOCUMENT = "(no known document)"
 MAX_VALUES = 12  # a metadata field with more values than this is an identifier, not a slice
 
 
@@ -26,7 +27,7 @@ def by_group(
 
     `gap` is None or {metric, value, p_holm}: tuned does worse here than on the other questions by more than chance
     allows (Holm over all compared parts), a difference of two means with the parts' own standard errors. `compared` is
-    False where that could not be asked: too few questions here or elsewhere, or no standard error. What was not scored
+    False where that could not be asked: too few questions or documents here or elsewhere. What was not scored
     under a system is None.
     """
     rows = []
@@ -40,11 +41,11 @@ def by_group(
 
 
 def by_document(table: ScoreTable, metrics: list[str], documents: Mapping[str, Document]) -> list[dict[str, Any]]:
-    """{document, title, n, metrics: {metric: {base, tuned, delta}}}, the largest loss first."""
-    rows = []
-    for number in range(int(table.documents.max(initial=-1)) + 1):
-        chosen = table.documents == number
-        name = next(p.document_id for p, c in zip(table.pairs, chosen, strict=True) if c) or "(no document)"
+    """{document, title, n, metrics: {metric: {base, tuned, delta}}}, the largest loss first; questions without a known
+    document share a row."""
+    rows, names = [], np.array([pair.document_id or NO_DOCUMENT for pair in table.pairs], dtype=object)
+    for name in dict.fromkeys(names):
+        chosen = names == name
         values = {metric: _plain_means(table, metric, chosen) for metric in metrics}
         title = documents[name].title if name in documents else ""
         rows.append({"document": name, "title": title, "n": int(chosen.sum()), "metrics": values})
@@ -98,7 +99,7 @@ def _mark_gaps(rows: list[dict[str, Any]]) -> None:
 def _gap(here: Estimate, rest: Estimate) -> tuple[float, float] | None:
     """(gap, p); None where it cannot be told."""
     error = math.hypot(here.standard_error, rest.standard_error)
-    if min(here.n, rest.n) < MIN_QUESTIONS or not error:
+    if min(here.n, rest.n) < MIN_QUESTIONS or here.ci95 is None or rest.ci95 is None or not error:
         return None
     gap = here.value - rest.value
     return gap, float(2 * stats.norm.sf(abs(gap) / error))
