@@ -21,7 +21,7 @@ from tqdm import tqdm
 from rag_ft.config import Config, IngestConfig
 from rag_ft.documents.chunking import CountTokens, split_chunks
 from rag_ft.documents.near_duplicates import groups, signature
-from rag_ft.documents.sources import Draft, find_files, read_drafts
+from rag_ft.documents.sources import Draft, find_files, free_id, read_drafts
 from rag_ft.documents.splits import split_of, strictest
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.paths import RunDir
@@ -79,7 +79,7 @@ class _Read:
     signatures: list[np.ndarray] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
     by_id: dict[str, str] = field(default_factory=dict)
-    by_text: dict[bytes, str] = field(default_factory=dict)
+    by_text: dict[bytes, int] = field(default_factory=dict)
 
 
 def _read(config: IngestConfig, read: _Read) -> Iterator[dict[str, Any]]:
@@ -107,26 +107,26 @@ def _read(config: IngestConfig, read: _Read) -> Iterator[dict[str, Any]]:
 def _accept(found: Draft | Reject, read: _Read) -> Draft | Reject:
     if isinstance(found, Reject):
         return found
-    draft = _own_id(found, read)
-    return _duplicate(draft, read) or draft
-
-
-def _own_id(draft: Draft, read: _Read) -> Draft:
-    """Two source folders may both hold a `readme.md`: the second is told apart by its folder's name."""
-    if draft.id in read.by_id and draft.folder:
-        return replace(draft, id=f"{draft.folder}/{draft.id}")
+    draft = replace(found, id=free_id(found, read.by_id))
+    plain = " ".join(unicodedata.normalize("NFC", draft.text).split())
+    digest = hashlib.sha256(plain.encode()).digest()
+    if (first := read.by_text.get(digest)) is not None:
+        _hand_on_split(first, draft, read)
+        return Reject(draft.where, "duplicate", f"duplicate of {read.ids[first]}")
+    if draft.id in read.by_id:
+        return Reject(draft.where, "duplicate id", f"'{draft.id}' is also {read.by_id[draft.id]}")
+    read.by_id[draft.id] = draft.where
+    read.by_text[digest] = len(read.ids)
     return draft
 
 
-def _duplicate(draft: Draft, read: _Read) -> Reject | None:
-    if draft.id in read.by_id:
-        return Reject(draft.where, "duplicate id", f"'{draft.id}' is also {read.by_id[draft.id]}")
-    plain = " ".join(unicodedata.normalize("NFC", draft.text).split())
-    first = read.by_text.setdefault(hashlib.sha256(plain.encode()).digest(), draft.id)
-    if first != draft.id:
-        return Reject(draft.where, "duplicate", f"duplicate of {first}")
-    read.by_id[draft.id] = draft.where
-    return None
+def _hand_on_split(first: int, copy: Draft, read: _Read) -> None:
+    """A copy is dropped, but not what the user said of it: a text that is to be held out is not trained on."""
+    wanted = {split for split in (read.fixed[first], copy.split) if split}
+    if wanted:
+        read.fixed[first] = strictest(wanted)
+    if len(wanted) > 1:
+        logger.warning("%s goes to %s: its copy %s has another split", read.ids[first], read.fixed[first], copy.where)
 
 
 def _check_kept(config: IngestConfig, read: _Read, run_dir: RunDir) -> None:

@@ -125,14 +125,14 @@ def test_a_bad_line_is_rejected_with_its_number_and_the_others_are_kept(
 ) -> None:
     good = [{"id": f"g{n}", "title": "T", "text": f"Text of the good number {n}."} for n in range(3)]
     write_lines(
-        folder / "d.jsonl", good[0], "{broken", "", {"id": "g0", "text": "Another text."}, {"text": "No id."},
+        folder / "d.jsonl", good[0], "{broken", "", {"id": "g0", "text": "Another text."}, {"id": [1], "text": "No."},
         {"id": "x"}, {"id": "y", "text": " "}, {"id": "z", "text": "t", "split": "validation"}, "[1]",
         {"id": "w", "text": "w" * 70_000}, {"id": "m", "text": "t", "metadata": "x"}, good[1], good[2],
     )  # fmt: skip
     found = ingest_folder(min_kept_share=0, max_document_mb=0.05)
     assert list(found["documents"]) == ["g0", "g1", "g2"]
     assert {name: reject.reason for name, reject in found["rejects"].items()} == {
-        "d.jsonl line 2": "not JSON", "d.jsonl line 4": "duplicate id", "d.jsonl line 5": "no id",
+        "d.jsonl line 2": "not JSON", "d.jsonl line 4": "duplicate id", "d.jsonl line 5": "bad id",
         "d.jsonl line 6": "no text", "d.jsonl line 7": "empty", "d.jsonl line 8": "unknown split",
         "d.jsonl line 9": "not JSON", "d.jsonl line 10": "too large", "d.jsonl line 11": "bad metadata",
     }  # fmt: skip

@@ -99,6 +99,11 @@ def test_long_texts_are_cut_at_max_tokens(tiny_encoder_dir: Path) -> None:
     assert encoder.count_tokens(["a b", "abc " * 50]) == [4, 152]
 
 
+def test_more_tokens_than_the_model_has_positions_are_refused(tiny_encoder_dir: Path) -> None:
+    with pytest.raises(ConfigError, match=r"encoder.max_tokens is 100000, but .* has \d+ positions"):
+        load_encoder(tiny(tiny_encoder_dir, max_tokens=100_000))
+
+
 def test_prefixes_and_pooling_are_saved_so_that_sentence_transformer_alone_gives_the_same_vectors(
     tiny_encoder_dir: Path, tmp_path: Path
 ) -> None:

@@ -6,13 +6,16 @@ Python call and holds a table of n_grams x num_hashes, 1 KB for every word of a 
 
 from __future__ import annotations
 
+import math
 import re
 import zlib
+from collections.abc import Iterator
 
 import numpy as np
 
 NUM_HASHES = 128  # standard error of a similarity of 0.8: 0.035
-NUM_BANDS = 32  # of 4 hashes: 0.8 is missed with probability 5e-8, 0.5 met with 0.87 (and then measured)
+MAX_BANDS = 256
+MAX_MISSED = 1e-3  # the probability that two signatures exactly as similar as asked for are never compared
 WORDS_PER_GRAM = 5
 _BLOCK = 4096
 _WORD = re.compile(
@@ -41,11 +44,31 @@ def signature(text: str) -> np.ndarray:
 def groups(signatures: np.ndarray, similarity: float) -> list[int]:
     """For each of (n, NUM_HASHES) signatures the lowest index of those it is linked to, over any number of steps, by
     a similarity of at least `similarity`; its own index where there is none."""
-    parents = list(range(len(signatures)))
-    for rows in np.split(np.arange(NUM_HASHES), NUM_BANDS):
-        for members in _equal_rows(signatures[:, rows]):
-            _link(signatures, members, similarity, parents)
-    return [_root(parents, n) for n in range(len(parents))]
+    lowest = np.arange(len(signatures))
+    for places in _bands(similarity):
+        links = [
+            link
+            for members in _equal_rows(signatures[:, places])
+            if (lowest[members] != lowest[members[0]]).any()
+            for link in _links(signatures, members, similarity)
+        ]
+        if links:
+            lowest = _linked(lowest, np.concatenate(links))
+    return [int(n) for n in lowest]
+
+
+def _bands(similarity: float) -> list[np.ndarray]:
+    """Sets of places: two signatures that agree in `similarity` of all places agree everywhere in one of these sets,
+    but for MAX_MISSED. The sets are as large as MAX_BANDS allows: the larger, the fewer signatures meet that are less
+    similar, and documents made from one template are as many pairs as there are, all a little too dissimilar."""
+    agreeing = math.ceil(similarity * NUM_HASHES)
+    for size in range(agreeing, 1, -1):
+        chance = math.comb(agreeing, size) / math.comb(NUM_HASHES, size)
+        number = 1 if chance == 1 else math.ceil(math.log(MAX_MISSED) / math.log1p(-chance))
+        if number <= MAX_BANDS:
+            draw = np.random.default_rng(0)
+            return [draw.permutation(NUM_HASHES)[:size] for _ in range(number)]
+    return list(np.arange(NUM_HASHES)[:, None])
 
 
 def _words(text: str) -> np.ndarray:
@@ -63,30 +86,35 @@ _FACTORS = _mix(np.arange(1, NUM_HASHES + 1, dtype=np.uint64)) | np.uint64(1)
 _OFFSETS = _mix(np.arange(NUM_HASHES + 1, 2 * NUM_HASHES + 1, dtype=np.uint64))
 
 
-def _equal_rows(table: np.ndarray) -> list[np.ndarray]:
+def _equal_rows(table: np.ndarray) -> Iterator[np.ndarray]:
     """Ascending indices of rows that are equal, for each row that occurs more than once."""
-    if len(table) < 2:
-        return []
-    keys = np.zeros(len(table), dtype=np.uint64)
-    for column in table.T:
-        keys = _mix(keys * np.uint64(31) + column)
+    keys = (table * _FACTORS[: table.shape[1]]).sum(axis=1)  # rows that only their keys make equal are compared in vain
     order = np.argsort(keys, kind="stable")
-    ends = np.flatnonzero(np.diff(keys[order])) + 1
-    return [np.sort(same) for same in np.split(order, ends) if len(same) > 1]
+    edges = np.flatnonzero(np.diff(keys[order])) + 1
+    starts, ends = np.append(0, edges), np.append(edges, len(keys))
+    for n in np.flatnonzero(ends - starts > 1):
+        yield order[starts[n] : ends[n]]
 
 
-def _link(signatures: np.ndarray, members: np.ndarray, similarity: float, parents: list[int]) -> None:
+def _links(signatures: np.ndarray, members: np.ndarray, similarity: float) -> Iterator[np.ndarray]:
+    """Pairs (m, 2) that link all members that are similar enough, if not each with each."""
+    rows = signatures[members]
     while len(members) > 1:
-        head, rest = members[0], members[1:]
-        near = (signatures[rest] == signatures[head]).mean(axis=1) >= similarity
-        for other in rest[near]:
-            a, b = sorted((_root(parents, int(head)), _root(parents, int(other))))
-            parents[b] = a
-        members = rest[~near]
+        head, members = members[0], members[1:]
+        near = np.count_nonzero(rows[1:] == rows[0], axis=1) >= similarity * NUM_HASHES
+        rows = rows[1:]
+        if near.any():
+            yield np.column_stack((np.full(near.sum(), head), members[near]))
+            rows, members = rows[~near], members[~near]
 
 
-def _root(parents: list[int], n: int) -> int:
-    while parents[n] != n:
-        parents[n] = parents[parents[n]]
-        n = parents[n]
-    return n
+def _linked(lowest: np.ndarray, links: np.ndarray) -> np.ndarray:
+    """`lowest` after further links: the lowest index of each group."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    links = np.concatenate((links, np.column_stack((np.arange(len(lowest)), lowest))))
+    graph = coo_array((np.ones(len(links), dtype=bool), links.T), shape=(len(lowest), len(lowest)))
+    _, group = connected_components(graph, directed=False)
+    _, first = np.unique(group, return_index=True)
+    return first[group]

@@ -51,6 +51,8 @@ def decode(raw: bytes, declared: str | None = None) -> str:
             return _decode_as(raw, encoding)
     if len(raw.translate(None, _CONTROL_BYTES)) < (1 - MAX_CONTROL_SHARE) * len(raw):
         raise UnreadableError("not text", "binary content, or UTF-16 without a byte order mark")
+    if declared and declared.lower().startswith("iso-2022-") and (text := _try_decode(raw, declared)) is not None:
+        return text  # first, since its bytes are ASCII
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError:
@@ -119,12 +121,17 @@ def _decode_as(raw: bytes, encoding: str) -> str:
         raise UnreadableError("not text", f"marked as {encoding}, but {error.reason}") from error
 
 
+def _try_decode(raw: bytes, encoding: str) -> str | None:
+    """None where it is no such text, no encoding of text, or no encoding at all (whatever a page may declare)."""
+    try:
+        return raw.decode(encoding)
+    except (ValueError, LookupError):
+        return None
+
+
 def _decode_other(raw: bytes, declared: str | None) -> str:
-    if declared:
-        try:
-            return raw.decode(declared)
-        except (UnicodeDecodeError, LookupError):
-            pass
+    if declared and (text := _try_decode(raw, declared)) is not None:
+        return text
     text = raw.decode("utf-8", "replace")
     damaged = text.count("\ufffd")
     if sum(c > "\x7f" for c in text) > 5 * damaged:  # UTF-8 with a few damaged characters

@@ -1,4 +1,4 @@
-"""One file to title, text and metadata: markdown and plain text; HTML, PDF and Word are in files of their own."""
+"""One file to title, text and metadata: plain text here, Markdown, HTML, PDF and Word in files of their own."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from rag_ft.documents import office
+from rag_ft.documents import markdown, office
 from rag_ft.documents.html import read_html
 from rag_ft.documents.plain_text import (
     MAX_TITLE_CHARS,
@@ -83,81 +81,7 @@ def read_text(raw: bytes) -> Content:
 
 
 def read_markdown(raw: bytes) -> Content:
-    """Markdown as plain text: headings, paragraphs, list items and table rows stay, marks of emphasis and links go."""
-    text = tidy(decode(raw))
-    metadata, text = _front_matter(text)
-    text = _without_comments(text)
-    parts = _FENCE.split(text)  # text, code, text, code ...
-    first = _first_heading("\n".join(parts[::2]))
-    for n in range(0, len(parts), 2):
-        parts[n] = unwrap(_plain_markdown(parts[n]))
-    return Content(str(metadata.pop("title", "") or first), "".join(parts), metadata)
-
-
-# Possessive quantifiers and bounds keep each pattern linear on a hostile line of a million spaces or stars.
-_FENCE = re.compile(r"^(?:```|~~~)[^\n]*\n(.*?)(?:^(?:```|~~~)[ \t]*$|\Z)", re.DOTALL | re.MULTILINE)
-_HEADING = re.compile(r"^[ ]{0,3}(#{1,6})[ \t]+([^\n]+)$", re.MULTILINE)
-_UNDERLINED = re.compile(r"^(?=\S)([^\n]+)\n(=++|-{3,}+)$", re.MULTILINE)
-_MARKS = (
-    (_UNDERLINED, r"\1"),
-    (re.compile(r"^[ ]{0,3}(?:[-*_][ \t]*+){3,}+$", re.MULTILINE), ""),  # rule
-    (re.compile(r"^[ \t]*+(?:\|[ \t]*+)?:?-{2,}+:?[ \t]*+(?:\|[ \t]*+:?-{2,}+:?[ \t]*+)*+\|?\n", re.MULTILINE), ""),
-    (re.compile(r"^[ \t]*+\|[ \t]*+([^\n]*)\|$", re.MULTILINE), r"\1"),  # outer bars of a table row
-    (re.compile(r"^[ \t]*+>[ \t]?", re.MULTILINE), ""),  # quotation
-    (re.compile(r"^[ \t]*+\[[^\]\n]{1,200}\]:[ \t]*+\S[^\n]*\n?", re.MULTILINE), ""),  # definition of a link
-    (re.compile(r"!?\[([^\[\]\n]{0,500})\]\([^()\n]{0,1000}\)"), r"\1"),
-    (re.compile(r"\[([^\[\]\n]{1,500})\]\[[^\[\]\n]{0,200}\]"), r"\1"),
-    (re.compile(r"<(https?://[^<>\s]{1,1000})>"), r"\1"),
-    (re.compile(r"</?[a-zA-Z][^<>\n]{0,300}>"), ""),
-    (re.compile(r"(\*\*|__)(?=\S)([^\n]{1,300}?)(?<=\S)\1"), r"\2"),
-    (re.compile(r"(?<![\w*])\*(?=\S)([^*\n]{1,300})(?<=\S)\*(?![\w*])"), r"\1"),
-    (re.compile(r"(?<!\w)_(?=\S)([^_\n]{1,300})(?<=\S)_(?!\w)"), r"\1"),
-    (re.compile(r"`([^`\n]{1,300})`"), r"\1"),
-    (re.compile(r"\\([\\`*_{}\[\]()#+\-.!|>])"), r"\1"),
-)
-
-
-def _without_comments(text: str) -> str:
-    parts, start = [], 0
-    while (opened := text.find("<!--", start)) >= 0 and (closed := text.find("-->", opened)) >= 0:
-        parts.append(text[start:opened])
-        start = closed + 3
-    return "".join([*parts, text[start:]])
-
-
-def _plain_markdown(text: str) -> str:
-    text = _HEADING.sub(lambda match: _heading(match[2]), text)
-    for pattern, replacement in _MARKS:
-        text = pattern.sub(replacement, text)
-    return text
-
-
-def _heading(text: str) -> str:
-    """Without the closing marks of `## Heading ##`; `C#` keeps its own."""
-    bare = text.rstrip("#")
-    return bare.rstrip() if bare != text and not bare[-1:].strip() else text
-
-
-def _first_heading(text: str) -> str:
-    headings = [(m.start(), len(m[1]), _heading(m[2])) for m in _HEADING.finditer(text)]
-    headings += [(m.start(), 1 if m[2][0] == "=" else 2, m[1]) for m in _UNDERLINED.finditer(text)]
-    if not headings:
-        return ""
-    return _plain_markdown(min(headings, key=lambda h: (h[1] > 1, h[0]))[2])
-
-
-def _front_matter(text: str) -> tuple[dict[str, Any], str]:
-    """The scalars of a YAML block at the very top, and the text after it."""
-    match = re.match(r"---\n(.*?)\n---(?:\n|$)", text, re.DOTALL)
-    try:
-        values = yaml.safe_load(match[1]) if match else None
-    except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: a date such as 2024-13-45
-        return {}, text
-    if match is None or not isinstance(values, dict):
-        return {}, text
-    scalars = {k: v for k, v in values.items() if not isinstance(v, list | dict | set | tuple) and v is not None}
-    plain = {str(k): v if isinstance(v, int | float | bool) else tidy(str(v)) for k, v in scalars.items()}
-    return plain, text[match.end() :]
+    return Content(*markdown.read_markdown(raw))
 
 
 def _read_html(raw: bytes) -> Content:

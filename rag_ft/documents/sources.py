@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+import unicodedata
+from collections.abc import Container, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,25 +15,29 @@ from rag_ft.config import Source
 from rag_ft.documents.plain_text import MAX_TITLE_CHARS, UnreadableError, one_line, printable, readable, tidy_in_place
 from rag_ft.documents.readers import check_file, read_file
 from rag_ft.errors import DataError
-from rag_ft.records import Reject, Split
+from rag_ft.records import Reject, Split, content_hash
 
 logger = logging.getLogger(__name__)
+MAX_DEPTH = 50  # of lists and objects in a JSONL line; some hundred more and Python cannot write them again
 
 
 @dataclass(frozen=True)
 class Found:
-    """A file of a source: `id` is its path under the source folder; `alone` when the source names the file itself."""
+    """A file of a source: `id` is its path under `folder`, the source's; `alone` when the source names the file itself
+    (then `folder` is where it lies). `depth` is how many folders the source's own path has."""
 
     path: Path
     id: str
-    source: Source
+    folder: Path
+    split: Split | None
+    depth: int
     alone: bool
 
 
 @dataclass(frozen=True)
 class Draft:
     """A document before its split is known; `split` is what the user fixed, if anything. `where` names it in rejects,
-    `folder` tells apart documents of two source folders with the same id."""
+    `folder` is what an id that comes from the file's name is relative to: its name tells apart two such with one id."""
 
     id: str
     title: str
@@ -41,11 +46,12 @@ class Draft:
     split: Split | None
     metadata: dict[str, Any]
     where: str
-    folder: str = ""
+    folder: Path | None = None
 
 
 def find_files(sources: list[Path | Source]) -> list[Found]:
-    """All files of all sources, folders in sorted order of paths, hidden files left out; a file met twice counts once.
+    """All files of all sources, folders in sorted order of paths, hidden files left out. A file met twice counts once;
+    its split is that of the source which has one and names it most closely.
 
     Raises:
         DataError: a source does not exist.
@@ -53,15 +59,42 @@ def find_files(sources: list[Path | Source]) -> list[Found]:
     found: dict[Path, Found] = {}
     for entry in sources:
         source = entry if isinstance(entry, Source) else Source(path=entry, split=None)
-        if not source.path.exists():
-            raise DataError(f"ingest.sources: {source.path} does not exist (seen from {Path.cwd()}): correct the path")
-        if not source.path.is_dir():
-            found.setdefault(source.path.resolve(), Found(source.path, source.path.name, source, True))
-            continue
-        for path in _walk(source.path):
-            name = printable(path.relative_to(source.path).as_posix())
-            found.setdefault(path.absolute(), Found(path, name, source, False))
+        for file in _files(source.path.expanduser(), source.split):
+            key = file.path.resolve() if file.alone else file.folder / file.path.relative_to(source.path.expanduser())
+            found[key] = _with_closer_split(found[key], file) if key in found else file
     return list(found.values())
+
+
+def _files(path: Path, split: Split | None) -> Iterator[Found]:
+    if not path.exists():
+        raise DataError(f"ingest.sources: {path} does not exist (seen from {Path.cwd()}): correct the path")
+    place = path.resolve()
+    depth = len(place.parts)
+    if not path.is_dir():
+        yield Found(path, _name(path.name), place.parent, split, depth, alone=True)
+        return
+    for file in _walk(path):
+        yield Found(file, _name(file.relative_to(path).as_posix()), place, split, depth, alone=False)
+
+
+def _with_closer_split(first: Found, other: Found) -> Found:
+    if other.split is None or (first.split is not None and first.depth >= other.depth):
+        return first
+    return replace(first, split=other.split, depth=other.depth)
+
+
+def _name(path: str) -> str:
+    """A path as an id. Composed characters: some file systems take names apart, and questions name documents."""
+    return unicodedata.normalize("NFC", printable(path))
+
+
+def free_id(draft: Draft, taken: Container[str]) -> str:
+    """The document's id; where that is taken and comes from a file's name, with as many parent folders before it as
+    tell it apart."""
+    own, folder = draft.id, draft.folder
+    while own in taken and folder is not None and folder.name:
+        own, folder = f"{_name(folder.name)}/{own}", folder.parent
+    return own
 
 
 def read_drafts(file: Found, max_bytes: float) -> Iterator[Draft | Reject]:
@@ -75,8 +108,7 @@ def read_drafts(file: Found, max_bytes: float) -> Iterator[Draft | Reject]:
     except UnreadableError as error:
         yield Reject(where, error.reason, error.detail)
         return
-    folder = "" if file.alone else file.source.path.resolve().name
-    yield Draft(file.id, content.title, content.text, where, file.source.split, content.metadata, where, folder)
+    yield Draft(file.id, content.title, content.text, where, file.split, content.metadata, where, file.folder)
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -104,7 +136,7 @@ def _read_lines(file: Found, name: str, max_bytes: float) -> Iterator[Draft | Re
                 if not num_rows and "question" in row and "text" not in row:
                     return _skip_questions(file)
                 num_rows += 1
-                yield _draft(row, file.source.split, name, where)
+                yield _draft(row, file, name, where)
             except UnreadableError as error:
                 num_rows += 1
                 yield Reject(where, error.reason, error.detail)
@@ -117,7 +149,7 @@ def _read_lines(file: Found, name: str, max_bytes: float) -> Iterator[Draft | Re
 def _skip_questions(file: Found) -> None:
     if file.alone:
         raise UnreadableError("not documents", "its lines are questions: name it in generate.questions")
-    logger.info("%s holds questions, not documents: left to generate.questions", file.path)
+    logger.info("%s holds questions, not documents: left to generate.questions", printable(str(file.path)))
 
 
 def _lines(path: Path, max_bytes: float) -> Iterator[tuple[int, bytes | None]]:
@@ -148,13 +180,22 @@ def _parse(line: bytes | None) -> dict[str, Any]:
         raise UnreadableError("not JSON", str(error)[:200]) from error
     if not isinstance(row, dict):
         raise UnreadableError("not JSON", "the line is not an object {id, title, text, ...}")
+    if _nests_deeper(row, MAX_DEPTH):
+        raise UnreadableError("too deep", f"lists or objects nested more than {MAX_DEPTH} levels")
     return row
 
 
-def _draft(row: dict[str, Any], fixed: Split | None, source: str, where: str) -> Draft:
-    text, split, metadata = row.get("text"), row.get("split"), row.get("metadata") or {}
-    if row.get("id") is None or not str(row["id"]).strip() or isinstance(row["id"], dict | list):
-        raise UnreadableError("no id", 'every line needs its own "id"')
+def _nests_deeper(value: Any, levels: int) -> bool:
+    if not isinstance(value, dict | list):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_nests_deeper(v, levels - 1) for v in inner)
+
+
+def _draft(row: dict[str, Any], file: Found, source: str, where: str) -> Draft:
+    own, text, split, metadata = row.get("id"), row.get("text"), row.get("split"), row.get("metadata") or {}
+    if isinstance(own, dict | list):
+        raise UnreadableError("bad id", '"id" is not a string')
     if not isinstance(text, str):
         raise UnreadableError("no text", '"text" is missing or not a string')
     if not text.strip():
@@ -163,6 +204,7 @@ def _draft(row: dict[str, Any], fixed: Split | None, source: str, where: str) ->
         raise UnreadableError("unknown split", f"{split!r}: use train, dev, test, or leave it out")
     if not isinstance(metadata, dict):
         raise UnreadableError("bad metadata", '"metadata" is not an object')
-    document_id = one_line(str(row["id"]))
-    title = one_line(str(row.get("title") or ""))[:MAX_TITLE_CHARS] or readable(document_id)
-    return Draft(document_id, title, tidy_in_place(text), source, split or fixed, metadata, where)
+    named = one_line("" if own is None else str(own))
+    title = one_line(str(row.get("title") or ""))[:MAX_TITLE_CHARS] or readable(named or printable(file.path.stem))
+    # Without an id the text's hash: a line's number would change with every line put before it.
+    return Draft(named or content_hash(text), title, tidy_in_place(text), source, split or file.split, metadata, where)

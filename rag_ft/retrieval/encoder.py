@@ -185,6 +185,7 @@ def load_sentence_transformer(config: EncoderConfig, path: Path | None = None) -
     model.eval()
     _set_pooling(model, config)
     if config.max_tokens:
+        _check_positions(model, config)
         model.max_seq_length = config.max_tokens
     if not any(isinstance(module, Normalize) for module in model):
         model.append(Normalize())
@@ -243,6 +244,15 @@ def _set_pooling(model: SentenceTransformer, config: EncoderConfig) -> None:
         raise ConfigError(f"encoder.pooling is {config.pooling}, but {config.model} pools nothing: leave it out")
     pooling.pooling_mode = config.pooling
     pooling.pooling_output_dimension = pooling.embedding_dimension
+
+
+def _check_positions(model: SentenceTransformer, config: EncoderConfig) -> None:
+    own = getattr(getattr(model[0], "auto_model", None), "config", None)
+    positions = getattr(own, "max_position_embeddings", None)
+    if positions and config.max_tokens and config.max_tokens > positions:
+        raise ConfigError(
+            f"encoder.max_tokens is {config.max_tokens}, but {config.model} has {positions} positions: lower it"
+        )
 
 
 def _pooling(model: SentenceTransformer) -> Any:

@@ -1,0 +1,64 @@
+"""HTML as it is found: end tags left out, layout tables, odd declarations."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from rag_ft.documents.html import read_html
+from rag_ft.documents.plain_text import tidy
+
+
+def lines(html: str) -> list[str]:
+    return [line for line in tidy(read_html(html.encode())[1]).split("\n") if line]
+
+
+def test_cells_and_rows_may_leave_out_their_end_tags() -> None:
+    assert lines("<table><tr><td>Name<td>Age<tr><td>Kittam<td>1820</table>after") == [
+        "Name | Age",
+        "Kittam | 1820",
+        "after",
+    ]
+    assert lines("<table>\n<thead><tr><th>Name\n<th>Age\n<tbody><tr><td>Kittam\n<td>1820\n</table>") == [
+        "Name | Age", "Kittam | 1820",
+    ]  # fmt: skip
+    assert lines("<ul><li>one<li>two</ul><dl><dt>a<dd>b</dl>") == ["- one", "- two", "a", "b"]
+
+
+def test_a_table_inside_a_layout_cell_is_a_table_of_its_own() -> None:
+    assert lines("<table><tr><td>menu<td><table><tr><td>Pump<td>12 bar<tr><td>Crane<td>3 t</table></table>") == [
+        "menu", "Pump | 12 bar", "Crane | 3 t",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "piece", ["<tr><td>Pump<td>12 bar\n", "<table><tr><td>a", "<td><h1>a", "<a href='", "<b>a", "<div><h2>a</h2>"]
+)
+def test_unclosed_elements_take_linear_time(piece: str) -> None:
+    begin = time.process_time()
+    read_html((piece * 5000).encode())
+    assert time.process_time() - begin < 5
+
+
+@pytest.mark.parametrize("charset", ["undefined", "no-such", "hex", "utf-16", "\u00e9"])
+def test_a_page_that_declares_nonsense_is_read_all_the_same(charset: str) -> None:
+    filling = "<p>The hall opens at nine.</p>" * 9
+    raw = f'<meta charset="{charset}"><p>caf\u00e9</p>{filling}'
+    assert read_html(raw.encode("latin-1"))[1].strip().startswith("caf\u00e9\n")
+    assert read_html(raw.encode())[1].strip().startswith("caf\u00e9\n")
+
+
+def test_japanese_in_seven_bits_is_read_as_declared() -> None:
+    raw = "<meta charset=iso-2022-jp><title>港</title><p>日本語のテキスト"
+    title, text = read_html(raw.encode("iso-2022-jp"))
+    assert (title, text.strip()) == ("港", "日本語のテキスト")
+    assert read_html(raw.encode())[1].strip() == "日本語のテキスト", "declared, but UTF-8"
+
+
+@pytest.mark.parametrize(
+    "odd", ["<![ y ]>", "<![if IE]>", "<!DOCTYPE [", "<!ELEMENT x>", "<?php echo ?>", "</ >", "<>"]
+)
+def test_odd_markup_costs_no_more_than_itself(odd: str) -> None:
+    text = read_html(f"<p>see {odd} here</p><p>and there</p>".encode())[1]
+    assert "see" in text and "and there" in text

@@ -1,0 +1,56 @@
+"""Near-duplicates are found at every threshold, and corpora made from templates take no quadratic time."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from rag_ft.documents.near_duplicates import NUM_HASHES, groups
+
+CHANCE = np.random.default_rng(0)
+
+
+def pairs(num_agreeing: int, number: int) -> np.ndarray:
+    """Signatures of which 0 and 1, 2 and 3 ... agree in so many places, and others in none."""
+    signatures = CHANCE.integers(0, 2**32, (number, 2, NUM_HASHES), dtype=np.uint32)
+    for one, other in signatures:
+        same = CHANCE.permutation(NUM_HASHES)[:num_agreeing]
+        other[same] = one[same]
+    return signatures.reshape(-1, NUM_HASHES)
+
+
+def from_a_template(number: int, share: float) -> np.ndarray:
+    """Signatures of documents that share a template: each place is the template's, where its least hash is less."""
+    template, own = CHANCE.exponential(1 / share, NUM_HASHES), CHANCE.exponential(1 / (1 - share), (number, NUM_HASHES))
+    return np.where(own < template, CHANCE.integers(0, 2**32, own.shape), np.arange(NUM_HASHES)).astype(np.uint32)
+
+
+@pytest.mark.parametrize("similarity", [0.05, 0.25, 0.4, 0.5, 0.8, 0.95, 1.0])
+def test_pairs_are_linked_from_the_threshold_on_and_not_below(similarity: float) -> None:
+    least = int(np.ceil(similarity * NUM_HASHES))
+    assert len(set(groups(pairs(least, 1000), similarity))) <= 1005
+    assert len(set(groups(pairs(least - 1, 1000), similarity))) == 2000
+
+
+def test_groups_are_named_by_their_lowest_index() -> None:
+    one, two = pairs(0, 1)
+    assert groups(np.array([two, one, one, two, one]), 0.8) == [0, 1, 1, 0, 1]
+    assert groups(np.empty((0, NUM_HASHES), dtype=np.uint32), 0.8) == []
+
+
+def test_documents_from_a_template_just_too_dissimilar_are_not_compared_each_with_each() -> None:
+    signatures = from_a_template(8000, 0.74)
+    begin = time.process_time()
+    assert len(set(groups(signatures, 0.8))) > 7900
+    assert time.process_time() - begin < 8
+
+
+def test_a_large_group_is_linked_once() -> None:
+    signatures = np.where(
+        CHANCE.random((20_000, NUM_HASHES)) < 0.97, np.uint32(7), CHANCE.integers(9, 2**32, (20_000, 1))
+    )
+    begin = time.process_time()
+    assert set(groups(signatures.astype(np.uint32), 0.8)) == {0}
+    assert time.process_time() - begin < 8
