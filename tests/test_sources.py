@@ -159,3 +159,10 @@ def test_the_home_folder_may_be_written_as_a_tilde(
     write(tmp_path / "docs" / "a.md", "The hall opens at nine.")
     documents, _ = ingest_sources("~/docs", {"path": "~/docs/a.md", "split": "dev"})
     assert [(d.id, d.split) for d in documents.values()] == [("a.md", "dev")]
+
+
+def test_what_a_run_wrote_among_the_documents_is_no_document(tmp_path: Path) -> None:
+    (tmp_path / "runs/one").mkdir(parents=True)
+    for name in ("a.md", "runs/b.md", "runs/one/ingest.started.json", "runs/one/chunks.jsonl"):
+        (tmp_path / name).write_text("text", encoding="utf-8")
+    assert [file.id for file in find_files([tmp_path])] == ["a.md", "runs/b.md"]

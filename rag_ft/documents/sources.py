@@ -18,6 +18,8 @@ from rag_ft.errors import DataError
 from rag_ft.records import Reject, Split, content_hash
 
 logger = logging.getLogger(__name__)
+
+RUN_MARK = "ingest.started.json"
 MAX_DEPTH = 50  # of lists and objects in a JSONL line; some hundred more and Python cannot write them again
 
 
@@ -112,13 +114,17 @@ def read_drafts(file: Found, max_bytes: float) -> Iterator[Draft | Reject]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Files in sorted order, then what could not be walked: linked folders (they may lead back up) and closed ones."""
+    """Files in sorted order, then what could not be walked: linked folders (they may lead back up) and closed ones.
+    Run folders are left out: what a run wrote of the documents is no further document."""
     skipped: list[Path] = []
 
     def skip(error: OSError) -> None:
         skipped.append(Path(error.filename))
 
     for root, folders, names in os.walk(folder, onerror=skip):
+        if RUN_MARK in names:
+            folders.clear()
+            continue
         folders[:] = sorted(n for n in folders if not n.startswith("."))
         skipped += [Path(root) / n for n in folders if (Path(root) / n).is_symlink()]
         yield from (Path(root) / n for n in sorted(names) if not n.startswith((".", "~$")))
