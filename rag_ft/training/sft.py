@@ -134,6 +134,7 @@ def plan_schedule(config: Config, model: Any, examples: Sequence[Example], num_p
 def arguments(config: Config, schedule: Schedule, best_by: str | None, folder: Path) -> SFTConfig:
     """TRL's settings; every name is as of the versions pinned in pyproject.toml. `best_by` is None without dev."""
     knobs, gpu = config.train_generator, torch.cuda.is_available()
+    os.environ.pop("ACCELERATE_MIXED_PRECISION", None)  # a launcher's; it would hold wherever bf16 is False
     return SFTConfig(
         output_dir=str(folder),
         num_train_epochs=schedule.epochs,
