@@ -144,7 +144,7 @@ def _describe(data: TrainingSet, trained: Trained) -> Counts:
     scores = [row["eval_f1"] for row in trained.history if "eval_f1" in row]
     if scores:
         counts |= {"dev_f1_first": round(scores[0], 4), "dev_f1_best": round(max(scores), 4)}
-        counts["dev_f1_time_share"] = round(trained.measure_seconds / trained.seconds, 3)
+        counts["dev_f1_time_share"] = round(trained.measure_seconds / max(trained.seconds, 1e-9), 3)
     return counts
 
 
