@@ -87,7 +87,11 @@ class LLMConfig(Section):
         "transformers",
         description="In process, a vLLM server started here, or an OpenAI-compatible one at base_url.",
     )
-    model: str = Field("data/models/demo-lm", description="A folder or a hub id; for openai the served model's name.")
+    model: str = Field(
+        "data/models/demo-lm",
+        description="A folder or a hub id; for openai the served model's name. One that can think before it answers is "
+        "told not to (behind base_url: where vLLM serves it).",
+    )
     base_url: str | None = Field(None, description="http://host:port/v1 of a running server (backend openai).")
     prompts: str = Field(
         "full", description="Built-in prompt set (full: instruction-tuned LLMs, compact: small models), or a folder."
