@@ -88,7 +88,11 @@ class LLMConfig(Section):
         "transformers",
         description="In process, a vLLM server started here, or an OpenAI-compatible one at base_url.",
     )
-    model: str = Field("data/models/demo-lm", description="A folder or a hub id; for openai the served model's name.")
+    model: str = Field(
+        "data/models/demo-lm",
+        description="A folder or a hub id; for openai the served model's name. One that can think before it answers is "
+        "told not to (behind base_url: where vLLM serves it).",
+    )
     base_url: str | None = Field(None, description="http://host:port/v1 of a running server (backend openai).")
     prompts: str = Field(
         "full", description="Built-in prompt set (full: instruction-tuned LLMs, compact: small models), or a folder."
@@ -181,7 +185,11 @@ class TrainGeneratorConfig(Section):
         description="raft: gold among hard distractors; radit: one example a chunk; concat: the chunks as served.",
     )
     gold_share: float = Field(
-        0.8, ge=0, le=1, description="Share of examples with an answer; in the others no chunk tells it: abstain."
+        0.8,
+        ge=0,
+        le=1,
+        description="Share of examples with an answer; in the others no chunk tells it: abstain. With layout concat no "
+        "proof is withheld: the share is as retrieval makes it, but that too many unanswerable pairs are left out.",
     )
     cite: bool = Field(False, description="Answers end with the number of the chunk that proves them.")
     quote: bool = Field(
@@ -189,7 +197,13 @@ class TrainGeneratorConfig(Section):
         description="Answers begin with the sentence that proves them, which evaluation and `ask` take away again; "
         "evaluate.max_tokens must have room for it.",
     )
-    replay_share: float = Field(0.1, ge=0, lt=1, description="Share of examples that are the base model's own replies.")
+    replay_share: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="Share of examples that are the base model's own replies, at most one for each pair: more than "
+        "about half is not reached.",
+    )
     epochs: float = Field(
         3, gt=0, description="Passes over the pairs; each arranges the chunks anew, and withholds other proofs."
     )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from rag_ft import __version__
 from rag_ft.config import Config
-from rag_ft.errors import DataError
+from rag_ft.errors import ConfigError, DataError
 from rag_ft.paths import RunDir
 from rag_ft.records import write_jsonl, write_text
 from rag_ft.training.examples import Example, count_kinds, longest_answer
@@ -105,13 +105,17 @@ def chat_tokens(config: Config) -> Any:
 
 def preview(config: Config, run_dir: RunDir, n: int = 10) -> str:
     """`n` training examples as text, spread over the pairs: the part without loss marked with `|`, the learned one
-    with `>`. Nothing is trained or written."""
-    from rag_ft.training.training_set import find_contexts, make_examples, select_pairs
+    with `>`. Nothing is trained or written.
 
+    Raises:
+        ConfigError: `n` is not positive.
+    """
+    from rag_ft.training.training_set import sample_examples
+
+    if n < 1:
+        raise ConfigError(f"--num {n} shows nothing: give 1 or more")
     tokens = chat_tokens(config)
-    pairs, _, _ = select_pairs(run_dir)
-    chosen = pairs[:: max(1, len(pairs) // n)][:n]
-    examples, rejects = make_examples(config, find_contexts(config, run_dir, chosen), chosen, tokens.encode)
+    examples, rejects = sample_examples(config, run_dir, tokens.encode, n)
     shown = [_show(example, tokens.tokenizer) for example in examples[:n]]
     return "\n\n".join([*shown, *(f"# {r.item}: left out, {r.reason} ({r.detail})" for r in rejects)])
 
@@ -144,7 +148,7 @@ def _describe(data: TrainingSet, trained: Trained) -> Counts:
     scores = [row["eval_f1"] for row in trained.history if "eval_f1" in row]
     if scores:
         counts |= {"dev_f1_first": round(scores[0], 4), "dev_f1_best": round(max(scores), 4)}
-        counts["dev_f1_time_share"] = round(trained.measure_seconds / trained.seconds, 3)
+        counts["dev_f1_time_share"] = round(trained.measure_seconds / max(trained.seconds, 1e-9), 3)
     return counts
 
 

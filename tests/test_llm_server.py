@@ -362,6 +362,17 @@ def test_no_seed_is_sent_and_turn_marks_in_documents_are_broken(serve: Callable[
     assert "<|im_end|>" not in server.bodies[0]["messages"][0]["content"]
 
 
+@pytest.mark.parametrize("owner", ["vllm", "someone", None])
+def test_thinking_is_switched_off_where_the_server_is_known_to_understand_it(
+    serve: Callable[..., FaultyServer], owner: str | None
+) -> None:
+    server = serve()
+    server.models = [{"id": "echo", "owned_by": owner} if owner else {"id": "echo"}]
+    ask(server, 1)
+    options = server.bodies[0].get("chat_template_kwargs")
+    assert options == ({"enable_thinking": False} if owner == "vllm" else None)
+
+
 def test_many_requests_are_in_flight_without_a_barrier_and_never_more_than_asked(
     serve: Callable[..., FaultyServer],
 ) -> None:

@@ -6,11 +6,14 @@ import dataclasses
 import functools
 import json
 import math
+from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pytest
-from generator_run import NAMES, TOWNS, Make, documents, prepare
+import yaml
+from generator_run import NAMES, ROOT, TOWNS, Make, documents, prepare
 
 from rag_ft import train_generator
 from rag_ft.ask import ask
@@ -20,8 +23,8 @@ from rag_ft.records import QAPair, Reject, read_jsonl, read_rows, write_jsonl
 from rag_ft.stages import NAMES as STAGE_NAMES
 from rag_ft.stages import run_stage
 from rag_ft.training.adapters import load_base
-from rag_ft.training.answer_trainer import answer_loss
-from rag_ft.training.sft import plan_schedule
+from rag_ft.training.answer_trainer import AnswerTrainer, ArrangementSampler, answer_loss
+from rag_ft.training.sft import Schedule, arguments, dataset_of, plan_schedule
 from rag_ft.training.tokens import IGNORED
 from rag_ft.training.training_set import build_training_set, read_training_set, select_pairs
 
@@ -77,6 +80,13 @@ def test_each_pass_over_the_pairs_arranges_their_chunks_anew(prepared: Make, tmp
     assert schedule.num_steps == math.ceil(2.5 / 3 * math.ceil(len(train) / 4))
 
 
+def test_there_are_no_more_evaluations_than_asked_for(prepared: Make, tmp_path: Path) -> None:
+    config, run_dir = prepared(knobs={"max_steps": 18, "evaluations": 12})
+    build_training_set(config, run_dir, train_generator.chat_tokens(config).encode, tmp_path / "set")
+    schedule = plan_schedule(config, load_base(config), read_training_set(tmp_path / "set").train, 1)
+    assert (schedule.num_steps, schedule.evaluate_every) == (18, 2)
+
+
 def test_the_loss_of_a_step_is_the_mean_over_its_answer_tokens_however_it_is_split(prepared: Make) -> None:
     first = {}
     for device_batch in (1, 4):
@@ -84,6 +94,71 @@ def test_the_loss_of_a_step_is_the_mean_over_its_answer_tokens_however_it_is_spl
         train_generator.run(config, run_dir)
         first[device_batch] = next(read_rows(run_dir.training_log("train_generator")))["loss"]
     assert first[1] == pytest.approx(first[4], abs=2e-4)
+
+
+def test_every_pair_is_seen_once_before_any_is_seen_again(prepared: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[AnswerTrainer, list[list[int]]]] = []
+
+    def look(trainer: AnswerTrainer, **_: Any) -> None:
+        seen.append((trainer, list(trainer._get_train_sampler())))
+        raise InterruptedError
+
+    monkeypatch.setattr(AnswerTrainer, "train", look)
+    config, run_dir = prepared(knobs={"epochs": 2.5, "replay_share": 0.2})
+    with pytest.raises(InterruptedError):
+        train_generator.run(config, run_dir)
+    [(trainer, steps)] = seen
+    order = [number for step in steps for number in sorted(trainer.arrangements[row] for row in step)]
+    assert set(order) == {0, 1, 2} and len(order) == len(trainer.train_dataset) and order == sorted(order)
+
+
+@pytest.mark.parametrize(("num_processes", "accumulation"), [(1, 1), (1, 4), (2, 2), (4, 1)])
+def test_a_step_holds_the_same_rows_however_many_processes_share_them(num_processes: int, accumulation: int) -> None:
+    lengths, arrangements = [5 + 7 * n % 40 for n in range(41)], [n % 3 for n in range(41)]
+
+    def steps(count: int, passes: int) -> list[list[int]]:
+        settings = {"lengths": lengths, "effective_batch_size": 8, "dp_size": count, "grad_accum": passes, "seed": 3}
+        shares = [list(ArrangementSampler(arrangements, **settings, rank=r, drop_last=False)) for r in range(count)]
+        slots = [[row for share in shares for row in share[slot]] for slot in range(len(shares[0]))]
+        return [sorted(chain(*slots[start : start + passes])) for start in range(0, len(slots), passes)]
+
+    alone, shared = steps(1, 1), steps(num_processes, accumulation)
+    assert shared[:-1] == alone[:-1] and set(shared[-1]) >= set(alone[-1])
+    assert sorted(chain(*alone)) == list(range(41)) and len(shared) == 6
+
+
+def test_the_dev_loss_is_nats_a_token_whatever_the_batch(prepared: Make, tmp_path: Path) -> None:
+    import torch
+
+    config, run_dir = prepared(llm__model="data/models/demo-lm")
+    tokens = train_generator.chat_tokens(config)
+    build_training_set(config, run_dir, tokens.encode, tmp_path / "set")
+    rows = read_training_set(tmp_path / "set").train[:11]
+    model = load_base(config).eval()
+    total, count = 0.0, 0
+    for example in rows:
+        ids, learned = list(example.encoded.input_ids), example.encoded.num_answer_tokens
+        logprobs = model(input_ids=torch.tensor([ids])).logits[0].detach().log_softmax(-1)
+        total -= sum(float(logprobs[place - 1, ids[place]]) for place in range(len(ids) - learned, len(ids)))
+        count += learned
+    for device_batch in (1, 4, 16):
+        trainer = AnswerTrainer(
+            model=model,
+            args=arguments(config, Schedule(device_batch, 1, 1.0, 1, 1, False), "loss", tmp_path / "out"),
+            train_dataset=dataset_of(rows), eval_dataset=dataset_of(rows), processing_class=tokens.tokenizer,
+        )  # fmt: skip
+        assert trainer.evaluate()["eval_loss"] == pytest.approx(total / count, rel=1e-5)
+
+
+def test_packed_rows_are_trained_on_and_evaluated_as_others(prepared: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def losses() -> list[float]:
+        train_generator.run(config, run_dir)
+        return [row["eval_loss"] for row in read_rows(run_dir.training_log("train_generator")) if "eval_loss" in row]
+
+    config, run_dir = prepared(knobs={"max_steps": 2, "evaluations": 2, "learning_rate": 1e-7})
+    padded = losses()
+    monkeypatch.setattr("rag_ft.training.sft.can_pack", lambda _: True)
+    assert losses() == pytest.approx(padded, rel=1e-4)
 
 
 @pytest.mark.parametrize("fused", [False, True])
@@ -116,6 +191,33 @@ def test_a_preview_marks_what_is_learned(prepared: Make) -> None:
     assert len(learned) == 4 and all(line.endswith("<|im_end|>") for line in learned)
     assert text.count("| Question: ") == 4 and not any("Question" in line for line in learned)
     assert not run_dir.generator.exists()
+
+
+def test_a_preview_shows_what_the_training_keeps(prepared: Make) -> None:
+    config, run_dir = prepared(knobs={"gold_share": 0.5})
+    pairs = sorted(read_jsonl(run_dir.qa, QAPair), key=lambda p: p.answerable)
+    write_jsonl(run_dir.qa, pairs)  # the first pairs alone would be far too many to abstain from
+    assert "left out" not in train_generator.preview(config, run_dir, n=3)
+    with pytest.raises(ConfigError, match="--num 0 shows nothing: give 1 or more"):
+        train_generator.preview(config, run_dir, n=0)
+
+
+def test_a_run_without_train_pairs_says_what_to_do(prepared: Make) -> None:
+    config, run_dir = prepared()
+    write_jsonl(run_dir.qa, [p for p in read_jsonl(run_dir.qa, QAPair) if p.split == "test"])
+    with pytest.raises(DataError, match=r"lower ingest.test_share, add .*train_generator\.enabled=false"):
+        train_generator.run(config, run_dir)
+
+
+def test_the_precision_is_what_the_configuration_says_whatever_the_launcher_says(
+    prepared: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config, _ = prepared(llm__dtype="float32")
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    settings = arguments(config, Schedule(1, 1, 1.0, 1, 1, False), None, tmp_path)
+    assert (settings.bf16, settings.mixed_precision) == (False, "no")
+    files = list((ROOT / "configs" / "accelerate").glob("*.yaml"))
+    assert len(files) == 3 and {yaml.safe_load(file.read_text())["mixed_precision"] for file in files} == {"no"}
 
 
 def test_the_merged_model_answers_as_base_and_adapter_together(prepared: Make, tmp_path: Path) -> None:
@@ -208,6 +310,47 @@ def test_the_best_weights_by_dev_f1_are_kept_and_its_time_is_told(
     name = next(n for n in seen[0] if "layers.1" in n)
     saved = kept[name.replace(".default", "")]
     assert [bool((saved == weights[name]).all()) for weights in seen] == [False, True, False, False]
+
+
+@pytest.mark.parametrize(("patience", "steps"), [(2, 4), (0, 5)])
+@pytest.mark.parametrize("kill", ["before the last step", "after it"])
+def test_a_killed_training_stops_where_an_undisturbed_one_does(
+    prepared: Make, monkeypatch: pytest.MonkeyPatch, patience: int, steps: int, kill: str
+) -> None:
+    from rag_ft.training import sft
+
+    knobs = {"max_steps": 5, "epochs": 3, "evaluations": 5, "select_by": "f1", "patience": patience}
+    config, run_dir = prepared(knobs=knobs)
+    scores: list[float] = []
+    monkeypatch.setattr(sft, "mean_f1", lambda *_: scores.append(0) or [0.2, 0.9, 0.5, 0.5, 0.5, 1.0][len(scores) - 1])
+    assert train_generator.run(config, run_dir)["num_steps"] == steps
+    weights = (run_dir.generator / "adapter_model.safetensors").read_bytes()
+    log = list(read_rows(run_dir.training_log("train_generator")))
+    scores.clear()
+    with monkeypatch.context() as patch, pytest.raises(InterruptedError):
+        if kill == "after it":
+            patch.setattr(train_generator, "_save", interrupt)
+        else:
+            patch.setattr(AnswerTrainer, "training_step", interrupt_at(steps - 1))
+        train_generator.run(config, run_dir)
+    assert train_generator.run(config, run_dir)["num_steps"] == steps
+    assert (run_dir.generator / "adapter_model.safetensors").read_bytes() == weights
+    assert list(read_rows(run_dir.training_log("train_generator"))) == log
+
+
+def interrupt(*_: Any) -> None:
+    raise InterruptedError
+
+
+def interrupt_at(step: int) -> Callable[..., Any]:
+    training_step = AnswerTrainer.training_step
+
+    def stepping(trainer: AnswerTrainer, *args: Any, **rest: Any) -> Any:
+        if trainer.state.global_step == step:
+            raise InterruptedError
+        return training_step(trainer, *args, **rest)
+
+    return stepping
 
 
 def test_answers_during_training_are_scored_as_those_of_the_evaluation(prepared: Make) -> None:

@@ -64,8 +64,13 @@ def test_a_killed_training_ends_with_the_bytes_of_an_undisturbed_one(
 @pytest.mark.parametrize("launch", ["torchrun", "two machines", "make and accelerate"])
 def test_two_processes_train_as_one(prepared: Make, tmp_path: Path, launch: str) -> None:
     config, run_dir = prepared(knobs={"device_batch_size": 1, "evaluations": 1}, train_retriever__enabled=False)
-    train_generator.run(config, run_dir)
-    one = _losses(run_dir)
+    pairs = list(read_jsonl(run_dir.qa, QAPair))
+    dev = next(p for p in pairs if p.split == "dev" and p.answerable)
+    more = dataclasses.replace(dev, id="more", question="Which town does Ida live in?", answers=(f"in {dev.answer}",))
+    write_jsonl(run_dir.qa, [*pairs, more])
+    counts = train_generator.run(config, run_dir)
+    assert counts["num_dev_examples"] % 2  # so that one process is given a row twice
+    one, one_dev = _losses(run_dir), counts["dev_loss_best"]
     run_dir.training_log("train_generator").unlink()
     config_file = as_file(config, run_dir, tmp_path / "two.yaml")
     started = {"torchrun": _torchrun, "two machines": _machines, "make and accelerate": _make}[launch](config_file)
@@ -73,7 +78,8 @@ def test_two_processes_train_as_one(prepared: Make, tmp_path: Path, launch: str)
     two = _losses(run_dir)
     assert [step for step, _ in one] == [step for step, _ in two]
     assert [loss for _, loss in one] == pytest.approx([loss for _, loss in two], abs=2e-3)
-    assert json.loads(run_dir.done("train_generator").read_text())["counts"]["num_processes"] == 2
+    counts = json.loads(run_dir.done("train_generator").read_text())["counts"]
+    assert counts["num_processes"] == 2 and counts["dev_loss_best"] == pytest.approx(one_dev, abs=2e-3)
     assert not run_dir.checkpoints("train_generator").exists()
 
 

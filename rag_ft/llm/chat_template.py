@@ -15,6 +15,11 @@ CONTROL = re.compile(
     r"<\|[^<>|\s][^<>|]{0,60}\|>|</?s>|<(?:start|end)_of_turn>|<(?:bos|eos|pad|unk)>|\[/?INST\]|<</?SYS>>"
 )
 
+# Answers are to be short and are read as they are: reasoning models answer at once. Templates without a thinking block
+# do not look at it.
+TEMPLATE_OPTIONS = {"enable_thinking": False}
+SENTINEL = "AnswerStandsHere"
+
 
 def load_chat_tokenizer(folder: Path) -> Any:
     """The fast tokenizer of a model folder, checked to have a chat template and an end token.
@@ -45,7 +50,14 @@ def safe_messages(messages: Messages, specials: Iterable[str] = ()) -> Messages:
 def render(tokenizer: Any, messages: Messages) -> str:
     """The prompt text up to and including the opening of the assistant's turn."""
     safe = safe_messages(messages, tokenizer.all_special_tokens)
-    return tokenizer.apply_chat_template(list(safe), tokenize=False, add_generation_prompt=True)
+    return tokenizer.apply_chat_template(list(safe), tokenize=False, add_generation_prompt=True, **TEMPLATE_OPTIONS)
+
+
+def answer_ending(tokenizer: Any) -> str:
+    """What the template ends an answer with, up to its last mark; where it ends none, the end token."""
+    turn = [{"role": "user", "content": "Question"}, {"role": "assistant", "content": SENTINEL}]
+    whole = tokenizer.apply_chat_template(turn, tokenize=False, **TEMPLATE_OPTIONS)
+    return whole.partition(SENTINEL)[2].rstrip() or tokenizer.eos_token
 
 
 def encode_prompts(tokenizer: Any, batch: Sequence[Messages]) -> list[list[int]]:

@@ -11,7 +11,13 @@ from typing import Any
 import numpy as np
 
 from rag_ft.errors import ConfigError, DataError
-from rag_ft.llm.chat_template import encode_answers, encode_prompts, load_chat_tokenizer, safe_messages
+from rag_ft.llm.chat_template import (
+    TEMPLATE_OPTIONS,
+    encode_answers,
+    encode_prompts,
+    load_chat_tokenizer,
+    safe_messages,
+)
 from rag_ft.llm.grammar import COMPACT
 from rag_ft.llm.http_replies import server_message
 from rag_ft.llm.model_folder import check_adapter, folder_fingerprint, resolve_model_folder
@@ -68,6 +74,7 @@ class ServerModel:
         self._tokenizer = load_chat_tokenizer(folder) if folder else None
         self._schemas_enforced = True
         self._lora_enabled = bool(adapters)
+        self._is_vllm = server is not None  # else found out on entering
         what = folder_fingerprint(folder) if folder else config.model
         kind = (config.backend, config.dtype, config.quantization, sorted(served_adapters.items()))
         self.name = f"{Path(config.model).name}-{content_hash(what, kind)}"
@@ -124,7 +131,7 @@ class ServerModel:
         """By the model's own tokenizer where its folder is here, else by the server's /tokenize."""
         if self._tokenizer:
             return len(encode_prompts(self._tokenizer, [messages])[0])
-        return len(self._tokenize({"messages": list(safe_messages(messages))}))
+        return len(self._tokenize({"messages": list(safe_messages(messages)), **self._template_options()}))
 
     def _chat_call(self, request: ChatRequest) -> Call:
         specials = self._tokenizer.all_special_tokens if self._tokenizer else ()
@@ -133,6 +140,7 @@ class ServerModel:
             "messages": list(safe_messages(request.messages, specials)),
             "max_tokens": request.max_tokens,
             "temperature": request.temperature,
+            **self._template_options(),
         }
         if request.schema is not None and self._schemas_enforced:
             # our own server's grammar library reads the extra key and writes JSON as the in-process model does
@@ -140,6 +148,10 @@ class ServerModel:
             named = {"name": "reply", "schema": schema, "strict": True}
             body["response_format"] = {"type": "json_schema", "json_schema": named}
         return Call("/chat/completions", body, _read_chat, max(2**20, BYTES_PER_TOKEN * request.max_tokens))
+
+    def _template_options(self) -> dict[str, Any]:
+        """The options that prompts are rendered with in process. Servers other than vLLM may refuse the field."""
+        return {"chat_template_kwargs": TEMPLATE_OPTIONS} if self._is_vllm else {}
 
     def _score_call(self, jobs: list[tuple[list[int], list[int]]]) -> Call:
         body = {"model": self._base, "prompt": [p + a for p, a in jobs], "max_tokens": 1, "temperature": 0,
@@ -185,6 +197,7 @@ class ServerModel:
             raise ConfigError(f"{self._sender.base_url} does not serve '{self._base}' but {there}: set "
                               f"llm.model to one of these")  # fmt: skip
         self._lora_enabled = self._lora_enabled or any(m.get("parent") for m in models)
+        self._is_vllm = self._is_vllm or served[self._base].get("owned_by") == "vllm"
         for name, served_name in self._served.items():
             if served_name not in served:
                 self._load_adapter(name, served_name)
@@ -204,7 +217,7 @@ class ServerModel:
             prompts = encode_prompts(self._tokenizer, [messages for messages, _ in jobs])
             return list(zip(prompts, encode_answers(self._tokenizer, [answer for _, answer in jobs]), strict=True))
         return [
-            (self._tokenize({"messages": list(safe_messages(messages))}),
+            (self._tokenize({"messages": list(safe_messages(messages)), **self._template_options()}),
              self._tokenize({"prompt": answer, "add_special_tokens": False}))
             for messages, answer in jobs
         ]  # fmt: skip

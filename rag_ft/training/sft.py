@@ -49,7 +49,8 @@ class Schedule:
 @dataclass(frozen=True)
 class Trained:
     """`trainer.model` holds the best weights. `history`: {step, loss | eval_loss, ...} in order, earlier runs'
-    included. `num_steps` were made, by the loss history; `measure_seconds` of the `seconds` went into dev F1."""
+    included. `num_steps` were made in all; `num_tokens` were read in these `seconds`, of which `measure_seconds` went
+    into dev F1 (after a resume: since then)."""
 
     trainer: Any
     history: list[dict[str, float]]
@@ -86,6 +87,7 @@ def train(
         peft_config=adapter_config(config),
         callbacks=_callbacks(config, bool(dev)),
     )
+    trainer.arrangements = [example.arrangement for example in examples]
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Progress())
@@ -93,12 +95,14 @@ def train(
         longest = longest_answer(examples)
         trainer.measure = lambda trained: mean_f1(trained, tokenizer, questions, config.llm.abstain, longest)
     _check_rows(trainer.train_dataset, examples)
-    outcome = trainer.train(resume_from_checkpoint=last_complete(folder))
+    checkpoint = last_complete(folder)
+    outcome = trainer.train(resume_from_checkpoint=checkpoint)
     tokens = sum(len(e.encoded.input_ids) for e in examples) / len(examples)
     made = trainer.state.global_step
+    made_here = made - (_step_of(checkpoint) if checkpoint else 0)
     return Trained(
         trainer, _history(trainer.state.log_history), made, outcome.metrics["train_runtime"],
-        round(tokens * made * config.train_generator.batch_size), trainer.measure_seconds,
+        round(tokens * made_here * config.train_generator.batch_size), trainer.measure_seconds,
     )  # fmt: skip
 
 
@@ -128,12 +132,13 @@ def plan_schedule(config: Config, model: Any, examples: Sequence[Example], num_p
         per_epoch = math.ceil(len(lengths) / knobs.batch_size)
     epochs = knobs.epochs / num_arrangements(examples)
     num_steps = knobs.max_steps or max(1, math.ceil(epochs * per_epoch))
-    return Schedule(device, accumulation, epochs, num_steps, max(1, num_steps // knobs.evaluations), packed)
+    return Schedule(device, accumulation, epochs, num_steps, math.ceil(num_steps / knobs.evaluations), packed)
 
 
 def arguments(config: Config, schedule: Schedule, best_by: str | None, folder: Path) -> SFTConfig:
     """TRL's settings; every name is as of the versions pinned in pyproject.toml. `best_by` is None without dev."""
     knobs, gpu = config.train_generator, torch.cuda.is_available()
+    os.environ.pop("ACCELERATE_MIXED_PRECISION", None)  # a launcher's; it would hold wherever bf16 is False
     return SFTConfig(
         output_dir=str(folder),
         num_train_epochs=schedule.epochs,
@@ -159,6 +164,7 @@ def arguments(config: Config, schedule: Schedule, best_by: str | None, folder: P
         save_strategy="steps",
         save_steps=schedule.evaluate_every,
         save_total_limit=2,
+        restore_callback_states_from_checkpoint=True,  # how long early stopping has waited
         load_best_model_at_end=best_by is not None,
         metric_for_best_model=f"eval_{best_by}" if best_by else None,
         greater_is_better=best_by == "f1",
@@ -181,7 +187,11 @@ def computes_bf16(config: Config) -> bool:
 def last_complete(folder: Path) -> str | None:
     """The newest whole checkpoint under `folder`."""
     whole = [path for path in folder.glob("checkpoint-*") if (path / FINISHED).exists()]
-    return str(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None
+    return max(map(str, whole), key=_step_of, default=None)
+
+
+def _step_of(checkpoint: str) -> int:
+    return int(checkpoint.rpartition("-")[2])
 
 
 def plain_text_loss(model: Any, tokenizer: Any, texts: Sequence[str]) -> float:

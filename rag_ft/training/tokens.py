@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rag_ft.errors import ConfigError
-from rag_ft.llm.chat_template import render, safe_messages
+from rag_ft.llm.chat_template import answer_ending, render
 from rag_ft.llm.models import Messages
 
 IGNORED = -100  # what a label says where no loss is wanted
@@ -35,28 +35,18 @@ class ChatTokens:
         if tokenizer.eos_token_id is None:
             raise ConfigError("llm.model has no end-of-sequence token: choose an instruction-tuned model")
         self.tokenizer = tokenizer
+        self._ending = answer_ending(tokenizer)
 
     def encode(self, messages: Messages, answer: str) -> Encoded:
         """Ids of the prompt as it is served, and of the answer with its end of turn. What a template writes after the
-        end-of-turn token is left out, since serving stops there."""
-        prompt = render(self.tokenizer, messages)
-        prompt_ids = self._ids(prompt)
-        answer_ids = self._ids(self._completion(messages, answer, prompt))
+        end-of-turn token is left out, since serving stops there, and so is what it writes into a finished turn before
+        the answer (an empty thinking block): serving's prompt either holds that already, or does without."""
+        prompt_ids = self._ids(render(self.tokenizer, messages))
+        answer_ids = self._ids(answer + self._ending)
         end = self.tokenizer.eos_token_id
         if end in answer_ids:
             answer_ids = answer_ids[: answer_ids.index(end) + 1]
         return Encoded((*prompt_ids, *answer_ids), len(prompt_ids))
-
-    def _completion(self, messages: Messages, answer: str, prompt: str) -> str:
-        """The answer and what the template ends a turn with; templates that end none get the end token."""
-        turn = [*safe_messages(messages, self.tokenizer.all_special_tokens), {"role": "assistant", "content": answer}]
-        whole = self.tokenizer.apply_chat_template(turn, tokenize=False)
-        position = whole.rfind(answer) if answer else -1
-        if whole.startswith(prompt):
-            ending = whole[len(prompt) + len(answer) :]
-        else:  # some templates write more into a prompt (an empty thinking block) than into a finished turn
-            ending = whole[position + len(answer) :] if position >= 0 else ""
-        return answer + (ending or self.tokenizer.eos_token)
 
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]

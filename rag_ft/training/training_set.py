@@ -72,7 +72,10 @@ def select_pairs(run_dir: RunDir) -> tuple[list[QAPair], list[QAPair], list[Reje
         dev = [p for p in train if p.document_id in held]
         train = [p for p in train if p.document_id not in held]
     if not train:
-        raise DataError(f"{run_dir.qa} has no pair of a train document: lower ingest.test_share, or add documents")
+        raise DataError(
+            f"{run_dir.qa} has no pair of a train document: lower ingest.test_share, add documents, or set "
+            "train_generator.enabled=false"
+        )
     return train, dev, rejects
 
 
@@ -138,9 +141,25 @@ def make_examples(
 ) -> tuple[list[Example], list[Reject]]:
     """Examples of the pairs, in their order; chunks of test documents are left out of contexts, so that the order of a
     context is that of serving but for those."""
-    pairs, layout, rejects = balance(pairs, dataclasses.replace(layout_of(config), arrangement=arrangement))
+    kept, layout, left_out = balance(pairs, dataclasses.replace(layout_of(config), arrangement=arrangement))
+    examples, rejects = _laid_out(config, contexts, kept, encode, layout)
+    return examples, left_out + rejects
+
+
+def sample_examples(config: Config, run_dir: RunDir, encode: Encode, most: int) -> tuple[list[Example], list[Reject]]:
+    """Examples of at most so many pairs, spread over all: those that the training sees first of these pairs."""
+    pairs, _, _ = select_pairs(run_dir)
+    kept, layout, _ = balance(pairs, layout_of(config))
+    chosen = kept[:: max(1, len(kept) // most)][:most]
+    return _laid_out(config, find_contexts(config, run_dir, chosen), chosen, encode, layout)
+
+
+def _laid_out(
+    config: Config, contexts: Contexts, pairs: Sequence[QAPair], encode: Encode, layout: Layout
+) -> tuple[list[Example], list[Reject]]:
     abstain, render = config.llm.abstain, prompt_renderer(config)
     examples: list[Example] = []
+    rejects: list[Reject] = []
     for pair in pairs:
         made = drafts(pair, contexts.hits[pair.id], contexts.chunks, layout)
         if isinstance(made, Reject):
