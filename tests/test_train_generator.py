@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,32 @@ def test_the_merged_model_answers_as_base_and_adapter_together(prepared: Make, t
     assert torch.allclose(alone(**ids).logits, tuned(**ids).logits, atol=1e-4)
     with pytest.raises(ConfigError, match="is there already"):
         merge(config, tmp_path / "merged")
+
+
+def test_an_adapter_is_merged_into_its_own_base_alone(prepared: Make, tmp_path: Path, tiny_lm_dir: Path) -> None:
+    config, run_dir = prepared(knobs={"max_steps": 1})
+    train_generator.run(config, run_dir)
+    copy = shutil.copytree(tiny_lm_dir, tmp_path / "other-lm")
+    other, _ = prepared(llm__model=str(copy))
+    with pytest.raises(ConfigError, match=rf"was trained on {tiny_lm_dir}, and llm.model is {copy}: set llm.model="):
+        merge(other, tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+    (tmp_path / "link").symlink_to(tiny_lm_dir)
+    same, _ = prepared(llm__model=str(tmp_path / "link"))
+    assert merge(same, tmp_path / "merged").is_dir()
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_base_with_sampling_values_and_without_sampling_is_trained_and_merged(
+    prepared: Make, tmp_path: Path, tiny_lm_dir: Path, method: str
+) -> None:
+    base = shutil.copytree(tiny_lm_dir, tmp_path / "base")
+    settings = {"do_sample": False, "temperature": 0.6, "top_p": 0.9, "top_k": 20, "eos_token_id": 2}
+    (base / "generation_config.json").write_text(json.dumps(settings))
+    config, run_dir = prepared(knobs={"max_steps": 1, "method": method}, llm__model=str(base))
+    train_generator.run(config, run_dir)
+    written = json.loads((merge(config, tmp_path / "merged") / "generation_config.json").read_text())
+    assert written["eos_token_id"] == 2 and "temperature" not in written
 
 
 def test_dev_documents_are_taken_from_train_where_there_are_none(prepared: Make) -> None:
