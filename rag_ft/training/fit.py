@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
 from rag_ft.errors import DataError
 from rag_ft.records import write_text
-from rag_ft.training.batches import DistinctBatches, ShuffledBatches
+from rag_ft.training.batches import Apart, DistinctBatches, ShuffledBatches
 from rag_ft.training.student import Student
 
 if TYPE_CHECKING:
@@ -33,8 +34,7 @@ NUM_CHECKPOINTS = 10
 @dataclass(frozen=True)
 class Schedule:
     """`epochs` passes over the rows, or `steps` steps where that is not 0. `batch_size` counts rows of all processes.
-    `bfloat16`: matrix products in bfloat16, weights and sums in float32. `distinct`: no proving chunk is in
-    a batch twice."""
+    `bfloat16`: matrix products in bfloat16, weights and sums in float32."""
 
     batch_size: int
     learning_rate: float
@@ -43,17 +43,18 @@ class Schedule:
     warmup_share: float = 0.1
     seed: int = 0
     bfloat16: bool = False
-    distinct: bool = True
 
 
 def fit(
-    student: Student, rows: Mapping[str, Sequence[Any]], loss: nn.Module, schedule: Schedule, folder: Path
-) -> list[dict[str, float]]:
+    student: Student, rows: Mapping[str, Sequence[Any]], apart: Sequence[Apart] | None, loss: nn.Module,
+    schedule: Schedule, folder: Path,
+) -> list[dict[str, float]]:  # fmt: skip
     """Trains the student in place and leaves its weights in `folder`; a phase that is there already is only loaded.
 
     Args:
         student: its weights are moved.
         rows: text columns in the order the loss wants them, and `label`, the row's number.
+        apart: what keeps each row out of a batch; None: any rows may share one.
         loss: takes (features of each text column, labels) and returns a scalar.
         schedule: how long, how large, how fast.
         folder: the phase's own; holds checkpoints while it runs.
@@ -68,7 +69,7 @@ def fit(
     if not finished.exists():
         trainer = _Trainer(
             model=student.model,
-            args=_arguments(schedule, len(rows["label"]), folder),
+            args=_arguments(schedule, len(rows["label"]), apart, folder),
             train_dataset=Dataset.from_dict(dict(rows)),
             loss=loss,
             callbacks=[_MarkComplete(), _Progress(folder.name)],
@@ -127,7 +128,9 @@ class _Progress(TrainerCallback):
         self._bar.close()
 
 
-def _arguments(schedule: Schedule, num_rows: int, folder: Path) -> SentenceTransformerTrainingArguments:
+def _arguments(
+    schedule: Schedule, num_rows: int, apart: Sequence[Apart] | None, folder: Path
+) -> SentenceTransformerTrainingArguments:
     steps = schedule.steps or int(schedule.epochs * (num_rows // schedule.batch_size))
     arguments = SentenceTransformerTrainingArguments(
         output_dir=str(folder),
@@ -139,7 +142,7 @@ def _arguments(schedule: Schedule, num_rows: int, folder: Path) -> SentenceTrans
         },  # a batch is shared out: the result does not depend on the processes
         dataloader_drop_last=True,
         dataloader_pin_memory=torch.cuda.is_available(),
-        batch_sampler=DistinctBatches if schedule.distinct else ShuffledBatches,
+        batch_sampler=ShuffledBatches if apart is None else partial(DistinctBatches, apart=apart),
         learning_rate=schedule.learning_rate,
         warmup_steps=schedule.warmup_share,
         lr_scheduler_type="linear",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -12,6 +11,7 @@ from rag_ft.paths import RunDir
 from rag_ft.records import Chunk, QAPair, Reject, read_jsonl
 from rag_ft.training.cloze import make_clozes
 from rag_ft.training.leakage import check_no_leakage, without_test_questions
+from rag_ft.training.rows import by_document
 
 LEAST_DEV_QUESTIONS = 20  # fewer cannot tell a gain from a loss: part of train then joins them
 DEV_SHARE = 0.15  # of the train documents, by hash of their ids
@@ -48,9 +48,9 @@ def select_pairs(run_dir: RunDir) -> Pairs:
     usable, rejects = without_test_questions((p for p in everything if p.split != "test" and p.answerable), heldout)
     check_no_leakage(usable, heldout, read_jsonl(run_dir.chunks, Chunk))
     dev_documents = _dev_documents(usable, chunks.values())
-    by_document = _by_document(c for c in chunks.values() if c.document_id in dev_documents)
+    chunks_of = by_document(c for c in chunks.values() if c.document_id in dev_documents)
     dev = [p for p in usable if p.document_id in dev_documents]
-    gold = {p.id: gold_chunk_ids(p, by_document[p.document_id or ""]) for p in dev}
+    gold = {p.id: gold_chunk_ids(p, chunks_of[p.document_id or ""]) for p in dev}
     return Pairs(
         train=[p for p in usable if p.document_id not in dev_documents and p.split == "train"],
         dev=[p for p in dev if gold[p.id]],
@@ -88,10 +88,3 @@ def _dev_documents(pairs: Sequence[QAPair], chunks: Iterable[Chunk]) -> set[str]
     asked = {p.document_id for p in pairs if p.document_id in split_of} or (set() if dev else set(split_of))
     others = sorted(sorted(asked - dev), key=lambda document_id: hash_share(f"dev {document_id}"))
     return dev | set(others[: round(DEV_SHARE * len(others))])
-
-
-def _by_document(chunks: Iterable[Chunk]) -> dict[str, list[Chunk]]:
-    grouped: dict[str, list[Chunk]] = defaultdict(list)
-    for chunk in chunks:
-        grouped[chunk.document_id].append(chunk)
-    return grouped
