@@ -109,7 +109,7 @@ def preview(config: Config, run_dir: RunDir, n: int = 10) -> str:
     from rag_ft.training.training_set import find_contexts, make_examples, select_pairs
 
     tokens = chat_tokens(config)
-    pairs, _, _ = select_pairs(run_dir)
+    pairs, _, _ = select_pairs(run_dir, config.ingest.near_duplicate_similarity)
     chosen = pairs[:: max(1, len(pairs) // n)][:n]
     examples, rejects = make_examples(config, find_contexts(config, run_dir, chosen), chosen, tokens.encode)
     shown = [_show(example, tokens.tokenizer) for example in examples[:n]]

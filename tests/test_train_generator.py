@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from generator_run import NAMES, TOWNS, Make, documents, prepare
+from generator_run import NAMES, TOWNS, Make, documents, prepare, with_copies
 
 from rag_ft import train_generator
 from rag_ft.ask import ask
@@ -169,9 +169,17 @@ def test_dev_documents_are_taken_from_train_where_there_are_none(prepared: Make)
     _, run_dir = prepared()
     pairs = [p for p in read_jsonl(run_dir.qa, QAPair) if p.split != "dev"]
     write_jsonl(run_dir.qa, pairs)
-    train, dev, _ = select_pairs(run_dir)
+    train, dev, _ = select_pairs(run_dir, 0.8)
     assert dev and not {p.document_id for p in train} & {p.document_id for p in dev}
     assert {p.split for p in [*train, *dev]} == {"train"}
+
+
+def test_near_duplicates_are_held_out_together(tmp_path: Path) -> None:
+    run_dir = with_copies(tmp_path)
+    train, dev, _ = select_pairs(run_dir, 0.8)
+    trained, held = ({(p.document_id or "").removesuffix("-copy") for p in pairs} for pairs in (train, dev))
+    assert held and not trained & held
+    assert len(dev) == 4, "a tenth of 40 documents"
 
 
 def test_a_pair_of_a_test_document_stops_the_training(prepared: Make) -> None:
@@ -296,10 +304,13 @@ def test_near_duplicates_share_a_fold_and_too_few_documents_are_refused() -> Non
 
     texts = {f"d{n}": " ".join(f"word{n}-{m}" for m in range(40)) for n in range(9)}
     texts["copy"] = texts["d3"] + " end"
-    folds = folds_of(texts, 3, 0.8)
+    folds = folds_of(texts, set(texts), 3, 0.8)
     assert folds["copy"] == folds["d3"] and {list(folds.values()).count(n) for n in range(3)} <= {3, 4}
+    folds = folds_of(texts, set(texts) - {"copy"}, 3, 0.8)
+    assert folds["copy"] == folds["d3"], "a copy nobody asked about is held out too"
+    assert set(folds_of(texts, {"d0", "copy"}, 2, 0.8)) == {"d0", "d3", "copy"}, "the others are always trained on"
     with pytest.raises(ConfigError, match="folds=10: only 9 train documents"):
-        folds_of(texts, 10, 0.8)
+        folds_of(texts, set(texts), 10, 0.8)
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from generator_run import with_copies
 
 from rag_ft import index, ingest, train_retriever
 from rag_ft.config import Config
@@ -24,7 +25,8 @@ from rag_ft.paths import RunDir
 from rag_ft.records import Chunk, Evidence, QAPair, read_jsonl, read_rows, write_jsonl, write_text
 from rag_ft.retrieval.search import Retriever, open_retriever, served_tuned
 from rag_ft.training import phases
-from rag_ft.training.pairs import Pairs, with_cloze_dev
+from rag_ft.training.held_out import held_out
+from rag_ft.training.pairs import Pairs, select_pairs, with_cloze_dev
 
 MakeRun = Callable[..., tuple[Config, RunDir]]
 RUN = """
@@ -273,6 +275,25 @@ def test_a_dev_chunk_is_searched_without_the_sentence_that_asks_for_it() -> None
     assert pair.question in chunk.text and pair.question not in found.clozed["d#0"].text
     assert found.gold == {pair.id: {"d#0"}} and pair.split == "dev"
     assert with_cloze_dev(found, seed=0) is found, "where there are dev questions they decide"
+
+
+@pytest.mark.parametrize("asked", ["all", "no copy", "none"])
+def test_near_duplicates_are_held_out_together(tmp_path: Path, asked: str) -> None:
+    run_dir = with_copies(tmp_path)
+    pairs = [p for p in read_jsonl(run_dir.qa, QAPair) if "copy" not in p.id or asked == "all"]
+    write_jsonl(run_dir.qa, pairs if asked != "none" else [])
+    found = select_pairs(run_dir, 0.8)
+    trained, held = ({c.document_id for c in chunks.values()} for chunks in (found.chunks, found.dev_chunks))
+    assert len(held) == 6 and len(trained) == 34, "15 % of 40"
+    assert not {name.removesuffix("-copy") for name in trained} & {name.removesuffix("-copy") for name in held}
+
+
+def test_one_large_group_of_near_duplicates_leaves_something_to_train_on() -> None:
+    group_of = {f"d{n}": "d0" if n < 9 else f"d{n}" for n in range(12)}
+    assert held_out(group_of, group_of, 0.1) in ({"d9"}, {"d10"}, {"d11"})
+    assert held_out(["d0", "d1"], group_of, 0.5) == set(), "all of it is one group"
+    pairs = {f"d{n}{copy}": f"d{n}" for n in range(5) for copy in ("", "-copy")}
+    assert len(held_out(pairs, pairs, 0.1)) == 2, "a whole group, where none is small enough"
 
 
 def test_too_few_questions_are_a_reason_and_no_error(prepared: MakeRun) -> None:
