@@ -25,6 +25,7 @@ from rag_ft.paths import RunDir
 from rag_ft.records import Chunk, Evidence, QAPair, read_jsonl, read_rows, write_jsonl, write_text
 from rag_ft.retrieval.search import Retriever, open_retriever, served_tuned
 from rag_ft.training import phases
+from rag_ft.training.fit import Schedule, _arguments
 from rag_ft.training.held_out import held_out
 from rag_ft.training.pairs import Pairs, select_pairs, with_cloze_dev
 
@@ -294,6 +295,15 @@ def test_one_large_group_of_near_duplicates_leaves_something_to_train_on() -> No
     assert held_out(["d0", "d1"], group_of, 0.5) == set(), "all of it is one group"
     pairs = {f"d{n}{copy}": f"d{n}" for n in range(5) for copy in ("", "-copy")}
     assert len(held_out(pairs, pairs, 0.1)) == 2, "a whole group, where none is small enough"
+
+
+def test_the_encoders_dtype_decides_the_precision_whatever_the_launcher_wants(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    assert _arguments(Schedule(4, 1e-3), 8, None, tmp_path).mixed_precision == "no"
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    assert _arguments(Schedule(4, 1e-3, bfloat16=True), 8, None, tmp_path).mixed_precision == "bf16"
 
 
 def test_too_few_questions_are_a_reason_and_no_error(prepared: MakeRun) -> None:

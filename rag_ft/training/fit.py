@@ -155,6 +155,8 @@ def _arguments(
         report_to=[],
         seed=schedule.seed,
     )
+    # Not what the launcher wants (ACCELERATE_MIXED_PRECISION): the encoder's dtype decides.
+    arguments.mixed_precision = "bf16" if schedule.bfloat16 else "no"
     arguments._n_gpu = min(1, arguments.n_gpu)  # one process, one device: DataParallel would change the batches
     return arguments
 
