@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,7 @@ from rag_ft.errors import DataError
 from rag_ft.paths import RunDir
 from rag_ft.records import Chunk, Evidence, QAPair, read_jsonl, read_rows, write_jsonl, write_text
 from rag_ft.retrieval.search import Retriever, open_retriever, served_tuned
-from rag_ft.training import phases
-from rag_ft.training.fit import Schedule, _arguments
+from rag_ft.training import fit, phases
 from rag_ft.training.held_out import held_out
 from rag_ft.training.pairs import Pairs, select_pairs, with_cloze_dev
 
@@ -301,9 +301,9 @@ def test_the_encoders_dtype_decides_the_precision_whatever_the_launcher_wants(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-    assert _arguments(Schedule(4, 1e-3), 8, None, tmp_path).mixed_precision == "no"
+    assert fit._arguments(fit.Schedule(4, 1e-3), 8, None, tmp_path).mixed_precision == "no"
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
-    assert _arguments(Schedule(4, 1e-3, bfloat16=True), 8, None, tmp_path).mixed_precision == "bf16"
+    assert fit._arguments(fit.Schedule(4, 1e-3, bfloat16=True), 8, None, tmp_path).mixed_precision == "bf16"
 
 
 def test_too_few_questions_are_a_reason_and_no_error(prepared: MakeRun) -> None:
@@ -381,8 +381,6 @@ def test_an_interrupted_training_goes_on_at_its_last_checkpoint_to_the_same_weig
 ) -> None:
     from safetensors.numpy import load_file
 
-    from rag_ft.training import fit
-
     config, run_dir = prepared(epochs=4)
     train_retriever.run(config, run_dir)
     wanted = load_file(run_dir.retriever / "model.safetensors")
@@ -401,6 +399,16 @@ def test_an_interrupted_training_goes_on_at_its_last_checkpoint_to_the_same_weig
     found = load_file(run_dir.retriever / "model.safetensors")
     assert all(np.array_equal(wanted[name], found[name]) for name in wanted)
     assert [row["step"] for row in read_rows(run_dir.training_log("train_retriever")) if "step" in row] == steps
+
+
+def test_a_checkpoint_is_complete_when_every_process_has_written_its_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark, waited = tmp_path / "checkpoint-3" / fit.FINISHED, list[bool]()
+    monkeypatch.setattr(fit.PartialState, "wait_for_everyone", lambda _: waited.append(mark.exists()))
+    state = SimpleNamespace(is_world_process_zero=True, global_step=3)
+    fit._MarkComplete().on_save(SimpleNamespace(output_dir=str(tmp_path)), state, None)
+    assert waited == [False] and mark.exists()
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate import PartialState
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
@@ -104,6 +105,7 @@ class _Trainer(SentenceTransformerTrainer):
 
 class _MarkComplete(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        PartialState().wait_for_everyone()  # each process keeps its own random state in the checkpoint
         if state.is_world_process_zero:
             write_text(Path(args.output_dir) / f"checkpoint-{state.global_step}" / FINISHED, "")
 
