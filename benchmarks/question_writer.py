@@ -55,7 +55,7 @@ def main() -> None:
         for stage in (ingest, index, generate):
             stage.run(config, run_dir)
     tokens = chat_tokens(config)
-    train_pairs, dev_pairs, _ = select_pairs(run_dir)
+    train_pairs, dev_pairs, _ = select_pairs(run_dir, config.ingest.near_duplicate_similarity)
     rows, dev = (_examples(config, run_dir, pairs, tokens) for pairs in (train_pairs, dev_pairs))
     random.Random(config.run.seed).shuffle(rows)
     print(f"{len(rows)} examples over {len(train_pairs)} questions, {len(dev)} to select the weights by")

@@ -122,7 +122,8 @@ def lsr(args: argparse.Namespace) -> dict[str, Any]:
     parts, facts = [], {}
     for fold in args.folds:
         config, run_dir = _prepare(args, f"lsr-{fold}", [("covidqa_train", None)], _halves(fold))
-        tuning = train_retriever.open_tuning(config, run_dir, select_pairs(run_dir), join_processes())
+        pairs = select_pairs(run_dir, config.ingest.near_duplicate_similarity)
+        tuning = train_retriever.open_tuning(config, run_dir, pairs, join_processes())
         made = _lsr_candidates(tuning)
         parts.append(_table(run_dir, {name: tuning.open(candidate) for name, candidate in made.items()}))
         facts[f"fold {fold}"] = {name: {**c.notes, "steps": len(c.history)} for name, c in made.items()}

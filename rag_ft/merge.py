@@ -21,7 +21,7 @@ def merge(config: Config, to: Path) -> Path:
 
     Raises:
         DataError: the run has no tuned generator.
-        ConfigError: `to` is there already, or the adapter is of another base model.
+        ConfigError: `to` is there already, or the adapter is of another base model than llm.model.
     """
     adapter = RunDir(config.run_path).generator
     if to.exists():
@@ -44,13 +44,44 @@ def _merged(config: Config, adapter: Path) -> Any:
     from transformers import AutoModelForCausalLM
 
     from rag_ft.llm.model_folder import resolve_model_folder
+    from rag_ft.training.adapters import drop_unused_sampling
 
+    _check_base(config, adapter)
     base = AutoModelForCausalLM.from_pretrained(resolve_model_folder(config.llm.model), dtype="auto")
+    drop_unused_sampling(base)
     try:
         return PeftModel.from_pretrained(base, adapter).merge_and_unload()
     except (RuntimeError, ValueError) as error:
         first = str(error).splitlines()[0]
         raise ConfigError(f"{adapter} does not fit llm.model {config.llm.model}: {first}") from error
+
+
+def _check_base(config: Config, adapter: Path) -> None:
+    """An adapter fits every model of the same shape, but makes sense on its own base alone."""
+    from rag_ft.llm.model_folder import read_json
+
+    path, wanted = adapter / "adapter_config.json", config.llm.model
+    trained = read_json(path).get("base_model_name_or_path")
+    if trained in (None, wanted):
+        return
+    folder = _local_folder(trained)
+    if folder is None or folder != _local_folder(wanted):
+        raise ConfigError(
+            f"{adapter} was trained on {trained}, and llm.model is {wanted}: set llm.model={trained}, or, if that "
+            f"model was moved, base_model_name_or_path in {path}"
+        )
+
+
+def _local_folder(model: str) -> Path | None:
+    """Where a model lies, itself or in the hub's cache; None where it is not on this machine."""
+    from huggingface_hub import snapshot_download
+
+    if (folder := Path(model).expanduser()).is_dir():
+        return folder.resolve()
+    try:
+        return Path(snapshot_download(model, local_files_only=True)).resolve()
+    except (OSError, ValueError):  # not in the cache, or no hub id
+        return None
 
 
 def _copy_tokenizer(adapter: Path, to: Path) -> None:

@@ -56,6 +56,7 @@ class Corpus:
     are written about; `num_train_pairs`: those with an answer, which both halves learn from."""
 
     num_chunks: int
+    num_train_chunks: int
     num_asked_chunks: int
     num_test_questions: int
     num_train_pairs: int
@@ -123,22 +124,17 @@ def visible_device(config: Config) -> Device:
 
 def count_corpus(config: Config, run_dir: RunDir) -> Corpus:
     """Chunks and pairs: those there are, else what the sources' size lets expect."""
-    knobs, held = config.generate, {"test": config.ingest.test_share, "dev": config.ingest.dev_share}
-    if counted := run_dir.chunks.exists():
-        chunks = Counter(row["split"] for row in read_rows(run_dir.chunks))
-    else:
-        step = max(1, config.ingest.chunk_tokens - config.ingest.chunk_overlap_tokens)
-        number = _source_bytes(config) / CHARACTERS_PER_TOKEN / step
-        shares = {**held, "train": 1 - sum(held.values())}
-        chunks = Counter({split: round(share * number) for split, share in shares.items()})
+    knobs, counted = config.generate, run_dir.chunks.exists()
+    chunks = Counter(row["split"] for row in read_rows(run_dir.chunks)) if counted else _estimated_chunks(config)
     asked = Counter({split: chunks[split] for split in knobs.splits})
     num_asked = min(asked.total(), knobs.max_chunks or asked.total())
     kept = KEPT_SHARE * num_asked * knobs.pairs_per_chunk / max(1, asked.total())
-    train, test = round(kept * asked["train"]), round(kept * asked["test"]) + _num_lines(knobs.questions)
+    imported = _num_lines(knobs.questions) / max(1, chunks.total())  # as many about each chunk: not located yet
+    train, test = (round(kept * asked[split] + imported * chunks[split]) for split in ("train", "test"))
     if run_dir.qa.exists():
         pairs = Counter((pair.split, pair.answerable) for pair in read_jsonl(run_dir.qa, QAPair))
         train, test = pairs["train", True], pairs["test", True] + pairs["test", False]
-    return Corpus(chunks.total(), num_asked, test, train, counted)
+    return Corpus(chunks.total(), chunks["train"], num_asked, test, train, counted)
 
 
 def example_tokens(config: Config) -> int:
@@ -177,7 +173,7 @@ def stage_work(config: Config, shape: ModelShape, encoder: ModelShape, corpus: C
     written = asked * (prompts * prompt + config.generate.max_tokens / 2)
     work = {"generate": Work(written, 0, written * 2.0 * shape.parameters)}
     if config.train_retriever.enabled:
-        work["train_retriever"] = _retriever_work(config, encoder, corpus)
+        work["train_retriever"] = _retriever_work(config, shape, encoder, corpus)
     knobs = config.train_generator
     if knobs.enabled:
         examples = corpus.num_train_pairs / (knobs.gold_share or 1) / (1 - knobs.replay_share)
@@ -190,15 +186,23 @@ def stage_work(config: Config, shape: ModelShape, encoder: ModelShape, corpus: C
     return work
 
 
-def _retriever_work(config: Config, encoder: ModelShape, corpus: Corpus) -> Work:
-    """Questions and chunks of the pairs, trained on, and all chunks encoded once more."""
-    knobs, moved = config.train_retriever, encoder.parameters - encoder.vocabulary * encoder.hidden
-    row = QUESTION_TOKENS + (1 + knobs.num_negatives) * config.ingest.chunk_tokens
-    steps = knobs.rounds * int(knobs.epochs * corpus.num_train_pairs / knobs.batch_size)
-    learned = steps * knobs.batch_size * row
-    encoded = corpus.num_chunks * config.ingest.chunk_tokens if knobs.sides == "both" else 0
-    factor = 6.0 if knobs.method == "full" else 4.0
-    return Work(learned + encoded, steps, moved * (factor * learned + 2.0 * encoded))
+def _retriever_work(config: Config, shape: ModelShape, encoder: ModelShape, corpus: Corpus) -> Work:
+    """The rows of each phase, trained on; all chunks encoded once more; what the LM reads where it scores chunks."""
+    knobs, pairs = config.train_retriever, corpus.num_train_pairs
+    chunk = config.ingest.chunk_tokens if knobs.sides == "both" else 0  # else their vectors are looked up
+    scored = min(knobs.lsr_top_k, corpus.num_train_chunks)  # chunks of a question
+    phases = [  # (steps, chunks of a row)
+        (corpus.num_train_chunks // knobs.batch_size if knobs.self_supervised else 0, 1),
+        (knobs.rounds * int(knobs.epochs * pairs / knobs.batch_size), 1 + knobs.num_negatives),
+        (knobs.rounds * knobs.lsr_steps if pairs else 0, scored),
+    ]
+    learned = knobs.batch_size * sum(steps * (QUESTION_TOKENS + number * chunk) for steps, number in phases)
+    encoded = corpus.num_chunks * chunk
+    # Scores are kept: a later round pays for the chunks alone that it finds anew.
+    read = pairs * scored * (_longest_chunk(config) + PROMPT_OVERHEAD_TOKENS + ANSWER_TOKENS) if knobs.lsr_steps else 0
+    moved, factor = encoder.parameters - encoder.vocabulary * encoder.hidden, 6.0 if knobs.method == "full" else 4.0
+    flops = moved * (factor * learned + 2.0 * encoded) + 2.0 * shape.parameters * read
+    return Work(learned + encoded + read, sum(steps for steps, _ in phases), flops)
 
 
 def measured_seconds(
@@ -283,14 +287,25 @@ def _longest_chunk(config: Config) -> int:
     return round(1.3 * config.ingest.chunk_tokens)
 
 
-def _source_bytes(config: Config) -> int:
-    paths = [source if isinstance(source, Path) else source.path for source in config.ingest.sources]
-    files = [f for path in paths for f in (path.rglob("*") if path.is_dir() else [path]) if f.is_file()]
-    return sum(f.stat().st_size for f in files)
+def _estimated_chunks(config: Config) -> Counter[str]:
+    """By split: that of their source, else by the shares of the splits."""
+    knobs, found = config.ingest, dict.fromkeys(("train", "dev", "test"), 0.0)
+    shares = {"test": knobs.test_share, "dev": knobs.dev_share, "train": 1 - knobs.test_share - knobs.dev_share}
+    step = max(1, knobs.chunk_tokens - knobs.chunk_overlap_tokens)
+    for source in knobs.sources:
+        path, fixed = (source, None) if isinstance(source, Path) else (source.path, source.split)
+        number = _num_bytes(path) / CHARACTERS_PER_TOKEN / step
+        for split, share in ({fixed: 1.0} if fixed else shares).items():
+            found[split] += share * number
+    return Counter({split: round(number) for split, number in found.items()})
+
+
+def _num_bytes(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _num_lines(files: Sequence[Path]) -> int:
-    """Of files of questions, most of which are about test documents."""
     return sum(path.read_bytes().count(b"\n") for path in files if path.is_file())
 
 

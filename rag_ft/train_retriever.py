@@ -40,7 +40,7 @@ def run(config: Config, run_dir: RunDir) -> Counts:
     if not config.train_retriever.enabled:
         return {"shipped": 0, "reason": "train_retriever.enabled is false"}
     processes = join_processes()
-    pairs = select_pairs(run_dir)
+    pairs = select_pairs(run_dir, config.ingest.near_duplicate_similarity)
     if config.train_retriever.self_supervised:
         pairs = with_cloze_dev(pairs, config.run.seed)
     processes.first(lambda: write_jsonl(run_dir.rejects("train_retriever"), pairs.rejects))

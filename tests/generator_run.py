@@ -15,7 +15,7 @@ import yaml
 from rag_ft import index, ingest
 from rag_ft.config import Config
 from rag_ft.paths import RunDir
-from rag_ft.records import Chunk, Evidence, QAPair, read_jsonl, write_jsonl
+from rag_ft.records import Chunk, Document, Evidence, QAPair, read_jsonl, write_jsonl
 
 NAMES = ["Ada", "Bo", "Cleo", "Dag", "Eva", "Finn", "Gro", "Hal", "Ida", "Jon"]
 TOWNS = ["Ulm", "Ost", "Rye", "Ave", "Bex", "Cor", "Dax", "Ely", "Fro", "Gap"]
@@ -58,6 +58,19 @@ def prepare(make_run: Make, **overrides: Any) -> tuple[Config, RunDir]:
         index.run(config, run_dir)
         write_jsonl(run_dir.qa, pairs_of(run_dir))
     return config, run_dir
+
+
+def with_copies(folder: Path) -> RunDir:
+    """A run with 20 train documents and a near-copy of each, a question about every one, and no dev document."""
+    run_dir, texts = RunDir(folder), {}
+    for number in range(20):
+        texts[f"d{number}"] = " ".join(f"word{number}-{n}" for n in range(60))
+        texts[f"d{number}-copy"] = texts[f"d{number}"] + " end"
+    write_jsonl(run_dir.documents, (Document(name, "", text, "", "train") for name, text in texts.items()))
+    write_jsonl(run_dir.chunks, (Chunk(f"{i}#0", i, "", t, 0, len(t), 60, "train") for i, t in texts.items()))
+    write_jsonl(run_dir.qa, (QAPair(f"q-{i}", f"What tells {i}?", ("x",), f"{i}#0", i, None, "factoid", "train",
+                                    "imported") for i in texts))  # fmt: skip
+    return run_dir
 
 
 def start(config_file: Path, *overrides: str, launcher: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from rag_ft.training import losses
+from rag_ft.training.losses import LsrLoss, Teacher
 from rag_ft.training.lsr import ENTROPY_LIMIT, choose_temperature, lsr_loss, normalised_entropy
 
 RNG = np.random.default_rng(0)
@@ -109,3 +111,45 @@ def test_the_papers_temperature_on_probabilities_is_refused_as_uniform() -> None
 def test_a_temperature_given_by_the_user_is_kept_where_it_teaches() -> None:
     chosen = choose_temperature(torch.tensor(SCORES), tau=0.5)
     assert (chosen.tau, chosen.refusal) == (0.5, None)
+
+
+def mixed(proving: torch.Tensor, scores: torch.Tensor, gather: bool = False) -> LsrLoss:
+    return LsrLoss(torch.nn.Identity(), Teacher(scores, 1.0, proving), 0.05, "p||q", 0.5, gather=gather)  # type: ignore[arg-type]
+
+
+def test_the_mixed_loss_and_its_gradient_do_not_depend_on_the_number_of_processes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    questions, chunks, scores = torch.randn(8, 16), torch.randn(8, 3, 16), torch.randn(8, 3)
+    proving = torch.tensor([[n % 7, (n + 2) % 7] for n in range(8)])  # two rows have the same positive
+    labels = torch.arange(8)
+    wanted = chunks.clone().requires_grad_()
+    one = mixed(proving, scores).of_embeddings(questions, wanted, labels)
+    one.backward()
+    shared = chunks.clone().requires_grad_()
+    monkeypatch.setattr(losses, "all_gather_with_grad", lambda _: torch.nn.functional.normalize(shared, dim=-1)[:, 0])
+    monkeypatch.setattr(losses, "all_gather", lambda _: proving[:, 0])
+    parts = []
+    for rank, rows in enumerate(labels.chunk(2)):
+        monkeypatch.setattr(losses, "get_rank", lambda rank=rank: rank)
+        loss = mixed(proving, scores, gather=True)
+        parts.append(loss.of_embeddings(questions[rows], shared[rows], rows))
+    mean = torch.stack(parts).mean()
+    mean.backward()
+    assert mean.item() == pytest.approx(one.item(), rel=1e-5)
+    torch.testing.assert_close(shared.grad, wanted.grad)
+
+
+def test_another_chunk_that_proves_the_answer_is_no_negative_of_the_mixed_loss() -> None:
+    torch.manual_seed(0)
+    questions, chunks, scores = torch.randn(3, 16), torch.randn(3, 2, 16), torch.randn(3, 2)
+    labels, harmful = torch.arange(3), chunks.clone()
+    harmful[1, 0] = questions[0]  # row 1's chunk is what row 0 asks for
+
+    def loss(proving: list[list[int]], chunks: torch.Tensor) -> torch.Tensor:
+        made = mixed(torch.tensor(proving), scores)
+        logits = torch.nn.functional.normalize(questions, dim=-1), torch.nn.functional.normalize(chunks[:, 0], dim=-1)
+        return made._contrast(*logits, made.proving[labels])
+
+    assert loss([[0, 1], [1, -1], [2, -1]], harmful) < loss([[0, -1], [1, -1], [2, -1]], harmful) - 1

@@ -18,7 +18,7 @@ import rag_ft.plan
 from rag_ft.config import load_config
 from rag_ft.errors import ConfigError
 from rag_ft.paths import RunDir
-from rag_ft.plan import plan
+from rag_ft.plan import count_corpus, plan
 from rag_ft.records import Chunk, QAPair, read_jsonl, write_jsonl
 from rag_ft.stages import read_done, run_stage
 
@@ -90,6 +90,40 @@ def test_training_is_planned_on_the_pairs_with_an_answer(prepared: Make) -> None
     assert int(row_of(plan(config), "train_generator")[2]) == steps
     answered = sum(pair.split == "train" and pair.answerable for pair in pairs)
     assert steps == round(config.train_generator.epochs * answered / 0.5 / config.train_generator.batch_size)
+
+
+def test_every_phase_of_the_retriever_is_planned_and_what_the_language_model_reads_for_it(prepared: Make) -> None:
+    def planned(**knobs: Any) -> tuple[float, int]:
+        config, _ = prepared(**{f"train_retriever__{knob}": value for knob, value in knobs.items()})
+        _, tokens, steps, *_ = row_of(plan(config), "train_retriever")
+        return float(tokens.replace(",", "")), int(steps)
+
+    settings = {"epochs": 2, "batch_size": 2}
+    config, run_dir = prepared()
+    pairs = sum(pair.split == "train" and pair.answerable for pair in read_jsonl(run_dir.qa, QAPair))
+    train_chunks = sum(chunk.split == "train" for chunk in read_jsonl(run_dir.chunks, Chunk))
+    tokens, steps = planned(**settings)
+    assert steps == pairs
+    more, lsr_steps = planned(**settings, lsr_steps=1, lsr_top_k=4)
+    assert lsr_steps == steps + 1 and more > tokens + pairs * 4 * config.ingest.chunk_tokens, "each scored by the LM"
+    assert planned(**settings, self_supervised=True)[1] == steps + train_chunks // 2
+
+
+def test_imported_questions_are_shared_out_by_split_before_there_are_pairs(make_run: Make, tmp_path: Path) -> None:
+    long = [{"text": "word " * 20_000}]
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text("{}\n" * 200)
+    config, run_dir = make_run(
+        long, generate__pairs_per_chunk=0, generate__questions=[questions], ingest__test_share=0.5,
+        ingest__dev_share=0.1,
+    )  # fmt: skip
+    corpus = count_corpus(config, run_dir)
+    assert corpus.num_train_pairs == pytest.approx(80, abs=5) and corpus.num_test_questions == pytest.approx(100, abs=5)
+    fixed = [{"path": config.ingest.sources[0], "split": "test"}]
+    config, run_dir = make_run(long, generate__pairs_per_chunk=0, generate__questions=[questions],
+                               ingest__sources=fixed)  # fmt: skip
+    corpus = count_corpus(config, run_dir)
+    assert (corpus.num_train_pairs, corpus.num_test_questions) == (0, 200)
 
 
 @pytest.mark.slow

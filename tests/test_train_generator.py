@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 import math
+import shutil
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
-from generator_run import NAMES, ROOT, TOWNS, Make, documents, prepare
+from generator_run import NAMES, ROOT, TOWNS, Make, documents, prepare, with_copies
 
 from rag_ft import train_generator
 from rag_ft.ask import ask
@@ -240,13 +241,47 @@ def test_the_merged_model_answers_as_base_and_adapter_together(prepared: Make, t
         merge(config, tmp_path / "merged")
 
 
+def test_an_adapter_is_merged_into_its_own_base_alone(prepared: Make, tmp_path: Path, tiny_lm_dir: Path) -> None:
+    config, run_dir = prepared(knobs={"max_steps": 1})
+    train_generator.run(config, run_dir)
+    copy = shutil.copytree(tiny_lm_dir, tmp_path / "other-lm")
+    other, _ = prepared(llm__model=str(copy))
+    with pytest.raises(ConfigError, match=rf"was trained on {tiny_lm_dir}, and llm.model is {copy}: set llm.model="):
+        merge(other, tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+    (tmp_path / "link").symlink_to(tiny_lm_dir)
+    same, _ = prepared(llm__model=str(tmp_path / "link"))
+    assert merge(same, tmp_path / "merged").is_dir()
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_base_with_sampling_values_and_without_sampling_is_trained_and_merged(
+    prepared: Make, tmp_path: Path, tiny_lm_dir: Path, method: str
+) -> None:
+    base = shutil.copytree(tiny_lm_dir, tmp_path / "base")
+    settings = {"do_sample": False, "temperature": 0.6, "top_p": 0.9, "top_k": 20, "eos_token_id": 2}
+    (base / "generation_config.json").write_text(json.dumps(settings))
+    config, run_dir = prepared(knobs={"max_steps": 1, "method": method}, llm__model=str(base))
+    train_generator.run(config, run_dir)
+    written = json.loads((merge(config, tmp_path / "merged") / "generation_config.json").read_text())
+    assert written["eos_token_id"] == 2 and "temperature" not in written
+
+
 def test_dev_documents_are_taken_from_train_where_there_are_none(prepared: Make) -> None:
     _, run_dir = prepared()
     pairs = [p for p in read_jsonl(run_dir.qa, QAPair) if p.split != "dev"]
     write_jsonl(run_dir.qa, pairs)
-    train, dev, _ = select_pairs(run_dir)
+    train, dev, _ = select_pairs(run_dir, 0.8)
     assert dev and not {p.document_id for p in train} & {p.document_id for p in dev}
     assert {p.split for p in [*train, *dev]} == {"train"}
+
+
+def test_near_duplicates_are_held_out_together(tmp_path: Path) -> None:
+    run_dir = with_copies(tmp_path)
+    train, dev, _ = select_pairs(run_dir, 0.8)
+    trained, held = ({(p.document_id or "").removesuffix("-copy") for p in pairs} for pairs in (train, dev))
+    assert held and not trained & held
+    assert len(dev) == 4, "a tenth of 40 documents"
 
 
 def test_a_pair_of_a_test_document_stops_the_training(prepared: Make) -> None:
@@ -412,10 +447,13 @@ def test_near_duplicates_share_a_fold_and_too_few_documents_are_refused() -> Non
 
     texts = {f"d{n}": " ".join(f"word{n}-{m}" for m in range(40)) for n in range(9)}
     texts["copy"] = texts["d3"] + " end"
-    folds = folds_of(texts, 3, 0.8)
+    folds = folds_of(texts, set(texts), 3, 0.8)
     assert folds["copy"] == folds["d3"] and {list(folds.values()).count(n) for n in range(3)} <= {3, 4}
+    folds = folds_of(texts, set(texts) - {"copy"}, 3, 0.8)
+    assert folds["copy"] == folds["d3"], "a copy nobody asked about is held out too"
+    assert set(folds_of(texts, {"d0", "copy"}, 2, 0.8)) == {"d0", "d3", "copy"}, "the others are always trained on"
     with pytest.raises(ConfigError, match="folds=10: only 9 train documents"):
-        folds_of(texts, 10, 0.8)
+        folds_of(texts, set(texts), 10, 0.8)
 
 
 @pytest.mark.slow

@@ -11,11 +11,13 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+from generator_run import with_copies
 
 from rag_ft import index, ingest, train_retriever
 from rag_ft.config import Config
@@ -23,8 +25,9 @@ from rag_ft.errors import DataError
 from rag_ft.paths import RunDir
 from rag_ft.records import Chunk, Evidence, QAPair, read_jsonl, read_rows, write_jsonl, write_text
 from rag_ft.retrieval.search import Retriever, open_retriever, served_tuned
-from rag_ft.training import phases
-from rag_ft.training.pairs import Pairs, with_cloze_dev
+from rag_ft.training import fit, phases
+from rag_ft.training.held_out import held_out
+from rag_ft.training.pairs import Pairs, select_pairs, with_cloze_dev
 
 MakeRun = Callable[..., tuple[Config, RunDir]]
 RUN = """
@@ -275,6 +278,34 @@ def test_a_dev_chunk_is_searched_without_the_sentence_that_asks_for_it() -> None
     assert with_cloze_dev(found, seed=0) is found, "where there are dev questions they decide"
 
 
+@pytest.mark.parametrize("asked", ["all", "no copy", "none"])
+def test_near_duplicates_are_held_out_together(tmp_path: Path, asked: str) -> None:
+    run_dir = with_copies(tmp_path)
+    pairs = [p for p in read_jsonl(run_dir.qa, QAPair) if "copy" not in p.id or asked == "all"]
+    write_jsonl(run_dir.qa, pairs if asked != "none" else [])
+    found = select_pairs(run_dir, 0.8)
+    trained, held = ({c.document_id for c in chunks.values()} for chunks in (found.chunks, found.dev_chunks))
+    assert len(held) == 6 and len(trained) == 34, "15 % of 40"
+    assert not {name.removesuffix("-copy") for name in trained} & {name.removesuffix("-copy") for name in held}
+
+
+def test_one_large_group_of_near_duplicates_leaves_something_to_train_on() -> None:
+    group_of = {f"d{n}": "d0" if n < 9 else f"d{n}" for n in range(12)}
+    assert held_out(group_of, group_of, 0.1) in ({"d9"}, {"d10"}, {"d11"})
+    assert held_out(["d0", "d1"], group_of, 0.5) == set(), "all of it is one group"
+    pairs = {f"d{n}{copy}": f"d{n}" for n in range(5) for copy in ("", "-copy")}
+    assert len(held_out(pairs, pairs, 0.1)) == 2, "a whole group, where none is small enough"
+
+
+def test_the_encoders_dtype_decides_the_precision_whatever_the_launcher_wants(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    assert fit._arguments(fit.Schedule(4, 1e-3), 8, None, tmp_path).mixed_precision == "no"
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    assert fit._arguments(fit.Schedule(4, 1e-3, bfloat16=True), 8, None, tmp_path).mixed_precision == "bf16"
+
+
 def test_too_few_questions_are_a_reason_and_no_error(prepared: MakeRun) -> None:
     config, run_dir = prepared()
     write_jsonl(run_dir.qa, [])
@@ -350,8 +381,6 @@ def test_an_interrupted_training_goes_on_at_its_last_checkpoint_to_the_same_weig
 ) -> None:
     from safetensors.numpy import load_file
 
-    from rag_ft.training import fit
-
     config, run_dir = prepared(epochs=4)
     train_retriever.run(config, run_dir)
     wanted = load_file(run_dir.retriever / "model.safetensors")
@@ -370,6 +399,16 @@ def test_an_interrupted_training_goes_on_at_its_last_checkpoint_to_the_same_weig
     found = load_file(run_dir.retriever / "model.safetensors")
     assert all(np.array_equal(wanted[name], found[name]) for name in wanted)
     assert [row["step"] for row in read_rows(run_dir.training_log("train_retriever")) if "step" in row] == steps
+
+
+def test_a_checkpoint_is_complete_when_every_process_has_written_its_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark, waited = tmp_path / "checkpoint-3" / fit.FINISHED, list[bool]()
+    monkeypatch.setattr(fit.PartialState, "wait_for_everyone", lambda _: waited.append(mark.exists()))
+    state = SimpleNamespace(is_world_process_zero=True, global_step=3)
+    fit._MarkComplete().on_save(SimpleNamespace(output_dir=str(tmp_path)), state, None)
+    assert waited == [False] and mark.exists()
 
 
 @pytest.mark.slow

@@ -12,6 +12,10 @@ from rag_ft.config import Config
 from rag_ft.errors import ConfigError
 from rag_ft.llm.model_folder import choose_dtype, resolve_model_folder
 
+SAMPLING_FLAGS = (
+    "temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff",
+)  # fmt: skip
+
 
 def check_method(config: Config) -> None:
     """Refuses, before any work, what cannot be trained or could not be served afterwards."""
@@ -70,7 +74,17 @@ def load_base(config: Config) -> Any:
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         first = str(error).splitlines()[0]
         raise ConfigError(f"{folder} does not load as a causal language model: {first}") from error
+    drop_unused_sampling(model)
     return model.to("cuda") if gpu and not (sharded() or "device_map" in options) else model
+
+
+def drop_unused_sampling(model: Any) -> None:
+    """Takes sampling values out of the generation settings of a model that does not sample. Some models come with them;
+    transformers reads such settings, but refuses to write them."""
+    settings = model.generation_config
+    if settings is not None and settings.do_sample is not True:
+        for name in SAMPLING_FLAGS:
+            setattr(settings, name, None)
 
 
 def sharded() -> bool:

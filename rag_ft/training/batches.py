@@ -1,11 +1,13 @@
 """Which rows share a batch. In contrastive training every other row's chunks are negatives, so a batch must not hold a
-question twice, nor one row's proving chunk among the chunks of another; and a resumed training must see the same order.
+question twice, nor a chunk that proves one row's answer among the chunks of another; and a resumed training must see
+the same order.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,11 +18,20 @@ PASSES = 3  # over the rows, to make up for rows that found no place
 LEAST_COVERED = 0.8  # of the rows in one pass: below it batches are made smaller
 
 
-def distinct_batches(rows: Sequence[Sequence[str]], size: int, order: Sequence[int]) -> Iterator[list[int]]:
+@dataclass(frozen=True)
+class Apart:
+    """What keeps a row out of a batch: `holds` is all that stands in it (its question, the texts and ids of its
+    chunks), `alone` what no other row of its batch may hold (its question, and the chunks that prove its answer)."""
+
+    alone: frozenset[str]
+    holds: frozenset[str]
+
+
+def distinct_batches(rows: Sequence[Apart], size: int, order: Sequence[int]) -> Iterator[list[int]]:
     """Full batches of row numbers, each row at most once, in `order` as far as rows that clash allow.
 
     Args:
-        rows: the texts of each row: question, proving chunk, negatives.
+        rows: what keeps each out of a batch.
         size: rows of a batch; what is left when no further batch can be filled is left out.
         order: row numbers.
     """
@@ -28,15 +39,15 @@ def distinct_batches(rows: Sequence[Sequence[str]], size: int, order: Sequence[i
     while True:
         batch: list[int] = []
         passed: list[int] = []
-        single: set[str] = set()  # questions and proving chunks: once in a batch
-        seen: set[str] = set()  # all texts
+        alone: set[str] = set()
+        held: set[str] = set()
         while waiting and len(batch) < size:
             number = waiting.popleft()
-            question, positive, *negatives = rows[number]
-            if single.isdisjoint((question, *negatives)) and seen.isdisjoint((question, positive)):
+            row = rows[number]
+            if alone.isdisjoint(row.holds) and held.isdisjoint(row.alone):
                 batch.append(number)
-                single |= {question, positive}
-                seen |= {question, positive, *negatives}
+                alone |= row.alone
+                held |= row.holds
             else:
                 passed.append(number)
         if len(batch) < size:
@@ -45,7 +56,7 @@ def distinct_batches(rows: Sequence[Sequence[str]], size: int, order: Sequence[i
         yield batch
 
 
-def fitting_batch_size(rows: Sequence[Sequence[str]], wanted: int, multiple_of: int, seed: int) -> int:
+def fitting_batch_size(rows: Sequence[Apart], wanted: int, multiple_of: int, seed: int) -> int:
     """The largest of wanted, wanted / 2, ... whose batches take in most rows; 0 where not even the smallest does.
 
     Args:
@@ -78,12 +89,13 @@ class ShuffledBatches(DefaultBatchSampler):
 
 class DistinctBatches(ShuffledBatches):
     """As ShuffledBatches, without clashes in a batch. An epoch has as many batches as one without clashes: rows that
-    found no place are made up for by others, seen twice."""
+    found no place are made up for by others, seen twice. `apart`: of each row of the dataset."""
 
-    def __init__(self, dataset: Dataset, batch_size: int, drop_last: bool, **rest: Any) -> None:
+    def __init__(
+        self, dataset: Dataset, batch_size: int, drop_last: bool, *, apart: Sequence[Apart], **rest: Any
+    ) -> None:
         super().__init__(dataset, batch_size, drop_last, **rest)
-        columns = [list(dataset[name]) for name in dataset.column_names if name != "label"]
-        self._rows = list(zip(*columns, strict=True))
+        self._rows = apart
 
     def __iter__(self) -> Iterator[list[int]]:
         missing = len(self)

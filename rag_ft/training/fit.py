@@ -7,10 +7,12 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate import PartialState
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
@@ -19,7 +21,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
 from rag_ft.errors import DataError
 from rag_ft.records import write_text
-from rag_ft.training.batches import DistinctBatches, ShuffledBatches
+from rag_ft.training.batches import Apart, DistinctBatches, ShuffledBatches
 from rag_ft.training.student import Student
 
 if TYPE_CHECKING:
@@ -33,8 +35,7 @@ NUM_CHECKPOINTS = 10
 @dataclass(frozen=True)
 class Schedule:
     """`epochs` passes over the rows, or `steps` steps where that is not 0. `batch_size` counts rows of all processes.
-    `bfloat16`: matrix products in bfloat16, weights and sums in float32. `distinct`: no proving chunk is in
-    a batch twice."""
+    `bfloat16`: matrix products in bfloat16, weights and sums in float32."""
 
     batch_size: int
     learning_rate: float
@@ -43,17 +44,18 @@ class Schedule:
     warmup_share: float = 0.1
     seed: int = 0
     bfloat16: bool = False
-    distinct: bool = True
 
 
 def fit(
-    student: Student, rows: Mapping[str, Sequence[Any]], loss: nn.Module, schedule: Schedule, folder: Path
-) -> list[dict[str, float]]:
+    student: Student, rows: Mapping[str, Sequence[Any]], apart: Sequence[Apart] | None, loss: nn.Module,
+    schedule: Schedule, folder: Path,
+) -> list[dict[str, float]]:  # fmt: skip
     """Trains the student in place and leaves its weights in `folder`; a phase that is there already is only loaded.
 
     Args:
         student: its weights are moved.
         rows: text columns in the order the loss wants them, and `label`, the row's number.
+        apart: what keeps each row out of a batch; None: any rows may share one.
         loss: takes (features of each text column, labels) and returns a scalar.
         schedule: how long, how large, how fast.
         folder: the phase's own; holds checkpoints while it runs.
@@ -68,7 +70,7 @@ def fit(
     if not finished.exists():
         trainer = _Trainer(
             model=student.model,
-            args=_arguments(schedule, len(rows["label"]), folder),
+            args=_arguments(schedule, len(rows["label"]), apart, folder),
             train_dataset=Dataset.from_dict(dict(rows)),
             loss=loss,
             callbacks=[_MarkComplete(), _Progress(folder.name)],
@@ -103,6 +105,7 @@ class _Trainer(SentenceTransformerTrainer):
 
 class _MarkComplete(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        PartialState().wait_for_everyone()  # each process keeps its own random state in the checkpoint
         if state.is_world_process_zero:
             write_text(Path(args.output_dir) / f"checkpoint-{state.global_step}" / FINISHED, "")
 
@@ -127,7 +130,9 @@ class _Progress(TrainerCallback):
         self._bar.close()
 
 
-def _arguments(schedule: Schedule, num_rows: int, folder: Path) -> SentenceTransformerTrainingArguments:
+def _arguments(
+    schedule: Schedule, num_rows: int, apart: Sequence[Apart] | None, folder: Path
+) -> SentenceTransformerTrainingArguments:
     steps = schedule.steps or int(schedule.epochs * (num_rows // schedule.batch_size))
     arguments = SentenceTransformerTrainingArguments(
         output_dir=str(folder),
@@ -139,7 +144,7 @@ def _arguments(schedule: Schedule, num_rows: int, folder: Path) -> SentenceTrans
         },  # a batch is shared out: the result does not depend on the processes
         dataloader_drop_last=True,
         dataloader_pin_memory=torch.cuda.is_available(),
-        batch_sampler=DistinctBatches if schedule.distinct else ShuffledBatches,
+        batch_sampler=ShuffledBatches if apart is None else partial(DistinctBatches, apart=apart),
         learning_rate=schedule.learning_rate,
         warmup_steps=schedule.warmup_share,
         lr_scheduler_type="linear",
@@ -152,6 +157,8 @@ def _arguments(schedule: Schedule, num_rows: int, folder: Path) -> SentenceTrans
         report_to=[],
         seed=schedule.seed,
     )
+    # Not what the launcher wants (ACCELERATE_MIXED_PRECISION): the encoder's dtype decides.
+    arguments.mixed_precision = "bf16" if schedule.bfloat16 else "no"
     arguments._n_gpu = min(1, arguments.n_gpu)  # one process, one device: DataParallel would change the batches
     return arguments
 

@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import gc
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from rag_ft.config import Config
-from rag_ft.documents.near_duplicates import groups, signature
 from rag_ft.documents.splits import hash_share
 from rag_ft.errors import ConfigError
 from rag_ft.metrics.significance import spread
@@ -25,6 +22,7 @@ from rag_ft.paths import RunDir
 from rag_ft.records import Document, JsonlAppender, read_jsonl, read_rows
 from rag_ft.training.adapters import load_base
 from rag_ft.training.examples import longest_answer
+from rag_ft.training.held_out import group_near_duplicates
 from rag_ft.training.processes import Processes
 from rag_ft.training.questions import mean_f1
 from rag_ft.training.sft import dataset_of, train
@@ -41,9 +39,9 @@ def cross_validate(
     """
     k = config.train_generator.folds
     learned = {example.document_id for example in data.train if example.kind != "replay"}
-    asked = learned & {question.document_id for question in data.fold_questions}
-    texts = {d.id: d.text for d in read_jsonl(run_dir.documents, Document) if d.id in asked}
-    fold_of = folds_of(texts, k, config.ingest.near_duplicate_similarity)
+    asked = {question.document_id for question in data.fold_questions}
+    texts = {d.id: d.text for d in read_jsonl(run_dir.documents, Document) if d.id in learned}
+    fold_of = folds_of(texts, asked, k, config.ingest.near_duplicate_similarity)
     done = {row["fold"] for row in read_rows(run_dir.folds)} if run_dir.folds.exists() else set()
     for fold in sorted(set(range(k)) - done):
         held = {document for document, number in fold_of.items() if number == fold}
@@ -54,14 +52,15 @@ def cross_validate(
     return summary(list(read_rows(run_dir.folds)))
 
 
-def folds_of(texts: Mapping[str, str], k: int, similarity: float) -> dict[str, int]:
-    """document id -> fold: near-duplicates together, folds of about as many documents, decided by the ids' hashes."""
-    ids = sorted(texts, key=hash_share)
-    near = groups(np.array([signature(texts[i]) for i in ids]), similarity) if ids else []
-    order = {group: n for n, group in enumerate(dict.fromkeys(map(int, near)))}
+def folds_of(texts: Mapping[str, str], asked: Collection[str | None], k: int, similarity: float) -> dict[str, int]:
+    """document id -> fold, of those `asked` and their near-duplicates, asked or not, which share a fold: else a copy of
+    what is asked about would be trained on. Folds are of about as many groups, decided by the ids' hashes."""
+    group_of = group_near_duplicates(texts.items(), similarity)
+    first = [group_of[i] for i in sorted(texts, key=hash_share) if i in asked]
+    order = {group: n for n, group in enumerate(dict.fromkeys(first))}
     if len(order) < k:
         raise ConfigError(f"train_generator.folds={k}: only {len(order)} train documents have questions: lower it")
-    return {i: order[int(group)] % k for i, group in zip(ids, near, strict=True)}
+    return {i: order[group] % k for i, group in group_of.items() if group in order}
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, int | float]:

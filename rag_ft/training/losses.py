@@ -16,6 +16,7 @@ from sentence_transformers.sentence_transformer.losses import (
     CachedMultipleNegativesRankingLoss,
     MultipleNegativesRankingLoss,
 )
+from sentence_transformers.util.distributed import all_gather, all_gather_with_grad, get_rank
 from torch import Tensor, nn
 
 from rag_ft.training.lsr import Direction, lsr_loss
@@ -59,11 +60,12 @@ class FrozenChunksLoss(nn.Module):
 @dataclass(frozen=True)
 class Teacher:
     """`scores` (num_rows, k): the LM's mean log-probabilities in the order of the row's chunk columns; `tau` their
-    temperature; `positives` (num_rows,): a number for each row's first chunk, equal for equal chunks."""
+    temperature; `proving` (num_rows, m): the numbers of the chunks that prove the row's answer, its first chunk first,
+    filled up with -1."""
 
     scores: Tensor
     tau: float
-    positives: Tensor
+    proving: Tensor
 
 
 class LsrLoss(CachedLossMixin, nn.Module):
@@ -73,10 +75,11 @@ class LsrLoss(CachedLossMixin, nn.Module):
         mix: 0-1, share of a contrastive loss in which the first chunk column is the positive and the other
             questions' first chunks are the negatives.
         vectors: (num_rows, k, dim) frozen chunk vectors, or None to encode the chunks with gradient.
+        gather: whether other processes hold a part of the batch: their positives count too.
     """
 
     scores: Tensor
-    positives: Tensor
+    proving: Tensor
     vectors: Tensor | None
 
     def __init__(
@@ -87,12 +90,14 @@ class LsrLoss(CachedLossMixin, nn.Module):
         direction: Direction,
         mix: float = 0.0,
         vectors: Tensor | None = None,
+        gather: bool = False,
     ) -> None:
         super().__init__()
         self.model, self.mini_batch_size = model, MINI_BATCH
         self.tau, self.temperature, self.direction, self.mix = teacher.tau, temperature, direction, mix
+        self.gather = gather
         self.register_buffer("scores", teacher.scores, persistent=False)
-        self.register_buffer("positives", teacher.positives, persistent=False)
+        self.register_buffer("proving", teacher.proving, persistent=False)
         self.register_buffer("vectors", vectors, persistent=False)
 
     def forward(self, sentence_features: Features, labels: Tensor) -> Tensor:
@@ -119,10 +124,16 @@ class LsrLoss(CachedLossMixin, nn.Module):
         loss = lsr_loss(similarities, self.scores[labels], self.tau, self.temperature, self.direction)
         if not self.mix:
             return loss
-        return (1 - self.mix) * loss + self.mix * self._contrast(questions, chunks[:, 0], self.positives[labels])
+        return (1 - self.mix) * loss + self.mix * self._contrast(questions, chunks[:, 0], self.proving[labels])
 
-    def _contrast(self, questions: Tensor, positives: Tensor, numbers: Tensor) -> Tensor:
-        """InfoNCE over the batch's positives; the same chunk under another question is no negative."""
-        same = (numbers[:, None] == numbers) & ~torch.eye(len(numbers), dtype=torch.bool, device=numbers.device)
-        logits = (questions @ positives.T / self.temperature).masked_fill(same, -torch.inf)
-        return nn.functional.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
+    def _contrast(self, questions: Tensor, positives: Tensor, proving: Tensor) -> Tensor:
+        """InfoNCE over the positives of the whole batch; one that proves the question's answer too is no negative."""
+        numbers, own = proving[:, 0], torch.arange(len(questions), device=questions.device)
+        targets = own
+        if self.gather:
+            positives, numbers = all_gather_with_grad(positives), all_gather(numbers.contiguous())
+            targets = own + get_rank() * len(own)
+        proves = (proving[:, :, None] == numbers).any(dim=1)
+        proves[own, targets] = False
+        logits = (questions @ positives.T / self.temperature).masked_fill(proves, -torch.inf)
+        return nn.functional.cross_entropy(logits, targets)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from rag_ft.documents.splits import hash_share
 from rag_ft.metrics.retrieval import gold_chunk_ids
 from rag_ft.paths import RunDir
 from rag_ft.records import Chunk, QAPair, Reject, read_jsonl
 from rag_ft.training.cloze import make_clozes
+from rag_ft.training.held_out import held_out, train_groups
 from rag_ft.training.leakage import check_no_leakage, without_test_questions
+from rag_ft.training.rows import by_document
 
 LEAST_DEV_QUESTIONS = 20  # fewer cannot tell a gain from a loss: part of train then joins them
 DEV_SHARE = 0.15  # of the train documents, by hash of their ids
@@ -32,11 +32,12 @@ class Pairs:
     clozed: dict[str, Chunk] = field(default_factory=dict)
 
 
-def select_pairs(run_dir: RunDir) -> Pairs:
+def select_pairs(run_dir: RunDir, similarity: float) -> Pairs:
     """Answerable pairs of the run: those of train documents to train on, those of dev documents to decide by.
 
     Where there are fewer than LEAST_DEV_QUESTIONS dev questions, DEV_SHARE of the train documents serve as dev too (of
-    those with questions; where there are none and no dev document either, of all).
+    those with questions; where there are none and no dev document either, of all), near-duplicates together:
+    `similarity` is what makes them (ingest.near_duplicate_similarity).
     Training pairs that ask what a test pair asks are left out, each with a Reject.
 
     Raises:
@@ -47,10 +48,10 @@ def select_pairs(run_dir: RunDir) -> Pairs:
     chunks = {c.id: c for c in read_jsonl(run_dir.chunks, Chunk) if c.split != "test"}
     usable, rejects = without_test_questions((p for p in everything if p.split != "test" and p.answerable), heldout)
     check_no_leakage(usable, heldout, read_jsonl(run_dir.chunks, Chunk))
-    dev_documents = _dev_documents(usable, chunks.values())
-    by_document = _by_document(c for c in chunks.values() if c.document_id in dev_documents)
+    dev_documents = _dev_documents(usable, chunks.values(), lambda: train_groups(run_dir, similarity))
+    chunks_of = by_document(c for c in chunks.values() if c.document_id in dev_documents)
     dev = [p for p in usable if p.document_id in dev_documents]
-    gold = {p.id: gold_chunk_ids(p, by_document[p.document_id or ""]) for p in dev}
+    gold = {p.id: gold_chunk_ids(p, chunks_of[p.document_id or ""]) for p in dev}
     return Pairs(
         train=[p for p in usable if p.document_id not in dev_documents and p.split == "train"],
         dev=[p for p in dev if gold[p.id]],
@@ -80,18 +81,12 @@ def with_positive(pairs: Iterable[QAPair], chunks: dict[str, Chunk]) -> list[QAP
     return [pair for pair in pairs if pair.chunk_id in chunks]
 
 
-def _dev_documents(pairs: Sequence[QAPair], chunks: Iterable[Chunk]) -> set[str]:
+def _dev_documents(
+    pairs: Sequence[QAPair], chunks: Iterable[Chunk], groups: Callable[[], Mapping[str, str]]
+) -> set[str]:
     split_of = {chunk.document_id: chunk.split for chunk in chunks}
     dev = {document_id for document_id, split in split_of.items() if split == "dev"}
     if sum(pair.document_id in dev for pair in pairs) >= LEAST_DEV_QUESTIONS:
         return dev
     asked = {p.document_id for p in pairs if p.document_id in split_of} or (set() if dev else set(split_of))
-    others = sorted(sorted(asked - dev), key=lambda document_id: hash_share(f"dev {document_id}"))
-    return dev | set(others[: round(DEV_SHARE * len(others))])
-
-
-def _by_document(chunks: Iterable[Chunk]) -> dict[str, list[Chunk]]:
-    grouped: dict[str, list[Chunk]] = defaultdict(list)
-    for chunk in chunks:
-        grouped[chunk.document_id].append(chunk)
-    return grouped
+    return dev | held_out(asked - dev, groups(), DEV_SHARE)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from rag_ft.records import Chunk, QAPair, read_jsonl, write_text
 from rag_ft.retrieval.build import open_vectors, read_manifest
 from rag_ft.retrieval.encoder import load_encoder, native_bfloat16
 from rag_ft.retrieval.search import Retriever, adopt_index, build_index, chunk_text, open_retriever, served_tuned
-from rag_ft.training.batches import fitting_batch_size
+from rag_ft.training.batches import Apart, fitting_batch_size
 from rag_ft.training.cloze import make_clozes
 from rag_ft.training.fit import WEIGHTS, Schedule, fit
 from rag_ft.training.gate import DevScores, measure
@@ -39,7 +39,7 @@ from rag_ft.training.lsr import choose_temperature
 from rag_ft.training.negatives import DEPTH, mine_negatives
 from rag_ft.training.pairs import Pairs, with_positive
 from rag_ft.training.processes import Processes
-from rag_ft.training.rows import Rows, cloze_rows, contrastive_rows, retrieved_chunks
+from rag_ft.training.rows import Rows, cloze_rows, contrastive_rows, proving_chunks, retrieved_chunks
 from rag_ft.training.student import State, Student
 
 logger = logging.getLogger(__name__)
@@ -136,13 +136,14 @@ def lsr_phase(t: Tuning, number: int, before: Candidate) -> Candidate | LeftOut:
 
     def loss(rows: Rows, batch_size: int) -> nn.Module:
         vectors = _vectors(t, rows) if knobs.sides == "query" else None
-        teacher = Teacher(torch.tensor(rows.scores), rows.notes["tau"], torch.tensor(_numbers(rows)))
-        return LsrLoss(t.student.model, teacher, knobs.temperature, knobs.lsr_kl, knobs.lsr_mix, vectors)
+        teacher = Teacher(torch.tensor(rows.scores), rows.notes["tau"], _proving(rows))
+        several = t.processes.count > 1
+        return LsrLoss(t.student.model, teacher, knobs.temperature, knobs.lsr_kl, knobs.lsr_mix, vectors, several)
 
     schedule = dataclasses.replace(
-        _schedule(t, 0, number), steps=knobs.lsr_steps, learning_rate=knobs.lsr_learning_rate, distinct=False
+        _schedule(t, 0, number), steps=knobs.lsr_steps, learning_rate=knobs.lsr_learning_rate
     )
-    return _phase(t, name, before, lambda: rows, loss, schedule)
+    return _phase(t, name, before, lambda: rows, loss, schedule, distinct=False)
 
 
 def build_candidate(t: Tuning, folder: RunDir, alpha: float = 1.0) -> None:
@@ -169,15 +170,18 @@ def _phase(
     make: Callable[[], Rows],
     make_loss: Callable[[Rows, int], nn.Module],
     schedule: Schedule,
+    distinct: bool = True,
 ) -> Candidate:
+    """`distinct`: rows are kept out of a batch in which they would be false negatives."""
     folder = t.folder / name
     rows = _rows(t, name, make)
     t.student.load(before.state)
-    schedule = dataclasses.replace(schedule, batch_size=_batch_size(t, rows, schedule))
+    apart = rows.apart() if distinct else None
+    schedule = dataclasses.replace(schedule, batch_size=_batch_size(t, rows, apart, schedule.seed))
     prompts = t.student.model.prompts
     columns = rows.columns(prompts.get("query") or "", prompts.get("document") or "")
     logger.info("%s: %d rows, batches of %d", name, len(rows.questions), schedule.batch_size)
-    history = fit(t.student, columns, make_loss(rows, schedule.batch_size), schedule, folder)
+    history = fit(t.student, columns, apart, make_loss(rows, schedule.batch_size), schedule, folder)
     place = RunDir(folder)
     t.processes.first(lambda: build_candidate(t, place))
     scores = measure_candidate(t, place)
@@ -210,14 +214,15 @@ def _lsr_rows(t: Tuning, before: Candidate) -> Rows:
     found = retrieved_chunks(pairs, t.open(before), t.pairs.chunks, k, max(DEPTH, SEARCHED_SHARE * k))
     pairs = [pair for pair in pairs if pair.id in found]
     if not pairs or k < 2:
-        return Rows([], [], [], [], {"refusal": "no question has two chunks to compare"})
+        return Rows([], [], [], [], notes={"refusal": "no question has two chunks to compare"})
     scores = _lm_scores(t, pairs, found, llm)
     teacher = choose_temperature(torch.tensor(scores), knobs.lsr_temperature)
     ids = [found[pair.id] for pair in pairs]
     known = _agreement(pairs, ids, scores)
     notes = {"tau": teacher.tau, "entropy": teacher.entropy, "refusal": teacher.refusal, **known}
     texts = [[t.text_of(t.pairs.chunks[i]) for i in row] for row in ids]
-    return Rows([pair.question for pair in pairs], ids, texts, scores, notes)
+    proving = proving_chunks(pairs, t.pairs.chunks.values())
+    return Rows([pair.question for pair in pairs], ids, texts, proving, scores, notes)
 
 
 def _lm_scores(t: Tuning, pairs: list[QAPair], found: dict[str, list[str]], llm: Any) -> list[list[float]]:
@@ -272,19 +277,21 @@ def _schedule(t: Tuning, epochs: float, number: int = 0) -> Schedule:
     )
 
 
-def _batch_size(t: Tuning, rows: Rows, schedule: Schedule) -> int:
+def _batch_size(t: Tuning, rows: Rows, apart: Sequence[Apart] | None, seed: int) -> int:
     """As configured, but no larger than the rows allow, and the same for every process."""
     wanted, count = t.config.train_retriever.batch_size, t.processes.count
-    if schedule.distinct:
-        texts = [(q, *texts) for q, texts in zip(rows.questions, rows.texts, strict=True)]
-        return fitting_batch_size(texts, wanted, count, schedule.seed) or count
+    if apart is not None:
+        return fitting_batch_size(apart, wanted, count, seed) or count
     return max(min(wanted, len(rows.questions)) // count, 1) * count
 
 
-def _numbers(rows: Rows) -> list[int]:
-    """The first chunk of each row as a number, equal for equal chunks."""
+def _proving(rows: Rows) -> Tensor:
+    """(num_rows, m): numbers of the first chunk and of the others that prove the row's answer, equal for equal chunks,
+    filled up with -1."""
     number: dict[str, int] = {}
-    return [number.setdefault(ids[0], len(number)) for ids in rows.chunk_ids]
+    ids = [dict.fromkeys([row[0], *proving]) for row, proving in zip(rows.chunk_ids, rows.proving, strict=True)]
+    numbers = [torch.tensor([number.setdefault(i, len(number)) for i in row]) for row in ids]
+    return nn.utils.rnn.pad_sequence(numbers, batch_first=True, padding_value=-1)
 
 
 def _vectors(t: Tuning, rows: Rows) -> Tensor:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from rag_ft.records import Chunk, QAPair
+from rag_ft.training.batches import Apart
 from rag_ft.training.cloze import Cloze
-from rag_ft.training.negatives import Searcher
+from rag_ft.training.negatives import Searcher, overlaps_evidence
 
 TextOf = Callable[[Chunk], str]
 
@@ -16,11 +18,13 @@ TextOf = Callable[[Chunk], str]
 @dataclass(frozen=True)
 class Rows:
     """One list per column. `chunk_ids[i]` are the chunks of row i in column order: positive first and then negatives,
-    or the k chunks that the LM scored, `scores[i]`, the proving one first where it is known."""
+    or the k chunks that the LM scored, `scores[i]`, the proving one first where it is known. `proving[i]` are the
+    chunks that prove its answer (several, where chunks overlap), its own first."""
 
     questions: list[str]
     chunk_ids: list[list[str]]
     texts: list[list[str]]
+    proving: list[list[str]]
     scores: list[list[float]] = field(default_factory=list)
     notes: dict[str, Any] = field(default_factory=dict)
 
@@ -31,18 +35,53 @@ class Rows:
             columns[f"chunk_{n}"] = [chunk_prefix + texts[n] for texts in self.texts]
         return {**columns, "label": list(range(len(self.questions)))}
 
+    def apart(self) -> list[Apart]:
+        """What keeps each row out of a batch: chunks count by id and by text, since two may read the same."""
+        columns = zip(self.questions, self.texts, self.chunk_ids, self.proving, strict=True)
+        return [
+            Apart(frozenset([question, texts[0], *proving]), frozenset([question, *texts, *ids]))
+            for question, texts, ids, proving in columns
+        ]
+
 
 def contrastive_rows(
     pairs: Sequence[QAPair], negatives: Mapping[str, Sequence[str]], chunks: Mapping[str, Chunk], text_of: TextOf
 ) -> Rows:
     """A row a pair: its proving chunk, then its negatives."""
     ids = [[pair.chunk_id or "", *negatives[pair.id]] for pair in pairs]
-    return Rows([p.question for p in pairs], ids, [[text_of(chunks[i]) for i in row] for row in ids])
+    texts = [[text_of(chunks[i]) for i in row] for row in ids]
+    return Rows([p.question for p in pairs], ids, texts, proving_chunks(pairs, chunks.values()))
 
 
 def cloze_rows(clozes: Sequence[Cloze], text_of: TextOf) -> Rows:
     """A row a cloze: the rest of its chunk; the other rows of the batch are the negatives."""
-    return Rows([c.question for c in clozes], [[c.chunk.id] for c in clozes], [[text_of(c.chunk)] for c in clozes])
+    chunks = by_document(cloze.chunk for cloze in clozes)
+    proving = [
+        [c.chunk.id, *(o.id for o in chunks[c.chunk.document_id] if c.question in o.text and o.id != c.chunk.id)]
+        for c in clozes
+    ]
+    ids, texts = [[c.chunk.id] for c in clozes], [[text_of(c.chunk)] for c in clozes]
+    return Rows([c.question for c in clozes], ids, texts, proving)
+
+
+def proving_chunks(pairs: Sequence[QAPair], chunks: Iterable[Chunk]) -> list[list[str]]:
+    """The chunks that prove each pair's answer: its own, and those that hold something of its evidence."""
+    chunks_of = by_document(chunks)
+    return [
+        [
+            *([pair.chunk_id] if pair.chunk_id else []),
+            *(c.id for c in chunks_of[pair.document_id or ""] if overlaps_evidence(c, pair) and c.id != pair.chunk_id),
+        ]
+        for pair in pairs
+    ]
+
+
+def by_document(chunks: Iterable[Chunk]) -> dict[str, list[Chunk]]:
+    """Empty for a document without chunks."""
+    grouped: dict[str, list[Chunk]] = defaultdict(list)
+    for chunk in chunks:
+        grouped[chunk.document_id].append(chunk)
+    return grouped
 
 
 def retrieved_chunks(

@@ -6,19 +6,19 @@ import dataclasses
 import functools
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rag_ft.config import Config
-from rag_ft.documents.splits import hash_share
 from rag_ft.errors import DataError
 from rag_ft.llm.models import Messages
 from rag_ft.paths import RunDir
 from rag_ft.qa.prompts import load_prompts
 from rag_ft.records import Chunk, QAPair, Reject, read_jsonl, read_rows, write_jsonl
 from rag_ft.training.examples import Draft, Encode, Example, Layout, balance, drafts, finish, num_arrangements
+from rag_ft.training.held_out import held_out, train_groups
 from rag_ft.training.leakage import check_chunks_allowed, check_no_leakage, without_test_questions
 from rag_ft.training.questions import Question
 from rag_ft.training.replay import num_replayed, replay_examples, replay_prompts
@@ -56,8 +56,9 @@ class Contexts:
     chunks: dict[str, Chunk]
 
 
-def select_pairs(run_dir: RunDir) -> tuple[list[QAPair], list[QAPair], list[Reject]]:
-    """(pairs to train on, pairs that decide when to stop, pairs left out because a test pair asks the same).
+def select_pairs(run_dir: RunDir, similarity: float) -> tuple[list[QAPair], list[QAPair], list[Reject]]:
+    """(pairs to train on, pairs that decide when to stop, pairs left out because a test pair asks the same). Where no
+    pair is of a dev document, some train documents are held out, near-duplicates (by `similarity`) together.
 
     Raises:
         DataError: no pair of a train document, or something of a test document among the others.
@@ -68,7 +69,7 @@ def select_pairs(run_dir: RunDir) -> tuple[list[QAPair], list[QAPair], list[Reje
     check_no_leakage(kept, heldout, read_jsonl(run_dir.chunks, Chunk))
     train, dev = [p for p in kept if p.split == "train"], [p for p in kept if p.split == "dev"]
     if not dev:
-        held = _held_documents(train)
+        held = _held_documents(train, train_groups(run_dir, similarity))
         dev = [p for p in train if p.document_id in held]
         train = [p for p in train if p.document_id not in held]
     if not train:
@@ -82,7 +83,7 @@ def select_pairs(run_dir: RunDir) -> tuple[list[QAPair], list[QAPair], list[Reje
 def build_training_set(config: Config, run_dir: RunDir, encode: Encode, folder: Path) -> dict[str, int]:
     """Makes all examples and questions and writes them to `folder`, a file a part, and rejects of the run. Returns
     counts of pairs. Whatever is there already is kept: it was made by the same settings."""
-    pairs, dev_pairs, rejects = select_pairs(run_dir)
+    pairs, dev_pairs, rejects = select_pairs(run_dir, config.ingest.near_duplicate_similarity)
     counts = {"num_train_pairs": len(pairs), "num_dev_pairs": len(dev_pairs)}
     if (folder / f"{PARTS[-1]}.jsonl").exists():
         return counts
@@ -148,7 +149,7 @@ def make_examples(
 
 def sample_examples(config: Config, run_dir: RunDir, encode: Encode, most: int) -> tuple[list[Example], list[Reject]]:
     """Examples of at most so many pairs, spread over all: those that the training sees first of these pairs."""
-    pairs, _, _ = select_pairs(run_dir)
+    pairs, _, _ = select_pairs(run_dir, config.ingest.near_duplicate_similarity)
     kept, layout, _ = balance(pairs, layout_of(config))
     chosen = kept[:: max(1, len(kept) // most)][:most]
     return _laid_out(config, find_contexts(config, run_dir, chosen), chosen, encode, layout)
@@ -265,9 +266,9 @@ def _plain_texts(run_dir: RunDir, dev_pairs: Sequence[QAPair], seed: int) -> lis
     return _sample(texts, MAX_PLAIN_TEXTS, seed)
 
 
-def _held_documents(pairs: Sequence[QAPair]) -> set[str]:
-    documents = sorted({p.document_id for p in pairs if p.document_id}, key=lambda i: hash_share(f"dev {i}"))
-    return set(documents[: round(DEV_SHARE * len(documents))]) if len(documents) > 1 else set()
+def _held_documents(pairs: Sequence[QAPair], group_of: Mapping[str, str]) -> set[str]:
+    documents = {p.document_id for p in pairs if p.document_id}
+    return held_out(documents, group_of, DEV_SHARE) if len(documents) > 1 else set()
 
 
 def _sample(items: Sequence[Any], most: int, seed: int) -> list[Any]:
