@@ -7,6 +7,7 @@ import logging
 import math
 import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,14 +92,19 @@ def train(
     trainer.add_callback(Progress())
     if questions:
         longest = longest_answer(examples)
-        trainer.measure = lambda trained: mean_f1(trained, tokenizer, questions, config.llm.abstain, longest)
+
+        def measure(trained: Any) -> float:
+            with as_in_training(config, trained):
+                return mean_f1(trained, tokenizer, questions, config.llm.abstain, longest)
+
+        trainer.measure = measure
     _check_rows(trainer.train_dataset, examples)
     outcome = trainer.train(resume_from_checkpoint=last_complete(folder))
-    tokens = sum(len(e.encoded.input_ids) for e in examples) / len(examples)
+    tokens = sum(len(e.encoded.input_ids) for e in examples)  # of an epoch; a packed step holds any number of examples
     made = trainer.state.global_step
     return Trained(
         trainer, _history(trainer.state.log_history), made, outcome.metrics["train_runtime"],
-        round(tokens * made * config.train_generator.batch_size), trainer.measure_seconds,
+        round(tokens * (trainer.state.epoch or 0)), trainer.measure_seconds,
     )  # fmt: skip
 
 
@@ -176,6 +182,14 @@ def arguments(config: Config, schedule: Schedule, best_by: str | None, folder: P
 def computes_bf16(config: Config) -> bool:
     """Whether matrix products run in bfloat16: where the device does so natively, unless float32 is asked for."""
     return choose_dtype(config.llm.dtype, "cuda" if torch.cuda.is_available() else "cpu") == "bfloat16"
+
+
+def as_in_training(config: Config, model: Any) -> AbstractContextManager[Any]:
+    """Computes as the training does, for a model that is asked outside it: where all weights are trained, they are in
+    float32 on a GPU, which flash attention does not take."""
+    if model.device.type == "cuda" and model.dtype == torch.float32:
+        return torch.autocast("cuda", torch.bfloat16, enabled=computes_bf16(config))
+    return nullcontext()
 
 
 def last_complete(folder: Path) -> str | None:
