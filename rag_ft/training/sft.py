@@ -69,6 +69,7 @@ def train(
     processes: Processes,
     model: Any,
     questions: Sequence[Question] = (),
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> Trained:
     """Trains `model` (see `load_base`) on `examples`, evaluating on `dev`, with checkpoints in `folder`; goes on from
     the newest whole one. The best weights are kept: by the F1 of their answers to `questions`, else by dev loss.
@@ -85,7 +86,7 @@ def train(
         eval_dataset=dataset_of(sorted(dev, key=lambda e: len(e.encoded.input_ids))) if dev else None,
         processing_class=tokenizer,
         peft_config=adapter_config(config),
-        callbacks=_callbacks(config, bool(dev)),
+        callbacks=[*_callbacks(config, bool(dev)), *callbacks],
     )
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
