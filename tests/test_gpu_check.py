@@ -25,8 +25,10 @@ def test_a_check_that_ends_badly_takes_no_other_ones_result(
     gpu_check: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     script = tmp_path / "check.py"  # stands for the script in the process of one check
-    script.write_text("import os, sys; name = sys.argv[2]\n"
-                      "os.abort() if name == 'sft-8b' else print('noise\\nrow: {\"check\": \"%s\"}' % name)")  # fmt: skip
+    script.write_text(
+        "import json, os, sys; name = sys.argv[2]\n"
+        "os.abort() if name == 'sft-8b' else print('noise\\nrow: ' + json.dumps({'check': name}))"
+    )
     written: list[int] = []
     write = gpu_check.write_results
     monkeypatch.setattr(gpu_check, "__file__", str(script))
