@@ -388,3 +388,29 @@ def test_flash_attention_is_chosen_where_it_can_compute(prepared: Make, monkeypa
     monkeypatch.setattr(adapters, "find_spec", lambda _: object())
     chosen = {dtype: adapters.attention(config) for dtype, config in configs.items()}
     assert chosen == {"bfloat16": "flash_attention_2", "float32": "sdpa"}
+
+
+def test_a_packed_step_is_the_same_however_many_rows_a_pass_holds(
+    prepared: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rag_ft.training import sft
+
+    monkeypatch.setattr(sft, "can_pack", lambda _: True)
+    monkeypatch.setattr("rag_ft.training.memory.CPU_PASS_TOKENS", 100_000)
+    planned, first = {}, {}
+    plan = sft.plan_schedule
+
+    def planning(*args: Any) -> Any:
+        planned[device_batch] = plan(*args)
+        return planned[device_batch]
+
+    monkeypatch.setattr(sft, "plan_schedule", planning)
+    for device_batch in (1, 0):
+        knobs = {"batch_size": 8, "device_batch_size": device_batch, "max_tokens": 512, "max_steps": 2}
+        config, run_dir = prepared(knobs=knobs)
+        train_generator.run(config, run_dir)
+        first[device_batch] = next(read_rows(run_dir.training_log("train_generator")))["loss"]
+    one, several = planned[1], planned[0]
+    assert one.packed and one.device_batch_size == 1 and several.device_batch_size > 1
+    assert one.accumulation == several.device_batch_size * several.accumulation
+    assert first[1] == pytest.approx(first[0], rel=1e-3)

@@ -120,12 +120,18 @@ def plan_schedule(config: Config, model: Any, examples: Sequence[Example], num_p
     share = knobs.batch_size // num_processes
     packed = can_pack(config)
     if packed:
-        # a packed row holds about so many examples; rows are one to a forward pass
+        # a packed row holds about so many examples; the rows of a pass are laid one behind the other
         per_row = max(1.0, knobs.max_tokens / (sum(lengths) / len(lengths)))
-        device, accumulation = 1, max(1, round(share / per_row))
-        per_epoch = max(1, round(len(lengths) / (per_row * accumulation * num_processes)))
+        rows = max(1, round(share / per_row))
+        most = round(knobs.device_batch_size / per_row) if knobs.device_batch_size else rows
+        sizes = [d for d in _divisors(rows) if d <= max(1, most)]
+        row = knobs.max_tokens, math.ceil(per_row) * max(e.encoded.num_answer_tokens for e in examples)
+        device = _fitting(config, model, sizes, row)
+        accumulation = rows // device
+        per_epoch = max(1, round(len(lengths) / (per_row * rows * num_processes)))
     else:
-        device = knobs.device_batch_size or _fitting(config, model, share, examples)
+        longest = max(lengths), max(e.encoded.num_answer_tokens for e in examples)
+        device = knobs.device_batch_size or _fitting(config, model, _divisors(share), longest)
         if share % device:
             raise ConfigError(
                 f"train_generator.batch_size={knobs.batch_size} is no multiple of device_batch_size={device} "
@@ -241,13 +247,16 @@ def _check_rows(dataset: Dataset, examples: Sequence[Example]) -> None:
         )
 
 
-def _fitting(config: Config, model: Any, share: int, examples: Sequence[Example]) -> int:
-    """The largest divisor of `share` that memory and caches take, by the longest example; 1 where none seems to fit
-    (the estimate is no reason to refuse what a user asks for)."""
-    lengths = max(len(e.encoded.input_ids) for e in examples), max(e.encoded.num_answer_tokens for e in examples)
-    sizes = [d for d in range(share, 0, -1) if share % d == 0]
+def _fitting(config: Config, model: Any, sizes: Sequence[int], lengths: tuple[int, int]) -> int:
+    """The first of `sizes` (rows of a forward pass, largest first) that memory and caches take, by a row's `lengths`
+    (tokens, all and learned); the last where none seems to fit (the estimate is no reason to refuse what a user asks
+    for)."""
     found = largest_pass(shape_of(model), config, sizes, lengths, _device_memory_gb(), torch.cuda.is_available())
-    return found[0] if found else 1
+    return found[0] if found else sizes[-1]
+
+
+def _divisors(number: int) -> list[int]:
+    return [d for d in range(number, 0, -1) if number % d == 0]
 
 
 def _device_memory_gb() -> float:
