@@ -179,7 +179,10 @@ def stage_work(config: Config, shape: ModelShape, encoder: ModelShape, corpus: C
         examples = corpus.num_train_pairs / (knobs.gold_share or 1) / (1 - knobs.replay_share)
         steps = (1 + knobs.folds) * (knobs.max_steps or max(1, round(knobs.epochs * examples / knobs.batch_size)))
         learned = steps * knobs.batch_size * tokens
-        work["train_generator"] = Work(learned, steps, learned * shape.training_flops(knobs.method == "full"))
+        full = knobs.method == "full"
+        adapter = 0 if full else shape.adapter_parameters(knobs.rank)
+        a_token = shape.training_flops(full, ANSWER_TOKENS / tokens, tokens, adapter)
+        work["train_generator"] = Work(learned, steps, learned * a_token)
     if config.evaluate.answers:
         evaluated = corpus.num_test_questions * len(SYSTEMS) * tokens
         work["evaluate"] = Work(evaluated, 0, evaluated * 2.0 * shape.parameters)

@@ -79,14 +79,16 @@ def _probe(config: Config, model: Any, tokenizer: Any, data: TrainingSet, name: 
     without any context. Nothing where no process holds the whole model."""
     from rag_ft.training.adapters import sharded
     from rag_ft.training.questions import mean_f1
-    from rag_ft.training.sft import plain_text_loss
+    from rag_ft.training.sft import as_in_training, plain_text_loss
 
     if sharded():
         return {}
-    loss = plain_text_loss(model, tokenizer, data.plain_texts)
+    with as_in_training(config, model):
+        loss = plain_text_loss(model, tokenizer, data.plain_texts)
     counts: Counts = {} if math.isnan(loss) else {f"plain_text_loss_{name}": round(loss, 4)}
     if data.closed_book:
-        f1 = mean_f1(model, tokenizer, data.closed_book, config.llm.abstain, longest_answer(data.train))
+        with as_in_training(config, model):
+            f1 = mean_f1(model, tokenizer, data.closed_book, config.llm.abstain, longest_answer(data.train))
         counts[f"closed_book_f1_{name}"] = round(f1, 4)
     return counts
 

@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rag_ft.config import Config
+from rag_ft.errors import ConfigError
 from rag_ft.paths import RunDir
 from rag_ft.records import write_jsonl
 
@@ -33,12 +34,18 @@ def run(config: Config, run_dir: RunDir) -> Counts:
         DataError: something of a test document is among the pairs to train on.
         ConfigError: the encoder cannot be loaded or takes no adapter, or fewer processes run than were asked for.
     """
+    from rag_ft.training.adapters import sharded
     from rag_ft.training.pairs import select_pairs, with_cloze_dev
     from rag_ft.training.phases import base_candidate
     from rag_ft.training.processes import join_processes
 
     if not config.train_retriever.enabled:
         return {"shipped": 0, "reason": "train_retriever.enabled is false"}
+    if sharded():
+        raise ConfigError(
+            "with FSDP no process holds the whole encoder, which is small: launch train_retriever with "
+            "configs/accelerate/ddp.yaml (the generator may be trained with FSDP)"
+        )
     processes = join_processes()
     pairs = select_pairs(run_dir, config.ingest.near_duplicate_similarity)
     if config.train_retriever.self_supervised:

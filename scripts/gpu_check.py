@@ -1,7 +1,8 @@
 """Throughput of the hot loops on this machine, with randomly initialised models of true shapes. See gpu_check.sh.
 
-Speed with random weights is that of real ones of the same shape; of quality it says nothing. Each check runs alone, its
-failure is written down and the others go on. `--tiny` shrinks all shapes, to see on a CPU that the script works.
+Speed with random weights is that of real ones of the same shape; of quality it says nothing. Each check runs in a
+process of its own (a CUDA error or memory that is kept ends with it), its failure is written down and the others go on;
+results are written after each. `--tiny` shrinks all shapes, to see on a CPU that the script works.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import argparse
 import datetime
 import json
 import random
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -43,24 +43,25 @@ SHAPES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 TINY = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2,
         "num_key_value_heads": 1, "head_dim": 32, "vocab_size": 512, "tie_word_embeddings": True}  # fmt: skip
+WARM_STEPS, TIMED_STEPS = 3, 20
+ANSWER_TOKENS = 16
+DEMO_SECONDS = 500
+CHECK_SECONDS = 600
+ROW = "row: "  # what stands before a check's result in the output of its process
 Row = dict[str, Any]
 
 
 def main() -> None:
     args = _arguments()
-    work = Path(tempfile.mkdtemp(prefix="gpu-check-"))
-    checks: dict[str, Callable[[], Row]] = {
-        "sft-0.6b": lambda: fine_tuning("0.6b", args.tiny, work),
-        "sft-8b": lambda: fine_tuning("8b", args.tiny, work),
-        "scoring-0.6b": lambda: scoring("0.6b", args.tiny),
-        "scoring-8b": lambda: scoring("8b", args.tiny),
-        "encoding": lambda: encoding(args.tiny, work),
-        "search": lambda: search(args.tiny),
-        "demo": lambda: demo(work),
-    }
-    rows = [_checked(name, check) for name, check in checks.items() if name not in args.skip.split(",")]
-    shutil.rmtree(work, ignore_errors=True)
-    write_results(rows, args.tiny, args.out)
+    if args.only:
+        print(ROW + json.dumps(_checked(args.only, args.tiny)), flush=True)
+        return
+    rows: list[Row] = []
+    for name in CHECKS:
+        if name not in args.skip.split(","):
+            rows.append(_in_own_process(name, args.tiny))
+            path = write_results(rows, args.tiny, args.out)
+    print(path.with_suffix(".md").read_text(encoding="utf-8") if rows else "every check is skipped")
 
 
 def fine_tuning(size: str, tiny: bool, work: Path) -> Row:
@@ -70,26 +71,52 @@ def fine_tuning(size: str, tiny: bool, work: Path) -> Row:
     from rag_ft.training.processes import Processes
     from rag_ft.training.sft import plan_schedule, train
 
-    count = 8 if tiny else 256 if size == "0.6b" else 96
-    config, model = _config(), _random_model(size, tiny)
-    shape, examples = shape_of(model), _examples(count, 48 if tiny else 1024, model.config.vocab_size)
+    batch = 4 if tiny else 32 if size == "0.6b" else 8
+    config, model = _config(batch), _random_model(size, tiny)
+    shape = shape_of(model)
+    examples = _examples(batch * (WARM_STEPS + TIMED_STEPS), 48 if tiny else 1024, model.config.vocab_size)
     tokenizer = AutoTokenizer.from_pretrained(ROOT / "data/models/demo-lm")
     schedule = plan_schedule(config, model, examples, 1)
+    timer = _step_timer()
     if GPU:
         torch.cuda.reset_peak_memory_stats()
-    trained = train(config, tokenizer, examples, [], work / f"sft-{size}", Processes(0, 1), model)
-    speed = trained.num_tokens / trained.seconds
-    # 6 x parameters a token is what counts as useful work of a training step, 4 x where base weights are frozen.
-    flops = shape.training_flops(False) * speed
-    planned = training_memory(
-        shape, config, schedule.device_batch_size * max(len(e.encoded.input_ids) for e in examples),
-        schedule.device_batch_size * 32, "bfloat16" if GPU else "float32", GPU,
+    train(config, tokenizer, examples, [], work / "sft", Processes(0, 1), model, callbacks=[timer])
+    lengths = [len(example.encoded.input_ids) for example in examples]
+    speed = timer.epochs * sum(lengths) / timer.seconds
+    flops = speed * shape.training_flops(
+        False, ANSWER_TOKENS * len(lengths) / sum(lengths), sum(n * n for n in lengths) / sum(lengths),
+        shape.adapter_parameters(config.train_generator.rank),
     )  # fmt: skip
+    planned = training_memory(
+        shape, config, schedule.device_batch_size * max(lengths), schedule.device_batch_size * ANSWER_TOKENS,
+        "bfloat16" if GPU else "float32", GPU,
+    )  # fmt: skip
+    planned.pop("fixed")  # the CUDA context is not among what the allocator counts
     return {
-        "tokens_per_second": round(speed), "steps": trained.num_steps, "device_batch": schedule.device_batch_size,
-        "packed": schedule.packed, "parameters": shape.parameters, "mfu": _share_of_peak(flops),
-        "peak_gb": _peak_gb(), "planned_gb": round(sum(planned.values()), 2),
+        "tokens_per_second": round(speed), "timed_steps": TIMED_STEPS, "seconds": round(timer.seconds, 2),
+        "examples_a_step": batch, "device_batch": schedule.device_batch_size, "packed": schedule.packed,
+        "parameters": shape.parameters, "mfu": _share_of_peak(flops), "peak_gb": _peak_gb(),
+        "planned_gb": round(sum(planned.values()), 2),
     }  # fmt: skip
+
+
+def _step_timer() -> Any:
+    """A trainer callback: `seconds` and `epochs` of the steps after the first WARM_STEPS (which compile kernels and
+    fill the allocator), to the end of the last, before its checkpoint."""
+    from transformers import TrainerCallback
+
+    class Timer(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step not in (WARM_STEPS, WARM_STEPS + TIMED_STEPS):
+                return
+            if GPU:
+                torch.cuda.synchronize()
+            if state.global_step == WARM_STEPS:
+                self.start = time.perf_counter(), state.epoch
+            else:
+                self.seconds, self.epochs = time.perf_counter() - self.start[0], state.epoch - self.start[1]
+
+    return Timer()
 
 
 def scoring(size: str, tiny: bool) -> Row:
@@ -108,7 +135,8 @@ def scoring(size: str, tiny: bool) -> Row:
     score_jobs(model, jobs[:8], 16384, 0)
     seconds = _timed(lambda: score_jobs(model, jobs, 16384, 0))
     tokens = sum(len(prompt) + len(answer) for prompt, answer in jobs)
-    flops = 2.0 * shape_of(model).parameters * tokens / seconds
+    share = sum(len(answer) for _, answer in jobs) / tokens
+    flops = shape_of(model).forward_flops(share, tokens / len(jobs)) * tokens / seconds
     return {
         "pairs_per_second": round(len(jobs) / seconds, 1), "tokens_per_second": round(tokens / seconds),
         "mfu": _share_of_peak(flops), "peak_gb": _peak_gb(),
@@ -153,7 +181,7 @@ def demo(work: Path) -> Row:
     command = [sys.executable, "-c", "import sys; from rag_ft.cli import main; sys.exit(main())", "run",
                "configs/demo.yaml", f"run.dir={work / 'demo'}"]  # fmt: skip
     start = time.perf_counter()
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1500, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=DEMO_SECONDS, check=False)
     if done.returncode:
         raise RuntimeError(done.stderr[-400:])
     stages = {path.name.split(".")[0]: json.loads(path.read_text()) for path in (work / "demo").glob("*.done.json")}
@@ -161,8 +189,60 @@ def demo(work: Path) -> Row:
             **{f"{name}_seconds": row["seconds"] for name, row in stages.items()}}  # fmt: skip
 
 
-def write_results(rows: list[Row], tiny: bool, out: Path) -> None:
-    """One JSON and one markdown table."""
+def vllm(tiny: bool, work: Path) -> Row:
+    """A server on a model of random weights, asked as the stages ask: requests/s, tokens read and written a second. Its
+    vocabulary is the tokenizer's, smaller than the shape's own."""
+    from transformers import AutoTokenizer
+
+    from rag_ft.config import LLMConfig
+    from rag_ft.errors import ConfigError
+    from rag_ft.llm.models import ChatRequest, open_language_model
+    from rag_ft.llm.vllm_server import find_vllm_python, is_cpu_build
+
+    try:
+        on_cpu = is_cpu_build(find_vllm_python(None))
+    except ConfigError as error:
+        return {"skipped": str(error)}
+    if (on_cpu and not tiny) or not (on_cpu or GPU):
+        return {"skipped": "this vLLM is the CPU build" if on_cpu else "no GPU is visible"}
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "data/models/demo-lm")
+    model = _random_model("0.6b", tiny, vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id)
+    for part in (model, tokenizer):
+        part.save_pretrained(work / "model")
+    del model, part
+    count, words, longest = (4, 20, 4) if tiny else (1000, 400, 64)
+    rng = random.Random(0)
+    asked = [" ".join(rng.choices(["the", "of", "is", "in", "to"], k=words)) for _ in range(count)]
+    requests = [ChatRequest(str(n), ({"role": "user", "content": text},), longest) for n, text in enumerate(asked)]
+    config = LLMConfig(backend="vllm", model=str(work / "model"), prompts="compact", max_model_tokens=2048)
+    with open_language_model(config, 0, log_path=work / "vllm.log") as served:
+        list(served.chat(requests[: count // 10]))
+        start = time.perf_counter()
+        replies = list(served.chat(requests[count // 10 :]))
+        seconds = time.perf_counter() - start
+    failed = sum(reply.error is not None for reply in replies)
+    return {
+        "requests_per_second": round(len(replies) / seconds, 1),
+        "read_tokens_per_second": round(sum(reply.prompt_tokens for reply in replies) / seconds),
+        "written_tokens_per_second": round(sum(reply.completion_tokens for reply in replies) / seconds),
+        "requests": len(replies), "failed": failed,
+    }  # fmt: skip
+
+
+CHECKS: dict[str, Callable[[bool, Path], Row]] = {
+    "sft-0.6b": lambda tiny, work: fine_tuning("0.6b", tiny, work),
+    "sft-8b": lambda tiny, work: fine_tuning("8b", tiny, work),
+    "scoring-0.6b": lambda tiny, _: scoring("0.6b", tiny),
+    "scoring-8b": lambda tiny, _: scoring("8b", tiny),
+    "encoding": encoding,
+    "search": lambda tiny, _: search(tiny),
+    "vllm": vllm,
+    "demo": lambda _, work: demo(work),
+}
+
+
+def write_results(rows: list[Row], tiny: bool, out: Path) -> Path:
+    """One JSON, whose path is returned, and one markdown table beside it."""
     name = torch.cuda.get_device_name() if GPU else "cpu"
     found = {
         "date": datetime.date.today().isoformat(), "device": name, "num_gpus": torch.cuda.device_count(), "tiny": tiny,
@@ -176,34 +256,45 @@ def write_results(rows: list[Row], tiny: bool, out: Path) -> None:
     lines = [title, "", versions, "", "| check | result |", "|---|---|"]
     lines += [f"| {row['check']} | {', '.join(f'{k} {v}' for k, v in row.items() if k != 'check')} |" for row in rows]
     path.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print("\n".join(lines), path, sep="\n")
+    return path
 
 
-def _checked(name: str, check: Callable[[], Row]) -> Row:
+def _in_own_process(name: str, tiny: bool) -> Row:
     print(f"[{name}]", file=sys.stderr, flush=True)
-    if GPU:
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
+    command = [sys.executable, __file__, "--only", name, *(["--tiny"] if tiny else [])]
     try:
-        return {"check": name, **check()}
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=CHECK_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        return {"check": name, "error": f"not done after {CHECK_SECONDS} s"}
+    found = [line for line in done.stdout.splitlines() if line.startswith(ROW)]
+    return json.loads(found[-1].removeprefix(ROW)) if found else {
+        "check": name, "error": f"the process ended with code {done.returncode}"
+    }  # fmt: skip
+
+
+def _checked(name: str, tiny: bool) -> Row:
+    try:
+        with tempfile.TemporaryDirectory(prefix="gpu-check-", ignore_cleanup_errors=True) as work:
+            return {"check": name, **CHECKS[name](tiny, Path(work))}
     except Exception as error:
         traceback.print_exc()
         return {"check": name, "error": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"}
 
 
-def _config() -> Config:
-    knobs = {"epochs": 1, "batch_size": 32, "max_tokens": 2048, "evaluations": 1, "rank": 32}
+def _config(batch_size: int = 32) -> Config:
+    knobs = {"max_steps": WARM_STEPS + TIMED_STEPS, "batch_size": batch_size, "max_tokens": 2048, "evaluations": 1,
+             "rank": 32}  # fmt: skip
     llm = {"model": str(ROOT / "data/models/demo-lm"), "prompts": "compact"}
     return make_config({"llm": llm, "train_generator": knobs})
 
 
-def _random_model(size: str, tiny: bool) -> Any:
+def _random_model(size: str, tiny: bool, **changes: Any) -> Any:
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     from rag_ft.training.adapters import attention
 
     torch.manual_seed(0)
-    config = Qwen3Config(**(TINY if tiny else SHAPES[size]), max_position_embeddings=4096)
+    config = Qwen3Config(**{**(TINY if tiny else SHAPES[size]), "max_position_embeddings": 4096, **changes})
     config._attn_implementation = attention(_config())
     with torch.device(DEVICE):
         before = torch.get_default_dtype()
@@ -235,7 +326,7 @@ def _examples(count: int, longest: int, vocabulary: int) -> list[Example]:
     for number in range(count):
         length = rng.randint(longest // 2, longest)
         ids = tuple(rng.randrange(vocabulary) for _ in range(length))
-        examples.append(Example(f"e{number}", "answer", (), "", (), Encoded(ids, length - 16)))
+        examples.append(Example(f"e{number}", "answer", (), "", (), Encoded(ids, length - ANSWER_TOKENS)))
     return examples
 
 
@@ -265,6 +356,7 @@ def _versions() -> dict[str, str]:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Throughput of the hot loops on this machine")
     parser.add_argument("--tiny", action="store_true", help="small shapes: shows on a CPU that the script works")
+    parser.add_argument("--only", choices=list(CHECKS), help="one check in this process; prints its row as JSON")
     parser.add_argument("--skip", default="", help="checks to leave out, comma-separated")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results")
     return parser.parse_args()

@@ -16,8 +16,10 @@ import pytest
 from rag_ft.config import LLMConfig
 from rag_ft.errors import ConfigError, RagFtError
 from rag_ft.llm import sending, vllm_guard, vllm_server
+from rag_ft.llm.gpu_memory import check_gpu_memory, release_gpu
 from rag_ft.llm.models import ChatRequest, open_language_model
-from rag_ft.llm.vllm_server import VLLMServer, check_gpu_memory, find_vllm_python, is_cpu_build, last_error
+from rag_ft.llm.vllm_server import VLLMServer, find_vllm_python, is_cpu_build, last_error
+from rag_ft.training.processes import Processes
 
 # a server with a child of its own, which ignores SIGTERM when asked to
 SERVER = """
@@ -277,3 +279,40 @@ def test_gpu_memory_that_others_hold_is_told(monkeypatch: pytest.MonkeyPatch, tm
         check_gpu_memory(0.9, 1)
     with pytest.raises(ConfigError, match="2 GPUs asked for"):
         check_gpu_memory(0.1, 2)
+
+
+def test_only_the_gpus_this_process_may_use_are_looked_at(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tool = tmp_path / "nvidia-smi"  # GPU 0 is full, 1 (also GPU-b) is free
+    tool.write_text('#!/bin/sh\ncase "$*" in *"-i 1"|*"-i GPU-b") ;; *) echo "0, 81920";; esac\n'
+                    'case "$*" in *"-i 0") ;; *) echo "81000, 81920";; esac\n')  # fmt: skip
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    with pytest.raises(ConfigError, match=r"GPU 0 has 0\.0"):
+        check_gpu_memory(0.9, 1)
+    for visible in ("1", "GPU-b", "1,0", "1,-1,0"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        check_gpu_memory(0.9, 1)
+    with pytest.raises(ConfigError, match=r"2 GPUs asked for .*, 1 are shown by CUDA_VISIBLE_DEVICES=1,-1,0"):
+        check_gpu_memory(0.9, 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-1")
+    check_gpu_memory(0.9, 1)  # of a part of a GPU nvidia-smi does not tell
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(ConfigError, match=r"1 GPUs asked for .*, 0 are shown"):
+        check_gpu_memory(0.9, 1)
+
+
+def test_memory_that_this_process_no_longer_uses_is_free_for_its_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    done: list[str] = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: done.append("released"))
+    release_gpu()
+    assert not done  # no GPU was used: none is touched
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(vllm_server, "is_cpu_build", lambda _: False)
+    monkeypatch.setattr(vllm_server, "check_gpu_memory", lambda *_: done.append("checked"))
+    VLLMServer(LLMConfig(vllm_python=sys.executable), Path(), {})
+    assert done == ["released", "checked"]
+    Processes(1, 2).first(lambda: done.append("worked"))  # one that only waits releases too
+    assert done == ["released", "checked", "released"]

@@ -139,3 +139,42 @@ def test_planned_memory_is_within_a_quarter_of_the_measured_peak_on_the_demo(dem
         done = read_done(RunDir(config.run_path), stage)
         planned = float(row_of(plan(config), stage)[5])
         assert done and 0.8 < planned / done["peak_memory_gb"] < 1.25, (stage, planned, done["peak_memory_gb"])
+
+
+def test_training_flops_are_what_torch_counts() -> None:
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from torch.utils.flop_counter import FlopCounterMode
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    from rag_ft.training.memory import shape_of
+
+    for tied, trains_all in ((True, False), (False, False), (False, True)):
+        sizes = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 8, "num_attention_heads": 4}
+        config = Qwen3Config(**sizes, num_key_value_heads=2, head_dim=64, vocab_size=4096, tie_word_embeddings=tied)
+        config._attn_implementation = "eager"
+        model = Qwen3ForCausalLM(config)
+        shape, length, answer, rank = shape_of(model), 64, 8, 4
+        trained = model if trains_all else get_peft_model(model, LoraConfig(r=rank, target_modules="all-linear"))
+        ids = torch.randint(4096, (2, length))
+        with FlopCounterMode(display=False) as counted:
+            trained(input_ids=ids, use_cache=False, logits_to_keep=answer).logits.sum().backward()
+        adapter = 0 if trains_all else shape.adapter_parameters(rank)
+        # eager attention computes the half that causality hides too: its length counts twice
+        # and a frozen first layer passes nothing back to its inputs, which is not taken off
+        ours = shape.training_flops(trains_all, answer / length, 2 * length, adapter) * ids.numel()
+        assert ours == pytest.approx(counted.get_total_flops(), rel=0.03)
+        with torch.no_grad(), FlopCounterMode(display=False) as counted:
+            model.get_decoder()(input_ids=ids, use_cache=False)
+        base = 0 if trains_all else 2 * adapter
+        assert (shape.forward_flops(0, 2 * length) + base) * ids.numel() == pytest.approx(
+            counted.get_total_flops(), rel=0.03
+        )
+
+
+def test_four_bit_weights_are_planned_with_their_tables_in_bfloat16() -> None:
+    from rag_ft.training.memory import ModelShape, stored_bytes
+
+    qwen_8b = ModelShape(8_190_735_360, 2 * 151936 * 4096, 36, 4096, 12288, 4096, 1024, 151936, ())
+    assert stored_bytes(qwen_8b, "nf4") / 2**30 == pytest.approx(5.7, abs=0.1)
+    assert stored_bytes(qwen_8b, "bfloat16") == 2 * qwen_8b.parameters

@@ -18,6 +18,7 @@ from rag_ft.config import Config, EncoderConfig
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.paths import RunDir
 from rag_ft.records import Chunk, write_jsonl
+from rag_ft.retrieval import encoder as encoder_module
 from rag_ft.retrieval import faiss_index, model_files
 from rag_ft.retrieval.encoder import Encoder, load_encoder, load_sentence_transformer, load_tokenizer, token_batches
 from rag_ft.retrieval.faiss_index import FaissIndex, build_faiss, exact_search
@@ -90,6 +91,31 @@ def test_two_devices_share_the_batches_and_give_the_same_vectors(tiny_encoder_di
     alone = load_encoder(config)
     both = Encoder(load_sentence_transformer(config), config, folder=tiny_encoder_dir, devices=["cpu", "cpu"])
     np.testing.assert_array_equal(alone.encode_chunks(TEXTS * 5), both.encode_chunks(TEXTS * 5))
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_rows_are_padded_as_the_tokenizer_pads_them(tiny_encoder_dir: Path, side: str) -> None:
+    model = load_encoder(tiny(tiny_encoder_dir)).sentence_transformer
+    model.tokenizer.padding_side = side
+    features = encoder_module._tokenize(model, TEXTS)
+    features["token_type_ids"] = [np.ones_like(row) for row in features["input_ids"]]
+    rows = np.array([3, 0, 2])
+    ours = encoder_module._pad(model.tokenizer, features, rows)
+    picked = {name: [values[row].tolist() for row in rows] for name, values in features.items()}
+    theirs = model.tokenizer.pad(picked, return_tensors="pt")
+    assert ours.keys() == theirs.keys() == {"input_ids", "attention_mask", "token_type_ids"}
+    assert len({len(row) for row in picked["input_ids"]}) > 1
+    for name, tensor in theirs.items():
+        np.testing.assert_array_equal(ours[name].numpy(), tensor.numpy())
+
+
+def test_blocks_of_texts_are_tokenised_ahead_in_their_order(tiny_encoder_dir: Path) -> None:
+    model, texts = load_encoder(tiny(tiny_encoder_dir)).sentence_transformer, TEXTS * 3
+    whole = encoder_module._tokenize(model, texts)["input_ids"]
+    for block in (1, 4, len(texts) - 1, len(texts), 100):
+        parts = list(encoder_module._tokenize_ahead(model, texts, block))
+        assert [start for start, _ in parts] == list(range(0, len(texts), block))
+        assert [list(row) for _, part in parts for row in part["input_ids"]] == [list(row) for row in whole]
 
 
 def test_long_texts_are_cut_at_max_tokens(tiny_encoder_dir: Path) -> None:

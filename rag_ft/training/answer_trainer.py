@@ -137,7 +137,7 @@ def answer_losses(model: Any, input_ids: Any, labels: Any, fused: bool) -> Any:
     and keys and values that heads share need not be repeated.
     """
     if fused:
-        return -model(input_ids=input_ids, labels=labels, fused_lm_head=True).log_probs
+        return -model(input_ids=input_ids, labels=labels, fused_lm_head=True).log_probs.float()
     first = int((labels != IGNORED).any(0).nonzero()[0, 0])  # position t is predicted at t - 1
     first = max(1, first - first % WIDTH_STEP)
     outputs = model(input_ids=input_ids, use_cache=False, logits_to_keep=labels.shape[1] - first + 1)

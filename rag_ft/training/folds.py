@@ -25,7 +25,7 @@ from rag_ft.training.examples import longest_answer
 from rag_ft.training.held_out import group_near_duplicates
 from rag_ft.training.processes import Processes
 from rag_ft.training.questions import mean_f1
-from rag_ft.training.sft import dataset_of, train
+from rag_ft.training.sft import as_in_training, dataset_of, train
 from rag_ft.training.training_set import TrainingSet
 
 
@@ -77,9 +77,11 @@ def _validate(
     learned = [e for e in data.train if e.document_id not in held]
     unseen = [e for e in data.train if e.document_id in held and e.kind != "replay" and not e.arrangement]
     model, abstain, longest = load_base(config), config.llm.abstain, longest_answer(data.train)
-    base = mean_f1(model, tokenizer, questions, abstain, longest)
+    with as_in_training(config, model):
+        base = mean_f1(model, tokenizer, questions, abstain, longest)
     trainer = train(config, tokenizer, learned, data.dev, folder, processes, model, data.dev_questions).trainer
-    tuned = mean_f1(trainer.model, tokenizer, questions, abstain, longest)
+    with as_in_training(config, trainer.model):
+        tuned = mean_f1(trainer.model, tokenizer, questions, abstain, longest)
     loss = trainer.evaluate(dataset_of(unseen))["eval_loss"]
     values = {"dev_loss": loss, "f1_base": base, "f1_tuned": tuned, "delta": tuned - base}
     counts = {"num_train": len(learned), "num_dev": len(questions)}

@@ -17,14 +17,16 @@ CUDA_CONTEXT_GB = 0.8
 SPARE = 0.92  # share of a device's memory that is planned with
 CPU_PASS_TOKENS = 2048  # of one forward pass: larger ones leave the CPU's caches
 GPU_PASS_TOKENS = 16384  # more fills no GPU better
-BYTES = {"float32": 4.0, "bfloat16": 2.0, "nf4": 0.57}  # nf4: 4 bits, double-quantised scales, some layers in bfloat16
+BYTES = {"float32": 4.0, "bfloat16": 2.0, "nf4": 0.516}  # nf4: 4 bits and double-quantised scales
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """`adapted`: (inputs, outputs) of every linear layer LoRA is put on; parameters count the whole model."""
+    """`adapted`: (inputs, outputs) of every linear layer LoRA is put on; parameters count the whole model, of which
+    `table_parameters` are its embeddings and its output head (one table where they are tied)."""
 
     parameters: int
+    table_parameters: int
     layers: int
     hidden: int
     feed_forward: int
@@ -36,9 +38,26 @@ class ModelShape:
     def adapter_parameters(self, rank: int) -> int:
         return sum(rank * (inputs + outputs) for inputs, outputs in self.adapted)
 
-    def training_flops(self, trains_all: bool) -> float:
-        """Floating point operations a token: forward, backward to the inputs, and to the weights where all move."""
-        return (6.0 if trains_all else 4.0) * self.parameters
+    def forward_flops(self, answer_share: float = 1.0, length: float = 0.0) -> float:
+        """Floating point operations a token of a forward pass over texts of `length` tokens (their mean over tokens),
+        where the output head reads `answer_share` of the positions. Model FLOPs, as model-FLOPs utilisation (MFU)
+        counts them: an embedding is looked up, attention is causal, and nothing is computed twice."""
+        return 2.0 * self._weights_read(answer_share) + self._attention_flops(length)
+
+    def training_flops(
+        self, trains_all: bool, answer_share: float = 1.0, length: float = 0.0, adapter_parameters: int = 0
+    ) -> float:
+        """As forward_flops, with the backward pass to the inputs, and to the weights where all move; an adapter's
+        weights always do."""
+        frozen = (6.0 if trains_all else 4.0) * self._weights_read(answer_share)
+        return frozen + 3.0 * self._attention_flops(length) + 6.0 * adapter_parameters
+
+    def _weights_read(self, answer_share: float) -> float:
+        return self.parameters - self.table_parameters + answer_share * self.vocabulary * self.hidden
+
+    def _attention_flops(self, length: float) -> float:
+        """Of a token: its query times half the keys, and their weights times the values, in every layer."""
+        return 2.0 * self.query_width * length * self.layers
 
 
 def read_shape(folder: Path) -> ModelShape:
@@ -69,11 +88,14 @@ def shape_of(model: Any) -> ModelShape:
 
     text = model.config.get_text_config()
     head = model.get_output_embeddings()
+    embeddings = (model.get_input_embeddings(), head)
+    tables = {id(module.weight): module.weight for module in embeddings if module is not None}  # tied: one
     linear = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
     width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     return ModelShape(
-        parameters=sum(p.numel() for p in model.parameters()),
+        parameters=model.num_parameters(),  # counts 4-bit weights, which are stored two to a byte, as what they are
+        table_parameters=sum(table.numel() for table in tables.values()),
         layers=text.num_hidden_layers,
         hidden=text.hidden_size,
         feed_forward=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
@@ -95,7 +117,7 @@ def training_memory(
     layer = layer_activation_bytes(shape, knobs.rank, not full, 2.0 if dtype == "bfloat16" else 4.0)
     kept = 2.0 * shape.hidden * shape.layers + layer if knobs.gradient_checkpointing else layer * shape.layers
     parts = {
-        "weights": shape.parameters * BYTES[stored],
+        "weights": stored_bytes(shape, stored),
         "adapter": 0.0 if full else trained * 4.0,
         "casts": shape.parameters * 2.0 if full and dtype == "bfloat16" else 0.0,
         "gradients": trained * 4.0,
@@ -105,6 +127,12 @@ def training_memory(
         "fixed": (CUDA_CONTEXT_GB if gpu else LIBRARIES_GB) * GIB,
     }
     return {name: size / GIB for name, size in parts.items()}
+
+
+def stored_bytes(shape: ModelShape, dtype: str) -> float:
+    """Of the weights. Only linear layers are kept in four bits: the tables stay in bfloat16."""
+    tables = shape.table_parameters * BYTES["bfloat16" if dtype == "nf4" else dtype]
+    return tables + (shape.parameters - shape.table_parameters) * BYTES[dtype]
 
 
 def retriever_memory(

@@ -13,6 +13,7 @@ from typing import TypeVar
 import yaml
 
 from rag_ft.errors import ConfigError
+from rag_ft.llm.gpu_memory import release_gpu
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -41,6 +42,7 @@ class Processes:
 
         It starts when every process has come here: `work` may replace or remove what another was still reading.
         """
+        release_gpu()  # in all of them: `work` may start a server that wants their memory
         self.wait()
         result = work() if self.main else None
         self.wait()

@@ -7,6 +7,7 @@ import logging
 import math
 import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,7 @@ def train(
     processes: Processes,
     model: Any,
     questions: Sequence[Question] = (),
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> Trained:
     """Trains `model` (see `load_base`) on `examples`, evaluating on `dev`, with checkpoints in `folder`; goes on from
     the newest whole one. The best weights are kept: by the F1 of their answers to `questions`, else by dev loss.
@@ -85,7 +87,7 @@ def train(
         eval_dataset=dataset_of(sorted(dev, key=lambda e: len(e.encoded.input_ids))) if dev else None,
         processing_class=tokenizer,
         peft_config=adapter_config(config),
-        callbacks=_callbacks(config, bool(dev)),
+        callbacks=[*_callbacks(config, bool(dev)), *callbacks],
     )
     trainer.arrangements = [example.arrangement for example in examples]
     trainer.remove_callback(ProgressCallback)
@@ -93,16 +95,21 @@ def train(
     trainer.add_callback(Progress())
     if questions:
         longest = longest_answer(examples)
-        trainer.measure = lambda trained: mean_f1(trained, tokenizer, questions, config.llm.abstain, longest)
+
+        def measure(trained: Any) -> float:
+            with as_in_training(config, trained):
+                return mean_f1(trained, tokenizer, questions, config.llm.abstain, longest)
+
+        trainer.measure = measure
     _check_rows(trainer.train_dataset, examples)
     checkpoint = last_complete(folder)
     outcome = trainer.train(resume_from_checkpoint=checkpoint)
-    tokens = sum(len(e.encoded.input_ids) for e in examples) / len(examples)
+    tokens = sum(len(e.encoded.input_ids) for e in examples)  # of an epoch; a packed step holds any number of examples
     made = trainer.state.global_step
     made_here = made - (_step_of(checkpoint) if checkpoint else 0)
     return Trained(
         trainer, _history(trainer.state.log_history), made, outcome.metrics["train_runtime"],
-        round(tokens * made_here * config.train_generator.batch_size), trainer.measure_seconds,
+        round(tokens * (trainer.state.epoch or 0) * made_here / max(1, made)), trainer.measure_seconds,
     )  # fmt: skip
 
 
@@ -117,12 +124,18 @@ def plan_schedule(config: Config, model: Any, examples: Sequence[Example], num_p
     share = knobs.batch_size // num_processes
     packed = can_pack(config)
     if packed:
-        # a packed row holds about so many examples; rows are one to a forward pass
+        # a packed row holds about so many examples; the rows of a pass are laid one behind the other
         per_row = max(1.0, knobs.max_tokens / (sum(lengths) / len(lengths)))
-        device, accumulation = 1, max(1, round(share / per_row))
-        per_epoch = max(1, round(len(lengths) / (per_row * accumulation * num_processes)))
+        rows = max(1, round(share / per_row))
+        most = round(knobs.device_batch_size / per_row) if knobs.device_batch_size else rows
+        sizes = [d for d in _divisors(rows) if d <= max(1, most)]
+        row = knobs.max_tokens, math.ceil(per_row) * max(e.encoded.num_answer_tokens for e in examples)
+        device = _fitting(config, model, sizes, row)
+        accumulation = rows // device
+        per_epoch = max(1, round(len(lengths) / (per_row * rows * num_processes)))
     else:
-        device = knobs.device_batch_size or _fitting(config, model, share, examples)
+        longest = max(lengths), max(e.encoded.num_answer_tokens for e in examples)
+        device = knobs.device_batch_size or _fitting(config, model, _divisors(share), longest)
         if share % device:
             raise ConfigError(
                 f"train_generator.batch_size={knobs.batch_size} is no multiple of device_batch_size={device} "
@@ -184,6 +197,14 @@ def computes_bf16(config: Config) -> bool:
     return choose_dtype(config.llm.dtype, "cuda" if torch.cuda.is_available() else "cpu") == "bfloat16"
 
 
+def as_in_training(config: Config, model: Any) -> AbstractContextManager[Any]:
+    """Computes as the training does, for a model that is asked outside it: where all weights are trained, they are in
+    float32 on a GPU, which flash attention does not take."""
+    if model.device.type == "cuda" and model.dtype == torch.float32:
+        return torch.autocast("cuda", torch.bfloat16, enabled=computes_bf16(config))
+    return nullcontext()
+
+
 def last_complete(folder: Path) -> str | None:
     """The newest whole checkpoint under `folder`."""
     whole = [path for path in folder.glob("checkpoint-*") if (path / FINISHED).exists()]
@@ -236,13 +257,16 @@ def _check_rows(dataset: Dataset, examples: Sequence[Example]) -> None:
         )
 
 
-def _fitting(config: Config, model: Any, share: int, examples: Sequence[Example]) -> int:
-    """The largest divisor of `share` that memory and caches take, by the longest example; 1 where none seems to fit
-    (the estimate is no reason to refuse what a user asks for)."""
-    lengths = max(len(e.encoded.input_ids) for e in examples), max(e.encoded.num_answer_tokens for e in examples)
-    sizes = [d for d in range(share, 0, -1) if share % d == 0]
+def _fitting(config: Config, model: Any, sizes: Sequence[int], lengths: tuple[int, int]) -> int:
+    """The first of `sizes` (rows of a forward pass, largest first) that memory and caches take, by a row's `lengths`
+    (tokens, all and learned); the last where none seems to fit (the estimate is no reason to refuse what a user asks
+    for)."""
     found = largest_pass(shape_of(model), config, sizes, lengths, _device_memory_gb(), torch.cuda.is_available())
-    return found[0] if found else 1
+    return found[0] if found else sizes[-1]
+
+
+def _divisors(number: int) -> list[int]:
+    return [d for d in range(number, 0, -1) if number % d == 0]
 
 
 def _device_memory_gb() -> float:
