@@ -30,7 +30,8 @@ class ChatRequest:
 class Reply:
     """`error` is None for a reply; otherwise why there is none (text is then empty): an error is never a text.
 
-    `finish_reason` is "stop" or "length" (cut off at max_tokens). `seconds` is the request's latency.
+    `finish_reason` is "stop" or "length" (cut off at max_tokens). `seconds` is the request's latency. `refused` marks
+    the error of a request that is too long for the model: it fails alone and tells nothing about the others.
     """
 
     id: str
@@ -40,6 +41,7 @@ class Reply:
     completion_tokens: int
     seconds: float
     error: str | None = None
+    refused: bool = False
 
 
 class LanguageModel(Protocol):

@@ -148,7 +148,7 @@ class ServerModel:
 
     def _schema_not_taken(self, request: ChatRequest, answer: Answer) -> bool:
         """Whether the request shall be sent again without its schema: this endpoint knows none. Noted once."""
-        if request.schema is None or answer.error is None or answer.status != 400:
+        if request.schema is None or answer.error is None or answer.status not in (400, 422):
             return False
         if not any(word in answer.error.lower() for word in SCHEMA_WORDS):
             return False
@@ -244,6 +244,6 @@ def _read_logprobs(reply: Any, jobs: list[tuple[list[int], list[int]]]) -> list[
 
 def _reply(request: ChatRequest, answer: Answer) -> Reply:
     if answer.error:
-        return Reply(request.id, "", "error", 0, 0, answer.seconds, answer.error)
+        return Reply(request.id, "", "error", 0, 0, answer.seconds, answer.error, answer.too_long)
     text, finish_reason, prompt_tokens, completion_tokens = answer.result
     return Reply(request.id, text, finish_reason, prompt_tokens, completion_tokens, answer.seconds)

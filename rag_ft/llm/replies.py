@@ -94,7 +94,7 @@ class ReplyStore:
 
 def _row(key: str, reply: Reply, window: str, of: int) -> dict[str, Any]:
     row = {"key": key, "window": window, "of": of, **vars(reply)}
-    del row["error"]
+    del row["error"], row["refused"]  # errors are not kept
     return row
 
 
