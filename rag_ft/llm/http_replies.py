@@ -10,7 +10,6 @@ from typing import Any
 
 import aiohttp
 
-
 # What servers say of a request that is longer than their model's context.
 _TOO_LONG = re.compile(
     r"context[ _](?:length|size|window)|max(?:imum)?[ _]model[ _]len|maximum number of (?:input )?tokens"

@@ -51,7 +51,9 @@ class RoundTrip:
     def verdict(self, pair: QAPair, reply: Reply) -> QAPair | Failure:
         """The pair with what the model said in its checks, or why it fails."""
         said, _ = parse_answer(reply.text, 1 + self.config.retrieval.top_k)
-        abstained = not said or is_abstention(said, self.prompts.abstain)
+        if not said:
+            return no_answer(pair, reply)
+        abstained = is_abstention(said, self.prompts.abstain)
         agrees = same_answer(said, pair.answer, self.config.generate.round_trip_f1)
         if not (abstained if pair.kind == "unanswerable" else agrees and not abstained):
             return Failure("round_trip_answer", f"{pair.question} -> {pair.answer} | answered: {said[:200]}")
@@ -103,10 +105,18 @@ class ClosedBook:
 
     def verdict(self, pair: QAPair, reply: Reply) -> QAPair | Failure:
         said, _ = parse_answer(reply.text, 0)
+        if not said:
+            return no_answer(pair, reply)
         known = same_answer(said, pair.answer, self.settings.round_trip_f1)
         if known and not is_abstention(said, self.prompts.abstain):
             return Failure("closed_book", f"{pair.question} -> {pair.answer}")
         return dataclasses.replace(pair, checks={**pair.checks, "closed_book": False})
+
+
+def no_answer(pair: QAPair, reply: Reply) -> Failure:
+    """The model said nothing, as one that thinks until it is cut off: only the abstain sentence is an abstention."""
+    cut = "cut off before an answer" if reply.finish_reason == "length" else "an empty reply"
+    return Failure("no_answer", f"{cut}: {pair.question}")
 
 
 def answer_request(pair: QAPair, messages: Messages, max_tokens: int) -> ChatRequest:

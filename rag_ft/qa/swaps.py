@@ -52,7 +52,7 @@ class Swaps:
                 return Failure("llm_error", reply.error[:300])
             result = self.trip.verdict(pair, reply)
             if isinstance(result, Failure):
-                return replace(result, reason="swap_answered")
+                return replace(result, reason="swap_answered") if result.reason == "round_trip_answer" else result
             pair = result
         return pair
 
