@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_llm_server import FaultyServer, Handler, ask, config_of, requests
+from test_llm_server import FaultyServer, Handler, ask, chat_reply, config_of, requests
 from test_llm_server import serve as serve
 
 from rag_ft.errors import DataError
@@ -75,3 +75,23 @@ def test_a_key_that_ends_midway_ends_the_run_at_once_and_what_was_answered_is_ke
     ):
         list(cached_chat(model, requests(1000), path, "ask"))
     assert len(path.read_text().splitlines()) == 8 and len(server.bodies) < 20
+
+
+def test_a_reply_that_is_all_thinking_is_an_empty_one_cut_off(serve: Serve, tmp_path: Path) -> None:
+    server = serve(always(200, chat_reply(None, "length")))
+    replies = ask(server, 40).values()
+    assert {(r.text, r.finish_reason, r.error) for r in replies} == {("", "length", None)}
+    assert len(server.bodies) == 40
+
+
+def test_half_a_character_in_a_reply_can_still_be_written(serve: Serve, tmp_path: Path) -> None:
+    server, path = serve(always(200, chat_reply("Mill \ud83d!"))), tmp_path / "replies.jsonl"
+    with open_language_model(config_of(server), seed=0) as model:
+        for _ in range(2):
+            assert [r.text for r in cached_chat(model, requests(1), path, "ask")] == ["Mill \ufffd!"]
+
+
+@pytest.mark.parametrize("usage", [None, {}, [], {"prompt_tokens": None, "completion_tokens": None}])
+def test_a_server_may_tell_no_numbers_of_tokens(usage: Any, serve: Serve) -> None:
+    [reply] = ask(serve(always(200, chat_reply("HI") | {"usage": usage})), 1).values()
+    assert (reply.text, reply.prompt_tokens, reply.completion_tokens) == ("HI", 0, 0)

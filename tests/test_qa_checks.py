@@ -57,6 +57,19 @@ def test_replies_that_hold_no_pair_say_why(text: str, finish: str, expected: str
     assert isinstance(failure, Failure) and len(failure.detail) < 300
 
 
+@pytest.mark.parametrize(
+    "before", ["I return {evidence, question, answer}: ", "For {focus}: ", '{"note": 1} ', '{"pair": ', "{{ "]
+)
+def test_other_braces_before_the_pair_do_not_hide_it(before: str) -> None:
+    assert parse_reply(before + as_json(), "stop") == Draft("e", "Who is it?", "a")
+
+
+def test_half_a_character_in_a_reply_can_still_be_written() -> None:
+    draft = parse_reply(as_json(answer="Mill \ud83d, \ud83d\ude00"), "stop")
+    assert isinstance(draft, Draft) and draft.answer == "Mill \ufffd, 😀"
+    draft.answer.encode()
+
+
 def test_a_complete_object_counts_even_when_the_reply_was_cut_off_after_it() -> None:
     assert isinstance(parse_reply(as_json() + " and", "length"), Draft)
 

@@ -31,6 +31,8 @@ SAYS_NOTHING = [
     reply(" \n"),
     reply("", "length"),
     reply("<quote>The mill was bui", "length"),
+    reply("<think>The passage says that", "length"),
+    reply("<think>\n\n</think>\n\n"),
 ]
 
 
@@ -47,11 +49,13 @@ def test_a_reply_without_an_answer_is_no_abstention(said: Reply) -> None:
     assert results[1] == Failure("no_answer", f"{cut}: Who painted the mill?")
 
 
-def test_the_abstain_sentence_is() -> None:
-    said = reply("I don't know.")
+@pytest.mark.parametrize("thought", ["", "<think>\n\n</think>\n\n", "<think>Is it 1905?</think>", "It is\n</think>\n"])
+def test_the_abstain_sentence_is(thought: str) -> None:
+    said = reply(thought + "I don't know.")
     assert isinstance(TRIP.verdict(NOTHING, said), QAPair)
     assert isinstance(Swaps(TRIP, Counter()).verdict(NOTHING, [said, said]), QAPair)
     assert isinstance(ClosedBook(CONFIG.generate, PROMPTS).verdict(FACT, said), QAPair)
+    assert isinstance(TRIP.verdict(FACT, reply(thought + "1905")), QAPair)
     assert TRIP.verdict(FACT, said) == Failure(
         "round_trip_answer", "When was the mill built? -> 1905 | answered: I don't know."
     )

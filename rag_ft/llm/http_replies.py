@@ -10,6 +10,8 @@ from typing import Any
 
 import aiohttp
 
+from rag_ft.records import encodable
+
 # What servers say of a request that is longer than their model's context.
 _TOO_LONG = re.compile(
     r"context[ _](?:length|size|window)|max(?:imum)?[ _]model[ _]len|maximum number of (?:input )?tokens"
@@ -44,10 +46,10 @@ class FailedError(Exception):
 def server_message(body: Any) -> str:
     """The error text in the shapes servers use: {"error": {"message"}}, {"message"}, {"detail"}; in one line."""
     if not isinstance(body, dict):
-        return " ".join(str(body).split())[:300]
+        return " ".join(encodable(str(body)).split())[:300]
     error = body.get("error", body)
     found = error.get("message") or error.get("detail") if isinstance(error, dict) else error
-    return " ".join(str(found or body).split())[:500]
+    return " ".join(encodable(str(found or body)).split())[:500]
 
 
 async def read_limited(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:

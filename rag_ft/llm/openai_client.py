@@ -220,14 +220,19 @@ class ServerModel:
 
 
 def _read_chat(reply: Any) -> tuple[str, str, int, int]:
-    """(text, finish reason, prompt tokens, completion tokens). An empty list of choices is no reply."""
-    choice, usage = reply["choices"][0], reply.get("usage") or {}
-    text = choice["message"]["content"]
+    """(text, finish reason, prompt tokens, completion tokens). An empty list of choices is no reply; no text where the
+    reply was cut off is an empty one: the model spent all its tokens on thinking."""
+    choice = reply["choices"][0]
+    text, finish_reason = choice["message"]["content"], choice.get("finish_reason")
+    if text is None and finish_reason == "length":
+        text = ""
     if not isinstance(text, str):
         raise ValueError("no text in the reply")
-    if choice.get("finish_reason") not in ("stop", "length"):
-        raise ValueError(f"finish reason {json.dumps(choice.get('finish_reason'))}")
-    return text, choice["finish_reason"], usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0)
+    if finish_reason not in ("stop", "length"):
+        raise ValueError(f"finish reason {json.dumps(finish_reason)}")
+    usage = reply.get("usage")
+    told = usage if isinstance(usage, dict) else {}
+    return text, finish_reason, told.get("prompt_tokens") or 0, told.get("completion_tokens") or 0
 
 
 def _read_logprobs(reply: Any, jobs: list[tuple[list[int], list[int]]]) -> list[np.ndarray]:

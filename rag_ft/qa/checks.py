@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +14,14 @@ from rag_ft.metrics.words import is_unspaced, normalise, stems
 from rag_ft.qa.evidence import Span, locate, occurrences
 from rag_ft.qa.names import names, words
 from rag_ft.qa.prompts import is_abstention, neutralise
+from rag_ft.records import encodable
 
 MAX_REPLY_CHARACTERS = 20_000
 MAX_QUESTION_CHARACTERS = 400
 MIN_QUESTION_WORDS, MAX_QUESTION_WORDS = 3, 60
 MIN_UNSPACED_CHARACTERS = 4
 MAX_FACT_WORDS = 30
+DRAFT_KEYS = ("evidence", "question", "answer")
 
 
 @dataclass(frozen=True)
@@ -43,11 +46,11 @@ def parse_reply(text: str, finish_reason: str) -> Draft | Failure:
 
     Failures: cut_off (the reply hit its length limit), bad_json, nothing_to_ask (an empty question).
     """
-    row = _first_object(text)
+    row = _first_object(text, DRAFT_KEYS)
     if row is None:
         reason = "cut_off" if finish_reason == "length" else "bad_json"
         return Failure(reason, _shorten(text))
-    values = [row.get(key) for key in ("evidence", "question", "answer")]
+    values = [row[key] for key in DRAFT_KEYS]
     if not all(isinstance(value, str) for value in values):
         return Failure("bad_json", f"evidence, question and answer must be texts: {_shorten(text)}")
     evidence, question, answer = (" ".join(str(value).split()) for value in values)
@@ -155,15 +158,18 @@ def agreement(said: str, answer: str) -> float:
     return token_f1(" ".join(stems(said)), [" ".join(stems(answer))])
 
 
-def _first_object(text: str) -> dict[str, Any] | None:
-    start = text.find("{")
-    if start < 0 or len(text) > MAX_REPLY_CHARACTERS:
-        return None
-    try:
-        row, _ = json.JSONDecoder(strict=False).raw_decode(text, start)
-    except (ValueError, RecursionError):
-        return None
-    return row if isinstance(row, dict) else None
+def _first_object(text: str, keys: Sequence[str]) -> dict[str, Any] | None:
+    """The first JSON object in a text that has all the keys, be there other braces before it."""
+    decoder, start = json.JSONDecoder(strict=False), text.find("{")
+    while start >= 0 and len(text) <= MAX_REPLY_CHARACTERS:
+        try:
+            row = encodable(decoder.raw_decode(text, start)[0])
+        except (ValueError, RecursionError):
+            row = {}
+        if set(keys) <= row.keys():
+            return row
+        start = text.find("{", start + 1)
+    return None
 
 
 def _gives_away(question: str, answer: str) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 from rag_ft.errors import DataError
 from rag_ft.metrics.retrieval import gold_chunk_ids
 from rag_ft.qa.evidence import Span, locate, occurrences
-from rag_ft.records import KINDS, Chunk, Document, Evidence, QAPair, Reject, Split, content_hash
+from rag_ft.records import KINDS, Chunk, Document, Evidence, QAPair, Reject, Split, content_hash, encodable
 
 SPLITS = ("train", "dev", "test")
 CONTEXT_CHARACTERS = 200
@@ -142,7 +142,7 @@ def _json_object(line: bytes) -> dict[str, Any]:
     if len(line) > MAX_LINE_BYTES:
         raise ValueError(f"bad line: longer than {MAX_LINE_BYTES} bytes")
     try:
-        row = json.loads(line.decode("utf-8-sig"))
+        row = encodable(json.loads(line.decode("utf-8-sig")))
     except UnicodeDecodeError as error:
         raise ValueError("bad line: not UTF-8") from error
     except (ValueError, RecursionError) as error:
