@@ -55,9 +55,9 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
     with Funnel(run_dir.rejects("generate")) as funnel:
         for reject in imported.rejects:
             funnel.note(reject)
+        _check_imported(imported, config, run_dir)  # before hours of asking; the rejects are there to see all the same
         if settings.pairs_per_chunk:
             seconds = _generate(config, run_dir, prompts, imported, funnel)
-    _check_imported(imported, config, run_dir)
     funnel.check_kept(settings.min_kept_share)
     generated = read_jsonl(scratch / "kept.jsonl", QAPair) if settings.pairs_per_chunk else iter(())
     write_jsonl(run_dir.qa, _in_document_order(generated, imported.pairs, run_dir))
