@@ -138,24 +138,38 @@ def supports(evidence: str, answer: str) -> bool:
 
 
 def same_answer(said: str, answer: str, least_f1: float) -> bool:
-    """Whether two answers agree: F1 of at least `least_f1`, or one contains the other."""
+    """Whether two answers agree: F1 of at least `least_f1`, or one contains the other; and neither contradicts the
+    other by its numbers or a "not"."""
     said, answer = (unicodedata.normalize("NFKC", text) for text in (said, answer))
-    if not normalise(said) or not normalise(answer):
+    if not normalise(said) or not normalise(answer) or _contradict(said, answer):
         return False
     return agreement(said, answer) >= least_f1 or bool(contains(said, [answer]) or contains(answer, [said]))
 
 
 def agreement(said: str, answer: str) -> float:
     """Token F1 as SQuAD counts it; in scripts without spaces of characters, where a whole phrase would be one token.
-
-    There 0 where both name numbers and none is the same: two dates share all but their digits.
-    """
+    0 where the answers contradict each other: two dates share all but their digits."""
+    if _contradict(said, answer):
+        return 0.0
     if not is_unspaced(answer):
         return token_f1(said, [answer])
-    numbers = [set(_NUMBER.findall(text)) for text in (said, answer)]
-    if all(numbers) and numbers[0].isdisjoint(numbers[1]):
-        return 0.0
     return token_f1(" ".join(stems(said)), [" ".join(stems(answer))])
+
+
+def _contradict(said: str, answer: str) -> bool:
+    """Whether both name numbers, each one that the other lacks; or one is the other with a negation put in."""
+    said, answer = (unicodedata.normalize("NFKC", text) for text in (said, answer))
+    numbers = [{_digits(number) for number in _NUMBER.findall(text)} for text in (said, answer)]
+    if all(numbers) and not (numbers[0] <= numbers[1] or numbers[1] <= numbers[0]):
+        return True
+    plain = [_NEGATION.subn("", normalise(text)) for text in (said, answer)]
+    is_negated = [num > 0 for _, num in plain]
+    return is_negated[0] != is_negated[1] and plain[0][0].split() == plain[1][0].split()
+
+
+def _digits(number: str) -> str:
+    """The same for 1,000 and 1000, and for 05 and 5."""
+    return re.sub(r"\D", "", number).lstrip("0") if number[0].isdecimal() else number
 
 
 def _first_object(text: str, keys: Sequence[str]) -> dict[str, Any] | None:
@@ -218,7 +232,9 @@ _REFERENCES = (
     ),
     _pattern(r"本文|上文|这段|该段|短文中|(?:^|[，,：:、])文中|この文章|上記の|이 글|본문|النص|الفقرة"),
 )
-_NUMBER = re.compile(r"\d+|[〇零一二三四五六七八九十百千万億亿]+")
+_NUMBER = re.compile(r"\d+(?:[.,:'’]\d+)*|[〇零一二三四五六七八九十百千万億亿]+")
+# of an answer in normal form; "no 5" is a number
+_NEGATION = re.compile(r"\b(?:not|never|no(?!\s*\d)|nicht|keine?[mnrs]?|pas|non|niet|geen|não|не)\b")
 _PRONOUNS = frozenset(
     ["it", "he", "she", "they", "him", "her", "his", "its", "their", "them", "this", "that", "these", "those"]
 )
