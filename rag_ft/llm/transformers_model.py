@@ -153,20 +153,21 @@ class TransformersModel:
 
 def load_causal_lm(folder: Path, dtype: str, device: str) -> Any:
     """The model in evaluation mode. Raises ConfigError where transformers cannot load it."""
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ConfigError(f"{folder} does not load as a causal language model: {str(error).splitlines()[0]}") from error
     return model.to(device).eval()
 
 
 def check_memory(folder: Path, dtype: str, device: str) -> None:
-    """Raises ConfigError when the weights alone would not fit in what is free."""
-    need = weights_gb(folder) * (2 if dtype == "float32" else 1)
+    """Raises ConfigError when the weights alone would not fit in what is free, or are not whole."""
+    need = weights_gb(folder, dtype)
     free = torch.cuda.mem_get_info(device)[0] / 2**30 if device.startswith("cuda") else _free_memory_gb()
     if need > free:
         raise ConfigError(
