@@ -95,3 +95,15 @@ def test_half_a_character_in_a_reply_can_still_be_written(serve: Serve, tmp_path
 def test_a_server_may_tell_no_numbers_of_tokens(usage: Any, serve: Serve) -> None:
     [reply] = ask(serve(always(200, chat_reply("HI") | {"usage": usage})), 1).values()
     assert (reply.text, reply.prompt_tokens, reply.completion_tokens) == ("HI", 0, 0)
+
+
+def test_an_error_that_comes_as_a_success_is_told_in_the_servers_words(serve: Serve) -> None:
+    said = {"error": {"message": "Provider returned error: quota exceeded", "code": 402}}
+    [reply] = ask(serve(always(200, said)), 1, retries=0).values()
+    assert reply.error == "HTTP 200 with an error: Provider returned error: quota exceeded (tried 1 times)"
+
+
+def test_models_without_names_are_not_checked(serve: Serve) -> None:
+    server = serve()
+    server.models = [{"name": "echo"}]
+    assert ask(server, 1)["id0"].error is None

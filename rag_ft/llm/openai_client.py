@@ -174,17 +174,17 @@ class ServerModel:
         if status in (401, 403):
             raise ConfigError(f"{self._sender.base_url} refuses us (HTTP {status}): set OPENAI_API_KEY")
         models = body.get("data") if isinstance(body, dict) else None
-        if status != 200 or not isinstance(models, list):
+        served = {m["id"]: m for m in models or () if isinstance(m, dict) and "id" in m}
+        if status != 200 or not isinstance(models, list) or (models and not served):
             log.warning(
                 "%s/models says nothing (HTTP %s): the model's name is not checked", self._sender.base_url, status
             )
             return
-        served = {m["id"]: m for m in models}
         if self._base not in served:
             there = ", ".join(served) or "nothing"
             raise ConfigError(f"{self._sender.base_url} does not serve '{self._base}' but {there}: set "
                               f"llm.model to one of these")  # fmt: skip
-        self._lora_enabled = self._lora_enabled or any(m.get("parent") for m in models)
+        self._lora_enabled = self._lora_enabled or any(m.get("parent") for m in served.values())
         for name, served_name in self._served.items():
             if served_name not in served:
                 self._load_adapter(name, served_name)

@@ -29,6 +29,7 @@ from rag_ft.llm.http_replies import (
     failure_of,
     json_or_none,
     read_limited,
+    server_message,
 )
 from rag_ft.llm.window import FIRST, FIRST_OURS, SlidingWindow
 
@@ -194,7 +195,10 @@ class Sender:
                 body = await read_limited(response, call.max_bytes)
                 if response.status != 200:
                     raise failure_of(response, body)
-                return call.read(json.loads(body))
+                reply = json.loads(body)
+                if isinstance(reply, dict) and reply.get("error") and "choices" not in reply:
+                    raise FailedError(f"HTTP 200 with an error: {server_message(reply)}", 200)
+                return call.read(reply)
         except TimeoutError as error:
             raise FailedError(f"no reply within {self._timeout:g} s", busy=True) from error
         except aiohttp.ClientConnectionError as error:
