@@ -58,6 +58,31 @@ def test_replies_that_hold_no_pair_say_why(text: str, finish: str, expected: str
 
 
 @pytest.mark.parametrize(
+    "question",
+    [
+        "Ποιος ίδρυσε την εταιρεία Aegean το 1987;",
+        "Πού είναι το λιμάνι\u037e",
+        "대한민국의 수도는?",
+        "Başkenti neresidir?",
+    ],
+)
+def test_questions_of_other_languages_have_the_form_of_one(question: str) -> None:
+    assert check_form(Draft("", question, "zz"), "factoid") is None
+
+
+@pytest.mark.parametrize("question", ["It sails at noon;", "Who won?", "The α particle is heavy."])
+def test_what_only_looks_like_one_has_not(question: str) -> None:
+    assert reason(check_form(Draft("", question, "zz"), "factoid")) == "form"
+
+
+@pytest.mark.parametrize(
+    "question", ["How long is the context window of Qwen3-4B?", "What does the context menu of the editor hold?"]
+)
+def test_a_context_that_is_a_thing_stands_alone(question: str) -> None:
+    assert check_stands_alone(question) is None
+
+
+@pytest.mark.parametrize(
     "before", ["I return {evidence, question, answer}: ", "For {focus}: ", '{"note": 1} ', '{"pair": ', "{{ "]
 )
 def test_other_braces_before_the_pair_do_not_hide_it(before: str) -> None:

@@ -72,9 +72,11 @@ def check_kind(draft: Draft, kind: str, abstain: str) -> Failure | None:
 def check_form(draft: Draft, kind: str) -> Failure | None:
     """One question of a sensible length, without markup, that does not give its answer away."""
     question, words = draft.question, draft.question.split()
-    if not question.endswith(("?", "？", "؟")):
+    if not question.endswith(("?", "？", "؟", "\u037e")) and not _GREEK_QUESTION.search(question):
         return Failure("form", f"no question mark: {_shorten(question)}")
-    short = len(question) < MIN_UNSPACED_CHARACTERS if is_unspaced(question) else len(words) < MIN_QUESTION_WORDS
+    # languages that put endings where English has words ask in fewer; they show by letters that English lacks
+    least_words = MIN_QUESTION_WORDS if question.isascii() else MIN_QUESTION_WORDS - 1
+    short = len(question) < MIN_UNSPACED_CHARACTERS if is_unspaced(question) else len(words) < least_words
     if short or len(words) > MAX_QUESTION_WORDS or len(question) > MAX_QUESTION_CHARACTERS:
         return Failure("form", f"{len(words)} words: {_shorten(question)}")
     if neutralise(question + draft.answer) != question + draft.answer:
@@ -213,7 +215,8 @@ def _pattern(*parts: str) -> re.Pattern[str]:
 _REFERENCES = (
     _pattern(
         r"\b(?:the|this|that|these|above|given|following|provided)\s+(?:passages?|excerpts?|paragraphs?|snippets?)\b",
-        r"\b(?:the|this)\s+(?:text|context)\b(?!\s+(?:of|messages?|editor|file|field|box|in which)\b)",
+        r"\b(?:the|this)\s+(?:text|context)\b(?!\s+(?:of|messages?|editor|file|field|box|windows?|menus?|lengths?|sizes?"
+        r"|switch|in which)\b)",
         r"\b(?:this|that|above|given|following|provided)\s+(?:document|article|section|sentence|chapter|page|table|figure"
         r"|report|study|paper|list|information|statement|chunk)\b",
         r"\b(?:in|from|by|to|according to|based on|per)\s+the\s+(?:document|article|section|sentence|table|figure"
@@ -232,6 +235,7 @@ _REFERENCES = (
     ),
     _pattern(r"本文|上文|这段|该段|短文中|(?:^|[，,：:、])文中|この文章|上記の|이 글|본문|النص|الفقرة"),
 )
+_GREEK_QUESTION = re.compile(r"[\u0370-\u03ff\u1f00-\u1fff].*;$", re.DOTALL)
 _NUMBER = re.compile(r"\d+(?:[.,:'’]\d+)*|[〇零一二三四五六七八九十百千万億亿]+")
 # of an answer in normal form; "no 5" is a number
 _NEGATION = re.compile(r"\b(?:not|never|no(?!\s*\d)|nicht|keine?[mnrs]?|pas|non|niet|geen|não|не)\b")
