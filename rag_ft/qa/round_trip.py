@@ -78,7 +78,7 @@ class RoundTrip:
         wrong: list[str] = []
         for rank, chunk_id in enumerate(found, 1):
             chunk = self.chunk_of(chunk_id)
-            if chunk_id == source.id or _holds_evidence(chunk, pair):
+            if chunk_id == source.id or holds_evidence(chunk, pair):
                 return rank, tuple(wrong[:MAX_HARD_CHUNKS])
             if not contains(chunk.text, [pair.answer]):
                 wrong.append(chunk_id)
@@ -124,7 +124,8 @@ def answer_request(pair: QAPair, messages: Messages, max_tokens: int) -> ChatReq
     return ChatRequest(pair.id, messages, max_tokens=short, temperature=0.0)
 
 
-def _holds_evidence(chunk: Chunk, pair: QAPair) -> bool:
+def holds_evidence(chunk: Chunk, pair: QAPair) -> bool:
+    """Whether the whole evidence of the pair is in the chunk."""
     evidence = pair.evidence
     return (
         evidence is not None
