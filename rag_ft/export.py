@@ -18,6 +18,7 @@ from rag_ft.qa.chunk_file import ChunkFile
 from rag_ft.qa.destination import publish
 from rag_ft.qa.evidence import locate
 from rag_ft.qa.prompts import Prompts, load_prompts
+from rag_ft.qa.round_trip import holds_evidence
 from rag_ft.records import Chunk, QAPair, Split, read_jsonl, write_jsonl
 
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
@@ -114,7 +115,7 @@ def _ask(prompts: Prompts, pair: QAPair, passages: list[str]) -> tuple[Messages,
 
 def _with_proof(pair: QAPair, found: list[Chunk], chunks: ChunkFile) -> list[Chunk] | None:
     """The chunks found, one of which proves the answer; None where no chunk is known to."""
-    if not pair.answerable or gold_chunk_ids(pair, found) & {chunk.id for chunk in found}:
+    if not pair.answerable or any(chunk.id == pair.chunk_id or holds_evidence(chunk, pair) for chunk in found):
         return found
     return [*found[:-1], chunks[pair.chunk_id]] if pair.chunk_id else None
 

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby, islice
+from pathlib import Path
 from typing import Any
 
 from rag_ft.config import Config
@@ -25,13 +26,13 @@ from rag_ft.qa.asking import ask_in_order
 from rag_ft.qa.checks import Failure
 from rag_ft.qa.chunk_file import ChunkFile
 from rag_ft.qa.drafting import Drafting
-from rag_ft.qa.duplicates import AskedBefore, RecentVectors
+from rag_ft.qa.duplicates import AskedBefore, RecentVectors, duplicate
 from rag_ft.qa.funnel import Funnel
 from rag_ft.qa.plan import Ask, choose_chunks, kind_shares, plan
 from rag_ft.qa.prompts import Prompts, load_prompts
 from rag_ft.qa.questions import Imported, import_questions
 from rag_ft.qa.round_trip import ClosedBook, RoundTrip
-from rag_ft.qa.swaps import Swaps
+from rag_ft.qa.swaps import Earlier, Swaps
 from rag_ft.records import Chunk, Document, QAPair, read_jsonl, write_jsonl
 
 QUESTION_BATCH = 64
@@ -55,9 +56,9 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
     with Funnel(run_dir.rejects("generate")) as funnel:
         for reject in imported.rejects:
             funnel.note(reject)
+        _check_imported(imported, config, run_dir)  # before hours of asking; the rejects are there to see all the same
         if settings.pairs_per_chunk:
             seconds = _generate(config, run_dir, prompts, imported, funnel)
-    _check_imported(imported, config, run_dir)
     funnel.check_kept(settings.min_kept_share)
     generated = read_jsonl(scratch / "kept.jsonl", QAPair) if settings.pairs_per_chunk else iter(())
     write_jsonl(run_dir.qa, _in_document_order(generated, imported.pairs, run_dir))
@@ -111,12 +112,16 @@ def _generate(
         clock = time.monotonic()
         num = write_jsonl(scratch / "drafted.jsonl", _draft(tools))
         seconds["write"] = round(time.monotonic() - clock, 2)
-        pairs = _first_asked(tools, read_jsonl(scratch / "drafted.jsonl", QAPair), imported)
+        before = _asked_before(tools, imported)
+        pairs = _first_asked(tools, read_jsonl(scratch / "drafted.jsonl", QAPair), before)
         num = write_jsonl(scratch / "verified.jsonl", _round_trip(tools, pairs, num))
         seconds["round_trip"] = round(time.monotonic() - clock - seconds["write"], 2)
         pairs = read_jsonl(scratch / "verified.jsonl", QAPair)
         if config.generate.swaps_per_pair:
-            num = write_jsonl(scratch / "swapped.jsonl", _swaps(tools, pairs))
+            num = write_jsonl(
+                scratch / "swapped.jsonl",
+                _swaps(tools, pairs, _kept_questions(before, imported, scratch / "verified.jsonl")),
+            )
             seconds["swaps"] = round(time.monotonic() - clock - sum(seconds.values()), 2)
             pairs = read_jsonl(scratch / "swapped.jsonl", QAPair)
         write_jsonl(scratch / "kept.jsonl", _closed_book(tools, pairs, num))
@@ -146,20 +151,27 @@ def _chunks(tools: Tools) -> Iterator[Chunk]:
     return (chunk for chunk in read_jsonl(tools.run_dir.chunks, Chunk) if chunk.split in wanted)
 
 
-def _first_asked(tools: Tools, pairs: Iterable[QAPair], imported: Imported) -> Iterator[QAPair]:
-    """The pairs whose question neither a person nor an earlier pair asks."""
+def _asked_before(tools: Tools, imported: Imported) -> AskedBefore | None:
+    """The imported questions, to which each pass adds its own; None where repeating them is allowed."""
     if "duplicate" not in tools.config.generate.checks:
-        yield from pairs
-        return
+        return None
     before = AskedBefore(tools.retriever.encoder.encode_queries, tools.config.generate.duplicate_similarity)
     for known in _batches(imported.pairs):
         before.repeats([pair.question for pair in known])
+    return before
+
+
+def _first_asked(tools: Tools, pairs: Iterable[QAPair], before: AskedBefore | None) -> Iterator[QAPair]:
+    """The pairs whose question neither a person nor an earlier pair asks."""
+    if before is None:
+        yield from pairs
+        return
     for batch in _batches(pairs):
         for pair, earlier in zip(batch, before.repeats([pair.question for pair in batch]), strict=True):
             if earlier is None:
                 yield pair
             else:
-                tools.funnel.reject(_name(pair), Failure("duplicate", f"{pair.question} | earlier: {earlier}"))
+                tools.funnel.reject(_name(pair), duplicate(pair.question, earlier))
 
 
 def _round_trip(tools: Tools, pairs: Iterator[QAPair], num_pairs: int) -> Iterator[QAPair]:
@@ -170,14 +182,23 @@ def _round_trip(tools: Tools, pairs: Iterator[QAPair], num_pairs: int) -> Iterat
     return _passing(tools, trip.jobs(pairs), trip.verdict, "generate: round trip", num_pairs)
 
 
-def _swaps(tools: Tools, pairs: Iterator[QAPair]) -> Iterator[QAPair]:
-    """All pairs, and unanswerable ones made of them for which the model finds no answer."""
+def _kept_questions(before: AskedBefore | None, imported: Imported, verified: Path) -> Earlier | None:
+    """Finds, for each of some questions, the imported one or the one of a verified pair that it repeats; None where
+    repeating them is allowed."""
+    if before is None:
+        return None
+    kept = {pair.question for pair in imported.pairs} | {pair.question for pair in read_jsonl(verified, QAPair)}
+    return lambda questions: [same if same in kept else None for same in before.repeats(questions, keep=False)]
+
+
+def _swaps(tools: Tools, pairs: Iterator[QAPair], earlier: Earlier | None) -> Iterator[QAPair]:
+    """All pairs, and unanswerable ones made of them that nobody asked and for which the model finds no answer."""
     replies = tools.run_dir.replies("generate")
-    swaps = Swaps(tools.round_trip(), tools.funnel.asked)
+    swaps = Swaps(tools.round_trip(), tools.funnel.asked, earlier)
     done = ask_in_order(tools.model, swaps.jobs(pairs), replies, tools.funnel, "generate: swapped names")
     for _, group in groupby(done, key=lambda item: item[0].id):
-        (pair, *_), *_ = tried = list(group)
-        result = swaps.verdict(pair, [reply for _, _, reply in tried if reply is not None])
+        (pair, failure, _), *_ = tried = list(group)
+        result = failure or swaps.verdict(pair, [reply for _, _, reply in tried if reply is not None])
         if isinstance(result, Failure):
             tools.funnel.reject(_name(pair), result)
         else:

@@ -6,12 +6,15 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from rag_ft.errors import DataError
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 Split = Literal["train", "dev", "test"]
 Kind = Literal["factoid", "summary", "inference", "multi_hop", "unanswerable"]
@@ -211,6 +214,18 @@ class JsonlAppender:
 
     def __exit__(self, *_: object) -> None:
         self._out.close()
+
+
+def encodable(value: Any) -> Any:
+    """A JSON value whose texts can be written as UTF-8: half surrogate pairs, which "\\ud83d" in JSON makes, become
+    the replacement character."""
+    if isinstance(value, str):
+        return _SURROGATE.sub("\ufffd", value)
+    if isinstance(value, list):
+        return [encodable(item) for item in value]
+    if isinstance(value, dict):
+        return {encodable(key): encodable(item) for key, item in value.items()}
+    return value
 
 
 def content_hash(*parts: Any) -> str:

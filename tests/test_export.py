@@ -14,7 +14,8 @@ import pytest
 from rag_ft import export as export_module
 from rag_ft.config import Config
 from rag_ft.errors import ConfigError, DataError
-from rag_ft.export import FORMATS, export
+from rag_ft.export import FORMATS, _with_proof, export
+from rag_ft.records import Chunk, Evidence, QAPair
 from rag_ft.stages import run_stage
 
 DOCUMENTS = [
@@ -207,3 +208,16 @@ def test_splits_without_pairs_are_an_error_and_leave_no_file(finished: Config, t
         export(finished, "openai", str(tmp_path / "x.jsonl"), splits=["dev"])
     assert not (tmp_path / "x.jsonl").exists()
     assert set(FORMATS) == {*EXPECTED, "beir", "squad"}
+
+
+def test_a_neighbour_that_shares_a_few_characters_with_the_evidence_is_no_proof() -> None:
+    evidence = Evidence("e" * 100, 50, 150)
+    pair = QAPair("p", "Q?", ("a",), "d#1", "d", evidence, "factoid", "train", "generated")
+    before, own, wider, other = (
+        Chunk(f"d#{n}", "d", "t", "", start, end, 9, "train")
+        for n, start, end in ((0, 0, 55), (1, 40, 160), (2, 30, 200), (3, 300, 400))
+    )
+    chunks: Any = {"d#1": own}
+    assert _with_proof(pair, [other, before], chunks) == [other, own]
+    assert _with_proof(pair, [other, own], chunks) == [other, own]
+    assert _with_proof(pair, [wider, other], chunks) == [wider, other]

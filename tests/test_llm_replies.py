@@ -10,6 +10,7 @@ import pytest
 from tqdm import tqdm
 
 from rag_ft.config import LLMConfig
+from rag_ft.errors import DataError
 from rag_ft.llm import replies as replies_module
 from rag_ft.llm.models import ChatRequest, Reply, open_language_model
 from rag_ft.llm.replies import cached_chat
@@ -37,6 +38,28 @@ def ask(text: str, name: str | None = None, **knobs: object) -> ChatRequest:
 
 def rows(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize(
+    "damage", ["{not json}", "[]", '{"text": "x"}', '{"key": "k", "text": null, "finish_reason": "stop", "seconds": 0}']
+)
+def test_a_damaged_line_is_named(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "replies.jsonl"
+    list(cached_chat(Counting(), [ask("a"), ask("b")], path, "ask"))
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], damage, lines[1]]) + "\n")
+    with pytest.raises(DataError, match=r"replies\.jsonl line 2 is no reply: delete the line"):
+        list(cached_chat(Counting(), [ask("a")], path, "ask"))
+
+
+def test_a_stored_reply_without_numbers_of_tokens_or_with_its_thinking_is_read(tmp_path: Path) -> None:
+    path, model = tmp_path / "replies.jsonl", Counting()
+    list(cached_chat(model, [ask("a")], path, "ask"))
+    row = json.loads(path.read_text()) | {"prompt_tokens": None, "completion_tokens": None}
+    path.write_text(json.dumps(row | {"text": "<think>?</think>\nA \ud83d"}) + "\n")
+    [reply] = cached_chat(model, [ask("a")], path, "ask")
+    assert (reply.text, reply.prompt_tokens, reply.completion_tokens) == ("A \ufffd", 0, 0)
+    assert len(model.asked) == 1
 
 
 @pytest.mark.parametrize("window", [1, 3])

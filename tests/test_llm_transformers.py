@@ -149,6 +149,7 @@ def test_a_schema_that_cannot_be_enforced_is_an_error_with_its_reason(tiny_lm_di
     with open_language_model(config_of(tiny_lm_dir), seed=0) as llm:
         [reply] = llm.chat([ChatRequest("r", user("x"), 5, 0.0, bad)])
     assert "schema" in reply.error and reply.text == ""
+    assert not reply.refused
 
 
 def test_an_over_long_prompt_is_an_error_and_the_others_go_on(tiny_lm_dir: Path) -> None:
@@ -159,6 +160,7 @@ def test_an_over_long_prompt_is_an_error_and_the_others_go_on(tiny_lm_dir: Path)
     assert replies["short"].error is None
     assert replies["long"].text == ""
     assert "the model takes 128" in replies["long"].error
+    assert replies["long"].refused
 
 
 def test_a_document_cannot_end_its_turn_or_open_another(tiny_lm_dir: Path) -> None:

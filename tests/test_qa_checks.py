@@ -57,6 +57,44 @@ def test_replies_that_hold_no_pair_say_why(text: str, finish: str, expected: str
     assert isinstance(failure, Failure) and len(failure.detail) < 300
 
 
+@pytest.mark.parametrize(
+    "question",
+    [
+        "Ποιος ίδρυσε την εταιρεία Aegean το 1987;",
+        "Πού είναι το λιμάνι\u037e",
+        "대한민국의 수도는?",
+        "Başkenti neresidir?",
+    ],
+)
+def test_questions_of_other_languages_have_the_form_of_one(question: str) -> None:
+    assert check_form(Draft("", question, "zz"), "factoid") is None
+
+
+@pytest.mark.parametrize("question", ["It sails at noon;", "Who won?", "The α particle is heavy."])
+def test_what_only_looks_like_one_has_not(question: str) -> None:
+    assert reason(check_form(Draft("", question, "zz"), "factoid")) == "form"
+
+
+@pytest.mark.parametrize(
+    "question", ["How long is the context window of Qwen3-4B?", "What does the context menu of the editor hold?"]
+)
+def test_a_context_that_is_a_thing_stands_alone(question: str) -> None:
+    assert check_stands_alone(question) is None
+
+
+@pytest.mark.parametrize(
+    "before", ["I return {evidence, question, answer}: ", "For {focus}: ", '{"note": 1} ', '{"pair": ', "{{ "]
+)
+def test_other_braces_before_the_pair_do_not_hide_it(before: str) -> None:
+    assert parse_reply(before + as_json(), "stop") == Draft("e", "Who is it?", "a")
+
+
+def test_half_a_character_in_a_reply_can_still_be_written() -> None:
+    draft = parse_reply(as_json(answer="Mill \ud83d, \ud83d\ude00"), "stop")
+    assert isinstance(draft, Draft) and draft.answer == "Mill \ufffd, 😀"
+    draft.answer.encode()
+
+
 def test_a_complete_object_counts_even_when_the_reply_was_cut_off_after_it() -> None:
     assert isinstance(parse_reply(as_json() + " and", "length"), Draft)
 
@@ -195,6 +233,23 @@ def test_invented_evidence_and_unsupported_facts_are_rejected() -> None:
         ("เชียงใหม่", "กรุงเทพ", False),
         ("1949年10月", "1958年3月", False),
         ("一九四九年", "一九五〇年", False),
+        ("5 euros", "50 euros", False),
+        ("Room 4", "Room 5", False),
+        ("10 May 1994", "12 May 1994", False),
+        ("1949年10月1日", "1949年3月2日", False),
+        ("15欧元", "5欧元", False),
+        ("May 1994", "12 May 1994", True),
+        ("May 1994", "May", True),
+        ("1,000 euros", "1000 euros", True),
+        ("05 May", "5 May", True),
+        ("３３３ m", "333 m", True),
+        ("2.5 km", "2.4 km", False),
+        ("allowed", "not allowed", False),
+        ("Dogs are never allowed.", "Dogs are allowed", False),
+        ("nicht erlaubt", "erlaubt", False),
+        ("not allowed", "not allowed here", True),
+        ("The keeper, not the owner", "the keeper", True),
+        ("house no. 5", "house 5", True),
     ],
 )
 def test_answers_agree_by_f1_or_containment(said: str, answer: str, same: bool) -> None:

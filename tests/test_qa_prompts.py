@@ -10,7 +10,7 @@ import pytest
 from rag_ft.config import GenerateConfig, LLMConfig, RetrievalConfig
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.llm.chat_template import encode_prompts, load_chat_tokenizer, render
-from rag_ft.qa.prompts import EXAMPLE_KEYS, is_abstention, load_prompts, neutralise, parse_answer
+from rag_ft.qa.prompts import BUILT_IN, EXAMPLE_KEYS, is_abstention, load_prompts, neutralise, parse_answer
 from rag_ft.records import KINDS
 
 ABSTAIN = "I don't know."
@@ -176,3 +176,35 @@ def test_examples_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         load_prompts("full", ABSTAIN, file)
     with pytest.raises(ConfigError, match=r"compact.*generate\.examples"):
         load_prompts("compact", ABSTAIN, file)
+
+
+EXAMPLE = dict.fromkeys(EXAMPLE_KEYS, "x") | {"passage": "P", "kind": "factoid"}
+
+
+def test_examples_of_any_editor_are_read_to_the_last_line(tmp_path: Path) -> None:
+    file, line = tmp_path / "examples.jsonl", json.dumps(EXAMPLE)
+    for text in (f"{line}\n{line}", f"{line}\r\n{line}\r\n", f"\ufeff{line}\n\n{line}\n"):
+        file.write_bytes(text.encode())
+        assert load_prompts("full", ABSTAIN, file).examples.count("Example (factoid)") == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"passage": "café"}'.encode("latin-1"), "line 2 is not UTF-8: save the file as UTF-8"),
+        (b'{"passage": ', "line 2 is not JSON"),
+        (b"[1]", "line 2 must hold the strings passage"),
+    ],
+)
+def test_an_example_that_cannot_be_read_is_named_by_its_line(tmp_path: Path, line: bytes, said: str) -> None:
+    file = tmp_path / "examples.jsonl"
+    file.write_bytes(json.dumps(EXAMPLE).encode() + b"\n" + line)
+    with pytest.raises(DataError, match=f"examples.jsonl {said}"):
+        load_prompts("full", ABSTAIN, file)
+
+
+def test_a_byte_order_mark_in_a_prompt_set_is_no_part_of_it(tmp_path: Path) -> None:
+    for file in (BUILT_IN / "compact").iterdir():
+        (tmp_path / file.name).write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    marked, plain = load_prompts(tmp_path, ABSTAIN), load_prompts("compact", ABSTAIN)
+    assert (marked.texts, marked.kinds) == (plain.texts, plain.kinds)

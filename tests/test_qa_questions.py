@@ -51,6 +51,11 @@ def reject(tmp_path: Path, row: Any) -> tuple[str, str]:
     return found.rejects[0].reason, found.rejects[0].detail
 
 
+def test_half_a_character_in_a_question_can_still_be_written(tmp_path: Path) -> None:
+    pair = only(tmp_path, question="Who \ud83d steers?", answers=["Ola \ud83d"], evidence="\udc00", id="\ud83d")
+    assert (pair.id, pair.question, pair.answer) == ("\ufffd", "Who \ufffd steers?", "Ola \ufffd")
+
+
 def test_a_given_position_is_the_evidence_and_the_split_is_the_documents(tmp_path: Path) -> None:
     start = HERON.index("Ola Brand")
     pair = only(tmp_path, id="q1", document_id="heron.md", answer_start_in_document=[start], split="test")

@@ -4,14 +4,34 @@ from __future__ import annotations
 
 import email.utils
 import json
+import re
 import time
 from typing import Any
 
 import aiohttp
 
+from rag_ft.records import encodable
+
+# What servers say of a request that is longer than their model's context.
+_TOO_LONG = re.compile(
+    r"context[ _](?:length|size|window)|max(?:imum)?[ _]model[ _]len|maximum number of (?:input )?tokens"
+    r"|(?:prompt|inputs?|messages?) (?:is|are) too long|reduce the length|`inputs` tokens \+ `max_new_tokens`",
+    re.IGNORECASE,
+)
+
 
 class RefusedError(Exception):
-    """The server will never answer this: trying again is pointless."""
+    """The server will never answer this: trying again is pointless. `too_long`: since it is more than the model's
+    context holds."""
+
+    def __init__(self, reason: str, status: int = 0) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.too_long = status in (400, 413, 422) and bool(_TOO_LONG.search(reason))
+
+
+class NotAllowedError(Exception):
+    """The server does not let us in (any more): no request of ours will be answered."""
 
 
 class FailedError(Exception):
@@ -26,10 +46,10 @@ class FailedError(Exception):
 def server_message(body: Any) -> str:
     """The error text in the shapes servers use: {"error": {"message"}}, {"message"}, {"detail"}; in one line."""
     if not isinstance(body, dict):
-        return " ".join(str(body).split())[:300]
+        return " ".join(encodable(str(body)).split())[:300]
     error = body.get("error", body)
     found = error.get("message") or error.get("detail") if isinstance(error, dict) else error
-    return " ".join(str(found or body).split())[:500]
+    return " ".join(encodable(str(found or body)).split())[:500]
 
 
 async def read_limited(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
@@ -50,7 +70,7 @@ def failure_of(response: aiohttp.ClientResponse, body: bytes) -> Exception:
         return FailedError(
             message, status, _retry_after(response.headers.get("Retry-After")), busy=status in (408, 429, 503)
         )
-    return RefusedError(message)
+    return NotAllowedError(message) if status in (401, 403) else RefusedError(message, status)
 
 
 def _retry_after(value: str | None) -> float:

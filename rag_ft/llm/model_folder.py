@@ -13,6 +13,7 @@ from rag_ft.records import content_hash
 SMALL_BYTES = 2 * 2**30  # up to this size weights are hashed whole (about a second a GiB)
 EDGE_BYTES = 2**20
 TUNED_MARKS = ("adapter_config.json", "config.json")  # of a tuned generator's folder: an adapter, or a whole model
+FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # of safetensors' types those that loading converts
 KEYED_SUFFIXES = {".safetensors", ".json", ".jinja", ".model", ".txt"}
 
 
@@ -72,9 +73,42 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ConfigError(f"cannot read {path}: {error}") from error
 
 
-def weights_gb(folder: Path) -> float:
-    """Size of the weight files in GiB."""
-    return sum(p.stat().st_size for p in folder.glob("*.safetensors")) / 2**30
+def weights_gb(folder: Path, dtype: str) -> float:
+    """GiB that the weights take in memory computed in `dtype`. Raises ConfigError where a weight file is not whole."""
+    return sum(_bytes_in_memory(path, dtype) for path in _weight_files(folder)) / 2**30
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The files that transformers loads; others may lie beside them. None where there are no safetensors."""
+    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
+    if single.exists() or not index.exists():
+        return [single] if single.exists() else []
+    return [folder / name for name in sorted(set(read_json(index).get("weight_map", {}).values()))]
+
+
+def _bytes_in_memory(path: Path, dtype: str) -> int:
+    """Floating-point tensors are converted to `dtype`; quantised ones stay as they are."""
+    in_memory = 0
+    for stored, num_bytes in _tensors(path):
+        size = FLOAT_BYTES.get(stored)
+        in_memory += num_bytes * (4 if dtype == "float32" else 2) // size if size else num_bytes
+    return in_memory
+
+
+def _tensors(path: Path) -> list[tuple[str, int]]:
+    """(dtype, bytes) of each tensor, from the file's header."""
+    try:
+        with path.open("rb") as raw:
+            length = int.from_bytes(raw.read(8), "little")
+            header = json.loads(raw.read(length)) if length <= path.stat().st_size else {}
+        header.pop("__metadata__", None)
+        tensors = [(t["dtype"], t["data_offsets"]) for t in header.values()]
+        is_whole = bool(tensors) and path.stat().st_size >= 8 + length + max(end for _, (_, end) in tensors)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"cannot read the weights {path} ({error}): copy or download the model again") from error
+    if not is_whole:
+        raise ConfigError(f"the weights {path} are not whole: copy or download the model again")
+    return [(dtype, end - start) for dtype, (start, end) in tensors]
 
 
 def choose_dtype(wanted: str, device: str) -> str:

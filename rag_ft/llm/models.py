@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from rag_ft.records import encodable
+
 Messages = tuple[dict[str, str], ...]
 
 
@@ -30,7 +32,11 @@ class ChatRequest:
 class Reply:
     """`error` is None for a reply; otherwise why there is none (text is then empty): an error is never a text.
 
-    `finish_reason` is "stop" or "length" (cut off at max_tokens). `seconds` is the request's latency.
+    `finish_reason` is "stop" or "length" (cut off at max_tokens). `seconds` is the request's latency. `refused` marks
+    the error of a request that is too long for the model: it fails alone and tells nothing about the others.
+
+    Wherever a reply comes from, a server, a model here or the file of replies, its text is what was said after
+    thinking ("" where the thinking was cut off), and texts can be written as UTF-8.
     """
 
     id: str
@@ -40,6 +46,19 @@ class Reply:
     completion_tokens: int
     seconds: float
     error: str | None = None
+    refused: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", encodable(without_thinking(self.text)))
+        object.__setattr__(self, "error", None if self.error is None else encodable(self.error))
+
+
+def without_thinking(text: str) -> str:
+    """What a thinking model says after "</think>"; some templates write the opening "<think>" into the prompt."""
+    _, closed, said = text.rpartition("</think>")
+    if said.lstrip().startswith("<think>"):
+        return ""
+    return said.lstrip() if closed else text
 
 
 class LanguageModel(Protocol):

@@ -160,7 +160,7 @@ class ServerModel:
 
     def _schema_not_taken(self, request: ChatRequest, answer: Answer) -> bool:
         """Whether the request shall be sent again without its schema: this endpoint knows none. Noted once."""
-        if request.schema is None or answer.error is None or answer.status != 400:
+        if request.schema is None or answer.error is None or answer.status not in (400, 422):
             return False
         if not any(word in answer.error.lower() for word in SCHEMA_WORDS):
             return False
@@ -186,17 +186,17 @@ class ServerModel:
         if status in (401, 403):
             raise ConfigError(f"{self._sender.base_url} refuses us (HTTP {status}): set OPENAI_API_KEY")
         models = body.get("data") if isinstance(body, dict) else None
-        if status != 200 or not isinstance(models, list):
+        served = {m["id"]: m for m in models or () if isinstance(m, dict) and "id" in m}
+        if status != 200 or not isinstance(models, list) or (models and not served):
             log.warning(
                 "%s/models says nothing (HTTP %s): the model's name is not checked", self._sender.base_url, status
             )
             return
-        served = {m["id"]: m for m in models}
         if self._base not in served:
             there = ", ".join(served) or "nothing"
             raise ConfigError(f"{self._sender.base_url} does not serve '{self._base}' but {there}: set "
                               f"llm.model to one of these")  # fmt: skip
-        self._lora_enabled = self._lora_enabled or any(m.get("parent") for m in models)
+        self._lora_enabled = self._lora_enabled or any(m.get("parent") for m in served.values())
         self._is_vllm = self._is_vllm or served[self._base].get("owned_by") == "vllm"
         for name, served_name in self._served.items():
             if served_name not in served:
@@ -233,14 +233,19 @@ class ServerModel:
 
 
 def _read_chat(reply: Any) -> tuple[str, str, int, int]:
-    """(text, finish reason, prompt tokens, completion tokens). An empty list of choices is no reply."""
-    choice, usage = reply["choices"][0], reply.get("usage") or {}
-    text = choice["message"]["content"]
+    """(text, finish reason, prompt tokens, completion tokens). An empty list of choices is no reply; no text where the
+    reply was cut off is an empty one: the model spent all its tokens on thinking."""
+    choice = reply["choices"][0]
+    text, finish_reason = choice["message"]["content"], choice.get("finish_reason")
+    if text is None and finish_reason == "length":
+        text = ""
     if not isinstance(text, str):
         raise ValueError("no text in the reply")
-    if choice.get("finish_reason") not in ("stop", "length"):
-        raise ValueError(f"finish reason {json.dumps(choice.get('finish_reason'))}")
-    return text, choice["finish_reason"], usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0)
+    if finish_reason not in ("stop", "length"):
+        raise ValueError(f"finish reason {json.dumps(finish_reason)}")
+    usage = reply.get("usage")
+    told = usage if isinstance(usage, dict) else {}
+    return text, finish_reason, told.get("prompt_tokens") or 0, told.get("completion_tokens") or 0
 
 
 def _read_logprobs(reply: Any, jobs: list[tuple[list[int], list[int]]]) -> list[np.ndarray]:
@@ -257,6 +262,6 @@ def _read_logprobs(reply: Any, jobs: list[tuple[list[int], list[int]]]) -> list[
 
 def _reply(request: ChatRequest, answer: Answer) -> Reply:
     if answer.error:
-        return Reply(request.id, "", "error", 0, 0, answer.seconds, answer.error)
+        return Reply(request.id, "", "error", 0, 0, answer.seconds, answer.error, answer.too_long)
     text, finish_reason, prompt_tokens, completion_tokens = answer.result
     return Reply(request.id, text, finish_reason, prompt_tokens, completion_tokens, answer.seconds)

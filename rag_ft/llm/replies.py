@@ -12,9 +12,11 @@ from typing import Any
 
 from tqdm import tqdm
 
+from rag_ft.errors import DataError
 from rag_ft.llm.models import ChatRequest, LanguageModel, Reply
 from rag_ft.records import JsonlAppender, content_hash
 
+NEEDED_KEYS = {"key", "text", "finish_reason", "seconds"}
 Arrived = Callable[[int], object]  # told how many more replies there are
 
 
@@ -26,7 +28,7 @@ def cached_chat(model: LanguageModel, requests: Iterable[ChatRequest], path: Pat
     window decides on the same requests together whether or not the run was interrupted, so the replies are equal.
 
     Raises:
-        DataError: the file holds a line that is no JSON object (a torn last line is cut off instead).
+        DataError: the file holds a line that is no reply (a torn last line is cut off instead).
     """
     total = len(requests) if isinstance(requests, Sized) else None
     with ReplyStore(path) as store, tqdm(total=total, desc=desc, unit="reply", smoothing=0.05) as bar:
@@ -55,8 +57,8 @@ class ReplyStore:
         self._offsets: dict[str, tuple[int, str]] = {}
         self._missing: dict[str, int] = {}
         self._size = 0
-        for line in self._in:
-            self._remember(json.loads(line), len(line))
+        for number, line in enumerate(self._in, 1):
+            self._remember(_stored(line, path, number), len(line))
 
     def window_of(self, key: str) -> str | None:
         """Which window wrote the key's reply, "" for none in particular; None where there is no reply."""
@@ -69,8 +71,8 @@ class ReplyStore:
     def get(self, key: str, request_id: str) -> Reply:
         self._in.seek(self._offsets[key][0])
         row = json.loads(self._in.readline())
-        known = {field.name for field in dataclasses.fields(Reply)}
-        return Reply(**{name: value for name, value in row.items() if name in known} | {"id": request_id})
+        tokens = row.get("prompt_tokens") or 0, row.get("completion_tokens") or 0  # null where a server told none
+        return Reply(request_id, row["text"], row["finish_reason"], *tokens, row["seconds"])
 
     def add(self, replies: list[tuple[str, Reply]], window: str = "") -> None:
         """Appends (key, reply) lines in one write; keys that are there already are left out."""
@@ -92,9 +94,20 @@ class ReplyStore:
         self._size += num_bytes
 
 
+def _stored(line: bytes, path: Path, number: int) -> dict[str, Any]:
+    """The line's row; DataError where it is none."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        row = None
+    if not isinstance(row, dict) or not row.keys() >= NEEDED_KEYS or not isinstance(row["text"], str):
+        raise DataError(f"{path} line {number} is no reply: delete the line, and what it answered is asked again")
+    return row
+
+
 def _row(key: str, reply: Reply, window: str, of: int) -> dict[str, Any]:
     row = {"key": key, "window": window, "of": of, **vars(reply)}
-    del row["error"]
+    del row["error"], row["refused"]  # errors are not kept
     return row
 
 

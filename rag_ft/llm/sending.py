@@ -21,8 +21,16 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
-from rag_ft.errors import RagFtError
-from rag_ft.llm.http_replies import FailedError, RefusedError, failure_of, json_or_none, read_limited
+from rag_ft.errors import DataError, RagFtError
+from rag_ft.llm.http_replies import (
+    FailedError,
+    NotAllowedError,
+    RefusedError,
+    failure_of,
+    json_or_none,
+    read_limited,
+    server_message,
+)
 from rag_ft.llm.window import FIRST, FIRST_OURS, SlidingWindow
 
 if TYPE_CHECKING:
@@ -49,12 +57,14 @@ class Call:
 
 @dataclass(frozen=True)
 class Answer:
-    """`result` of `Call.read`, or None and why. `status` is the last HTTP status (0: none came)."""
+    """`result` of `Call.read`, or None and why. `status` is the last HTTP status (0: none came); `too_long`: the
+    request is more than the model's context holds."""
 
     result: Any
     seconds: float
     error: str | None = None
     status: int = 200
+    too_long: bool = False
 
 
 class Sender:
@@ -95,7 +105,7 @@ class Sender:
         """(tag, answer) for every (tag, call), in the order they are answered, while more calls are being drawn.
 
         Raises:
-            RagFtError: the server is gone, or fails everything.
+            RagFtError: the server is gone, lets us in no more, or fails everything.
         """
         source, work, in_hand, exhausted = iter(calls), _Work(), 0, False
         try:
@@ -157,7 +167,12 @@ class Sender:
             try:
                 result = await self._attempt(call, payload)
             except RefusedError as refusal:
-                return Answer(None, time.monotonic() - began, str(refusal), 400)
+                return Answer(None, time.monotonic() - began, str(refusal), refusal.status, refusal.too_long)
+            except NotAllowedError as error:
+                raise DataError(
+                    f"the server at {self.base_url} lets us in no more ({error}): set OPENAI_API_KEY to a key that "
+                    f"is valid and run the same command again; the replies so far are kept"
+                ) from error
             except FailedError as failure:
                 if self._ours and self._ours.died():
                     await self._revive(self._ours)
@@ -180,7 +195,10 @@ class Sender:
                 body = await read_limited(response, call.max_bytes)
                 if response.status != 200:
                     raise failure_of(response, body)
-                return call.read(json.loads(body))
+                reply = json.loads(body)
+                if isinstance(reply, dict) and reply.get("error") and "choices" not in reply:
+                    raise FailedError(f"HTTP 200 with an error: {server_message(reply)}", 200)
+                return call.read(reply)
         except TimeoutError as error:
             raise FailedError(f"no reply within {self._timeout:g} s", busy=True) from error
         except aiohttp.ClientConnectionError as error:

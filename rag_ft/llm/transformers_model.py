@@ -97,8 +97,9 @@ class TransformersModel:
         prompts = encode_prompts(self.tokenizer, [request.messages for request in window])
         fitting = []
         for request, prompt in zip(window, prompts, strict=True):
-            if error := self._refusal(request, prompt):
-                yield Reply(request.id, "", "error", len(prompt), 0, 0.0, error)
+            problem, too_long = self._problem(request), self._too_long(request, prompt)
+            if problem or too_long:
+                yield Reply(request.id, "", "error", len(prompt), 0, 0.0, problem or too_long, refused=not problem)
             else:
                 fitting.append((request, prompt))
         fitting.sort(key=lambda pair: (pair[0].adapter or "", len(pair[1]) + pair[0].max_tokens, pair[1]))
@@ -107,13 +108,15 @@ class TransformersModel:
                 for batch in token_batches(list(group), self._batch_tokens):
                     yield from self._chat_batch(batch)
 
-    def _refusal(self, request: ChatRequest, prompt: list[int]) -> str | None:
-        """Why this request cannot be answered, or None."""
+    def _problem(self, request: ChatRequest) -> str | None:
+        """Why no request like this one can be answered, or None."""
         known = self._peft.peft_config if self._peft is not None else {}
         if request.adapter is not None and request.adapter not in known:
             raise ConfigError(f"no adapter '{request.adapter}' is loaded (there are: {', '.join(known) or 'none'})")
-        if request.schema is not None and (problem := self._grammars.problem(request.schema)):
-            return problem
+        return self._grammars.problem(request.schema) if request.schema is not None else None
+
+    def _too_long(self, request: ChatRequest, prompt: list[int]) -> str | None:
+        """Why this request is more than the model takes, or None."""
         if len(prompt) + request.max_tokens <= self._limit:
             return None
         asked = f"prompt has {len(prompt)} tokens and the reply up to {request.max_tokens}"
@@ -150,20 +153,21 @@ class TransformersModel:
 
 def load_causal_lm(folder: Path, dtype: str, device: str) -> Any:
     """The model in evaluation mode. Raises ConfigError where transformers cannot load it."""
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ConfigError(f"{folder} does not load as a causal language model: {str(error).splitlines()[0]}") from error
     return model.to(device).eval()
 
 
 def check_memory(folder: Path, dtype: str, device: str) -> None:
-    """Raises ConfigError when the weights alone would not fit in what is free."""
-    need = weights_gb(folder) * (2 if dtype == "float32" else 1)
+    """Raises ConfigError when the weights alone would not fit in what is free, or are not whole."""
+    need = weights_gb(folder, dtype)
     free = torch.cuda.mem_get_info(device)[0] / 2**30 if device.startswith("cuda") else _free_memory_gb()
     if need > free:
         raise ConfigError(

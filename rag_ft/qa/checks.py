@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +14,14 @@ from rag_ft.metrics.words import is_unspaced, normalise, stems
 from rag_ft.qa.evidence import Span, locate, occurrences
 from rag_ft.qa.names import names, words
 from rag_ft.qa.prompts import is_abstention, neutralise
+from rag_ft.records import encodable
 
 MAX_REPLY_CHARACTERS = 20_000
 MAX_QUESTION_CHARACTERS = 400
 MIN_QUESTION_WORDS, MAX_QUESTION_WORDS = 3, 60
 MIN_UNSPACED_CHARACTERS = 4
 MAX_FACT_WORDS = 30
+DRAFT_KEYS = ("evidence", "question", "answer")
 
 
 @dataclass(frozen=True)
@@ -43,11 +46,11 @@ def parse_reply(text: str, finish_reason: str) -> Draft | Failure:
 
     Failures: cut_off (the reply hit its length limit), bad_json, nothing_to_ask (an empty question).
     """
-    row = _first_object(text)
+    row = _first_object(text, DRAFT_KEYS)
     if row is None:
         reason = "cut_off" if finish_reason == "length" else "bad_json"
         return Failure(reason, _shorten(text))
-    values = [row.get(key) for key in ("evidence", "question", "answer")]
+    values = [row[key] for key in DRAFT_KEYS]
     if not all(isinstance(value, str) for value in values):
         return Failure("bad_json", f"evidence, question and answer must be texts: {_shorten(text)}")
     evidence, question, answer = (" ".join(str(value).split()) for value in values)
@@ -69,9 +72,11 @@ def check_kind(draft: Draft, kind: str, abstain: str) -> Failure | None:
 def check_form(draft: Draft, kind: str) -> Failure | None:
     """One question of a sensible length, without markup, that does not give its answer away."""
     question, words = draft.question, draft.question.split()
-    if not question.endswith(("?", "？", "؟")):
+    if not question.endswith(("?", "？", "؟", "\u037e")) and not _GREEK_QUESTION.search(question):
         return Failure("form", f"no question mark: {_shorten(question)}")
-    short = len(question) < MIN_UNSPACED_CHARACTERS if is_unspaced(question) else len(words) < MIN_QUESTION_WORDS
+    # languages that put endings where English has words ask in fewer; they show by letters that English lacks
+    least_words = MIN_QUESTION_WORDS if question.isascii() else MIN_QUESTION_WORDS - 1
+    short = len(question) < MIN_UNSPACED_CHARACTERS if is_unspaced(question) else len(words) < least_words
     if short or len(words) > MAX_QUESTION_WORDS or len(question) > MAX_QUESTION_CHARACTERS:
         return Failure("form", f"{len(words)} words: {_shorten(question)}")
     if neutralise(question + draft.answer) != question + draft.answer:
@@ -135,35 +140,52 @@ def supports(evidence: str, answer: str) -> bool:
 
 
 def same_answer(said: str, answer: str, least_f1: float) -> bool:
-    """Whether two answers agree: F1 of at least `least_f1`, or one contains the other."""
+    """Whether two answers agree: F1 of at least `least_f1`, or one contains the other; and neither contradicts the
+    other by its numbers or a "not"."""
     said, answer = (unicodedata.normalize("NFKC", text) for text in (said, answer))
-    if not normalise(said) or not normalise(answer):
+    if not normalise(said) or not normalise(answer) or _contradict(said, answer):
         return False
     return agreement(said, answer) >= least_f1 or bool(contains(said, [answer]) or contains(answer, [said]))
 
 
 def agreement(said: str, answer: str) -> float:
     """Token F1 as SQuAD counts it; in scripts without spaces of characters, where a whole phrase would be one token.
-
-    There 0 where both name numbers and none is the same: two dates share all but their digits.
-    """
+    0 where the answers contradict each other: two dates share all but their digits."""
+    if _contradict(said, answer):
+        return 0.0
     if not is_unspaced(answer):
         return token_f1(said, [answer])
-    numbers = [set(_NUMBER.findall(text)) for text in (said, answer)]
-    if all(numbers) and numbers[0].isdisjoint(numbers[1]):
-        return 0.0
     return token_f1(" ".join(stems(said)), [" ".join(stems(answer))])
 
 
-def _first_object(text: str) -> dict[str, Any] | None:
-    start = text.find("{")
-    if start < 0 or len(text) > MAX_REPLY_CHARACTERS:
-        return None
-    try:
-        row, _ = json.JSONDecoder(strict=False).raw_decode(text, start)
-    except (ValueError, RecursionError):
-        return None
-    return row if isinstance(row, dict) else None
+def _contradict(said: str, answer: str) -> bool:
+    """Whether both name numbers, each one that the other lacks; or one is the other with a negation put in."""
+    said, answer = (unicodedata.normalize("NFKC", text) for text in (said, answer))
+    numbers = [{_digits(number) for number in _NUMBER.findall(text)} for text in (said, answer)]
+    if all(numbers) and not (numbers[0] <= numbers[1] or numbers[1] <= numbers[0]):
+        return True
+    plain = [_NEGATION.subn("", normalise(text)) for text in (said, answer)]
+    is_negated = [num > 0 for _, num in plain]
+    return is_negated[0] != is_negated[1] and plain[0][0].split() == plain[1][0].split()
+
+
+def _digits(number: str) -> str:
+    """The same for 1,000 and 1000, and for 05 and 5."""
+    return re.sub(r"\D", "", number).lstrip("0") if number[0].isdecimal() else number
+
+
+def _first_object(text: str, keys: Sequence[str]) -> dict[str, Any] | None:
+    """The first JSON object in a text that has all the keys, be there other braces before it."""
+    decoder, start = json.JSONDecoder(strict=False), text.find("{")
+    while start >= 0 and len(text) <= MAX_REPLY_CHARACTERS:
+        try:
+            row = encodable(decoder.raw_decode(text, start)[0])
+        except (ValueError, RecursionError):
+            row = {}
+        if set(keys) <= row.keys():
+            return row
+        start = text.find("{", start + 1)
+    return None
 
 
 def _gives_away(question: str, answer: str) -> bool:
@@ -193,7 +215,8 @@ def _pattern(*parts: str) -> re.Pattern[str]:
 _REFERENCES = (
     _pattern(
         r"\b(?:the|this|that|these|above|given|following|provided)\s+(?:passages?|excerpts?|paragraphs?|snippets?)\b",
-        r"\b(?:the|this)\s+(?:text|context)\b(?!\s+(?:of|messages?|editor|file|field|box|in which)\b)",
+        r"\b(?:the|this)\s+(?:text|context)\b(?!\s+(?:of|messages?|editor|file|field|box|windows?|menus?|lengths?|sizes?"
+        r"|switch|in which)\b)",
         r"\b(?:this|that|above|given|following|provided)\s+(?:document|article|section|sentence|chapter|page|table|figure"
         r"|report|study|paper|list|information|statement|chunk)\b",
         r"\b(?:in|from|by|to|according to|based on|per)\s+the\s+(?:document|article|section|sentence|table|figure"
@@ -212,7 +235,10 @@ _REFERENCES = (
     ),
     _pattern(r"本文|上文|这段|该段|短文中|(?:^|[，,：:、])文中|この文章|上記の|이 글|본문|النص|الفقرة"),
 )
-_NUMBER = re.compile(r"\d+|[〇零一二三四五六七八九十百千万億亿]+")
+_GREEK_QUESTION = re.compile(r"[\u0370-\u03ff\u1f00-\u1fff].*;$", re.DOTALL)
+_NUMBER = re.compile(r"\d+(?:[.,:'’]\d+)*|[〇零一二三四五六七八九十百千万億亿]+")
+# of an answer in normal form; "no 5" is a number
+_NEGATION = re.compile(r"\b(?:not|never|no(?!\s*\d)|nicht|keine?[mnrs]?|pas|non|niet|geen|não|не)\b")
 _PRONOUNS = frozenset(
     ["it", "he", "she", "they", "him", "her", "his", "its", "their", "them", "this", "that", "these", "those"]
 )

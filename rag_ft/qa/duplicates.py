@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from rag_ft.metrics.words import is_unspaced
+from rag_ft.qa.checks import Failure
 from rag_ft.qa.names import names, words
 
 NUM_RAREST = 3
@@ -31,8 +32,8 @@ class AskedBefore:
         self._rows_with: dict[str, array[int]] = {}
         self._vectors = np.empty((0, 0), dtype=np.float32)
 
-    def repeats(self, questions: Sequence[str]) -> list[str | None]:
-        """For each question the earlier one that it repeats, else None; it then counts as asked.
+    def repeats(self, questions: Sequence[str], keep: bool = True) -> list[str | None]:
+        """For each question the earlier one that it repeats, else None; it then counts as asked (if `keep`).
 
         Two questions are the same when they are equal up to case and punctuation, or when their cosine reaches the
         similarity and they name the same things: "When does pump A-12 start?" and "... A-13 start?" are not.
@@ -44,7 +45,7 @@ class AskedBefore:
         for key, question in zip(keys, questions, strict=True):
             same = self._exact.get(key)
             found.append(self._questions[same] if same is not None else self._similar(question, vectors[key]))
-            if found[-1] is None:
+            if found[-1] is None and keep:
                 self._store(key, question, vectors[key])
         return found
 
@@ -95,6 +96,10 @@ class RecentVectors:
         for oldest in list(self._vectors)[: -self.MOST]:
             del self._vectors[oldest]
         return found
+
+
+def duplicate(question: str, earlier: str) -> Failure:
+    return Failure("duplicate", f"{question} | earlier: {earlier}")
 
 
 def plain(question: str) -> str:

@@ -122,7 +122,7 @@ class Coverage:
 
 
 class ErrorWatch:
-    """Tells single failures from a server that is down. Refusals (a prompt too long) are no sign of that."""
+    """Tells single failures from a server that is down. A request refused for its length is no sign of that."""
 
     def __init__(self, what: str) -> None:
         self._what, self._num, self._errors, self._refused, self._streak, self._first = what, 0, 0, 0, 0, ""
@@ -135,7 +135,7 @@ class ErrorWatch:
             return
         self._first = self._first or reply.error
         self._errors += 1
-        if "token" in reply.error.lower():
+        if reply.refused:
             self._refused += 1
         else:
             self._streak += 1

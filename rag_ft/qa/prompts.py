@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.llm.models import Messages
-from rag_ft.records import KINDS, Kind, content_hash, read_rows
+from rag_ft.records import KINDS, Kind, content_hash, encodable
 
 BUILT_IN = Path(__file__).parent / "prompts"
 SLOTS: dict[str, frozenset[str]] = {
@@ -178,7 +178,7 @@ def _fill(template: str, values: dict[str, str]) -> str:
 
 def _read_text(path: Path, slots: frozenset[str]) -> str:
     try:
-        text = path.read_text(encoding="utf-8").removesuffix("\n")
+        text = path.read_text(encoding="utf-8-sig").removesuffix("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the prompt {path}: {error}") from error
     missing = sorted(slots - set(_SLOT.findall(text)))
@@ -198,11 +198,28 @@ def _read_kinds(path: Path, abstain: str) -> dict[str, str]:
     return kinds
 
 
+def _user_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    """(line number, JSON value) of a file that a person wrote: a byte-order mark, empty lines and a last line without
+    its newline are no matter. Raises DataError where a line cannot be read."""
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise DataError(f"cannot read the examples {path}: {error.strerror or error}") from error
+    for number, line in enumerate(lines, 1):
+        try:
+            if text := line.decode("utf-8-sig").strip():
+                yield number, encodable(json.loads(text))
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path} line {number} is not UTF-8: save the file as UTF-8") from error
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path} line {number} is not JSON: {error}") from error
+
+
 def _read_examples(path: Path) -> str:
     """The few-shot part of the prompt: it stands before the passage, so that all requests share it as a prefix."""
     blocks = []
-    for number, row in enumerate(read_rows(path), 1):
-        if not all(isinstance(row.get(key), str) for key in EXAMPLE_KEYS):
+    for number, row in _user_rows(path):
+        if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in EXAMPLE_KEYS):
             raise DataError(f"{path} line {number} must hold the strings {', '.join(EXAMPLE_KEYS)}")
         reply = json.dumps({key: row[key] for key in EXAMPLE_KEYS[2:]}, ensure_ascii=False)
         blocks.append(f"Example ({row['kind']}):\n<passage>\n{neutralise(row['passage'])}\n</passage>\n{reply}\n")

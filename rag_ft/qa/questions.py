@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ from typing import Any
 from rag_ft.errors import DataError
 from rag_ft.metrics.retrieval import gold_chunk_ids
 from rag_ft.qa.evidence import Span, locate, occurrences
-from rag_ft.records import KINDS, Chunk, Document, Evidence, QAPair, Reject, Split, content_hash
+from rag_ft.records import KINDS, Chunk, Document, Evidence, QAPair, Reject, Split, content_hash, encodable
 
 SPLITS = ("train", "dev", "test")
 CONTEXT_CHARACTERS = 200
 MAX_LINE_BYTES = 1_000_000
+KEY_CHARACTERS = 8
+_ALPHANUMERIC = re.compile(r"[^\W_]+")
 
 
 @dataclass
@@ -143,7 +146,7 @@ def _json_object(line: bytes) -> dict[str, Any]:
     if len(line) > MAX_LINE_BYTES:
         raise ValueError(f"bad line: longer than {MAX_LINE_BYTES} bytes")
     try:
-        row = json.loads(line.decode("utf-8-sig"))
+        row = encodable(json.loads(line.decode("utf-8-sig")))
     except UnicodeDecodeError as error:
         raise ValueError("bad line: not UTF-8") from error
     except (ValueError, RecursionError) as error:
@@ -182,17 +185,54 @@ def _place_in_documents(rows: Sequence[Row], documents: Iterable[Document]) -> N
             known[row.document_id].append(row)
         elif row.answerable:
             floating.append(row)
+    index = _WantedTexts(floating)
     for document in documents:
         for row in known.get(document.id, ()):
             row.found.append((document.id, document.split, _locate(row, document.text)))
-        for row in floating:
+        for row in index.candidates(document.text):
             if len(row.found) < 2 and (evidence := _quoted(row, document.text)) is not None:
                 row.found.append((document.id, document.split, evidence))
 
 
+class _WantedTexts:
+    """Rows found by one rare word of what they want in a text, so that not every row is searched in every document.
+    Each text that holds what a row wants has that word, or a longer one around it."""
+
+    def __init__(self, rows: Iterable[Row]) -> None:
+        wanted = [(row, _ALPHANUMERIC.findall(text)) for row in rows for text in _wanted(row)]
+        num_rows = Counter(word for _, words in wanted for word in set(words))
+        self._rows: dict[str, list[Row]] = defaultdict(list)
+        for row, words in wanted:
+            if words:  # what has no letter or digit is found nowhere
+                rarest = min(words, key=lambda word: (num_rows[word], -len(word)))
+                self._rows[rarest].append(row)
+        self._beginning: dict[str, list[str]] = defaultdict(list)
+        for word in self._rows:
+            self._beginning[word[:KEY_CHARACTERS]].append(word)
+        self._lengths = sorted({len(key) for key in self._beginning})
+        self._within = lru_cache(maxsize=1 << 16)(self._find_within)
+
+    def candidates(self, text: str) -> list[Row]:
+        """The rows that may be found in a text, each once; all others are not."""
+        words = set(_ALPHANUMERIC.findall(text)) if self._rows else ()
+        wanted = {found for word in words for found in self._within(word)}
+        return list({id(row): row for word in wanted for row in self._rows[word]}.values())
+
+    def _find_within(self, word: str) -> tuple[str, ...]:
+        """The rows' words that stand anywhere in a word of a text: what is wanted may begin or end inside one."""
+        parts = {word[at : at + size] for size in self._lengths for at in range(len(word) - size + 1)}
+        return tuple(
+            found for part in parts & self._beginning.keys() for found in self._beginning[part] if found in word
+        )
+
+
+def _wanted(row: Row) -> Sequence[str]:
+    return [row.quote] if row.quote else row.answers
+
+
 def _quoted(row: Row, text: str) -> Evidence | None:
     """The span of a text that holds, word for word, the row's quote or else one of its answers."""
-    for wanted in [row.quote] if row.quote else row.answers:
+    for wanted in _wanted(row):
         if wanted in text and (found := occurrences(wanted, text)):
             return _evidence(_fitting(found, text, row.question), text)
     return None

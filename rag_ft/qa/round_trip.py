@@ -51,7 +51,9 @@ class RoundTrip:
     def verdict(self, pair: QAPair, reply: Reply) -> QAPair | Failure:
         """The pair with what the model said in its checks, or why it fails."""
         said, _ = parse_answer(reply.text, 1 + self.config.retrieval.top_k)
-        abstained = not said or is_abstention(said, self.prompts.abstain)
+        if not said:
+            return no_answer(pair, reply)
+        abstained = is_abstention(said, self.prompts.abstain)
         agrees = same_answer(said, pair.answer, self.config.generate.round_trip_f1)
         if not (abstained if pair.kind == "unanswerable" else agrees and not abstained):
             return Failure("round_trip_answer", f"{pair.question} -> {pair.answer} | answered: {said[:200]}")
@@ -76,7 +78,7 @@ class RoundTrip:
         wrong: list[str] = []
         for rank, chunk_id in enumerate(found, 1):
             chunk = self.chunk_of(chunk_id)
-            if chunk_id == source.id or _holds_evidence(chunk, pair):
+            if chunk_id == source.id or holds_evidence(chunk, pair):
                 return rank, tuple(wrong[:MAX_HARD_CHUNKS])
             if not contains(chunk.text, [pair.answer]):
                 wrong.append(chunk_id)
@@ -103,10 +105,18 @@ class ClosedBook:
 
     def verdict(self, pair: QAPair, reply: Reply) -> QAPair | Failure:
         said, _ = parse_answer(reply.text, 0)
+        if not said:
+            return no_answer(pair, reply)
         known = same_answer(said, pair.answer, self.settings.round_trip_f1)
         if known and not is_abstention(said, self.prompts.abstain):
             return Failure("closed_book", f"{pair.question} -> {pair.answer}")
         return dataclasses.replace(pair, checks={**pair.checks, "closed_book": False})
+
+
+def no_answer(pair: QAPair, reply: Reply) -> Failure:
+    """The model said nothing, as one that thinks until it is cut off: only the abstain sentence is an abstention."""
+    cut = "cut off before an answer" if reply.finish_reason == "length" else "an empty reply"
+    return Failure("no_answer", f"{cut}: {pair.question}")
 
 
 def answer_request(pair: QAPair, messages: Messages, max_tokens: int) -> ChatRequest:
@@ -114,7 +124,8 @@ def answer_request(pair: QAPair, messages: Messages, max_tokens: int) -> ChatReq
     return ChatRequest(pair.id, messages, max_tokens=short, temperature=0.0)
 
 
-def _holds_evidence(chunk: Chunk, pair: QAPair) -> bool:
+def holds_evidence(chunk: Chunk, pair: QAPair) -> bool:
+    """Whether the whole evidence of the pair is in the chunk."""
     evidence = pair.evidence
     return (
         evidence is not None

@@ -10,14 +10,17 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
 from rag_ft.llm.models import Reply
 from rag_ft.qa.checks import Failure
+from rag_ft.qa.duplicates import duplicate
 from rag_ft.qa.round_trip import SHORT_ANSWER_TOKENS, Job, RoundTrip, answer_request
 from rag_ft.records import QAPair, content_hash
+
+Earlier = Callable[[Sequence[str]], list[str | None]]  # for each question the one that it repeats
 
 _NAME_WORD = re.compile(r"\w[\w-]*")
 SWAPPED, SWAPPED_TO = "swapped_from", "swapped_to"
@@ -26,10 +29,12 @@ LEAST_CHARACTERS = 4  # "The" is no name
 
 @dataclass(frozen=True)
 class Swaps:
-    """A further pass over the pairs that the round trip kept; `asked` counts what is tried, by kind."""
+    """A further pass over the pairs that the round trip kept; `asked` counts what is tried, by kind. What repeats a
+    question that `earlier` finds is not put to the model: that one has an answer."""
 
     trip: RoundTrip
     asked: Counter[str]
+    earlier: Earlier | None = None
 
     def jobs(self, pairs: Iterable[QAPair]) -> Iterator[Job]:
         """All pairs as they are, without a request, and after those of a document its swapped ones, each as often as
@@ -41,8 +46,13 @@ class Swaps:
             yield from ((pair, None, None) for pair in kept)
             made = swap_names(kept, self.trip.prompts.abstain, settings.swaps_per_pair, seed)
             self.asked["unanswerable"] += len(made)
-            hits = self.trip.retriever.search([pair.question for pair in made], settings.round_trip_k) if made else []
-            for pair, found in zip(made, hits, strict=True):
+            repeated = self.earlier([pair.question for pair in made]) if self.earlier and made else [None] * len(made)
+            for pair, same in zip(made, repeated, strict=True):
+                if same:
+                    yield pair, duplicate(pair.question, same), None
+            new = [pair for pair, same in zip(made, repeated, strict=True) if not same]
+            hits = self.trip.retriever.search([pair.question for pair in new], settings.round_trip_k) if new else []
+            for pair, found in zip(new, hits, strict=True):
                 yield from self._requests(pair, [chunk_id for chunk_id, _ in found])
 
     def verdict(self, pair: QAPair, replies: Iterable[Reply]) -> QAPair | Failure:
@@ -52,7 +62,7 @@ class Swaps:
                 return Failure("llm_error", reply.error[:300])
             result = self.trip.verdict(pair, reply)
             if isinstance(result, Failure):
-                return replace(result, reason="swap_answered")
+                return replace(result, reason="swap_answered") if result.reason == "round_trip_answer" else result
             pair = result
         return pair
 

@@ -15,8 +15,8 @@ from rag_ft.stages import NAMES, read_done
 EXAMPLES_PER_REASON = 3
 # generate's reasons in the order in which a pair meets them; others follow.
 CHECK_ORDER = (
-    "no_neighbour", "llm_error", "too_long", "bad_json", "nothing_to_ask", "answered", "form", "evidence",
-    "stands_alone", "off_subject", "duplicate", "round_trip_rank", "round_trip_answer",
+    "no_neighbour", "llm_error", "too_long", "cut_off", "bad_json", "nothing_to_ask", "answered", "form", "evidence",
+    "stands_alone", "off_subject", "duplicate", "round_trip_rank", "no_answer", "round_trip_answer",
     "swap_answered", "closed_book",
 )  # fmt: skip
 
