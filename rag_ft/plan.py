@@ -19,6 +19,7 @@ from rag_ft.stages import read_done
 from rag_ft.training.memory import (
     SPARE,
     ModelShape,
+    divisors,
     largest_pass,
     read_encoder_shape,
     read_shape,
@@ -153,7 +154,7 @@ def fit_training(
         ConfigError: not even one example fits; names the change that would.
     """
     knobs, lengths = config.train_generator, (tokens, ANSWER_TOKENS)
-    sizes = [knobs.device_batch_size] if knobs.device_batch_size else _divisors(knobs.batch_size)
+    sizes = [knobs.device_batch_size] if knobs.device_batch_size else divisors(knobs.batch_size)
     found = largest_pass(shape, config, sizes, lengths, device.memory_gb, device.gpu)
     if found:
         return found[1], found[0]
@@ -274,10 +275,6 @@ def _remedy(config: Config, shape: ModelShape, device: Device, dtype: str, token
 
 def _parts(parts: dict[str, float]) -> str:
     return ", ".join(f"{name} {size:.2f}" for name, size in parts.items())
-
-
-def _divisors(number: int) -> list[int]:
-    return [d for d in range(number, 0, -1) if number % d == 0]
 
 
 def _largest(parts: dict[str, float]) -> str:

@@ -217,8 +217,8 @@ class JsonlAppender:
 
 
 def encodable(value: Any) -> Any:
-    """A JSON value whose texts can be written as UTF-8: half surrogate pairs, which "\\ud83d" in JSON makes, become
-    the replacement character."""
+    """A JSON value whose texts can be written as UTF-8: half surrogate pairs (of "\\ud83d" in JSON, or of file
+    names that are no Unicode) become the replacement character."""
     if isinstance(value, str):
         return _SURROGATE.sub("\ufffd", value)
     if isinstance(value, list):

@@ -20,7 +20,7 @@ import yaml
 from rag_ft.config import Config, flat
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.paths import RunDir
-from rag_ft.records import content_hash, write_text
+from rag_ft.records import content_hash, encodable, write_text
 
 # Knobs that change how fast or where a stage runs, never what it writes.
 NEUTRAL = {
@@ -243,7 +243,7 @@ def _plan(stage: Stage, config: Config, run_dir: RunDir) -> dict[str, Any]:
             raise DataError(f"{stage.name} builds on {earlier}, which has not finished in {run_dir.path}: run it first")
         inputs[earlier] = done["fingerprint"]
     for path in _source_files(stage, config):
-        inputs[str(path).encode(errors="replace").decode()] = _stamp(path)  # file names may be no Unicode
+        inputs[encodable(str(path))] = _stamp(path)
     chosen = {k: v for k, v in flat(config).items() if {k, k.split(".")[0]} & {*stage.sections, "run"}}
     chosen = {k: v for k, v in chosen.items() if k not in NEUTRAL and k != "run.dir"}
     return {"fingerprint": content_hash(stage.name, chosen, inputs), "config": chosen, "inputs": inputs}

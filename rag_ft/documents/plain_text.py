@@ -7,6 +7,8 @@ import itertools
 import re
 import unicodedata
 
+from rag_ft.records import encodable
+
 BOMS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16: its mark begins with UTF-16's
@@ -26,7 +28,6 @@ _KEEPS_LINE = re.compile(r"\s|[-*•‣–+|>#]|\d{1,3}[.)]\s|\(?\w{1,3}\)\s|[^\
 _NEWLINE = re.compile("\r\n?|[\v\f\x85\u2028\u2029]")
 # NUL and other controls, soft hyphen, zero-width space and byte order mark. (Zero-width joiners carry meaning.)
 _INVISIBLE = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u200b\ufeff]")
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _SPACE = re.compile("[\u00a0\u202f\u2007]")
 _LINE_END = re.compile("(?<![ \t])[ \t]+(?=\n)")  # the look-behind keeps a line of a million spaces linear
 _BLANK_LINES = re.compile("\n{4,}")
@@ -62,7 +63,7 @@ def decode(raw: bytes, declared: str | None = None) -> str:
 def tidy(text: str) -> str:
     """Newlines as LF, NFC, no controls, ordinary spaces, at most two blank lines in a row, no spaces at line ends."""
     text = _SPACE.sub(" ", _INVISIBLE.sub("", _NEWLINE.sub("\n", text)))
-    text = unicodedata.normalize("NFC", printable(text))
+    text = unicodedata.normalize("NFC", encodable(text))
     return _BLANK_LINES.sub("\n\n\n", _LINE_END.sub("", text)).strip()
 
 
@@ -72,7 +73,7 @@ def tidy_in_place(text: str) -> str:
     For JSONL documents, whose questions may come with the position of the answer.
     """
     text = _INVISIBLE.sub(" ", text.replace("\r\n", " \n").replace("\r", "\n"))
-    return printable(text)
+    return encodable(text)
 
 
 def unwrap(text: str) -> str:
@@ -82,11 +83,6 @@ def unwrap(text: str) -> str:
     lines at least 45 long, the line is nearly as long as the longest. Lists, tables, verse and fields stay.
     """
     return "\n\n".join(_unwrap_block(block) for block in text.split("\n\n"))
-
-
-def printable(text: str) -> str:
-    """Without lone surrogates, which no UTF-8 file can hold (file names in other encodings, broken JSON escapes)."""
-    return _SURROGATE.sub("\ufffd", text)
 
 
 def one_line(text: str) -> str:

@@ -15,11 +15,11 @@ from rag_ft.documents.plain_text import (
     UnreadableError,
     decode,
     one_line,
-    printable,
     readable,
     tidy,
     unwrap,
 )
+from rag_ft.records import encodable
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ def read_file(path: Path, max_bytes: float) -> Content:
     check_file(path)
     reader = READERS.get(path.suffix.lower())
     if reader is None:
-        raise UnreadableError("unknown type", f"'{printable(path.suffix)}': known are {', '.join(READERS)}, .jsonl")
+        raise UnreadableError("unknown type", f"'{encodable(path.suffix)}': known are {', '.join(READERS)}, .jsonl")
     content = reader(read_bytes(path, max_bytes))
     text = tidy(content.text)
     if not text:
         raise UnreadableError("empty", "scanned pages? run OCR first" if path.suffix.lower() == ".pdf" else "no text")
-    return Content(one_line(content.title)[:MAX_TITLE_CHARS] or readable(printable(path.stem)), text, content.metadata)
+    return Content(one_line(content.title)[:MAX_TITLE_CHARS] or readable(encodable(path.stem)), text, content.metadata)
 
 
 def read_bytes(path: Path, max_bytes: float) -> bytes:

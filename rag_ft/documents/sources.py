@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 from rag_ft.config import Source
-from rag_ft.documents.plain_text import MAX_TITLE_CHARS, UnreadableError, one_line, printable, readable, tidy_in_place
+from rag_ft.documents.plain_text import MAX_TITLE_CHARS, UnreadableError, one_line, readable, tidy_in_place
 from rag_ft.documents.readers import check_file, read_file
 from rag_ft.errors import DataError
-from rag_ft.records import Reject, Split, content_hash
+from rag_ft.records import Reject, Split, content_hash, encodable
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ def _with_closer_split(first: Found, other: Found) -> Found:
 
 def _name(path: str) -> str:
     """A path as an id. Composed characters: some file systems take names apart, and questions name documents."""
-    return unicodedata.normalize("NFC", printable(path))
+    return unicodedata.normalize("NFC", encodable(path))
 
 
 def free_id(draft: Draft, taken: Container[str]) -> str:
@@ -101,7 +101,7 @@ def free_id(draft: Draft, taken: Container[str]) -> str:
 
 def read_drafts(file: Found, max_bytes: float) -> Iterator[Draft | Reject]:
     """The document of a file, or those of a JSONL file's lines; a Reject for each that cannot be read."""
-    where = printable(str(file.path))
+    where = encodable(str(file.path))
     try:
         if file.path.suffix.lower() == ".jsonl":
             yield from _read_lines(file, where, max_bytes)
@@ -155,7 +155,7 @@ def _read_lines(file: Found, name: str, max_bytes: float) -> Iterator[Draft | Re
 def _skip_questions(file: Found) -> None:
     if file.alone:
         raise UnreadableError("not documents", "its lines are questions: name it in generate.questions")
-    logger.info("%s holds questions, not documents: left to generate.questions", printable(str(file.path)))
+    logger.info("%s holds questions, not documents: left to generate.questions", encodable(str(file.path)))
 
 
 def _lines(path: Path, max_bytes: float) -> Iterator[tuple[int, bytes | None]]:
@@ -181,7 +181,7 @@ def _parse(line: bytes | None) -> dict[str, Any]:
     try:
         row = json.loads(line.decode("utf-8-sig"))
         if b"\\ud" in line.lower():
-            row = json.loads(printable(json.dumps(row, ensure_ascii=False)))
+            row = encodable(row)
     except (ValueError, RecursionError) as error:
         raise UnreadableError("not JSON", str(error)[:200]) from error
     if not isinstance(row, dict):
@@ -211,6 +211,6 @@ def _draft(row: dict[str, Any], file: Found, source: str, where: str) -> Draft:
     if not isinstance(metadata, dict):
         raise UnreadableError("bad metadata", '"metadata" is not an object')
     named = one_line("" if own is None else str(own))
-    title = one_line(str(row.get("title") or ""))[:MAX_TITLE_CHARS] or readable(named or printable(file.path.stem))
+    title = one_line(str(row.get("title") or ""))[:MAX_TITLE_CHARS] or readable(named or encodable(file.path.stem))
     # Without an id the text's hash: a line's number would change with every line put before it.
     return Draft(named or content_hash(text), title, tidy_in_place(text), source, split or file.split, metadata, where)

@@ -173,6 +173,11 @@ def layer_activation_bytes(shape: ModelShape, rank: int, adapted: bool, width: f
     return norms + casts + attention + feed_forward + adapters
 
 
+def divisors(number: int) -> list[int]:
+    """Largest first."""
+    return [d for d in range(number, 0, -1) if number % d == 0]
+
+
 def largest_pass(
     shape: ModelShape, config: Config, sizes: Sequence[int], lengths: tuple[int, int], memory_gb: float, gpu: bool
 ) -> tuple[int, dict[str, float]] | None:

@@ -25,7 +25,7 @@ from rag_ft.records import write_text
 from rag_ft.training.adapters import adapter_config, can_pack
 from rag_ft.training.answer_trainer import FINISHED, WIDTH_STEP, AnswerTrainer, MarkComplete, Progress
 from rag_ft.training.examples import Example, longest_answer, num_arrangements
-from rag_ft.training.memory import largest_pass, shape_of
+from rag_ft.training.memory import divisors, largest_pass, shape_of
 from rag_ft.training.processes import Processes
 from rag_ft.training.questions import Question, mean_f1
 from rag_ft.training.tokens import IGNORED
@@ -128,14 +128,14 @@ def plan_schedule(config: Config, model: Any, examples: Sequence[Example], num_p
         per_row = max(1.0, knobs.max_tokens / (sum(lengths) / len(lengths)))
         rows = max(1, round(share / per_row))
         most = round(knobs.device_batch_size / per_row) if knobs.device_batch_size else rows
-        sizes = [d for d in _divisors(rows) if d <= max(1, most)]
+        sizes = [d for d in divisors(rows) if d <= max(1, most)]
         row = knobs.max_tokens, math.ceil(per_row) * max(e.encoded.num_answer_tokens for e in examples)
         device = _fitting(config, model, sizes, row)
         accumulation = rows // device
         per_epoch = max(1, round(len(lengths) / (per_row * rows * num_processes)))
     else:
         longest = max(lengths), max(e.encoded.num_answer_tokens for e in examples)
-        device = knobs.device_batch_size or _fitting(config, model, _divisors(share), longest)
+        device = knobs.device_batch_size or _fitting(config, model, divisors(share), longest)
         if share % device:
             raise ConfigError(
                 f"train_generator.batch_size={knobs.batch_size} is no multiple of device_batch_size={device} "
@@ -263,10 +263,6 @@ def _fitting(config: Config, model: Any, sizes: Sequence[int], lengths: tuple[in
     for)."""
     found = largest_pass(shape_of(model), config, sizes, lengths, _device_memory_gb(), torch.cuda.is_available())
     return found[0] if found else sizes[-1]
-
-
-def _divisors(number: int) -> list[int]:
-    return [d for d in range(number, 0, -1) if number % d == 0]
 
 
 def _device_memory_gb() -> float:
