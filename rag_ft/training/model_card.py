@@ -34,7 +34,9 @@ Loss on the answers alone ({supervised} answer tokens of {tokens} tokens). Setti
 Answers before and after, with confidence intervals, are in the run's report (`rag-ft report`).
 
 ## Use
-Prompts must be those of rag-ft's prompt set `{prompts}`: that is the layout it learned. {use}
+Prompts must be those of rag-ft's prompt set `{prompts}`: that is the layout it learned. Where the
+chat template has a thinking mode, it learned to answer without: render with `enable_thinking=False` (in requests to vLLM
+`"chat_template_kwargs": {{"enable_thinking": false}}`). {use}
 
 ## Limits
 It was tuned on one collection in the language of that collection; elsewhere it may be worse than its base model. It
