@@ -35,8 +35,8 @@ Answers before and after, with confidence intervals, are in the run's report (`r
 
 ## Use
 Prompts must be those of rag-ft's prompt set `{prompts}`: that is the layout it learned. Where the
-chat template has a thinking mode, it learned to answer without: render with `enable_thinking=False` (in requests to vLLM
-`"chat_template_kwargs": {{"enable_thinking": false}}`). {use}
+chat template has a thinking mode, it learned to answer without: render with `enable_thinking=False` (in requests to
+vLLM `"chat_template_kwargs": {{"enable_thinking": false}}`). {use}
 
 ## Limits
 It was tuned on one collection in the language of that collection; elsewhere it may be worse than its base model. It
