@@ -180,8 +180,12 @@ def model_card(config: Config, counts: Counts) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """`python -m rag_ft.train_generator CONFIG [section.key=value ...]`, what `accelerate launch -m` starts."""
     from rag_ft.cli import main as command
+    from rag_ft.training.processes import leave_processes
 
-    return command([STAGE, *(sys.argv[1:] if arguments is None else arguments)])
+    code = command([STAGE, *(sys.argv[1:] if arguments is None else arguments)])
+    if not code:  # else the launcher ends the others, who may still wait for us
+        leave_processes()
+    return code
 
 
 if __name__ == "__main__":

@@ -194,8 +194,12 @@ def _summary(steps: list[Candidate], left_out: list[LeftOut], base: Candidate, v
 def main(arguments: list[str] | None = None) -> int:
     """`python -m rag_ft.train_retriever CONFIG [section.key=value ...]`, what `accelerate launch -m` starts."""
     from rag_ft.cli import main as command
+    from rag_ft.training.processes import leave_processes
 
-    return command(["train_retriever", *(sys.argv[1:] if arguments is None else arguments)])
+    code = command(["train_retriever", *(sys.argv[1:] if arguments is None else arguments)])
+    if not code:  # else the launcher ends the others, who may still wait for us
+        leave_processes()
+    return code
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -66,6 +67,16 @@ def join_processes() -> Processes:
             f"`torchrun --nproc-per-node {asked}` or `accelerate launch --multi_gpu --num_processes {asked}`"
         )
     return Processes(state.process_index, state.num_processes)
+
+
+def leave_processes() -> None:
+    """To be called when all work is done. A process group that is still there when Python ends has threads that nobody
+    joins, of which C++ now and then aborts the process, after which its launcher reports a failure."""
+    if "torch" in sys.modules:
+        from torch import distributed
+
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.destroy_process_group()
 
 
 def _asked_of_accelerate() -> int | None:
