@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import trl
 from conftest import CHAT_TEMPLATE
 
+from rag_ft.errors import ConfigError
 from rag_ft.llm.chat_template import load_chat_tokenizer, render
 from rag_ft.training.tokens import ChatTokens
 
@@ -55,3 +57,11 @@ def test_a_finished_turn_of_a_thinking_template_is_what_is_trained_on(tiny_lm_di
     turn = [*MESSAGES, {"role": "assistant", "content": "8:15"}]
     whole = tokenizer.decode(ChatTokens(tokenizer).encode(MESSAGES, "8:15").input_ids)
     assert tokenizer.apply_chat_template(turn, tokenize=False) == whole + "\n"
+
+
+@pytest.mark.parametrize("template", ["{% for m in messages %}", "{{ raise_exception('no system role') }}"])
+def test_a_template_that_renders_nothing_is_one_line(tmp_path: Path, tiny_lm_dir: Path, template: str) -> None:
+    folder = Path(shutil.copytree(tiny_lm_dir, tmp_path / "model"))
+    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"chat template of .* renders no question"):
+        load_chat_tokenizer(folder)

@@ -27,6 +27,7 @@ def load_chat_tokenizer(folder: Path) -> Any:
     Raises:
         ConfigError: no tokenizer, or none that can render a chat.
     """
+    from jinja2 import TemplateError
     from transformers import AutoTokenizer
 
     try:
@@ -36,6 +37,11 @@ def load_chat_tokenizer(folder: Path) -> Any:
         raise ConfigError(f"{folder} has no tokenizer that loads ({first}): save one beside the weights") from error
     if not tokenizer.chat_template:
         raise ConfigError(f"{folder} has no chat template: use an instruction-tuned model, or add chat_template.jinja")
+    try:
+        render(tokenizer, ({"role": "user", "content": "Question"},))
+    except (TemplateError, ValueError, TypeError) as error:
+        first = str(error).splitlines()[0]
+        raise ConfigError(f"the chat template of {folder} renders no question ({first}): mend chat_template") from error
     return tokenizer
 
 
