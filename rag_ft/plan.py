@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rag_ft.config import Config, make_config
+from rag_ft.documents.sources import find_files
 from rag_ft.errors import ConfigError
 from rag_ft.evaluation.systems import SYSTEMS
 from rag_ft.paths import RunDir
@@ -78,6 +79,7 @@ def plan(config: Config) -> str:
 
     Raises:
         ConfigError: the training does not fit, with the change that would make it fit.
+        DataError: nothing is ingested yet and a source does not exist.
     """
     from rag_ft.llm.model_folder import choose_dtype, resolve_model_folder
 
@@ -292,17 +294,11 @@ def _estimated_chunks(config: Config) -> Counter[str]:
     knobs, found = config.ingest, dict.fromkeys(("train", "dev", "test"), 0.0)
     shares = {"test": knobs.test_share, "dev": knobs.dev_share, "train": 1 - knobs.test_share - knobs.dev_share}
     step = max(1, knobs.chunk_tokens - knobs.chunk_overlap_tokens)
-    for source in knobs.sources:
-        path, fixed = (source, None) if isinstance(source, Path) else (source.path, source.split)
-        number = _num_bytes(path) / CHARACTERS_PER_TOKEN / step
-        for split, share in ({fixed: 1.0} if fixed else shares).items():
+    for file in find_files(knobs.sources):
+        number = file.path.stat().st_size / CHARACTERS_PER_TOKEN / step if file.path.is_file() else 0
+        for split, share in ({file.split: 1.0} if file.split else shares).items():
             found[split] += share * number
     return Counter({split: round(number) for split, number in found.items()})
-
-
-def _num_bytes(path: Path) -> int:
-    files = path.rglob("*") if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _num_lines(files: Sequence[Path]) -> int:

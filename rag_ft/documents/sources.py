@@ -15,11 +15,12 @@ from rag_ft.config import Source
 from rag_ft.documents.plain_text import MAX_TITLE_CHARS, UnreadableError, one_line, readable, tidy_in_place
 from rag_ft.documents.readers import check_file, read_file
 from rag_ft.errors import DataError
+from rag_ft.paths import RunDir
 from rag_ft.records import Reject, Split, content_hash, encodable
 
 logger = logging.getLogger(__name__)
 
-RUN_MARK = "ingest.started.json"
+RUN_MARK = RunDir(Path()).started("ingest").name
 MAX_DEPTH = 50  # of lists and objects in a JSONL line; some hundred more and Python cannot write them again
 
 
