@@ -20,8 +20,8 @@ from tqdm import tqdm
 
 from rag_ft.config import Config, IngestConfig
 from rag_ft.documents.chunking import CountTokens, split_chunks
+from rag_ft.documents.discovery import Draft, find_files, free_id, read_drafts
 from rag_ft.documents.near_duplicates import groups, signature
-from rag_ft.documents.sources import Draft, find_files, free_id, read_drafts
 from rag_ft.documents.splits import split_of, strictest
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.paths import RunDir

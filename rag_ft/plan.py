@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rag_ft.config import Config, make_config
-from rag_ft.documents.sources import find_files
+from rag_ft.documents.discovery import find_files
 from rag_ft.errors import ConfigError
 from rag_ft.evaluation.systems import SYSTEMS
 from rag_ft.paths import RunDir

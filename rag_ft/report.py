@@ -65,9 +65,9 @@ def make_metrics(config: Config, run_dir: RunDir, table: ScoreTable, documents: 
         abstention_f1), p_mcnemar (of em), n, num_documents (an unplaced question counts as one), more_questions (0
         settled, null out of reach)}].
     by_origin {human | generated: {systems, comparisons}}: where both kinds of questions were asked.
-    slices [{field, part, n, metrics: {metric: {base, tuned, delta, ci95}}, gap, compared}]: see report_page/slices.py.
-    robustness: null, or see report_page/robustness.py.
-    cross_validation (null without folds), leakage, funnel, cost: see report_page/facts.py.
+    slices [{field, part, n, metrics: {metric: {base, tuned, delta, ci95}}, gap, compared}]: see report/slices.py.
+    robustness: null, or see report/robustness.py.
+    cross_validation (null without folds), leakage, funnel, cost: see report/facts.py.
     """
     tuned, human = facts.halves_tuned(run_dir), np.array([pair.origin != "generated" for pair in table.pairs])
     num_human = int(human.sum())
@@ -304,7 +304,7 @@ def _retriever(
     config: Config, run_dir: RunDir, table: ScoreTable, documents: dict[str, Document], chunks: dict[str, Chunk],
     gold: dict[str, set[str]],
 ) -> dict[str, Any]:  # fmt: skip
-    """What report_page/retriever.py tells; without a tuned retriever its training alone."""
+    """What report/retriever.py tells; without a tuned retriever its training alone."""
     log = run_dir.training_log("train_retriever")
     found = retriever.training(list(read_rows(log)) if log.exists() else [])
     if "r" not in facts.halves_tuned(run_dir) or ("tuned", "recall@5") not in table.values:

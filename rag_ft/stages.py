@@ -263,7 +263,7 @@ def _source_files(stage: Stage, config: Config) -> list[Path]:
     if stage.name == "generate":
         files += [*config.generate.questions, *([config.generate.examples] if config.generate.examples else [])]
     if stage.name == "ingest":
-        from rag_ft.documents.sources import find_files
+        from rag_ft.documents.discovery import find_files
 
         questions = {path.resolve() for path in config.generate.questions}  # they may lie among the documents
         found = (file.path for file in find_files(config.ingest.sources))

@@ -6,12 +6,12 @@ import time
 
 import pytest
 
-from rag_ft.documents.html import read_html
-from rag_ft.documents.plain_text import tidy
+from rag_ft.documents.formats.cleaning import tidy
+from rag_ft.documents.formats.html import read_html
 
 
 def lines(html: str) -> list[str]:
-    return [line for line in tidy(read_html(html.encode())[1]).split("\n") if line]
+    return [line for line in tidy(read_html(html.encode()).text).split("\n") if line]
 
 
 def test_cells_and_rows_may_leave_out_their_end_tags() -> None:
@@ -45,20 +45,21 @@ def test_unclosed_elements_take_linear_time(piece: str) -> None:
 def test_a_page_that_declares_nonsense_is_read_all_the_same(charset: str) -> None:
     filling = "<p>The hall opens at nine.</p>" * 9
     raw = f'<meta charset="{charset}"><p>caf\u00e9</p>{filling}'
-    assert read_html(raw.encode("latin-1"))[1].strip().startswith("caf\u00e9\n")
-    assert read_html(raw.encode())[1].strip().startswith("caf\u00e9\n")
+    assert read_html(raw.encode("latin-1")).text.strip().startswith("caf\u00e9\n")
+    assert read_html(raw.encode()).text.strip().startswith("caf\u00e9\n")
 
 
 def test_japanese_in_seven_bits_is_read_as_declared() -> None:
     raw = "<meta charset=iso-2022-jp><title>港</title><p>日本語のテキスト"
-    title, text = read_html(raw.encode("iso-2022-jp"))
+    content = read_html(raw.encode("iso-2022-jp"))
+    title, text = content.title, content.text
     assert (title, text.strip()) == ("港", "日本語のテキスト")
-    assert read_html(raw.encode())[1].strip() == "日本語のテキスト", "declared, but UTF-8"
+    assert read_html(raw.encode()).text.strip() == "日本語のテキスト", "declared, but UTF-8"
 
 
 @pytest.mark.parametrize(
     "odd", ["<![ y ]>", "<![if IE]>", "<!DOCTYPE [", "<!ELEMENT x>", "<?php echo ?>", "</ >", "<>"]
 )
 def test_odd_markup_costs_no_more_than_itself(odd: str) -> None:
-    text = read_html(f"<p>see {odd} here</p><p>and there</p>".encode())[1]
+    text = read_html(f"<p>see {odd} here</p><p>and there</p>".encode()).text
     assert "see" in text and "and there" in text

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from rag_ft.documents.readers import read_markdown
+from rag_ft.documents.formats.markdown import read_markdown
 
 
 def plain(text: str) -> str:

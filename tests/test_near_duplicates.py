@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import random
 import time
 
 import numpy as np
 import pytest
 
-from rag_ft.documents.near_duplicates import NUM_HASHES, groups
+from rag_ft.documents.near_duplicates import NUM_HASHES, groups, signature
 
 CHANCE = np.random.default_rng(0)
 
@@ -54,3 +55,31 @@ def test_a_large_group_is_linked_once() -> None:
     begin = time.process_time()
     assert set(groups(signatures.astype(np.uint32), 0.8)) == {0}
     assert time.process_time() - begin < 8
+
+
+def test_the_signature_estimates_the_jaccard_similarity_of_word_5_grams() -> None:
+    chance = random.Random(4)
+    words = [f"w{n}" for n in range(1000)]
+    for changed in (1, 5, 20, 60):
+        other = list(words)
+        for place in chance.sample(range(1000), changed):
+            other[place] = "new"
+        a, b = ({tuple(w[n : n + 5]) for n in range(996)} for w in (words, other))
+        expected = len(a & b) / len(a | b)
+        measured = (signature(" ".join(words)) == signature(" ".join(other))).mean()
+        assert abs(measured - expected) < 0.12
+
+
+def test_case_and_punctuation_do_not_make_a_difference() -> None:
+    assert (signature("The hall, opens at Nine; every day!") == signature("the hall opens at nine every day")).all()
+    assert (signature("图书馆每天早上九点开门") != signature("图书馆每天早上九点关闭了")).any()
+    assert signature("").shape == (128,) == signature("!?").shape
+
+
+def test_near_duplicates_are_linked_through_each_other() -> None:
+    words = [f"w{n}" for n in range(400)]
+    versions = [" ".join(words[:n] + ["x"] * 20 + words[n + 20 :]) for n in (0, 100)]
+    texts = ["something else altogether " * 9, *versions, " ".join(words), "one more different thing " * 9]
+    assert groups(np.array([signature(t) for t in texts]), 0.85) == [0, 1, 1, 1, 4]
+    assert groups(np.array([signature(t) for t in texts]), 1.0) == [0, 1, 2, 3, 4]
+    assert groups(np.array([signature("alone")]), 0.8) == [0]

@@ -561,4 +561,4 @@ def test_the_templates_are_in_the_package() -> None:
     project = (Path(report.__file__).parent.parent / "pyproject.toml").read_text()
     suffixes = {path.suffix for path in folder.iterdir() if path.is_file()} - {".py"}
     assert suffixes == {".html", ".css", ".js", ".md"}
-    assert all(f"report_page/*{suffix}" in project for suffix in suffixes)
+    assert all(f"report/*{suffix}" in project for suffix in suffixes)

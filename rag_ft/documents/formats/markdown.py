@@ -8,14 +8,15 @@ from typing import Any
 import yaml
 from lxml.html import defs
 
-from rag_ft.documents.plain_text import decode, tidy, unwrap
+from rag_ft.documents.formats.cleaning import decode, tidy, unwrap
+from rag_ft.documents.formats.content import Content
 
 _TAG_NAMES = defs.tags | {"main", "picture"}
 
 
-def read_markdown(raw: bytes) -> tuple[str, str, dict[str, Any]]:
-    """(title, text, metadata): headings, paragraphs, list items, table rows, footnotes and code stay, marks of emphasis
-    and links go."""
+def read_markdown(raw: bytes) -> Content:
+    """Headings, paragraphs, list items, table rows, footnotes and code stay; marks of emphasis and
+    links are removed. The scalars of the YAML front matter are the metadata."""
     metadata, text = _front_matter(tidy(decode(raw)))
     parts, codes = [], []
     start = 0
@@ -27,7 +28,8 @@ def read_markdown(raw: bytes) -> tuple[str, str, dict[str, Any]]:
     parts.append(text[start:])
     title = str(metadata.pop("title", "") or _first_heading("\n".join(parts)))
     plain = [unwrap(_plain(part)) for part in parts]
-    return title, "".join(text + code for text, code in zip(plain, [*codes, ""], strict=True)), metadata
+    whole = "".join(text + code for text, code in zip(plain, [*codes, ""], strict=True))
+    return Content(title, whole, metadata)
 
 
 # Possessive quantifiers and bounds keep each pattern linear on a hostile line of a million spaces or stars.

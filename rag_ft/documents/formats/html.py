@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from rag_ft.documents.plain_text import UnreadableError, decode, one_line
+from rag_ft.documents.formats.cleaning import decode, one_line
+from rag_ft.documents.formats.content import Content, UnreadableError
 
 DROPPED = frozenset((
     "script", "style", "nav", "noscript", "template", "svg", "iframe", "button", "select", "title",
@@ -21,8 +22,8 @@ BLOCKS = frozenset((
 _LAYOUT = ("table", "h1", "h2", "h3", "h4", "h5", "h6")
 
 
-def read_html(raw: bytes) -> tuple[str, str]:
-    """(title, text): a blank line between blocks, a line per list item and table row (cells parted by ` | `).
+def read_html(raw: bytes) -> Content:
+    """Text with a blank line between blocks, a line per list item and table row (cells parted by ` | `).
 
     The title is the first h1, else the title element, else the first h2 or h3.
 
@@ -44,7 +45,7 @@ def read_html(raw: bytes) -> tuple[str, str]:
     text = re.sub(r"^ (?=\S)", "", text, flags=re.MULTILINE)
     text = re.sub(r"(?<! ) {2,}+\| ", " | ", text)
     text = re.sub(r"(^ ?-|\|) +", r"\1 ", text, flags=re.MULTILINE)
-    return title, re.sub("\n{3,}", "\n\n", text)
+    return Content(title, re.sub("\n{3,}", "\n\n", text))
 
 
 def _declared_encoding(raw: bytes) -> str | None:

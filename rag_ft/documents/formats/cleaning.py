@@ -7,6 +7,7 @@ import itertools
 import re
 import unicodedata
 
+from rag_ft.documents.formats.content import UnreadableError
 from rag_ft.records import encodable
 
 BOMS = (
@@ -31,14 +32,6 @@ _INVISIBLE = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u200b\ufeff
 _SPACE = re.compile("[\u00a0\u202f\u2007]")
 _LINE_END = re.compile("(?<![ \t])[ \t]+(?=\n)")  # the look-behind keeps a line of a million spaces linear
 _BLANK_LINES = re.compile("\n{4,}")
-
-
-class UnreadableError(Exception):
-    """A source that gives no document: `reason` is a few words for grouping, `detail` the rest."""
-
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(f"{reason}: {detail}" if detail else reason)
-        self.reason, self.detail = reason, detail
 
 
 def decode(raw: bytes, declared: str | None = None) -> str:
@@ -139,3 +132,9 @@ def _decode_other(raw: bytes, declared: str | None) -> str:
         return raw.decode("cp1252")
     except UnicodeDecodeError as error:
         raise UnreadableError("not text", "neither UTF-8, UTF-16 with a byte order mark, nor cp1252") from error
+
+
+def is_program_title(title: str) -> bool:
+    """Whether a title says nothing: it is empty, or a program wrote it (`Microsoft Word - a.doc`)."""
+    program = r"(?i)^(untitled|microsoft word\b)|\.(docx?|pdf|indd|tex|dvi|qxd)$"
+    return not title.strip() or re.search(program, title.strip()) is not None

@@ -1,50 +1,19 @@
-"""PDF (pypdf) and Word files (the standard library: a .docx is XML in a zip) to (title, text, metadata)."""
+"""Word files, read with the standard library: a .docx is XML in a zip."""
 
 from __future__ import annotations
 
 import io
-import logging
-import re
-import struct
 import zipfile
-import zlib
 from collections.abc import Iterator
-from typing import Any
 from xml.etree import ElementTree
 
-from rag_ft.documents.plain_text import UnreadableError, tidy, unwrap
+from rag_ft.documents.formats.cleaning import is_program_title
+from rag_ft.documents.formats.content import MALFORMED_FILE_ERRORS, Content, UnreadableError
 
 MAX_EXPANSION = 100  # a .docx that unpacks to more is a zip bomb, not a document
-# Besides its own errors, pypdf lets through what Python raises on malformed files.
-_PARSER_ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, OSError, RuntimeError, TypeError,
-                  ValueError, MemoryError, zlib.error, struct.error)  # fmt: skip
 
 
-def read_pdf(raw: bytes) -> tuple[str, str, dict[str, Any]]:
-    """Text page by page, words hyphenated at a line's end joined; the title from the file's metadata.
-
-    Raises:
-        UnreadableError: "corrupt", or "encrypted" where it does not open with an empty password.
-    """
-    from pypdf import PdfReader
-    from pypdf.errors import DependencyError, PyPdfError
-
-    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # it logs every oddity; the reject says what matters
-    try:
-        reader = PdfReader(io.BytesIO(raw))
-        if reader.is_encrypted and not reader.decrypt(""):
-            raise UnreadableError("encrypted", "the PDF wants a password: save it without one")
-        pages = [page.extract_text() for page in reader.pages]
-        named = str(reader.metadata.title or "") if reader.metadata else ""
-    except DependencyError as error:
-        raise UnreadableError("encrypted", "save the PDF without encryption") from error
-    except (PyPdfError, *_PARSER_ERRORS) as error:
-        raise UnreadableError("corrupt", f"PDF: {str(error) or type(error).__name__}") from error
-    text = re.sub(r"(?<=[a-zäöüßéèà])-\n(?=[a-zäöüßéèà])", "", tidy("\n".join(pages)))
-    return "" if _meaningless(named) else named, unwrap(text), {"num_pages": len(pages)}
-
-
-def read_docx(raw: bytes) -> tuple[str, str, dict[str, Any]]:
+def read_docx(raw: bytes) -> Content:
     """Paragraphs and headings as blocks, list items and table rows as lines (cells parted by ` | `).
 
     Raises:
@@ -60,11 +29,12 @@ def read_docx(raw: bytes) -> tuple[str, str, dict[str, Any]]:
                 properties = _part(archive, "docProps/core.xml", len(raw))
                 named = properties.findtext("{http://purl.org/dc/elements/1.1/}title") or ""
         blocks = list(_blocks(body)) if body is not None else []  # in here: it may nest too deep
-    except (zipfile.BadZipFile, KeyError, ElementTree.ParseError, NotImplementedError, *_PARSER_ERRORS) as error:
+    except (zipfile.BadZipFile, KeyError, ElementTree.ParseError, NotImplementedError, *MALFORMED_FILE_ERRORS) as error:
         raise UnreadableError("corrupt", f"Word file: {error}") from error
     headings = [text for style, text in blocks if style.lower().startswith(("title", "heading", "berschrift"))]
-    title = next(iter(headings), "") or ("" if _meaningless(named) else named)
-    return title, "".join(f"{text}\n" if style in ("row", "list") else f"\n{text}\n\n" for style, text in blocks), {}
+    title = next(iter(headings), "") or ("" if is_program_title(named) else named)
+    lines = (f"{text}\n" if style in ("row", "list") else f"\n{text}\n\n" for style, text in blocks)
+    return Content(title, "".join(lines))
 
 
 _NAMESPACE = "http://schemas.openxmlformats.org/wordprocessingml/2006/main"
@@ -138,11 +108,3 @@ def _runs(element: ElementTree.Element) -> Iterator[str]:
             yield "\n"
         elif child.tag not in _LEFT_OUT:
             yield from _runs(child)
-
-
-def _meaningless(title: str) -> bool:
-    """Titles that programs write by themselves, such as `Microsoft Word - draft3.doc`."""
-    return (
-        not title.strip()
-        or re.search(r"(?i)^(untitled|microsoft word\b)|\.(docx?|pdf|indd|tex|dvi|qxd)$", title.strip()) is not None
-    )

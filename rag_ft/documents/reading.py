@@ -1,34 +1,18 @@
-"""One file to title, text and metadata: plain text here, Markdown, HTML, PDF and Word in files of their own."""
+"""One file to its content: checks the file, and calls the reader of its format."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from rag_ft.documents import markdown, office
-from rag_ft.documents.html import read_html
-from rag_ft.documents.plain_text import (
-    MAX_TITLE_CHARS,
-    UnreadableError,
-    decode,
-    one_line,
-    readable,
-    tidy,
-    unwrap,
-)
+from rag_ft.documents.formats.cleaning import MAX_TITLE_CHARS, one_line, readable, tidy
+from rag_ft.documents.formats.content import Content, UnreadableError
+from rag_ft.documents.formats.docx import read_docx
+from rag_ft.documents.formats.html import read_html
+from rag_ft.documents.formats.markdown import read_markdown
+from rag_ft.documents.formats.pdf import read_pdf
+from rag_ft.documents.formats.text import read_text
 from rag_ft.records import encodable
-
-
-@dataclass(frozen=True)
-class Content:
-    """What a reader found. An empty title: the file tells none. Text is not tidied yet."""
-
-    title: str
-    text: str
-    metadata: dict[str, Any] = field(default_factory=dict)
 
 
 def read_file(path: Path, max_bytes: float) -> Content:
@@ -72,37 +56,14 @@ def check_file(path: Path) -> None:
         raise UnreadableError("unreadable", "a broken link" if path.is_symlink() else "not a regular file")
 
 
-def read_text(raw: bytes) -> Content:
-    """Plain text. A short first line that stands alone is the title."""
-    text = tidy(decode(raw))
-    first, _, rest = text.partition("\n")
-    alone = rest[:1] == "\n" or re.match(r"[=\-~*]{3,}\n", rest + "\n") is not None
-    return Content(first if alone and len(first) <= 100 and not first.endswith((".", ":", "。")) else "", unwrap(text))
-
-
-def read_markdown(raw: bytes) -> Content:
-    return Content(*markdown.read_markdown(raw))
-
-
-def _read_html(raw: bytes) -> Content:
-    return Content(*read_html(raw))
-
-
-def _read_pdf(raw: bytes) -> Content:
-    return Content(*office.read_pdf(raw))
-
-
-def _read_docx(raw: bytes) -> Content:
-    return Content(*office.read_docx(raw))
-
-
+# A new format is a file in formats/ and a line here.
 READERS: dict[str, Callable[[bytes], Content]] = {
     ".md": read_markdown,
     ".markdown": read_markdown,
-    ".html": _read_html,
-    ".htm": _read_html,
+    ".html": read_html,
+    ".htm": read_html,
     ".txt": read_text,
     ".text": read_text,
-    ".pdf": _read_pdf,
-    ".docx": _read_docx,
+    ".pdf": read_pdf,
+    ".docx": read_docx,
 }

@@ -7,8 +7,9 @@ import zipfile
 
 import pytest
 
-from rag_ft.documents.office import read_docx
-from rag_ft.documents.plain_text import UnreadableError, tidy
+from rag_ft.documents.formats.cleaning import tidy
+from rag_ft.documents.formats.content import UnreadableError
+from rag_ft.documents.formats.docx import read_docx
 
 TRANSITIONAL = "http://schemas.openxmlformats.org/wordprocessingml/2006/main"
 STRICT = "http://purl.oclc.org/ooxml/wordprocessingml/main"
@@ -20,7 +21,7 @@ def lines(body: str, namespace: str = TRANSITIONAL) -> list[str]:
     with zipfile.ZipFile(out, "w") as archive:
         document = f'<w:document xmlns:w="{namespace}" xmlns:mc="{MC}"><w:body>{body}</w:body></w:document>'
         archive.writestr("word/document.xml", document)
-    return [line for line in tidy(read_docx(out.getvalue())[1]).split("\n") if line]
+    return [line for line in tidy(read_docx(out.getvalue()).text).split("\n") if line]
 
 
 def paragraph(text: str) -> str:

@@ -12,8 +12,14 @@ from pathlib import Path
 from typing import Any, get_args
 
 from rag_ft.config import Source
-from rag_ft.documents.plain_text import MAX_TITLE_CHARS, UnreadableError, one_line, readable, tidy_in_place
-from rag_ft.documents.readers import check_file, read_file
+from rag_ft.documents.formats.cleaning import (
+    MAX_TITLE_CHARS,
+    UnreadableError,
+    one_line,
+    readable,
+    tidy_in_place,
+)
+from rag_ft.documents.reading import check_file, read_file
 from rag_ft.errors import DataError
 from rag_ft.paths import RunDir
 from rag_ft.records import Reject, Split, content_hash, encodable

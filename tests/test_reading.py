@@ -3,51 +3,30 @@
 from __future__ import annotations
 
 import io
-import itertools
 import random
 import time
-import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from rag_ft.config import IngestConfig
-from rag_ft.documents.chunking import split_chunks, split_sentences
-from rag_ft.documents.html import read_html
-from rag_ft.documents.near_duplicates import groups, signature
-from rag_ft.documents.plain_text import UnreadableError, decode, readable, tidy, tidy_in_place, unwrap
-from rag_ft.documents.readers import read_file, read_markdown, read_text
-from rag_ft.documents.splits import hash_share, split_of, strictest
+from rag_ft.documents.formats.cleaning import (
+    decode,
+    readable,
+    tidy,
+    tidy_in_place,
+    unwrap,
+)
+from rag_ft.documents.formats.content import UnreadableError
+from rag_ft.documents.formats.html import read_html
+from rag_ft.documents.formats.markdown import read_markdown
+from rag_ft.documents.formats.text import read_text
+from rag_ft.documents.reading import read_file
 
 MEGABYTE = 2**20
 WORD_NS = "http://schemas.openxmlformats.org/wordprocessingml/2006/main"
-
-
-def count_words(texts: list[str]) -> list[int]:
-    return [len(text.split()) for text in texts]
-
-
-def count_bytes(texts: list[str]) -> list[int]:
-    return [len(text.encode()) for text in texts]
-
-
-def count_unevenly(texts: list[str]) -> list[int]:
-    """Like a tokenizer whose counts do not add up: a whole has more tokens than its parts."""
-    return [len(text.split()) + len(text) // 50 for text in texts]
-
-
-def sentences(text: str) -> list[str]:
-    return [text[start:end] for start, end in split_sentences(text)]
-
-
-def chunks(
-    text: str, count: Callable[[list[str]], list[int]] = count_words, size: int = 16, overlap: int = 4
-) -> list[str]:
-    return [text[start:end] for start, end, _ in split_chunks(text, count, size, overlap)]
 
 
 def make_pdf(lines: list[str], title: str = "") -> bytes:
@@ -179,15 +158,15 @@ def test_markdown_without_front_matter_is_titled_by_its_first_heading() -> None:
 
 
 def test_html_keeps_blocks_lists_and_tables_and_drops_scripts_and_navigation() -> None:
-    title, text = read_html(
+    content = read_html(
         b"<html><head><title>Site | Rules</title><style>p{}</style></head><body><nav>Home</nav>"
         b"<h1>House <i>rules</i></h1>"
         b"<script>var x='</p>';</script><!-- hidden --><p>First\n para<b>graph</b>.</p><p>Line<br>break &amp; more</p>"
         b"<ul><li><p>one</p></li><li>two</li></ul><table><tr><th>Day</th><th>Time</th></tr><tr><td>Mon</td>"
         b"<td><p>9</p></td></tr></table><pre>a\n  b</pre></body></html>"
     )
-    assert title == "House rules"
-    text = tidy(text)
+    assert content.title == "House rules"
+    text = tidy(content.text)
     assert text.startswith("House rules\n\nFirst paragraph.\n\nLine\nbreak & more\n\n- one\n")
     assert "\n- two\n" in text and "\nDay | Time\n" in text and "\nMon | 9\n" in text and text.endswith("\na\n  b")
     assert not any(word in text for word in ("Home", "var", "hidden", "p{}", "Site"))
@@ -195,13 +174,13 @@ def test_html_keeps_blocks_lists_and_tables_and_drops_scripts_and_navigation() -
 
 def test_html_is_read_in_the_encoding_it_declares() -> None:
     raw = '<meta charset="koi8-r"><title>Почта</title><p>Индекс</p>'.encode("koi8-r")
-    title, text = read_html(raw)
-    assert (title, text.strip()) == ("Почта", "Индекс")
+    content = read_html(raw)
+    assert (content.title, content.text.strip()) == ("Почта", "Индекс")
 
 
 def test_a_table_that_lays_out_the_page_is_no_table_of_facts() -> None:
-    title, text = read_html(b"<table><tr><td>menu<td><h1>House<br>rules</h1><p>One.</p><p>Two.</p></table>")
-    assert title == "House rules" and "One.\n\nTwo." in text
+    content = read_html(b"<table><tr><td>menu<td><h1>House<br>rules</h1><p>One.</p><p>Two.</p></table>")
+    assert content.title == "House rules" and "One.\n\nTwo." in content.text
 
 
 def test_plain_text_is_titled_by_a_first_line_that_stands_alone() -> None:
@@ -341,168 +320,3 @@ def test_hostile_repetition_is_read_in_linear_time(read: Callable[[bytes], Any])
         for raw in (piece * 5_000, "# x" + piece * 5_000 + "y", "|" + " " * 50_000 + piece + "|x"):
             read(raw.encode())
     assert time.process_time() - begin < 20
-
-
-# Sentences
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("He came. She left! Why? Yes...", ["He came.", "She left!", "Why?", "Yes..."]),
-        ("Dr. Smith of the U.S. office came. See Fig. 3.", ["Dr. Smith of the U.S. office came.", "See Fig. 3."]),
-        ("It opens at 9 a.m. The bar at 3.5 p.m. on 1.1.", ["It opens at 9 a.m.", "The bar at 3.5 p.m. on 1.1."]),
-        ('He said: "Come." Then (at once.) He went.', ['He said: "Come."', "Then (at once.)", "He went."]),
-        ("Title\n\nText goes\non here. End.", ["Title", "Text goes\non here.", "End."]),
-        ("Phone: 1\nFax: 2\n- one\n- two", ["Phone: 1", "Fax: 2", "- one", "- two"]),
-        ("1. Open it. Wait.\n2. Close it.", ["1. Open it.", "Wait.", "2. Close it."]),
-        (
-            "This line was wrapped by an editor near the seventieth column of\nDr. Smith. Next.",
-            ["This line was wrapped by an editor near the seventieth column of\nDr. Smith.", "Next."],
-        ),
-        ("她说：“你好。”然后走了。真的？是！", ["她说：“你好。”", "然后走了。", "真的？", "是！"]),
-        ("متى تفتح القاعة؟ تفتح في التاسعة. ثم تغلق.", ["متى تفتح القاعة؟", "تفتح في التاسعة.", "ثم تغلق."]),
-        ("Am 3. Mai kam z. B. Dr. Li. Gut.", ["Am 3. Mai kam z. B. Dr. Li.", "Gut."]),
-        ("  \n ", []),
-    ],
-)
-def test_sentences_end_where_a_reader_would_end_them(text: str, expected: list[str]) -> None:
-    assert sentences(text) == expected
-
-
-# Chunks
-
-
-def made_up_text(chance: random.Random) -> str:
-    words = ["a", "hall", "opens。", "very", "x" * 70, "Dr.", "now.", "今天是星期五！我们去", "？", "\n", "\n\n",
-             "- it", "é", "🙂🙂", "e\u0301", "تفتح", "القاعة؟", " " * 40, "!?", "3.5", "\t", "A,B;C", "I."]  # fmt: skip
-    return "".join(chance.choice(words) + chance.choice([" ", " ", "", "\n"]) for _ in range(chance.randrange(1, 120)))
-
-
-@pytest.mark.parametrize("count", [count_words, count_bytes, count_unevenly])
-def test_chunks_have_exact_positions_fit_and_leave_nothing_out(count: Callable[[list[str]], list[int]]) -> None:
-    chance = random.Random(3)
-    for _ in range(150):
-        text, size = made_up_text(chance), chance.choice([16, 30, 128])
-        overlap = chance.randrange(0, size)
-        covered = np.zeros(len(text), dtype=bool)
-        last = -1
-        for start, end, num_tokens in split_chunks(text, count, size, overlap):
-            assert 0 < num_tokens <= size and count([text[start:end]]) == [num_tokens]
-            assert text[start:end] == text[start:end].strip()
-            assert start > last, "chunks move forward"
-            last = start
-            covered[start:end] = True
-        assert all(covered[i] or text[i].isspace() for i in range(len(text)))
-
-
-def test_a_chunk_is_made_of_whole_sentences_and_begins_with_the_end_of_the_one_before() -> None:
-    text = " ".join(f"Sentence number {n} is here." for n in range(10))
-    found = chunks(text, size=16, overlap=5)
-    assert found[0] == "Sentence number 0 is here. Sentence number 1 is here. Sentence number 2 is here."
-    assert found[1].startswith("Sentence number 2 is here. Sentence number 3")
-    assert chunks(text, size=16, overlap=0)[1].startswith("Sentence number 3")
-
-
-def test_repeated_sentences_keep_their_own_positions() -> None:
-    text = "The same thing again. " * 40
-    spans = list(split_chunks(text, count_words, 16, 4))
-    assert [s.start for s in spans] == list(range(0, 22 * 37, 66)) and spans[-1].end == len(text) - 1
-
-
-def test_an_overlong_sentence_is_cut_between_words_with_overlap() -> None:
-    text = " ".join(f"word{n}" for n in range(100))
-    found = chunks(text, size=16, overlap=6)
-    assert all(part.split() == [w for w in text.split() if w in part.split()] for part in found)
-    assert all(first.split()[-1] in second.split() for first, second in itertools.pairwise(found))
-
-
-def test_chinese_and_arabic_fill_their_chunks(demo_encoder: str) -> None:
-    from rag_ft.config import EncoderConfig
-    from rag_ft.retrieval.model_files import load_tokenizer
-
-    tokenizer = load_tokenizer(EncoderConfig(model=demo_encoder))
-
-    def count(texts: list[str]) -> list[int]:
-        return [len(row) for row in tokenizer(texts, add_special_tokens=False)["input_ids"]]
-
-    for sentence in ("图书馆每天早上九点开门，晚上六点关门。", "تفتح المكتبة كل يوم في التاسعة صباحا. "):
-        spans = list(split_chunks(sentence * 60, count, 128, 20))
-        assert all(90 <= num_tokens <= 128 for *_, num_tokens in spans[:-1])
-        assert all((sentence * 60)[start:end].endswith(sentence.strip()[-1]) for start, end, _ in spans)
-
-
-@pytest.mark.parametrize("piece", ["x", "word ", "One sentence here. ", ".", "汉", " \n", "a.b ", ".)"])
-def test_one_endless_line_takes_linear_time(piece: str) -> None:
-    text = (piece * 400_000)[:400_000]
-    begin = time.process_time()
-    number = sum(1 for _ in split_chunks(text, count_bytes, 128, 20))
-    assert number > 2000 or not text.strip()
-    assert time.process_time() - begin < 8
-
-
-def test_one_endless_line_takes_little_memory() -> None:
-    tracemalloc.start()
-    number = sum(1 for _ in split_chunks("word " * 40_000, count_bytes, 128, 20))
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert number > 1000 and peak < 20 * MEGABYTE
-
-
-# Near-duplicates
-
-
-def test_the_signature_estimates_the_jaccard_similarity_of_word_5_grams() -> None:
-    chance = random.Random(4)
-    words = [f"w{n}" for n in range(1000)]
-    for changed in (1, 5, 20, 60):
-        other = list(words)
-        for place in chance.sample(range(1000), changed):
-            other[place] = "new"
-        a, b = ({tuple(w[n : n + 5]) for n in range(996)} for w in (words, other))
-        expected = len(a & b) / len(a | b)
-        measured = (signature(" ".join(words)) == signature(" ".join(other))).mean()
-        assert abs(measured - expected) < 0.12
-
-
-def test_case_and_punctuation_do_not_make_a_difference() -> None:
-    assert (signature("The hall, opens at Nine; every day!") == signature("the hall opens at nine every day")).all()
-    assert (signature("图书馆每天早上九点开门") != signature("图书馆每天早上九点关闭了")).any()
-    assert signature("").shape == (128,) == signature("!?").shape
-
-
-def test_near_duplicates_are_linked_through_each_other() -> None:
-    words = [f"w{n}" for n in range(400)]
-    versions = [" ".join(words[:n] + ["x"] * 20 + words[n + 20 :]) for n in (0, 100)]
-    texts = ["something else altogether " * 9, *versions, " ".join(words), "one more different thing " * 9]
-    assert groups(np.array([signature(t) for t in texts]), 0.85) == [0, 1, 1, 1, 4]
-    assert groups(np.array([signature(t) for t in texts]), 1.0) == [0, 1, 2, 3, 4]
-    assert groups(np.array([signature("alone")]), 0.8) == [0]
-
-
-# Splits
-
-
-def config(**knobs: Any) -> IngestConfig:
-    return IngestConfig(**knobs)
-
-
-def test_splits_have_their_shares_and_depend_on_the_id_alone() -> None:
-    ids = [f"d{n}" for n in range(4000)]
-    splits = [split_of(i, config(test_share=0.3, dev_share=0.1)) for i in ids]
-    assert abs(splits.count("test") / 4000 - 0.3) < 0.03 and abs(splits.count("dev") / 4000 - 0.1) < 0.02
-    assert all(0 <= hash_share(i) < 1 for i in ids)
-    assert hash_share("handbook/a.md") == pytest.approx(0.19207, abs=1e-5)  # fixed for ever: runs must stay comparable
-
-
-def test_every_document_is_a_test_document_in_exactly_one_fold() -> None:
-    for number in (2, 5):
-        folds = [config(folds=number, fold=fold, dev_share=0.1) for fold in range(number)]
-        for n in range(500):
-            assert [split_of(f"d{n}", c) for c in folds].count("test") == 1
-        others = [s for n in range(3000) if (s := split_of(f"d{n}", folds[0])) != "test"]
-        assert abs(others.count("dev") / len(others) - 0.1) < 0.02
-
-
-def test_the_strictest_of_different_splits_is_test() -> None:
-    assert strictest(["train", "test", "dev"]) == "test" and strictest(["train", "dev"]) == "dev"
