@@ -122,7 +122,7 @@ def _command(
 
 
 def _config(args: argparse.Namespace) -> Config:
-    from rag_ft.config import load_config
+    from rag_ft.config_loader import load_config
 
     return load_config(args.config, args.overrides)
 
@@ -164,7 +164,7 @@ def _check_server(config: Config, names: list[str]) -> None:
     if config.llm.backend == "vllm" and "generate" in names:
         from rag_ft.llm.vllm_server import find_vllm_python
 
-        find_vllm_python(config.llm.vllm_python)
+        find_vllm_python(config.llm.advanced.vllm_python)
 
 
 def _has_gpu() -> bool:

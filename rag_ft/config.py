@@ -50,8 +50,7 @@ class Source(Section):
 class IngestConfig(Section):
     sources: list[Path | Source] = Field(
         default_factory=list,
-        description="Files or folders of md, html, txt, pdf, docx, and jsonl {id, title, text, "
-        "metadata, split}.",
+        description="Files or folders of md, html, txt, pdf, docx, and jsonl {id, title, text, metadata, split}.",
     )
     chunk_tokens: int = Field(
         128, ge=16, description="Longest chunk, in the encoder's tokens without special ones."
@@ -103,8 +102,7 @@ class LLMConfig(Section):
     )
     prompts: str = Field(
         "full",
-        description="Prompt set: full (instruction-tuned models), compact (small models), or a "
-        "folder.",
+        description="Prompt set: full (instruction-tuned models), compact (small models), or a folder.",
     )
     max_model_tokens: int = Field(4096, ge=64, description="Longest prompt plus reply, in tokens.")
     dtype: Dtype = Field("auto", exclude=True, description="The value of run.dtype.")
@@ -160,9 +158,7 @@ class TrainGeneratorConfig(Section):
     epochs: float = Field(
         3, gt=0, description="Passes over the pairs; each one arranges their chunks anew."
     )
-    batch_size: int = Field(
-        16, ge=1, description="Examples per optimiser step over all processes."
-    )
+    batch_size: int = Field(16, ge=1, description="Examples per optimiser step over all processes.")
     learning_rate: float = Field(2e-4, gt=0, description="Peak; 5 % warm-up, then cosine.")
     advanced: TrainGeneratorAdvanced = TrainGeneratorAdvanced()
 

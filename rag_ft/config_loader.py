@@ -68,8 +68,7 @@ def load_config(path: Path, overrides: list[str] | None = None) -> Config:
     _say_moved(moved)
     if "name" in values:
         raise ConfigError(
-            f"unknown section name: a run is named after its file, {path.name}; "
-            f"set run.dir for its folder"
+            f"unknown section name: a run is named after its file, {path.name}; set run.dir for its folder"
         )
     values["name"] = path.stem
     return make_config(values)
@@ -132,7 +131,7 @@ def flat(config: Config) -> dict[str, Any]:
     """
     plain = config.model_dump(mode="json")
     plain.pop("name")
-    values = {}
+    values: dict[str, Any] = {}
     for section, keys in plain.items():
         advanced = keys.pop("advanced", {})
         values |= {f"{section}.{key}": value for key, value in keys.items()}
@@ -198,8 +197,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         isinstance(k, str) and isinstance(v, dict) for k, v in values.items()
     ):
         raise ConfigError(
-            f"{path} must hold sections with keys, such as 'ingest:' and below it "
-            f"'  sources: [docs]'"
+            f"{path} must hold sections with keys, such as 'ingest:' and below it '  sources: [docs]'"
         )
     return values
 
@@ -239,7 +237,7 @@ def _explain(error: Any) -> str:
 
 
 def _nearest(where: list[str]) -> str:
-    """": did you mean NAME?" with the nearest setting, first in its own section, then anywhere."""
+    """ ": did you mean NAME?" with the nearest setting, first in its own section, then anywhere."""
     if where[:2] == ["ingest", "sources"]:
         return f": a source has {', '.join(Source.model_fields)}"
     if len(where) == 1:

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from rag_ft.config import IngestConfig
+from rag_ft.config_loader import make_config
 from rag_ft.documents.chunking import split_chunks, split_sentences
 from rag_ft.documents.html import read_html
 from rag_ft.documents.near_duplicates import groups, signature
@@ -484,7 +485,7 @@ def test_near_duplicates_are_linked_through_each_other() -> None:
 
 
 def config(**knobs: Any) -> IngestConfig:
-    return IngestConfig(**knobs)
+    return make_config({"ingest": knobs}).ingest
 
 
 def test_splits_have_their_shares_and_depend_on_the_id_alone() -> None:
