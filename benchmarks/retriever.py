@@ -284,7 +284,7 @@ def _prepare(
         "run": {"dir": args.work / name},
         "ingest": {"sources": sources, **(split or {})},
         "generate": {"questions": [args.data / s / "questions.jsonl" for s, _ in sets], "pairs_per_chunk": 0},
-        "llm": {"prompts": "compact"},
+        "llm": {"model": "data/models/demo-lm", "prompts": "compact"},
     }  # fmt: skip
     for section, knobs in (sections or {}).items():
         values[section] = {**values.get(section, {}), **knobs}

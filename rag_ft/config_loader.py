@@ -237,16 +237,17 @@ def _explain(error: Any) -> str:
 
 
 def _nearest(where: list[str]) -> str:
-    """ ": did you mean NAME?" with the nearest setting, first in its own section, then anywhere."""
+    """What to write instead: the nearest setting, in its own section where one is close."""
     if where[:2] == ["ingest", "sources"]:
         return f": a source has {', '.join(Source.model_fields)}"
     if len(where) == 1:
         names = {name: name for name in Config.model_fields if name != "name"}
     else:
         names = {name: name.rpartition(".")[2] for name, _ in _fields()}
-    own = {n: key for n, key in names.items() if n.split(".")[0] == where[0]}
-    elsewhere = {n: key for n, key in names.items() if key == where[-1]} or names
-    for known, cutoff in ((own, 0.5), (elsewhere, 0.7)):
+    own = {name: key for name, key in names.items() if name.split(".")[0] == where[0]}
+    same = {name: key for name, key in names.items() if key == where[-1]}
+    # A close name in the section, the same name elsewhere, then anything that looks like it.
+    for known, cutoff in ((own, 0.7), (same, 1.0), (own, 0.5), (names, 0.6)):
         close = difflib.get_close_matches(where[-1], list(known.values()), n=1, cutoff=cutoff)
         if close:
             return f": did you mean {next(n for n, key in known.items() if key == close[0])}?"

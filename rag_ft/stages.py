@@ -173,6 +173,18 @@ def given_stages(config: Config) -> set[str]:
     return {stage for stage, path in given.items() if path}
 
 
+def stages_with_llm(config: Config) -> set[str]:
+    """Stages that ask a language model anything with these settings."""
+    retriever, evaluate = config.train_retriever, config.evaluate
+    asking = {
+        "generate": config.generate.pairs_per_chunk > 0,
+        "train_retriever": retriever.enabled and retriever.advanced.lsr_steps > 0,
+        "train_generator": config.train_generator.enabled,
+        "evaluate": evaluate.answers,
+    }
+    return {stage for stage, asks in asking.items() if asks} - given_stages(config)
+
+
 def status(config: Config) -> list[tuple[str, str, str]]:
     """(stage, "done" | "stale" | "half done" | "missing" | "given", why) in pipeline order; reads only done-files."""
     run_dir, rows = RunDir(config.run_path), []

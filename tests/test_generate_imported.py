@@ -54,6 +54,8 @@ def test_what_a_person_asked_is_not_asked_again_as_if_nothing_answered_it(
     assert counts["asked"] == counts["accepted"] + sum(counts["rejected_by_check"].values())
     assert not any("What is the price of the Red Lamp?" in r.messages[0]["content"] for r in model.asked)
 
-    config = make_config({**config.model_dump(), "generate": {"advanced": {"checks": ["evidence"]}}})
+    values = config.model_dump()
+    values["generate"]["advanced"]["checks"] = ["evidence"]
+    config = make_config(values)
     generate.run(config, run_dir)
     assert "What is the price of the Red Lamp?" in {pair.question for pair in pairs_of(run_dir)}

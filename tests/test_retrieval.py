@@ -189,7 +189,7 @@ def test_a_model_that_says_nothing_of_pooling_is_refused_until_it_is_set(
     bare = tmp_path / "bare"
     shutil.copytree(tiny_encoder_dir, bare)
     (bare / "modules.json").unlink()
-    with pytest.raises(ConfigError, match=r"set encoder\.pooling"):
+    with pytest.raises(ConfigError, match=r"set encoder\.advanced\.pooling"):
         load_encoder(tiny(bare))
     assert load_encoder(tiny(bare, pooling="mean")).encode_chunks(["a"]).shape == (1, 32)
 

@@ -83,7 +83,9 @@ class ServerModel:
         try:
             url = self._server.start() if self._server else self._config.base_url
             knobs = self._config
-            self._sender = Sender(url, knobs.concurrency, knobs.timeout_seconds, knobs.retries, self._server)
+            self._sender = Sender(
+                url, knobs.advanced.concurrency, knobs.advanced.timeout_seconds, knobs.advanced.retries, self._server
+            )
             self._check_served()
         except BaseException:
             self.__exit__()

@@ -116,12 +116,12 @@ class VLLMServer:
             command += ["--enforce-eager", "--no-enable-chunked-prefill",
                         "--max-num-batched-tokens", str(max(4096, longest))]  # fmt: skip
         else:
-            command += ["--tensor-parallel-size", str(config.tensor_parallel),
-                        "--data-parallel-size", str(config.data_parallel),
-                        "--gpu-memory-utilization", str(config.gpu_memory_share)]  # fmt: skip
-        if config.quantization:
-            command += ["--quantization", config.quantization]
-        return command + self._adapter_arguments() + list(config.vllm_args)
+            command += ["--tensor-parallel-size", str(config.advanced.tensor_parallel),
+                        "--data-parallel-size", str(config.advanced.data_parallel),
+                        "--gpu-memory-utilization", str(config.advanced.gpu_memory_share)]  # fmt: skip
+        if config.advanced.quantization:
+            command += ["--quantization", config.advanced.quantization]
+        return command + self._adapter_arguments() + list(config.advanced.vllm_args)
 
     def environment(self) -> dict[str, str]:
         """Ours, offline, and on a CPU with a core left for the client and room for the cache."""

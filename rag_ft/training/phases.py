@@ -226,7 +226,7 @@ def _lsr_rows(t: Tuning, before: Candidate) -> Rows:
 
 
 def _lm_scores(t: Tuning, pairs: list[QAPair], found: dict[str, list[str]], llm: Any) -> list[list[float]]:
-    prompts = load_prompts(llm.prompts, llm.abstain)
+    prompts = load_prompts(llm.prompts, llm.advanced.abstain)
     with open_language_model(llm, t.config.run.seed, log_path=t.run_dir.vllm_log) as model:
         jobs = make_jobs(((p, found[p.id]) for p in pairs), t.pairs.chunks, prompts, model.name, t.text_of)
         score_jobs(missing_jobs(jobs, t.run_dir.lm_scores), model, t.run_dir.lm_scores)
