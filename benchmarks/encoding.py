@@ -21,7 +21,8 @@ import torch
 from hardware import processor, write_result
 from sentence_transformers import SentenceTransformer, __version__
 
-from rag_ft.config import Config, make_config
+from rag_ft.config import Config
+from rag_ft.config_loader import make_config
 from rag_ft.ingest import run as ingest
 from rag_ft.paths import RunDir
 from rag_ft.records import Chunk, read_jsonl, read_rows

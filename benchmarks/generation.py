@@ -152,7 +152,9 @@ def measure_client(args: argparse.Namespace) -> dict[str, Any]:
 
 def measure_server(args: argparse.Namespace) -> dict[str, Any]:
     requests = make_requests(args)
-    config = LLMConfig(backend="vllm", model=str(args.model), max_model_tokens=1024, vllm_args=SERVER_ARGUMENTS)
+    config = LLMConfig(
+        backend="vllm", model=str(args.model), max_model_tokens=1024, advanced={"vllm_args": SERVER_ARGUMENTS}
+    )
     with open_language_model(config, 0) as model:
         url = model._sender.base_url
         rate_of_run(model, requests[:64])  # warm up

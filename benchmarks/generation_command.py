@@ -28,7 +28,7 @@ from typing import Any
 from generation import bare_loop, prompt_counters, spread, write
 
 from rag_ft import generate
-from rag_ft.config import load_config
+from rag_ft.config_loader import load_config
 from rag_ft.llm.models import ChatRequest, Reply, open_language_model
 from rag_ft.paths import RunDir
 from rag_ft.stages import run_stage
@@ -70,8 +70,8 @@ def overrides(args: argparse.Namespace, folder: str) -> list[str]:
     return [
         f"run.dir={folder}", f"ingest.sources=[{args.documents}]", "ingest.chunk_tokens=128",
         f"llm.model={args.model}", "llm.backend=vllm", f"generate.max_chunks={args.chunks}",
-        f"generate.pairs_per_chunk={args.pairs}", f"generate.max_tokens={args.max_tokens}", "generate.temperature=0",
-        "generate.questions=[]", "generate.min_kept_share=0",
+        f"generate.pairs_per_chunk={args.pairs}", f"generate.advanced.max_tokens={args.max_tokens}", "generate.advanced.temperature=0",
+        "generate.questions=[]", "generate.advanced.min_kept_share=0",
     ]  # fmt: skip
 
 

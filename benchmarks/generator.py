@@ -25,7 +25,8 @@ import trl
 from datasets import Dataset
 from hardware import processor, write_result
 
-from rag_ft.config import Config, make_config
+from rag_ft.config import Config
+from rag_ft.config_loader import make_config
 from rag_ft.ingest import run as ingest
 from rag_ft.paths import RunDir
 from rag_ft.qa.prompts import load_prompts
@@ -71,10 +72,9 @@ def _config(args: argparse.Namespace, work: Path) -> Config:
     return make_config(
         {
             "run": {"dir": work / "run"},
-            "ingest": {"sources": [Path("data/handbook")], "chunk_tokens": 96, "chunk_overlap_tokens": 12},
+            "ingest": {"sources": [Path("data/handbook")], "chunk_tokens": 96, "advanced": {"chunk_overlap_tokens": 12}},
             "llm": {"model": args.model, "prompts": "compact"},
-            "train_generator": {"epochs": 1, "batch_size": 8, "learning_rate": 1e-3, "rank": 16, "evaluations": 1,
-                                "max_tokens": 1024},
+            "train_generator": {"epochs": 1, "batch_size": 8, "learning_rate": 1e-3, "advanced": {"rank": 16, "evaluations": 1, "max_tokens": 1024},},
         }
     )  # fmt: skip
 
@@ -84,7 +84,10 @@ def _examples(config: Config, tokens: Any, count: int) -> list[Example]:
     run_dir = RunDir(config.run_path)
     run_dir.path.mkdir(parents=True)
     ingest(config, run_dir)
-    chunks, prompts = list(read_jsonl(run_dir.chunks, Chunk)), load_prompts(config.llm.prompts, config.llm.abstain)
+    chunks, prompts = (
+        list(read_jsonl(run_dir.chunks, Chunk)),
+        load_prompts(config.llm.prompts, config.llm.advanced.abstain),
+    )
     rng, examples = random.Random(0), []
     for number in range(count):
         shown = rng.sample(chunks, 3)

@@ -25,7 +25,7 @@ from torch._subclasses import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 from torch.nn import functional
 
-from rag_ft.config import make_config
+from rag_ft.config_loader import make_config
 from rag_ft.records import write_text
 from rag_ft.training.adapters import adapter_config
 from rag_ft.training.memory import shape_of, training_memory
@@ -53,7 +53,7 @@ def measure(case: str) -> dict[str, Any]:
     size, rows, tokens, method = case.split(":")
     method, _, checkpointing = method.partition("+")
     knobs = {"method": method, "gradient_checkpointing": bool(checkpointing)}
-    config = make_config({"train_generator": knobs, "llm": {"dtype": "bfloat16"}})
+    config = make_config({"run": {"dtype": "bfloat16"}, "train_generator": knobs, "llm": {}})
     model = _on_meta(size, method)
     shape = shape_of(model)
     if method == "lora":

@@ -23,7 +23,8 @@ from typing import Any
 import torch
 
 from rag_ft import generate, index, ingest
-from rag_ft.config import Config, apply_override, make_config
+from rag_ft.config import Config
+from rag_ft.config_loader import apply_override, make_config
 from rag_ft.merge import merge
 from rag_ft.paths import RunDir
 from rag_ft.qa.prompts import load_prompts
@@ -55,7 +56,7 @@ def main() -> None:
         for stage in (ingest, index, generate):
             stage.run(config, run_dir)
     tokens = chat_tokens(config)
-    train_pairs, dev_pairs, _ = select_pairs(run_dir, config.ingest.near_duplicate_similarity)
+    train_pairs, dev_pairs, _ = select_pairs(run_dir, config.ingest.advanced.near_duplicate_similarity)
     rows, dev = (_examples(config, run_dir, pairs, tokens) for pairs in (train_pairs, dev_pairs))
     random.Random(config.run.seed).shuffle(rows)
     print(f"{len(rows)} examples over {len(train_pairs)} questions, {len(dev)} to select the weights by")
@@ -74,7 +75,7 @@ def _examples(config: Config, run_dir: RunDir, pairs: list[QAPair], tokens: Any)
 
 
 def _writing(config: Config, run_dir: RunDir, pairs: list[QAPair], tokens: Any) -> Iterator[Example]:
-    prompts = load_prompts(config.llm.prompts, config.llm.abstain)
+    prompts = load_prompts(config.llm.prompts, config.llm.advanced.abstain)
     chunks = {chunk.id: chunk for chunk in read_jsonl(run_dir.chunks, Chunk)}
     for pair in pairs:
         chunk = chunks.get(pair.chunk_id or "")
@@ -85,7 +86,7 @@ def _writing(config: Config, run_dir: RunDir, pairs: list[QAPair], tokens: Any) 
         told = {"evidence": evidence, "question": pair.question, "answer": pair.answer}
         reply = json.dumps(told, ensure_ascii=False)
         encoded = tokens.encode(messages, reply)
-        if len(encoded.input_ids) <= config.train_generator.max_tokens:
+        if len(encoded.input_ids) <= config.train_generator.advanced.max_tokens:
             yield Example(f"{pair.id}/write", "answer", messages, reply, (chunk.id,), encoded, pair.document_id)
 
 

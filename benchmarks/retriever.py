@@ -35,7 +35,8 @@ import numpy as np
 import torch
 
 from rag_ft import generate, index, ingest, train_retriever
-from rag_ft.config import Config, apply_override, make_config
+from rag_ft.config import Config
+from rag_ft.config_loader import apply_override, make_config
 from rag_ft.metrics.retrieval import RETRIEVAL_METRICS, gold_chunk_ids, score_ranking
 from rag_ft.metrics.significance import bootstrap
 from rag_ft.paths import RunDir
@@ -57,16 +58,17 @@ WRITTEN: dict[str, Any] = {"pairs_per_chunk": 2, "kinds": {"factoid": 1.0}, "spl
                            "min_kept_share": 0.01}  # fmt: skip
 OTHER_LANGUAGES = ("xquad_de_dev", "xquad_es_dev", "xquad_zh_dev", "xquad_ar_dev")
 UNASKED: dict[str, dict[str, Any]] = {
-    "inverse cloze": {"train_retriever": {"self_supervised": True, "epochs": 0}},
+    "inverse cloze": {"train_retriever": {"epochs": 0, "advanced": {"self_supervised": True}}},
     "written questions": {"generate": WRITTEN},
-    "inverse cloze, written questions": {"generate": WRITTEN, "train_retriever": {"self_supervised": True}},
+    "inverse cloze, written questions": {
+        "generate": WRITTEN,
+        "train_retriever": {"advanced": {"self_supervised": True}},
+    },
 }
 LSR_STEPS = 20
 CONTROL = "contrastive, longer"
 LSR_FORMS: dict[str, dict[str, Any]] = {
     "then LSR p||q": {},
-    "then LSR q||p": {"lsr_kl": "q||p"},
-    "then LSR p||q, half contrastive": {"lsr_mix": 0.5},
 }
 
 
@@ -122,7 +124,7 @@ def lsr(args: argparse.Namespace) -> dict[str, Any]:
     parts, facts = [], {}
     for fold in args.folds:
         config, run_dir = _prepare(args, f"lsr-{fold}", [("covidqa_train", None)], _halves(fold))
-        pairs = select_pairs(run_dir, config.ingest.near_duplicate_similarity)
+        pairs = select_pairs(run_dir, config.ingest.advanced.near_duplicate_similarity)
         tuning = train_retriever.open_tuning(config, run_dir, pairs, join_processes())
         made = _lsr_candidates(tuning)
         parts.append(_table(run_dir, {name: tuning.open(candidate) for name, candidate in made.items()}))
@@ -139,18 +141,20 @@ def _lsr_candidates(t: Tuning) -> dict[str, Candidate]:
     made = {"base": base, "contrastive": before}
     settings = t.config.train_retriever
     epochs = LSR_STEPS / (len(before.history) / settings.epochs)
-    control = _with_knobs(t, CONTROL, {"epochs": epochs, "learning_rate": settings.lsr_learning_rate})
+    control = _with_knobs(t, CONTROL, {"epochs": epochs, "learning_rate": settings.advanced.lsr_learning_rate})
     made[CONTROL] = contrastive_phase(control, 1, before)
     for form, knobs in LSR_FORMS.items():
-        found = lsr_phase(_with_knobs(t, form, {"lsr_steps": LSR_STEPS, **knobs}), 0, before)
+        found = lsr_phase(_with_knobs(t, form, {"advanced.lsr_steps": LSR_STEPS, **knobs}), 0, before)
         assert isinstance(found, Candidate), found.reason
         made[form] = found
     return made
 
 
 def _with_knobs(t: Tuning, form: str, knobs: dict[str, Any]) -> Tuning:
-    settings = t.config.train_retriever.model_copy(update=knobs)
-    config = t.config.model_copy(update={"train_retriever": settings})
+    values = t.config.model_dump()
+    for key, value in knobs.items():
+        apply_override(values, f"train_retriever.{key}={value}")
+    config = make_config(values)
     return dataclasses.replace(t, config=config, folder=t.folder / _file_name(form))
 
 
@@ -198,7 +202,7 @@ def _score(config: Config, run_dir: RunDir, model_dir: Path, num: int) -> dict[s
     from rag_ft.llm.models import open_language_model
     from rag_ft.qa.prompts import load_prompts
 
-    prompts = load_prompts(config.llm.prompts, config.llm.abstain)
+    prompts = load_prompts(config.llm.prompts, config.llm.advanced.abstain)
     chunks = list(read_jsonl(run_dir.chunks, Chunk))[:8]
     pairs = list(read_jsonl(run_dir.qa, QAPair))[: num // 8]
     jobs = [(prompts.answer(pair.question, [chunk.text]), pair.answer) for pair in pairs for chunk in chunks]
@@ -280,7 +284,7 @@ def _prepare(
         "run": {"dir": args.work / name},
         "ingest": {"sources": sources, **(split or {})},
         "generate": {"questions": [args.data / s / "questions.jsonl" for s, _ in sets], "pairs_per_chunk": 0},
-        "llm": {"prompts": "compact"},
+        "llm": {"model": "data/models/demo-lm", "prompts": "compact"},
     }  # fmt: skip
     for section, knobs in (sections or {}).items():
         values[section] = {**values.get(section, {}), **knobs}

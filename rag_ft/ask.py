@@ -34,9 +34,9 @@ def ask(config: Config, question: str, tuned: bool = True) -> str:
 
 def _answer(config: Config, run_dir: RunDir, question: str, chunks: list[Chunk], tuned: bool) -> str:
     llm, adapters = with_tuned(config.llm, tuned_generator(run_dir) if tuned else None)
-    prompts = load_prompts(config.llm.prompts, config.llm.abstain)
-    messages = prompts.answer(question, [chunk_text(chunk, config.retrieval.with_title) for chunk in chunks])
-    request = ChatRequest("ask", messages, config.evaluate.max_tokens, adapter=next(iter(adapters), None))
+    prompts = load_prompts(config.llm.prompts, config.llm.advanced.abstain)
+    messages = prompts.answer(question, [chunk_text(chunk, config.retrieval.advanced.with_title) for chunk in chunks])
+    request = ChatRequest("ask", messages, config.evaluate.advanced.max_tokens, adapter=next(iter(adapters), None))
     with open_language_model(llm, config.run.seed, adapters) as model:
         reply = next(iter(model.chat([request])))
     if reply.error:

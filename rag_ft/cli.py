@@ -122,7 +122,7 @@ def _command(
 
 
 def _config(args: argparse.Namespace) -> Config:
-    from rag_ft.config import load_config
+    from rag_ft.config_loader import load_config
 
     return load_config(args.config, args.overrides)
 
@@ -160,11 +160,15 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _check_server(config: Config, names: list[str]) -> None:
-    """Raises ConfigError where vLLM is missing: not after hours of ingesting and encoding."""
+    """Raises ConfigError where a model or vLLM is missing: not after hours of ingesting and encoding."""
+    from rag_ft.stages import stages_with_llm
+
+    if stages_with_llm(config) & set(names):
+        _ = config.llm.required_model
     if config.llm.backend == "vllm" and "generate" in names:
         from rag_ft.llm.vllm_server import find_vllm_python
 
-        find_vllm_python(config.llm.vllm_python)
+        find_vllm_python(config.llm.advanced.vllm_python)
 
 
 def _has_gpu() -> bool:

@@ -85,7 +85,7 @@ def comparison(run_dirs: Sequence[RunDir], num_resamples: int = 10_000, seed: in
         return _together("folds", names, tables, _pooled(tables), tuned, notes, num_resamples, seed)
     raise DataError(
         f"the runs share only {len(shared)} of {smallest} questions: too few to pair, too many to be folds; "
-        "evaluate them with the same questions, or with different ingest.fold"
+        "evaluate them with the same questions, or with different ingest.advanced.fold"
     )
 
 

@@ -84,7 +84,7 @@ def _questions(config: Config, run_dir: RunDir) -> list[QAPair]:
             f"{run_dir.qa} has no test question of origin {' or '.join(config.evaluate.origins)}: "
             "raise ingest.test_share, add generate.questions, or widen evaluate.origins"
         )
-    limit = config.evaluate.max_questions
+    limit = config.evaluate.advanced.max_questions
     return spread(chosen, limit, config.run.seed) if limit else chosen
 
 
@@ -150,9 +150,9 @@ def _answer(config: Config, run_dir: RunDir, material: Material) -> tuple[Iterat
     counts = {"prompts": num_prompts, "failed_prompts": len(rejects)}
     counts["predictions"] = _write_predictions(run_dir, answered)
     scores = _answer_scores(config, material, answered)
-    if config.evaluate.similarity:
+    if config.evaluate.advanced.similarity:
         scores = chain(scores, similarity_scores(load_encoder(config.encoder), answered, abstains))
-    if config.evaluate.judge:
+    if config.evaluate.advanced.judge:
         judged = judge(config, run_dir, answered, partial(_told, config, material), abstains)
         counts |= {"judge_prompts": judged.num_asked, "judge_failed": len(judged.rejects)}
         rejects, scores = [*rejects, *judged.rejects], chain(scores, judged.scores)
@@ -165,9 +165,9 @@ def _asks(config: Config, material: Material) -> list[Ask]:
     for pair in material.pairs:
         hits = {half: material.rankings[half][pair.id] for half in ("base", "tuned")}
         asks += asks_of(pair, hits, material.gold[pair.id], material.chunks, top_k)
-    if config.evaluate.robustness:
+    if config.evaluate.advanced.robustness:
         asks += probes(material.pairs, material.rankings["base"], material.gold, material.chunks, config)
-    if config.evaluate.ensemble:
+    if config.evaluate.advanced.ensemble:
         asks += part_asks(material.pairs, material.rankings, top_k)
     return asks
 
@@ -180,12 +180,12 @@ def _combine(config: Config, run_dir: RunDir, answered: list[Answered]) -> list[
 
 
 def _abstains(config: Config) -> Callable[[str], bool]:
-    return partial(is_abstention, abstain=config.llm.abstain)
+    return partial(is_abstention, abstain=config.llm.advanced.abstain)
 
 
 def _told(config: Config, material: Material, prediction: Prediction) -> list[str]:
     """The chunks a system was shown, as it read them."""
-    return [chunk_text(material.chunks[i], config.retrieval.with_title) for i in prediction.chunk_ids]
+    return [chunk_text(material.chunks[i], config.retrieval.advanced.with_title) for i in prediction.chunk_ids]
 
 
 def _write_predictions(run_dir: RunDir, answered: list[Answered]) -> int:
@@ -221,7 +221,7 @@ def _grounding(config: Config, material: Material, ask: Ask, prediction: Predict
     """How much of the evidence the context held, and where answers cite, whether they cite it."""
     covered = evidence_shown(ask.pair, [material.chunks[i] for i in prediction.chunk_ids])
     values = {} if covered is None else {"evidence_shown": covered}
-    if config.train_generator.cite:
+    if config.train_generator.advanced.cite:
         values |= citation_scores(prediction.citations, ask.chunk_ids, material.gold[ask.pair.id])
     return values
 

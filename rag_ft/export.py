@@ -97,7 +97,7 @@ def _examples_in_context(task: _Task) -> Iterator[tuple[Messages, str]]:
     from rag_ft.retrieval.search import chunk_text, open_retriever, served_tuned
 
     config = task.config
-    prompts = load_prompts(config.llm.prompts, config.llm.abstain)
+    prompts = load_prompts(config.llm.prompts, config.llm.advanced.abstain)
     retriever = open_retriever(config, task.run_dir, tuned=served_tuned(task.run_dir))
     stream = task.pairs()
     with ChunkFile(task.run_dir.chunks, retriever.row_of) as chunks:
@@ -106,7 +106,9 @@ def _examples_in_context(task: _Task) -> Iterator[tuple[Messages, str]]:
             for pair, hits in zip(batch, found, strict=True):
                 context = _with_proof(pair, [chunks[chunk_id] for chunk_id, _ in hits], chunks)
                 if task.count(context is not None):
-                    yield _ask(prompts, pair, [chunk_text(c, config.retrieval.with_title) for c in context or ()])
+                    yield _ask(
+                        prompts, pair, [chunk_text(c, config.retrieval.advanced.with_title) for c in context or ()]
+                    )
 
 
 def _ask(prompts: Prompts, pair: QAPair, passages: list[str]) -> tuple[Messages, str]:

@@ -48,7 +48,7 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
     settings, scratch = config.generate, run_dir.checkpoints("generate")
     if not settings.pairs_per_chunk and not settings.questions:
         raise ConfigError("nothing to do: set generate.pairs_per_chunk above 0, or name files in generate.questions")
-    prompts = load_prompts(config.llm.prompts, config.llm.abstain, settings.examples)
+    prompts = load_prompts(config.llm.prompts, config.llm.advanced.abstain, settings.advanced.examples)
     if settings.pairs_per_chunk:
         kind_shares(settings.kinds, prompts.kinds, prompts.name)
     imported = _import(config, run_dir)
@@ -59,7 +59,7 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
         _check_imported(imported, config, run_dir)  # before hours of asking; the rejects are there to see all the same
         if settings.pairs_per_chunk:
             seconds = _generate(config, run_dir, prompts, imported, funnel)
-    funnel.check_kept(settings.min_kept_share)
+    funnel.check_kept(settings.advanced.min_kept_share)
     generated = read_jsonl(scratch / "kept.jsonl", QAPair) if settings.pairs_per_chunk else iter(())
     write_jsonl(run_dir.qa, _in_document_order(generated, imported.pairs, run_dir))
     shutil.rmtree(scratch, ignore_errors=True)
@@ -82,7 +82,7 @@ class Tools:
         """A chunk's text as the generator sees it in every stage."""
         from rag_ft.retrieval.search import chunk_text
 
-        return chunk_text(chunk, self.config.retrieval.with_title)
+        return chunk_text(chunk, self.config.retrieval.advanced.with_title)
 
     def round_trip(self) -> RoundTrip:
         return RoundTrip(self.config, self.prompts, self.retriever, self.chunk_of, self.render)
@@ -92,7 +92,7 @@ def _import(config: Config, run_dir: RunDir) -> Imported:
     if not config.generate.questions:
         return Imported([], [])
     documents, chunks = read_jsonl(run_dir.documents, Document), read_jsonl(run_dir.chunks, Chunk)
-    return import_questions(config.generate.questions, documents, chunks, config.llm.abstain)
+    return import_questions(config.generate.questions, documents, chunks, config.llm.advanced.abstain)
 
 
 def _generate(
@@ -117,7 +117,7 @@ def _generate(
         num = write_jsonl(scratch / "verified.jsonl", _round_trip(tools, pairs, num))
         seconds["round_trip"] = round(time.monotonic() - clock - seconds["write"], 2)
         pairs = read_jsonl(scratch / "verified.jsonl", QAPair)
-        if config.generate.swaps_per_pair:
+        if config.generate.advanced.swaps_per_pair:
             num = write_jsonl(
                 scratch / "swapped.jsonl",
                 _swaps(tools, pairs, _kept_questions(before, imported, scratch / "verified.jsonl")),
@@ -147,15 +147,15 @@ def _draft(tools: Tools) -> Iterator[QAPair]:
 
 
 def _chunks(tools: Tools) -> Iterator[Chunk]:
-    wanted = tools.config.generate.splits
+    wanted = tools.config.generate.advanced.splits
     return (chunk for chunk in read_jsonl(tools.run_dir.chunks, Chunk) if chunk.split in wanted)
 
 
 def _asked_before(tools: Tools, imported: Imported) -> AskedBefore | None:
     """The imported questions, to which each pass adds its own; None where repeating them is allowed."""
-    if "duplicate" not in tools.config.generate.checks:
+    if "duplicate" not in tools.config.generate.advanced.checks:
         return None
-    before = AskedBefore(tools.retriever.encoder.encode_queries, tools.config.generate.duplicate_similarity)
+    before = AskedBefore(tools.retriever.encoder.encode_queries, tools.config.generate.advanced.duplicate_similarity)
     for known in _batches(imported.pairs):
         before.repeats([pair.question for pair in known])
     return before
@@ -176,7 +176,7 @@ def _first_asked(tools: Tools, pairs: Iterable[QAPair], before: AskedBefore | No
 
 def _round_trip(tools: Tools, pairs: Iterator[QAPair], num_pairs: int) -> Iterator[QAPair]:
     """Pass 2: pairs whose chunk is found and that the model answers alike from it."""
-    if "round_trip" not in tools.config.generate.checks:
+    if "round_trip" not in tools.config.generate.advanced.checks:
         return pairs
     trip = tools.round_trip()
     return _passing(tools, trip.jobs(pairs), trip.verdict, "generate: round trip", num_pairs)
@@ -207,7 +207,7 @@ def _swaps(tools: Tools, pairs: Iterator[QAPair], earlier: Earlier | None) -> It
 
 def _closed_book(tools: Tools, pairs: Iterator[QAPair], num_pairs: int) -> Iterator[QAPair]:
     """Last pass: all but the test pairs that the model answers by heart; what passes here is accepted."""
-    if "closed_book" in tools.config.generate.checks:
+    if "closed_book" in tools.config.generate.advanced.checks:
         book = ClosedBook(tools.config.generate, tools.prompts)
         pairs = _passing(tools, book.jobs(pairs), book.verdict, "generate: closed book", num_pairs)
     for pair in pairs:
@@ -249,7 +249,7 @@ def _batches(pairs: Iterable[QAPair]) -> Iterator[list[QAPair]]:
 def _check_imported(imported: Imported, config: Config, run_dir: RunDir) -> None:
     """Raises DataError when too few of the lines could be imported."""
     total = len(imported.pairs) + len(imported.rejects)
-    if total and len(imported.pairs) < max(1, config.generate.min_kept_share * total):
+    if total and len(imported.pairs) < max(1, config.generate.advanced.min_kept_share * total):
         reason, count = Counter(reject.reason for reject in imported.rejects).most_common(1)[0]
         raise DataError(
             f"only {len(imported.pairs)} of {total} lines of generate.questions are questions of this run; most failed "

@@ -47,7 +47,7 @@ def run(config: Config, run_dir: RunDir) -> dict[str, int | float]:
         write_jsonl(unsplit, _read(config.ingest, sources))
         write_jsonl(run_dir.rejects("ingest"), sources.rejects)
         _check_kept(config.ingest, sources, run_dir)
-        near = groups(np.array(sources.signatures), config.ingest.near_duplicate_similarity)
+        near = groups(np.array(sources.signatures), config.ingest.advanced.near_duplicate_similarity)
         splits = decide_splits(sources.ids, sources.fixed, near, config.ingest)
         write_jsonl(run_dir.documents, _with_splits(unsplit, splits))
     finally:
@@ -62,12 +62,12 @@ def check(config: IngestConfig) -> None:
     """Raises ConfigError for knobs that are each valid and together not."""
     if not config.sources:
         raise ConfigError("ingest.sources is empty: name the files or folders with your documents")
-    if config.chunk_overlap_tokens >= config.chunk_tokens:
-        raise ConfigError("ingest.chunk_overlap_tokens must be below ingest.chunk_tokens")
+    if config.advanced.chunk_overlap_tokens >= config.chunk_tokens:
+        raise ConfigError("ingest.advanced.chunk_overlap_tokens must be below ingest.chunk_tokens")
     if config.test_share + config.dev_share >= 1:
         raise ConfigError("ingest.test_share + ingest.dev_share must be below 1: nothing is left to train on")
-    if config.folds == 1 or config.fold >= max(config.folds, 1):
-        raise ConfigError("ingest.folds must be 0 or at least 2, and ingest.fold below it")
+    if config.advanced.folds == 1 or config.advanced.fold >= max(config.advanced.folds, 1):
+        raise ConfigError("ingest.advanced.folds must be 0 or at least 2, and ingest.advanced.fold below it")
 
 
 @dataclass
@@ -86,7 +86,7 @@ def _read(config: IngestConfig, read: _Read) -> Iterator[dict[str, Any]]:
     """The rows of the temporary file (documents without their split), while `read` fills."""
     files = find_files(config.sources)
     for file in tqdm(files, desc="ingest: read", unit="file"):
-        for found in read_drafts(file, config.max_document_mb * 2**20):
+        for found in read_drafts(file, config.advanced.max_document_mb * 2**20):
             kept = _accept(found, read)
             if isinstance(kept, Reject):
                 read.rejects.append(kept)
@@ -138,9 +138,9 @@ def _check_kept(config: IngestConfig, read: _Read, run_dir: RunDir) -> None:
         raise DataError(f"no document could be read from {sources} ({summary or 'no files'}): {where}")
     failed = sum(number for reason, number in reasons.items() if reason not in HARMLESS)
     kept_share = len(read.ids) / (len(read.ids) + failed)
-    if kept_share < config.min_kept_share:
+    if kept_share < config.advanced.min_kept_share:
         raise DataError(
-            f"only {kept_share:.0%} of the sources could be read ({summary}): {where}, or lower ingest.min_kept_share"
+            f"only {kept_share:.0%} of the sources could be read ({summary}): {where}, or lower ingest.advanced.min_kept_share"
         )
 
 
@@ -169,7 +169,7 @@ def _with_splits(unsplit: Path, splits: list[Split]) -> Iterator[Document]:
 
 def _chunks(documents: Iterable[Document], count_tokens: CountTokens, config: IngestConfig) -> Iterator[Chunk]:
     for document in documents:
-        spans = split_chunks(document.text, count_tokens, config.chunk_tokens, config.chunk_overlap_tokens)
+        spans = split_chunks(document.text, count_tokens, config.chunk_tokens, config.advanced.chunk_overlap_tokens)
         for n, (start, end, num_tokens) in enumerate(spans):
             yield Chunk(f"{document.id}#{n}", document.id, document.title, document.text[start:end], start, end,
                         num_tokens, document.split)  # fmt: skip

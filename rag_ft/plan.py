@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 from collections import Counter
@@ -10,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rag_ft.config import Config, make_config
+from rag_ft.config import Config
+from rag_ft.config_loader import apply_override, make_config, moved_settings
 from rag_ft.documents.discovery import find_files
 from rag_ft.errors import ConfigError
 from rag_ft.evaluation.systems import SYSTEMS
@@ -83,7 +85,7 @@ def plan(config: Config) -> str:
     """
     from rag_ft.llm.model_folder import choose_dtype, resolve_model_folder
 
-    shape, encoder = read_shape(resolve_model_folder(config.llm.model)), read_encoder_shape(config)
+    shape, encoder = read_shape(resolve_model_folder(config.llm.required_model)), read_encoder_shape(config)
     device, run_dir = visible_device(config), RunDir(config.run_path)
     dtype = choose_dtype(config.llm.dtype, "cuda" if device.gpu else "cpu")
     corpus = count_corpus(config, run_dir)
@@ -129,7 +131,7 @@ def count_corpus(config: Config, run_dir: RunDir) -> Corpus:
     """Chunks and pairs: those there are, else what the sources' size lets expect."""
     knobs, counted = config.generate, run_dir.chunks.exists()
     chunks = Counter(row["split"] for row in read_rows(run_dir.chunks)) if counted else _estimated_chunks(config)
-    asked = Counter({split: chunks[split] for split in knobs.splits})
+    asked = Counter({split: chunks[split] for split in knobs.advanced.splits})
     num_asked = min(asked.total(), knobs.max_chunks or asked.total())
     kept = KEPT_SHARE * num_asked * knobs.pairs_per_chunk / max(1, asked.total())
     imported = _num_lines(knobs.questions) / max(1, chunks.total())  # as many about each chunk: not located yet
@@ -142,9 +144,9 @@ def count_corpus(config: Config, run_dir: RunDir) -> Corpus:
 
 def example_tokens(config: Config) -> int:
     """Tokens of a training example: its chunks, the prompt around them, the answer; at most max_tokens."""
-    chunks = 1 if config.train_generator.layout == "radit" else config.retrieval.top_k
+    chunks = 1 if config.train_generator.advanced.layout == "radit" else config.retrieval.top_k
     longest = _longest_chunk(config) * chunks + PROMPT_OVERHEAD_TOKENS + ANSWER_TOKENS
-    return min(longest, config.train_generator.max_tokens)
+    return min(longest, config.train_generator.advanced.max_tokens)
 
 
 def fit_training(
@@ -156,7 +158,7 @@ def fit_training(
         ConfigError: not even one example fits; names the change that would.
     """
     knobs, lengths = config.train_generator, (tokens, ANSWER_TOKENS)
-    sizes = [knobs.device_batch_size] if knobs.device_batch_size else divisors(knobs.batch_size)
+    sizes = [knobs.advanced.device_batch_size] if knobs.advanced.device_batch_size else divisors(knobs.batch_size)
     found = largest_pass(shape, config, sizes, lengths, device.memory_gb, device.gpu)
     if found:
         return found[1], found[0]
@@ -172,18 +174,20 @@ def stage_work(config: Config, shape: ModelShape, encoder: ModelShape, corpus: C
     prompt, tokens = _longest_chunk(config) + 2 * PROMPT_OVERHEAD_TOKENS, example_tokens(config)
     asked = corpus.num_asked_chunks * config.generate.pairs_per_chunk
     # Asked once and answered again in the round trip; what is kept then with other names, of two or three chunks.
-    prompts = 2 + 2.5 * KEPT_SHARE * config.generate.swaps_per_pair
-    written = asked * (prompts * prompt + config.generate.max_tokens / 2)
+    prompts = 2 + 2.5 * KEPT_SHARE * config.generate.advanced.swaps_per_pair
+    written = asked * (prompts * prompt + config.generate.advanced.max_tokens / 2)
     work = {"generate": Work(written, 0, written * 2.0 * shape.parameters)}
     if config.train_retriever.enabled:
         work["train_retriever"] = _retriever_work(config, shape, encoder, corpus)
     knobs = config.train_generator
     if knobs.enabled:
-        examples = corpus.num_train_pairs / (knobs.gold_share or 1) / (1 - knobs.replay_share)
-        steps = (1 + knobs.folds) * (knobs.max_steps or max(1, round(knobs.epochs * examples / knobs.batch_size)))
+        examples = corpus.num_train_pairs / (knobs.advanced.gold_share or 1) / (1 - knobs.advanced.replay_share)
+        steps = (1 + knobs.advanced.cross_validation_folds) * (
+            knobs.advanced.max_steps or max(1, round(knobs.epochs * examples / knobs.batch_size))
+        )
         learned = steps * knobs.batch_size * tokens
         full = knobs.method == "full"
-        adapter = 0 if full else shape.adapter_parameters(knobs.rank)
+        adapter = 0 if full else shape.adapter_parameters(knobs.advanced.rank)
         a_token = shape.training_flops(full, ANSWER_TOKENS / tokens, tokens, adapter)
         work["train_generator"] = Work(learned, steps, learned * a_token)
     if config.evaluate.answers:
@@ -195,18 +199,25 @@ def stage_work(config: Config, shape: ModelShape, encoder: ModelShape, corpus: C
 def _retriever_work(config: Config, shape: ModelShape, encoder: ModelShape, corpus: Corpus) -> Work:
     """The rows of each phase, trained on; all chunks encoded once more; what the LM reads where it scores chunks."""
     knobs, pairs = config.train_retriever, corpus.num_train_pairs
-    chunk = config.ingest.chunk_tokens if knobs.sides == "both" else 0  # else their vectors are looked up
-    scored = min(knobs.lsr_top_k, corpus.num_train_chunks)  # chunks of a question
+    chunk = config.ingest.chunk_tokens if knobs.advanced.sides == "both" else 0  # else their vectors are looked up
+    scored = min(knobs.advanced.lsr_top_k, corpus.num_train_chunks)  # chunks of a question
     phases = [  # (steps, chunks of a row)
-        (corpus.num_train_chunks // knobs.batch_size if knobs.self_supervised else 0, 1),
-        (knobs.rounds * int(knobs.epochs * pairs / knobs.batch_size), 1 + knobs.num_negatives),
-        (knobs.rounds * knobs.lsr_steps if pairs else 0, scored),
+        (corpus.num_train_chunks // knobs.batch_size if knobs.advanced.self_supervised else 0, 1),
+        (knobs.advanced.rounds * int(knobs.epochs * pairs / knobs.batch_size), 1 + knobs.advanced.num_negatives),
+        (knobs.advanced.rounds * knobs.advanced.lsr_steps if pairs else 0, scored),
     ]
     learned = knobs.batch_size * sum(steps * (QUESTION_TOKENS + number * chunk) for steps, number in phases)
     encoded = corpus.num_chunks * chunk
     # Scores are kept: a later round pays for the chunks alone that it finds anew.
-    read = pairs * scored * (_longest_chunk(config) + PROMPT_OVERHEAD_TOKENS + ANSWER_TOKENS) if knobs.lsr_steps else 0
-    moved, factor = encoder.parameters - encoder.vocabulary * encoder.hidden, 6.0 if knobs.method == "full" else 4.0
+    read = (
+        pairs * scored * (_longest_chunk(config) + PROMPT_OVERHEAD_TOKENS + ANSWER_TOKENS)
+        if knobs.advanced.lsr_steps
+        else 0
+    )
+    moved, factor = (
+        encoder.parameters - encoder.vocabulary * encoder.hidden,
+        6.0 if knobs.advanced.method == "full" else 4.0,
+    )
     flops = moved * (factor * learned + 2.0 * encoded) + 2.0 * shape.parameters * read
     return Work(learned + encoded + read, sum(steps for steps, _ in phases), flops)
 
@@ -219,10 +230,10 @@ def measured_seconds(
     done = read_done(run_dir, name)
     if done is None or "continued" in done:
         return None
-    values = config.model_dump(mode="json")
+    values, moves = config.model_dump(mode="json"), moved_settings()
     for key, value in done["config"].items():
-        section, _, knob = key.partition(".")
-        values[section][knob] = value
+        *parents, last = moves.get(key, key).split(".")
+        functools.reduce(lambda section, name: section[name], parents, values)[last] = value
     try:
         then = make_config(values)
     except ConfigError:  # written by a version with other knobs
@@ -252,7 +263,7 @@ def _stage_rows(
 def disk_gb(config: Config, shape: ModelShape, corpus: Corpus) -> float:
     """Index twice, replies, checkpoints while training, adapter."""
     knobs = config.train_generator
-    trained = shape.parameters if knobs.method == "full" else shape.adapter_parameters(knobs.rank)
+    trained = shape.parameters if knobs.method == "full" else shape.adapter_parameters(knobs.advanced.rank)
     index = 2 * corpus.num_chunks * (2 * 768 * 4 + 3000)
     replies = corpus.num_chunks * config.generate.pairs_per_chunk * 2000
     return (index + replies + 3 * trained * 12) / 2**30
@@ -261,16 +272,19 @@ def disk_gb(config: Config, shape: ModelShape, corpus: Corpus) -> float:
 def _remedy(config: Config, shape: ModelShape, device: Device, dtype: str, tokens: int) -> str:
     """The smallest change after which one example fits."""
     changes: list[dict[str, Any]] = [
-        {"method": method, "gradient_checkpointing": True}
+        {"method": method, "advanced.gradient_checkpointing": True}
         for method in (config.train_generator.method, "lora", "qlora")
     ]
     for change in changes:
         if change.get("method") == "qlora" and not device.gpu:
             continue
-        tried = config.model_copy(update={"train_generator": config.train_generator.model_copy(update=change)})
+        words = " ".join(f"train_generator.{key}={str(value).lower()}" for key, value in change.items())
+        values = config.model_dump()
+        for word in words.split():
+            apply_override(values, word)
+        tried = make_config(values)
         need = sum(training_memory(shape, tried, tokens, ANSWER_TOKENS, dtype, device.gpu).values())
         if need <= SPARE * device.memory_gb:
-            words = " ".join(f"train_generator.{key}={str(value).lower()}" for key, value in change.items())
             return f"with device_batch_size=1 {words} it would need {need:.1f}"
     return "no setting would fit: choose a smaller llm.model, or spread it with configs/accelerate/fsdp.yaml"
 
@@ -293,7 +307,7 @@ def _estimated_chunks(config: Config) -> Counter[str]:
     """By split: that of their source, else by the shares of the splits."""
     knobs, found = config.ingest, dict.fromkeys(("train", "dev", "test"), 0.0)
     shares = {"test": knobs.test_share, "dev": knobs.dev_share, "train": 1 - knobs.test_share - knobs.dev_share}
-    step = max(1, knobs.chunk_tokens - knobs.chunk_overlap_tokens)
+    step = max(1, knobs.chunk_tokens - knobs.advanced.chunk_overlap_tokens)
     for file in find_files(knobs.sources):
         number = file.path.stat().st_size / CHARACTERS_PER_TOKEN / step if file.path.is_file() else 0
         for split, share in ({file.split: 1.0} if file.split else shares).items():

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from rag_ft.config import Config, flat
+from rag_ft.config import Config
+from rag_ft.config_loader import flat
 from rag_ft.errors import DataError
 from rag_ft.evaluation.systems import ENSEMBLES, NAMES, RETRIEVERS, SYSTEMS
 from rag_ft.metrics.answers import ANSWER_METRICS
@@ -73,7 +74,7 @@ def make_metrics(config: Config, run_dir: RunDir, table: ScoreTable, documents: 
     num_human = int(human.sum())
     mixed = 0 < num_human < len(human)
     headline = subset(table, human) if mixed and num_human >= MIN_HUMAN_QUESTIONS else table
-    resamples, seed = config.evaluate.num_resamples, config.run.seed
+    resamples, seed = config.evaluate.advanced.num_resamples, config.run.seed
     systems, comparisons = summarise(headline, tuned, resamples, seed)
     known = {name: systems[name] for name in dict.fromkeys((*NAMES, *ENSEMBLE_NAMES, *RETRIEVERS)) if name in systems}
     answers = ("base", "f1") in table.values

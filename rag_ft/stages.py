@@ -17,17 +17,18 @@ from typing import Any
 
 import yaml
 
-from rag_ft.config import Config, flat
+from rag_ft.config import Config
+from rag_ft.config_loader import flat
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.paths import RunDir
 from rag_ft.records import content_hash, encodable, write_text
 
 # Knobs that change how fast or where a stage runs, never what it writes.
 NEUTRAL = {
-    "llm.base_url", "llm.batch_tokens", "llm.concurrency", "llm.timeout_seconds", "llm.retries", "llm.tensor_parallel",
-    "llm.data_parallel", "llm.gpu_memory_share", "llm.vllm_python", "llm.vllm_args", "encoder.batch_tokens",
-    "train_generator.device_batch_size", "train_generator.gradient_checkpointing", "train_generator.report_to",
-    "ingest.min_kept_share", "generate.min_kept_share",
+    "llm.base_url", "llm.advanced.batch_tokens", "llm.advanced.concurrency", "llm.advanced.timeout_seconds", "llm.advanced.retries", "llm.advanced.tensor_parallel",
+    "llm.advanced.data_parallel", "llm.advanced.gpu_memory_share", "llm.advanced.vllm_python", "llm.advanced.vllm_args", "encoder.advanced.batch_tokens",
+    "train_generator.advanced.device_batch_size", "train_generator.advanced.gradient_checkpointing", "train_generator.advanced.report_to",
+    "ingest.advanced.min_kept_share", "generate.advanced.min_kept_share",
 }  # fmt: skip
 PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate", "sentence-transformers", "datasets", "numpy")
 
@@ -50,7 +51,7 @@ STAGES: tuple[Stage, ...] = (
         "index",
         "chunks -> vectors, FAISS and BM25",
         ("ingest",),
-        ("encoder", "retrieval.with_title", "retrieval.faiss"),
+        ("encoder", "retrieval.advanced.with_title", "retrieval.advanced.faiss"),
         ("index",),
     ),
     Stage(
@@ -172,6 +173,18 @@ def given_stages(config: Config) -> set[str]:
     return {stage for stage, path in given.items() if path}
 
 
+def stages_with_llm(config: Config) -> set[str]:
+    """Stages that ask a language model anything with these settings."""
+    retriever, evaluate = config.train_retriever, config.evaluate
+    asking = {
+        "generate": config.generate.pairs_per_chunk > 0,
+        "train_retriever": retriever.enabled and retriever.advanced.lsr_steps > 0,
+        "train_generator": config.train_generator.enabled,
+        "evaluate": evaluate.answers,
+    }
+    return {stage for stage, asks in asking.items() if asks} - given_stages(config)
+
+
 def status(config: Config) -> list[tuple[str, str, str]]:
     """(stage, "done" | "stale" | "half done" | "missing" | "given", why) in pipeline order; reads only done-files."""
     run_dir, rows = RunDir(config.run_path), []
@@ -261,7 +274,10 @@ def _source_files(stage: Stage, config: Config) -> list[Path]:
     """The user's own files a stage reads: changed documents, questions, prompts or weights make it stale."""
     files = [path for folder in _own_folders(stage, config) for path in sorted(folder.rglob("*")) if path.is_file()]
     if stage.name == "generate":
-        files += [*config.generate.questions, *([config.generate.examples] if config.generate.examples else [])]
+        files += [
+            *config.generate.questions,
+            *([config.generate.advanced.examples] if config.generate.advanced.examples else []),
+        ]
     if stage.name == "ingest":
         from rag_ft.documents.discovery import find_files
 
@@ -274,7 +290,7 @@ def _source_files(stage: Stage, config: Config) -> list[Path]:
 def _own_folders(stage: Stage, config: Config) -> list[Path]:
     """Models and prompts that are folders of the user's; a model's name is as good as its content."""
     named = {"llm": (config.llm.model, config.llm.prompts), "encoder": (config.encoder.model,), "evaluate":
-             (config.evaluate.adapter, config.evaluate.encoder, config.evaluate.index)}  # fmt: skip
+             (config.evaluate.adapter, config.evaluate.encoder, config.evaluate.advanced.index)}  # fmt: skip
     paths = [Path(name) for section in stage.sections for name in named.get(section, ()) if name]
     return [path for path in paths if path.is_dir()]
 

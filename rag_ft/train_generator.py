@@ -53,9 +53,9 @@ def run(config: Config, run_dir: RunDir) -> Counts:
     if not data.train:
         raise DataError(f"no pair gave a training example: see {run_dir.rejects(STAGE)}")
     _warn_of_long_answers(config, data)
-    if "tensorboard" in config.train_generator.report_to:  # its default lies among the checkpoints, which go
+    if "tensorboard" in config.train_generator.advanced.report_to:  # its default lies among the checkpoints, which go
         os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(run_dir.tensorboard))
-    if config.train_generator.folds:
+    if config.train_generator.advanced.cross_validation_folds:
         counts |= cross_validate(config, run_dir, data, tokens.tokenizer, processes)
     model = load_base(config)
     before = _probe(config, model, tokens.tokenizer, data, "base")
@@ -67,10 +67,10 @@ def run(config: Config, run_dir: RunDir) -> Counts:
 
 
 def _warn_of_long_answers(config: Config, data: TrainingSet) -> None:
-    longest, room = longest_answer(data.train), config.evaluate.max_tokens
+    longest, room = longest_answer(data.train), config.evaluate.advanced.max_tokens
     if longest > room:
         logger.warning(
-            "learned answers of %d tokens would be cut off by evaluate.max_tokens=%d: raise it", longest, room
+            "learned answers of %d tokens would be cut off by evaluate.advanced.max_tokens=%d: raise it", longest, room
         )
 
 
@@ -88,7 +88,7 @@ def _probe(config: Config, model: Any, tokenizer: Any, data: TrainingSet, name: 
     counts: Counts = {} if math.isnan(loss) else {f"plain_text_loss_{name}": round(loss, 4)}
     if data.closed_book:
         with as_in_training(config, model):
-            f1 = mean_f1(model, tokenizer, data.closed_book, config.llm.abstain, longest_answer(data.train))
+            f1 = mean_f1(model, tokenizer, data.closed_book, config.llm.advanced.abstain, longest_answer(data.train))
         counts[f"closed_book_f1_{name}"] = round(f1, 4)
     return counts
 
@@ -99,7 +99,7 @@ def chat_tokens(config: Config) -> Any:
     from rag_ft.llm.model_folder import resolve_model_folder
     from rag_ft.training.tokens import ChatTokens
 
-    tokenizer = load_chat_tokenizer(resolve_model_folder(config.llm.model))
+    tokenizer = load_chat_tokenizer(resolve_model_folder(config.llm.required_model))
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return ChatTokens(tokenizer)

@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from rag_ft.config import Config, make_config
+from rag_ft.config import Config
+from rag_ft.config_loader import make_config
 from rag_ft.plan import GPU_TFLOPS
 from rag_ft.stages import versions
 from rag_ft.training.examples import Example
@@ -85,7 +86,7 @@ def fine_tuning(size: str, tiny: bool, work: Path) -> Row:
     speed = timer.epochs * sum(lengths) / timer.seconds
     flops = speed * shape.training_flops(
         False, ANSWER_TOKENS * len(lengths) / sum(lengths), sum(n * n for n in lengths) / sum(lengths),
-        shape.adapter_parameters(config.train_generator.rank),
+        shape.adapter_parameters(config.train_generator.advanced.rank),
     )  # fmt: skip
     planned = training_memory(
         shape, config, schedule.device_batch_size * max(lengths), schedule.device_batch_size * ANSWER_TOKENS,
@@ -149,7 +150,7 @@ def encoding(tiny: bool, work: Path) -> Row:
     from rag_ft.retrieval.encoder import load_encoder
 
     folder = _random_encoder(work / "encoder", tiny)
-    encoder = load_encoder(EncoderConfig(model=str(folder), batch_tokens=4096 if tiny else 131072))
+    encoder = load_encoder(EncoderConfig(model=str(folder), advanced={"batch_tokens": 4096 if tiny else 131072}))
     rng = random.Random(0)
     texts = [" ".join(rng.choices(["the", "of", "is", "in", "to"], k=rng.randint(60, 200)))
              for _ in range(32 if tiny else 20_000)]  # fmt: skip

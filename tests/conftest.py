@@ -14,7 +14,8 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from rag_ft.config import Config, make_config
+from rag_ft.config import Config
+from rag_ft.config_loader import make_config
 from rag_ft.paths import RunDir
 
 ROOT = Path(__file__).parent.parent
@@ -90,14 +91,17 @@ def make_run(tmp_path: Path, tiny_lm_dir: Path, tiny_encoder_dir: Path) -> Calla
         source.write_text("".join(json.dumps(d) + "\n" for d in documents), encoding="utf-8")
         values: dict[str, Any] = {
             "name": "test",
-            "run": {"dir": tmp_path / "run"},
+            "run": {"dtype": "float32", "dir": tmp_path / "run"},
             "ingest": {"sources": [source]},
-            "encoder": {"model": str(tiny_encoder_dir), "dtype": "float32"},
-            "llm": {"model": str(tiny_lm_dir), "prompts": "compact", "dtype": "float32"},
+            "encoder": {"model": str(tiny_encoder_dir)},
+            "llm": {"model": str(tiny_lm_dir), "prompts": "compact"},
         }
         for key, value in overrides.items():
-            section, name = key.split("__")
-            values.setdefault(section, {})[name] = value
+            *sections, name = key.split("__")
+            target = values
+            for section in sections:
+                target = target.setdefault(section, {})
+            target[name] = value
         config = make_config(values)
         return config, RunDir(config.run_path)
 

@@ -8,7 +8,8 @@ import random
 from pathlib import Path
 from typing import Any
 
-from rag_ft.config import Config, make_config
+from rag_ft.config import Config
+from rag_ft.config_loader import make_config
 from rag_ft.evaluate import Material, _answer_scores, _retrieval_scores
 from rag_ft.evaluation.robustness import probes
 from rag_ft.evaluation.systems import Ask, asks_of
@@ -121,7 +122,7 @@ def _evaluate(
         hits = {half: material.rankings[half][pair.id] for half in ("base", "tuned")}
         gold, top_k = material.gold[pair.id], config.retrieval.top_k
         asks += asks_of(pair, hits, gold, material.chunks, top_k)
-    if config.evaluate.robustness:
+    if config.evaluate.advanced.robustness:
         asks += probes(material.pairs, material.rankings["base"], material.gold, material.chunks, config)
     for name, ranking in material.rankings.items():
         rows = [Hit(q, rank, i, 1 / rank) for q, ids in ranking.items() for rank, i in enumerate(ids, 1)]

@@ -93,6 +93,6 @@ def test_what_the_machine_refuses_is_one_line(
 def test_a_missing_vllm_is_told_before_anything_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["llm.backend=vllm", f"llm.vllm_python={tmp_path / 'python'}", f"run.dir={tmp_path / 'run'}"]
+    words = ["llm.backend=vllm", f"llm.advanced.vllm_python={tmp_path / 'python'}", f"run.dir={tmp_path / 'run'}"]
     assert main(["run", "configs/demo.yaml", *words]) == 1
-    assert "llm.vllm_python" in capsys.readouterr().err and not (tmp_path / "run").exists()
+    assert "llm.advanced.vllm_python" in capsys.readouterr().err and not (tmp_path / "run").exists()

@@ -1,11 +1,22 @@
+import ast
+import re
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
-from rag_ft.config import Config, _knobs, flat, load_config
+from rag_ft import config, config_advanced
+from rag_ft.config import Config, LLMConfig
+from rag_ft.config_loader import DELETED, flat, load_config, make_config, moved_settings, settings_table
 from rag_ft.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
+SECTIONS = {
+    name: section
+    for module in (config, config_advanced)
+    for name, section in vars(module).items()
+    if isinstance(section, type) and issubclass(section, BaseModel) and name not in ("BaseModel", "Section", "Source")
+}
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -60,18 +71,191 @@ def test_every_shipped_config_loads_and_says_its_hardware(path: Path) -> None:
     assert "Hardware" in path.read_text(encoding="utf-8").splitlines()[0]
 
 
-def test_every_knob_has_a_description_and_is_used() -> None:
-    source = "\n".join(p.read_text(encoding="utf-8") for p in (ROOT / "rag_ft").rglob("*.py") if p.name != "config.py")
-    for section, field in Config.model_fields.items():
-        for name, knob in _knobs(field.annotation).items():
-            assert knob.description, f"{section}.{name} has no description"
-            assert f".{name}" in source or f'"{name}"' in source, f"{section}.{name} is used nowhere"
+class Reads(ast.NodeVisitor):
+    """(section class, attribute) of everything that a module reads of a configuration or a section.
+
+    Follows annotations, assignments, `self.x` and `.config`; `given` are names bound from outside.
+    """
+
+    def __init__(self, given: dict[str, type[BaseModel]]) -> None:
+        self.bound, self.found = dict(given), set[tuple[type[BaseModel], str]]()
+
+    def section_of(self, node: ast.expr) -> type[BaseModel] | None:
+        if isinstance(node, ast.Attribute) and (section := self.section_of(node.value)):
+            self.found.add((section, node.attr))
+            field = section.model_fields.get(node.attr)
+            return field.annotation if field and field.annotation in SECTIONS.values() else None
+        name = ast.unparse(node)
+        if name.startswith("self."):
+            name = name.removeprefix("self")
+        if name in self.bound:
+            return self.bound[name]
+        return Config if isinstance(node, ast.Attribute) and node.attr == "config" else None
+
+    def bind(self, target: ast.expr, value: ast.expr) -> None:
+        if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+            for one, other in zip(target.elts, value.elts, strict=True):
+                self.bind(one, other)
+        elif section := self.section_of(value):
+            self.bound[ast.unparse(target).removeprefix("self")] = section
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+        outer = dict(self.bound)
+        for argument in [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]:
+            section = annotated(argument.annotation)
+            if section is None and argument.arg == "llm" and ast.unparse(argument.annotation or node) == "Any":
+                section = LLMConfig
+            if section:
+                self.bound[argument.arg] = section
+        self.generic_visit(node)
+        self.bound = outer | {name: s for name, s in self.bound.items() if name[0] == "."}
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> None:
+        outer = dict(self.bound)
+        for line in node.body:
+            if isinstance(line, ast.AnnAssign) and (section := annotated(line.annotation)):
+                self.bound["." + ast.unparse(line.target)] = section
+        self.generic_visit(node)
+        self.bound = outer
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
+        if section := annotated(node.annotation):
+            self.bound[ast.unparse(node.target).removeprefix("self")] = section
+        self.generic_visit(node)
+
+    def visit_Assign(self, node: ast.Assign) -> None:
+        for target in node.targets:
+            self.bind(target, node.value)
+        self.generic_visit(node)
+
+    def visit_Attribute(self, node: ast.Attribute) -> None:
+        self.section_of(node)
+        self.generic_visit(node)
 
 
-def test_flat_lists_every_knob_once() -> None:
+def annotated(annotation: ast.expr | None) -> type[BaseModel] | None:
+    words = re.findall(r"\w+", ast.unparse(annotation)) if annotation else []
+    return next((SECTIONS[word] for word in words if word in SECTIONS), None)
+
+
+def reads_of(source: str, given: dict[str, type[BaseModel]] | None = None) -> set[tuple[str, str]]:
+    reads = Reads(given or {})
+    reads.visit(ast.parse(source))
+    return {(section.__name__, name) for section, name in reads.found}
+
+
+def all_reads() -> set[tuple[str, str]]:
+    found = set()
+    for path in (ROOT / "rag_ft").rglob("*.py"):
+        # The modules of language models take the section `llm` alone.
+        given = {"config": LLMConfig, "._config": LLMConfig} if "llm" in path.parts else {}
+        given |= {"self": Config} if path.name == "config.py" else {}
+        found |= reads_of(path.read_text(encoding="utf-8"), given)
+    return found
+
+
+def test_only_a_read_of_the_own_section_counts_as_use() -> None:
+    source = "def f(model, config: Config):\n    s = config.train_generator.advanced\n"
+    assert reads_of(source + "    return model.seed, model.epochs, s.rank") == {
+        ("Config", "train_generator"),
+        ("TrainGeneratorConfig", "advanced"),
+        ("TrainGeneratorAdvanced", "rank"),
+    }
+
+
+def test_every_setting_is_read_from_its_own_section() -> None:
+    read = all_reads() | {("RunConfig", "dtype")}  # Config gives it to encoder and LLM, tested below
+    unread = []
+    for section in SECTIONS.values():
+        for name, field in section.model_fields.items():
+            if section is not Config and (section.__name__, name) not in read:
+                unread.append(f"{section.__name__}.{name}")
+            assert section is Config or name == "advanced" or field.description, f"{section.__name__}.{name}"
+    assert unread == []
+
+
+def test_everything_read_from_a_section_is_one_of_its_settings() -> None:
+    unknown = [
+        f"{section}.{name}"
+        for section, name in sorted(all_reads())
+        # Other libraries' objects have a `.config` too; for ours mypy knows the sections.
+        if section != "Config" and name not in SECTIONS[section].model_fields and not hasattr(SECTIONS[section], name)
+    ]
+    assert unknown == []
+
+
+def test_flat_lists_every_setting_once() -> None:
     values = flat(Config())
-    assert values["ingest.chunk_tokens"] == 128
-    assert "name" not in values
+    assert values["ingest.chunk_tokens"] == 128 and values["generate.advanced.round_trip_k"] == 10
+    assert values.keys() == {setting.name for setting in settings_table()}
+
+
+def test_the_table_says_what_a_reader_needs_of_every_setting() -> None:
+    table = settings_table()
+    assert len({setting.name for setting in table}) == len(table)
+    assert all(setting.description.endswith((".", "!")) for setting in table)
+    assert sum(not setting.is_advanced for setting in table) <= 40
+    [row] = [setting for setting in table if setting.name == "encoder.advanced.max_tokens"]
+    assert (row.default, row.type, row.is_advanced) == ("null", "int | None", True)
+
+
+@pytest.mark.parametrize("old", sorted(moved_settings()))
+def test_a_moved_setting_takes_effect_and_says_its_new_place(old: str, caplog: pytest.LogCaptureFixture) -> None:
+    section, key = old.split(".")
+    new = moved_settings()[old]
+    value = flat(Config())[new]
+    wanted = {"run.dtype": "bfloat16"}.get(new, value)
+    assert flat(make_config({section: {key: wanted}}))[new] == wanted
+    assert [record.message for record in caplog.records] == [f"{old} has moved: write {new}"]
+
+
+def test_the_command_line_beats_the_file_by_old_and_new_names(tmp_path: Path) -> None:
+    by_old = write(tmp_path, "generate:\n  round_trip_k: 5\nllm:\n  dtype: bfloat16\n")
+    config = load_config(by_old, ["generate.advanced.round_trip_k=7", "encoder.dtype=float32"])
+    assert (config.generate.advanced.round_trip_k, config.run.dtype) == (7, "float32")
+    by_new = write(tmp_path, "generate:\n  advanced:\n    round_trip_k: 5\n")
+    assert load_config(by_new, ["generate.round_trip_k=7"]).generate.advanced.round_trip_k == 7
+
+
+def test_one_dtype_is_that_of_encoder_and_language_model() -> None:
+    config = make_config({"llm": {"dtype": "float32"}, "encoder": {"dtype": "float32"}})
+    assert (config.run.dtype, config.llm.dtype, config.encoder.dtype) == ("float32",) * 3
+    with pytest.raises(ConfigError, match=r"encoder.dtype=bfloat16 sets run.dtype, .* float32"):
+        make_config({"llm": {"dtype": "float32"}, "encoder": {"dtype": "bfloat16"}})
+
+
+def test_two_old_names_with_two_values_on_the_command_line_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"encoder.dtype=bfloat16 sets run.dtype"):
+        load_config(write(tmp_path, ""), ["llm.dtype=float32", "encoder.dtype=bfloat16"])
+
+
+@pytest.mark.parametrize("name", sorted(DELETED))
+def test_a_deleted_setting_is_an_error_with_the_reason(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{name} no longer exists: .*measured"):
+        load_config(write(tmp_path, ""), [f"{name}=0"])
+
+
+@pytest.mark.parametrize(
+    ("override", "nearest"),
+    [
+        ("generate.rond_trip_k=3", "generate.advanced.round_trip_k"),
+        ("generate.advanced.pairs_per_chunk=3", "generate.pairs_per_chunk"),
+        ("train_generator.advanced.ranks=3", "train_generator.advanced.rank"),
+        ("evaluate.pairs_per_chunk=3", "generate.pairs_per_chunk"),
+        ("ingest.lsr_steps=3", "train_retriever.advanced.lsr_steps"),
+        ("retreival.top_k=3", "retrieval"),
+    ],
+)
+def test_an_unknown_name_names_the_nearest_anywhere(tmp_path: Path, override: str, nearest: str) -> None:
+    with pytest.raises(ConfigError, match=rf"did you mean {nearest}\?"):
+        load_config(write(tmp_path, ""), [override])
+
+
+def test_a_language_model_is_asked_for_only_where_one_is_used() -> None:
+    config = make_config({})
+    with pytest.raises(ConfigError, match=r"set llm.model"):
+        _ = config.llm.required_model
+    assert make_config({"llm": {"model": "some"}}).llm.required_model == "some"
 
 
 @pytest.mark.parametrize(

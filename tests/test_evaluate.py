@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from rag_ft import evaluate, index, ingest
-from rag_ft.config import Config, make_config
+from rag_ft.config import Config
+from rag_ft.config_loader import make_config
 from rag_ft.errors import DataError
 from rag_ft.evaluation.ensemble import combine
 from rag_ft.evaluation.systems import NAMES, SYSTEMS, Ask, ask_of, asks_of, oracle_context
@@ -49,7 +50,7 @@ def make_evaluated(make_run: Callable[..., tuple[Config, RunDir]]) -> Callable[.
 
     def make(**overrides: Any) -> tuple[Config, RunDir]:
         documents = [{"id": n, "title": n.title(), "text": t, "split": SPLITS[n]} for n, t in TEXTS.items()]
-        knobs = {"evaluate__max_tokens": 4, "retrieval__top_k": 2, "ingest__chunk_tokens": 200, **overrides}
+        knobs = {"evaluate__advanced__max_tokens": 4, "retrieval__top_k": 2, "ingest__chunk_tokens": 200, **overrides}
         config, run_dir = make_run(documents, **knobs)
         ingest.run(config, run_dir)
         index.run(config, run_dir)
@@ -70,12 +71,12 @@ def evaluated(
     config = make_config(
         {
             "name": "test",
-            "run": {"dir": folder / "run"},
+            "run": {"dtype": "float32", "dir": folder / "run"},
             "ingest": {"sources": [folder / "documents.jsonl"], "chunk_tokens": 200},
-            "encoder": {"model": str(tiny_encoder_dir), "dtype": "float32"},
+            "encoder": {"model": str(tiny_encoder_dir)},
             "retrieval": {"top_k": 2},
-            "llm": {"model": str(tiny_lm_dir), "prompts": "compact", "dtype": "float32"},
-            "evaluate": {"max_tokens": 4, "robustness": True, "ensemble": True},
+            "llm": {"model": str(tiny_lm_dir), "prompts": "compact"},
+            "evaluate": {"advanced": {"max_tokens": 4, "robustness": True, "ensemble": True}},
         }
     )
     run_dir = RunDir(config.run_path)
@@ -273,7 +274,7 @@ def test_equal_answers_add_up_their_chunks_and_abstaining_ones_do_not_count() ->
 
 
 def test_judge_and_similarity_are_scored_on_request(make_evaluated: Any, tiny_lm_dir: Path) -> None:
-    config, run_dir = make_evaluated(evaluate__judge=str(tiny_lm_dir), evaluate__similarity=True)
+    config, run_dir = make_evaluated(evaluate__advanced__judge=str(tiny_lm_dir), evaluate__advanced__similarity=True)
     tiny_adapter(tiny_lm_dir, run_dir.generator)  # the tiny model itself says nothing
     counts = evaluate.run(config, run_dir)
     assert counts["judge_prompts"] > 0 == counts["judge_failed"]

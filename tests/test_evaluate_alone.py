@@ -47,12 +47,15 @@ def make_config_file(tmp_path: Path, tiny_lm_dir: Path, tiny_encoder_dir: Path) 
 
     def make(name: str = "alone", **evaluate: Any) -> Path:
         values = {
-            "run": {"dir": str(tmp_path / name)},
+            "run": {"dtype": "float32", "dir": str(tmp_path / name)},
             "ingest": {"sources": [{"path": str(tmp_path / "documents.jsonl"), "split": "test"}], "chunk_tokens": 50},
-            "encoder": {"model": str(tiny_encoder_dir), "dtype": "float32"},
-            "llm": {"model": str(tiny_lm_dir), "prompts": "compact", "dtype": "float32"},
+            "encoder": {"model": str(tiny_encoder_dir)},
+            "llm": {"model": str(tiny_lm_dir), "prompts": "compact"},
             "generate": {"pairs_per_chunk": 0, "questions": [str(tmp_path / "questions.jsonl")]},
-            "evaluate": {"max_tokens": 4, "num_resamples": 200, **{k: str(v) for k, v in evaluate.items()}},
+            "evaluate": {
+                **{k: str(v) for k, v in evaluate.items()},
+                "advanced": {"max_tokens": 4, "num_resamples": 200},
+            },
         }
         path = tmp_path / f"{name}.yaml"
         path.write_text(yaml.safe_dump(values), encoding="utf-8")
@@ -98,7 +101,7 @@ def test_an_index_of_another_encoder_is_refused_with_the_remedy(
     off = ["train_generator.enabled=false", "evaluate.answers=false"]
     config = make_config_file(encoder=other_encoder, index=make_config_file().with_suffix("") / "index")
     assert main(["evaluate", str(config), *off]) == 1
-    assert "evaluate.index does not fit" in (said := capsys.readouterr().err)
+    assert "evaluate.advanced.index does not fit" in (said := capsys.readouterr().err)
     assert "made by another encoder: leave it out" in said
 
 

@@ -86,7 +86,7 @@ def prepared(make_run: Callable[..., tuple[Config, RunDir]]) -> Callable[..., tu
 
     def prepare(more: list[dict[str, Any]] = [], **overrides: Any) -> tuple[Config, RunDir]:  # noqa: B006
         # the tiny encoder's vectors are random: only equal questions are alike
-        overrides = {"generate__duplicate_similarity": 1.0} | overrides
+        overrides = {"generate__advanced__duplicate_similarity": 1.0} | overrides
         config, run_dir = make_run(documents() + more, ingest__chunk_tokens=500, **overrides)
         for stage in ("ingest", "index"):
             run_stage(stage, config)
@@ -144,7 +144,7 @@ def test_swapped_names_give_unanswerable_pairs_beside_those_they_were_made_of(
     facts = "The captain of the Blue Ferry is Per Holm. The price of the Blue Ferry is 9 euros. "
     facts += "The colour of the Red Lamp is dark green."
     more = [{"id": "two", "title": "Two", "text": facts, "split": "train"}]
-    config, run_dir = prepared(more, generate__kinds={"factoid": 1}, generate__swaps_per_pair=1)
+    config, run_dir = prepared(more, generate__kinds={"factoid": 1}, generate__advanced__swaps_per_pair=1)
     use(monkeypatch, Foreteller())
     counts = generate.run(config, run_dir)
     swapped = [pair for pair in pairs_of(run_dir) if pair.kind == "unanswerable"]
@@ -159,7 +159,7 @@ def test_swapped_names_give_unanswerable_pairs_beside_those_they_were_made_of(
 
 
 def test_only_the_chosen_splits_are_asked_about(prepared: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    config, run_dir = prepared(generate__splits=["train"], generate__kinds={"factoid": 1})
+    config, run_dir = prepared(generate__advanced__splits=["train"], generate__kinds={"factoid": 1})
     use(monkeypatch, Foreteller())
     generate.run(config, run_dir)
     assert {pair.split for pair in pairs_of(run_dir)} == {"train"}
@@ -210,7 +210,9 @@ def test_each_bad_pair_is_rejected_by_its_check(
 
 
 def test_a_switched_off_check_rejects_nothing(prepared: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    config, run_dir = prepared(generate__kinds={"factoid": 1}, generate__pairs_per_chunk=5, generate__checks=["form"])
+    config, run_dir = prepared(
+        generate__kinds={"factoid": 1}, generate__pairs_per_chunk=5, generate__advanced__checks=["form"]
+    )
     model = use(monkeypatch, Foreteller(written_by(pair_json("What does it cost?", "40 euros"))))
     generate.run(config, run_dir)
     assert "What does it cost?" in {pair.question for pair in pairs_of(run_dir)}
@@ -236,7 +238,7 @@ def test_test_pairs_the_model_knows_by_heart_are_dropped_and_others_are_not_aske
 @pytest.mark.parametrize(("said", "kept"), [("位于法国首都巴黎。", True), ("北京的西部", False)])
 def test_the_round_trip_knows_a_right_answer_in_a_script_without_spaces(said: str, kept: bool) -> None:
     config = Config()
-    trip = RoundTrip(config, load_prompts("full", config.llm.abstain), None, None, None)  # type: ignore[arg-type]
+    trip = RoundTrip(config, load_prompts("full", config.llm.advanced.abstain), None, None, None)  # type: ignore[arg-type]
     pair = QAPair("p", "埃菲尔铁塔在哪里？", ("法国巴黎",), "d#0", "d", None, "factoid", "train", "generated")
     verdict = trip.verdict(pair, Reply("p", said, "stop", 1, 1, 0.1))
     assert isinstance(verdict, QAPair) is kept
@@ -255,7 +257,7 @@ def test_chunks_that_outrank_the_gold_chunk_are_kept_for_negatives(
 
     from rag_ft.retrieval import search
 
-    config, run_dir = prepared(generate__kinds={"factoid": 1}, generate__round_trip_k=4)
+    config, run_dir = prepared(generate__kinds={"factoid": 1}, generate__advanced__round_trip_k=4)
     open_real = search.open_retriever
     monkeypatch.setattr(search, "open_retriever", lambda *args, **kwargs: Backwards(open_real(*args, **kwargs)))
     use(monkeypatch, Foreteller())
@@ -409,7 +411,9 @@ def test_multi_hop_asks_about_two_chunks_of_one_split(prepared: Any, monkeypatch
                 )
             return "Ola Brand, 40 euros, dark green, Berit Moe"
 
-    config, run_dir = prepared(llm__prompts="full", generate__kinds={"multi_hop": 1}, generate__checks=["round_trip"])
+    config, run_dir = prepared(
+        llm__prompts="full", generate__kinds={"multi_hop": 1}, generate__advanced__checks=["round_trip"]
+    )
     model = use(monkeypatch, Hops())
     counts = generate.run(config, run_dir)
     chunks = {chunk.id: chunk for chunk in read_jsonl(run_dir.chunks, Chunk)}
@@ -433,7 +437,7 @@ def test_documents_that_give_orders_or_hold_chat_tokens_change_nothing(
         ingest__chunk_tokens=500,
         generate__kinds={"factoid": 1},
         generate__pairs_per_chunk=8,
-        generate__duplicate_similarity=1.0,
+        generate__advanced__duplicate_similarity=1.0,
     )
     for stage in ("ingest", "index"):
         run_stage(stage, config)
@@ -444,7 +448,9 @@ def test_documents_that_give_orders_or_hold_chat_tokens_change_nothing(
 
 def test_a_chunk_too_long_for_the_model_is_a_reject_with_its_reason_and_the_others_are_asked(prepared: Any) -> None:
     long = {"id": "long", "title": "Long", "text": "The tower of the " + "very " * 110 + "old quay is high."}
-    config, run_dir = prepared([long], generate__pairs_per_chunk=1, generate__max_tokens=16, llm__max_model_tokens=512)
+    config, run_dir = prepared(
+        [long], generate__pairs_per_chunk=1, generate__advanced__max_tokens=16, llm__max_model_tokens=512
+    )
     with pytest.raises(DataError, match=r"0 of 7 generated pairs passed"):  # the tiny model writes nothing of use
         run_stage("generate", config)
     refused = [reject for reject in rejects_of(run_dir) if reject.reason == "llm_error"]
@@ -455,9 +461,9 @@ def test_a_chunk_too_long_for_the_model_is_a_reject_with_its_reason_and_the_othe
 def test_the_stage_runs_with_a_tiny_real_model_and_its_done_file_explains_what_was_lost(prepared: Any) -> None:
     config, run_dir = prepared(
         generate__pairs_per_chunk=1,
-        generate__max_tokens=16,
+        generate__advanced__max_tokens=16,
         generate__max_chunks=3,
-        generate__min_kept_share=0,
+        generate__advanced__min_kept_share=0,
     )
     with pytest.raises(DataError, match=r"only 0 of 3 generated pairs passed"):
         run_stage("generate", config)

@@ -11,6 +11,7 @@ from test_generate import Foreteller, pairs_of, rejects_of, use
 from test_generate import prepared as prepared
 
 from rag_ft import generate
+from rag_ft.config_loader import make_config
 from rag_ft.errors import DataError
 
 
@@ -36,7 +37,11 @@ def test_what_a_person_asked_is_not_asked_again_as_if_nothing_answered_it(
     questions = tmp_path / "questions.jsonl"
     row = {"id": "h1", "question": "What is the price of the red lamp?", "answers": ["7 euros"], "document_id": "two"}
     questions.write_text(json.dumps(row) + "\n")
-    knobs = {"generate__kinds": {"factoid": 1}, "generate__swaps_per_pair": 1, "generate__questions": [questions]}
+    knobs = {
+        "generate__kinds": {"factoid": 1},
+        "generate__advanced__swaps_per_pair": 1,
+        "generate__questions": [questions],
+    }
     config, run_dir = prepared(more, **knobs)
     model = use(monkeypatch, Foreteller())
     counts = generate.run(config, run_dir)
@@ -49,6 +54,8 @@ def test_what_a_person_asked_is_not_asked_again_as_if_nothing_answered_it(
     assert counts["asked"] == counts["accepted"] + sum(counts["rejected_by_check"].values())
     assert not any("What is the price of the Red Lamp?" in r.messages[0]["content"] for r in model.asked)
 
-    config = config.model_copy(update={"generate": config.generate.model_copy(update={"checks": ["evidence"]})})
+    values = config.model_dump()
+    values["generate"]["advanced"]["checks"] = ["evidence"]
+    config = make_config(values)
     generate.run(config, run_dir)
     assert "What is the price of the Red Lamp?" in {pair.question for pair in pairs_of(run_dir)}

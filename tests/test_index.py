@@ -54,7 +54,7 @@ class Fragile(Encoder):
 
 @pytest.mark.parametrize("kind", ["flat", "ivf"])
 def test_the_stage_writes_the_public_files(make_run: MakeRun, kind: str) -> None:
-    config, run_dir = make_run([], retrieval__faiss=kind)
+    config, run_dir = make_run([], retrieval__advanced__faiss=kind)
     chunks = some_chunks(120)
     write_jsonl(run_dir.chunks, chunks)
     counts = index.run(config, run_dir)
@@ -141,7 +141,7 @@ def test_an_index_is_replaced_whole(make_run: MakeRun, tmp_path: Path) -> None:
 
 
 def test_chunks_longer_than_the_encoder_reads_are_counted(make_run: MakeRun) -> None:
-    config, run_dir = make_run([], encoder__max_tokens=16, retrieval__with_title=False)
+    config, run_dir = make_run([], encoder__advanced__max_tokens=16, retrieval__advanced__with_title=False)
     texts = ["short", "long " * 40]
     write_jsonl(run_dir.chunks, [Chunk(f"d#{n}", "d", "", t, 0, len(t), 1, "train") for n, t in enumerate(texts)])
     assert index.run(config, run_dir)["num_cut_chunks"] == 1

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from rag_ft import ingest
-from rag_ft.config import Config, make_config
+from rag_ft.config import Config
+from rag_ft.config_loader import make_config
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.paths import RunDir
 from rag_ft.records import Chunk, Document, Reject, read_jsonl
@@ -95,7 +96,7 @@ def test_a_messy_folder_gives_its_readable_documents_and_a_reason_for_each_other
 def test_chunks_are_exact_fit_the_encoder_and_inherit_the_split(make_run: MakeRun) -> None:
     from rag_ft.retrieval.model_files import load_tokenizer
 
-    config, run_dir = make_run(texts(30), ingest__chunk_tokens=40, ingest__chunk_overlap_tokens=10)
+    config, run_dir = make_run(texts(30), ingest__chunk_tokens=40, ingest__advanced__chunk_overlap_tokens=10)
     counts = ingest.run(config, run_dir)
     documents = {d.id: d for d in read_jsonl(run_dir.documents, Document)}
     tokenizer = load_tokenizer(config.encoder)
@@ -196,7 +197,7 @@ def test_the_user_can_fix_the_split_of_a_source(folder: Path, ingest_folder: Cal
 def test_folds_put_each_document_into_test_once(make_run: MakeRun) -> None:
     tested: list[str] = []
     for fold in (0, 1):
-        config, run_dir = make_run(texts(40), ingest__folds=2, ingest__fold=fold)
+        config, run_dir = make_run(texts(40), ingest__advanced__folds=2, ingest__advanced__fold=fold)
         ingest.run(config, run_dir)
         tested += [d.id for d in read_jsonl(run_dir.documents, Document) if d.split == "test"]
     assert sorted(tested) == sorted(f"d{n}" for n in range(40))
@@ -219,7 +220,7 @@ def test_two_runs_are_byte_equal_and_leave_no_temporary_file(make_run: MakeRun) 
         ({"sources": []}, "ingest.sources is empty"),
         ({"chunk_tokens": 16, "chunk_overlap_tokens": 16}, "chunk_overlap_tokens must be below"),
         ({"test_share": 0.7, "dev_share": 0.3}, "below 1"),
-        ({"folds": 2, "fold": 2}, "ingest.fold below it"),
+        ({"folds": 2, "fold": 2}, "ingest.advanced.fold below it"),
         ({"folds": 1}, "at least 2"),
     ],
 )
@@ -254,7 +255,7 @@ def test_the_stage_fails_when_too_little_was_readable(
     (folder / "photo.jpg").write_bytes(b"x")
     for n in range(3):
         (folder / f"{n}.pdf").write_bytes(b"broken")
-    with pytest.raises(DataError, match=r"only 25% .*3 corrupt.*rejects/ingest.jsonl.*ingest.min_kept_share"):
+    with pytest.raises(DataError, match=r"only 25% .*3 corrupt.*rejects/ingest.jsonl.*ingest.advanced.min_kept_share"):
         ingest_folder()
     assert ingest_folder(min_kept_share=0.25)["counts"]["num_documents"] == 1
 

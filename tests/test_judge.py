@@ -12,7 +12,8 @@ import pytest
 from test_evaluate import question
 from test_llm_server import FaultyServer, Handler, chat_reply
 
-from rag_ft.config import Config, make_config
+from rag_ft.config import Config
+from rag_ft.config_loader import make_config
 from rag_ft.evaluation.judge import METRIC, judge, judge_prompt, read_verdict
 from rag_ft.evaluation.similarity import similarity_scores
 from rag_ft.evaluation.systems import Ask
@@ -49,7 +50,7 @@ def make_judge(tmp_path: Path) -> Iterator[Callable[[Callable[[str], str]], tupl
         servers.append(server := FaultyServer(say))
         server.models = [{"id": "judge"}]
         llm = {"backend": "openai", "base_url": server.url, "model": "other"}
-        config = make_config({"run": {"dir": tmp_path}, "llm": llm, "evaluate": {"judge": "judge"}})
+        config = make_config({"run": {"dir": tmp_path}, "llm": llm, "evaluate": {"advanced": {"judge": "judge"}}})
         return config, RunDir(tmp_path), server
 
     yield make
@@ -101,10 +102,10 @@ def test_an_error_is_no_verdict() -> None:
 def test_a_model_in_process_judges_by_the_schema_or_is_counted(
     make_run: Callable[..., tuple[Config, RunDir]], tiny_lm_dir: Path
 ) -> None:
-    config, run_dir = make_run([], evaluate__judge=str(tiny_lm_dir))
+    config, run_dir = make_run([], evaluate__advanced__judge=str(tiny_lm_dir))
     found = judged(config, run_dir, ("base", "Karl Moen"), ("tuned", "Ane Dahl"))
     assert (len(found.scores), found.rejects) == (2, [])
-    config, run_dir = make_run([], evaluate__judge=str(tiny_lm_dir), llm__max_model_tokens=64)
+    config, run_dir = make_run([], evaluate__advanced__judge=str(tiny_lm_dir), llm__max_model_tokens=64)
     found = judged(config, run_dir, ("base", "Per Holm"))
     assert (found.scores, found.num_asked, len(found.rejects)) == ([], 1, 1)
     assert "the model takes 64" in found.rejects[0].detail

@@ -127,7 +127,7 @@ def test_a_half_written_window_is_asked_again_whole_and_no_row_is_doubled(tmp_pa
 
 
 def test_a_run_stopped_midway_resumes_to_the_same_replies_with_a_real_model(tmp_path: Path, tiny_lm_dir: Path) -> None:
-    config = LLMConfig(model=str(tiny_lm_dir), dtype="float32", batch_tokens=512)
+    config = LLMConfig(model=str(tiny_lm_dir), dtype="float32", advanced={"batch_tokens": 512})
     requests = [ask("word " * (i % 5) + str(i), temperature=0.8 * (i % 2)) for i in range(40)]
     with open_language_model(config, seed=0) as model:
         model.window = 16

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from rag_ft.config import LLMConfig
+from rag_ft.config_loader import make_config
 from rag_ft.errors import ConfigError, RagFtError
 from rag_ft.llm import sending
 from rag_ft.llm.models import ChatRequest, Reply, open_language_model
@@ -133,7 +134,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., FaultyServe
 
 def config_of(server: FaultyServer, **knobs: Any) -> LLMConfig:
     values = {"backend": "openai", "base_url": server.url, "model": "echo", "timeout_seconds": 20, "retries": 8} | knobs
-    return LLMConfig(**values)
+    return make_config({"llm": values}).llm
 
 
 def requests(n: int, **knobs: Any) -> list[ChatRequest]:

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from rag_ft.config import LLMConfig
+from rag_ft.config_loader import make_config
 from rag_ft.errors import ConfigError
 from rag_ft.llm import grammar as grammar_module
 from rag_ft.llm.decoding import Row, choose
@@ -31,7 +32,7 @@ def user(text: str) -> tuple[dict[str, str], ...]:
 
 
 def config_of(folder: Path, **knobs: Any) -> LLMConfig:
-    return LLMConfig(model=str(folder), dtype="float32", **knobs)
+    return make_config({"run": {"dtype": "float32"}, "llm": {"model": str(folder), **knobs}}).llm
 
 
 def some_requests(temperature: float = 0.0, **knobs: Any) -> list[ChatRequest]:

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from rag_ft.config import LLMConfig
+from rag_ft.config_loader import make_config
 from rag_ft.errors import ConfigError, RagFtError
 from rag_ft.llm import sending, vllm_guard, vllm_server
 from rag_ft.llm.gpu_memory import check_gpu_memory, release_gpu
@@ -136,7 +137,8 @@ def made(monkeypatch: pytest.MonkeyPatch, tiny_lm_dir: Path, tmp_path: Path):
     def make(on_cpu: bool, adapters: dict[str, Path] | None = None, **knobs: object) -> VLLMServer:
         monkeypatch.setattr(vllm_server, "is_cpu_build", lambda _: on_cpu)
         monkeypatch.setattr(vllm_server, "check_gpu_memory", lambda *_: None)
-        config = LLMConfig(backend="vllm", model=str(tiny_lm_dir), vllm_python=sys.executable, **knobs)
+        llm = {"backend": "vllm", "model": str(tiny_lm_dir), "vllm_python": sys.executable, **knobs}
+        config = make_config({"llm": llm}).llm
         return VLLMServer(config, tiny_lm_dir, adapters or {}, tmp_path / "vllm.log")
 
     return make
@@ -180,7 +182,9 @@ def mortal(monkeypatch: pytest.MonkeyPatch, tiny_lm_dir: Path, tmp_path: Path):
     def make(times: int):
         command = [sys.executable, "-c", MORTAL, str(deaths), str(times)]
         monkeypatch.setattr(VLLMServer, "command", lambda self, port: [*command, str(port)])
-        config = LLMConfig(backend="vllm", model=str(tiny_lm_dir), vllm_python=sys.executable, concurrency=8)
+        config = LLMConfig(
+            backend="vllm", model=str(tiny_lm_dir), advanced={"vllm_python": sys.executable, "concurrency": 8}
+        )
         return open_language_model(config, 0, log_path=tmp_path / "vllm.log")
 
     return make
@@ -275,7 +279,9 @@ def test_gpu_memory_that_others_hold_is_told(monkeypatch: pytest.MonkeyPatch, tm
     tool.write_text("#!/bin/sh\necho '20480, 81920'\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    with pytest.raises(ConfigError, match=r"GPU 0 has 20.0 of 80.0 GiB free, llm.gpu_memory_share=0.9 wants 72.0"):
+    with pytest.raises(
+        ConfigError, match=r"GPU 0 has 20.0 of 80.0 GiB free, llm.advanced.gpu_memory_share=0.9 wants 72.0"
+    ):
         check_gpu_memory(0.9, 1)
     with pytest.raises(ConfigError, match="2 GPUs asked for"):
         check_gpu_memory(0.1, 2)
@@ -312,7 +318,7 @@ def test_memory_that_this_process_no_longer_uses_is_free_for_its_server(monkeypa
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(vllm_server, "is_cpu_build", lambda _: False)
     monkeypatch.setattr(vllm_server, "check_gpu_memory", lambda *_: done.append("checked"))
-    VLLMServer(LLMConfig(vllm_python=sys.executable), Path(), {})
+    VLLMServer(LLMConfig(advanced={"vllm_python": sys.executable}), Path(), {})
     assert done == ["released", "checked"]
     Processes(1, 2).first(lambda: done.append("worked"))  # one that only waits releases too
     assert done == ["released", "checked", "released"]

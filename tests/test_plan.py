@@ -15,7 +15,7 @@ import pytest
 from generator_run import ROOT, Make, prepare, start_process
 
 import rag_ft.plan
-from rag_ft.config import load_config
+from rag_ft.config_loader import load_config
 from rag_ft.errors import ConfigError
 from rag_ft.paths import RunDir
 from rag_ft.plan import count_corpus, plan
@@ -130,11 +130,11 @@ def test_imported_questions_are_shared_out_by_split_before_there_are_pairs(make_
 @pytest.mark.timeout(1200)
 def test_planned_memory_is_within_a_quarter_of_the_measured_peak_on_the_demo(demo_encoder: str, tmp_path: Path) -> None:
     overrides = [f"run.dir={tmp_path / 'run'}", "generate.max_chunks=120", "train_retriever.epochs=1"]
-    config = load_config(ROOT / "configs/demo.yaml", [*overrides, "train_generator.max_steps=12"])
+    config = load_config(ROOT / "configs/demo.yaml", [*overrides, "train_generator.advanced.max_steps=12"])
     for stage in ("ingest", "index", "generate"):
         run_stage(stage, config)
     for stage in ("train_retriever", "train_generator"):  # processes of their own: a peak is that of a process
-        words = ["-m", "rag_ft.cli", stage, "configs/demo.yaml", *overrides, "train_generator.max_steps=12"]
+        words = ["-m", "rag_ft.cli", stage, "configs/demo.yaml", *overrides, "train_generator.advanced.max_steps=12"]
         assert start_process([sys.executable, *words], tmp_path / "log").wait(600) == 0
         done = read_done(RunDir(config.run_path), stage)
         planned = float(row_of(plan(config), stage)[5])

@@ -174,7 +174,7 @@ def test_examples_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     file.write_text('{"passage": "x"}\n')
     with pytest.raises(DataError, match="line 1 must hold"):
         load_prompts("full", ABSTAIN, file)
-    with pytest.raises(ConfigError, match=r"compact.*generate\.examples"):
+    with pytest.raises(ConfigError, match=r"compact.*generate\.advanced\.examples"):
         load_prompts("compact", ABSTAIN, file)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rag_ft.config import make_config
+from rag_ft.config_loader import make_config
 from rag_ft.llm.models import Reply
 from rag_ft.qa.checks import Failure
 from rag_ft.qa.prompts import load_prompts
@@ -96,7 +96,7 @@ def test_candidates_follow_their_document_and_are_asked_of_each_chunk_that_names
     def chunk_of(chunk_id: str) -> Chunk:
         return Chunk(chunk_id, "d", "t", TEXTS[chunk_id], 0, 9, 3, "train")
 
-    config: Any = make_config({"generate": {"swaps_per_pair": 1}})
+    config: Any = make_config({"generate": {"advanced": {"swaps_per_pair": 1}}})
     trip = RoundTrip(config, load_prompts("full", ABSTAIN), Search(), chunk_of, lambda chunk: chunk.text)
     asked: Counter[str] = Counter()
     swaps = Swaps(trip, asked)

@@ -32,7 +32,7 @@ from rag_ft.report_page.browser import (
 from rag_ft.report_page.charts import curve, training_curves
 from rag_ft.report_page.retriever import moved
 
-QUICK = {"evaluate": {"num_resamples": 300}}
+QUICK = {"evaluate": {"advanced": {"num_resamples": 300}}}
 EVIL = "</script><script>document.title='pwned'</script><img src=x onerror=document.title='pwned'> {thing} & \"q\" 'q'"
 CHROMIUM = Path("/usr/bin/chromium")
 
@@ -40,7 +40,7 @@ CHROMIUM = Path("/usr/bin/chromium")
 @pytest.fixture(scope="module")
 def reported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, RunDir]:
     config, run_dir = make_synthetic_run(
-        tmp_path_factory.mktemp("run"), evaluate={"num_resamples": 300, "robustness": True}
+        tmp_path_factory.mktemp("run"), evaluate={"advanced": {"num_resamples": 300, "robustness": True}}
     )
     report.run(config, run_dir)
     return config, run_dir

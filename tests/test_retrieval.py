@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 
 from rag_ft.config import Config, EncoderConfig
+from rag_ft.config_advanced import EncoderAdvanced
+from rag_ft.config_loader import make_config
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.paths import RunDir
 from rag_ft.records import Chunk, write_jsonl
@@ -38,7 +40,11 @@ MakeRun = Callable[..., tuple[Config, RunDir]]
 
 
 def tiny(folder: Path, **knobs: object) -> EncoderConfig:
-    return EncoderConfig(model=str(folder), dtype="float32", **knobs)  # type: ignore[arg-type]
+    return EncoderConfig(model=str(folder), dtype="float32", advanced=knobs)  # type: ignore[arg-type]
+
+
+def with_query_prefix(encoder: EncoderConfig) -> EncoderConfig:
+    return encoder.model_copy(update={"advanced": EncoderAdvanced(query_prefix="query: ")})
 
 
 def chunks_of(texts: list[str], title: str = "") -> list[Chunk]:
@@ -126,7 +132,7 @@ def test_long_texts_are_cut_at_max_tokens(tiny_encoder_dir: Path) -> None:
 
 
 def test_more_tokens_than_the_model_has_positions_are_refused(tiny_encoder_dir: Path) -> None:
-    with pytest.raises(ConfigError, match=r"encoder.max_tokens is 100000, but .* has \d+ positions"):
+    with pytest.raises(ConfigError, match=r"encoder.advanced.max_tokens is 100000, but .* has \d+ positions"):
         load_encoder(tiny(tiny_encoder_dir, max_tokens=100_000))
 
 
@@ -183,7 +189,7 @@ def test_a_model_that_says_nothing_of_pooling_is_refused_until_it_is_set(
     bare = tmp_path / "bare"
     shutil.copytree(tiny_encoder_dir, bare)
     (bare / "modules.json").unlink()
-    with pytest.raises(ConfigError, match=r"set encoder\.pooling"):
+    with pytest.raises(ConfigError, match=r"set encoder\.advanced\.pooling"):
         load_encoder(tiny(bare))
     assert load_encoder(tiny(bare, pooling="mean")).encode_chunks(["a"]).shape == (1, 32)
 
@@ -424,15 +430,15 @@ def test_vectors_and_ids_are_in_chunk_order_and_memory_mapped(indexed: tuple[Con
 
 def test_an_index_of_another_encoder_is_refused(indexed: tuple[Config, RunDir, Encoder]) -> None:
     config, run_dir, _ = indexed
-    other = config.model_copy(update={"encoder": config.encoder.model_copy(update={"query_prefix": "query: "})})
+    other = config.model_copy(update={"encoder": with_query_prefix(config.encoder)})
     with pytest.raises(ConfigError, match="made by another encoder: run `rag-ft index CONFIG --force`"):
         open_retriever(other, run_dir)
 
 
 def test_an_index_of_other_titles_or_chunks_is_refused(indexed: tuple[Config, RunDir, Encoder]) -> None:
     config, run_dir, encoder = indexed
-    flipped = {"with_title": not config.retrieval.with_title}
-    other = config.model_copy(update={"retrieval": config.retrieval.model_copy(update=flipped)})
+    flipped = {"with_title": not config.retrieval.advanced.with_title}
+    other = make_config({**config.model_dump(), "retrieval": {"advanced": flipped}})
     with pytest.raises(ConfigError, match="with_title"):
         open_retriever(other, run_dir, encoder=encoder)
     write_jsonl(run_dir.chunks, chunks_of([*TEXTS[:-1], "the tower fell"]))
@@ -451,7 +457,7 @@ def test_no_index_and_no_tuned_retriever_are_said_so(make_run: MakeRun) -> None:
 
 def test_a_tuned_encoder_is_served_with_its_own_index(indexed: tuple[Config, RunDir, Encoder]) -> None:
     config, run_dir, encoder = indexed
-    tuned = load_sentence_transformer(config.encoder.model_copy(update={"query_prefix": "query: "}))
+    tuned = load_sentence_transformer(with_query_prefix(config.encoder))
     tuned.save(str(run_dir.retriever), create_model_card=False)
     assert not served_tuned(run_dir)
     adopt_index(run_dir.index, run_dir.retriever_index, load_encoder(config.encoder, run_dir.retriever))
@@ -496,7 +502,7 @@ def test_on_real_questions_min_max_fusion_beats_either_side(
     if not folder.is_dir():
         pytest.skip(f"no {folder}")
     config, run_dir = make_run(
-        [], ingest__sources=[folder / "documents.jsonl"], encoder__model=demo_encoder, encoder__dtype="auto"
+        [], ingest__sources=[folder / "documents.jsonl"], encoder__model=demo_encoder, run__dtype="auto"
     )
     ingest.run(config, run_dir)
     index.run(config, run_dir)

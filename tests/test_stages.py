@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from rag_ft import stages
-from rag_ft.config import Config, make_config
+from rag_ft.config import Config
+from rag_ft.config_loader import make_config
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.paths import RunDir
 
@@ -58,7 +59,7 @@ def test_force_asks_a_language_model_again_only_where_the_settings_are_as_before
     monkeypatch.setitem(sys.modules, "rag_ft.generate", types.SimpleNamespace(run=generate))
     for name in ("ingest", "index", "generate"):
         stages.run_stage(name, counted())
-    other = counted(generate={"checks": ["form"]})
+    other = counted(generate={"advanced": {"checks": ["form"]}})
     assert stages.run_stage("generate", other, force=True)["counts"]["num_replies"] == 2
     assert stages.run_stage("generate", other, force=True)["counts"]["num_replies"] == 1
 
@@ -158,7 +159,7 @@ def test_edited_prompts_and_replaced_weights_make_a_stage_stale(
 
 def test_knobs_that_only_change_speed_do_not_make_a_stage_stale(counted: Callable[..., Config]) -> None:
     stages.run_stage("ingest", counted())
-    assert stages.run_stage("ingest", counted(encoder={"batch_tokens": 512}))["skipped"]
+    assert stages.run_stage("ingest", counted(encoder={"advanced": {"batch_tokens": 512}}))["skipped"]
 
 
 def test_the_done_file_says_what_was_run(counted: Callable[..., Config]) -> None:

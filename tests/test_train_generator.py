@@ -214,7 +214,7 @@ def test_a_run_without_train_pairs_says_what_to_do(prepared: Make) -> None:
 def test_the_precision_is_what_the_configuration_says_whatever_the_launcher_says(
     prepared: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    config, _ = prepared(llm__dtype="float32")
+    config, _ = prepared(run__dtype="float32")
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     settings = arguments(config, Schedule(1, 1, 1.0, 1, 1, False), None, tmp_path)
     assert (settings.bf16, settings.mixed_precision) == (False, "no")
@@ -408,12 +408,16 @@ def test_answers_during_training_are_scored_as_those_of_the_evaluation(prepared:
     with open_language_model(config.llm, 0) as model:
         said = {reply.id: reply.text for reply in model.chat(requests)}
     wanted = [
-        score_answer(said[p.id], p.answers if p.answerable else (), is_abstention(said[p.id], config.llm.abstain))["f1"]
+        score_answer(
+            said[p.id], p.answers if p.answerable else (), is_abstention(said[p.id], config.llm.advanced.abstain)
+        )["f1"]
         for p in pairs
     ]
     base = load_base(config)
-    assert answer_f1(base, tokens.tokenizer, questions, config.llm.abstain, 12) == wanted
-    assert 0 < mean_f1(base, tokens.tokenizer, questions, config.llm.abstain, 12) == sum(wanted) / len(wanted) < 1
+    assert answer_f1(base, tokens.tokenizer, questions, config.llm.advanced.abstain, 12) == wanted
+    assert (
+        0 < mean_f1(base, tokens.tokenizer, questions, config.llm.advanced.abstain, 12) == sum(wanted) / len(wanted) < 1
+    )
 
 
 def test_folds_hold_out_documents(prepared: Make) -> None:
@@ -472,8 +476,8 @@ def test_a_run_with_all_weights_tuned_is_evaluated_asked_and_merged_as_a_model_o
     write_jsonl(tmp_path / "questions.jsonl", questions)
     config, run_dir = make_run(
         documents(), generate__pairs_per_chunk=0, generate__questions=[tmp_path / "questions.jsonl"],
-        train_retriever__enabled=False, train_generator__method="full", train_generator__max_steps=4,
-        evaluate__num_resamples=100, evaluate__max_tokens=8,
+        train_retriever__enabled=False, train_generator__method="full", train_generator__advanced__max_steps=4,
+        evaluate__advanced__num_resamples=100, evaluate__advanced__max_tokens=8,
     )  # fmt: skip
     done = {name: run_stage(name, config)["counts"] for name in STAGE_NAMES}
     assert done["evaluate"]["generator_tuned"] == 1 and run_dir.report_html.exists()
@@ -538,7 +542,7 @@ def test_float32_weights_on_a_gpu_are_asked_in_the_precision_of_their_training(
     from rag_ft.training import questions, sft
     from rag_ft.training.training_set import TrainingSet
 
-    config, in_float32 = prepared(llm__dtype="bfloat16")[0], prepared(llm__dtype="float32")[0]
+    config, in_float32 = prepared(run__dtype="bfloat16")[0], prepared(run__dtype="float32")[0]
 
     def bfloat16() -> float:
         return float(torch.is_autocast_enabled("cuda"))
@@ -564,7 +568,7 @@ def test_flash_attention_is_chosen_where_it_can_compute(prepared: Make, monkeypa
 
     from rag_ft.training import adapters
 
-    configs = {dtype: prepared(llm__dtype=dtype)[0] for dtype in ("bfloat16", "float32")}
+    configs = {dtype: prepared(run__dtype=dtype)[0] for dtype in ("bfloat16", "float32")}
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(adapters, "find_spec", lambda _: object())
     chosen = {dtype: adapters.attention(config) for dtype, config in configs.items()}

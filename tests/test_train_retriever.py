@@ -34,7 +34,7 @@ RUN = """
 import sys
 from pathlib import Path
 from rag_ft import train_retriever
-from rag_ft.config import load_config
+from rag_ft.config_loader import load_config
 from rag_ft.paths import RunDir
 config = load_config(Path(sys.argv[1]))
 train_retriever.run(config, RunDir(config.run_path))
@@ -81,7 +81,7 @@ def prepared(make_run: MakeRun) -> Callable[..., tuple[Config, RunDir]]:
         values = {"batch_size": 8, "learning_rate": 5e-3, "epochs": 3, "rank": 4, "gate": False, **knobs}
         config, run_dir = make_run(
             documents(),
-            retrieval__with_title=False,
+            retrieval__advanced__with_title=False,
             retrieval__mode=mode,
             **{f"train_retriever__{k}": v for k, v in values.items()},
         )
@@ -145,7 +145,6 @@ LSR_ALONE = {
     "lsr_steps": 80,
     "lsr_top_k": 12,
     "lsr_learning_rate": 1e-2,
-    "lsr_kl": "q||p",
     "method": "full",
 }
 
@@ -249,8 +248,8 @@ def test_documents_without_questions_are_learned_and_judged_by_inverse_cloze(
         for n, c in enumerate(COLOURS)
     ]
     rows = [{"id": f"d{n}", "title": "", "text": t, "split": "train" if n < 8 else "dev"} for n, t in enumerate(texts)]
-    config, run_dir = make_run(rows, train_retriever__self_supervised=True, train_retriever__batch_size=4,
-                               train_retriever__sides=sides)  # fmt: skip
+    config, run_dir = make_run(rows, train_retriever__advanced__self_supervised=True, train_retriever__batch_size=4,
+                               train_retriever__advanced__sides=sides)  # fmt: skip
     ingest.run(config, run_dir)
     index.run(config, run_dir)
     write_jsonl(run_dir.qa, [])
@@ -453,8 +452,8 @@ def test_two_processes_train_what_one_trains(make_run: MakeRun, tiny_encoder_dir
     trained = []
     for name, launcher in LAUNCHERS.items():
         config, run_dir = make_run(
-            documents(), run__dir=tmp_path / name, encoder__model=str(encoder), retrieval__with_title=False,
-            generate__questions=[str(questions)], generate__pairs_per_chunk=0, train_retriever__gate=False,
+            documents(), run__dir=tmp_path / name, encoder__model=str(encoder), retrieval__advanced__with_title=False,
+            generate__questions=[str(questions)], generate__pairs_per_chunk=0, train_retriever__advanced__gate=False,
             train_retriever__batch_size=4, train_retriever__learning_rate=5e-3,
         )  # fmt: skip
         values = {section: v for section, v in config.model_dump(mode="json").items() if section != "name"}

@@ -184,7 +184,7 @@ def _lines(path: Path, max_bytes: float) -> Iterator[tuple[int, bytes | None]]:
 
 def _parse(line: bytes | None) -> dict[str, Any]:
     if line is None:
-        raise UnreadableError("too large", "a line longer than ingest.max_document_mb")
+        raise UnreadableError("too large", "a line longer than ingest.advanced.max_document_mb")
     try:
         row = json.loads(line.decode("utf-8-sig"))
         if b"\\ud" in line.lower():

@@ -36,7 +36,9 @@ def read_bytes(path: Path, max_bytes: float) -> bytes:
     """The whole file, its size checked first."""
     try:
         if path.stat().st_size > max_bytes:
-            raise UnreadableError("too large", f"{path.stat().st_size / 2**20:.1f} MB, see ingest.max_document_mb")
+            raise UnreadableError(
+                "too large", f"{path.stat().st_size / 2**20:.1f} MB, see ingest.advanced.max_document_mb"
+            )
         raw = path.read_bytes()
     except OSError as error:
         raise UnreadableError("unreadable", error.strerror or str(error)) from error

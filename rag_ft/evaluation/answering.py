@@ -66,8 +66,8 @@ def answer_all(
     Raises:
         DataError: not one prompt was answered.
     """
-    prompts = load_prompts(config.llm.prompts, config.llm.abstain)
-    prompting = Prompting(prompts, chunks, config.retrieval.with_title)
+    prompts = load_prompts(config.llm.prompts, config.llm.advanced.abstain)
+    prompting = Prompting(prompts, chunks, config.retrieval.advanced.with_title)
     tuned = tuned_generator(run_dir)
     ranked = [_rank(ask, prompting, tuned is not None) for ask in asks]
     keys = [key for _, _, key in ranked]
@@ -95,7 +95,7 @@ def _ask_models(config: Config, run_dir: RunDir, asks: dict[str, Ask], prompting
     replies = {}
     for llm, adapters, halves in _models(config, tuned_generator(run_dir)):
         chosen = {key: ask for key, ask in asks.items() if ask.generator in halves}
-        requests = Requests(chosen, prompting, config.evaluate.max_tokens, adapters)
+        requests = Requests(chosen, prompting, config.evaluate.advanced.max_tokens, adapters)
         with open_language_model(llm, config.run.seed, adapters, run_dir.vllm_log) as model:
             for reply in cached_chat(model, requests, run_dir.replies("evaluate"), desc="evaluate: answers"):
                 replies[reply.id] = reply

@@ -50,7 +50,7 @@ def judge(
     passages: Callable[[Prediction], list[str]],
     abstains: Callable[[str], bool],
 ) -> Judgement:
-    """Puts every answer that is no abstention, with the passages it was given, to the model `evaluate.judge`, each
+    """Puts every answer that is no abstention, with the passages it was given, to the model `evaluate.advanced.judge`, each
     distinct prompt once, by way of llm.backend. Verdicts are cached with the other replies.
 
     Raises:
@@ -98,6 +98,6 @@ def _ask(config: Config, run_dir: RunDir, prompts: Mapping[str, Messages]) -> It
     if not prompts:
         return
     requests = [ChatRequest(key, messages, MAX_TOKENS, schema=VERDICT) for key, messages in prompts.items()]
-    llm = config.llm.model_copy(update={"model": config.evaluate.judge})
+    llm = config.llm.model_copy(update={"model": config.evaluate.advanced.judge})
     with open_language_model(llm, config.run.seed, log_path=run_dir.vllm_log) as model:
         yield from cached_chat(model, requests, run_dir.replies("evaluate"), desc="evaluate: judge")

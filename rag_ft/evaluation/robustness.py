@@ -34,7 +34,7 @@ def probes(
         noise = [i for i in ranking[pair.id] if i not in gold[pair.id] and not occurrences(pair.answer, chunks[i].text)]
         rng = random.Random(f"{config.run.seed}:{pair.id}")
         asks += _noise(pair, proof, noise, rng) + _order(pair, proof, noise, config.retrieval.top_k)
-        asks += _swap(pair, proof, pairs, chunks, rng, config.retrieval.with_title)
+        asks += _swap(pair, proof, pairs, chunks, rng, config.retrieval.advanced.with_title)
     return asks
 
 

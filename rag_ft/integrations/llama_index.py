@@ -19,7 +19,8 @@ from llama_index.core.retrievers import BaseRetriever
 from llama_index.core.schema import NodeRelationship, NodeWithScore, QueryBundle, RelatedNodeInfo, TextNode
 from pydantic import PrivateAttr
 
-from rag_ft.config import Config, load_config
+from rag_ft.config import Config
+from rag_ft.config_loader import load_config
 from rag_ft.paths import RunDir
 from rag_ft.records import Chunk, from_json
 from rag_ft.retrieval.encoder import Encoder, load_encoder

@@ -36,7 +36,7 @@ def check_gpu_memory(share: float, num_gpus: int) -> None:
         free, total = (float(part) / 1024 for part in line.split(","))
         if free < share * total:
             raise ConfigError(
-                f"GPU {number} has {free:.1f} of {total:.1f} GiB free, llm.gpu_memory_share={share} wants "
+                f"GPU {number} has {free:.1f} of {total:.1f} GiB free, llm.advanced.gpu_memory_share={share} wants "
                 f"{share * total:.1f}: end the other program, or lower it"
             )
 

@@ -42,14 +42,14 @@ def open_server(config: Any, adapters: dict[str, Path], log_path: Path | None = 
     prints = {name: f"{name}-{folder_fingerprint(Path(path))[:8]}" for name, path in adapters.items()
               if check_adapter(name, Path(path))}  # fmt: skip
     if config.backend == "vllm":
-        folder = resolve_model_folder(config.model)
+        folder = resolve_model_folder(config.required_model)
         load_chat_tokenizer(folder)
         server = VLLMServer(config, folder, {prints[name]: Path(path) for name, path in adapters.items()}, log_path)
         return ServerModel(config, adapters, prints, folder, server)
     if not config.base_url:
         raise ConfigError("llm.backend is openai but llm.base_url is not set: give http://host:port/v1")
-    here = Path(config.model) if (Path(config.model) / "config.json").is_file() else None
-    return ServerModel(config, adapters, prints, here, None)
+    here = Path(config.required_model)
+    return ServerModel(config, adapters, prints, here if (here / "config.json").is_file() else None, None)
 
 
 class ServerModel:
@@ -76,14 +76,16 @@ class ServerModel:
         self._lora_enabled = bool(adapters)
         self._is_vllm = server is not None  # else found out on entering
         what = folder_fingerprint(folder) if folder else config.model
-        kind = (config.backend, config.dtype, config.quantization, sorted(served_adapters.items()))
+        kind = (config.backend, config.dtype, config.advanced.quantization, sorted(served_adapters.items()))
         self.name = f"{Path(config.model).name}-{content_hash(what, kind)}"
 
     def __enter__(self) -> ServerModel:
         try:
             url = self._server.start() if self._server else self._config.base_url
             knobs = self._config
-            self._sender = Sender(url, knobs.concurrency, knobs.timeout_seconds, knobs.retries, self._server)
+            self._sender = Sender(
+                url, knobs.advanced.concurrency, knobs.advanced.timeout_seconds, knobs.advanced.retries, self._server
+            )
             self._check_served()
         except BaseException:
             self.__exit__()

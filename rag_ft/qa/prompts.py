@@ -121,7 +121,9 @@ def load_prompts(name_or_folder: str | Path, abstain: str, examples: Path | None
     if examples is None:
         return prompts
     if "{examples}" not in texts["generate.txt"]:
-        raise ConfigError(f"the prompt set '{name_or_folder}' has no place for examples: remove generate.examples")
+        raise ConfigError(
+            f"the prompt set '{name_or_folder}' has no place for examples: remove generate.advanced.examples"
+        )
     return replace(prompts, examples=_read_examples(examples))
 
 

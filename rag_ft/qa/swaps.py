@@ -44,14 +44,18 @@ class Swaps:
         for _, group in groupby(pairs, key=lambda pair: pair.document_id):
             kept = list(group)
             yield from ((pair, None, None) for pair in kept)
-            made = swap_names(kept, self.trip.prompts.abstain, settings.swaps_per_pair, seed)
+            made = swap_names(kept, self.trip.prompts.abstain, settings.advanced.swaps_per_pair, seed)
             self.asked["unanswerable"] += len(made)
             repeated = self.earlier([pair.question for pair in made]) if self.earlier and made else [None] * len(made)
             for pair, same in zip(made, repeated, strict=True):
                 if same:
                     yield pair, duplicate(pair.question, same), None
             new = [pair for pair, same in zip(made, repeated, strict=True) if not same]
-            hits = self.trip.retriever.search([pair.question for pair in new], settings.round_trip_k) if new else []
+            hits = (
+                self.trip.retriever.search([pair.question for pair in new], settings.advanced.round_trip_k)
+                if new
+                else []
+            )
             for pair, found in zip(new, hits, strict=True):
                 yield from self._requests(pair, [chunk_id for chunk_id, _ in found])
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from typing import Any
 
-from rag_ft.config import Config, flat
+from rag_ft.config import Config
+from rag_ft.config_loader import flat
 from rag_ft.metrics.significance import spread
 from rag_ft.metrics.verdict import points
 from rag_ft.paths import RunDir

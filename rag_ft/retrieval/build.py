@@ -82,7 +82,7 @@ def build_index(
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "manifest.json").unlink(missing_ok=True)
-    with_title = config.retrieval.with_title
+    with_title = config.retrieval.advanced.with_title
     ids, digest, lexical, num_cut = [], hashlib.sha256(), LexicalBuilder(), 0
     with VectorFile(folder, encoder, total) as vectors:
         for block in _blocks(chunks, encoder.block_size):
@@ -98,7 +98,7 @@ def build_index(
     lexical.save(folder / "lexical")
     stored = vectors.finish()
     queries = functools.partial(_tuning_queries, encoder, vectors.samples)
-    made = build_faiss(stored, queries, config.retrieval.faiss, folder / "index.faiss", config.run.seed)
+    made = build_faiss(stored, queries, config.retrieval.advanced.faiss, folder / "index.faiss", config.run.seed)
     manifest = Manifest(
         encoder=encoder.fingerprint,
         dim=encoder.dim,

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Encoder", "load_encoder", "load_sentence_transformer", "load_tokenizer", "resolve_model_dir"]
 
 logger = logging.getLogger(__name__)
-# Tokens of one batch where `encoder.batch_tokens` is 0: small batches stay in a CPU's cache, a GPU wants to be filled.
+# Tokens of one batch where `encoder.advanced.batch_tokens` is 0: small batches stay in a CPU's cache, a GPU wants to be filled.
 AUTO_BATCH_TOKENS = {"cpu": 2048, "cuda": 65536}
 GPU_BLOCK = 2048  # texts tokenised at once for each GPU, while it computes those before
 Features = dict[str, list[np.ndarray]]
@@ -132,7 +132,7 @@ class Encoder:
     @property
     def _batch_tokens(self) -> int:
         kind = self.sentence_transformer.device.type
-        return self._config.batch_tokens or AUTO_BATCH_TOKENS.get(kind, AUTO_BATCH_TOKENS["cpu"])
+        return self._config.advanced.batch_tokens or AUTO_BATCH_TOKENS.get(kind, AUTO_BATCH_TOKENS["cpu"])
 
     def _run(self, batches: Iterator[Batch], vectors: np.ndarray) -> None:
         models = self._models()
@@ -187,9 +187,9 @@ def load_sentence_transformer(config: EncoderConfig, path: Path | None = None) -
     from sentence_transformers.sentence_transformer.modules import Normalize
 
     folder = path or resolve_model_dir(config)
-    if not (folder / "modules.json").exists() and config.pooling is None:
+    if not (folder / "modules.json").exists() and config.advanced.pooling is None:
         raise ConfigError(
-            f"{folder} does not say how its tokens are pooled: set encoder.pooling to mean, cls or lasttoken"
+            f"{folder} does not say how its tokens are pooled: set encoder.advanced.pooling to mean, cls or lasttoken"
         )
     try:
         with _no_progress_bar():
@@ -199,9 +199,9 @@ def load_sentence_transformer(config: EncoderConfig, path: Path | None = None) -
         raise ConfigError(f"cannot load the encoder {folder} ({reason}): set encoder.model to another") from error
     model.eval()
     _set_pooling(model, config)
-    if config.max_tokens:
+    if config.advanced.max_tokens:
         _check_positions(model, config)
-        model.max_seq_length = config.max_tokens
+        model.max_seq_length = config.advanced.max_tokens
     if not any(isinstance(module, Normalize) for module in model):
         model.append(Normalize())
     model.prompts = {**model.prompts, **_prompts(model, config)}
@@ -252,21 +252,23 @@ def _dtype(name: str, device: str) -> torch.dtype:
 
 
 def _set_pooling(model: SentenceTransformer, config: EncoderConfig) -> None:
-    if config.pooling is None:
+    if config.advanced.pooling is None:
         return
     pooling = _pooling(model)
     if pooling is None:
-        raise ConfigError(f"encoder.pooling is {config.pooling}, but {config.model} pools nothing: leave it out")
-    pooling.pooling_mode = config.pooling
+        raise ConfigError(
+            f"encoder.advanced.pooling is {config.advanced.pooling}, but {config.model} pools nothing: leave it out"
+        )
+    pooling.pooling_mode = config.advanced.pooling
     pooling.pooling_output_dimension = pooling.embedding_dimension
 
 
 def _check_positions(model: SentenceTransformer, config: EncoderConfig) -> None:
     own = getattr(getattr(model[0], "auto_model", None), "config", None)
     positions = getattr(own, "max_position_embeddings", None)
-    if positions and config.max_tokens and config.max_tokens > positions:
+    if positions and config.advanced.max_tokens and config.advanced.max_tokens > positions:
         raise ConfigError(
-            f"encoder.max_tokens is {config.max_tokens}, but {config.model} has {positions} positions: lower it"
+            f"encoder.advanced.max_tokens is {config.advanced.max_tokens}, but {config.model} has {positions} positions: lower it"
         )
 
 
@@ -280,8 +282,8 @@ def _prompts(model: SentenceTransformer, config: EncoderConfig) -> dict[str, str
     own_query = model.prompts.get("query") or ""
     own_chunk = next(filter(None, (model.prompts.get(name) for name in DOCUMENT_PROMPTS)), "")
     return {
-        "query": own_query if config.query_prefix is None else config.query_prefix,
-        "document": own_chunk if config.chunk_prefix is None else config.chunk_prefix,
+        "query": own_query if config.advanced.query_prefix is None else config.advanced.query_prefix,
+        "document": own_chunk if config.advanced.chunk_prefix is None else config.advanced.chunk_prefix,
     }
 
 

@@ -65,8 +65,8 @@ class Retriever:
             return self._dense(questions, k)
         if mode == "lexical":
             return self._lexical.search(questions, k)
-        depth = max(k, self._config.candidates)
-        weight = self._config.lexical_weight
+        depth = max(k, self._config.advanced.candidates)
+        weight = self._config.advanced.lexical_weight
         sides = zip(self._dense(questions, depth), self._lexical.search(questions, depth), strict=True)
         return [tuple(part[:k] for part in fuse(dense, lexical, weight)) for dense, lexical in sides]  # type: ignore[misc]
 
@@ -111,8 +111,10 @@ def open_retriever(config: Config, run_dir: RunDir, tuned: bool = False, encoder
     remedy = "run `rag-ft train_retriever CONFIG --force`" if tuned else "run `rag-ft index CONFIG --force`"
     if manifest.encoder != encoder.fingerprint:
         raise ConfigError(f"the index in {folder} was made by another encoder: {remedy}")
-    if manifest.with_title != config.retrieval.with_title:
-        raise ConfigError(f"the index in {folder} was made with retrieval.with_title={manifest.with_title}: {remedy}")
+    if manifest.with_title != config.retrieval.advanced.with_title:
+        raise ConfigError(
+            f"the index in {folder} was made with retrieval.advanced.with_title={manifest.with_title}: {remedy}"
+        )
     if run_dir.chunks.exists() and manifest.chunks != file_sha256(run_dir.chunks):
         raise ConfigError(f"the index in {folder} was made from other chunks than {run_dir.chunks}: {remedy}")
     return Retriever(folder, manifest, encoder, config.retrieval)

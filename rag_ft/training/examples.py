@@ -86,7 +86,9 @@ def balance(pairs: Sequence[QAPair], layout: Layout) -> tuple[list[QAPair], Layo
     room = (1 - share) / share * num
     dropped = {pair.id for pair in empty[math.ceil(room) :]}
     left_out = [
-        Reject(p.id, "too many to abstain from", "see train_generator.gold_share") for p in empty if p.id in dropped
+        Reject(p.id, "too many to abstain from", "see train_generator.advanced.gold_share")
+        for p in empty
+        if p.id in dropped
     ]
     missing = max(0.0, room - len(empty))
     rest = 1 / (1 + missing / num)  # withheld examples come on top of those answered

@@ -37,11 +37,11 @@ def cross_validate(
     Raises:
         ConfigError: fewer train documents than folds.
     """
-    k = config.train_generator.folds
+    k = config.train_generator.advanced.cross_validation_folds
     learned = {example.document_id for example in data.train if example.kind != "replay"}
     asked = {question.document_id for question in data.fold_questions}
     texts = {d.id: d.text for d in read_jsonl(run_dir.documents, Document) if d.id in learned}
-    fold_of = folds_of(texts, asked, k, config.ingest.near_duplicate_similarity)
+    fold_of = folds_of(texts, asked, k, config.ingest.advanced.near_duplicate_similarity)
     done = {row["fold"] for row in read_rows(run_dir.folds)} if run_dir.folds.exists() else set()
     for fold in sorted(set(range(k)) - done):
         held = {document for document, number in fold_of.items() if number == fold}
@@ -59,7 +59,9 @@ def folds_of(texts: Mapping[str, str], asked: Collection[str | None], k: int, si
     first = [group_of[i] for i in sorted(texts, key=hash_share) if i in asked]
     order = {group: n for n, group in enumerate(dict.fromkeys(first))}
     if len(order) < k:
-        raise ConfigError(f"train_generator.folds={k}: only {len(order)} train documents have questions: lower it")
+        raise ConfigError(
+            f"train_generator.advanced.cross_validation_folds={k}: only {len(order)} train documents have questions: lower it"
+        )
     return {i: order[group] % k for i, group in group_of.items() if group in order}
 
 
@@ -76,7 +78,7 @@ def _validate(
     questions = [q for q in data.fold_questions if q.document_id in held]
     learned = [e for e in data.train if e.document_id not in held]
     unseen = [e for e in data.train if e.document_id in held and e.kind != "replay" and not e.arrangement]
-    model, abstain, longest = load_base(config), config.llm.abstain, longest_answer(data.train)
+    model, abstain, longest = load_base(config), config.llm.advanced.abstain, longest_answer(data.train)
     with as_in_training(config, model):
         base = mean_f1(model, tokenizer, questions, abstain, longest)
     trainer = train(config, tokenizer, learned, data.dev, folder, processes, model, data.dev_questions).trainer

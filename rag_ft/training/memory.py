@@ -112,10 +112,10 @@ def training_memory(
     """GiB by part, for forward passes of `pass_tokens` tokens of which `answer_tokens` are learned."""
     knobs = config.train_generator
     full = knobs.method == "full"
-    trained = shape.parameters if full else shape.adapter_parameters(knobs.rank)
+    trained = shape.parameters if full else shape.adapter_parameters(knobs.advanced.rank)
     stored = "nf4" if knobs.method == "qlora" else "float32" if full else dtype
-    layer = layer_activation_bytes(shape, knobs.rank, not full, 2.0 if dtype == "bfloat16" else 4.0)
-    kept = 2.0 * shape.hidden * shape.layers + layer if knobs.gradient_checkpointing else layer * shape.layers
+    layer = layer_activation_bytes(shape, knobs.advanced.rank, not full, 2.0 if dtype == "bfloat16" else 4.0)
+    kept = 2.0 * shape.hidden * shape.layers + layer if knobs.advanced.gradient_checkpointing else layer * shape.layers
     parts = {
         "weights": stored_bytes(shape, stored),
         "adapter": 0.0 if full else trained * 4.0,
@@ -143,12 +143,12 @@ def retriever_memory(
     from rag_ft.training.losses import MINI_BATCH
 
     knobs = config.train_retriever
-    full = knobs.method == "full"
-    trained = shape.parameters if full else shape.adapter_parameters(knobs.rank)
-    chunk_tokens = config.encoder.max_tokens or config.ingest.chunk_tokens
-    row = question_tokens + (1 + knobs.num_negatives) * chunk_tokens
+    full = knobs.advanced.method == "full"
+    trained = shape.parameters if full else shape.adapter_parameters(knobs.advanced.rank)
+    chunk_tokens = config.encoder.advanced.max_tokens or config.ingest.chunk_tokens
+    row = question_tokens + (1 + knobs.advanced.num_negatives) * chunk_tokens
     texts = knobs.batch_size * row if knobs.batch_size <= MINI_BATCH else MINI_BATCH * chunk_tokens
-    layer = layer_activation_bytes(shape, knobs.rank, not full, 4.0)
+    layer = layer_activation_bytes(shape, knobs.advanced.rank, not full, 4.0)
     parts = {
         "weights": 2 * shape.parameters * 4.0,
         "gradients": trained * 4.0,

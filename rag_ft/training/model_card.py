@@ -60,11 +60,11 @@ def model_card(config: Config, counts: dict[str, Any], version: str) -> str:
     settings = {k: v for k, v in knobs.model_dump(mode="json").items() if k not in ("enabled", "report_to")}
     return CARD.format(
         base=config.llm.model, what=what, library="transformers" if whole else "peft", version=version, run=config.name,
-        abstain=config.llm.abstain, data=_data(counts), supervised=counts["num_supervised_tokens"],
+        abstain=config.llm.advanced.abstain, data=_data(counts), supervised=counts["num_supervised_tokens"],
         tokens=counts["num_tokens"],
         settings=json.dumps({**settings, "seed": config.run.seed, "top_k": config.retrieval.top_k}, indent=1),
         results=_results(counts), prompts=config.llm.prompts,
-        use=WHOLE_USE if whole else ADAPTER_USE.format(rank=knobs.rank),
+        use=WHOLE_USE if whole else ADAPTER_USE.format(rank=knobs.advanced.rank),
     )  # fmt: skip
 
 

@@ -37,7 +37,7 @@ def select_pairs(run_dir: RunDir, similarity: float) -> Pairs:
 
     Where there are fewer than LEAST_DEV_QUESTIONS dev questions, DEV_SHARE of the train documents serve as dev too (of
     those with questions; where there are none and no dev document either, of all), near-duplicates together:
-    `similarity` is what makes them (ingest.near_duplicate_similarity).
+    `similarity` is what makes them (ingest.advanced.near_duplicate_similarity).
     Training pairs that ask what a test pair asks are left out, each with a Reject.
 
     Raises:

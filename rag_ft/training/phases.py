@@ -81,7 +81,7 @@ class Tuning:
     processes: Processes
 
     def text_of(self, chunk: Chunk) -> str:
-        return chunk_text(chunk, self.config.retrieval.with_title)
+        return chunk_text(chunk, self.config.retrieval.advanced.with_title)
 
     def once(self, path: Path, make: Callable[[], Any]) -> Any:
         """The JSON value in `path`; the first process makes it where it is missing."""
@@ -119,7 +119,7 @@ def contrastive_phase(t: Tuning, number: int, before: Candidate) -> Candidate:
 
     def make() -> Rows:
         negatives = mine_negatives(
-            pairs, t.open(before), t.pairs.chunks, knobs.num_negatives, knobs.negative_margin, seed
+            pairs, t.open(before), t.pairs.chunks, knobs.advanced.num_negatives, knobs.advanced.negative_margin, seed
         )
         return contrastive_rows(pairs, negatives, t.pairs.chunks, t.text_of)
 
@@ -135,13 +135,13 @@ def lsr_phase(t: Tuning, number: int, before: Candidate) -> Candidate | LeftOut:
         return LeftOut(name, rows.notes["refusal"])
 
     def loss(rows: Rows, batch_size: int) -> nn.Module:
-        vectors = _vectors(t, rows) if knobs.sides == "query" else None
+        vectors = _vectors(t, rows) if knobs.advanced.sides == "query" else None
         teacher = Teacher(torch.tensor(rows.scores), rows.notes["tau"], _proving(rows))
         several = t.processes.count > 1
-        return LsrLoss(t.student.model, teacher, knobs.temperature, knobs.lsr_kl, knobs.lsr_mix, vectors, several)
+        return LsrLoss(t.student.model, teacher, knobs.advanced.temperature, "p||q", 0.0, vectors, several)
 
     schedule = dataclasses.replace(
-        _schedule(t, 0, number), steps=knobs.lsr_steps, learning_rate=knobs.lsr_learning_rate
+        _schedule(t, 0, number), steps=knobs.advanced.lsr_steps, learning_rate=knobs.advanced.lsr_learning_rate
     )
     return _phase(t, name, before, lambda: rows, loss, schedule, distinct=False)
 
@@ -152,7 +152,7 @@ def build_candidate(t: Tuning, folder: RunDir, alpha: float = 1.0) -> None:
         return
     t.student.save(folder.retriever, alpha)
     encoder = load_encoder(t.config.encoder, folder.retriever)
-    if t.config.train_retriever.sides == "query":
+    if t.config.train_retriever.advanced.sides == "query":
         adopt_index(t.run_dir.index, folder.retriever_index, encoder)
     else:
         build_index(t.config, folder.retriever_index, read_jsonl(t.run_dir.chunks, Chunk), encoder)
@@ -193,9 +193,9 @@ def _contrastive(t: Tuning) -> Callable[[Rows, int], nn.Module]:
     knobs, several = t.config.train_retriever, t.processes.count > 1
 
     def loss(rows: Rows, batch_size: int) -> nn.Module:
-        if knobs.sides == "query":
-            return FrozenChunksLoss(t.student.model, _vectors(t, rows), knobs.temperature, several)
-        return contrastive_loss(t.student.model, knobs.temperature, batch_size, several)
+        if knobs.advanced.sides == "query":
+            return FrozenChunksLoss(t.student.model, _vectors(t, rows), knobs.advanced.temperature, several)
+        return contrastive_loss(t.student.model, knobs.advanced.temperature, batch_size, several)
 
     return loss
 
@@ -209,14 +209,14 @@ def _rows(t: Tuning, name: str, make: Callable[[], Rows]) -> Rows:
 
 def _lsr_rows(t: Tuning, before: Candidate) -> Rows:
     knobs, llm = t.config.train_retriever, t.config.llm
-    pairs = with_positive(t.pairs.train, t.pairs.chunks) if knobs.lsr_mix else t.pairs.train
-    k = min(knobs.lsr_top_k, len(t.pairs.chunks))
+    pairs = t.pairs.train
+    k = min(knobs.advanced.lsr_top_k, len(t.pairs.chunks))
     found = retrieved_chunks(pairs, t.open(before), t.pairs.chunks, k, max(DEPTH, SEARCHED_SHARE * k))
     pairs = [pair for pair in pairs if pair.id in found]
     if not pairs or k < 2:
         return Rows([], [], [], [], notes={"refusal": "no question has two chunks to compare"})
     scores = _lm_scores(t, pairs, found, llm)
-    teacher = choose_temperature(torch.tensor(scores), knobs.lsr_temperature)
+    teacher = choose_temperature(torch.tensor(scores), knobs.advanced.lsr_temperature)
     ids = [found[pair.id] for pair in pairs]
     known = _agreement(pairs, ids, scores)
     notes = {"tau": teacher.tau, "entropy": teacher.entropy, "refusal": teacher.refusal, **known}
@@ -226,7 +226,7 @@ def _lsr_rows(t: Tuning, before: Candidate) -> Rows:
 
 
 def _lm_scores(t: Tuning, pairs: list[QAPair], found: dict[str, list[str]], llm: Any) -> list[list[float]]:
-    prompts = load_prompts(llm.prompts, llm.abstain)
+    prompts = load_prompts(llm.prompts, llm.advanced.abstain)
     with open_language_model(llm, t.config.run.seed, log_path=t.run_dir.vllm_log) as model:
         jobs = make_jobs(((p, found[p.id]) for p in pairs), t.pairs.chunks, prompts, model.name, t.text_of)
         score_jobs(missing_jobs(jobs, t.run_dir.lm_scores), model, t.run_dir.lm_scores)
@@ -256,7 +256,7 @@ def _dev_scores(t: Tuning, served: RunDir, place: Path) -> DevScores:
 
 def _over_clozes(t: Tuning, retriever: Retriever, folder: Path) -> Retriever:
     """The same encoder over an index in which each dev chunk lacks the sentence that asks for it."""
-    if t.config.train_retriever.sides == "query" and (base := t.folder / "base" / CLOZE_INDEX) != folder:
+    if t.config.train_retriever.advanced.sides == "query" and (base := t.folder / "base" / CLOZE_INDEX) != folder:
         adopt_index(base, folder, retriever.encoder)
     else:
         chunks = (t.pairs.clozed.get(chunk.id, chunk) for chunk in read_jsonl(t.run_dir.chunks, Chunk))

@@ -60,7 +60,7 @@ def replay_examples(
         reply = replies[name]
         if reply.error is None and reply.finish_reason == "stop" and reply.text.strip():
             encoded = encode(prompt, reply.text.strip())
-            if len(encoded.input_ids) <= config.train_generator.max_tokens:
+            if len(encoded.input_ids) <= config.train_generator.advanced.max_tokens:
                 yield Example(name, "replay", prompt, reply.text.strip(), (), encoded)
 
 

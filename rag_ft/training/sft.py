@@ -98,7 +98,7 @@ def train(
 
         def measure(trained: Any) -> float:
             with as_in_training(config, trained):
-                return mean_f1(trained, tokenizer, questions, config.llm.abstain, longest)
+                return mean_f1(trained, tokenizer, questions, config.llm.advanced.abstain, longest)
 
         trainer.measure = measure
     _check_rows(trainer.train_dataset, examples)
@@ -125,17 +125,17 @@ def plan_schedule(config: Config, model: Any, examples: Sequence[Example], num_p
     packed = can_pack(config)
     if packed:
         # a packed row holds about so many examples; the rows of a pass are laid one behind the other
-        per_row = max(1.0, knobs.max_tokens / (sum(lengths) / len(lengths)))
+        per_row = max(1.0, knobs.advanced.max_tokens / (sum(lengths) / len(lengths)))
         rows = max(1, round(share / per_row))
-        most = round(knobs.device_batch_size / per_row) if knobs.device_batch_size else rows
+        most = round(knobs.advanced.device_batch_size / per_row) if knobs.advanced.device_batch_size else rows
         sizes = [d for d in divisors(rows) if d <= max(1, most)]
-        row = knobs.max_tokens, math.ceil(per_row) * max(e.encoded.num_answer_tokens for e in examples)
+        row = knobs.advanced.max_tokens, math.ceil(per_row) * max(e.encoded.num_answer_tokens for e in examples)
         device = _fitting(config, model, sizes, row)
         accumulation = rows // device
         per_epoch = max(1, round(len(lengths) / (per_row * rows * num_processes)))
     else:
         longest = max(lengths), max(e.encoded.num_answer_tokens for e in examples)
-        device = knobs.device_batch_size or _fitting(config, model, divisors(share), longest)
+        device = knobs.advanced.device_batch_size or _fitting(config, model, divisors(share), longest)
         if share % device:
             raise ConfigError(
                 f"train_generator.batch_size={knobs.batch_size} is no multiple of device_batch_size={device} "
@@ -144,8 +144,8 @@ def plan_schedule(config: Config, model: Any, examples: Sequence[Example], num_p
         accumulation = share // device
         per_epoch = math.ceil(len(lengths) / knobs.batch_size)
     epochs = knobs.epochs / num_arrangements(examples)
-    num_steps = knobs.max_steps or max(1, math.ceil(epochs * per_epoch))
-    return Schedule(device, accumulation, epochs, num_steps, math.ceil(num_steps / knobs.evaluations), packed)
+    num_steps = knobs.advanced.max_steps or max(1, math.ceil(epochs * per_epoch))
+    return Schedule(device, accumulation, epochs, num_steps, math.ceil(num_steps / knobs.advanced.evaluations), packed)
 
 
 def arguments(config: Config, schedule: Schedule, best_by: str | None, folder: Path) -> SFTConfig:
@@ -155,7 +155,7 @@ def arguments(config: Config, schedule: Schedule, best_by: str | None, folder: P
     return SFTConfig(
         output_dir=str(folder),
         num_train_epochs=schedule.epochs,
-        max_steps=knobs.max_steps or -1,
+        max_steps=knobs.advanced.max_steps or -1,
         per_device_train_batch_size=schedule.device_batch_size,
         per_device_eval_batch_size=max(1, schedule.device_batch_size),
         gradient_accumulation_steps=schedule.accumulation,
@@ -166,10 +166,10 @@ def arguments(config: Config, schedule: Schedule, best_by: str | None, folder: P
         max_grad_norm=1.0,
         bf16=computes_bf16(config),
         use_cpu=not gpu,
-        gradient_checkpointing=knobs.gradient_checkpointing,
+        gradient_checkpointing=knobs.advanced.gradient_checkpointing,
         packing=schedule.packed,
         eval_packing=False,
-        max_length=knobs.max_tokens,
+        max_length=knobs.advanced.max_tokens,
         pad_to_multiple_of="auto" if schedule.packed else WIDTH_STEP,
         dataset_kwargs=None if schedule.packed else {"skip_prepare_dataset": True},
         eval_strategy="steps" if best_by else "no",
@@ -185,7 +185,7 @@ def arguments(config: Config, schedule: Schedule, best_by: str | None, folder: P
         logging_steps=max(1, schedule.num_steps // NUM_LOGGED),
         dataloader_pin_memory=gpu,
         ddp_find_unused_parameters=False,
-        report_to=list(knobs.report_to) or "none",
+        report_to=list(knobs.advanced.report_to) or "none",
         seed=config.run.seed,
         data_seed=config.run.seed,
         disable_tqdm=False,
@@ -231,7 +231,7 @@ def plain_text_loss(model: Any, tokenizer: Any, texts: Sequence[str]) -> float:
 
 
 def _callbacks(config: Config, has_dev: bool) -> list[TrainerCallback]:
-    patience = config.train_generator.patience
+    patience = config.train_generator.advanced.patience
     stop = [EarlyStoppingCallback(early_stopping_patience=patience)] if has_dev and patience else []
     return [MarkComplete(), *stop]
 
@@ -253,7 +253,7 @@ def _check_rows(dataset: Dataset, examples: Sequence[Example]) -> None:
     if rows != len(examples) or supervised != wanted:
         raise DataError(
             f"the trainer kept {rows} of {len(examples)} examples and {supervised} of {wanted} answer tokens: "
-            "raise train_generator.max_tokens, or set train_generator.packing=false"
+            "raise train_generator.advanced.max_tokens, or set train_generator.advanced.packing=false"
         )
 
 
@@ -283,7 +283,7 @@ def save_generator(trained: Trained, config: Config, folder: Path, processes: Pr
     Where all weights were trained they get the base model's dtype again: servers choose theirs by it."""
     trainer = trained.trainer
     if config.train_generator.method == "full":
-        base = AutoConfig.from_pretrained(resolve_model_folder(config.llm.model))
+        base = AutoConfig.from_pretrained(resolve_model_folder(config.llm.required_model))
         trainer.model.to(base.get_text_config().dtype or torch.float32)
     trainer.save_model(str(folder))
     if not processes.main:

@@ -91,7 +91,9 @@ def _add_lora(model: SentenceTransformer, rank: int) -> None:
     try:
         model.add_adapter(config)
     except (ValueError, AttributeError) as error:
-        raise ConfigError(f"this encoder takes no LoRA adapter ({error}): set train_retriever.method=full") from error
+        raise ConfigError(
+            f"this encoder takes no LoRA adapter ({error}): set train_retriever.advanced.method=full"
+        ) from error
 
 
 def _merge_lora(model: SentenceTransformer, alpha: float) -> None:

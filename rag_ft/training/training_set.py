@@ -83,7 +83,7 @@ def select_pairs(run_dir: RunDir, similarity: float) -> tuple[list[QAPair], list
 def build_training_set(config: Config, run_dir: RunDir, encode: Encode, folder: Path) -> dict[str, int]:
     """Makes all examples and questions and writes them to `folder`, a file a part, and rejects of the run. Returns
     counts of pairs. Whatever is there already is kept: it was made by the same settings."""
-    pairs, dev_pairs, rejects = select_pairs(run_dir, config.ingest.near_duplicate_similarity)
+    pairs, dev_pairs, rejects = select_pairs(run_dir, config.ingest.advanced.near_duplicate_similarity)
     counts = {"num_train_pairs": len(pairs), "num_dev_pairs": len(dev_pairs)}
     if (folder / f"{PARTS[-1]}.jsonl").exists():
         return counts
@@ -95,8 +95,12 @@ def build_training_set(config: Config, run_dir: RunDir, encode: Encode, folder: 
     passes = num_arrangements(train)
     replayed = _replay(config, run_dir, pairs, encode, len(train) // passes)
     train += [dataclasses.replace(example, arrangement=n) for n in range(passes) for example in replayed]
-    asked_dev = _sample(some_dev, MAX_QUESTIONS, seed) if knobs.select_by == "f1" else []
-    asked_folds = _sample(pairs, MAX_QUESTIONS * knobs.folds, seed) if knobs.folds else []
+    asked_dev = _sample(some_dev, MAX_QUESTIONS, seed) if knobs.advanced.select_by == "f1" else []
+    asked_folds = (
+        _sample(pairs, MAX_QUESTIONS * knobs.advanced.cross_validation_folds, seed)
+        if knobs.advanced.cross_validation_folds
+        else []
+    )
     parts: dict[str, Iterable[Any]] = {
         "train": train,
         "dev": dev,
@@ -149,7 +153,7 @@ def make_examples(
 
 def sample_examples(config: Config, run_dir: RunDir, encode: Encode, most: int) -> tuple[list[Example], list[Reject]]:
     """Examples of at most so many pairs, spread over all: those that the training sees first of these pairs."""
-    pairs, _, _ = select_pairs(run_dir, config.ingest.near_duplicate_similarity)
+    pairs, _, _ = select_pairs(run_dir, config.ingest.advanced.near_duplicate_similarity)
     kept, layout, _ = balance(pairs, layout_of(config))
     chosen = kept[:: max(1, len(kept) // most)][:most]
     return _laid_out(config, find_contexts(config, run_dir, chosen), chosen, encode, layout)
@@ -158,7 +162,7 @@ def sample_examples(config: Config, run_dir: RunDir, encode: Encode, most: int) 
 def _laid_out(
     config: Config, contexts: Contexts, pairs: Sequence[QAPair], encode: Encode, layout: Layout
 ) -> tuple[list[Example], list[Reject]]:
-    abstain, render = config.llm.abstain, prompt_renderer(config)
+    abstain, render = config.llm.advanced.abstain, prompt_renderer(config)
     examples: list[Example] = []
     rejects: list[Reject] = []
     for pair in pairs:
@@ -180,14 +184,14 @@ def make_questions(config: Config, contexts: Contexts, pairs: Sequence[QAPair], 
     for pair in pairs:
         served = tuple(contexts.chunks[i] for i in contexts.hits[pair.id][: layout.top_k])
         draft = Draft(pair.id, pair.question, served, frozenset(), None, document_id=pair.document_id)
-        fitted = finish(draft, render, config.llm.abstain, encode, layout)
+        fitted = finish(draft, render, config.llm.advanced.abstain, encode, layout)
         if isinstance(fitted, Example):
             yield _asked(pair, fitted.encoded, len(fitted.chunk_ids))
 
 
 def closed_book_questions(config: Config, pairs: Sequence[QAPair], encode: Encode) -> Iterator[Question]:
     """The pairs' questions without any context; those without an answer tell nothing here."""
-    prompts = load_prompts(config.llm.prompts, config.llm.abstain)
+    prompts = load_prompts(config.llm.prompts, config.llm.advanced.abstain)
     for pair in pairs:
         if pair.answerable:
             yield _asked(pair, encode(prompts.closed_book(pair.question), pair.answer), 0)
@@ -201,14 +205,14 @@ def _asked(pair: QAPair, encoded: Encoded, num_chunks: int) -> Question:
 def layout_of(config: Config) -> Layout:
     knobs = config.train_generator
     return Layout(
-        knobs.layout, config.retrieval.top_k, knobs.gold_share, knobs.cite, knobs.max_tokens, config.run.seed,
-        knobs.quote,
+        knobs.advanced.layout, config.retrieval.top_k, knobs.advanced.gold_share, knobs.advanced.cite, knobs.advanced.max_tokens, config.run.seed,
+        knobs.advanced.quote,
     )  # fmt: skip
 
 
 def prompt_renderer(config: Config) -> Callable[[str, Sequence[Chunk]], Messages]:
     """(question, chunks) -> the prompt that serving and evaluation put to the model over the same chunks."""
-    prompts = load_prompts(config.llm.prompts, config.llm.abstain)
+    prompts = load_prompts(config.llm.prompts, config.llm.advanced.abstain)
     return functools.partial(render_answer, prompts, chunk_renderer(config))
 
 
@@ -216,7 +220,7 @@ def chunk_renderer(config: Config) -> Callable[[Chunk], str]:
     """A chunk's text as the encoder, BM25 and the language model see it."""
     from rag_ft.retrieval.search import chunk_text
 
-    return lambda chunk: chunk_text(chunk, config.retrieval.with_title)
+    return lambda chunk: chunk_text(chunk, config.retrieval.advanced.with_title)
 
 
 def render_answer(prompts: Any, render: Callable[[Chunk], str], question: str, chunks: Iterable[Chunk]) -> Messages:
@@ -246,11 +250,11 @@ def _replay(
 ) -> list[Example]:
     from rag_ft.retrieval.search import load_chunks
 
-    count = num_replayed(num_examples, config.train_generator.replay_share)
+    count = num_replayed(num_examples, config.train_generator.advanced.replay_share)
     if not count:
         return []
     chunks = load_chunks(run_dir, {p.chunk_id for p in pairs if p.chunk_id})
-    prompts = load_prompts(config.llm.prompts, config.llm.abstain)
+    prompts = load_prompts(config.llm.prompts, config.llm.advanced.abstain)
     asked = replay_prompts(pairs, chunks, prompts, chunk_renderer(config), count, config.run.seed)
     documents = {f"replay:{pair.id}": pair.document_id for pair in pairs}
     replies = replay_examples(config, asked, encode, run_dir.replies("train_generator"))

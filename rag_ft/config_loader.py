@@ -1,0 +1,254 @@
+"""How a YAML file and `section.key=value` words become a Config, and the table of all settings.
+
+default < file < command line, nothing else. Loading touches no device, no network and no
+environment variable.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from rag_ft.config import Config, Source
+from rag_ft.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+DELETED = {
+    "train_retriever.lsr_kl": "measured no better than KL(retriever || LM), which is used",
+    "train_retriever.lsr_mix": "measured no better than LM-supervised retrieval alone",
+}
+# Old name -> new name, beside the settings that moved to the `advanced` part of their section.
+RENAMED = {
+    "llm.dtype": "run.dtype",
+    "encoder.dtype": "run.dtype",
+    "train_generator.folds": "train_generator.advanced.cross_validation_folds",
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row of the table of settings; `name` is what files and commands write."""
+
+    name: str
+    default: str
+    type: str
+    description: str
+    is_advanced: bool
+
+
+def load_config(path: Path, overrides: list[str] | None = None) -> Config:
+    """Reads a YAML file of differences from the defaults, then `section.key=value` overrides.
+
+    A moved setting takes effect and is one line on stderr with its new name.
+
+    Raises:
+        ConfigError: all errors at once; an unknown key names the nearest one.
+    """
+    values, moved = move_settings(_read_yaml(path))
+    moves, said = moved_settings(), dict[str, str]()
+    for override in overrides or []:
+        key, equals, text = override.partition("=")
+        if key in moves:
+            moved.append((key, moves[key]))
+            if said.setdefault(moves[key], text) != text:
+                raise ConfigError(_two_values(key, text, moves[key], said[moves[key]]))
+        apply_override(values, f"{moves.get(key, key)}{equals}{text}")
+    _say_moved(moved)
+    if "name" in values:
+        raise ConfigError(
+            f"unknown section name: a run is named after its file, {path.name}; set run.dir for its folder"
+        )
+    values["name"] = path.stem
+    return make_config(values)
+
+
+def make_config(values: dict[str, Any]) -> Config:
+    """A Config from plain nested values. Raises ConfigError with all errors at once."""
+    values, moved = move_settings(values)
+    _say_moved(moved)
+    try:
+        return Config(**values)
+    except ValidationError as error:
+        lines = dict.fromkeys(_explain(e) for e in _told_once(error.errors()))
+        raise ConfigError("; ".join(lines)) from error
+
+
+def move_settings(values: dict[str, Any]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """(values with every setting in its place, [(old name, new name) of those that moved]).
+
+    Raises:
+        ConfigError: a setting is deleted, or is given at its old and its new place with two values.
+    """
+    moves = moved_settings()
+    placed = {name: dict(v) if isinstance(v, dict) else v for name, v in values.items()}
+    moved: list[tuple[str, str]] = []
+    deleted: list[str] = []
+    for section, keys in values.items():
+        for key in keys if isinstance(keys, dict) else ():
+            old = f"{section}.{key}"
+            if old in DELETED:
+                deleted.append(f"{old} no longer exists: {DELETED[old]}. Remove the setting")
+            if old not in moves:
+                continue
+            *parents, last = moves[old].split(".")
+            target = placed
+            for parent in parents:
+                inner = target.get(parent, {})
+                if not isinstance(inner, dict):
+                    raise ConfigError(f"{'.'.join(parents)} must hold settings (got {inner!r})")
+                target[parent] = target = {**inner}
+            value = placed[section].pop(key)
+            if target.setdefault(last, value) != value:
+                raise ConfigError(_two_values(old, value, moves[old], target[last]))
+            moved.append((old, moves[old]))
+    if deleted:
+        raise ConfigError("; ".join(deleted))
+    return placed, moved
+
+
+def moved_settings() -> dict[str, str]:
+    """{old name: new name}: each advanced setting is also known without `advanced`."""
+    advanced = [name for name, _ in _fields() if ".advanced." in name]
+    return {**{name.replace(".advanced.", "."): name for name in advanced}, **RENAMED}
+
+
+def flat(config: Config) -> dict[str, Any]:
+    """{"section.key" or "section.advanced.key": value} in JSON types.
+
+    For done-files, the report and comparing two configurations.
+    """
+    plain = config.model_dump(mode="json")
+    plain.pop("name")
+    values: dict[str, Any] = {}
+    for section, keys in plain.items():
+        advanced = keys.pop("advanced", {})
+        values |= {f"{section}.{key}": value for key, value in keys.items()}
+        values |= {f"{section}.advanced.{key}": value for key, value in advanced.items()}
+    return values
+
+
+def settings_table() -> list[Setting]:
+    """All settings in order of their sections, the basic ones of a section first."""
+    rows = []
+    for name, field in _fields():
+        default = field.get_default(call_default_factory=True)
+        shown = "required" if default is PydanticUndefined else json.dumps(default)
+        kind = re.sub(r"\b(typing|pathlib|rag_ft\.\w+)\.", "", _type_name(field))
+        rows.append(Setting(name, shown, kind, field.description or "", ".advanced." in name))
+    return rows
+
+
+def apply_override(values: dict[str, Any], override: str) -> None:
+    """Puts `section.key=value` into plain nested values.
+
+    Raises:
+        ConfigError: the override is not of that form.
+    """
+    key, equals, text = override.partition("=")
+    section, dot, name = key.partition(".")
+    if not (equals and dot and section and name):
+        raise ConfigError(f"'{override}' is not of the form section.key=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"the value of '{override}' is not YAML: quote it") from error
+    target = values.setdefault(section, {})
+    *parents, last = name.split(".")
+    for parent in parents:
+        target = target.setdefault(parent, {})
+        if not isinstance(target, dict):
+            raise ConfigError(f"{section}.{name}: {parent} holds no keys of its own")
+    target[last] = value
+
+
+def _say_moved(moved: Sequence[tuple[str, str]]) -> None:
+    for old, new in dict.fromkeys(moved):
+        log.warning("%s has moved: write %s", old, new)
+
+
+def _two_values(old: str, value: Any, new: str, other: Any) -> str:
+    return f"{old}={value} sets {new}, which is also set to {other}: keep {new} alone"
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"no configuration file {path}: see configs/ for examples") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the configuration file {path}: {error}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict) or not all(
+        isinstance(k, str) and isinstance(v, dict) for k, v in values.items()
+    ):
+        raise ConfigError(
+            f"{path} must hold sections with keys, such as 'ingest:' and below it '  sources: [docs]'"
+        )
+    return values
+
+
+def _fields() -> Iterator[tuple[str, FieldInfo]]:
+    """(name, field) of every setting; what a section derives from another one is none."""
+    for section, part in Config.model_fields.items():
+        for key, field in _keys(part.annotation).items():
+            if not field.exclude and not _keys(field.annotation):
+                yield f"{section}.{key}", field
+        advanced = _keys(part.annotation).get("advanced")
+        for key, field in _keys(advanced.annotation if advanced else None).items():
+            yield f"{section}.advanced.{key}", field
+
+
+def _type_name(field: FieldInfo) -> str:
+    return field.annotation.__name__ if type(field.annotation) is type else str(field.annotation)
+
+
+def _keys(annotation: Any) -> dict[str, FieldInfo]:
+    is_section = isinstance(annotation, type) and issubclass(annotation, BaseModel)
+    return annotation.model_fields if is_section else {}
+
+
+def _told_once(errors: Sequence[Any]) -> list[Any]:
+    """Of a value that may be a path or a section (`ingest.sources`): the errors of what it is."""
+    sections = {error["loc"][:-2] for error in errors if error["loc"][-2:-1] == ("Source",)}
+    return [e for e in errors if e["type"] != "path_type" or e["loc"][:-1] not in sections]
+
+
+def _explain(error: Any) -> str:
+    where = [str(part) for part in error["loc"] if part != "Source" and "[" not in str(part)]
+    if error["type"] == "extra_forbidden":
+        return f"unknown key {'.'.join(where)}{_nearest(where)}"
+    reason = f"{error['msg'][:1].lower()}{error['msg'][1:]}"
+    return f"{'.'.join(where)}: {reason} (got {error['input']!r})"
+
+
+def _nearest(where: list[str]) -> str:
+    """What to write instead: the nearest setting, in its own section where one is close."""
+    if where[:2] == ["ingest", "sources"]:
+        return f": a source has {', '.join(Source.model_fields)}"
+    if len(where) == 1:
+        names = {name: name for name in Config.model_fields if name != "name"}
+    else:
+        names = {name: name.rpartition(".")[2] for name, _ in _fields()}
+    own = {name: key for name, key in names.items() if name.split(".")[0] == where[0]}
+    same = {name: key for name, key in names.items() if key == where[-1]}
+    # A close name in the section, the same name elsewhere, then anything that looks like it.
+    for known, cutoff in ((own, 0.7), (same, 1.0), (own, 0.5), (names, 0.6)):
+        close = difflib.get_close_matches(where[-1], list(known.values()), n=1, cutoff=cutoff)
+        if close:
+            return f": did you mean {next(n for n, key in known.items() if key == close[0])}?"
+    return ""
