@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import Any
 
 from generation import bare_loop, prompt_counters, spread, write
+from rag_ft.config_loader import load_config
 
 from rag_ft import generate
-from rag_ft.config import load_config
 from rag_ft.llm.models import ChatRequest, Reply, open_language_model
 from rag_ft.paths import RunDir
 from rag_ft.stages import run_stage
@@ -39,12 +39,18 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=Path("data/models/demo-lm"))
     parser.add_argument("--documents", type=Path, default=Path("data/handbook"))
     parser.add_argument("--chunks", type=int, default=256)
-    parser.add_argument("--pairs", type=int, default=8, help="asked of every chunk, as far as it has sentences")
+    parser.add_argument(
+        "--pairs", type=int, default=8, help="asked of every chunk, as far as it has sentences"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--max-tokens", type=int, default=128)
-    parser.add_argument("--concurrency", type=int, nargs="+", default=[128, 256], help="of the bare loop")
+    parser.add_argument(
+        "--concurrency", type=int, nargs="+", default=[128, 256], help="of the bare loop"
+    )
     args = parser.parse_args()
-    os.environ.setdefault("VLLM_SERVER_DEV_MODE", "1")  # lets us empty the prefix cache between the measures
+    os.environ.setdefault(
+        "VLLM_SERVER_DEV_MODE", "1"
+    )  # lets us empty the prefix cache between the measures
     write(args, "command", measure(args))
 
 
@@ -70,12 +76,14 @@ def overrides(args: argparse.Namespace, folder: str) -> list[str]:
     return [
         f"run.dir={folder}", f"ingest.sources=[{args.documents}]", "ingest.chunk_tokens=128",
         f"llm.model={args.model}", "llm.backend=vllm", f"generate.max_chunks={args.chunks}",
-        f"generate.pairs_per_chunk={args.pairs}", f"generate.max_tokens={args.max_tokens}", "generate.temperature=0",
-        "generate.questions=[]", "generate.min_kept_share=0",
+        f"generate.pairs_per_chunk={args.pairs}", f"generate.advanced.max_tokens={args.max_tokens}", "generate.advanced.temperature=0",
+        "generate.questions=[]", "generate.advanced.min_kept_share=0",
     ]  # fmt: skip
 
 
-def one_round(args: argparse.Namespace, config: Any, model: Any, passes: dict[str, Pass]) -> dict[str, float]:
+def one_round(
+    args: argparse.Namespace, config: Any, model: Any, passes: dict[str, Pass]
+) -> dict[str, float]:
     """The bare loop over the requests of each pass, then the stage."""
     url = model._sender.base_url
     bare: dict[str, list[tuple[float, float]]] = {name: [] for name in passes}

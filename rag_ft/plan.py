@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rag_ft.config import Config, make_config
+from rag_ft.config import Config
+from rag_ft.config_loader import make_config
 from rag_ft.documents.sources import find_files
 from rag_ft.errors import ConfigError
 from rag_ft.evaluation.systems import SYSTEMS
@@ -30,10 +31,22 @@ from rag_ft.training.memory import (
 
 # Dense bfloat16 TFLOP/s by name, and the share of it that a well-fed training or server reaches (measured: see
 # benchmarks/results; where there is no measurement, what others report).
-GPU_TFLOPS = {"H200": 990, "H100": 990, "B200": 2250, "A100": 312, "L40S": 362, "A10": 125, "4090": 165, "3090": 71}
+GPU_TFLOPS = {
+    "H200": 990,
+    "H100": 990,
+    "B200": 2250,
+    "A100": 312,
+    "L40S": 362,
+    "A10": 125,
+    "4090": 165,
+    "3090": 71,
+}
 OTHER_GPU_TFLOPS = 100
 GPU_SHARE = 0.4
-CPU_GFLOPS_PER_CORE = {"bfloat16": 80.0, "float32": 45.0}  # of an AVX512_BF16 core, small models, measured
+CPU_GFLOPS_PER_CORE = {
+    "bfloat16": 80.0,
+    "float32": 45.0,
+}  # of an AVX512_BF16 core, small models, measured
 CHARACTERS_PER_TOKEN = 4.0
 PROMPT_OVERHEAD_TOKENS = 60
 ANSWER_TOKENS = 16
@@ -83,17 +96,26 @@ def plan(config: Config) -> str:
     """
     from rag_ft.llm.model_folder import choose_dtype, resolve_model_folder
 
-    shape, encoder = read_shape(resolve_model_folder(config.llm.model)), read_encoder_shape(config)
+    shape, encoder = (
+        read_shape(resolve_model_folder(config.llm.required_model)),
+        read_encoder_shape(config),
+    )
     device, run_dir = visible_device(config), RunDir(config.run_path)
     dtype = choose_dtype(config.llm.dtype, "cuda" if device.gpu else "cpu")
     corpus = count_corpus(config, run_dir)
     memory, passes = {}, 0
     if config.train_retriever.enabled:
-        memory["train_retriever"] = retriever_memory(encoder, config, corpus.num_chunks, QUESTION_TOKENS, device.gpu)
+        memory["train_retriever"] = retriever_memory(
+            encoder, config, corpus.num_chunks, QUESTION_TOKENS, device.gpu
+        )
     if config.train_generator.enabled:
-        memory["train_generator"], passes = fit_training(config, shape, device, dtype, example_tokens(config))
+        memory["train_generator"], passes = fit_training(
+            config, shape, device, dtype, example_tokens(config)
+        )
     needed = {name: sum(parts.values()) for name, parts in memory.items()}
-    rows = _stage_rows(lambda c: stage_work(c, shape, encoder, corpus), config, run_dir, device, needed)
+    rows = _stage_rows(
+        lambda c: stage_work(c, shape, encoder, corpus), config, run_dir, device, needed
+    )
     notes = [
         f"{device.count} x {device.name}, {device.memory_gb:.1f} GiB each; model {shape.parameters / 1e9:.3g} billion "
         f"parameters in {dtype}; {corpus.num_chunks} chunks ({'counted' if corpus.counted else 'estimated'})",
@@ -102,7 +124,9 @@ def plan(config: Config) -> str:
         "",
         "Rates are measured in this run folder, or assumed for the device. Memory by part (GiB):",
         *(f"{name}: {_parts(parts)}" for name, parts in memory.items()),
-        f"train_generator: {passes} examples a forward pass" if passes else "train_generator: not enabled",
+        f"train_generator: {passes} examples a forward pass"
+        if passes
+        else "train_generator: not enabled",
         f"disk: about {disk_gb(config, shape, corpus):.2f} GiB, free {_free_disk_gb(config.run_path):.0f}",
     ]
     return "\n".join(notes)
@@ -128,12 +152,20 @@ def visible_device(config: Config) -> Device:
 def count_corpus(config: Config, run_dir: RunDir) -> Corpus:
     """Chunks and pairs: those there are, else what the sources' size lets expect."""
     knobs, counted = config.generate, run_dir.chunks.exists()
-    chunks = Counter(row["split"] for row in read_rows(run_dir.chunks)) if counted else _estimated_chunks(config)
-    asked = Counter({split: chunks[split] for split in knobs.splits})
+    chunks = (
+        Counter(row["split"] for row in read_rows(run_dir.chunks))
+        if counted
+        else _estimated_chunks(config)
+    )
+    asked = Counter({split: chunks[split] for split in knobs.advanced.splits})
     num_asked = min(asked.total(), knobs.max_chunks or asked.total())
     kept = KEPT_SHARE * num_asked * knobs.pairs_per_chunk / max(1, asked.total())
-    imported = _num_lines(knobs.questions) / max(1, chunks.total())  # as many about each chunk: not located yet
-    train, test = (round(kept * asked[split] + imported * chunks[split]) for split in ("train", "test"))
+    imported = _num_lines(knobs.questions) / max(
+        1, chunks.total()
+    )  # as many about each chunk: not located yet
+    train, test = (
+        round(kept * asked[split] + imported * chunks[split]) for split in ("train", "test")
+    )
     if run_dir.qa.exists():
         pairs = Counter((pair.split, pair.answerable) for pair in read_jsonl(run_dir.qa, QAPair))
         train, test = pairs["train", True], pairs["test", True] + pairs["test", False]
@@ -142,9 +174,9 @@ def count_corpus(config: Config, run_dir: RunDir) -> Corpus:
 
 def example_tokens(config: Config) -> int:
     """Tokens of a training example: its chunks, the prompt around them, the answer; at most max_tokens."""
-    chunks = 1 if config.train_generator.layout == "radit" else config.retrieval.top_k
+    chunks = 1 if config.train_generator.advanced.layout == "radit" else config.retrieval.top_k
     longest = _longest_chunk(config) * chunks + PROMPT_OVERHEAD_TOKENS + ANSWER_TOKENS
-    return min(longest, config.train_generator.max_tokens)
+    return min(longest, config.train_generator.advanced.max_tokens)
 
 
 def fit_training(
@@ -156,34 +188,48 @@ def fit_training(
         ConfigError: not even one example fits; names the change that would.
     """
     knobs, lengths = config.train_generator, (tokens, ANSWER_TOKENS)
-    sizes = [knobs.device_batch_size] if knobs.device_batch_size else divisors(knobs.batch_size)
+    sizes = (
+        [knobs.advanced.device_batch_size]
+        if knobs.advanced.device_batch_size
+        else divisors(knobs.batch_size)
+    )
     found = largest_pass(shape, config, sizes, lengths, device.memory_gb, device.gpu)
     if found:
         return found[1], found[0]
-    parts = training_memory(shape, config, sizes[-1] * tokens, sizes[-1] * ANSWER_TOKENS, dtype, device.gpu)
+    parts = training_memory(
+        shape, config, sizes[-1] * tokens, sizes[-1] * ANSWER_TOKENS, dtype, device.gpu
+    )
     raise ConfigError(
         f"training needs {sum(parts.values()):.1f} GiB ({_largest(parts)}), {device.name} has {device.memory_gb:.1f}: "
         f"{_remedy(config, shape, device, dtype, tokens)}"
     )
 
 
-def stage_work(config: Config, shape: ModelShape, encoder: ModelShape, corpus: Corpus) -> dict[str, Work]:
+def stage_work(
+    config: Config, shape: ModelShape, encoder: ModelShape, corpus: Corpus
+) -> dict[str, Work]:
     """What each stage that a language model or an encoder makes costly has to do, in pipeline order."""
     prompt, tokens = _longest_chunk(config) + 2 * PROMPT_OVERHEAD_TOKENS, example_tokens(config)
     asked = corpus.num_asked_chunks * config.generate.pairs_per_chunk
     # Asked once and answered again in the round trip; what is kept then with other names, of two or three chunks.
-    prompts = 2 + 2.5 * KEPT_SHARE * config.generate.swaps_per_pair
-    written = asked * (prompts * prompt + config.generate.max_tokens / 2)
+    prompts = 2 + 2.5 * KEPT_SHARE * config.generate.advanced.swaps_per_pair
+    written = asked * (prompts * prompt + config.generate.advanced.max_tokens / 2)
     work = {"generate": Work(written, 0, written * 2.0 * shape.parameters)}
     if config.train_retriever.enabled:
         work["train_retriever"] = _retriever_work(config, shape, encoder, corpus)
     knobs = config.train_generator
     if knobs.enabled:
-        examples = corpus.num_train_pairs / (knobs.gold_share or 1) / (1 - knobs.replay_share)
-        steps = (1 + knobs.folds) * (knobs.max_steps or max(1, round(knobs.epochs * examples / knobs.batch_size)))
+        examples = (
+            corpus.num_train_pairs
+            / (knobs.advanced.gold_share or 1)
+            / (1 - knobs.advanced.replay_share)
+        )
+        steps = (1 + knobs.advanced.cross_validation_folds) * (
+            knobs.advanced.max_steps or max(1, round(knobs.epochs * examples / knobs.batch_size))
+        )
         learned = steps * knobs.batch_size * tokens
         full = knobs.method == "full"
-        adapter = 0 if full else shape.adapter_parameters(knobs.rank)
+        adapter = 0 if full else shape.adapter_parameters(knobs.advanced.rank)
         a_token = shape.training_flops(full, ANSWER_TOKENS / tokens, tokens, adapter)
         work["train_generator"] = Work(learned, steps, learned * a_token)
     if config.evaluate.answers:
@@ -195,18 +241,32 @@ def stage_work(config: Config, shape: ModelShape, encoder: ModelShape, corpus: C
 def _retriever_work(config: Config, shape: ModelShape, encoder: ModelShape, corpus: Corpus) -> Work:
     """The rows of each phase, trained on; all chunks encoded once more; what the LM reads where it scores chunks."""
     knobs, pairs = config.train_retriever, corpus.num_train_pairs
-    chunk = config.ingest.chunk_tokens if knobs.sides == "both" else 0  # else their vectors are looked up
-    scored = min(knobs.lsr_top_k, corpus.num_train_chunks)  # chunks of a question
+    chunk = (
+        config.ingest.chunk_tokens if knobs.advanced.sides == "both" else 0
+    )  # else their vectors are looked up
+    scored = min(knobs.advanced.lsr_top_k, corpus.num_train_chunks)  # chunks of a question
     phases = [  # (steps, chunks of a row)
-        (corpus.num_train_chunks // knobs.batch_size if knobs.self_supervised else 0, 1),
-        (knobs.rounds * int(knobs.epochs * pairs / knobs.batch_size), 1 + knobs.num_negatives),
-        (knobs.rounds * knobs.lsr_steps if pairs else 0, scored),
+        (corpus.num_train_chunks // knobs.batch_size if knobs.advanced.self_supervised else 0, 1),
+        (
+            knobs.advanced.rounds * int(knobs.epochs * pairs / knobs.batch_size),
+            1 + knobs.advanced.num_negatives,
+        ),
+        (knobs.advanced.rounds * knobs.advanced.lsr_steps if pairs else 0, scored),
     ]
-    learned = knobs.batch_size * sum(steps * (QUESTION_TOKENS + number * chunk) for steps, number in phases)
+    learned = knobs.batch_size * sum(
+        steps * (QUESTION_TOKENS + number * chunk) for steps, number in phases
+    )
     encoded = corpus.num_chunks * chunk
     # Scores are kept: a later round pays for the chunks alone that it finds anew.
-    read = pairs * scored * (_longest_chunk(config) + PROMPT_OVERHEAD_TOKENS + ANSWER_TOKENS) if knobs.lsr_steps else 0
-    moved, factor = encoder.parameters - encoder.vocabulary * encoder.hidden, 6.0 if knobs.method == "full" else 4.0
+    read = (
+        pairs * scored * (_longest_chunk(config) + PROMPT_OVERHEAD_TOKENS + ANSWER_TOKENS)
+        if knobs.advanced.lsr_steps
+        else 0
+    )
+    moved, factor = (
+        encoder.parameters - encoder.vocabulary * encoder.hidden,
+        6.0 if knobs.advanced.method == "full" else 4.0,
+    )
     flops = moved * (factor * learned + 2.0 * encoded) + 2.0 * shape.parameters * read
     return Work(learned + encoded + read, sum(steps for steps, _ in phases), flops)
 
@@ -237,7 +297,9 @@ def _stage_rows(
     work_of: Callable[[Config], dict[str, Work]], config: Config, run_dir: RunDir, device: Device,
     memory: dict[str, float],
 ) -> list[tuple[str, ...]]:  # fmt: skip
-    rows: list[tuple[str, ...]] = [("stage", "tokens", "steps", "hours", "rate", "memory (GiB)", "measured (GiB)")]
+    rows: list[tuple[str, ...]] = [
+        ("stage", "tokens", "steps", "hours", "rate", "memory (GiB)", "measured (GiB)")
+    ]
     for name, work in work_of(config).items():
         seconds = measured_seconds(config, run_dir, name, work_of)
         hours = (work.flops / device.flops if seconds is None else seconds) / 3600
@@ -252,7 +314,11 @@ def _stage_rows(
 def disk_gb(config: Config, shape: ModelShape, corpus: Corpus) -> float:
     """Index twice, replies, checkpoints while training, adapter."""
     knobs = config.train_generator
-    trained = shape.parameters if knobs.method == "full" else shape.adapter_parameters(knobs.rank)
+    trained = (
+        shape.parameters
+        if knobs.method == "full"
+        else shape.adapter_parameters(knobs.advanced.rank)
+    )
     index = 2 * corpus.num_chunks * (2 * 768 * 4 + 3000)
     replies = corpus.num_chunks * config.generate.pairs_per_chunk * 2000
     return (index + replies + 3 * trained * 12) / 2**30
@@ -267,10 +333,14 @@ def _remedy(config: Config, shape: ModelShape, device: Device, dtype: str, token
     for change in changes:
         if change.get("method") == "qlora" and not device.gpu:
             continue
-        tried = config.model_copy(update={"train_generator": config.train_generator.model_copy(update=change)})
+        tried = config.model_copy(
+            update={"train_generator": config.train_generator.model_copy(update=change)}
+        )
         need = sum(training_memory(shape, tried, tokens, ANSWER_TOKENS, dtype, device.gpu).values())
         if need <= SPARE * device.memory_gb:
-            words = " ".join(f"train_generator.{key}={str(value).lower()}" for key, value in change.items())
+            words = " ".join(
+                f"train_generator.{key}={str(value).lower()}" for key, value in change.items()
+            )
             return f"with device_batch_size=1 {words} it would need {need:.1f}"
     return "no setting would fit: choose a smaller llm.model, or spread it with configs/accelerate/fsdp.yaml"
 
@@ -292,10 +362,16 @@ def _longest_chunk(config: Config) -> int:
 def _estimated_chunks(config: Config) -> Counter[str]:
     """By split: that of their source, else by the shares of the splits."""
     knobs, found = config.ingest, dict.fromkeys(("train", "dev", "test"), 0.0)
-    shares = {"test": knobs.test_share, "dev": knobs.dev_share, "train": 1 - knobs.test_share - knobs.dev_share}
-    step = max(1, knobs.chunk_tokens - knobs.chunk_overlap_tokens)
+    shares = {
+        "test": knobs.test_share,
+        "dev": knobs.dev_share,
+        "train": 1 - knobs.test_share - knobs.dev_share,
+    }
+    step = max(1, knobs.chunk_tokens - knobs.advanced.chunk_overlap_tokens)
     for file in find_files(knobs.sources):
-        number = file.path.stat().st_size / CHARACTERS_PER_TOKEN / step if file.path.is_file() else 0
+        number = (
+            file.path.stat().st_size / CHARACTERS_PER_TOKEN / step if file.path.is_file() else 0
+        )
         for split, share in ({file.split: 1.0} if file.split else shares).items():
             found[split] += share * number
     return Counter({split: round(number) for split, number in found.items()})
@@ -314,5 +390,6 @@ def _free_disk_gb(path: Path) -> float:
 def _table(rows: Sequence[tuple[str, ...]]) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
     )

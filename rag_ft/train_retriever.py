@@ -47,8 +47,8 @@ def run(config: Config, run_dir: RunDir) -> Counts:
             "configs/accelerate/ddp.yaml (the generator may be trained with FSDP)"
         )
     processes = join_processes()
-    pairs = select_pairs(run_dir, config.ingest.near_duplicate_similarity)
-    if config.train_retriever.self_supervised:
+    pairs = select_pairs(run_dir, config.ingest.advanced.near_duplicate_similarity)
+    if config.train_retriever.advanced.self_supervised:
         pairs = with_cloze_dev(pairs, config.run.seed)
     processes.first(lambda: write_jsonl(run_dir.rejects("train_retriever"), pairs.rejects))
     counts: Counts = {"num_train_pairs": len(pairs.train), "num_dev_pairs": len(pairs.dev)}
@@ -59,7 +59,9 @@ def run(config: Config, run_dir: RunDir) -> Counts:
     base = base_candidate(tuning)
     steps, left_out = train(tuning, base)
     verdict = decide(tuning, base, steps[-1])
-    processes.first(lambda: _ship(tuning, [*_log_rows(steps, left_out, verdict)], steps[-1], verdict))
+    processes.first(
+        lambda: _ship(tuning, [*_log_rows(steps, left_out, verdict)], steps[-1], verdict)
+    )
     return {**counts, **_summary(steps, left_out, base, verdict)}
 
 
@@ -70,21 +72,23 @@ def train(t: Tuning, base: Candidate) -> tuple[list[Candidate], list[LeftOut]]:
     from rag_ft.training.phases import LeftOut, cloze_phase, contrastive_phase, lsr_phase
 
     knobs, kept, left_out = t.config.train_retriever, [base], list[LeftOut]()
-    if knobs.self_supervised:
+    if knobs.advanced.self_supervised:
         kept.append(cloze_phase(t, kept[-1]))
-    for number in range(knobs.rounds):
+    for number in range(knobs.advanced.rounds):
         before = kept[-1]
         if knobs.epochs and len(with_positive(t.pairs.train, t.pairs.chunks)) > 1:
             after = contrastive_phase(t, number, kept[-1])
             if number and not after.scores.above(before.scores):
-                left_out.append(LeftOut(after.name, "not better on dev than the round before", after.scores))
+                left_out.append(
+                    LeftOut(after.name, "not better on dev than the round before", after.scores)
+                )
                 break
             kept.append(after)
-        if knobs.lsr_steps and t.pairs.train:
+        if knobs.advanced.lsr_steps and t.pairs.train:
             taught = lsr_phase(t, number, kept[-1])
             if isinstance(taught, LeftOut):
                 left_out.append(taught)
-            elif taught.scores.not_below(kept[-1].scores) or not knobs.gate:
+            elif taught.scores.not_below(kept[-1].scores) or not knobs.advanced.gate:
                 kept.append(taught)
             else:
                 left_out.append(LeftOut(taught.name, "worse on dev than without it", taught.scores))
@@ -101,7 +105,7 @@ def decide(t: Tuning, base: Candidate, tuned: Candidate) -> Verdict:
 
     if tuned is base:
         return Verdict(0.0, base.scores, "no phase was kept")
-    if not t.config.train_retriever.gate:
+    if not t.config.train_retriever.advanced.gate:
         change = describe_change(base.scores, tuned.scores, t.pairs.dev)
         return Verdict(1.0, tuned.scores, f"not gated; {change}")
     verdict = judge(base.scores, _shares(t, tuned), t.pairs.dev)
@@ -126,11 +130,15 @@ def _share_folder(t: Tuning, tuned: Candidate, alpha: float) -> RunDir:
 
 def _nothing_to_train_on(config: Config, pairs: Pairs) -> str | None:
     knobs = config.train_retriever
-    if knobs.self_supervised and len(pairs.chunks) > 1:
+    if knobs.advanced.self_supervised and len(pairs.chunks) > 1:
         return None
     if len(pairs.train) < 2:
-        return "fewer than two questions of train documents: generate more, or set train_retriever.self_supervised=true"
-    return None if knobs.epochs or knobs.lsr_steps else "train_retriever.epochs and lsr_steps are 0"
+        return "fewer than two questions of train documents: generate more, or set train_retriever.advanced.self_supervised=true"
+    return (
+        None
+        if knobs.epochs or knobs.advanced.lsr_steps
+        else "train_retriever.epochs and lsr_steps are 0"
+    )
 
 
 def open_tuning(config: Config, run_dir: RunDir, pairs: Pairs, processes: Processes) -> Tuning:
@@ -145,8 +153,10 @@ def open_tuning(config: Config, run_dir: RunDir, pairs: Pairs, processes: Proces
 
     knobs = config.train_retriever
     model = load_sentence_transformer(config.encoder)
-    student = make_student(model, knobs.method, knobs.rank, config.run.seed)
-    return Tuning(config, run_dir, run_dir.checkpoints("train_retriever"), pairs, student, processes)
+    student = make_student(model, knobs.advanced.method, knobs.advanced.rank, config.run.seed)
+    return Tuning(
+        config, run_dir, run_dir.checkpoints("train_retriever"), pairs, student, processes
+    )
 
 
 def _ship(t: Tuning, log: list[dict[str, Any]], tuned: Candidate, verdict: Verdict) -> None:
@@ -162,7 +172,9 @@ def _ship(t: Tuning, log: list[dict[str, Any]], tuned: Candidate, verdict: Verdi
     logger.info("retriever: %s (%s)", "shipped" if verdict.shipped else "base kept", verdict.reason)
 
 
-def _log_rows(steps: list[Candidate], left_out: list[LeftOut], verdict: Verdict) -> Iterator[dict[str, Any]]:
+def _log_rows(
+    steps: list[Candidate], left_out: list[LeftOut], verdict: Verdict
+) -> Iterator[dict[str, Any]]:
     """{stage, step, loss} rows of every kept phase, each closed by one with its dev recall; {stage, reason} of those
     left out, with their dev recall where they were trained; last the gate's."""
     for step in steps:
@@ -171,10 +183,17 @@ def _log_rows(steps: list[Candidate], left_out: list[LeftOut], verdict: Verdict)
     for phase in left_out:
         scores = phase.scores.summary if phase.scores else {}
         yield {"stage": phase.name, "reason": f"left out: {phase.reason}", **scores}
-    yield {"stage": "gate", "alpha": verdict.alpha, "reason": verdict.reason, **verdict.scores.summary}
+    yield {
+        "stage": "gate",
+        "alpha": verdict.alpha,
+        "reason": verdict.reason,
+        **verdict.scores.summary,
+    }
 
 
-def _summary(steps: list[Candidate], left_out: list[LeftOut], base: Candidate, verdict: Verdict) -> Counts:
+def _summary(
+    steps: list[Candidate], left_out: list[LeftOut], base: Candidate, verdict: Verdict
+) -> Counts:
     before, after = base.scores.summary, verdict.scores.summary
     notes = {f"lsr_{k}": v for step in steps for k, v in step.notes.items() if v is not None}
     return {

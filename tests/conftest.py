@@ -14,7 +14,9 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from rag_ft.config import Config, make_config
+from rag_ft.config_loader import make_config
+
+from rag_ft.config import Config
 from rag_ft.paths import RunDir
 
 ROOT = Path(__file__).parent.parent
@@ -32,12 +34,16 @@ def tiny_lm_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    vocabulary = {token: i for i, token in enumerate(specials + sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    vocabulary = {
+        token: i for i, token in enumerate(specials + sorted(pre_tokenizers.ByteLevel.alphabet()))
+    }
     tokenizer = Tokenizer(models.BPE(vocabulary, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(specials)
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=specials[2], pad_token=specials[0])
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=specials[2], pad_token=specials[0]
+    )
     fast.chat_template = CHAT_TEMPLATE
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -63,8 +69,33 @@ def tiny_encoder_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     base = tmp_path_factory.mktemp("tiny-bert")
     characters = string.ascii_lowercase + string.digits + string.punctuation
-    words = ["the", "of", "is", "a", "in", "and", "for", "at", "by", "to", "on", "what", "who", "when", "how", "where"]
-    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *characters, *(f"##{c}" for c in characters)]
+    words = [
+        "the",
+        "of",
+        "is",
+        "a",
+        "in",
+        "and",
+        "for",
+        "at",
+        "by",
+        "to",
+        "on",
+        "what",
+        "who",
+        "when",
+        "how",
+        "where",
+    ]
+    tokens = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *characters,
+        *(f"##{c}" for c in characters),
+    ]
     vocabulary = {token: i for i, token in enumerate(dict.fromkeys([*tokens, *words]))}
     tokenizer = BertTokenizerFast(vocab=vocabulary, do_lower_case=True)
     torch.manual_seed(0)
@@ -82,7 +113,9 @@ def tiny_encoder_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def make_run(tmp_path: Path, tiny_lm_dir: Path, tiny_encoder_dir: Path) -> Callable[..., tuple[Config, RunDir]]:
+def make_run(
+    tmp_path: Path, tiny_lm_dir: Path, tiny_encoder_dir: Path
+) -> Callable[..., tuple[Config, RunDir]]:
     """make_run(documents, section__key=value, ...) -> (config, run_dir): a JSONL source and the tiny models."""
 
     def make(documents: list[dict[str, Any]], **overrides: Any) -> tuple[Config, RunDir]:
@@ -90,10 +123,10 @@ def make_run(tmp_path: Path, tiny_lm_dir: Path, tiny_encoder_dir: Path) -> Calla
         source.write_text("".join(json.dumps(d) + "\n" for d in documents), encoding="utf-8")
         values: dict[str, Any] = {
             "name": "test",
-            "run": {"dir": tmp_path / "run"},
+            "run": {"dtype": "float32", "dir": tmp_path / "run"},
             "ingest": {"sources": [source]},
-            "encoder": {"model": str(tiny_encoder_dir), "dtype": "float32"},
-            "llm": {"model": str(tiny_lm_dir), "prompts": "compact", "dtype": "float32"},
+            "encoder": {"model": str(tiny_encoder_dir)},
+            "llm": {"model": str(tiny_lm_dir), "prompts": "compact"},
         }
         for key, value in overrides.items():
             section, name = key.split("__")

@@ -1,8 +1,9 @@
 from pathlib import Path
 
 import pytest
+from rag_ft.config_loader import flat, load_config
 
-from rag_ft.config import Config, _knobs, flat, load_config
+from rag_ft.config import Config, _knobs
 from rag_ft.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
@@ -17,7 +18,11 @@ def write(tmp_path: Path, text: str) -> Path:
 def test_command_line_beats_file_beats_default(tmp_path: Path) -> None:
     path = write(tmp_path, "ingest:\n  chunk_tokens: 64\n  dev_share: 0.2\n")
     config = load_config(path, ["ingest.chunk_tokens=32"])
-    assert (config.ingest.chunk_tokens, config.ingest.dev_share, config.ingest.test_share) == (32, 0.2, 0.3)
+    assert (config.ingest.chunk_tokens, config.ingest.dev_share, config.ingest.test_share) == (
+        32,
+        0.2,
+        0.3,
+    )
     assert config.run_path == Path("runs/some")
 
 
@@ -33,7 +38,9 @@ def test_an_unknown_key_names_the_nearest_one_and_all_errors_come_at_once(tmp_pa
 
 
 def test_a_key_in_the_wrong_section_names_the_right_one(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"unknown key ingest.top_k: did you mean retrieval.top_k\?"):
+    with pytest.raises(
+        ConfigError, match=r"unknown key ingest.top_k: did you mean retrieval.top_k\?"
+    ):
         load_config(write(tmp_path, "ingest:\n  top_k: 4\n"))
 
 
@@ -61,11 +68,17 @@ def test_every_shipped_config_loads_and_says_its_hardware(path: Path) -> None:
 
 
 def test_every_knob_has_a_description_and_is_used() -> None:
-    source = "\n".join(p.read_text(encoding="utf-8") for p in (ROOT / "rag_ft").rglob("*.py") if p.name != "config.py")
+    source = "\n".join(
+        p.read_text(encoding="utf-8")
+        for p in (ROOT / "rag_ft").rglob("*.py")
+        if p.name != "config.py"
+    )
     for section, field in Config.model_fields.items():
         for name, knob in _knobs(field.annotation).items():
             assert knob.description, f"{section}.{name} has no description"
-            assert f".{name}" in source or f'"{name}"' in source, f"{section}.{name} is used nowhere"
+            assert f".{name}" in source or f'"{name}"' in source, (
+                f"{section}.{name} is used nowhere"
+            )
 
 
 def test_flat_lists_every_knob_once() -> None:
@@ -77,7 +90,10 @@ def test_flat_lists_every_knob_once() -> None:
 @pytest.mark.parametrize(
     ("override", "told"),
     [
-        ("ingest.sources=[{pth: docs}]", "unknown key ingest.sources.0.pth: a source has path, split"),
+        (
+            "ingest.sources=[{pth: docs}]",
+            "unknown key ingest.sources.0.pth: a source has path, split",
+        ),
         (
             "ingest.sources=[{path: docs, split: tset}]",
             "ingest.sources.0.split: input should be 'train', 'dev' or 'test'",
@@ -85,12 +101,18 @@ def test_flat_lists_every_knob_once() -> None:
         ("name.x=3", "unknown section name"),
     ],
 )
-def test_a_wrong_source_and_a_name_are_told_in_the_users_words(tmp_path: Path, override: str, told: str) -> None:
+def test_a_wrong_source_and_a_name_are_told_in_the_users_words(
+    tmp_path: Path, override: str, told: str
+) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("", encoding="utf-8")
     with pytest.raises(ConfigError) as error:
         load_config(path, [override])
-    assert told in str(error.value) and "lax" not in str(error.value) and "Source" not in str(error.value)
+    assert (
+        told in str(error.value)
+        and "lax" not in str(error.value)
+        and "Source" not in str(error.value)
+    )
 
 
 def test_a_section_that_is_no_word_is_refused(tmp_path: Path) -> None:

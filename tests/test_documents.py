@@ -19,7 +19,14 @@ from rag_ft.config import IngestConfig
 from rag_ft.documents.chunking import split_chunks, split_sentences
 from rag_ft.documents.html import read_html
 from rag_ft.documents.near_duplicates import groups, signature
-from rag_ft.documents.plain_text import UnreadableError, decode, readable, tidy, tidy_in_place, unwrap
+from rag_ft.documents.plain_text import (
+    UnreadableError,
+    decode,
+    readable,
+    tidy,
+    tidy_in_place,
+    unwrap,
+)
 from rag_ft.documents.readers import read_file, read_markdown, read_text
 from rag_ft.documents.splits import hash_share, split_of, strictest
 
@@ -45,7 +52,10 @@ def sentences(text: str) -> list[str]:
 
 
 def chunks(
-    text: str, count: Callable[[list[str]], list[int]] = count_words, size: int = 16, overlap: int = 4
+    text: str,
+    count: Callable[[list[str]], list[int]] = count_words,
+    size: int = 16,
+    overlap: int = 4,
 ) -> list[str]:
     return [text[start:end] for start, end, _ in split_chunks(text, count, size, overlap)]
 
@@ -76,10 +86,15 @@ def make_pdf(lines: list[str], title: str = "") -> bytes:
 def make_docx(body: str, title: str = "") -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("word/document.xml", f'<w:document xmlns:w="{WORD_NS}"><w:body>{body}</w:body></w:document>')
+        archive.writestr(
+            "word/document.xml",
+            f'<w:document xmlns:w="{WORD_NS}"><w:body>{body}</w:body></w:document>',
+        )
         if title:
             dc = "http://purl.org/dc/elements/1.1/"
-            archive.writestr("docProps/core.xml", f'<p xmlns:dc="{dc}"><dc:title>{title}</dc:title></p>')
+            archive.writestr(
+                "docProps/core.xml", f'<p xmlns:dc="{dc}"><dc:title>{title}</dc:title></p>'
+            )
     return out.getvalue()
 
 
@@ -131,11 +146,10 @@ def test_tidy_text_has_plain_newlines_no_controls_and_composed_characters() -> N
 
 
 def test_wrapped_paragraphs_become_one_line_and_other_lines_stay() -> None:
-    wrapped = (
-        "The Skerry Chapel was completed in 1742 by Father\nAnskar Bloom, who was no builder, and it shows in\nways."
-    )
+    wrapped = "The Skerry Chapel was completed in 1742 by Father\nAnskar Bloom, who was no builder, and it shows in\nways."
     assert (
-        unwrap(f"Title\n{wrapped}\n\nPhone: 1\nFax: 2") == f"Title\n{wrapped.replace(chr(10), ' ')}\n\nPhone: 1\nFax: 2"
+        unwrap(f"Title\n{wrapped}\n\nPhone: 1\nFax: 2")
+        == f"Title\n{wrapped.replace(chr(10), ' ')}\n\nPhone: 1\nFax: 2"
     )
     for kept in (
         "- The first of the items is a rather long line\n- The second of the items is a rather long line",
@@ -189,7 +203,12 @@ def test_html_keeps_blocks_lists_and_tables_and_drops_scripts_and_navigation() -
     assert title == "House rules"
     text = tidy(text)
     assert text.startswith("House rules\n\nFirst paragraph.\n\nLine\nbreak & more\n\n- one\n")
-    assert "\n- two\n" in text and "\nDay | Time\n" in text and "\nMon | 9\n" in text and text.endswith("\na\n  b")
+    assert (
+        "\n- two\n" in text
+        and "\nDay | Time\n" in text
+        and "\nMon | 9\n" in text
+        and text.endswith("\na\n  b")
+    )
     assert not any(word in text for word in ("Home", "var", "hidden", "p{}", "Site"))
 
 
@@ -200,7 +219,9 @@ def test_html_is_read_in_the_encoding_it_declares() -> None:
 
 
 def test_a_table_that_lays_out_the_page_is_no_table_of_facts() -> None:
-    title, text = read_html(b"<table><tr><td>menu<td><h1>House<br>rules</h1><p>One.</p><p>Two.</p></table>")
+    title, text = read_html(
+        b"<table><tr><td>menu<td><h1>House<br>rules</h1><p>One.</p><p>Two.</p></table>"
+    )
     assert title == "House rules" and "One.\n\nTwo." in text
 
 
@@ -213,11 +234,16 @@ def test_plain_text_is_titled_by_a_first_line_that_stands_alone() -> None:
 
 def test_pdf_text_and_title_are_read(tmp_path: Path) -> None:
     content = read_as(
-        tmp_path, "a.pdf", make_pdf(["The hall opens at nine.", "It is a long exam-", "ple."], "House rules")
+        tmp_path,
+        "a.pdf",
+        make_pdf(["The hall opens at nine.", "It is a long exam-", "ple."], "House rules"),
     )
     assert content.title == "House rules"
     assert "The hall opens at nine." in content.text and "long example." in content.text
-    assert read_as(tmp_path, "floor_plan.pdf", make_pdf(["x"], "Microsoft Word - Draft")).title == "Floor plan"
+    assert (
+        read_as(tmp_path, "floor_plan.pdf", make_pdf(["x"], "Microsoft Word - Draft")).title
+        == "Floor plan"
+    )
 
 
 def test_word_paragraphs_headings_lists_and_tables_are_read(tmp_path: Path) -> None:
@@ -266,7 +292,9 @@ def test_a_title_is_at_last_the_files_name(tmp_path: Path) -> None:
         ("a.txt", b"x" * 3000, "too large"),
     ],
 )
-def test_a_file_that_gives_no_document_says_why(tmp_path: Path, name: str, raw: bytes, reason: str) -> None:
+def test_a_file_that_gives_no_document_says_why(
+    tmp_path: Path, name: str, raw: bytes, reason: str
+) -> None:
     with pytest.raises(UnreadableError) as caught:
         read_as(tmp_path, name, raw, max_bytes=2000)
     assert caught.value.reason == reason
@@ -274,9 +302,14 @@ def test_a_file_that_gives_no_document_says_why(tmp_path: Path, name: str, raw: 
 
 def test_damaged_pdf_and_word_files_never_raise_anything_else(tmp_path: Path) -> None:
     chance = random.Random(2)
-    for name, whole in (("a.pdf", make_pdf(["The hall opens."])), ("a.docx", make_docx(paragraph("The hall opens.")))):
+    for name, whole in (
+        ("a.pdf", make_pdf(["The hall opens."])),
+        ("a.docx", make_docx(paragraph("The hall opens."))),
+    ):
         for _ in range(60):
-            raw = bytearray(whole[: chance.randrange(1, len(whole))] if chance.random() < 0.4 else whole)
+            raw = bytearray(
+                whole[: chance.randrange(1, len(whole))] if chance.random() < 0.4 else whole
+            )
             for _ in range(chance.randrange(1, 8)):
                 raw[chance.randrange(len(raw))] = chance.randrange(256)
             try:
@@ -350,18 +383,33 @@ def test_hostile_repetition_is_read_in_linear_time(read: Callable[[bytes], Any])
     ("text", "expected"),
     [
         ("He came. She left! Why? Yes...", ["He came.", "She left!", "Why?", "Yes..."]),
-        ("Dr. Smith of the U.S. office came. See Fig. 3.", ["Dr. Smith of the U.S. office came.", "See Fig. 3."]),
-        ("It opens at 9 a.m. The bar at 3.5 p.m. on 1.1.", ["It opens at 9 a.m.", "The bar at 3.5 p.m. on 1.1."]),
-        ('He said: "Come." Then (at once.) He went.', ['He said: "Come."', "Then (at once.)", "He went."]),
+        (
+            "Dr. Smith of the U.S. office came. See Fig. 3.",
+            ["Dr. Smith of the U.S. office came.", "See Fig. 3."],
+        ),
+        (
+            "It opens at 9 a.m. The bar at 3.5 p.m. on 1.1.",
+            ["It opens at 9 a.m.", "The bar at 3.5 p.m. on 1.1."],
+        ),
+        (
+            'He said: "Come." Then (at once.) He went.',
+            ['He said: "Come."', "Then (at once.)", "He went."],
+        ),
         ("Title\n\nText goes\non here. End.", ["Title", "Text goes\non here.", "End."]),
         ("Phone: 1\nFax: 2\n- one\n- two", ["Phone: 1", "Fax: 2", "- one", "- two"]),
         ("1. Open it. Wait.\n2. Close it.", ["1. Open it.", "Wait.", "2. Close it."]),
         (
             "This line was wrapped by an editor near the seventieth column of\nDr. Smith. Next.",
-            ["This line was wrapped by an editor near the seventieth column of\nDr. Smith.", "Next."],
+            [
+                "This line was wrapped by an editor near the seventieth column of\nDr. Smith.",
+                "Next.",
+            ],
         ),
         ("她说：“你好。”然后走了。真的？是！", ["她说：“你好。”", "然后走了。", "真的？", "是！"]),
-        ("متى تفتح القاعة؟ تفتح في التاسعة. ثم تغلق.", ["متى تفتح القاعة؟", "تفتح في التاسعة.", "ثم تغلق."]),
+        (
+            "متى تفتح القاعة؟ تفتح في التاسعة. ثم تغلق.",
+            ["متى تفتح القاعة؟", "تفتح في التاسعة.", "ثم تغلق."],
+        ),
         ("Am 3. Mai kam z. B. Dr. Li. Gut.", ["Am 3. Mai kam z. B. Dr. Li.", "Gut."]),
         ("  \n ", []),
     ],
@@ -376,11 +424,16 @@ def test_sentences_end_where_a_reader_would_end_them(text: str, expected: list[s
 def made_up_text(chance: random.Random) -> str:
     words = ["a", "hall", "opens。", "very", "x" * 70, "Dr.", "now.", "今天是星期五！我们去", "？", "\n", "\n\n",
              "- it", "é", "🙂🙂", "e\u0301", "تفتح", "القاعة؟", " " * 40, "!?", "3.5", "\t", "A,B;C", "I."]  # fmt: skip
-    return "".join(chance.choice(words) + chance.choice([" ", " ", "", "\n"]) for _ in range(chance.randrange(1, 120)))
+    return "".join(
+        chance.choice(words) + chance.choice([" ", " ", "", "\n"])
+        for _ in range(chance.randrange(1, 120))
+    )
 
 
 @pytest.mark.parametrize("count", [count_words, count_bytes, count_unevenly])
-def test_chunks_have_exact_positions_fit_and_leave_nothing_out(count: Callable[[list[str]], list[int]]) -> None:
+def test_chunks_have_exact_positions_fit_and_leave_nothing_out(
+    count: Callable[[list[str]], list[int]],
+) -> None:
     chance = random.Random(3)
     for _ in range(150):
         text, size = made_up_text(chance), chance.choice([16, 30, 128])
@@ -399,7 +452,10 @@ def test_chunks_have_exact_positions_fit_and_leave_nothing_out(count: Callable[[
 def test_a_chunk_is_made_of_whole_sentences_and_begins_with_the_end_of_the_one_before() -> None:
     text = " ".join(f"Sentence number {n} is here." for n in range(10))
     found = chunks(text, size=16, overlap=5)
-    assert found[0] == "Sentence number 0 is here. Sentence number 1 is here. Sentence number 2 is here."
+    assert (
+        found[0]
+        == "Sentence number 0 is here. Sentence number 1 is here. Sentence number 2 is here."
+    )
     assert found[1].startswith("Sentence number 2 is here. Sentence number 3")
     assert chunks(text, size=16, overlap=0)[1].startswith("Sentence number 3")
 
@@ -407,7 +463,9 @@ def test_a_chunk_is_made_of_whole_sentences_and_begins_with_the_end_of_the_one_b
 def test_repeated_sentences_keep_their_own_positions() -> None:
     text = "The same thing again. " * 40
     spans = list(split_chunks(text, count_words, 16, 4))
-    assert [s.start for s in spans] == list(range(0, 22 * 37, 66)) and spans[-1].end == len(text) - 1
+    assert [s.start for s in spans] == list(range(0, 22 * 37, 66)) and spans[-1].end == len(
+        text
+    ) - 1
 
 
 def test_an_overlong_sentence_is_cut_between_words_with_overlap() -> None:
@@ -426,13 +484,20 @@ def test_chinese_and_arabic_fill_their_chunks(demo_encoder: str) -> None:
     def count(texts: list[str]) -> list[int]:
         return [len(row) for row in tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
-    for sentence in ("图书馆每天早上九点开门，晚上六点关门。", "تفتح المكتبة كل يوم في التاسعة صباحا. "):
+    for sentence in (
+        "图书馆每天早上九点开门，晚上六点关门。",
+        "تفتح المكتبة كل يوم في التاسعة صباحا. ",
+    ):
         spans = list(split_chunks(sentence * 60, count, 128, 20))
         assert all(90 <= num_tokens <= 128 for *_, num_tokens in spans[:-1])
-        assert all((sentence * 60)[start:end].endswith(sentence.strip()[-1]) for start, end, _ in spans)
+        assert all(
+            (sentence * 60)[start:end].endswith(sentence.strip()[-1]) for start, end, _ in spans
+        )
 
 
-@pytest.mark.parametrize("piece", ["x", "word ", "One sentence here. ", ".", "汉", " \n", "a.b ", ".)"])
+@pytest.mark.parametrize(
+    "piece", ["x", "word ", "One sentence here. ", ".", "汉", " \n", "a.b ", ".)"]
+)
 def test_one_endless_line_takes_linear_time(piece: str) -> None:
     text = (piece * 400_000)[:400_000]
     begin = time.process_time()
@@ -466,7 +531,10 @@ def test_the_signature_estimates_the_jaccard_similarity_of_word_5_grams() -> Non
 
 
 def test_case_and_punctuation_do_not_make_a_difference() -> None:
-    assert (signature("The hall, opens at Nine; every day!") == signature("the hall opens at nine every day")).all()
+    assert (
+        signature("The hall, opens at Nine; every day!")
+        == signature("the hall opens at nine every day")
+    ).all()
     assert (signature("图书馆每天早上九点开门") != signature("图书馆每天早上九点关闭了")).any()
     assert signature("").shape == (128,) == signature("!?").shape
 
@@ -474,7 +542,12 @@ def test_case_and_punctuation_do_not_make_a_difference() -> None:
 def test_near_duplicates_are_linked_through_each_other() -> None:
     words = [f"w{n}" for n in range(400)]
     versions = [" ".join(words[:n] + ["x"] * 20 + words[n + 20 :]) for n in (0, 100)]
-    texts = ["something else altogether " * 9, *versions, " ".join(words), "one more different thing " * 9]
+    texts = [
+        "something else altogether " * 9,
+        *versions,
+        " ".join(words),
+        "one more different thing " * 9,
+    ]
     assert groups(np.array([signature(t) for t in texts]), 0.85) == [0, 1, 1, 1, 4]
     assert groups(np.array([signature(t) for t in texts]), 1.0) == [0, 1, 2, 3, 4]
     assert groups(np.array([signature("alone")]), 0.8) == [0]
@@ -490,9 +563,14 @@ def config(**knobs: Any) -> IngestConfig:
 def test_splits_have_their_shares_and_depend_on_the_id_alone() -> None:
     ids = [f"d{n}" for n in range(4000)]
     splits = [split_of(i, config(test_share=0.3, dev_share=0.1)) for i in ids]
-    assert abs(splits.count("test") / 4000 - 0.3) < 0.03 and abs(splits.count("dev") / 4000 - 0.1) < 0.02
+    assert (
+        abs(splits.count("test") / 4000 - 0.3) < 0.03
+        and abs(splits.count("dev") / 4000 - 0.1) < 0.02
+    )
     assert all(0 <= hash_share(i) < 1 for i in ids)
-    assert hash_share("handbook/a.md") == pytest.approx(0.19207, abs=1e-5)  # fixed for ever: runs must stay comparable
+    assert hash_share("handbook/a.md") == pytest.approx(
+        0.19207, abs=1e-5
+    )  # fixed for ever: runs must stay comparable
 
 
 def test_every_document_is_a_test_document_in_exactly_one_fold() -> None:

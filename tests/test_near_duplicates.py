@@ -23,8 +23,13 @@ def pairs(num_agreeing: int, number: int) -> np.ndarray:
 
 def from_a_template(number: int, share: float) -> np.ndarray:
     """Signatures of documents that share a template: each place is the template's, where its least hash is less."""
-    template, own = CHANCE.exponential(1 / share, NUM_HASHES), CHANCE.exponential(1 / (1 - share), (number, NUM_HASHES))
-    return np.where(own < template, CHANCE.integers(0, 2**32, own.shape), np.arange(NUM_HASHES)).astype(np.uint32)
+    template, own = (
+        CHANCE.exponential(1 / share, NUM_HASHES),
+        CHANCE.exponential(1 / (1 - share), (number, NUM_HASHES)),
+    )
+    return np.where(
+        own < template, CHANCE.integers(0, 2**32, own.shape), np.arange(NUM_HASHES)
+    ).astype(np.uint32)
 
 
 @pytest.mark.parametrize("similarity", [0.05, 0.25, 0.4, 0.5, 0.8, 0.95, 1.0])
@@ -49,7 +54,9 @@ def test_documents_from_a_template_just_too_dissimilar_are_not_compared_each_wit
 
 def test_a_large_group_is_linked_once() -> None:
     signatures = np.where(
-        CHANCE.random((20_000, NUM_HASHES)) < 0.97, np.uint32(7), CHANCE.integers(9, 2**32, (20_000, 1))
+        CHANCE.random((20_000, NUM_HASHES)) < 0.97,
+        np.uint32(7),
+        CHANCE.integers(9, 2**32, (20_000, 1)),
     )
     begin = time.process_time()
     assert set(groups(signatures.astype(np.uint32), 0.8)) == {0}

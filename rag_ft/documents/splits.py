@@ -19,9 +19,9 @@ def hash_share(document_id: str) -> float:
 def split_of(document_id: str, config: IngestConfig) -> Split:
     """By `test_share` and `dev_share`; with `folds`, test is fold number `fold` and dev `dev_share` of the others."""
     share = hash_share(document_id)
-    if config.folds:
-        place = share * config.folds
-        if int(place) == config.fold:
+    if config.advanced.folds:
+        place = share * config.advanced.folds
+        if int(place) == config.advanced.fold:
             return "test"
         return "dev" if place % 1 < config.dev_share else "train"
     if share < config.test_share:

