@@ -49,16 +49,26 @@ def main() -> None:
         }
         row["times_peer"] = round(seconds["sentence-transformers"] / seconds[name], 2)
         if questions:
-            row["recall_at_5"] = _recall(encode, [chunk.text for chunk in chunks], chunks, questions, gold)
+            row["recall_at_5"] = _recall(
+                encode, [chunk.text for chunk in chunks], chunks, questions, gold
+            )
         rows.append(row)
     _report(args, config, rows, len(texts))
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Encoding throughput against SentenceTransformer.encode")
-    parser.add_argument("folder", type=Path, help="folder with documents.jsonl (and questions.jsonl)")
-    parser.add_argument("--work", type=Path, default=Path("runs/benchmark-encoding"), help="where chunks are kept")
-    parser.add_argument("--num-chunks", type=int, default=512, help="chunks to time (recall uses all)")
+    parser = argparse.ArgumentParser(
+        description="Encoding throughput against SentenceTransformer.encode"
+    )
+    parser.add_argument(
+        "folder", type=Path, help="folder with documents.jsonl (and questions.jsonl)"
+    )
+    parser.add_argument(
+        "--work", type=Path, default=Path("runs/benchmark-encoding"), help="where chunks are kept"
+    )
+    parser.add_argument(
+        "--num-chunks", type=int, default=512, help="chunks to time (recall uses all)"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     return parser.parse_args()
@@ -66,7 +76,10 @@ def _arguments() -> argparse.Namespace:
 
 def _chunks(args: argparse.Namespace) -> tuple[Config, list[Chunk]]:
     config = make_config(
-        {"run": {"dir": args.work / args.folder.name}, "ingest": {"sources": [args.folder / "documents.jsonl"]}}
+        {
+            "run": {"dir": args.work / args.folder.name},
+            "ingest": {"sources": [args.folder / "documents.jsonl"]},
+        }
     )
     run_dir = RunDir(config.run_path)
     if not run_dir.chunks.exists():
@@ -77,7 +90,9 @@ def _chunks(args: argparse.Namespace) -> tuple[Config, list[Chunk]]:
 
 def _ways(config: Config) -> dict[str, Encode]:
     peer = SentenceTransformer(str(resolve_model_dir(config.encoder)), local_files_only=True)
-    ways: dict[str, Encode] = {"sentence-transformers": lambda texts: peer.encode(texts, show_progress_bar=False)}
+    ways: dict[str, Encode] = {
+        "sentence-transformers": lambda texts: peer.encode(texts, show_progress_bar=False)
+    }
     for dtype in ("float32", "bfloat16"):
         encoder = load_encoder(config.encoder.model_copy(update={"dtype": dtype}))
         ways[f"rag-ft {dtype}"] = encoder.encode_chunks
@@ -105,21 +120,40 @@ def _questions(folder: Path, chunks: list[Chunk]) -> tuple[list[str], list[set[i
     for row, chunk in enumerate(chunks):
         of_document.setdefault(chunk.document_id, []).append((row, chunk))
     rows = list(read_rows(folder / "questions.jsonl"))
-    return [row["question"] for row in rows], [_gold(row, of_document.get(row["document_id"], [])) for row in rows]
+    return [row["question"] for row in rows], [
+        _gold(row, of_document.get(row["document_id"], [])) for row in rows
+    ]
 
 
 def _gold(row: dict[str, Any], chunks: list[tuple[int, Chunk]]) -> set[int]:
     places = zip(row["answers"], row["answer_start_in_document"], strict=True)
     spans = [(start, start + len(answer)) for answer, start in places if start is not None]
-    return {n for n, chunk in chunks for start, end in spans if chunk.start <= start and end <= chunk.end}
+    return {
+        n
+        for n, chunk in chunks
+        for start, end in spans
+        if chunk.start <= start and end <= chunk.end
+    }
 
 
-def _recall(encode: Encode, texts: list[str], chunks: list[Chunk], questions: list[str], gold: list[set[int]]) -> float:
+def _recall(
+    encode: Encode,
+    texts: list[str],
+    chunks: list[Chunk],
+    questions: list[str],
+    gold: list[set[int]],
+) -> float:
     best = np.argsort(-(encode(questions) @ encode(texts).T), axis=1, kind="stable")[:, :5]
-    return round(100 * float(np.mean([bool(set(row) & g) for row, g in zip(best.tolist(), gold, strict=True)])), 2)
+    return round(
+        100
+        * float(np.mean([bool(set(row) & g) for row, g in zip(best.tolist(), gold, strict=True)])),
+        2,
+    )
 
 
-def _report(args: argparse.Namespace, config: Config, rows: list[dict[str, Any]], num_chunks: int) -> None:
+def _report(
+    args: argparse.Namespace, config: Config, rows: list[dict[str, Any]], num_chunks: int
+) -> None:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
     for row in rows:
         print("  ".join(f"{key} {value}" for key, value in row.items()))

@@ -46,7 +46,9 @@ def main() -> int:
     if args.run:
         rows.append(ask_grid(args.run, args.overrides))
     for row in rows:
-        print(f"{'ok ' if row['ok'] else 'OVER'}  {row['what']}: {row['value']} {row['unit']} (limit {row['limit']})")
+        print(
+            f"{'ok ' if row['ok'] else 'OVER'}  {row['what']}: {row['value']} {row['unit']} (limit {row['limit']})"
+        )
     _write(rows)
     return 0 if all(row["ok"] for row in rows) else 1
 
@@ -54,7 +56,10 @@ def main() -> int:
 def score_predictions() -> Row:
     """All lexical metrics of 100,000 predictions: half short facts, half sentences of 25 words."""
     rng = random.Random(0)
-    words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(2, 9))) for _ in range(2_000)]
+    words = [
+        "".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(2, 9)))
+        for _ in range(2_000)
+    ]
 
     def text(num: int) -> str:
         return " ".join(rng.choices(words, k=num))
@@ -65,7 +70,9 @@ def score_predictions() -> Row:
         gold = [text(rng.choice([1, 2, 4])), text(3)] if number % 2 else [text(25)]
         kept = gold[0].split()
         rng.shuffle(kept)
-        jobs.append((f"{' '.join(kept[: len(kept) * 2 // 3 + 1])} {text(len(kept) // 3 + 1)}", gold))
+        jobs.append(
+            (f"{' '.join(kept[: len(kept) * 2 // 3 + 1])} {text(len(kept) // 3 + 1)}", gold)
+        )
     score_answer("a warm start", ["warm start"], abstained=False)
     clock = time.process_time()
     for number, (said, answers) in enumerate(jobs):
@@ -82,7 +89,14 @@ def resample() -> list[Row]:
         deltas = np.clip(rng.normal(0.02, 0.4, (NUM_QUESTIONS, 20)), -1, 1)
         documents = np.arange(NUM_QUESTIONS) % num_documents
         seconds = _best(lambda d=deltas, c=documents: bootstrap(d, np.ones_like(d), c), rounds=2)
-        rows.append(_row(f"bootstrap, 20 comparisons x 5,000 questions, {num_documents} documents", seconds, "s", 10))
+        rows.append(
+            _row(
+                f"bootstrap, 20 comparisons x 5,000 questions, {num_documents} documents",
+                seconds,
+                "s",
+                10,
+            )
+        )
     return rows
 
 
@@ -92,10 +106,14 @@ def make_report() -> list[Row]:
         config, run_dir = make_synthetic_run(Path(name), num_documents=500, per_document=10)
         clock = time.process_time()
         counts = report.run(config, run_dir)
-        rows = [_row("writing a report of 5,000 questions", time.process_time() - clock, "cpu-s", 60)]
+        rows = [
+            _row("writing a report of 5,000 questions", time.process_time() - clock, "cpu-s", 60)
+        ]
         rows.append(_row("its page", counts["html_mb"], "MB", 15))
         if CHROMIUM:
-            rows.append(_row("opening it", _opening_seconds(run_dir.report_html, Path(name)), "s", 2))
+            rows.append(
+                _row("opening it", _opening_seconds(run_dir.report_html, Path(name)), "s", 2)
+            )
     return rows
 
 
@@ -105,7 +123,9 @@ def simulate(num: int) -> list[Row]:
     for num_documents in (12, 25, 60, 150):
         share = 100 * coverage(num_documents, num, 2000)
         limits = (92.0, 96.5) if num_documents < 20 else (94.0, 96.0)
-        row = _row(f"coverage of the 95 % interval, {num_documents} documents", share, "%", list(limits))
+        row = _row(
+            f"coverage of the 95 % interval, {num_documents} documents", share, "%", list(limits)
+        )
         rows.append({**row, "ok": limits[0] <= share <= limits[1]})
     return [*rows, _row("false alarms of the verdict", 100 * false_alarms(num), "%", 5)]
 
@@ -134,18 +154,28 @@ def ask_grid(path: Path, overrides: list[str]) -> Row:
         whole = seconds() - clock
         answering.Requests.__iter__ = original  # type: ignore[method-assign]
         tuned = answering.tuned_generator(copy)
-        with open_language_model(config.llm, config.run.seed, {"tuned": tuned} if tuned else {}) as model:
+        with open_language_model(
+            config.llm, config.run.seed, {"tuned": tuned} if tuned else {}
+        ) as model:
             clock = seconds()
-            best = sorted(asked, key=lambda r: (r.adapter or "", sum(len(m["content"]) for m in r.messages)))
+            best = sorted(
+                asked, key=lambda r: (r.adapter or "", sum(len(m["content"]) for m in r.messages))
+            )
             for _ in model.chat(best):
                 pass
             alone = seconds() - clock
-    return _row(f"the grid over its {len(asked)} distinct prompts alone", whole / alone, "times", 1.5)
+    return _row(
+        f"the grid over its {len(asked)} distinct prompts alone", whole / alone, "times", 1.5
+    )
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Scoring, resampling and reporting against their limits")
-    parser.add_argument("--run", type=Path, help="configuration of a finished run whose grid is asked again")
+    parser = argparse.ArgumentParser(
+        description="Scoring, resampling and reporting against their limits"
+    )
+    parser.add_argument(
+        "--run", type=Path, help="configuration of a finished run whose grid is asked again"
+    )
     parser.add_argument("--simulations", type=int, default=4000)
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     return parser.parse_args()
@@ -167,10 +197,26 @@ def _opening_seconds(page: Path, folder: Path) -> float:
 
     def visit(path: Path) -> None:
         profile = tempfile.mkdtemp(dir=folder)
-        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
-        flags += ["--disable-background-networking", "--disable-component-update", f"--user-data-dir={profile}"]
+        flags = [
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--no-first-run",
+            "--disable-sync",
+        ]
+        flags += [
+            "--disable-background-networking",
+            "--disable-component-update",
+            f"--user-data-dir={profile}",
+        ]
         shot = f"--screenshot={folder / 'shot.png'}"
-        subprocess.run([str(CHROMIUM), *flags, shot, path.as_uri()], capture_output=True, timeout=120, check=True)
+        subprocess.run(
+            [str(CHROMIUM), *flags, shot, path.as_uri()],
+            capture_output=True,
+            timeout=120,
+            check=True,
+        )
 
     return _best(lambda: visit(page), 3) - _best(lambda: visit(empty), 3)
 

@@ -21,8 +21,12 @@ POINTS = (-5, -2, 0, 2, 5)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="How often the gate ships an encoder of a given true change")
-    parser.add_argument("--changed", type=float, default=0.06, help="share of questions that differ, 0-1")
+    parser = argparse.ArgumentParser(
+        description="How often the gate ships an encoder of a given true change"
+    )
+    parser.add_argument(
+        "--changed", type=float, default=0.06, help="share of questions that differ, 0-1"
+    )
     parser.add_argument("--draws", type=int, default=4000)
     args = parser.parse_args()
     print("true points  " + "".join(f"{num:>6d} questions" for num in NUM_QUESTIONS))
@@ -40,7 +44,9 @@ def shipped(change: float, num_questions: int, changed: float, draws: int) -> fl
         delta = rng.choice([1.0, -1.0, 0.0], num_questions, p=[gained, lost, 1 - gained - lost])
         base, tuned = (delta < 0).astype(float), (delta > 0).astype(float)
         rank = rng.normal(0, 0.2, num_questions)
-        passed += DevScores(tuned, tuned, rank).not_below(DevScores(base, base, np.zeros(num_questions)))
+        passed += DevScores(tuned, tuned, rank).not_below(
+            DevScores(base, base, np.zeros(num_questions))
+        )
     return passed / draws
 
 

@@ -98,18 +98,35 @@ MEASURES = ("client", "server", "engine", "agreement")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Generation throughput against the server's own ceiling")
+    parser = argparse.ArgumentParser(
+        description="Generation throughput against the server's own ceiling"
+    )
     parser.add_argument("--model", type=Path, default=Path("data/models/demo-lm"))
-    parser.add_argument("--documents", type=Path, default=Path("data/handbook"), help="folder with .md and .txt files")
+    parser.add_argument(
+        "--documents",
+        type=Path,
+        default=Path("data/handbook"),
+        help="folder with .md and .txt files",
+    )
     parser.add_argument("--chunks", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=3, help="of engine")
     parser.add_argument("--requests", type=int, default=20_000, help="through the fake server")
     parser.add_argument("--max-tokens", type=int, default=128)
-    parser.add_argument("--concurrency", type=int, nargs="+", default=[64, 128, 256], help="of the bare loop")
+    parser.add_argument(
+        "--concurrency", type=int, nargs="+", default=[64, 128, 256], help="of the bare loop"
+    )
     parser.add_argument("--only", default=",".join(MEASURES))
     args = parser.parse_args()
-    os.environ.setdefault("VLLM_SERVER_DEV_MODE", "1")  # lets us empty the prefix cache between the measures
-    measures = dict(zip(MEASURES, (measure_client, measure_server, measure_engine, measure_agreement), strict=True))
+    os.environ.setdefault(
+        "VLLM_SERVER_DEV_MODE", "1"
+    )  # lets us empty the prefix cache between the measures
+    measures = dict(
+        zip(
+            MEASURES,
+            (measure_client, measure_server, measure_engine, measure_agreement),
+            strict=True,
+        )
+    )
     for name in args.only.split(","):
         write(args, name, measures[name](args))
 
@@ -130,12 +147,16 @@ def measure_client(args: argparse.Namespace) -> dict[str, Any]:
 
     def requests() -> Iterator[ChatRequest]:
         for i in range(num_requests):
-            yield ChatRequest(str(i), ({"role": "user", "content": f"{i} {text}"},), 128, 0.7, SCHEMA)
+            yield ChatRequest(
+                str(i), ({"role": "user", "content": f"{i} {text}"},), 128, 0.7, SCHEMA
+            )
 
     try:
         with open_language_model(config, 0) as model, tempfile.TemporaryDirectory() as folder:
             memory, cpu, wall = [], time.process_time(), time.monotonic()
-            for number, reply in enumerate(cached_chat(model, requests(), Path(folder) / "replies.jsonl", "client")):
+            for number, reply in enumerate(
+                cached_chat(model, requests(), Path(folder) / "replies.jsonl", "client")
+            ):
                 assert reply.error is None
                 if number in (num_requests // 10, num_requests - 1):
                     memory.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
@@ -153,7 +174,10 @@ def measure_client(args: argparse.Namespace) -> dict[str, Any]:
 def measure_server(args: argparse.Namespace) -> dict[str, Any]:
     requests = make_requests(args)
     config = LLMConfig(
-        backend="vllm", model=str(args.model), max_model_tokens=1024, advanced={"vllm_args": SERVER_ARGUMENTS}
+        backend="vllm",
+        model=str(args.model),
+        max_model_tokens=1024,
+        advanced={"vllm_args": SERVER_ARGUMENTS},
     )
     with open_language_model(config, 0) as model:
         url = model._sender.base_url
@@ -190,7 +214,10 @@ def measure_engine(args: argparse.Namespace) -> dict[str, Any]:
     job = {"model": str(args.model), "schema": SCHEMA | {"x-guidance": COMPACT}, "max_tokens": args.max_tokens,
            "messages": [list(r.messages) for r in requests]}  # fmt: skip
     config = LLMConfig(backend="vllm", model=str(args.model), max_model_tokens=1024)
-    with tempfile.NamedTemporaryFile("w", suffix=".json") as file, open_language_model(config, 0) as model:
+    with (
+        tempfile.NamedTemporaryFile("w", suffix=".json") as file,
+        open_language_model(config, 0) as model,
+    ):
         json.dump(job, file)
         file.flush()
         url = model._sender.base_url
@@ -243,9 +270,13 @@ def make_requests(args: argparse.Namespace) -> list[ChatRequest]:
         sentences = passage.split(". ")
         for variant, kind in enumerate(KINDS):
             focus = sentences[variant % len(sentences)]
-            prompt = f"Write a question about the passage as JSON.\n\nPassage:\n{passage} ({number})\n\n"
+            prompt = (
+                f"Write a question about the passage as JSON.\n\nPassage:\n{passage} ({number})\n\n"
+            )
             message = {"role": "user", "content": f"{prompt}Sentence: {focus}\nKind: {kind}"}
-            requests.append(ChatRequest(f"{number}-{variant}", (message,), args.max_tokens, 0.0, SCHEMA))
+            requests.append(
+                ChatRequest(f"{number}-{variant}", (message,), args.max_tokens, 0.0, SCHEMA)
+            )
     return requests
 
 
@@ -275,7 +306,9 @@ def bare_loop(url: str, model: Any, requests: list[ChatRequest], concurrency: in
 
     async def run() -> int:
         headers = {"Content-Type": "application/json"}
-        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), headers=headers) as session:
+        async with aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0), headers=headers
+        ) as session:
             return sum(await asyncio.gather(*(worker(session) for _ in range(concurrency))))
 
     began = time.monotonic()
@@ -311,7 +344,9 @@ def measure_agreement(args: argparse.Namespace) -> dict[str, Any]:
     bfloat16 two likely tokens can be closer than the rounding, which differs with the batch even within one engine."""
     requests, shares = make_requests(args)[:256], {}
     for dtype in ("auto", "float32"):
-        config = LLMConfig(backend="vllm", model=str(args.model), max_model_tokens=1024, dtype=dtype)
+        config = LLMConfig(
+            backend="vllm", model=str(args.model), max_model_tokens=1024, dtype=dtype
+        )
         with open_language_model(config, 0) as model:
             theirs = {reply.id: reply.text for reply in model.chat(requests)}
         with open_language_model(config.model_copy(update={"backend": "transformers"}), 0) as here:

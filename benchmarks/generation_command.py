@@ -39,12 +39,18 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=Path("data/models/demo-lm"))
     parser.add_argument("--documents", type=Path, default=Path("data/handbook"))
     parser.add_argument("--chunks", type=int, default=256)
-    parser.add_argument("--pairs", type=int, default=8, help="asked of every chunk, as far as it has sentences")
+    parser.add_argument(
+        "--pairs", type=int, default=8, help="asked of every chunk, as far as it has sentences"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--max-tokens", type=int, default=128)
-    parser.add_argument("--concurrency", type=int, nargs="+", default=[128, 256], help="of the bare loop")
+    parser.add_argument(
+        "--concurrency", type=int, nargs="+", default=[128, 256], help="of the bare loop"
+    )
     args = parser.parse_args()
-    os.environ.setdefault("VLLM_SERVER_DEV_MODE", "1")  # lets us empty the prefix cache between the measures
+    os.environ.setdefault(
+        "VLLM_SERVER_DEV_MODE", "1"
+    )  # lets us empty the prefix cache between the measures
     write(args, "command", measure(args))
 
 
@@ -75,7 +81,9 @@ def overrides(args: argparse.Namespace, folder: str) -> list[str]:
     ]  # fmt: skip
 
 
-def one_round(args: argparse.Namespace, config: Any, model: Any, passes: dict[str, Pass]) -> dict[str, float]:
+def one_round(
+    args: argparse.Namespace, config: Any, model: Any, passes: dict[str, Pass]
+) -> dict[str, float]:
     """The bare loop over the requests of each pass, then the stage."""
     url = model._sender.base_url
     bare: dict[str, list[tuple[float, float]]] = {name: [] for name in passes}

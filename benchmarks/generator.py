@@ -50,12 +50,16 @@ def main() -> None:
     learned, dev = examples[DEV_EXAMPLES:], examples[:DEV_EXAMPLES]
     rows = []
     for name, way in (("trl defaults", _peer), ("rag-ft", _ours)):
-        seconds, model = _timed(way, config, tokens.tokenizer, learned, work / name.replace(" ", "-"))
+        seconds, model = _timed(
+            way, config, tokens.tokenizer, learned, work / name.replace(" ", "-")
+        )
         useful = sum(len(e.encoded.input_ids) for e in learned)
         rows.append({"way": name, "seconds": round(seconds, 1), "useful_tokens_per_second": round(useful / seconds),
                      "dev_loss": round(_dev_loss(model, dev), 4)})  # fmt: skip
     for row in rows:
-        row["times_peer"] = round(row["useful_tokens_per_second"] / rows[0]["useful_tokens_per_second"], 2)
+        row["times_peer"] = round(
+            row["useful_tokens_per_second"] / rows[0]["useful_tokens_per_second"], 2
+        )
     _report(args, rows, learned)
     shutil.rmtree(work)
 
@@ -93,7 +97,10 @@ def _examples(config: Config, tokens: Any, count: int) -> list[Example]:
         shown = rng.sample(chunks, 3)
         words = rng.choice(shown).text.split()
         start = rng.randrange(max(1, len(words) - 8))
-        question, answer = f"What follows {' '.join(words[start : start + 4])}?", " ".join(words[start + 4 : start + 8])
+        question, answer = (
+            f"What follows {' '.join(words[start : start + 4])}?",
+            " ".join(words[start + 4 : start + 8]),
+        )
         messages = prompts.answer(question, [f"{c.title}\n{c.text}" for c in shown])
         encoded = tokens.encode(messages, answer or "nothing")
         examples.append(Example(f"e{number}", "answer", messages, answer or "nothing", (), encoded))
@@ -103,7 +110,10 @@ def _examples(config: Config, tokens: Any, count: int) -> list[Example]:
 def _peer(config: Config, tokenizer: Any, examples: Sequence[Example], folder: Path) -> Any:
     """TRL as its documentation starts: prompt-completion rows, everything else by default but what both share."""
     knobs = config.train_generator
-    rows = [{"prompt": list(e.messages), "completion": [{"role": "assistant", "content": e.answer}]} for e in examples]
+    rows = [
+        {"prompt": list(e.messages), "completion": [{"role": "assistant", "content": e.answer}]}
+        for e in examples
+    ]
     trainer = trl.SFTTrainer(
         model=config.llm.model,
         args=trl.SFTConfig(
@@ -118,11 +128,17 @@ def _peer(config: Config, tokenizer: Any, examples: Sequence[Example], folder: P
 
 
 def _ours(config: Config, tokenizer: Any, examples: Sequence[Example], folder: Path) -> Any:
-    return train(config, tokenizer, examples, [], folder, Processes(0, 1), load_base(config)).trainer.model
+    return train(
+        config, tokenizer, examples, [], folder, Processes(0, 1), load_base(config)
+    ).trainer.model
 
 
 def _timed(
-    way: Callable[..., Any], config: Config, tokenizer: Any, examples: Sequence[Example], folder: Path
+    way: Callable[..., Any],
+    config: Config,
+    tokenizer: Any,
+    examples: Sequence[Example],
+    folder: Path,
 ) -> tuple[float, Any]:
     """Seconds of the whole way, tokenising and loading included, and the tuned model."""
     clock = time.perf_counter if torch.cuda.is_available() else time.process_time
@@ -139,14 +155,18 @@ def _dev_loss(model: Any, dev: Sequence[Example]) -> float:
     for example in dev:
         ids = torch.tensor([example.encoded.input_ids], device=model.device)
         with torch.autocast(model.device.type, torch.bfloat16):
-            logits = model(input_ids=ids, use_cache=False).logits[0, example.encoded.num_prompt_tokens - 1 : -1]
+            logits = model(input_ids=ids, use_cache=False).logits[
+                0, example.encoded.num_prompt_tokens - 1 : -1
+            ]
         target = ids[0, example.encoded.num_prompt_tokens :]
         total += float(torch.nn.functional.cross_entropy(logits.float(), target, reduction="sum"))
         count += len(target)
     return total / count
 
 
-def _report(args: argparse.Namespace, rows: list[dict[str, Any]], examples: Sequence[Example]) -> None:
+def _report(
+    args: argparse.Namespace, rows: list[dict[str, Any]], examples: Sequence[Example]
+) -> None:
     for row in rows:
         print("  ".join(f"{key} {value}" for key, value in row.items()))
     gpu = torch.cuda.is_available()

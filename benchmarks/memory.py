@@ -35,17 +35,23 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 from gpu_check import SHAPES
 
 RESULTS = Path(__file__).parent / "results"
-CASES = "0.6b:16:1024:lora,0.6b:16:1024:lora+ckpt,0.6b:4:1024:full,8b:4:1024:lora,8b:16:1024:lora+ckpt"
+CASES = (
+    "0.6b:16:1024:lora,0.6b:16:1024:lora+ckpt,0.6b:4:1024:full,8b:4:1024:lora,8b:16:1024:lora+ckpt"
+)
 LEARNED_TOKENS = 32
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Planned memory of the generator's training against a simulated one")
+    parser = argparse.ArgumentParser(
+        description="Planned memory of the generator's training against a simulated one"
+    )
     parser.add_argument("--cases", default=CASES)
     found = {case: measure(case) for case in parser.parse_args().cases.split(",")}
     now = datetime.datetime.now(datetime.UTC).date().isoformat()
     path = RESULTS / f"memory-{now}.json"
-    write_text(path, json.dumps({"date": now, "torch": torch.__version__, "cases": found}, indent=1) + "\n")
+    write_text(
+        path, json.dumps({"date": now, "torch": torch.__version__, "cases": found}, indent=1) + "\n"
+    )
     print(f"written to {path}")
 
 
@@ -64,9 +70,13 @@ def measure(case: str) -> dict[str, Any]:
     with FakeTensorMode():
         _make_fake(model)
         simulated = _peak(model, int(rows), int(tokens), bool(checkpointing))
-    planned = training_memory(shape, config, int(rows) * int(tokens), int(rows) * LEARNED_TOKENS, "bfloat16", True)
+    planned = training_memory(
+        shape, config, int(rows) * int(tokens), int(rows) * LEARNED_TOKENS, "bfloat16", True
+    )
     planned.pop("fixed")
-    simulated["optimiser"] = planned["optimiser"]  # made after the peak of a first step, there at that of all others
+    simulated["optimiser"] = planned[
+        "optimiser"
+    ]  # made after the peak of a first step, there at that of all others
     total = sum(simulated.values())
     row = {
         "simulated_gb": round(total, 2),
@@ -108,7 +118,11 @@ def _make_fake(model: Any) -> None:
 def _fake(value: torch.Tensor) -> torch.Tensor:
     dtype = torch.float32 if value.requires_grad else value.dtype
     new = torch.empty(value.shape, dtype=dtype)
-    return torch.nn.Parameter(new, value.requires_grad) if isinstance(value, torch.nn.Parameter) else new
+    return (
+        torch.nn.Parameter(new, value.requires_grad)
+        if isinstance(value, torch.nn.Parameter)
+        else new
+    )
 
 
 def _peak(model: Any, rows: int, tokens: int, checkpointing: bool) -> dict[str, float]:
@@ -127,12 +141,22 @@ def _peak(model: Any, rows: int, tokens: int, checkpointing: bool) -> dict[str, 
         with torch.autocast("cpu", dtype=torch.bfloat16):
             logits = model(input_ids=ids, use_cache=False, logits_to_keep=LEARNED_TOKENS + 1).logits
         told = logits[:, :-1].flatten(0, 1).float()
-        loss = functional.cross_entropy(told, labels[:, -LEARNED_TOKENS:].flatten(), reduction="sum")
+        loss = functional.cross_entropy(
+            told, labels[:, -LEARNED_TOKENS:].flatten(), reduction="sum"
+        )
         del logits, told
         loss.backward()
         peak = next(iter(tracker.get_tracker_snapshot("peak").values()))
-    names = {"Parameter": "weights", "Gradient": "gradients", "Activation": "activations", "Temp": "temporary"}
-    found = {names.get(str(getattr(kind, "value", kind)), str(kind)): size / 2**30 for kind, size in peak.items()}
+    names = {
+        "Parameter": "weights",
+        "Gradient": "gradients",
+        "Activation": "activations",
+        "Temp": "temporary",
+    }
+    found = {
+        names.get(str(getattr(kind, "value", kind)), str(kind)): size / 2**30
+        for kind, size in peak.items()
+    }
     return {name: size for name, size in found.items() if size > 0.005 and "otal" not in name}
 
 
@@ -146,7 +170,11 @@ def _hooks_on_frozen_weights() -> Any:
     names = ("register_hook", "register_post_accumulate_grad_hook")
     real = {name: getattr(torch.Tensor, name) for name in names}
     for name in names:
-        setattr(torch.Tensor, name, lambda t, hook, put=real[name]: put(t, hook) if t.requires_grad else Nothing())
+        setattr(
+            torch.Tensor,
+            name,
+            lambda t, hook, put=real[name]: put(t, hook) if t.requires_grad else Nothing(),
+        )
     try:
         yield
     finally:

@@ -56,14 +56,21 @@ def main() -> None:
         for stage in (ingest, index, generate):
             stage.run(config, run_dir)
     tokens = chat_tokens(config)
-    train_pairs, dev_pairs, _ = select_pairs(run_dir, config.ingest.advanced.near_duplicate_similarity)
+    train_pairs, dev_pairs, _ = select_pairs(
+        run_dir, config.ingest.advanced.near_duplicate_similarity
+    )
     rows, dev = (_examples(config, run_dir, pairs, tokens) for pairs in (train_pairs, dev_pairs))
     random.Random(config.run.seed).shuffle(rows)
-    print(f"{len(rows)} examples over {len(train_pairs)} questions, {len(dev)} to select the weights by")
+    print(
+        f"{len(rows)} examples over {len(train_pairs)} questions, {len(dev)} to select the weights by"
+    )
     processes = join_processes()
     folder = run_dir.checkpoints("question_writer")
     trained = train(config, tokens.tokenizer, rows, dev, folder, processes, load_base(config))
-    print(json.dumps(trained.history[-12:]), f"{trained.num_tokens / trained.seconds:.0f} tokens a second")
+    print(
+        json.dumps(trained.history[-12:]),
+        f"{trained.num_tokens / trained.seconds:.0f} tokens a second",
+    )
     save_generator(trained, config, run_dir.generator, processes)
     print(f"written to {merge(config, args.to)}")
 
@@ -74,7 +81,9 @@ def _examples(config: Config, run_dir: RunDir, pairs: list[QAPair], tokens: Any)
     return [*answering, *_writing(config, run_dir, pairs, tokens)]
 
 
-def _writing(config: Config, run_dir: RunDir, pairs: list[QAPair], tokens: Any) -> Iterator[Example]:
+def _writing(
+    config: Config, run_dir: RunDir, pairs: list[QAPair], tokens: Any
+) -> Iterator[Example]:
     prompts = load_prompts(config.llm.prompts, config.llm.advanced.abstain)
     chunks = {chunk.id: chunk for chunk in read_jsonl(run_dir.chunks, Chunk)}
     for pair in pairs:
@@ -87,7 +96,15 @@ def _writing(config: Config, run_dir: RunDir, pairs: list[QAPair], tokens: Any) 
         reply = json.dumps(told, ensure_ascii=False)
         encoded = tokens.encode(messages, reply)
         if len(encoded.input_ids) <= config.train_generator.advanced.max_tokens:
-            yield Example(f"{pair.id}/write", "answer", messages, reply, (chunk.id,), encoded, pair.document_id)
+            yield Example(
+                f"{pair.id}/write",
+                "answer",
+                messages,
+                reply,
+                (chunk.id,),
+                encoded,
+                pair.document_id,
+            )
 
 
 def _config(args: argparse.Namespace) -> Config:
@@ -95,8 +112,15 @@ def _config(args: argparse.Namespace) -> Config:
     values: dict[str, Any] = {
         "name": "question_writer",
         "run": {"dir": args.work},
-        "ingest": {"sources": [folder / "documents.jsonl" for folder in folders], "test_share": 0, "dev_share": 0.06},
-        "generate": {"questions": [folder / "questions.jsonl" for folder in folders], "pairs_per_chunk": 0},
+        "ingest": {
+            "sources": [folder / "documents.jsonl" for folder in folders],
+            "test_share": 0,
+            "dev_share": 0.06,
+        },
+        "generate": {
+            "questions": [folder / "questions.jsonl" for folder in folders],
+            "pairs_per_chunk": 0,
+        },
         "llm": {"model": args.model, "prompts": "compact"},
         "train_generator": dict(KNOBS),
     }
@@ -106,7 +130,9 @@ def _config(args: argparse.Namespace) -> Config:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Teaches a small model to write and to answer questions")
+    parser = argparse.ArgumentParser(
+        description="Teaches a small model to write and to answer questions"
+    )
     parser.add_argument("model")
     parser.add_argument("data", type=Path)
     parser.add_argument("knobs", nargs="*", help="section.key=value")

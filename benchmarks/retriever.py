@@ -50,7 +50,11 @@ from rag_ft.training.processes import join_processes
 
 RESULTS = Path(__file__).parent / "results"
 SHOWN = ("recall@1", "recall@5", "recall@10", "ndcg@10")
-TUNED_AGAINST = (("base dense", "tuned dense"), ("base hybrid", "tuned hybrid"), ("BM25", "tuned hybrid"))
+TUNED_AGAINST = (
+    ("base dense", "tuned dense"),
+    ("base hybrid", "tuned hybrid"),
+    ("BM25", "tuned hybrid"),
+)
 Table = dict[str, np.ndarray]  # system -> (num_questions, len(RETRIEVAL_METRICS))
 # Without the check "form", which wants a question mark: half of Natural Questions, which taught the writer, has none.
 WRITTEN: dict[str, Any] = {"pairs_per_chunk": 2, "kinds": {"factoid": 1.0}, "splits": ["train", "dev"],
@@ -79,7 +83,11 @@ def main() -> None:
                 "scoring": scoring}  # fmt: skip
     results = {name: measures[name](args) for name in args.only.split(",")}
     now = datetime.datetime.now(datetime.UTC).date().isoformat()
-    hardware = {"processor": platform.processor() or platform.machine(), "threads": args.threads, "date": now}
+    hardware = {
+        "processor": platform.processor() or platform.machine(),
+        "threads": args.threads,
+        "date": now,
+    }
     path = RESULTS / f"retriever-{now}.json"
     before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     write_text(path, json.dumps({**before, **hardware, **results}, indent=1) + "\n")
@@ -89,30 +97,46 @@ def main() -> None:
 def crossfit(args: argparse.Namespace) -> dict[str, Any]:
     parts, seconds = [], []
     for fold in args.folds:
-        config, run_dir = _prepare(args, f"crossfit-{fold}", [("covidqa_train", None)], _halves(fold))
+        config, run_dir = _prepare(
+            args, f"crossfit-{fold}", [("covidqa_train", None)], _halves(fold)
+        )
         seconds.append(_tune(config, run_dir)["seconds"])
         parts.append(_systems(config, run_dir))
-    return _report("covidqa_train, cross-fit over halves of its documents", *_pool(parts), {"train_seconds": seconds})
+    return _report(
+        "covidqa_train, cross-fit over halves of its documents",
+        *_pool(parts),
+        {"train_seconds": seconds},
+    )
 
 
 def held_out(args: argparse.Namespace) -> dict[str, Any]:
-    config, run_dir = _prepare(args, "held-out", [("covidqa_train", "train"), ("covidqa_dev", "test")])
+    config, run_dir = _prepare(
+        args, "held-out", [("covidqa_train", "train"), ("covidqa_dev", "test")]
+    )
     seconds = _tune(config, run_dir)["seconds"]
     return _report("covidqa_dev", *_systems(config, run_dir), {"train_seconds": seconds})
 
 
 def regression(args: argparse.Namespace) -> dict[str, Any]:
     found, parts = {}, {}
-    tuned, tuned_dir = _prepare(args, "held-out", [("covidqa_train", "train"), ("covidqa_dev", "test")])
+    tuned, tuned_dir = _prepare(
+        args, "held-out", [("covidqa_train", "train"), ("covidqa_dev", "test")]
+    )
     _tune(tuned, tuned_dir)
     for name in ("nq_oracle_dev", "xquad_en_dev", *OTHER_LANGUAGES):
         config, run_dir = _prepare(args, f"{name}-by-covidqa", [(name, "test")])
         parts[name] = _systems(config, run_dir, _borrow(config, run_dir, tuned_dir))
-        found[f"{name} by the encoder of covidqa"] = _report(f"{name}, encoder tuned on covidqa", *parts[name], {})
+        found[f"{name} by the encoder of covidqa"] = _report(
+            f"{name}, encoder tuned on covidqa", *parts[name], {}
+        )
     pooled = _pool([parts[name] for name in OTHER_LANGUAGES])
-    found["other languages by the encoder of covidqa"] = _report("xquad de, es, zh, ar, pooled", *pooled, {})
+    found["other languages by the encoder of covidqa"] = _report(
+        "xquad de, es, zh, ar, pooled", *pooled, {}
+    )
     for name in ("xquad_en", "nq_oracle"):
-        config, run_dir = _prepare(args, name, [(f"{name}_train", "train"), (f"{name}_dev", "test")])
+        config, run_dir = _prepare(
+            args, name, [(f"{name}_train", "train"), (f"{name}_dev", "test")]
+        )
         seconds = _tune(config, run_dir)["seconds"]
         found[name] = _report(f"{name}_dev", *_systems(config, run_dir), {"train_seconds": seconds})
     return found
@@ -127,8 +151,12 @@ def lsr(args: argparse.Namespace) -> dict[str, Any]:
         pairs = select_pairs(run_dir, config.ingest.advanced.near_duplicate_similarity)
         tuning = train_retriever.open_tuning(config, run_dir, pairs, join_processes())
         made = _lsr_candidates(tuning)
-        parts.append(_table(run_dir, {name: tuning.open(candidate) for name, candidate in made.items()}))
-        facts[f"fold {fold}"] = {name: {**c.notes, "steps": len(c.history)} for name, c in made.items()}
+        parts.append(
+            _table(run_dir, {name: tuning.open(candidate) for name, candidate in made.items()})
+        )
+        facts[f"fold {fold}"] = {
+            name: {**c.notes, "steps": len(c.history)} for name, c in made.items()
+        }
     forms = [name for name in made if name not in ("base", "contrastive")]
     against = [(a, b) for b in forms for a in ("contrastive", CONTROL) if a != b]
     changes = [(f"{a} {mode}", f"{b} {mode}") for mode in ("dense", "hybrid") for a, b in against]
@@ -141,10 +169,14 @@ def _lsr_candidates(t: Tuning) -> dict[str, Candidate]:
     made = {"base": base, "contrastive": before}
     settings = t.config.train_retriever
     epochs = LSR_STEPS / (len(before.history) / settings.epochs)
-    control = _with_knobs(t, CONTROL, {"epochs": epochs, "learning_rate": settings.advanced.lsr_learning_rate})
+    control = _with_knobs(
+        t, CONTROL, {"epochs": epochs, "learning_rate": settings.advanced.lsr_learning_rate}
+    )
     made[CONTROL] = contrastive_phase(control, 1, before)
     for form, knobs in LSR_FORMS.items():
-        found = lsr_phase(_with_knobs(t, form, {"advanced.lsr_steps": LSR_STEPS, **knobs}), 0, before)
+        found = lsr_phase(
+            _with_knobs(t, form, {"advanced.lsr_steps": LSR_STEPS, **knobs}), 0, before
+        )
         assert isinstance(found, Candidate), found.reason
         made[form] = found
     return made
@@ -174,16 +206,24 @@ def unasked(args: argparse.Namespace) -> dict[str, Any]:
                 replies = RunDir(args.work / name).replies("generate")
                 replies.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(written.replies("generate"), replies)
-            config, run_dir = _prepare(args, name, [("covidqa_train", None)], _halves(fold), sections, test_only=True)
+            config, run_dir = _prepare(
+                args, name, [("covidqa_train", None)], _halves(fold), sections, test_only=True
+            )
             written = run_dir if "generate" in sections else written
             counts = _tune(config, run_dir)
             found, documents = _systems(config, run_dir)
             table |= {mode: found[mode] for mode in ("BM25", "base dense", "base hybrid")}
             table |= {f"{form} {mode}": found[f"tuned {mode}"] for mode in ("dense", "hybrid")}
-            facts[f"fold {fold}, {form}"] = {key: counts.get(key) for key in ("num_train_pairs", "alpha", "reason")}
+            facts[f"fold {fold}, {form}"] = {
+                key: counts.get(key) for key in ("num_train_pairs", "alpha", "reason")
+            }
         parts.append((table, documents))
-    changes = [(f"base {mode}", f"{form} {mode}") for mode in ("dense", "hybrid") for form in UNASKED]
-    changes += [(f"inverse cloze {mode}", f"written questions {mode}") for mode in ("dense", "hybrid")]
+    changes = [
+        (f"base {mode}", f"{form} {mode}") for mode in ("dense", "hybrid") for form in UNASKED
+    ]
+    changes += [
+        (f"inverse cloze {mode}", f"written questions {mode}") for mode in ("dense", "hybrid")
+    ]
     return _report("covidqa_train, no human question trained on", *_pool(parts), facts, changes)
 
 
@@ -205,7 +245,11 @@ def _score(config: Config, run_dir: RunDir, model_dir: Path, num: int) -> dict[s
     prompts = load_prompts(config.llm.prompts, config.llm.advanced.abstain)
     chunks = list(read_jsonl(run_dir.chunks, Chunk))[:8]
     pairs = list(read_jsonl(run_dir.qa, QAPair))[: num // 8]
-    jobs = [(prompts.answer(pair.question, [chunk.text]), pair.answer) for pair in pairs for chunk in chunks]
+    jobs = [
+        (prompts.answer(pair.question, [chunk.text]), pair.answer)
+        for pair in pairs
+        for chunk in chunks
+    ]
     naive, naive_seconds = _naive(model_dir, jobs)
     found: dict[str, Any] = {"pairs": len(jobs), "naive_cpu_seconds": round(naive_seconds, 2)}
     for dtype in ("auto", "float32"):
@@ -229,13 +273,15 @@ def _naive(model_dir: Path, jobs: list[Any]) -> tuple[np.ndarray, float]:
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
     means, clock = [], time.process_time()
     for messages, answer in jobs:
-        prompt = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=True)[
-            "input_ids"
-        ]
+        prompt = tokenizer.apply_chat_template(
+            list(messages), add_generation_prompt=True, return_dict=True
+        )["input_ids"]
         told = tokenizer(answer, add_special_tokens=False)["input_ids"]
         with torch.inference_mode():
             logprobs = model(torch.tensor([[*prompt, *told]])).logits[0].log_softmax(-1)
-        means.append(np.mean([logprobs[len(prompt) + n - 1, token].item() for n, token in enumerate(told)]))
+        means.append(
+            np.mean([logprobs[len(prompt) + n - 1, token].item() for n, token in enumerate(told)])
+        )
     return np.array(means), time.process_time() - clock
 
 
@@ -252,7 +298,9 @@ def _with_large_vocabulary(source: Path, folder: Path) -> Path:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="What tuning the retriever brings on real questions")
+    parser = argparse.ArgumentParser(
+        description="What tuning the retriever brings on real questions"
+    )
     parser.add_argument("data", type=Path)
     parser.add_argument("knobs", nargs="*", help="section.key=value, for every run")
     parser.add_argument("--only", default="crossfit,held-out,regression,lsr,scoring")
@@ -294,13 +342,24 @@ def _prepare(
     if test_only:
         values["generate"]["questions"] = [run_dir.path / "test_questions.jsonl"]
     config = make_config(values)
-    for stage, made in ((ingest, run_dir.chunks), (index, run_dir.index / "manifest.json"), (generate, run_dir.qa)):
+    for stage, made in (
+        (ingest, run_dir.chunks),
+        (index, run_dir.index / "manifest.json"),
+        (generate, run_dir.qa),
+    ):
         if not made.exists() and (indexed or stage is not index):
             stage.run(config, run_dir)
         if stage is ingest and test_only:
-            of_test = {chunk.document_id for chunk in read_jsonl(run_dir.chunks, Chunk) if chunk.split == "test"}
+            of_test = {
+                chunk.document_id
+                for chunk in read_jsonl(run_dir.chunks, Chunk)
+                if chunk.split == "test"
+            }
             rows = [row for s, _ in sets for row in read_rows(args.data / s / "questions.jsonl")]
-            write_jsonl(values["generate"]["questions"][0], (row for row in rows if row["document_id"] in of_test))
+            write_jsonl(
+                values["generate"]["questions"][0],
+                (row for row in rows if row["document_id"] in of_test),
+            )
     return config, run_dir
 
 
@@ -326,15 +385,23 @@ def _borrow(config: Config, run_dir: RunDir, other: RunDir) -> Retriever:
     return Retriever(place.retriever_index, manifest, encoder, config.retrieval)
 
 
-def _systems(config: Config, run_dir: RunDir, tuned: Retriever | None = None) -> tuple[Table, list[str]]:
+def _systems(
+    config: Config, run_dir: RunDir, tuned: Retriever | None = None
+) -> tuple[Table, list[str]]:
     """Scores of the test questions by BM25, base and tuned (where shipped, else base), and their documents."""
     base = open_retriever(config, run_dir)
-    tuned = tuned or (open_retriever(config, run_dir, tuned=True) if served_tuned(run_dir) else base)
+    tuned = tuned or (
+        open_retriever(config, run_dir, tuned=True) if served_tuned(run_dir) else base
+    )
     return _table(run_dir, {"base": base, "tuned": tuned})
 
 
 def _table(run_dir: RunDir, retrievers: dict[str, Retriever]) -> tuple[Table, list[str]]:
-    pairs = [p for p in read_jsonl(run_dir.qa, QAPair) if p.split == "test" and p.answerable and p.chunk_id]
+    pairs = [
+        p
+        for p in read_jsonl(run_dir.qa, QAPair)
+        if p.split == "test" and p.answerable and p.chunk_id
+    ]
     by_document: dict[str, list[Chunk]] = {}
     for chunk in read_jsonl(run_dir.chunks, Chunk):
         by_document.setdefault(chunk.document_id, []).append(chunk)
@@ -353,9 +420,14 @@ def _pool(parts: Sequence[tuple[Table, list[str]]]) -> tuple[Table, list[str]]:
     return pooled, [document for _, documents in parts for document in documents]
 
 
-def _scores(retriever: Retriever, pairs: list[QAPair], gold: list[set[str]], mode: str) -> np.ndarray:
+def _scores(
+    retriever: Retriever, pairs: list[QAPair], gold: list[set[str]], mode: str
+) -> np.ndarray:
     rankings = retriever.search([pair.question for pair in pairs], 10, mode)
-    scored = [score_ranking([c for c, _ in ranked], ids) for ranked, ids in zip(rankings, gold, strict=True)]
+    scored = [
+        score_ranking([c for c, _ in ranked], ids)
+        for ranked, ids in zip(rankings, gold, strict=True)
+    ]
     return np.array([[row[metric] for metric in RETRIEVAL_METRICS] for row in scored])
 
 
@@ -369,14 +441,21 @@ def _report(
     """Prints a table and returns it with the differences b - a of `pairs` (a, b)."""
     print(f"\n{title}: {len(documents)} questions, {len(set(documents))} documents {facts or ''}")
     means = {
-        name: dict(zip(RETRIEVAL_METRICS, (100 * v.mean(axis=0)).round(1), strict=True)) for name, v in table.items()
+        name: dict(zip(RETRIEVAL_METRICS, (100 * v.mean(axis=0)).round(1), strict=True))
+        for name, v in table.items()
     }
     for name, row in means.items():
         print(f"  {name:44s}" + "  ".join(f"{metric} {row[metric]:5.1f}" for metric in SHOWN))
     changes = {f"{b} - {a}": _change(table[a], table[b], documents) for a, b in pairs}
     for name, metrics in changes.items():
-        shown = ((metric, metrics[metric]["delta"], *metrics[metric]["ci95"]) for metric in ("recall@5", "ndcg@10"))
-        print(f"  {name:72s}" + "  ".join(f"{m} {d:+.1f} [{low:+.1f}, {high:+.1f}]" for m, d, low, high in shown))
+        shown = (
+            (metric, metrics[metric]["delta"], *metrics[metric]["ci95"])
+            for metric in ("recall@5", "ndcg@10")
+        )
+        print(
+            f"  {name:72s}"
+            + "  ".join(f"{m} {d:+.1f} [{low:+.1f}, {high:+.1f}]" for m, d, low, high in shown)
+        )
     return {"questions": len(documents), **facts, "systems": means, "changes": changes}
 
 
@@ -385,7 +464,10 @@ def _change(a: np.ndarray, b: np.ndarray, documents: list[str]) -> dict[str, Any
     deltas = 100 * (b - a)
     found = bootstrap(deltas, np.ones_like(deltas), np.array([numbers[name] for name in documents]))
     return {
-        metric: {"delta": round(e.value, 2), "ci95": [round(x, 2) for x in e.ci95 or (np.nan, np.nan)]}
+        metric: {
+            "delta": round(e.value, 2),
+            "ci95": [round(x, 2) for x in e.ci95 or (np.nan, np.nan)],
+        }
         for metric, e in zip(RETRIEVAL_METRICS, found, strict=True)
     }
 

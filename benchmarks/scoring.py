@@ -42,11 +42,19 @@ def main() -> None:
         args.model.name: AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32),
         "same body, vocabulary 128,000": AutoModelForCausalLM.from_config(big, dtype=torch.float32),
     }
-    rows = [row for name, model in models.items() for row in measure(name, model.eval(), args.batch_tokens)]
+    rows = [
+        row
+        for name, model in models.items()
+        for row in measure(name, model.eval(), args.batch_tokens)
+    ]
     for row in rows:
         print("  ".join(f"{key} {value}" for key, value in row.items()))
     hardware = processor()
-    found = {"date": datetime.date.today().isoformat(), "hardware": f"{hardware}, {args.threads} threads", "rows": rows}
+    found = {
+        "date": datetime.date.today().isoformat(),
+        "hardware": f"{hardware}, {args.threads} threads",
+        "rows": rows,
+    }
     slug = re.sub(r"[^a-z0-9]+", "-", hardware.lower()).strip("-")
     path = RESULTS / f"scoring-{slug}-{found['date']}.json"
     path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
@@ -61,7 +69,9 @@ def measure(name: str, model: Any, batch_tokens: int) -> list[dict[str, Any]]:
         typed = copy.deepcopy(model).to(dtype)
         expected, naive_rate = timed(lambda m=typed: naive(m, few), few)
         found, rate = timed(lambda m=typed: score_jobs(m, jobs, batch_tokens, 0), jobs)
-        difference = max(np.abs(found[jobs.index(job)] - e).max() for job, e in zip(few, expected, strict=True))
+        difference = max(
+            np.abs(found[jobs.index(job)] - e).max() for job, e in zip(few, expected, strict=True)
+        )
         rows.append({"model": name, "dtype": str(dtype).removeprefix("torch."), "naive_tokens_per_s": round(naive_rate),
                      "ours_tokens_per_s": round(rate), "times_naive": round(rate / naive_rate, 1),
                      "largest_difference": float(f"{difference:.1e}")})  # fmt: skip

@@ -29,14 +29,22 @@ def ask(config: Config, question: str, tuned: bool = True) -> str:
     chunks = [found[chunk_id] for chunk_id, _ in hits]
     text = _answer(config, run_dir, question, chunks, tuned)
     answer, cited = parse_answer(text, len(chunks))
-    return "\n".join([answer, "", *(_source_line(n, chunk, n in cited) for n, chunk in enumerate(chunks, 1))])
+    return "\n".join(
+        [answer, "", *(_source_line(n, chunk, n in cited) for n, chunk in enumerate(chunks, 1))]
+    )
 
 
-def _answer(config: Config, run_dir: RunDir, question: str, chunks: list[Chunk], tuned: bool) -> str:
+def _answer(
+    config: Config, run_dir: RunDir, question: str, chunks: list[Chunk], tuned: bool
+) -> str:
     llm, adapters = with_tuned(config.llm, tuned_generator(run_dir) if tuned else None)
     prompts = load_prompts(config.llm.prompts, config.llm.advanced.abstain)
-    messages = prompts.answer(question, [chunk_text(chunk, config.retrieval.advanced.with_title) for chunk in chunks])
-    request = ChatRequest("ask", messages, config.evaluate.advanced.max_tokens, adapter=next(iter(adapters), None))
+    messages = prompts.answer(
+        question, [chunk_text(chunk, config.retrieval.advanced.with_title) for chunk in chunks]
+    )
+    request = ChatRequest(
+        "ask", messages, config.evaluate.advanced.max_tokens, adapter=next(iter(adapters), None)
+    )
     with open_language_model(llm, config.run.seed, adapters) as model:
         reply = next(iter(model.chat([request])))
     if reply.error:

@@ -19,8 +19,18 @@ if TYPE_CHECKING:
     from rag_ft.config import Config
 
 # What the machine does not let us do, and the user can mend; any other OSError is ours.
-SYSTEM_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
-FORCE_HELP = "replace what was made before (with other settings, a language model's replies are used again)"
+SYSTEM_ERRORS = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+}
+FORCE_HELP = (
+    "replace what was made before (with other settings, a language model's replies are used again)"
+)
 STAGE_HELP = {
     "ingest": "read documents, split them into chunks",
     "index": "embed the chunks: vectors, FAISS, BM25",
@@ -35,7 +45,9 @@ STAGE_HELP = {
 def main(argv: list[str] | None = None) -> int:
     """Entry point of `rag-ft`. Returns the exit code: 0 done, 1 something the user can fix, 130 interrupted."""
     args = _arguments(argv)
-    logging.basicConfig(level=logging.INFO if args.debug else logging.WARNING, format="%(levelname)s %(message)s")
+    logging.basicConfig(
+        level=logging.INFO if args.debug else logging.WARNING, format="%(levelname)s %(message)s"
+    )
     try:
         args.command(args)
         return 0
@@ -51,7 +63,11 @@ def main(argv: list[str] | None = None) -> int:
               "once that is mended", file=sys.stderr)  # fmt: skip
         return 1
     except KeyboardInterrupt:
-        again = "the command without --force" if getattr(args, "force", False) else "the same command again"
+        again = (
+            "the command without --force"
+            if getattr(args, "force", False)
+            else "the same command again"
+        )
         print(f"\nrag-ft: interrupted; run {again} to continue", file=sys.stderr)
         return 130
     except BrokenPipeError:
@@ -63,7 +79,11 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     """As argparse reads them, with overrides anywhere: it takes none after a flag."""
     parser = _parser()
     args, left = parser.parse_known_args(argv)
-    strange = [word for word in left if word.startswith("-") or "=" not in word or not hasattr(args, "overrides")]
+    strange = [
+        word
+        for word in left
+        if word.startswith("-") or "=" not in word or not hasattr(args, "overrides")
+    ]
     if strange:
         parser.error(f"unrecognized arguments: {' '.join(strange)}")
     if left:
@@ -73,7 +93,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="rag-ft", description="From raw documents to a measurably better local question-answering system."
+        prog="rag-ft",
+        description="From raw documents to a measurably better local question-answering system.",
     )
     parser.add_argument("--version", action="version", version=f"rag-ft {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
@@ -93,29 +114,51 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_tools(commands: Any) -> None:
-    export = _command(commands, "export", "write the pairs as training data for another tool", _export)
-    export.add_argument("--format", required=True, help="openai, gemini, sharegpt, alpaca, trl, beir or squad")
-    export.add_argument("--to", required=True, help="a path, or any fsspec address (s3://, gs://, hf://)")
-    export.add_argument("--with-context", action="store_true", help="with the retrieved chunks in the prompt")
-    preview = _command(commands, "preview", "show generator training examples, the trained part marked", _preview)
+    export = _command(
+        commands, "export", "write the pairs as training data for another tool", _export
+    )
+    export.add_argument(
+        "--format", required=True, help="openai, gemini, sharegpt, alpaca, trl, beir or squad"
+    )
+    export.add_argument(
+        "--to", required=True, help="a path, or any fsspec address (s3://, gs://, hf://)"
+    )
+    export.add_argument(
+        "--with-context", action="store_true", help="with the retrieved chunks in the prompt"
+    )
+    preview = _command(
+        commands, "preview", "show generator training examples, the trained part marked", _preview
+    )
     preview.add_argument("--num", type=int, default=10, help="how many (default 10)")
-    _command(commands, "plan", "tokens, steps, memory, disk and hours before anything is run", _plan)
+    _command(
+        commands, "plan", "tokens, steps, memory, disk and hours before anything is run", _plan
+    )
     merge = _command(commands, "merge", "merge the tuned adapter into plain safetensors", _merge)
     merge.add_argument("--to", type=Path, required=True, help="the folder to write")
     compare = commands.add_parser("compare", help="the same questions across runs, with intervals")
-    compare.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders, the first is the base")
+    compare.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="run folders, the first is the base"
+    )
     compare.add_argument("--to", type=Path, default=Path("compare.html"), help="the page to write")
     compare.add_argument("--debug", action="store_true", help="show tracebacks and notes")
     compare.set_defaults(command=_compare)
 
 
 def _command(
-    commands: Any, name: str, text: str, function: Callable[[argparse.Namespace], None], overrides: bool = True
+    commands: Any,
+    name: str,
+    text: str,
+    function: Callable[[argparse.Namespace], None],
+    overrides: bool = True,
 ) -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
-    command.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file, such as configs/demo.yaml")
+    command.add_argument(
+        "config", type=Path, metavar="CONFIG", help="a YAML file, such as configs/demo.yaml"
+    )
     if overrides:
-        command.add_argument("overrides", nargs="*", metavar="section.key=value", help="change a knob")
+        command.add_argument(
+            "overrides", nargs="*", metavar="section.key=value", help="change a knob"
+        )
     command.add_argument("--debug", action="store_true", help="show tracebacks and notes")
     command.set_defaults(command=function)
     return command
@@ -185,13 +228,17 @@ def _run_in_processes(args: argparse.Namespace, names: list[str]) -> None:
         words += ["--force"] * args.force + ["--debug"] * args.debug
         code = subprocess.run(words, check=False).returncode
         if code:
-            raise RagFtError(f"{name} ended with exit code {code}; run the same command again to continue")
+            raise RagFtError(
+                f"{name} ended with exit code {code}; run the same command again to continue"
+            )
 
 
 def _stage_line(name: str, done: dict[str, Any]) -> str:
     if done.get("skipped"):
         return f"[{name}] up to date"
-    counts = ", ".join(f"{k} {v}" for k, v in done["counts"].items() if isinstance(v, int | float | str))
+    counts = ", ".join(
+        f"{k} {v}" for k, v in done["counts"].items() if isinstance(v, int | float | str)
+    )
     return f"[{name}] done in {done['seconds']:.0f} s: {counts}"
 
 

@@ -12,7 +12,14 @@ import numpy as np
 import yaml
 
 from rag_ft.errors import ConfigError, DataError
-from rag_ft.metrics.comparisons import ScoreTable, estimate_columns, make_table, mean_column, subset, summarise
+from rag_ft.metrics.comparisons import (
+    ScoreTable,
+    estimate_columns,
+    make_table,
+    mean_column,
+    subset,
+    summarise,
+)
 from rag_ft.metrics.significance import Estimate, holm, more_questions, spread
 from rag_ft.metrics.verdict import described, points, verdict
 from rag_ft.paths import RunDir
@@ -42,13 +49,17 @@ def compare(runs: Sequence[Path], page: Path) -> str:
         DataError: as `comparison`.
     """
     if page.suffix.lower() == ".json":
-        raise ConfigError(f"--to names the page, its data is written beside it as .json: not {page}, but a .html")
+        raise ConfigError(
+            f"--to names the page, its data is written beside it as .json: not {page}, but a .html"
+        )
     result = comparison([RunDir(path) for path in runs])
     write_comparison(result, page)
     return comparison_table(result)
 
 
-def comparison(run_dirs: Sequence[RunDir], num_resamples: int = 10_000, seed: int = 0) -> dict[str, Any]:
+def comparison(
+    run_dirs: Sequence[RunDir], num_resamples: int = 10_000, seed: int = 0
+) -> dict[str, Any]:
     """What the runs' evaluations say together.
 
     Where they asked the same questions: {"kind": "paired", "runs", "questions", "documents", "sentences", "levels":
@@ -79,9 +90,14 @@ def comparison(run_dirs: Sequence[RunDir], num_resamples: int = 10_000, seed: in
         rows = [np.array([keys[key] for key in sorted(shared, key=str)]) for keys in asked]
         same = [subset(table, chosen) for table, chosen in zip(tables, rows, strict=True)]
         if _only_seeds_differ(run_dirs):
-            return _together("seeds", names, same, _averaged(same), tuned, notes, num_resamples, seed)
+            return _together(
+                "seeds", names, same, _averaged(same), tuned, notes, num_resamples, seed
+            )
         return _paired(names, same, tuned, notes, num_resamples, seed)
-    if all(len(set(a) & set(b)) <= MAX_MIXED_SHARE * smallest for a, b in itertools.combinations(asked, 2)):
+    if all(
+        len(set(a) & set(b)) <= MAX_MIXED_SHARE * smallest
+        for a, b in itertools.combinations(asked, 2)
+    ):
         return _together("folds", names, tables, _pooled(tables), tuned, notes, num_resamples, seed)
     raise DataError(
         f"the runs share only {len(shared)} of {smallest} questions: too few to pair, too many to be folds; "
@@ -92,7 +108,9 @@ def comparison(run_dirs: Sequence[RunDir], num_resamples: int = 10_000, seed: in
 def comparison_table(result: dict[str, Any]) -> str:
     """The result of `comparison` for a terminal."""
     if result["kind"] != "paired":
-        return "\n".join([*_part_lines(result), "", result["verdict"]["sentence"], *result["verdict"]["notes"]])
+        return "\n".join(
+            [*_part_lines(result), "", result["verdict"]["sentence"], *result["verdict"]["notes"]]
+        )
     rows = [["run", "system", *METRICS.values()]]
     for run, system in itertools.product(result["runs"], SYSTEMS):
         if system in result["levels"][run]:
@@ -103,7 +121,12 @@ def comparison_table(result: dict[str, Any]) -> str:
 
 def write_comparison(result: dict[str, Any], path: Path) -> None:
     """One self-contained page beside the data: `path` (.html) and the same name with .json."""
-    write_text(path, environment().get_template("compare.html").render(result=result, metrics=METRICS, style=style()))
+    write_text(
+        path,
+        environment()
+        .get_template("compare.html")
+        .render(result=result, metrics=METRICS, style=style()),
+    )
     write_text(path.with_suffix(".json"), json.dumps(result, indent=1, ensure_ascii=False) + "\n")
 
 
@@ -131,11 +154,15 @@ def _not_shipped(names: list[str], halves: list[str]) -> list[str]:
 
 def _load(run_dir: RunDir) -> ScoreTable:
     if not run_dir.path.is_dir():
-        raise DataError(f"{run_dir.path} is no run folder: name the folders that `rag-ft run` wrote")
+        raise DataError(
+            f"{run_dir.path} is no run folder: name the folders that `rag-ft run` wrote"
+        )
     pairs = [pair for pair in read_jsonl(run_dir.qa, QAPair) if pair.split == "test"]
     table = make_table(pairs, read_jsonl(run_dir.scores, Score))
     if not table.pairs:
-        raise DataError(f"{run_dir.scores} scores no test question: run evaluate in {run_dir.path} first")
+        raise DataError(
+            f"{run_dir.scores} scores no test question: run evaluate in {run_dir.path} first"
+        )
     return table
 
 
@@ -153,22 +180,42 @@ def _only_seeds_differ(run_dirs: Sequence[RunDir]) -> bool:
 
 def _settings(run_dir: RunDir) -> tuple[int | None, dict[str, Any]]:
     """(the seed, all settings but the run's own name, place and seed)."""
-    values = yaml.safe_load(run_dir.config.read_text(encoding="utf-8")) if run_dir.config.exists() else {}
+    values = (
+        yaml.safe_load(run_dir.config.read_text(encoding="utf-8"))
+        if run_dir.config.exists()
+        else {}
+    )
     seed = values.get("run", {}).get("seed")
     return seed, {key: value for key, value in values.items() if key not in ("name", "run")}
 
 
 def _paired(
-    names: list[str], tables: list[ScoreTable], tuned: str, notes: list[str], num_resamples: int, seed: int
+    names: list[str],
+    tables: list[ScoreTable],
+    tuned: str,
+    notes: list[str],
+    num_resamples: int,
+    seed: int,
 ) -> dict[str, Any]:
     """Of tables whose rows are the same questions."""
     values = [table.values for table in tables]
     systems = [system for system, halves in SYSTEMS.items() if set(halves) <= set(tuned)]
-    keys = [k for k in itertools.product(systems, METRICS) if all(_value(v, *k) is not None for v in values)]
+    keys = [
+        k
+        for k in itertools.product(systems, METRICS)
+        if all(_value(v, *k) is not None for v in values)
+    ]
     levels = [(run, key) for run in range(len(names)) for key in keys]
-    changes = [(run, key) for run in range(1, len(names)) for key in keys if not _is_borrowed(*key, systems)]
+    changes = [
+        (run, key)
+        for run in range(1, len(names))
+        for key in keys
+        if not _is_borrowed(*key, systems)
+    ]
     columns = [mean_column(_value(values[run], *key)) for run, key in levels]
-    columns += [mean_column(_value(values[run], *key) - _value(values[0], *key)) for run, key in changes]
+    columns += [
+        mean_column(_value(values[run], *key) - _value(values[0], *key)) for run, key in changes
+    ]
     estimates = estimate_columns(tables[0], columns, num_resamples, seed)
     of_changes = list(zip(changes, estimates[len(levels) :], strict=True))
     differences = _differences(names, of_changes)
@@ -190,14 +237,22 @@ def _sentences(differences: list[dict[str, Any]]) -> list[str]:
     rows = [row for row in differences if row["system"] == subject]
     metric = "f1" if any(row["metric"] == "f1" for row in rows) else "recall@5"
     shown = [row for row in rows if row["metric"] == metric]
-    return [f"{SUBJECTS[row['system']]}, {row['b']} against {row['a']}: {described(row)}." for row in shown]
+    return [
+        f"{SUBJECTS[row['system']]}, {row['b']} against {row['a']}: {described(row)}."
+        for row in shown
+    ]
 
 
 def _size(table: ScoreTable) -> dict[str, int]:
-    return {"questions": len(table.pairs), "documents": len({pair.document_id for pair in table.pairs} - {None})}
+    return {
+        "questions": len(table.pairs),
+        "documents": len({pair.document_id for pair in table.pairs} - {None}),
+    }
 
 
-def _levels(names: list[str], estimates: dict[tuple[int, tuple[str, str]], Estimate]) -> dict[str, Any]:
+def _levels(
+    names: list[str], estimates: dict[tuple[int, tuple[str, str]], Estimate]
+) -> dict[str, Any]:
     levels: dict[str, Any] = {name: {} for name in names}
     for (run, (system, metric)), estimate in estimates.items():
         level = {"value": round(estimate.value, 6), "ci95": estimate.ci95, "n": estimate.n}
@@ -205,7 +260,9 @@ def _levels(names: list[str], estimates: dict[tuple[int, tuple[str, str]], Estim
     return levels
 
 
-def _differences(names: list[str], changes: list[tuple[tuple[int, tuple[str, str]], Estimate]]) -> list[dict[str, Any]]:
+def _differences(
+    names: list[str], changes: list[tuple[tuple[int, tuple[str, str]], Estimate]]
+) -> list[dict[str, Any]]:
     corrected = holm([1.0 if estimate.p is None else estimate.p for _, estimate in changes])
     return [
         {
@@ -233,7 +290,9 @@ def _value(values: dict[tuple[str, str], np.ndarray], system: str, metric: str) 
 
 def _is_borrowed(system: str, metric: str, systems: Sequence[str]) -> bool:
     """Whether a cell's recall is that of another row, where its change is tested already."""
-    return "@" in metric and (system == "tuned_generator" or (system == "tuned_retriever" and "tuned" in systems))
+    return "@" in metric and (
+        system == "tuned_generator" or (system == "tuned_retriever" and "tuned" in systems)
+    )
 
 
 def _together(
@@ -244,7 +303,10 @@ def _together(
     systems, comparisons = summarise(whole, tuned, resamples, seed)
     parts = [{"run": name, **_means(table)} for name, table in zip(names, tables, strict=True)]
     shown = [metric for metric in METRICS if all(metric in part for part in parts)]
-    gains = {metric: spread([part[metric]["tuned"] - part[metric]["base"] for part in parts]) for metric in shown}
+    gains = {
+        metric: spread([part[metric]["tuned"] - part[metric]["base"] for part in parts])
+        for metric in shown
+    }
     said = verdict(comparisons, tuned, ("base", "f1") in whole.values)
     said["notes"] += notes + _spread_notes(kind, gains, len(names))
     return {
@@ -275,7 +337,9 @@ def _averaged(tables: list[ScoreTable]) -> ScoreTable:
 def _pooled(tables: list[ScoreTable]) -> ScoreTable:
     """All runs' questions, each document its own."""
     starts = np.cumsum([0, *(int(table.documents.max()) + 1 for table in tables)])
-    documents = np.concatenate([table.documents + start for table, start in zip(tables, starts, strict=False)])
+    documents = np.concatenate(
+        [table.documents + start for table, start in zip(tables, starts, strict=False)]
+    )
     keys = [key for key in tables[0].values if all(key in table.values for table in tables)]
     values = {key: np.concatenate([table.values[key] for table in tables]) for key in keys}
     return ScoreTable([pair for table in tables for pair in table.pairs], documents, values)
@@ -286,7 +350,11 @@ def _means(table: ScoreTable) -> dict[str, Any]:
     means: dict[str, Any] = {"questions": len(table.pairs)}
     for metric in METRICS:
         found = {s: table.values.get((s, metric)) for s in ("base", "tuned")}
-        shown = {s: float(np.nanmean(v)) for s, v in found.items() if v is not None and not np.isnan(v).all()}
+        shown = {
+            s: float(np.nanmean(v))
+            for s, v in found.items()
+            if v is not None and not np.isnan(v).all()
+        }
         means |= {metric: shown} if len(shown) == 2 else {}
     return means
 
@@ -298,7 +366,9 @@ def _cell(result: dict[str, Any], run: str, system: str, metric: str) -> str:
     text = f"{100 * level['value']:5.1f}"
     for row in result["differences"]:
         if (row["b"], row["system"], row["metric"]) == (run, system, metric):
-            interval = f" [{points(row['ci95'][0])} {points(row['ci95'][1])}]" if row["ci95"] else ""
+            interval = (
+                f" [{points(row['ci95'][0])} {points(row['ci95'][1])}]" if row["ci95"] else ""
+            )
             return f"{text} {points(row['delta'])}{'*' if row['p_holm'] < 0.05 else ''}{interval}"
     return text
 
@@ -307,15 +377,25 @@ def _part_lines(result: dict[str, Any]) -> list[str]:
     rows = [["run", "questions", *(f"{name} base -> tuned" for name in METRICS.values())]]
     for part in result["parts"]:
         cells = [
-            f"{100 * part[m]['base']:5.1f} -> {100 * part[m]['tuned']:5.1f}" if m in part else "-" for m in METRICS
+            f"{100 * part[m]['base']:5.1f} -> {100 * part[m]['tuned']:5.1f}" if m in part else "-"
+            for m in METRICS
         ]
         rows.append([part["run"], str(part["questions"]), *cells])
     found = [result["spread"].get(metric) for metric in METRICS]
-    rows.append(["gain", "", *(f"{points(s['mean'])} (SD {100 * s['sd']:.1f})" if s else "-" for s in found)])
+    rows.append(
+        [
+            "gain",
+            "",
+            *(f"{points(s['mean'])} (SD {100 * s['sd']:.1f})" if s else "-" for s in found),
+        ]
+    )
     head = f"{len(result['parts'])} {result['kind']}, {result['questions']} questions"
     return [f"{head} about {result['documents']} documents", *_aligned(rows)]
 
 
 def _aligned(rows: list[list[str]]) -> list[str]:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return [
+        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]

@@ -20,7 +20,16 @@ from rag_ft.metrics.answers import citation_scores, faithfulness, score_answer
 from rag_ft.metrics.retrieval import evidence_shown, gold_chunk_ids, score_ranking
 from rag_ft.paths import RunDir
 from rag_ft.qa.prompts import is_abstention
-from rag_ft.records import Chunk, Hit, Prediction, QAPair, Score, content_hash, read_jsonl, write_jsonl
+from rag_ft.records import (
+    Chunk,
+    Hit,
+    Prediction,
+    QAPair,
+    Score,
+    content_hash,
+    read_jsonl,
+    write_jsonl,
+)
 from rag_ft.retrieval.encoder import load_encoder
 from rag_ft.retrieval.search import chunk_text, open_retriever, served_tuned
 from rag_ft.training.leakage import check_no_leakage, without_test_questions
@@ -78,7 +87,11 @@ def _halves(config: Config, run_dir: RunDir) -> dict[str, int]:
 
 def _questions(config: Config, run_dir: RunDir) -> list[QAPair]:
     """Test pairs of the chosen origins, at most `max_questions` of them, spread over the documents."""
-    chosen = [p for p in read_jsonl(run_dir.qa, QAPair) if p.split == "test" and p.origin in config.evaluate.origins]
+    chosen = [
+        p
+        for p in read_jsonl(run_dir.qa, QAPair)
+        if p.split == "test" and p.origin in config.evaluate.origins
+    ]
     if not chosen:
         raise DataError(
             f"{run_dir.qa} has no test question of origin {' or '.join(config.evaluate.origins)}: "
@@ -103,7 +116,9 @@ def _check_leakage(run_dir: RunDir, pairs: list[QAPair]) -> dict[str, int]:
     training = [pair for pair in read_jsonl(run_dir.qa, QAPair) if pair.split != "test"]
     kept, asked_twice = without_test_questions(training, pairs)
     checked = check_no_leakage(kept, pairs, read_jsonl(run_dir.chunks, Chunk))
-    return {f"leakage_{name}": count for name, count in checked.items()} | {"leakage_left_out": len(asked_twice)}
+    return {f"leakage_{name}": count for name, count in checked.items()} | {
+        "leakage_left_out": len(asked_twice)
+    }
 
 
 def _retrieve(config: Config, run_dir: RunDir, pairs: list[QAPair]) -> Rankings:
@@ -113,15 +128,22 @@ def _retrieve(config: Config, run_dir: RunDir, pairs: list[QAPair]) -> Rankings:
     rankings: Rankings = {}
     for half in ("base", "tuned") if served_tuned(run_dir) else ("base",):
         retriever = open_retriever(config, run_dir, tuned=half == "tuned")
-        modes = {half: None, f"dense_{half}": "dense"} | ({"lexical": "lexical"} if half == "base" else {})
+        modes = {half: None, f"dense_{half}": "dense"} | (
+            {"lexical": "lexical"} if half == "base" else {}
+        )
         for name, mode in modes.items():
             found = retriever.search(questions, k, mode=mode)
             _write_hits(run_dir, name, pairs, found)
-            rankings[name] = {p.id: [chunk_id for chunk_id, _ in hits] for p, hits in zip(pairs, found, strict=True)}
+            rankings[name] = {
+                p.id: [chunk_id for chunk_id, _ in hits]
+                for p, hits in zip(pairs, found, strict=True)
+            }
     return {**rankings, "tuned": rankings.get("tuned", rankings["base"])}
 
 
-def _write_hits(run_dir: RunDir, name: str, pairs: list[QAPair], found: list[list[tuple[str, float]]]) -> None:
+def _write_hits(
+    run_dir: RunDir, name: str, pairs: list[QAPair], found: list[list[tuple[str, float]]]
+) -> None:
     rows = (
         Hit(pair.id, rank, chunk_id, round(score, 6))
         for pair, hits in zip(pairs, found, strict=True)
@@ -135,17 +157,28 @@ def _material(run_dir: RunDir, pairs: list[QAPair], rankings: Rankings) -> Mater
     documents = {pair.document_id for pair in pairs}
     found = {i for ranking in rankings.values() for ranked in ranking.values() for i in ranked}
     found |= {second_chunk_id(pair) for pair in pairs}
-    chunks = {c.id: c for c in read_jsonl(run_dir.chunks, Chunk) if c.document_id in documents or c.id in found}
+    chunks = {
+        c.id: c
+        for c in read_jsonl(run_dir.chunks, Chunk)
+        if c.document_id in documents or c.id in found
+    }
     by_document: dict[str | None, list[Chunk]] = {}
     for chunk in chunks.values():
         by_document.setdefault(chunk.document_id, []).append(chunk)
-    gold = {pair.id: gold_chunk_ids(pair, by_document.get(pair.document_id, [])) & chunks.keys() for pair in pairs}
+    gold = {
+        pair.id: gold_chunk_ids(pair, by_document.get(pair.document_id, [])) & chunks.keys()
+        for pair in pairs
+    }
     return Material(pairs, rankings, gold, chunks)
 
 
-def _answer(config: Config, run_dir: RunDir, material: Material) -> tuple[Iterator[Score], dict[str, int]]:
+def _answer(
+    config: Config, run_dir: RunDir, material: Material
+) -> tuple[Iterator[Score], dict[str, int]]:
     """Writes predictions and rejects of all systems; returns the answers' scores, and counts."""
-    answered, rejects, num_prompts = answer_all(config, run_dir, _asks(config, material), material.chunks)
+    answered, rejects, num_prompts = answer_all(
+        config, run_dir, _asks(config, material), material.chunks
+    )
     answered, abstains = _combine(config, run_dir, answered), _abstains(config)
     counts = {"prompts": num_prompts, "failed_prompts": len(rejects)}
     counts["predictions"] = _write_predictions(run_dir, answered)
@@ -166,7 +199,9 @@ def _asks(config: Config, material: Material) -> list[Ask]:
         hits = {half: material.rankings[half][pair.id] for half in ("base", "tuned")}
         asks += asks_of(pair, hits, material.gold[pair.id], material.chunks, top_k)
     if config.evaluate.advanced.robustness:
-        asks += probes(material.pairs, material.rankings["base"], material.gold, material.chunks, config)
+        asks += probes(
+            material.pairs, material.rankings["base"], material.gold, material.chunks, config
+        )
     if config.evaluate.advanced.ensemble:
         asks += part_asks(material.pairs, material.rankings, top_k)
     return asks
@@ -175,7 +210,10 @@ def _asks(config: Config, material: Material) -> list[Ask]:
 def _combine(config: Config, run_dir: RunDir, answered: list[Answered]) -> list[Answered]:
     """Ensembles' parts become one prediction each; without ensembles everything stays as it is."""
     tuned = "tuned" if run_dir.hits("tuned").exists() and served_tuned(run_dir) else "base"
-    hits = {"base": read_jsonl(run_dir.hits("base"), Hit), "tuned": read_jsonl(run_dir.hits(tuned), Hit)}
+    hits = {
+        "base": read_jsonl(run_dir.hits("base"), Hit),
+        "tuned": read_jsonl(run_dir.hits(tuned), Hit),
+    }
     return combine(answered, hits, _abstains(config))
 
 
@@ -185,14 +223,20 @@ def _abstains(config: Config) -> Callable[[str], bool]:
 
 def _told(config: Config, material: Material, prediction: Prediction) -> list[str]:
     """The chunks a system was shown, as it read them."""
-    return [chunk_text(material.chunks[i], config.retrieval.advanced.with_title) for i in prediction.chunk_ids]
+    return [
+        chunk_text(material.chunks[i], config.retrieval.advanced.with_title)
+        for i in prediction.chunk_ids
+    ]
 
 
 def _write_predictions(run_dir: RunDir, answered: list[Answered]) -> int:
     by_system: dict[str, list[Answered]] = {}
     for ask, prediction in answered:
         by_system.setdefault(ask.system, []).append((ask, prediction))
-    return sum(write_jsonl(run_dir.predictions(name), (p for _, p in rows)) for name, rows in by_system.items())
+    return sum(
+        write_jsonl(run_dir.predictions(name), (p for _, p in rows))
+        for name, rows in by_system.items()
+    )
 
 
 def _retrieval_scores(material: Material) -> Iterator[Score]:
@@ -203,7 +247,9 @@ def _retrieval_scores(material: Material) -> Iterator[Score]:
                 yield from _scores(pair.id, system, score_ranking(ranking[pair.id], gold))
 
 
-def _answer_scores(config: Config, material: Material, answered: Iterable[Answered]) -> Iterator[Score]:
+def _answer_scores(
+    config: Config, material: Material, answered: Iterable[Answered]
+) -> Iterator[Score]:
     abstains = _abstains(config)
     for ask, prediction in answered:
         abstained = abstains(prediction.answer)
@@ -217,7 +263,9 @@ def _answer_scores(config: Config, material: Material, answered: Iterable[Answer
         yield from _scores(ask.pair.id, ask.system, values | {"seconds": prediction.seconds})
 
 
-def _grounding(config: Config, material: Material, ask: Ask, prediction: Prediction) -> dict[str, float]:
+def _grounding(
+    config: Config, material: Material, ask: Ask, prediction: Prediction
+) -> dict[str, float]:
     """How much of the evidence the context held, and where answers cite, whether they cite it."""
     covered = evidence_shown(ask.pair, [material.chunks[i] for i in prediction.chunk_ids])
     values = {} if covered is None else {"evidence_shown": covered}

@@ -26,7 +26,11 @@ SEARCH_BATCH = 64
 
 
 def export(
-    config: Config, format: str, to: str, with_context: bool = False, splits: Sequence[Split] | None = None
+    config: Config,
+    format: str,
+    to: str,
+    with_context: bool = False,
+    splits: Sequence[Split] | None = None,
 ) -> dict[str, int]:
     """Writes the accepted pairs of a run; returns {"rows": written, "left_out": pairs the format has no place for}.
 
@@ -54,7 +58,9 @@ def export(
     def write(target: Path) -> None:
         FORMATS[format](task, target)
         if not task.counts["rows"]:
-            raise DataError(f"no pair of {run_dir.qa} in the splits {', '.join(wanted)} fits the format {format}")
+            raise DataError(
+                f"no pair of {run_dir.qa} in the splits {', '.join(wanted)} fits the format {format}"
+            )
 
     publish(write, to, is_folder=format == "beir")
     return task.counts
@@ -107,7 +113,12 @@ def _examples_in_context(task: _Task) -> Iterator[tuple[Messages, str]]:
                 context = _with_proof(pair, [chunks[chunk_id] for chunk_id, _ in hits], chunks)
                 if task.count(context is not None):
                     yield _ask(
-                        prompts, pair, [chunk_text(c, config.retrieval.advanced.with_title) for c in context or ()]
+                        prompts,
+                        pair,
+                        [
+                            chunk_text(c, config.retrieval.advanced.with_title)
+                            for c in context or ()
+                        ],
                     )
 
 
@@ -117,7 +128,9 @@ def _ask(prompts: Prompts, pair: QAPair, passages: list[str]) -> tuple[Messages,
 
 def _with_proof(pair: QAPair, found: list[Chunk], chunks: ChunkFile) -> list[Chunk] | None:
     """The chunks found, one of which proves the answer; None where no chunk is known to."""
-    if not pair.answerable or any(chunk.id == pair.chunk_id or holds_evidence(chunk, pair) for chunk in found):
+    if not pair.answerable or any(
+        chunk.id == pair.chunk_id or holds_evidence(chunk, pair) for chunk in found
+    ):
         return found
     return [*found[:-1], chunks[pair.chunk_id]] if pair.chunk_id else None
 
@@ -147,9 +160,14 @@ def _trl(messages: Messages, answer: str) -> dict[str, Any]:
 def _beir(task: _Task, folder: Path) -> None:
     """The chunks as corpus, answerable questions as queries, and the chunks that hold the evidence as relevant."""
     chunks = read_jsonl(task.run_dir.chunks, Chunk)
-    write_jsonl(folder / "corpus.jsonl", ({"_id": c.id, "title": c.title, "text": c.text} for c in chunks))
+    write_jsonl(
+        folder / "corpus.jsonl", ({"_id": c.id, "title": c.title, "text": c.text} for c in chunks)
+    )
     (folder / "qrels").mkdir(parents=True, exist_ok=True)
-    tables = {split: (folder / "qrels" / f"{split}.tsv").open("w", encoding="utf-8") for split in task.splits}
+    tables = {
+        split: (folder / "qrels" / f"{split}.tsv").open("w", encoding="utf-8")
+        for split in task.splits
+    }
     try:
         for table in tables.values():
             table.write("query-id\tcorpus-id\tscore\n")
@@ -165,7 +183,11 @@ def _beir_queries(task: _Task, tables: dict[Split, Any]) -> Iterator[dict[str, A
         if task.count(bool(gold)):
             for chunk_id in sorted(gold, key=[chunk.id for chunk in chunks].index):
                 tables[pair.split].write(f"{pair.id}\t{chunk_id}\t1\n")
-            yield {"_id": pair.id, "text": pair.question, "metadata": {"answers": pair.answers, "kind": pair.kind}}
+            yield {
+                "_id": pair.id,
+                "text": pair.question,
+                "metadata": {"answers": pair.answers, "kind": pair.kind},
+            }
 
 
 def _with_chunks(task: _Task) -> Iterator[tuple[QAPair, list[Chunk]]]:
@@ -176,7 +198,9 @@ def _with_chunks(task: _Task) -> Iterator[tuple[QAPair, list[Chunk]]]:
         while pair.document_id is not None and current[0] != pair.document_id:
             found = next(documents, None)
             if found is None:
-                raise DataError(f"{task.run_dir.qa} is not in the order of {task.run_dir.chunks}: run generate again")
+                raise DataError(
+                    f"{task.run_dir.qa} is not in the order of {task.run_dir.chunks}: run generate again"
+                )
             current = (found[0], list(found[1]))
         yield pair, current[1] if pair.document_id is not None else []
 
@@ -202,18 +226,31 @@ def _article(task: _Task, items: Iterable[tuple[QAPair, list[Chunk]]]) -> dict[s
         question = _squad_question(pair, chunk) if chunk else None
         if task.count(question is not None) and chunk:
             title = chunk.title
-            paragraphs.setdefault(chunk.id, {"context": chunk.text, "qas": []})["qas"].append(question)
+            paragraphs.setdefault(chunk.id, {"context": chunk.text, "qas": []})["qas"].append(
+                question
+            )
     return {"title": title, "paragraphs": list(paragraphs.values())} if paragraphs else None
 
 
 def _squad_question(pair: QAPair, chunk: Chunk) -> dict[str, Any] | None:
     """None where the answer is no span of the chunk."""
-    question = {"id": pair.id, "question": pair.question, "is_impossible": not pair.answerable, "answers": []}
+    question = {
+        "id": pair.id,
+        "question": pair.question,
+        "is_impossible": not pair.answerable,
+        "answers": [],
+    }
     if not pair.answerable:
         return question
-    near = (pair.evidence.start - chunk.start, pair.evidence.end - chunk.start) if pair.evidence else None
+    near = (
+        (pair.evidence.start - chunk.start, pair.evidence.end - chunk.start)
+        if pair.evidence
+        else None
+    )
     spans = [span for answer in pair.answers if (span := locate(answer, chunk.text, near))]
-    question["answers"] = [{"text": chunk.text[start:end], "answer_start": start} for start, end in spans]
+    question["answers"] = [
+        {"text": chunk.text[start:end], "answer_start": start} for start, end in spans
+    ]
     return question if spans else None
 
 

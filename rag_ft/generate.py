@@ -47,8 +47,12 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
     """
     settings, scratch = config.generate, run_dir.checkpoints("generate")
     if not settings.pairs_per_chunk and not settings.questions:
-        raise ConfigError("nothing to do: set generate.pairs_per_chunk above 0, or name files in generate.questions")
-    prompts = load_prompts(config.llm.prompts, config.llm.advanced.abstain, settings.advanced.examples)
+        raise ConfigError(
+            "nothing to do: set generate.pairs_per_chunk above 0, or name files in generate.questions"
+        )
+    prompts = load_prompts(
+        config.llm.prompts, config.llm.advanced.abstain, settings.advanced.examples
+    )
     if settings.pairs_per_chunk:
         kind_shares(settings.kinds, prompts.kinds, prompts.name)
     imported = _import(config, run_dir)
@@ -56,7 +60,9 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
     with Funnel(run_dir.rejects("generate")) as funnel:
         for reject in imported.rejects:
             funnel.note(reject)
-        _check_imported(imported, config, run_dir)  # before hours of asking; the rejects are there to see all the same
+        _check_imported(
+            imported, config, run_dir
+        )  # before hours of asking; the rejects are there to see all the same
         if settings.pairs_per_chunk:
             seconds = _generate(config, run_dir, prompts, imported, funnel)
     funnel.check_kept(settings.advanced.min_kept_share)
@@ -92,7 +98,9 @@ def _import(config: Config, run_dir: RunDir) -> Imported:
     if not config.generate.questions:
         return Imported([], [])
     documents, chunks = read_jsonl(run_dir.documents, Document), read_jsonl(run_dir.chunks, Chunk)
-    return import_questions(config.generate.questions, documents, chunks, config.llm.advanced.abstain)
+    return import_questions(
+        config.generate.questions, documents, chunks, config.llm.advanced.abstain
+    )
 
 
 def _generate(
@@ -131,7 +139,10 @@ def _generate(
 
 def _draft(tools: Tools) -> Iterator[QAPair]:
     """Pass 1: pairs that pass the checks of a single pair, in chunk order."""
-    settings, shares = tools.config.generate, kind_shares(tools.config.generate.kinds, tools.prompts.kinds, "")
+    settings, shares = (
+        tools.config.generate,
+        kind_shares(tools.config.generate.kinds, tools.prompts.kinds, ""),
+    )
     counts = Counter(chunk.document_id for chunk in _chunks(tools))
 
     def asks() -> Iterator[Ask]:
@@ -139,7 +150,13 @@ def _draft(tools: Tools) -> Iterator[QAPair]:
         return plan(chosen, settings.pairs_per_chunk, shares, tools.config.run.seed)
 
     drafting = Drafting(
-        tools.config, tools.prompts, tools.retriever, tools.chunk_of, tools.render, tools.model.name, tools.funnel
+        tools.config,
+        tools.prompts,
+        tools.retriever,
+        tools.chunk_of,
+        tools.render,
+        tools.model.name,
+        tools.funnel,
     )
     # Planned twice: it takes microseconds a chunk, and short chunks are asked less than pairs_per_chunk says.
     most = sum(1 for _ in asks())
@@ -155,19 +172,25 @@ def _asked_before(tools: Tools, imported: Imported) -> AskedBefore | None:
     """The imported questions, to which each pass adds its own; None where repeating them is allowed."""
     if "duplicate" not in tools.config.generate.advanced.checks:
         return None
-    before = AskedBefore(tools.retriever.encoder.encode_queries, tools.config.generate.advanced.duplicate_similarity)
+    before = AskedBefore(
+        tools.retriever.encoder.encode_queries, tools.config.generate.advanced.duplicate_similarity
+    )
     for known in _batches(imported.pairs):
         before.repeats([pair.question for pair in known])
     return before
 
 
-def _first_asked(tools: Tools, pairs: Iterable[QAPair], before: AskedBefore | None) -> Iterator[QAPair]:
+def _first_asked(
+    tools: Tools, pairs: Iterable[QAPair], before: AskedBefore | None
+) -> Iterator[QAPair]:
     """The pairs whose question neither a person nor an earlier pair asks."""
     if before is None:
         yield from pairs
         return
     for batch in _batches(pairs):
-        for pair, earlier in zip(batch, before.repeats([pair.question for pair in batch]), strict=True):
+        for pair, earlier in zip(
+            batch, before.repeats([pair.question for pair in batch]), strict=True
+        ):
             if earlier is None:
                 yield pair
             else:
@@ -182,23 +205,33 @@ def _round_trip(tools: Tools, pairs: Iterator[QAPair], num_pairs: int) -> Iterat
     return _passing(tools, trip.jobs(pairs), trip.verdict, "generate: round trip", num_pairs)
 
 
-def _kept_questions(before: AskedBefore | None, imported: Imported, verified: Path) -> Earlier | None:
+def _kept_questions(
+    before: AskedBefore | None, imported: Imported, verified: Path
+) -> Earlier | None:
     """Finds, for each of some questions, the imported one or the one of a verified pair that it repeats; None where
     repeating them is allowed."""
     if before is None:
         return None
-    kept = {pair.question for pair in imported.pairs} | {pair.question for pair in read_jsonl(verified, QAPair)}
-    return lambda questions: [same if same in kept else None for same in before.repeats(questions, keep=False)]
+    kept = {pair.question for pair in imported.pairs} | {
+        pair.question for pair in read_jsonl(verified, QAPair)
+    }
+    return lambda questions: [
+        same if same in kept else None for same in before.repeats(questions, keep=False)
+    ]
 
 
 def _swaps(tools: Tools, pairs: Iterator[QAPair], earlier: Earlier | None) -> Iterator[QAPair]:
     """All pairs, and unanswerable ones made of them that nobody asked and for which the model finds no answer."""
     replies = tools.run_dir.replies("generate")
     swaps = Swaps(tools.round_trip(), tools.funnel.asked, earlier)
-    done = ask_in_order(tools.model, swaps.jobs(pairs), replies, tools.funnel, "generate: swapped names")
+    done = ask_in_order(
+        tools.model, swaps.jobs(pairs), replies, tools.funnel, "generate: swapped names"
+    )
     for _, group in groupby(done, key=lambda item: item[0].id):
         (pair, failure, _), *_ = tried = list(group)
-        result = failure or swaps.verdict(pair, [reply for _, _, reply in tried if reply is not None])
+        result = failure or swaps.verdict(
+            pair, [reply for _, _, reply in tried if reply is not None]
+        )
         if isinstance(result, Failure):
             tools.funnel.reject(_name(pair), result)
         else:
@@ -226,7 +259,9 @@ def _passing(
     replies = tools.run_dir.replies("generate")
     for item, failure, reply in ask_in_order(tools.model, jobs, replies, tools.funnel, what, most):
         if failure is None and reply is not None:
-            result = Failure("llm_error", reply.error[:300]) if reply.error else verdict(item, reply)
+            result = (
+                Failure("llm_error", reply.error[:300]) if reply.error else verdict(item, reply)
+            )
         else:
             result = failure or item
         if isinstance(result, Failure):
@@ -237,7 +272,11 @@ def _passing(
 
 def _name(item: Any) -> str:
     """ "<chunk id>/<variant>": the same for an ask and the pair that came of it."""
-    return f"{item.provenance['chunk_id']}/{item.provenance['variant']}" if isinstance(item, QAPair) else item.id
+    return (
+        f"{item.provenance['chunk_id']}/{item.provenance['variant']}"
+        if isinstance(item, QAPair)
+        else item.id
+    )
 
 
 def _batches(pairs: Iterable[QAPair]) -> Iterator[list[QAPair]]:
@@ -261,12 +300,16 @@ def _check_imported(imported: Imported, config: Config, run_dir: RunDir) -> None
         )
 
 
-def _in_document_order(generated: Iterable[QAPair], imported: list[QAPair], run_dir: RunDir) -> Iterator[QAPair]:
+def _in_document_order(
+    generated: Iterable[QAPair], imported: list[QAPair], run_dir: RunDir
+) -> Iterator[QAPair]:
     """Both kinds in the order of documents.jsonl; imported ones by position after the document's generated ones, and
     those without a document last."""
     if not imported:
         return iter(generated)
-    order = {document.id: place for place, document in enumerate(read_jsonl(run_dir.documents, Document))}
+    order = {
+        document.id: place for place, document in enumerate(read_jsonl(run_dir.documents, Document))
+    }
 
     def document(pair: QAPair) -> float:
         return order.get(pair.document_id or "", math.inf)

@@ -47,13 +47,20 @@ def run(config: Config, run_dir: RunDir) -> dict[str, int | float]:
         write_jsonl(unsplit, _read(config.ingest, sources))
         write_jsonl(run_dir.rejects("ingest"), sources.rejects)
         _check_kept(config.ingest, sources, run_dir)
-        near = groups(np.array(sources.signatures), config.ingest.advanced.near_duplicate_similarity)
+        near = groups(
+            np.array(sources.signatures), config.ingest.advanced.near_duplicate_similarity
+        )
         splits = decide_splits(sources.ids, sources.fixed, near, config.ingest)
         write_jsonl(run_dir.documents, _with_splits(unsplit, splits))
     finally:
         for leftover in (unsplit, unsplit.with_name(unsplit.name + ".tmp")):
             leftover.unlink(missing_ok=True)
-    documents = tqdm(read_jsonl(run_dir.documents, Document), desc="ingest: chunk", total=len(sources.ids), unit="doc")
+    documents = tqdm(
+        read_jsonl(run_dir.documents, Document),
+        desc="ingest: chunk",
+        total=len(sources.ids),
+        unit="doc",
+    )
     num_chunks = write_jsonl(run_dir.chunks, _chunks(documents, count_tokens, config.ingest))
     return _counts(sources, splits, near, num_chunks)
 
@@ -65,9 +72,13 @@ def check(config: IngestConfig) -> None:
     if config.advanced.chunk_overlap_tokens >= config.chunk_tokens:
         raise ConfigError("ingest.advanced.chunk_overlap_tokens must be below ingest.chunk_tokens")
     if config.test_share + config.dev_share >= 1:
-        raise ConfigError("ingest.test_share + ingest.dev_share must be below 1: nothing is left to train on")
+        raise ConfigError(
+            "ingest.test_share + ingest.dev_share must be below 1: nothing is left to train on"
+        )
     if config.advanced.folds == 1 or config.advanced.fold >= max(config.advanced.folds, 1):
-        raise ConfigError("ingest.advanced.folds must be 0 or at least 2, and ingest.advanced.fold below it")
+        raise ConfigError(
+            "ingest.advanced.folds must be 0 or at least 2, and ingest.advanced.fold below it"
+        )
 
 
 @dataclass
@@ -126,7 +137,12 @@ def _hand_on_split(first: int, copy: Draft, read: _Read) -> None:
     if wanted:
         read.fixed[first] = strictest(wanted)
     if len(wanted) > 1:
-        logger.warning("%s goes to %s: its copy %s has another split", read.ids[first], read.fixed[first], copy.where)
+        logger.warning(
+            "%s goes to %s: its copy %s has another split",
+            read.ids[first],
+            read.fixed[first],
+            copy.where,
+        )
 
 
 def _check_kept(config: IngestConfig, read: _Read, run_dir: RunDir) -> None:
@@ -135,7 +151,9 @@ def _check_kept(config: IngestConfig, read: _Read, run_dir: RunDir) -> None:
     summary = ", ".join(f"{number} {reason}" for reason, number in reasons.most_common(4))
     if not read.ids:
         sources = ", ".join(str(getattr(source, "path", source)) for source in config.sources)
-        raise DataError(f"no document could be read from {sources} ({summary or 'no files'}): {where}")
+        raise DataError(
+            f"no document could be read from {sources} ({summary or 'no files'}): {where}"
+        )
     failed = sum(number for reason, number in reasons.items() if reason not in HARMLESS)
     kept_share = len(read.ids) / (len(read.ids) + failed)
     if kept_share < config.advanced.min_kept_share:
@@ -144,7 +162,9 @@ def _check_kept(config: IngestConfig, read: _Read, run_dir: RunDir) -> None:
         )
 
 
-def decide_splits(ids: list[str], fixed: list[Split | None], near: list[int], config: IngestConfig) -> list[Split]:
+def decide_splits(
+    ids: list[str], fixed: list[Split | None], near: list[int], config: IngestConfig
+) -> list[Split]:
     """The split of each document: that of its group of near-duplicates (`near`: the group's lowest index), which is
     what the user fixed for a member, else by the hash of the group's smallest id."""
     members: dict[int, list[int]] = {}
@@ -167,30 +187,42 @@ def _with_splits(unsplit: Path, splits: list[Split]) -> Iterator[Document]:
         yield replace(document, split=split)
 
 
-def _chunks(documents: Iterable[Document], count_tokens: CountTokens, config: IngestConfig) -> Iterator[Chunk]:
+def _chunks(
+    documents: Iterable[Document], count_tokens: CountTokens, config: IngestConfig
+) -> Iterator[Chunk]:
     for document in documents:
-        spans = split_chunks(document.text, count_tokens, config.chunk_tokens, config.advanced.chunk_overlap_tokens)
+        spans = split_chunks(
+            document.text, count_tokens, config.chunk_tokens, config.advanced.chunk_overlap_tokens
+        )
         for n, (start, end, num_tokens) in enumerate(spans):
             yield Chunk(f"{document.id}#{n}", document.id, document.title, document.text[start:end], start, end,
                         num_tokens, document.split)  # fmt: skip
 
 
 def _token_counter(config: Config) -> CountTokens:
-    from rag_ft.retrieval.model_files import load_tokenizer  # not by way of encoder: it loads sentence_transformers
+    from rag_ft.retrieval.model_files import (
+        load_tokenizer,
+    )  # not by way of encoder: it loads sentence_transformers
 
     tokenizer = load_tokenizer(config.encoder)
 
     def count_tokens(texts: list[str]) -> list[int]:
-        rows = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+        rows = tokenizer(
+            texts, add_special_tokens=False, return_attention_mask=False, verbose=False
+        )["input_ids"]
         return [len(row) for row in rows]
 
     return count_tokens
 
 
-def _counts(read: _Read, splits: list[Split], near: list[int], num_chunks: int) -> dict[str, int | float]:
+def _counts(
+    read: _Read, splits: list[Split], near: list[int], num_chunks: int
+) -> dict[str, int | float]:
     for split in ("train", "test"):
         if split not in splits:
-            logger.warning("no document is in the %s split: add documents, or set their split in JSONL", split)
+            logger.warning(
+                "no document is in the %s split: add documents, or set their split in JSONL", split
+            )
     return {
         "num_sources": len(read.ids) + len(read.rejects),
         "num_documents": len(read.ids),

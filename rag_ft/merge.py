@@ -47,13 +47,17 @@ def _merged(config: Config, adapter: Path) -> Any:
     from rag_ft.training.adapters import drop_unused_sampling
 
     _check_base(config, adapter)
-    base = AutoModelForCausalLM.from_pretrained(resolve_model_folder(config.llm.required_model), dtype="auto")
+    base = AutoModelForCausalLM.from_pretrained(
+        resolve_model_folder(config.llm.required_model), dtype="auto"
+    )
     drop_unused_sampling(base)
     try:
         return PeftModel.from_pretrained(base, adapter).merge_and_unload()
     except (RuntimeError, ValueError) as error:
         first = str(error).splitlines()[0]
-        raise ConfigError(f"{adapter} does not fit llm.model {config.llm.model}: {first}") from error
+        raise ConfigError(
+            f"{adapter} does not fit llm.model {config.llm.model}: {first}"
+        ) from error
 
 
 def _check_base(config: Config, adapter: Path) -> None:

@@ -32,10 +32,22 @@ from rag_ft.training.memory import (
 
 # Dense bfloat16 TFLOP/s by name, and the share of it that a well-fed training or server reaches (measured: see
 # benchmarks/results; where there is no measurement, what others report).
-GPU_TFLOPS = {"H200": 990, "H100": 990, "B200": 2250, "A100": 312, "L40S": 362, "A10": 125, "4090": 165, "3090": 71}
+GPU_TFLOPS = {
+    "H200": 990,
+    "H100": 990,
+    "B200": 2250,
+    "A100": 312,
+    "L40S": 362,
+    "A10": 125,
+    "4090": 165,
+    "3090": 71,
+}
 OTHER_GPU_TFLOPS = 100
 GPU_SHARE = 0.4
-CPU_GFLOPS_PER_CORE = {"bfloat16": 80.0, "float32": 45.0}  # of an AVX512_BF16 core, small models, measured
+CPU_GFLOPS_PER_CORE = {
+    "bfloat16": 80.0,
+    "float32": 45.0,
+}  # of an AVX512_BF16 core, small models, measured
 CHARACTERS_PER_TOKEN = 4.0
 PROMPT_OVERHEAD_TOKENS = 60
 ANSWER_TOKENS = 16
@@ -85,17 +97,26 @@ def plan(config: Config) -> str:
     """
     from rag_ft.llm.model_folder import choose_dtype, resolve_model_folder
 
-    shape, encoder = read_shape(resolve_model_folder(config.llm.required_model)), read_encoder_shape(config)
+    shape, encoder = (
+        read_shape(resolve_model_folder(config.llm.required_model)),
+        read_encoder_shape(config),
+    )
     device, run_dir = visible_device(config), RunDir(config.run_path)
     dtype = choose_dtype(config.llm.dtype, "cuda" if device.gpu else "cpu")
     corpus = count_corpus(config, run_dir)
     memory, passes = {}, 0
     if config.train_retriever.enabled:
-        memory["train_retriever"] = retriever_memory(encoder, config, corpus.num_chunks, QUESTION_TOKENS, device.gpu)
+        memory["train_retriever"] = retriever_memory(
+            encoder, config, corpus.num_chunks, QUESTION_TOKENS, device.gpu
+        )
     if config.train_generator.enabled:
-        memory["train_generator"], passes = fit_training(config, shape, device, dtype, example_tokens(config))
+        memory["train_generator"], passes = fit_training(
+            config, shape, device, dtype, example_tokens(config)
+        )
     needed = {name: sum(parts.values()) for name, parts in memory.items()}
-    rows = _stage_rows(lambda c: stage_work(c, shape, encoder, corpus), config, run_dir, device, needed)
+    rows = _stage_rows(
+        lambda c: stage_work(c, shape, encoder, corpus), config, run_dir, device, needed
+    )
     notes = [
         f"{device.count} x {device.name}, {device.memory_gb:.1f} GiB each; model {shape.parameters / 1e9:.3g} billion "
         f"parameters in {dtype}; {corpus.num_chunks} chunks ({'counted' if corpus.counted else 'estimated'})",
@@ -104,7 +125,9 @@ def plan(config: Config) -> str:
         "",
         "Rates are measured in this run folder, or assumed for the device. Memory by part (GiB):",
         *(f"{name}: {_parts(parts)}" for name, parts in memory.items()),
-        f"train_generator: {passes} examples a forward pass" if passes else "train_generator: not enabled",
+        f"train_generator: {passes} examples a forward pass"
+        if passes
+        else "train_generator: not enabled",
         f"disk: about {disk_gb(config, shape, corpus):.2f} GiB, free {_free_disk_gb(config.run_path):.0f}",
     ]
     return "\n".join(notes)
@@ -130,12 +153,20 @@ def visible_device(config: Config) -> Device:
 def count_corpus(config: Config, run_dir: RunDir) -> Corpus:
     """Chunks and pairs: those there are, else what the sources' size lets expect."""
     knobs, counted = config.generate, run_dir.chunks.exists()
-    chunks = Counter(row["split"] for row in read_rows(run_dir.chunks)) if counted else _estimated_chunks(config)
+    chunks = (
+        Counter(row["split"] for row in read_rows(run_dir.chunks))
+        if counted
+        else _estimated_chunks(config)
+    )
     asked = Counter({split: chunks[split] for split in knobs.advanced.splits})
     num_asked = min(asked.total(), knobs.max_chunks or asked.total())
     kept = KEPT_SHARE * num_asked * knobs.pairs_per_chunk / max(1, asked.total())
-    imported = _num_lines(knobs.questions) / max(1, chunks.total())  # as many about each chunk: not located yet
-    train, test = (round(kept * asked[split] + imported * chunks[split]) for split in ("train", "test"))
+    imported = _num_lines(knobs.questions) / max(
+        1, chunks.total()
+    )  # as many about each chunk: not located yet
+    train, test = (
+        round(kept * asked[split] + imported * chunks[split]) for split in ("train", "test")
+    )
     if run_dir.qa.exists():
         pairs = Counter((pair.split, pair.answerable) for pair in read_jsonl(run_dir.qa, QAPair))
         train, test = pairs["train", True], pairs["test", True] + pairs["test", False]
@@ -158,18 +189,26 @@ def fit_training(
         ConfigError: not even one example fits; names the change that would.
     """
     knobs, lengths = config.train_generator, (tokens, ANSWER_TOKENS)
-    sizes = [knobs.advanced.device_batch_size] if knobs.advanced.device_batch_size else divisors(knobs.batch_size)
+    sizes = (
+        [knobs.advanced.device_batch_size]
+        if knobs.advanced.device_batch_size
+        else divisors(knobs.batch_size)
+    )
     found = largest_pass(shape, config, sizes, lengths, device.memory_gb, device.gpu)
     if found:
         return found[1], found[0]
-    parts = training_memory(shape, config, sizes[-1] * tokens, sizes[-1] * ANSWER_TOKENS, dtype, device.gpu)
+    parts = training_memory(
+        shape, config, sizes[-1] * tokens, sizes[-1] * ANSWER_TOKENS, dtype, device.gpu
+    )
     raise ConfigError(
         f"training needs {sum(parts.values()):.1f} GiB ({_largest(parts)}), {device.name} has {device.memory_gb:.1f}: "
         f"{_remedy(config, shape, device, dtype, tokens)}"
     )
 
 
-def stage_work(config: Config, shape: ModelShape, encoder: ModelShape, corpus: Corpus) -> dict[str, Work]:
+def stage_work(
+    config: Config, shape: ModelShape, encoder: ModelShape, corpus: Corpus
+) -> dict[str, Work]:
     """What each stage that a language model or an encoder makes costly has to do, in pipeline order."""
     prompt, tokens = _longest_chunk(config) + 2 * PROMPT_OVERHEAD_TOKENS, example_tokens(config)
     asked = corpus.num_asked_chunks * config.generate.pairs_per_chunk
@@ -181,7 +220,11 @@ def stage_work(config: Config, shape: ModelShape, encoder: ModelShape, corpus: C
         work["train_retriever"] = _retriever_work(config, shape, encoder, corpus)
     knobs = config.train_generator
     if knobs.enabled:
-        examples = corpus.num_train_pairs / (knobs.advanced.gold_share or 1) / (1 - knobs.advanced.replay_share)
+        examples = (
+            corpus.num_train_pairs
+            / (knobs.advanced.gold_share or 1)
+            / (1 - knobs.advanced.replay_share)
+        )
         steps = (1 + knobs.advanced.cross_validation_folds) * (
             knobs.advanced.max_steps or max(1, round(knobs.epochs * examples / knobs.batch_size))
         )
@@ -199,14 +242,21 @@ def stage_work(config: Config, shape: ModelShape, encoder: ModelShape, corpus: C
 def _retriever_work(config: Config, shape: ModelShape, encoder: ModelShape, corpus: Corpus) -> Work:
     """The rows of each phase, trained on; all chunks encoded once more; what the LM reads where it scores chunks."""
     knobs, pairs = config.train_retriever, corpus.num_train_pairs
-    chunk = config.ingest.chunk_tokens if knobs.advanced.sides == "both" else 0  # else their vectors are looked up
+    chunk = (
+        config.ingest.chunk_tokens if knobs.advanced.sides == "both" else 0
+    )  # else their vectors are looked up
     scored = min(knobs.advanced.lsr_top_k, corpus.num_train_chunks)  # chunks of a question
     phases = [  # (steps, chunks of a row)
         (corpus.num_train_chunks // knobs.batch_size if knobs.advanced.self_supervised else 0, 1),
-        (knobs.advanced.rounds * int(knobs.epochs * pairs / knobs.batch_size), 1 + knobs.advanced.num_negatives),
+        (
+            knobs.advanced.rounds * int(knobs.epochs * pairs / knobs.batch_size),
+            1 + knobs.advanced.num_negatives,
+        ),
         (knobs.advanced.rounds * knobs.advanced.lsr_steps if pairs else 0, scored),
     ]
-    learned = knobs.batch_size * sum(steps * (QUESTION_TOKENS + number * chunk) for steps, number in phases)
+    learned = knobs.batch_size * sum(
+        steps * (QUESTION_TOKENS + number * chunk) for steps, number in phases
+    )
     encoded = corpus.num_chunks * chunk
     # Scores are kept: a later round pays for the chunks alone that it finds anew.
     read = (
@@ -248,7 +298,9 @@ def _stage_rows(
     work_of: Callable[[Config], dict[str, Work]], config: Config, run_dir: RunDir, device: Device,
     memory: dict[str, float],
 ) -> list[tuple[str, ...]]:  # fmt: skip
-    rows: list[tuple[str, ...]] = [("stage", "tokens", "steps", "hours", "rate", "memory (GiB)", "measured (GiB)")]
+    rows: list[tuple[str, ...]] = [
+        ("stage", "tokens", "steps", "hours", "rate", "memory (GiB)", "measured (GiB)")
+    ]
     for name, work in work_of(config).items():
         seconds = measured_seconds(config, run_dir, name, work_of)
         hours = (work.flops / device.flops if seconds is None else seconds) / 3600
@@ -263,7 +315,11 @@ def _stage_rows(
 def disk_gb(config: Config, shape: ModelShape, corpus: Corpus) -> float:
     """Index twice, replies, checkpoints while training, adapter."""
     knobs = config.train_generator
-    trained = shape.parameters if knobs.method == "full" else shape.adapter_parameters(knobs.advanced.rank)
+    trained = (
+        shape.parameters
+        if knobs.method == "full"
+        else shape.adapter_parameters(knobs.advanced.rank)
+    )
     index = 2 * corpus.num_chunks * (2 * 768 * 4 + 3000)
     replies = corpus.num_chunks * config.generate.pairs_per_chunk * 2000
     return (index + replies + 3 * trained * 12) / 2**30
@@ -278,7 +334,9 @@ def _remedy(config: Config, shape: ModelShape, device: Device, dtype: str, token
     for change in changes:
         if change.get("method") == "qlora" and not device.gpu:
             continue
-        words = " ".join(f"train_generator.{key}={str(value).lower()}" for key, value in change.items())
+        words = " ".join(
+            f"train_generator.{key}={str(value).lower()}" for key, value in change.items()
+        )
         values = config.model_dump()
         for word in words.split():
             apply_override(values, word)
@@ -306,10 +364,16 @@ def _longest_chunk(config: Config) -> int:
 def _estimated_chunks(config: Config) -> Counter[str]:
     """By split: that of their source, else by the shares of the splits."""
     knobs, found = config.ingest, dict.fromkeys(("train", "dev", "test"), 0.0)
-    shares = {"test": knobs.test_share, "dev": knobs.dev_share, "train": 1 - knobs.test_share - knobs.dev_share}
+    shares = {
+        "test": knobs.test_share,
+        "dev": knobs.dev_share,
+        "train": 1 - knobs.test_share - knobs.dev_share,
+    }
     step = max(1, knobs.chunk_tokens - knobs.advanced.chunk_overlap_tokens)
     for file in find_files(knobs.sources):
-        number = file.path.stat().st_size / CHARACTERS_PER_TOKEN / step if file.path.is_file() else 0
+        number = (
+            file.path.stat().st_size / CHARACTERS_PER_TOKEN / step if file.path.is_file() else 0
+        )
         for split, share in ({file.split: 1.0} if file.split else shares).items():
             found[split] += share * number
     return Counter({split: round(number) for split, number in found.items()})
@@ -328,5 +392,6 @@ def _free_disk_gb(path: Path) -> float:
 def _table(rows: Sequence[tuple[str, ...]]) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
     )

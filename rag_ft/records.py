@@ -165,7 +165,9 @@ def read_jsonl(path: Path, kind: type[Record]) -> Iterator[Record]:
                 try:
                     yield from_json(line, kind)
                 except (ValueError, TypeError, KeyError) as error:
-                    raise DataError(f"{path} line {number} is not a {kind.__name__}: {error}") from error
+                    raise DataError(
+                        f"{path} line {number} is not a {kind.__name__}: {error}"
+                    ) from error
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist: run the stage that writes it first") from error
 
@@ -180,7 +182,14 @@ def write_jsonl(path: Path, records: Iterable[Any]) -> int:
     count = 0
     with temporary.open("w", encoding="utf-8", newline="\n") as out:
         for record in records:
-            out.write((json.dumps(record, ensure_ascii=False) if isinstance(record, dict) else to_json(record)) + "\n")
+            out.write(
+                (
+                    json.dumps(record, ensure_ascii=False)
+                    if isinstance(record, dict)
+                    else to_json(record)
+                )
+                + "\n"
+            )
             count += 1
     os.replace(temporary, path)
     return count
@@ -230,7 +239,9 @@ def encodable(value: Any) -> Any:
 
 def content_hash(*parts: Any) -> str:
     """16 hex digits over the JSON of the parts: the key of everything that is computed once."""
-    return hashlib.sha256(json.dumps(parts, ensure_ascii=False, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(
+        json.dumps(parts, ensure_ascii=False, sort_keys=True).encode()
+    ).hexdigest()[:16]
 
 
 def _parse(line: str, path: Path, number: int) -> dict[str, Any]:

@@ -15,21 +15,53 @@ from rag_ft.config_loader import flat
 from rag_ft.errors import DataError
 from rag_ft.evaluation.systems import ENSEMBLES, NAMES, RETRIEVERS, SYSTEMS
 from rag_ft.metrics.answers import ANSWER_METRICS
-from rag_ft.metrics.comparisons import ABSTENTION, SIDE_METRICS, ScoreTable, make_table, subset, summarise
+from rag_ft.metrics.comparisons import (
+    ABSTENTION,
+    SIDE_METRICS,
+    ScoreTable,
+    make_table,
+    subset,
+    summarise,
+)
 from rag_ft.metrics.retrieval import gold_chunk_ids
 from rag_ft.metrics.verdict import FEW_DOCUMENTS, points, verdict
 from rag_ft.paths import RunDir
-from rag_ft.records import Chunk, Document, Hit, Prediction, QAPair, Score, read_jsonl, read_rows, write_text
+from rag_ft.records import (
+    Chunk,
+    Document,
+    Hit,
+    Prediction,
+    QAPair,
+    Score,
+    read_jsonl,
+    read_rows,
+    write_text,
+)
 from rag_ft.report_page import charts, facts, retriever, slices
 from rag_ft.report_page.browser import browser_data, script_json
 from rag_ft.report_page.rendering import environment, script, style
 from rag_ft.report_page.robustness import robustness
 
 SCHEMA = 1  # of metrics.json; raised when a key changes its meaning
-MIN_HUMAN_QUESTIONS = 50  # from so many on, questions that people wrote or reviewed make the headline alone
-ALL_METRICS = (*ANSWER_METRICS, *SIDE_METRICS, *ABSTENTION, "citation_precision", "citation_recall", "evidence_shown")
+MIN_HUMAN_QUESTIONS = (
+    50  # from so many on, questions that people wrote or reviewed make the headline alone
+)
+ALL_METRICS = (
+    *ANSWER_METRICS,
+    *SIDE_METRICS,
+    *ABSTENTION,
+    "citation_precision",
+    "citation_recall",
+    "evidence_shown",
+)
 ENSEMBLE_NAMES = tuple(system.name for system in ENSEMBLES)
-MAIN_METRICS = {"em": "EM", "f1": "F1", "abstention_f1": "abstention F1", "rougeL": "ROUGE-L", "recall@5": "recall@5"}
+MAIN_METRICS = {
+    "em": "EM",
+    "f1": "F1",
+    "abstention_f1": "abstention F1",
+    "rougeL": "ROUGE-L",
+    "recall@5": "recall@5",
+}
 
 
 def run(config: Config, run_dir: RunDir) -> dict[str, int | float]:
@@ -53,7 +85,9 @@ def run(config: Config, run_dir: RunDir) -> dict[str, int | float]:
     return {"questions": len(table.pairs), "html_mb": round(len(html.encode()) / 1e6, 2)}
 
 
-def make_metrics(config: Config, run_dir: RunDir, table: ScoreTable, documents: dict[str, Document]) -> dict[str, Any]:
+def make_metrics(
+    config: Config, run_dir: RunDir, table: ScoreTable, documents: dict[str, Document]
+) -> dict[str, Any]:
     """What metrics.json holds. Values and differences are shares (0-1); `seconds` are seconds.
 
     schema, run, tuned {generator, retriever}: whether a tuned half was there and served.
@@ -70,16 +104,25 @@ def make_metrics(config: Config, run_dir: RunDir, table: ScoreTable, documents: 
     robustness: null, or see report/robustness.py.
     cross_validation (null without folds), leakage, funnel, cost: see report/facts.py.
     """
-    tuned, human = facts.halves_tuned(run_dir), np.array([pair.origin != "generated" for pair in table.pairs])
+    tuned, human = (
+        facts.halves_tuned(run_dir),
+        np.array([pair.origin != "generated" for pair in table.pairs]),
+    )
     num_human = int(human.sum())
     mixed = 0 < num_human < len(human)
     headline = subset(table, human) if mixed and num_human >= MIN_HUMAN_QUESTIONS else table
     resamples, seed = config.evaluate.advanced.num_resamples, config.run.seed
     systems, comparisons = summarise(headline, tuned, resamples, seed)
-    known = {name: systems[name] for name in dict.fromkeys((*NAMES, *ENSEMBLE_NAMES, *RETRIEVERS)) if name in systems}
+    known = {
+        name: systems[name]
+        for name in dict.fromkeys((*NAMES, *ENSEMBLE_NAMES, *RETRIEVERS))
+        if name in systems
+    }
     answers = ("base", "f1") in table.values
     parts = {"human": human, "generated": ~human} if mixed else {}
-    by_origin = {name: summarise(subset(table, part), tuned, resamples, seed) for name, part in parts.items()}
+    by_origin = {
+        name: summarise(subset(table, part), tuned, resamples, seed) for name, part in parts.items()
+    }
     asked = _headline(headline, mixed)
     return {
         "schema": SCHEMA,
@@ -115,7 +158,10 @@ def summary_table(run_dir: RunDir) -> str:
     rows = [["", *shown.values()]]
     rows += [[row["name"], *(_cell(row, metric) for metric in shown)] for row in grid(metrics)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = [
+        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
     lines.insert(0, f"{asked_about(metrics)}; change from base [95 %]")
     return "\n".join([*lines, "", metrics["verdict"]["sentence"], *metrics["verdict"]["notes"]])
 
@@ -127,7 +173,9 @@ def asked_about(metrics: dict[str, Any]) -> str:
     documents = f"about {_counted(asked['documents'], 'document')}"
     if not metrics["leakage"]["given"]:
         documents += f" that {'was' if asked['documents'] == 1 else 'were'} never trained on"
-    questions = f"{_counted(asked['questions'], 'test question')} ({' and '.join(asked['origins'])})"
+    questions = (
+        f"{_counted(asked['questions'], 'test question')} ({' and '.join(asked['origins'])})"
+    )
     if not asked["unplaced"]:
         return f"{questions} {documents}"
     if not asked["documents"]:
@@ -139,8 +187,14 @@ def asked_about(metrics: dict[str, Any]) -> str:
 def main_metrics(metrics: dict[str, Any]) -> dict[str, str]:
     """{metric: name} of the first table; how well is refused stands in it where questions without an answer were
     asked."""
-    refusing = metrics["systems"].get("base", {}).get("abstention_recall", {}).get("value") is not None
-    return {metric: name for metric, name in MAIN_METRICS.items() if metric != "abstention_f1" or refusing}
+    refusing = (
+        metrics["systems"].get("base", {}).get("abstention_recall", {}).get("value") is not None
+    )
+    return {
+        metric: name
+        for metric, name in MAIN_METRICS.items()
+        if metric != "abstention_f1" or refusing
+    }
 
 
 def grid(metrics: dict[str, Any]) -> list[dict[str, Any]]:
@@ -152,12 +206,21 @@ def grid(metrics: dict[str, Any]) -> list[dict[str, Any]]:
         levels = metrics["systems"].get(system.name, {})
         if "f1" not in levels and system.name not in ("base", "tuned"):
             continue
-        found = metrics["systems"].get(system.retriever, {}) if system.context == "retrieved" else {}
-        cells = {**{k: v for k, v in found.items() if "@" in k}, **{k: v for k, v in levels.items() if "@" not in k}}
+        found = (
+            metrics["systems"].get(system.retriever, {}) if system.context == "retrieved" else {}
+        )
+        cells = {
+            **{k: v for k, v in found.items() if "@" in k},
+            **{k: v for k, v in levels.items() if "@" not in k},
+        }
         changes = {metric: compared.get((system.name, metric)) for metric in cells}
         if system.context == "retrieved" and system.retriever == "tuned":
-            changes |= {metric: compared.get(("tuned", metric)) for metric in found if "@" in metric}
-        rows.append({"name": system.name, "meaning": system.meaning, "cells": cells, "changes": changes})
+            changes |= {
+                metric: compared.get(("tuned", metric)) for metric in found if "@" in metric
+            }
+        rows.append(
+            {"name": system.name, "meaning": system.meaning, "cells": cells, "changes": changes}
+        )
     return rows
 
 
@@ -173,24 +236,33 @@ def _nothing_scored(run_dir: RunDir) -> str:
             "find, and answers were not evaluated: set evaluate.answers=true, or give the questions of "
             "generate.questions their document_id and words of the document as answers or evidence"
         )
-    return f"{run_dir.scores} scores no test question of {run_dir.qa}: run evaluate again with --force"
+    return (
+        f"{run_dir.scores} scores no test question of {run_dir.qa}: run evaluate again with --force"
+    )
 
 
 def _headline(table: ScoreTable, mixed: bool) -> dict[str, Any]:
     origins = sorted({pair.origin for pair in table.pairs})
     known = [pair.document_id for pair in table.pairs if pair.document_id is not None]
-    counts = {"questions": len(table.pairs), "documents": len(set(known)), "unplaced": len(table.pairs) - len(known)}
+    counts = {
+        "questions": len(table.pairs),
+        "documents": len(set(known)),
+        "unplaced": len(table.pairs) - len(known),
+    }
     return {"origins": origins, **counts, "of_several": mixed}
 
 
-def _verdict(comparisons: list[dict[str, Any]], tuned: str, answers: bool, asked: dict[str, Any]) -> dict[str, Any]:
+def _verdict(
+    comparisons: list[dict[str, Any]], tuned: str, answers: bool, asked: dict[str, Any]
+) -> dict[str, Any]:
     """The verdict on the headline, with a note on unplaced questions. Its caution counts the documents that are known;
     where they are one or none, the note says it instead."""
     known = asked["documents"]
     if not asked["unplaced"]:
         return verdict(comparisons, tuned, answers)
     counted = [
-        {**c, "num_documents": min(c["num_documents"], known) if known > 1 else FEW_DOCUMENTS} for c in comparisons
+        {**c, "num_documents": min(c["num_documents"], known) if known > 1 else FEW_DOCUMENTS}
+        for c in comparisons
     ]
     found = verdict(counted, tuned, answers)
     return {**found, "notes": [*found["notes"], _unplaced_note(asked)]}
@@ -224,16 +296,24 @@ def _cell(row: dict[str, Any], metric: str) -> str:
     text = f"{100 * level['value']:5.1f}"
     if not change:
         return text
-    interval = f" [{points(change['ci95'][0])} {points(change['ci95'][1])}]" if change["ci95"] else ""
+    interval = (
+        f" [{points(change['ci95'][0])} {points(change['ci95'][1])}]" if change["ci95"] else ""
+    )
     return f"{text} {points(change['delta'])}{interval}"
 
 
 def _page(
-    config: Config, run_dir: RunDir, table: ScoreTable, metrics: dict[str, Any], documents: dict[str, Document]
+    config: Config,
+    run_dir: RunDir,
+    table: ScoreTable,
+    metrics: dict[str, Any],
+    documents: dict[str, Document],
 ) -> dict[str, Any]:
     """Everything the templates show."""
     predictions = _predictions(run_dir, table)
-    shown = {i for rows in predictions.values() for prediction in rows for i in prediction.chunk_ids}
+    shown = {
+        i for rows in predictions.values() for prediction in rows for i in prediction.chunk_ids
+    }
     chunks, gold = _proof(run_dir, table.pairs, documents, shown)
     browser = browser_data(table, predictions, gold, chunks, documents) if predictions else None
     return {
@@ -242,9 +322,15 @@ def _page(
         "asked_about": asked_about(metrics),
         "grid": grid(metrics),
         "main_metrics": main_metrics(metrics),
-        "answer_metrics": [metric for metric in ALL_METRICS if any(metric in s for s in metrics["systems"].values())],
+        "answer_metrics": [
+            metric
+            for metric in ALL_METRICS
+            if any(metric in s for s in metrics["systems"].values())
+        ],
         "side_metrics": [metric for metric in SIDE_METRICS if metric in metrics["systems"]["base"]],
-        "retrievers": {name: meaning for name, meaning in RETRIEVERS.items() if name in metrics["systems"]},
+        "retrievers": {
+            name: meaning for name, meaning in RETRIEVERS.items() if name in metrics["systems"]
+        },
         "documents": slices.by_document(table, _slice_metrics(bool(predictions)), documents),
         "refusals": facts.refusals(run_dir),
         "num_unproven": sum(pair.answerable and not gold[pair.id] for pair in table.pairs),
@@ -252,7 +338,9 @@ def _page(
         "curves": _training(run_dir, "train_generator"),
         "noise": _noise_curve(metrics["robustness"]),
         "pairs": facts.pairs_by_split(run_dir),
-        "counts": {stage["stage"]: facts.counts_of(run_dir, stage["stage"]) for stage in metrics["cost"]},
+        "counts": {
+            stage["stage"]: facts.counts_of(run_dir, stage["stage"]) for stage in metrics["cost"]
+        },
         "fingerprints": facts.fingerprints(run_dir),
         "changed": facts.changed_knobs(config),
         "knobs": flat(config),
@@ -273,13 +361,21 @@ def _noise_curve(probes: dict[str, Any] | None) -> dict[str, Any] | None:
     if not probes:
         return None
     rows = [row for row in probes["noise"] if row["base"] and row["tuned"]]
-    lines = {half: [(row["noise_share"], row[half]["value"]) for row in rows] for half in ("base", "tuned")}
+    lines = {
+        half: [(row["noise_share"], row[half]["value"]) for row in rows]
+        for half in ("base", "tuned")
+    }
     return charts.curve(lines, zero_based=True)
 
 
 def _reach(comparisons: list[dict[str, Any]]) -> float:
     """The half width of the axis of differences: all intervals of the deciding ones fit."""
-    ends = [abs(bound) for c in comparisons if c["family"] == "decides" for bound in (c["ci95"] or [c["delta"]])]
+    ends = [
+        abs(bound)
+        for c in comparisons
+        if c["family"] == "decides"
+        for bound in (c["ci95"] or [c["delta"]])
+    ]
     return max([*ends, 0.02]) * 1.05
 
 
@@ -294,11 +390,17 @@ def _proof(
     run_dir: RunDir, pairs: Sequence[QAPair], documents: dict[str, Document], shown: set[str]
 ) -> tuple[dict[str, Chunk], dict[str, set[str]]]:
     """(the chunks of the documents and those that were shown, the ids of those that prove each question's answer)."""
-    chunks = {c.id: c for c in read_jsonl(run_dir.chunks, Chunk) if c.document_id in documents or c.id in shown}
+    chunks = {
+        c.id: c
+        for c in read_jsonl(run_dir.chunks, Chunk)
+        if c.document_id in documents or c.id in shown
+    }
     by_document: dict[str | None, list[Chunk]] = {}
     for chunk in chunks.values():
         by_document.setdefault(chunk.document_id, []).append(chunk)
-    return chunks, {pair.id: gold_chunk_ids(pair, by_document.get(pair.document_id, [])) for pair in pairs}
+    return chunks, {
+        pair.id: gold_chunk_ids(pair, by_document.get(pair.document_id, [])) for pair in pairs
+    }
 
 
 def _retriever(

@@ -30,7 +30,16 @@ NEUTRAL = {
     "train_generator.advanced.device_batch_size", "train_generator.advanced.gradient_checkpointing", "train_generator.advanced.report_to",
     "ingest.advanced.min_kept_share", "generate.advanced.min_kept_share",
 }  # fmt: skip
-PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate", "sentence-transformers", "datasets", "numpy")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "trl",
+    "accelerate",
+    "sentence-transformers",
+    "datasets",
+    "numpy",
+)
 
 
 @dataclass(frozen=True)
@@ -46,7 +55,13 @@ class Stage:
 
 
 STAGES: tuple[Stage, ...] = (
-    Stage("ingest", "documents -> chunks, with splits", (), ("ingest", "encoder"), ("documents.jsonl", "chunks.jsonl")),
+    Stage(
+        "ingest",
+        "documents -> chunks, with splits",
+        (),
+        ("ingest", "encoder"),
+        ("documents.jsonl", "chunks.jsonl"),
+    ),
     Stage(
         "index",
         "chunks -> vectors, FAISS and BM25",
@@ -120,7 +135,9 @@ def run_stage(name: str, config: Config, force: bool = False) -> dict[str, Any]:
     begun = _read(run_dir.started(name)) if _has_left_work(stage, run_dir) else None
     if force and _is_main_process():
         before = done or begun
-        _remove(stage, run_dir, with_replies=not before or before["fingerprint"] == plan["fingerprint"])
+        _remove(
+            stage, run_dir, with_replies=not before or before["fingerprint"] == plan["fingerprint"]
+        )
     elif not force and done and done["fingerprint"] == plan["fingerprint"]:
         return {**done, "skipped": True}
     elif not force:
@@ -129,7 +146,9 @@ def run_stage(name: str, config: Config, force: bool = False) -> dict[str, Any]:
         _write_start(config, run_dir, stage, plan)
     clock = time.monotonic()
     counts = importlib.import_module(f"rag_ft.{name}").run(config, run_dir)
-    continued = {"continued": True} if begun and not done and not force else {}  # seconds of the last process alone
+    continued = (
+        {"continued": True} if begun and not done and not force else {}
+    )  # seconds of the last process alone
     done = {**plan, "counts": counts, "seconds": round(time.monotonic() - clock, 2), **continued,
             "peak_memory_gb": peak_memory_gb(), **peak_gpu_memory(), "versions": versions()}  # fmt: skip
     if _is_main_process():
@@ -145,10 +164,15 @@ def stages_to_run(name: str, config: Config) -> list[str]:
     Raises:
         ConfigError: one half is given to be evaluated, the other is to be trained and has not been.
     """
-    halves = {"train_retriever": config.train_retriever.enabled, "train_generator": config.train_generator.enabled}
+    halves = {
+        "train_retriever": config.train_retriever.enabled,
+        "train_generator": config.train_generator.enabled,
+    }
     to_train = {stage for stage, enabled in halves.items() if enabled} - given_stages(config)
     before = stages_until(name, config)
-    untrained = sorted(half for half in to_train if read_done(RunDir(config.run_path), half) is None)
+    untrained = sorted(
+        half for half in to_train if read_done(RunDir(config.run_path), half) is None
+    )
     if name == "evaluate" and given_stages(config) and untrained:
         raise ConfigError(
             f"{untrained[0]} has not run: run it first, or, to evaluate what is given, set {untrained[0]}.enabled=false"
@@ -190,7 +214,9 @@ def status(config: Config) -> list[tuple[str, str, str]]:
     run_dir, rows = RunDir(config.run_path), []
     for stage in STAGES:
         if stage.name in given_stages(config):
-            rows.append((stage.name, "given", "its result is named by path in the section evaluate"))
+            rows.append(
+                (stage.name, "given", "its result is named by path in the section evaluate")
+            )
             continue
         done, started = read_done(run_dir, stage.name), _read(run_dir.started(stage.name))
         try:
@@ -199,12 +225,22 @@ def status(config: Config) -> list[tuple[str, str, str]]:
             rows.append((stage.name, "stale" if done else "missing", str(error)))
             continue
         if done and done["fingerprint"] == plan["fingerprint"]:
-            rows.append((stage.name, "done", f"{done['seconds']} s{' since it was continued' * ('continued' in done)}"))
+            rows.append(
+                (
+                    stage.name,
+                    "done",
+                    f"{done['seconds']} s{' since it was continued' * ('continued' in done)}",
+                )
+            )
         elif done:
             rows.append((stage.name, "stale", _what_changed(plan, done)))
         else:
             rows.append(
-                (stage.name, "half done" if started else "missing", "run it again to continue" if started else "")
+                (
+                    stage.name,
+                    "half done" if started else "missing",
+                    "run it again to continue" if started else "",
+                )
             )
     return rows
 
@@ -253,13 +289,21 @@ def _plan(stage: Stage, config: Config, run_dir: RunDir) -> dict[str, Any]:
     for earlier in _builds_on(stage, config):
         done = read_done(run_dir, earlier)
         if done is None:
-            raise DataError(f"{stage.name} builds on {earlier}, which has not finished in {run_dir.path}: run it first")
+            raise DataError(
+                f"{stage.name} builds on {earlier}, which has not finished in {run_dir.path}: run it first"
+            )
         inputs[earlier] = done["fingerprint"]
     for path in _source_files(stage, config):
         inputs[encodable(str(path))] = _stamp(path)
-    chosen = {k: v for k, v in flat(config).items() if {k, k.split(".")[0]} & {*stage.sections, "run"}}
+    chosen = {
+        k: v for k, v in flat(config).items() if {k, k.split(".")[0]} & {*stage.sections, "run"}
+    }
     chosen = {k: v for k, v in chosen.items() if k not in NEUTRAL and k != "run.dir"}
-    return {"fingerprint": content_hash(stage.name, chosen, inputs), "config": chosen, "inputs": inputs}
+    return {
+        "fingerprint": content_hash(stage.name, chosen, inputs),
+        "config": chosen,
+        "inputs": inputs,
+    }
 
 
 def _builds_on(stage: Stage, config: Config) -> list[str]:
@@ -272,7 +316,12 @@ def _builds_on(stage: Stage, config: Config) -> list[str]:
 
 def _source_files(stage: Stage, config: Config) -> list[Path]:
     """The user's own files a stage reads: changed documents, questions, prompts or weights make it stale."""
-    files = [path for folder in _own_folders(stage, config) for path in sorted(folder.rglob("*")) if path.is_file()]
+    files = [
+        path
+        for folder in _own_folders(stage, config)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    ]
     if stage.name == "generate":
         files += [
             *config.generate.questions,
@@ -281,7 +330,9 @@ def _source_files(stage: Stage, config: Config) -> list[Path]:
     if stage.name == "ingest":
         from rag_ft.documents.discovery import find_files
 
-        questions = {path.resolve() for path in config.generate.questions}  # they may lie among the documents
+        questions = {
+            path.resolve() for path in config.generate.questions
+        }  # they may lie among the documents
         found = (file.path for file in find_files(config.ingest.sources))
         files += [path for path in found if path.resolve() not in questions]
     return files
@@ -308,7 +359,9 @@ def _has_left_work(stage: Stage, run_dir: RunDir) -> bool:
     return any((run_dir.path / written).exists() for written in stage.writes)
 
 
-def _refuse_other_settings(stage: Stage, plan: dict[str, Any], before: dict[str, Any] | None, config: Config) -> None:
+def _refuse_other_settings(
+    stage: Stage, plan: dict[str, Any], before: dict[str, Any] | None, config: Config
+) -> None:
     if before and before["fingerprint"] != plan["fingerprint"]:
         raise ConfigError(
             f"{config.run_path} holds {stage.name} for other settings ({_what_changed(plan, before)}): "
@@ -320,15 +373,24 @@ def _what_changed(plan: dict[str, Any], before: dict[str, Any]) -> str:
     old = {**before["config"], **before["inputs"]}
     new = {**plan["config"], **plan["inputs"]}
     changed = [k for k in {**old, **new} if old.get(k) != new.get(k)]
-    shown = [f"{k} {old.get(k)} -> {new.get(k)}" if k in plan["config"] else f"{k} changed" for k in changed[:3]]
+    shown = [
+        f"{k} {old.get(k)} -> {new.get(k)}" if k in plan["config"] else f"{k} changed"
+        for k in changed[:3]
+    ]
     return ", ".join(shown) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
 
 
 def _remove(stage: Stage, run_dir: RunDir, with_replies: bool) -> None:
     """What the stage made. Replies are found by model, adapter and prompt: for other settings they stay, and hours of a
     language model are not asked for again because a check or a document changed."""
-    made = [written for written in stage.writes if with_replies or not written.startswith("replies/")]
-    for path in [run_dir.done(stage.name), run_dir.started(stage.name), *(run_dir.path / written for written in made)]:
+    made = [
+        written for written in stage.writes if with_replies or not written.startswith("replies/")
+    ]
+    for path in [
+        run_dir.done(stage.name),
+        run_dir.started(stage.name),
+        *(run_dir.path / written for written in made),
+    ]:
         if path.is_dir():
             shutil.rmtree(path)
         else:
@@ -339,10 +401,15 @@ def _write_start(config: Config, run_dir: RunDir, stage: Stage, plan: dict[str, 
     try:
         run_dir.path.mkdir(parents=True, exist_ok=True)
         run_dir.done(stage.name).unlink(missing_ok=True)
-        write_text(run_dir.config, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+        write_text(
+            run_dir.config,
+            yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
+        )
         write_text(run_dir.started(stage.name), json.dumps(plan) + "\n")
     except OSError as error:
-        raise ConfigError(f"cannot write to the run folder {run_dir.path}: {error.strerror}; set run.dir") from error
+        raise ConfigError(
+            f"cannot write to the run folder {run_dir.path}: {error.strerror}; set run.dir"
+        ) from error
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -351,9 +418,13 @@ def _read(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}; is run.dir a folder of yours?") from error
+        raise ConfigError(
+            f"cannot read {path}: {error.strerror}; is run.dir a folder of yours?"
+        ) from error
     except ValueError as error:
-        raise DataError(f"{path} is damaged ({error}): delete it and run the stage again") from error
+        raise DataError(
+            f"{path} is damaged ({error}): delete it and run the stage again"
+        ) from error
 
 
 def _is_main_process() -> bool:

@@ -48,18 +48,24 @@ def run(config: Config, run_dir: RunDir) -> Counts:
         return {"trained": 0, "reason": "train_generator.enabled is false"}
     check_method(config)
     processes, tokens, work = join_processes(), chat_tokens(config), run_dir.checkpoints(STAGE)
-    counts: Counts = dict(processes.first(lambda: build_training_set(config, run_dir, tokens.encode, work)) or {})
+    counts: Counts = dict(
+        processes.first(lambda: build_training_set(config, run_dir, tokens.encode, work)) or {}
+    )
     data = read_training_set(work)
     if not data.train:
         raise DataError(f"no pair gave a training example: see {run_dir.rejects(STAGE)}")
     _warn_of_long_answers(config, data)
-    if "tensorboard" in config.train_generator.advanced.report_to:  # its default lies among the checkpoints, which go
+    if (
+        "tensorboard" in config.train_generator.advanced.report_to
+    ):  # its default lies among the checkpoints, which go
         os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(run_dir.tensorboard))
     if config.train_generator.advanced.cross_validation_folds:
         counts |= cross_validate(config, run_dir, data, tokens.tokenizer, processes)
     model = load_base(config)
     before = _probe(config, model, tokens.tokenizer, data, "base")
-    trained = train(config, tokens.tokenizer, data.train, data.dev, work, processes, model, data.dev_questions)
+    trained = train(
+        config, tokens.tokenizer, data.train, data.dev, work, processes, model, data.dev_questions
+    )
     after = _probe(config, trained.trainer.model, tokens.tokenizer, data, "tuned")
     counts |= _describe(data, trained) | before | after
     _save(config, run_dir, trained, counts, processes)
@@ -70,7 +76,9 @@ def _warn_of_long_answers(config: Config, data: TrainingSet) -> None:
     longest, room = longest_answer(data.train), config.evaluate.advanced.max_tokens
     if longest > room:
         logger.warning(
-            "learned answers of %d tokens would be cut off by evaluate.advanced.max_tokens=%d: raise it", longest, room
+            "learned answers of %d tokens would be cut off by evaluate.advanced.max_tokens=%d: raise it",
+            longest,
+            room,
         )
 
 
@@ -88,7 +96,13 @@ def _probe(config: Config, model: Any, tokenizer: Any, data: TrainingSet, name: 
     counts: Counts = {} if math.isnan(loss) else {f"plain_text_loss_{name}": round(loss, 4)}
     if data.closed_book:
         with as_in_training(config, model):
-            f1 = mean_f1(model, tokenizer, data.closed_book, config.llm.advanced.abstain, longest_answer(data.train))
+            f1 = mean_f1(
+                model,
+                tokenizer,
+                data.closed_book,
+                config.llm.advanced.abstain,
+                longest_answer(data.train),
+            )
         counts[f"closed_book_f1_{name}"] = round(f1, 4)
     return counts
 
@@ -119,7 +133,9 @@ def preview(config: Config, run_dir: RunDir, n: int = 10) -> str:
     tokens = chat_tokens(config)
     examples, rejects = sample_examples(config, run_dir, tokens.encode, n)
     shown = [_show(example, tokens.tokenizer) for example in examples[:n]]
-    return "\n\n".join([*shown, *(f"# {r.item}: left out, {r.reason} ({r.detail})" for r in rejects)])
+    return "\n\n".join(
+        [*shown, *(f"# {r.item}: left out, {r.reason} ({r.detail})" for r in rejects)]
+    )
 
 
 def _show(example: Example, tokenizer: Any) -> str:
@@ -127,7 +143,9 @@ def _show(example: Example, tokenizer: Any) -> str:
     prompt = tokenizer.decode(encoded.input_ids[: encoded.num_prompt_tokens])
     answer = tokenizer.decode(encoded.input_ids[encoded.num_prompt_tokens :])
     head = f"# {example.id} ({example.kind}; {encoded.num_prompt_tokens} tokens + {encoded.num_answer_tokens} learned)"
-    lines = [f"| {line}" for line in prompt.splitlines()] + [f"> {line}" for line in answer.splitlines()]
+    lines = [f"| {line}" for line in prompt.splitlines()] + [
+        f"> {line}" for line in answer.splitlines()
+    ]
     return "\n".join([head, *lines])
 
 
@@ -154,7 +172,9 @@ def _describe(data: TrainingSet, trained: Trained) -> Counts:
     return counts
 
 
-def _save(config: Config, run_dir: RunDir, trained: Trained, counts: Counts, processes: Processes) -> None:
+def _save(
+    config: Config, run_dir: RunDir, trained: Trained, counts: Counts, processes: Processes
+) -> None:
     """generator/ appears by one rename, complete."""
     from rag_ft.training.sft import save_generator
 

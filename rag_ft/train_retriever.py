@@ -59,7 +59,9 @@ def run(config: Config, run_dir: RunDir) -> Counts:
     base = base_candidate(tuning)
     steps, left_out = train(tuning, base)
     verdict = decide(tuning, base, steps[-1])
-    processes.first(lambda: _ship(tuning, [*_log_rows(steps, left_out, verdict)], steps[-1], verdict))
+    processes.first(
+        lambda: _ship(tuning, [*_log_rows(steps, left_out, verdict)], steps[-1], verdict)
+    )
     return {**counts, **_summary(steps, left_out, base, verdict)}
 
 
@@ -77,7 +79,9 @@ def train(t: Tuning, base: Candidate) -> tuple[list[Candidate], list[LeftOut]]:
         if knobs.epochs and len(with_positive(t.pairs.train, t.pairs.chunks)) > 1:
             after = contrastive_phase(t, number, kept[-1])
             if number and not after.scores.above(before.scores):
-                left_out.append(LeftOut(after.name, "not better on dev than the round before", after.scores))
+                left_out.append(
+                    LeftOut(after.name, "not better on dev than the round before", after.scores)
+                )
                 break
             kept.append(after)
         if knobs.advanced.lsr_steps and t.pairs.train:
@@ -130,7 +134,11 @@ def _nothing_to_train_on(config: Config, pairs: Pairs) -> str | None:
         return None
     if len(pairs.train) < 2:
         return "fewer than two questions of train documents: generate more, or set train_retriever.advanced.self_supervised=true"
-    return None if knobs.epochs or knobs.advanced.lsr_steps else "train_retriever.epochs and lsr_steps are 0"
+    return (
+        None
+        if knobs.epochs or knobs.advanced.lsr_steps
+        else "train_retriever.epochs and lsr_steps are 0"
+    )
 
 
 def open_tuning(config: Config, run_dir: RunDir, pairs: Pairs, processes: Processes) -> Tuning:
@@ -146,7 +154,9 @@ def open_tuning(config: Config, run_dir: RunDir, pairs: Pairs, processes: Proces
     knobs = config.train_retriever
     model = load_sentence_transformer(config.encoder)
     student = make_student(model, knobs.advanced.method, knobs.advanced.rank, config.run.seed)
-    return Tuning(config, run_dir, run_dir.checkpoints("train_retriever"), pairs, student, processes)
+    return Tuning(
+        config, run_dir, run_dir.checkpoints("train_retriever"), pairs, student, processes
+    )
 
 
 def _ship(t: Tuning, log: list[dict[str, Any]], tuned: Candidate, verdict: Verdict) -> None:
@@ -162,7 +172,9 @@ def _ship(t: Tuning, log: list[dict[str, Any]], tuned: Candidate, verdict: Verdi
     logger.info("retriever: %s (%s)", "shipped" if verdict.shipped else "base kept", verdict.reason)
 
 
-def _log_rows(steps: list[Candidate], left_out: list[LeftOut], verdict: Verdict) -> Iterator[dict[str, Any]]:
+def _log_rows(
+    steps: list[Candidate], left_out: list[LeftOut], verdict: Verdict
+) -> Iterator[dict[str, Any]]:
     """{stage, step, loss} rows of every kept phase, each closed by one with its dev recall; {stage, reason} of those
     left out, with their dev recall where they were trained; last the gate's."""
     for step in steps:
@@ -171,10 +183,17 @@ def _log_rows(steps: list[Candidate], left_out: list[LeftOut], verdict: Verdict)
     for phase in left_out:
         scores = phase.scores.summary if phase.scores else {}
         yield {"stage": phase.name, "reason": f"left out: {phase.reason}", **scores}
-    yield {"stage": "gate", "alpha": verdict.alpha, "reason": verdict.reason, **verdict.scores.summary}
+    yield {
+        "stage": "gate",
+        "alpha": verdict.alpha,
+        "reason": verdict.reason,
+        **verdict.scores.summary,
+    }
 
 
-def _summary(steps: list[Candidate], left_out: list[LeftOut], base: Candidate, verdict: Verdict) -> Counts:
+def _summary(
+    steps: list[Candidate], left_out: list[LeftOut], base: Candidate, verdict: Verdict
+) -> Counts:
     before, after = base.scores.summary, verdict.scores.summary
     notes = {f"lsr_{k}": v for step in steps for k, v in step.notes.items() if v is not None}
     return {

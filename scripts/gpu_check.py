@@ -34,7 +34,16 @@ from rag_ft.training.tokens import Encoded
 ROOT = Path(__file__).parent.parent
 GPU = torch.cuda.is_available()
 DEVICE = "cuda:0" if GPU else "cpu"
-PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate", "sentence-transformers", "faiss-gpu", "flash-attn")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "trl",
+    "accelerate",
+    "sentence-transformers",
+    "faiss-gpu",
+    "flash-attn",
+)
 # Shapes of Qwen3-0.6B and Qwen3-8B.
 SHAPES: dict[str, dict[str, Any]] = {
     "0.6b": {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16,
@@ -75,7 +84,9 @@ def fine_tuning(size: str, tiny: bool, work: Path) -> Row:
     batch = 4 if tiny else 32 if size == "0.6b" else 8
     config, model = _config(batch), _random_model(size, tiny)
     shape = shape_of(model)
-    examples = _examples(batch * (WARM_STEPS + TIMED_STEPS), 48 if tiny else 1024, model.config.vocab_size)
+    examples = _examples(
+        batch * (WARM_STEPS + TIMED_STEPS), 48 if tiny else 1024, model.config.vocab_size
+    )
     tokenizer = AutoTokenizer.from_pretrained(ROOT / "data/models/demo-lm")
     schedule = plan_schedule(config, model, examples, 1)
     timer = _step_timer()
@@ -115,7 +126,10 @@ def _step_timer() -> Any:
             if state.global_step == WARM_STEPS:
                 self.start = time.perf_counter(), state.epoch
             else:
-                self.seconds, self.epochs = time.perf_counter() - self.start[0], state.epoch - self.start[1]
+                self.seconds, self.epochs = (
+                    time.perf_counter() - self.start[0],
+                    state.epoch - self.start[1],
+                )
 
     return Timer()
 
@@ -132,7 +146,10 @@ def scoring(size: str, tiny: bool) -> Row:
     for _ in range(questions):
         question = [rng.randrange(vocabulary) for _ in range(20)]
         answer = [rng.randrange(vocabulary) for _ in range(8)]
-        jobs += [([rng.randrange(vocabulary) for _ in range(length)] + question, answer) for _ in range(chunks)]
+        jobs += [
+            ([rng.randrange(vocabulary) for _ in range(length)] + question, answer)
+            for _ in range(chunks)
+        ]
     score_jobs(model, jobs[:8], 16384, 0)
     seconds = _timed(lambda: score_jobs(model, jobs, 16384, 0))
     tokens = sum(len(prompt) + len(answer) for prompt, answer in jobs)
@@ -150,13 +167,19 @@ def encoding(tiny: bool, work: Path) -> Row:
     from rag_ft.retrieval.encoder import load_encoder
 
     folder = _random_encoder(work / "encoder", tiny)
-    encoder = load_encoder(EncoderConfig(model=str(folder), advanced={"batch_tokens": 4096 if tiny else 131072}))
+    encoder = load_encoder(
+        EncoderConfig(model=str(folder), advanced={"batch_tokens": 4096 if tiny else 131072})
+    )
     rng = random.Random(0)
     texts = [" ".join(rng.choices(["the", "of", "is", "in", "to"], k=rng.randint(60, 200)))
              for _ in range(32 if tiny else 20_000)]  # fmt: skip
     encoder.encode_chunks(texts[:64])
     seconds = _timed(lambda: encoder.encode_chunks(texts))
-    return {"chunks_per_second": round(len(texts) / seconds), "num_chunks": len(texts), "peak_gb": _peak_gb()}
+    return {
+        "chunks_per_second": round(len(texts) / seconds),
+        "num_chunks": len(texts),
+        "peak_gb": _peak_gb(),
+    }
 
 
 def search(tiny: bool) -> Row:
@@ -182,10 +205,15 @@ def demo(work: Path) -> Row:
     command = [sys.executable, "-c", "import sys; from rag_ft.cli import main; sys.exit(main())", "run",
                "configs/demo.yaml", f"run.dir={work / 'demo'}"]  # fmt: skip
     start = time.perf_counter()
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=DEMO_SECONDS, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=DEMO_SECONDS, check=False
+    )
     if done.returncode:
         raise RuntimeError(done.stderr[-400:])
-    stages = {path.name.split(".")[0]: json.loads(path.read_text()) for path in (work / "demo").glob("*.done.json")}
+    stages = {
+        path.name.split(".")[0]: json.loads(path.read_text())
+        for path in (work / "demo").glob("*.done.json")
+    }
     return {"seconds": round(time.perf_counter() - start, 1),
             **{f"{name}_seconds": row["seconds"] for name, row in stages.items()}}  # fmt: skip
 
@@ -207,15 +235,22 @@ def vllm(tiny: bool, work: Path) -> Row:
     if (on_cpu and not tiny) or not (on_cpu or GPU):
         return {"skipped": "this vLLM is the CPU build" if on_cpu else "no GPU is visible"}
     tokenizer = AutoTokenizer.from_pretrained(ROOT / "data/models/demo-lm")
-    model = _random_model("0.6b", tiny, vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id)
+    model = _random_model(
+        "0.6b", tiny, vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id
+    )
     for part in (model, tokenizer):
         part.save_pretrained(work / "model")
     del model, part
     count, words, longest = (4, 20, 4) if tiny else (1000, 400, 64)
     rng = random.Random(0)
     asked = [" ".join(rng.choices(["the", "of", "is", "in", "to"], k=words)) for _ in range(count)]
-    requests = [ChatRequest(str(n), ({"role": "user", "content": text},), longest) for n, text in enumerate(asked)]
-    config = LLMConfig(backend="vllm", model=str(work / "model"), prompts="compact", max_model_tokens=2048)
+    requests = [
+        ChatRequest(str(n), ({"role": "user", "content": text},), longest)
+        for n, text in enumerate(asked)
+    ]
+    config = LLMConfig(
+        backend="vllm", model=str(work / "model"), prompts="compact", max_model_tokens=2048
+    )
     with open_language_model(config, 0, log_path=work / "vllm.log") as served:
         list(served.chat(requests[: count // 10]))
         start = time.perf_counter()
@@ -250,12 +285,17 @@ def write_results(rows: list[Row], tiny: bool, out: Path) -> Path:
         "versions": _versions(), "checks": rows,
     }  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)
-    path = out / f"gpu-{'-'.join(name.lower().split())}-{found['date']}{'-tiny' if tiny else ''}.json"
+    path = (
+        out / f"gpu-{'-'.join(name.lower().split())}-{found['date']}{'-tiny' if tiny else ''}.json"
+    )
     path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     versions = ", ".join(f"{package} {version}" for package, version in _versions().items())
     title = f"# {name}, {found['date']}{' (tiny shapes: no measurement)' if tiny else ''}"
     lines = [title, "", versions, "", "| check | result |", "|---|---|"]
-    lines += [f"| {row['check']} | {', '.join(f'{k} {v}' for k, v in row.items() if k != 'check')} |" for row in rows]
+    lines += [
+        f"| {row['check']} | {', '.join(f'{k} {v}' for k, v in row.items() if k != 'check')} |"
+        for row in rows
+    ]
     path.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
 
@@ -264,7 +304,9 @@ def _in_own_process(name: str, tiny: bool) -> Row:
     print(f"[{name}]", file=sys.stderr, flush=True)
     command = [sys.executable, __file__, "--only", name, *(["--tiny"] if tiny else [])]
     try:
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=CHECK_SECONDS, check=False)
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, text=True, timeout=CHECK_SECONDS, check=False
+        )
     except subprocess.TimeoutExpired:
         return {"check": name, "error": f"not done after {CHECK_SECONDS} s"}
     found = [line for line in done.stdout.splitlines() if line.startswith(ROW)]
@@ -279,7 +321,10 @@ def _checked(name: str, tiny: bool) -> Row:
             return {"check": name, **CHECKS[name](tiny, Path(work))}
     except Exception as error:
         traceback.print_exc()
-        return {"check": name, "error": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"}
+        return {
+            "check": name,
+            "error": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+        }
 
 
 def _config(batch_size: int = 32) -> Config:
@@ -295,7 +340,9 @@ def _random_model(size: str, tiny: bool, **changes: Any) -> Any:
     from rag_ft.training.adapters import attention
 
     torch.manual_seed(0)
-    config = Qwen3Config(**{**(TINY if tiny else SHAPES[size]), "max_position_embeddings": 4096, **changes})
+    config = Qwen3Config(
+        **{**(TINY if tiny else SHAPES[size]), "max_position_embeddings": 4096, **changes}
+    )
     config._attn_implementation = attention(_config())
     with torch.device(DEVICE):
         before = torch.get_default_dtype()
@@ -312,10 +359,20 @@ def _random_encoder(folder: Path, tiny: bool) -> Path:
 
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "of", "is", "in", "to"]
     width = 32 if tiny else 768
-    shape = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64} if tiny else {}
-    BertModel(BertConfig(vocab_size=30522, hidden_size=width, **shape)).save_pretrained(folder / "base")
-    BertTokenizerFast(vocab={word: i for i, word in enumerate(words)}).save_pretrained(folder / "base")
-    modules = [Transformer(str(folder / "base"), max_seq_length=512), Pooling(width, "mean"), Normalize()]
+    shape = (
+        {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64} if tiny else {}
+    )
+    BertModel(BertConfig(vocab_size=30522, hidden_size=width, **shape)).save_pretrained(
+        folder / "base"
+    )
+    BertTokenizerFast(vocab={word: i for i, word in enumerate(words)}).save_pretrained(
+        folder / "base"
+    )
+    modules = [
+        Transformer(str(folder / "base"), max_seq_length=512),
+        Pooling(width, "mean"),
+        Normalize(),
+    ]
     SentenceTransformer(modules=modules, device="cpu").save(str(folder / "encoder"))
     return folder / "encoder"
 
@@ -327,7 +384,9 @@ def _examples(count: int, longest: int, vocabulary: int) -> list[Example]:
     for number in range(count):
         length = rng.randint(longest // 2, longest)
         ids = tuple(rng.randrange(vocabulary) for _ in range(length))
-        examples.append(Example(f"e{number}", "answer", (), "", (), Encoded(ids, length - ANSWER_TOKENS)))
+        examples.append(
+            Example(f"e{number}", "answer", (), "", (), Encoded(ids, length - ANSWER_TOKENS))
+        )
     return examples
 
 
@@ -342,7 +401,11 @@ def _timed(work: Callable[[], Any]) -> float:
 
 
 def _share_of_peak(flops: float) -> float | None:
-    peak = next((t for key, t in GPU_TFLOPS.items() if key in torch.cuda.get_device_name()), None) if GPU else None
+    peak = (
+        next((t for key, t in GPU_TFLOPS.items() if key in torch.cuda.get_device_name()), None)
+        if GPU
+        else None
+    )
     return round(flops / (peak * 1e12), 3) if peak else None
 
 
@@ -356,8 +419,12 @@ def _versions() -> dict[str, str]:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Throughput of the hot loops on this machine")
-    parser.add_argument("--tiny", action="store_true", help="small shapes: shows on a CPU that the script works")
-    parser.add_argument("--only", choices=list(CHECKS), help="one check in this process; prints its row as JSON")
+    parser.add_argument(
+        "--tiny", action="store_true", help="small shapes: shows on a CPU that the script works"
+    )
+    parser.add_argument(
+        "--only", choices=list(CHECKS), help="one check in this process; prints its row as JSON"
+    )
     parser.add_argument("--skip", default="", help="checks to leave out, comma-separated")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results")
     return parser.parse_args()

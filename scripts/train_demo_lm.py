@@ -28,18 +28,34 @@ FLOOR = 0.02  # of the learning rate, at the end
 
 def parse_arguments() -> argparse.Namespace:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--evaluate", type=Path, metavar="DIR", help="evaluate a checkpoint and print one JSON line")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--evaluate", type=Path, metavar="DIR", help="evaluate a checkpoint and print one JSON line"
+    )
     parser.add_argument("--items", type=int, default=200, help="questions per evaluation set")
-    parser.add_argument("--out", type=Path, default=Path("data/models/demo-lm"), help="folder of the exported model")
-    parser.add_argument("--work", type=Path, default=Path("build/demo_lm"), help="folder of tokenizer and checkpoint")
+    parser.add_argument(
+        "--out", type=Path, default=Path("data/models/demo-lm"), help="folder of the exported model"
+    )
+    parser.add_argument(
+        "--work",
+        type=Path,
+        default=Path("build/demo_lm"),
+        help="folder of tokenizer and checkpoint",
+    )
     parser.add_argument("--minutes", type=float, default=75.0, help="wall time of the schedule")
     parser.add_argument(
-        "--tokens", type=float, default=0.0, help="million tokens of the schedule (instead of --minutes)"
+        "--tokens",
+        type=float,
+        default=0.0,
+        help="million tokens of the schedule (instead of --minutes)",
     )
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --work")
     parser.add_argument(
-        "--restart-schedule", action="store_true", help="with --resume: keep weights, begin a new schedule"
+        "--restart-schedule",
+        action="store_true",
+        help="with --resume: keep weights, begin a new schedule",
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
@@ -48,12 +64,21 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--feed-forward", type=int, default=704)
     parser.add_argument("--batch-tokens", type=int, default=4096)
     parser.add_argument("--matrix-lr", type=float, default=2e-3, help="Muon, for the matrices")
-    parser.add_argument("--vector-lr", type=float, default=4e-3, help="AdamW, for embedding and norms")
     parser.add_argument(
-        "--decay", type=float, default=0.4, help="last share of the schedule with a linearly falling rate"
+        "--vector-lr", type=float, default=4e-3, help="AdamW, for embedding and norms"
     )
     parser.add_argument(
-        "--curriculum", type=float, nargs=2, default=(0.03, 0.09), help="ends of the easy and middle stage"
+        "--decay",
+        type=float,
+        default=0.4,
+        help="last share of the schedule with a linearly falling rate",
+    )
+    parser.add_argument(
+        "--curriculum",
+        type=float,
+        nargs=2,
+        default=(0.03, 0.09),
+        help="ends of the easy and middle stage",
     )
     parser.add_argument("--export-minutes", type=float, default=8.0)
     return parser.parse_args()
@@ -75,7 +100,11 @@ class Trainer:
         torch.manual_seed(options.seed)
         self.tokenizer = load_tokenizer(options.work)
         shape = model.Shape(
-            len(self.tokenizer), options.width, options.layers, options.width // 64, options.feed_forward
+            len(self.tokenizer),
+            options.width,
+            options.layers,
+            options.width // 64,
+            options.feed_forward,
         )
         self.model = model.DemoLM(shape)
         model.CircuitInit(self.model).apply()
@@ -88,7 +117,10 @@ class Trainer:
         if options.resume:
             self._load()
         self.stream = BatchStream(
-            self.tokenizer, options.batch_tokens, options.seed + 100 + self.steps, options.curriculum
+            self.tokenizer,
+            options.batch_tokens,
+            options.seed + 100 + self.steps,
+            options.curriculum,
         )
         self.validation = evaluate.quick_sets(self.tokenizer)
 
@@ -97,9 +129,15 @@ class Trainer:
         matrices = [p for n, p in named if p.dim() == 2 and "embedding" not in n]
         others = [p for n, p in named if p.dim() != 2 or "embedding" in n]
         muon = torch.optim.Muon(
-            matrices, lr=self.options.matrix_lr, weight_decay=0.05, momentum=0.95, adjust_lr_fn="match_rms_adamw"
+            matrices,
+            lr=self.options.matrix_lr,
+            weight_decay=0.05,
+            momentum=0.95,
+            adjust_lr_fn="match_rms_adamw",
         )
-        adam = torch.optim.AdamW(others, lr=self.options.vector_lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
+        adam = torch.optim.AdamW(
+            others, lr=self.options.vector_lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True
+        )
         return [muon, adam]
 
     def _load(self) -> None:
@@ -120,7 +158,9 @@ class Trainer:
     def _set_rate(self, progress: float) -> None:
         warm = min(1.0, (self.steps + 1) / WARM_UP_STEPS)
         factor = warm * min(1.0, max(FLOOR, (1 - progress) / self.options.decay))
-        for optimiser, rate in zip(self.optimisers, (self.options.matrix_lr, self.options.vector_lr), strict=True):
+        for optimiser, rate in zip(
+            self.optimisers, (self.options.matrix_lr, self.options.vector_lr), strict=True
+        ):
             for group in optimiser.param_groups:
                 group["lr"] = rate * factor
 
@@ -139,7 +179,9 @@ class Trainer:
             optimiser.zero_grad()
         answers = losses.detach()[weight == ANSWER_WEIGHT]
         if len(answers):
-            self.answer_loss += (0.05 if self.steps else 1.0) * (answers.mean().item() - self.answer_loss)
+            self.answer_loss += (0.05 if self.steps else 1.0) * (
+                answers.mean().item() - self.answer_loss
+            )
 
     def run(self) -> None:
         """Trains to the end of the schedule, exporting now and then."""
@@ -156,7 +198,9 @@ class Trainer:
             self.spent += time.monotonic() - started
             if self.steps % 20 == 0:
                 self._report(progress)
-            if self.spent - last_export > 60 * min(self.options.export_minutes, 1 + self.spent / 180):
+            if self.spent - last_export > 60 * min(
+                self.options.export_minutes, 1 + self.spent / 180
+            ):
                 last_export = self.spent
                 self.save()
         self.save()
@@ -196,7 +240,9 @@ class Trainer:
     def _export(self) -> None:
         staging = self.options.out.parent / f".{self.options.out.name}.partial"
         model.export(self.model, self.tokenizer, staging)
-        (staging / "training.jsonl").write_bytes((self.options.work / "training.jsonl").read_bytes())
+        (staging / "training.jsonl").write_bytes(
+            (self.options.work / "training.jsonl").read_bytes()
+        )
         self.options.out.mkdir(parents=True, exist_ok=True)
         for path in sorted(staging.iterdir()):
             os.replace(path, self.options.out / path.name)

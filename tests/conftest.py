@@ -33,12 +33,16 @@ def tiny_lm_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    vocabulary = {token: i for i, token in enumerate(specials + sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    vocabulary = {
+        token: i for i, token in enumerate(specials + sorted(pre_tokenizers.ByteLevel.alphabet()))
+    }
     tokenizer = Tokenizer(models.BPE(vocabulary, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(specials)
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=specials[2], pad_token=specials[0])
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=specials[2], pad_token=specials[0]
+    )
     fast.chat_template = CHAT_TEMPLATE
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -64,8 +68,33 @@ def tiny_encoder_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     base = tmp_path_factory.mktemp("tiny-bert")
     characters = string.ascii_lowercase + string.digits + string.punctuation
-    words = ["the", "of", "is", "a", "in", "and", "for", "at", "by", "to", "on", "what", "who", "when", "how", "where"]
-    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *characters, *(f"##{c}" for c in characters)]
+    words = [
+        "the",
+        "of",
+        "is",
+        "a",
+        "in",
+        "and",
+        "for",
+        "at",
+        "by",
+        "to",
+        "on",
+        "what",
+        "who",
+        "when",
+        "how",
+        "where",
+    ]
+    tokens = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *characters,
+        *(f"##{c}" for c in characters),
+    ]
     vocabulary = {token: i for i, token in enumerate(dict.fromkeys([*tokens, *words]))}
     tokenizer = BertTokenizerFast(vocab=vocabulary, do_lower_case=True)
     torch.manual_seed(0)
@@ -83,7 +112,9 @@ def tiny_encoder_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def make_run(tmp_path: Path, tiny_lm_dir: Path, tiny_encoder_dir: Path) -> Callable[..., tuple[Config, RunDir]]:
+def make_run(
+    tmp_path: Path, tiny_lm_dir: Path, tiny_encoder_dir: Path
+) -> Callable[..., tuple[Config, RunDir]]:
     """make_run(documents, section__key=value, ...) -> (config, run_dir): a JSONL source and the tiny models."""
 
     def make(documents: list[dict[str, Any]], **overrides: Any) -> tuple[Config, RunDir]:

@@ -48,7 +48,14 @@ def pairs_of(run_dir: RunDir) -> list[QAPair]:
 
 def prepare(make_run: Make, **overrides: Any) -> tuple[Config, RunDir]:
     """Ingested, indexed, with pairs; `knobs` are those of train_generator."""
-    knobs = {"epochs": 2, "batch_size": 4, "rank": 4, "evaluations": 2, "learning_rate": 2e-2, "replay_share": 0.0}
+    knobs = {
+        "epochs": 2,
+        "batch_size": 4,
+        "rank": 4,
+        "evaluations": 2,
+        "learning_rate": 2e-2,
+        "replay_share": 0.0,
+    }
     knobs |= overrides.pop("knobs", {})
     overrides |= {f"train_generator__{key}": value for key, value in knobs.items()}
     config, run_dir = make_run(documents(), **overrides)
@@ -66,15 +73,28 @@ def with_copies(folder: Path) -> RunDir:
     for number in range(20):
         texts[f"d{number}"] = " ".join(f"word{number}-{n}" for n in range(60))
         texts[f"d{number}-copy"] = texts[f"d{number}"] + " end"
-    write_jsonl(run_dir.documents, (Document(name, "", text, "", "train") for name, text in texts.items()))
-    write_jsonl(run_dir.chunks, (Chunk(f"{i}#0", i, "", t, 0, len(t), 60, "train") for i, t in texts.items()))
+    write_jsonl(
+        run_dir.documents, (Document(name, "", text, "", "train") for name, text in texts.items())
+    )
+    write_jsonl(
+        run_dir.chunks,
+        (Chunk(f"{i}#0", i, "", t, 0, len(t), 60, "train") for i, t in texts.items()),
+    )
     write_jsonl(run_dir.qa, (QAPair(f"q-{i}", f"What tells {i}?", ("x",), f"{i}#0", i, None, "factoid", "train",
                                     "imported") for i in texts))  # fmt: skip
     return run_dir
 
 
-def start(config_file: Path, *overrides: str, launcher: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
-    words = [*(launcher or (sys.executable,)), "-m", "rag_ft.train_generator", str(config_file), *overrides]
+def start(
+    config_file: Path, *overrides: str, launcher: tuple[str, ...] = ()
+) -> subprocess.Popen[bytes]:
+    words = [
+        *(launcher or (sys.executable,)),
+        "-m",
+        "rag_ft.train_generator",
+        str(config_file),
+        *overrides,
+    ]
     return start_process(words, config_file.with_suffix(".log"))
 
 

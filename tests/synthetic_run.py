@@ -15,7 +15,17 @@ from rag_ft.evaluation.robustness import probes
 from rag_ft.evaluation.systems import Ask, asks_of
 from rag_ft.metrics.retrieval import gold_chunk_ids
 from rag_ft.paths import RunDir
-from rag_ft.records import Chunk, Document, Evidence, Hit, Prediction, QAPair, Reject, write_jsonl, write_text
+from rag_ft.records import (
+    Chunk,
+    Document,
+    Evidence,
+    Hit,
+    Prediction,
+    QAPair,
+    Reject,
+    write_jsonl,
+    write_text,
+)
 from rag_ft.stages import NAMES
 
 
@@ -66,10 +76,14 @@ def make_synthetic_run(
     return config, run_dir
 
 
-def _text(rng: random.Random, thing: str, number: int, opening: str) -> tuple[str, list[tuple[int, int]]]:
+def _text(
+    rng: random.Random, thing: str, number: int, opening: str
+) -> tuple[str, list[tuple[int, int]]]:
     text, spans = opening.format(thing=thing), []
     for item in range(number):
-        answer = f"{rng.choice(FIRST)} {rng.choice(LAST)}" if item % 3 else str(rng.randint(1600, 1990))
+        answer = (
+            f"{rng.choice(FIRST)} {rng.choice(LAST)}" if item % 3 else str(rng.randint(1600, 1990))
+        )
         text += f" Part {item} of the {thing} was looked after by "
         spans.append((len(text), len(text) + len(answer)))
         text += f"{answer}, as the old books of the parish tell us in a long and winding sentence about it."
@@ -79,7 +93,10 @@ def _text(rng: random.Random, thing: str, number: int, opening: str) -> tuple[st
 def _chunks(name: str, title: str, text: str, size: int = 420) -> list[Chunk]:
     starts = range(0, len(text), size - 40)
     pieces = [(start, min(start + size, len(text))) for start in starts]
-    return [Chunk(f"{name}#{i}", name, title, text[a:b], a, b, (b - a) // 4, "test") for i, (a, b) in enumerate(pieces)]
+    return [
+        Chunk(f"{name}#{i}", name, title, text[a:b], a, b, (b - a) // 4, "test")
+        for i, (a, b) in enumerate(pieces)
+    ]
 
 
 def _pair(
@@ -90,10 +107,15 @@ def _pair(
     key = f"{name}:{start}"
     if rng.random() < 0.12:
         question, answers = f"What did part {number} of the {thing} cost?", (ABSTAIN,)
-        return QAPair(key, question, answers, pieces[0].id, name, None, "unanswerable", "test", origin)
+        return QAPair(
+            key, question, answers, pieces[0].id, name, None, "unanswerable", "test", origin
+        )
     kind = rng.choice(["factoid", "factoid", "inference", "summary"])
     home = next(c for c in pieces if c.start <= start and c.end >= end)
-    question, evidence = f"Who looked after part {number} of the {thing}?", Evidence(text[start:end], start, end)
+    question, evidence = (
+        f"Who looked after part {number} of the {thing}?",
+        Evidence(text[start:end], start, end),
+    )
     return QAPair(key, question, (text[start:end],), home.id, name, evidence, kind, "test", origin)
 
 
@@ -101,7 +123,9 @@ def _material(rng: random.Random, pairs: list[QAPair], chunks: list[Chunk]) -> M
     by_document: dict[str, list[Chunk]] = {}
     for chunk in chunks:
         by_document.setdefault(chunk.document_id, []).append(chunk)
-    gold = {pair.id: gold_chunk_ids(pair, by_document.get(pair.document_id or "", [])) for pair in pairs}
+    gold = {
+        pair.id: gold_chunk_ids(pair, by_document.get(pair.document_id or "", [])) for pair in pairs
+    }
     ids = [chunk.id for chunk in chunks]
     rankings: dict[str, dict[str, list[str]]] = {}
     for name, share in FINDS.items():
@@ -123,9 +147,13 @@ def _evaluate(
         gold, top_k = material.gold[pair.id], config.retrieval.top_k
         asks += asks_of(pair, hits, gold, material.chunks, top_k)
     if config.evaluate.advanced.robustness:
-        asks += probes(material.pairs, material.rankings["base"], material.gold, material.chunks, config)
+        asks += probes(
+            material.pairs, material.rankings["base"], material.gold, material.chunks, config
+        )
     for name, ranking in material.rankings.items():
-        rows = [Hit(q, rank, i, 1 / rank) for q, ids in ranking.items() for rank, i in enumerate(ids, 1)]
+        rows = [
+            Hit(q, rank, i, 1 / rank) for q, ids in ranking.items() for rank, i in enumerate(ids, 1)
+        ]
         write_jsonl(run_dir.hits(name), rows)
     answered = [(ask, _prediction(rng, ask, right)) for ask in asks]
     for name in dict.fromkeys(ask.system for ask in asks):
@@ -133,17 +161,40 @@ def _evaluate(
     scores = [*_retrieval_scores(material), *_answer_scores(config, material, answered)]
     write_jsonl(run_dir.scores, scores)
     halves = {"generator_tuned": int("g" in tuned), "retriever_tuned": int("r" in tuned)}
-    audit = {"training_pairs": 400, "heldout_pairs": len(material.pairs), "test_documents": 12, "left_out": 2}
-    counts = {"questions": len(material.pairs), **halves, **{f"leakage_{k}": v for k, v in audit.items()}}
+    audit = {
+        "training_pairs": 400,
+        "heldout_pairs": len(material.pairs),
+        "test_documents": 12,
+        "left_out": 2,
+    }
+    counts = {
+        "questions": len(material.pairs),
+        **halves,
+        **{f"leakage_{k}": v for k, v in audit.items()},
+    }
     _done(run_dir, "evaluate", counts)
 
 
 def _prediction(rng: random.Random, ask: Ask, right: dict[str, float]) -> Prediction:
     chance = right.get(ask.system, 0.7 if "tuned" in ask.system else 0.5)
     answer = ask.answers[0] if ask.answers else ABSTAIN
-    wrong = rng.choice([f"{rng.choice(FIRST)} {rng.choice(LAST)}", f"It was {answer} alone", ABSTAIN, "nobody at all"])
+    wrong = rng.choice(
+        [
+            f"{rng.choice(FIRST)} {rng.choice(LAST)}",
+            f"It was {answer} alone",
+            ABSTAIN,
+            "nobody at all",
+        ]
+    )
     said = answer if rng.random() < chance else wrong
-    return Prediction(ask.pair.id, ask.system, said, ask.chunk_ids, ask.chunk_ids[:1], round(rng.uniform(0.01, 0.1), 4))
+    return Prediction(
+        ask.pair.id,
+        ask.system,
+        said,
+        ask.chunk_ids,
+        ask.chunk_ids[:1],
+        round(rng.uniform(0.01, 0.1), 4),
+    )
 
 
 def _other_stages(run_dir: RunDir, config: Config, pairs: list[QAPair], tuned: str) -> None:
@@ -152,33 +203,60 @@ def _other_stages(run_dir: RunDir, config: Config, pairs: list[QAPair], tuned: s
     rejected = {"evidence": 60, "round_trip_answer": 120, "closed_book": 4, "stands_alone": 16}
     examples = {
         "evidence": [{"item": "a#1:0", "detail": "'was built in 1700' is not in the chunk"}],
-        "round_trip_answer": [{"item": "a#2:1", "detail": "Who built it? | Ola Brand | said: Per Holm"}],
+        "round_trip_answer": [
+            {"item": "a#2:1", "detail": "Who built it? | Ola Brand | said: Per Holm"}
+        ],
     }
     imported = sum(pair.origin == "imported" for pair in pairs)
     kept = {"asked": 600, "accepted": 400, "imported": imported}
     _done(run_dir, "generate", {**kept, "rejected_by_check": rejected, "reject_examples": examples})
-    write_jsonl(run_dir.rejects("ingest"), [Reject("docs/broken.pdf", "unreadable", "no text in it")])
-    trained = {"num_train_pairs": 400, "shipped": int("r" in tuned), "reason": "recall on dev rose by 8.0 points"}
+    write_jsonl(
+        run_dir.rejects("ingest"), [Reject("docs/broken.pdf", "unreadable", "no text in it")]
+    )
+    trained = {
+        "num_train_pairs": 400,
+        "shipped": int("r" in tuned),
+        "reason": "recall on dev rose by 8.0 points",
+    }
     _done(run_dir, "train_retriever", trained)
-    _done(run_dir, "train_generator", {"steps": 60, "reason": "no pair to train on" if "g" not in tuned else ""})
+    _done(
+        run_dir,
+        "train_generator",
+        {"steps": 60, "reason": "no pair to train on" if "g" not in tuned else ""},
+    )
     rng = random.Random(1)
     rows: list[dict[str, Any]] = [{"stage": "base", **_dev(0.6)}]
     rows += [{"stage": "round-0-contrastive", "step": s, "loss": 2 / (s + 3)} for s in range(80)]
     rows += [{"stage": "round-0-contrastive", **_dev(0.68)}]
     rows += [{"stage": "round-0-lsr", "step": s, "loss": 1 / (s + 3)} for s in range(20)]
-    rows += [{"stage": "round-0-lsr", "tau": 0.31, "entropy": 0.45, "teacher_gold_share": 0.7, **_dev(0.7)}]
+    rows += [
+        {
+            "stage": "round-0-lsr",
+            "tau": 0.31,
+            "entropy": 0.45,
+            "teacher_gold_share": 0.7,
+            **_dev(0.7),
+        }
+    ]
     rows += [{"stage": "round-1-lsr", "reason": "left out: the scores tell no chunks apart"}]
     rows += [{"stage": "gate", "alpha": 1.0, "reason": "dev recall rose", **_dev(0.7)}]
     write_jsonl(run_dir.training_log("train_retriever"), rows)
     rows = [{"step": s, "loss": 3 / (s + 3) + rng.random() / 20} for s in range(1, 61)]
     rows += [{"step": s, "eval_loss": 3 / (s + 3) + 0.1} for s in range(10, 61, 10)]
     write_jsonl(run_dir.training_log("train_generator"), rows)
-    replies = [{"key": str(i), "text": "", "prompt_tokens": 300, "completion_tokens": 12} for i in range(50)]
+    replies = [
+        {"key": str(i), "text": "", "prompt_tokens": 300, "completion_tokens": 12}
+        for i in range(50)
+    ]
     write_jsonl(run_dir.replies("evaluate"), replies)
 
 
 def _dev(recall: float) -> dict[str, float]:
-    return {"dev_served_recall": recall, "dev_dense_recall": recall - 0.1, "dev_served_mrr": recall - 0.2}
+    return {
+        "dev_served_recall": recall,
+        "dev_dense_recall": recall - 0.1,
+        "dev_served_mrr": recall - 0.2,
+    }
 
 
 def _done(run_dir: RunDir, stage: str, counts: dict[str, Any]) -> None:

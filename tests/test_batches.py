@@ -7,7 +7,13 @@ import itertools
 from datasets import Dataset
 
 from rag_ft.records import Chunk, Evidence, QAPair
-from rag_ft.training.batches import Apart, DistinctBatches, ShuffledBatches, distinct_batches, fitting_batch_size
+from rag_ft.training.batches import (
+    Apart,
+    DistinctBatches,
+    ShuffledBatches,
+    distinct_batches,
+    fitting_batch_size,
+)
 from rag_ft.training.cloze import make_clozes
 from rag_ft.training.rows import Rows, cloze_rows, contrastive_rows
 
@@ -51,9 +57,14 @@ def test_a_small_corpus_gets_a_batch_size_it_can_fill() -> None:
 
 
 def test_an_epoch_is_as_long_as_promised_and_epochs_differ() -> None:
-    dataset = Dataset.from_dict({"question": [question for question, *_ in TEXTS], "label": list(range(24))})
+    dataset = Dataset.from_dict(
+        {"question": [question for question, *_ in TEXTS], "label": list(range(24))}
+    )
     rows = [row(question, positive) for question, positive, _ in TEXTS]
-    for sampler in (DistinctBatches(dataset, 4, True, apart=rows, seed=1), ShuffledBatches(dataset, 4, True, seed=1)):
+    for sampler in (
+        DistinctBatches(dataset, 4, True, apart=rows, seed=1),
+        ShuffledBatches(dataset, 4, True, seed=1),
+    ):
         first = list(sampler)
         assert len(first) == len(sampler) == 6
         assert list(sampler) == first
@@ -79,7 +90,15 @@ def pair_of(sentence: int, chunk_id: str) -> QAPair:
     start = DOCUMENT.index(SENTENCES[sentence])
     evidence = Evidence(SENTENCES[sentence], start, start + len(SENTENCES[sentence]))
     return QAPair(
-        f"q{sentence}", f"What of {sentence}?", ("x",), chunk_id, "d", evidence, "factoid", "train", "imported"
+        f"q{sentence}",
+        f"What of {sentence}?",
+        ("x",),
+        chunk_id,
+        "d",
+        evidence,
+        "factoid",
+        "train",
+        "imported",
     )
 
 
@@ -89,17 +108,33 @@ def first_batch(rows: Rows) -> list[int]:
 
 def test_a_chunk_that_overlaps_the_evidence_of_another_row_is_not_in_its_batch() -> None:
     chunks = overlapping()
-    pairs = [pair_of(1, "d#0"), pair_of(2, "d#1"), pair_of(3, "d#3")]  # sentence 1 stands in chunks 0 and 1
-    rows = contrastive_rows(pairs, {pair.id: () for pair in pairs}, chunks, lambda chunk: chunk.text)
+    pairs = [
+        pair_of(1, "d#0"),
+        pair_of(2, "d#1"),
+        pair_of(3, "d#3"),
+    ]  # sentence 1 stands in chunks 0 and 1
+    rows = contrastive_rows(
+        pairs, {pair.id: () for pair in pairs}, chunks, lambda chunk: chunk.text
+    )
     assert rows.proving == [["d#0", "d#1"], ["d#1", "d#2"], ["d#3", "d#2"]]
     assert first_batch(rows) == [0, 2]
-    mined = contrastive_rows(pairs[::2], {"q1": ("d#2",), "q3": ("d#1",)}, chunks, lambda chunk: chunk.text)
-    assert not list(distinct_batches(mined.apart(), 2, range(2))), "nor among the negatives of another"
+    mined = contrastive_rows(
+        pairs[::2], {"q1": ("d#2",), "q3": ("d#1",)}, chunks, lambda chunk: chunk.text
+    )
+    assert not list(distinct_batches(mined.apart(), 2, range(2))), (
+        "nor among the negatives of another"
+    )
 
 
 def test_a_chunk_that_keeps_the_sentence_which_asks_for_another_is_not_in_its_batch() -> None:
-    clozes = {(c.chunk.id, c.question): c for c in make_clozes(overlapping().values(), 2, 0, kept_share=0)}
-    wanted = [("d#0", SENTENCES[1]), ("d#1", SENTENCES[2]), ("d#3", SENTENCES[4])]  # chunk 1 keeps sentence 1
+    clozes = {
+        (c.chunk.id, c.question): c for c in make_clozes(overlapping().values(), 2, 0, kept_share=0)
+    }
+    wanted = [
+        ("d#0", SENTENCES[1]),
+        ("d#1", SENTENCES[2]),
+        ("d#3", SENTENCES[4]),
+    ]  # chunk 1 keeps sentence 1
     rows = cloze_rows([clozes[key] for key in wanted], lambda chunk: chunk.text)
     assert rows.proving == [["d#0", "d#1"], ["d#1"], ["d#3"]]
     assert first_batch(rows) == [0, 2]

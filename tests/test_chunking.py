@@ -34,7 +34,10 @@ def sentences(text: str) -> list[str]:
 
 
 def chunks(
-    text: str, count: Callable[[list[str]], list[int]] = count_words, size: int = 16, overlap: int = 4
+    text: str,
+    count: Callable[[list[str]], list[int]] = count_words,
+    size: int = 16,
+    overlap: int = 4,
 ) -> list[str]:
     return [text[start:end] for start, end, _ in split_chunks(text, count, size, overlap)]
 
@@ -46,18 +49,33 @@ def chunks(
     ("text", "expected"),
     [
         ("He came. She left! Why? Yes...", ["He came.", "She left!", "Why?", "Yes..."]),
-        ("Dr. Smith of the U.S. office came. See Fig. 3.", ["Dr. Smith of the U.S. office came.", "See Fig. 3."]),
-        ("It opens at 9 a.m. The bar at 3.5 p.m. on 1.1.", ["It opens at 9 a.m.", "The bar at 3.5 p.m. on 1.1."]),
-        ('He said: "Come." Then (at once.) He went.', ['He said: "Come."', "Then (at once.)", "He went."]),
+        (
+            "Dr. Smith of the U.S. office came. See Fig. 3.",
+            ["Dr. Smith of the U.S. office came.", "See Fig. 3."],
+        ),
+        (
+            "It opens at 9 a.m. The bar at 3.5 p.m. on 1.1.",
+            ["It opens at 9 a.m.", "The bar at 3.5 p.m. on 1.1."],
+        ),
+        (
+            'He said: "Come." Then (at once.) He went.',
+            ['He said: "Come."', "Then (at once.)", "He went."],
+        ),
         ("Title\n\nText goes\non here. End.", ["Title", "Text goes\non here.", "End."]),
         ("Phone: 1\nFax: 2\n- one\n- two", ["Phone: 1", "Fax: 2", "- one", "- two"]),
         ("1. Open it. Wait.\n2. Close it.", ["1. Open it.", "Wait.", "2. Close it."]),
         (
             "This line was wrapped by an editor near the seventieth column of\nDr. Smith. Next.",
-            ["This line was wrapped by an editor near the seventieth column of\nDr. Smith.", "Next."],
+            [
+                "This line was wrapped by an editor near the seventieth column of\nDr. Smith.",
+                "Next.",
+            ],
         ),
         ("她说：“你好。”然后走了。真的？是！", ["她说：“你好。”", "然后走了。", "真的？", "是！"]),
-        ("متى تفتح القاعة؟ تفتح في التاسعة. ثم تغلق.", ["متى تفتح القاعة؟", "تفتح في التاسعة.", "ثم تغلق."]),
+        (
+            "متى تفتح القاعة؟ تفتح في التاسعة. ثم تغلق.",
+            ["متى تفتح القاعة؟", "تفتح في التاسعة.", "ثم تغلق."],
+        ),
         ("Am 3. Mai kam z. B. Dr. Li. Gut.", ["Am 3. Mai kam z. B. Dr. Li.", "Gut."]),
         ("  \n ", []),
     ],
@@ -72,11 +90,16 @@ def test_sentences_end_where_a_reader_would_end_them(text: str, expected: list[s
 def made_up_text(chance: random.Random) -> str:
     words = ["a", "hall", "opens。", "very", "x" * 70, "Dr.", "now.", "今天是星期五！我们去", "？", "\n", "\n\n",
              "- it", "é", "🙂🙂", "e\u0301", "تفتح", "القاعة؟", " " * 40, "!?", "3.5", "\t", "A,B;C", "I."]  # fmt: skip
-    return "".join(chance.choice(words) + chance.choice([" ", " ", "", "\n"]) for _ in range(chance.randrange(1, 120)))
+    return "".join(
+        chance.choice(words) + chance.choice([" ", " ", "", "\n"])
+        for _ in range(chance.randrange(1, 120))
+    )
 
 
 @pytest.mark.parametrize("count", [count_words, count_bytes, count_unevenly])
-def test_chunks_have_exact_positions_fit_and_leave_nothing_out(count: Callable[[list[str]], list[int]]) -> None:
+def test_chunks_have_exact_positions_fit_and_leave_nothing_out(
+    count: Callable[[list[str]], list[int]],
+) -> None:
     chance = random.Random(3)
     for _ in range(150):
         text, size = made_up_text(chance), chance.choice([16, 30, 128])
@@ -95,7 +118,10 @@ def test_chunks_have_exact_positions_fit_and_leave_nothing_out(count: Callable[[
 def test_a_chunk_is_made_of_whole_sentences_and_begins_with_the_end_of_the_one_before() -> None:
     text = " ".join(f"Sentence number {n} is here." for n in range(10))
     found = chunks(text, size=16, overlap=5)
-    assert found[0] == "Sentence number 0 is here. Sentence number 1 is here. Sentence number 2 is here."
+    assert (
+        found[0]
+        == "Sentence number 0 is here. Sentence number 1 is here. Sentence number 2 is here."
+    )
     assert found[1].startswith("Sentence number 2 is here. Sentence number 3")
     assert chunks(text, size=16, overlap=0)[1].startswith("Sentence number 3")
 
@@ -103,7 +129,9 @@ def test_a_chunk_is_made_of_whole_sentences_and_begins_with_the_end_of_the_one_b
 def test_repeated_sentences_keep_their_own_positions() -> None:
     text = "The same thing again. " * 40
     spans = list(split_chunks(text, count_words, 16, 4))
-    assert [s.start for s in spans] == list(range(0, 22 * 37, 66)) and spans[-1].end == len(text) - 1
+    assert [s.start for s in spans] == list(range(0, 22 * 37, 66)) and spans[-1].end == len(
+        text
+    ) - 1
 
 
 def test_an_overlong_sentence_is_cut_between_words_with_overlap() -> None:
@@ -122,13 +150,20 @@ def test_chinese_and_arabic_fill_their_chunks(demo_encoder: str) -> None:
     def count(texts: list[str]) -> list[int]:
         return [len(row) for row in tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
-    for sentence in ("图书馆每天早上九点开门，晚上六点关门。", "تفتح المكتبة كل يوم في التاسعة صباحا. "):
+    for sentence in (
+        "图书馆每天早上九点开门，晚上六点关门。",
+        "تفتح المكتبة كل يوم في التاسعة صباحا. ",
+    ):
         spans = list(split_chunks(sentence * 60, count, 128, 20))
         assert all(90 <= num_tokens <= 128 for *_, num_tokens in spans[:-1])
-        assert all((sentence * 60)[start:end].endswith(sentence.strip()[-1]) for start, end, _ in spans)
+        assert all(
+            (sentence * 60)[start:end].endswith(sentence.strip()[-1]) for start, end, _ in spans
+        )
 
 
-@pytest.mark.parametrize("piece", ["x", "word ", "One sentence here. ", ".", "汉", " \n", "a.b ", ".)"])
+@pytest.mark.parametrize(
+    "piece", ["x", "word ", "One sentence here. ", ".", "汉", " \n", "a.b ", ".)"]
+)
 def test_one_endless_line_takes_linear_time(piece: str) -> None:
     text = (piece * 400_000)[:400_000]
     begin = time.process_time()

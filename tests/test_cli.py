@@ -25,7 +25,9 @@ def test_help_lists_every_stage_in_order(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_help_is_fast_and_loads_no_torch() -> None:
     heavy = "{'torch', 'transformers', 'faiss', 'sentence_transformers'}"
-    code = f"import sys, rag_ft.cli, rag_ft.config, rag_ft.stages; print({heavy} & set(sys.modules))"
+    code = (
+        f"import sys, rag_ft.cli, rag_ft.config, rag_ft.stages; print({heavy} & set(sys.modules))"
+    )
     clock = time.monotonic()
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "set()"
@@ -46,7 +48,9 @@ def test_debug_shows_the_traceback() -> None:
         main(["ingest", "none.yaml", "--debug"])
 
 
-def test_status_of_a_new_run_says_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_of_a_new_run_says_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = tmp_path / "x.yaml"
     config.write_text(f"run:\n  dir: {tmp_path / 'run'}\n", encoding="utf-8")
     assert main(["status", str(config)]) == 0
@@ -58,8 +62,12 @@ def test_the_readme_names_only_commands_and_targets_that_exist() -> None:
     words = [sys.executable, "-m", "rag_ft.cli", "--help"]
     help_text = subprocess.run(words, capture_output=True, text=True, check=True).stdout
     for command in set(re.findall(r"^rag-ft ([a-z_]+)", readme, re.MULTILINE)):
-        assert re.search(rf"^ +{command}\b", help_text, re.MULTILINE), f"rag-ft {command} is in the README only"
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+        assert re.search(rf"^ +{command}\b", help_text, re.MULTILINE), (
+            f"rag-ft {command} is in the README only"
+        )
+    targets = set(
+        re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    )
     for target in set(re.findall(r"^make ([a-z-]+)", readme, re.MULTILINE)):
         assert target in targets, f"make {target} is in the README only"
 
@@ -70,7 +78,9 @@ def test_the_readme_lists_every_stage() -> None:
         assert f"`{name}`" in readme
 
 
-def test_overrides_may_stand_anywhere_and_nothing_else_may(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_overrides_may_stand_anywhere_and_nothing_else_may(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = f"run.dir={tmp_path / 'run'}"
     assert main(["status", "configs/demo.yaml", "--debug", run]) == 0
     assert "ingest           missing" in capsys.readouterr().out
@@ -87,12 +97,19 @@ def test_what_the_machine_refuses_is_one_line(
 
     monkeypatch.setattr("rag_ft.ingest.run", full)
     assert main(["ingest", "configs/demo.yaml", f"run.dir={tmp_path / 'run'}"]) == 1
-    assert "chunks.jsonl: No space left on device; run the same command again" in capsys.readouterr().err
+    assert (
+        "chunks.jsonl: No space left on device; run the same command again"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_missing_vllm_is_told_before_anything_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["llm.backend=vllm", f"llm.advanced.vllm_python={tmp_path / 'python'}", f"run.dir={tmp_path / 'run'}"]
+    words = [
+        "llm.backend=vllm",
+        f"llm.advanced.vllm_python={tmp_path / 'python'}",
+        f"run.dir={tmp_path / 'run'}",
+    ]
     assert main(["run", "configs/demo.yaml", *words]) == 1
     assert "llm.advanced.vllm_python" in capsys.readouterr().err and not (tmp_path / "run").exists()

@@ -16,10 +16,14 @@ from rag_ft.paths import RunDir
 from rag_ft.records import write_jsonl
 
 
-def run(folder: Path, seed: int = 0, tuned: float = 0.6, halves: str = "gr", **changes: object) -> RunDir:
+def run(
+    folder: Path, seed: int = 0, tuned: float = 0.6, halves: str = "gr", **changes: object
+) -> RunDir:
     right = {"tuned": tuned}
     changes["tuned"] = halves
-    return make_synthetic_run(folder, seed=seed, right=right, num_documents=30, per_document=5, **changes)[1]  # type: ignore[arg-type]
+    return make_synthetic_run(
+        folder, seed=seed, right=right, num_documents=30, per_document=5, **changes
+    )[1]  # type: ignore[arg-type]
 
 
 def other_documents(run_dir: RunDir, prefix: str) -> None:
@@ -28,7 +32,9 @@ def other_documents(run_dir: RunDir, prefix: str) -> None:
     write_jsonl(run_dir.qa, [{**row, "document_id": prefix + row["document_id"]} for row in rows])
 
 
-def test_the_same_questions_are_paired_and_the_change_is_the_difference_of_levels(tmp_path: Path) -> None:
+def test_the_same_questions_are_paired_and_the_change_is_the_difference_of_levels(
+    tmp_path: Path,
+) -> None:
     result = comparison([run(tmp_path / "a", tuned=0.4), run(tmp_path / "b", tuned=0.9)], 500)
     assert (result["kind"], result["questions"]) == ("paired", 150)
     found = {(row["system"], row["metric"]): row for row in result["differences"]}
@@ -37,7 +43,9 @@ def test_the_same_questions_are_paired_and_the_change_is_the_difference_of_level
         levels["b"]["tuned"]["f1"]["value"] - levels["a"]["tuned"]["f1"]["value"], abs=1e-5
     )
     gain = 100 * found["tuned", "f1"]["delta"]
-    assert result["sentences"][0].startswith(f"The tuned system, b against a: {gain:+.1f} F1 (95 % CI ")
+    assert result["sentences"][0].startswith(
+        f"The tuned system, b against a: {gain:+.1f} F1 (95 % CI "
+    )
     assert found["tuned", "f1"]["p_holm"] < 0.05 < found["oracle_base", "f1"]["p_holm"] + 0.05
 
 
@@ -54,7 +62,9 @@ def test_a_run_compared_with_itself_differs_in_nothing(tmp_path: Path) -> None:
         ("r", "The tuned retriever", ["base", "tuned_retriever", "oracle_base"]),
     ],
 )
-def test_runs_are_compared_by_what_they_tuned(tmp_path: Path, halves: str, subject: str, rows: list[str]) -> None:
+def test_runs_are_compared_by_what_they_tuned(
+    tmp_path: Path, halves: str, subject: str, rows: list[str]
+) -> None:
     runs = [run(tmp_path / name, halves=halves) for name in "ab"]
     result = comparison(runs, 200)
     assert list(result["levels"]["a"]) == rows
@@ -66,16 +76,25 @@ def test_runs_are_compared_by_what_they_tuned(tmp_path: Path, halves: str, subje
 
 def test_a_recall_that_two_rows_share_is_tested_once(tmp_path: Path) -> None:
     result = comparison([run(tmp_path / "a"), run(tmp_path / "b", seed=0)], 200)
-    assert [row["system"] for row in result["differences"] if row["metric"] == "recall@5"] == ["base", "tuned"]
+    assert [row["system"] for row in result["differences"] if row["metric"] == "recall@5"] == [
+        "base",
+        "tuned",
+    ]
     assert "recall@5" in result["levels"]["b"]["tuned_retriever"]
 
 
 def test_a_run_without_a_half_that_others_tuned_is_named(tmp_path: Path) -> None:
-    note = "No tuned retriever was shipped in b: the base one stands in its place and counts as tuned."
+    note = (
+        "No tuned retriever was shipped in b: the base one stands in its place and counts as tuned."
+    )
     runs = [run(tmp_path / "a"), run(tmp_path / "b", halves="g"), run(tmp_path / "c")]
     assert comparison(runs, 200)["sentences"][2:] == [note]
     seeds = comparison([with_seed(run_dir, n) for n, run_dir in enumerate(runs)], 200)
-    assert seeds["kind"] == "seeds" and note in seeds["verdict"]["notes"] and note in comparison_table(seeds)
+    assert (
+        seeds["kind"] == "seeds"
+        and note in seeds["verdict"]["notes"]
+        and note in comparison_table(seeds)
+    )
     assert note not in comparison(runs[::2], 200)["verdict"]["notes"]
 
 
@@ -107,7 +126,9 @@ def test_seeds_of_one_configuration_give_a_mean_and_a_spread(tmp_path: Path) -> 
     own = [part["f1"]["tuned"] - part["f1"]["base"] for part in result["parts"]]
     assert result["spread"]["f1"]["mean"] == pytest.approx(sum(own) / 3, abs=1e-5)
     assert result["spread"]["f1"]["sd"] == pytest.approx(statistics.stdev(own), abs=1e-5)
-    both = next(c for c in result["comparisons"] if (c["a"], c["b"], c["metric"]) == ("base", "tuned", "f1"))
+    both = next(
+        c for c in result["comparisons"] if (c["a"], c["b"], c["metric"]) == ("base", "tuned", "f1")
+    )
     assert both["delta"] == pytest.approx(result["spread"]["f1"]["mean"], abs=1e-5)
     assert f"(SD {100 * result['spread']['f1']['sd']:.1f})" in comparison_table(result)
     write_comparison(result, tmp_path / "compare.html")

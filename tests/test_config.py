@@ -7,7 +7,14 @@ from pydantic import BaseModel
 
 from rag_ft import config, config_advanced
 from rag_ft.config import Config, LLMConfig
-from rag_ft.config_loader import DELETED, flat, load_config, make_config, moved_settings, settings_table
+from rag_ft.config_loader import (
+    DELETED,
+    flat,
+    load_config,
+    make_config,
+    moved_settings,
+    settings_table,
+)
 from rag_ft.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
@@ -15,7 +22,9 @@ SECTIONS = {
     name: section
     for module in (config, config_advanced)
     for name, section in vars(module).items()
-    if isinstance(section, type) and issubclass(section, BaseModel) and name not in ("BaseModel", "Section", "Source")
+    if isinstance(section, type)
+    and issubclass(section, BaseModel)
+    and name not in ("BaseModel", "Section", "Source")
 }
 
 
@@ -28,7 +37,11 @@ def write(tmp_path: Path, text: str) -> Path:
 def test_command_line_beats_file_beats_default(tmp_path: Path) -> None:
     path = write(tmp_path, "ingest:\n  chunk_tokens: 64\n  dev_share: 0.2\n")
     config = load_config(path, ["ingest.chunk_tokens=32"])
-    assert (config.ingest.chunk_tokens, config.ingest.dev_share, config.ingest.test_share) == (32, 0.2, 0.3)
+    assert (config.ingest.chunk_tokens, config.ingest.dev_share, config.ingest.test_share) == (
+        32,
+        0.2,
+        0.3,
+    )
     assert config.run_path == Path("runs/some")
 
 
@@ -44,7 +57,9 @@ def test_an_unknown_key_names_the_nearest_one_and_all_errors_come_at_once(tmp_pa
 
 
 def test_a_key_in_the_wrong_section_names_the_right_one(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"unknown key ingest.top_k: did you mean retrieval.top_k\?"):
+    with pytest.raises(
+        ConfigError, match=r"unknown key ingest.top_k: did you mean retrieval.top_k\?"
+    ):
         load_config(write(tmp_path, "ingest:\n  top_k: 4\n"))
 
 
@@ -103,7 +118,11 @@ class Reads(ast.NodeVisitor):
         outer = dict(self.bound)
         for argument in [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]:
             section = annotated(argument.annotation)
-            if section is None and argument.arg == "llm" and ast.unparse(argument.annotation or node) == "Any":
+            if (
+                section is None
+                and argument.arg == "llm"
+                and ast.unparse(argument.annotation or node) == "Any"
+            ):
                 section = LLMConfig
             if section:
                 self.bound[argument.arg] = section
@@ -164,13 +183,17 @@ def test_only_a_read_of_the_own_section_counts_as_use() -> None:
 
 
 def test_every_setting_is_read_from_its_own_section() -> None:
-    read = all_reads() | {("RunConfig", "dtype")}  # Config gives it to encoder and LLM, tested below
+    read = all_reads() | {
+        ("RunConfig", "dtype")
+    }  # Config gives it to encoder and LLM, tested below
     unread = []
     for section in SECTIONS.values():
         for name, field in section.model_fields.items():
             if section is not Config and (section.__name__, name) not in read:
                 unread.append(f"{section.__name__}.{name}")
-            assert section is Config or name == "advanced" or field.description, f"{section.__name__}.{name}"
+            assert section is Config or name == "advanced" or field.description, (
+                f"{section.__name__}.{name}"
+            )
     assert unread == []
 
 
@@ -179,7 +202,9 @@ def test_everything_read_from_a_section_is_one_of_its_settings() -> None:
         f"{section}.{name}"
         for section, name in sorted(all_reads())
         # Other libraries' objects have a `.config` too; for ours mypy knows the sections.
-        if section != "Config" and name not in SECTIONS[section].model_fields and not hasattr(SECTIONS[section], name)
+        if section != "Config"
+        and name not in SECTIONS[section].model_fields
+        and not hasattr(SECTIONS[section], name)
     ]
     assert unknown == []
 
@@ -200,7 +225,9 @@ def test_the_table_says_what_a_reader_needs_of_every_setting() -> None:
 
 
 @pytest.mark.parametrize("old", sorted(moved_settings()))
-def test_a_moved_setting_takes_effect_and_says_its_new_place(old: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_moved_setting_takes_effect_and_says_its_new_place(
+    old: str, caplog: pytest.LogCaptureFixture
+) -> None:
     section, key = old.split(".")
     new = moved_settings()[old]
     value = flat(Config())[new]
@@ -246,7 +273,9 @@ def test_a_deleted_setting_is_an_error_with_the_reason(tmp_path: Path, name: str
         ("retreival.top_k=3", "retrieval"),
     ],
 )
-def test_an_unknown_name_names_the_nearest_anywhere(tmp_path: Path, override: str, nearest: str) -> None:
+def test_an_unknown_name_names_the_nearest_anywhere(
+    tmp_path: Path, override: str, nearest: str
+) -> None:
     with pytest.raises(ConfigError, match=rf"did you mean {nearest}\?"):
         load_config(write(tmp_path, ""), [override])
 
@@ -261,7 +290,10 @@ def test_a_language_model_is_asked_for_only_where_one_is_used() -> None:
 @pytest.mark.parametrize(
     ("override", "told"),
     [
-        ("ingest.sources=[{pth: docs}]", "unknown key ingest.sources.0.pth: a source has path, split"),
+        (
+            "ingest.sources=[{pth: docs}]",
+            "unknown key ingest.sources.0.pth: a source has path, split",
+        ),
         (
             "ingest.sources=[{path: docs, split: tset}]",
             "ingest.sources.0.split: input should be 'train', 'dev' or 'test'",
@@ -269,12 +301,18 @@ def test_a_language_model_is_asked_for_only_where_one_is_used() -> None:
         ("name.x=3", "unknown section name"),
     ],
 )
-def test_a_wrong_source_and_a_name_are_told_in_the_users_words(tmp_path: Path, override: str, told: str) -> None:
+def test_a_wrong_source_and_a_name_are_told_in_the_users_words(
+    tmp_path: Path, override: str, told: str
+) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("", encoding="utf-8")
     with pytest.raises(ConfigError) as error:
         load_config(path, [override])
-    assert told in str(error.value) and "lax" not in str(error.value) and "Source" not in str(error.value)
+    assert (
+        told in str(error.value)
+        and "lax" not in str(error.value)
+        and "Source" not in str(error.value)
+    )
 
 
 def test_a_section_that_is_no_word_is_refused(tmp_path: Path) -> None:

@@ -39,7 +39,9 @@ def test_some_relations_and_one_domain_are_held_out():
 
 
 def test_same_seed_same_items():
-    first, second = ([tasks.training_item(random.Random(seed), "full") for seed in range(30)] for _ in range(2))
+    first, second = (
+        [tasks.training_item(random.Random(seed), "full") for seed in range(30)] for _ in range(2)
+    )
     assert first == second
 
 
@@ -47,8 +49,12 @@ def test_training_never_uses_what_is_held_out():
     rng = random.Random(1)
     held = {r.label for d in grammar.load_domains().values() for r in d.relations if r.held}
     for _ in range(200):
-        passage = passages.make_passage(rng, rng.choice(grammar.domains_for("train")), tasks.STAGES["full"])
-        assert not {f.relation.label for f in passage.facts if f.relation and f.relation.held} & held
+        passage = passages.make_passage(
+            rng, rng.choice(grammar.domains_for("train")), tasks.STAGES["full"]
+        )
+        assert (
+            not {f.relation.label for f in passage.facts if f.relation and f.relation.held} & held
+        )
         assert "garden" not in {f.domain for f in passage.facts}
 
 
@@ -56,7 +62,9 @@ def test_training_never_uses_what_is_held_out():
 def test_answers_are_spans_of_their_sentences_and_sentences_of_the_text(stage):
     rng = random.Random(2)
     for _ in range(150):
-        passage = passages.make_passage(rng, rng.choice(grammar.domains_for("train")), tasks.STAGES[stage])
+        passage = passages.make_passage(
+            rng, rng.choice(grammar.domains_for("train")), tasks.STAGES[stage]
+        )
         for fact in passage.facts:
             assert fact.answer in fact.sentence and fact.sentence in passage.text
 
@@ -73,7 +81,9 @@ def test_questions_name_the_entity_and_are_recognised():
         question = questions.question_for(rng, fact)
         asked = questions.asked_fact(question, passage)
         assert (
-            fact.entity.name in question.replace("The ", "the ") and asked is not None and asked.answer == fact.answer
+            fact.entity.name in question.replace("The ", "the ")
+            and asked is not None
+            and asked.answer == fact.answer
         )
 
 
@@ -86,19 +96,31 @@ def test_filler_states_no_fact_and_is_varied():
 @pytest.mark.skipif(not PROMPTS.exists(), reason="the package's prompts are not there")
 def test_prompts_equal_the_packages():
     abstain = tasks.REFUSAL
-    for name, prompt in (("answer", tasks.ANSWER), ("closed_book", tasks.CLOSED_BOOK), ("generate", tasks.GENERATE)):
-        written = (PROMPTS / f"{name}.txt").read_text(encoding="utf-8").replace("{abstain}", abstain)
+    for name, prompt in (
+        ("answer", tasks.ANSWER),
+        ("closed_book", tasks.CLOSED_BOOK),
+        ("generate", tasks.GENERATE),
+    ):
+        written = (
+            (PROMPTS / f"{name}.txt").read_text(encoding="utf-8").replace("{abstain}", abstain)
+        )
         assert written.rstrip("\n") == prompt
 
 
-@pytest.mark.skipif(not (ARTEFACT / "model.safetensors").exists(), reason="the demo model is not there")
+@pytest.mark.skipif(
+    not (ARTEFACT / "model.safetensors").exists(), reason="the demo model is not there"
+)
 def test_the_artefact_answers_refuses_and_writes_json():
     generator = report.Generator(ARTEFACT)
     sentence = "The captain of the Tolda Ferry is Ilva Torrent."
     context = f"[1] {sentence} The ferry carries salt."
     ask = "Who is the captain of the Tolda Ferry?"
     generate = tasks.GENERATE.format(passage=sentence, focus=sentence, kind="factoid")
-    messages = [tasks.ANSWER.format(context=context, question=ask), tasks.CLOSED_BOOK.format(question=ask), generate]
+    messages = [
+        tasks.ANSWER.format(context=context, question=ask),
+        tasks.CLOSED_BOOK.format(question=ask),
+        generate,
+    ]
     answer, closed, pair = generator.replies(messages, 64)
     assert answer == "Ilva Torrent" and closed == tasks.REFUSAL
     assert json.loads(pair)["evidence"] == sentence

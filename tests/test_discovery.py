@@ -27,7 +27,11 @@ def ingest_sources(tmp_path: Path, tiny_encoder_dir: Path) -> Ingest:
     def run(*sources: Any) -> tuple[dict[str, Document], list[Reject]]:
         knobs = {"sources": list(sources), "test_share": 0, "dev_share": 0, "min_kept_share": 0}
         config = make_config(
-            {"run": {"dir": tmp_path / "run"}, "ingest": knobs, "encoder": {"model": str(tiny_encoder_dir)}}
+            {
+                "run": {"dir": tmp_path / "run"},
+                "ingest": knobs,
+                "encoder": {"model": str(tiny_encoder_dir)},
+            }
         )
         run_dir = RunDir(config.run_path)
         ingest.run(config, run_dir)
@@ -66,7 +70,10 @@ def test_a_copy_that_is_dropped_leaves_its_split(
 def test_of_different_splits_of_copies_the_strictest_holds_and_that_is_logged(
     tmp_path: Path, ingest_sources: Ingest, caplog: pytest.LogCaptureFixture
 ) -> None:
-    rows = [{"id": f"d{n}", "text": "The same.", "split": split} for n, split in enumerate(("train", "test", "dev"))]
+    rows = [
+        {"id": f"d{n}", "text": "The same.", "split": split}
+        for n, split in enumerate(("train", "test", "dev"))
+    ]
     documents, _ = ingest_sources(write_lines(tmp_path / "d.jsonl", *rows))
     assert [(d.id, d.split) for d in documents.values()] == [("d0", "test")]
     assert "d0 goes to test: its copy" in caplog.text
@@ -97,20 +104,29 @@ def test_of_two_sources_with_the_same_file_the_closer_one_fixes_its_split(
 def test_files_of_one_name_are_told_apart_by_as_many_folders_as_it_takes(
     tmp_path: Path, ingest_sources: Ingest
 ) -> None:
-    years = [write(tmp_path / year / "docs" / "report.md", f"In {year} it rained.") for year in ("22", "23", "24")]
+    years = [
+        write(tmp_path / year / "docs" / "report.md", f"In {year} it rained.")
+        for year in ("22", "23", "24")
+    ]
     documents, rejects = ingest_sources(*(path.parent for path in years))
     assert list(documents) == ["report.md", "docs/report.md", "24/docs/report.md"] and not rejects
     documents, rejects = ingest_sources(years[0], years[1], years[2])
     assert list(documents) == ["report.md", "docs/report.md", "24/docs/report.md"] and not rejects
 
 
-def test_ids_of_jsonl_lines_are_the_users_and_are_not_changed(tmp_path: Path, ingest_sources: Ingest) -> None:
-    lines = write_lines(tmp_path / "d.jsonl", {"id": "a", "text": "One."}, {"id": "a", "text": "Two."})
+def test_ids_of_jsonl_lines_are_the_users_and_are_not_changed(
+    tmp_path: Path, ingest_sources: Ingest
+) -> None:
+    lines = write_lines(
+        tmp_path / "d.jsonl", {"id": "a", "text": "One."}, {"id": "a", "text": "Two."}
+    )
     documents, (reject,) = ingest_sources(lines)
     assert list(documents) == ["a"] and reject.reason == "duplicate id"
 
 
-def test_names_of_files_are_composed_like_the_ids_in_questions(tmp_path: Path, ingest_sources: Ingest) -> None:
+def test_names_of_files_are_composed_like_the_ids_in_questions(
+    tmp_path: Path, ingest_sources: Ingest
+) -> None:
     name = unicodedata.normalize("NFD", "Café/Größe.md")
     write(tmp_path / "docs" / name, "The hall opens at nine.")
     documents, _ = ingest_sources(tmp_path / "docs")
@@ -119,13 +135,21 @@ def test_names_of_files_are_composed_like_the_ids_in_questions(tmp_path: Path, i
     assert list(documents) == ["Größe.md"]
 
 
-def test_names_that_are_no_unicode_do_not_end_the_stage(tmp_path: Path, ingest_sources: Ingest) -> None:
+def test_names_that_are_no_unicode_do_not_end_the_stage(
+    tmp_path: Path, ingest_sources: Ingest
+) -> None:
     odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/d\xe9p\xf4t"))
     write(odd / "a.md", "The hall opens at nine.")
     write(odd / "b" / "a.md", "The hall closes at six.")
     write_lines(odd / "questions.jsonl", {"question": "When?"})
-    documents, rejects = ingest_sources(odd, odd / "b" / "a.md", {"path": odd / "b", "split": "test"})
-    assert list(documents) == ["a.md", "b/a.md"] and documents["b/a.md"].split == "test" and not rejects
+    documents, rejects = ingest_sources(
+        odd, odd / "b" / "a.md", {"path": odd / "b", "split": "test"}
+    )
+    assert (
+        list(documents) == ["a.md", "b/a.md"]
+        and documents["b/a.md"].split == "test"
+        and not rejects
+    )
     documents, _ = ingest_sources(tmp_path / odd / "b", odd)
     assert list(documents) == ["a.md", "d\ufffdp\ufffdt/a.md"]
 
@@ -137,18 +161,26 @@ def test_a_line_without_an_id_gets_one_that_does_not_depend_on_its_place(
     documents, rejects = ingest_sources(write_lines(tmp_path / "hall_rules.jsonl", one, two))
     assert len(documents) == 2 and not rejects
     assert {d.title for d in documents.values()} == {"Hall rules"}
-    later, (reject,) = ingest_sources(write_lines(tmp_path / "hall_rules.jsonl", {"text": "New."}, two, one, one))
+    later, (reject,) = ingest_sources(
+        write_lines(tmp_path / "hall_rules.jsonl", {"text": "New."}, two, one, one)
+    )
     assert len(later) == 3 and later.items() >= documents.items()
     assert reject.reason == "duplicate"
 
 
-def test_a_line_that_nests_deeper_than_anyone_means_is_rejected(tmp_path: Path, ingest_sources: Ingest) -> None:
+def test_a_line_that_nests_deeper_than_anyone_means_is_rejected(
+    tmp_path: Path, ingest_sources: Ingest
+) -> None:
     deep: Any = "x"
     for _ in range(900):
         deep = [deep]
     rows = [{"id": "a", "text": "One.", name: deep} for name in ("metadata", "title", "split")]
     documents, rejects = ingest_sources(
-        write_lines(tmp_path / "d.jsonl", *rows, {"id": "b", "text": "Two.", "metadata": {"m": [[[{"n": 1}]]]}})
+        write_lines(
+            tmp_path / "d.jsonl",
+            *rows,
+            {"id": "b", "text": "Two.", "metadata": {"m": [[[{"n": 1}]]]}},
+        )
     )
     assert list(documents) == ["b"] and [r.reason for r in rejects] == ["too deep"] * 3
 

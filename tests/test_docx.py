@@ -40,8 +40,15 @@ def test_what_a_content_control_holds_is_read_wherever_it_stands() -> None:
     cell = control(f"<w:tc>{paragraph('Pump')}</w:tc>")
     first = f"<w:tr>{cell}<w:tc>{control(paragraph('12 bar'))}</w:tc></w:tr>"
     table = f"<w:tbl>{first}{control(row(paragraph('Crane'), paragraph('3 t')))}</w:tbl>"
-    assert lines(control(paragraph("Tools")) + control(table)) == ["Tools", "Pump | 12 bar", "Crane | 3 t"]
-    assert lines(f"<w:customXml>{paragraph('inside')}</w:customXml>{paragraph('after')}") == ["inside", "after"]
+    assert lines(control(paragraph("Tools")) + control(table)) == [
+        "Tools",
+        "Pump | 12 bar",
+        "Crane | 3 t",
+    ]
+    assert lines(f"<w:customXml>{paragraph('inside')}</w:customXml>{paragraph('after')}") == [
+        "inside",
+        "after",
+    ]
 
 
 def test_a_table_in_a_cell_comes_once_after_its_row() -> None:
@@ -59,7 +66,9 @@ def test_the_paragraphs_of_a_text_box_are_lines() -> None:
 
 def test_what_was_moved_stands_where_it_was_moved_to() -> None:
     moved = "<w:r><w:t>Moved</w:t></w:r>"
-    assert lines(f"<w:p><w:moveFrom>{moved}</w:moveFrom></w:p><w:p><w:moveTo>{moved}</w:moveTo></w:p>") == ["Moved"]
+    assert lines(
+        f"<w:p><w:moveFrom>{moved}</w:moveFrom></w:p><w:p><w:moveTo>{moved}</w:moveTo></w:p>"
+    ) == ["Moved"]
     assert lines("<w:p><w:r><w:t>A</w:t><w:noBreakHyphen/><w:t>4</w:t></w:r></w:p>") == ["A-4"]
 
 

@@ -45,12 +45,21 @@ def questions() -> list[QAPair]:
 
 
 @pytest.fixture
-def make_evaluated(make_run: Callable[..., tuple[Config, RunDir]]) -> Callable[..., tuple[Config, RunDir]]:
+def make_evaluated(
+    make_run: Callable[..., tuple[Config, RunDir]],
+) -> Callable[..., tuple[Config, RunDir]]:
     """make_evaluated(**overrides) -> (config, run_dir) with documents, index and questions, ready to be evaluated."""
 
     def make(**overrides: Any) -> tuple[Config, RunDir]:
-        documents = [{"id": n, "title": n.title(), "text": t, "split": SPLITS[n]} for n, t in TEXTS.items()]
-        knobs = {"evaluate__advanced__max_tokens": 4, "retrieval__top_k": 2, "ingest__chunk_tokens": 200, **overrides}
+        documents = [
+            {"id": n, "title": n.title(), "text": t, "split": SPLITS[n]} for n, t in TEXTS.items()
+        ]
+        knobs = {
+            "evaluate__advanced__max_tokens": 4,
+            "retrieval__top_k": 2,
+            "ingest__chunk_tokens": 200,
+            **overrides,
+        }
         config, run_dir = make_run(documents, **knobs)
         ingest.run(config, run_dir)
         index.run(config, run_dir)
@@ -66,7 +75,9 @@ def evaluated(
 ) -> tuple[RunDir, dict[str, Any]]:
     """(run_dir, counts) of an untuned run that was evaluated once; for tests that only read."""
     folder = tmp_path_factory.mktemp("evaluated")
-    documents = [{"id": n, "title": n.title(), "text": t, "split": SPLITS[n]} for n, t in TEXTS.items()]
+    documents = [
+        {"id": n, "title": n.title(), "text": t, "split": SPLITS[n]} for n, t in TEXTS.items()
+    ]
     write_jsonl(folder / "documents.jsonl", documents)
     config = make_config(
         {
@@ -94,7 +105,13 @@ def tiny_adapter(base: Path, folder: Path) -> None:
 
     torch.manual_seed(1)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    lora = LoraConfig(r=4, lora_alpha=64, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
+    lora = LoraConfig(
+        r=4,
+        lora_alpha=64,
+        target_modules="all-linear",
+        init_lora_weights=False,
+        task_type="CAUSAL_LM",
+    )
     get_peft_model(model, lora).save_pretrained(folder)
     AutoTokenizer.from_pretrained(base).save_pretrained(folder)
 
@@ -104,22 +121,36 @@ def test_an_untuned_run_scores_every_system_and_says_that_nothing_was_tuned(eval
     assert (counts["questions"], counts["generator_tuned"], counts["retriever_tuned"]) == (4, 0, 0)
     scores = list(read_jsonl(run_dir.scores, Score))
     assert set(NAMES) <= {score.system for score in scores}
-    em = {(s.system, s.question_id): s.value for s in scores if s.metric == "em" and s.system in NAMES}
-    assert all(em["base", q] == em["tuned", q] == em["tuned_generator", q] for s, q in em if s == "base")
+    em = {
+        (s.system, s.question_id): s.value for s in scores if s.metric == "em" and s.system in NAMES
+    }
+    assert all(
+        em["base", q] == em["tuned", q] == em["tuned_generator", q] for s, q in em if s == "base"
+    )
     assert len(em) == 4 * len(NAMES)
 
 
 def test_a_prompt_shared_by_several_systems_is_answered_once(evaluated: Any) -> None:
     run_dir, counts = evaluated
     replies = [json.loads(line) for line in run_dir.replies("evaluate").read_text().splitlines()]
-    assert len({row["key"] for row in replies}) == len(replies) == counts["prompts"] < counts["predictions"] / 2
+    assert (
+        len({row["key"] for row in replies})
+        == len(replies)
+        == counts["prompts"]
+        < counts["predictions"] / 2
+    )
 
 
-def test_a_tuned_generator_answers_in_its_own_cells_alone(make_evaluated: Any, tiny_lm_dir: Path) -> None:
+def test_a_tuned_generator_answers_in_its_own_cells_alone(
+    make_evaluated: Any, tiny_lm_dir: Path
+) -> None:
     config, run_dir = make_evaluated()
     tiny_adapter(tiny_lm_dir, run_dir.generator)
     assert evaluate.run(config, run_dir)["generator_tuned"] == 1
-    said = {name: [p.answer for p in read_jsonl(run_dir.predictions(name), Prediction)] for name in NAMES}
+    said = {
+        name: [p.answer for p in read_jsonl(run_dir.predictions(name), Prediction)]
+        for name in NAMES
+    }
     assert said["base"] == said["tuned_retriever"]
     assert said["tuned"] == said["tuned_generator"]
     assert said["base"] != said["tuned"]
@@ -128,7 +159,12 @@ def test_a_tuned_generator_answers_in_its_own_cells_alone(make_evaluated: Any, t
 def test_an_evaluation_run_twice_writes_the_same_bytes(make_evaluated: Any) -> None:
     config, run_dir = make_evaluated()
     evaluate.run(config, run_dir)
-    files = [run_dir.scores, run_dir.predictions("base"), run_dir.hits("base"), run_dir.replies("evaluate")]
+    files = [
+        run_dir.scores,
+        run_dir.predictions("base"),
+        run_dir.hits("base"),
+        run_dir.replies("evaluate"),
+    ]
     before = [path.read_bytes() for path in files]
     evaluate.run(config, run_dir)
     assert [path.read_bytes() for path in files] == before
@@ -153,7 +189,16 @@ def test_retrieval_alone_loads_no_language_model(make_evaluated: Any) -> None:
 def test_unlocated_and_unanswerable_questions_have_no_retrieval_score(make_evaluated: Any) -> None:
     config, run_dir = make_evaluated(evaluate__answers=False)
     assert evaluate.run(config, run_dir)["located_questions"] == 3
-    assert len([s for s in read_jsonl(run_dir.scores, Score) if (s.system, s.metric) == ("base", "recall@5")]) == 3
+    assert (
+        len(
+            [
+                s
+                for s in read_jsonl(run_dir.scores, Score)
+                if (s.system, s.metric) == ("base", "recall@5")
+            ]
+        )
+        == 3
+    )
 
 
 def test_withheld_contexts_hold_neither_the_proof_nor_the_answer(evaluated: Any) -> None:
@@ -163,12 +208,17 @@ def test_withheld_contexts_hold_neither_the_proof_nor_the_answer(evaluated: Any)
     for prediction in read_jsonl(run_dir.predictions("withheld_base"), Prediction):
         pair = pairs[prediction.question_id]
         assert prediction.chunk_ids
-        assert not pair.answerable or all(pair.answer not in chunks[i].text for i in prediction.chunk_ids)
+        assert not pair.answerable or all(
+            pair.answer not in chunks[i].text for i in prediction.chunk_ids
+        )
 
 
 def test_the_oracle_is_shown_the_chunk_that_proves_the_answer(evaluated: Any) -> None:
     run_dir, _ = evaluated
-    shown = {p.question_id: p.chunk_ids for p in read_jsonl(run_dir.predictions("oracle_base"), Prediction)}
+    shown = {
+        p.question_id: p.chunk_ids
+        for p in read_jsonl(run_dir.predictions("oracle_base"), Prediction)
+    }
     assert shown[question("lamp", "Who made the lamp?", "Per Holm").id] == ("lamp#0",)
 
 
@@ -186,7 +236,9 @@ def test_evidence_over_two_chunks_shows_the_oracle_both() -> None:
 
 
 def test_a_question_over_two_chunks_shows_the_oracle_the_second_too() -> None:
-    pair = dataclasses.replace(question("mill", "Who?", "Ruth Falk"), provenance={"second_chunk_id": "pier#0"})
+    pair = dataclasses.replace(
+        question("mill", "Who?", "Ruth Falk"), provenance={"second_chunk_id": "pier#0"}
+    )
     chunks = {f"{n}#0": Chunk(f"{n}#0", n, n, t, 0, len(t), 5, "test") for n, t in TEXTS.items()}
     assert oracle_context(pair, {"mill#0"}, chunks) == ["mill#0", "pier#0"]
 
@@ -197,16 +249,26 @@ def test_where_nobody_knows_the_proof_it_is_neither_shown_nor_withheld() -> None
     nowhere = QAPair("q", "Who?", ("Ruth Falk",), None, None, None, "factoid", "test", "imported")
     asked = [ask.system for ask in asks_of(nowhere, hits, set(), chunks, top_k=2)]
     assert asked == [name for name in NAMES if not name.startswith(("oracle", "withheld"))]
-    for pair, gold in ((question("mill", "Who?", "Ruth Falk"), {"mill#0"}), (question("mill", "Why?", None), set())):
+    for pair, gold in (
+        (question("mill", "Who?", "Ruth Falk"), {"mill#0"}),
+        (question("mill", "Why?", None), set()),
+    ):
         assert [ask.system for ask in asks_of(pair, hits, gold, chunks, top_k=2)] == list(NAMES)
 
 
-def test_a_question_without_a_known_document_is_answered_beside_the_others(make_evaluated: Any) -> None:
+def test_a_question_without_a_known_document_is_answered_beside_the_others(
+    make_evaluated: Any,
+) -> None:
     config, run_dir = make_evaluated()
-    nowhere = QAPair("q", "Who was first?", ("nobody",), None, None, None, "factoid", "test", "imported")
+    nowhere = QAPair(
+        "q", "Who was first?", ("nobody",), None, None, None, "factoid", "test", "imported"
+    )
     write_jsonl(run_dir.qa, [*questions(), nowhere])
     evaluate.run(config, run_dir)
-    asked = {name: {p.question_id for p in read_jsonl(run_dir.predictions(name), Prediction)} for name in NAMES}
+    asked = {
+        name: {p.question_id for p in read_jsonl(run_dir.predictions(name), Prediction)}
+        for name in NAMES
+    }
     assert asked["base"] == asked["tuned"] == asked["oracle_base"] | {"q"}
     assert "q" not in asked["oracle_tuned"] | asked["withheld_base"] | asked["withheld_tuned"]
 
@@ -233,7 +295,9 @@ def test_a_training_pair_about_a_test_document_stops_the_evaluation(make_evaluat
 
 def test_max_questions_spreads_over_the_documents() -> None:
     pairs = [
-        QAPair(f"{name}{n}", f"{name} {n}?", ("x",), None, name, None, "factoid", "test", "imported")
+        QAPair(
+            f"{name}{n}", f"{name} {n}?", ("x",), None, name, None, "factoid", "test", "imported"
+        )
         for name, count in (("a", 30), ("b", 2), ("c", 2))
         for n in range(count)
     ]
@@ -245,14 +309,23 @@ def test_max_questions_spreads_over_the_documents() -> None:
 def test_robustness_adds_probes_for_both_halves(evaluated: Any) -> None:
     run_dir, _ = evaluated
     systems = {score.system for score in read_jsonl(run_dir.scores, Score)}
-    assert {"noise0_base", "noise67_tuned", "order_first_base", "order_last_tuned", "swap_base"} <= systems
+    assert {
+        "noise0_base",
+        "noise67_tuned",
+        "order_first_base",
+        "order_last_tuned",
+        "swap_base",
+    } <= systems
 
 
 def test_an_ensemble_answers_from_each_chunk_alone(evaluated: Any) -> None:
     run_dir, _ = evaluated
     predictions = list(read_jsonl(run_dir.predictions("ensemble_base"), Prediction))
     assert len(predictions) == 4
-    assert all(len(p.chunk_ids) == 2 and set(p.citations) <= set(p.chunk_ids) and p.citations for p in predictions)
+    assert all(
+        len(p.chunk_ids) == 2 and set(p.citations) <= set(p.chunk_ids) and p.citations
+        for p in predictions
+    )
     assert not any("#" in path.name for path in run_dir.predictions("base").parent.iterdir())
 
 
@@ -268,17 +341,27 @@ def test_equal_answers_add_up_their_chunks_and_abstaining_ones_do_not_count() ->
         for n, (chunk, text) in enumerate(said.items(), 1)
     ]
     hits = [Hit(pair.id, 1, chunk, score) for chunk, score in scores.items()]
-    [(ask, prediction)] = combine(parts, {"base": hits, "tuned": []}, lambda text: text.startswith("I don't"))
-    assert (ask.system, prediction.answer, prediction.citations) == ("ensemble_base", "Karl Moen.", ("b", "c"))
+    [(ask, prediction)] = combine(
+        parts, {"base": hits, "tuned": []}, lambda text: text.startswith("I don't")
+    )
+    assert (ask.system, prediction.answer, prediction.citations) == (
+        "ensemble_base",
+        "Karl Moen.",
+        ("b", "c"),
+    )
     assert (prediction.chunk_ids, prediction.seconds) == (("a", "b", "c", "d"), 2.0)
 
 
 def test_judge_and_similarity_are_scored_on_request(make_evaluated: Any, tiny_lm_dir: Path) -> None:
-    config, run_dir = make_evaluated(evaluate__advanced__judge=str(tiny_lm_dir), evaluate__advanced__similarity=True)
+    config, run_dir = make_evaluated(
+        evaluate__advanced__judge=str(tiny_lm_dir), evaluate__advanced__similarity=True
+    )
     tiny_adapter(tiny_lm_dir, run_dir.generator)  # the tiny model itself says nothing
     counts = evaluate.run(config, run_dir)
     assert counts["judge_prompts"] > 0 == counts["judge_failed"]
-    scores = {(s.system, s.question_id, s.metric): s.value for s in read_jsonl(run_dir.scores, Score)}
+    scores = {
+        (s.system, s.question_id, s.metric): s.value for s in read_jsonl(run_dir.scores, Score)
+    }
     assert all((*key[:2], "similarity") in scores for key in scores if key[2] == "f1")
     assert {value for key, value in scores.items() if key[2] == "faithfulness_judged"} <= {0.0, 1.0}
 

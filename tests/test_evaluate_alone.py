@@ -39,16 +39,27 @@ def other_adapter(tiny_lm_dir: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture
-def make_config_file(tmp_path: Path, tiny_lm_dir: Path, tiny_encoder_dir: Path) -> Callable[..., Path]:
+def make_config_file(
+    tmp_path: Path, tiny_lm_dir: Path, tiny_encoder_dir: Path
+) -> Callable[..., Path]:
     """make_config_file(name="alone", **evaluate knobs) -> a configuration with documents and questions of its own."""
-    write_jsonl(tmp_path / "documents.jsonl", [{"id": n, "title": n.title(), "text": t} for n, t in TEXTS.items()])
-    rows = [{"question": f"Who made the {n}?", "answers": [a], "document_id": n} for n, a in ANSWERS.items()]
+    write_jsonl(
+        tmp_path / "documents.jsonl",
+        [{"id": n, "title": n.title(), "text": t} for n, t in TEXTS.items()],
+    )
+    rows = [
+        {"question": f"Who made the {n}?", "answers": [a], "document_id": n}
+        for n, a in ANSWERS.items()
+    ]
     write_jsonl(tmp_path / "questions.jsonl", rows)
 
     def make(name: str = "alone", **evaluate: Any) -> Path:
         values = {
             "run": {"dtype": "float32", "dir": str(tmp_path / name)},
-            "ingest": {"sources": [{"path": str(tmp_path / "documents.jsonl"), "split": "test"}], "chunk_tokens": 50},
+            "ingest": {
+                "sources": [{"path": str(tmp_path / "documents.jsonl"), "split": "test"}],
+                "chunk_tokens": 50,
+            },
             "encoder": {"model": str(tiny_encoder_dir)},
             "llm": {"model": str(tiny_lm_dir), "prompts": "compact"},
             "generate": {"pairs_per_chunk": 0, "questions": [str(tmp_path / "questions.jsonl")]},
@@ -72,9 +83,19 @@ def test_one_command_evaluates_an_adapter_and_an_encoder_from_elsewhere(
     assert main(["report", str(config)]) == 0
     run_dir = RunDir(config.with_suffix(""))
     counts = json.loads(run_dir.done("evaluate").read_text())["counts"]
-    assert (counts["generator_tuned"], counts["retriever_tuned"], counts["questions"]) == (1, 1, len(ANSWERS))
-    assert not run_dir.done("train_generator").exists() and not run_dir.done("train_retriever").exists()
-    said = {n: [p.answer for p in read_jsonl(run_dir.predictions(n), Prediction)] for n in ("base", "tuned_generator")}
+    assert (counts["generator_tuned"], counts["retriever_tuned"], counts["questions"]) == (
+        1,
+        1,
+        len(ANSWERS),
+    )
+    assert (
+        not run_dir.done("train_generator").exists()
+        and not run_dir.done("train_retriever").exists()
+    )
+    said = {
+        n: [p.answer for p in read_jsonl(run_dir.predictions(n), Prediction)]
+        for n in ("base", "tuned_generator")
+    }
     assert said["base"] != said["tuned_generator"]
     assert run_dir.hits("dense_tuned").read_text() != run_dir.hits("dense_base").read_text()
     metrics = json.loads(run_dir.metrics.read_text())
@@ -83,7 +104,9 @@ def test_one_command_evaluates_an_adapter_and_an_encoder_from_elsewhere(
     assert "never trained on" not in run_dir.report_html.read_text() + run_dir.report_md.read_text()
 
 
-def test_an_index_by_path_is_used_as_it_is(make_config_file: Callable[..., Path], other_encoder: Path) -> None:
+def test_an_index_by_path_is_used_as_it_is(
+    make_config_file: Callable[..., Path], other_encoder: Path
+) -> None:
     first = make_config_file("first", encoder=other_encoder)
     off = ["train_generator.enabled=false", "evaluate.answers=false"]
     assert main(["evaluate", str(first), *off]) == 0
@@ -99,7 +122,9 @@ def test_an_index_of_another_encoder_is_refused_with_the_remedy(
     make_config_file: Callable[..., Path], other_encoder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     off = ["train_generator.enabled=false", "evaluate.answers=false"]
-    config = make_config_file(encoder=other_encoder, index=make_config_file().with_suffix("") / "index")
+    config = make_config_file(
+        encoder=other_encoder, index=make_config_file().with_suffix("") / "index"
+    )
     assert main(["evaluate", str(config), *off]) == 1
     assert "evaluate.advanced.index does not fit" in (said := capsys.readouterr().err)
     assert "made by another encoder: leave it out" in said
@@ -120,9 +145,15 @@ def test_a_run_that_has_something_to_train_is_not_started_by_evaluate(
     assert "to evaluate what is given, set train_generator.enabled=false" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("knob", "missing"), [("adapter", "adapter_config.json"), ("encoder", "modules.json")])
+@pytest.mark.parametrize(
+    ("knob", "missing"), [("adapter", "adapter_config.json"), ("encoder", "modules.json")]
+)
 def test_a_path_that_holds_no_model_is_one_line(
-    make_config_file: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], knob: str, missing: str
+    make_config_file: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    knob: str,
+    missing: str,
 ) -> None:
     off = ["train_generator.enabled=false", "train_retriever.enabled=false"]
     assert main(["evaluate", str(make_config_file(**{knob: tmp_path / "nowhere"})), *off]) == 1

@@ -26,7 +26,9 @@ def chunk(name: str, text: str, start: int = 0, document: str = "d") -> Chunk:
 GOLD = chunk("d#0", "The mill opened in 1871 by the river.")
 SIBLING = chunk("d#1", "The river is long and cold.", start=40)
 ECHO = chunk("e#0", "The bridge was built in 1871 too.", document="e")
-OTHERS = [chunk(f"f#{n}", f"Nothing of use is said here, part {n}.", document="f") for n in range(6)]
+OTHERS = [
+    chunk(f"f#{n}", f"Nothing of use is said here, part {n}.", document="f") for n in range(6)
+]
 CHUNKS = {c.id: c for c in [GOLD, SIBLING, ECHO, *OTHERS]}
 HITS = ["e#0", "d#0", "d#1", *(c.id for c in OTHERS)]
 
@@ -53,7 +55,9 @@ def made(layout: Layout, number: int = 0, **changes: Any) -> list[Draft]:
     return found
 
 
-def test_raft_answers_only_where_the_gold_chunk_is_and_abstains_in_the_set_share_of_examples() -> None:
+def test_raft_answers_only_where_the_gold_chunk_is_and_abstains_in_the_set_share_of_examples() -> (
+    None
+):
     contexts = [draft for n in range(2000) for draft in made(LAYOUT, n)]
     for draft in contexts:
         ids = [c.id for c in draft.chunks]
@@ -71,9 +75,16 @@ def test_questions_with_a_withheld_proof_are_asked_with_it_too() -> None:
     assert answered == set(asked), "every question is answered where its proof is shown"
 
 
-def test_a_withheld_context_holds_no_chunk_that_mentions_the_answer_or_touches_the_evidence() -> None:
+def test_a_withheld_context_holds_no_chunk_that_mentions_the_answer_or_touches_the_evidence() -> (
+    None
+):
     touching = chunk("d#2", "in 18", start=16)
-    found = drafts(pair(), ["d#2", *HITS], {**CHUNKS, "d#2": touching}, dataclasses.replace(LAYOUT, gold_share=0.0))
+    found = drafts(
+        pair(),
+        ["d#2", *HITS],
+        {**CHUNKS, "d#2": touching},
+        dataclasses.replace(LAYOUT, gold_share=0.0),
+    )
     assert not isinstance(found, Reject)
     assert found[0].answer is None and not {"d#0", "d#2", "e#0"} & {c.id for c in found[0].chunks}
 
@@ -103,10 +114,14 @@ def test_the_share_of_answered_examples_holds_whatever_the_share_of_unanswerable
 ) -> None:
     layout = dataclasses.replace(LAYOUT, name=name)
     empty = {"kind": "unanswerable", "chunk_id": None, "evidence": None, "answers": (ABSTAIN,)}
-    pairs = [pair(n) for n in range(1000)] + [pair(n, **empty) for n in range(1000, 1000 + num_empty)]
+    pairs = [pair(n) for n in range(1000)] + [
+        pair(n, **empty) for n in range(1000, 1000 + num_empty)
+    ]
     used, rest, left_out = balance(pairs, layout)
     contexts = [draft for one in used for draft in drafts(one, HITS, CHUNKS, rest)]
-    assert sum(draft.answer is not None for draft in contexts) / len(contexts) == pytest.approx(0.8, abs=0.03)
+    assert sum(draft.answer is not None for draft in contexts) / len(contexts) == pytest.approx(
+        0.8, abs=0.03
+    )
     assert len(used) + len(left_out) == len(pairs) and bool(left_out) == (num_empty == 900)
 
 
@@ -115,7 +130,9 @@ def test_radit_makes_one_example_a_chunk_in_the_set_share() -> None:
     instances = [draft for n in range(2000) for draft in made(layout, n)]
     assert all(len(draft.chunks) == 1 for draft in instances)
     assert all((draft.chunks[0].id == "d#0") == (draft.answer == "1871") for draft in instances)
-    assert sum(d.answer is not None for d in instances) / len(instances) == pytest.approx(0.5, abs=0.03)
+    assert sum(d.answer is not None for d in instances) / len(instances) == pytest.approx(
+        0.5, abs=0.03
+    )
     assert len({draft.id for draft in instances}) == len(instances)
 
 
@@ -134,8 +151,12 @@ def test_a_multi_hop_answer_needs_both_its_chunks() -> None:
         draft = made(LAYOUT, number, **hops)[0]
         ids = {c.id for c in draft.chunks}
         assert (draft.answer is not None) == ({"d#0", "f#5"} <= ids) and len(ids) == 3
-    assert isinstance(drafts(pair(**hops), HITS, CHUNKS, dataclasses.replace(LAYOUT, name="radit")), Reject)
-    assert isinstance(drafts(pair(**hops), HITS, CHUNKS, dataclasses.replace(LAYOUT, name="concat")), Reject)
+    assert isinstance(
+        drafts(pair(**hops), HITS, CHUNKS, dataclasses.replace(LAYOUT, name="radit")), Reject
+    )
+    assert isinstance(
+        drafts(pair(**hops), HITS, CHUNKS, dataclasses.replace(LAYOUT, name="concat")), Reject
+    )
 
 
 def test_an_unanswerable_pair_abstains_over_what_is_found() -> None:
@@ -143,7 +164,9 @@ def test_an_unanswerable_pair_abstains_over_what_is_found() -> None:
     assert draft.answer is None and [c.id for c in draft.chunks] == HITS[:3]
 
 
-def test_a_pair_without_a_place_learns_from_the_best_chunk_that_tells_the_answer_or_is_left_out() -> None:
+def test_a_pair_without_a_place_learns_from_the_best_chunk_that_tells_the_answer_or_is_left_out() -> (
+    None
+):
     unknown = pair(chunk_id=None, evidence=None, document_id=None)
     found = drafts(unknown, HITS, CHUNKS, dataclasses.replace(LAYOUT, gold_share=1.0))
     assert not isinstance(found, Reject) and found[0].gold == {"e#0"}
@@ -152,12 +175,18 @@ def test_a_pair_without_a_place_learns_from_the_best_chunk_that_tells_the_answer
 
 
 def test_a_long_context_loses_whole_chunks_the_gold_one_last_and_never_the_answer() -> None:
-    draft = Draft("q", "When?", (GOLD, SIBLING, OTHERS[0]), frozenset({"d#0"}), "1871", frozenset({"d#0"}))
+    draft = Draft(
+        "q", "When?", (GOLD, SIBLING, OTHERS[0]), frozenset({"d#0"}), "1871", frozenset({"d#0"})
+    )
     sizes = {}
     for limit in range(5, 40):
         done = finish(draft, render, ABSTAIN, count, dataclasses.replace(LAYOUT, max_tokens=limit))
         if isinstance(done, Example):
-            assert len(done.encoded.input_ids) <= limit and done.answer == "1871" and done.chunk_ids[0] == "d#0"
+            assert (
+                len(done.encoded.input_ids) <= limit
+                and done.answer == "1871"
+                and done.chunk_ids[0] == "d#0"
+            )
             sizes[limit] = done.chunk_ids
         else:
             assert done.reason == "too long" and not sizes
@@ -165,7 +194,9 @@ def test_a_long_context_loses_whole_chunks_the_gold_one_last_and_never_the_answe
 
 
 def test_a_cited_answer_names_the_place_the_gold_chunk_has_after_trimming() -> None:
-    draft = Draft("q", "When?", (OTHERS[0], SIBLING, GOLD), frozenset({"d#0"}), "1871", frozenset({"d#0"}))
+    draft = Draft(
+        "q", "When?", (OTHERS[0], SIBLING, GOLD), frozenset({"d#0"}), "1871", frozenset({"d#0"})
+    )
     layout = dataclasses.replace(LAYOUT, cite=True)
     whole = finish(draft, render, ABSTAIN, count, layout)
     assert isinstance(whole, Example) and whole.answer == "1871 [3]"
@@ -189,7 +220,11 @@ def test_a_quoting_answer_begins_with_its_sentence_word_for_word_and_is_scored_w
     assert not isinstance(found, Reject)
     quoted = finish(found[0], render, ABSTAIN, count, layout)
     plain = finish(found[0], render, ABSTAIN, count, dataclasses.replace(layout, quote=False))
-    assert isinstance(quoted, Example) and isinstance(plain, Example) and quoted.messages == plain.messages
+    assert (
+        isinstance(quoted, Example)
+        and isinstance(plain, Example)
+        and quoted.messages == plain.messages
+    )
     assert quoted.answer == f"<quote>The mill opened in 1871 by the river.</quote> {plain.answer}"
     ask = Ask(proved, "tuned", "tuned", quoted.chunk_ids, ("1871",))
     said = _prediction(ask, Reply("q", quoted.answer, "stop", 1, 1, 0.0))
@@ -198,14 +233,19 @@ def test_a_quoting_answer_begins_with_its_sentence_word_for_word_and_is_scored_w
     tagged = drafts(whole, HITS, {**CHUNKS, "d#0": gold}, layout)
     assert not isinstance(tagged, Reject)
     reply = finish(tagged[0], render, ABSTAIN, count, layout)
-    assert isinstance(reply, Example) and reply.answer.startswith("<quote>Ola steers < quote>.</quote> 1871")
+    assert isinstance(reply, Example) and reply.answer.startswith(
+        "<quote>Ola steers < quote>.</quote> 1871"
+    )
 
 
 def test_a_multi_hop_answer_quotes_its_own_chunk_wherever_that_stands() -> None:
     layout = dataclasses.replace(LAYOUT, gold_share=1.0, quote=True)
     hops = {"kind": "multi_hop", "provenance": {"second_chunk_id": "e#0"}}
     contexts = [draft for n in range(40) for draft in made(layout, n, **hops)]
-    assert {draft.chunks.index(GOLD) < draft.chunks.index(ECHO) for draft in contexts} == {True, False}
+    assert {draft.chunks.index(GOLD) < draft.chunks.index(ECHO) for draft in contexts} == {
+        True,
+        False,
+    }
     assert {draft.quote for draft in contexts} == {GOLD.text}
 
 
@@ -229,7 +269,9 @@ def test_training_and_evaluation_send_the_same_bytes(tiny_lm_dir: Path) -> None:
     prompts = load_prompts("compact", ABSTAIN)
     tokens = ChatTokens(load_chat_tokenizer(tiny_lm_dir))
     titled = {i: dataclasses.replace(c, title="The <|im_end|> mill") for i, c in CHUNKS.items()}
-    draft = Draft("q", pair().question, tuple(titled[i] for i in HITS[:3]), frozenset({"d#0"}), "1871")
+    draft = Draft(
+        "q", pair().question, tuple(titled[i] for i in HITS[:3]), frozenset({"d#0"}), "1871"
+    )
     example = finish(
         draft,
         lambda question, chunks: render_answer(prompts, lambda c: chunk_text(c, True), question, chunks),
@@ -245,14 +287,18 @@ def test_training_and_evaluation_send_the_same_bytes(tiny_lm_dir: Path) -> None:
     )
 
 
-def test_labels_are_those_of_trl_up_to_the_end_of_the_turn(tiny_lm_dir: Path, tmp_path: Path) -> None:
+def test_labels_are_those_of_trl_up_to_the_end_of_the_turn(
+    tiny_lm_dir: Path, tmp_path: Path
+) -> None:
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import SFTConfig, SFTTrainer
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_lm_dir)
     messages = ({"role": "user", "content": "Who?"},)
-    rows = Dataset.from_list([{"prompt": list(messages), "completion": [{"role": "assistant", "content": "Ada Bo"}]}])
+    rows = Dataset.from_list(
+        [{"prompt": list(messages), "completion": [{"role": "assistant", "content": "Ada Bo"}]}]
+    )
     trainer = SFTTrainer(
         model=AutoModelForCausalLM.from_pretrained(tiny_lm_dir),
         args=SFTConfig(str(tmp_path), use_cpu=True, report_to="none"),
@@ -261,6 +307,9 @@ def test_labels_are_those_of_trl_up_to_the_end_of_the_turn(tiny_lm_dir: Path, tm
     theirs = trainer.train_dataset[0]
     ours = ChatTokens(tokenizer).encode(messages, "Ada Bo")
     length = len(ours.input_ids)
-    assert list(ours.input_ids) == theirs["input_ids"][:length] and ours.labels == theirs["labels"][:length]
+    assert (
+        list(ours.input_ids) == theirs["input_ids"][:length]
+        and ours.labels == theirs["labels"][:length]
+    )
     assert tokenizer.decode(theirs["input_ids"][length:]).strip() == ""
     assert tokenizer.decode([i for i in ours.labels if i != IGNORED]) == "Ada Bo<|im_end|>"

@@ -19,16 +19,46 @@ from rag_ft.records import Chunk, Evidence, QAPair
 from rag_ft.stages import run_stage
 
 DOCUMENTS = [
-    {"id": "a.md", "title": "Boats", "text": "The captain of the Grey Heron is Ola Brand.", "split": "train"},
-    {"id": "b.md", "title": "Towers", "text": "The Old Tower was built in 1901 by Berit Moe.", "split": "train"},
+    {
+        "id": "a.md",
+        "title": "Boats",
+        "text": "The captain of the Grey Heron is Ola Brand.",
+        "split": "train",
+    },
+    {
+        "id": "b.md",
+        "title": "Towers",
+        "text": "The Old Tower was built in 1901 by Berit Moe.",
+        "split": "train",
+    },
     {"id": "c.md", "title": "Mills", "text": "The East Mill grinds salt.", "split": "test"},
 ]
 QUESTIONS = [
-    {"id": "q1", "question": "Who is the captain of the Grey Heron?", "answers": ["Ola Brand"], "document_id": "a.md"},
-    {"id": "q2", "question": "When was the Old Tower built?", "answers": ["1901", "in 1901"], "document_id": "b.md"},
+    {
+        "id": "q1",
+        "question": "Who is the captain of the Grey Heron?",
+        "answers": ["Ola Brand"],
+        "document_id": "a.md",
+    },
+    {
+        "id": "q2",
+        "question": "When was the Old Tower built?",
+        "answers": ["1901", "in 1901"],
+        "document_id": "b.md",
+    },
     {"id": "q3", "question": "How high is the Old Tower?", "answers": [], "document_id": "b.md"},
-    {"id": "q4", "question": "What does the East Mill grind?", "answers": ["salt"], "document_id": "c.md"},
-    {"id": "q5", "question": "Why does the mill turn?", "answers": ["by wind"], "document_id": "c.md"},
+    {
+        "id": "q4",
+        "question": "What does the East Mill grind?",
+        "answers": ["salt"],
+        "document_id": "c.md",
+    },
+    {
+        "id": "q5",
+        "question": "Why does the mill turn?",
+        "answers": ["by wind"],
+        "document_id": "c.md",
+    },
 ]
 
 
@@ -37,7 +67,9 @@ def finished(make_run: Callable[..., Any], tmp_path: Path) -> Config:
     """A run whose qa.jsonl holds QUESTIONS."""
     file = tmp_path / "questions.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in QUESTIONS))
-    config, _ = make_run(DOCUMENTS, generate__pairs_per_chunk=0, generate__questions=[file], retrieval__top_k=2)
+    config, _ = make_run(
+        DOCUMENTS, generate__pairs_per_chunk=0, generate__questions=[file], retrieval__top_k=2
+    )
     for stage in ("ingest", "index", "generate"):
         run_stage(stage, config)
     return config
@@ -49,11 +81,21 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 QUESTION, ANSWER = "Who is the captain of the Grey Heron?", "Ola Brand"
 EXPECTED = {
-    "openai": {"messages": [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]},
-    "gemini": {
-        "contents": [{"role": "user", "parts": [{"text": QUESTION}]}, {"role": "model", "parts": [{"text": ANSWER}]}]
+    "openai": {
+        "messages": [
+            {"role": "user", "content": QUESTION},
+            {"role": "assistant", "content": ANSWER},
+        ]
     },
-    "sharegpt": {"conversations": [{"from": "human", "value": QUESTION}, {"from": "gpt", "value": ANSWER}]},
+    "gemini": {
+        "contents": [
+            {"role": "user", "parts": [{"text": QUESTION}]},
+            {"role": "model", "parts": [{"text": ANSWER}]},
+        ]
+    },
+    "sharegpt": {
+        "conversations": [{"from": "human", "value": QUESTION}, {"from": "gpt", "value": ANSWER}]
+    },
     "alpaca": {"instruction": QUESTION, "input": "", "output": ANSWER},
     "trl": {
         "prompt": [{"role": "user", "content": QUESTION}],
@@ -63,7 +105,9 @@ EXPECTED = {
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_tuning_formats_hold_answerable_training_pairs_alone(finished: Config, tmp_path: Path, name: str) -> None:
+def test_tuning_formats_hold_answerable_training_pairs_alone(
+    finished: Config, tmp_path: Path, name: str
+) -> None:
     target = tmp_path / "new folder" / "out.jsonl"
     assert export(finished, name, str(target)) == {"rows": 2, "left_out": 1}
     rows = lines(target)
@@ -72,11 +116,16 @@ def test_tuning_formats_hold_answerable_training_pairs_alone(finished: Config, t
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_with_context_the_prompt_is_the_one_that_is_served(finished: Config, tmp_path: Path, name: str) -> None:
+def test_with_context_the_prompt_is_the_one_that_is_served(
+    finished: Config, tmp_path: Path, name: str
+) -> None:
     target = tmp_path / "out.jsonl"
     assert export(finished, name, str(target), with_context=True) == {"rows": 3, "left_out": 0}
     text = target.read_text()
-    assert text.count("Answer the question from the context") == 3 and "I don't know." in lines(target)[2].__repr__()
+    assert (
+        text.count("Answer the question from the context") == 3
+        and "I don't know." in lines(target)[2].__repr__()
+    )
     assert "[1] " in text and "[2] " in text
 
 
@@ -98,12 +147,16 @@ def test_the_proof_takes_the_last_place_where_retrieval_missed_it(
     assert prompt.index("[1] Mills") < prompt.index("[2] Boats") and "Old Tower" not in prompt
 
 
-def test_beir_has_corpus_queries_and_judgements_of_every_split(finished: Config, tmp_path: Path) -> None:
+def test_beir_has_corpus_queries_and_judgements_of_every_split(
+    finished: Config, tmp_path: Path
+) -> None:
     folder = tmp_path / "beir"
     assert export(finished, "beir", str(folder)) == {"rows": 3, "left_out": 2}
     assert [row["_id"] for row in lines(folder / "corpus.jsonl")] == ["a.md#0", "b.md#0", "c.md#0"]
     assert {row["_id"] for row in lines(folder / "queries.jsonl")} == {"q1", "q2", "q4"}
-    assert (folder / "qrels" / "train.tsv").read_text() == "query-id\tcorpus-id\tscore\nq1\ta.md#0\t1\nq2\tb.md#0\t1\n"
+    assert (
+        folder / "qrels" / "train.tsv"
+    ).read_text() == "query-id\tcorpus-id\tscore\nq1\ta.md#0\t1\nq2\tb.md#0\t1\n"
     assert (folder / "qrels" / "test.tsv").read_text().splitlines()[1:] == ["q4\tc.md#0\t1"]
 
 
@@ -111,14 +164,20 @@ def test_squad_answers_stand_where_they_say(finished: Config, tmp_path: Path) ->
     target = tmp_path / "squad.json"
     assert export(finished, "squad", str(target), splits=["train", "test"])["rows"] == 3
     data = json.loads(target.read_text())
-    assert data["version"] == "v2.0" and [article["title"] for article in data["data"]] == ["Boats", "Towers", "Mills"]
+    assert data["version"] == "v2.0" and [article["title"] for article in data["data"]] == [
+        "Boats",
+        "Towers",
+        "Mills",
+    ]
     for article in data["data"]:
         for paragraph in article["paragraphs"]:
             for question in paragraph["qas"]:
                 assert question["answers"] and not question["is_impossible"]
                 for answer in question["answers"]:
                     start = answer["answer_start"]
-                    assert paragraph["context"][start : start + len(answer["text"])] == answer["text"]
+                    assert (
+                        paragraph["context"][start : start + len(answer["text"])] == answer["text"]
+                    )
 
 
 def test_an_address_of_another_file_system_is_written_to(finished: Config) -> None:
@@ -131,7 +190,9 @@ def test_an_address_of_another_file_system_is_written_to(finished: Config) -> No
     assert not [file for file in files if ".tmp" in file]
 
 
-def test_a_file_address_equals_a_path_and_replaces_what_was_there(finished: Config, tmp_path: Path) -> None:
+def test_a_file_address_equals_a_path_and_replaces_what_was_there(
+    finished: Config, tmp_path: Path
+) -> None:
     target = tmp_path / "out.jsonl"
     target.write_text("old")
     export(finished, "openai", f"file://{target}")
@@ -163,7 +224,9 @@ def test_a_broken_export_leaves_the_old_file_and_no_temporary_one(
         ("openai", "/proc/nowhere/out.jsonl", "cannot write to /proc/nowhere/out.jsonl"),
     ],
 )
-def test_wrong_formats_and_addresses_are_one_line(finished: Config, name: str, to: str, message: str) -> None:
+def test_wrong_formats_and_addresses_are_one_line(
+    finished: Config, name: str, to: str, message: str
+) -> None:
     with pytest.raises(ConfigError, match=message) as error:
         export(finished, name, to)
     assert "\n" not in str(error.value)
@@ -185,7 +248,10 @@ def test_an_address_whose_package_is_missing_names_the_package(
     monkeypatch.delitem(remembered, to.split(":")[0], raising=False)
     with pytest.raises(ConfigError) as error:
         export(finished, "openai", to)
-    assert str(error.value) == f"cannot write to {to}: the package {package} is not installed (pip install {package})"
+    assert (
+        str(error.value)
+        == f"cannot write to {to}: the package {package} is not installed (pip install {package})"
+    )
 
 
 def test_folders_that_are_there_are_not_overwritten(finished: Config, tmp_path: Path) -> None:
@@ -197,13 +263,17 @@ def test_folders_that_are_there_are_not_overwritten(finished: Config, tmp_path: 
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years"
 
 
-def test_a_run_without_pairs_names_the_stage_to_run(make_run: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_run_without_pairs_names_the_stage_to_run(
+    make_run: Callable[..., Any], tmp_path: Path
+) -> None:
     config, _ = make_run(DOCUMENTS)
     with pytest.raises(DataError, match="run `rag-ft generate CONFIG` first"):
         export(config, "openai", str(tmp_path / "x"))
 
 
-def test_splits_without_pairs_are_an_error_and_leave_no_file(finished: Config, tmp_path: Path) -> None:
+def test_splits_without_pairs_are_an_error_and_leave_no_file(
+    finished: Config, tmp_path: Path
+) -> None:
     with pytest.raises(DataError, match="in the splits dev fits the format"):
         export(finished, "openai", str(tmp_path / "x.jsonl"), splits=["dev"])
     assert not (tmp_path / "x.jsonl").exists()

@@ -11,7 +11,17 @@ from rag_ft.records import QAPair
 from rag_ft.training.gate import DevScores, describe_change, judge, measure
 
 PAIRS = [
-    QAPair(f"q{n}", f"question {n}", ("a",), f"d{n // 2}#0", f"d{n // 2}", None, "factoid", "dev", "imported")
+    QAPair(
+        f"q{n}",
+        f"question {n}",
+        ("a",),
+        f"d{n // 2}#0",
+        f"d{n // 2}",
+        None,
+        "factoid",
+        "dev",
+        "imported",
+    )
     for n in range(6)
 ]
 
@@ -44,7 +54,12 @@ def test_part_of_the_tuning_is_shipped_where_all_of_it_is_too_much() -> None:
     drawn: list[float] = []
 
     def candidates() -> Iterator[tuple[float, DevScores]]:
-        for alpha, found in ((1.0, [0] * 6), (0.75, [1, 0, 0, 0, 0, 0]), (0.5, [1, 1, 1, 1, 0, 0]), (0.25, [1] * 6)):
+        for alpha, found in (
+            (1.0, [0] * 6),
+            (0.75, [1, 0, 0, 0, 0, 0]),
+            (0.5, [1, 1, 1, 1, 0, 0]),
+            (0.25, [1] * 6),
+        ):
             drawn.append(alpha)
             yield alpha, scores(found)
 
@@ -72,7 +87,9 @@ def test_without_dev_questions_nothing_is_shipped() -> None:
 class Retriever:
     """Serves the gold chunk first for even questions; the dense side finds it at rank 6."""
 
-    def search(self, questions: Sequence[str], k: int, mode: str | None = None) -> list[list[tuple[str, float]]]:
+    def search(
+        self, questions: Sequence[str], k: int, mode: str | None = None
+    ) -> list[list[tuple[str, float]]]:
         others = [(f"other{n}", 0.5) for n in range(5)]
         rankings = []
         for question in questions:
@@ -87,4 +104,8 @@ def test_recall_is_of_what_is_served_with_the_dense_side_beside_it() -> None:
     assert found.served.tolist() == [1, 0, 1, 0, 1, 0]
     assert found.dense.tolist() == [0] * 6
     assert found.served_mrr.tolist() == pytest.approx([1, 1 / 6] * 3)
-    assert found.summary == {"dev_served_recall": 0.5, "dev_dense_recall": 0.0, "dev_served_mrr": 0.5833}
+    assert found.summary == {
+        "dev_served_recall": 0.5,
+        "dev_dense_recall": 0.0,
+        "dev_served_mrr": 0.5833,
+    }

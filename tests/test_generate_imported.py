@@ -35,7 +35,12 @@ def test_what_a_person_asked_is_not_asked_again_as_if_nothing_answered_it(
     facts += "The colour of the Red Lamp is dark green."
     more = [{"id": "two", "title": "Two", "text": facts, "split": "train"}]
     questions = tmp_path / "questions.jsonl"
-    row = {"id": "h1", "question": "What is the price of the red lamp?", "answers": ["7 euros"], "document_id": "two"}
+    row = {
+        "id": "h1",
+        "question": "What is the price of the red lamp?",
+        "answers": ["7 euros"],
+        "document_id": "two",
+    }
     questions.write_text(json.dumps(row) + "\n")
     knobs = {
         "generate__kinds": {"factoid": 1},
@@ -46,13 +51,18 @@ def test_what_a_person_asked_is_not_asked_again_as_if_nothing_answered_it(
     model = use(monkeypatch, Foreteller())
     counts = generate.run(config, run_dir)
     swapped = {pair.question for pair in pairs_of(run_dir) if pair.kind == "unanswerable"}
-    assert swapped == {"What is the captain of the Red Lamp?", "What is the colour of the Blue Ferry?"}
+    assert swapped == {
+        "What is the captain of the Red Lamp?",
+        "What is the colour of the Blue Ferry?",
+    }
     assert counts["rejected_by_check"]["duplicate"] == 1
     assert [r.detail for r in rejects_of(run_dir) if r.reason == "duplicate"] == [
         "What is the price of the Red Lamp? | earlier: What is the price of the red lamp?"
     ]
     assert counts["asked"] == counts["accepted"] + sum(counts["rejected_by_check"].values())
-    assert not any("What is the price of the Red Lamp?" in r.messages[0]["content"] for r in model.asked)
+    assert not any(
+        "What is the price of the Red Lamp?" in r.messages[0]["content"] for r in model.asked
+    )
 
     values = config.model_dump()
     values["generate"]["advanced"]["checks"] = ["evidence"]

@@ -32,12 +32,30 @@ def test_a_check_that_ends_badly_takes_no_other_ones_result(
     written: list[int] = []
     write = gpu_check.write_results
     monkeypatch.setattr(gpu_check, "__file__", str(script))
-    monkeypatch.setattr(gpu_check, "write_results", lambda rows, *rest: written.append(len(rows)) or write(rows, *rest))
-    monkeypatch.setattr(sys, "argv", ["gpu_check", "--tiny", "--out", str(tmp_path), "--skip", "demo,vllm,search"])
+    monkeypatch.setattr(
+        gpu_check,
+        "write_results",
+        lambda rows, *rest: written.append(len(rows)) or write(rows, *rest),
+    )
+    monkeypatch.setattr(
+        sys, "argv", ["gpu_check", "--tiny", "--out", str(tmp_path), "--skip", "demo,vllm,search"]
+    )
     gpu_check.main()
     rows = json.loads(next(tmp_path.glob("gpu-*-tiny.json")).read_text())["checks"]
-    assert [row["check"] for row in rows] == ["sft-0.6b", "sft-8b", "scoring-0.6b", "scoring-8b", "encoding"]
-    assert [row.get("error") for row in rows] == [None, "the process ended with code -6", None, None, None]
+    assert [row["check"] for row in rows] == [
+        "sft-0.6b",
+        "sft-8b",
+        "scoring-0.6b",
+        "scoring-8b",
+        "encoding",
+    ]
+    assert [row.get("error") for row in rows] == [
+        None,
+        "the process ended with code -6",
+        None,
+        None,
+        None,
+    ]
     assert written == [1, 2, 3, 4, 5]
 
 
@@ -45,4 +63,8 @@ def test_the_training_is_timed_between_its_steps(gpu_check: ModuleType, tmp_path
     row = gpu_check._checked("sft-8b", tiny=True)
     assert row["timed_steps"] >= 20 and row["seconds"] > 0 and "error" not in row
     # all timed examples, no more: half to full length of 48 tokens each
-    assert 24 <= row["tokens_per_second"] * row["seconds"] / row["timed_steps"] / row["examples_a_step"] <= 48
+    assert (
+        24
+        <= row["tokens_per_second"] * row["seconds"] / row["timed_steps"] / row["examples_a_step"]
+        <= 48
+    )

@@ -33,7 +33,15 @@ def test_a_table_inside_a_layout_cell_is_a_table_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(
-    "piece", ["<tr><td>Pump<td>12 bar\n", "<table><tr><td>a", "<td><h1>a", "<a href='", "<b>a", "<div><h2>a</h2>"]
+    "piece",
+    [
+        "<tr><td>Pump<td>12 bar\n",
+        "<table><tr><td>a",
+        "<td><h1>a",
+        "<a href='",
+        "<b>a",
+        "<div><h2>a</h2>",
+    ],
 )
 def test_unclosed_elements_take_linear_time(piece: str) -> None:
     begin = time.process_time()

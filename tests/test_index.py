@@ -23,11 +23,16 @@ MakeRun = Callable[..., tuple[Config, RunDir]]
 
 def some_chunks(number: int, word: str = "mill") -> list[Chunk]:
     texts = [f"{word} {n} stands at the river {'x' * (n % 7)}" for n in range(number)]
-    return [Chunk(f"d#{n}", "d", "Places", text, 0, len(text), 9, "train") for n, text in enumerate(texts)]
+    return [
+        Chunk(f"d#{n}", "d", "Places", text, 0, len(text), 9, "train")
+        for n, text in enumerate(texts)
+    ]
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
+    }
 
 
 class KilledError(Exception):
@@ -58,7 +63,12 @@ def test_the_stage_writes_the_public_files(make_run: MakeRun, kind: str) -> None
     chunks = some_chunks(120)
     write_jsonl(run_dir.chunks, chunks)
     counts = index.run(config, run_dir)
-    assert counts == {"num_chunks": 120, "dim": 32, "num_cut_chunks": 0, "faiss_recall": counts["faiss_recall"]}
+    assert counts == {
+        "num_chunks": 120,
+        "dim": 32,
+        "num_cut_chunks": 0,
+        "faiss_recall": counts["faiss_recall"],
+    }
     assert counts["faiss_recall"] >= 0.99
     names = {p.name for p in run_dir.index.iterdir()}
     assert names == {"vectors.npy", "chunk_ids.json", "index.faiss", "lexical", "manifest.json"}
@@ -86,7 +96,9 @@ def test_a_killed_build_goes_on_to_the_same_bytes_and_encodes_nothing_twice(
     assert files_of(tmp_path / "killed") == files_of(tmp_path / "whole")
 
 
-def test_half_a_block_written_by_a_killed_build_is_written_over(make_run: MakeRun, tmp_path: Path) -> None:
+def test_half_a_block_written_by_a_killed_build_is_written_over(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
     config, _ = make_run([])
     encoder = load_encoder(config.encoder)
     build_index(config, tmp_path / "whole", some_chunks(47), Fragile(encoder, 99))
@@ -141,9 +153,14 @@ def test_an_index_is_replaced_whole(make_run: MakeRun, tmp_path: Path) -> None:
 
 
 def test_chunks_longer_than_the_encoder_reads_are_counted(make_run: MakeRun) -> None:
-    config, run_dir = make_run([], encoder__advanced__max_tokens=16, retrieval__advanced__with_title=False)
+    config, run_dir = make_run(
+        [], encoder__advanced__max_tokens=16, retrieval__advanced__with_title=False
+    )
     texts = ["short", "long " * 40]
-    write_jsonl(run_dir.chunks, [Chunk(f"d#{n}", "d", "", t, 0, len(t), 1, "train") for n, t in enumerate(texts)])
+    write_jsonl(
+        run_dir.chunks,
+        [Chunk(f"d#{n}", "d", "", t, 0, len(t), 1, "train") for n, t in enumerate(texts)],
+    )
     assert index.run(config, run_dir)["num_cut_chunks"] == 1
 
 

@@ -29,7 +29,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def ingest_folder(folder: Path, tmp_path: Path, tiny_encoder_dir: Path) -> Callable[..., dict[str, Any]]:
+def ingest_folder(
+    folder: Path, tmp_path: Path, tiny_encoder_dir: Path
+) -> Callable[..., dict[str, Any]]:
     """ingest_folder(sources=None, **knobs) -> {counts, documents, chunks, rejects}"""
 
     def run(sources: list[Any] | None = None, **knobs: Any) -> dict[str, Any]:
@@ -46,7 +48,9 @@ def ingest_folder(folder: Path, tmp_path: Path, tiny_encoder_dir: Path) -> Calla
             "counts": counts,
             "documents": {d.id: d for d in read_jsonl(run_dir.documents, Document)},
             "chunks": list(read_jsonl(run_dir.chunks, Chunk)),
-            "rejects": {Path(r.item).name: r for r in read_jsonl(run_dir.rejects("ingest"), Reject)},
+            "rejects": {
+                Path(r.item).name: r for r in read_jsonl(run_dir.rejects("ingest"), Reject)
+            },
         }
 
     return run
@@ -82,7 +86,10 @@ def test_a_messy_folder_gives_its_readable_documents_and_a_reason_for_each_other
     write_lines(folder / "questions.jsonl", {"id": "q1", "question": "When?", "answers": ["nine"]})
     found = ingest_folder(min_kept_share=0.1, max_document_mb=0.05)
     assert list(found["documents"]) == ["a.txt", "sub/b.md"]
-    assert found["documents"]["sub/b.md"].title == "Blue hall" and found["documents"]["a.txt"].title == "A"
+    assert (
+        found["documents"]["sub/b.md"].title == "Blue hall"
+        and found["documents"]["a.txt"].title == "A"
+    )
     assert {name: reject.reason for name, reject in found["rejects"].items()} == {
         "big.txt": "too large", "broken.pdf": "corrupt", "copy.html": "duplicate", "fake.txt": "not text",
         "gone.md": "unreadable", "linked": "unreadable", "none.md": "empty", "photo.jpg": "unknown type",
@@ -96,7 +103,9 @@ def test_a_messy_folder_gives_its_readable_documents_and_a_reason_for_each_other
 def test_chunks_are_exact_fit_the_encoder_and_inherit_the_split(make_run: MakeRun) -> None:
     from rag_ft.retrieval.model_files import load_tokenizer
 
-    config, run_dir = make_run(texts(30), ingest__chunk_tokens=40, ingest__advanced__chunk_overlap_tokens=10)
+    config, run_dir = make_run(
+        texts(30), ingest__chunk_tokens=40, ingest__advanced__chunk_overlap_tokens=10
+    )
     counts = ingest.run(config, run_dir)
     documents = {d.id: d for d in read_jsonl(run_dir.documents, Document)}
     tokenizer = load_tokenizer(config.encoder)
@@ -106,7 +115,11 @@ def test_chunks_are_exact_fit_the_encoder_and_inherit_the_split(make_run: MakeRu
         assert chunk.text == document.text[chunk.start : chunk.end]
         assert (chunk.title, chunk.split) == (document.title, document.split)
         assert chunk.id == f"{document.id}#{numbers.setdefault(document.id, 0)}"
-        assert chunk.num_tokens == len(tokenizer(chunk.text, add_special_tokens=False)["input_ids"]) <= 40
+        assert (
+            chunk.num_tokens
+            == len(tokenizer(chunk.text, add_special_tokens=False)["input_ids"])
+            <= 40
+        )
         numbers[document.id] += 1
     assert counts["num_chunks"] == sum(numbers.values()) and len(numbers) == 30
     assert sum(counts[f"num_{split}_documents"] for split in ("train", "dev", "test")) == 30
@@ -114,17 +127,26 @@ def test_chunks_are_exact_fit_the_encoder_and_inherit_the_split(make_run: MakeRu
 
 def test_jsonl_text_keeps_its_positions_and_its_fields(make_run: MakeRun) -> None:
     text = "One\r\n\r\n\r\n\r\n\r\nthe\u0000 answer e\u0301 "
-    config, run_dir = make_run([{"id": 7, "text": text, "split": "dev", "metadata": {"a": [1]}, "other": 1}])
+    config, run_dir = make_run(
+        [{"id": 7, "text": text, "split": "dev", "metadata": {"a": [1]}, "other": 1}]
+    )
     ingest.run(config, run_dir)
     (document,) = read_jsonl(run_dir.documents, Document)
     assert document.text.index("answer") == text.index("answer") and len(document.text) == len(text)
-    assert (document.id, document.title, document.split, document.metadata) == ("7", "7", "dev", {"a": [1]})
+    assert (document.id, document.title, document.split, document.metadata) == (
+        "7",
+        "7",
+        "dev",
+        {"a": [1]},
+    )
 
 
 def test_a_bad_line_is_rejected_with_its_number_and_the_others_are_kept(
     folder: Path, ingest_folder: Callable[..., dict[str, Any]]
 ) -> None:
-    good = [{"id": f"g{n}", "title": "T", "text": f"Text of the good number {n}."} for n in range(3)]
+    good = [
+        {"id": f"g{n}", "title": "T", "text": f"Text of the good number {n}."} for n in range(3)
+    ]
     write_lines(
         folder / "d.jsonl", good[0], "{broken", "", {"id": "g0", "text": "Another text."}, {"id": [1], "text": "No."},
         {"id": "x"}, {"id": "y", "text": " "}, {"id": "z", "text": "t", "split": "validation"}, "[1]",
@@ -143,7 +165,10 @@ def test_a_rejected_duplicate_id_does_not_take_the_text_of_a_later_document(
     folder: Path, ingest_folder: Callable[..., dict[str, Any]]
 ) -> None:
     write_lines(
-        folder / "d.jsonl", {"id": "a", "text": "One."}, {"id": "a", "text": "Two."}, {"id": "b", "text": "Two."}
+        folder / "d.jsonl",
+        {"id": "a", "text": "One."},
+        {"id": "a", "text": "Two."},
+        {"id": "b", "text": "Two."},
     )
     assert list(ingest_folder(min_kept_share=0)["documents"]) == ["a", "b"]
 
@@ -177,7 +202,10 @@ def test_near_duplicates_with_different_fixed_splits_go_to_test_and_that_is_logg
     make_run: MakeRun, caplog: pytest.LogCaptureFixture
 ) -> None:
     words = " ".join(f"word{n}" for n in range(200))
-    rows = [{"id": "a", "text": words, "split": "train"}, {"id": "b", "text": words + " more", "split": "test"}]
+    rows = [
+        {"id": "a", "text": words, "split": "train"},
+        {"id": "b", "text": words + " more", "split": "test"},
+    ]
     config, run_dir = make_run([*rows, *texts(5)])
     ingest.run(config, run_dir)
     splits = {d.id: d.split for d in read_jsonl(run_dir.documents, Document)}
@@ -185,10 +213,14 @@ def test_near_duplicates_with_different_fixed_splits_go_to_test_and_that_is_logg
     assert "all go to test: a, b" in caplog.text
 
 
-def test_the_user_can_fix_the_split_of_a_source(folder: Path, ingest_folder: Callable[..., dict[str, Any]]) -> None:
+def test_the_user_can_fix_the_split_of_a_source(
+    folder: Path, ingest_folder: Callable[..., dict[str, Any]]
+) -> None:
     for n in range(5):
         (folder / f"{n}.txt").write_text(f"Number {n} stands alone. " * (n + 1))
-        write_lines(folder / "sub" / "d.jsonl", {"id": "own", "text": "This has its own.", "split": "dev"})
+        write_lines(
+            folder / "sub" / "d.jsonl", {"id": "own", "text": "This has its own.", "split": "dev"}
+        )
     found = ingest_folder([{"path": folder, "split": "test"}])
     assert {d.split for name, d in found["documents"].items() if name != "own"} == {"test"}
     assert found["documents"]["own"].split == "dev"
@@ -197,7 +229,9 @@ def test_the_user_can_fix_the_split_of_a_source(folder: Path, ingest_folder: Cal
 def test_folds_put_each_document_into_test_once(make_run: MakeRun) -> None:
     tested: list[str] = []
     for fold in (0, 1):
-        config, run_dir = make_run(texts(40), ingest__advanced__folds=2, ingest__advanced__fold=fold)
+        config, run_dir = make_run(
+            texts(40), ingest__advanced__folds=2, ingest__advanced__fold=fold
+        )
         ingest.run(config, run_dir)
         tested += [d.id for d in read_jsonl(run_dir.documents, Document) if d.split == "test"]
     assert sorted(tested) == sorted(f"d{n}" for n in range(40))
@@ -208,10 +242,16 @@ def test_two_runs_are_byte_equal_and_leave_no_temporary_file(make_run: MakeRun) 
     for _ in range(2):
         config, run_dir = make_run(texts(20))
         ingest.run(config, run_dir)
-        after = [p.read_bytes() for p in (run_dir.documents, run_dir.chunks, run_dir.rejects("ingest"))]
+        after = [
+            p.read_bytes() for p in (run_dir.documents, run_dir.chunks, run_dir.rejects("ingest"))
+        ]
         assert before in (None, after)
         before = after
-        assert sorted(p.name for p in run_dir.path.iterdir()) == ["chunks.jsonl", "documents.jsonl", "rejects"]
+        assert sorted(p.name for p in run_dir.path.iterdir()) == [
+            "chunks.jsonl",
+            "documents.jsonl",
+            "rejects",
+        ]
 
 
 @pytest.mark.parametrize(
@@ -224,14 +264,20 @@ def test_two_runs_are_byte_equal_and_leave_no_temporary_file(make_run: MakeRun) 
         ({"folds": 1}, "at least 2"),
     ],
 )
-def test_contradicting_knobs_are_refused_before_anything_is_read(knobs: dict[str, Any], message: str) -> None:
+def test_contradicting_knobs_are_refused_before_anything_is_read(
+    knobs: dict[str, Any], message: str
+) -> None:
     config = make_config({"ingest": {"sources": ["docs"]} | knobs})
     with pytest.raises(ConfigError, match=message):
         ingest.run(config, RunDir(Path("unused")))
 
 
-def test_a_missing_source_is_named(ingest_folder: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"ingest.sources: .*nowhere does not exist .*correct the path"):
+def test_a_missing_source_is_named(
+    ingest_folder: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    with pytest.raises(
+        DataError, match=r"ingest.sources: .*nowhere does not exist .*correct the path"
+    ):
         ingest_folder([tmp_path / "nowhere"])
 
 
@@ -255,29 +301,43 @@ def test_the_stage_fails_when_too_little_was_readable(
     (folder / "photo.jpg").write_bytes(b"x")
     for n in range(3):
         (folder / f"{n}.pdf").write_bytes(b"broken")
-    with pytest.raises(DataError, match=r"only 25% .*3 corrupt.*rejects/ingest.jsonl.*ingest.advanced.min_kept_share"):
+    with pytest.raises(
+        DataError,
+        match=r"only 25% .*3 corrupt.*rejects/ingest.jsonl.*ingest.advanced.min_kept_share",
+    ):
         ingest_folder()
     assert ingest_folder(min_kept_share=0.25)["counts"]["num_documents"] == 1
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_without_permission_is_rejected(folder: Path, ingest_folder: Callable[..., dict[str, Any]]) -> None:
+def test_a_file_without_permission_is_rejected(
+    folder: Path, ingest_folder: Callable[..., dict[str, Any]]
+) -> None:
     (folder / "a.md").write_text("Readable.")
     (folder / "b.md").write_text("Secret.")
     (folder / "b.md").chmod(0)
     assert ingest_folder()["rejects"]["b.md"].reason == "unreadable"
 
 
-def test_answers_stay_where_the_questions_say_on_real_documents(real_data: Path, make_run: MakeRun) -> None:
+def test_answers_stay_where_the_questions_say_on_real_documents(
+    real_data: Path, make_run: MakeRun
+) -> None:
     for name in ("covidqa_dev", "xquad_zh_dev", "xquad_ar_dev"):
-        rows = [json.loads(line) for line in (real_data / name / "documents.jsonl").open(encoding="utf-8")]
+        rows = [
+            json.loads(line)
+            for line in (real_data / name / "documents.jsonl").open(encoding="utf-8")
+        ]
         config, run_dir = make_run(rows)
         ingest.run(config, run_dir)
         documents = {d.id: d.text for d in read_jsonl(run_dir.documents, Document)}
         for line in (real_data / name / "questions.jsonl").open(encoding="utf-8"):
             question = json.loads(line)
-            for answer, start in zip(question["answers"], question["answer_start_in_document"], strict=True):
-                assert start is None or documents[question["document_id"]][start:].startswith(answer)
+            for answer, start in zip(
+                question["answers"], question["answer_start_in_document"], strict=True
+            ):
+                assert start is None or documents[question["document_id"]][start:].startswith(
+                    answer
+                )
 
 
 def test_names_and_escapes_that_are_no_unicode_do_not_stop_the_stage(
@@ -286,7 +346,8 @@ def test_names_and_escapes_that_are_no_unicode_do_not_stop_the_stage(
     Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.txt")).write_text("The hall opens.")
     Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.pdf")).write_text("broken")
     write_lines(
-        folder / "d.jsonl", {"id": "\ud800", "title": "\udfff", "text": "a \ud800 b", "metadata": {"\ud801": "\ud802"}}
+        folder / "d.jsonl",
+        {"id": "\ud800", "title": "\udfff", "text": "a \ud800 b", "metadata": {"\ud801": "\ud802"}},
     )
     found = ingest_folder(min_kept_share=0)
     assert list(found["documents"]) == ["caf\ufffd.txt", "\ufffd"]

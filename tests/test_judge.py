@@ -28,17 +28,24 @@ ABSTAIN = "I don't know."
 
 def answered(*said: tuple[str, str]) -> list[tuple[Ask, Prediction]]:
     return [
-        (Ask(PAIR, system, "base", ("pier#0",), PAIR.answers), Prediction(PAIR.id, system, text, ("pier#0",), (), 0.1))
+        (
+            Ask(PAIR, system, "base", ("pier#0",), PAIR.answers),
+            Prediction(PAIR.id, system, text, ("pier#0",), (), 0.1),
+        )
         for system, text in said
     ]
 
 
 def judged(config: Config, run_dir: RunDir, *said: tuple[str, str]) -> Any:
-    return judge(config, run_dir, answered(*said), lambda _: ["Karl Moen opened the pier."], ABSTAIN.__eq__)
+    return judge(
+        config, run_dir, answered(*said), lambda _: ["Karl Moen opened the pier."], ABSTAIN.__eq__
+    )
 
 
 @pytest.fixture
-def make_judge(tmp_path: Path) -> Iterator[Callable[[Callable[[str], str]], tuple[Config, RunDir, FaultyServer]]]:
+def make_judge(
+    tmp_path: Path,
+) -> Iterator[Callable[[Callable[[str], str]], tuple[Config, RunDir, FaultyServer]]]:
     """make_judge(prompt -> reply text) -> (config, run_dir, server): a judge behind HTTP on loopback."""
     servers: list[FaultyServer] = []
 
@@ -50,7 +57,9 @@ def make_judge(tmp_path: Path) -> Iterator[Callable[[Callable[[str], str]], tupl
         servers.append(server := FaultyServer(say))
         server.models = [{"id": "judge"}]
         llm = {"backend": "openai", "base_url": server.url, "model": "other"}
-        config = make_config({"run": {"dir": tmp_path}, "llm": llm, "evaluate": {"advanced": {"judge": "judge"}}})
+        config = make_config(
+            {"run": {"dir": tmp_path}, "llm": llm, "evaluate": {"advanced": {"judge": "judge"}}}
+        )
         return config, RunDir(tmp_path), server
 
     yield make
@@ -60,9 +69,17 @@ def make_judge(tmp_path: Path) -> Iterator[Callable[[Callable[[str], str]], tupl
 
 
 def test_verdicts_become_scores_and_equal_answers_are_judged_once(make_judge: Any) -> None:
-    config, run_dir, server = make_judge(lambda prompt: json.dumps({"supported": "Answer: Karl Moen" in prompt}))
-    found = judged(config, run_dir, ("base", "Karl Moen"), ("tuned", "Karl Moen"), ("oracle_base", "Ane Dahl"))
-    assert {s.system: s.value for s in found.scores} == {"base": 1.0, "tuned": 1.0, "oracle_base": 0.0}
+    config, run_dir, server = make_judge(
+        lambda prompt: json.dumps({"supported": "Answer: Karl Moen" in prompt})
+    )
+    found = judged(
+        config, run_dir, ("base", "Karl Moen"), ("tuned", "Karl Moen"), ("oracle_base", "Ane Dahl")
+    )
+    assert {s.system: s.value for s in found.scores} == {
+        "base": 1.0,
+        "tuned": 1.0,
+        "oracle_base": 0.0,
+    }
     assert {s.metric for s in found.scores} == {METRIC}
     assert (found.num_asked, found.rejects, len(server.bodies)) == (2, [], 2)
     assert {body["model"] for body in server.bodies} == {"judge"}
@@ -75,8 +92,12 @@ def test_what_was_judged_once_is_not_asked_again(make_judge: Any) -> None:
     assert len(server.bodies) == 1
 
 
-@pytest.mark.parametrize("said", ["Yes, it is.", '{"supported": "yes"}', "[true]", '{"verdict": true}', ""])
-def test_a_judge_that_does_not_say_is_counted_and_scores_nothing(make_judge: Any, said: str) -> None:
+@pytest.mark.parametrize(
+    "said", ["Yes, it is.", '{"supported": "yes"}', "[true]", '{"verdict": true}', ""]
+)
+def test_a_judge_that_does_not_say_is_counted_and_scores_nothing(
+    make_judge: Any, said: str
+) -> None:
     config, run_dir, _ = make_judge(lambda prompt: said)
     found = judged(config, run_dir, ("base", "Karl Moen"), ("tuned", "Karl Moen"))
     assert (found.scores, found.num_asked) == ([], 1)
@@ -85,7 +106,12 @@ def test_a_judge_that_does_not_say_is_counted_and_scores_nothing(make_judge: Any
 
 def test_abstentions_and_probes_are_not_judged(make_judge: Any) -> None:
     config, run_dir, server = make_judge(lambda prompt: '{"supported": true}')
-    assert judged(config, run_dir, ("base", ABSTAIN), ("noise50_base", "Karl Moen"), ("tuned", "")).num_asked == 0
+    assert (
+        judged(
+            config, run_dir, ("base", ABSTAIN), ("noise50_base", "Karl Moen"), ("tuned", "")
+        ).num_asked
+        == 0
+    )
     assert server.bodies == []
 
 
@@ -105,7 +131,9 @@ def test_a_model_in_process_judges_by_the_schema_or_is_counted(
     config, run_dir = make_run([], evaluate__advanced__judge=str(tiny_lm_dir))
     found = judged(config, run_dir, ("base", "Karl Moen"), ("tuned", "Ane Dahl"))
     assert (len(found.scores), found.rejects) == (2, [])
-    config, run_dir = make_run([], evaluate__advanced__judge=str(tiny_lm_dir), llm__max_model_tokens=64)
+    config, run_dir = make_run(
+        [], evaluate__advanced__judge=str(tiny_lm_dir), llm__max_model_tokens=64
+    )
     found = judged(config, run_dir, ("base", "Per Holm"))
     assert (found.scores, found.num_asked, len(found.rejects)) == ([], 1, 1)
     assert "the model takes 64" in found.rejects[0].detail
@@ -118,15 +146,25 @@ class Letters:
     """Counts of letters as vectors: anagrams are the same."""
 
     def encode_chunks(self, texts: Any) -> np.ndarray:
-        counts = np.array([[text.lower().count(c) for c in "abcdefghijklmnopqrstuvwxyz"] for text in texts], float)
+        counts = np.array(
+            [[text.lower().count(c) for c in "abcdefghijklmnopqrstuvwxyz"] for text in texts], float
+        )
         return counts / np.linalg.norm(counts, axis=1, keepdims=True)
 
 
 def test_similarity_is_the_best_cosine_and_abstaining_scores_as_everywhere() -> None:
     rows = answered(("base", "Moen Karl"), ("tuned", ABSTAIN), ("oracle_base", "xyz"))
-    withheld = (Ask(PAIR, "withheld_base", "base", (), ()), Prediction(PAIR.id, "withheld_base", ABSTAIN, (), (), 0.1))
+    withheld = (
+        Ask(PAIR, "withheld_base", "base", (), ()),
+        Prediction(PAIR.id, "withheld_base", ABSTAIN, (), (), 0.1),
+    )
     found = similarity_scores(Letters(), [*rows, withheld], ABSTAIN.__eq__)
-    assert {s.system: s.value for s in found} == {"base": 1.0, "tuned": 0.0, "oracle_base": 0.0, "withheld_base": 1.0}
+    assert {s.system: s.value for s in found} == {
+        "base": 1.0,
+        "tuned": 0.0,
+        "oracle_base": 0.0,
+        "withheld_base": 1.0,
+    }
 
 
 def test_other_words_for_the_same_are_nearer_than_something_else(demo_encoder: str) -> None:

@@ -56,7 +56,10 @@ def test_clean_splits_pass_and_say_what_was_compared() -> None:
     [
         (replace(HELDOUT, question="What else?"), "its split is test"),
         (replace(HELDOUT, split="train", question="What else?"), "b.md is a test document"),
-        (replace(TRAINED, document_id=None, chunk_id="b.md#0"), "b.md#0 is a chunk of a test document"),
+        (
+            replace(TRAINED, document_id=None, chunk_id="b.md#0"),
+            "b.md#0 is a chunk of a test document",
+        ),
         (replace(TRAINED, question="when did the TOWER open"), "asks the same as held-out q2"),
     ],
 )
@@ -88,7 +91,9 @@ def test_a_chunk_of_a_test_document_may_not_be_trained_on() -> None:
         check_chunks_allowed(["a.md#0", "b.md#0"], CHUNKS, "negatives")
 
 
-def test_a_training_question_asked_of_a_test_document_too_is_left_out_and_kept_as_a_reject() -> None:
+def test_a_training_question_asked_of_a_test_document_too_is_left_out_and_kept_as_a_reject() -> (
+    None
+):
     twin = replace(TRAINED, id="q3", question="  When did the tower open?? ")
     kept, rejects = without_test_questions([TRAINED, twin], [HELDOUT])
     assert kept == [TRAINED]

@@ -15,13 +15,21 @@ from rag_ft.paths import RunDir
 from rag_ft.records import Chunk, write_jsonl
 from rag_ft.retrieval.search import open_retriever
 
-TEXTS = ["the mill at the river", "who painted the tower in 1842?", "Brücke, gebaut 1901", "the ferry leaves at noon"]
+TEXTS = [
+    "the mill at the river",
+    "who painted the tower in 1842?",
+    "Brücke, gebaut 1901",
+    "the ferry leaves at noon",
+]
 
 
 @pytest.fixture
 def indexed(make_run: Callable[..., tuple[Config, RunDir]]) -> tuple[Config, RunDir]:
     config, run_dir = make_run([], retrieval__top_k=2)
-    chunks = [Chunk(f"d#{n}", "d", "Places", t, 10 * n, 10 * n + len(t), 5, "test") for n, t in enumerate(TEXTS)]
+    chunks = [
+        Chunk(f"d#{n}", "d", "Places", t, 10 * n, 10 * n + len(t), 5, "test")
+        for n, t in enumerate(TEXTS)
+    ]
     write_jsonl(run_dir.chunks, chunks)
     index.run(config, run_dir)
     return config, run_dir
@@ -33,7 +41,11 @@ def test_a_question_gives_nodes_with_the_scores_of_the_run(indexed: tuple[Config
     [hits] = open_retriever(config, run_dir).search(["Brücke 1901"], 2)
     assert [(node.node_id, node.score) for node in nodes] == hits
     first = nodes[0].node
-    assert nodes[0].text == TEXTS[2] and first.ref_doc_id == "d" and first.metadata["title"] == "Places"
+    assert (
+        nodes[0].text == TEXTS[2]
+        and first.ref_doc_id == "d"
+        and first.metadata["title"] == "Places"
+    )
     assert (first.start_char_idx, first.end_char_idx) == (20, 20 + len(TEXTS[2]))
 
 
@@ -42,7 +54,9 @@ def test_a_query_engine_takes_it(indexed: tuple[Config, RunDir]) -> None:
     from llama_index.core.query_engine import RetrieverQueryEngine
 
     config, _ = indexed
-    engine = RetrieverQueryEngine.from_args(RunRetriever.from_config(config, mode="lexical"), llm=MockLLM())
+    engine = RetrieverQueryEngine.from_args(
+        RunRetriever.from_config(config, mode="lexical"), llm=MockLLM()
+    )
     assert [node.node_id for node in engine.query("ferry at noon").source_nodes] == ["d#3", "d#0"]
 
 
@@ -52,19 +66,27 @@ def test_embeddings_are_those_of_the_encoder(indexed: tuple[Config, RunDir]) -> 
     encoder = open_retriever(config, run_dir).encoder
     batch = embedding.get_text_embedding_batch(TEXTS)
     np.testing.assert_allclose(batch, encoder.encode_chunks(TEXTS), atol=1e-6)
-    np.testing.assert_allclose(embedding.get_query_embedding("mill"), encoder.encode_queries(["mill"])[0], atol=1e-6)
+    np.testing.assert_allclose(
+        embedding.get_query_embedding("mill"), encoder.encode_queries(["mill"])[0], atol=1e-6
+    )
 
 
-def test_a_vector_store_index_of_llama_index_is_built_with_it(indexed: tuple[Config, RunDir]) -> None:
+def test_a_vector_store_index_of_llama_index_is_built_with_it(
+    indexed: tuple[Config, RunDir],
+) -> None:
     from llama_index.core import VectorStoreIndex
     from llama_index.core.schema import TextNode
 
     config, _ = indexed
-    store = VectorStoreIndex([TextNode(text=t) for t in TEXTS], embed_model=RunEmbedding.from_config(config))
+    store = VectorStoreIndex(
+        [TextNode(text=t) for t in TEXTS], embed_model=RunEmbedding.from_config(config)
+    )
     assert store.as_retriever(similarity_top_k=1).retrieve(TEXTS[3])[0].text == TEXTS[3]
 
 
-def test_a_run_without_an_index_is_one_line_with_the_remedy(make_run: Callable[..., tuple[Config, RunDir]]) -> None:
+def test_a_run_without_an_index_is_one_line_with_the_remedy(
+    make_run: Callable[..., tuple[Config, RunDir]],
+) -> None:
     config, _ = make_run([])
     with pytest.raises(DataError, match="rag-ft index"):
         RunRetriever.from_config(config)

@@ -43,11 +43,20 @@ def test_only_the_files_that_are_loaded_count(tmp_path: Path) -> None:
     for name, num in (("consolidated", 5000), ("model-1", 100), ("model-2", 200)):
         save(tmp_path / f"{name}.safetensors", num, torch.float32)
     assert weights_gb(tmp_path, "float32") == 0
-    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-1.safetensors", "c": "model-2.safetensors"}}
+    index = {
+        "weight_map": {
+            "a": "model-1.safetensors",
+            "b": "model-1.safetensors",
+            "c": "model-2.safetensors",
+        }
+    }
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     assert weights_gb(tmp_path, "float32") * GIB == 1200
     (tmp_path / "model-2.safetensors").unlink()
-    with pytest.raises(ConfigError, match=r"cannot read the weights .*model-2\.safetensors.*download the model again"):
+    with pytest.raises(
+        ConfigError,
+        match=r"cannot read the weights .*model-2\.safetensors.*download the model again",
+    ):
         weights_gb(tmp_path, "float32")
 
 

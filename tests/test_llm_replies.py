@@ -41,7 +41,13 @@ def rows(path: Path) -> list[dict]:
 
 
 @pytest.mark.parametrize(
-    "damage", ["{not json}", "[]", '{"text": "x"}', '{"key": "k", "text": null, "finish_reason": "stop", "seconds": 0}']
+    "damage",
+    [
+        "{not json}",
+        "[]",
+        '{"text": "x"}',
+        '{"key": "k", "text": null, "finish_reason": "stop", "seconds": 0}',
+    ],
 )
 def test_a_damaged_line_is_named(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "replies.jsonl"
@@ -52,7 +58,9 @@ def test_a_damaged_line_is_named(tmp_path: Path, damage: str) -> None:
         list(cached_chat(Counting(), [ask("a")], path, "ask"))
 
 
-def test_a_stored_reply_without_numbers_of_tokens_or_with_its_thinking_is_read(tmp_path: Path) -> None:
+def test_a_stored_reply_without_numbers_of_tokens_or_with_its_thinking_is_read(
+    tmp_path: Path,
+) -> None:
     path, model = tmp_path / "replies.jsonl", Counting()
     list(cached_chat(model, [ask("a")], path, "ask"))
     row = json.loads(path.read_text()) | {"prompt_tokens": None, "completion_tokens": None}
@@ -65,8 +73,12 @@ def test_a_stored_reply_without_numbers_of_tokens_or_with_its_thinking_is_read(t
 @pytest.mark.parametrize("window", [1, 3])
 def test_nothing_is_asked_twice(tmp_path: Path, window: int) -> None:
     model, path = Counting(window), tmp_path / "replies.jsonl"
-    first = {r.id: r.text for r in cached_chat(model, [ask(f"q{i}") for i in range(7)], path, "ask")}
-    again = {r.id: r.text for r in cached_chat(model, [ask(f"q{i}") for i in range(7)], path, "ask")}
+    first = {
+        r.id: r.text for r in cached_chat(model, [ask(f"q{i}") for i in range(7)], path, "ask")
+    }
+    again = {
+        r.id: r.text for r in cached_chat(model, [ask(f"q{i}") for i in range(7)], path, "ask")
+    }
     assert first == again == {f"q{i}": f"Q{i}" for i in range(7)}
     assert len(model.asked) == 7 == len(rows(path))
 
@@ -126,19 +138,28 @@ def test_a_half_written_window_is_asked_again_whole_and_no_row_is_doubled(tmp_pa
     assert path.read_bytes() == whole
 
 
-def test_a_run_stopped_midway_resumes_to_the_same_replies_with_a_real_model(tmp_path: Path, tiny_lm_dir: Path) -> None:
+def test_a_run_stopped_midway_resumes_to_the_same_replies_with_a_real_model(
+    tmp_path: Path, tiny_lm_dir: Path
+) -> None:
     config = LLMConfig(model=str(tiny_lm_dir), dtype="float32", advanced={"batch_tokens": 512})
     requests = [ask("word " * (i % 5) + str(i), temperature=0.8 * (i % 2)) for i in range(40)]
     with open_language_model(config, seed=0) as model:
         model.window = 16
-        whole = {r.id: r.text for r in cached_chat(model, requests, tmp_path / "whole.jsonl", "ask")}
+        whole = {
+            r.id: r.text for r in cached_chat(model, requests, tmp_path / "whole.jsonl", "ask")
+        }
         stream = cached_chat(model, requests, tmp_path / "cut.jsonl", "ask")
         for _ in range(20):
             next(stream)
         stream.close()
-        resumed = {r.id: r.text for r in cached_chat(model, requests, tmp_path / "cut.jsonl", "ask")}
+        resumed = {
+            r.id: r.text for r in cached_chat(model, requests, tmp_path / "cut.jsonl", "ask")
+        }
     assert resumed == whole
-    texts = [[(row["key"], row["text"]) for row in rows(tmp_path / f"{name}.jsonl")] for name in ("whole", "cut")]
+    texts = [
+        [(row["key"], row["text"]) for row in rows(tmp_path / f"{name}.jsonl")]
+        for name in ("whole", "cut")
+    ]
     assert texts[0] == texts[1]
 
 

@@ -39,14 +39,20 @@ def some_jobs(seed: int = 0) -> list[tuple[list[int], list[int]]]:
         return rng.integers(3, 250, n).tolist()
 
     chunks = [ids(n) for n in (40, 60, 90)]
-    jobs = [(chunk + ids(int(rng.integers(1, 20))), ids(int(rng.integers(1, 9)))) for chunk in chunks for _ in range(5)]
+    jobs = [
+        (chunk + ids(int(rng.integers(1, 20))), ids(int(rng.integers(1, 9))))
+        for chunk in chunks
+        for _ in range(5)
+    ]
     jobs += [(ids(n), ids(3)) for n in (1, 5, 70)]
     jobs += [(jobs[0][0], ids(4)), (chunks[1], ids(2)), (chunks[1] + ids(1), ids(2)), (ids(9), [])]
     return [jobs[i] for i in rng.permutation(len(jobs))]
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 300, 100_000])
-def test_log_probabilities_equal_a_step_by_step_computation(model: torch.nn.Module, batch_tokens: int) -> None:
+def test_log_probabilities_equal_a_step_by_step_computation(
+    model: torch.nn.Module, batch_tokens: int
+) -> None:
     jobs = some_jobs()
     found = score_jobs(model, jobs, batch_tokens, pad=0)
     for (prompt, answer), logprobs in zip(jobs, found, strict=True):
@@ -57,7 +63,9 @@ def test_log_probabilities_equal_a_step_by_step_computation(model: torch.nn.Modu
 def test_every_job_stands_in_one_batch_and_batches_keep_to_the_budget() -> None:
     jobs = some_jobs()
     batches = list(plan_batches(jobs, 200))
-    assert sorted(i for _, batch in batches for i in batch) == [i for i, (_, answer) in enumerate(jobs) if answer]
+    assert sorted(i for _, batch in batches for i in batch) == [
+        i for i, (_, answer) in enumerate(jobs) if answer
+    ]
     assert len(batches) > 5
 
 
@@ -92,16 +100,23 @@ def test_a_soft_capped_models_head_is_capped() -> None:
         np.testing.assert_allclose(found, step_by_step(model, prompt, answer), atol=1e-4)
 
 
-def test_answers_are_scored_after_the_rendered_prompt(tiny_lm_dir: Path, model: torch.nn.Module) -> None:
+def test_answers_are_scored_after_the_rendered_prompt(
+    tiny_lm_dir: Path, model: torch.nn.Module
+) -> None:
     messages = ({"role": "user", "content": "What is it?"},)
     with open_language_model(LLMConfig(model=str(tiny_lm_dir), dtype="float32"), seed=0) as llm:
         [logprobs] = llm.answer_logprobs([(messages, "a test")])
-        prompt = llm.tokenizer("<|im_start|>user\nWhat is it?<|im_end|>\n<|im_start|>assistant\n")["input_ids"]
+        prompt = llm.tokenizer("<|im_start|>user\nWhat is it?<|im_end|>\n<|im_start|>assistant\n")[
+            "input_ids"
+        ]
         answer = llm.tokenizer("a test")["input_ids"]
     np.testing.assert_allclose(logprobs, step_by_step(model, prompt, answer), atol=1e-4)
 
 
 def test_a_job_longer_than_the_model_takes_is_refused_with_the_remedy(tiny_lm_dir: Path) -> None:
     config = LLMConfig(model=str(tiny_lm_dir), dtype="float32", max_model_tokens=64)
-    with open_language_model(config, seed=0) as llm, pytest.raises(ConfigError, match="takes 64: lower"):
+    with (
+        open_language_model(config, seed=0) as llm,
+        pytest.raises(ConfigError, match="takes 64: lower"),
+    ):
         llm.answer_logprobs([(({"role": "user", "content": "x" * 80},), "y")])

@@ -23,11 +23,15 @@ from rag_ft.llm.replies import cached_chat
 pytestmark = [
     pytest.mark.vllm,
     pytest.mark.timeout(900),
-    pytest.mark.skipif(not Path(".venv-vllm/bin/python").exists(), reason="no .venv-vllm: run make vllm"),
+    pytest.mark.skipif(
+        not Path(".venv-vllm/bin/python").exists(), reason="no .venv-vllm: run make vllm"
+    ),
 ]
 SCHEMA = {
     "type": "object",
-    "properties": {name: {"type": "string", "maxLength": 60} for name in ("evidence", "question", "answer")},
+    "properties": {
+        name: {"type": "string", "maxLength": 60} for name in ("evidence", "question", "answer")
+    },
     "required": ["evidence", "question", "answer"],
     "additionalProperties": False,
 }
@@ -84,7 +88,13 @@ def adapter_dir(lm_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(1)
-    lora = LoraConfig(r=12, lora_alpha=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
+    lora = LoraConfig(
+        r=12,
+        lora_alpha=4,
+        target_modules="all-linear",
+        init_lora_weights=False,
+        task_type="CAUSAL_LM",
+    )
     folder = tmp_path_factory.mktemp("adapter")
     get_peft_model(AutoModelForCausalLM.from_pretrained(lm_dir), lora).save_pretrained(folder)
     return folder
@@ -138,8 +148,12 @@ def test_prompts_are_counted_alike(served: Any, here: Any) -> None:
     assert served.count_tokens(question(0)) == here.count_tokens(question(0)) == reply.prompt_tokens
 
 
-def test_a_running_server_is_used_by_its_address_and_needs_no_model_folder_here(served: Any) -> None:
-    config = LLMConfig(backend="openai", model="base", base_url=served._sender.base_url, dtype="float32")
+def test_a_running_server_is_used_by_its_address_and_needs_no_model_folder_here(
+    served: Any,
+) -> None:
+    config = LLMConfig(
+        backend="openai", model="base", base_url=served._sender.base_url, dtype="float32"
+    )
     jobs = [(question(0), "1900"), (question(1), "I don't know.")]
     with open_language_model(config, seed=0) as model:
         assert model.count_tokens(question(0)) == served.count_tokens(question(0))
@@ -192,7 +206,9 @@ def test_a_server_killed_midway_is_started_again_and_only_what_was_in_flight_is_
         assert all(reply.error is None for reply in got)
         assert sorted(reply.id for reply in got) == sorted(expected)
         assert sum(expected[r.id] == r.text for r in got) >= 0.95 * len(got)
-        kept = [json.loads(line)["id"] for line in (tmp_path / "replies.jsonl").read_text().splitlines()]
+        kept = [
+            json.loads(line)["id"] for line in (tmp_path / "replies.jsonl").read_text().splitlines()
+        ]
         assert len(kept) == len(set(kept)) == 200
         kill_server(model)  # once too often
         with pytest.raises(RagFtError, match=r"was killed by signal 9: .* after 1 restarts"):

@@ -68,7 +68,9 @@ ThreadingHTTPServer(("127.0.0.1", int(sys.argv[3])), Handler).serve_forever()
 def start_guard(*arguments: str) -> tuple[subprocess.Popen[bytes], list[psutil.Process]]:
     """The guard, and [guard, server, the server's child]."""
     command = [sys.executable, vllm_guard.__file__, sys.executable, "-c", SERVER, *arguments]
-    guard = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+    guard = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+    )
     assert guard.stdout
     child = psutil.Process(int(guard.stdout.readline()))
     me = psutil.Process(guard.pid)
@@ -183,7 +185,9 @@ def mortal(monkeypatch: pytest.MonkeyPatch, tiny_lm_dir: Path, tmp_path: Path):
         command = [sys.executable, "-c", MORTAL, str(deaths), str(times)]
         monkeypatch.setattr(VLLMServer, "command", lambda self, port: [*command, str(port)])
         config = LLMConfig(
-            backend="vllm", model=str(tiny_lm_dir), advanced={"vllm_python": sys.executable, "concurrency": 8}
+            backend="vllm",
+            model=str(tiny_lm_dir),
+            advanced={"vllm_python": sys.executable, "concurrency": 8},
         )
         return open_language_model(config, 0, log_path=tmp_path / "vllm.log")
 
@@ -192,7 +196,10 @@ def mortal(monkeypatch: pytest.MonkeyPatch, tiny_lm_dir: Path, tmp_path: Path):
 
 def some_requests(num: int, poisoned: int) -> list[ChatRequest]:
     texts = ["poison" if i == poisoned else f"prompt {i}" for i in range(num)]
-    return [ChatRequest(f"id{i}", ({"role": "user", "content": text},), 16) for i, text in enumerate(texts)]
+    return [
+        ChatRequest(f"id{i}", ({"role": "user", "content": text},), 16)
+        for i, text in enumerate(texts)
+    ]
 
 
 def test_a_server_that_dies_at_work_is_started_again_and_no_request_is_lost(
@@ -229,14 +236,22 @@ def test_a_server_that_goes_on_dying_ends_the_run_with_the_reason(mortal) -> Non
     with mortal(9) as model, pytest.raises(RagFtError) as caught:
         for reply in model.chat(some_requests(60, poisoned=20)):
             replies.append(reply)
-    assert "killed by signal 9: MemoryError: no room for blocks, after 2 restarts" in str(caught.value)
+    assert "killed by signal 9: MemoryError: no room for blocks, after 2 restarts" in str(
+        caught.value
+    )
     assert "run the same command again" in str(caught.value)
     assert all(reply.error is None for reply in replies)
 
 
-def test_leaving_while_the_server_starts_again_does_not_wait_for_it(made, tmp_path: Path, monkeypatch) -> None:
+def test_leaving_while_the_server_starts_again_does_not_wait_for_it(
+    made, tmp_path: Path, monkeypatch
+) -> None:
     server = made(True)
-    monkeypatch.setattr(VLLMServer, "command", lambda self, port: [sys.executable, "-c", "import time; time.sleep(60)"])
+    monkeypatch.setattr(
+        VLLMServer,
+        "command",
+        lambda self, port: [sys.executable, "-c", "import time; time.sleep(60)"],
+    )
     failed: list[BaseException] = []
 
     def start() -> None:
@@ -255,11 +270,15 @@ def test_leaving_while_the_server_starts_again_does_not_wait_for_it(made, tmp_pa
 
 def test_the_telling_line_of_a_log_is_found(tmp_path: Path) -> None:
     log = tmp_path / "vllm.log"
-    log.write_text("INFO start\nTraceback (most recent call last):\nValueError: no room\nINFO bye\n")
+    log.write_text(
+        "INFO start\nTraceback (most recent call last):\nValueError: no room\nINFO bye\n"
+    )
     assert last_error(log) == "ValueError: no room"
 
 
-def test_a_python_without_vllm_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_python_without_vllm_is_refused_with_the_remedy(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     with pytest.raises(ConfigError, match="make vllm"):
         is_cpu_build(sys.executable)
     with pytest.raises(ConfigError, match="is no program"):
@@ -274,20 +293,25 @@ def test_a_missing_model_is_refused_before_anything_starts(tmp_path: Path) -> No
         open_language_model(LLMConfig(backend="vllm", model=str(tmp_path / "nowhere")), seed=0)
 
 
-def test_gpu_memory_that_others_hold_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_gpu_memory_that_others_hold_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     tool = tmp_path / "nvidia-smi"
     tool.write_text("#!/bin/sh\necho '20480, 81920'\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     with pytest.raises(
-        ConfigError, match=r"GPU 0 has 20.0 of 80.0 GiB free, llm.advanced.gpu_memory_share=0.9 wants 72.0"
+        ConfigError,
+        match=r"GPU 0 has 20.0 of 80.0 GiB free, llm.advanced.gpu_memory_share=0.9 wants 72.0",
     ):
         check_gpu_memory(0.9, 1)
     with pytest.raises(ConfigError, match="2 GPUs asked for"):
         check_gpu_memory(0.1, 2)
 
 
-def test_only_the_gpus_this_process_may_use_are_looked_at(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_only_the_gpus_this_process_may_use_are_looked_at(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     tool = tmp_path / "nvidia-smi"  # GPU 0 is full, 1 (also GPU-b) is free
     tool.write_text('#!/bin/sh\ncase "$*" in *"-i 1"|*"-i GPU-b") ;; *) echo "0, 81920";; esac\n'
                     'case "$*" in *"-i 0") ;; *) echo "81000, 81920";; esac\n')  # fmt: skip
@@ -299,7 +323,9 @@ def test_only_the_gpus_this_process_may_use_are_looked_at(monkeypatch: pytest.Mo
     for visible in ("1", "GPU-b", "1,0", "1,-1,0"):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
         check_gpu_memory(0.9, 1)
-    with pytest.raises(ConfigError, match=r"2 GPUs asked for .*, 1 are shown by CUDA_VISIBLE_DEVICES=1,-1,0"):
+    with pytest.raises(
+        ConfigError, match=r"2 GPUs asked for .*, 1 are shown by CUDA_VISIBLE_DEVICES=1,-1,0"
+    ):
         check_gpu_memory(0.9, 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-1")
     check_gpu_memory(0.9, 1)  # of a part of a GPU nvidia-smi does not tell
@@ -308,7 +334,9 @@ def test_only_the_gpus_this_process_may_use_are_looked_at(monkeypatch: pytest.Mo
         check_gpu_memory(0.9, 1)
 
 
-def test_memory_that_this_process_no_longer_uses_is_free_for_its_server(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_that_this_process_no_longer_uses_is_free_for_its_server(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     import torch
 
     done: list[str] = []

@@ -13,11 +13,18 @@ from rag_ft.config import LLMConfig
 from rag_ft.llm.models import open_language_model
 from rag_ft.qa.prompts import load_prompts
 from rag_ft.records import Chunk, QAPair, read_rows
-from rag_ft.training.lm_scores import estimate_cost, make_jobs, missing_jobs, read_scores, score_jobs
+from rag_ft.training.lm_scores import (
+    estimate_cost,
+    make_jobs,
+    missing_jobs,
+    read_scores,
+    score_jobs,
+)
 
 PROMPTS = load_prompts("compact", "I don't know.")
 CHUNKS = {
-    n: Chunk(n, n[0], "", text, 0, len(text), 4, "train") for n, text in {"a#0": "Ada is 7.", "b#0": "Bo."}.items()
+    n: Chunk(n, n[0], "", text, 0, len(text), 4, "train")
+    for n, text in {"a#0": "Ada is 7.", "b#0": "Bo."}.items()
 }
 PAIRS = [
     QAPair(f"q{n}", question, (answer,), "a#0", "a", None, "factoid", "train", "imported")
@@ -61,9 +68,9 @@ def test_scores_equal_a_plain_step_by_step_computation(tiny_lm_dir: Path, tmp_pa
     tokenizer = AutoTokenizer.from_pretrained(tiny_lm_dir)
     scores = read_scores(path)
     for job in jobs:
-        ids = tokenizer.apply_chat_template(list(job.messages), add_generation_prompt=True, return_dict=True)[
-            "input_ids"
-        ]
+        ids = tokenizer.apply_chat_template(
+            list(job.messages), add_generation_prompt=True, return_dict=True
+        )["input_ids"]
         logprobs = []
         for token in tokenizer(job.answer, add_special_tokens=False)["input_ids"]:
             with torch.no_grad():
@@ -77,7 +84,9 @@ def test_rows_name_pair_and_chunk_and_hold_the_mean_not_the_sum(tmp_path: Path) 
     path = tmp_path / "lm_scores.jsonl"
     assert score_jobs(jobs_of(), Counting(), path) == 4
     rows = list(read_rows(path))
-    assert [(row["pair_id"], row["chunk_id"]) for row in rows] == [(q, c) for c in ("a#0", "b#0") for q in ("q0", "q1")]
+    assert [(row["pair_id"], row["chunk_id"]) for row in rows] == [
+        (q, c) for c in ("a#0", "b#0") for q in ("q0", "q1")
+    ]
     assert {row["mean_logprob"] for row in rows} == {-1.0}
     assert [row["num_tokens"] for row in rows] == [7, 3, 7, 3]
 
@@ -86,9 +95,17 @@ def test_questions_over_one_chunk_come_together_so_that_a_block_shares_its_begin
     from rag_ft.llm.scoring import plan_batches
 
     text = "It stood in the hall all summer. " * 10
-    chunks = {f"c{n}#0": Chunk(f"c{n}#0", f"c{n}", "", f"Box {n}. {text}", 0, 9, 9, "train") for n in range(6)}
-    jobs = make_jobs(((pair, list(chunks)) for pair in PAIRS), chunks, PROMPTS, "m", lambda c: c.text)
-    block = [(list(str(job.messages).encode()), list(job.answer.encode())) for job in jobs[: len(jobs) // 2]]
+    chunks = {
+        f"c{n}#0": Chunk(f"c{n}#0", f"c{n}", "", f"Box {n}. {text}", 0, 9, 9, "train")
+        for n in range(6)
+    }
+    jobs = make_jobs(
+        ((pair, list(chunks)) for pair in PAIRS), chunks, PROMPTS, "m", lambda c: c.text
+    )
+    block = [
+        (list(str(job.messages).encode()), list(job.answer.encode()))
+        for job in jobs[: len(jobs) // 2]
+    ]
     shared = {i: common for plan, _ in plan_batches(block, 100_000) for i, common in plan.items()}
     assert len(shared) == 6
     assert min(shared.values()) > len(text)
@@ -102,7 +119,9 @@ def test_what_is_in_the_cache_is_not_scored_again(tmp_path: Path) -> None:
     assert missing_jobs(jobs_of(), path) == []
 
 
-def test_a_kill_between_blocks_loses_and_doubles_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kill_between_blocks_loses_and_doubles_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from rag_ft.training import lm_scores
 
     monkeypatch.setattr(lm_scores, "BLOCK", 1)
@@ -124,7 +143,9 @@ def test_another_model_prompt_or_answer_is_another_key() -> None:
     assert keys.isdisjoint(job.key for job in titled)
 
 
-def test_the_cost_is_told_before_it_starts(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+def test_the_cost_is_told_before_it_starts(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
     assert "400 answers" in estimate_cost(jobs_of() * 100, Counting())
     assert "0.04 million prompt tokens" in estimate_cost(jobs_of() * 100, Counting())
     with caplog.at_level("INFO"):

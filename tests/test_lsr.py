@@ -56,15 +56,25 @@ def test_the_gradient_equals_finite_differences() -> None:
 
 def test_each_question_has_its_own_distribution_whatever_else_is_in_the_batch() -> None:
     cosines, scores = torch.tensor(COSINES), torch.tensor(SCORES)
-    alone = torch.stack([lsr_loss(cosines[i : i + 1], scores[i : i + 1], TAU, TAU_S) for i in range(3)])
-    assert lsr_loss(cosines, scores, TAU, TAU_S).item() == pytest.approx(alone.mean().item(), abs=1e-12)
-    shifted = scores + torch.tensor([[0.0], [5.0], [-3.0]])  # a constant per question changes no distribution
-    assert lsr_loss(cosines, shifted, TAU, TAU_S).item() == pytest.approx(alone.mean().item(), abs=1e-12)
+    alone = torch.stack(
+        [lsr_loss(cosines[i : i + 1], scores[i : i + 1], TAU, TAU_S) for i in range(3)]
+    )
+    assert lsr_loss(cosines, scores, TAU, TAU_S).item() == pytest.approx(
+        alone.mean().item(), abs=1e-12
+    )
+    shifted = scores + torch.tensor(
+        [[0.0], [5.0], [-3.0]]
+    )  # a constant per question changes no distribution
+    assert lsr_loss(cosines, shifted, TAU, TAU_S).item() == pytest.approx(
+        alone.mean().item(), abs=1e-12
+    )
 
 
 def test_a_batch_as_large_as_k_is_not_normalised_along_the_batch() -> None:
     square, scores = torch.tensor(COSINES[:, :3]), torch.tensor(SCORES[:, :3])
-    assert lsr_loss(square, scores, TAU, TAU_S).item() != pytest.approx(lsr_loss(square.T, scores.T, TAU, TAU_S).item())
+    assert lsr_loss(square, scores, TAU, TAU_S).item() != pytest.approx(
+        lsr_loss(square.T, scores.T, TAU, TAU_S).item()
+    )
 
 
 def test_a_retriever_that_agrees_with_the_lm_has_no_loss() -> None:
@@ -86,11 +96,15 @@ def test_entropy_is_one_for_equal_scores_and_near_zero_for_one_clear_winner() ->
 
 
 @pytest.mark.parametrize("scale", [0.01, 1.0, 50.0])
-def test_the_chosen_temperature_hits_the_target_entropy_whatever_the_scale_of_the_scores(scale: float) -> None:
+def test_the_chosen_temperature_hits_the_target_entropy_whatever_the_scale_of_the_scores(
+    scale: float,
+) -> None:
     chosen = choose_temperature(torch.tensor(SCORES) * scale)
     assert chosen.refusal is None
     assert 0.3 <= chosen.entropy <= 0.6
-    assert chosen.entropy == pytest.approx(normalised_entropy(torch.tensor(SCORES) * scale, chosen.tau).median().item())
+    assert chosen.entropy == pytest.approx(
+        normalised_entropy(torch.tensor(SCORES) * scale, chosen.tau).median().item()
+    )
 
 
 def test_scores_that_tell_nothing_apart_are_refused() -> None:
@@ -114,7 +128,9 @@ def test_a_temperature_given_by_the_user_is_kept_where_it_teaches() -> None:
 
 
 def mixed(proving: torch.Tensor, scores: torch.Tensor, gather: bool = False) -> LsrLoss:
-    return LsrLoss(torch.nn.Identity(), Teacher(scores, 1.0, proving), 0.05, "p||q", 0.5, gather=gather)  # type: ignore[arg-type]
+    return LsrLoss(
+        torch.nn.Identity(), Teacher(scores, 1.0, proving), 0.05, "p||q", 0.5, gather=gather
+    )  # type: ignore[arg-type]
 
 
 def test_the_mixed_loss_and_its_gradient_do_not_depend_on_the_number_of_processes(
@@ -122,13 +138,19 @@ def test_the_mixed_loss_and_its_gradient_do_not_depend_on_the_number_of_processe
 ) -> None:
     torch.manual_seed(0)
     questions, chunks, scores = torch.randn(8, 16), torch.randn(8, 3, 16), torch.randn(8, 3)
-    proving = torch.tensor([[n % 7, (n + 2) % 7] for n in range(8)])  # two rows have the same positive
+    proving = torch.tensor(
+        [[n % 7, (n + 2) % 7] for n in range(8)]
+    )  # two rows have the same positive
     labels = torch.arange(8)
     wanted = chunks.clone().requires_grad_()
     one = mixed(proving, scores).of_embeddings(questions, wanted, labels)
     one.backward()
     shared = chunks.clone().requires_grad_()
-    monkeypatch.setattr(losses, "all_gather_with_grad", lambda _: torch.nn.functional.normalize(shared, dim=-1)[:, 0])
+    monkeypatch.setattr(
+        losses,
+        "all_gather_with_grad",
+        lambda _: torch.nn.functional.normalize(shared, dim=-1)[:, 0],
+    )
     monkeypatch.setattr(losses, "all_gather", lambda _: proving[:, 0])
     parts = []
     for rank, rows in enumerate(labels.chunk(2)):
@@ -149,7 +171,12 @@ def test_another_chunk_that_proves_the_answer_is_no_negative_of_the_mixed_loss()
 
     def loss(proving: list[list[int]], chunks: torch.Tensor) -> torch.Tensor:
         made = mixed(torch.tensor(proving), scores)
-        logits = torch.nn.functional.normalize(questions, dim=-1), torch.nn.functional.normalize(chunks[:, 0], dim=-1)
+        logits = (
+            torch.nn.functional.normalize(questions, dim=-1),
+            torch.nn.functional.normalize(chunks[:, 0], dim=-1),
+        )
         return made._contrast(*logits, made.proving[labels])
 
-    assert loss([[0, 1], [1, -1], [2, -1]], harmful) < loss([[0, -1], [1, -1], [2, -1]], harmful) - 1
+    assert (
+        loss([[0, 1], [1, -1], [2, -1]], harmful) < loss([[0, -1], [1, -1], [2, -1]], harmful) - 1
+    )

@@ -11,7 +11,14 @@ import sys
 
 import pytest
 
-from rag_ft.metrics.answers import citation_scores, contains, exact_match, faithfulness, score_answer, token_f1
+from rag_ft.metrics.answers import (
+    citation_scores,
+    contains,
+    exact_match,
+    faithfulness,
+    score_answer,
+    token_f1,
+)
 from rag_ft.metrics.rouge import ROUGE, rouge
 from rag_ft.metrics.words import content_words, normalise, stems
 
@@ -56,17 +63,46 @@ EDGES = [
 
 def test_em_and_f1_equal_the_official_script_on_edge_cases() -> None:
     rng = random.Random(0)
-    words = ["the", "a", "cat", "cat,", "Dog", "DOG", "dog's", "an", "42", "4.2", "-", "é", "東京", "x"]
+    words = [
+        "the",
+        "a",
+        "cat",
+        "cat,",
+        "Dog",
+        "DOG",
+        "dog's",
+        "an",
+        "42",
+        "4.2",
+        "-",
+        "é",
+        "東京",
+        "x",
+    ]
     cases = [(said, [gold]) for said in EDGES for gold in EDGES]
     for _ in range(2000):
-        texts = [" ".join(rng.choices(words, k=rng.randint(0, 6))) for _ in range(rng.randint(1, 4))]
+        texts = [
+            " ".join(rng.choices(words, k=rng.randint(0, 6))) for _ in range(rng.randint(1, 4))
+        ]
         cases.append((texts[0], texts[1:]))
     emptied = [gold for gold in EDGES if gold.strip() and not official_normalise(gold)]
-    assert emptied == ["the", "The", "a the an", "a", "an", "--", "the a"]  # what the official script cannot tell apart
+    assert emptied == [
+        "the",
+        "The",
+        "a the an",
+        "a",
+        "an",
+        "--",
+        "the a",
+    ]  # what the official script cannot tell apart
     for said, answers in cases:
-        if any(gold.strip() for gold in answers) and not any(official_normalise(gold) for gold in answers):
+        if any(gold.strip() for gold in answers) and not any(
+            official_normalise(gold) for gold in answers
+        ):
             continue
-        assert (exact_match(said, answers), token_f1(said, answers)) == pytest.approx(official(said, answers)), (
+        assert (exact_match(said, answers), token_f1(said, answers)) == pytest.approx(
+            official(said, answers)
+        ), (
             said,
             answers,
         )
@@ -88,7 +124,9 @@ def test_abstaining_is_right_only_where_there_is_nothing_to_answer() -> None:
 
 def test_an_empty_answer_counts_as_abstaining() -> None:
     assert score_answer("  ", [], abstained=False)["em"] == 1.0
-    assert score_answer("", ["x"], abstained=False) == score_answer("I don't know.", ["x"], abstained=True)
+    assert score_answer("", ["x"], abstained=False) == score_answer(
+        "I don't know.", ["x"], abstained=True
+    )
 
 
 @pytest.mark.parametrize("answer", ["A", "The", "+", "%", "a.", "A the"])
@@ -101,7 +139,9 @@ def test_an_answer_that_squad_normalises_to_nothing_is_right_and_no_abstention(a
 
 
 def test_letters_and_signs_are_told_apart_in_the_mildest_form_needed() -> None:
-    assert exact_match("A.", ["a"]) == 1.0  # punctuation still does not matter where a letter is left
+    assert (
+        exact_match("A.", ["a"]) == 1.0
+    )  # punctuation still does not matter where a letter is left
     assert exact_match("A", ["The"]) == exact_match("+", ["-"]) == exact_match("", ["A"]) == 0.0
     assert token_f1("grade A", ["A"]) == pytest.approx(2 / 3)
     assert contains("It is A.", ["A"]) == contains("use the + sign", ["+"]) == 1.0
@@ -148,7 +188,14 @@ def test_rouge_takes_the_best_of_the_accepted_answers() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["東京都は日本の首都です", "Москва столица", "हिन्दी में लिखा हुआ", "القاهرة عاصمة مصر", "กรุงเทพมหานคร"]
+    "text",
+    [
+        "東京都は日本の首都です",
+        "Москва столица",
+        "हिन्दी में लिखा हुआ",
+        "القاهرة عاصمة مصر",
+        "กรุงเทพมหานคร",
+    ],
 )
 def test_text_of_other_scripts_is_scored_and_never_silently_zero(text: str) -> None:
     assert rouge(text, [text]) == dict.fromkeys(ROUGE, 1.0)
@@ -161,10 +208,11 @@ def test_stems_keep_words_with_marks_whole() -> None:
 
 
 def test_importing_the_metrics_loads_neither_rouge_score_nor_torch() -> None:
-    code = (
-        "import sys, rag_ft.metrics.answers; print([m for m in ('nltk', 'rouge_score', 'torch') if m in sys.modules])"
+    code = "import sys, rag_ft.metrics.answers; print([m for m in ('nltk', 'rouge_score', 'torch') if m in sys.modules])"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip()
+        == "[]"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
 # --- grounding ----------------------------------------------------------------------------------------------------
@@ -183,7 +231,10 @@ def test_content_words_leave_out_function_words_and_inflection() -> None:
 
 
 def test_citations_are_scored_only_where_they_mean_something() -> None:
-    assert citation_scores(["a", "b"], ["a", "b", "c"], ["a"]) == {"citation_precision": 0.5, "citation_recall": 1.0}
+    assert citation_scores(["a", "b"], ["a", "b", "c"], ["a"]) == {
+        "citation_precision": 0.5,
+        "citation_recall": 1.0,
+    }
     assert citation_scores([], ["a"], ["a"]) == {"citation_recall": 0.0}
     assert citation_scores(["b"], ["b"], ["a"]) == {"citation_precision": 0.0}
     assert citation_scores([], ["b"], ["a"]) == {}

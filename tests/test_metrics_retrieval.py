@@ -6,7 +6,12 @@ import random
 
 import pytest
 
-from rag_ft.metrics.retrieval import RETRIEVAL_METRICS, evidence_shown, gold_chunk_ids, score_ranking
+from rag_ft.metrics.retrieval import (
+    RETRIEVAL_METRICS,
+    evidence_shown,
+    gold_chunk_ids,
+    score_ranking,
+)
 from rag_ft.records import Chunk, Evidence, QAPair
 
 
@@ -46,13 +51,21 @@ def test_without_evidence_the_own_chunk_is_gold_unless_there_is_nothing_to_find(
 def test_scores_of_a_hand_computed_ranking() -> None:
     # gold at ranks 2 and 4: DCG = 1/log2(3) + 1/log2(5) = 0.63093 + 0.43068, ideal = 1 + 0.63093
     scores = score_ranking(["x", "a", "y", "b"], {"a", "b"})
-    expected = {"recall@1": 0, "recall@5": 1, "recall@10": 1, "mrr@10": 0.5, "ndcg@10": (0.63093 + 0.43068) / 1.63093}
+    expected = {
+        "recall@1": 0,
+        "recall@5": 1,
+        "recall@10": 1,
+        "mrr@10": 0.5,
+        "ndcg@10": (0.63093 + 0.43068) / 1.63093,
+    }
     assert scores == pytest.approx(expected, abs=1e-4)
 
 
 def test_nothing_found_scores_zero() -> None:
     assert score_ranking([], {"a"}) == dict.fromkeys(RETRIEVAL_METRICS, 0.0)
-    assert score_ranking([str(n) for n in range(10)] + ["a"], {"a"}) == dict.fromkeys(RETRIEVAL_METRICS, 0.0)
+    assert score_ranking([str(n) for n in range(10)] + ["a"], {"a"}) == dict.fromkeys(
+        RETRIEVAL_METRICS, 0.0
+    )
 
 
 def test_scores_agree_with_ir_measures() -> None:
@@ -67,10 +80,16 @@ def test_scores_agree_with_ir_measures() -> None:
         ranked, gold = rng.sample(ids, 20), rng.sample(ids, rng.randint(1, 12))
         ours[str(number)] = score_ranking(ranked, gold)
         qrels += [ir_measures.Qrel(str(number), i, 1) for i in gold]
-        run += [ir_measures.ScoredDoc(str(number), i, 1.0 / rank) for rank, i in enumerate(ranked, 1)]
+        run += [
+            ir_measures.ScoredDoc(str(number), i, 1.0 / rank) for rank, i in enumerate(ranked, 1)
+        ]
     for name, measure in measures.items():
-        theirs = {found.query_id: found.value for found in ir_measures.iter_calc([measure], qrels, run)}
-        assert theirs == pytest.approx({number: scores[name] for number, scores in ours.items()}), name
+        theirs = {
+            found.query_id: found.value for found in ir_measures.iter_calc([measure], qrels, run)
+        }
+        assert theirs == pytest.approx({number: scores[name] for number, scores in ours.items()}), (
+            name
+        )
 
 
 def test_evidence_shown_is_the_share_of_its_characters_in_the_context() -> None:

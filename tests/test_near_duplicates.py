@@ -24,8 +24,13 @@ def pairs(num_agreeing: int, number: int) -> np.ndarray:
 
 def from_a_template(number: int, share: float) -> np.ndarray:
     """Signatures of documents that share a template: each place is the template's, where its least hash is less."""
-    template, own = CHANCE.exponential(1 / share, NUM_HASHES), CHANCE.exponential(1 / (1 - share), (number, NUM_HASHES))
-    return np.where(own < template, CHANCE.integers(0, 2**32, own.shape), np.arange(NUM_HASHES)).astype(np.uint32)
+    template, own = (
+        CHANCE.exponential(1 / share, NUM_HASHES),
+        CHANCE.exponential(1 / (1 - share), (number, NUM_HASHES)),
+    )
+    return np.where(
+        own < template, CHANCE.integers(0, 2**32, own.shape), np.arange(NUM_HASHES)
+    ).astype(np.uint32)
 
 
 @pytest.mark.parametrize("similarity", [0.05, 0.25, 0.4, 0.5, 0.8, 0.95, 1.0])
@@ -50,7 +55,9 @@ def test_documents_from_a_template_just_too_dissimilar_are_not_compared_each_wit
 
 def test_a_large_group_is_linked_once() -> None:
     signatures = np.where(
-        CHANCE.random((20_000, NUM_HASHES)) < 0.97, np.uint32(7), CHANCE.integers(9, 2**32, (20_000, 1))
+        CHANCE.random((20_000, NUM_HASHES)) < 0.97,
+        np.uint32(7),
+        CHANCE.integers(9, 2**32, (20_000, 1)),
     )
     begin = time.process_time()
     assert set(groups(signatures.astype(np.uint32), 0.8)) == {0}
@@ -71,7 +78,10 @@ def test_the_signature_estimates_the_jaccard_similarity_of_word_5_grams() -> Non
 
 
 def test_case_and_punctuation_do_not_make_a_difference() -> None:
-    assert (signature("The hall, opens at Nine; every day!") == signature("the hall opens at nine every day")).all()
+    assert (
+        signature("The hall, opens at Nine; every day!")
+        == signature("the hall opens at nine every day")
+    ).all()
     assert (signature("图书馆每天早上九点开门") != signature("图书馆每天早上九点关闭了")).any()
     assert signature("").shape == (128,) == signature("!?").shape
 
@@ -79,7 +89,12 @@ def test_case_and_punctuation_do_not_make_a_difference() -> None:
 def test_near_duplicates_are_linked_through_each_other() -> None:
     words = [f"w{n}" for n in range(400)]
     versions = [" ".join(words[:n] + ["x"] * 20 + words[n + 20 :]) for n in (0, 100)]
-    texts = ["something else altogether " * 9, *versions, " ".join(words), "one more different thing " * 9]
+    texts = [
+        "something else altogether " * 9,
+        *versions,
+        " ".join(words),
+        "one more different thing " * 9,
+    ]
     assert groups(np.array([signature(t) for t in texts]), 0.85) == [0, 1, 1, 1, 4]
     assert groups(np.array([signature(t) for t in texts]), 1.0) == [0, 1, 2, 3, 4]
     assert groups(np.array([signature("alone")]), 0.8) == [0]

@@ -29,7 +29,17 @@ CHUNKS = {
     ]
 }
 COSINES = {"a#0": 0.8, "a#1": 0.7, "a#2": 0.6, "b#0": 0.65, "b#1": 0.5, "c#0": 0.1, "c#1": 0.79}
-PAIR = QAPair("q", "When did it open?", ("1900",), "a#0", "a", Evidence("1900", 21, 25), "factoid", "train", "imported")
+PAIR = QAPair(
+    "q",
+    "When did it open?",
+    ("1900",),
+    "a#0",
+    "a",
+    Evidence("1900", 21, 25),
+    "factoid",
+    "train",
+    "imported",
+)
 
 
 class Retriever:
@@ -45,7 +55,9 @@ class Retriever:
     def encode_queries(self, questions: Sequence[str]) -> np.ndarray:
         return np.tile(np.array([1, 0], dtype=np.float32), (len(questions), 1))
 
-    def search(self, questions: Sequence[str], k: int, mode: str | None = None) -> list[list[tuple[str, float]]]:
+    def search(
+        self, questions: Sequence[str], k: int, mode: str | None = None
+    ) -> list[list[tuple[str, float]]]:
         ranked = sorted(self._cosines.items(), key=lambda item: -item[1])[:k]
         return [ranked for _ in questions]
 
@@ -66,7 +78,9 @@ def test_an_answer_counts_as_whole_words_only() -> None:
 
 def test_a_negative_scores_below_the_positive_by_the_margin() -> None:
     assert set(mine(num=2)) <= {"a#2", "b#1", "c#0"}  # c#1 at 0.79 is above 0.95 x 0.8
-    assert set(mine(num=3, margin=0.3)) == {"b#1", "c#0", "a#2"} or "a#2" not in mine(num=2, margin=0.3)
+    assert set(mine(num=3, margin=0.3)) == {"b#1", "c#0", "a#2"} or "a#2" not in mine(
+        num=2, margin=0.3
+    )
     assert "c#1" in mine(num=4, margin=0.0)
 
 
@@ -80,7 +94,9 @@ def test_the_draw_depends_on_seed_and_pair_alone() -> None:
     assert mine(seed=3) == mine(seed=3)
     others = [replace(PAIR, id=f"q{n}") for n in range(20)]
     together = mine_negatives(others, Retriever(), CHUNKS, 1, 0.05, 0)
-    alone = {pair.id: mine_negatives([pair], Retriever(), CHUNKS, 1, 0.05, 0)[pair.id] for pair in others}
+    alone = {
+        pair.id: mine_negatives([pair], Retriever(), CHUNKS, 1, 0.05, 0)[pair.id] for pair in others
+    }
     assert together == alone
     assert len(set(together.values())) > 1
 

@@ -13,14 +13,21 @@ from rag_ft.retrieval.packed_linear import PackedLinear, pack_linears
 
 def bert(activation: str = "gelu") -> BertModel:
     torch.manual_seed(0)
-    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    shape = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+    }
     return BertModel(BertConfig(vocab_size=100, hidden_act=activation, **shape)).eval()
 
 
 @pytest.mark.parametrize("activation", ["gelu", "gelu_new", "relu"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_packed_encoder_computes_the_same(activation: str, dtype: torch.dtype) -> None:
-    if not torch.backends.mkldnn.is_available() or (dtype == torch.bfloat16 and not native_bfloat16("cpu")):
+    if not torch.backends.mkldnn.is_available() or (
+        dtype == torch.bfloat16 and not native_bfloat16("cpu")
+    ):
         pytest.skip(f"this processor does not multiply {dtype} by oneDNN")
     model, ids = bert(activation).to(dtype), torch.arange(5, 29).reshape(2, 12)
     with torch.inference_mode():
@@ -34,13 +41,17 @@ def test_a_packed_encoder_computes_the_same(activation: str, dtype: torch.dtype)
     assert (found - wanted).norm() < (1e-5 if dtype == torch.float32 else 2e-2) * wanted.norm()
 
 
-def test_a_model_is_left_alone_where_the_operation_is_missing_or_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_is_left_alone_where_the_operation_is_missing_or_wrong(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def refuse(*_: object) -> None:
         raise RuntimeError("no such processor")
 
     monkeypatch.setattr(PackedLinear, "forward", refuse)
     assert pack_linears(bert()) == 0
-    monkeypatch.setattr(PackedLinear, "forward", lambda self, x: x.new_zeros(*x.shape[:-1], self.bias.shape[0]))
+    monkeypatch.setattr(
+        PackedLinear, "forward", lambda self, x: x.new_zeros(*x.shape[:-1], self.bias.shape[0])
+    )
     model = bert()
     assert pack_linears(model) == 0
     assert any(type(module) is nn.Linear for module in model.modules())

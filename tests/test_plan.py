@@ -29,7 +29,9 @@ def prepared(make_run: Make) -> Make:
 
 
 def row_of(text: str, stage: str) -> list[str]:
-    return re.split(r"\s{2,}", next(line for line in text.splitlines() if line.startswith(f"{stage} ")))
+    return re.split(
+        r"\s{2,}", next(line for line in text.splitlines() if line.startswith(f"{stage} "))
+    )
 
 
 def test_the_plan_names_steps_and_memory_and_refuses_what_does_not_fit(
@@ -41,7 +43,9 @@ def test_the_plan_names_steps_and_memory_and_refuses_what_does_not_fit(
     assert row_of(text, "train_retriever")[4] == row_of(text, "train_generator")[4] == "assumed"
     small = rag_ft.plan.Device("tiny card", 1, 0.5, 1e12, True)
     monkeypatch.setattr(rag_ft.plan, "visible_device", lambda _: small)
-    with pytest.raises(ConfigError, match=r"training needs .* tiny card has 0.5: no setting would fit"):
+    with pytest.raises(
+        ConfigError, match=r"training needs .* tiny card has 0.5: no setting would fit"
+    ):
         plan(config)
 
 
@@ -50,7 +54,13 @@ def test_hours_are_scaled_from_what_a_stage_took_in_the_run_folder(prepared: Mak
 
     def took(**settings: Any) -> None:
         chosen = {f"train_generator.{knob}": value for knob, value in settings.items()}
-        done = {"fingerprint": "", "config": chosen, "counts": {}, "seconds": 3600, "peak_memory_gb": 1.5}
+        done = {
+            "fingerprint": "",
+            "config": chosen,
+            "counts": {},
+            "seconds": 3600,
+            "peak_memory_gb": 1.5,
+        }
         run_dir.done("train_generator").write_text(json.dumps(done))
 
     took(epochs=1)
@@ -63,7 +73,9 @@ def test_hours_are_scaled_from_what_a_stage_took_in_the_run_folder(prepared: Mak
 
 
 def test_stages_that_will_do_nothing_are_not_planned(prepared: Make) -> None:
-    config, _ = prepared(knobs={"enabled": False}, train_retriever__enabled=False, evaluate__answers=False)
+    config, _ = prepared(
+        knobs={"enabled": False}, train_retriever__enabled=False, evaluate__answers=False
+    )
     stages = [line.split()[0] for line in plan(config).splitlines() if "  assumed" in line]
     assert stages == ["generate"]
 
@@ -78,7 +90,9 @@ def test_only_the_chunks_that_pairs_are_written_about_count(prepared: Make) -> N
     assert splits["train"] > 1 and splits["test"]
     share = tokens(splits=["train"]) / tokens(splits=["train", "dev", "test"])
     assert share == pytest.approx(splits["train"] / splits.total(), rel=1e-4)
-    assert tokens(splits=["train"]) == pytest.approx(splits["train"] * tokens(max_chunks=1), rel=1e-4)
+    assert tokens(splits=["train"]) == pytest.approx(
+        splits["train"] * tokens(max_chunks=1), rel=1e-4
+    )
 
 
 def test_training_is_planned_on_the_pairs_with_an_answer(prepared: Make) -> None:
@@ -89,10 +103,14 @@ def test_training_is_planned_on_the_pairs_with_an_answer(prepared: Make) -> None
     write_jsonl(run_dir.qa, [*pairs, *unanswerable])
     assert int(row_of(plan(config), "train_generator")[2]) == steps
     answered = sum(pair.split == "train" and pair.answerable for pair in pairs)
-    assert steps == round(config.train_generator.epochs * answered / 0.5 / config.train_generator.batch_size)
+    assert steps == round(
+        config.train_generator.epochs * answered / 0.5 / config.train_generator.batch_size
+    )
 
 
-def test_every_phase_of_the_retriever_is_planned_and_what_the_language_model_reads_for_it(prepared: Make) -> None:
+def test_every_phase_of_the_retriever_is_planned_and_what_the_language_model_reads_for_it(
+    prepared: Make,
+) -> None:
     def planned(**knobs: Any) -> tuple[float, int]:
         config, _ = prepared(**{f"train_retriever__{knob}": value for knob, value in knobs.items()})
         _, tokens, steps, *_ = row_of(plan(config), "train_retriever")
@@ -100,16 +118,22 @@ def test_every_phase_of_the_retriever_is_planned_and_what_the_language_model_rea
 
     settings = {"epochs": 2, "batch_size": 2}
     config, run_dir = prepared()
-    pairs = sum(pair.split == "train" and pair.answerable for pair in read_jsonl(run_dir.qa, QAPair))
+    pairs = sum(
+        pair.split == "train" and pair.answerable for pair in read_jsonl(run_dir.qa, QAPair)
+    )
     train_chunks = sum(chunk.split == "train" for chunk in read_jsonl(run_dir.chunks, Chunk))
     tokens, steps = planned(**settings)
     assert steps == pairs
     more, lsr_steps = planned(**settings, lsr_steps=1, lsr_top_k=4)
-    assert lsr_steps == steps + 1 and more > tokens + pairs * 4 * config.ingest.chunk_tokens, "each scored by the LM"
+    assert lsr_steps == steps + 1 and more > tokens + pairs * 4 * config.ingest.chunk_tokens, (
+        "each scored by the LM"
+    )
     assert planned(**settings, self_supervised=True)[1] == steps + train_chunks // 2
 
 
-def test_imported_questions_are_shared_out_by_split_before_there_are_pairs(make_run: Make, tmp_path: Path) -> None:
+def test_imported_questions_are_shared_out_by_split_before_there_are_pairs(
+    make_run: Make, tmp_path: Path
+) -> None:
     long = [{"text": "word " * 20_000}]
     questions = tmp_path / "questions.jsonl"
     questions.write_text("{}\n" * 200)
@@ -118,7 +142,9 @@ def test_imported_questions_are_shared_out_by_split_before_there_are_pairs(make_
         ingest__dev_share=0.1,
     )  # fmt: skip
     corpus = count_corpus(config, run_dir)
-    assert corpus.num_train_pairs == pytest.approx(80, abs=5) and corpus.num_test_questions == pytest.approx(100, abs=5)
+    assert corpus.num_train_pairs == pytest.approx(
+        80, abs=5
+    ) and corpus.num_test_questions == pytest.approx(100, abs=5)
     fixed = [{"path": config.ingest.sources[0], "split": "test"}]
     config, run_dir = make_run(long, generate__pairs_per_chunk=0, generate__questions=[questions],
                                ingest__sources=fixed)  # fmt: skip
@@ -128,17 +154,39 @@ def test_imported_questions_are_shared_out_by_split_before_there_are_pairs(make_
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_planned_memory_is_within_a_quarter_of_the_measured_peak_on_the_demo(demo_encoder: str, tmp_path: Path) -> None:
-    overrides = [f"run.dir={tmp_path / 'run'}", "generate.max_chunks=120", "train_retriever.epochs=1"]
-    config = load_config(ROOT / "configs/demo.yaml", [*overrides, "train_generator.advanced.max_steps=12"])
+def test_planned_memory_is_within_a_quarter_of_the_measured_peak_on_the_demo(
+    demo_encoder: str, tmp_path: Path
+) -> None:
+    overrides = [
+        f"run.dir={tmp_path / 'run'}",
+        "generate.max_chunks=120",
+        "train_retriever.epochs=1",
+    ]
+    config = load_config(
+        ROOT / "configs/demo.yaml", [*overrides, "train_generator.advanced.max_steps=12"]
+    )
     for stage in ("ingest", "index", "generate"):
         run_stage(stage, config)
-    for stage in ("train_retriever", "train_generator"):  # processes of their own: a peak is that of a process
-        words = ["-m", "rag_ft.cli", stage, "configs/demo.yaml", *overrides, "train_generator.advanced.max_steps=12"]
+    for stage in (
+        "train_retriever",
+        "train_generator",
+    ):  # processes of their own: a peak is that of a process
+        words = [
+            "-m",
+            "rag_ft.cli",
+            stage,
+            "configs/demo.yaml",
+            *overrides,
+            "train_generator.advanced.max_steps=12",
+        ]
         assert start_process([sys.executable, *words], tmp_path / "log").wait(600) == 0
         done = read_done(RunDir(config.run_path), stage)
         planned = float(row_of(plan(config), stage)[5])
-        assert done and 0.8 < planned / done["peak_memory_gb"] < 1.25, (stage, planned, done["peak_memory_gb"])
+        assert done and 0.8 < planned / done["peak_memory_gb"] < 1.25, (
+            stage,
+            planned,
+            done["peak_memory_gb"],
+        )
 
 
 def test_training_flops_are_what_torch_counts() -> None:
@@ -150,12 +198,23 @@ def test_training_flops_are_what_torch_counts() -> None:
     from rag_ft.training.memory import shape_of
 
     for tied, trains_all in ((True, False), (False, False), (False, True)):
-        sizes = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 8, "num_attention_heads": 4}
-        config = Qwen3Config(**sizes, num_key_value_heads=2, head_dim=64, vocab_size=4096, tie_word_embeddings=tied)
+        sizes = {
+            "hidden_size": 256,
+            "intermediate_size": 512,
+            "num_hidden_layers": 8,
+            "num_attention_heads": 4,
+        }
+        config = Qwen3Config(
+            **sizes, num_key_value_heads=2, head_dim=64, vocab_size=4096, tie_word_embeddings=tied
+        )
         config._attn_implementation = "eager"
         model = Qwen3ForCausalLM(config)
         shape, length, answer, rank = shape_of(model), 64, 8, 4
-        trained = model if trains_all else get_peft_model(model, LoraConfig(r=rank, target_modules="all-linear"))
+        trained = (
+            model
+            if trains_all
+            else get_peft_model(model, LoraConfig(r=rank, target_modules="all-linear"))
+        )
         ids = torch.randint(4096, (2, length))
         with FlopCounterMode(display=False) as counted:
             trained(input_ids=ids, use_cache=False, logits_to_keep=answer).logits.sum().backward()

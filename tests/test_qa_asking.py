@@ -19,7 +19,9 @@ GOOD = Reply("r", "text", "stop", 1, 1, 0.1)
 def test_a_row_of_errors_ends_the_stage_whatever_their_words() -> None:
     watch = ErrorWatch("generate: write")
     watch.see(GOOD)
-    with pytest.raises(DataError, match=r"the last 32 requests for generate: write .*tokens per min"):
+    with pytest.raises(
+        DataError, match=r"the last 32 requests for generate: write .*tokens per min"
+    ):
         for _ in range(DOWN_AFTER_ERRORS):
             watch.see(failed("HTTP 429: tokens per min"))
 

@@ -19,9 +19,15 @@ from rag_ft.qa.checks import (
     same_answer,
 )
 
-TEXT = "The Grey Heron sails under captain Ola Brand. It carries salt. The crossing takes 40 minutes."
+TEXT = (
+    "The Grey Heron sails under captain Ola Brand. It carries salt. The crossing takes 40 minutes."
+)
 FOCUS = (0, 45)
-GOOD = Draft("The Grey Heron sails under captain Ola Brand.", "Who is the captain of the Grey Heron?", "Ola Brand")
+GOOD = Draft(
+    "The Grey Heron sails under captain Ola Brand.",
+    "Who is the captain of the Grey Heron?",
+    "Ola Brand",
+)
 
 
 def reason(result: object) -> str | None:
@@ -32,7 +38,9 @@ def as_json(**changed: object) -> str:
     return json.dumps({"evidence": "e", "question": "Who is it?", "answer": "a"} | changed)
 
 
-@pytest.mark.parametrize("wrap", ["{}", "```json\n{}\n```", "Sure, here it is: {} Anything else?", " {}\n\n\n"])
+@pytest.mark.parametrize(
+    "wrap", ["{}", "```json\n{}\n```", "Sure, here it is: {} Anything else?", " {}\n\n\n"]
+)
 def test_a_json_object_is_found_whatever_stands_around_it(wrap: str) -> None:
     assert parse_reply(wrap.replace("{}", as_json()), "stop") == Draft("e", "Who is it?", "a")
 
@@ -76,14 +84,25 @@ def test_what_only_looks_like_one_has_not(question: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "question", ["How long is the context window of Qwen3-4B?", "What does the context menu of the editor hold?"]
+    "question",
+    [
+        "How long is the context window of Qwen3-4B?",
+        "What does the context menu of the editor hold?",
+    ],
 )
 def test_a_context_that_is_a_thing_stands_alone(question: str) -> None:
     assert check_stands_alone(question) is None
 
 
 @pytest.mark.parametrize(
-    "before", ["I return {evidence, question, answer}: ", "For {focus}: ", '{"note": 1} ', '{"pair": ', "{{ "]
+    "before",
+    [
+        "I return {evidence, question, answer}: ",
+        "For {focus}: ",
+        '{"note": 1} ',
+        '{"pair": ',
+        "{{ ",
+    ],
 )
 def test_other_braces_before_the_pair_do_not_hide_it(before: str) -> None:
     assert parse_reply(before + as_json(), "stop") == Draft("e", "Who is it?", "a")
@@ -104,7 +123,10 @@ def test_unanswerable_pairs_must_abstain_and_others_must_not() -> None:
     assert check_kind(Draft("", "Q?", "I don't know"), "unanswerable", abstain) is None
     assert reason(check_kind(GOOD, "unanswerable", abstain)) == "answered"
     assert check_kind(GOOD, "factoid", abstain) is None
-    assert reason(check_kind(Draft("e", "Q?", "I don't know."), "factoid", abstain)) == "nothing_to_ask"
+    assert (
+        reason(check_kind(Draft("e", "Q?", "I don't know."), "factoid", abstain))
+        == "nothing_to_ask"
+    )
     assert reason(check_kind(Draft("e", "Q?", ""), "summary", abstain)) == "nothing_to_ask"
 
 
@@ -119,7 +141,9 @@ def test_unanswerable_pairs_must_abstain_and_others_must_not() -> None:
         ("What was built in 1871?", True),
     ],
 )
-def test_an_unanswerable_question_is_about_what_the_passage_is_about(question: str, fits: bool) -> None:
+def test_an_unanswerable_question_is_about_what_the_passage_is_about(
+    question: str, fits: bool
+) -> None:
     failure = check_subject(question, "The Cray Lighthouse was built in 1871.")
     assert (failure is None) == fits
     assert fits or reason(failure) == "off_subject"
@@ -207,7 +231,10 @@ def test_evidence_that_is_not_there_is_repaired_when_the_focus_sentence_holds_th
 
 def test_invented_evidence_and_unsupported_facts_are_rejected() -> None:
     invented = Draft("The captain is Berit.", GOOD.question, "Berit")
-    assert reason(check_evidence(invented, find_evidence(invented, TEXT, FOCUS)[0], TEXT, "factoid")) == "evidence"
+    assert (
+        reason(check_evidence(invented, find_evidence(invented, TEXT, FOCUS)[0], TEXT, "factoid"))
+        == "evidence"
+    )
     wrong = Draft("It carries salt.", "What does the Grey Heron carry?", "sugar")
     span, _ = find_evidence(wrong, TEXT, FOCUS)
     assert reason(check_evidence(wrong, span, TEXT, "factoid")) == "unsupported"

@@ -22,19 +22,29 @@ def all_different(questions: Sequence[str]) -> np.ndarray:
 
 def test_equal_words_are_equal_whatever_case_and_punctuation() -> None:
     before = AskedBefore(all_different, 0.95)
-    assert before.repeats(["Who leads the yard?", "who leads the Yard"]) == [None, "Who leads the yard?"]
+    assert before.repeats(["Who leads the yard?", "who leads the Yard"]) == [
+        None,
+        "Who leads the yard?",
+    ]
     assert before.repeats(["Who leads  the yard ?"]) == ["Who leads the yard?"]
 
 
 def test_similar_questions_repeat_within_a_batch_and_over_batches() -> None:
     before = AskedBefore(all_alike, 0.95)
-    assert before.repeats(["Who leads the yard?", "Who is the head of the yard?"]) == [None, "Who leads the yard?"]
+    assert before.repeats(["Who leads the yard?", "Who is the head of the yard?"]) == [
+        None,
+        "Who leads the yard?",
+    ]
     assert before.repeats(["Who heads the yard?"]) == ["Who leads the yard?"]
 
 
 def test_questions_that_name_other_things_are_not_the_same() -> None:
     before = AskedBefore(all_alike, 0.95)
-    questions = ["When does pump A-12 start?", "When does pump A-13 start?", "When does Pump A-12 begin?"]
+    questions = [
+        "When does pump A-12 start?",
+        "When does pump A-13 start?",
+        "When does Pump A-12 begin?",
+    ]
     assert before.repeats(questions) == [None, None, questions[0]]
 
 
@@ -63,7 +73,9 @@ def test_the_real_encoder_tells_paraphrases_from_other_questions(demo_encoder: s
     from rag_ft.retrieval.encoder import load_encoder
 
     before = AskedBefore(load_encoder(EncoderConfig(model=demo_encoder)).encode_queries, 0.9)
-    found = before.repeats(["When does the museum open?", "When will the museum be opening?", "Who owns the museum?"])
+    found = before.repeats(
+        ["When does the museum open?", "When will the museum be opening?", "Who owns the museum?"]
+    )
     assert [earlier is not None for earlier in found] == [False, True, False]
 
 
@@ -86,7 +98,9 @@ def test_a_question_is_encoded_once_while_it_is_recent(monkeypatch: pytest.Monke
 
 def test_words_asked_before_are_not_encoded_again() -> None:
     encoded: list[str] = []
-    before = AskedBefore(lambda questions: encoded.extend(questions) or all_different(questions), 0.95)
+    before = AskedBefore(
+        lambda questions: encoded.extend(questions) or all_different(questions), 0.95
+    )
     before.repeats(["Who leads the yard?", "who leads the yard"])
     assert before.repeats(["WHO leads the yard?"]) == ["Who leads the yard?"]
     assert len(encoded) == 1

@@ -23,7 +23,11 @@ TEXT = "The “Grey Heron” sails\n  at 07:30 – daily.  It costs 150 euros; a
 def test_white_space_case_quotes_and_dashes_do_not_matter(quote: str) -> None:
     span = locate(quote, TEXT)
     assert span is not None
-    assert TEXT[span[0] : span[1]].casefold().startswith(quote.strip(' ".').casefold()[:3].replace('"', "“"))
+    assert (
+        TEXT[span[0] : span[1]]
+        .casefold()
+        .startswith(quote.strip(' ".').casefold()[:3].replace('"', "“"))
+    )
 
 
 def test_an_exact_match_comes_before_a_normalised_one() -> None:

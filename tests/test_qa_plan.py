@@ -8,7 +8,15 @@ from collections import Counter
 import pytest
 
 from rag_ft.errors import ConfigError
-from rag_ft.qa.plan import choose_chunks, draw_kinds, focus_sentences, kind_shares, plan, quotas, spread
+from rag_ft.qa.plan import (
+    choose_chunks,
+    draw_kinds,
+    focus_sentences,
+    kind_shares,
+    plan,
+    quotas,
+    spread,
+)
 from rag_ft.records import Chunk
 
 SENTENCES = [f"Sentence number {n} tells something." for n in range(12)]
@@ -21,11 +29,15 @@ def chunks(num: int, document: str = "d", per_chunk: int = 4, overlap: int = 1) 
         first = n * (per_chunk - overlap)
         start, last = starts[first], first + per_chunk - 1
         end = starts[last] + len(SENTENCES[last])
-        made.append(Chunk(f"{document}#{n}", document, "t", text[start:end], start, end, 20, "train"))
+        made.append(
+            Chunk(f"{document}#{n}", document, "t", text[start:end], start, end, 20, "train")
+        )
     return made
 
 
-def test_every_sentence_of_a_document_is_asked_about_once_and_overlaps_are_not_asked_twice() -> None:
+def test_every_sentence_of_a_document_is_asked_about_once_and_overlaps_are_not_asked_twice() -> (
+    None
+):
     asks = list(plan(chunks(3), 4, {"factoid": 1.0}, seed=0))
     asked = [ask.sentence for ask in asks]
     assert asked == SENTENCES[:10]
@@ -43,8 +55,12 @@ def test_more_pairs_than_sentences_never_repeat_a_request() -> None:
 
 
 def test_more_pairs_than_sentences_do_not_change_the_mix_of_kinds() -> None:
-    several = [dataclasses.replace(c, text=f"{c.text} {n}") for n in range(200) for c in chunks(1, f"d{n}")]
-    asks = Counter(ask.kind for ask in plan(several, 6, {"factoid": 0.9, "unanswerable": 0.1}, seed=0))
+    several = [
+        dataclasses.replace(c, text=f"{c.text} {n}") for n in range(200) for c in chunks(1, f"d{n}")
+    ]
+    asks = Counter(
+        ask.kind for ask in plan(several, 6, {"factoid": 0.9, "unanswerable": 0.1}, seed=0)
+    )
     assert asks["unanswerable"] / sum(asks.values()) == pytest.approx(0.12, abs=0.02)
 
 
@@ -57,13 +73,18 @@ def test_fewer_pairs_than_sentences_are_spread_over_the_chunk() -> None:
 def test_headings_and_rules_are_asked_about_only_where_there_is_nothing_else() -> None:
     text = "# The yard\n\n---\n\nThe yard opens at 7.\n\n- Ola leads it."
     chunk = Chunk("d#0", "d", "t", text, 0, len(text), 9, "train")
-    assert [text[s:e] for s, e in focus_sentences(chunk, 0)] == ["The yard opens at 7.", "- Ola leads it."]
+    assert [text[s:e] for s, e in focus_sentences(chunk, 0)] == [
+        "The yard opens at 7.",
+        "- Ola leads it.",
+    ]
     heading = Chunk("d#0", "d", "t", "# The yard", 0, 10, 3, "train")
     assert focus_sentences(heading, 0) == [(0, 10)]
 
 
 def test_the_mix_of_kinds_is_met_and_depends_on_content_and_seed_alone() -> None:
-    shares = kind_shares(None, ["factoid", "summary", "inference", "unanswerable", "multi_hop"], "full")
+    shares = kind_shares(
+        None, ["factoid", "summary", "inference", "unanswerable", "multi_hop"], "full"
+    )
     drawn = Counter(kind for n in range(500) for kind in draw_kinds(shares, 4, str(n)))
     assert all(abs(drawn[kind] / 2000 - share) < 0.02 for kind, share in shares.items())
     assert draw_kinds(shares, 8, "a") == draw_kinds(shares, 8, "a")

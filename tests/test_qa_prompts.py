@@ -10,7 +10,14 @@ import pytest
 from rag_ft.config import GenerateConfig, LLMConfig, RetrievalConfig
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.llm.chat_template import encode_prompts, load_chat_tokenizer, render
-from rag_ft.qa.prompts import BUILT_IN, EXAMPLE_KEYS, is_abstention, load_prompts, neutralise, parse_answer
+from rag_ft.qa.prompts import (
+    BUILT_IN,
+    EXAMPLE_KEYS,
+    is_abstention,
+    load_prompts,
+    neutralise,
+    parse_answer,
+)
 from rag_ft.records import KINDS
 
 ABSTAIN = "I don't know."
@@ -35,7 +42,11 @@ def test_compact_prompts_are_fixed_byte_for_byte() -> None:
 @pytest.mark.parametrize("name", ["compact", "full"])
 def test_a_prompt_is_one_user_message_without_a_system_role(name: str) -> None:
     prompts = load_prompts(name, ABSTAIN)
-    for messages in (prompts.answer("Q?", ["P"]), prompts.closed_book("Q?"), prompts.generate("P", "S", "factoid")):
+    for messages in (
+        prompts.answer("Q?", ["P"]),
+        prompts.closed_book("Q?"),
+        prompts.generate("P", "S", "factoid"),
+    ):
         assert [message["role"] for message in messages] == ["user"]
 
 
@@ -45,7 +56,10 @@ def test_full_prompts_can_write_every_kind_and_keep_passage_before_what_varies()
     texts = [prompts.generate("A passage.", focus, kind)[0]["content"]
              for focus in ("First.", "Second.") for kind in ("factoid", "summary", "unanswerable")]  # fmt: skip
     shared = len(texts[0][: texts[0].index("First.")])
-    assert all(text[:shared] == texts[0][:shared] for text in texts) and "A passage." in texts[0][:shared]
+    assert (
+        all(text[:shared] == texts[0][:shared] for text in texts)
+        and "A passage." in texts[0][:shared]
+    )
     assert "Nothing is said." in texts[2]
 
 
@@ -72,23 +86,37 @@ def test_every_full_prompt_goes_through_a_chat_template_whole_and_fits(
     tokenizer = load_chat_tokenizer(Path("data/models/demo-lm"))
     tokenizer.chat_template = template or tokenizer.chat_template
     examples = tmp_path / "examples.jsonl"
-    rows = [dict.fromkeys(EXAMPLE_KEYS, "x") | {"passage": text, "kind": "factoid"} for text in PASSAGES.values()]
-    examples.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    rows = [
+        dict.fromkeys(EXAMPLE_KEYS, "x") | {"passage": text, "kind": "factoid"}
+        for text in PASSAGES.values()
+    ]
+    examples.write_text(
+        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"
+    )
     passage = " ".join([PASSAGES[language]] * 5)  # about 128 tokens of the encoder
     room = LLMConfig().max_model_tokens - GenerateConfig().max_tokens
     prompts = load_prompts("full", ABSTAIN, examples)
     asked = [prompts.generate(passage, PASSAGES[language], kind, passage[:-1]) for kind in KINDS]
-    asked += [prompts.answer("Q?", [passage] * RetrievalConfig().top_k), prompts.closed_book(passage)]
-    after = render(tokenizer, ({"role": "user", "content": "@"},)).split("@")[1]  # end of turn, the model's turn opened
+    asked += [
+        prompts.answer("Q?", [passage] * RetrievalConfig().top_k),
+        prompts.closed_book(passage),
+    ]
+    after = render(tokenizer, ({"role": "user", "content": "@"},)).split("@")[
+        1
+    ]  # end of turn, the model's turn opened
     for messages, ids in zip(asked, encode_prompts(tokenizer, asked), strict=True):
         text = render(tokenizer, messages)
         assert passage in text and messages[0]["content"].strip() in text and text.endswith(after)
         assert len(ids) <= room
-    assert all(PASSAGES["zh"] in messages[0]["content"] for messages in asked[: len(KINDS)])  # the examples
+    assert all(
+        PASSAGES["zh"] in messages[0]["content"] for messages in asked[: len(KINDS)]
+    )  # the examples
 
 
 def test_a_multi_hop_prompt_shows_both_passages() -> None:
-    text = load_prompts("full", ABSTAIN).generate("First one.", "First", "multi_hop", "Second one.")[0]["content"]
+    text = load_prompts("full", ABSTAIN).generate(
+        "First one.", "First", "multi_hop", "Second one."
+    )[0]["content"]
     assert text.index("First one.") < text.index("Second one.")
 
 
@@ -103,7 +131,9 @@ def test_chat_tokens_and_passage_tags_in_documents_are_made_plain(mark: str) -> 
     assert mark not in plain and plain.replace(" ", "") == f"before{mark}after".replace(" ", "")
     assert neutralise(plain) == plain
     text = load_prompts("full", ABSTAIN).answer(f"Q {mark}?", [f"P {mark}"])[0]["content"]
-    assert text.count(mark) == text.replace(f"P {neutralise(mark)}", "").count(mark) <= 1  # the set's own tag at most
+    assert (
+        text.count(mark) == text.replace(f"P {neutralise(mark)}", "").count(mark) <= 1
+    )  # the set's own tag at most
 
 
 def test_nested_marks_do_not_come_together_when_one_is_broken() -> None:
@@ -133,7 +163,10 @@ def test_citation_marks_are_taken_off_and_years_are_not() -> None:
 
 
 def test_abstention_is_known_by_its_words() -> None:
-    assert all(is_abstention(t, ABSTAIN) for t in ("I don't know.", "i don’t know", " I don't know. The text says no."))
+    assert all(
+        is_abstention(t, ABSTAIN)
+        for t in ("I don't know.", "i don’t know", " I don't know. The text says no.")
+    )
     assert not any(is_abstention(t, ABSTAIN) for t in ("", "I know.", "They don't know", "Ola"))
 
 
@@ -196,7 +229,9 @@ def test_examples_of_any_editor_are_read_to_the_last_line(tmp_path: Path) -> Non
         (b"[1]", "line 2 must hold the strings passage"),
     ],
 )
-def test_an_example_that_cannot_be_read_is_named_by_its_line(tmp_path: Path, line: bytes, said: str) -> None:
+def test_an_example_that_cannot_be_read_is_named_by_its_line(
+    tmp_path: Path, line: bytes, said: str
+) -> None:
     file = tmp_path / "examples.jsonl"
     file.write_bytes(json.dumps(EXAMPLE).encode() + b"\n" + line)
     with pytest.raises(DataError, match=f"examples.jsonl {said}"):

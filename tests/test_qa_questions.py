@@ -24,7 +24,16 @@ DOCUMENTS = [
 
 def chunks_of(documents: list[Document], size: int = 60, step: int = 40) -> list[Chunk]:
     return [
-        Chunk(f"{d.id}#{n}", d.id, d.title, d.text[at : at + size], at, min(at + size, len(d.text)), 10, d.split)
+        Chunk(
+            f"{d.id}#{n}",
+            d.id,
+            d.title,
+            d.text[at : at + size],
+            at,
+            min(at + size, len(d.text)),
+            10,
+            d.split,
+        )
         for d in documents
         for n, at in enumerate(range(0, len(d.text), step))
     ]
@@ -39,7 +48,8 @@ def imported(tmp_path: Path, *rows: Any, documents: list[Document] = DOCUMENTS) 
 
 def only(tmp_path: Path, **row: Any) -> QAPair:
     [pair] = imported(
-        tmp_path, {"question": "Who is the captain of the Grey Heron?", "answers": ["Ola Brand"]} | row
+        tmp_path,
+        {"question": "Who is the captain of the Grey Heron?", "answers": ["Ola Brand"]} | row,
     ).pairs
     return pair
 
@@ -52,21 +62,36 @@ def reject(tmp_path: Path, row: Any) -> tuple[str, str]:
 
 
 def test_half_a_character_in_a_question_can_still_be_written(tmp_path: Path) -> None:
-    pair = only(tmp_path, question="Who \ud83d steers?", answers=["Ola \ud83d"], evidence="\udc00", id="\ud83d")
+    pair = only(
+        tmp_path,
+        question="Who \ud83d steers?",
+        answers=["Ola \ud83d"],
+        evidence="\udc00",
+        id="\ud83d",
+    )
     assert (pair.id, pair.question, pair.answer) == ("\ufffd", "Who \ufffd steers?", "Ola \ufffd")
 
 
 def test_a_given_position_is_the_evidence_and_the_split_is_the_documents(tmp_path: Path) -> None:
     start = HERON.index("Ola Brand")
-    pair = only(tmp_path, id="q1", document_id="heron.md", answer_start_in_document=[start], split="test")
-    assert pair.evidence is not None and (pair.evidence.text, pair.evidence.start) == ("Ola Brand", start)
+    pair = only(
+        tmp_path, id="q1", document_id="heron.md", answer_start_in_document=[start], split="test"
+    )
+    assert pair.evidence is not None and (pair.evidence.text, pair.evidence.start) == (
+        "Ola Brand",
+        start,
+    )
     assert (pair.id, pair.split, pair.origin, pair.kind) == ("q1", "train", "imported", "factoid")
 
 
 def test_the_chunk_is_one_that_holds_the_whole_evidence(tmp_path: Path) -> None:
     pair = only(tmp_path, document_id="heron.md")
     chunk = {c.id: c for c in chunks_of(DOCUMENTS)}[pair.chunk_id or ""]
-    assert pair.evidence is not None and chunk.start <= pair.evidence.start and chunk.end >= pair.evidence.end
+    assert (
+        pair.evidence is not None
+        and chunk.start <= pair.evidence.start
+        and chunk.end >= pair.evidence.end
+    )
 
 
 def test_a_missing_position_is_located_where_the_question_fits(tmp_path: Path) -> None:
@@ -79,21 +104,31 @@ def test_a_missing_position_is_located_where_the_question_fits(tmp_path: Path) -
 
 
 def test_an_evidence_quote_is_located_apart_from_spelling(tmp_path: Path) -> None:
-    pair = only(tmp_path, document_id="heron.md", evidence="the grey heron  sails under captain ola brand.")
-    assert pair.evidence is not None and pair.evidence.text == "The Grey Heron sails under captain Ola Brand."
+    pair = only(
+        tmp_path, document_id="heron.md", evidence="the grey heron  sails under captain ola brand."
+    )
+    assert (
+        pair.evidence is not None
+        and pair.evidence.text == "The Grey Heron sails under captain Ola Brand."
+    )
 
 
 def test_aliases_without_a_position_may_be_null(tmp_path: Path) -> None:
     start = HERON.index("Ola Brand")
     pair = only(
-        tmp_path, answers=["O. Brand", "Ola Brand"], answer_start_in_document=[None, start], document_id="heron.md"
+        tmp_path,
+        answers=["O. Brand", "Ola Brand"],
+        answer_start_in_document=[None, start],
+        document_id="heron.md",
     )
     assert pair.answers == ("O. Brand", "Ola Brand")
     assert pair.evidence is not None and pair.evidence.start == start
 
 
 def test_a_position_that_is_off_is_corrected_to_the_nearest_place(tmp_path: Path) -> None:
-    pair = only(tmp_path, answers=["The Grey Heron"], document_id="heron.md", answer_start_in_document=[70])
+    pair = only(
+        tmp_path, answers=["The Grey Heron"], document_id="heron.md", answer_start_in_document=[70]
+    )
     assert pair.evidence is not None and pair.evidence.start == HERON.rindex("The Grey Heron")
 
 
@@ -102,9 +137,16 @@ def test_a_missing_document_is_found_by_what_only_it_holds(tmp_path: Path) -> No
     assert (pair.document_id, pair.split) == ("tower.md", "test")
 
 
-def test_what_several_documents_hold_stays_without_a_place_and_is_never_trained_on(tmp_path: Path) -> None:
+def test_what_several_documents_hold_stays_without_a_place_and_is_never_trained_on(
+    tmp_path: Path,
+) -> None:
     pair = only(tmp_path)
-    assert (pair.document_id, pair.evidence, pair.chunk_id, pair.split) == (None, None, None, "test")
+    assert (pair.document_id, pair.evidence, pair.chunk_id, pair.split) == (
+        None,
+        None,
+        None,
+        "test",
+    )
     assert only(tmp_path, split="dev").split == "dev"
 
 
@@ -113,10 +155,17 @@ def test_an_answer_that_is_not_in_its_document_is_kept_without_evidence(tmp_path
     assert (pair.document_id, pair.evidence, pair.chunk_id) == ("heron.md", None, None)
 
 
-@pytest.mark.parametrize("row", [{"answers": []}, {"kind": "unanswerable"}, {"kind": "unanswerable", "answers": None}])
+@pytest.mark.parametrize(
+    "row", [{"answers": []}, {"kind": "unanswerable"}, {"kind": "unanswerable", "answers": None}]
+)
 def test_unanswerable_questions_abstain(tmp_path: Path, row: dict[str, Any]) -> None:
     pair = only(tmp_path, document_id="tower.md", **row)
-    assert (pair.kind, pair.answers, pair.evidence, pair.split) == ("unanswerable", (ABSTAIN,), None, "test")
+    assert (pair.kind, pair.answers, pair.evidence, pair.split) == (
+        "unanswerable",
+        (ABSTAIN,),
+        None,
+        "test",
+    )
 
 
 @pytest.mark.parametrize(
@@ -132,14 +181,19 @@ def test_unanswerable_questions_abstain(tmp_path: Path, row: dict[str, Any]) -> 
         ({"question": "Who?", "answers": [1]}, "wrong field"),
         ({"question": "Who?", "answers": ["x"], "kind": "riddle"}, "wrong field"),
         ({"question": "Who?", "answers": ["x"], "split": "validation"}, "wrong field"),
-        ({"question": "Who?", "answers": ["x", "y"], "answer_start_in_document": [1]}, "wrong field"),
+        (
+            {"question": "Who?", "answers": ["x", "y"], "answer_start_in_document": [1]},
+            "wrong field",
+        ),
         ({"question": "Who?", "answers": ["x"], "answer_start_in_document": ["1"]}, "wrong field"),
         ({"question": "Who?", "answers": ["x"], "evidence": ["x"]}, "wrong field"),
         ({"question": "Who?", "answers": ["x"], "id": "good"}, "duplicate id"),
         ({"question": "Who?", "answers": ["x"], "document_id": "nowhere"}, "unknown document"),
     ],
 )
-def test_bad_rows_are_rejected_with_line_and_reason_and_harm_no_other(tmp_path: Path, row: Any, reason: str) -> None:
+def test_bad_rows_are_rejected_with_line_and_reason_and_harm_no_other(
+    tmp_path: Path, row: Any, reason: str
+) -> None:
     assert reject(tmp_path, row)[0] == reason
 
 
@@ -149,14 +203,20 @@ def test_a_file_that_is_not_there_is_an_error_that_names_the_knob(tmp_path: Path
 
 
 @pytest.mark.parametrize("name", ["covidqa_dev", "nq_oracle_train", "xquad_zh_dev", "xquad_ar_dev"])
-def test_real_questions_are_placed_as_their_annotators_placed_them(real_data: Path, name: str) -> None:
+def test_real_questions_are_placed_as_their_annotators_placed_them(
+    real_data: Path, name: str
+) -> None:
     folder = real_data / name
     rows = [json.loads(line) for line in (folder / "documents.jsonl").open(encoding="utf-8")]
     documents = [Document(r["id"], r["title"], r["text"], name, "train") for r in rows]
     clock = time.monotonic()
-    found = import_questions([folder / "questions.jsonl"], documents, chunks_of(documents, 700, 600), ABSTAIN)
+    found = import_questions(
+        [folder / "questions.jsonl"], documents, chunks_of(documents, 700, 600), ABSTAIN
+    )
     assert time.monotonic() - clock < 10
-    known = {r["id"]: r for r in map(json.loads, (folder / "questions.jsonl").open(encoding="utf-8"))}
+    known = {
+        r["id"]: r for r in map(json.loads, (folder / "questions.jsonl").open(encoding="utf-8"))
+    }
     assert not found.rejects and len(found.pairs) == len(known)
     for pair in found.pairs:
         assert pair.evidence is not None and pair.chunk_id is not None

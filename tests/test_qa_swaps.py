@@ -19,7 +19,9 @@ from rag_ft.records import Chunk, Evidence, QAPair
 ABSTAIN = "I don't know."
 
 
-def pair(question: str, proof: str, chunk: str = "d#0", kind: str = "factoid", document: str = "d") -> QAPair:
+def pair(
+    question: str, proof: str, chunk: str = "d#0", kind: str = "factoid", document: str = "d"
+) -> QAPair:
     return QAPair(
         question, question, ("x",), chunk, document, Evidence(proof, 0, len(proof)), kind, "train", "generated",  # type: ignore[arg-type]
         provenance={"chunk_id": chunk, "variant": 0, "model": "m"},
@@ -28,7 +30,9 @@ def pair(question: str, proof: str, chunk: str = "d#0", kind: str = "factoid", d
 
 MILL = pair("When was the Old Mill built?", "The Old Mill was built in 1790.")
 STORE = pair("Who keeps the Mill Store?", "The Mill Store is kept by Ola Brand.", "d#1")
-HALL = pair("What does the Long Hall's roof weigh?", "The roof of the Long Hall weighs 9 tonnes.", "d#2")
+HALL = pair(
+    "What does the Long Hall's roof weigh?", "The roof of the Long Hall weighs 9 tonnes.", "d#2"
+)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +69,9 @@ def test_a_swapped_question_asks_the_same_about_another_name_and_starts_at_its_c
 
 
 def test_swaps_are_as_many_as_wished_and_the_same_for_a_seed() -> None:
-    made = [swap_names([MILL, STORE, HALL], ABSTAIN, per_pair=1, seed=seed) for seed in (0, 0, 1, 2, 3)]
+    made = [
+        swap_names([MILL, STORE, HALL], ABSTAIN, per_pair=1, seed=seed) for seed in (0, 0, 1, 2, 3)
+    ]
     assert [len(m) for m in made] == [3] * 5
     assert made[0] == made[1]
     assert len({tuple(m.question for m in each) for each in made}) > 1
@@ -85,10 +91,16 @@ def test_a_name_within_the_other_is_not_exchanged_for_it() -> None:
     assert swap_names([MILL, longer], ABSTAIN, per_pair=9, seed=0) == []
 
 
-TEXTS = {"d#0": "About the Old Mill.", "d#1": "About the Mill Store.", "d#2": "The Mill Store again."}
+TEXTS = {
+    "d#0": "About the Old Mill.",
+    "d#1": "About the Mill Store.",
+    "d#2": "The Mill Store again.",
+}
 
 
-def test_candidates_follow_their_document_and_are_asked_of_each_chunk_that_names_the_other() -> None:
+def test_candidates_follow_their_document_and_are_asked_of_each_chunk_that_names_the_other() -> (
+    None
+):
     class Search:
         def search(self, questions: list[str], k: int) -> list[list[tuple[str, float]]]:
             return [[("d#2", 1.0), ("d#1", 0.5)] for _ in questions]
@@ -97,7 +109,9 @@ def test_candidates_follow_their_document_and_are_asked_of_each_chunk_that_names
         return Chunk(chunk_id, "d", "t", TEXTS[chunk_id], 0, 9, 3, "train")
 
     config: Any = make_config({"generate": {"advanced": {"swaps_per_pair": 1}}})
-    trip = RoundTrip(config, load_prompts("full", ABSTAIN), Search(), chunk_of, lambda chunk: chunk.text)
+    trip = RoundTrip(
+        config, load_prompts("full", ABSTAIN), Search(), chunk_of, lambda chunk: chunk.text
+    )
     asked: Counter[str] = Counter()
     swaps = Swaps(trip, asked)
     other = pair("Who is Ola Brand?", "Ola Brand is the keeper.", "e#0", document="e")

@@ -18,8 +18,12 @@ ABSTAIN = "I don't know."
 CONFIG = make_config({})
 PROMPTS = load_prompts("full", ABSTAIN)
 TRIP = RoundTrip(CONFIG, PROMPTS, None, None, None)  # type: ignore[arg-type]
-FACT = QAPair("p", "When was the mill built?", ("1905",), "d#0", "d", None, "factoid", "test", "generated")
-NOTHING = QAPair("u", "Who painted the mill?", (ABSTAIN,), None, "d", None, "unanswerable", "test", "generated")
+FACT = QAPair(
+    "p", "When was the mill built?", ("1905",), "d#0", "d", None, "factoid", "test", "generated"
+)
+NOTHING = QAPair(
+    "u", "Who painted the mill?", (ABSTAIN,), None, "d", None, "unanswerable", "test", "generated"
+)
 
 
 def reply(text: str, finish_reason: str = "stop") -> Reply:
@@ -49,7 +53,9 @@ def test_a_reply_without_an_answer_is_no_abstention(said: Reply) -> None:
     assert results[1] == Failure("no_answer", f"{cut}: Who painted the mill?")
 
 
-@pytest.mark.parametrize("thought", ["", "<think>\n\n</think>\n\n", "<think>Is it 1905?</think>", "It is\n</think>\n"])
+@pytest.mark.parametrize(
+    "thought", ["", "<think>\n\n</think>\n\n", "<think>Is it 1905?</think>", "It is\n</think>\n"]
+)
 def test_the_abstain_sentence_is(thought: str) -> None:
     said = reply(thought + "I don't know.")
     assert isinstance(TRIP.verdict(NOTHING, said), QAPair)

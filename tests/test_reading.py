@@ -55,10 +55,15 @@ def make_pdf(lines: list[str], title: str = "") -> bytes:
 def make_docx(body: str, title: str = "") -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("word/document.xml", f'<w:document xmlns:w="{WORD_NS}"><w:body>{body}</w:body></w:document>')
+        archive.writestr(
+            "word/document.xml",
+            f'<w:document xmlns:w="{WORD_NS}"><w:body>{body}</w:body></w:document>',
+        )
         if title:
             dc = "http://purl.org/dc/elements/1.1/"
-            archive.writestr("docProps/core.xml", f'<p xmlns:dc="{dc}"><dc:title>{title}</dc:title></p>')
+            archive.writestr(
+                "docProps/core.xml", f'<p xmlns:dc="{dc}"><dc:title>{title}</dc:title></p>'
+            )
     return out.getvalue()
 
 
@@ -110,11 +115,10 @@ def test_tidy_text_has_plain_newlines_no_controls_and_composed_characters() -> N
 
 
 def test_wrapped_paragraphs_become_one_line_and_other_lines_stay() -> None:
-    wrapped = (
-        "The Skerry Chapel was completed in 1742 by Father\nAnskar Bloom, who was no builder, and it shows in\nways."
-    )
+    wrapped = "The Skerry Chapel was completed in 1742 by Father\nAnskar Bloom, who was no builder, and it shows in\nways."
     assert (
-        unwrap(f"Title\n{wrapped}\n\nPhone: 1\nFax: 2") == f"Title\n{wrapped.replace(chr(10), ' ')}\n\nPhone: 1\nFax: 2"
+        unwrap(f"Title\n{wrapped}\n\nPhone: 1\nFax: 2")
+        == f"Title\n{wrapped.replace(chr(10), ' ')}\n\nPhone: 1\nFax: 2"
     )
     for kept in (
         "- The first of the items is a rather long line\n- The second of the items is a rather long line",
@@ -168,7 +172,12 @@ def test_html_keeps_blocks_lists_and_tables_and_drops_scripts_and_navigation() -
     assert content.title == "House rules"
     text = tidy(content.text)
     assert text.startswith("House rules\n\nFirst paragraph.\n\nLine\nbreak & more\n\n- one\n")
-    assert "\n- two\n" in text and "\nDay | Time\n" in text and "\nMon | 9\n" in text and text.endswith("\na\n  b")
+    assert (
+        "\n- two\n" in text
+        and "\nDay | Time\n" in text
+        and "\nMon | 9\n" in text
+        and text.endswith("\na\n  b")
+    )
     assert not any(word in text for word in ("Home", "var", "hidden", "p{}", "Site"))
 
 
@@ -179,7 +188,9 @@ def test_html_is_read_in_the_encoding_it_declares() -> None:
 
 
 def test_a_table_that_lays_out_the_page_is_no_table_of_facts() -> None:
-    content = read_html(b"<table><tr><td>menu<td><h1>House<br>rules</h1><p>One.</p><p>Two.</p></table>")
+    content = read_html(
+        b"<table><tr><td>menu<td><h1>House<br>rules</h1><p>One.</p><p>Two.</p></table>"
+    )
     assert content.title == "House rules" and "One.\n\nTwo." in content.text
 
 
@@ -192,11 +203,16 @@ def test_plain_text_is_titled_by_a_first_line_that_stands_alone() -> None:
 
 def test_pdf_text_and_title_are_read(tmp_path: Path) -> None:
     content = read_as(
-        tmp_path, "a.pdf", make_pdf(["The hall opens at nine.", "It is a long exam-", "ple."], "House rules")
+        tmp_path,
+        "a.pdf",
+        make_pdf(["The hall opens at nine.", "It is a long exam-", "ple."], "House rules"),
     )
     assert content.title == "House rules"
     assert "The hall opens at nine." in content.text and "long example." in content.text
-    assert read_as(tmp_path, "floor_plan.pdf", make_pdf(["x"], "Microsoft Word - Draft")).title == "Floor plan"
+    assert (
+        read_as(tmp_path, "floor_plan.pdf", make_pdf(["x"], "Microsoft Word - Draft")).title
+        == "Floor plan"
+    )
 
 
 def test_word_paragraphs_headings_lists_and_tables_are_read(tmp_path: Path) -> None:
@@ -245,7 +261,9 @@ def test_a_title_is_at_last_the_files_name(tmp_path: Path) -> None:
         ("a.txt", b"x" * 3000, "too large"),
     ],
 )
-def test_a_file_that_gives_no_document_says_why(tmp_path: Path, name: str, raw: bytes, reason: str) -> None:
+def test_a_file_that_gives_no_document_says_why(
+    tmp_path: Path, name: str, raw: bytes, reason: str
+) -> None:
     with pytest.raises(UnreadableError) as caught:
         read_as(tmp_path, name, raw, max_bytes=2000)
     assert caught.value.reason == reason
@@ -253,9 +271,14 @@ def test_a_file_that_gives_no_document_says_why(tmp_path: Path, name: str, raw: 
 
 def test_damaged_pdf_and_word_files_never_raise_anything_else(tmp_path: Path) -> None:
     chance = random.Random(2)
-    for name, whole in (("a.pdf", make_pdf(["The hall opens."])), ("a.docx", make_docx(paragraph("The hall opens.")))):
+    for name, whole in (
+        ("a.pdf", make_pdf(["The hall opens."])),
+        ("a.docx", make_docx(paragraph("The hall opens."))),
+    ):
         for _ in range(60):
-            raw = bytearray(whole[: chance.randrange(1, len(whole))] if chance.random() < 0.4 else whole)
+            raw = bytearray(
+                whole[: chance.randrange(1, len(whole))] if chance.random() < 0.4 else whole
+            )
             for _ in range(chance.randrange(1, 8)):
                 raw[chance.randrange(len(raw))] = chance.randrange(256)
             try:

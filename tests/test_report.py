@@ -40,7 +40,8 @@ CHROMIUM = Path("/usr/bin/chromium")
 @pytest.fixture(scope="module")
 def reported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, RunDir]:
     config, run_dir = make_synthetic_run(
-        tmp_path_factory.mktemp("run"), evaluate={"advanced": {"num_resamples": 300, "robustness": True}}
+        tmp_path_factory.mktemp("run"),
+        evaluate={"advanced": {"num_resamples": 300, "robustness": True}},
     )
     report.run(config, run_dir)
     return config, run_dir
@@ -61,10 +62,29 @@ def reported_with(folder: Path, **changes: Any) -> RunDir:
 
 def test_metrics_hold_what_the_schema_promises(reported: tuple[Config, RunDir]) -> None:
     metrics = metrics_of(reported[1])
-    promised = {"schema", "headline", "systems", "comparisons", "verdict", "leakage", "funnel", "cost"}
+    promised = {
+        "schema",
+        "headline",
+        "systems",
+        "comparisons",
+        "verdict",
+        "leakage",
+        "funnel",
+        "cost",
+    }
     assert promised <= metrics.keys()
-    answer_systems = {"closed_book", "base", "tuned_generator", "tuned_retriever", "tuned", "oracle_base"}
-    assert answer_systems | {"oracle_tuned", "withheld_base", "withheld_tuned", "lexical"} <= metrics["systems"].keys()
+    answer_systems = {
+        "closed_book",
+        "base",
+        "tuned_generator",
+        "tuned_retriever",
+        "tuned",
+        "oracle_base",
+    }
+    assert (
+        answer_systems | {"oracle_tuned", "withheld_base", "withheld_tuned", "lexical"}
+        <= metrics["systems"].keys()
+    )
     level = metrics["systems"]["tuned"]["f1"]
     assert level["ci95"][0] < level["value"] < level["ci95"][1]
     keys = {"a", "b", "metric", "delta", "ci95", "p", "p_holm", "n"}
@@ -73,9 +93,15 @@ def test_metrics_hold_what_the_schema_promises(reported: tuple[Config, RunDir]) 
 
 def test_a_difference_is_the_difference_of_the_two_levels(reported: tuple[Config, RunDir]) -> None:
     metrics = metrics_of(reported[1])
-    rows = [row for row in metrics["comparisons"] if row["metric"] in ("f1", "em", "recall@5", "abstention_f1")]
+    rows = [
+        row
+        for row in metrics["comparisons"]
+        if row["metric"] in ("f1", "em", "recall@5", "abstention_f1")
+    ]
     assert len(rows) > 10
-    refusing = {(row["a"], row["b"]): row["ci95"] for row in rows if row["metric"] == "abstention_f1"}
+    refusing = {
+        (row["a"], row["b"]): row["ci95"] for row in rows if row["metric"] == "abstention_f1"
+    }
     assert refusing.keys() == {("base", b) for b in ("tuned_generator", "tuned_retriever", "tuned")}
     assert all(low < high for low, high in refusing.values())
     for row in rows:
@@ -113,7 +139,10 @@ def test_an_untuned_half_is_compared_with_nothing_and_named(tmp_path: Path) -> N
 def test_enough_human_questions_make_the_headline_alone(tmp_path: Path) -> None:
     config, run_dir = make_synthetic_run(tmp_path, num_documents=16, **QUICK)
     rows = [json.loads(line) for line in run_dir.qa.read_text().splitlines()]
-    write_jsonl(run_dir.qa, [{**row, "origin": "imported" if i % 2 else "generated"} for i, row in enumerate(rows)])
+    write_jsonl(
+        run_dir.qa,
+        [{**row, "origin": "imported" if i % 2 else "generated"} for i, row in enumerate(rows)],
+    )
     report.run(config, run_dir)
     metrics = metrics_of(run_dir)
     assert metrics["headline"]["origins"] == ["imported"]
@@ -124,35 +153,59 @@ def test_enough_human_questions_make_the_headline_alone(tmp_path: Path) -> None:
 def test_few_human_questions_do_not_carry_the_headline(tmp_path: Path) -> None:
     config, run_dir = make_synthetic_run(tmp_path, num_documents=4, **QUICK)
     rows = [json.loads(line) for line in run_dir.qa.read_text().splitlines()]
-    write_jsonl(run_dir.qa, [{**row, "origin": "imported" if i < 5 else "generated"} for i, row in enumerate(rows)])
+    write_jsonl(
+        run_dir.qa,
+        [{**row, "origin": "imported" if i < 5 else "generated"} for i, row in enumerate(rows)],
+    )
     report.run(config, run_dir)
     assert metrics_of(run_dir)["headline"]["origins"] == ["generated", "imported"]
 
 
 def test_questions_without_a_known_document_are_counted_apart(tmp_path: Path) -> None:
     run_dir = reported_with(tmp_path, unplaced=10)
-    metrics, page, text = metrics_of(run_dir), run_dir.report_html.read_text(), run_dir.report_md.read_text()
+    metrics, page, text = (
+        metrics_of(run_dir),
+        run_dir.report_html.read_text(),
+        run_dir.report_md.read_text(),
+    )
     headline, num = metrics["headline"], metrics["headline"]["questions"]
     assert (headline["documents"], headline["unplaced"]) == (12, 10)
     said = f"{num} test questions (generated): {num - 10} about 12 documents that were never trained on, 10 about no"
     assert all(said in told for told in (page, text, report.summary_table(run_dir)))
     note = f"10 of {num} test questions have no known document: such a question may be about a document that was"
     assert all(note in told for told in (page, text, report.summary_table(run_dir)))
-    asked = {name: metrics["systems"][name]["f1"]["n"] for name in ("base", "oracle_base", "withheld_tuned")}
+    asked = {
+        name: metrics["systems"][name]["f1"]["n"]
+        for name in ("base", "oracle_base", "withheld_tuned")
+    }
     assert asked == {"base": num, "oracle_base": num - 10, "withheld_tuned": num - 10}
     assert "what proves their answer (10) are not asked where gold is shown or withheld" in page
-    assert len(re.findall(r"<small>(?:<bdi>)?\(no known document\)(?:</bdi>)?</small></th><td>10</td>", page)) == 1
+    assert (
+        len(
+            re.findall(
+                r"<small>(?:<bdi>)?\(no known document\)(?:</bdi>)?</small></th><td>10</td>", page
+            )
+        )
+        == 1
+    )
 
 
-def test_a_report_where_every_document_is_known_says_nothing_of_unknown_ones(reported: tuple[Config, RunDir]) -> None:
+def test_a_report_where_every_document_is_known_says_nothing_of_unknown_ones(
+    reported: tuple[Config, RunDir],
+) -> None:
     assert metrics_of(reported[1])["headline"]["unplaced"] == 0
     for told in (reported[1].report_md.read_text(), report.summary_table(reported[1])):
-        assert "about 12 documents that were never trained on" in told and "no known document" not in told
+        assert (
+            "about 12 documents that were never trained on" in told
+            and "no known document" not in told
+        )
 
 
 def test_where_no_document_is_known_nothing_is_claimed_about_documents(tmp_path: Path) -> None:
     evaluate = {"num_resamples": 300, "robustness": True}
-    run_dir = reported_with(tmp_path, num_documents=2, per_document=4, unplaced=8, evaluate=evaluate)
+    run_dir = reported_with(
+        tmp_path, num_documents=2, per_document=4, unplaced=8, evaluate=evaluate
+    )
     rows = [json.loads(line) for line in run_dir.qa.read_text().splitlines()]
     write_jsonl(run_dir.qa, [row for row in rows if row["document_id"] is None])
     report.run(Config(evaluate=evaluate, run={"dir": tmp_path}), run_dir)  # type: ignore[arg-type]
@@ -161,14 +214,24 @@ def test_where_no_document_is_known_nothing_is_claimed_about_documents(tmp_path:
     assert "test questions (generated) about no known document</p>" in page
     assert "No test question has a known document" in page
     assert "that were never trained on" not in page and "0 test documents" not in page
-    assert not [note for note in metrics["verdict"]["notes"] if "test documents" in note or "one document" in note]
+    assert not [
+        note
+        for note in metrics["verdict"]["notes"]
+        if "test documents" in note or "one document" in note
+    ]
 
 
 def test_the_caution_about_few_documents_counts_known_ones(tmp_path: Path) -> None:
-    notes = metrics_of(reported_with(tmp_path / "three", num_documents=3, unplaced=9))["verdict"]["notes"]
+    notes = metrics_of(reported_with(tmp_path / "three", num_documents=3, unplaced=9))["verdict"][
+        "notes"
+    ]
     assert [note for note in notes if note.startswith("Only 3 test documents")]
-    notes = metrics_of(reported_with(tmp_path / "one", num_documents=1, unplaced=3))["verdict"]["notes"]
-    assert notes[-1].startswith("Only one test document is known. 3 of 8 test questions have no known document")
+    notes = metrics_of(reported_with(tmp_path / "one", num_documents=1, unplaced=3))["verdict"][
+        "notes"
+    ]
+    assert notes[-1].startswith(
+        "Only one test document is known. 3 of 8 test questions have no known document"
+    )
     assert not [note for note in notes if "no interval can be given" in note]
 
 
@@ -185,7 +248,9 @@ def test_where_no_parts_can_be_compared_the_page_says_so(tmp_path: Path) -> None
     report.run(config, run_dir)
     compared = "No part of the questions does worse under the tuned system"
     assert compared in run_dir.report_html.read_text()
-    write_jsonl(run_dir.qa, [pair for pair in read_jsonl(run_dir.qa, QAPair) if not pair.answerable][:6])
+    write_jsonl(
+        run_dir.qa, [pair for pair in read_jsonl(run_dir.qa, QAPair) if not pair.answerable][:6]
+    )
     report.run(config, run_dir)
     assert "Nothing was compared here" in run_dir.report_html.read_text()
     assert compared not in run_dir.report_html.read_text()
@@ -198,7 +263,11 @@ def test_a_part_of_a_single_document_is_no_gap(tmp_path: Path) -> None:
     write_jsonl(run_dir.documents, documents)
     scores = [json.loads(line) for line in run_dir.scores.read_text().splitlines()]
     for row in scores:
-        if row["metric"] == "f1" and row["system"] == "tuned" and row["question_id"].startswith(documents[0]["id"]):
+        if (
+            row["metric"] == "f1"
+            and row["system"] == "tuned"
+            and row["question_id"].startswith(documents[0]["id"])
+        ):
             row["value"] = 0.0
     write_jsonl(run_dir.scores, scores)
     report.run(config, run_dir)
@@ -222,7 +291,10 @@ def test_a_slice_that_does_much_worse_is_named(tmp_path: Path) -> None:
 def test_a_part_that_could_not_be_compared_says_so(tmp_path: Path) -> None:
     config, run_dir = make_synthetic_run(tmp_path, num_documents=4, **QUICK)
     pairs = list(read_jsonl(run_dir.qa, QAPair))
-    few = [dataclasses.replace(pair, kind="inference" if i < 3 else "factoid") for i, pair in enumerate(pairs)]
+    few = [
+        dataclasses.replace(pair, kind="inference" if i < 3 else "factoid")
+        for i, pair in enumerate(pairs)
+    ]
     write_jsonl(run_dir.qa, few)
     report.run(config, run_dir)
     found = {row["part"]: row["compared"] for row in metrics_of(run_dir)["slices"]}
@@ -231,7 +303,10 @@ def test_a_part_that_could_not_be_compared_says_so(tmp_path: Path) -> None:
 
 def test_scores_of_the_base_alone_are_reported(tmp_path: Path) -> None:
     config, run_dir = make_synthetic_run(tmp_path, num_documents=4, **QUICK)
-    write_jsonl(run_dir.scores, [score for score in read_jsonl(run_dir.scores, Score) if score.system == "base"])
+    write_jsonl(
+        run_dir.scores,
+        [score for score in read_jsonl(run_dir.scores, Score) if score.system == "base"],
+    )
     report.run(config, run_dir)
     metrics = metrics_of(run_dir)
     assert metrics["verdict"]["sentence"] == "Undecided: no answers of a tuned system were scored."
@@ -241,14 +316,32 @@ def test_scores_of_the_base_alone_are_reported(tmp_path: Path) -> None:
 
 
 def test_the_questions_whose_proof_moved_most_are_shown_with_their_ranks() -> None:
-    pairs = [QAPair(f"q{n}", f"Who {n}?", ("x",), f"g{n}", "d", None, "factoid", "test", "imported") for n in range(4)]
+    pairs = [
+        QAPair(f"q{n}", f"Who {n}?", ("x",), f"g{n}", "d", None, "factoid", "test", "imported")
+        for n in range(4)
+    ]
     gold = {pair.id: {f"g{n}"} for n, pair in enumerate(pairs)}
     chunks = {f"g{n}": Chunk(f"g{n}", "d", "", f"Proof {n}.", 0, 8, 2, "test") for n in range(4)}
-    base = [Hit("q0", 7, "g0", 0.5), Hit("q1", 1, "g1", 0.9), Hit("q2", 3, "g2", 0.7), Hit("q1", 9, "other", 0.1)]
-    tuned = [Hit("q0", 1, "g0", 0.5), Hit("q1", 4, "g1", 0.9), Hit("q2", 3, "g2", 0.7), Hit("q3", 2, "g3", 0.8)]
+    base = [
+        Hit("q0", 7, "g0", 0.5),
+        Hit("q1", 1, "g1", 0.9),
+        Hit("q2", 3, "g2", 0.7),
+        Hit("q1", 9, "other", 0.1),
+    ]
+    tuned = [
+        Hit("q0", 1, "g0", 0.5),
+        Hit("q1", 4, "g1", 0.9),
+        Hit("q2", 3, "g2", 0.7),
+        Hit("q3", 2, "g3", 0.8),
+    ]
     found = moved(pairs, {"base": base, "tuned": tuned}, gold, chunks)
-    assert [(r["id"], r["before"], r["after"]) for r in found["up"]["rows"]] == [("q0", 7, 1), ("q3", None, 2)]
-    assert [(r["id"], r["before"], r["after"], r["text"]) for r in found["down"]["rows"]] == [("q1", 1, 4, "Proof 1.")]
+    assert [(r["id"], r["before"], r["after"]) for r in found["up"]["rows"]] == [
+        ("q0", 7, 1),
+        ("q3", None, 2),
+    ]
+    assert [(r["id"], r["before"], r["after"], r["text"]) for r in found["down"]["rows"]] == [
+        ("q1", 1, 4, "Proof 1.")
+    ]
 
 
 def test_the_page_tells_what_the_retriever_learned_from(reported: tuple[Config, RunDir]) -> None:
@@ -262,7 +355,15 @@ def test_the_page_tells_what_the_retriever_learned_from(reported: tuple[Config, 
 def test_folds_become_a_mean_a_spread_and_a_sentence(tmp_path: Path) -> None:
     config, run_dir = make_synthetic_run(tmp_path, num_documents=4, **QUICK)
     rows = [
-        {"fold": n, "num_train": 90, "num_dev": 30, "dev_loss": 1.0, "f1_base": 0.4, "f1_tuned": 0.4 + d, "delta": d}
+        {
+            "fold": n,
+            "num_train": 90,
+            "num_dev": 30,
+            "dev_loss": 1.0,
+            "f1_base": 0.4,
+            "f1_tuned": 0.4 + d,
+            "delta": d,
+        }
         for n, d in enumerate((0.02, 0.05, -0.01))
     ]
     write_jsonl(run_dir.folds, rows)
@@ -279,10 +380,16 @@ def test_without_folds_there_is_no_cross_validation(reported: tuple[Config, RunD
     assert "Cross-validation" not in reported[1].report_html.read_text()
 
 
-def test_the_judges_verdicts_stand_beside_the_lexical_measure_with_its_failures(tmp_path: Path) -> None:
+def test_the_judges_verdicts_stand_beside_the_lexical_measure_with_its_failures(
+    tmp_path: Path,
+) -> None:
     config, run_dir = make_synthetic_run(tmp_path, num_documents=4, **QUICK)
     rows = [json.loads(line) for line in run_dir.scores.read_text().splitlines()]
-    judged = [{**row, "metric": "faithfulness_judged", "value": 1.0} for row in rows if row["metric"] == "faithfulness"]
+    judged = [
+        {**row, "metric": "faithfulness_judged", "value": 1.0}
+        for row in rows
+        if row["metric"] == "faithfulness"
+    ]
     write_jsonl(run_dir.scores, [*rows, *judged])
     done = json.loads(run_dir.done("evaluate").read_text())
     done["counts"] |= {"judge_prompts": 90, "judge_failed": 7}
@@ -290,7 +397,9 @@ def test_the_judges_verdicts_stand_beside_the_lexical_measure_with_its_failures(
     report.run(config, run_dir)
     assert metrics_of(run_dir)["systems"]["tuned"]["faithfulness_judged"]["value"] == 1.0
     text = run_dir.report_html.read_text()
-    assert "<th>faithfulness</th><th>judged faithful</th>" in text and "no verdict on 7 of 90" in text
+    assert (
+        "<th>faithfulness</th><th>judged faithful</th>" in text and "no verdict on 7 of 90" in text
+    )
 
 
 def test_retrieval_alone_is_reported_too(tmp_path: Path) -> None:
@@ -315,19 +424,27 @@ def test_an_evaluation_that_had_nothing_to_find_says_what_would_help(tmp_path: P
     done = json.loads(run_dir.done("evaluate").read_text())
     done["counts"] |= {"located_questions": 0}
     run_dir.done("evaluate").write_text(json.dumps(done))
-    with pytest.raises(DataError, match=r"set evaluate\.answers=true, or give .* their document_id"):
+    with pytest.raises(
+        DataError, match=r"set evaluate\.answers=true, or give .* their document_id"
+    ):
         report.run(config, run_dir)
 
 
 def test_the_same_scores_make_the_same_bytes(tmp_path: Path) -> None:
     config, run_dir = make_synthetic_run(tmp_path, num_documents=4, **QUICK)
     report.run(config, run_dir)
-    before = [path.read_bytes() for path in (run_dir.metrics, run_dir.report_html, run_dir.report_md)]
+    before = [
+        path.read_bytes() for path in (run_dir.metrics, run_dir.report_html, run_dir.report_md)
+    ]
     report.run(config, run_dir)
-    assert [path.read_bytes() for path in (run_dir.metrics, run_dir.report_html, run_dir.report_md)] == before
+    assert [
+        path.read_bytes() for path in (run_dir.metrics, run_dir.report_html, run_dir.report_md)
+    ] == before
 
 
-def test_the_terminal_table_shows_systems_changes_and_verdict(reported: tuple[Config, RunDir]) -> None:
+def test_the_terminal_table_shows_systems_changes_and_verdict(
+    reported: tuple[Config, RunDir],
+) -> None:
     lines = report.summary_table(reported[1]).splitlines()
     assert lines[1].split() == ["EM", "F1", "abstention", "F1", "recall@5"]
     tuned = next(line for line in lines if line.startswith("tuned "))
@@ -359,7 +476,11 @@ class Page(html.parser.HTMLParser):
         self.scripts += tag == "script"
         self.ids |= {found["id"]} if found.get("id") else set()
         if tag != "a":
-            self.loads += [value for name, value in attrs if name in ("src", "href", "srcset", "data", "poster")]
+            self.loads += [
+                value
+                for name, value in attrs
+                if name in ("src", "href", "srcset", "data", "poster")
+            ]
         if tag not in self.VOID:
             self.open.append(tag)
 
@@ -374,7 +495,16 @@ def test_the_page_is_well_formed_and_loads_nothing(reported: tuple[Config, RunDi
     assert page.open == []
     assert page.loads == ["data:,"]
     assert not re.findall(r"url\(|@import|https?://", text)
-    assert {"verdict", "systems", "differences", "retrieval", "questions", "funnel", "training", "cost"} <= page.ids
+    assert {
+        "verdict",
+        "systems",
+        "differences",
+        "retrieval",
+        "questions",
+        "funnel",
+        "training",
+        "cost",
+    } <= page.ids
 
 
 def test_markup_in_a_document_stays_text(tmp_path: Path) -> None:
@@ -407,7 +537,9 @@ def test_every_answer_says_why_it_has_its_score() -> None:
 
 
 def test_training_logs_become_curves_by_phase() -> None:
-    rows = [{"stage": "one", "step": n, "loss": 1 / n} for n in range(1, 900)] + [{"step": 5, "loss": 1.0}]
+    rows = [{"stage": "one", "step": n, "loss": 1 / n} for n in range(1, 900)] + [
+        {"step": 5, "loss": 1.0}
+    ]
     charts = training_curves([*rows, {"stage": "gate", "reason": "better", "alpha": 1.0}])
     assert [chart["title"] for chart in charts] == ["one: loss"]
     assert charts[0]["svg"].count(",") <= 200
@@ -508,9 +640,14 @@ def with_probe(text: str) -> str:
 
 
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="no /usr/bin/chromium")
-def test_a_browser_shows_the_page_in_dark_mode_without_an_error_or_a_request(tmp_path: Path) -> None:
+def test_a_browser_shows_the_page_in_dark_mode_without_an_error_or_a_request(
+    tmp_path: Path,
+) -> None:
     run_dir = reported_with(tmp_path / "run", title=EVIL)
-    page, dark = with_probe(run_dir.report_html.read_text()), "--blink-settings=preferredColorScheme=0"
+    page, dark = (
+        with_probe(run_dir.report_html.read_text()),
+        "--blink-settings=preferredColorScheme=0",
+    )
     seen = probe(page, tmp_path, "--window-size=1280,900", dark)
     assert (seen["failures"], seen["requests"], seen["images"]) == ([], [], 0)
     assert "pwned" not in seen["title"]
@@ -522,7 +659,9 @@ def test_a_browser_shows_the_page_in_dark_mode_without_an_error_or_a_request(tmp
 
 @pytest.mark.slow
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="no /usr/bin/chromium")
-def test_the_browser_test_would_see_an_error_and_a_request(reported: tuple[Config, RunDir], tmp_path: Path) -> None:
+def test_the_browser_test_would_see_an_error_and_a_request(
+    reported: tuple[Config, RunDir], tmp_path: Path
+) -> None:
     text = with_probe(reported[1].report_html.read_text())
     seen = probe(text.replace("</main>", '<img src="http://127.0.0.1:9/x.png"></main>'), tmp_path)
     assert seen["requests"] and seen["failures"]
@@ -538,9 +677,13 @@ def test_the_page_as_written_runs_under_its_own_policy_and_fits_a_phone(
 
 
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="no /usr/bin/chromium")
-def test_a_phone_shows_emoji_long_words_and_right_to_left_text_as_they_should_be(tmp_path: Path) -> None:
+def test_a_phone_shows_emoji_long_words_and_right_to_left_text_as_they_should_be(
+    tmp_path: Path,
+) -> None:
     opening = "\U0001f600\U0001f600\U0001f600 This page tells about the {thing}."
-    config, run_dir = make_synthetic_run(tmp_path / "run", num_documents=3, opening=opening, unplaced=5, **QUICK)
+    config, run_dir = make_synthetic_run(
+        tmp_path / "run", num_documents=3, opening=opening, unplaced=5, **QUICK
+    )
     rows = [json.loads(line) for line in run_dir.qa.read_text().splitlines()]
     for number, row in enumerate(rows):
         row["question"] = f"\u0645\u0646 \u0647\u0648 (The Crown {number})\u061f"
@@ -551,7 +694,9 @@ def test_a_phone_shows_emoji_long_words_and_right_to_left_text_as_they_should_be
     assert seen["wide"] <= seen["width"] <= 390
     answers = {row["answers"][0] for row in rows}
     assert seen["marks"] and {mark for mark in seen["marks"] if len(mark) > 2} <= answers
-    assert seen["last"] < seen["first"]  # a question mark that ends what is read from the right stands on the left
+    assert (
+        seen["last"] < seen["first"]
+    )  # a question mark that ends what is read from the right stands on the left
     assert "abstained; what proves the answer is not known" in seen["why"]
     assert "not asked: what proves the answer is not known" in seen["why"]
 

@@ -22,7 +22,13 @@ from rag_ft.paths import RunDir
 from rag_ft.records import Chunk, write_jsonl
 from rag_ft.retrieval import encoder as encoder_module
 from rag_ft.retrieval import faiss_index, model_files
-from rag_ft.retrieval.encoder import Encoder, load_encoder, load_sentence_transformer, load_tokenizer, token_batches
+from rag_ft.retrieval.encoder import (
+    Encoder,
+    load_encoder,
+    load_sentence_transformer,
+    load_tokenizer,
+    token_batches,
+)
 from rag_ft.retrieval.faiss_index import FaissIndex, build_faiss, exact_search
 from rag_ft.retrieval.lexical import LexicalBuilder, LexicalIndex, words
 from rag_ft.retrieval.search import (
@@ -35,7 +41,13 @@ from rag_ft.retrieval.search import (
     served_tuned,
 )
 
-TEXTS = ["the mill at the river", "a", "who painted the tower in 1842 and for whom was it painted?", "on", "the tower"]
+TEXTS = [
+    "the mill at the river",
+    "a",
+    "who painted the tower in 1842 and for whom was it painted?",
+    "on",
+    "the tower",
+]
 MakeRun = Callable[..., tuple[Config, RunDir]]
 
 
@@ -48,7 +60,10 @@ def with_query_prefix(encoder: EncoderConfig) -> EncoderConfig:
 
 
 def chunks_of(texts: list[str], title: str = "") -> list[Chunk]:
-    return [Chunk(f"d#{n}", "d", title, text, 0, len(text), len(text), "test") for n, text in enumerate(texts)]
+    return [
+        Chunk(f"d#{n}", "d", title, text, 0, len(text), len(text), "test")
+        for n, text in enumerate(texts)
+    ]
 
 
 @pytest.fixture
@@ -63,7 +78,9 @@ def indexed(make_run: MakeRun) -> tuple[Config, RunDir, Encoder]:
 # Encoder
 
 
-def test_vectors_equal_those_of_sentence_transformers_in_the_order_given(tiny_encoder_dir: Path) -> None:
+def test_vectors_equal_those_of_sentence_transformers_in_the_order_given(
+    tiny_encoder_dir: Path,
+) -> None:
     from sentence_transformers import SentenceTransformer
 
     expected = SentenceTransformer(str(tiny_encoder_dir), device="cpu").encode(TEXTS)
@@ -77,9 +94,13 @@ def test_no_texts_give_no_rows(tiny_encoder_dir: Path) -> None:
     assert load_encoder(tiny(tiny_encoder_dir)).encode_queries([]).shape == (0, 32)
 
 
-def test_bfloat16_weights_give_float32_unit_vectors_close_to_float32(tiny_encoder_dir: Path) -> None:
+def test_bfloat16_weights_give_float32_unit_vectors_close_to_float32(
+    tiny_encoder_dir: Path,
+) -> None:
     exact = load_encoder(tiny(tiny_encoder_dir)).encode_chunks(TEXTS)
-    found = load_encoder(EncoderConfig(model=str(tiny_encoder_dir), dtype="bfloat16")).encode_chunks(TEXTS)
+    found = load_encoder(
+        EncoderConfig(model=str(tiny_encoder_dir), dtype="bfloat16")
+    ).encode_chunks(TEXTS)
     assert found.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
     assert (found * exact).sum(axis=1).min() > 0.99
@@ -95,7 +116,9 @@ def test_batches_hold_every_row_once_longest_first_within_the_budget() -> None:
 def test_two_devices_share_the_batches_and_give_the_same_vectors(tiny_encoder_dir: Path) -> None:
     config = tiny(tiny_encoder_dir, batch_tokens=32)
     alone = load_encoder(config)
-    both = Encoder(load_sentence_transformer(config), config, folder=tiny_encoder_dir, devices=["cpu", "cpu"])
+    both = Encoder(
+        load_sentence_transformer(config), config, folder=tiny_encoder_dir, devices=["cpu", "cpu"]
+    )
     np.testing.assert_array_equal(alone.encode_chunks(TEXTS * 5), both.encode_chunks(TEXTS * 5))
 
 
@@ -121,7 +144,9 @@ def test_blocks_of_texts_are_tokenised_ahead_in_their_order(tiny_encoder_dir: Pa
     for block in (1, 4, len(texts) - 1, len(texts), 100):
         parts = list(encoder_module._tokenize_ahead(model, texts, block))
         assert [start for start, _ in parts] == list(range(0, len(texts), block))
-        assert [list(row) for _, part in parts for row in part["input_ids"]] == [list(row) for row in whole]
+        assert [list(row) for _, part in parts for row in part["input_ids"]] == [
+            list(row) for row in whole
+        ]
 
 
 def test_long_texts_are_cut_at_max_tokens(tiny_encoder_dir: Path) -> None:
@@ -132,7 +157,9 @@ def test_long_texts_are_cut_at_max_tokens(tiny_encoder_dir: Path) -> None:
 
 
 def test_more_tokens_than_the_model_has_positions_are_refused(tiny_encoder_dir: Path) -> None:
-    with pytest.raises(ConfigError, match=r"encoder.advanced.max_tokens is 100000, but .* has \d+ positions"):
+    with pytest.raises(
+        ConfigError, match=r"encoder.advanced.max_tokens is 100000, but .* has \d+ positions"
+    ):
         load_encoder(tiny(tiny_encoder_dir, max_tokens=100_000))
 
 
@@ -141,7 +168,13 @@ def test_prefixes_and_pooling_are_saved_so_that_sentence_transformer_alone_gives
 ) -> None:
     from sentence_transformers import SentenceTransformer
 
-    config = tiny(tiny_encoder_dir, query_prefix="query: ", chunk_prefix="passage: ", pooling="cls", max_tokens=32)
+    config = tiny(
+        tiny_encoder_dir,
+        query_prefix="query: ",
+        chunk_prefix="passage: ",
+        pooling="cls",
+        max_tokens=32,
+    )
     ours = Encoder(load_sentence_transformer(config), config)
     ours.sentence_transformer.save(str(tmp_path / "tuned"), create_model_card=False)
     plain = SentenceTransformer(str(tmp_path / "tuned"), device="cpu")
@@ -149,7 +182,9 @@ def test_prefixes_and_pooling_are_saved_so_that_sentence_transformer_alone_gives
     np.testing.assert_allclose(plain.encode_document(TEXTS), ours.encode_chunks(TEXTS), atol=1e-5)
     assert np.abs(ours.encode_queries(TEXTS) - ours.encode_chunks(TEXTS)).max() > 1e-4
     unchanged = load_encoder(tiny(tiny_encoder_dir), path=tmp_path / "tuned")
-    np.testing.assert_allclose(unchanged.encode_queries(TEXTS), ours.encode_queries(TEXTS), atol=1e-5)
+    np.testing.assert_allclose(
+        unchanged.encode_queries(TEXTS), ours.encode_queries(TEXTS), atol=1e-5
+    )
 
 
 def test_an_empty_prefix_in_the_configuration_overrides_the_one_in_the_models_files(
@@ -167,7 +202,10 @@ def test_the_fingerprint_follows_weights_prefixes_and_pooling_and_no_computing_t
     import torch
 
     base = load_encoder(tiny(tiny_encoder_dir)).fingerprint
-    assert load_encoder(EncoderConfig(model=str(tiny_encoder_dir), dtype="bfloat16")).fingerprint == base
+    assert (
+        load_encoder(EncoderConfig(model=str(tiny_encoder_dir), dtype="bfloat16")).fingerprint
+        == base
+    )
     assert load_encoder(tiny(tiny_encoder_dir, query_prefix="q: ")).fingerprint != base
     assert load_encoder(tiny(tiny_encoder_dir, pooling="cls")).fingerprint != base
     moved = load_sentence_transformer(tiny(tiny_encoder_dir))
@@ -204,20 +242,26 @@ def test_a_missing_encoder_folder_is_one_line_with_the_remedy(tmp_path: Path) ->
         load_encoder(EncoderConfig(model=str(tmp_path / "empty")))
 
 
-def test_damaged_weights_are_one_line_with_the_remedy(tiny_encoder_dir: Path, tmp_path: Path) -> None:
+def test_damaged_weights_are_one_line_with_the_remedy(
+    tiny_encoder_dir: Path, tmp_path: Path
+) -> None:
     shutil.copytree(tiny_encoder_dir, tmp_path / "bad")
     (tmp_path / "bad" / "model.safetensors").write_bytes(b"not weights")
     with pytest.raises(ConfigError, match=r"cannot load the encoder .* set encoder\.model"):
         load_encoder(tiny(tmp_path / "bad"))
 
 
-def test_without_package_and_hub_the_error_names_both_remedies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_package_and_hub_the_error_names_both_remedies(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     import huggingface_hub.constants
 
     monkeypatch.setattr(model_files, "find_spec", lambda name: None)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ConfigError, match=r"connect to the hub.*pip install 'rag-ft\[demo\]'") as error:
+    with pytest.raises(
+        ConfigError, match=r"connect to the hub.*pip install 'rag-ft\[demo\]'"
+    ) as error:
         load_encoder(EncoderConfig())
     assert "\n" not in str(error.value)
 
@@ -249,7 +293,11 @@ def test_a_damaged_package_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 def test_the_packaged_encoder_is_found_and_tells_related_texts_apart(demo_encoder: str) -> None:
     vectors = load_encoder(EncoderConfig(model=demo_encoder)).encode_chunks(
-        ["The ferry leaves at noon.", "The boat departs at 12 o'clock.", "Knead the dough for ten minutes."]
+        [
+            "The ferry leaves at noon.",
+            "The boat departs at 12 o'clock.",
+            "Knead the dough for ten minutes.",
+        ]
     )
     assert vectors.shape == (3, 384)
     assert vectors[0] @ vectors[1] > 0.5 > vectors[0] @ vectors[2]
@@ -261,9 +309,7 @@ def test_the_tokenizer_counts_without_limit_and_without_the_model(tiny_encoder_d
 
 
 def test_importing_the_retrieval_modules_loads_no_torch() -> None:
-    code = (
-        "import sys, rag_ft.retrieval.search, rag_ft.index; sys.exit('torch' in sys.modules or 'faiss' in sys.modules)"
-    )
+    code = "import sys, rag_ft.retrieval.search, rag_ft.index; sys.exit('torch' in sys.modules or 'faiss' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -301,7 +347,12 @@ def test_bm25_finds_nothing_for_unknown_words_and_keeps_chunk_order_in_ties(tmp_
     builder.add(["same text", "", "same text", "!!", "same text", "other"])
     builder.save(tmp_path)
     index = LexicalIndex(tmp_path)
-    assert [list(rows) for rows, _ in index.search(["zzz", "", "text", "text"], 2)] == [[], [], [0, 2], [0, 2]]
+    assert [list(rows) for rows, _ in index.search(["zzz", "", "text", "text"], 2)] == [
+        [],
+        [],
+        [0, 2],
+        [0, 2],
+    ]
 
 
 def test_bm25_files_hold_no_pickle_and_are_memory_mapped(tmp_path: Path) -> None:
@@ -338,13 +389,17 @@ def test_flat_search_equals_numpy(vectors: np.ndarray, tmp_path: Path) -> None:
     np.testing.assert_allclose(scores, np.sort(vectors[3] @ vectors.T)[::-1][:5], atol=1e-5)
 
 
-def test_inverted_lists_are_tuned_to_the_recall_and_reopened_with_it(vectors: np.ndarray, tmp_path: Path) -> None:
+def test_inverted_lists_are_tuned_to_the_recall_and_reopened_with_it(
+    vectors: np.ndarray, tmp_path: Path
+) -> None:
     queries = vectors[::40]
     made = build_faiss(vectors, lambda: queries, "ivf", tmp_path / "i")
     assert made.kind == "ivf" and made.recall >= 0.99 and made.nprobe >= 1
     found = FaissIndex(tmp_path / "i", made).search(queries, 10)
     wanted = exact_search(vectors, queries, 10)
-    recall = np.mean([len(set(rows) & set(w)) / 10 for (rows, _), w in zip(found, wanted, strict=True)])
+    recall = np.mean(
+        [len(set(rows) & set(w)) / 10 for (rows, _), w in zip(found, wanted, strict=True)]
+    )
     assert recall >= 0.99
 
 
@@ -356,7 +411,9 @@ def test_above_the_limit_auto_makes_inverted_lists(
     assert build_faiss(vectors, lambda: vectors[:20], "flat", tmp_path / "i").kind == "flat"
 
 
-def test_exact_search_is_the_same_over_blocks(monkeypatch: pytest.MonkeyPatch, vectors: np.ndarray) -> None:
+def test_exact_search_is_the_same_over_blocks(
+    monkeypatch: pytest.MonkeyPatch, vectors: np.ndarray
+) -> None:
     whole = exact_search(vectors, vectors[:5], 10)
     monkeypatch.setattr(faiss_index, "_ADD_ROWS", 333)
     np.testing.assert_array_equal(exact_search(vectors, vectors[:5], 10), whole)
@@ -400,14 +457,18 @@ def test_fusion_with_an_empty_or_single_side_works() -> None:
     assert len(fuse(nothing, nothing, 0.5)[0]) == 0
 
 
-def test_every_mode_finds_the_chunk_that_is_asked_for(indexed: tuple[Config, RunDir, Encoder]) -> None:
+def test_every_mode_finds_the_chunk_that_is_asked_for(
+    indexed: tuple[Config, RunDir, Encoder],
+) -> None:
     config, run_dir, encoder = indexed
     retriever = open_retriever(config, run_dir, encoder=encoder)
     for mode in ("dense", "lexical", "hybrid"):
         [hits] = retriever.search(["the mill at the river"], 2, mode)
         assert hits[0][0] == "d#0"
         assert len(hits) == 2 and hits[0][1] >= hits[1][1]
-    assert retriever.search(["the mill at the river"], 2) == retriever.search(["the mill at the river"], 2, "hybrid")
+    assert retriever.search(["the mill at the river"], 2) == retriever.search(
+        ["the mill at the river"], 2, "hybrid"
+    )
     assert retriever.search([], 3) == []
 
 
@@ -420,7 +481,9 @@ def test_the_same_questions_give_the_same_hits_from_a_second_process_of_reading(
     assert open_retriever(config, run_dir).search(questions, 5) == first
 
 
-def test_vectors_and_ids_are_in_chunk_order_and_memory_mapped(indexed: tuple[Config, RunDir, Encoder]) -> None:
+def test_vectors_and_ids_are_in_chunk_order_and_memory_mapped(
+    indexed: tuple[Config, RunDir, Encoder],
+) -> None:
     config, run_dir, encoder = indexed
     retriever = open_retriever(config, run_dir, encoder=encoder)
     assert retriever.chunk_ids == [f"d#{n}" for n in range(5)] and retriever.row_of["d#3"] == 3
@@ -431,11 +494,15 @@ def test_vectors_and_ids_are_in_chunk_order_and_memory_mapped(indexed: tuple[Con
 def test_an_index_of_another_encoder_is_refused(indexed: tuple[Config, RunDir, Encoder]) -> None:
     config, run_dir, _ = indexed
     other = config.model_copy(update={"encoder": with_query_prefix(config.encoder)})
-    with pytest.raises(ConfigError, match="made by another encoder: run `rag-ft index CONFIG --force`"):
+    with pytest.raises(
+        ConfigError, match="made by another encoder: run `rag-ft index CONFIG --force`"
+    ):
         open_retriever(other, run_dir)
 
 
-def test_an_index_of_other_titles_or_chunks_is_refused(indexed: tuple[Config, RunDir, Encoder]) -> None:
+def test_an_index_of_other_titles_or_chunks_is_refused(
+    indexed: tuple[Config, RunDir, Encoder],
+) -> None:
     config, run_dir, encoder = indexed
     flipped = {"with_title": not config.retrieval.advanced.with_title}
     other = make_config({**config.model_dump(), "retrieval": {"advanced": flipped}})
@@ -455,21 +522,29 @@ def test_no_index_and_no_tuned_retriever_are_said_so(make_run: MakeRun) -> None:
         open_retriever(config, run_dir, tuned=True)
 
 
-def test_a_tuned_encoder_is_served_with_its_own_index(indexed: tuple[Config, RunDir, Encoder]) -> None:
+def test_a_tuned_encoder_is_served_with_its_own_index(
+    indexed: tuple[Config, RunDir, Encoder],
+) -> None:
     config, run_dir, encoder = indexed
     tuned = load_sentence_transformer(with_query_prefix(config.encoder))
     tuned.save(str(run_dir.retriever), create_model_card=False)
     assert not served_tuned(run_dir)
-    adopt_index(run_dir.index, run_dir.retriever_index, load_encoder(config.encoder, run_dir.retriever))
+    adopt_index(
+        run_dir.index, run_dir.retriever_index, load_encoder(config.encoder, run_dir.retriever)
+    )
     assert served_tuned(run_dir)
     retriever = open_retriever(config, run_dir, tuned=True)
     assert retriever.encoder.query_prefix == "query: "
     assert retriever.search(["the mill at the river"], 1, "lexical")[0][0][0] == "d#0"
-    with pytest.raises(ConfigError, match=r"another encoder: run `rag-ft train_retriever CONFIG --force`"):
+    with pytest.raises(
+        ConfigError, match=r"another encoder: run `rag-ft train_retriever CONFIG --force`"
+    ):
         open_retriever(config, run_dir, tuned=True, encoder=encoder)
 
 
-def test_ids_that_do_not_fit_the_manifest_are_refused(indexed: tuple[Config, RunDir, Encoder]) -> None:
+def test_ids_that_do_not_fit_the_manifest_are_refused(
+    indexed: tuple[Config, RunDir, Encoder],
+) -> None:
     config, run_dir, encoder = indexed
     (run_dir.index / "chunk_ids.json").write_text(json.dumps(["d#0"]))
     with pytest.raises(DataError, match="not of one piece"):
@@ -502,7 +577,10 @@ def test_on_real_questions_min_max_fusion_beats_either_side(
     if not folder.is_dir():
         pytest.skip(f"no {folder}")
     config, run_dir = make_run(
-        [], ingest__sources=[folder / "documents.jsonl"], encoder__model=demo_encoder, run__dtype="auto"
+        [],
+        ingest__sources=[folder / "documents.jsonl"],
+        encoder__model=demo_encoder,
+        run__dtype="auto",
     )
     ingest.run(config, run_dir)
     index.run(config, run_dir)
@@ -518,7 +596,10 @@ def _recall_at_5(config: Config, run_dir: RunDir, questions: Path) -> dict[str, 
     recall = {}
     for mode in ("dense", "lexical", "hybrid"):
         hits = retriever.search([row["question"] for row in rows], 5, mode)
-        found = [{c for c, _ in h} & _holding_answer(row, chunks) for h, row in zip(hits, rows, strict=True)]
+        found = [
+            {c for c, _ in h} & _holding_answer(row, chunks)
+            for h, row in zip(hits, rows, strict=True)
+        ]
         recall[mode] = sum(bool(f) for f in found) / len(rows)
     return recall
 
@@ -527,4 +608,9 @@ def _holding_answer(row: dict[str, Any], chunks: list[Chunk]) -> set[str]:
     places = zip(row["answers"], row["answer_start_in_document"], strict=True)
     spans = [(start, start + len(answer)) for answer, start in places if start is not None]
     here = [chunk for chunk in chunks if chunk.document_id == row["document_id"]]
-    return {chunk.id for chunk in here for start, end in spans if chunk.start <= start and end <= chunk.end}
+    return {
+        chunk.id
+        for chunk in here
+        for start, end in spans
+        if chunk.start <= start and end <= chunk.end
+    }

@@ -10,7 +10,9 @@ from rag_ft.report_page.robustness import robustness
 
 NAMES = ("Ada", "Bo", "Cleo", "Dan", "Eli", "Fay", "Gus", "Hal")
 CHUNKS = {
-    f"d{n}#0": Chunk(f"d{n}#0", f"d{n}", "", f"House {n} was built by {NAMES[n]} in 18{n}0.", 0, 40, 9, "test")
+    f"d{n}#0": Chunk(
+        f"d{n}#0", f"d{n}", "", f"House {n} was built by {NAMES[n]} in 18{n}0.", 0, 40, 9, "test"
+    )
     for n in range(8)
 }
 
@@ -21,7 +23,15 @@ def pair(number: int, answer: str | None = None) -> QAPair:
     start = chunk.text.find(answer)
     evidence = Evidence(answer, start, start + len(answer))
     return QAPair(
-        f"q{number}", "Who built it?", (answer,), chunk.id, chunk.document_id, evidence, "factoid", "test", "imported"
+        f"q{number}",
+        "Who built it?",
+        (answer,),
+        chunk.id,
+        chunk.document_id,
+        evidence,
+        "factoid",
+        "test",
+        "imported",
     )
 
 
@@ -35,10 +45,17 @@ def asks(name: str) -> list[Ask]:
 
 
 def test_noise_adds_wrong_chunks_beside_the_proof() -> None:
-    for name, num in (("noise0_base", 1), ("noise50_base", 2), ("noise67_tuned", 3), ("noise80_tuned", 5)):
+    for name, num in (
+        ("noise0_base", 1),
+        ("noise50_base", 2),
+        ("noise67_tuned", 3),
+        ("noise80_tuned", 5),
+    ):
         found = asks(name)
         assert len(found) == len(PAIRS)
-        assert all(len(ask.chunk_ids) == num and GOLD[ask.pair.id] < {*ask.chunk_ids, ""} for ask in found)
+        assert all(
+            len(ask.chunk_ids) == num and GOLD[ask.pair.id] < {*ask.chunk_ids, ""} for ask in found
+        )
 
 
 def test_noise_never_tells_the_answer() -> None:
@@ -50,7 +67,9 @@ def test_noise_never_tells_the_answer() -> None:
 def test_base_and_tuned_are_shown_the_same() -> None:
     for name in ("noise80", "order_middle", "swap"):
         base, tuned = asks(f"{name}_base"), asks(f"{name}_tuned")
-        assert [(a.chunk_ids, a.passages) for a in base] == [(a.chunk_ids, a.passages) for a in tuned]
+        assert [(a.chunk_ids, a.passages) for a in base] == [
+            (a.chunk_ids, a.passages) for a in tuned
+        ]
 
 
 def test_the_order_probe_moves_the_proof_alone() -> None:
@@ -71,14 +90,23 @@ def test_a_swapped_answer_is_of_the_same_sort_and_the_true_one_is_gone() -> None
 
 
 def test_an_answer_without_a_stand_in_is_not_swapped() -> None:
-    assert {ask.pair.id for ask in asks("swap_base")} == {"q0", "q1", "q2", "q3"}  # 1850 is the only number
+    assert {ask.pair.id for ask in asks("swap_base")} == {
+        "q0",
+        "q1",
+        "q2",
+        "q3",
+    }  # 1850 is the only number
 
 
 def test_unanswerable_and_unlocated_questions_are_not_probed() -> None:
     lost = QAPair("x", "?", ("y",), None, "d1", None, "factoid", "test", "imported")
-    none = QAPair("z", "?", ("I don't know.",), "d1#0", "d1", None, "unanswerable", "test", "generated")
+    none = QAPair(
+        "z", "?", ("I don't know.",), "d1#0", "d1", None, "unanswerable", "test", "generated"
+    )
     gold: dict[str, set[str]] = {"x": set(), "z": set()}
-    assert probes([lost, none], {"x": list(CHUNKS), "z": list(CHUNKS)}, gold, CHUNKS, Config()) == []
+    assert (
+        probes([lost, none], {"x": list(CHUNKS), "z": list(CHUNKS)}, gold, CHUNKS, Config()) == []
+    )
 
 
 def test_no_probe_means_no_robustness_section() -> None:

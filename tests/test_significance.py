@@ -11,7 +11,15 @@ import pytest
 from scipy import stats
 
 from rag_ft.metrics.comparisons import DECIDING, make_table, summarise
-from rag_ft.metrics.significance import Estimate, bootstrap, bootstrap_change, holm, mcnemar, more_questions, sign_flip
+from rag_ft.metrics.significance import (
+    Estimate,
+    bootstrap,
+    bootstrap_change,
+    holm,
+    mcnemar,
+    more_questions,
+    sign_flip,
+)
 from rag_ft.metrics.verdict import verdict
 from rag_ft.records import QAPair, Score
 
@@ -21,18 +29,24 @@ def clustered(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Differences of -1, 0, 1 that go up and down together within a document; (deltas, documents)."""
     documents = np.repeat(np.arange(num_documents), rng.integers(2, 15, num_documents))
-    lean = rng.uniform(-0.22, 0.22, (num_documents, columns))[documents]  # every share below stays within 0 to 1
+    lean = rng.uniform(-0.22, 0.22, (num_documents, columns))[
+        documents
+    ]  # every share below stays within 0 to 1
     draws = rng.random((len(documents), columns))
     return np.where(
         draws < 0.15 + (mean + lean) / 2, 1.0, np.where(draws > 0.85 + (mean + lean) / 2, -1.0, 0.0)
     ), documents
 
 
-def intervals(deltas: np.ndarray, documents: np.ndarray, seed: int, num_resamples: int = 1000) -> list[Estimate]:
+def intervals(
+    deltas: np.ndarray, documents: np.ndarray, seed: int, num_resamples: int = 1000
+) -> list[Estimate]:
     return bootstrap(deltas, np.ones_like(deltas), documents, num_resamples, seed)
 
 
-def coverage(num_documents: int, num_simulations: int, num_resamples: int = 600, mean: float = 0.05) -> float:
+def coverage(
+    num_documents: int, num_simulations: int, num_resamples: int = 600, mean: float = 0.05
+) -> float:
     """Share of simulations whose interval holds the true mean; fewer resamples than are used cost a little of it."""
     rng, inside = np.random.default_rng(num_documents), 0
     for simulation in range(num_simulations):
@@ -48,7 +62,9 @@ def test_the_change_of_a_mean_is_the_mean_of_the_changes() -> None:
     before, after = rng.random((2, 120, 2))
     ones = np.ones_like(before)
     changes = bootstrap_change((before, ones), (after, ones), documents, 500, 3)
-    for change, mean in zip(changes, bootstrap(after - before, ones, documents, 500, 3), strict=True):
+    for change, mean in zip(
+        changes, bootstrap(after - before, ones, documents, 500, 3), strict=True
+    ):
         assert dataclasses.astuple(change)[2:] == pytest.approx(dataclasses.astuple(mean)[2:])
         assert (change.value, *change.ci95) == pytest.approx((mean.value, *mean.ci95))
 
@@ -56,9 +72,14 @@ def test_the_change_of_a_mean_is_the_mean_of_the_changes() -> None:
 def test_the_change_of_an_f1_is_that_of_the_ratios_and_its_interval_covers_the_truth() -> None:
     """Two systems refuse questions; F1 = 2 right / (refused + unanswerable). Truth by a large sample."""
 
-    def draw(rng: np.random.Generator, num_documents: int) -> tuple[list[tuple[np.ndarray, np.ndarray]], np.ndarray]:
+    def draw(
+        rng: np.random.Generator, num_documents: int
+    ) -> tuple[list[tuple[np.ndarray, np.ndarray]], np.ndarray]:
         documents = np.repeat(np.arange(num_documents), 12)
-        none, lean = rng.random(len(documents)) < 0.2, rng.uniform(-0.15, 0.15, num_documents)[documents]
+        none, lean = (
+            rng.random(len(documents)) < 0.2,
+            rng.uniform(-0.15, 0.15, num_documents)[documents],
+        )
         columns = []
         for right, wrong in ((0.5, 0.2), (0.7, 0.2)):
             said = rng.random(len(documents)) < np.where(none, right, wrong) + lean
@@ -71,7 +92,9 @@ def test_the_change_of_an_f1_is_that_of_the_ratios_and_its_interval_covers_the_t
     for simulation in range(400):
         (before, after), documents = draw(rng, 40)
         found = bootstrap_change(before, after, documents, 400, simulation)[0]
-        assert found.value == pytest.approx(after[0].sum() / after[1].sum() - before[0].sum() / before[1].sum())
+        assert found.value == pytest.approx(
+            after[0].sum() / after[1].sum() - before[0].sum() / before[1].sum()
+        )
         low, high = found.ci95 or (0, 0)
         inside += low <= truth <= high
     assert 0.92 <= inside / 400 <= 0.98
@@ -165,9 +188,14 @@ def test_what_counts_as_significant_has_no_zero_in_its_interval() -> None:
     assert num_significant > 50
 
 
-def test_a_large_difference_over_few_documents_is_not_held_back_by_the_number_of_resamples() -> None:
+def test_a_large_difference_over_few_documents_is_not_held_back_by_the_number_of_resamples() -> (
+    None
+):
     deltas = np.random.default_rng(0).normal(0.5, 0.15, (12, 1))
-    few, exact = intervals(deltas, np.arange(12), 0, 500)[0].p, stats.ttest_1samp(deltas[:, 0], 0).pvalue
+    few, exact = (
+        intervals(deltas, np.arange(12), 0, 500)[0].p,
+        stats.ttest_1samp(deltas[:, 0], 0).pvalue,
+    )
     assert few < 0.001
     assert exact / 100 < few < exact * 100
 
@@ -175,7 +203,9 @@ def test_a_large_difference_over_few_documents_is_not_held_back_by_the_number_of
 def test_sign_flips_agree_with_scipys_permutation_test() -> None:
     rng = np.random.default_rng(4)
     deltas = rng.normal(0.1, 0.3, (40, 1))
-    peer = stats.permutation_test((deltas[:, 0],), np.sum, permutation_type="samples", n_resamples=20000, rng=rng)
+    peer = stats.permutation_test(
+        (deltas[:, 0],), np.sum, permutation_type="samples", n_resamples=20000, rng=rng
+    )
     assert sign_flip(deltas, np.arange(40), 20000, 0)[0] == pytest.approx(peer.pvalue, abs=0.01)
 
 
@@ -186,7 +216,10 @@ def test_sign_flips_treat_a_document_as_one() -> None:
 
 
 def test_mcnemar_is_the_exact_binomial_test_on_discordant_pairs() -> None:
-    a, b = np.array([1] * 3 + [0] * 12 + [1] * 50, float), np.array([0] * 3 + [1] * 12 + [1] * 50, float)
+    a, b = (
+        np.array([1] * 3 + [0] * 12 + [1] * 50, float),
+        np.array([0] * 3 + [1] * 12 + [1] * 50, float),
+    )
     assert mcnemar(a, b) == pytest.approx(stats.binomtest(12, 15).pvalue)
     assert mcnemar(a, a) == 1.0
 
@@ -216,16 +249,24 @@ def test_a_difference_out_of_reach_asks_for_no_number_of_questions() -> None:
 # --- what is compared ---------------------------------------------------------------------------------------------
 
 
-def compared(tuned: str, systems: Sequence[str]) -> tuple[dict[str, dict], dict[tuple[str, str], dict]]:
+def compared(
+    tuned: str, systems: Sequence[str]
+) -> tuple[dict[str, dict], dict[tuple[str, str], dict]]:
     """(levels, the differences in F1 by their two systems) of systems that are right at random, cells that an untuned
     half would need being those of the base half, as the evaluation fills them."""
     halves = {"base": "", "tuned_generator": "g", "tuned_retriever": "r", "tuned": "gr"}
     rng, pairs, scores = np.random.default_rng(3), [], []
     for number in range(60):
         key, right = f"q{number}", {}
-        pairs.append(QAPair(key, key, ("x",), None, f"d{number // 3}", None, "factoid", "test", "imported"))
+        pairs.append(
+            QAPair(key, key, ("x",), None, f"d{number // 3}", None, "factoid", "test", "imported")
+        )
         for system in systems:
-            cell = "".join(half for half in halves[system] if half in tuned) if system in halves else system
+            cell = (
+                "".join(half for half in halves[system] if half in tuned)
+                if system in halves
+                else system
+            )
             right[cell] = right.get(cell, float(rng.random() < 0.5))
             scores.append(Score(key, system, "f1", right[cell]))
     levels, rows = summarise(make_table(pairs, scores), tuned, 300, 0)
@@ -241,7 +282,10 @@ def test_with_one_half_tuned_its_difference_is_tested_once(tuned: str, half: str
 
 
 def test_with_both_halves_tuned_every_cell_is_compared() -> None:
-    rows = compared("gr", ("base", "tuned_generator", "tuned_retriever", "tuned", "ensemble_base", "ensemble_tuned"))[1]
+    rows = compared(
+        "gr",
+        ("base", "tuned_generator", "tuned_retriever", "tuned", "ensemble_base", "ensemble_tuned"),
+    )[1]
     assert rows.keys() == {
         ("base", "tuned_generator"), ("base", "tuned_retriever"), ("base", "tuned"), ("tuned_retriever", "tuned"),
         ("tuned_generator", "tuned"), ("base", "ensemble_base"), ("tuned", "ensemble_tuned"),
@@ -249,22 +293,32 @@ def test_with_both_halves_tuned_every_cell_is_compared() -> None:
 
 
 def test_with_nothing_tuned_only_untuned_systems_are_compared() -> None:
-    assert compared("", ("base", "tuned", "ensemble_base", "ensemble_tuned"))[1].keys() == {("base", "ensemble_base")}
+    assert compared("", ("base", "tuned", "ensemble_base", "ensemble_tuned"))[1].keys() == {
+        ("base", "ensemble_base")
+    }
 
 
 # --- the verdict --------------------------------------------------------------------------------------------------
 
 
-def comparison(b: str, metric: str, delta: float, low: float, high: float, p: float, more: int | None = 0) -> dict:
+def comparison(
+    b: str, metric: str, delta: float, low: float, high: float, p: float, more: int | None = 0
+) -> dict:
     return {"a": "base", "b": b, "metric": metric, "delta": delta, "ci95": [low, high], "p": p, "p_holm": p,
             "n": 300, "num_documents": 40, "family": "decides", "more_questions": more}  # fmt: skip
 
 
 def test_a_fusion_that_ranks_worse_than_one_of_its_sides_is_named() -> None:
-    rank = {**comparison("tuned", "mrr@10", -0.17, -0.2, -0.14, 0.001), "a": "dense_tuned", "family": "mrr@10, others"}
+    rank = {
+        **comparison("tuned", "mrr@10", -0.17, -0.2, -0.14, 0.001),
+        "a": "dense_tuned",
+        "family": "mrr@10, others",
+    }
     gain = comparison("tuned_retriever", "f1", 0.08, 0.03, 0.12, 0.001)
     [note] = (n for n in verdict([gain, rank], "r")["notes"] if "alone" in n)
-    assert note.startswith("What is served ranks the proof lower than the encoder alone does: -17.0 MRR@10")
+    assert note.startswith(
+        "What is served ranks the proof lower than the encoder alone does: -17.0 MRR@10"
+    )
     assert note.endswith("try retrieval.mode=dense, and compare the answers too.")
     assert not any("alone" in n for n in verdict([gain, {**rank, "delta": 0.1}], "r")["notes"])
 
@@ -289,7 +343,9 @@ def test_the_verdict_names_the_best_half_its_gain_and_what_is_open() -> None:
 def test_what_would_settle_an_open_result_depends_on_why_it_is_open() -> None:
     cases = {
         "no difference was seen": comparison("tuned_generator", "f1", 0.0, -0.02, 0.02, 1.0, None),
-        "too small for any reachable number": comparison("tuned_generator", "f1", 0.001, -0.02, 0.02, 0.9, None),
+        "too small for any reachable number": comparison(
+            "tuned_generator", "f1", 0.001, -0.02, 0.02, 0.9, None
+        ),
         "add test documents": comparison("tuned_generator", "f1", 0.6, 0.6, 0.6, 0.5, None),
     }
     for said, row in cases.items():
@@ -297,12 +353,18 @@ def test_what_would_settle_an_open_result_depends_on_why_it_is_open() -> None:
         assert found["ship"] == "undecided"
         assert [said in found["sentence"] for said in cases] == [other == said for other in cases]
     one_document = {**cases["add test documents"], "ci95": None, "p": None, "num_documents": 1}
-    assert "(no interval: one document); add test documents" in verdict([one_document], "g")["sentence"]
+    assert (
+        "(no interval: one document); add test documents"
+        in verdict([one_document], "g")["sentence"]
+    )
 
 
 def test_a_difference_that_holm_leaves_open_is_told_from_one_that_was_never_significant() -> None:
     gain = comparison("tuned_generator", "f1", 0.05, 0.03, 0.07, 0.001)
-    for p, said in ((0.03, "not significant once several comparisons are allowed for"), (0.5, "not significant,")):
+    for p, said in (
+        (0.03, "not significant once several comparisons are allowed for"),
+        (0.5, "not significant,"),
+    ):
         other = {**comparison("tuned_retriever", "f1", 0.6, 0.5, 0.7, p, 90), "p_holm": 0.5}
         assert f"the tuned retriever alone is {said}" in verdict([gain, other], "gr")["sentence"]
 
@@ -338,10 +400,16 @@ def test_what_is_shipped_hides_no_proven_harm() -> None:
     both = comparison("tuned", "f1", *harm)
     assert "; both halves together harm (-5.0 F1" in verdict([generator, both], "gr")["sentence"]
     found = comparison("tuned", "recall@5", 0.1, 0.06, 0.14, 0.001)
-    rows = [comparison("tuned_generator", "f1", *harm), comparison("tuned_retriever", "f1", 0.0, -0.1, 0.1, 1.0, None)]
+    rows = [
+        comparison("tuned_generator", "f1", *harm),
+        comparison("tuned_retriever", "f1", 0.0, -0.1, 0.1, 1.0, None),
+    ]
     shipped = verdict([*rows, both, found], "gr")
     assert shipped["ship"] == "retriever"
-    assert "the tuned generator alone harms" in shipped["sentence"] and "together harm" in shipped["sentence"]
+    assert (
+        "the tuned generator alone harms" in shipped["sentence"]
+        and "together harm" in shipped["sentence"]
+    )
 
 
 def test_where_nothing_was_measured_the_verdict_says_why() -> None:
@@ -386,7 +454,9 @@ def test_retrieval_alone_gives_a_verdict_on_the_retriever() -> None:
 def test_a_better_rank_is_noted_where_recall_cannot_rise() -> None:
     rank = {**comparison("tuned", "mrr@10", 0.22, 0.15, 0.3, 0.001), "family": "mrr@10, from base"}
     recall = comparison("tuned", "recall@5", 0.01, 0.0, 0.02, 0.2, 745)
-    found = verdict([comparison("tuned_retriever", "f1", 0.02, -0.01, 0.05, 0.2, 90), recall, rank], "r")
+    found = verdict(
+        [comparison("tuned_retriever", "f1", 0.02, -0.01, 0.05, 0.2, 90), recall, rank], "r"
+    )
     assert found["notes"] == [
         "Retrieval: +1.0 recall@5 (95 % CI 0.0 to 2.0), not significant; about 750 more questions would tell.",
         "The tuned retriever ranks the proof higher: +22.0 MRR@10 (95 % CI 15.0 to 30.0).",
@@ -394,10 +464,21 @@ def test_a_better_rank_is_noted_where_recall_cannot_rise() -> None:
 
 
 def test_a_generator_that_invents_more_is_called_out_though_it_gains() -> None:
-    withheld = {**comparison("withheld_tuned", "em", -0.135, -0.2, -0.07, 0.001), "a": "withheld_base"}
-    found = verdict([comparison("tuned_generator", "f1", 0.05, 0.03, 0.07, 0.001), {**withheld, "family": "em"}], "g")
+    withheld = {
+        **comparison("withheld_tuned", "em", -0.135, -0.2, -0.07, 0.001),
+        "a": "withheld_base",
+    }
+    found = verdict(
+        [
+            comparison("tuned_generator", "f1", 0.05, 0.03, 0.07, 0.001),
+            {**withheld, "family": "em"},
+        ],
+        "g",
+    )
     [note] = found["notes"]
-    assert note.endswith("the tuned generator abstains LESS often: -13.5 points (95 % CI -20.0 to -7.0).")
+    assert note.endswith(
+        "the tuned generator abstains LESS often: -13.5 points (95 % CI -20.0 to -7.0)."
+    )
 
 
 def test_nothing_tuned_is_nothing_to_ship() -> None:

@@ -18,9 +18,14 @@ def config(**knobs: Any) -> IngestConfig:
 def test_splits_have_their_shares_and_depend_on_the_id_alone() -> None:
     ids = [f"d{n}" for n in range(4000)]
     splits = [split_of(i, config(test_share=0.3, dev_share=0.1)) for i in ids]
-    assert abs(splits.count("test") / 4000 - 0.3) < 0.03 and abs(splits.count("dev") / 4000 - 0.1) < 0.02
+    assert (
+        abs(splits.count("test") / 4000 - 0.3) < 0.03
+        and abs(splits.count("dev") / 4000 - 0.1) < 0.02
+    )
     assert all(0 <= hash_share(i) < 1 for i in ids)
-    assert hash_share("handbook/a.md") == pytest.approx(0.19207, abs=1e-5)  # fixed for ever: runs must stay comparable
+    assert hash_share("handbook/a.md") == pytest.approx(
+        0.19207, abs=1e-5
+    )  # fixed for ever: runs must stay comparable
 
 
 def test_every_document_is_a_test_document_in_exactly_one_fold() -> None:

@@ -20,7 +20,9 @@ def counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Co
     calls: list[str] = []
     for name in ("ingest", "index"):
         module = types.ModuleType(f"rag_ft.{name}")
-        module.run = lambda config, run_dir, name=name: calls.append(name) or {"num_calls": len(calls)}  # type: ignore[attr-defined]
+        module.run = lambda config, run_dir, name=name: (
+            calls.append(name) or {"num_calls": len(calls)}
+        )  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, f"rag_ft.{name}", module)
 
     def make(**overrides: object) -> Config:
@@ -38,7 +40,9 @@ def test_a_stage_that_is_up_to_date_is_skipped(counted: Callable[..., Config]) -
     assert counted.calls == ["ingest"]  # type: ignore[attr-defined]
 
 
-def test_other_settings_stop_with_what_changed_and_force_replaces(counted: Callable[..., Config]) -> None:
+def test_other_settings_stop_with_what_changed_and_force_replaces(
+    counted: Callable[..., Config],
+) -> None:
     stages.run_stage("ingest", counted())
     changed = counted(ingest={"chunk_tokens": 64})
     with pytest.raises(ConfigError, match=r"ingest.chunk_tokens 128 -> 64.*--force"):
@@ -95,7 +99,9 @@ def test_a_stage_that_failed_before_it_wrote_anything_takes_other_settings(
     assert "continued" not in stages.run_stage("ingest", counted(ingest={"chunk_tokens": 64}))
 
 
-def test_a_stage_whose_input_is_missing_names_the_stage_to_run(counted: Callable[..., Config]) -> None:
+def test_a_stage_whose_input_is_missing_names_the_stage_to_run(
+    counted: Callable[..., Config],
+) -> None:
     with pytest.raises(DataError, match="index builds on ingest"):
         stages.run_stage("index", counted())
 
@@ -117,7 +123,9 @@ def test_a_changed_input_makes_the_later_stage_stale(counted: Callable[..., Conf
     }
 
 
-def test_a_changed_document_makes_ingest_stale(counted: Callable[..., Config], tmp_path: Path) -> None:
+def test_a_changed_document_makes_ingest_stale(
+    counted: Callable[..., Config], tmp_path: Path
+) -> None:
     document = tmp_path / "a.txt"
     document.write_text("one", encoding="utf-8")
     config = counted(ingest={"sources": [document]})
@@ -157,16 +165,28 @@ def test_edited_prompts_and_replaced_weights_make_a_stage_stale(
     assert stages.run_stage("index", config)["skipped"]
 
 
-def test_knobs_that_only_change_speed_do_not_make_a_stage_stale(counted: Callable[..., Config]) -> None:
+def test_knobs_that_only_change_speed_do_not_make_a_stage_stale(
+    counted: Callable[..., Config],
+) -> None:
     stages.run_stage("ingest", counted())
-    assert stages.run_stage("ingest", counted(encoder={"advanced": {"batch_tokens": 512}}))["skipped"]
+    assert stages.run_stage("ingest", counted(encoder={"advanced": {"batch_tokens": 512}}))[
+        "skipped"
+    ]
 
 
 def test_the_done_file_says_what_was_run(counted: Callable[..., Config]) -> None:
     config = counted()
     stages.run_stage("ingest", config)
     done = json.loads(RunDir(config.run_path).done("ingest").read_text(encoding="utf-8"))
-    assert {"fingerprint", "config", "inputs", "counts", "seconds", "peak_memory_gb", "versions"} == set(done)
+    assert {
+        "fingerprint",
+        "config",
+        "inputs",
+        "counts",
+        "seconds",
+        "peak_memory_gb",
+        "versions",
+    } == set(done)
 
 
 def test_a_run_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
@@ -180,13 +200,17 @@ def test_every_stage_only_builds_on_earlier_ones() -> None:
         assert set(stage.after) <= set(stages.NAMES[:number])
 
 
-def test_training_that_is_switched_off_needs_no_command_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_that_is_switched_off_needs_no_command_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     off = make_config({"train_retriever": {"enabled": False}})
     assert stages.stages_to_run("train_generator", off) == ["train_retriever", "train_generator"]
     assert stages.stages_to_run("train_retriever", off) == ["train_retriever"]
     assert stages.stages_to_run("index", off) == ["index"]
     assert stages.stages_to_run("train_generator", make_config({})) == ["train_generator"]
-    given = make_config({"train_retriever": {"enabled": False}, "evaluate": {"encoder": "elsewhere"}})
+    given = make_config(
+        {"train_retriever": {"enabled": False}, "evaluate": {"encoder": "elsewhere"}}
+    )
     assert stages.stages_to_run("train_generator", given) == ["train_generator"]
     with pytest.raises(ConfigError, match=r"set train_generator.enabled=false"):
         stages.stages_to_run("evaluate", given)

@@ -34,7 +34,11 @@ def tokenizer_with(template: str, folder: Path) -> Any:
     """The tiny model's tokenizer, whose end token is <|im_end|>, with a template of its own or of TRL's."""
     tokenizer = load_chat_tokenizer(folder)
     tokenizer.bos_token = "<|endoftext|>"
-    file = Path(trl.__file__).parent / "chat_templates" / template if template.endswith(".jinja") else None
+    file = (
+        Path(trl.__file__).parent / "chat_templates" / template
+        if template.endswith(".jinja")
+        else None
+    )
     tokenizer.chat_template = file.read_text(encoding="utf-8") if file else template
     return tokenizer
 
@@ -59,8 +63,12 @@ def test_a_finished_turn_of_a_thinking_template_is_what_is_trained_on(tiny_lm_di
     assert tokenizer.apply_chat_template(turn, tokenize=False) == whole + "\n"
 
 
-@pytest.mark.parametrize("template", ["{% for m in messages %}", "{{ raise_exception('no system role') }}"])
-def test_a_template_that_renders_nothing_is_one_line(tmp_path: Path, tiny_lm_dir: Path, template: str) -> None:
+@pytest.mark.parametrize(
+    "template", ["{% for m in messages %}", "{{ raise_exception('no system role') }}"]
+)
+def test_a_template_that_renders_nothing_is_one_line(
+    tmp_path: Path, tiny_lm_dir: Path, template: str
+) -> None:
     folder = Path(shutil.copytree(tiny_lm_dir, tmp_path / "model"))
     (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
     with pytest.raises(ConfigError, match=r"chat template of .* renders no question"):

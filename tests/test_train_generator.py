@@ -36,33 +36,52 @@ def prepared(make_run: Make) -> Make:
     return functools.partial(prepare, make_run)
 
 
-def test_training_lowers_the_loss_and_leaves_an_adapter_that_changes_the_model(prepared: Make) -> None:
+def test_training_lowers_the_loss_and_leaves_an_adapter_that_changes_the_model(
+    prepared: Make,
+) -> None:
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     config, run_dir = prepared(knobs={"epochs": 15, "replay_share": 0.2})
     counts = train_generator.run(config, run_dir)
-    losses = [row["loss"] for row in read_rows(run_dir.training_log("train_generator")) if "loss" in row]
+    losses = [
+        row["loss"] for row in read_rows(run_dir.training_log("train_generator")) if "loss" in row
+    ]
     assert sum(losses[-3:]) < 0.98 * sum(losses[:3])
-    assert (counts["num_train_pairs"], counts["num_answer"], counts["num_abstain"]) == (16, 15 * 8, 15 * 2)
+    assert (counts["num_train_pairs"], counts["num_answer"], counts["num_abstain"]) == (
+        16,
+        15 * 8,
+        15 * 2,
+    )
     assert counts["num_supervised_tokens"] < counts["num_tokens"] / 4
     assert counts["plain_text_loss_base"] > 0 and counts["plain_text_loss_tuned"] > 0
     assert not run_dir.checkpoints("train_generator").exists()
     names = {path.name for path in run_dir.generator.iterdir()}
-    assert {"adapter_config.json", "adapter_model.safetensors", "README.md", "tokenizer.json"} <= names
+    assert {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "README.md",
+        "tokenizer.json",
+    } <= names
     assert not any(name.endswith((".bin", ".pt", ".pkl")) for name in names)
     settings = json.loads((run_dir.generator / "adapter_config.json").read_text())
     assert settings["base_model_name_or_path"] == config.llm.model
     card = (run_dir.generator / "README.md").read_text()
     assert "## Limits" in card and config.llm.model in card and "None" not in card
-    ids = AutoTokenizer.from_pretrained(run_dir.generator)("Where does Ada live?", return_tensors="pt")
+    ids = AutoTokenizer.from_pretrained(run_dir.generator)(
+        "Where does Ada live?", return_tensors="pt"
+    )
     base = AutoModelForCausalLM.from_pretrained(config.llm.model, dtype=torch.float32)
     before = base(**ids).logits
-    assert not torch.allclose(PeftModel.from_pretrained(base, run_dir.generator)(**ids).logits, before, atol=1e-3)
+    assert not torch.allclose(
+        PeftModel.from_pretrained(base, run_dir.generator)(**ids).logits, before, atol=1e-3
+    )
 
 
-def test_each_pass_over_the_pairs_arranges_their_chunks_anew(prepared: Make, tmp_path: Path) -> None:
+def test_each_pass_over_the_pairs_arranges_their_chunks_anew(
+    prepared: Make, tmp_path: Path
+) -> None:
     config, run_dir = prepared(knobs={"epochs": 2.5, "replay_share": 0.2, "batch_size": 4})
     tokens = train_generator.chat_tokens(config)
     build_training_set(config, run_dir, tokens.encode, tmp_path / "set")
@@ -76,7 +95,9 @@ def test_each_pass_over_the_pairs_arranges_their_chunks_anew(prepared: Make, tmp
     replayed = [[(e.id, e.answer) for e in part if e.kind == "replay"] for part in passes]
     assert replayed[0] == replayed[1] == replayed[2]
     used = {e.id for e in train}
-    assert not used & {reject.item for reject in read_jsonl(run_dir.rejects("train_generator"), Reject)}
+    assert not used & {
+        reject.item for reject in read_jsonl(run_dir.rejects("train_generator"), Reject)
+    }
     schedule = plan_schedule(config, load_base(config), train, 1)
     assert schedule.epochs == pytest.approx(2.5 / 3)
     assert schedule.num_steps == math.ceil(2.5 / 3 * math.ceil(len(train) / 4))
@@ -84,12 +105,18 @@ def test_each_pass_over_the_pairs_arranges_their_chunks_anew(prepared: Make, tmp
 
 def test_there_are_no_more_evaluations_than_asked_for(prepared: Make, tmp_path: Path) -> None:
     config, run_dir = prepared(knobs={"max_steps": 18, "evaluations": 12})
-    build_training_set(config, run_dir, train_generator.chat_tokens(config).encode, tmp_path / "set")
-    schedule = plan_schedule(config, load_base(config), read_training_set(tmp_path / "set").train, 1)
+    build_training_set(
+        config, run_dir, train_generator.chat_tokens(config).encode, tmp_path / "set"
+    )
+    schedule = plan_schedule(
+        config, load_base(config), read_training_set(tmp_path / "set").train, 1
+    )
     assert (schedule.num_steps, schedule.evaluate_every) == (18, 2)
 
 
-def test_the_loss_of_a_step_is_the_mean_over_its_answer_tokens_however_it_is_split(prepared: Make) -> None:
+def test_the_loss_of_a_step_is_the_mean_over_its_answer_tokens_however_it_is_split(
+    prepared: Make,
+) -> None:
     first = {}
     for device_batch in (1, 4):
         config, run_dir = prepared(knobs={"device_batch_size": device_batch, "max_steps": 1})
@@ -98,7 +125,9 @@ def test_the_loss_of_a_step_is_the_mean_over_its_answer_tokens_however_it_is_spl
     assert first[1] == pytest.approx(first[4], abs=2e-4)
 
 
-def test_every_pair_is_seen_once_before_any_is_seen_again(prepared: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_pair_is_seen_once_before_any_is_seen_again(
+    prepared: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[tuple[AnswerTrainer, list[list[int]]]] = []
 
     def look(trainer: AnswerTrainer, **_: Any) -> None:
@@ -110,19 +139,38 @@ def test_every_pair_is_seen_once_before_any_is_seen_again(prepared: Make, monkey
     with pytest.raises(InterruptedError):
         train_generator.run(config, run_dir)
     [(trainer, steps)] = seen
-    order = [number for step in steps for number in sorted(trainer.arrangements[row] for row in step)]
-    assert set(order) == {0, 1, 2} and len(order) == len(trainer.train_dataset) and order == sorted(order)
+    order = [
+        number for step in steps for number in sorted(trainer.arrangements[row] for row in step)
+    ]
+    assert (
+        set(order) == {0, 1, 2}
+        and len(order) == len(trainer.train_dataset)
+        and order == sorted(order)
+    )
 
 
 @pytest.mark.parametrize(("num_processes", "accumulation"), [(1, 1), (1, 4), (2, 2), (4, 1)])
-def test_a_step_holds_the_same_rows_however_many_processes_share_them(num_processes: int, accumulation: int) -> None:
+def test_a_step_holds_the_same_rows_however_many_processes_share_them(
+    num_processes: int, accumulation: int
+) -> None:
     lengths, arrangements = [5 + 7 * n % 40 for n in range(41)], [n % 3 for n in range(41)]
 
     def steps(count: int, passes: int) -> list[list[int]]:
-        settings = {"lengths": lengths, "effective_batch_size": 8, "dp_size": count, "grad_accum": passes, "seed": 3}
-        shares = [list(ArrangementSampler(arrangements, **settings, rank=r, drop_last=False)) for r in range(count)]
+        settings = {
+            "lengths": lengths,
+            "effective_batch_size": 8,
+            "dp_size": count,
+            "grad_accum": passes,
+            "seed": 3,
+        }
+        shares = [
+            list(ArrangementSampler(arrangements, **settings, rank=r, drop_last=False))
+            for r in range(count)
+        ]
         slots = [[row for share in shares for row in share[slot]] for slot in range(len(shares[0]))]
-        return [sorted(chain(*slots[start : start + passes])) for start in range(0, len(slots), passes)]
+        return [
+            sorted(chain(*slots[start : start + passes])) for start in range(0, len(slots), passes)
+        ]
 
     alone, shared = steps(1, 1), steps(num_processes, accumulation)
     assert shared[:-1] == alone[:-1] and set(shared[-1]) >= set(alone[-1])
@@ -141,7 +189,9 @@ def test_the_dev_loss_is_nats_a_token_whatever_the_batch(prepared: Make, tmp_pat
     for example in rows:
         ids, learned = list(example.encoded.input_ids), example.encoded.num_answer_tokens
         logprobs = model(input_ids=torch.tensor([ids])).logits[0].detach().log_softmax(-1)
-        total -= sum(float(logprobs[place - 1, ids[place]]) for place in range(len(ids) - learned, len(ids)))
+        total -= sum(
+            float(logprobs[place - 1, ids[place]]) for place in range(len(ids) - learned, len(ids))
+        )
         count += learned
     for device_batch in (1, 4, 16):
         trainer = AnswerTrainer(
@@ -152,10 +202,16 @@ def test_the_dev_loss_is_nats_a_token_whatever_the_batch(prepared: Make, tmp_pat
         assert trainer.evaluate()["eval_loss"] == pytest.approx(total / count, rel=1e-5)
 
 
-def test_packed_rows_are_trained_on_and_evaluated_as_others(prepared: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packed_rows_are_trained_on_and_evaluated_as_others(
+    prepared: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def losses() -> list[float]:
         train_generator.run(config, run_dir)
-        return [row["eval_loss"] for row in read_rows(run_dir.training_log("train_generator")) if "eval_loss" in row]
+        return [
+            row["eval_loss"]
+            for row in read_rows(run_dir.training_log("train_generator"))
+            if "eval_loss" in row
+        ]
 
     config, run_dir = prepared(knobs={"max_steps": 2, "evaluations": 2, "learning_rate": 1e-7})
     padded = losses()
@@ -171,11 +227,15 @@ def test_the_loss_is_that_of_each_answer_alone(tiny_lm_dir: Path, fused: bool) -
 
     model = AutoModelForCausalLM.from_pretrained(tiny_lm_dir, dtype=torch.float32)
     add_fused_lm_head(model)
-    rows = [(list(range(5, 5 + length)), learned) for length, learned in ((70, 3), (40, 9), (64, 1))]
+    rows = [
+        (list(range(5, 5 + length)), learned) for length, learned in ((70, 3), (40, 9), (64, 1))
+    ]
     total = torch.zeros(())
     for ids, learned in rows:
         logprobs = model(input_ids=torch.tensor([ids])).logits[0].float().log_softmax(-1)
-        total -= sum(logprobs[place - 1, ids[place]] for place in range(len(ids) - learned, len(ids)))
+        total -= sum(
+            logprobs[place - 1, ids[place]] for place in range(len(ids) - learned, len(ids))
+        )
     padded = torch.tensor([ids + [0] * (70 - len(ids)) for ids, _ in rows])
     labels = torch.full_like(padded, IGNORED)
     for row, (ids, learned) in enumerate(rows):
@@ -207,7 +267,9 @@ def test_a_preview_shows_what_the_training_keeps(prepared: Make) -> None:
 def test_a_run_without_train_pairs_says_what_to_do(prepared: Make) -> None:
     config, run_dir = prepared()
     write_jsonl(run_dir.qa, [p for p in read_jsonl(run_dir.qa, QAPair) if p.split == "test"])
-    with pytest.raises(DataError, match=r"lower ingest.test_share, add .*train_generator\.enabled=false"):
+    with pytest.raises(
+        DataError, match=r"lower ingest.test_share, add .*train_generator\.enabled=false"
+    ):
         train_generator.run(config, run_dir)
 
 
@@ -219,10 +281,14 @@ def test_the_precision_is_what_the_configuration_says_whatever_the_launcher_says
     settings = arguments(config, Schedule(1, 1, 1.0, 1, 1, False), None, tmp_path)
     assert (settings.bf16, settings.mixed_precision) == (False, "no")
     files = list((ROOT / "configs" / "accelerate").glob("*.yaml"))
-    assert len(files) == 3 and {yaml.safe_load(file.read_text())["mixed_precision"] for file in files} == {"no"}
+    assert len(files) == 3 and {
+        yaml.safe_load(file.read_text())["mixed_precision"] for file in files
+    } == {"no"}
 
 
-def test_the_merged_model_answers_as_base_and_adapter_together(prepared: Make, tmp_path: Path) -> None:
+def test_the_merged_model_answers_as_base_and_adapter_together(
+    prepared: Make, tmp_path: Path
+) -> None:
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -242,12 +308,16 @@ def test_the_merged_model_answers_as_base_and_adapter_together(prepared: Make, t
         merge(config, tmp_path / "merged")
 
 
-def test_an_adapter_is_merged_into_its_own_base_alone(prepared: Make, tmp_path: Path, tiny_lm_dir: Path) -> None:
+def test_an_adapter_is_merged_into_its_own_base_alone(
+    prepared: Make, tmp_path: Path, tiny_lm_dir: Path
+) -> None:
     config, run_dir = prepared(knobs={"max_steps": 1})
     train_generator.run(config, run_dir)
     copy = shutil.copytree(tiny_lm_dir, tmp_path / "other-lm")
     other, _ = prepared(llm__model=str(copy))
-    with pytest.raises(ConfigError, match=rf"was trained on {tiny_lm_dir}, and llm.model is {copy}: set llm.model="):
+    with pytest.raises(
+        ConfigError, match=rf"was trained on {tiny_lm_dir}, and llm.model is {copy}: set llm.model="
+    ):
         merge(other, tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
     (tmp_path / "link").symlink_to(tiny_lm_dir)
@@ -260,11 +330,19 @@ def test_a_base_with_sampling_values_and_without_sampling_is_trained_and_merged(
     prepared: Make, tmp_path: Path, tiny_lm_dir: Path, method: str
 ) -> None:
     base = shutil.copytree(tiny_lm_dir, tmp_path / "base")
-    settings = {"do_sample": False, "temperature": 0.6, "top_p": 0.9, "top_k": 20, "eos_token_id": 2}
+    settings = {
+        "do_sample": False,
+        "temperature": 0.6,
+        "top_p": 0.9,
+        "top_k": 20,
+        "eos_token_id": 2,
+    }
     (base / "generation_config.json").write_text(json.dumps(settings))
     config, run_dir = prepared(knobs={"max_steps": 1, "method": method}, llm__model=str(base))
     train_generator.run(config, run_dir)
-    written = json.loads((merge(config, tmp_path / "merged") / "generation_config.json").read_text())
+    written = json.loads(
+        (merge(config, tmp_path / "merged") / "generation_config.json").read_text()
+    )
     assert written["eos_token_id"] == 2 and "temperature" not in written
 
 
@@ -280,7 +358,9 @@ def test_dev_documents_are_taken_from_train_where_there_are_none(prepared: Make)
 def test_near_duplicates_are_held_out_together(tmp_path: Path) -> None:
     run_dir = with_copies(tmp_path)
     train, dev, _ = select_pairs(run_dir, 0.8)
-    trained, held = ({(p.document_id or "").removesuffix("-copy") for p in pairs} for pairs in (train, dev))
+    trained, held = (
+        {(p.document_id or "").removesuffix("-copy") for p in pairs} for pairs in (train, dev)
+    )
     assert held and not trained & held
     assert len(dev) == 4, "a tenth of 40 documents"
 
@@ -289,7 +369,10 @@ def test_a_pair_of_a_test_document_stops_the_training(prepared: Make) -> None:
     config, run_dir = prepared()
     pairs = list(read_jsonl(run_dir.qa, QAPair))
     leak = next(p for p in pairs if p.split == "test")
-    write_jsonl(run_dir.qa, [*pairs, dataclasses.replace(leak, id="leak", question="Who is at home?", split="train")])
+    write_jsonl(
+        run_dir.qa,
+        [*pairs, dataclasses.replace(leak, id="leak", question="Who is at home?", split="train")],
+    )
     with pytest.raises(DataError, match="leak"):
         train_generator.run(config, run_dir)
     assert not run_dir.generator.exists()
@@ -310,7 +393,9 @@ def test_what_cannot_be_trained_is_refused_before_any_work_with_a_remedy(
         refused("needs a CUDA GPU", {"method": "qlora"})
     refused("vLLM does not serve DoRA", {"method": "dora"}, llm__backend="vllm")
     refused("folds=1 leaves nothing to train on", {"folds": 1})
-    refused("report_to=mlflow, which is not installed: pip install mlflow", {"report_to": ["mlflow"]})
+    refused(
+        "report_to=mlflow, which is not installed: pip install mlflow", {"report_to": ["mlflow"]}
+    )
     refused("cannot be trained", llm__backend="openai", llm__base_url="http://localhost:1/v1")
     refused("no multiple of device_batch_size=3", {"device_batch_size": 3})
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
@@ -319,7 +404,10 @@ def test_what_cannot_be_trained_is_refused_before_any_work_with_a_remedy(
 
 def test_a_disabled_training_says_so_and_does_nothing(prepared: Make) -> None:
     config, run_dir = prepared(knobs={"enabled": False})
-    assert train_generator.run(config, run_dir) == {"trained": 0, "reason": "train_generator.enabled is false"}
+    assert train_generator.run(config, run_dir) == {
+        "trained": 0,
+        "reason": "train_generator.enabled is false",
+    }
     assert not run_dir.generator.exists()
 
 
@@ -330,7 +418,13 @@ def test_the_best_weights_by_dev_f1_are_kept_and_its_time_is_told(
 
     from rag_ft.training import sft
 
-    knobs = {"max_steps": 6, "evaluations": 6, "select_by": "f1", "patience": 2, "learning_rate": 1e-3}
+    knobs = {
+        "max_steps": 6,
+        "evaluations": 6,
+        "select_by": "f1",
+        "patience": 2,
+        "learning_rate": 1e-3,
+    }
     config, run_dir = prepared(knobs=knobs)
     seen: list[Any] = []
 
@@ -358,7 +452,11 @@ def test_a_killed_training_stops_where_an_undisturbed_one_does(
     knobs = {"max_steps": 5, "epochs": 3, "evaluations": 5, "select_by": "f1", "patience": patience}
     config, run_dir = prepared(knobs=knobs)
     scores: list[float] = []
-    monkeypatch.setattr(sft, "mean_f1", lambda *_: scores.append(0) or [0.2, 0.9, 0.5, 0.5, 0.5, 1.0][len(scores) - 1])
+    monkeypatch.setattr(
+        sft,
+        "mean_f1",
+        lambda *_: scores.append(0) or [0.2, 0.9, 0.5, 0.5, 0.5, 1.0][len(scores) - 1],
+    )
     assert train_generator.run(config, run_dir)["num_steps"] == steps
     weights = (run_dir.generator / "adapter_model.safetensors").read_bytes()
     log = list(read_rows(run_dir.training_log("train_generator")))
@@ -409,14 +507,19 @@ def test_answers_during_training_are_scored_as_those_of_the_evaluation(prepared:
         said = {reply.id: reply.text for reply in model.chat(requests)}
     wanted = [
         score_answer(
-            said[p.id], p.answers if p.answerable else (), is_abstention(said[p.id], config.llm.advanced.abstain)
+            said[p.id],
+            p.answers if p.answerable else (),
+            is_abstention(said[p.id], config.llm.advanced.abstain),
         )["f1"]
         for p in pairs
     ]
     base = load_base(config)
     assert answer_f1(base, tokens.tokenizer, questions, config.llm.advanced.abstain, 12) == wanted
     assert (
-        0 < mean_f1(base, tokens.tokenizer, questions, config.llm.advanced.abstain, 12) == sum(wanted) / len(wanted) < 1
+        0
+        < mean_f1(base, tokens.tokenizer, questions, config.llm.advanced.abstain, 12)
+        == sum(wanted) / len(wanted)
+        < 1
     )
 
 
@@ -427,7 +530,9 @@ def test_folds_hold_out_documents(prepared: Make) -> None:
     assert [row["fold"] for row in rows] == [0, 1] and set(rows[0]) == {
         "fold", "num_train", "num_dev", "dev_loss", "f1_base", "f1_tuned", "delta",
     }  # fmt: skip
-    assert all(0 < row["num_train"] < counts["num_examples"] and row["dev_loss"] > 0 for row in rows)
+    assert all(
+        0 < row["num_train"] < counts["num_examples"] and row["dev_loss"] > 0 for row in rows
+    )
     assert sum(row["num_dev"] for row in rows) == counts["num_train_pairs"]
     assert sum(counts["num_examples"] - row["num_train"] for row in rows) == counts["num_examples"]
     mean = sum(row["dev_loss"] for row in rows) / 2
@@ -435,14 +540,18 @@ def test_folds_hold_out_documents(prepared: Make) -> None:
 
 
 @pytest.mark.slow
-def test_folds_are_resumed_and_leave_the_generator_as_it_would_be_without_them(prepared: Make) -> None:
+def test_folds_are_resumed_and_leave_the_generator_as_it_would_be_without_them(
+    prepared: Make,
+) -> None:
     train_generator.run(*prepared(knobs={"max_steps": 2}))
     config, run_dir = prepared(knobs={"max_steps": 2, "folds": 2})
     weights = (run_dir.generator / "adapter_model.safetensors").read_bytes()
     train_generator.run(config, run_dir)
     assert (run_dir.generator / "adapter_model.safetensors").read_bytes() == weights
     rows = list(read_rows(run_dir.folds))
-    run_dir.folds.write_text(run_dir.folds.read_text().splitlines(keepends=True)[0])  # as a kill in fold 1 leaves it
+    run_dir.folds.write_text(
+        run_dir.folds.read_text().splitlines(keepends=True)[0]
+    )  # as a kill in fold 1 leaves it
     train_generator.run(config, run_dir)
     assert list(read_rows(run_dir.folds)) == rows
 
@@ -453,10 +562,15 @@ def test_near_duplicates_share_a_fold_and_too_few_documents_are_refused() -> Non
     texts = {f"d{n}": " ".join(f"word{n}-{m}" for m in range(40)) for n in range(9)}
     texts["copy"] = texts["d3"] + " end"
     folds = folds_of(texts, set(texts), 3, 0.8)
-    assert folds["copy"] == folds["d3"] and {list(folds.values()).count(n) for n in range(3)} <= {3, 4}
+    assert folds["copy"] == folds["d3"] and {list(folds.values()).count(n) for n in range(3)} <= {
+        3,
+        4,
+    }
     folds = folds_of(texts, set(texts) - {"copy"}, 3, 0.8)
     assert folds["copy"] == folds["d3"], "a copy nobody asked about is held out too"
-    assert set(folds_of(texts, {"d0", "copy"}, 2, 0.8)) == {"d0", "d3", "copy"}, "the others are always trained on"
+    assert set(folds_of(texts, {"d0", "copy"}, 2, 0.8)) == {"d0", "d3", "copy"}, (
+        "the others are always trained on"
+    )
     with pytest.raises(ConfigError, match="folds=10: only 9 train documents"):
         folds_of(texts, set(texts), 10, 0.8)
 
@@ -470,7 +584,12 @@ def test_a_run_with_all_weights_tuned_is_evaluated_asked_and_merged_as_a_model_o
     from transformers import AutoModelForCausalLM
 
     questions = [
-        {"id": f"q{n}", "question": f"Where does {name} live?", "answers": [town], "document_id": f"d{n}"}
+        {
+            "id": f"q{n}",
+            "question": f"Where does {name} live?",
+            "answers": [town],
+            "document_id": f"d{n}",
+        }
         for n, (name, town) in enumerate(zip(NAMES, TOWNS, strict=True))
     ]
     write_jsonl(tmp_path / "questions.jsonl", questions)
@@ -488,7 +607,9 @@ def test_a_run_with_all_weights_tuned_is_evaluated_asked_and_merged_as_a_model_o
     names = {path.name for path in run_dir.generator.iterdir()}
     assert {"model.safetensors", "config.json", "tokenizer.json"} <= names
     assert not any(name.endswith((".bin", ".pt", ".pkl")) for name in names)
-    base, tuned = (load_file(Path(f) / "model.safetensors") for f in (config.llm.model, run_dir.generator))
+    base, tuned = (
+        load_file(Path(f) / "model.safetensors") for f in (config.llm.model, run_dir.generator)
+    )
     assert {n: t.dtype for n, t in base.items()} == {n: t.dtype for n, t in tuned.items()}
     assert any(not torch.equal(base[name], tuned[name]) for name in base)
     assert "is a whole model" in (run_dir.generator / "README.md").read_text()
@@ -508,7 +629,13 @@ def test_trackers_are_off_by_default_and_never_get_the_environment(
         """Takes what transformers' own trackers take."""
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-            told.extend([args.to_json_string(), str(args.to_sanitized_dict()), rest["model"].config.to_json_string()])
+            told.extend(
+                [
+                    args.to_json_string(),
+                    str(args.to_sanitized_dict()),
+                    rest["model"].config.to_json_string(),
+                ]
+            )
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
             told.append(str(logs))
@@ -563,7 +690,9 @@ def test_float32_weights_on_a_gpu_are_asked_in_the_precision_of_their_training(
     assert probed("cuda", torch.float32, in_float32) == {0.0}
 
 
-def test_flash_attention_is_chosen_where_it_can_compute(prepared: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flash_attention_is_chosen_where_it_can_compute(
+    prepared: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
 
     from rag_ft.training import adapters
@@ -591,7 +720,12 @@ def test_a_packed_step_is_the_same_however_many_rows_a_pass_holds(
 
     monkeypatch.setattr(sft, "plan_schedule", planning)
     for device_batch in (1, 0):
-        knobs = {"batch_size": 8, "device_batch_size": device_batch, "max_tokens": 512, "max_steps": 2}
+        knobs = {
+            "batch_size": 8,
+            "device_batch_size": device_batch,
+            "max_tokens": 512,
+            "max_steps": 2,
+        }
         config, run_dir = prepared(knobs=knobs)
         train_generator.run(config, run_dir)
         first[device_batch] = next(read_rows(run_dir.training_log("train_generator")))["loss"]

@@ -28,7 +28,9 @@ def prepared(make_run: Make) -> Make:
     return functools.partial(prepare, make_run)
 
 
-def test_a_launcher_that_started_too_few_processes_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_launcher_that_started_too_few_processes_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     from rag_ft.training import processes
 
     monkeypatch.setattr(processes, "_asked_of_accelerate", lambda: 2)
@@ -42,7 +44,13 @@ def test_a_launcher_that_started_too_few_processes_is_an_error(monkeypatch: pyte
 def test_a_killed_training_ends_with_the_bytes_of_an_undisturbed_one(
     prepared: Make, tmp_path: Path, method: str
 ) -> None:
-    knobs = {"method": method, "epochs": 30, "evaluations": 10, "patience": 0, "learning_rate": 1e-3}
+    knobs = {
+        "method": method,
+        "epochs": 30,
+        "evaluations": 10,
+        "patience": 0,
+        "learning_rate": 1e-3,
+    }
     config, run_dir = prepared(knobs=knobs)
     config_file = as_file(config, run_dir, tmp_path / "kill.yaml")
     process = start(config_file)
@@ -63,36 +71,55 @@ def test_a_killed_training_ends_with_the_bytes_of_an_undisturbed_one(
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("launch", ["torchrun", "two machines", "make and accelerate"])
 def test_two_processes_train_as_one(prepared: Make, tmp_path: Path, launch: str) -> None:
-    config, run_dir = prepared(knobs={"device_batch_size": 1, "evaluations": 1}, train_retriever__enabled=False)
+    config, run_dir = prepared(
+        knobs={"device_batch_size": 1, "evaluations": 1}, train_retriever__enabled=False
+    )
     pairs = list(read_jsonl(run_dir.qa, QAPair))
     dev = next(p for p in pairs if p.split == "dev" and p.answerable)
-    more = dataclasses.replace(dev, id="more", question="Which town does Ida live in?", answers=(f"in {dev.answer}",))
+    more = dataclasses.replace(
+        dev, id="more", question="Which town does Ida live in?", answers=(f"in {dev.answer}",)
+    )
     write_jsonl(run_dir.qa, [*pairs, more])
     counts = train_generator.run(config, run_dir)
     assert counts["num_dev_examples"] % 2  # so that one process is given a row twice
     one, one_dev = _losses(run_dir), counts["dev_loss_best"]
     run_dir.training_log("train_generator").unlink()
     config_file = as_file(config, run_dir, tmp_path / "two.yaml")
-    started = {"torchrun": _torchrun, "two machines": _machines, "make and accelerate": _make}[launch](config_file)
-    assert [process.wait(800) for process in started] == [0] * len(started), config_file.with_suffix(".log").read_text()
+    started = {"torchrun": _torchrun, "two machines": _machines, "make and accelerate": _make}[
+        launch
+    ](config_file)
+    assert [process.wait(800) for process in started] == [0] * len(started), (
+        config_file.with_suffix(".log").read_text()
+    )
     two = _losses(run_dir)
     assert [step for step, _ in one] == [step for step, _ in two]
     assert [loss for _, loss in one] == pytest.approx([loss for _, loss in two], abs=2e-3)
     counts = json.loads(run_dir.done("train_generator").read_text())["counts"]
-    assert counts["num_processes"] == 2 and counts["dev_loss_best"] == pytest.approx(one_dev, abs=2e-3)
+    assert counts["num_processes"] == 2 and counts["dev_loss_best"] == pytest.approx(
+        one_dev, abs=2e-3
+    )
     assert not run_dir.checkpoints("train_generator").exists()
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_failing_process_ends_all_machines_with_its_message(prepared: Make, tmp_path: Path) -> None:
+def test_a_failing_process_ends_all_machines_with_its_message(
+    prepared: Make, tmp_path: Path
+) -> None:
     config, run_dir = prepared()
     pairs = list(read_jsonl(run_dir.qa, QAPair))
     leak = next(p for p in pairs if p.split == "test")
-    write_jsonl(run_dir.qa, [*pairs, dataclasses.replace(leak, id="leak", question="Who is at home?", split="train")])
+    write_jsonl(
+        run_dir.qa,
+        [*pairs, dataclasses.replace(leak, id="leak", question="Who is at home?", split="train")],
+    )
     config_file = as_file(config, run_dir, tmp_path / "fails.yaml")
     started = _machines(config_file)
-    workers = [child for process in started for child in psutil.Process(process.pid).children(recursive=True)]
+    workers = [
+        child
+        for process in started
+        for child in psutil.Process(process.pid).children(recursive=True)
+    ]
     assert all(process.wait(300) != 0 for process in started)
     said = config_file.with_suffix(".log").read_text()
     assert said.count("rag-ft: error:") == 1 and "leak" in said
@@ -107,7 +134,10 @@ def _torchrun(config_file: Path) -> list[subprocess.Popen[bytes]]:
 def _machines(config_file: Path) -> list[subprocess.Popen[bytes]]:
     """The command of configs/multi_gpu.yaml for several machines, which here are one."""
     place = ("--master-addr", "127.0.0.1", "--master-port", str(free_port()))
-    ranks = [("--nnodes", "2", "--node-rank", rank, "--nproc-per-node", "1", *place) for rank in ("0", "1")]
+    ranks = [
+        ("--nnodes", "2", "--node-rank", rank, "--nproc-per-node", "1", *place)
+        for rank in ("0", "1")
+    ]
     return [start(config_file, "--force", launcher=(*TORCHRUN, *rank)) for rank in ranks]
 
 
@@ -115,12 +145,24 @@ def _make(config_file: Path) -> list[subprocess.Popen[bytes]]:
     """The README's command, with as many processes as there are cores here."""
     launch = "accelerate launch --config_file configs/accelerate/ddp.yaml --num_processes 2"
     launch += f" --main_process_port {free_port()}"
-    words = ["make", "-o", "setup", "finetune", f"CONFIG={config_file}", f"LAUNCH={launch}", "ARGS=--force"]
+    words = [
+        "make",
+        "-o",
+        "setup",
+        "finetune",
+        f"CONFIG={config_file}",
+        f"LAUNCH={launch}",
+        "ARGS=--force",
+    ]
     return [start_process(words, config_file.with_suffix(".log"))]
 
 
 def _losses(run_dir: RunDir) -> list[tuple[int, float]]:
-    return [(row["step"], row["loss"]) for row in read_rows(run_dir.training_log("train_generator")) if "loss" in row]
+    return [
+        (row["step"], row["loss"])
+        for row in read_rows(run_dir.training_log("train_generator"))
+        if "loss" in row
+    ]
 
 
 def _weights(run_dir: RunDir) -> bytes:

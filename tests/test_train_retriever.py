@@ -46,8 +46,34 @@ LAUNCHERS = {
     "accelerate": ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
                    "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m"],
 }  # fmt: skip
-COLOURS = ["red", "blue", "green", "grey", "white", "black", "pink", "brown", "amber", "violet", "teal", "coral"]
-THINGS = ["lamp", "boat", "harp", "clock", "kite", "drum", "vase", "sled", "loom", "oar", "bell", "cart"]
+COLOURS = [
+    "red",
+    "blue",
+    "green",
+    "grey",
+    "white",
+    "black",
+    "pink",
+    "brown",
+    "amber",
+    "violet",
+    "teal",
+    "coral",
+]
+THINGS = [
+    "lamp",
+    "boat",
+    "harp",
+    "clock",
+    "kite",
+    "drum",
+    "vase",
+    "sled",
+    "loom",
+    "oar",
+    "bell",
+    "cart",
+]
 
 
 def documents(num: int = 24) -> list[dict[str, Any]]:
@@ -55,7 +81,9 @@ def documents(num: int = 24) -> list[dict[str, Any]]:
     rows = []
     for n in range(num):
         split = "test" if n >= num * 2 // 3 else ("dev" if n >= num * 2 // 3 - 4 else "train")
-        text = f"Box {n} holds a {COLOURS[n % 12]} {THINGS[(n * 5 + n // 12) % 12]} number {n * 37}."
+        text = (
+            f"Box {n} holds a {COLOURS[n % 12]} {THINGS[(n * 5 + n // 12) % 12]} number {n * 37}."
+        )
         rows.append({"id": f"d{n}", "title": "", "text": text, "split": split})
     return rows
 
@@ -69,7 +97,10 @@ def write_pairs(run_dir: RunDir, each: int = 6) -> None:
                  f"{words[4]} {words[5]}?", f"box {words[1]}?", f"which box has {words[7]}"][:each]  # fmt: skip
         evidence = Evidence(chunk.text, 0, len(chunk.text))
         place = (chunk.id, chunk.document_id, evidence, "factoid", chunk.split, "imported")
-        pairs += [QAPair(f"{chunk.id}/{n}", question, (words[7],), *place) for n, question in enumerate(asked)]
+        pairs += [
+            QAPair(f"{chunk.id}/{n}", question, (words[7],), *place)
+            for n, question in enumerate(asked)
+        ]
     write_jsonl(run_dir.qa, pairs)
 
 
@@ -78,7 +109,14 @@ def prepared(make_run: MakeRun) -> Callable[..., tuple[Config, RunDir]]:
     """prepared(key=value, ...) -> a run that is ready for this stage; keys are train_retriever's."""
 
     def prepare(each: int = 6, mode: str = "hybrid", **knobs: Any) -> tuple[Config, RunDir]:
-        values = {"batch_size": 8, "learning_rate": 5e-3, "epochs": 3, "rank": 4, "gate": False, **knobs}
+        values = {
+            "batch_size": 8,
+            "learning_rate": 5e-3,
+            "epochs": 3,
+            "rank": 4,
+            "gate": False,
+            **knobs,
+        }
         config, run_dir = make_run(
             documents(),
             retrieval__advanced__with_title=False,
@@ -103,7 +141,10 @@ class PlantedModel:
 
     def answer_logprobs(self, jobs: Sequence[tuple[Any, str]]) -> list[np.ndarray]:
         self.asked += len(jobs)
-        return [np.full(3, -0.1 if self._likes(messages[0]["content"]) else -2.0, np.float32) for messages, _ in jobs]
+        return [
+            np.full(3, -0.1 if self._likes(messages[0]["content"]) else -2.0, np.float32)
+            for messages, _ in jobs
+        ]
 
     def _likes(self, prompt: str) -> bool:
         question = prompt.rpartition("Question: ")[2].strip()
@@ -159,9 +200,13 @@ def test_lsr_teaches_a_random_encoder_what_the_language_model_prefers(
     assert share_first(config, run_dir, wanted, tuned=True) > 0.7
     assert 0.3 <= counts["lsr_entropy"] <= 0.6
     rows = list(read_rows(run_dir.lm_scores))
-    assert model.asked == len(rows) == 20 * 10  # two of the twelve train documents serve as dev: 8 questions are few
+    assert (
+        model.asked == len(rows) == 20 * 10
+    )  # two of the twelve train documents serve as dev: 8 questions are few
     assert {row["num_tokens"] for row in rows} == {3}
-    assert all(not row["chunk_id"].startswith(("d16", "d23")) for row in rows), "a test chunk was scored"
+    assert all(not row["chunk_id"].startswith(("d16", "d23")) for row in rows), (
+        "a test chunk was scored"
+    )
 
 
 def test_without_a_gradient_to_the_encoder_lsr_says_so_and_trains_nothing(
@@ -191,26 +236,37 @@ def test_lsr_is_left_out_with_a_reason_when_the_model_tells_no_chunks_apart(
     counts = train_retriever.run(config, run_dir)
     assert counts["phases"] == "round-0-contrastive"
     assert counts["shipped"] == 1
-    rows = [row for row in read_rows(run_dir.training_log("train_retriever")) if row["stage"] == "round-0-lsr"]
+    rows = [
+        row
+        for row in read_rows(run_dir.training_log("train_retriever"))
+        if row["stage"] == "round-0-lsr"
+    ]
     assert [set(row) for row in rows] == [{"stage", "reason"}], "the report says why"
     assert rows[0]["reason"].removeprefix("left out: ") in str(counts["left_out"])
 
 
-def test_contrastive_training_finds_more_and_ships_an_encoder_that_loads_alone(prepared: MakeRun) -> None:
+def test_contrastive_training_finds_more_and_ships_an_encoder_that_loads_alone(
+    prepared: MakeRun,
+) -> None:
     from peft import PeftModel
     from sentence_transformers import SentenceTransformer
 
     config, run_dir = prepared(epochs=15, learning_rate=2e-2, num_negatives=0)
     counts = train_retriever.run(config, run_dir)
     train = {p.question: p.chunk_id for p in read_jsonl(run_dir.qa, QAPair) if p.split == "train"}
-    assert share_first(config, run_dir, train, True) > share_first(config, run_dir, train, False) + 0.05
+    assert (
+        share_first(config, run_dir, train, True)
+        > share_first(config, run_dir, train, False) + 0.05
+    )
     assert counts["shipped"] == 1
     alone = SentenceTransformer(str(run_dir.retriever), device="cpu")
     retriever = open_retriever(config, run_dir, tuned=True)
     texts = [c.text for c in read_jsonl(run_dir.chunks, Chunk)]
     np.testing.assert_allclose(alone.encode_document(texts), retriever.vectors, atol=1e-5)
     base = SentenceTransformer(config.encoder.model, device="cpu")
-    base[0].auto_model = PeftModel.from_pretrained(base[0].auto_model, run_dir.retriever / "adapter").merge_and_unload()
+    base[0].auto_model = PeftModel.from_pretrained(
+        base[0].auto_model, run_dir.retriever / "adapter"
+    ).merge_and_unload()
     np.testing.assert_allclose(base.encode_document(texts), retriever.vectors, atol=1e-5)
     assert not run_dir.checkpoints("train_retriever").exists()
     log = list(read_rows(run_dir.training_log("train_retriever")))
@@ -236,7 +292,9 @@ def test_the_question_side_alone_keeps_every_chunk_vector(prepared: MakeRun) -> 
     tuned, base = open_retriever(config, run_dir, tuned=True), open_retriever(config, run_dir)
     assert np.array_equal(tuned.vectors, base.vectors)
     question = ["what is in box 3"]
-    assert not np.allclose(tuned.encoder.encode_queries(question), base.encoder.encode_queries(question), atol=1e-3)
+    assert not np.allclose(
+        tuned.encoder.encode_queries(question), base.encoder.encode_queries(question), atol=1e-3
+    )
 
 
 @pytest.mark.parametrize("sides", ["both", "query"])
@@ -247,7 +305,10 @@ def test_documents_without_questions_are_learned_and_judged_by_inverse_cloze(
         f"Box {n} is {c}. It stands in room {n * 7} by the door. Nobody opened it since day {n}."
         for n, c in enumerate(COLOURS)
     ]
-    rows = [{"id": f"d{n}", "title": "", "text": t, "split": "train" if n < 8 else "dev"} for n, t in enumerate(texts)]
+    rows = [
+        {"id": f"d{n}", "title": "", "text": t, "split": "train" if n < 8 else "dev"}
+        for n, t in enumerate(texts)
+    ]
     config, run_dir = make_run(rows, train_retriever__advanced__self_supervised=True, train_retriever__batch_size=4,
                                train_retriever__advanced__sides=sides)  # fmt: skip
     ingest.run(config, run_dir)
@@ -269,7 +330,16 @@ def test_documents_without_questions_are_learned_and_judged_by_inverse_cloze(
 
 
 def test_a_dev_chunk_is_searched_without_the_sentence_that_asks_for_it() -> None:
-    chunk = Chunk("d#0", "d", "", "The first sentence is long enough. So is the second one of them.", 0, 65, 14, "dev")
+    chunk = Chunk(
+        "d#0",
+        "d",
+        "",
+        "The first sentence is long enough. So is the second one of them.",
+        0,
+        65,
+        14,
+        "dev",
+    )
     found = with_cloze_dev(Pairs([], [], {}, {}, {"d#0": chunk}), seed=0)
     (pair,) = found.dev
     assert pair.question in chunk.text and pair.question not in found.clozed["d#0"].text
@@ -283,9 +353,13 @@ def test_near_duplicates_are_held_out_together(tmp_path: Path, asked: str) -> No
     pairs = [p for p in read_jsonl(run_dir.qa, QAPair) if "copy" not in p.id or asked == "all"]
     write_jsonl(run_dir.qa, pairs if asked != "none" else [])
     found = select_pairs(run_dir, 0.8)
-    trained, held = ({c.document_id for c in chunks.values()} for chunks in (found.chunks, found.dev_chunks))
+    trained, held = (
+        {c.document_id for c in chunks.values()} for chunks in (found.chunks, found.dev_chunks)
+    )
     assert len(held) == 6 and len(trained) == 34, "15 % of 40"
-    assert not {name.removesuffix("-copy") for name in trained} & {name.removesuffix("-copy") for name in held}
+    assert not {name.removesuffix("-copy") for name in trained} & {
+        name.removesuffix("-copy") for name in held
+    }
 
 
 def test_one_large_group_of_near_duplicates_leaves_something_to_train_on() -> None:
@@ -302,7 +376,10 @@ def test_the_encoders_dtype_decides_the_precision_whatever_the_launcher_wants(
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     assert fit._arguments(fit.Schedule(4, 1e-3), 8, None, tmp_path).mixed_precision == "no"
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
-    assert fit._arguments(fit.Schedule(4, 1e-3, bfloat16=True), 8, None, tmp_path).mixed_precision == "bf16"
+    assert (
+        fit._arguments(fit.Schedule(4, 1e-3, bfloat16=True), 8, None, tmp_path).mixed_precision
+        == "bf16"
+    )
 
 
 def test_too_few_questions_are_a_reason_and_no_error(prepared: MakeRun) -> None:
@@ -317,22 +394,32 @@ def test_too_few_questions_are_a_reason_and_no_error(prepared: MakeRun) -> None:
 def test_a_pair_of_a_test_document_stops_the_stage_before_it_trains(prepared: MakeRun) -> None:
     config, run_dir = prepared()
     pairs = list(read_jsonl(run_dir.qa, QAPair))
-    leaking = [p if p.split != "test" else QAPair(**{**p.__dict__, "split": "train"}) for p in pairs]
+    leaking = [
+        p if p.split != "test" else QAPair(**{**p.__dict__, "split": "train"}) for p in pairs
+    ]
     write_jsonl(run_dir.qa, leaking)
     with pytest.raises(DataError, match="training pairs leak from the test documents"):
         train_retriever.run(config, run_dir)
     assert not run_dir.retriever.exists()
 
 
-def test_nothing_of_dev_and_test_documents_is_trained_on(prepared: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_of_dev_and_test_documents_is_trained_on(
+    prepared: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from rag_ft.training import phases
 
     seen: list[Any] = []
     real = phases.fit
-    monkeypatch.setattr(phases, "fit", lambda student, rows, *rest: (seen.append(rows), real(student, rows, *rest))[1])
+    monkeypatch.setattr(
+        phases,
+        "fit",
+        lambda student, rows, *rest: (seen.append(rows), real(student, rows, *rest))[1],
+    )
     config, run_dir = prepared(num_negatives=3)
     train_retriever.run(config, run_dir)
-    texts = {text for rows in seen for name, column in rows.items() if name != "label" for text in column}
+    texts = {
+        text for rows in seen for name, column in rows.items() if name != "label" for text in column
+    }
     heldout = {c.text for c in read_jsonl(run_dir.chunks, Chunk) if c.split != "train"}
     asked = {p.question for p in read_jsonl(run_dir.qa, QAPair) if p.split != "train"}
     assert len(seen[0]) == 6
@@ -350,7 +437,9 @@ def test_an_encoder_that_got_worse_is_not_shipped_and_the_log_says_why(
     assert "the base stays" in counts["reason"]
     assert counts["dev_recall_tuned"] == counts["dev_recall_base"]
     assert not served_tuned(run_dir)
-    assert list(read_rows(run_dir.training_log("train_retriever")))[-1]["reason"] == counts["reason"]
+    assert (
+        list(read_rows(run_dir.training_log("train_retriever")))[-1]["reason"] == counts["reason"]
+    )
 
 
 def spoil_trained_weights(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -383,7 +472,9 @@ def test_an_interrupted_training_goes_on_at_its_last_checkpoint_to_the_same_weig
     config, run_dir = prepared(epochs=4)
     train_retriever.run(config, run_dir)
     wanted = load_file(run_dir.retriever / "model.safetensors")
-    steps = [row["step"] for row in read_rows(run_dir.training_log("train_retriever")) if "step" in row]
+    steps = [
+        row["step"] for row in read_rows(run_dir.training_log("train_retriever")) if "step" in row
+    ]
 
     def stop(self: Any, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step > steps[-1] // 2:
@@ -393,18 +484,26 @@ def test_an_interrupted_training_goes_on_at_its_last_checkpoint_to_the_same_weig
         patch.setattr(fit._Progress, "on_step_end", stop)
         with pytest.raises(KeyboardInterrupt):
             train_retriever.run(config, run_dir)
-    assert list((run_dir.checkpoints("train_retriever") / "round-0-contrastive").glob("checkpoint-*/complete"))
+    assert list(
+        (run_dir.checkpoints("train_retriever") / "round-0-contrastive").glob(
+            "checkpoint-*/complete"
+        )
+    )
     train_retriever.run(config, run_dir)
     found = load_file(run_dir.retriever / "model.safetensors")
     assert all(np.array_equal(wanted[name], found[name]) for name in wanted)
-    assert [row["step"] for row in read_rows(run_dir.training_log("train_retriever")) if "step" in row] == steps
+    assert [
+        row["step"] for row in read_rows(run_dir.training_log("train_retriever")) if "step" in row
+    ] == steps
 
 
 def test_a_checkpoint_is_complete_when_every_process_has_written_its_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mark, waited = tmp_path / "checkpoint-3" / fit.FINISHED, list[bool]()
-    monkeypatch.setattr(fit.PartialState, "wait_for_everyone", lambda _: waited.append(mark.exists()))
+    monkeypatch.setattr(
+        fit.PartialState, "wait_for_everyone", lambda _: waited.append(mark.exists())
+    )
     state = SimpleNamespace(is_world_process_zero=True, global_step=3)
     fit._MarkComplete().on_save(SimpleNamespace(output_dir=str(tmp_path)), state, None)
     assert waited == [False] and mark.exists()
@@ -412,15 +511,21 @@ def test_a_checkpoint_is_complete_when_every_process_has_written_its_part(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("when", ["training", "after"])
-def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(prepared: MakeRun, tmp_path: Path, when: str) -> None:
+def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(
+    prepared: MakeRun, tmp_path: Path, when: str
+) -> None:
     from safetensors.numpy import load_file
 
     config, run_dir = prepared(epochs=6)
     train_retriever.run(config, run_dir)
     wanted = load_file(run_dir.retriever / "model.safetensors")
-    values = {name: section for name, section in config.model_dump(mode="json").items() if name != "name"}
+    values = {
+        name: section for name, section in config.model_dump(mode="json").items() if name != "name"
+    }
     write_text(tmp_path / "test.yaml", yaml.safe_dump(values))
-    process = subprocess.Popen([sys.executable, "-c", RUN, str(tmp_path / "test.yaml")], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUN, str(tmp_path / "test.yaml")], stderr=subprocess.DEVNULL
+    )
     folder = run_dir.checkpoints("train_retriever") / "round-0-contrastive"
     sign = "checkpoint-*/complete" if when == "training" else "student.safetensors"
     deadline = time.monotonic() + 120
@@ -436,7 +541,9 @@ def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(prepared: Make
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_two_processes_train_what_one_trains(make_run: MakeRun, tiny_encoder_dir: Path, tmp_path: Path) -> None:
+def test_two_processes_train_what_one_trains(
+    make_run: MakeRun, tiny_encoder_dir: Path, tmp_path: Path
+) -> None:
     """Two CPU processes (gloo) share each batch; without dropout, whose draws are each process' own."""
     from safetensors.numpy import load_file
 
@@ -446,7 +553,10 @@ def test_two_processes_train_what_one_trains(make_run: MakeRun, tiny_encoder_dir
     settings = json.loads((encoder / "config.json").read_text())
     settings |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     (encoder / "config.json").write_text(json.dumps(settings))
-    rows = [{"question": f"what is in box {n}", "answers": [str(n * 37)], "document_id": f"d{n}"} for n in range(24)]
+    rows = [
+        {"question": f"what is in box {n}", "answers": [str(n * 37)], "document_id": f"d{n}"}
+        for n in range(24)
+    ]
     questions = tmp_path / "questions.jsonl"
     questions.write_text("".join(json.dumps(row) + "\n" for row in rows))
     trained = []
@@ -456,7 +566,9 @@ def test_two_processes_train_what_one_trains(make_run: MakeRun, tiny_encoder_dir
             generate__questions=[str(questions)], generate__pairs_per_chunk=0, train_retriever__advanced__gate=False,
             train_retriever__batch_size=4, train_retriever__learning_rate=5e-3,
         )  # fmt: skip
-        values = {section: v for section, v in config.model_dump(mode="json").items() if section != "name"}
+        values = {
+            section: v for section, v in config.model_dump(mode="json").items() if section != "name"
+        }
         path = tmp_path / f"{name}.yaml"
         write_text(path, yaml.safe_dump(values))
         for stage in ("ingest", "index", "generate"):
@@ -479,11 +591,15 @@ def test_fewer_processes_than_asked_for_are_refused_with_the_command_that_works(
     from rag_ft.training import processes
 
     monkeypatch.setattr(processes, "_asked_of_accelerate", lambda: 2)
-    with pytest.raises(ConfigError, match=r"2 processes were asked for and 1 runs.*torchrun --nproc-per-node 2"):
+    with pytest.raises(
+        ConfigError, match=r"2 processes were asked for and 1 runs.*torchrun --nproc-per-node 2"
+    ):
         processes.join_processes()
 
 
-def test_sharding_the_encoder_is_refused_before_any_work(prepared: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sharding_the_encoder_is_refused_before_any_work(
+    prepared: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from rag_ft.errors import ConfigError
 
     config, run_dir = prepared()

@@ -33,9 +33,12 @@ _ABBREVIATION = re.compile(
     re.VERBOSE,
 )
 _BEFORE_NUMBER = re.compile(
-    r"\b(?:nos?|nr|núm|pág|figs?|eqs?|refs?|sec|chap|ch|vol|art|abs|pp?|est|tel|ext)$", re.IGNORECASE
+    r"\b(?:nos?|nr|núm|pág|figs?|eqs?|refs?|sec|chap|ch|vol|art|abs|pp?|est|tel|ext)$",
+    re.IGNORECASE,
 )
-_GERMAN_DAY = re.compile(r"\d\.\s+(?:Jan|Feb|März|Apr|Mai|Jun|Jul|Aug|Sep|Okt|Nov|Dez)[a-z]*")  # "am 3. Mai"
+_GERMAN_DAY = re.compile(
+    r"\d\.\s+(?:Jan|Feb|März|Apr|Mai|Jun|Jul|Aug|Sep|Okt|Nov|Dez)[a-z]*"
+)  # "am 3. Mai"
 _AFTER_HOURS = re.compile(r"(?:^|\s|\d)[ap]\.m$")
 _LIST_MARK = re.compile(r"[ \t]*(?:[-*•‣–+|>#]|\d{1,3}[.)]|\(?\w{1,3}\))[ \t]")
 _WRAPPED_CHARS = 45  # a shorter line is a heading, an address or a field, not the beginning of a wrapped sentence
@@ -63,7 +66,9 @@ def split_sentences(text: str) -> list[tuple[int, int]]:
     return [(s, e) for s, e in spans if s < e]
 
 
-def split_chunks(text: str, count_tokens: CountTokens, max_tokens: int, overlap_tokens: int) -> Iterator[Span]:
+def split_chunks(
+    text: str, count_tokens: CountTokens, max_tokens: int, overlap_tokens: int
+) -> Iterator[Span]:
     """Chunks of whole sentences, each at most `max_tokens` long; a longer sentence is cut between words, a longer
     word between characters.
 
@@ -96,7 +101,9 @@ def _ends_sentence(text: str, match: re.Match[str]) -> bool:
     before = text[max(0, match.start() - 24) : match.start()]
     if before[-1:].isdigit() and _GERMAN_DAY.match(text, match.start() - 1):
         return False
-    if _LIST_MARK.fullmatch(text[text.rfind("\n", max(0, match.start() - 8), match.start()) + 1 : match.end()] + " "):
+    if _LIST_MARK.fullmatch(
+        text[text.rfind("\n", max(0, match.start() - 8), match.start()) + 1 : match.end()] + " "
+    ):
         return False  # "2. Open the valve": the number belongs to what follows
     if following.isdigit() and _BEFORE_NUMBER.search(before):
         return False
@@ -113,18 +120,36 @@ def _ends_line(text: str, at: int) -> bool:
     return not text[at + 1 : at + 50].lstrip()[:1].islower() and len(line) < _WRAPPED_CHARS
 
 
-def _pieces(text: str, count_tokens: CountTokens, max_tokens: int, overlap_tokens: int) -> list[Span]:
+def _pieces(
+    text: str, count_tokens: CountTokens, max_tokens: int, overlap_tokens: int
+) -> list[Span]:
     """Sentences that fit, and the others cut up so small that some of them make an overlap."""
     small = max(overlap_tokens // 2, max_tokens // 8, 1)
     done: list[Span] = []
     todo = [
-        span for s in split_sentences(text) for span in _cut_if(text, s, MAX_CHARS_PER_TOKEN * max_tokens, 4 * small)
+        span
+        for s in split_sentences(text)
+        for span in _cut_if(text, s, MAX_CHARS_PER_TOKEN * max_tokens, 4 * small)
     ]
     while todo:
-        counted = [Span(*span, n) for span, n in zip(todo, _count(text, todo, count_tokens), strict=True)]
-        done += [piece for piece in counted if piece.num_tokens <= max_tokens or piece.end - piece.start == 1]
-        over = [piece for piece in counted if piece.num_tokens > max_tokens and piece.end - piece.start > 1]
-        todo = [cut for s, e, n in over for cut in _cut(text, s, e, max(1, min((e - s) // 2, (e - s) * small // n)))]
+        counted = [
+            Span(*span, n) for span, n in zip(todo, _count(text, todo, count_tokens), strict=True)
+        ]
+        done += [
+            piece
+            for piece in counted
+            if piece.num_tokens <= max_tokens or piece.end - piece.start == 1
+        ]
+        over = [
+            piece
+            for piece in counted
+            if piece.num_tokens > max_tokens and piece.end - piece.start > 1
+        ]
+        todo = [
+            cut
+            for s, e, n in over
+            for cut in _cut(text, s, e, max(1, min((e - s) // 2, (e - s) * small // n)))
+        ]
     return sorted(done)
 
 
@@ -158,7 +183,9 @@ def _halved(ranges: list[tuple[int, int]], too_long: list[bool]) -> list[tuple[i
     parts: set[tuple[int, int]] = set()
     for (first, last), wanted in zip(ranges, too_long, strict=True):
         middle = (first + last) // 2
-        parts |= {(first, middle), (middle + 1, last)} if wanted and first < last else {(first, last)}
+        parts |= (
+            {(first, middle), (middle + 1, last)} if wanted and first < last else {(first, last)}
+        )
     kept: list[tuple[int, int]] = []
     for part in sorted(parts, key=lambda r: (r[0], -r[1])):
         if not kept or part[1] > kept[-1][1]:

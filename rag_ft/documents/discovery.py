@@ -27,7 +27,9 @@ from rag_ft.records import Reject, Split, content_hash, encodable
 logger = logging.getLogger(__name__)
 
 RUN_MARK = RunDir(Path()).started("ingest").name
-MAX_DEPTH = 50  # of lists and objects in a JSONL line; some hundred more and Python cannot write them again
+MAX_DEPTH = (
+    50  # of lists and objects in a JSONL line; some hundred more and Python cannot write them again
+)
 
 
 @dataclass(frozen=True)
@@ -69,21 +71,29 @@ def find_files(sources: list[Path | Source]) -> list[Found]:
     for entry in sources:
         source = entry if isinstance(entry, Source) else Source(path=entry, split=None)
         for file in _files(source.path.expanduser(), source.split):
-            key = file.path.resolve() if file.alone else file.folder / file.path.relative_to(source.path.expanduser())
+            key = (
+                file.path.resolve()
+                if file.alone
+                else file.folder / file.path.relative_to(source.path.expanduser())
+            )
             found[key] = _with_closer_split(found[key], file) if key in found else file
     return list(found.values())
 
 
 def _files(path: Path, split: Split | None) -> Iterator[Found]:
     if not path.exists():
-        raise DataError(f"ingest.sources: {path} does not exist (seen from {Path.cwd()}): correct the path")
+        raise DataError(
+            f"ingest.sources: {path} does not exist (seen from {Path.cwd()}): correct the path"
+        )
     place = path.resolve()
     depth = len(place.parts)
     if not path.is_dir():
         yield Found(path, _name(path.name), place.parent, split, depth, alone=True)
         return
     for file in _walk(path):
-        yield Found(file, _name(file.relative_to(path).as_posix()), place, split, depth, alone=False)
+        yield Found(
+            file, _name(file.relative_to(path).as_posix()), place, split, depth, alone=False
+        )
 
 
 def _with_closer_split(first: Found, other: Found) -> Found:
@@ -117,7 +127,16 @@ def read_drafts(file: Found, max_bytes: float) -> Iterator[Draft | Reject]:
     except UnreadableError as error:
         yield Reject(where, error.reason, error.detail)
         return
-    yield Draft(file.id, content.title, content.text, where, file.split, content.metadata, where, file.folder)
+    yield Draft(
+        file.id,
+        content.title,
+        content.text,
+        where,
+        file.split,
+        content.metadata,
+        where,
+        file.folder,
+    )
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -161,8 +180,12 @@ def _read_lines(file: Found, name: str, max_bytes: float) -> Iterator[Draft | Re
 
 def _skip_questions(file: Found) -> None:
     if file.alone:
-        raise UnreadableError("not documents", "its lines are questions: name it in generate.questions")
-    logger.info("%s holds questions, not documents: left to generate.questions", encodable(str(file.path)))
+        raise UnreadableError(
+            "not documents", "its lines are questions: name it in generate.questions"
+        )
+    logger.info(
+        "%s holds questions, not documents: left to generate.questions", encodable(str(file.path))
+    )
 
 
 def _lines(path: Path, max_bytes: float) -> Iterator[tuple[int, bytes | None]]:
@@ -206,7 +229,12 @@ def _nests_deeper(value: Any, levels: int) -> bool:
 
 
 def _draft(row: dict[str, Any], file: Found, source: str, where: str) -> Draft:
-    own, text, split, metadata = row.get("id"), row.get("text"), row.get("split"), row.get("metadata") or {}
+    own, text, split, metadata = (
+        row.get("id"),
+        row.get("text"),
+        row.get("split"),
+        row.get("metadata") or {},
+    )
     if isinstance(own, dict | list):
         raise UnreadableError("bad id", '"id" is not a string')
     if not isinstance(text, str):
@@ -218,6 +246,16 @@ def _draft(row: dict[str, Any], file: Found, source: str, where: str) -> Draft:
     if not isinstance(metadata, dict):
         raise UnreadableError("bad metadata", '"metadata" is not an object')
     named = one_line("" if own is None else str(own))
-    title = one_line(str(row.get("title") or ""))[:MAX_TITLE_CHARS] or readable(named or encodable(file.path.stem))
+    title = one_line(str(row.get("title") or ""))[:MAX_TITLE_CHARS] or readable(
+        named or encodable(file.path.stem)
+    )
     # Without an id the text's hash: a line's number would change with every line put before it.
-    return Draft(named or content_hash(text), title, tidy_in_place(text), source, split or file.split, metadata, where)
+    return Draft(
+        named or content_hash(text),
+        title,
+        tidy_in_place(text),
+        source,
+        split or file.split,
+        metadata,
+        where,
+    )

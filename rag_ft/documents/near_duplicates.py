@@ -15,7 +15,9 @@ import numpy as np
 
 NUM_HASHES = 128  # standard error of a similarity of 0.8: 0.035
 MAX_BANDS = 256
-MAX_MISSED = 1e-3  # the probability that two signatures exactly as similar as asked for are never compared
+MAX_MISSED = (
+    1e-3  # the probability that two signatures exactly as similar as asked for are never compared
+)
 WORDS_PER_GRAM = 5
 _BLOCK = 4096
 _WORD = re.compile(
@@ -88,7 +90,9 @@ _OFFSETS = _mix(np.arange(NUM_HASHES + 1, 2 * NUM_HASHES + 1, dtype=np.uint64))
 
 def _equal_rows(table: np.ndarray) -> Iterator[np.ndarray]:
     """Ascending indices of rows that are equal, for each row that occurs more than once."""
-    keys = (table * _FACTORS[: table.shape[1]]).sum(axis=1)  # rows that only their keys make equal are compared in vain
+    keys = (table * _FACTORS[: table.shape[1]]).sum(
+        axis=1
+    )  # rows that only their keys make equal are compared in vain
     order = np.argsort(keys, kind="stable")
     edges = np.flatnonzero(np.diff(keys[order])) + 1
     starts, ends = np.append(0, edges), np.append(edges, len(keys))

@@ -24,12 +24,20 @@ def read_file(path: Path, max_bytes: float) -> Content:
     check_file(path)
     reader = READERS.get(path.suffix.lower())
     if reader is None:
-        raise UnreadableError("unknown type", f"'{encodable(path.suffix)}': known are {', '.join(READERS)}, .jsonl")
+        raise UnreadableError(
+            "unknown type", f"'{encodable(path.suffix)}': known are {', '.join(READERS)}, .jsonl"
+        )
     content = reader(read_bytes(path, max_bytes))
     text = tidy(content.text)
     if not text:
-        raise UnreadableError("empty", "scanned pages? run OCR first" if path.suffix.lower() == ".pdf" else "no text")
-    return Content(one_line(content.title)[:MAX_TITLE_CHARS] or readable(encodable(path.stem)), text, content.metadata)
+        raise UnreadableError(
+            "empty", "scanned pages? run OCR first" if path.suffix.lower() == ".pdf" else "no text"
+        )
+    return Content(
+        one_line(content.title)[:MAX_TITLE_CHARS] or readable(encodable(path.stem)),
+        text,
+        content.metadata,
+    )
 
 
 def read_bytes(path: Path, max_bytes: float) -> bytes:
@@ -37,7 +45,8 @@ def read_bytes(path: Path, max_bytes: float) -> bytes:
     try:
         if path.stat().st_size > max_bytes:
             raise UnreadableError(
-                "too large", f"{path.stat().st_size / 2**20:.1f} MB, see ingest.advanced.max_document_mb"
+                "too large",
+                f"{path.stat().st_size / 2**20:.1f} MB, see ingest.advanced.max_document_mb",
             )
         raw = path.read_bytes()
     except OSError as error:
@@ -52,10 +61,13 @@ def check_file(path: Path) -> None:
     if path.is_dir():
         linked = path.is_symlink()
         raise UnreadableError(
-            "unreadable", "a link: name its folder in ingest.sources" if linked else "a closed folder"
+            "unreadable",
+            "a link: name its folder in ingest.sources" if linked else "a closed folder",
         )
     if not path.is_file():
-        raise UnreadableError("unreadable", "a broken link" if path.is_symlink() else "not a regular file")
+        raise UnreadableError(
+            "unreadable", "a broken link" if path.is_symlink() else "not a regular file"
+        )
 
 
 # A new format is a file in formats/ and a line here.

@@ -55,7 +55,11 @@ class Requests:
 
 def tuned_generator(run_dir: RunDir) -> Path | None:
     """The folder of the tuned generator, if training left one (an adapter, or a whole model)."""
-    return run_dir.generator if any((run_dir.generator / mark).exists() for mark in TUNED_MARKS) else None
+    return (
+        run_dir.generator
+        if any((run_dir.generator / mark).exists() for mark in TUNED_MARKS)
+        else None
+    )
 
 
 def answer_all(
@@ -73,12 +77,20 @@ def answer_all(
     keys = [key for _, _, key in ranked]
     in_order = sorted(zip(ranked, asks, strict=True), key=lambda item: item[0])
     replies = _ask_models(config, run_dir, {key: ask for (_, _, key), ask in in_order}, prompting)
-    answered = [(a, _prediction(a, replies[k])) for a, k in zip(asks, keys, strict=True) if replies[k].error is None]
+    answered = [
+        (a, _prediction(a, replies[k]))
+        for a, k in zip(asks, keys, strict=True)
+        if replies[k].error is None
+    ]
     failed = [reply for reply in replies.values() if reply.error is not None]
     if not answered:
-        raise DataError(f"{config.llm.model} answered none of {len(failed)} prompts, the first with: {failed[0].error}")
+        raise DataError(
+            f"{config.llm.model} answered none of {len(failed)} prompts, the first with: {failed[0].error}"
+        )
     places = dict(zip(keys, asks, strict=True))
-    rejects = [Reject(_place(places[r.id]), "the language model failed", str(r.error)) for r in failed]
+    rejects = [
+        Reject(_place(places[r.id]), "the language model failed", str(r.error)) for r in failed
+    ]
     return answered, rejects, len(replies)
 
 
@@ -89,7 +101,9 @@ def _rank(ask: Ask, prompting: Prompting, is_tuned: bool) -> tuple[str, int, str
     return generator, sum(len(m["content"]) for m in messages), content_hash(generator, messages)
 
 
-def _ask_models(config: Config, run_dir: RunDir, asks: dict[str, Ask], prompting: Prompting) -> dict[str, Reply]:
+def _ask_models(
+    config: Config, run_dir: RunDir, asks: dict[str, Ask], prompting: Prompting
+) -> dict[str, Reply]:
     from rag_ft.llm.replies import cached_chat
 
     replies = {}
@@ -97,7 +111,9 @@ def _ask_models(config: Config, run_dir: RunDir, asks: dict[str, Ask], prompting
         chosen = {key: ask for key, ask in asks.items() if ask.generator in halves}
         requests = Requests(chosen, prompting, config.evaluate.advanced.max_tokens, adapters)
         with open_language_model(llm, config.run.seed, adapters, run_dir.vllm_log) as model:
-            for reply in cached_chat(model, requests, run_dir.replies("evaluate"), desc="evaluate: answers"):
+            for reply in cached_chat(
+                model, requests, run_dir.replies("evaluate"), desc="evaluate: answers"
+            ):
                 replies[reply.id] = reply
     return replies
 

@@ -20,7 +20,9 @@ PART = "#"  # between the system's name and the chunk's rank
 Answered = tuple[Ask, Prediction]
 
 
-def part_asks(pairs: Sequence[QAPair], rankings: Mapping[str, Mapping[str, Sequence[str]]], top_k: int) -> list[Ask]:
+def part_asks(
+    pairs: Sequence[QAPair], rankings: Mapping[str, Mapping[str, Sequence[str]]], top_k: int
+) -> list[Ask]:
     """One Ask per question and chunk; its system is named `<ensemble>#<rank>`."""
     asks = []
     for pair in pairs:
@@ -56,7 +58,10 @@ def combine(
 
 
 def _vote(
-    system: System, votes: list[Answered], scores: Mapping[tuple[str, str], float], abstains: Callable[[str], bool]
+    system: System,
+    votes: list[Answered],
+    scores: Mapping[tuple[str, str], float],
+    abstains: Callable[[str], bool],
 ) -> Answered:
     """The heaviest answer; of equal ones that of the better-ranked chunk."""
     first = votes[0][0]
@@ -64,9 +69,13 @@ def _vote(
     weights: dict[str, float] = {}
     for ask, prediction in telling:
         weight = math.exp(scores[ask.pair.id, ask.chunk_ids[0]] / RETRIEVER_TEMPERATURE)
-        weights[normalise(prediction.answer)] = weights.get(normalise(prediction.answer), 0.0) + weight
+        weights[normalise(prediction.answer)] = (
+            weights.get(normalise(prediction.answer), 0.0) + weight
+        )
     best = max(weights, key=lambda answer: weights[answer])
-    winners = [(ask, prediction) for ask, prediction in telling if normalise(prediction.answer) == best]
+    winners = [
+        (ask, prediction) for ask, prediction in telling if normalise(prediction.answer) == best
+    ]
     shown = tuple(ask.chunk_ids[0] for ask, _ in votes)
     cited = tuple(ask.chunk_ids[0] for ask, _ in winners)
     seconds = round(sum(prediction.seconds for _, prediction in votes), 4)

@@ -30,7 +30,9 @@ class GivenRunDir(RunDir):
 
     @property
     def retriever_index(self) -> Path:
-        return self.given.advanced.index or (self.given_index if self.given.encoder else super().retriever_index)
+        return self.given.advanced.index or (
+            self.given_index if self.given.encoder else super().retriever_index
+        )
 
 
 def with_given(config: Config, run_dir: RunDir) -> RunDir:
@@ -66,4 +68,6 @@ def index_given(config: Config, run_dir: RunDir) -> None:
 
 def _check(given: Path | None, knob: str, marks: tuple[str, ...]) -> None:
     if given and not any((given / mark).is_file() for mark in marks):
-        raise ConfigError(f"{knob}: there is no {' or '.join(marks)} in {given}: name the folder that holds it")
+        raise ConfigError(
+            f"{knob}: there is no {' or '.join(marks)} in {given}: name the folder that holds it"
+        )

@@ -20,7 +20,9 @@ from rag_ft.qa.prompts import neutralise
 from rag_ft.records import Prediction, Reject, Score, content_hash
 
 METRIC = "faithfulness_judged"
-JUDGED = {system.name for system in (*SYSTEMS, *ENSEMBLES)}  # the probes' changed contexts are not worth a judge's time
+JUDGED = {
+    system.name for system in (*SYSTEMS, *ENSEMBLES)
+}  # the probes' changed contexts are not worth a judge's time
 MAX_TOKENS = 32
 VERDICT: dict[str, Any] = {
     "type": "object",
@@ -59,7 +61,12 @@ def judge(
     prompts: dict[str, Messages] = {}
     askers: dict[str, list[Prediction]] = {}
     for ask, prediction in answered:
-        if ask.system in JUDGED and prediction.chunk_ids and prediction.answer and not abstains(prediction.answer):
+        if (
+            ask.system in JUDGED
+            and prediction.chunk_ids
+            and prediction.answer
+            and not abstains(prediction.answer)
+        ):
             messages = judge_prompt(ask.pair.question, prediction.answer, passages(prediction))
             key = content_hash(messages)
             prompts[key] = messages
@@ -69,9 +76,13 @@ def judge(
         supported, why = read_verdict(reply)
         if supported is None:
             first = askers[reply.id][0]
-            rejects.append(Reject(f"{first.system} {first.question_id}", "the judge gave no verdict", why))
+            rejects.append(
+                Reject(f"{first.system} {first.question_id}", "the judge gave no verdict", why)
+            )
         else:
-            scores += [Score(p.question_id, p.system, METRIC, float(supported)) for p in askers[reply.id]]
+            scores += [
+                Score(p.question_id, p.system, METRIC, float(supported)) for p in askers[reply.id]
+            ]
     return Judgement(sorted(scores, key=lambda s: (s.system, s.question_id)), rejects, len(prompts))
 
 
@@ -91,13 +102,17 @@ def read_verdict(reply: Reply) -> tuple[bool | None, str]:
     except ValueError:
         said = None
     supported = said.get("supported") if isinstance(said, dict) else None
-    return (supported, "") if isinstance(supported, bool) else (None, f"it said: {reply.text[:200]}")
+    return (
+        (supported, "") if isinstance(supported, bool) else (None, f"it said: {reply.text[:200]}")
+    )
 
 
 def _ask(config: Config, run_dir: RunDir, prompts: Mapping[str, Messages]) -> Iterator[Reply]:
     if not prompts:
         return
-    requests = [ChatRequest(key, messages, MAX_TOKENS, schema=VERDICT) for key, messages in prompts.items()]
+    requests = [
+        ChatRequest(key, messages, MAX_TOKENS, schema=VERDICT) for key, messages in prompts.items()
+    ]
     llm = config.llm.model_copy(update={"model": config.evaluate.advanced.judge})
     with open_language_model(llm, config.run.seed, log_path=run_dir.vllm_log) as model:
         yield from cached_chat(model, requests, run_dir.replies("evaluate"), desc="evaluate: judge")

@@ -31,7 +31,11 @@ def probes(
         proof = oracle_context(pair, gold[pair.id], chunks) if pair.answerable else []
         if not proof or not gold[pair.id]:
             continue
-        noise = [i for i in ranking[pair.id] if i not in gold[pair.id] and not occurrences(pair.answer, chunks[i].text)]
+        noise = [
+            i
+            for i in ranking[pair.id]
+            if i not in gold[pair.id] and not occurrences(pair.answer, chunks[i].text)
+        ]
         rng = random.Random(f"{config.run.seed}:{pair.id}")
         asks += _noise(pair, proof, noise, rng) + _order(pair, proof, noise, config.retrieval.top_k)
         asks += _swap(pair, proof, pairs, chunks, rng, config.retrieval.advanced.with_title)
@@ -77,12 +81,18 @@ def _swap(
 
 
 def _both(pair: QAPair, name: str, shown: Sequence[str]) -> list[Ask]:
-    return [Ask(pair, f"{name}_{half}", half, tuple(shown), pair.answers) for half in ("base", "tuned")]
+    return [
+        Ask(pair, f"{name}_{half}", half, tuple(shown), pair.answers) for half in ("base", "tuned")
+    ]
 
 
 def _alike(other: str, answer: str) -> bool:
     """Whether an answer could stand in another's place: a number for a number, and about as many words."""
-    if normalise(other) == normalise(answer) or not normalise(other) or is_unspaced(other) != is_unspaced(answer):
+    if (
+        normalise(other) == normalise(answer)
+        or not normalise(other)
+        or is_unspaced(other) != is_unspaced(answer)
+    ):
         return False
     same_kind = any(c.isdigit() for c in other) == any(c.isdigit() for c in answer)
     return same_kind and abs(len(other.split()) - len(answer.split())) <= 1

@@ -11,7 +11,9 @@ from rag_ft.metrics.retrieval import evidence_shown
 from rag_ft.records import Chunk, QAPair
 
 MIN_HITS = 20  # recall@10 needs ten; withholding the gold chunks must still leave top_k
-MIN_WITHHELD_CHARACTERS = 4  # shorter answers ("3", "no") stand in too many chunks that do not prove them
+MIN_WITHHELD_CHARACTERS = (
+    4  # shorter answers ("3", "no") stand in too many chunks that do not prove them
+)
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,11 @@ class Ask:
 
 
 def asks_of(
-    pair: QAPair, hits: Mapping[str, Sequence[str]], gold: set[str], chunks: Mapping[str, Chunk], top_k: int
+    pair: QAPair,
+    hits: Mapping[str, Sequence[str]],
+    gold: set[str],
+    chunks: Mapping[str, Chunk],
+    top_k: int,
 ) -> list[Ask]:
     """What each of SYSTEMS is shown for one question, without those that cannot be asked it."""
     proof_unknown = pair.answerable and not gold
@@ -108,7 +114,11 @@ def oracle_context(pair: QAPair, gold: set[str], chunks: Mapping[str, Chunk]) ->
     """
     second = [i for i in (second_chunk_id(pair),) if i in chunks]
     if not gold:
-        return [pair.chunk_id, *second] if pair.chunk_id is not None and pair.chunk_id in chunks else []
+        return (
+            [pair.chunk_id, *second]
+            if pair.chunk_id is not None and pair.chunk_id in chunks
+            else []
+        )
     ordered = sorted(gold, key=lambda i: (i != pair.chunk_id, chunks[i].start))
     whole = [i for i in ordered if evidence_shown(pair, [chunks[i]]) in (1.0, None)]
     proof = whole[:1] or sorted(gold, key=lambda i: chunks[i].start)

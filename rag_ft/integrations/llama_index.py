@@ -16,7 +16,13 @@ from typing import Any
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.retrievers import BaseRetriever
-from llama_index.core.schema import NodeRelationship, NodeWithScore, QueryBundle, RelatedNodeInfo, TextNode
+from llama_index.core.schema import (
+    NodeRelationship,
+    NodeWithScore,
+    QueryBundle,
+    RelatedNodeInfo,
+    TextNode,
+)
 from pydantic import PrivateAttr
 
 from rag_ft.config import Config
@@ -31,7 +37,9 @@ class RunRetriever(BaseRetriever):
     """Gives the chunks of a run as nodes: `node_id` is the chunk id, `ref_doc_id` the document id, the score as in
     `Retriever.search`, metadata {title, document_id, split}; start_char_idx and end_char_idx count in the document."""
 
-    def __init__(self, retriever: Retriever, run_dir: RunDir, top_k: int = 3, mode: str | None = None) -> None:
+    def __init__(
+        self, retriever: Retriever, run_dir: RunDir, top_k: int = 3, mode: str | None = None
+    ) -> None:
         """`mode` is dense, lexical or hybrid, by default as configured. Reads chunks.jsonl once for its line places."""
         super().__init__()
         self._retriever, self._top_k, self._mode = retriever, top_k, mode
@@ -48,13 +56,18 @@ class RunRetriever(BaseRetriever):
         """
         config = config if isinstance(config, Config) else load_config(Path(config))
         run_dir = RunDir(config.run_path)
-        retriever = open_retriever(config, run_dir, served_tuned(run_dir) if tuned is None else tuned)
+        retriever = open_retriever(
+            config, run_dir, served_tuned(run_dir) if tuned is None else tuned
+        )
         return cls(retriever, run_dir, config.retrieval.top_k, mode)
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         [hits] = self._retriever.search([query_bundle.query_str], self._top_k, self._mode)
         rows = self._retriever.row_of
-        return [NodeWithScore(node=_node(self._chunks[rows[chunk_id]]), score=score) for chunk_id, score in hits]
+        return [
+            NodeWithScore(node=_node(self._chunks[rows[chunk_id]]), score=score)
+            for chunk_id, score in hits
+        ]
 
 
 class RunEmbedding(BaseEmbedding):

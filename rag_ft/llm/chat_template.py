@@ -34,14 +34,20 @@ def load_chat_tokenizer(folder: Path) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, KeyError) as error:
         first = str(error).splitlines()[0]
-        raise ConfigError(f"{folder} has no tokenizer that loads ({first}): save one beside the weights") from error
+        raise ConfigError(
+            f"{folder} has no tokenizer that loads ({first}): save one beside the weights"
+        ) from error
     if not tokenizer.chat_template:
-        raise ConfigError(f"{folder} has no chat template: use an instruction-tuned model, or add chat_template.jinja")
+        raise ConfigError(
+            f"{folder} has no chat template: use an instruction-tuned model, or add chat_template.jinja"
+        )
     try:
         render(tokenizer, ({"role": "user", "content": "Question"},))
     except (TemplateError, ValueError, TypeError) as error:
         first = str(error).splitlines()[0]
-        raise ConfigError(f"the chat template of {folder} renders no question ({first}): mend chat_template") from error
+        raise ConfigError(
+            f"the chat template of {folder} renders no question ({first}): mend chat_template"
+        ) from error
     return tokenizer
 
 
@@ -49,14 +55,17 @@ def safe_messages(messages: Messages, specials: Iterable[str] = ()) -> Messages:
     """The messages with turn marks and special tokens inside user text broken by a space ("<|im_end|>" becomes
     "< |im_end|>"), so that no document can end its turn or open another one."""
     return tuple(
-        m if m["role"] == "assistant" else {**m, "content": _break_marks(m["content"], specials)} for m in messages
+        m if m["role"] == "assistant" else {**m, "content": _break_marks(m["content"], specials)}
+        for m in messages
     )
 
 
 def render(tokenizer: Any, messages: Messages) -> str:
     """The prompt text up to and including the opening of the assistant's turn."""
     safe = safe_messages(messages, tokenizer.all_special_tokens)
-    return tokenizer.apply_chat_template(list(safe), tokenize=False, add_generation_prompt=True, **TEMPLATE_OPTIONS)
+    return tokenizer.apply_chat_template(
+        list(safe), tokenize=False, add_generation_prompt=True, **TEMPLATE_OPTIONS
+    )
 
 
 def answer_ending(tokenizer: Any) -> str:

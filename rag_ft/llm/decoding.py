@@ -50,7 +50,9 @@ class GrowingLayer(DynamicLayer):
         super().lazy_initialization(key_states, value_states)
         self._key_store, self._value_store = key_states[:, :, :0], value_states[:, :, :0]
 
-    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any) -> Any:
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
+    ) -> Any:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         past = self.get_seq_length()
@@ -72,7 +74,9 @@ class GrowingLayer(DynamicLayer):
 def new_cache(model: Any) -> DynamicCache:
     """An empty cache for `model`; sliding-window and other special layers stay what the model wants."""
     cache = DynamicCache(config=model.config)
-    cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    cache.layers = [
+        GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers
+    ]
     return cache
 
 
@@ -108,11 +112,19 @@ def decode(model: Any, rows: list[Row], ends: frozenset[int], pad: int) -> Itera
     cache, live, head = new_cache(model), list(rows), output_head(model)
     while True:
         hidden = model.base_model(
-            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
         ).last_hidden_state
         # Two dimensions: of a slice of three, PyTorch copies a frozen output layer's weights once for each row.
         chosen = choose(head(hidden[:, -1]), live)
-        going = [(row, token) for row, token in zip(live, chosen.tolist(), strict=True) if not row.finish_reason]
+        going = [
+            (row, token)
+            for row, token in zip(live, chosen.tolist(), strict=True)
+            if not row.finish_reason
+        ]
         for row, token in going:
             row.take(token, ends)
         yield from (row for row, _ in going if row.finish_reason)
@@ -133,14 +145,20 @@ def choose(logits: torch.Tensor, rows: list[Row]) -> torch.Tensor:
     row's uniform number falls in the cumulated distribution (so a row's draw does not depend on its neighbours)."""
     _forbid(logits, rows)
     chosen = logits.argmax(-1)
-    sampled = [i for i, row in enumerate(rows) if row.uniforms is not None and not row.finish_reason]
+    sampled = [
+        i for i, row in enumerate(rows) if row.uniforms is not None and not row.finish_reason
+    ]
     if not sampled:
         return chosen
     temperatures = torch.tensor([rows[i].temperature for i in sampled], device=logits.device)
-    draws = torch.tensor([rows[i].uniforms[len(rows[i].tokens)] for i in sampled], device=logits.device)  # type: ignore[index]
+    draws = torch.tensor(
+        [rows[i].uniforms[len(rows[i].tokens)] for i in sampled], device=logits.device
+    )  # type: ignore[index]
     cumulated = (logits[sampled] / temperatures[:, None]).softmax(-1).double().cumsum(-1)
     # right=True: a token of probability zero is never the one where the draw falls
-    picked = torch.searchsorted(cumulated, (draws.double() * cumulated[:, -1])[:, None], right=True)[:, 0]
+    picked = torch.searchsorted(
+        cumulated, (draws.double() * cumulated[:, -1])[:, None], right=True
+    )[:, 0]
     chosen[sampled] = picked.clamp(max=logits.shape[-1] - 1)
     return chosen
 
@@ -149,11 +167,15 @@ def _forbid(logits: torch.Tensor, rows: list[Row]) -> None:
     """Minus infinity for what the rows' grammars do not allow."""
     ruled = [i for i, row in enumerate(rows) if row.grammar is not None and not row.finish_reason]
     if ruled:
-        bits = np.frombuffer(b"".join(rows[i].grammar.allowed_bits() for i in ruled), np.uint8).reshape(len(ruled), -1)
+        bits = np.frombuffer(
+            b"".join(rows[i].grammar.allowed_bits() for i in ruled), np.uint8
+        ).reshape(len(ruled), -1)
         allowed = np.zeros((len(ruled), logits.shape[-1]), bool)
         unpacked = np.unpackbits(bits, axis=1, bitorder="little")[:, : logits.shape[-1]]
         allowed[:, : unpacked.shape[1]] = unpacked
-        logits[ruled] = logits[ruled].masked_fill(~torch.from_numpy(allowed).to(logits.device), float("-inf"))
+        logits[ruled] = logits[ruled].masked_fill(
+            ~torch.from_numpy(allowed).to(logits.device), float("-inf")
+        )
 
 
 def _grown(past: torch.Tensor | None, new: torch.Tensor, length: int, room: int) -> torch.Tensor:

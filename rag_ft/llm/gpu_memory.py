@@ -31,7 +31,9 @@ def check_gpu_memory(share: float, num_gpus: int) -> None:
     lines = _free_and_total(visible)
     if len(lines) < num_gpus:
         where = "are here" if visible is None else f"are shown by CUDA_VISIBLE_DEVICES={visible}"
-        raise ConfigError(f"{num_gpus} GPUs asked for (tensor_parallel x data_parallel), {len(lines)} {where}")
+        raise ConfigError(
+            f"{num_gpus} GPUs asked for (tensor_parallel x data_parallel), {len(lines)} {where}"
+        )
     for number, line in enumerate(lines[:num_gpus]):
         free, total = (float(part) / 1024 for part in line.split(","))
         if free < share * total:
@@ -47,7 +49,10 @@ def _free_and_total(visible: str | None) -> list[str]:
     query = ["nvidia-smi", "--query-gpu=memory.free,memory.total", "--format=csv,noheader,nounits"]
     calls = [query] if visible is None else [[*query, "-i", name] for name in _shown(visible)]
     try:
-        outputs = [subprocess.run(call, capture_output=True, text=True, check=True).stdout for call in calls]
+        outputs = [
+            subprocess.run(call, capture_output=True, text=True, check=True).stdout
+            for call in calls
+        ]
     except (OSError, subprocess.CalledProcessError) as error:
         raise ConfigError("this vLLM needs a GPU and nvidia-smi finds none: use llm.backend=transformers, or the CPU "
                           "build (make vllm)") from error  # fmt: skip

@@ -9,7 +9,11 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 # As json.dumps writes it, and as the vLLM server is told to: a weak model cannot fill its tokens with white space.
-COMPACT: dict[str, Any] = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+COMPACT: dict[str, Any] = {
+    "whitespace_flexible": False,
+    "item_separator": ", ",
+    "key_separator": ": ",
+}
 
 
 class Grammar:
@@ -57,7 +61,9 @@ class GrammarCompiler:
     def _compile(self, schema: str) -> Any:
         if find_spec("llguidance") is None:
             if not self._compiled:
-                log.warning("llguidance is not installed: JSON replies are not enforced, only checked")
+                log.warning(
+                    "llguidance is not installed: JSON replies are not enforced, only checked"
+                )
             return None
         from llguidance import LLMatcher
         from llguidance.hf import from_tokenizer

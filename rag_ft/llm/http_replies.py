@@ -38,7 +38,14 @@ class FailedError(Exception):
     """This try failed; `wait` is what the server asked for (seconds), `busy` that it has too much to do, `gone` that
     nothing answered at all."""
 
-    def __init__(self, reason: str, status: int = 0, wait: float = 0.0, busy: bool = False, gone: bool = False) -> None:
+    def __init__(
+        self,
+        reason: str,
+        status: int = 0,
+        wait: float = 0.0,
+        busy: bool = False,
+        gone: bool = False,
+    ) -> None:
         super().__init__(reason)
         self.status, self.wait, self.busy, self.gone = status, wait, busy, gone
 
@@ -65,10 +72,15 @@ async def read_limited(response: aiohttp.ClientResponse, max_bytes: int) -> byte
 
 def failure_of(response: aiohttp.ClientResponse, body: bytes) -> Exception:
     status = response.status
-    message = f"HTTP {status}: {server_message(json_or_none(body) or body.decode('utf-8', 'replace'))}"
+    message = (
+        f"HTTP {status}: {server_message(json_or_none(body) or body.decode('utf-8', 'replace'))}"
+    )
     if status in (408, 409, 425, 429) or status >= 500:
         return FailedError(
-            message, status, _retry_after(response.headers.get("Retry-After")), busy=status in (408, 429, 503)
+            message,
+            status,
+            _retry_after(response.headers.get("Retry-After")),
+            busy=status in (408, 429, 503),
         )
     return NotAllowedError(message) if status in (401, 403) else RefusedError(message, status)
 

@@ -12,8 +12,16 @@ from rag_ft.records import content_hash
 
 SMALL_BYTES = 2 * 2**30  # up to this size weights are hashed whole (about a second a GiB)
 EDGE_BYTES = 2**20
-TUNED_MARKS = ("adapter_config.json", "config.json")  # of a tuned generator's folder: an adapter, or a whole model
-FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # of safetensors' types those that loading converts
+TUNED_MARKS = (
+    "adapter_config.json",
+    "config.json",
+)  # of a tuned generator's folder: an adapter, or a whole model
+FLOAT_BYTES = {
+    "F64": 8,
+    "F32": 4,
+    "F16": 2,
+    "BF16": 2,
+}  # of safetensors' types those that loading converts
 KEYED_SUFFIXES = {".safetensors", ".json", ".jinja", ".model", ".txt"}
 
 
@@ -27,14 +35,18 @@ def resolve_model_folder(model: str) -> Path:
     if (folder / "config.json").is_file():
         return folder
     if folder.is_dir():
-        raise ConfigError(f"llm.model {model} is a folder without config.json: name a folder saved by save_pretrained")
+        raise ConfigError(
+            f"llm.model {model} is a folder without config.json: name a folder saved by save_pretrained"
+        )
     return _from_hub(model)
 
 
 def context_tokens(folder: Path, wanted: int) -> int:
     """Longest prompt plus reply: `wanted`, or less where the model itself takes less."""
     found = read_json(folder / "config.json")
-    limit = found.get("max_position_embeddings") or found.get("text_config", {}).get("max_position_embeddings")
+    limit = found.get("max_position_embeddings") or found.get("text_config", {}).get(
+        "max_position_embeddings"
+    )
     return min(wanted, limit) if limit else wanted
 
 
@@ -45,7 +57,9 @@ def folder_fingerprint(folder: Path) -> str:
     """
     files = sorted(p for p in folder.iterdir() if p.is_file() and p.suffix in KEYED_SUFFIXES)
     whole = sum(p.stat().st_size for p in files) <= SMALL_BYTES
-    return content_hash(*((p.name, _hash_file(p, whole)) for p in files if p.name != "training_args.json"))
+    return content_hash(
+        *((p.name, _hash_file(p, whole)) for p in files if p.name != "training_args.json")
+    )
 
 
 def check_adapter(name: str, folder: Path) -> dict[str, Any]:
@@ -53,7 +67,9 @@ def check_adapter(name: str, folder: Path) -> dict[str, Any]:
     try:
         return read_json(Path(folder) / "adapter_config.json")
     except ConfigError as error:
-        raise ConfigError(f"adapter '{name}': {folder} is no PEFT adapter folder ({error}); train one first") from error
+        raise ConfigError(
+            f"adapter '{name}': {folder} is no PEFT adapter folder ({error}); train one first"
+        ) from error
 
 
 def with_tuned(llm: Any, tuned: Path | None) -> tuple[Any, dict[str, Path]]:
@@ -103,9 +119,13 @@ def _tensors(path: Path) -> list[tuple[str, int]]:
             header = json.loads(raw.read(length)) if length <= path.stat().st_size else {}
         header.pop("__metadata__", None)
         tensors = [(t["dtype"], t["data_offsets"]) for t in header.values()]
-        is_whole = bool(tensors) and path.stat().st_size >= 8 + length + max(end for _, (_, end) in tensors)
+        is_whole = bool(tensors) and path.stat().st_size >= 8 + length + max(
+            end for _, (_, end) in tensors
+        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"cannot read the weights {path} ({error}): copy or download the model again") from error
+        raise ConfigError(
+            f"cannot read the weights {path} ({error}): copy or download the model again"
+        ) from error
     if not is_whole:
         raise ConfigError(f"the weights {path} are not whole: copy or download the model again")
     return [(dtype, end - start) for dtype, (start, end) in tensors]

@@ -28,12 +28,16 @@ from rag_ft.records import content_hash
 
 log = logging.getLogger(__name__)
 
-JOBS_PER_REQUEST = 8  # prompt_logprobs takes the server memory in proportion to the tokens of one request
+JOBS_PER_REQUEST = (
+    8  # prompt_logprobs takes the server memory in proportion to the tokens of one request
+)
 BYTES_PER_TOKEN = 256  # of a reply's JSON, far more than any honest one
 SCHEMA_WORDS = ("response_format", "json_schema", "guided", "structured output")
 
 
-def open_server(config: Any, adapters: dict[str, Path], log_path: Path | None = None) -> ServerModel:
+def open_server(
+    config: Any, adapters: dict[str, Path], log_path: Path | None = None
+) -> ServerModel:
     """The model behind `config.base_url` (backend openai), or behind a vLLM server started on entering (backend vllm).
 
     Raises:
@@ -44,12 +48,18 @@ def open_server(config: Any, adapters: dict[str, Path], log_path: Path | None = 
     if config.backend == "vllm":
         folder = resolve_model_folder(config.required_model)
         load_chat_tokenizer(folder)
-        server = VLLMServer(config, folder, {prints[name]: Path(path) for name, path in adapters.items()}, log_path)
+        server = VLLMServer(
+            config, folder, {prints[name]: Path(path) for name, path in adapters.items()}, log_path
+        )
         return ServerModel(config, adapters, prints, folder, server)
     if not config.base_url:
-        raise ConfigError("llm.backend is openai but llm.base_url is not set: give http://host:port/v1")
+        raise ConfigError(
+            "llm.backend is openai but llm.base_url is not set: give http://host:port/v1"
+        )
     here = Path(config.required_model)
-    return ServerModel(config, adapters, prints, here if (here / "config.json").is_file() else None, None)
+    return ServerModel(
+        config, adapters, prints, here if (here / "config.json").is_file() else None, None
+    )
 
 
 class ServerModel:
@@ -76,7 +86,12 @@ class ServerModel:
         self._lora_enabled = bool(adapters)
         self._is_vllm = server is not None  # else found out on entering
         what = folder_fingerprint(folder) if folder else config.model
-        kind = (config.backend, config.dtype, config.advanced.quantization, sorted(served_adapters.items()))
+        kind = (
+            config.backend,
+            config.dtype,
+            config.advanced.quantization,
+            sorted(served_adapters.items()),
+        )
         self.name = f"{Path(config.model).name}-{content_hash(what, kind)}"
 
     def __enter__(self) -> ServerModel:
@@ -84,7 +99,11 @@ class ServerModel:
             url = self._server.start() if self._server else self._config.base_url
             knobs = self._config
             self._sender = Sender(
-                url, knobs.advanced.concurrency, knobs.advanced.timeout_seconds, knobs.advanced.retries, self._server
+                url,
+                knobs.advanced.concurrency,
+                knobs.advanced.timeout_seconds,
+                knobs.advanced.retries,
+                self._server,
             )
             self._check_served()
         except BaseException:
@@ -120,11 +139,18 @@ class ServerModel:
             raise ConfigError("a server with LoRA adapters cannot score answers: use llm.backend=transformers for it, "
                               "or a server without adapters")  # fmt: skip
         encoded = self._encode(jobs)
-        parts = [range(i, min(i + JOBS_PER_REQUEST, len(jobs))) for i in range(0, len(jobs), JOBS_PER_REQUEST)]
+        parts = [
+            range(i, min(i + JOBS_PER_REQUEST, len(jobs)))
+            for i in range(0, len(jobs), JOBS_PER_REQUEST)
+        ]
         results: list[np.ndarray] = [np.zeros(0, np.float32)] * len(jobs)
-        for part, answer in self._sender.stream((p, self._score_call([encoded[i] for i in p])) for p in parts):
+        for part, answer in self._sender.stream(
+            (p, self._score_call([encoded[i] for i in p])) for p in parts
+        ):
             if answer.error:
-                raise DataError(f"the server at {self._sender.base_url} does not score answers: {answer.error}")
+                raise DataError(
+                    f"the server at {self._sender.base_url} does not score answers: {answer.error}"
+                )
             for i, logprobs in zip(part, answer.result, strict=True):
                 results[i] = logprobs
         return results
@@ -133,7 +159,9 @@ class ServerModel:
         """By the model's own tokenizer where its folder is here, else by the server's /tokenize."""
         if self._tokenizer:
             return len(encode_prompts(self._tokenizer, [messages])[0])
-        return len(self._tokenize({"messages": list(safe_messages(messages)), **self._template_options()}))
+        return len(
+            self._tokenize({"messages": list(safe_messages(messages)), **self._template_options()})
+        )
 
     def _chat_call(self, request: ChatRequest) -> Call:
         specials = self._tokenizer.all_special_tokens if self._tokenizer else ()
@@ -149,7 +177,9 @@ class ServerModel:
             schema = request.schema | {"x-guidance": COMPACT} if self._server else request.schema
             named = {"name": "reply", "schema": schema, "strict": True}
             body["response_format"] = {"type": "json_schema", "json_schema": named}
-        return Call("/chat/completions", body, _read_chat, max(2**20, BYTES_PER_TOKEN * request.max_tokens))
+        return Call(
+            "/chat/completions", body, _read_chat, max(2**20, BYTES_PER_TOKEN * request.max_tokens)
+        )
 
     def _template_options(self) -> dict[str, Any]:
         """The options that prompts are rendered with in process. Servers other than vLLM may refuse the field."""
@@ -158,7 +188,9 @@ class ServerModel:
     def _score_call(self, jobs: list[tuple[list[int], list[int]]]) -> Call:
         body = {"model": self._base, "prompt": [p + a for p, a in jobs], "max_tokens": 1, "temperature": 0,
                 "prompt_logprobs": 0}  # fmt: skip
-        return Call("/completions", body, lambda reply: _read_logprobs(reply, jobs), max_bytes=256 * 2**20)
+        return Call(
+            "/completions", body, lambda reply: _read_logprobs(reply, jobs), max_bytes=256 * 2**20
+        )
 
     def _schema_not_taken(self, request: ChatRequest, answer: Answer) -> bool:
         """Whether the request shall be sent again without its schema: this endpoint knows none. Noted once."""
@@ -167,7 +199,9 @@ class ServerModel:
         if not any(word in answer.error.lower() for word in SCHEMA_WORDS):
             return False
         if self._schemas_enforced:
-            log.warning("the server takes no JSON schema (%s): replies are only checked", answer.error)
+            log.warning(
+                "the server takes no JSON schema (%s): replies are only checked", answer.error
+            )
         self._schemas_enforced = False
         return True
 
@@ -175,7 +209,9 @@ class ServerModel:
         if adapter is None:
             return self._base
         if adapter not in self._served:
-            raise ConfigError(f"no adapter '{adapter}' is served (there are: {', '.join(self._served) or 'none'})")
+            raise ConfigError(
+                f"no adapter '{adapter}' is served (there are: {', '.join(self._served) or 'none'})"
+            )
         return self._served[adapter]
 
     def _check_served(self) -> None:
@@ -186,12 +222,16 @@ class ServerModel:
             raise ConfigError(f"no server answers at {self._sender.base_url} ({error}): start it, or correct "
                               f"llm.base_url") from error  # fmt: skip
         if status in (401, 403):
-            raise ConfigError(f"{self._sender.base_url} refuses us (HTTP {status}): set OPENAI_API_KEY")
+            raise ConfigError(
+                f"{self._sender.base_url} refuses us (HTTP {status}): set OPENAI_API_KEY"
+            )
         models = body.get("data") if isinstance(body, dict) else None
         served = {m["id"]: m for m in models or () if isinstance(m, dict) and "id" in m}
         if status != 200 or not isinstance(models, list) or (models and not served):
             log.warning(
-                "%s/models says nothing (HTTP %s): the model's name is not checked", self._sender.base_url, status
+                "%s/models says nothing (HTTP %s): the model's name is not checked",
+                self._sender.base_url,
+                status,
             )
             return
         if self._base not in served:
@@ -206,7 +246,9 @@ class ServerModel:
 
     def _load_adapter(self, name: str, served_name: str) -> None:
         path = Path(self._adapters[name]).resolve()
-        status, body = self._sender.post("/load_lora_adapter", {"lora_name": served_name, "lora_path": str(path)})
+        status, body = self._sender.post(
+            "/load_lora_adapter", {"lora_name": served_name, "lora_path": str(path)}
+        )
         if status != 200:
             raise ConfigError(
                 f"{self._sender.base_url} does not serve adapter '{served_name}' and would not load it "
@@ -217,7 +259,13 @@ class ServerModel:
     def _encode(self, jobs: Sequence[tuple[Messages, str]]) -> list[tuple[list[int], list[int]]]:
         if self._tokenizer:
             prompts = encode_prompts(self._tokenizer, [messages for messages, _ in jobs])
-            return list(zip(prompts, encode_answers(self._tokenizer, [answer for _, answer in jobs]), strict=True))
+            return list(
+                zip(
+                    prompts,
+                    encode_answers(self._tokenizer, [answer for _, answer in jobs]),
+                    strict=True,
+                )
+            )
         return [
             (self._tokenize({"messages": list(safe_messages(messages)), **self._template_options()}),
              self._tokenize({"prompt": answer, "add_special_tokens": False}))

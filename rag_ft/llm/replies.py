@@ -20,7 +20,9 @@ NEEDED_KEYS = {"key", "text", "finish_reason", "seconds"}
 Arrived = Callable[[int], object]  # told how many more replies there are
 
 
-def cached_chat(model: LanguageModel, requests: Iterable[ChatRequest], path: Path, desc: str) -> Iterator[Reply]:
+def cached_chat(
+    model: LanguageModel, requests: Iterable[ChatRequest], path: Path, desc: str
+) -> Iterator[Reply]:
     """One reply per request, in any order, as they come: from the file at `path` where it was answered before, else
     from `model`, appended to the file as soon as it is there. Errors are handed on and not kept.
 
@@ -31,7 +33,10 @@ def cached_chat(model: LanguageModel, requests: Iterable[ChatRequest], path: Pat
         DataError: the file holds a line that is no reply (a torn last line is cut off instead).
     """
     total = len(requests) if isinstance(requests, Sized) else None
-    with ReplyStore(path) as store, tqdm(total=total, desc=desc, unit="reply", smoothing=0.05) as bar:
+    with (
+        ReplyStore(path) as store,
+        tqdm(total=total, desc=desc, unit="reply", smoothing=0.05) as bar,
+    ):
         ask = _by_windows if model.window > 1 else _one_by_one
         yield from ask(model, requests, store, bar.update)
         bar.total, bar.leave = bar.n, bar.n > 0  # fewer than announced is also all
@@ -40,7 +45,12 @@ def cached_chat(model: LanguageModel, requests: Iterable[ChatRequest], path: Pat
 def request_key(model_name: str, request: ChatRequest) -> str:
     """What makes two requests the same; the caller's id is not part of it."""
     return content_hash(
-        model_name, request.adapter, request.messages, request.max_tokens, request.temperature, request.schema
+        model_name,
+        request.adapter,
+        request.messages,
+        request.max_tokens,
+        request.temperature,
+        request.schema,
     )
 
 
@@ -71,12 +81,19 @@ class ReplyStore:
     def get(self, key: str, request_id: str) -> Reply:
         self._in.seek(self._offsets[key][0])
         row = json.loads(self._in.readline())
-        tokens = row.get("prompt_tokens") or 0, row.get("completion_tokens") or 0  # null where a server told none
+        tokens = (
+            row.get("prompt_tokens") or 0,
+            row.get("completion_tokens") or 0,
+        )  # null where a server told none
         return Reply(request_id, row["text"], row["finish_reason"], *tokens, row["seconds"])
 
     def add(self, replies: list[tuple[str, Reply]], window: str = "") -> None:
         """Appends (key, reply) lines in one write; keys that are there already are left out."""
-        rows = [_row(key, reply, window, len(replies)) for key, reply in replies if key not in self._offsets]
+        rows = [
+            _row(key, reply, window, len(replies))
+            for key, reply in replies
+            if key not in self._offsets
+        ]
         for row, num_bytes in zip(rows, self._out.write(*rows), strict=True):
             self._remember(row, num_bytes)
 
@@ -100,8 +117,14 @@ def _stored(line: bytes, path: Path, number: int) -> dict[str, Any]:
         row = json.loads(line)
     except ValueError:
         row = None
-    if not isinstance(row, dict) or not row.keys() >= NEEDED_KEYS or not isinstance(row["text"], str):
-        raise DataError(f"{path} line {number} is no reply: delete the line, and what it answered is asked again")
+    if (
+        not isinstance(row, dict)
+        or not row.keys() >= NEEDED_KEYS
+        or not isinstance(row["text"], str)
+    ):
+        raise DataError(
+            f"{path} line {number} is no reply: delete the line, and what it answered is asked again"
+        )
     return row
 
 
@@ -116,18 +139,28 @@ def _by_windows(
 ) -> Iterator[Reply]:
     """Windows of consecutive requests; of each, what no other window answered is asked together or not at all."""
     stream = iter(requests)
-    while window := [(request_key(model.name, r), r) for r in itertools.islice(stream, model.window)]:
+    while window := [
+        (request_key(model.name, r), r) for r in itertools.islice(stream, model.window)
+    ]:
         name = content_hash([key for key, _ in window])
         again = (None,) if store.is_whole(name) else (None, name)
         asked = {key: request for key, request in window if store.window_of(key) in again}
         arrived(len(window) - len(asked))
         errors = _ask_together(model, asked, store, name, arrived) if asked else {}
         for key, request in window:
-            yield dataclasses.replace(errors[key], id=request.id) if key in errors else store.get(key, request.id)
+            yield (
+                dataclasses.replace(errors[key], id=request.id)
+                if key in errors
+                else store.get(key, request.id)
+            )
 
 
 def _ask_together(
-    model: LanguageModel, asked: dict[str, ChatRequest], store: ReplyStore, window: str, arrived: Arrived
+    model: LanguageModel,
+    asked: dict[str, ChatRequest],
+    store: ReplyStore,
+    window: str,
+    arrived: Arrived,
 ) -> dict[str, Reply]:
     """Stores the replies in one write at the end and returns the errors, both by key."""
     by_id = {key: dataclasses.replace(request, id=key) for key, request in asked.items()}
@@ -135,7 +168,11 @@ def _ask_together(
     for reply in model.chat(by_id.values()):
         replies[reply.id] = reply
         arrived(1)
-    answered = [(key, dataclasses.replace(replies[key], id=asked[key].id)) for key in asked if not replies[key].error]
+    answered = [
+        (key, dataclasses.replace(replies[key], id=asked[key].id))
+        for key in asked
+        if not replies[key].error
+    ]
     store.add(answered, window)
     return {key: reply for key, reply in replies.items() if reply.error}
 

@@ -33,12 +33,16 @@ def score_jobs(model: Any, jobs: Sequence[Job], batch_tokens: int, pad: int) -> 
     return results
 
 
-def plan_batches(jobs: Sequence[Job], batch_tokens: int) -> Iterator[tuple[dict[int, int], list[int]]]:
+def plan_batches(
+    jobs: Sequence[Job], batch_tokens: int
+) -> Iterator[tuple[dict[int, int], list[int]]]:
     """Yields ({job: length of the shared beginning, 0 for none}, jobs of one batch), lengths alike within a batch.
 
     Jobs that share a beginning stand in one batch, next to each other.
     """
-    groups = share_groups([prompt for prompt, answer in jobs if answer], [i for i, job in enumerate(jobs) if job[1]])
+    groups = share_groups(
+        [prompt for prompt, answer in jobs if answer], [i for i, job in enumerate(jobs) if job[1]]
+    )
     groups.sort(key=lambda group: (group[0], max(_length(jobs[i]) for i in group[1])))
     shared: dict[int, int] = {}
     batch: list[int] = []
@@ -71,7 +75,11 @@ def share_groups(prompts: Sequence[list[int]], names: Sequence[int]) -> list[tup
     for position, i in enumerate(order):
         if position:
             previous = order[position - 1]
-            common = min(_common(prompts[previous], prompts[i]), len(prompts[i]) - 1, len(prompts[previous]) - 1)
+            common = min(
+                _common(prompts[previous], prompts[i]),
+                len(prompts[i]) - 1,
+                len(prompts[previous]) - 1,
+            )
             length, members = groups[-1]
             kept = min(length, common) if len(members) > 1 else common
             # joining must not shorten what the group already shares by much
@@ -91,14 +99,24 @@ def _hidden_states(
     width = max(len(rest) for rest in rests)
     device = model.device
     ids = torch.tensor([rest + [pad] * (width - len(rest)) for rest in rests], device=device)
-    if not shared[members[0]]:  # padded on the right, where no token looks: plainly causal, attention's fastest form
+    if not shared[
+        members[0]
+    ]:  # padded on the right, where no token looks: plainly causal, attention's fastest form
         return model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-    mask = torch.tensor([[1] * len(rest) + [0] * (width - len(rest)) for rest in rests], device=device)
+    mask = torch.tensor(
+        [[1] * len(rest) + [0] * (width - len(rest)) for rest in rests], device=device
+    )
     cache, past_mask = _shared_cache(model, jobs, shared, members, pad)
-    positions = torch.tensor([shared[i] for i in members], device=device)[:, None] + torch.arange(width, device=device)
+    positions = torch.tensor([shared[i] for i in members], device=device)[:, None] + torch.arange(
+        width, device=device
+    )
     full = torch.cat([past_mask, mask], dim=1)
     return model.base_model(
-        input_ids=ids, attention_mask=full, position_ids=positions, past_key_values=cache, use_cache=True
+        input_ids=ids,
+        attention_mask=full,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
     ).last_hidden_state
 
 
@@ -111,7 +129,13 @@ def _shared_cache(
     ids, mask = left_pad([list(prefix) for prefix in row_of], pad, model.device)
     cache = new_cache(model)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    model.base_model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True)
+    model.base_model(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+    )
     index = torch.tensor(rows, device=model.device)
     cache.batch_select_indices(index)
     return cache, mask[index]

@@ -41,7 +41,9 @@ log = logging.getLogger(__name__)
 BACKOFF_SECONDS = 0.5  # before the first retry; doubles each time
 LONGEST_BACKOFF_SECONDS = 30.0
 AHEAD = 256  # calls drawn beyond those in flight, so that the window stays full while the caller is at work
-GIVE_UP_AFTER_FAILURES = 20  # requests in a row that the server failed: it is the server, not the request
+GIVE_UP_AFTER_FAILURES = (
+    20  # requests in a row that the server failed: it is the server, not the request
+)
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,9 @@ class Sender:
         self._failures_in_a_row = 0
         self._pending: deque[tuple[_Work, Any, Call]] = deque()
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="rag_ft-sender", daemon=True)
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="rag_ft-sender", daemon=True
+        )
         self._thread.start()
         self._session = asyncio.run_coroutine_threadsafe(self._open(), self._loop).result()
 
@@ -167,7 +171,9 @@ class Sender:
             try:
                 result = await self._attempt(call, payload)
             except RefusedError as refusal:
-                return Answer(None, time.monotonic() - began, str(refusal), refusal.status, refusal.too_long)
+                return Answer(
+                    None, time.monotonic() - began, str(refusal), refusal.status, refusal.too_long
+                )
             except NotAllowedError as error:
                 raise DataError(
                     f"the server at {self.base_url} lets us in no more ({error}): set OPENAI_API_KEY to a key that "
@@ -202,11 +208,15 @@ class Sender:
         except TimeoutError as error:
             raise FailedError(f"no reply within {self._timeout:g} s", busy=True) from error
         except aiohttp.ClientConnectionError as error:
-            raise FailedError(f"connection lost ({error or type(error).__name__})", gone=True) from error
+            raise FailedError(
+                f"connection lost ({error or type(error).__name__})", gone=True
+            ) from error
         except aiohttp.ClientError as error:
             raise FailedError(f"broken reply ({error or type(error).__name__})") from error
         except (ValueError, KeyError, TypeError, IndexError) as error:
-            raise FailedError(f"reply is not what the protocol says ({type(error).__name__}: {error})") from error
+            raise FailedError(
+                f"reply is not what the protocol says ({type(error).__name__}: {error})"
+            ) from error
 
     async def _revive(self, server: VLLMServer) -> None:
         """The first call that failed starts our server again, the others wait for it. Raises RagFtError when it died
@@ -218,7 +228,9 @@ class Sender:
     def _out_of_patience(self, failure: FailedError, failed: list[float]) -> bool:
         """FailedError replies by count; a server that is away or busy, by time as well (it may be starting again)."""
         patient = failure.gone or failure.busy
-        return len(failed) > self._retries and not (patient and time.monotonic() - failed[0] < self._timeout)
+        return len(failed) > self._retries and not (
+            patient and time.monotonic() - failed[0] < self._timeout
+        )
 
     def _give_up(self, failure: FailedError, failed: list[float]) -> Answer:
         self._failures_in_a_row += 1
@@ -232,15 +244,21 @@ class Sender:
         return Answer(None, 0.0, f"{failure} (tried {len(failed)} times)", failure.status)
 
     def _pause(self, failure: FailedError, attempt: int) -> float:
-        backoff = min(LONGEST_BACKOFF_SECONDS, BACKOFF_SECONDS * 2 ** min(attempt - 1, 10)) * random.uniform(0.5, 1.5)
+        backoff = min(
+            LONGEST_BACKOFF_SECONDS, BACKOFF_SECONDS * 2 ** min(attempt - 1, 10)
+        ) * random.uniform(0.5, 1.5)
         return max(backoff, min(failure.wait, self._timeout))
 
     async def _open(self) -> aiohttp.ClientSession:
         headers = {"Content-Type": "application/json"}
-        if key := os.environ.get("OPENAI_API_KEY"):  # a secret, not a knob: it must not reach config.yaml
+        if key := os.environ.get(
+            "OPENAI_API_KEY"
+        ):  # a secret, not a knob: it must not reach config.yaml
             headers["Authorization"] = f"Bearer {key}"
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=self._timeout), headers=headers
+            connector=aiohttp.TCPConnector(limit=0),
+            timeout=aiohttp.ClientTimeout(total=self._timeout),
+            headers=headers,
         )
 
     async def _end(self) -> None:

@@ -59,10 +59,16 @@ class TransformersModel:
         self._model = load_causal_lm(folder, self._dtype, self._device)
         self._peft = _with_adapters(self._model, adapters)
         self._ends = end_tokens(self._model, self.tokenizer)
-        self._pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else min(self._ends)
+        self._pad = (
+            self.tokenizer.pad_token_id
+            if self.tokenizer.pad_token_id is not None
+            else min(self._ends)
+        )
         self._grammars = GrammarCompiler(self.tokenizer, self._ends)
         prints = {name: folder_fingerprint(Path(path)) for name, path in sorted(adapters.items())}
-        self.name = f"{folder.name}-{content_hash(folder_fingerprint(folder), self._dtype, prints, seed)}"
+        self.name = (
+            f"{folder.name}-{content_hash(folder_fingerprint(folder), self._dtype, prints, seed)}"
+        )
 
     def chat(self, requests: Iterable[ChatRequest]) -> Iterator[Reply]:
         """Exactly one reply per request, as it ends; within a window the order is by length, not by arrival."""
@@ -73,7 +79,11 @@ class TransformersModel:
     def answer_logprobs(self, jobs: Sequence[tuple[Messages, str]]) -> list[np.ndarray]:
         """By the base model (adapters off). Raises ConfigError where a job is longer than the model takes."""
         prompts = encode_prompts(self.tokenizer, [messages for messages, _ in jobs])
-        encoded = list(zip(prompts, encode_answers(self.tokenizer, [answer for _, answer in jobs]), strict=True))
+        encoded = list(
+            zip(
+                prompts, encode_answers(self.tokenizer, [answer for _, answer in jobs]), strict=True
+            )
+        )
         longest = max((len(p) + len(a) for p, a in encoded), default=0)
         if longest > self._limit:
             raise ConfigError(f"a prompt with its answer has {longest} tokens, the model takes {self._limit}: lower "
@@ -99,10 +109,21 @@ class TransformersModel:
         for request, prompt in zip(window, prompts, strict=True):
             problem, too_long = self._problem(request), self._too_long(request, prompt)
             if problem or too_long:
-                yield Reply(request.id, "", "error", len(prompt), 0, 0.0, problem or too_long, refused=not problem)
+                yield Reply(
+                    request.id,
+                    "",
+                    "error",
+                    len(prompt),
+                    0,
+                    0.0,
+                    problem or too_long,
+                    refused=not problem,
+                )
             else:
                 fitting.append((request, prompt))
-        fitting.sort(key=lambda pair: (pair[0].adapter or "", len(pair[1]) + pair[0].max_tokens, pair[1]))
+        fitting.sort(
+            key=lambda pair: (pair[0].adapter or "", len(pair[1]) + pair[0].max_tokens, pair[1])
+        )
         for adapter, group in itertools.groupby(fitting, key=lambda pair: pair[0].adapter):
             with self._adapter(adapter):
                 for batch in token_batches(list(group), self._batch_tokens):
@@ -112,7 +133,9 @@ class TransformersModel:
         """Why no request like this one can be answered, or None."""
         known = self._peft.peft_config if self._peft is not None else {}
         if request.adapter is not None and request.adapter not in known:
-            raise ConfigError(f"no adapter '{request.adapter}' is loaded (there are: {', '.join(known) or 'none'})")
+            raise ConfigError(
+                f"no adapter '{request.adapter}' is loaded (there are: {', '.join(known) or 'none'})"
+            )
         return self._grammars.problem(request.schema) if request.schema is not None else None
 
     def _too_long(self, request: ChatRequest, prompt: list[int]) -> str | None:
@@ -134,8 +157,12 @@ class TransformersModel:
     def _row(self, request: ChatRequest, prompt: list[int]) -> Row:
         uniforms = None
         if request.temperature > 0:
-            digest = hashlib.sha256(f"{self._seed}:{request.adapter}:{request.temperature}:{prompt}".encode()).digest()
-            uniforms = np.random.default_rng(int.from_bytes(digest[:8], "big")).random(request.max_tokens)
+            digest = hashlib.sha256(
+                f"{self._seed}:{request.adapter}:{request.temperature}:{prompt}".encode()
+            ).digest()
+            uniforms = np.random.default_rng(int.from_bytes(digest[:8], "big")).random(
+                request.max_tokens
+            )
         grammar = self._grammars.start(request.schema) if request.schema is not None else None
         return Row(prompt, request.max_tokens, request.temperature, uniforms, grammar)
 
@@ -161,14 +188,20 @@ def load_causal_lm(folder: Path, dtype: str, device: str) -> Any:
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ConfigError(f"{folder} does not load as a causal language model: {str(error).splitlines()[0]}") from error
+        raise ConfigError(
+            f"{folder} does not load as a causal language model: {str(error).splitlines()[0]}"
+        ) from error
     return model.to(device).eval()
 
 
 def check_memory(folder: Path, dtype: str, device: str) -> None:
     """Raises ConfigError when the weights alone would not fit in what is free, or are not whole."""
     need = weights_gb(folder, dtype)
-    free = torch.cuda.mem_get_info(device)[0] / 2**30 if device.startswith("cuda") else _free_memory_gb()
+    free = (
+        torch.cuda.mem_get_info(device)[0] / 2**30
+        if device.startswith("cuda")
+        else _free_memory_gb()
+    )
     if need > free:
         raise ConfigError(
             f"{folder} needs about {need:.1f} GiB, {device} has {free:.1f} GiB free: use a smaller or quantised model, "
@@ -176,7 +209,9 @@ def check_memory(folder: Path, dtype: str, device: str) -> None:
         )
 
 
-def token_batches(pairs: list[tuple[ChatRequest, list[int]]], batch_tokens: int) -> Iterator[list[Any]]:
+def token_batches(
+    pairs: list[tuple[ChatRequest, list[int]]], batch_tokens: int
+) -> Iterator[list[Any]]:
     """Consecutive pairs, rows x (longest prompt + longest reply) at most `batch_tokens`, at least one row."""
     batch: list[tuple[ChatRequest, list[int]]] = []
     width = 0
@@ -201,12 +236,16 @@ def _with_adapters(model: Any, adapters: dict[str, Path]) -> Any:
     for name, path in adapters.items():
         try:
             if peft is None:
-                peft = PeftModel.from_pretrained(model, str(path), adapter_name=name, autocast_adapter_dtype=False)
+                peft = PeftModel.from_pretrained(
+                    model, str(path), adapter_name=name, autocast_adapter_dtype=False
+                )
             else:
                 peft.load_adapter(str(path), adapter_name=name, autocast_adapter_dtype=False)
         except (ValueError, RuntimeError, OSError) as error:
             first = str(error).splitlines()[0]
-            raise ConfigError(f"adapter '{name}' ({path}) does not fit this model: {first}") from error
+            raise ConfigError(
+                f"adapter '{name}' ({path}) does not fit this model: {first}"
+            ) from error
     return peft.eval() if peft is not None else None
 
 
@@ -216,7 +255,9 @@ def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
     found = found if found is not None else model.config.eos_token_id
     ends = {tokenizer.eos_token_id, *(found if isinstance(found, list) else [found])} - {None}
     if not ends:
-        raise ConfigError("neither the model nor its tokenizer names an end token (eos_token): replies would not end")
+        raise ConfigError(
+            "neither the model nor its tokenizer names an end token (eos_token): replies would not end"
+        )
     return frozenset(ends)
 
 

@@ -24,7 +24,9 @@ def main(command: list[str]) -> int:
     signal.signal(signal.SIGTERM, lambda number, _: stop.append(number))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     client = os.getppid()
-    server = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=_die_with_parent)
+    server = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=_die_with_parent
+    )
     while server.poll() is None and not stop and os.getppid() == client:
         try:
             ready, _, _ = select.select([sys.stdin.fileno()], [], [], 0.5)

@@ -42,13 +42,16 @@ class VLLMServer:
         ConfigError: no vLLM, no free memory on the GPUs; on start(), the last lines of a server that did not come up.
     """
 
-    def __init__(self, config: Any, folder: Path, adapters: dict[str, Path], log_path: Path | None = None) -> None:
+    def __init__(
+        self, config: Any, folder: Path, adapters: dict[str, Path], log_path: Path | None = None
+    ) -> None:
         self._python = find_vllm_python(config.advanced.vllm_python)
         self._on_cpu = is_cpu_build(self._python)
         if not self._on_cpu:
             release_gpu()  # an encoder was trained or has searched in this process before
             check_gpu_memory(
-                config.advanced.gpu_memory_share, config.advanced.tensor_parallel * config.advanced.data_parallel
+                config.advanced.gpu_memory_share,
+                config.advanced.tensor_parallel * config.advanced.data_parallel,
             )
         self._config, self._folder, self._adapters = config, folder, adapters
         self.log_path = log_path or Path(tempfile.mkdtemp(prefix="rag_ft-vllm-")) / "vllm.log"
@@ -149,7 +152,9 @@ class VLLMServer:
     def _adapter_arguments(self) -> list[str]:
         if not self._adapters:
             return []
-        rank = max(read_json(path / "adapter_config.json").get("r", 8) for path in self._adapters.values())
+        rank = max(
+            read_json(path / "adapter_config.json").get("r", 8) for path in self._adapters.values()
+        )
         allowed = next((r for r in LORA_RANKS if r >= rank), None)
         if allowed is None:
             raise ConfigError(
@@ -179,7 +184,9 @@ class VLLMServer:
                 if reason := self.died():
                     raise ConfigError(f"{reason} (whole log: {self.log_path})")
                 if time.monotonic() > deadline:
-                    raise ConfigError(f"vLLM was not ready after {START_SECONDS} s: see {self.log_path}")
+                    raise ConfigError(
+                        f"vLLM was not ready after {START_SECONDS} s: see {self.log_path}"
+                    )
                 time.sleep(0.5)
                 line.refresh()
 
@@ -222,7 +229,10 @@ def free_port() -> int:
 
 def last_error(log_path: Path) -> str:
     """The line of the log's end that says most: the last with "Error", else the last three."""
-    lines = [line.strip() for line in log_path.read_text(encoding="utf-8", errors="replace").splitlines()[-200:]]
+    lines = [
+        line.strip()
+        for line in log_path.read_text(encoding="utf-8", errors="replace").splitlines()[-200:]
+    ]
     lines = [line for line in lines if line]
     telling = [line for line in lines if "Error" in line and "Traceback" not in line]
     return telling[-1][-400:] if telling else " / ".join(lines[-3:])

@@ -46,7 +46,10 @@ class SlidingWindow:
         rate = self._round_replies / max(now - self._round_began, 1e-9)
         if self._careful:
             self.limit = min(HIGHEST, self.limit + max(1, self.limit // 16))
-        elif rate > GROWTH * (self._best_rate or 0.0) and 2 * self.limit < PATIENCE * self._timeout * rate:
+        elif (
+            rate > GROWTH * (self._best_rate or 0.0)
+            and 2 * self.limit < PATIENCE * self._timeout * rate
+        ):
             self.limit = min(HIGHEST, 2 * self.limit)
         # The first round is no measure: its requests start together and end together.
         self._best_rate = 0.0 if self._best_rate is None else max(self._best_rate, rate)

@@ -10,7 +10,14 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 
 from rag_ft.metrics.rouge import ROUGE, rouge
-from rag_ft.metrics.words import content_words, is_unspaced, normalise, single_spaced, stems, without_punctuation
+from rag_ft.metrics.words import (
+    content_words,
+    is_unspaced,
+    normalise,
+    single_spaced,
+    stems,
+    without_punctuation,
+)
 
 ANSWER_METRICS = ("em", "f1", *ROUGE, "contains")
 
@@ -75,7 +82,9 @@ def shown_words(context: tuple[str, ...]) -> set[str]:
     return {stem for chunk in context for stem in stems(chunk)}
 
 
-def citation_scores(cited: Collection[str], shown: Collection[str], gold: Collection[str]) -> dict[str, float]:
+def citation_scores(
+    cited: Collection[str], shown: Collection[str], gold: Collection[str]
+) -> dict[str, float]:
     """Precision: share of the cited chunks that hold the evidence. Recall: 1.0 if one of the shown ones is cited.
 
     A metric is left out where it means nothing: precision without a citation, recall without a gold chunk shown.

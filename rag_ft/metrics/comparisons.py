@@ -10,7 +10,15 @@ import numpy as np
 
 from rag_ft.metrics.answers import ANSWER_METRICS
 from rag_ft.metrics.retrieval import RETRIEVAL_METRICS
-from rag_ft.metrics.significance import Estimate, bootstrap, bootstrap_change, holm, mcnemar, more_questions, sign_flip
+from rag_ft.metrics.significance import (
+    Estimate,
+    bootstrap,
+    bootstrap_change,
+    holm,
+    mcnemar,
+    more_questions,
+    sign_flip,
+)
 from rag_ft.records import QAPair, Score
 
 # (a, b, halves that must all have been tuned; "g|r": one of them): the difference is b - a. Where they were not, b is a
@@ -43,7 +51,11 @@ DECIDING = (
     ("base", "tuned", "f1"),
     ("base", "tuned", "recall@5"),
 )
-SIDE_METRICS = ("faithfulness", "faithfulness_judged", "similarity")  # compared with base alone, where scored
+SIDE_METRICS = (
+    "faithfulness",
+    "faithfulness_judged",
+    "similarity",
+)  # compared with base alone, where scored
 ABSTENTION = ("abstention_precision", "abstention_recall", "abstention_f1")
 Column = tuple[np.ndarray, np.ndarray]  # numerators and denominators, one per question
 
@@ -67,7 +79,10 @@ class ScoreTable:
 
 def make_table(pairs: Sequence[QAPair], scores: Iterable[Score]) -> ScoreTable:
     """The scores of these questions as arrays; scores of others, and questions without scores, are left out."""
-    rows, columns = {pair.id: i for i, pair in enumerate(pairs)}, dict[tuple[str, str], np.ndarray]()
+    rows, columns = (
+        {pair.id: i for i, pair in enumerate(pairs)},
+        dict[tuple[str, str], np.ndarray](),
+    )
     seen = np.zeros(len(pairs), bool)
     for score in scores:
         row = rows.get(score.question_id)
@@ -76,8 +91,12 @@ def make_table(pairs: Sequence[QAPair], scores: Iterable[Score]) -> ScoreTable:
             column[row], seen[row] = score.value, True
     kept = [pair for pair, is_seen in zip(pairs, seen, strict=True) if is_seen]
     numbers: dict[str, int] = {}
-    documents = [numbers.setdefault(pair.document_id or f"question {pair.id}", len(numbers)) for pair in kept]
-    return ScoreTable(kept, np.array(documents, int), {key: values[seen] for key, values in columns.items()})
+    documents = [
+        numbers.setdefault(pair.document_id or f"question {pair.id}", len(numbers)) for pair in kept
+    ]
+    return ScoreTable(
+        kept, np.array(documents, int), {key: values[seen] for key, values in columns.items()}
+    )
 
 
 def subset(table: ScoreTable, chosen: np.ndarray) -> ScoreTable:
@@ -112,7 +131,9 @@ def summarise(
     return systems, _comparisons(table, compared, num_resamples, seed)
 
 
-def estimate_columns(table: ScoreTable, columns: Sequence[Column], num_resamples: int, seed: int) -> list[Estimate]:
+def estimate_columns(
+    table: ScoreTable, columns: Sequence[Column], num_resamples: int, seed: int
+) -> list[Estimate]:
     """Estimates of columns over the table's questions."""
     return _bootstrap(list(columns), table.documents, num_resamples, seed)
 
@@ -124,8 +145,12 @@ def mean_column(values: np.ndarray) -> Column:
 
 def _columns_of(table: ScoreTable, system: str) -> dict[str, Column]:
     columns = {m: mean_column(table.values[system, m]) for m in table.metrics_of(system)}
-    if "abstained" in columns and not system.startswith("withheld"):  # there refusing is right whatever is asked
-        columns |= dict(zip(ABSTENTION, _abstention(table, table.values[system, "abstained"]), strict=True))
+    if "abstained" in columns and not system.startswith(
+        "withheld"
+    ):  # there refusing is right whatever is asked
+        columns |= dict(
+            zip(ABSTENTION, _abstention(table, table.values[system, "abstained"]), strict=True)
+        )
     return columns
 
 
@@ -147,10 +172,14 @@ def _abstention_changes(
         if first is None or second is None or not _is_own(halves, tuned):
             continue
         both = np.where(np.isnan(first + second), np.nan, 1.0)
-        if all(pair.answerable for pair, asked in zip(table.pairs, both, strict=True) if asked == 1):
+        if all(
+            pair.answerable for pair, asked in zip(table.pairs, both, strict=True) if asked == 1
+        ):
             continue
         before, after = (_stacked([_abstention(table, said * both)[2]]) for said in (first, second))
-        changes[a, b, ABSTENTION[2]] = bootstrap_change(before, after, table.documents, num_resamples, seed)[0]
+        changes[a, b, ABSTENTION[2]] = bootstrap_change(
+            before, after, table.documents, num_resamples, seed
+        )[0]
     return changes
 
 
@@ -160,9 +189,21 @@ def _stacked(columns: Sequence[Column]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _pairs(table: ScoreTable, tuned: str) -> list[tuple[str, str, str]]:
-    wanted = [(a, b, m) for a, b, halves in ANSWER_PAIRS if _is_own(halves, tuned) for m in ANSWER_METRICS]
-    wanted += [(a, b, m) for a, b, halves in ANSWER_PAIRS[:3] if _is_own(halves, tuned) for m in SIDE_METRICS]
-    wanted += [(a, b, m) for a, b, halves in RETRIEVAL_PAIRS if _is_own(halves, tuned) for m in RETRIEVAL_METRICS]
+    wanted = [
+        (a, b, m) for a, b, halves in ANSWER_PAIRS if _is_own(halves, tuned) for m in ANSWER_METRICS
+    ]
+    wanted += [
+        (a, b, m)
+        for a, b, halves in ANSWER_PAIRS[:3]
+        if _is_own(halves, tuned)
+        for m in SIDE_METRICS
+    ]
+    wanted += [
+        (a, b, m)
+        for a, b, halves in RETRIEVAL_PAIRS
+        if _is_own(halves, tuned)
+        for m in RETRIEVAL_METRICS
+    ]
     return [(a, b, m) for a, b, m in wanted if (a, m) in table.values and (b, m) in table.values]
 
 
@@ -175,7 +216,9 @@ def _difference(table: ScoreTable, a: str, b: str, metric: str) -> Column:
     return mean_column(table.values[b, metric] - table.values[a, metric])
 
 
-def _bootstrap(columns: list[Column], documents: np.ndarray, num_resamples: int, seed: int) -> list[Estimate]:
+def _bootstrap(
+    columns: list[Column], documents: np.ndarray, num_resamples: int, seed: int
+) -> list[Estimate]:
     if not columns:
         return []
     return bootstrap(*_stacked(columns), documents, num_resamples, seed)
@@ -200,10 +243,20 @@ def _comparisons(
     if not compared:
         return []
     deltas = np.stack([table.values[b, m] - table.values[a, m] for a, b, m in means], axis=1)
-    flips = dict(zip(means, map(float, sign_flip(deltas, table.documents, num_resamples, seed)), strict=True))
+    flips = dict(
+        zip(means, map(float, sign_flip(deltas, table.documents, num_resamples, seed)), strict=True)
+    )
     family_of = {key: name for name, keys in families.items() for key in keys}
     return [
-        _comparison(table, key, estimate, corrected[key], flips.get(key), family_of[key], len(families[family_of[key]]))
+        _comparison(
+            table,
+            key,
+            estimate,
+            corrected[key],
+            flips.get(key),
+            family_of[key],
+            len(families[family_of[key]]),
+        )
         for key, estimate in compared.items()
     ]
 

@@ -19,7 +19,9 @@ def gold_chunk_ids(pair: QAPair, chunks_of_document: Iterable[Chunk]) -> set[str
         return {pair.chunk_id} if pair.chunk_id and pair.answerable else set()
     start, end = pair.evidence.start, pair.evidence.end
     overlapping = [
-        c for c in chunks_of_document if c.document_id == pair.document_id and c.start < end and c.end > start
+        c
+        for c in chunks_of_document
+        if c.document_id == pair.document_id and c.start < end and c.end > start
     ]
     whole = {c.id for c in overlapping if c.start <= start and c.end >= end}
     return whole or {c.id for c in overlapping}
@@ -48,7 +50,9 @@ def evidence_shown(pair: QAPair, shown: Iterable[Chunk]) -> float | None:
     if pair.evidence is None or pair.evidence.end <= pair.evidence.start:
         return None
     start, end = pair.evidence.start, pair.evidence.end
-    spans = sorted((max(c.start, start), min(c.end, end)) for c in shown if c.document_id == pair.document_id)
+    spans = sorted(
+        (max(c.start, start), min(c.end, end)) for c in shown if c.document_id == pair.document_id
+    )
     covered, reached = 0, start
     for left, right in spans:
         if right > max(left, reached):

@@ -36,7 +36,11 @@ class Estimate:
 
 
 def bootstrap(
-    numerators: np.ndarray, denominators: np.ndarray, documents: np.ndarray, num_resamples: int = 10_000, seed: int = 0
+    numerators: np.ndarray,
+    denominators: np.ndarray,
+    documents: np.ndarray,
+    num_resamples: int = 10_000,
+    seed: int = 0,
 ) -> list[Estimate]:
     """One Estimate per column of (num_questions, num_columns) arrays; `documents` (num_questions,) are integers >= 0.
 
@@ -60,14 +64,19 @@ def bootstrap_change(
     for ratios such as precision, whose difference is no mean over questions. A resample that leaves either ratio
     undefined does not count."""
     sums, counts = (
-        np.hstack([_by_document(part, documents) for part in parts]) for parts in zip(before, after, strict=True)
+        np.hstack([_by_document(part, documents) for part in parts])
+        for parts in zip(before, after, strict=True)
     )
     first, second = np.hsplit(_resample(sums, counts, num_resamples, seed), 2)
     values = np.hsplit(_ratio(sums.sum(axis=0), counts.sum(axis=0)), 2)
-    return _estimates(values[1] - values[0], second - first, (before[1] != 0) | (after[1] != 0), documents)
+    return _estimates(
+        values[1] - values[0], second - first, (before[1] != 0) | (after[1] != 0), documents
+    )
 
 
-def sign_flip(deltas: np.ndarray, documents: np.ndarray, num_resamples: int = 10_000, seed: int = 0) -> np.ndarray:
+def sign_flip(
+    deltas: np.ndarray, documents: np.ndarray, num_resamples: int = 10_000, seed: int = 0
+) -> np.ndarray:
     """Permutation test: two-sided p per column of paired differences (num_questions, num_columns); NaN is no pair.
 
     Under "no difference" the two systems could be swapped for all questions of a document, which flips the sign of
@@ -133,7 +142,9 @@ def _resample(sums: np.ndarray, counts: np.ndarray, num_resamples: int, seed: in
     both = np.hstack([sums, counts])
     for size in _blocks(num_resamples, num):
         drawn = rng.integers(0, num, size=(size, num)) + np.arange(size)[:, None] * num
-        times = np.bincount(drawn.ravel(), minlength=size * num).reshape(size, num).astype(np.float64)
+        times = (
+            np.bincount(drawn.ravel(), minlength=size * num).reshape(size, num).astype(np.float64)
+        )
         ratios.append(_ratio(*np.hsplit(times @ both, 2)))
     return np.concatenate(ratios)
 
@@ -147,7 +158,9 @@ def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
     return np.divide(top, bottom, out=np.full(top.shape, np.nan), where=bottom != 0)
 
 
-def _estimates(values: np.ndarray, resamples: np.ndarray, counted: np.ndarray, documents: np.ndarray) -> list[Estimate]:
+def _estimates(
+    values: np.ndarray, resamples: np.ndarray, counted: np.ndarray, documents: np.ndarray
+) -> list[Estimate]:
     """`counted` (num_questions, num_columns): which questions have a part in a column."""
     clusters = (_by_document(counted, documents) != 0).sum(axis=0)
     return [
@@ -165,7 +178,9 @@ def _estimate(value: float, resamples: np.ndarray, questions: int, clusters: int
     low, high = np.quantile(resamples, [tail, 1 - tail])
     error = float(resamples.std())
     error = error if error > ROUNDING else 0.0
-    return Estimate(value, (float(low), float(high)), _p(resamples, error, clusters), error, questions, clusters)
+    return Estimate(
+        value, (float(low), float(high)), _p(resamples, error, clusters), error, questions, clusters
+    )
 
 
 def _p(resamples: np.ndarray, standard_error: float, clusters: int) -> float:

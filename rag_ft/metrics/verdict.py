@@ -7,13 +7,23 @@ from typing import Any
 ALPHA = 0.05
 FEW_DOCUMENTS = 10
 CANDIDATES = {"tuned_generator": "generator", "tuned_retriever": "retriever", "tuned": "both"}
-WORDS = {"generator": "the tuned generator", "retriever": "the tuned retriever", "both": "both halves tuned"}
+WORDS = {
+    "generator": "the tuned generator",
+    "retriever": "the tuned retriever",
+    "both": "both halves tuned",
+}
 HARMS = {
     "generator": "the tuned generator alone harms",
     "retriever": "the tuned retriever alone harms",
     "both": "both halves together harm",
 }
-UNITS = {"f1": "F1", "em": "EM", "recall@5": "recall@5", "mrr@10": "MRR@10", "abstention_f1": "abstention F1"}
+UNITS = {
+    "f1": "F1",
+    "em": "EM",
+    "recall@5": "recall@5",
+    "mrr@10": "MRR@10",
+    "abstention_f1": "abstention F1",
+}
 
 Comparison = dict[str, Any]
 
@@ -35,7 +45,11 @@ def verdict(comparisons: list[Comparison], tuned: str, answers: bool = True) -> 
 
 def _decide(comparisons: list[Comparison], tuned: str, answers: bool) -> dict[str, Any]:
     if not tuned:
-        return _result("none", "Nothing was tuned, or no tuning was accepted: base is all there is to ship.", [])
+        return _result(
+            "none",
+            "Nothing was tuned, or no tuning was accepted: base is all there is to ship.",
+            [],
+        )
     decides = {(c["b"], c["metric"]): c for c in comparisons if c["family"] == "decides"}
     recall = decides.get(("tuned", "recall@5"))
     gains = {half: c for name, half in CANDIDATES.items() if (c := decides.get((name, "f1")))}
@@ -45,15 +59,23 @@ def _decide(comparisons: list[Comparison], tuned: str, answers: bool) -> dict[st
     better = {half: c for half, c in gains.items() if _is_gain(c)}
     if better:
         best = max(better, key=lambda half: (better[half]["delta"], half == "both"))
-        return _result(best, f"Ship {_name(best)}: {_amount(better[best])}{_rest(gains, best)}.", notes)
+        return _result(
+            best, f"Ship {_name(best)}: {_amount(better[best])}{_rest(gains, best)}.", notes
+        )
     if recall and _is_gain(recall) and not _is_loss(gains.get("retriever")):
         sentence = f"Ship the tuned retriever for what it finds: {_amount(recall)}; no gain in answers is proven yet"
         return _result("retriever", f"{sentence}{_rest(gains, None)}.", notes)
     if all(_is_loss(c) for c in gains.values()):
         worst = min(gains.values(), key=lambda c: c["delta"])
-        return _result("none", f"Keep the base: tuning made the answers worse ({_amount(worst)}).", notes)
-    best = max((half for half in gains if not _is_loss(gains[half])), key=lambda half: gains[half]["delta"])
-    sentence = f"Undecided: {WORDS[best]} {_amount(gains[best])}; {_more(gains[best])}{_harms(gains)}."
+        return _result(
+            "none", f"Keep the base: tuning made the answers worse ({_amount(worst)}).", notes
+        )
+    best = max(
+        (half for half in gains if not _is_loss(gains[half])), key=lambda half: gains[half]["delta"]
+    )
+    sentence = (
+        f"Undecided: {WORDS[best]} {_amount(gains[best])}; {_more(gains[best])}{_harms(gains)}."
+    )
     return _result("undecided", sentence, notes)
 
 
@@ -82,11 +104,19 @@ def _by_recall(recall: Comparison | None, unmeasured: str) -> dict[str, Any]:
     if recall is None:
         return _result("undecided", f"Undecided: {unmeasured}.", [])
     if _is_gain(recall):
-        return _result("retriever", f"Ship the tuned retriever: {_amount(recall)}.", _cautions(recall))
+        return _result(
+            "retriever", f"Ship the tuned retriever: {_amount(recall)}.", _cautions(recall)
+        )
     if _is_loss(recall):
-        return _result("none", f"Keep the base retriever: tuning made it worse ({_amount(recall)}).", _cautions(recall))
+        return _result(
+            "none",
+            f"Keep the base retriever: tuning made it worse ({_amount(recall)}).",
+            _cautions(recall),
+        )
     return _result(
-        "undecided", f"Undecided: the tuned retriever {_amount(recall)}; {_more(recall)}.", _cautions(recall)
+        "undecided",
+        f"Undecided: the tuned retriever {_amount(recall)}; {_more(recall)}.",
+        _cautions(recall),
     )
 
 
@@ -94,7 +124,11 @@ def _rest(gains: dict[str, Comparison], shipped: str | None) -> str:
     """What is to be said of the single halves that are not shipped, and of both where they harm."""
     parts = []
     for half, comparison in gains.items():
-        if half in (shipped, "both") or (shipped is None and half == "generator") or _is_loss(comparison):
+        if (
+            half in (shipped, "both")
+            or (shipped is None and half == "generator")
+            or _is_loss(comparison)
+        ):
             continue
         if _is_gain(comparison):
             parts.append(f"{WORDS[half]} alone brings {_amount(comparison)}")
@@ -126,11 +160,15 @@ def _notes(gains: dict[str, Comparison], comparisons: list[Comparison]) -> list[
     if withheld and (_is_gain(withheld) or _is_loss(withheld)):
         way = "more" if _is_gain(withheld) else "LESS"
         interval = _amount(withheld).replace(" EM", " points")
-        notes.append(f"Where the context lacks the proof, the tuned generator abstains {way} often: {interval}.")
+        notes.append(
+            f"Where the context lacks the proof, the tuned generator abstains {way} often: {interval}."
+        )
     refusing = _find(comparisons, "base", "tuned_generator", "abstention_f1")
     if refusing and (_is_gain(refusing) or _is_loss(refusing)):
         way = "better" if _is_gain(refusing) else "WORSE"
-        notes.append(f"The tuned generator tells {way} which questions have no answer: {_amount(refusing)}.")
+        notes.append(
+            f"The tuned generator tells {way} which questions have no answer: {_amount(refusing)}."
+        )
     return notes + _cautions(next(iter(gains.values())))
 
 
@@ -138,7 +176,10 @@ def _better_alone(comparisons: list[Comparison], tuned: str) -> list[str]:
     """Whether one side of the fusion ranks better than the fusion that is served."""
     served = "tuned" if "r" in tuned else "base"
     notes = []
-    for side, mode, name in ((f"dense_{served}", "dense", "the encoder"), ("lexical", "lexical", "BM25")):
+    for side, mode, name in (
+        (f"dense_{served}", "dense", "the encoder"),
+        ("lexical", "lexical", "BM25"),
+    ):
         rank = _find(comparisons, side, served, "mrr@10")
         if rank and _is_loss(rank):
             loss = f"What is served ranks the proof lower than {name} alone does: {_amount(rank)}"
@@ -149,9 +190,13 @@ def _better_alone(comparisons: list[Comparison], tuned: str) -> list[str]:
 def _cautions(comparison: Comparison) -> list[str]:
     num = comparison["num_documents"]
     if num < 2:
-        return ["All test questions are about one document: no interval can be given. Add test documents."]
+        return [
+            "All test questions are about one document: no interval can be given. Add test documents."
+        ]
     if num < FEW_DOCUMENTS:
-        return [f"Only {num} test documents: intervals are wide, and other documents may behave differently."]
+        return [
+            f"Only {num} test documents: intervals are wide, and other documents may behave differently."
+        ]
     return []
 
 
@@ -173,7 +218,9 @@ def _amount(comparison: Comparison) -> str:
 
 def _open(comparison: Comparison) -> str:
     alone = comparison["p"] is not None and comparison["p"] < ALPHA
-    return "not significant once several comparisons are allowed for" if alone else "not significant"
+    return (
+        "not significant once several comparisons are allowed for" if alone else "not significant"
+    )
 
 
 def _more(comparison: Comparison) -> str:
@@ -195,7 +242,11 @@ def _varies(comparison: Comparison) -> bool:
 
 
 def _name(half: str) -> str:
-    return {"both": "both", "generator": "the tuned generator alone", "retriever": "the tuned retriever alone"}[half]
+    return {
+        "both": "both",
+        "generator": "the tuned generator alone",
+        "retriever": "the tuned retriever alone",
+    }[half]
 
 
 def _result(ship: str, sentence: str, notes: list[str]) -> dict[str, Any]:

@@ -12,7 +12,9 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ASCII_WORDS = re.compile(r"[a-z0-9]+")
 # Scripts written without spaces: every character is a word of its own, or no two texts would ever share a word.
-_UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
+_UNSPACED = re.compile(
+    r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]"
+)
 # Function words of English and of question templates: sharing them supports no answer.
 STOP_WORDS = """
     a about after all also an and any are as at be because been before both but by can could did do does for from had
@@ -75,6 +77,8 @@ def _stopped_stems() -> frozenset[str]:
 
 @lru_cache(maxsize=1)
 def _stemmer() -> Any:
-    from nltk.stem.porter import PorterStemmer  # with nltk about a second: only when a text is scored
+    from nltk.stem.porter import (
+        PorterStemmer,
+    )  # with nltk about a second: only when a text is scored
 
     return PorterStemmer()

@@ -17,7 +17,12 @@ Item = TypeVar("Item")
 
 
 def ask_in_order(
-    model: LanguageModel, jobs: Iterable[Job], replies: Path, funnel: Funnel, what: str, most: int | None = None
+    model: LanguageModel,
+    jobs: Iterable[Job],
+    replies: Path,
+    funnel: Funnel,
+    what: str,
+    most: int | None = None,
 ) -> Iterator[Done]:
     """(item, failure, reply) for each job (item, failure, request), in the order of `jobs`; without a request there
     is no reply.

@@ -76,7 +76,11 @@ def check_form(draft: Draft, kind: str) -> Failure | None:
         return Failure("form", f"no question mark: {_shorten(question)}")
     # languages that put endings where English has words ask in fewer; they show by letters that English lacks
     least_words = MIN_QUESTION_WORDS if question.isascii() else MIN_QUESTION_WORDS - 1
-    short = len(question) < MIN_UNSPACED_CHARACTERS if is_unspaced(question) else len(words) < least_words
+    short = (
+        len(question) < MIN_UNSPACED_CHARACTERS
+        if is_unspaced(question)
+        else len(words) < least_words
+    )
     if short or len(words) > MAX_QUESTION_WORDS or len(question) > MAX_QUESTION_CHARACTERS:
         return Failure("form", f"{len(words)} words: {_shorten(question)}")
     if neutralise(question + draft.answer) != question + draft.answer:
@@ -104,7 +108,10 @@ def check_subject(question: str, passage: str) -> Failure | None:
     wanted = names(question)
     if not wanted or wanted & words(passage):
         return None
-    return Failure("off_subject", f"the passage names none of {', '.join(sorted(wanted))}: {_shorten(question)}")
+    return Failure(
+        "off_subject",
+        f"the passage names none of {', '.join(sorted(wanted))}: {_shorten(question)}",
+    )
 
 
 def find_evidence(draft: Draft, text: str, focus: Span) -> tuple[Span | None, bool]:
@@ -127,7 +134,10 @@ def check_evidence(draft: Draft, span: Span | None, text: str, kind: str) -> Fai
     if span is None:
         return Failure("evidence", f"not in the chunk: {_shorten(draft.evidence)}")
     if kind == "factoid" and not supports(text[span[0] : span[1]], draft.answer):
-        return Failure("unsupported", f"{_shorten(draft.answer)} is not in: {_shorten(text[span[0] : span[1]])}")
+        return Failure(
+            "unsupported",
+            f"{_shorten(draft.answer)} is not in: {_shorten(text[span[0] : span[1]])}",
+        )
     return None
 
 
@@ -145,7 +155,9 @@ def same_answer(said: str, answer: str, least_f1: float) -> bool:
     said, answer = (unicodedata.normalize("NFKC", text) for text in (said, answer))
     if not normalise(said) or not normalise(answer) or _contradict(said, answer):
         return False
-    return agreement(said, answer) >= least_f1 or bool(contains(said, [answer]) or contains(answer, [said]))
+    return agreement(said, answer) >= least_f1 or bool(
+        contains(said, [answer]) or contains(answer, [said])
+    )
 
 
 def agreement(said: str, answer: str) -> float:
@@ -200,7 +212,11 @@ def _is_pronoun_only(question: str) -> bool:
         return not _EXPLETIVE.search(question)
     words = re.findall(r"[\w']+", question.casefold())
     named = [word for word in words if word not in _FUNCTION_WORDS]
-    return len(named) <= 1 and any(word in _PRONOUNS for word in words) and not re.search(r"\w[A-Z]|\d", question)
+    return (
+        len(named) <= 1
+        and any(word in _PRONOUNS for word in words)
+        and not re.search(r"\w[A-Z]|\d", question)
+    )
 
 
 def _shorten(text: str) -> str:
@@ -233,19 +249,85 @@ _REFERENCES = (
         r"\b(?:o|este|no|do)\s+(?:texto|trecho|parágrafo)\b|\b(?:de|deze)\s+(?:passage|tekst|alinea)\b",
         r"\b(?:в|этом|данном)\s+(?:тексте|отрывке|абзаце)\b",
     ),
-    _pattern(r"本文|上文|这段|该段|短文中|(?:^|[，,：:、])文中|この文章|上記の|이 글|본문|النص|الفقرة"),
+    _pattern(
+        r"本文|上文|这段|该段|短文中|(?:^|[，,：:、])文中|この文章|上記の|이 글|본문|النص|الفقرة"
+    ),
 )
 _GREEK_QUESTION = re.compile(r"[\u0370-\u03ff\u1f00-\u1fff].*;$", re.DOTALL)
 _NUMBER = re.compile(r"\d+(?:[.,:'’]\d+)*|[〇零一二三四五六七八九十百千万億亿]+")
 # of an answer in normal form; "no 5" is a number
-_NEGATION = re.compile(r"\b(?:not|never|no(?!\s*\d)|nicht|keine?[mnrs]?|pas|non|niet|geen|não|не)\b")
+_NEGATION = re.compile(
+    r"\b(?:not|never|no(?!\s*\d)|nicht|keine?[mnrs]?|pas|non|niet|geen|não|не)\b"
+)
 _PRONOUNS = frozenset(
-    ["it", "he", "she", "they", "him", "her", "his", "its", "their", "them", "this", "that", "these", "those"]
+    [
+        "it",
+        "he",
+        "she",
+        "they",
+        "him",
+        "her",
+        "his",
+        "its",
+        "their",
+        "them",
+        "this",
+        "that",
+        "these",
+        "those",
+    ]
 )
 _FUNCTION_WORDS = _PRONOUNS.union(
-    ["a", "an", "the", "who", "what", "which", "when", "where", "why", "how", "whom", "whose", "is", "are", "was"],
-    ["were", "be", "been", "do", "does", "did", "has", "have", "had", "can", "could", "will", "would", "shall"],
-    ["should", "may", "might", "must", "to", "of", "in", "on", "at", "by", "for", "from", "with", "about", "as"],
+    [
+        "a",
+        "an",
+        "the",
+        "who",
+        "what",
+        "which",
+        "when",
+        "where",
+        "why",
+        "how",
+        "whom",
+        "whose",
+        "is",
+        "are",
+        "was",
+    ],
+    [
+        "were",
+        "be",
+        "been",
+        "do",
+        "does",
+        "did",
+        "has",
+        "have",
+        "had",
+        "can",
+        "could",
+        "will",
+        "would",
+        "shall",
+    ],
+    [
+        "should",
+        "may",
+        "might",
+        "must",
+        "to",
+        "of",
+        "in",
+        "on",
+        "at",
+        "by",
+        "for",
+        "from",
+        "with",
+        "about",
+        "as",
+    ],
     ["and", "or", "not", "much", "many", "there"],
 )
 _PRONOUN_SUBJECT = re.compile(

@@ -52,7 +52,9 @@ def _open_address(to: str) -> tuple[Any, str]:
 
 def _publish_here(write: Callable[[Path], None], target: Path, is_folder: bool) -> None:
     if target.is_dir() and not (is_folder and not any(target.iterdir())):
-        raise ConfigError(f"{target} is a folder that is there already: name a new {'folder' if is_folder else 'file'}")
+        raise ConfigError(
+            f"{target} is a folder that is there already: name a new {'folder' if is_folder else 'file'}"
+        )
     room = target.with_name(f".{target.name}.tmp")
     try:
         shutil.rmtree(room, ignore_errors=True)
@@ -83,6 +85,8 @@ def _cannot_write(to: str, error: Exception) -> ConfigError:
     missing = error if isinstance(error, ModuleNotFoundError) else error.__cause__
     if isinstance(missing, ModuleNotFoundError) and missing.name:
         package = missing.name.split(".")[0]
-        return ConfigError(f"cannot write to {to}: the package {package} is not installed (pip install {package})")
+        return ConfigError(
+            f"cannot write to {to}: the package {package} is not installed (pip install {package})"
+        )
     reason = " ".join(str(error).split())[:200] or type(error).__name__
     return ConfigError(f"cannot write to {to} ({reason}): check --to and your rights")

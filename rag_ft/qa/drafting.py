@@ -65,11 +65,15 @@ class Drafting:
         if failure := self._fails(draft, ask):
             return failure
         if ask.kind == "unanswerable":
-            if self._wants("evidence") and (failure := check_subject(draft.question, self.render(ask.chunk))):
+            if self._wants("evidence") and (
+                failure := check_subject(draft.question, self.render(ask.chunk))
+            ):
                 return failure
             return self._pair(ask, draft.question, self.prompts.abstain)
         span, repaired = find_evidence(draft, ask.chunk.text, ask.focus)
-        if self._wants("evidence") and (failure := check_evidence(draft, span, ask.chunk.text, ask.kind)):
+        if self._wants("evidence") and (
+            failure := check_evidence(draft, span, ask.chunk.text, ask.kind)
+        ):
             return failure
         self.funnel.repaired += repaired
         return replace(
@@ -94,7 +98,13 @@ class Drafting:
         settings = self.config.generate
         second = self.render(ask.second) if ask.second else None
         messages = self.prompts.generate(self.render(ask.chunk), ask.sentence, ask.kind, second)
-        return ChatRequest(ask.id, messages, settings.advanced.max_tokens, settings.advanced.temperature, REPLY_SCHEMA)
+        return ChatRequest(
+            ask.id,
+            messages,
+            settings.advanced.max_tokens,
+            settings.advanced.temperature,
+            REPLY_SCHEMA,
+        )
 
     def _neighbour(self, ask: Ask) -> Chunk | None:
         """The chunk most like the sentence that lies elsewhere: in another document, or apart from it in its own;
@@ -103,7 +113,11 @@ class Drafting:
         here = ask.chunk
         for chunk_id, _ in hits:
             chunk = self.chunk_of(chunk_id)
-            apart = chunk.document_id != here.document_id or chunk.start >= here.end or chunk.end <= here.start
+            apart = (
+                chunk.document_id != here.document_id
+                or chunk.start >= here.end
+                or chunk.end <= here.start
+            )
             if apart and chunk.split == here.split and chunk.text != here.text:
                 return chunk
         return None
@@ -112,7 +126,11 @@ class Drafting:
         provenance: dict[str, Any] = {"chunk_id": ask.chunk.id, "variant": ask.variant}
         if ask.second is not None:
             provenance["second_chunk_id"] = ask.second.id
-        provenance |= {"prompt": self.prompts.hash, "model": self.model_name, "seed": self.config.run.seed}
+        provenance |= {
+            "prompt": self.prompts.hash,
+            "model": self.model_name,
+            "seed": self.config.run.seed,
+        }
         return QAPair(
             id=content_hash(ask.id, question, answer),
             question=question,

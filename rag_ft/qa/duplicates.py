@@ -39,12 +39,18 @@ class AskedBefore:
         similarity and they name the same things: "When does pump A-12 start?" and "... A-13 start?" are not.
         """
         keys = [plain(question) for question in questions]
-        new = {key: question for key, question in zip(keys, questions, strict=True) if key not in self._exact}
+        new = {
+            key: question
+            for key, question in zip(keys, questions, strict=True)
+            if key not in self._exact
+        }
         vectors = dict(zip(new, self._encode(list(new.values())), strict=True)) if new else {}
         found: list[str | None] = []
         for key, question in zip(keys, questions, strict=True):
             same = self._exact.get(key)
-            found.append(self._questions[same] if same is not None else self._similar(question, vectors[key]))
+            found.append(
+                self._questions[same] if same is not None else self._similar(question, vectors[key])
+            )
             if found[-1] is None and keep:
                 self._store(key, question, vectors[key])
         return found
@@ -53,15 +59,24 @@ class AskedBefore:
         """The first similar question that names the same things."""
         rows = self._candidates(question)
         similar = rows[self._vectors[rows] @ vector >= self._similarity] if len(rows) else rows
-        return next((self._questions[row] for row in similar if same_names(question, self._questions[row])), None)
+        return next(
+            (self._questions[row] for row in similar if same_names(question, self._questions[row])),
+            None,
+        )
 
     def _candidates(self, question: str) -> np.ndarray:
         """Rows of the questions that share one of the rarest known words of this one; very common words are none."""
         most = max(MOST_CANDIDATES, len(self._questions) // 20)
-        known = [rows for word in _keys(question) if (rows := self._rows_with.get(word)) and len(rows) <= most]
+        known = [
+            rows
+            for word in _keys(question)
+            if (rows := self._rows_with.get(word)) and len(rows) <= most
+        ]
         rarest = sorted(known, key=len)[:NUM_RAREST]
         return np.unique(
-            np.concatenate([np.asarray(rows, dtype=np.int64) for rows in rarest] or [np.empty(0, np.int64)])
+            np.concatenate(
+                [np.asarray(rows, dtype=np.int64) for rows in rarest] or [np.empty(0, np.int64)]
+            )
         )
 
     def _store(self, key: str, question: str, vector: np.ndarray) -> None:
@@ -90,7 +105,9 @@ class RecentVectors:
 
     def encode_queries(self, questions: Sequence[str]) -> np.ndarray:
         """float32 (n, dim), unit norm; at least one question."""
-        if new := [question for question in dict.fromkeys(questions) if question not in self._vectors]:
+        if new := [
+            question for question in dict.fromkeys(questions) if question not in self._vectors
+        ]:
             self._vectors |= zip(new, self._encoder.encode_queries(new), strict=True)
         found = np.stack([self._vectors[question] for question in questions])
         for oldest in list(self._vectors)[: -self.MOST]:

@@ -16,7 +16,12 @@ MIN_INSIDE_WORD = 6
 MAX_OCCURRENCES = 64
 
 _SAME = str.maketrans(
-    {**dict.fromkeys("‘’‚‛′`´", "'"), **dict.fromkeys("“”„‟″«»", '"'), **dict.fromkeys("‐‑‒–—―−", "-"), "…": "."}
+    {
+        **dict.fromkeys("‘’‚‛′`´", "'"),
+        **dict.fromkeys("“”„‟″«»", '"'),
+        **dict.fromkeys("‐‑‒–—―−", "-"),
+        "…": ".",
+    }
 )
 _INVISIBLE = re.compile(r"[\s\u00ad\u200b-\u200f\u2060\ufeff]")
 
@@ -30,7 +35,9 @@ def occurrences(quote: str, text: str) -> list[Span]:
     if not any(character.isalnum() for character in quote):
         return []
     exact = [(at, at + len(quote)) for at in _find_all(quote, text)]
-    return _at_boundaries(exact, quote, text) or _at_boundaries(_find_folded(quote, text), quote, text)
+    return _at_boundaries(exact, quote, text) or _at_boundaries(
+        _find_folded(quote, text), quote, text
+    )
 
 
 def locate(quote: str, text: str, near: Span | None = None) -> Span | None:

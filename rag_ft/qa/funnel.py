@@ -125,7 +125,14 @@ class ErrorWatch:
     """Tells single failures from a server that is down. A request refused for its length is no sign of that."""
 
     def __init__(self, what: str) -> None:
-        self._what, self._num, self._errors, self._refused, self._streak, self._first = what, 0, 0, 0, 0, ""
+        self._what, self._num, self._errors, self._refused, self._streak, self._first = (
+            what,
+            0,
+            0,
+            0,
+            0,
+            "",
+        )
 
     def see(self, reply: Reply) -> None:
         """Raises DataError when the model has given nothing but errors for a while."""

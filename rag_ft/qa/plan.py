@@ -43,7 +43,9 @@ class Ask:
         return self.chunk.text[self.focus[0] : self.focus[1]]
 
 
-def kind_shares(wanted: Mapping[Kind, float] | None, writable: Collection[str], prompts: str) -> dict[Kind, float]:
+def kind_shares(
+    wanted: Mapping[Kind, float] | None, writable: Collection[str], prompts: str
+) -> dict[Kind, float]:
     """Shares (summing to 1) of the kinds to ask for. Without `wanted`, the usual mix of what the prompt set can write.
 
     Raises:
@@ -63,7 +65,9 @@ def kind_shares(wanted: Mapping[Kind, float] | None, writable: Collection[str], 
     return {kind: share / total for kind, share in shares.items()}
 
 
-def plan(chunks: Iterable[Chunk], pairs_per_chunk: int, shares: Mapping[Kind, float], seed: int) -> Iterator[Ask]:
+def plan(
+    chunks: Iterable[Chunk], pairs_per_chunk: int, shares: Mapping[Kind, float], seed: int
+) -> Iterator[Ask]:
     """The pairs to ask for, chunk by chunk in the order given, at most `pairs_per_chunk` each.
 
     The same chunk text and seed give the same kinds, wherever the chunk stands.
@@ -82,7 +86,8 @@ def focus_sentences(chunk: Chunk, shared_until: int) -> list[Span]:
     spans = [
         (start, end)
         for start, end in split_sentences(chunk.text)
-        if chunk.start + end > shared_until and any(character.isalnum() for character in chunk.text[start:end])
+        if chunk.start + end > shared_until
+        and any(character.isalnum() for character in chunk.text[start:end])
     ]
     said = [span for span in spans if not chunk.text[span[0] : span[1]].lstrip().startswith("#")]
     return said or spans
@@ -111,12 +116,18 @@ def quotas(counts: Mapping[str, int], total: int) -> dict[str, int]:
     return quota
 
 
-def choose_chunks(chunks: Iterable[Chunk], counts: Counter[str], max_chunks: int) -> Iterator[Chunk]:
+def choose_chunks(
+    chunks: Iterable[Chunk], counts: Counter[str], max_chunks: int
+) -> Iterator[Chunk]:
     """The chunks themselves, or (max_chunks > 0) only so many, spread over the documents and within each."""
     if not max_chunks:
         yield from chunks
         return
-    chosen = {name: set(spread(quota, counts[name])) for name, quota in quotas(counts, max_chunks).items() if quota}
+    chosen = {
+        name: set(spread(quota, counts[name]))
+        for name, quota in quotas(counts, max_chunks).items()
+        if quota
+    }
     seen: Counter[str] = Counter()
     for chunk in chunks:
         if seen[chunk.document_id] in chosen.get(chunk.document_id, ()):
@@ -129,12 +140,16 @@ def draw_kinds(shares: Mapping[Kind, float], number: int, key: str) -> list[Kind
     fixes."""
     rng = random.Random(key)
     names, bounds, start = list(shares), list(accumulate(shares.values())), rng.random()
-    kinds = [names[min(bisect(bounds, (i + start) / number), len(names) - 1)] for i in range(number)]
+    kinds = [
+        names[min(bisect(bounds, (i + start) / number), len(names) - 1)] for i in range(number)
+    ]
     rng.shuffle(kinds)
     return kinds
 
 
-def _plan_chunk(chunk: Chunk, shared_until: int, number: int, shares: Mapping[Kind, float], seed: int) -> Iterator[Ask]:
+def _plan_chunk(
+    chunk: Chunk, shared_until: int, number: int, shares: Mapping[Kind, float], seed: int
+) -> Iterator[Ask]:
     sentences = focus_sentences(chunk, shared_until)
     places = spread(number, len(sentences))
     kinds = draw_kinds(shares, len(places), content_hash(seed, chunk.text))

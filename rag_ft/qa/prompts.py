@@ -40,7 +40,11 @@ REPLY_SCHEMA: dict[str, Any] = {
     "additionalProperties": False,
 }
 
-_SLOT = re.compile(r"\{(" + "|".join(sorted({s for names in SLOTS.values() for s in names} | OPTIONAL_SLOTS)) + r")\}")
+_SLOT = re.compile(
+    r"\{("
+    + "|".join(sorted({s for names in SLOTS.values() for s in names} | OPTIONAL_SLOTS))
+    + r")\}"
+)
 # Strings that some tokenizer reads as control tokens, and the tags our own prompts put around passages.
 _CONTROL = re.compile(
     r"<\|[^<>|\n]{1,60}\|>|<｜[^<>｜\n]{1,60}｜>"
@@ -49,7 +53,9 @@ _CONTROL = re.compile(
     r"|</?passages?(?:\s[^<>\n]{0,40})?>|</?quote>",
     re.IGNORECASE,
 )
-_QUOTE = re.compile(r".*</quote>|\s*<quote>.*", re.DOTALL)  # no passage holds these tags: see _CONTROL
+_QUOTE = re.compile(
+    r".*</quote>|\s*<quote>.*", re.DOTALL
+)  # no passage holds these tags: see _CONTROL
 _CITATION = re.compile(r"\s*\[(\d{1,3}(?:\s*,\s*\d{1,3})*)\]")
 
 
@@ -77,18 +83,24 @@ class Prompts:
         """Asks `question` with no passage at all."""
         return self._render("closed_book.txt", question=neutralise(question))
 
-    def generate(self, passage: str, focus: str, kind: Kind, second_passage: str | None = None) -> Messages:
+    def generate(
+        self, passage: str, focus: str, kind: Kind, second_passage: str | None = None
+    ) -> Messages:
         """Asks for one pair of `kind` about the sentence `focus` of `passage` (REPLY_SCHEMA says the reply's form).
 
         Raises:
             ConfigError: the prompt set has no words for this kind.
         """
         if kind not in self.kinds:
-            raise ConfigError(f"the prompt set '{self.name}' cannot write {kind} questions: {self._can_write()}")
+            raise ConfigError(
+                f"the prompt set '{self.name}' cannot write {kind} questions: {self._can_write()}"
+            )
         one_line = " ".join(neutralise(focus).split())
         values = {"passage": neutralise(passage), "focus": one_line, "kind": self.kinds[kind]}
         if kind == "multi_hop":
-            return self._render("generate_multi_hop.txt", **values, second_passage=neutralise(second_passage or ""))
+            return self._render(
+                "generate_multi_hop.txt", **values, second_passage=neutralise(second_passage or "")
+            )
         return self._render("generate.txt", **values)
 
     def _can_write(self) -> str:
@@ -113,10 +125,16 @@ def load_prompts(name_or_folder: str | Path, abstain: str, examples: Path | None
         folder = Path(name_or_folder)
     if not folder.is_dir():
         known = ", ".join(sorted(path.name for path in BUILT_IN.iterdir() if path.is_dir()))
-        raise ConfigError(f"no prompt set or folder '{name_or_folder}': set llm.prompts to one of {known}, or a folder")
+        raise ConfigError(
+            f"no prompt set or folder '{name_or_folder}': set llm.prompts to one of {known}, or a folder"
+        )
     kinds = _read_kinds(folder / "kinds.txt", abstain)
     optional = {"generate_multi_hop.txt"} if "multi_hop" not in kinds else set()
-    texts = {file: _read_text(folder / file, slots) for file, slots in SLOTS.items() if file not in optional}
+    texts = {
+        file: _read_text(folder / file, slots)
+        for file, slots in SLOTS.items()
+        if file not in optional
+    }
     prompts = Prompts(str(name_or_folder), texts, kinds, abstain)
     if examples is None:
         return prompts
@@ -195,7 +213,9 @@ def _read_kinds(path: Path, abstain: str) -> dict[str, str]:
     for line in _read_text(path, frozenset()).splitlines():
         kind, colon, words = line.partition(":")
         if not colon or kind not in KINDS:
-            raise ConfigError(f"{path}: '{line[:40]}' is not 'kind: words' with one of the kinds {', '.join(KINDS)}")
+            raise ConfigError(
+                f"{path}: '{line[:40]}' is not 'kind: words' with one of the kinds {', '.join(KINDS)}"
+            )
         kinds[kind] = _fill(words.strip(), {"abstain": abstain})
     return kinds
 
@@ -221,8 +241,12 @@ def _read_examples(path: Path) -> str:
     """The few-shot part of the prompt: it stands before the passage, so that all requests share it as a prefix."""
     blocks = []
     for number, row in _user_rows(path):
-        if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in EXAMPLE_KEYS):
+        if not isinstance(row, dict) or not all(
+            isinstance(row.get(key), str) for key in EXAMPLE_KEYS
+        ):
             raise DataError(f"{path} line {number} must hold the strings {', '.join(EXAMPLE_KEYS)}")
         reply = json.dumps({key: row[key] for key in EXAMPLE_KEYS[2:]}, ensure_ascii=False)
-        blocks.append(f"Example ({row['kind']}):\n<passage>\n{neutralise(row['passage'])}\n</passage>\n{reply}\n")
+        blocks.append(
+            f"Example ({row['kind']}):\n<passage>\n{neutralise(row['passage'])}\n</passage>\n{reply}\n"
+        )
     return "\n" + "\n".join(blocks)

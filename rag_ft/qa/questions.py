@@ -16,7 +16,17 @@ from typing import Any
 from rag_ft.errors import DataError
 from rag_ft.metrics.retrieval import gold_chunk_ids
 from rag_ft.qa.evidence import Span, locate, occurrences
-from rag_ft.records import KINDS, Chunk, Document, Evidence, QAPair, Reject, Split, content_hash, encodable
+from rag_ft.records import (
+    KINDS,
+    Chunk,
+    Document,
+    Evidence,
+    QAPair,
+    Reject,
+    Split,
+    content_hash,
+    encodable,
+)
 
 SPLITS = ("train", "dev", "test")
 CONTEXT_CHARACTERS = 200
@@ -80,7 +90,11 @@ def import_questions(
     pairs: list[QAPair] = []
     for row in rows:
         if row.document_id is not None and not row.found:
-            rejects.append(Reject(row.place, "unknown document", f"no document '{row.document_id}' in this run"))
+            rejects.append(
+                Reject(
+                    row.place, "unknown document", f"no document '{row.document_id}' in this run"
+                )
+            )
         else:
             pairs.append(_pair(row, abstain))
     return Imported(_place_in_chunks(pairs, chunks), rejects)
@@ -110,7 +124,9 @@ def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
                 if line.strip():
                     yield f"{path.name}:{number}", line
     except OSError as error:
-        raise DataError(f"cannot read the questions {path} of generate.questions: {error.strerror or error}") from error
+        raise DataError(
+            f"cannot read the questions {path} of generate.questions: {error.strerror or error}"
+        ) from error
 
 
 def _parse(line: bytes, place: str) -> Row:
@@ -123,7 +139,9 @@ def _parse(line: bytes, place: str) -> Row:
     if kind not in KINDS:
         raise ValueError(f"wrong field: kind must be one of {', '.join(KINDS)}, not {kind!r}"[:200])
     if row.get("split") not in (None, *SPLITS):
-        raise ValueError(f"wrong field: split must be one of {', '.join(SPLITS)}, not {row['split']!r}"[:200])
+        raise ValueError(
+            f"wrong field: split must be one of {', '.join(SPLITS)}, not {row['split']!r}"[:200]
+        )
     for key in ("id", "document_id", "evidence"):
         if not isinstance(row.get(key), (str, int, type(None))):
             raise ValueError(f"wrong field: {key} must be a text")
@@ -131,7 +149,9 @@ def _parse(line: bytes, place: str) -> Row:
     document_id = row.get("document_id")
     return Row(
         place=place,
-        id=str(row["id"]) if row.get("id") is not None else content_hash("imported", question, answers, document_id),
+        id=str(row["id"])
+        if row.get("id") is not None
+        else content_hash("imported", question, answers, document_id),
         question=" ".join(question.split()),
         answers=answers,
         starts=_starts(row.get("answer_start_in_document"), len(answers)),
@@ -159,7 +179,9 @@ def _json_object(line: bytes) -> dict[str, Any]:
 def _answers(answers: Any) -> tuple[str, ...]:
     answers = [answers] if isinstance(answers, str) else answers
     if not isinstance(answers, list) or not answers:
-        raise ValueError("missing field: answers must be a list of texts, or empty where nothing answers the question")
+        raise ValueError(
+            "missing field: answers must be a list of texts, or empty where nothing answers the question"
+        )
     if not all(isinstance(answer, str) and answer.strip() for answer in answers):
         raise ValueError("wrong field: every answer must be a text that is not empty")
     return tuple(answers)
@@ -170,7 +192,9 @@ def _starts(starts: Any, num_answers: int) -> tuple[int | None, ...]:
     if starts is None or num_answers == 0:
         return (None,) * num_answers
     if not isinstance(starts, list) or len(starts) != num_answers:
-        raise ValueError("wrong field: answer_start_in_document must have one position for each answer")
+        raise ValueError(
+            "wrong field: answer_start_in_document must have one position for each answer"
+        )
     if not all(s is None or (isinstance(s, int) and not isinstance(s, bool)) for s in starts):
         raise ValueError("wrong field: a position must be a whole number or null")
     return tuple(starts)
@@ -220,9 +244,14 @@ class _WantedTexts:
 
     def _find_within(self, word: str) -> tuple[str, ...]:
         """The rows' words that stand anywhere in a word of a text: what is wanted may begin or end inside one."""
-        parts = {word[at : at + size] for size in self._lengths for at in range(len(word) - size + 1)}
+        parts = {
+            word[at : at + size] for size in self._lengths for at in range(len(word) - size + 1)
+        }
         return tuple(
-            found for part in parts & self._beginning.keys() for found in self._beginning[part] if found in word
+            found
+            for part in parts & self._beginning.keys()
+            for found in self._beginning[part]
+            if found in word
         )
 
 
@@ -274,7 +303,9 @@ def _evidence(span: Span, text: str) -> Evidence:
 
 def _pair(row: Row, abstain: str) -> QAPair:
     """The pair without its chunk. Rows that several documents could prove are left without a place."""
-    document_id, split, evidence = row.found[0] if len(row.found) == 1 else (None, row.split or "test", None)
+    document_id, split, evidence = (
+        row.found[0] if len(row.found) == 1 else (None, row.split or "test", None)
+    )
     return QAPair(
         id=row.id,
         question=row.question,

@@ -56,24 +56,36 @@ class RoundTrip:
         abstained = is_abstention(said, self.prompts.abstain)
         agrees = same_answer(said, pair.answer, self.config.generate.advanced.round_trip_f1)
         if not (abstained if pair.kind == "unanswerable" else agrees and not abstained):
-            return Failure("round_trip_answer", f"{pair.question} -> {pair.answer} | answered: {said[:200]}")
+            return Failure(
+                "round_trip_answer", f"{pair.question} -> {pair.answer} | answered: {said[:200]}"
+            )
         f1 = 1.0 if pair.kind == "unanswerable" else round(agreement(said, pair.answer), 3)
         return dataclasses.replace(pair, checks={**pair.checks, "round_trip_f1": f1})
 
     def _job(self, pair: QAPair, found: list[str]) -> Job:
         source = self.chunk_of(pair.provenance["chunk_id"])
         if not pair.answerable:
-            context = [source.id, *(i for i in found if i != source.id)][: max(1, self.config.retrieval.top_k)]
+            context = [source.id, *(i for i in found if i != source.id)][
+                : max(1, self.config.retrieval.top_k)
+            ]
             return pair, None, self._request(pair, context)
         rank, wrong = self._rank(pair, source, found)
         if rank is None or rank > self.config.generate.advanced.round_trip_k:
             most = self.config.generate.advanced.round_trip_k
-            return pair, Failure("round_trip_rank", f"not among the first {most}: {pair.question}"), None
-        pair = dataclasses.replace(pair, checks={**pair.checks, "round_trip_rank": rank}, hard_chunk_ids=wrong)
+            return (
+                pair,
+                Failure("round_trip_rank", f"not among the first {most}: {pair.question}"),
+                None,
+            )
+        pair = dataclasses.replace(
+            pair, checks={**pair.checks, "round_trip_rank": rank}, hard_chunk_ids=wrong
+        )
         second = pair.provenance.get("second_chunk_id")
         return pair, None, self._request(pair, [source.id, second] if second else [source.id])
 
-    def _rank(self, pair: QAPair, source: Chunk, found: list[str]) -> tuple[int | None, tuple[str, ...]]:
+    def _rank(
+        self, pair: QAPair, source: Chunk, found: list[str]
+    ) -> tuple[int | None, tuple[str, ...]]:
         """(rank of the first chunk that proves the answer, the wrong chunks before it)."""
         wrong: list[str] = []
         for rank, chunk_id in enumerate(found, 1):
@@ -87,7 +99,9 @@ class RoundTrip:
     def _request(self, pair: QAPair, context: list[str]) -> ChatRequest:
         passages = [self.render(self.chunk_of(chunk_id)) for chunk_id in context]
         return answer_request(
-            pair, self.prompts.answer(pair.question, passages), self.config.generate.advanced.max_tokens
+            pair,
+            self.prompts.answer(pair.question, passages),
+            self.config.generate.advanced.max_tokens,
         )
 
 
@@ -103,7 +117,13 @@ class ClosedBook:
         for pair in pairs:
             wanted = pair.split == "test" and pair.answerable
             messages = self.prompts.closed_book(pair.question)
-            yield pair, None, answer_request(pair, messages, self.settings.advanced.max_tokens) if wanted else None
+            yield (
+                pair,
+                None,
+                answer_request(pair, messages, self.settings.advanced.max_tokens)
+                if wanted
+                else None,
+            )
 
     def verdict(self, pair: QAPair, reply: Reply) -> QAPair | Failure:
         said, _ = parse_answer(reply.text, 0)

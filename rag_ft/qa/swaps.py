@@ -44,15 +44,23 @@ class Swaps:
         for _, group in groupby(pairs, key=lambda pair: pair.document_id):
             kept = list(group)
             yield from ((pair, None, None) for pair in kept)
-            made = swap_names(kept, self.trip.prompts.abstain, settings.advanced.swaps_per_pair, seed)
+            made = swap_names(
+                kept, self.trip.prompts.abstain, settings.advanced.swaps_per_pair, seed
+            )
             self.asked["unanswerable"] += len(made)
-            repeated = self.earlier([pair.question for pair in made]) if self.earlier and made else [None] * len(made)
+            repeated = (
+                self.earlier([pair.question for pair in made])
+                if self.earlier and made
+                else [None] * len(made)
+            )
             for pair, same in zip(made, repeated, strict=True):
                 if same:
                     yield pair, duplicate(pair.question, same), None
             new = [pair for pair, same in zip(made, repeated, strict=True) if not same]
             hits = (
-                self.trip.retriever.search([pair.question for pair in new], settings.advanced.round_trip_k)
+                self.trip.retriever.search(
+                    [pair.question for pair in new], settings.advanced.round_trip_k
+                )
                 if new
                 else []
             )
@@ -66,7 +74,11 @@ class Swaps:
                 return Failure("llm_error", reply.error[:300])
             result = self.trip.verdict(pair, reply)
             if isinstance(result, Failure):
-                return replace(result, reason="swap_answered") if result.reason == "round_trip_answer" else result
+                return (
+                    replace(result, reason="swap_answered")
+                    if result.reason == "round_trip_answer"
+                    else result
+                )
             pair = result
         return pair
 
@@ -75,7 +87,9 @@ class Swaps:
         for number, chunk_id in enumerate(dict.fromkeys([home, *found])):
             text = self.trip.render(self.trip.chunk_of(chunk_id))
             if chunk_id == home or pair.provenance[SWAPPED_TO] in text:
-                request = answer_request(pair, self.trip.prompts.answer(pair.question, [text]), SHORT_ANSWER_TOKENS)
+                request = answer_request(
+                    pair, self.trip.prompts.answer(pair.question, [text]), SHORT_ANSWER_TOKENS
+                )
                 yield pair, None, replace(request, id=f"{pair.id}/{number}")
 
 
@@ -96,7 +110,9 @@ def swap_names(pairs: Sequence[QAPair], abstain: str, per_pair: int, seed: int) 
     asked, made = {pair.question for pair in pairs}, []
     for pair in pairs:
         name = named.get(pair.id)
-        others = [other for other in homes if name and other not in pair.question and name not in other]
+        others = [
+            other for other in homes if name and other not in pair.question and name not in other
+        ]
         for other in random.Random(f"{seed}:{pair.id}").sample(others, min(per_pair, len(others))):
             question = pair.question.replace(name or "", other)
             if question not in asked:
@@ -118,7 +134,11 @@ def subject(pair: QAPair) -> str | None:
         else:
             end = -1
     proof = pair.evidence.text if pair.evidence else ""
-    return max((run for run in runs if len(run) >= LEAST_CHARACTERS and run in proof), key=len, default=None)
+    return max(
+        (run for run in runs if len(run) >= LEAST_CHARACTERS and run in proof),
+        key=len,
+        default=None,
+    )
 
 
 def _candidate(pair: QAPair, home: QAPair, other: str, question: str, abstain: str) -> QAPair:
@@ -133,5 +153,6 @@ def _candidate(pair: QAPair, home: QAPair, other: str, question: str, abstain: s
         kind="unanswerable",
         split=pair.split,
         origin="generated",
-        provenance=home.provenance | {"variant": f"swap {pair.id}", SWAPPED: pair.id, SWAPPED_TO: other},
+        provenance=home.provenance
+        | {"variant": f"swap {pair.id}", SWAPPED: pair.id, SWAPPED_TO: other},
     )

@@ -13,8 +13,12 @@ from rag_ft.metrics.words import normalise
 from rag_ft.records import Chunk, Document, Prediction, QAPair
 
 # Why an answer was scored as it was; the page turns the code into words.
-EXACT, HOLDS, PARTIAL, WRONG, RIGHT_ABSTENTION, BLIND_ABSTENTION, NEEDLESS_ABSTENTION, INVENTED = range(8)
-UNJUDGED_ABSTENTION = 8  # nobody knows what proves the answer, so nobody can tell whether it was in the context
+EXACT, HOLDS, PARTIAL, WRONG, RIGHT_ABSTENTION, BLIND_ABSTENTION, NEEDLESS_ABSTENTION, INVENTED = (
+    range(8)
+)
+UNJUDGED_ABSTENTION = (
+    8  # nobody knows what proves the answer, so nobody can tell whether it was in the context
+)
 
 
 def browser_data(
@@ -83,10 +87,17 @@ def _question(pair: QAPair, gold: set[str], numbers: _Numbers) -> dict[str, Any]
 
 
 def _answer(
-    table: ScoreTable, row: int, prediction: Prediction, gold: Mapping[str, set[str]], numbers: _Numbers
+    table: ScoreTable,
+    row: int,
+    prediction: Prediction,
+    gold: Mapping[str, set[str]],
+    numbers: _Numbers,
 ) -> list[Any]:
     pair, system = table.pairs[row], prediction.system
-    scores = {metric: _score(table, system, metric, row) for metric in ("em", "f1", "contains", "abstained")}
+    scores = {
+        metric: _score(table, system, metric, row)
+        for metric in ("em", "f1", "contains", "abstained")
+    }
     proof = gold.get(pair.id, set())
     seen = bool(proof & set(prediction.chunk_ids)) if proof or not prediction.chunk_ids else None
     why = reason(scores, pair.answerable and not system.startswith("withheld"), seen)
@@ -99,7 +110,13 @@ def reason(scores: Mapping[str, float], answerable: bool, seen: bool | None) -> 
     """Why an answer has its score, as one of the codes above; `seen`: whether a proving chunk was in the context, None
     where no chunk is known to prove the answer."""
     if scores["abstained"] and answerable:
-        return UNJUDGED_ABSTENTION if seen is None else NEEDLESS_ABSTENTION if seen else BLIND_ABSTENTION
+        return (
+            UNJUDGED_ABSTENTION
+            if seen is None
+            else NEEDLESS_ABSTENTION
+            if seen
+            else BLIND_ABSTENTION
+        )
     if scores["abstained"]:
         return RIGHT_ABSTENTION
     if not answerable:
@@ -126,4 +143,10 @@ def _chunk(chunks: Mapping[str, Chunk], chunk_id: str, numbers: _Numbers) -> dic
     if chunk is None:
         return {"id": chunk_id, "t": "", "s": 0, "doc": None, "title": ""}
     document = numbers.document(chunk.document_id)
-    return {"id": chunk_id, "t": chunk.text, "s": chunk.start, "doc": document, "title": chunk.title}
+    return {
+        "id": chunk_id,
+        "t": chunk.text,
+        "s": chunk.start,
+        "doc": document,
+        "title": chunk.title,
+    }

@@ -28,7 +28,10 @@ def costs(run_dir: RunDir) -> list[dict[str, Any]]:
     rows = []
     for name in NAMES:
         if done := read_done(run_dir, name):
-            row = {"stage": name, **{key: done.get(key) for key in ("seconds", "peak_memory_gb", "versions")}}
+            row = {
+                "stage": name,
+                **{key: done.get(key) for key in ("seconds", "peak_memory_gb", "versions")},
+            }
             row |= {key: done[key] for key in ("peak_gpu_memory_gb", "continued") if key in done}
             rows.append(row | _tokens(run_dir, name))
     return rows
@@ -44,7 +47,9 @@ def funnel(run_dir: RunDir) -> dict[str, Any]:
     for reason in sorted(rejected, key=_place):
         left -= rejected[reason]
         shown = [example["detail"] for example in examples.get(reason, [])]
-        steps.append({"reason": reason, "rejected": rejected[reason], "left": left, "examples": shown})
+        steps.append(
+            {"reason": reason, "rejected": rejected[reason], "left": left, "examples": shown}
+        )
     return {
         "documents": ingested.get("num_documents"),
         "chunks": ingested.get("num_chunks"),
@@ -52,7 +57,11 @@ def funnel(run_dir: RunDir) -> dict[str, Any]:
         "steps": steps,
         "accepted": generated.get("accepted", 0),
         "imported": generated.get("imported", 0),
-        "other_rejects": [row for row in _rejects(run_dir) if (row["stage"], row["reason"]) not in _known(rejected)],
+        "other_rejects": [
+            row
+            for row in _rejects(run_dir)
+            if (row["stage"], row["reason"]) not in _known(rejected)
+        ],
     }
 
 
@@ -60,7 +69,11 @@ def leakage(run_dir: RunDir) -> dict[str, Any]:
     """What the check before the evaluation compared; it would have stopped the run had it found anything. `given`:
     halves that came by path, of whose training nothing is known here."""
     counts = counts_of(run_dir, "evaluate")
-    found = {key.removeprefix("leakage_"): value for key, value in counts.items() if key.startswith("leakage_")}
+    found = {
+        key.removeprefix("leakage_"): value
+        for key, value in counts.items()
+        if key.startswith("leakage_")
+    }
     given = [half for half in ("generator", "retriever") if counts.get(f"{half}_given")]
     return {"passed": bool(found), **found, "given": given}
 
@@ -78,7 +91,10 @@ def cross_validation(run_dir: RunDir) -> dict[str, Any] | None:
     rows = list(read_rows(path)) if path.exists() else []
     if not rows:
         return None
-    found = {name: spread([row[name] for row in rows]) for name in ("f1_base", "f1_tuned", "delta", "dev_loss")}
+    found = {
+        name: spread([row[name] for row in rows])
+        for name in ("f1_base", "f1_tuned", "delta", "dev_loss")
+    }
     gain, num_better = found["delta"], sum(row["delta"] > 0 for row in rows)
     sentence = (
         f"The training gained F1 in {num_better} of {len(rows)} folds: {points(gain['mean'])} on average, from "
@@ -109,7 +125,10 @@ def pairs_by_split(run_dir: RunDir) -> list[dict[str, Any]]:
     for pair in read_jsonl(run_dir.qa, QAPair):
         counted[pair.origin, pair.kind, pair.split] += 1
     keys = dict.fromkeys((origin, kind) for origin, kind, _ in sorted(counted))
-    return [{"origin": o, "kind": k, **{s: counted[o, k, s] for s in ("train", "dev", "test")}} for o, k in keys]
+    return [
+        {"origin": o, "kind": k, **{s: counted[o, k, s] for s in ("train", "dev", "test")}}
+        for o, k in keys
+    ]
 
 
 def changed_knobs(config: Config) -> dict[str, Any]:
@@ -139,11 +158,18 @@ def _rejects(run_dir: RunDir) -> list[dict[str, Any]]:
     for stage in NAMES:
         counted: Counter[str] = Counter()
         examples: dict[str, list[str]] = defaultdict(list)
-        for reject in read_jsonl(run_dir.rejects(stage), Reject) if run_dir.rejects(stage).exists() else ():
+        for reject in (
+            read_jsonl(run_dir.rejects(stage), Reject) if run_dir.rejects(stage).exists() else ()
+        ):
             counted[reject.reason] += 1
             if len(examples[reject.reason]) < EXAMPLES_PER_REASON:
-                examples[reject.reason].append(f"{reject.item}: {reject.detail}" if reject.detail else reject.item)
-        rows += [{"stage": stage, "reason": r, "count": n, "examples": examples[r]} for r, n in counted.most_common()]
+                examples[reject.reason].append(
+                    f"{reject.item}: {reject.detail}" if reject.detail else reject.item
+                )
+        rows += [
+            {"stage": stage, "reason": r, "count": n, "examples": examples[r]}
+            for r, n in counted.most_common()
+        ]
     return rows
 
 

@@ -21,7 +21,13 @@ def environment() -> Any:
         lstrip_blocks=True,
     )
     made.globals |= {"bar": charts.bar, "difference": charts.difference}
-    made.filters |= {"points": points, "percent": _percent, "interval": _interval, "plain": _plain, "spaced": _spaced}
+    made.filters |= {
+        "points": points,
+        "percent": _percent,
+        "interval": _interval,
+        "plain": _plain,
+        "spaced": _spaced,
+    }
     return made
 
 

@@ -15,10 +15,14 @@ METRICS = ["recall@5", "mrr@10"]
 NUM_MOVED = 10  # questions shown in each direction
 
 
-def changes(table: ScoreTable, documents: Mapping[str, Document], seed: int) -> dict[str, list[dict[str, Any]]]:
+def changes(
+    table: ScoreTable, documents: Mapping[str, Document], seed: int
+) -> dict[str, list[dict[str, Any]]]:
     """{"kinds", "documents"}: rows as of slices.by_group and by_document, of the questions whose place is known."""
     located = subset(table, ~np.isnan(table.values["base", METRICS[0]]))
-    kinds = [row for row in slices.by_group(located, METRICS, documents, seed) if row["field"] == "kind"]
+    kinds = [
+        row for row in slices.by_group(located, METRICS, documents, seed) if row["field"] == "kind"
+    ]
     return {"kinds": kinds, "documents": slices.by_document(located, METRICS, documents)}
 
 
@@ -36,14 +40,19 @@ def moved(
     rows: list[dict[str, Any]] = []
     for pair in pairs:
         if gold.get(pair.id):
-            (before, first), (after, second) = (ranks[half].get(pair.id, (None, "")) for half in ("base", "tuned"))
+            (before, first), (after, second) = (
+                ranks[half].get(pair.id, (None, "")) for half in ("base", "tuned")
+            )
             chunk = chunks.get(second or first)
             rows.append({
                 "id": pair.id, "question": pair.question, "before": before, "after": after, "chunk": second or first,
                 "text": chunk.text if chunk else "", "places": (before or last + 1) - (after or last + 1),
             })  # fmt: skip
     rows.sort(key=lambda row: (-abs(row["places"]), row["id"]))
-    ways = {"up": [row for row in rows if row["places"] > 0], "down": [row for row in rows if row["places"] < 0]}
+    ways = {
+        "up": [row for row in rows if row["places"] > 0],
+        "down": [row for row in rows if row["places"] < 0],
+    }
     return {way: {"num": len(found), "rows": found[:NUM_MOVED]} for way, found in ways.items()}
 
 
@@ -63,5 +72,7 @@ def _ranks(hits: Iterable[Hit], gold: Mapping[str, set[str]]) -> dict[str, tuple
     found: dict[str, tuple[int, str]] = {}
     for hit in hits:
         if hit.chunk_id in gold.get(hit.question_id, ()):
-            found[hit.question_id] = min(found.get(hit.question_id, (hit.rank, hit.chunk_id)), (hit.rank, hit.chunk_id))
+            found[hit.question_id] = min(
+                found.get(hit.question_id, (hit.rank, hit.chunk_id)), (hit.rank, hit.chunk_id)
+            )
     return found

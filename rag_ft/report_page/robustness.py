@@ -18,10 +18,16 @@ def robustness(systems: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
     if "noise0_base" not in systems:
         return None
     shares = [number / (number + 1) for number in NOISE_CHUNKS]
-    noise = [{"noise_share": round(s, 4), **_halves(systems, f"noise{round(100 * s)}", "f1")} for s in shares]
+    noise = [
+        {"noise_share": round(s, 4), **_halves(systems, f"noise{round(100 * s)}", "f1")}
+        for s in shares
+    ]
     order = [{"place": place, **_halves(systems, f"order_{place}", "f1")} for place in PLACES]
     swap = {
-        half: {"follows": _cell(systems, f"swap_{half}"), "keeps": _cell(systems, f"swap_memory_{half}")}
+        half: {
+            "follows": _cell(systems, f"swap_{half}"),
+            "keeps": _cell(systems, f"swap_memory_{half}"),
+        }
         for half in HALVES
     }
     return {"noise": noise, "order": order, "swap": swap}

@@ -51,9 +51,13 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         return Manifest(**json.loads((folder / "manifest.json").read_text(encoding="utf-8")))
     except FileNotFoundError as error:
-        raise DataError(f"there is no finished index in {folder}: run `rag-ft index CONFIG`") from error
+        raise DataError(
+            f"there is no finished index in {folder}: run `rag-ft index CONFIG`"
+        ) from error
     except (ValueError, TypeError) as error:
-        raise DataError(f"{folder}/manifest.json is damaged: run `rag-ft index CONFIG --force`") from error
+        raise DataError(
+            f"{folder}/manifest.json is damaged: run `rag-ft index CONFIG --force`"
+        ) from error
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -69,7 +73,11 @@ def chunk_text(chunk: Chunk, with_title: bool) -> str:
 
 
 def build_index(
-    config: Config, folder: Path, chunks: Iterable[Chunk], encoder: Encoder, total: int | None = None
+    config: Config,
+    folder: Path,
+    chunks: Iterable[Chunk],
+    encoder: Encoder,
+    total: int | None = None,
 ) -> dict[str, int | float]:
     """Writes the index of `chunks` to `folder`, going on where a killed build of the same chunks stopped.
 
@@ -88,17 +96,23 @@ def build_index(
         for block in _blocks(chunks, encoder.block_size):
             texts = [chunk_text(chunk, with_title) for chunk in block]
             num_cut += vectors.add(texts)
-            lexical.add([chunk_text(chunk, True) for chunk in block])  # measured: never worse with titles
+            lexical.add(
+                [chunk_text(chunk, True) for chunk in block]
+            )  # measured: never worse with titles
             ids += [chunk.id for chunk in block]
             digest.update("".join(to_json(chunk) + "\n" for chunk in block).encode())
     if not ids:
-        raise DataError(f"no chunks to index in {folder.parent}: run ingest over documents that hold text")
+        raise DataError(
+            f"no chunks to index in {folder.parent}: run ingest over documents that hold text"
+        )
     write_text(folder / "chunk_ids.json", json.dumps(ids, ensure_ascii=False) + "\n")
     shutil.rmtree(folder / "lexical", ignore_errors=True)
     lexical.save(folder / "lexical")
     stored = vectors.finish()
     queries = functools.partial(_tuning_queries, encoder, vectors.samples)
-    made = build_faiss(stored, queries, config.retrieval.advanced.faiss, folder / "index.faiss", config.run.seed)
+    made = build_faiss(
+        stored, queries, config.retrieval.advanced.faiss, folder / "index.faiss", config.run.seed
+    )
     manifest = Manifest(
         encoder=encoder.fingerprint,
         dim=encoder.dim,
@@ -111,7 +125,12 @@ def build_index(
     )
     write_manifest(folder, manifest)
     vectors.forget_progress()
-    return {"num_chunks": len(ids), "dim": encoder.dim, "num_cut_chunks": num_cut, "faiss_recall": made.recall}
+    return {
+        "num_chunks": len(ids),
+        "dim": encoder.dim,
+        "num_cut_chunks": num_cut,
+        "faiss_recall": made.recall,
+    }
 
 
 def adopt_index(source: Path, folder: Path, encoder: Encoder) -> None:
@@ -128,7 +147,9 @@ def adopt_index(source: Path, folder: Path, encoder: Encoder) -> None:
             f"{source} holds vectors of {manifest.dim} numbers, the encoder makes {encoder.dim}: index again"
         )
     shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(source, folder, copy_function=_link, ignore=shutil.ignore_patterns("manifest.json"))
+    shutil.copytree(
+        source, folder, copy_function=_link, ignore=shutil.ignore_patterns("manifest.json")
+    )
     write_manifest(folder, Manifest(**{**asdict(manifest), "encoder": encoder.fingerprint}))
 
 
@@ -212,7 +233,9 @@ def open_vectors(folder: Path) -> np.ndarray:
     try:
         vectors: np.ndarray = np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
-        raise DataError(f"{folder}/vectors.npy is missing or damaged: run `rag-ft index CONFIG --force`") from error
+        raise DataError(
+            f"{folder}/vectors.npy is missing or damaged: run `rag-ft index CONFIG --force`"
+        ) from error
     return vectors
 
 
@@ -237,7 +260,9 @@ def _thin(texts: list[str]) -> list[str]:
 def _tuning_queries(encoder: Encoder, samples: list[str]) -> np.ndarray:
     """Vectors like those of questions: first sentences of chunks, read as questions."""
     step = max(1, len(samples) // _NUM_TUNING_QUERIES)
-    sentences = [re.split(r"(?<=[.?!。？！])\s*|\n", text.strip(), maxsplit=1)[0] for text in samples[::step]]
+    sentences = [
+        re.split(r"(?<=[.?!。？！])\s*|\n", text.strip(), maxsplit=1)[0] for text in samples[::step]
+    ]
     return encoder.encode_queries(sentences or [""])
 
 

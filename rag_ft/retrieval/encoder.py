@@ -29,7 +29,13 @@ if TYPE_CHECKING:
     import torch
     from sentence_transformers import SentenceTransformer
 
-__all__ = ["Encoder", "load_encoder", "load_sentence_transformer", "load_tokenizer", "resolve_model_dir"]
+__all__ = [
+    "Encoder",
+    "load_encoder",
+    "load_sentence_transformer",
+    "load_tokenizer",
+    "resolve_model_dir",
+]
 
 logger = logging.getLogger(__name__)
 # Tokens of one batch where `encoder.advanced.batch_tokens` is 0: small batches stay in a CPU's cache, a GPU wants to be filled.
@@ -88,7 +94,11 @@ class Encoder:
     def fingerprint(self) -> str:
         """16 hex digits over weights, tokenizer, modules, prefixes, pooling and length limit; the type the weights
         are computed in does not count. A model without a folder is hashed as it stands at the first call."""
-        weights = fingerprint_files(self.folder) if self.folder else _hash_weights(self.sentence_transformer)
+        weights = (
+            fingerprint_files(self.folder)
+            if self.folder
+            else _hash_weights(self.sentence_transformer)
+        )
         pooling = _pooling(self.sentence_transformer)
         how = pooling.get_config_dict() if pooling else None
         return content_hash(weights, self.query_prefix, self.chunk_prefix, how, self.max_tokens)
@@ -105,7 +115,9 @@ class Encoder:
         """Tokens of each chunk text with prefix and specials, uncut: more than `max_tokens` means that it is cut."""
         tokenizer: Any = self.sentence_transformer.tokenizer
         prefixed = [self.chunk_prefix + text for text in texts]
-        return [len(ids) for ids in tokenizer(prefixed, truncation=False, verbose=False)["input_ids"]]
+        return [
+            len(ids) for ids in tokenizer(prefixed, truncation=False, verbose=False)["input_ids"]
+        ]
 
     def _encode(self, texts: Sequence[str], side: str) -> np.ndarray:
         vectors = np.empty((len(texts), self.dim), dtype=np.float32)
@@ -113,7 +125,9 @@ class Encoder:
             return vectors
         self.sentence_transformer.eval()
         if not _is_plain(self.sentence_transformer):
-            found = self.sentence_transformer.encode(list(texts), prompt_name=side, convert_to_numpy=True)
+            found = self.sentence_transformer.encode(
+                list(texts), prompt_name=side, convert_to_numpy=True
+            )
             return _unit(np.asarray(found, dtype=np.float32))
         prefix = self.query_prefix if side == "query" else self.chunk_prefix
         self._run(self._batches([prefix + text for text in texts]), vectors)
@@ -123,7 +137,9 @@ class Encoder:
         """Rows of `texts` and their padded tokens, longest first: of all texts, or on GPUs of so many that the next are
         tokenised while these are computed."""
         model = self.sentence_transformer
-        block = GPU_BLOCK * max(1, len(self._devices)) if model.device.type == "cuda" else len(texts)
+        block = (
+            GPU_BLOCK * max(1, len(self._devices)) if model.device.type == "cuda" else len(texts)
+        )
         for start, features in _tokenize_ahead(model, texts, block):
             lengths = np.array([len(ids) for ids in features["input_ids"]])
             for rows in token_batches(lengths, self._batch_tokens):
@@ -132,7 +148,9 @@ class Encoder:
     @property
     def _batch_tokens(self) -> int:
         kind = self.sentence_transformer.device.type
-        return self._config.advanced.batch_tokens or AUTO_BATCH_TOKENS.get(kind, AUTO_BATCH_TOKENS["cpu"])
+        return self._config.advanced.batch_tokens or AUTO_BATCH_TOKENS.get(
+            kind, AUTO_BATCH_TOKENS["cpu"]
+        )
 
     def _run(self, batches: Iterator[Batch], vectors: np.ndarray) -> None:
         models = self._models()
@@ -140,8 +158,13 @@ class Encoder:
             _forward_all(models[0], batches, vectors)
             return
         lock = threading.Lock()
-        with ThreadPoolExecutor(len(models)) as pool:  # a device that is done with its batch takes the next
-            running = [pool.submit(_forward_all, model, _taking_turns(batches, lock), vectors) for model in models]
+        with ThreadPoolExecutor(
+            len(models)
+        ) as pool:  # a device that is done with its batch takes the next
+            running = [
+                pool.submit(_forward_all, model, _taking_turns(batches, lock), vectors)
+                for model in models
+            ]
             for one in running:
                 one.result()
 
@@ -149,7 +172,9 @@ class Encoder:
         if len(self._devices) < 2:
             return [self.sentence_transformer]
         if not self._copies:
-            others = [copy.deepcopy(self.sentence_transformer).to(device) for device in self._devices[1:]]
+            others = [
+                copy.deepcopy(self.sentence_transformer).to(device) for device in self._devices[1:]
+            ]
             self._copies = [self.sentence_transformer, *others]
         return self._copies
 
@@ -170,11 +195,17 @@ def load_encoder(config: EncoderConfig, path: Path | None = None) -> Encoder:
     if model.device.type == "cpu":
         pack_linears(model)
     alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
-    devices = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if model.device.type == "cuda" and alone else []
+    devices = (
+        [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+        if model.device.type == "cuda" and alone
+        else []
+    )
     return Encoder(model, config, folder=folder, devices=devices)
 
 
-def load_sentence_transformer(config: EncoderConfig, path: Path | None = None) -> SentenceTransformer:
+def load_sentence_transformer(
+    config: EncoderConfig, path: Path | None = None
+) -> SentenceTransformer:
     """The float32 model, as training wants it: pooling, prefixes (`prompts`), length limit and a final normalisation
     set explicitly, so that saving it keeps them. A tuned folder (`path`) keeps what it was saved with.
 
@@ -193,10 +224,14 @@ def load_sentence_transformer(config: EncoderConfig, path: Path | None = None) -
         )
     try:
         with _no_progress_bar():
-            model = SentenceTransformer(str(folder), local_files_only=True, model_kwargs={"dtype": torch.float32})
+            model = SentenceTransformer(
+                str(folder), local_files_only=True, model_kwargs={"dtype": torch.float32}
+            )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise ConfigError(f"cannot load the encoder {folder} ({reason}): set encoder.model to another") from error
+        raise ConfigError(
+            f"cannot load the encoder {folder} ({reason}): set encoder.model to another"
+        ) from error
     model.eval()
     _set_pooling(model, config)
     if config.advanced.max_tokens:
@@ -282,8 +317,12 @@ def _prompts(model: SentenceTransformer, config: EncoderConfig) -> dict[str, str
     own_query = model.prompts.get("query") or ""
     own_chunk = next(filter(None, (model.prompts.get(name) for name in DOCUMENT_PROMPTS)), "")
     return {
-        "query": own_query if config.advanced.query_prefix is None else config.advanced.query_prefix,
-        "document": own_chunk if config.advanced.chunk_prefix is None else config.advanced.chunk_prefix,
+        "query": own_query
+        if config.advanced.query_prefix is None
+        else config.advanced.query_prefix,
+        "document": own_chunk
+        if config.advanced.chunk_prefix is None
+        else config.advanced.chunk_prefix,
     }
 
 
@@ -294,16 +333,23 @@ def _is_plain(model: SentenceTransformer) -> bool:
     config = getattr(first, "modality_config", None)
     if not isinstance(config, dict) or list(config) != ["text"] or first.tokenizer is None:
         return False
-    by_task = any(getattr(first, name, None) for name in ("query_length", "document_length", "query_expansion"))
+    by_task = any(
+        getattr(first, name, None)
+        for name in ("query_length", "document_length", "query_expansion")
+    )
     return not by_task and all(getattr(module, "include_prompt", True) for module in model)
 
 
 def _tokenize(model: SentenceTransformer, texts: list[str]) -> Features:
-    encoded = model.tokenizer(texts, truncation=True, max_length=model.max_seq_length, verbose=False)
+    encoded = model.tokenizer(
+        texts, truncation=True, max_length=model.max_seq_length, verbose=False
+    )
     return {name: [np.array(row, dtype=np.int64) for row in rows] for name, rows in encoded.items()}
 
 
-def _tokenize_ahead(model: SentenceTransformer, texts: list[str], block: int) -> Iterator[tuple[int, Features]]:
+def _tokenize_ahead(
+    model: SentenceTransformer, texts: list[str], block: int
+) -> Iterator[tuple[int, Features]]:
     """(number of the first text, tokens) of every `block` texts; a thread is one block ahead."""
     if len(texts) <= block:
         yield 0, _tokenize(model, texts)
@@ -324,7 +370,9 @@ def _pad(tokenizer: Any, features: Features, rows: np.ndarray) -> dict[str, torc
 
     lengths = np.array([len(features["input_ids"][row]) for row in rows])
     places = np.arange(lengths.max())
-    longest_missing = (lengths.max() - lengths if tokenizer.padding_side == "left" else 0 * lengths)[:, None]
+    longest_missing = (
+        lengths.max() - lengths if tokenizer.padding_side == "left" else 0 * lengths
+    )[:, None]
     filled = (places >= longest_missing) & (places < longest_missing + lengths[:, None])
     filler = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
     padded = {}
@@ -357,7 +405,11 @@ def _forward_all(model: SentenceTransformer, batches: Iterator[Batch], vectors: 
 
 def _send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Only from pinned memory does a copy to a GPU not wait for what the GPU is doing."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+    return (
+        tensor.pin_memory().to(device, non_blocking=True)
+        if device.type == "cuda"
+        else tensor.to(device)
+    )
 
 
 def _receive(rows: np.ndarray, copied: torch.Tensor, mark: Any, vectors: np.ndarray) -> None:

@@ -61,16 +61,22 @@ class FaissIndex:
         """Raises ConfigError without FAISS, DataError where the file is missing or damaged."""
         faiss = load_faiss()
         try:
-            index = faiss.read_index(str(path), 0 if faiss.get_num_gpus() else faiss.IO_FLAG_MMAP_IFC)
+            index = faiss.read_index(
+                str(path), 0 if faiss.get_num_gpus() else faiss.IO_FLAG_MMAP_IFC
+            )
         except (RuntimeError, OSError) as error:
-            raise DataError(f"{path} is not a FAISS index: run `rag-ft index CONFIG --force`") from error
+            raise DataError(
+                f"{path} is not a FAISS index: run `rag-ft index CONFIG --force`"
+            ) from error
         if made.kind == "ivf":
             index.nprobe = made.nprobe
         self._index = _to_gpus(faiss, index, path)
 
     def search(self, queries: np.ndarray, k: int) -> list[tuple[np.ndarray, np.ndarray]]:
         """For every query (n, dim) the rows and inner products of its best chunks, best first, ties by row."""
-        scores, rows = self._index.search(np.ascontiguousarray(queries, dtype=np.float32), min(k, self._index.ntotal))
+        scores, rows = self._index.search(
+            np.ascontiguousarray(queries, dtype=np.float32), min(k, self._index.ntotal)
+        )
         return [_in_order(r, s) for r, s in zip(rows, scores, strict=True)]
 
 
@@ -92,10 +98,14 @@ def exact_search(vectors: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray
     for start, block in _blocks(vectors):
         scores = np.concatenate([best_scores, queries @ block.T], axis=1)
         rows = np.concatenate(
-            [best_rows, np.broadcast_to(start + np.arange(len(block)), (len(queries), len(block)))], axis=1
+            [best_rows, np.broadcast_to(start + np.arange(len(block)), (len(queries), len(block)))],
+            axis=1,
         )
         keep = np.argpartition(-scores, min(k, scores.shape[1]) - 1, axis=1)[:, :k]
-        best_scores, best_rows = np.take_along_axis(scores, keep, 1), np.take_along_axis(rows, keep, 1)
+        best_scores, best_rows = (
+            np.take_along_axis(scores, keep, 1),
+            np.take_along_axis(rows, keep, 1),
+        )
     return np.take_along_axis(best_rows, np.argsort(-best_scores, axis=1, kind="stable"), 1)
 
 
@@ -130,9 +140,13 @@ def _tune(index: Any, vectors: np.ndarray, queries: np.ndarray) -> FaissKind:
     while True:
         index.nprobe = nprobe = min(nprobe, index.nlist)
         found = index.search(queries, k)[1]
-        recall = float(np.mean([len(np.intersect1d(f, w)) / k for f, w in zip(found, wanted, strict=True)]))
+        recall = float(
+            np.mean([len(np.intersect1d(f, w)) / k for f, w in zip(found, wanted, strict=True)])
+        )
         if recall >= LEAST_RECALL or nprobe == index.nlist:
-            logger.info("IVF of %d lists reads %d of them: recall@%d %.3f", index.nlist, nprobe, k, recall)
+            logger.info(
+                "IVF of %d lists reads %d of them: recall@%d %.3f", index.nlist, nprobe, k, recall
+            )
             return FaissKind("ivf", nprobe, round(recall, 4))
         nprobe *= 2
 
@@ -145,7 +159,9 @@ def _to_gpus(faiss: Any, index: Any, path: Path) -> Any:
 
     needed = 2 * path.stat().st_size + 3 * 2**30
     free = (
-        min(torch.cuda.mem_get_info(i)[0] for i in range(torch.cuda.device_count())) if torch.cuda.is_available() else 0
+        min(torch.cuda.mem_get_info(i)[0] for i in range(torch.cuda.device_count()))
+        if torch.cuda.is_available()
+        else 0
     )
     return faiss.index_cpu_to_all_gpus(index) if free > needed else index
 

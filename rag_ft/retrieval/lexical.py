@@ -20,7 +20,18 @@ K1, B = 1.2, 0.75
 _ASCII_WORD = re.compile(r"\w+")
 # Vowel points of Hebrew and Arabic and the Arabic stretching stroke: written or left out at will.
 _POINTS = dict.fromkeys(
-    [*range(0x591, 0x5BE), 0x5BF, 0x5C1, 0x5C2, 0x5C4, 0x5C5, 0x5C7, 0x640, *range(0x64B, 0x660), 0x670]
+    [
+        *range(0x591, 0x5BE),
+        0x5BF,
+        0x5C1,
+        0x5C2,
+        0x5C4,
+        0x5C5,
+        0x5C7,
+        0x640,
+        *range(0x64B, 0x660),
+        0x670,
+    ]
 )
 # Scripts written without spaces between words: Thai, Lao, Myanmar, Khmer, CJK, kana, Hangul is spaced and left out.
 _UNSPACED = re.compile(
@@ -45,7 +56,11 @@ def words(text: str) -> list[str]:
 @functools.cache
 def _any_word() -> re.Pattern[str]:
     r"""\w and combining marks, which are part of a word in the scripts of India and South-East Asia."""
-    marks = (chr(code) for code in range(0x300, 0x10000) if unicodedata.category(chr(code)).startswith("M"))
+    marks = (
+        chr(code)
+        for code in range(0x300, 0x10000)
+        if unicodedata.category(chr(code)).startswith("M")
+    )
     return re.compile(rf"[\w{''.join(marks)}]+")
 
 
@@ -59,7 +74,9 @@ class LexicalBuilder:
     def add(self, texts: Sequence[str]) -> None:
         vocabulary = self._vocabulary
         for text in texts:
-            self._rows.append(array("i", [vocabulary.setdefault(word, len(vocabulary)) for word in words(text)]))
+            self._rows.append(
+                array("i", [vocabulary.setdefault(word, len(vocabulary)) for word in words(text)])
+            )
 
     def save(self, folder: Path) -> None:
         """Writes the index of all texts added, in their order."""
@@ -68,7 +85,9 @@ class LexicalBuilder:
         bm25 = bm25s.BM25(k1=K1, b=B, method="lucene", csc_backend="scipy", backend="numpy")
         vocabulary = self._vocabulary or {"": 0}
         with np.errstate(divide="ignore", invalid="ignore"):  # texts without a word have length 0
-            bm25.scores = bm25.build_index_from_ids(list(vocabulary.values()), self._rows, show_progress=False)
+            bm25.scores = bm25.build_index_from_ids(
+                list(vocabulary.values()), self._rows, show_progress=False
+            )
         bm25.vocab_dict = vocabulary
         bm25.save(folder, allow_pickle=False, show_progress=False)
 
@@ -84,7 +103,9 @@ class LexicalIndex:
         try:
             self._bm25 = bm25s.BM25.load(folder, mmap=True, allow_pickle=False, show_progress=False)
         except (OSError, ValueError, json.JSONDecodeError) as error:
-            raise DataError(f"{folder} is not a BM25 index ({error}): run `rag-ft index CONFIG --force`") from error
+            raise DataError(
+                f"{folder} is not a BM25 index ({error}): run `rag-ft index CONFIG --force`"
+            ) from error
 
     def search(self, questions: Sequence[str], k: int) -> list[tuple[np.ndarray, np.ndarray]]:
         """For every question the rows and scores of its best chunks, best first, ties by row; at most `k`, and only

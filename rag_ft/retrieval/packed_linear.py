@@ -25,17 +25,26 @@ class PackedLinear(nn.Module):
         self.activation = activation
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, self.activation, [], "none")
+        return torch.ops.mkldnn._linear_pointwise(
+            x, self.packed, self.bias, self.activation, [], "none"
+        )
 
 
 def pack_linears(model: nn.Module) -> int:
     """Replaces the linear layers of `model` in place, and returns how many; none where this PyTorch or processor
     cannot, or computes something else. The model is then for inference on the CPU alone."""
-    places = [(m, name, c) for m in model.modules() for name, c in m.named_children() if type(c) is nn.Linear]
+    places = [
+        (m, name, c)
+        for m in model.modules()
+        for name, c in m.named_children()
+        if type(c) is nn.Linear
+    ]
     if not places or not _works(places[0][2]):
         return 0
     for module, name, linear in places:
-        fused = name == "dense" and _has_gelu(module)  # BERT's kin: module.dense, then module.intermediate_act_fn
+        fused = name == "dense" and _has_gelu(
+            module
+        )  # BERT's kin: module.dense, then module.intermediate_act_fn
         setattr(module, name, PackedLinear(linear, "gelu" if fused else "none"))
         if fused:
             module.intermediate_act_fn = nn.Identity()
@@ -54,11 +63,19 @@ def _has_gelu(module: nn.Module) -> bool:
 @torch.inference_mode()
 def _works(linear: nn.Linear) -> bool:
     tolerance = TOLERANCE.get(linear.weight.dtype)
-    if tolerance is None or linear.weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+    if (
+        tolerance is None
+        or linear.weight.device.type != "cpu"
+        or not torch.backends.mkldnn.is_available()
+    ):
         return False
-    x = torch.randn(2, 3, linear.in_features, generator=torch.Generator().manual_seed(0)).to(linear.weight.dtype)
+    x = torch.randn(2, 3, linear.in_features, generator=torch.Generator().manual_seed(0)).to(
+        linear.weight.dtype
+    )
     try:
         found, wanted = PackedLinear(linear, "gelu")(x).float(), functional.gelu(linear(x)).float()
     except (AttributeError, RuntimeError):  # private to PyTorch: it may go, or refuse a processor
         return False
-    return found.shape == wanted.shape and bool((found - wanted).norm() <= tolerance * wanted.norm() + 1e-6)
+    return found.shape == wanted.shape and bool(
+        (found - wanted).norm() <= tolerance * wanted.norm() + 1e-6
+    )

@@ -13,7 +13,14 @@ from rag_ft.config import Config, RetrievalConfig
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.paths import RunDir
 from rag_ft.records import Chunk, read_jsonl
-from rag_ft.retrieval.build import Manifest, adopt_index, build_index, chunk_text, open_vectors, read_manifest
+from rag_ft.retrieval.build import (
+    Manifest,
+    adopt_index,
+    build_index,
+    chunk_text,
+    open_vectors,
+    read_manifest,
+)
 from rag_ft.retrieval.encoder import Encoder, load_encoder
 from rag_ft.retrieval.faiss_index import FaissIndex, FaissKind
 from rag_ft.retrieval.lexical import LexicalIndex
@@ -36,7 +43,9 @@ Ranking = tuple[np.ndarray, np.ndarray]  # rows of chunks and their scores, best
 class Retriever:
     """An encoder with its index. Chunk vectors and ids are in the order of chunks.jsonl."""
 
-    def __init__(self, folder: Path, manifest: Manifest, encoder: Encoder, config: RetrievalConfig) -> None:
+    def __init__(
+        self, folder: Path, manifest: Manifest, encoder: Encoder, config: RetrievalConfig
+    ) -> None:
         self.encoder, self.manifest, self.folder = encoder, manifest, folder
         self.chunk_ids: list[str] = _read_ids(folder, manifest)
         self._config = config
@@ -51,14 +60,19 @@ class Retriever:
         """Chunk id -> its row in `vectors`."""
         return {chunk_id: row for row, chunk_id in enumerate(self.chunk_ids)}
 
-    def search(self, questions: Sequence[str], k: int, mode: str | None = None) -> list[list[tuple[str, float]]]:
+    def search(
+        self, questions: Sequence[str], k: int, mode: str | None = None
+    ) -> list[list[tuple[str, float]]]:
         """For every question at most `k` (chunk id, score), best first, ties in chunk order.
 
         `mode` is dense, lexical or hybrid, by default retrieval.mode. Scores: cosine -1..1, BM25 above 0 (chunks that
         share no word with the question are not found), fused 0..1.
         """
         found = self._rank(list(questions), k, mode or self._config.mode) if questions else []
-        return [[(self.chunk_ids[row], float(score)) for row, score in zip(*ranking, strict=True)] for ranking in found]
+        return [
+            [(self.chunk_ids[row], float(score)) for row, score in zip(*ranking, strict=True)]
+            for ranking in found
+        ]
 
     def _rank(self, questions: list[str], k: int, mode: str) -> list[Ranking]:
         if mode == "dense":
@@ -67,8 +81,12 @@ class Retriever:
             return self._lexical.search(questions, k)
         depth = max(k, self._config.advanced.candidates)
         weight = self._config.advanced.lexical_weight
-        sides = zip(self._dense(questions, depth), self._lexical.search(questions, depth), strict=True)
-        return [tuple(part[:k] for part in fuse(dense, lexical, weight)) for dense, lexical in sides]  # type: ignore[misc]
+        sides = zip(
+            self._dense(questions, depth), self._lexical.search(questions, depth), strict=True
+        )
+        return [
+            tuple(part[:k] for part in fuse(dense, lexical, weight)) for dense, lexical in sides
+        ]  # type: ignore[misc]
 
     def _dense(self, questions: list[str], k: int) -> list[Ranking]:
         return self._faiss.search(self.encoder.encode_queries(questions), k)
@@ -94,7 +112,9 @@ def fuse(dense: Ranking, lexical: Ranking, lexical_weight: float) -> Ranking:
     return rows[order], scores[order]
 
 
-def open_retriever(config: Config, run_dir: RunDir, tuned: bool = False, encoder: Encoder | None = None) -> Retriever:
+def open_retriever(
+    config: Config, run_dir: RunDir, tuned: bool = False, encoder: Encoder | None = None
+) -> Retriever:
     """The base retriever of a run, or the tuned one; loads the encoder unless it is given.
 
     Raises:
@@ -108,7 +128,11 @@ def open_retriever(config: Config, run_dir: RunDir, tuned: bool = False, encoder
         )
     manifest = read_manifest(folder)
     encoder = encoder or load_encoder(config.encoder, run_dir.retriever if tuned else None)
-    remedy = "run `rag-ft train_retriever CONFIG --force`" if tuned else "run `rag-ft index CONFIG --force`"
+    remedy = (
+        "run `rag-ft train_retriever CONFIG --force`"
+        if tuned
+        else "run `rag-ft index CONFIG --force`"
+    )
     if manifest.encoder != encoder.fingerprint:
         raise ConfigError(f"the index in {folder} was made by another encoder: {remedy}")
     if manifest.with_title != config.retrieval.advanced.with_title:
@@ -116,13 +140,17 @@ def open_retriever(config: Config, run_dir: RunDir, tuned: bool = False, encoder
             f"the index in {folder} was made with retrieval.advanced.with_title={manifest.with_title}: {remedy}"
         )
     if run_dir.chunks.exists() and manifest.chunks != file_sha256(run_dir.chunks):
-        raise ConfigError(f"the index in {folder} was made from other chunks than {run_dir.chunks}: {remedy}")
+        raise ConfigError(
+            f"the index in {folder} was made from other chunks than {run_dir.chunks}: {remedy}"
+        )
     return Retriever(folder, manifest, encoder, config.retrieval)
 
 
 def served_tuned(run_dir: RunDir) -> bool:
     """Whether train_retriever's gate shipped a tuned encoder: it and its index are complete."""
-    return (run_dir.retriever / "modules.json").exists() and (run_dir.retriever_index / "manifest.json").exists()
+    return (run_dir.retriever / "modules.json").exists() and (
+        run_dir.retriever_index / "manifest.json"
+    ).exists()
 
 
 def load_chunks(run_dir: RunDir, ids: Iterable[str] | None = None) -> dict[str, Chunk]:
@@ -142,7 +170,11 @@ def _read_ids(folder: Path, manifest: Manifest) -> list[str]:
     try:
         ids: list[str] = json.loads((folder / "chunk_ids.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(f"{folder}/chunk_ids.json is missing or damaged: run `rag-ft index CONFIG --force`") from error
+        raise DataError(
+            f"{folder}/chunk_ids.json is missing or damaged: run `rag-ft index CONFIG --force`"
+        ) from error
     if len(ids) != manifest.num_chunks:
-        raise DataError(f"{folder} is not of one piece ({len(ids)} ids, {manifest.num_chunks} chunks): index again")
+        raise DataError(
+            f"{folder} is not of one piece ({len(ids)} ids, {manifest.num_chunks} chunks): index again"
+        )
     return ids

@@ -46,11 +46,17 @@ def check_method(config: Config) -> None:
             "train_generator.advanced.cross_validation_folds=0, or launch with configs/accelerate/ddp.yaml"
         )
     if knobs.method == "dora" and llm.backend == "vllm":
-        raise ConfigError("vLLM does not serve DoRA adapters: set train_generator.method to lora or rslora")
+        raise ConfigError(
+            "vLLM does not serve DoRA adapters: set train_generator.method to lora or rslora"
+        )
     if knobs.method == "qlora" and not torch.cuda.is_available():
-        raise ConfigError("train_generator.method=qlora needs a CUDA GPU, and none is visible: set it to lora")
+        raise ConfigError(
+            "train_generator.method=qlora needs a CUDA GPU, and none is visible: set it to lora"
+        )
     if knobs.method == "qlora" and find_spec("bitsandbytes") is None:
-        raise ConfigError("train_generator.method=qlora needs bitsandbytes: pip install 'rag-ft[qlora]', or set lora")
+        raise ConfigError(
+            "train_generator.method=qlora needs bitsandbytes: pip install 'rag-ft[qlora]', or set lora"
+        )
 
 
 def load_base(config: Config) -> Any:
@@ -69,7 +75,10 @@ def load_base(config: Config) -> Any:
     dtype = choose_dtype(config.llm.dtype, "cuda" if gpu else "cpu")
     if config.train_generator.method == "full":
         dtype = "float32"
-    options: dict[str, Any] = {"dtype": getattr(torch, dtype), "attn_implementation": attention(config)}
+    options: dict[str, Any] = {
+        "dtype": getattr(torch, dtype),
+        "attn_implementation": attention(config),
+    }
     if config.train_generator.method == "qlora":
         options["quantization_config"] = _four_bits()
         options["device_map"] = {"": torch.cuda.current_device()}
@@ -118,9 +127,15 @@ def attention(config: Config) -> str:
     """Flash attention where it is installed, examples are to be packed and products run in bfloat16 (it takes no
     float32), else PyTorch's own."""
     wanted = (
-        config.train_generator.advanced.packing and torch.cuda.is_available() and find_spec("flash_attn") is not None
+        config.train_generator.advanced.packing
+        and torch.cuda.is_available()
+        and find_spec("flash_attn") is not None
     )
-    return "flash_attention_2" if wanted and choose_dtype(config.llm.dtype, "cuda") == "bfloat16" else "sdpa"
+    return (
+        "flash_attention_2"
+        if wanted and choose_dtype(config.llm.dtype, "cuda") == "bfloat16"
+        else "sdpa"
+    )
 
 
 def can_pack(config: Config) -> bool:

@@ -19,7 +19,9 @@ from rag_ft.training.tokens import IGNORED
 # Batches are padded to multiples of so many tokens: every new width makes oneDNN keep new kernels (1 GiB after 50 steps
 # of the demo model, see LOG.md).
 WIDTH_STEP = 32
-FINISHED = "complete"  # in a checkpoint, written last: a checkpoint without it was cut off by a kill
+FINISHED = (
+    "complete"  # in a checkpoint, written last: a checkpoint without it was cut off by a kill
+)
 
 
 class AnswerTrainer(SFTTrainer):
@@ -40,7 +42,11 @@ class AnswerTrainer(SFTTrainer):
         dataset: Any = self.train_dataset if train_dataset is None else train_dataset
         if self.padding_free:
             return super()._get_train_sampler(dataset)
-        per_step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        per_step = (
+            self.args.train_batch_size
+            * self.args.gradient_accumulation_steps
+            * self.args.world_size
+        )
         return ArrangementSampler(
             self.arrangements,
             lengths=[len(ids) for ids in dataset["input_ids"]],
@@ -70,7 +76,9 @@ class AnswerTrainer(SFTTrainer):
         inputs = self._prepare_inputs(inputs)
         labels = inputs["labels"]
         with torch.no_grad(), self.compute_loss_context_manager():
-            losses = answer_losses(model, inputs["input_ids"], labels, fused=labels.device.type == "cuda")
+            losses = answer_losses(
+                model, inputs["input_ids"], labels, fused=labels.device.type == "cuda"
+            )
         rows = torch.stack([losses.double().sum(1), (labels != IGNORED).sum(1).double()], 1)
         self._dev_sums += self.accelerator.gather_for_metrics(rows).sum(0)
         return losses.detach().sum(), None, None
@@ -95,7 +103,9 @@ class AnswerTrainer(SFTTrainer):
 
     def _patience_is_over(self) -> bool:
         stops = [c for c in self.callback_handler.callbacks if isinstance(c, EarlyStoppingCallback)]
-        return any(stop.early_stopping_patience_counter >= stop.early_stopping_patience for stop in stops)
+        return any(
+            stop.early_stopping_patience_counter >= stop.early_stopping_patience for stop in stops
+        )
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         Trainer._save_checkpoint(self, model, trial)
@@ -110,7 +120,11 @@ class ArrangementSampler(BatchRebalanceSampler):
         self.arrangements = list(arrangements) or [0] * len(self.lengths)
 
     def __iter__(self) -> Iterator[list[int]]:
-        order, size, least = self._order(), self.effective_batch_size, self.dp_size * self.grad_accum
+        order, size, least = (
+            self._order(),
+            self.effective_batch_size,
+            self.dp_size * self.grad_accum,
+        )
         for start in range(0, len(order), size):
             step = order[start : start + size]
             while len(step) < least:  # the last step: no forward pass of any process may be empty
@@ -140,7 +154,9 @@ def answer_losses(model: Any, input_ids: Any, labels: Any, fused: bool) -> Any:
         return -model(input_ids=input_ids, labels=labels, fused_lm_head=True).log_probs.float()
     first = int((labels != IGNORED).any(0).nonzero()[0, 0])  # position t is predicted at t - 1
     first = max(1, first - first % WIDTH_STEP)
-    outputs = model(input_ids=input_ids, use_cache=False, logits_to_keep=labels.shape[1] - first + 1)
+    outputs = model(
+        input_ids=input_ids, use_cache=False, logits_to_keep=labels.shape[1] - first + 1
+    )
     return functional.cross_entropy(
         outputs.logits[:, :-1].flatten(0, 1).float(),
         labels[:, first:].flatten(),
@@ -157,7 +173,9 @@ class Progress(ProgressCallback):
         if self.training_bar is not None:
             self.training_bar.set_description("train_generator")
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
+    ) -> None:
         names = ("loss", "eval_loss", "eval_f1")
         shown = {name: f"{value:.3f}" for name, value in (logs or {}).items() if name in names}
         if self.training_bar is not None and shown:

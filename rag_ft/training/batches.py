@@ -69,7 +69,9 @@ def fitting_batch_size(rows: Sequence[Apart], wanted: int, multiple_of: int, see
     order = _order(len(rows), seed)
     while size:
         batches = list(distinct_batches(rows, size, order))
-        if batches and (len(batches) * size >= LEAST_COVERED * (len(rows) - size + 1) or size == multiple_of):
+        if batches and (
+            len(batches) * size >= LEAST_COVERED * (len(rows) - size + 1) or size == multiple_of
+        ):
             return size
         size = size // 2 // multiple_of * multiple_of
     return 0
@@ -92,7 +94,13 @@ class DistinctBatches(ShuffledBatches):
     found no place are made up for by others, seen twice. `apart`: of each row of the dataset."""
 
     def __init__(
-        self, dataset: Dataset, batch_size: int, drop_last: bool, *, apart: Sequence[Apart], **rest: Any
+        self,
+        dataset: Dataset,
+        batch_size: int,
+        drop_last: bool,
+        *,
+        apart: Sequence[Apart],
+        **rest: Any,
     ) -> None:
         super().__init__(dataset, batch_size, drop_last, **rest)
         self._rows = apart

@@ -95,7 +95,9 @@ def balance(pairs: Sequence[QAPair], layout: Layout) -> tuple[list[QAPair], Layo
     return [p for p in pairs if p.id not in dropped], replace(layout, gold_share=rest), left_out
 
 
-def drafts(pair: QAPair, hits: Sequence[str], chunks: Mapping[str, Chunk], layout: Layout) -> list[Draft] | Reject:
+def drafts(
+    pair: QAPair, hits: Sequence[str], chunks: Mapping[str, Chunk], layout: Layout
+) -> list[Draft] | Reject:
     """The contexts that one pair is trained with, decided by the pair's id and the seed alone.
 
     Args:
@@ -112,16 +114,33 @@ def drafts(pair: QAPair, hits: Sequence[str], chunks: Mapping[str, Chunk], layou
         return Reject(pair.id, "no context", pair.question)
     if not pair.answerable:
         shown = found[: 1 if layout.name == "radit" else layout.top_k]
-        return [Draft(pair.id, pair.question, tuple(shown), frozenset(), None, document_id=pair.document_id)]
+        return [
+            Draft(
+                pair.id,
+                pair.question,
+                tuple(shown),
+                frozenset(),
+                None,
+                document_id=pair.document_id,
+            )
+        ]
     gold = gold_chunks(pair, found, chunks)
     rng = layout.rng(pair.id)
     arrange = {"raft": _raft, "radit": _radit, "concat": _concat}[layout.name]
     made = arrange(pair, found, gold, chunks, layout, rng)
-    return made if isinstance(made, Reject) or not layout.quote else [_with_quote(draft, pair, gold) for draft in made]
+    return (
+        made
+        if isinstance(made, Reject) or not layout.quote
+        else [_with_quote(draft, pair, gold) for draft in made]
+    )
 
 
 def finish(
-    draft: Draft, render: Callable[[str, Sequence[Chunk]], Messages], abstain: str, encode: Encode, layout: Layout
+    draft: Draft,
+    render: Callable[[str, Sequence[Chunk]], Messages],
+    abstain: str,
+    encode: Encode,
+    layout: Layout,
 ) -> Example | Reject:
     """Renders and tokenises a draft, leaving out whole chunks from the end, the gold chunk last, until prompt and
     answer fit into `layout.max_tokens`; the answer is never cut. A context left with no chunk is a Reject, and so is
@@ -134,7 +153,16 @@ def finish(
         if len(encoded.input_ids) <= layout.max_tokens:
             kind: Literal["answer", "abstain"] = "abstain" if draft.answer is None else "answer"
             ids = tuple(c.id for c in context)
-            return Example(draft.id, kind, messages, target, ids, encoded, draft.document_id, layout.arrangement)
+            return Example(
+                draft.id,
+                kind,
+                messages,
+                target,
+                ids,
+                encoded,
+                draft.document_id,
+                layout.arrangement,
+            )
         context.pop(_least_needed(context, draft.needed))
         if not draft.needed.issubset(c.id for c in context):
             break
@@ -163,7 +191,11 @@ def proving_sentence(pair: QAPair, chunk: Chunk) -> str:
         span = locate(pair.answer, chunk.text)
     if span is None:
         return ""
-    parts = [(start, end) for start, end in split_sentences(chunk.text) if start < span[1] and span[0] < end]
+    parts = [
+        (start, end)
+        for start, end in split_sentences(chunk.text)
+        if start < span[1] and span[0] < end
+    ]
     return chunk.text[parts[0][0] : parts[-1][1]].strip() if parts else ""
 
 
@@ -174,7 +206,12 @@ def mentions(chunk: Chunk, answers: Sequence[str]) -> bool:
 
 
 def _raft(
-    pair: QAPair, found: list[Chunk], gold: list[Chunk], chunks: Mapping[str, Chunk], layout: Layout, rng: random.Random
+    pair: QAPair,
+    found: list[Chunk],
+    gold: list[Chunk],
+    chunks: Mapping[str, Chunk],
+    layout: Layout,
+    rng: random.Random,
 ) -> list[Draft] | Reject:
     """The gold chunks among hard distractors, and for so many pairs that answered examples are `gold_share` of all the
     distractors alone, where the target is to abstain: the same question then has both targets, and only what is read
@@ -191,11 +228,19 @@ def _raft(
         made.append((proven, needed))
     if silent and rng.random() * layout.gold_share < 1 - layout.gold_share:
         made.append((silent[: layout.top_k], []))
-    return [_draft(pair, rng.sample(shown, len(shown)), gold, proof, n) for n, (shown, proof) in enumerate(made)]
+    return [
+        _draft(pair, rng.sample(shown, len(shown)), gold, proof, n)
+        for n, (shown, proof) in enumerate(made)
+    ]
 
 
 def _radit(
-    pair: QAPair, found: list[Chunk], gold: list[Chunk], chunks: Mapping[str, Chunk], layout: Layout, rng: random.Random
+    pair: QAPair,
+    found: list[Chunk],
+    gold: list[Chunk],
+    chunks: Mapping[str, Chunk],
+    layout: Layout,
+    rng: random.Random,
 ) -> list[Draft] | Reject:
     """The gold chunk alone, and the other top-k chunks alone with the abstain target, so many of them that the
     answered examples' expected share is `gold_share` (RA-DIT's own target, the answer whatever the chunk says, would
@@ -211,25 +256,40 @@ def _radit(
 
 
 def _concat(
-    pair: QAPair, found: list[Chunk], gold: list[Chunk], chunks: Mapping[str, Chunk], layout: Layout, rng: random.Random
+    pair: QAPair,
+    found: list[Chunk],
+    gold: list[Chunk],
+    chunks: Mapping[str, Chunk],
+    layout: Layout,
+    rng: random.Random,
 ) -> list[Draft] | Reject:
     served = found[: layout.top_k]
     proving, second = [c for c in served if c in gold], _second_hop(pair, chunks)
     if proving and all(c in served for c in second):
         return [_draft(pair, served, gold, [proving[0], *second])]
     if not all(_is_silent(c, pair, gold) for c in served):
-        return Reject(pair.id, "ambiguous context", "what was retrieved tells a part, or mentions the answer elsewhere")
+        return Reject(
+            pair.id,
+            "ambiguous context",
+            "what was retrieved tells a part, or mentions the answer elsewhere",
+        )
     return [_draft(pair, served, gold, [])]
 
 
 def _draft(
-    pair: QAPair, context: Sequence[Chunk], gold: Sequence[Chunk], needed: Sequence[Chunk], number: int = 0
+    pair: QAPair,
+    context: Sequence[Chunk],
+    gold: Sequence[Chunk],
+    needed: Sequence[Chunk],
+    number: int = 0,
 ) -> Draft:
     """The answer is the target where there are chunks that prove it (`needed`), else the model abstains."""
     name = f"{pair.id}/{number}" if number else pair.id
     answer = pair.answer if needed else None
     ids = frozenset(c.id for c in gold), frozenset(c.id for c in needed)
-    return Draft(name, pair.question, tuple(context), ids[0] | ids[1], answer, ids[1], pair.document_id)
+    return Draft(
+        name, pair.question, tuple(context), ids[0] | ids[1], answer, ids[1], pair.document_id
+    )
 
 
 def _with_quote(draft: Draft, pair: QAPair, gold: Sequence[Chunk]) -> Draft:
@@ -264,7 +324,11 @@ def _touches(chunk: Chunk, pair: QAPair) -> bool:
 
 
 def _holds(chunk: Chunk, pair: QAPair) -> bool:
-    return pair.evidence is not None and chunk.start <= pair.evidence.start and pair.evidence.end <= chunk.end
+    return (
+        pair.evidence is not None
+        and chunk.start <= pair.evidence.start
+        and pair.evidence.end <= chunk.end
+    )
 
 
 def _same_document(chunk: Chunk, pair: QAPair) -> bool:
@@ -295,7 +359,9 @@ def longest_answer(examples: Sequence[Example]) -> int:
 
 def count_kinds(examples: Sequence[Example]) -> dict[str, Any]:
     """What was made of the pairs, for the done-file: examples by kind, tokens, and tokens the loss is taken over."""
-    kinds = {kind: sum(e.kind == kind for e in examples) for kind in ("answer", "abstain", "replay")}
+    kinds = {
+        kind: sum(e.kind == kind for e in examples) for kind in ("answer", "abstain", "replay")
+    }
     return {
         **{f"num_{kind}": count for kind, count in kinds.items()},
         "num_tokens": sum(len(e.encoded.input_ids) for e in examples),

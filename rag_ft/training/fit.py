@@ -81,7 +81,9 @@ def fit(
         trainer.train(resume_from_checkpoint=_last_complete(folder))
         trainer.accelerator.wait_for_everyone()
         if not trainer.state.global_step:
-            raise DataError(f"{len(rows['label'])} rows make no batch of {schedule.batch_size}: lower batch_size")
+            raise DataError(
+                f"{len(rows['label'])} rows make no batch of {schedule.batch_size}: lower batch_size"
+            )
         if trainer.is_world_process_zero():
             _finish(student, trainer.state.log_history, folder)
         trainer.accelerator.wait_for_everyone()
@@ -118,10 +120,18 @@ class _Progress(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         hidden = not state.is_world_process_zero
-        self._bar = tqdm(desc=self._desc, total=state.max_steps, initial=state.global_step, unit="step", disable=hidden)
+        self._bar = tqdm(
+            desc=self._desc,
+            total=state.max_steps,
+            initial=state.global_step,
+            unit="step",
+            disable=hidden,
+        )
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        self._bar.set_postfix({"loss": f"{logs['loss']:.3f}"} if logs and "loss" in logs else {}, refresh=False)
+        self._bar.set_postfix(
+            {"loss": f"{logs['loss']:.3f}"} if logs and "loss" in logs else {}, refresh=False
+        )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._bar.update(1)
@@ -159,13 +169,17 @@ def _arguments(
     )
     # Not what the launcher wants (ACCELERATE_MIXED_PRECISION): the encoder's dtype decides.
     arguments.mixed_precision = "bf16" if schedule.bfloat16 else "no"
-    arguments._n_gpu = min(1, arguments.n_gpu)  # one process, one device: DataParallel would change the batches
+    arguments._n_gpu = min(
+        1, arguments.n_gpu
+    )  # one process, one device: DataParallel would change the batches
     return arguments
 
 
 def _last_complete(folder: Path) -> str | None:
     """The newest whole checkpoint; ones that a kill cut off are removed."""
-    checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    checkpoints = sorted(
+        folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2])
+    )
     whole = [path for path in checkpoints if (path / FINISHED).exists()]
     for path in set(checkpoints) - set(whole):
         shutil.rmtree(path, ignore_errors=True)

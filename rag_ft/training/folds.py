@@ -52,7 +52,9 @@ def cross_validate(
     return summary(list(read_rows(run_dir.folds)))
 
 
-def folds_of(texts: Mapping[str, str], asked: Collection[str | None], k: int, similarity: float) -> dict[str, int]:
+def folds_of(
+    texts: Mapping[str, str], asked: Collection[str | None], k: int, similarity: float
+) -> dict[str, int]:
     """document id -> fold, of those `asked` and their near-duplicates, asked or not, which share a fold: else a copy of
     what is asked about would be trained on. Folds are of about as many groups, decided by the ids' hashes."""
     group_of = group_near_duplicates(texts.items(), similarity)
@@ -67,21 +69,37 @@ def folds_of(texts: Mapping[str, str], asked: Collection[str | None], k: int, si
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, int | float]:
     """For the done-file: means over the folds, and the standard deviation of the gain."""
-    found = {name: spread([row[name] for row in rows]) for name in ("dev_loss", "f1_base", "f1_tuned", "delta")}
+    found = {
+        name: spread([row[name] for row in rows])
+        for name in ("dev_loss", "f1_base", "f1_tuned", "delta")
+    }
     means = {f"folds_{name}": round(values["mean"], 4) for name, values in found.items()}
     return {"folds": len(rows), **means, "folds_delta_sd": round(found["delta"]["sd"], 4)}
 
 
 def _validate(
-    config: Config, data: TrainingSet, held: set[str], tokenizer: Any, folder: Path, processes: Processes
+    config: Config,
+    data: TrainingSet,
+    held: set[str],
+    tokenizer: Any,
+    folder: Path,
+    processes: Processes,
 ) -> dict[str, int | float]:
     questions = [q for q in data.fold_questions if q.document_id in held]
     learned = [e for e in data.train if e.document_id not in held]
-    unseen = [e for e in data.train if e.document_id in held and e.kind != "replay" and not e.arrangement]
-    model, abstain, longest = load_base(config), config.llm.advanced.abstain, longest_answer(data.train)
+    unseen = [
+        e for e in data.train if e.document_id in held and e.kind != "replay" and not e.arrangement
+    ]
+    model, abstain, longest = (
+        load_base(config),
+        config.llm.advanced.abstain,
+        longest_answer(data.train),
+    )
     with as_in_training(config, model):
         base = mean_f1(model, tokenizer, questions, abstain, longest)
-    trainer = train(config, tokenizer, learned, data.dev, folder, processes, model, data.dev_questions).trainer
+    trainer = train(
+        config, tokenizer, learned, data.dev, folder, processes, model, data.dev_questions
+    ).trainer
     with as_in_training(config, trainer.model):
         tuned = mean_f1(trainer.model, tokenizer, questions, abstain, longest)
     loss = trainer.evaluate(dataset_of(unseen))["eval_loss"]

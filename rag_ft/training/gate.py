@@ -22,7 +22,9 @@ NUM_RESAMPLES = 2000
 
 
 class Searches(Protocol):
-    def search(self, questions: Sequence[str], k: int, mode: str | None = None) -> list[list[tuple[str, float]]]: ...
+    def search(
+        self, questions: Sequence[str], k: int, mode: str | None = None
+    ) -> list[list[tuple[str, float]]]: ...
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,15 @@ class DevScores:
     @property
     def summary(self) -> dict[str, float]:
         """Shares 0-1, rounded to four digits."""
-        values = {"served_recall": self.served, "dense_recall": self.dense, "served_mrr": self.served_mrr}
-        return {f"dev_{name}": round(float(v.mean()), 4) if len(v) else 0.0 for name, v in values.items()}
+        values = {
+            "served_recall": self.served,
+            "dense_recall": self.dense,
+            "served_mrr": self.served_mrr,
+        }
+        return {
+            f"dev_{name}": round(float(v.mean()), 4) if len(v) else 0.0
+            for name, v in values.items()
+        }
 
     def above(self, other: DevScores) -> bool:
         """Whether more questions are served than by `other`, or as many and ranked higher."""
@@ -64,7 +73,9 @@ class Verdict:
         return self.alpha > 0
 
 
-def measure(retriever: Searches, pairs: Sequence[QAPair], gold: Mapping[str, set[str]]) -> DevScores:
+def measure(
+    retriever: Searches, pairs: Sequence[QAPair], gold: Mapping[str, set[str]]
+) -> DevScores:
     """What the retriever finds of the pairs' proving chunks."""
     questions = [pair.question for pair in pairs]
     served = _scores(retriever.search(questions, 10), pairs, gold)
@@ -72,7 +83,9 @@ def measure(retriever: Searches, pairs: Sequence[QAPair], gold: Mapping[str, set
     return DevScores(served[:, 0], dense[:, 0], served[:, 1])
 
 
-def judge(base: DevScores, candidates: Iterable[tuple[float, DevScores]], pairs: Sequence[QAPair]) -> Verdict:
+def judge(
+    base: DevScores, candidates: Iterable[tuple[float, DevScores]], pairs: Sequence[QAPair]
+) -> Verdict:
     """The first candidate that is not below the base, else the base.
 
     Args:
@@ -95,17 +108,26 @@ def describe_change(base: DevScores, tuned: DevScores, pairs: Sequence[QAPair]) 
     """ "dev recall@5 +12.3 points [8.0, 16.1] on 88 questions": what is served, paired bootstrap over documents."""
     if not pairs:
         return "no dev questions to measure by"
-    documents = {name: i for i, name in enumerate(sorted({pair.document_id or pair.id for pair in pairs}))}
+    documents = {
+        name: i for i, name in enumerate(sorted({pair.document_id or pair.id for pair in pairs}))
+    }
     groups = np.array([documents[pair.document_id or pair.id] for pair in pairs])
     deltas = (tuned.served - base.served)[:, None]
     estimate = bootstrap(deltas, np.ones_like(deltas), groups, NUM_RESAMPLES)[0]
-    interval = f" [{100 * estimate.ci95[0]:+.1f}, {100 * estimate.ci95[1]:+.1f}]" if estimate.ci95 else ""
+    interval = (
+        f" [{100 * estimate.ci95[0]:+.1f}, {100 * estimate.ci95[1]:+.1f}]" if estimate.ci95 else ""
+    )
     return f"dev {METRIC} {100 * estimate.value:+.1f} points{interval} on {len(pairs)} questions"
 
 
 def _scores(
-    rankings: Sequence[Sequence[tuple[str, float]]], pairs: Sequence[QAPair], gold: Mapping[str, set[str]]
+    rankings: Sequence[Sequence[tuple[str, float]]],
+    pairs: Sequence[QAPair],
+    gold: Mapping[str, set[str]],
 ) -> np.ndarray:
     """(num_pairs, 2): METRIC and mrr@10."""
-    found = [score_ranking([c for c, _ in ranked], gold[pair.id]) for ranked, pair in zip(rankings, pairs, strict=True)]
+    found = [
+        score_ranking([c for c, _ in ranked], gold[pair.id])
+        for ranked, pair in zip(rankings, pairs, strict=True)
+    ]
     return np.array([[row[METRIC], row["mrr@10"]] for row in found], dtype=float).reshape(-1, 2)

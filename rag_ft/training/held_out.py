@@ -15,8 +15,14 @@ from rag_ft.records import Document, read_jsonl
 
 def train_groups(run_dir: RunDir, similarity: float) -> dict[str, str]:
     """`group_near_duplicates` of the run's train documents."""
-    documents = (document for document in read_jsonl(run_dir.documents, Document) if document.split == "train")
-    return group_near_duplicates(((document.id, document.text) for document in documents), similarity)
+    documents = (
+        document
+        for document in read_jsonl(run_dir.documents, Document)
+        if document.split == "train"
+    )
+    return group_near_duplicates(
+        ((document.id, document.text) for document in documents), similarity
+    )
 
 
 def group_near_duplicates(texts: Iterable[tuple[str, str]], similarity: float) -> dict[str, str]:

@@ -17,7 +17,9 @@ def normalise_question(text: str) -> str:
     return " ".join("".join(kept).split())
 
 
-def without_test_questions(training: Iterable[QAPair], heldout: Iterable[QAPair]) -> tuple[list[QAPair], list[Reject]]:
+def without_test_questions(
+    training: Iterable[QAPair], heldout: Iterable[QAPair]
+) -> tuple[list[QAPair], list[Reject]]:
     """Leaves out training pairs that ask, word for word, what a held-out pair asks (people ask "What is the
     conclusion?" of many documents). Returns the kept pairs in order, and a Reject for each other."""
     asked = {normalise_question(pair.question): pair.id for pair in heldout}
@@ -27,7 +29,9 @@ def without_test_questions(training: Iterable[QAPair], heldout: Iterable[QAPair]
         if twin is None:
             kept.append(pair)
         else:
-            rejects.append(Reject(pair.id, "asked of a test document too", f"{twin}: {pair.question}"))
+            rejects.append(
+                Reject(pair.id, "asked of a test document too", f"{twin}: {pair.question}")
+            )
     return kept, rejects
 
 
@@ -47,7 +51,9 @@ def check_no_leakage(
     Raises:
         DataError: names the first leaking pairs and why each leaks.
     """
-    test_ids = {d.document_id if isinstance(d, Chunk) else d.id for d in documents if d.split == "test"}
+    test_ids = {
+        d.document_id if isinstance(d, Chunk) else d.id for d in documents if d.split == "test"
+    }
     heldout = list(heldout)
     asked = {normalise_question(pair.question): pair.id for pair in heldout}
     pairs = list(training)
@@ -57,7 +63,11 @@ def check_no_leakage(
             f"{len(leaks)} of {len(pairs)} training pairs leak from the test documents: {_first(leaks)}: "
             "run ingest and generate again with --force, so that splits and pairs agree"
         )
-    return {"training_pairs": len(pairs), "heldout_pairs": len(heldout), "test_documents": len(test_ids)}
+    return {
+        "training_pairs": len(pairs),
+        "heldout_pairs": len(heldout),
+        "test_documents": len(test_ids),
+    }
 
 
 def check_chunks_allowed(chunk_ids: Iterable[str], chunks: Iterable[Chunk], what: str) -> None:

@@ -75,7 +75,10 @@ def score_jobs(jobs: Sequence[Job], model: Scores, path: Path) -> int:
     An answer of no tokens has the score 0. Returns the number of jobs scored.
     """
     logger.info("%s", estimate_cost(jobs, model))
-    with JsonlAppender(path) as cache, tqdm(desc="score chunks with the LM", total=len(jobs), unit="chunk") as bar:
+    with (
+        JsonlAppender(path) as cache,
+        tqdm(desc="score chunks with the LM", total=len(jobs), unit="chunk") as bar,
+    ):
         for start in range(0, len(jobs), BLOCK):
             block = jobs[start : start + BLOCK]
             logprobs = model.answer_logprobs([(job.messages, job.answer) for job in block])
@@ -86,7 +89,9 @@ def score_jobs(jobs: Sequence[Job], model: Scores, path: Path) -> int:
 
 def read_scores(path: Path) -> dict[str, float]:
     """Mean log-probability by key; empty where nothing has been scored yet."""
-    return {row["key"]: float(row["mean_logprob"]) for row in read_rows(path)} if path.exists() else {}
+    return (
+        {row["key"]: float(row["mean_logprob"]) for row in read_rows(path)} if path.exists() else {}
+    )
 
 
 def estimate_cost(jobs: Sequence[Job], model: Scores) -> str:

@@ -25,10 +25,14 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 Features = Iterable[dict[str, Tensor]]
-MINI_BATCH = 32  # texts encoded at once where a batch does not fit, and the largest batch taken whole
+MINI_BATCH = (
+    32  # texts encoded at once where a batch does not fit, and the largest batch taken whole
+)
 
 
-def contrastive_loss(model: SentenceTransformer, temperature: float, batch_size: int, gather: bool) -> nn.Module:
+def contrastive_loss(
+    model: SentenceTransformer, temperature: float, batch_size: int, gather: bool
+) -> nn.Module:
     """InfoNCE over the batch's positives and negatives; with gradient caching once the batch is large."""
     settings: dict[str, Any] = {"scale": 1 / temperature, "gather_across_devices": gather}
     if batch_size > MINI_BATCH:
@@ -45,10 +49,14 @@ class FrozenChunksLoss(nn.Module):
 
     vectors: Tensor
 
-    def __init__(self, model: SentenceTransformer, vectors: Tensor, temperature: float, gather: bool) -> None:
+    def __init__(
+        self, model: SentenceTransformer, vectors: Tensor, temperature: float, gather: bool
+    ) -> None:
         super().__init__()
         self.model = model
-        self.inner = MultipleNegativesRankingLoss(model, scale=1 / temperature, gather_across_devices=gather)
+        self.inner = MultipleNegativesRankingLoss(
+            model, scale=1 / temperature, gather_across_devices=gather
+        )
         self.register_buffer("vectors", vectors, persistent=False)
 
     def forward(self, sentence_features: Features, labels: Tensor) -> Tensor:
@@ -94,7 +102,12 @@ class LsrLoss(CachedLossMixin, nn.Module):
     ) -> None:
         super().__init__()
         self.model, self.mini_batch_size = model, MINI_BATCH
-        self.tau, self.temperature, self.direction, self.mix = teacher.tau, temperature, direction, mix
+        self.tau, self.temperature, self.direction, self.mix = (
+            teacher.tau,
+            temperature,
+            direction,
+            mix,
+        )
         self.gather = gather
         self.register_buffer("scores", teacher.scores, persistent=False)
         self.register_buffer("proving", teacher.proving, persistent=False)
@@ -119,12 +132,18 @@ class LsrLoss(CachedLossMixin, nn.Module):
 
     def of_embeddings(self, questions: Tensor, chunks: Tensor, labels: Tensor) -> Tensor:
         """(b, dim), (b, k, dim), (b,) -> scalar."""
-        questions, chunks = (nn.functional.normalize(x.float(), dim=-1) for x in (questions, chunks))
+        questions, chunks = (
+            nn.functional.normalize(x.float(), dim=-1) for x in (questions, chunks)
+        )
         similarities = torch.einsum("bd,bkd->bk", questions, chunks)
-        loss = lsr_loss(similarities, self.scores[labels], self.tau, self.temperature, self.direction)
+        loss = lsr_loss(
+            similarities, self.scores[labels], self.tau, self.temperature, self.direction
+        )
         if not self.mix:
             return loss
-        return (1 - self.mix) * loss + self.mix * self._contrast(questions, chunks[:, 0], self.proving[labels])
+        return (1 - self.mix) * loss + self.mix * self._contrast(
+            questions, chunks[:, 0], self.proving[labels]
+        )
 
     def _contrast(self, questions: Tensor, positives: Tensor, proving: Tensor) -> Tensor:
         """InfoNCE over the positives of the whole batch; one that proves the question's answer too is no negative."""

@@ -15,7 +15,9 @@ Direction = Literal["p||q", "q||p"]
 
 ENTROPY_TARGET = 0.45  # middle of the 0.3-0.6 that taught something on real data
 ENTROPY_LIMIT = 0.95  # above it targets are all but uniform, and training makes the retriever forget (33.0 for 51.5)
-LEAST_SPREAD = 1e-4  # nats between best and median chunk: below it the scores differ by rounding alone
+LEAST_SPREAD = (
+    1e-4  # nats between best and median chunk: below it the scores differ by rounding alone
+)
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,11 @@ class TeacherTemperature:
 
 
 def lsr_loss(
-    similarities: Tensor, lm_scores: Tensor, tau: float, student_temperature: float, direction: Direction = "p||q"
+    similarities: Tensor,
+    lm_scores: Tensor,
+    tau: float,
+    student_temperature: float,
+    direction: Direction = "p||q",
 ) -> Tensor:
     """Mean over questions of the divergence between what the retriever and what the LM prefers among k chunks.
 
@@ -61,7 +67,9 @@ def normalised_entropy(lm_scores: Tensor, tau: float) -> Tensor:
     return -(log_q.exp() * log_q).sum(dim=-1) / torch.log(torch.tensor(float(lm_scores.shape[-1])))
 
 
-def choose_temperature(lm_scores: Tensor, tau: float = 0.0, target: float = ENTROPY_TARGET) -> TeacherTemperature:
+def choose_temperature(
+    lm_scores: Tensor, tau: float = 0.0, target: float = ENTROPY_TARGET
+) -> TeacherTemperature:
     """The temperature at which the median normalised entropy of the targets is `target`, found by bisection.
 
     Args:
@@ -72,7 +80,9 @@ def choose_temperature(lm_scores: Tensor, tau: float = 0.0, target: float = ENTR
     scores = lm_scores.double()
     spread = (scores.max(dim=-1).values - scores.median(dim=-1).values).median().item()
     if tau == 0 and spread < LEAST_SPREAD:
-        return TeacherTemperature(1.0, 1.0, "the LM's scores do not tell the chunks of a question apart")
+        return TeacherTemperature(
+            1.0, 1.0, "the LM's scores do not tell the chunks of a question apart"
+        )
     chosen = tau or _bisect(scores, target)
     entropy = normalised_entropy(scores, chosen).median().item()
     refusal = None

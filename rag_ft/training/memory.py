@@ -45,7 +45,11 @@ class ModelShape:
         return 2.0 * self._weights_read(answer_share) + self._attention_flops(length)
 
     def training_flops(
-        self, trains_all: bool, answer_share: float = 1.0, length: float = 0.0, adapter_parameters: int = 0
+        self,
+        trains_all: bool,
+        answer_share: float = 1.0,
+        length: float = 0.0,
+        adapter_parameters: int = 0,
     ) -> float:
         """As forward_flops, with the backward pass to the inputs, and to the weights where all move; an adapter's
         weights always do."""
@@ -53,7 +57,9 @@ class ModelShape:
         return frozen + 3.0 * self._attention_flops(length) + 6.0 * adapter_parameters
 
     def _weights_read(self, answer_share: float) -> float:
-        return self.parameters - self.table_parameters + answer_share * self.vocabulary * self.hidden
+        return (
+            self.parameters - self.table_parameters + answer_share * self.vocabulary * self.hidden
+        )
 
     def _attention_flops(self, length: float) -> float:
         """Of a token: its query times half the keys, and their weights times the values, in every layer."""
@@ -89,7 +95,9 @@ def shape_of(model: Any) -> ModelShape:
     text = model.config.get_text_config()
     head = model.get_output_embeddings()
     embeddings = (model.get_input_embeddings(), head)
-    tables = {id(module.weight): module.weight for module in embeddings if module is not None}  # tied: one
+    tables = {
+        id(module.weight): module.weight for module in embeddings if module is not None
+    }  # tied: one
     linear = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
     width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
@@ -114,8 +122,14 @@ def training_memory(
     full = knobs.method == "full"
     trained = shape.parameters if full else shape.adapter_parameters(knobs.advanced.rank)
     stored = "nf4" if knobs.method == "qlora" else "float32" if full else dtype
-    layer = layer_activation_bytes(shape, knobs.advanced.rank, not full, 2.0 if dtype == "bfloat16" else 4.0)
-    kept = 2.0 * shape.hidden * shape.layers + layer if knobs.advanced.gradient_checkpointing else layer * shape.layers
+    layer = layer_activation_bytes(
+        shape, knobs.advanced.rank, not full, 2.0 if dtype == "bfloat16" else 4.0
+    )
+    kept = (
+        2.0 * shape.hidden * shape.layers + layer
+        if knobs.advanced.gradient_checkpointing
+        else layer * shape.layers
+    )
     parts = {
         "weights": stored_bytes(shape, stored),
         "adapter": 0.0 if full else trained * 4.0,
@@ -169,7 +183,11 @@ def layer_activation_bytes(shape: ModelShape, rank: int, adapted: bool, width: f
     casts = width * 5 * shape.hidden if not adapted and width < 4 else 0.0
     attention = width * (2 * shape.query_width + 2 * shape.key_width)
     feed_forward = width * 4 * shape.feed_forward
-    adapters = width * (5 * shape.hidden + shape.query_width + shape.feed_forward + 7 * rank) if adapted else 0.0
+    adapters = (
+        width * (5 * shape.hidden + shape.query_width + shape.feed_forward + 7 * rank)
+        if adapted
+        else 0.0
+    )
     return norms + casts + attention + feed_forward + adapters
 
 
@@ -179,7 +197,12 @@ def divisors(number: int) -> list[int]:
 
 
 def largest_pass(
-    shape: ModelShape, config: Config, sizes: Sequence[int], lengths: tuple[int, int], memory_gb: float, gpu: bool
+    shape: ModelShape,
+    config: Config,
+    sizes: Sequence[int],
+    lengths: tuple[int, int],
+    memory_gb: float,
+    gpu: bool,
 ) -> tuple[int, dict[str, float]] | None:
     """The first of `sizes` (examples of one forward pass, largest first) that fits, with its memory by part.
 

@@ -57,7 +57,9 @@ def model_card(config: Config, counts: dict[str, Any], version: str) -> str:
     knobs = config.train_generator
     base, whole = f"`{config.llm.model}`", knobs.method == "full"
     what = f"{base} with all weights tuned" if whole else f"A {knobs.method} adapter for {base}"
-    settings = {k: v for k, v in knobs.model_dump(mode="json").items() if k not in ("enabled", "report_to")}
+    settings = {
+        k: v for k, v in knobs.model_dump(mode="json").items() if k not in ("enabled", "report_to")
+    }
     return CARD.format(
         base=config.llm.model, what=what, library="transformers" if whole else "peft", version=version, run=config.name,
         abstain=config.llm.advanced.abstain, data=_data(counts), supervised=counts["num_supervised_tokens"],
@@ -81,10 +83,31 @@ def _results(counts: dict[str, Any]) -> str:
     pairs = [
         ("dev loss, first and best (nats a token)", "dev_loss_first", "dev_loss_best"),
         ("dev F1, first and best", "dev_f1_first", "dev_f1_best"),
-        ("plain text of dev documents, base and tuned (nats a token)", "plain_text_loss_base", "plain_text_loss_tuned"),
-        ("trained questions without context, F1, base and tuned", "closed_book_f1_base", "closed_book_f1_tuned"),
-        ("F1 on held-out folds of train documents, base and tuned", "folds_f1_base", "folds_f1_tuned"),
+        (
+            "plain text of dev documents, base and tuned (nats a token)",
+            "plain_text_loss_base",
+            "plain_text_loss_tuned",
+        ),
+        (
+            "trained questions without context, F1, base and tuned",
+            "closed_book_f1_base",
+            "closed_book_f1_tuned",
+        ),
+        (
+            "F1 on held-out folds of train documents, base and tuned",
+            "folds_f1_base",
+            "folds_f1_tuned",
+        ),
     ]
     rows = [("steps made", counts["num_steps"])]
-    rows += [(text, f"{counts[first]} -> {counts[last]}") for text, first, last in pairs if last in counts]
-    return "\n".join(["| measure | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]) + "\n"
+    rows += [
+        (text, f"{counts[first]} -> {counts[last]}")
+        for text, first, last in pairs
+        if last in counts
+    ]
+    return (
+        "\n".join(
+            ["| measure | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]
+        )
+        + "\n"
+    )

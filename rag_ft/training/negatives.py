@@ -29,7 +29,9 @@ class Searcher(Protocol):
     @property
     def row_of(self) -> dict[str, int]: ...
 
-    def search(self, questions: Sequence[str], k: int, mode: str | None = None) -> list[list[tuple[str, float]]]: ...
+    def search(
+        self, questions: Sequence[str], k: int, mode: str | None = None
+    ) -> list[list[tuple[str, float]]]: ...
 
     @property
     def encoder(self) -> Encodes: ...
@@ -40,7 +42,12 @@ class Encodes(Protocol):
 
 
 def mine_negatives(
-    pairs: Sequence[QAPair], retriever: Searcher, chunks: Mapping[str, Chunk], num: int, margin: float, seed: int
+    pairs: Sequence[QAPair],
+    retriever: Searcher,
+    chunks: Mapping[str, Chunk],
+    num: int,
+    margin: float,
+    seed: int,
 ) -> dict[str, tuple[str, ...]]:
     """`num` negatives of each pair, by pair id; fewer only where the corpus holds too few chunks.
 
@@ -63,14 +70,22 @@ def mine_negatives(
     vectors = retriever.encoder.encode_queries(questions)
     found, everything = {}, sorted(chunks)
     for i, pair in enumerate(pairs):
-        ids = dict.fromkeys([*pair.hard_chunk_ids, *(chunk_id for side in proposed for chunk_id, _ in side[i])])
+        ids = dict.fromkeys(
+            [*pair.hard_chunk_ids, *(chunk_id for side in proposed for chunk_id, _ in side[i])]
+        )
         candidates = [chunks[chunk_id] for chunk_id in ids if chunk_id in chunks]
         scores = _cosines(vectors[i], [pair.chunk_id or "", *(c.id for c in candidates)], retriever)
         limit = (1 - margin) * scores[0] if scores[0] > 0 else scores[0]
-        allowed = {c.id: s for c, s in zip(candidates, scores[1:], strict=True) if s < limit and is_negative(c, pair)}
+        allowed = {
+            c.id: s
+            for c, s in zip(candidates, scores[1:], strict=True)
+            if s < limit and is_negative(c, pair)
+        }
         rng = random.Random(content_hash(seed, pair.id))
         mined = _draw(allowed, pair, num, rng)
-        others = (chunks[chunk_id] for chunk_id in rng.sample(everything, min(DEPTH, len(everything))))
+        others = (
+            chunks[chunk_id] for chunk_id in rng.sample(everything, min(DEPTH, len(everything)))
+        )
         easy = (c.id for c in others if c.id not in mined and is_negative(c, pair))
         found[pair.id] = tuple(islice(chain(mined, easy), num))
     return found
@@ -82,7 +97,9 @@ def is_negative(chunk: Chunk, pair: QAPair) -> bool:
     if chunk.id == pair.chunk_id or overlaps_evidence(chunk, pair):
         return False
     text = f" {normalise(chunk.text)} "
-    return not any(f" {wanted} " in text for answer in pair.answers if (wanted := normalise(answer)))
+    return not any(
+        f" {wanted} " in text for answer in pair.answers if (wanted := normalise(answer))
+    )
 
 
 def overlaps_evidence(chunk: Chunk, pair: QAPair) -> bool:

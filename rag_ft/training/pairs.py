@@ -46,9 +46,13 @@ def select_pairs(run_dir: RunDir, similarity: float) -> Pairs:
     everything = list(read_jsonl(run_dir.qa, QAPair))
     heldout = [pair for pair in everything if pair.split == "test"]
     chunks = {c.id: c for c in read_jsonl(run_dir.chunks, Chunk) if c.split != "test"}
-    usable, rejects = without_test_questions((p for p in everything if p.split != "test" and p.answerable), heldout)
+    usable, rejects = without_test_questions(
+        (p for p in everything if p.split != "test" and p.answerable), heldout
+    )
     check_no_leakage(usable, heldout, read_jsonl(run_dir.chunks, Chunk))
-    dev_documents = _dev_documents(usable, chunks.values(), lambda: train_groups(run_dir, similarity))
+    dev_documents = _dev_documents(
+        usable, chunks.values(), lambda: train_groups(run_dir, similarity)
+    )
     chunks_of = by_document(c for c in chunks.values() if c.document_id in dev_documents)
     dev = [p for p in usable if p.document_id in dev_documents]
     gold = {p.id: gold_chunk_ids(p, chunks_of[p.document_id or ""]) for p in dev}
@@ -69,11 +73,23 @@ def with_cloze_dev(pairs: Pairs, seed: int) -> Pairs:
         return pairs
     clozes = list(make_clozes(pairs.dev_chunks.values(), 1, seed, kept_share=0))
     dev = [
-        QAPair(c.id, c.question, (), c.chunk.id, c.chunk.document_id, None, "factoid", "dev", "generated")
+        QAPair(
+            c.id,
+            c.question,
+            (),
+            c.chunk.id,
+            c.chunk.document_id,
+            None,
+            "factoid",
+            "dev",
+            "generated",
+        )
         for c in clozes
     ]
     gold = {pair.id: {cloze.chunk.id} for pair, cloze in zip(dev, clozes, strict=True)}
-    return replace(pairs, dev=dev, gold=gold, clozed={cloze.chunk.id: cloze.chunk for cloze in clozes})
+    return replace(
+        pairs, dev=dev, gold=gold, clozed={cloze.chunk.id: cloze.chunk for cloze in clozes}
+    )
 
 
 def with_positive(pairs: Iterable[QAPair], chunks: dict[str, Chunk]) -> list[QAPair]:
@@ -88,5 +104,7 @@ def _dev_documents(
     dev = {document_id for document_id, split in split_of.items() if split == "dev"}
     if sum(pair.document_id in dev for pair in pairs) >= LEAST_DEV_QUESTIONS:
         return dev
-    asked = {p.document_id for p in pairs if p.document_id in split_of} or (set() if dev else set(split_of))
+    asked = {p.document_id for p in pairs if p.document_id in split_of} or (
+        set() if dev else set(split_of)
+    )
     return dev | held_out(asked - dev, groups(), DEV_SHARE)

@@ -27,7 +27,14 @@ from rag_ft.qa.prompts import load_prompts
 from rag_ft.records import Chunk, QAPair, read_jsonl, write_text
 from rag_ft.retrieval.build import open_vectors, read_manifest
 from rag_ft.retrieval.encoder import load_encoder, native_bfloat16
-from rag_ft.retrieval.search import Retriever, adopt_index, build_index, chunk_text, open_retriever, served_tuned
+from rag_ft.retrieval.search import (
+    Retriever,
+    adopt_index,
+    build_index,
+    chunk_text,
+    open_retriever,
+    served_tuned,
+)
 from rag_ft.training.batches import Apart, fitting_batch_size
 from rag_ft.training.cloze import make_clozes
 from rag_ft.training.fit import WEIGHTS, Schedule, fit
@@ -39,12 +46,20 @@ from rag_ft.training.lsr import choose_temperature
 from rag_ft.training.negatives import DEPTH, mine_negatives
 from rag_ft.training.pairs import Pairs, with_positive
 from rag_ft.training.processes import Processes
-from rag_ft.training.rows import Rows, cloze_rows, contrastive_rows, proving_chunks, retrieved_chunks
+from rag_ft.training.rows import (
+    Rows,
+    cloze_rows,
+    contrastive_rows,
+    proving_chunks,
+    retrieved_chunks,
+)
 from rag_ft.training.student import State, Student
 
 logger = logging.getLogger(__name__)
 CLOZE_INDEX = "cloze_index"
-SEARCHED_SHARE = 4  # of k: how much deeper to search, since chunks of dev and test documents are passed over
+SEARCHED_SHARE = (
+    4  # of k: how much deeper to search, since chunks of dev and test documents are passed over
+)
 
 
 @dataclass(frozen=True)
@@ -107,7 +122,9 @@ def cloze_phase(t: Tuning, before: Candidate) -> Candidate:
     """Inverse cloze over the chunks of train documents; needs no question."""
 
     def make() -> Rows:
-        return cloze_rows(list(make_clozes(t.pairs.chunks.values(), 1, t.config.run.seed)), t.text_of)
+        return cloze_rows(
+            list(make_clozes(t.pairs.chunks.values(), 1, t.config.run.seed)), t.text_of
+        )
 
     return _phase(t, "cloze", before, make, _contrastive(t), _schedule(t, 1.0))
 
@@ -119,11 +136,23 @@ def contrastive_phase(t: Tuning, number: int, before: Candidate) -> Candidate:
 
     def make() -> Rows:
         negatives = mine_negatives(
-            pairs, t.open(before), t.pairs.chunks, knobs.advanced.num_negatives, knobs.advanced.negative_margin, seed
+            pairs,
+            t.open(before),
+            t.pairs.chunks,
+            knobs.advanced.num_negatives,
+            knobs.advanced.negative_margin,
+            seed,
         )
         return contrastive_rows(pairs, negatives, t.pairs.chunks, t.text_of)
 
-    return _phase(t, f"round-{number}-contrastive", before, make, _contrastive(t), _schedule(t, knobs.epochs, number))
+    return _phase(
+        t,
+        f"round-{number}-contrastive",
+        before,
+        make,
+        _contrastive(t),
+        _schedule(t, knobs.epochs, number),
+    )
 
 
 def lsr_phase(t: Tuning, number: int, before: Candidate) -> Candidate | LeftOut:
@@ -138,10 +167,14 @@ def lsr_phase(t: Tuning, number: int, before: Candidate) -> Candidate | LeftOut:
         vectors = _vectors(t, rows) if knobs.advanced.sides == "query" else None
         teacher = Teacher(torch.tensor(rows.scores), rows.notes["tau"], _proving(rows))
         several = t.processes.count > 1
-        return LsrLoss(t.student.model, teacher, knobs.advanced.temperature, "p||q", 0.0, vectors, several)
+        return LsrLoss(
+            t.student.model, teacher, knobs.advanced.temperature, "p||q", 0.0, vectors, several
+        )
 
     schedule = dataclasses.replace(
-        _schedule(t, 0, number), steps=knobs.advanced.lsr_steps, learning_rate=knobs.advanced.lsr_learning_rate
+        _schedule(t, 0, number),
+        steps=knobs.advanced.lsr_steps,
+        learning_rate=knobs.advanced.lsr_learning_rate,
     )
     return _phase(t, name, before, lambda: rows, loss, schedule, distinct=False)
 
@@ -194,7 +227,9 @@ def _contrastive(t: Tuning) -> Callable[[Rows, int], nn.Module]:
 
     def loss(rows: Rows, batch_size: int) -> nn.Module:
         if knobs.advanced.sides == "query":
-            return FrozenChunksLoss(t.student.model, _vectors(t, rows), knobs.advanced.temperature, several)
+            return FrozenChunksLoss(
+                t.student.model, _vectors(t, rows), knobs.advanced.temperature, several
+            )
         return contrastive_loss(t.student.model, knobs.advanced.temperature, batch_size, several)
 
     return loss
@@ -211,7 +246,9 @@ def _lsr_rows(t: Tuning, before: Candidate) -> Rows:
     knobs, llm = t.config.train_retriever, t.config.llm
     pairs = t.pairs.train
     k = min(knobs.advanced.lsr_top_k, len(t.pairs.chunks))
-    found = retrieved_chunks(pairs, t.open(before), t.pairs.chunks, k, max(DEPTH, SEARCHED_SHARE * k))
+    found = retrieved_chunks(
+        pairs, t.open(before), t.pairs.chunks, k, max(DEPTH, SEARCHED_SHARE * k)
+    )
     pairs = [pair for pair in pairs if pair.id in found]
     if not pairs or k < 2:
         return Rows([], [], [], [], notes={"refusal": "no question has two chunks to compare"})
@@ -225,20 +262,32 @@ def _lsr_rows(t: Tuning, before: Candidate) -> Rows:
     return Rows([pair.question for pair in pairs], ids, texts, proving, scores, notes)
 
 
-def _lm_scores(t: Tuning, pairs: list[QAPair], found: dict[str, list[str]], llm: Any) -> list[list[float]]:
+def _lm_scores(
+    t: Tuning, pairs: list[QAPair], found: dict[str, list[str]], llm: Any
+) -> list[list[float]]:
     prompts = load_prompts(llm.prompts, llm.advanced.abstain)
     with open_language_model(llm, t.config.run.seed, log_path=t.run_dir.vllm_log) as model:
-        jobs = make_jobs(((p, found[p.id]) for p in pairs), t.pairs.chunks, prompts, model.name, t.text_of)
+        jobs = make_jobs(
+            ((p, found[p.id]) for p in pairs), t.pairs.chunks, prompts, model.name, t.text_of
+        )
         score_jobs(missing_jobs(jobs, t.run_dir.lm_scores), model, t.run_dir.lm_scores)
     known = read_scores(t.run_dir.lm_scores)
     of = {(job.pair_id, job.chunk_id): known[job.key] for job in jobs}
     return [[of[pair.id, chunk_id] for chunk_id in found[pair.id]] for pair in pairs]
 
 
-def _agreement(pairs: list[QAPair], ids: list[list[str]], scores: list[list[float]]) -> dict[str, float]:
+def _agreement(
+    pairs: list[QAPair], ids: list[list[str]], scores: list[list[float]]
+) -> dict[str, float]:
     """How often the LM likes the proving chunk best, where it is known (it is then the first one)."""
-    known = [row for pair, own, row in zip(pairs, ids, scores, strict=True) if own[0] == pair.chunk_id]
-    return {"teacher_gold_share": round(float(np.mean([row[0] >= max(row) for row in known])), 4)} if known else {}
+    known = [
+        row for pair, own, row in zip(pairs, ids, scores, strict=True) if own[0] == pair.chunk_id
+    ]
+    return (
+        {"teacher_gold_share": round(float(np.mean([row[0] >= max(row) for row in known])), 4)}
+        if known
+        else {}
+    )
 
 
 def _dev_scores(t: Tuning, served: RunDir, place: Path) -> DevScores:
@@ -251,15 +300,22 @@ def _dev_scores(t: Tuning, served: RunDir, place: Path) -> DevScores:
         scores = measure(retriever, t.pairs.dev, t.pairs.gold)
         return {name: values.tolist() for name, values in dataclasses.asdict(scores).items()}
 
-    return DevScores(**{name: np.array(values) for name, values in t.once(place / "dev.json", make).items()})
+    return DevScores(
+        **{name: np.array(values) for name, values in t.once(place / "dev.json", make).items()}
+    )
 
 
 def _over_clozes(t: Tuning, retriever: Retriever, folder: Path) -> Retriever:
     """The same encoder over an index in which each dev chunk lacks the sentence that asks for it."""
-    if t.config.train_retriever.advanced.sides == "query" and (base := t.folder / "base" / CLOZE_INDEX) != folder:
+    if (
+        t.config.train_retriever.advanced.sides == "query"
+        and (base := t.folder / "base" / CLOZE_INDEX) != folder
+    ):
         adopt_index(base, folder, retriever.encoder)
     else:
-        chunks = (t.pairs.clozed.get(chunk.id, chunk) for chunk in read_jsonl(t.run_dir.chunks, Chunk))
+        chunks = (
+            t.pairs.clozed.get(chunk.id, chunk) for chunk in read_jsonl(t.run_dir.chunks, Chunk)
+        )
         build_index(t.config, folder, chunks, retriever.encoder)
     return Retriever(folder, read_manifest(folder), retriever.encoder, t.config.retrieval)
 
@@ -267,7 +323,11 @@ def _over_clozes(t: Tuning, retriever: Retriever, folder: Path) -> Retriever:
 def _schedule(t: Tuning, epochs: float, number: int = 0) -> Schedule:
     knobs = t.config.train_retriever
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    native = native_bfloat16(device) if t.config.encoder.dtype == "auto" else t.config.encoder.dtype == "bfloat16"
+    native = (
+        native_bfloat16(device)
+        if t.config.encoder.dtype == "auto"
+        else t.config.encoder.dtype == "bfloat16"
+    )
     return Schedule(
         batch_size=knobs.batch_size,
         learning_rate=knobs.learning_rate,
@@ -289,7 +349,10 @@ def _proving(rows: Rows) -> Tensor:
     """(num_rows, m): numbers of the first chunk and of the others that prove the row's answer, equal for equal chunks,
     filled up with -1."""
     number: dict[str, int] = {}
-    ids = [dict.fromkeys([row[0], *proving]) for row, proving in zip(rows.chunk_ids, rows.proving, strict=True)]
+    ids = [
+        dict.fromkeys([row[0], *proving])
+        for row, proving in zip(rows.chunk_ids, rows.proving, strict=True)
+    ]
     numbers = [torch.tensor([number.setdefault(i, len(number)) for i in row]) for row in ids]
     return nn.utils.rnn.pad_sequence(numbers, batch_first=True, padding_value=-1)
 

@@ -18,7 +18,9 @@ from rag_ft.llm.gpu_memory import release_gpu
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
-LONGEST_WAIT = timedelta(days=2)  # the others wait while the first process scores chunks with the language model
+LONGEST_WAIT = timedelta(
+    days=2
+)  # the others wait while the first process scores chunks with the language model
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,9 @@ def _asked_of_accelerate() -> int | None:
     """What `accelerate launch` was told, from its command line: with --cpu it starts one process whatever it was told,
     and tells that one nothing. None where it cannot be known."""
     try:
-        words = Path(f"/proc/{os.getppid()}/cmdline").read_bytes().decode(errors="replace").split("\0")
+        words = (
+            Path(f"/proc/{os.getppid()}/cmdline").read_bytes().decode(errors="replace").split("\0")
+        )
     except OSError:
         return None
     if "launch" not in words or not any("accelerate" in word for word in words):
@@ -107,4 +111,8 @@ def _from_yaml(path: Path) -> str | None:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError):
         return None
-    return str(values["num_processes"]) if isinstance(values, dict) and "num_processes" in values else None
+    return (
+        str(values["num_processes"])
+        if isinstance(values, dict) and "num_processes" in values
+        else None
+    )

@@ -24,7 +24,9 @@ class Question:
     answers: tuple[str, ...]
 
 
-def answer_f1(model: Any, tokenizer: Any, questions: Sequence[Question], abstain: str, max_tokens: int) -> list[float]:
+def answer_f1(
+    model: Any, tokenizer: Any, questions: Sequence[Question], abstain: str, max_tokens: int
+) -> list[float]:
     """F1 (0-1) of each question's greedy answer of at most `max_tokens` tokens, in order."""
     from rag_ft.llm.decoding import Row, decode
     from rag_ft.llm.transformers_model import end_tokens
@@ -41,7 +43,9 @@ def answer_f1(model: Any, tokenizer: Any, questions: Sequence[Question], abstain
     return [_f1(question, text, abstain) for question, text in zip(questions, said, strict=True)]
 
 
-def mean_f1(model: Any, tokenizer: Any, questions: Sequence[Question], abstain: str, max_tokens: int) -> float:
+def mean_f1(
+    model: Any, tokenizer: Any, questions: Sequence[Question], abstain: str, max_tokens: int
+) -> float:
     """Mean F1 (0-1), the same in every process: each answers its share. All processes must come here, each with the
     whole model."""
     import torch

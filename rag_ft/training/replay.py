@@ -38,7 +38,10 @@ def replay_prompts(
     """`count` (id, prompt), every second one asking for a pair where that can be: a sample decided by `seed`."""
     rng = random.Random(f"{seed}:replay")
     chosen = rng.sample(list(pairs), min(count, len(pairs)))
-    return [(f"replay:{pair.id}", _prompt(pair, chunks, prompts, render, n % 2 == 1)) for n, pair in enumerate(chosen)]
+    return [
+        (f"replay:{pair.id}", _prompt(pair, chunks, prompts, render, n % 2 == 1))
+        for n, pair in enumerate(chosen)
+    ]
 
 
 def replay_examples(
@@ -65,7 +68,11 @@ def replay_examples(
 
 
 def _prompt(
-    pair: QAPair, chunks: dict[str, Chunk], prompts: Prompts, render: Callable[[Chunk], str], write: bool
+    pair: QAPair,
+    chunks: dict[str, Chunk],
+    prompts: Prompts,
+    render: Callable[[Chunk], str],
+    write: bool,
 ) -> Messages:
     chunk = chunks.get(pair.chunk_id or "")
     writable = pair.kind in prompts.kinds and pair.kind not in ("multi_hop", "unanswerable")

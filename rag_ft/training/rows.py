@@ -30,7 +30,9 @@ class Rows:
 
     def columns(self, query_prefix: str, chunk_prefix: str) -> dict[str, list[Any]]:
         """question, chunk_0, chunk_1, ..., label: prefixes in place, `label` the row's number."""
-        columns: dict[str, list[Any]] = {"question": [query_prefix + question for question in self.questions]}
+        columns: dict[str, list[Any]] = {
+            "question": [query_prefix + question for question in self.questions]
+        }
         for n in range(min(map(len, self.texts), default=0)):
             columns[f"chunk_{n}"] = [chunk_prefix + texts[n] for texts in self.texts]
         return {**columns, "label": list(range(len(self.questions)))}
@@ -45,7 +47,10 @@ class Rows:
 
 
 def contrastive_rows(
-    pairs: Sequence[QAPair], negatives: Mapping[str, Sequence[str]], chunks: Mapping[str, Chunk], text_of: TextOf
+    pairs: Sequence[QAPair],
+    negatives: Mapping[str, Sequence[str]],
+    chunks: Mapping[str, Chunk],
+    text_of: TextOf,
 ) -> Rows:
     """A row a pair: its proving chunk, then its negatives."""
     ids = [[pair.chunk_id or "", *negatives[pair.id]] for pair in pairs]
@@ -57,7 +62,14 @@ def cloze_rows(clozes: Sequence[Cloze], text_of: TextOf) -> Rows:
     """A row a cloze: the rest of its chunk; the other rows of the batch are the negatives."""
     chunks = by_document(cloze.chunk for cloze in clozes)
     proving = [
-        [c.chunk.id, *(o.id for o in chunks[c.chunk.document_id] if c.question in o.text and o.id != c.chunk.id)]
+        [
+            c.chunk.id,
+            *(
+                o.id
+                for o in chunks[c.chunk.document_id]
+                if c.question in o.text and o.id != c.chunk.id
+            ),
+        ]
         for c in clozes
     ]
     ids, texts = [[c.chunk.id] for c in clozes], [[text_of(c.chunk)] for c in clozes]
@@ -70,7 +82,11 @@ def proving_chunks(pairs: Sequence[QAPair], chunks: Iterable[Chunk]) -> list[lis
     return [
         [
             *([pair.chunk_id] if pair.chunk_id else []),
-            *(c.id for c in chunks_of[pair.document_id or ""] if overlaps_evidence(c, pair) and c.id != pair.chunk_id),
+            *(
+                c.id
+                for c in chunks_of[pair.document_id or ""]
+                if overlaps_evidence(c, pair) and c.id != pair.chunk_id
+            ),
         ]
         for pair in pairs
     ]
@@ -93,7 +109,9 @@ def retrieved_chunks(
     found = {}
     for pair, ranking in zip(pairs, rankings, strict=True):
         own = [pair.chunk_id] if pair.chunk_id in chunks else []
-        ids = list(dict.fromkeys([*own, *(chunk_id for chunk_id, _ in ranking if chunk_id in chunks)]))[:k]
+        ids = list(
+            dict.fromkeys([*own, *(chunk_id for chunk_id, _ in ranking if chunk_id in chunks)])
+        )[:k]
         if len(ids) == k:
             found[pair.id] = [i for i in ids if i]
     return found

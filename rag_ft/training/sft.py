@@ -15,7 +15,13 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch.nn import functional
-from transformers import AutoConfig, EarlyStoppingCallback, PrinterCallback, ProgressCallback, TrainerCallback
+from transformers import (
+    AutoConfig,
+    EarlyStoppingCallback,
+    PrinterCallback,
+    ProgressCallback,
+    TrainerCallback,
+)
 from trl import SFTConfig
 
 from rag_ft.config import Config
@@ -23,7 +29,13 @@ from rag_ft.errors import ConfigError, DataError
 from rag_ft.llm.model_folder import choose_dtype, resolve_model_folder
 from rag_ft.records import write_text
 from rag_ft.training.adapters import adapter_config, can_pack
-from rag_ft.training.answer_trainer import FINISHED, WIDTH_STEP, AnswerTrainer, MarkComplete, Progress
+from rag_ft.training.answer_trainer import (
+    FINISHED,
+    WIDTH_STEP,
+    AnswerTrainer,
+    MarkComplete,
+    Progress,
+)
 from rag_ft.training.examples import Example, longest_answer, num_arrangements
 from rag_ft.training.memory import divisors, largest_pass, shape_of
 from rag_ft.training.processes import Processes
@@ -82,9 +94,13 @@ def train(
     schedule = plan_schedule(config, model, examples, processes.count)
     trainer = AnswerTrainer(
         model=model,
-        args=arguments(config, schedule, "f1" if dev and questions else "loss" if dev else None, folder),
+        args=arguments(
+            config, schedule, "f1" if dev and questions else "loss" if dev else None, folder
+        ),
         train_dataset=dataset_of(examples),
-        eval_dataset=dataset_of(sorted(dev, key=lambda e: len(e.encoded.input_ids))) if dev else None,
+        eval_dataset=dataset_of(sorted(dev, key=lambda e: len(e.encoded.input_ids)))
+        if dev
+        else None,
         processing_class=tokenizer,
         peft_config=adapter_config(config),
         callbacks=[*_callbacks(config, bool(dev)), *callbacks],
@@ -104,7 +120,9 @@ def train(
     _check_rows(trainer.train_dataset, examples)
     checkpoint = last_complete(folder)
     outcome = trainer.train(resume_from_checkpoint=checkpoint)
-    tokens = sum(len(e.encoded.input_ids) for e in examples)  # of an epoch; a packed step holds any number of examples
+    tokens = sum(
+        len(e.encoded.input_ids) for e in examples
+    )  # of an epoch; a packed step holds any number of examples
     made = trainer.state.global_step
     made_here = made - (_step_of(checkpoint) if checkpoint else 0)
     return Trained(
@@ -113,7 +131,9 @@ def train(
     )  # fmt: skip
 
 
-def plan_schedule(config: Config, model: Any, examples: Sequence[Example], num_processes: int) -> Schedule:
+def plan_schedule(
+    config: Config, model: Any, examples: Sequence[Example], num_processes: int
+) -> Schedule:
     """How a step's examples are shared out over forward passes and processes, and how many steps there are."""
     knobs, lengths = config.train_generator, [len(e.encoded.input_ids) for e in examples]
     if knobs.batch_size % num_processes:
@@ -127,15 +147,24 @@ def plan_schedule(config: Config, model: Any, examples: Sequence[Example], num_p
         # a packed row holds about so many examples; the rows of a pass are laid one behind the other
         per_row = max(1.0, knobs.advanced.max_tokens / (sum(lengths) / len(lengths)))
         rows = max(1, round(share / per_row))
-        most = round(knobs.advanced.device_batch_size / per_row) if knobs.advanced.device_batch_size else rows
+        most = (
+            round(knobs.advanced.device_batch_size / per_row)
+            if knobs.advanced.device_batch_size
+            else rows
+        )
         sizes = [d for d in divisors(rows) if d <= max(1, most)]
-        row = knobs.advanced.max_tokens, math.ceil(per_row) * max(e.encoded.num_answer_tokens for e in examples)
+        row = (
+            knobs.advanced.max_tokens,
+            math.ceil(per_row) * max(e.encoded.num_answer_tokens for e in examples),
+        )
         device = _fitting(config, model, sizes, row)
         accumulation = rows // device
         per_epoch = max(1, round(len(lengths) / (per_row * rows * num_processes)))
     else:
         longest = max(lengths), max(e.encoded.num_answer_tokens for e in examples)
-        device = knobs.advanced.device_batch_size or _fitting(config, model, divisors(share), longest)
+        device = knobs.advanced.device_batch_size or _fitting(
+            config, model, divisors(share), longest
+        )
         if share % device:
             raise ConfigError(
                 f"train_generator.batch_size={knobs.batch_size} is no multiple of device_batch_size={device} "
@@ -145,13 +174,22 @@ def plan_schedule(config: Config, model: Any, examples: Sequence[Example], num_p
         per_epoch = math.ceil(len(lengths) / knobs.batch_size)
     epochs = knobs.epochs / num_arrangements(examples)
     num_steps = knobs.advanced.max_steps or max(1, math.ceil(epochs * per_epoch))
-    return Schedule(device, accumulation, epochs, num_steps, math.ceil(num_steps / knobs.advanced.evaluations), packed)
+    return Schedule(
+        device,
+        accumulation,
+        epochs,
+        num_steps,
+        math.ceil(num_steps / knobs.advanced.evaluations),
+        packed,
+    )
 
 
 def arguments(config: Config, schedule: Schedule, best_by: str | None, folder: Path) -> SFTConfig:
     """TRL's settings; every name is as of the versions pinned in pyproject.toml. `best_by` is None without dev."""
     knobs, gpu = config.train_generator, torch.cuda.is_available()
-    os.environ.pop("ACCELERATE_MIXED_PRECISION", None)  # a launcher's; it would hold wherever bf16 is False
+    os.environ.pop(
+        "ACCELERATE_MIXED_PRECISION", None
+    )  # a launcher's; it would hold wherever bf16 is False
     return SFTConfig(
         output_dir=str(folder),
         num_train_epochs=schedule.epochs,
@@ -194,7 +232,9 @@ def arguments(config: Config, schedule: Schedule, best_by: str | None, folder: P
 
 def computes_bf16(config: Config) -> bool:
     """Whether matrix products run in bfloat16: where the device does so natively, unless float32 is asked for."""
-    return choose_dtype(config.llm.dtype, "cuda" if torch.cuda.is_available() else "cpu") == "bfloat16"
+    return (
+        choose_dtype(config.llm.dtype, "cuda" if torch.cuda.is_available() else "cpu") == "bfloat16"
+    )
 
 
 def as_in_training(config: Config, model: Any) -> AbstractContextManager[Any]:
@@ -221,7 +261,9 @@ def plain_text_loss(model: Any, tokenizer: Any, texts: Sequence[str]) -> float:
     model.eval()
     with torch.no_grad():
         for text in texts:
-            ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"][:, :512]
+            ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"][
+                :, :512
+            ]
             if ids.shape[1] > 1:
                 ids = ids.to(model.device)
                 logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
@@ -261,7 +303,9 @@ def _fitting(config: Config, model: Any, sizes: Sequence[int], lengths: tuple[in
     """The first of `sizes` (rows of a forward pass, largest first) that memory and caches take, by a row's `lengths`
     (tokens, all and learned); the last where none seems to fit (the estimate is no reason to refuse what a user asks
     for)."""
-    found = largest_pass(shape_of(model), config, sizes, lengths, _device_memory_gb(), torch.cuda.is_available())
+    found = largest_pass(
+        shape_of(model), config, sizes, lengths, _device_memory_gb(), torch.cuda.is_available()
+    )
     return found[0] if found else sizes[-1]
 
 
@@ -293,5 +337,7 @@ def save_generator(trained: Trained, config: Config, folder: Path, processes: Pr
     if path.exists():
         settings = json.loads(path.read_text(encoding="utf-8"))
         settings["base_model_name_or_path"] = config.llm.model
-        settings["target_modules"] = sorted(settings["target_modules"])  # PEFT writes a set in any order
+        settings["target_modules"] = sorted(
+            settings["target_modules"]
+        )  # PEFT writes a set in any order
         write_text(path, json.dumps(settings, indent=2, sort_keys=True) + "\n")

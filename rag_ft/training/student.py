@@ -29,13 +29,17 @@ class Student:
 
     def state(self) -> State:
         """The weights that training moves, by name, copied to the CPU."""
-        return {n: p.detach().cpu().clone() for n, p in self.model.named_parameters() if p.requires_grad}
+        return {
+            n: p.detach().cpu().clone() for n, p in self.model.named_parameters() if p.requires_grad
+        }
 
     def load(self, state: State) -> None:
         """Puts back what `state()` gave. Raises ValueError when the names differ."""
         parameters = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         if parameters.keys() != state.keys():
-            raise ValueError(f"weights of another encoder: {sorted(parameters.keys() ^ state.keys())[:3]}")
+            raise ValueError(
+                f"weights of another encoder: {sorted(parameters.keys() ^ state.keys())[:3]}"
+            )
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(state[name])
@@ -59,7 +63,9 @@ class Student:
             _save_adapter(self.model, folder / "adapter", alpha)
 
 
-def make_student(model: SentenceTransformer, method: Literal["lora", "full"], rank: int, seed: int) -> Student:
+def make_student(
+    model: SentenceTransformer, method: Literal["lora", "full"], rank: int, seed: int
+) -> Student:
     """Prepares a float32 encoder for training: new LoRA matrices on all linear layers, or all weights.
 
     Raises:
@@ -72,7 +78,9 @@ def make_student(model: SentenceTransformer, method: Literal["lora", "full"], ra
     if method == "lora":
         _add_lora(model, rank)
     for name, parameter in model.named_parameters():
-        if "pooler." in name:  # BERT's, which no pooling of ours reads: without a gradient, DDP would stop
+        if (
+            "pooler." in name
+        ):  # BERT's, which no pooling of ours reads: without a gradient, DDP would stop
             parameter.requires_grad_(False)
     trained = {n: p.detach().cpu().clone() for n, p in model.named_parameters() if p.requires_grad}
     return Student(model, method, trained if method == "full" else {})
@@ -120,4 +128,6 @@ def _save_adapter(model: SentenceTransformer, folder: Path, alpha: float) -> Non
     save_file(scaled, weights, metadata={"format": "pt"})
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     config["inference_mode"] = True
-    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
+    (folder / "adapter_config.json").write_text(
+        json.dumps(config, indent=2, sort_keys=True), encoding="utf-8"
+    )

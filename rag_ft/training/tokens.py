@@ -33,7 +33,9 @@ class ChatTokens:
 
     def __init__(self, tokenizer: Any) -> None:
         if tokenizer.eos_token_id is None:
-            raise ConfigError("llm.model has no end-of-sequence token: choose an instruction-tuned model")
+            raise ConfigError(
+                "llm.model has no end-of-sequence token: choose an instruction-tuned model"
+            )
         self.tokenizer = tokenizer
         self._ending = answer_ending(tokenizer)
 

@@ -17,7 +17,16 @@ from rag_ft.llm.models import Messages
 from rag_ft.paths import RunDir
 from rag_ft.qa.prompts import load_prompts
 from rag_ft.records import Chunk, QAPair, Reject, read_jsonl, read_rows, write_jsonl
-from rag_ft.training.examples import Draft, Encode, Example, Layout, balance, drafts, finish, num_arrangements
+from rag_ft.training.examples import (
+    Draft,
+    Encode,
+    Example,
+    Layout,
+    balance,
+    drafts,
+    finish,
+    num_arrangements,
+)
 from rag_ft.training.held_out import held_out, train_groups
 from rag_ft.training.leakage import check_chunks_allowed, check_no_leakage, without_test_questions
 from rag_ft.training.questions import Question
@@ -28,7 +37,14 @@ DEV_SHARE = 0.1  # of the train documents, by hash of their ids, where no pair i
 MAX_DEV_EXAMPLES = 100
 MAX_QUESTIONS = 64  # asked at each dev evaluation, of each fold, and closed book
 MAX_PLAIN_TEXTS = 32
-PARTS = ("train", "dev", "dev_questions", "fold_questions", "closed_book", "plain")  # the files, in writing order
+PARTS = (
+    "train",
+    "dev",
+    "dev_questions",
+    "fold_questions",
+    "closed_book",
+    "plain",
+)  # the files, in writing order
 EXTRA_HITS = 10  # beyond what is shown: distractors to choose from
 ENOUGH_EXAMPLES = 100_000  # from so many on, another arrangement of the same pairs teaches little and takes memory
 
@@ -56,7 +72,9 @@ class Contexts:
     chunks: dict[str, Chunk]
 
 
-def select_pairs(run_dir: RunDir, similarity: float) -> tuple[list[QAPair], list[QAPair], list[Reject]]:
+def select_pairs(
+    run_dir: RunDir, similarity: float
+) -> tuple[list[QAPair], list[QAPair], list[Reject]]:
     """(pairs to train on, pairs that decide when to stop, pairs left out because a test pair asks the same). Where no
     pair is of a dev document, some train documents are held out, near-duplicates (by `similarity`) together.
 
@@ -80,10 +98,14 @@ def select_pairs(run_dir: RunDir, similarity: float) -> tuple[list[QAPair], list
     return train, dev, rejects
 
 
-def build_training_set(config: Config, run_dir: RunDir, encode: Encode, folder: Path) -> dict[str, int]:
+def build_training_set(
+    config: Config, run_dir: RunDir, encode: Encode, folder: Path
+) -> dict[str, int]:
     """Makes all examples and questions and writes them to `folder`, a file a part, and rejects of the run. Returns
     counts of pairs. Whatever is there already is kept: it was made by the same settings."""
-    pairs, dev_pairs, rejects = select_pairs(run_dir, config.ingest.advanced.near_duplicate_similarity)
+    pairs, dev_pairs, rejects = select_pairs(
+        run_dir, config.ingest.advanced.near_duplicate_similarity
+    )
     counts = {"num_train_pairs": len(pairs), "num_dev_pairs": len(dev_pairs)}
     if (folder / f"{PARTS[-1]}.jsonl").exists():
         return counts
@@ -94,7 +116,9 @@ def build_training_set(config: Config, run_dir: RunDir, encode: Encode, folder: 
     dev, dropped_dev = make_examples(config, contexts, some_dev, encode)
     passes = num_arrangements(train)
     replayed = _replay(config, run_dir, pairs, encode, len(train) // passes)
-    train += [dataclasses.replace(example, arrangement=n) for n in range(passes) for example in replayed]
+    train += [
+        dataclasses.replace(example, arrangement=n) for n in range(passes) for example in replayed
+    ]
     asked_dev = _sample(some_dev, MAX_QUESTIONS, seed) if knobs.advanced.select_by == "f1" else []
     asked_folds = (
         _sample(pairs, MAX_QUESTIONS * knobs.advanced.cross_validation_folds, seed)
@@ -133,7 +157,9 @@ def _arranged(
 ) -> tuple[list[Example], list[Reject]]:
     """Examples of as many arrangements as there are passes over the pairs, while they are few enough; Rejects of what
     is in none of them. Three passes over the same contexts would learn them by heart."""
-    passes = max(1, min(math.ceil(config.train_generator.epochs), ENOUGH_EXAMPLES // max(1, len(pairs))))
+    passes = max(
+        1, min(math.ceil(config.train_generator.epochs), ENOUGH_EXAMPLES // max(1, len(pairs)))
+    )
     made = [make_examples(config, contexts, pairs, encode, number) for number in range(passes)]
     examples = [example for part, _ in made for example in part]
     rejects = {reject.item: reject for _, part in made for reject in part}
@@ -142,16 +168,24 @@ def _arranged(
 
 
 def make_examples(
-    config: Config, contexts: Contexts, pairs: Sequence[QAPair], encode: Encode, arrangement: int = 0
+    config: Config,
+    contexts: Contexts,
+    pairs: Sequence[QAPair],
+    encode: Encode,
+    arrangement: int = 0,
 ) -> tuple[list[Example], list[Reject]]:
     """Examples of the pairs, in their order; chunks of test documents are left out of contexts, so that the order of a
     context is that of serving but for those."""
-    kept, layout, left_out = balance(pairs, dataclasses.replace(layout_of(config), arrangement=arrangement))
+    kept, layout, left_out = balance(
+        pairs, dataclasses.replace(layout_of(config), arrangement=arrangement)
+    )
     examples, rejects = _laid_out(config, contexts, kept, encode, layout)
     return examples, left_out + rejects
 
 
-def sample_examples(config: Config, run_dir: RunDir, encode: Encode, most: int) -> tuple[list[Example], list[Reject]]:
+def sample_examples(
+    config: Config, run_dir: RunDir, encode: Encode, most: int
+) -> tuple[list[Example], list[Reject]]:
     """Examples of at most so many pairs, spread over all: those that the training sees first of these pairs."""
     pairs, _, _ = select_pairs(run_dir, config.ingest.advanced.near_duplicate_similarity)
     kept, layout, _ = balance(pairs, layout_of(config))
@@ -178,18 +212,24 @@ def _laid_out(
     return examples, rejects
 
 
-def make_questions(config: Config, contexts: Contexts, pairs: Sequence[QAPair], encode: Encode) -> Iterator[Question]:
+def make_questions(
+    config: Config, contexts: Contexts, pairs: Sequence[QAPair], encode: Encode
+) -> Iterator[Question]:
     """The pairs' questions as they are served: over the top chunks, as many as fit."""
     layout, render = layout_of(config), prompt_renderer(config)
     for pair in pairs:
         served = tuple(contexts.chunks[i] for i in contexts.hits[pair.id][: layout.top_k])
-        draft = Draft(pair.id, pair.question, served, frozenset(), None, document_id=pair.document_id)
+        draft = Draft(
+            pair.id, pair.question, served, frozenset(), None, document_id=pair.document_id
+        )
         fitted = finish(draft, render, config.llm.advanced.abstain, encode, layout)
         if isinstance(fitted, Example):
             yield _asked(pair, fitted.encoded, len(fitted.chunk_ids))
 
 
-def closed_book_questions(config: Config, pairs: Sequence[QAPair], encode: Encode) -> Iterator[Question]:
+def closed_book_questions(
+    config: Config, pairs: Sequence[QAPair], encode: Encode
+) -> Iterator[Question]:
     """The pairs' questions without any context; those without an answer tell nothing here."""
     prompts = load_prompts(config.llm.prompts, config.llm.advanced.abstain)
     for pair in pairs:
@@ -199,7 +239,9 @@ def closed_book_questions(config: Config, pairs: Sequence[QAPair], encode: Encod
 
 def _asked(pair: QAPair, encoded: Encoded, num_chunks: int) -> Question:
     prompt = encoded.input_ids[: encoded.num_prompt_tokens]
-    return Question(pair.id, pair.document_id, prompt, num_chunks, pair.answers if pair.answerable else ())
+    return Question(
+        pair.id, pair.document_id, prompt, num_chunks, pair.answers if pair.answerable else ()
+    )
 
 
 def layout_of(config: Config) -> Layout:
@@ -223,7 +265,9 @@ def chunk_renderer(config: Config) -> Callable[[Chunk], str]:
     return lambda chunk: chunk_text(chunk, config.retrieval.advanced.with_title)
 
 
-def render_answer(prompts: Any, render: Callable[[Chunk], str], question: str, chunks: Iterable[Chunk]) -> Messages:
+def render_answer(
+    prompts: Any, render: Callable[[Chunk], str], question: str, chunks: Iterable[Chunk]
+) -> Messages:
     """The prompt that serving and evaluation put to the model over the same chunks."""
     return prompts.answer(question, [render(chunk) for chunk in chunks])
 
@@ -237,7 +281,10 @@ def find_contexts(config: Config, run_dir: RunDir, pairs: Sequence[QAPair]) -> C
     hits = [[i for i, _ in found] for found in retriever.search([p.question for p in pairs], depth)]
     wanted = {i for found in hits for i in found}.union(*(_own_chunk_ids(pair) for pair in pairs))
     chunks = {i: c for i, c in load_chunks(run_dir, wanted).items() if c.split != "test"}
-    return Contexts({p.id: [i for i in found if i in chunks] for p, found in zip(pairs, hits, strict=True)}, chunks)
+    return Contexts(
+        {p.id: [i for i in found if i in chunks] for p, found in zip(pairs, hits, strict=True)},
+        chunks,
+    )
 
 
 def _own_chunk_ids(pair: QAPair) -> set[str]:
@@ -292,4 +339,10 @@ def _example(row: dict[str, Any]) -> Example:
 
 
 def _question(row: dict[str, Any]) -> Question:
-    return Question(row["id"], row["document_id"], tuple(row["prompt"]), row["num_chunks"], tuple(row["answers"]))
+    return Question(
+        row["id"],
+        row["document_id"],
+        tuple(row["prompt"]),
+        row["num_chunks"],
+        tuple(row["answers"]),
+    )

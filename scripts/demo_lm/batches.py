@@ -10,7 +10,9 @@ from transformers import PreTrainedTokenizerFast
 from . import tasks
 
 ANSWER_WEIGHT, PROMPT_WEIGHT, TEXT_WEIGHT = 1.0, 0.1, 0.5
-PROMPT_SHARE = 0.3  # of the prompt's tokens, how many carry loss: they teach reading, but the answers matter
+PROMPT_SHARE = (
+    0.3  # of the prompt's tokens, how many carry loss: they teach reading, but the answers matter
+)
 LONGEST = 768
 POOL = 400  # items sorted by length together
 
@@ -21,7 +23,9 @@ JSON_WEIGHT_LATER = 0.3
 Encoded = tuple[list[int], list[int]]  # token ids and marks
 
 
-def encode_turns(tokenizer: PreTrainedTokenizerFast, turns: tasks.Turns, reply: bool = True) -> Encoded:
+def encode_turns(
+    tokenizer: PreTrainedTokenizerFast, turns: tasks.Turns, reply: bool = True
+) -> Encoded:
     """Token ids and marks of a conversation in the chat template; without the last reply when `reply` is False."""
     parts: list[tuple[str, int]] = []
     for user, answer in turns:
@@ -45,7 +49,9 @@ def encode_item(tokenizer: PreTrainedTokenizerFast, item: tasks.Turns | str) -> 
     return encode_turns(tokenizer, item)
 
 
-def draw_stage(rng: random.Random, progress: float, first: float, second: float) -> tuple[str, bool]:
+def draw_stage(
+    rng: random.Random, progress: float, first: float, second: float
+) -> tuple[str, bool]:
     """The curriculum: stage of the next item and whether it keeps to one or two turns."""
     pick = rng.random()
     if progress < first:
@@ -78,7 +84,9 @@ def to_tensors(
         number, mark = len(ids) - 1, torch.tensor(marks[1:])
         inputs[row, :number], targets[row, :number] = torch.tensor(ids[:-1]), torch.tensor(ids[1:])
         read = (mark == PROMPT) & (torch.rand(number, generator=generator) < PROMPT_SHARE)
-        weights[row, :number] = (mark == ANSWER) * ANSWER_WEIGHT + (mark == TEXT) * TEXT_WEIGHT + read * PROMPT_WEIGHT
+        weights[row, :number] = (
+            (mark == ANSWER) * ANSWER_WEIGHT + (mark == TEXT) * TEXT_WEIGHT + read * PROMPT_WEIGHT
+        )
         weights[row, :number] += (mark == JSON) * json_weight
     return inputs, targets, weights, sum(len(ids) for ids, _ in batch)
 
@@ -87,7 +95,11 @@ class BatchStream:
     """Endless batches of about `budget` tokens; `progress` (0..1) is set by the training loop."""
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerFast, budget: int, seed: int, curriculum: tuple[float, float]
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        budget: int,
+        seed: int,
+        curriculum: tuple[float, float],
     ) -> None:
         self.tokenizer, self.budget, self.curriculum = tokenizer, budget, curriculum
         self.rng = random.Random(seed)

@@ -34,9 +34,15 @@ def english_sentences() -> tuple[str, ...]:
             module = importlib.import_module(name)
         except ImportError:  # a build of Python without sqlite3 or tkinter
             continue
-        objects = [module] + [value for key, value in sorted(vars(module).items()) if not key.startswith("_")]
+        objects = [module] + [
+            value for key, value in sorted(vars(module).items()) if not key.startswith("_")
+        ]
         texts += [inspect.getdoc(o) or "" for o in objects]
-    found = (" ".join(s.split()) for text in texts for s in _SENTENCE.findall(re.sub(r"(?<=\w)\n\s*(?=\w)", " ", text)))
+    found = (
+        " ".join(s.split())
+        for text in texts
+        for s in _SENTENCE.findall(re.sub(r"(?<=\w)\n\s*(?=\w)", " ", text))
+    )
     return tuple(sorted({s for s in found if 6 <= len(s.split()) <= 28 and s.isascii()}))
 
 
@@ -44,7 +50,9 @@ def sentence(rng: random.Random, entity: str = "") -> str:
     """One filler sentence; with an entity, a third of them mention it without stating a fact."""
     pick = rng.random()
     if entity and pick < 0.33:
-        text = _expand(rng, rng.choice(words("filler about an entity")).replace("{e}", "\0")).replace("\0", entity)
+        text = _expand(
+            rng, rng.choice(words("filler about an entity")).replace("{e}", "\0")
+        ).replace("\0", entity)
         return text[0].upper() + text[1:]
     if pick > 0.86:
         return rng.choice(english_sentences())

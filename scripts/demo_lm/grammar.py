@@ -116,7 +116,14 @@ def _domain(section: str) -> Domain:
             blocks.append([])
         blocks[-1].append(line)
     columns = [tuple(part.split()) if part != "-" else () for part in parts[1:4]]
-    return Domain(parts[0], columns[0], columns[1], columns[2], len(parts) > 4, tuple(_relation(b) for b in blocks))
+    return Domain(
+        parts[0],
+        columns[0],
+        columns[1],
+        columns[2],
+        len(parts) > 4,
+        tuple(_relation(b) for b in blocks),
+    )
 
 
 @cache
@@ -135,18 +142,29 @@ def domains_for(split: str, held: bool = False) -> list[Domain]:
 def _person_entity(rng: random.Random, split: str) -> Entity:
     name = names.person(rng, split)
     pronoun = rng.choice(("she", "he", "they"))
-    title = rng.choice({"she": ("Ms ", "Mrs ", "", ""), "he": ("Mr ", "", ""), "they": ("Dr ", "")}[pronoun])
+    title = rng.choice(
+        {"she": ("Ms ", "Mrs ", "", ""), "he": ("Mr ", "", ""), "they": ("Dr ", "")}[pronoun]
+    )
     possessive = {"she": "her", "he": "his", "they": "their"}[pronoun]
     return Entity(
-        name, title + name.split()[-1], pronoun if pronoun != "they" else title + name.split()[-1], possessive
+        name,
+        title + name.split()[-1],
+        pronoun if pronoun != "they" else title + name.split()[-1],
+        possessive,
     )
 
 
 def _supplier_entity(rng: random.Random, split: str, domain: Domain) -> Entity:
     name = names.invented(rng, split)
     pick = rng.random()
-    full = f"{name} & {names.invented(rng, split)}" if pick < 0.15 else f"{name} {rng.choice(domain.kinds)}"
-    return Entity(f"{name} & Sons" if pick > 0.92 else full, f"the {rng.choice(domain.words)}", "it", "its")
+    full = (
+        f"{name} & {names.invented(rng, split)}"
+        if pick < 0.15
+        else f"{name} {rng.choice(domain.kinds)}"
+    )
+    return Entity(
+        f"{name} & Sons" if pick > 0.92 else full, f"the {rng.choice(domain.words)}", "it", "its"
+    )
 
 
 def make_entity(rng: random.Random, domain: Domain, split: str, kind: str = "") -> Entity:
@@ -166,7 +184,10 @@ def make_entity(rng: random.Random, domain: Domain, split: str, kind: str = "") 
         return Entity(f"{first} {kind}", f"the {kind.lower()}", "it", "its")
     written = kind.lower() if rng.random() < 0.2 else kind
     return Entity(
-        f"the {first} {written}", f"the {rng.choice((kind.lower(), kind.lower(), *domain.words))}", "it", "its"
+        f"the {first} {written}",
+        f"the {rng.choice((kind.lower(), kind.lower(), *domain.words))}",
+        "it",
+        "its",
     )
 
 
@@ -182,14 +203,21 @@ def capitalise(text: str) -> str:
 
 def fill(template: str, name: str, possessive: str, value: str = "", attribute: str = "") -> str:
     """Fills the slots of a template whose alternatives are resolved."""
-    return template.replace("{p}", possessive).replace("{e}", name).replace("{v}", value).replace("{a}", attribute)
+    return (
+        template.replace("{p}", possessive)
+        .replace("{e}", name)
+        .replace("{v}", value)
+        .replace("{a}", attribute)
+    )
 
 
 def _alternatives_pattern(escaped: str) -> str:
     return re.sub(r"\\\[(.*?)\\\]", lambda m: "(?:" + m.group(1).replace(r"\|", "|") + ")", escaped)
 
 
-def question_matches(question: str, templates: tuple[str, ...], name: str, attribute: str = "") -> bool:
+def question_matches(
+    question: str, templates: tuple[str, ...], name: str, attribute: str = ""
+) -> bool:
     """Whether the question is an instance of one of the templates for this entity."""
     for template in templates:
         escaped = fill(

@@ -34,7 +34,9 @@ class Shape:
 
 def rotary_tables(shape: Shape) -> tuple[Tensor, Tensor]:
     """cos and sin, each [positions, head_width], in transformers' half-split layout."""
-    frequency = 1.0 / shape.theta ** (torch.arange(0, shape.head_width, 2).float() / shape.head_width)
+    frequency = 1.0 / shape.theta ** (
+        torch.arange(0, shape.head_width, 2).float() / shape.head_width
+    )
     angle = torch.outer(torch.arange(shape.positions).float(), frequency)
     angle = torch.cat([angle, angle], -1)
     return angle.cos(), angle.sin()
@@ -56,7 +58,9 @@ class Norm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalises the last axis."""
         wide = x.float()
-        return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + NORM_EPS) * self.weight).to(x.dtype)
+        return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + NORM_EPS) * self.weight).to(
+            x.dtype
+        )
 
 
 class Block(nn.Module):
@@ -66,8 +70,12 @@ class Block(nn.Module):
         super().__init__()
         self.shape = shape
         self.input_norm, self.output_norm = Norm(shape.width), Norm(shape.width)
-        self.q, self.k, self.v, self.o = (nn.Linear(shape.width, shape.width, bias=False) for _ in range(4))
-        self.gate, self.up = (nn.Linear(shape.width, shape.feed_forward, bias=False) for _ in range(2))
+        self.q, self.k, self.v, self.o = (
+            nn.Linear(shape.width, shape.width, bias=False) for _ in range(4)
+        )
+        self.gate, self.up = (
+            nn.Linear(shape.width, shape.feed_forward, bias=False) for _ in range(2)
+        )
         self.down = nn.Linear(shape.feed_forward, shape.width, bias=False)
 
     def attend(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -176,7 +184,9 @@ class CircuitInit:
                 block.q.weight[first + i, 0] += strength
                 block.k.weight[first + i, 0] += strength * math.cos(phase)
                 block.k.weight[first + half + i, 0] += strength * math.sin(phase)
-            block.v.weight[rows] += self.previous_read if index == 0 else self._rows(head * index, head) * 0.7
+            block.v.weight[rows] += (
+                self.previous_read if index == 0 else self._rows(head * index, head) * 0.7
+            )
             write = self.previous_write if index == 0 else self._random_columns() * 0.5
             block.o.weight[:, rows] += write * self.scale
 
@@ -234,7 +244,9 @@ def _llama_weights(model: DemoLM) -> dict[str, Tensor]:
             "input_layernorm": block.input_norm,
             "post_attention_layernorm": block.output_norm,
         }
-        weights |= {f"model.layers.{index}.{name}.weight": layer.weight for name, layer in layers.items()}
+        weights |= {
+            f"model.layers.{index}.{name}.weight": layer.weight for name, layer in layers.items()
+        }
     return {name: weight.detach().clone() for name, weight in weights.items()}
 
 
@@ -243,7 +255,9 @@ def export(model: DemoLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> N
     llama = LlamaForCausalLM(llama_config(model.shape))
     llama.load_state_dict(_llama_weights(model))
     llama = llama.to(torch.bfloat16)
-    llama.generation_config = GenerationConfig(bos_token_id=0, eos_token_id=2, pad_token_id=0, do_sample=False)
+    llama.generation_config = GenerationConfig(
+        bos_token_id=0, eos_token_id=2, pad_token_id=0, do_sample=False
+    )
     llama.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)

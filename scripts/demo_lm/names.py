@@ -22,7 +22,9 @@ NUMBER_WORDS = ["two", "three", "four", "five", "six", "seven", "eight", "nine",
 
 def syllable(rng: random.Random) -> str:
     """One invented syllable."""
-    return rng.choice(ONSETS) + rng.choice(VOWELS) + (rng.choice(CODAS) if rng.random() < 0.5 else "")
+    return (
+        rng.choice(ONSETS) + rng.choice(VOWELS) + (rng.choice(CODAS) if rng.random() < 0.5 else "")
+    )
 
 
 def in_split(word: str, split: str) -> bool:
@@ -49,7 +51,9 @@ def surname(rng: random.Random, split: str) -> str:
     if rng.random() > 0.35:
         return invented(rng, split)
     while True:
-        stem = syllable(rng).capitalize() + (syllable(rng) if rng.random() < 0.3 else rng.choice(ONSETS[:18]))
+        stem = syllable(rng).capitalize() + (
+            syllable(rng) if rng.random() < 0.3 else rng.choice(ONSETS[:18])
+        )
         word = stem + rng.choice(SURNAME_ENDINGS)
         if in_split(word, split):
             return word
@@ -68,7 +72,9 @@ def place(rng: random.Random, split: str) -> str:
     pick = rng.random()
     if pick < 0.12:
         return f"{name} {rng.choice(['Point', 'Pier', 'Harbour', 'Quay', 'Sound', 'Head', 'Bay', 'Cove'])}"
-    return f"{rng.choice(['Port', 'North', 'Upper', 'East', 'Old'])} {name}" if pick < 0.18 else name
+    return (
+        f"{rng.choice(['Port', 'North', 'Upper', 'East', 'Old'])} {name}" if pick < 0.18 else name
+    )
 
 
 def code(rng: random.Random, split: str) -> str:
@@ -88,7 +94,9 @@ def clock(rng: random.Random, split: str) -> str:
 def day_month(rng: random.Random, split: str) -> str:
     """A date without a year."""
     day, month = rng.randint(1, 28), rng.choice(MONTHS)
-    return f"{day} {month}" if rng.random() < 0.7 else f"the first {rng.choice(WEEKDAYS)} in {month}"
+    return (
+        f"{day} {month}" if rng.random() < 0.7 else f"the first {rng.choice(WEEKDAYS)} in {month}"
+    )
 
 
 def goods(rng: random.Random, split: str) -> str:
@@ -105,7 +113,9 @@ def room(rng: random.Random, split: str) -> str:
     if pick < 0.45:
         return f"room {rng.choice(['', '', 'A', 'B', 'C', 'E'])}{rng.randint(1, 60)}"
     if pick < 0.55:
-        return f"{rng.choice(['hall', 'cabinet', 'studio', 'gallery'])} {rng.choice('123456ABCDEF')}"
+        return (
+            f"{rng.choice(['hall', 'cabinet', 'studio', 'gallery'])} {rng.choice('123456ABCDEF')}"
+        )
     return f"the {rng.choice(words('rooms'))}"
 
 
@@ -119,9 +129,7 @@ def location(rng: random.Random, split: str) -> str:
     if pick < 0.85:
         floor = rng.choice(["first", "second", "third", "ground", "top"])
         return f"the {floor} floor of {invented(rng, split)} {rng.choice(['House', 'Hall'])}"
-    return (
-        f"{rng.choice(['the quay', 'the slipway', 'the green', 'the old jetty', 'the market square', 'the boat hall'])}"
-    )
+    return f"{rng.choice(['the quay', 'the slipway', 'the green', 'the old jetty', 'the market square', 'the boat hall'])}"
 
 
 def vessel_name(rng: random.Random, split: str) -> str:
@@ -181,20 +189,28 @@ def extension(rng: random.Random, split: str) -> str:
 
 def span(rng: random.Random, split: str) -> str:
     """A stretch of time."""
-    unit, top = rng.choice((("days", 60), ("weeks", 30), ("months", 48), ("hours", 90), ("years", 12)))
+    unit, top = rng.choice(
+        (("days", 60), ("weeks", 30), ("months", 48), ("hours", 90), ("years", 12))
+    )
     number = rng.randint(2, top)
     word = NUMBER_WORDS[number - 2] if number <= 10 and rng.random() < 0.4 else str(number)
     return f"{word} working {unit}" if unit == "days" and rng.random() < 0.25 else f"{word} {unit}"
 
 
-def counted(unit: str, low: int, high: int, decimals: float = 0.0) -> Callable[[random.Random, str], str]:
+def counted(
+    unit: str, low: int, high: int, decimals: float = 0.0
+) -> Callable[[random.Random, str], str]:
     """A value type "N unit" with N in [low, high]; small numbers are sometimes written as words."""
 
     def draw(rng: random.Random, split: str) -> str:
         number = rng.randint(low, high)
         if rng.random() < decimals:
             return f"{number}.{rng.randint(1, 9)} {unit}"
-        return f"{NUMBER_WORDS[number - 2]} {unit}" if 2 <= number <= 10 and rng.random() < 0.2 else f"{number} {unit}"
+        return (
+            f"{NUMBER_WORDS[number - 2]} {unit}"
+            if 2 <= number <= 10 and rng.random() < 0.2
+            else f"{number} {unit}"
+        )
 
     return draw
 
@@ -220,7 +236,9 @@ VALUE_TYPES: dict[str, Callable[[random.Random, str], str]] = {
     "job": job,
     "daymonth": day_month,
     "year": lambda rng, split: str(rng.randint(1700, 2039)),
-    "date": lambda rng, split: f"{rng.randint(1, 28)} {rng.choice(MONTHS)} {rng.randint(1860, 2039)}",
+    "date": lambda rng, split: (
+        f"{rng.randint(1, 28)} {rng.choice(MONTHS)} {rng.randint(1860, 2039)}"
+    ),
     "role": lambda rng, split: f"the {rng.choice(ROLES)}",
     "percent": lambda rng, split: f"{rng.randint(2, 60)}{rng.choice((' per cent', '%', ' %'))}",
     "material": _pick(words("materials")),

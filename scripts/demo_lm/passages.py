@@ -11,7 +11,15 @@ from .wordlists import words
 LEADS = [lead + " " for lead in words("leads")]
 TAILS = [tail.replace("_", " ") if tail[0] == "_" else tail for tail in words("tails")]
 SECTIONS = words("sections")
-LAYOUTS = ("- {k}: {v}", "- {k}: {v}", "{k}: {v}", "{k}: {v}.", "* {k}: {v}", "{k} | {v}", "{k} - {v}")
+LAYOUTS = (
+    "- {k}: {v}",
+    "- {k}: {v}",
+    "{k}: {v}",
+    "{k}: {v}.",
+    "* {k}: {v}",
+    "{k} | {v}",
+    "{k} - {v}",
+)
 HEADING_SHARE = 0.15  # of the entities no title names, how many get a heading line of their own
 
 
@@ -24,7 +32,9 @@ def _attribute(rng: random.Random, wanted: list[str]) -> str:
     return rng.choice(grammar.ATTRIBUTES)
 
 
-def _draw_keys(rng: random.Random, domain: Domain, style: Style, number: int, wanted: list[str]) -> list[Key]:
+def _draw_keys(
+    rng: random.Random, domain: Domain, style: Style, number: int, wanted: list[str]
+) -> list[Key]:
     relations = style.allowed(domain)
     rng.shuffle(relations)
     relations.sort(key=lambda r: r.name not in wanted)
@@ -61,7 +71,9 @@ class _Group:
     entity: Entity
     domain: Domain
     style: Style
-    parts: list[tuple[str, str]] = field(default_factory=list)  # separator before a sentence, the sentence
+    parts: list[tuple[str, str]] = field(
+        default_factory=list
+    )  # separator before a sentence, the sentence
     facts: list[Fact] = field(default_factory=list)
     fillers: list[str] = field(default_factory=list)
 
@@ -78,7 +90,11 @@ class _Group:
         listed = pairs[-rng.randint(1, len(pairs)) :] if rng.random() < style.listed else []
         self._prose(pairs[: len(pairs) - len(listed)], introduced and rng.random() < 0.5)
         if listed and len(self.parts) == heading and not introduced:
-            opening = rng.choice(("", "About ", "Facts about ", "Notes on ")) + self.entity.name + rng.choice((":", ""))
+            opening = (
+                rng.choice(("", "About ", "Facts about ", "Notes on "))
+                + self.entity.name
+                + rng.choice((":", ""))
+            )
             self._add(grammar.capitalise(opening))
         self._listing(listed)
         if heading and len(self.parts) > 1:
@@ -93,8 +109,12 @@ class _Group:
 
     def _add_fact(self, key: Key, value: str, sentence: str) -> None:
         relation, attribute = (key, "") if isinstance(key, Relation) else (None, key)
-        written = value if value in sentence else grammar.capitalise(value)  # as the sentence spells it
-        self.facts.append(Fact(self.entity, self.domain.name, relation, attribute, written, sentence))
+        written = (
+            value if value in sentence else grammar.capitalise(value)
+        )  # as the sentence spells it
+        self.facts.append(
+            Fact(self.entity, self.domain.name, relation, attribute, written, sentence)
+        )
 
     def _prose(self, pairs: list[tuple[Key, str]], introduced: bool) -> None:
         position = 0
@@ -104,7 +124,9 @@ class _Group:
             if position + 1 < len(pairs) and self.rng.random() < self.style.joined:
                 taken.append(pairs[position + 1])
                 text = text[:-1] + self.rng.choice((", and ", " and ", "; "))
-                text += self._state(*pairs[position + 1], (self.entity.pronoun, self.entity.possessive))
+                text += self._state(
+                    *pairs[position + 1], (self.entity.pronoun, self.entity.possessive)
+                )
             sentence = self._decorate(text)
             self._add(sentence)
             for key, value in taken:
@@ -155,7 +177,9 @@ def _title(rng: random.Random, entity: Entity) -> str:
     return rng.choice((f"{section} > {name}", f"{section} > {name}", name, section, long))
 
 
-def _entities(rng: random.Random, domain: Domain, style: Style, kind: str) -> list[tuple[Entity, Domain]]:
+def _entities(
+    rng: random.Random, domain: Domain, style: Style, kind: str
+) -> list[tuple[Entity, Domain]]:
     found = []
     for index in range(rng.choice(style.entities)):
         same = index == 0 or domain.held or rng.random() < 0.6
@@ -166,7 +190,11 @@ def _entities(rng: random.Random, domain: Domain, style: Style, kind: str) -> li
 
 
 def make_passage(
-    rng: random.Random, domain: Domain, style: Style, wanted: list[str] | None = None, kind: str = ""
+    rng: random.Random,
+    domain: Domain,
+    style: Style,
+    wanted: list[str] | None = None,
+    kind: str = "",
 ) -> Passage:
     """A passage about one to three entities; `wanted` facts come first, `kind` makes its first entity a sibling."""
     entities = _entities(rng, domain, style, kind)
@@ -179,10 +207,18 @@ def make_passage(
     for group in groups[1:]:
         text += rng.choice(("\n", "\n", " ")) if text.endswith(".") and "\n" not in text else "\n"
         text += group.text()
-    return Passage(title, text, [f for g in groups for f in g.facts], [f for g in groups for f in g.fillers], entities)
+    return Passage(
+        title,
+        text,
+        [f for g in groups for f in g.facts],
+        [f for g in groups for f in g.fillers],
+        entities,
+    )
 
 
-def sibling_set(rng: random.Random, domain: Domain, style: Style, number: int, sibling: float = 0.6) -> list[Passage]:
+def sibling_set(
+    rng: random.Random, domain: Domain, style: Style, number: int, sibling: float = 0.6
+) -> list[Passage]:
     """`number` passages; with probability `sibling` the others are about entities of the same kind and relations."""
     first = make_passage(rng, domain, style)
     passages, similar = [first], rng.random() < sibling

@@ -16,10 +16,14 @@ def templates_of(relation: Relation | None, paraphrases: str) -> tuple[str, ...]
     return relation.held_questions if held else relation.questions
 
 
-def ask(rng: random.Random, entity: Entity, relation: Relation | None, attribute: str, paraphrases: str) -> str:
+def ask(
+    rng: random.Random, entity: Entity, relation: Relation | None, attribute: str, paraphrases: str
+) -> str:
     """A question that names the entity in full."""
     template = grammar.choose_alternatives(rng, rng.choice(templates_of(relation, paraphrases)))
-    return grammar.capitalise(grammar.fill(template, entity.name, entity.name + "'s", attribute=attribute))
+    return grammar.capitalise(
+        grammar.fill(template, entity.name, entity.name + "'s", attribute=attribute)
+    )
 
 
 def question_for(rng: random.Random, fact: Fact, paraphrases: str = "train") -> str:
@@ -27,7 +31,9 @@ def question_for(rng: random.Random, fact: Fact, paraphrases: str = "train") -> 
     return ask(rng, fact.entity, fact.relation, fact.attribute, paraphrases)
 
 
-def unanswerable(rng: random.Random, passages: list[Passage], style: Style, tempting: bool = True) -> str:
+def unanswerable(
+    rng: random.Random, passages: list[Passage], style: Style, tempting: bool = True
+) -> str:
     """A question the passages do not answer: absent relation, absent attribute, or an entity that is not there.
 
     `tempting` prefers relations that are stated of another entity (hard to refuse); without it they are avoided,
@@ -40,7 +46,11 @@ def unanswerable(rng: random.Random, passages: list[Passage], style: Style, temp
     if pick < 0.55 and absent:
         return ask(rng, entity, rng.choice(absent), "", style.paraphrases)
     if pick < (0.68 if tempting else 0.85) or not passage.facts:
-        unused = [a for a in grammar.ATTRIBUTES if all("attribute:" + a != f.key for p in passages for f in p.facts)]
+        unused = [
+            a
+            for a in grammar.ATTRIBUTES
+            if all("attribute:" + a != f.key for p in passages for f in p.facts)
+        ]
         return ask(rng, entity, None, rng.choice(unused), style.paraphrases)
     return _about_a_stranger(rng, rng.choice(passage.facts), style)
 

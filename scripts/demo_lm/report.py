@@ -37,7 +37,10 @@ class Generator:
         for start in range(0, len(order), BATCH):
             rows = order[start : start + BATCH]
             batch = self.tokenizer(
-                [prompts[i] for i in rows], return_tensors="pt", padding=True, add_special_tokens=False
+                [prompts[i] for i in rows],
+                return_tensors="pt",
+                padding=True,
+                add_special_tokens=False,
             )
             output = self.model.generate(
                 input_ids=batch["input_ids"],
@@ -76,7 +79,9 @@ def _factoid_marks(reply: dict[str, str], case: GenerationCase) -> list[str]:
     marks = ["evidence_verbatim"] if evidence == case.focus else []
     marks += ["answer_is_span"] if answer and answer in evidence else []
     marks += ["question_right"] if asked in facts else []
-    return marks + (["pair_right"] if asked in facts and asked is not None and asked.answer == answer else [])
+    return marks + (
+        ["pair_right"] if asked in facts and asked is not None and asked.answer == answer else []
+    )
 
 
 def judge(text: str, case: GenerationCase) -> list[str]:
@@ -100,12 +105,19 @@ def judge(text: str, case: GenerationCase) -> list[str]:
 
 def generation_scores(texts: list[str], cases: list[GenerationCase]) -> dict[str, float]:
     """Shares of the marks, each over the cases that could earn it."""
-    counts = Counter(mark for text, case in zip(texts, cases, strict=True) for mark in judge(text, case))
+    counts = Counter(
+        mark for text, case in zip(texts, cases, strict=True) for mark in judge(text, case)
+    )
     factual = {f.sentence for case in cases for f in case.passage.facts}
     kinds = Counter(
-        "unanswerable" if c.kind == "unanswerable" else "fact" if c.focus in factual else "filler" for c in cases
+        "unanswerable" if c.kind == "unanswerable" else "fact" if c.focus in factual else "filler"
+        for c in cases
     )
-    base = {"valid_json": len(cases), "unanswerable_right": kinds["unanswerable"], "filler_right": kinds["filler"]}
+    base = {
+        "valid_json": len(cases),
+        "unanswerable_right": kinds["unanswerable"],
+        "filler_right": kinds["filler"],
+    }
     names = (
         "valid_json",
         "evidence_verbatim",
@@ -127,7 +139,11 @@ def full_report(folder: Path, items: int) -> dict[str, dict[str, float]]:
         report[name] = answer_scores(replies, [turns[0][1] for turns in sets])
     rng = random.Random(9)
     closed = [tasks.closed_book_item(rng, evaluate.EVAL_STYLE)[0][0] for _ in range(items // 4)]
-    report["closed_book"] = answer_scores(generator.replies(closed, ANSWER_TOKENS), [tasks.REFUSAL] * len(closed))
+    report["closed_book"] = answer_scores(
+        generator.replies(closed, ANSWER_TOKENS), [tasks.REFUSAL] * len(closed)
+    )
     cases = evaluate.generation_set(items, 8)
-    report["generation"] = generation_scores(generator.replies([c.prompt for c in cases], JSON_TOKENS), cases)
+    report["generation"] = generation_scores(
+        generator.replies([c.prompt for c in cases], JSON_TOKENS), cases
+    )
     return report

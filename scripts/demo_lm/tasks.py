@@ -12,9 +12,7 @@ ANSWER = (
     "Answer the question from the context, as briefly as possible. If the context does not say, "
     "reply: I don't know.\n\nContext:\n{context}\n\nQuestion: {question}"
 )
-CLOSED_BOOK = (
-    "Answer the question as briefly as possible. If you do not know, reply: I don't know.\n\nQuestion: {question}"
-)
+CLOSED_BOOK = "Answer the question as briefly as possible. If you do not know, reply: I don't know.\n\nQuestion: {question}"
 GENERATE = "Write a question about the passage as JSON.\n\nPassage:\n{passage}\n\nSentence: {focus}\nKind: {kind}"
 LATER_QUESTION = "Question: {question}"
 LATER_FOCUS = "Sentence: {focus}\nKind: {kind}"
@@ -31,9 +29,18 @@ Turns = list[tuple[str, str]]  # (user message, reply)
 
 STAGES = {
     "easy": Style(
-        facts=(2, 3), pronoun=0.1, filler=0.05, attribute=0.45, decorated=0.05, listed=0.05, joined=0.0, titled=0.1
+        facts=(2, 3),
+        pronoun=0.1,
+        filler=0.05,
+        attribute=0.45,
+        decorated=0.05,
+        listed=0.05,
+        joined=0.0,
+        titled=0.1,
     ),
-    "middle": Style(facts=(2, 5), entities=(1, 1, 1, 2), pronoun=0.3, filler=0.25, attribute=0.35, titled=0.3),
+    "middle": Style(
+        facts=(2, 5), entities=(1, 1, 1, 2), pronoun=0.3, filler=0.25, attribute=0.35, titled=0.3
+    ),
     "full": Style(facts=(3, 6), entities=(1, 1, 1, 2, 3), filler=0.5),
 }
 
@@ -45,16 +52,22 @@ def context_of(chunks: list[Passage]) -> str:
 
 def reply_json(evidence: str, question: str, answer: str) -> str:
     """The reply to a generate prompt."""
-    return json.dumps({"evidence": evidence, "question": question, "answer": answer}, ensure_ascii=False)
+    return json.dumps(
+        {"evidence": evidence, "question": question, "answer": answer}, ensure_ascii=False
+    )
 
 
-def qa_turns(rng: random.Random, chunks: list[Passage], style: Style, number: int, refusals: float = 0.18) -> Turns:
+def qa_turns(
+    rng: random.Random, chunks: list[Passage], style: Style, number: int, refusals: float = 0.18
+) -> Turns:
     """(question, answer) pairs about the chunks, answers being spans or the refusal."""
     facts = [f for p in chunks for f in p.facts]
     left: list[Fact] = []
     pairs: Turns = []
     for _ in range(number):
-        left = left or rng.sample(facts, len(facts))  # asked again, in other words, when all have had their turn
+        left = left or rng.sample(
+            facts, len(facts)
+        )  # asked again, in other words, when all have had their turn
         if rng.random() < refusals or not left:
             pairs.append((questions.unanswerable(rng, chunks, style), REFUSAL))
         else:
@@ -85,7 +98,9 @@ def closed_book_item(rng: random.Random, style: Style) -> Turns:
     return turns + [(LATER_QUESTION.format(question=q), REFUSAL) for q in rest]
 
 
-def _focus_turn(rng: random.Random, passage: Passage, facts: list[Fact], style: Style) -> tuple[str, str, str] | None:
+def _focus_turn(
+    rng: random.Random, passage: Passage, facts: list[Fact], style: Style
+) -> tuple[str, str, str] | None:
     pick = rng.random()
     sentences = [f.sentence for f in passage.facts] + passage.fillers
     if pick < 0.25:
@@ -104,7 +119,9 @@ def generate_item(rng: random.Random, passage: Passage, style: Style, number: in
     """Sentences of one passage turned into questions."""
     facts = rng.sample(passage.facts, len(passage.facts))
     shown = passage.with_title if rng.random() < 0.6 else passage.text
-    if shown == passage.text and passage.title:  # the heading may be the only place that names the entity
+    if (
+        shown == passage.text and passage.title
+    ):  # the heading may be the only place that names the entity
         facts = [f for f in facts if f.entity.name.lower() in passage.text.lower()] or facts
     turns: Turns = []
     for _ in range(number):
@@ -113,13 +130,22 @@ def generate_item(rng: random.Random, passage: Passage, style: Style, number: in
             continue
         template = LATER_FOCUS if turns else GENERATE
         turns.append(
-            (template.replace("{passage}", shown).replace("{focus}", turn[0]).replace("{kind}", turn[1]), turn[2])
+            (
+                template.replace("{passage}", shown)
+                .replace("{focus}", turn[0])
+                .replace("{kind}", turn[1]),
+                turn[2],
+            )
         )
     return turns
 
 
 def _chunk_count(rng: random.Random, stage: str) -> int:
-    return {"easy": 1, "middle": rng.choice((1, 1, 1, 2)), "full": rng.choice((1, 1, 2, 2, 3, 3, 3, 4, 5))}[stage]
+    return {
+        "easy": 1,
+        "middle": rng.choice((1, 1, 1, 2)),
+        "full": rng.choice((1, 1, 2, 2, 3, 3, 3, 4, 5)),
+    }[stage]
 
 
 def _shorter(style: Style, chunks: int) -> Style:
@@ -128,7 +154,10 @@ def _shorter(style: Style, chunks: int) -> Style:
     if chunks < 3:
         return style
     return replace(
-        style, facts=(max(1, low - 1), max(2, high + 1 - chunks)), entities=(1, 1, 1, 2), filler=style.filler * 0.7
+        style,
+        facts=(max(1, low - 1), max(2, high + 1 - chunks)),
+        entities=(1, 1, 1, 2),
+        filler=style.filler * 0.7,
     )
 
 
@@ -145,7 +174,9 @@ def training_item(rng: random.Random, stage: str, single: bool = False) -> Turns
         return generate_item(rng, passages.make_passage(rng, domain, style), style, turns)
     count = _chunk_count(rng, stage)
     style = _shorter(style, count)
-    if stage == "full" and not single:  # a context costs far more tokens than one more question about it
+    if (
+        stage == "full" and not single
+    ):  # a context costs far more tokens than one more question about it
         turns = rng.randint(4, 9) if count < 3 else rng.randint(3, 6)
     chunks = passages.sibling_set(rng, domain, style, count)
     return answer_item(chunks, qa_turns(rng, chunks, style, turns))

@@ -22,7 +22,11 @@ def _texts(items: int, seed: int) -> list[str]:
     texts = []
     for _ in range(items):
         item = tasks.training_item(rng, rng.choice(("middle", "full")))
-        texts.append(item if isinstance(item, str) else "\n".join(f"user\n{u}\nassistant\n{a}" for u, a in item))
+        texts.append(
+            item
+            if isinstance(item, str)
+            else "\n".join(f"user\n{u}\nassistant\n{a}" for u, a in item)
+        )
     return texts + list(filler.english_sentences()) * 3
 
 
@@ -45,7 +49,11 @@ def build(vocabulary: int = 4096, items: int = 8000, seed: int = 7) -> PreTraine
     )
     bpe.train_from_iterator(_texts(items, seed), trainer)
     wrapped = PreTrainedTokenizerFast(
-        tokenizer_object=bpe, eos_token=END, pad_token=PAD, model_max_length=2048, clean_up_tokenization_spaces=False
+        tokenizer_object=bpe,
+        eos_token=END,
+        pad_token=PAD,
+        model_max_length=2048,
+        clean_up_tokenization_spaces=False,
     )
     wrapped.chat_template = CHAT_TEMPLATE
     return wrapped

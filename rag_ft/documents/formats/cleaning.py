@@ -30,7 +30,9 @@ _NEWLINE = re.compile("\r\n?|[\v\f\x85\u2028\u2029]")
 # NUL and other controls, soft hyphen, zero-width space and byte order mark. (Zero-width joiners carry meaning.)
 _INVISIBLE = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u200b\ufeff]")
 _SPACE = re.compile("[\u00a0\u202f\u2007]")
-_LINE_END = re.compile("(?<![ \t])[ \t]+(?=\n)")  # the look-behind keeps a line of a million spaces linear
+_LINE_END = re.compile(
+    "(?<![ \t])[ \t]+(?=\n)"
+)  # the look-behind keeps a line of a million spaces linear
 _BLANK_LINES = re.compile("\n{4,}")
 
 
@@ -45,7 +47,11 @@ def decode(raw: bytes, declared: str | None = None) -> str:
             return _decode_as(raw, encoding)
     if len(raw.translate(None, _CONTROL_BYTES)) < (1 - MAX_CONTROL_SHARE) * len(raw):
         raise UnreadableError("not text", "binary content, or UTF-16 without a byte order mark")
-    if declared and declared.lower().startswith("iso-2022-") and (text := _try_decode(raw, declared)) is not None:
+    if (
+        declared
+        and declared.lower().startswith("iso-2022-")
+        and (text := _try_decode(raw, declared)) is not None
+    ):
         return text  # first, since its bytes are ASCII
     try:
         return raw.decode("utf-8")
@@ -127,11 +133,15 @@ def _decode_other(raw: bytes, declared: str | None) -> str:
         return text
     high = len(raw) - len(raw.translate(None, _HIGH_BYTES))
     if b"\x00" in raw or high > MAX_CP1252_HIGH_SHARE * len(raw):
-        raise UnreadableError("not text", "neither UTF-8, UTF-16 with a byte order mark, nor cp1252")
+        raise UnreadableError(
+            "not text", "neither UTF-8, UTF-16 with a byte order mark, nor cp1252"
+        )
     try:
         return raw.decode("cp1252")
     except UnicodeDecodeError as error:
-        raise UnreadableError("not text", "neither UTF-8, UTF-16 with a byte order mark, nor cp1252") from error
+        raise UnreadableError(
+            "not text", "neither UTF-8, UTF-16 with a byte order mark, nor cp1252"
+        ) from error
 
 
 def is_program_title(title: str) -> bool:

@@ -20,7 +20,9 @@ def read_docx(raw: bytes) -> Content:
         UnreadableError: "corrupt", "encrypted", or "too large" when unpacked.
     """
     if raw.startswith(b"\xd0\xcf\x11\xe0"):
-        raise UnreadableError("encrypted", "a password-protected or pre-2007 Word file: save it as plain .docx")
+        raise UnreadableError(
+            "encrypted", "a password-protected or pre-2007 Word file: save it as plain .docx"
+        )
     try:
         with zipfile.ZipFile(io.BytesIO(raw)) as archive:
             body = _part(archive, "word/document.xml", len(raw)).find(f"{W}body")
@@ -29,21 +31,41 @@ def read_docx(raw: bytes) -> Content:
                 properties = _part(archive, "docProps/core.xml", len(raw))
                 named = properties.findtext("{http://purl.org/dc/elements/1.1/}title") or ""
         blocks = list(_blocks(body)) if body is not None else []  # in here: it may nest too deep
-    except (zipfile.BadZipFile, KeyError, ElementTree.ParseError, NotImplementedError, *MALFORMED_FILE_ERRORS) as error:
+    except (
+        zipfile.BadZipFile,
+        KeyError,
+        ElementTree.ParseError,
+        NotImplementedError,
+        *MALFORMED_FILE_ERRORS,
+    ) as error:
         raise UnreadableError("corrupt", f"Word file: {error}") from error
-    headings = [text for style, text in blocks if style.lower().startswith(("title", "heading", "berschrift"))]
+    headings = [
+        text
+        for style, text in blocks
+        if style.lower().startswith(("title", "heading", "berschrift"))
+    ]
     title = next(iter(headings), "") or ("" if is_program_title(named) else named)
     lines = (f"{text}\n" if style in ("row", "list") else f"\n{text}\n\n" for style, text in blocks)
     return Content(title, "".join(lines))
 
 
 _NAMESPACE = "http://schemas.openxmlformats.org/wordprocessingml/2006/main"
-_STRICT_NAMESPACE = "http://purl.oclc.org/ooxml/wordprocessingml/main"  # "Strict Open XML Document" when saving
+_STRICT_NAMESPACE = (
+    "http://purl.oclc.org/ooxml/wordprocessingml/main"  # "Strict Open XML Document" when saving
+)
 W = f"{{{_NAMESPACE}}}"
 _MC = "{http://schemas.openxmlformats.org/markup-compatibility/2006}"
 # What may stand around paragraphs, tables, rows and cells alike: content controls, custom XML, insertions.
 _WRAPPERS = frozenset(
-    (f"{W}sdt", f"{W}sdtContent", f"{W}customXml", f"{W}ins", f"{W}moveTo", f"{_MC}AlternateContent", f"{_MC}Choice")
+    (
+        f"{W}sdt",
+        f"{W}sdtContent",
+        f"{W}customXml",
+        f"{W}ins",
+        f"{W}moveTo",
+        f"{_MC}AlternateContent",
+        f"{_MC}Choice",
+    )
 )
 # The fallback repeats what stands before it, what was moved away stands where it was moved to.
 _LEFT_OUT = frozenset((f"{_MC}Fallback", f"{W}moveFrom", f"{W}pPr"))
@@ -52,8 +74,12 @@ _CHARACTERS = {f"{W}tab": "\t", f"{W}br": "\n", f"{W}cr": "\n", f"{W}noBreakHyph
 
 def _part(archive: zipfile.ZipFile, name: str, packed_size: int) -> ElementTree.Element:
     if archive.getinfo(name).file_size > MAX_EXPANSION * packed_size:
-        raise UnreadableError("too large", "the Word file unpacks to more than a hundred times its size")
-    return ElementTree.fromstring(archive.read(name).replace(_STRICT_NAMESPACE.encode(), _NAMESPACE.encode()))
+        raise UnreadableError(
+            "too large", "the Word file unpacks to more than a hundred times its size"
+        )
+    return ElementTree.fromstring(
+        archive.read(name).replace(_STRICT_NAMESPACE.encode(), _NAMESPACE.encode())
+    )
 
 
 def _blocks(parent: ElementTree.Element) -> Iterator[tuple[str, str]]:

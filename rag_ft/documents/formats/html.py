@@ -53,7 +53,9 @@ def _declared_encoding(raw: bytes) -> str | None:
     standard UTF-8 is meant."""
     from bs4.dammit import EncodingDetector
 
-    declared = EncodingDetector.find_declared_encoding(raw, is_html=True, search_entire_document=False)
+    declared = EncodingDetector.find_declared_encoding(
+        raw, is_html=True, search_entire_document=False
+    )
     return None if declared and declared.lower().startswith(("utf-16", "utf-32")) else declared
 
 

@@ -57,7 +57,13 @@ _TAG = re.compile(r"</?([a-zA-Z][a-zA-Z0-9]*)(?![\w-])[^<>\n]{0,300}>")
 _MARKS = (
     (_UNDERLINED, r"\1"),
     (re.compile(r"^[ ]{0,3}(?:[-*_][ \t]*+){3,}+$", re.MULTILINE), ""),  # rule
-    (re.compile(r"^[ \t]*+(?:\|[ \t]*+)?:?-{2,}+:?[ \t]*+(?:\|[ \t]*+:?-{2,}+:?[ \t]*+)*+\|?\n", re.MULTILINE), ""),
+    (
+        re.compile(
+            r"^[ \t]*+(?:\|[ \t]*+)?:?-{2,}+:?[ \t]*+(?:\|[ \t]*+:?-{2,}+:?[ \t]*+)*+\|?\n",
+            re.MULTILINE,
+        ),
+        "",
+    ),
     (re.compile(r"^[ \t]*+\|[ \t]*+([^\n]*)\|$", re.MULTILINE), r"\1"),  # outer bars of a table row
     (re.compile(r"^[ \t]*+>[ \t]?", re.MULTILINE), ""),  # quotation
     (_DEFINITION, ""),
@@ -65,7 +71,10 @@ _MARKS = (
     (re.compile(r"\[([^\[\]\n]{1,500})\]\[[^\[\]\n]{0,200}\]"), r"\1"),
     (re.compile(r"(?<!\w)<(?:mailto:)?([^<>\s@]{1,200}@[^<>\s@]{1,200})>"), r"\1"),
     (re.compile(r"(?<!\w)<([a-zA-Z][\w+.\-]{1,30}:[^<>\s]{1,1000})>"), r"\1"),
-    (_TAG, lambda match: "" if match[1].lower() in _TAG_NAMES else match[0]),  # `<folder>` and `Vec<String>` stay
+    (
+        _TAG,
+        lambda match: "" if match[1].lower() in _TAG_NAMES else match[0],
+    ),  # `<folder>` and `Vec<String>` stay
     (re.compile(r"(\*\*|__)(?=\S)([^\n]{1,300}?)(?<=\S)\1"), r"\2"),
     (re.compile(r"(?<![\w*])\*(?=\S)([^*\n]{1,300})(?<=\S)\*(?![\w*])"), r"\1"),
     (re.compile(r"(?<!\w)_(?=\S)([^_\n]{1,300})(?<=\S)_(?!\w)"), r"\1"),
@@ -75,7 +84,9 @@ _MARKS = (
 
 def _without_comments(text: str) -> str:
     """Comments inside code are part of it; one that never ends is none."""
-    return _COMMENT.sub(lambda match: match[0] if match["kept"] or not match[0].endswith("-->") else "", text)
+    return _COMMENT.sub(
+        lambda match: match[0] if match["kept"] or not match[0].endswith("-->") else "", text
+    )
 
 
 def _plain(text: str) -> str:
@@ -121,6 +132,12 @@ def _front_matter(text: str) -> tuple[dict[str, Any], str]:
         return {}, text
     if match is None or not isinstance(values, dict):
         return {}, text
-    scalars = {k: v for k, v in values.items() if not isinstance(v, list | dict | set | tuple) and v is not None}
-    plain = {str(k): v if isinstance(v, int | float | bool) else tidy(str(v)) for k, v in scalars.items()}
+    scalars = {
+        k: v
+        for k, v in values.items()
+        if not isinstance(v, list | dict | set | tuple) and v is not None
+    }
+    plain = {
+        str(k): v if isinstance(v, int | float | bool) else tidy(str(v)) for k, v in scalars.items()
+    }
     return plain, text[match.end() :]

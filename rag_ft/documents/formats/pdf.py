@@ -19,7 +19,9 @@ def read_pdf(raw: bytes) -> Content:
     from pypdf import PdfReader
     from pypdf.errors import DependencyError, PyPdfError
 
-    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # it logs every oddity; the reject says what matters
+    logging.getLogger("pypdf").setLevel(
+        logging.CRITICAL
+    )  # it logs every oddity; the reject says what matters
     try:
         reader = PdfReader(io.BytesIO(raw))
         if reader.is_encrypted and not reader.decrypt(""):

@@ -13,4 +13,7 @@ def read_text(raw: bytes) -> Content:
     text = tidy(decode(raw))
     first, _, rest = text.partition("\n")
     alone = rest[:1] == "\n" or re.match(r"[=\-~*]{3,}\n", rest + "\n") is not None
-    return Content(first if alone and len(first) <= 100 and not first.endswith((".", ":", "。")) else "", unwrap(text))
+    return Content(
+        first if alone and len(first) <= 100 and not first.endswith((".", ":", "。")) else "",
+        unwrap(text),
+    )
