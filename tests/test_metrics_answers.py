@@ -13,7 +13,7 @@ import pytest
 
 from rag_ft.metrics.answers import citation_scores, contains, exact_match, faithfulness, score_answer, token_f1
 from rag_ft.metrics.rouge import ROUGE, rouge
-from rag_ft.metrics.words import content_words, normalise, stems
+from rag_ft.text import content_words, normalise, stems
 
 # --- SQuAD v2's official evaluation, written down independently of ours -------------------------------------------
 
