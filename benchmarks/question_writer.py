@@ -25,13 +25,15 @@ import torch
 from rag_ft import generate, index, ingest
 from rag_ft.config import Config
 from rag_ft.config_loader import apply_override, make_config
+from rag_ft.documents.chunking import split_sentences
 from rag_ft.merge import merge
 from rag_ft.paths import RunDir
 from rag_ft.qa.prompts import load_prompts
 from rag_ft.records import Chunk, QAPair, read_jsonl
+from rag_ft.relevance import evidence_sentence
 from rag_ft.train_generator import chat_tokens
 from rag_ft.training.adapters import load_base
-from rag_ft.training.examples import Example, proving_sentence
+from rag_ft.training.examples import Example
 from rag_ft.training.processes import join_processes
 from rag_ft.training.sft import save_generator, train
 from rag_ft.training.training_set import find_contexts, make_examples, select_pairs
@@ -88,7 +90,7 @@ def _writing(
     chunks = {chunk.id: chunk for chunk in read_jsonl(run_dir.chunks, Chunk)}
     for pair in pairs:
         chunk = chunks.get(pair.chunk_id or "")
-        evidence = proving_sentence(pair, chunk) if chunk else ""
+        evidence = evidence_sentence(pair, chunk, split_sentences(chunk.text)) if chunk else ""
         if not chunk or not evidence or "\n" in evidence:
             continue
         messages = prompts.generate(chunk.text, evidence, "factoid")

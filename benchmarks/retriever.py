@@ -37,10 +37,11 @@ import torch
 from rag_ft import generate, index, ingest, train_retriever
 from rag_ft.config import Config
 from rag_ft.config_loader import apply_override, make_config
-from rag_ft.metrics.retrieval import RETRIEVAL_METRICS, gold_chunk_ids, score_ranking
+from rag_ft.metrics.retrieval import RETRIEVAL_METRICS, score_ranking
 from rag_ft.metrics.significance import bootstrap
 from rag_ft.paths import RunDir
 from rag_ft.records import Chunk, QAPair, read_jsonl, read_rows, write_jsonl, write_text
+from rag_ft.relevance import gold_by_pair
 from rag_ft.retrieval.build import read_manifest
 from rag_ft.retrieval.encoder import load_encoder
 from rag_ft.retrieval.search import Retriever, build_index, open_retriever, served_tuned
@@ -402,10 +403,8 @@ def _table(run_dir: RunDir, retrievers: dict[str, Retriever]) -> tuple[Table, li
         for p in read_jsonl(run_dir.qa, QAPair)
         if p.split == "test" and p.answerable and p.chunk_id
     ]
-    by_document: dict[str, list[Chunk]] = {}
-    for chunk in read_jsonl(run_dir.chunks, Chunk):
-        by_document.setdefault(chunk.document_id, []).append(chunk)
-    gold = [gold_chunk_ids(pair, by_document[pair.document_id or ""]) for pair in pairs]
+    gold_of = gold_by_pair(pairs, read_jsonl(run_dir.chunks, Chunk))
+    gold = [gold_of[pair.id] for pair in pairs]
     table = {"BM25": _scores(next(iter(retrievers.values())), pairs, gold, "lexical")}
     for name, retriever in retrievers.items():
         for mode in ("dense", "hybrid"):

@@ -26,7 +26,7 @@ from rag_ft.paths import RunDir
 from rag_ft.records import QAPair, Score, read_jsonl, write_text
 from rag_ft.report_page.facts import halves_tuned
 from rag_ft.report_page.rendering import environment, style
-from rag_ft.training.leakage import normalise_question
+from rag_ft.text import normalise_question
 
 # System -> the halves that some run must have tuned for it to be a row of its own, and no copy of another.
 SYSTEMS = {"base": "", "tuned_generator": "g", "tuned_retriever": "r", "tuned": "gr", "oracle_base": "",

@@ -15,9 +15,9 @@ from rag_ft.evaluation.given import index_given, with_given
 from rag_ft.evaluation.judge import judge
 from rag_ft.evaluation.robustness import probes
 from rag_ft.evaluation.similarity import similarity_scores
-from rag_ft.evaluation.systems import MIN_HITS, Ask, asks_of, second_chunk_id
+from rag_ft.evaluation.systems import MIN_HITS, Ask, asks_of
 from rag_ft.metrics.answers import citation_scores, faithfulness, score_answer
-from rag_ft.metrics.retrieval import evidence_shown, gold_chunk_ids, score_ranking
+from rag_ft.metrics.retrieval import score_ranking
 from rag_ft.paths import RunDir
 from rag_ft.qa.prompts import is_abstention
 from rag_ft.records import (
@@ -30,6 +30,7 @@ from rag_ft.records import (
     read_jsonl,
     write_jsonl,
 )
+from rag_ft.relevance import evidence_shown, gold_by_pair, second_chunk_id
 from rag_ft.retrieval.encoder import load_encoder
 from rag_ft.retrieval.search import chunk_text, open_retriever, served_tuned
 from rag_ft.training.leakage import check_no_leakage, without_test_questions
@@ -156,20 +157,13 @@ def _material(run_dir: RunDir, pairs: list[QAPair], rankings: Rankings) -> Mater
     """One pass over the chunks keeps those of the questions' documents and those that were found."""
     documents = {pair.document_id for pair in pairs}
     found = {i for ranking in rankings.values() for ranked in ranking.values() for i in ranked}
-    found |= {second_chunk_id(pair) for pair in pairs}
+    found |= {i for pair in pairs if (i := second_chunk_id(pair))}
     chunks = {
         c.id: c
         for c in read_jsonl(run_dir.chunks, Chunk)
         if c.document_id in documents or c.id in found
     }
-    by_document: dict[str | None, list[Chunk]] = {}
-    for chunk in chunks.values():
-        by_document.setdefault(chunk.document_id, []).append(chunk)
-    gold = {
-        pair.id: gold_chunk_ids(pair, by_document.get(pair.document_id, [])) & chunks.keys()
-        for pair in pairs
-    }
-    return Material(pairs, rankings, gold, chunks)
+    return Material(pairs, rankings, gold_by_pair(pairs, chunks.values()), chunks)
 
 
 def _answer(
@@ -240,7 +234,7 @@ def _write_predictions(run_dir: RunDir, answered: list[Answered]) -> int:
 
 
 def _retrieval_scores(material: Material) -> Iterator[Score]:
-    """Of questions whose proving chunk is known; the others have nothing to find."""
+    """Of questions whose gold chunk is known; the others have nothing to find."""
     for system, ranking in material.rankings.items():
         for pair in material.pairs:
             if gold := material.gold[pair.id]:

@@ -12,14 +12,12 @@ from typing import Any
 from rag_ft.config import Config
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.llm.models import Messages
-from rag_ft.metrics.retrieval import gold_chunk_ids
 from rag_ft.paths import RunDir
 from rag_ft.qa.chunk_file import ChunkFile
 from rag_ft.qa.destination import publish
-from rag_ft.qa.evidence import locate
 from rag_ft.qa.prompts import Prompts, load_prompts
-from rag_ft.qa.round_trip import holds_evidence
 from rag_ft.records import Chunk, QAPair, Split, read_jsonl, write_jsonl
+from rag_ft.relevance import gold_chunk_ids, gold_chunks, locate
 
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 SEARCH_BATCH = 64
@@ -110,7 +108,7 @@ def _examples_in_context(task: _Task) -> Iterator[tuple[Messages, str]]:
         while batch := list(islice(stream, SEARCH_BATCH)):
             found = retriever.search([pair.question for pair in batch], config.retrieval.top_k)
             for pair, hits in zip(batch, found, strict=True):
-                context = _with_proof(pair, [chunks[chunk_id] for chunk_id, _ in hits], chunks)
+                context = _with_gold(pair, [chunks[chunk_id] for chunk_id, _ in hits], chunks)
                 if task.count(context is not None):
                     yield _ask(
                         prompts,
@@ -126,13 +124,15 @@ def _ask(prompts: Prompts, pair: QAPair, passages: list[str]) -> tuple[Messages,
     return prompts.answer(pair.question, passages), pair.answer
 
 
-def _with_proof(pair: QAPair, found: list[Chunk], chunks: ChunkFile) -> list[Chunk] | None:
-    """The chunks found, one of which proves the answer; None where no chunk is known to."""
-    if not pair.answerable or any(
-        chunk.id == pair.chunk_id or holds_evidence(chunk, pair) for chunk in found
-    ):
+def _with_gold(pair: QAPair, found: list[Chunk], chunks: ChunkFile) -> list[Chunk] | None:
+    """The chunks found, with a gold chunk among them; None where no gold chunk is known."""
+    if not pair.answerable:
         return found
-    return [*found[:-1], chunks[pair.chunk_id]] if pair.chunk_id else None
+    if not pair.chunk_id:
+        return None
+    own = chunks[pair.chunk_id]
+    shows_gold = not gold_chunk_ids(pair, [*found, own]).isdisjoint(c.id for c in found)
+    return found if shows_gold else [*found[:-1], own]
 
 
 def _openai(messages: Messages, answer: str) -> dict[str, Any]:
@@ -179,10 +179,10 @@ def _beir(task: _Task, folder: Path) -> None:
 
 def _beir_queries(task: _Task, tables: dict[Split, Any]) -> Iterator[dict[str, Any]]:
     for pair, chunks in _with_chunks(task):
-        gold = gold_chunk_ids(pair, chunks)
+        gold = gold_chunks(pair, chunks)
         if task.count(bool(gold)):
-            for chunk_id in sorted(gold, key=[chunk.id for chunk in chunks].index):
-                tables[pair.split].write(f"{pair.id}\t{chunk_id}\t1\n")
+            for chunk in gold:
+                tables[pair.split].write(f"{pair.id}\t{chunk.id}\t1\n")
             yield {
                 "_id": pair.id,
                 "text": pair.question,

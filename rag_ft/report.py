@@ -23,7 +23,6 @@ from rag_ft.metrics.comparisons import (
     subset,
     summarise,
 )
-from rag_ft.metrics.retrieval import gold_chunk_ids
 from rag_ft.metrics.verdict import FEW_DOCUMENTS, points, verdict
 from rag_ft.paths import RunDir
 from rag_ft.records import (
@@ -37,6 +36,7 @@ from rag_ft.records import (
     read_rows,
     write_text,
 )
+from rag_ft.relevance import gold_by_pair
 from rag_ft.report_page import charts, facts, retriever, slices
 from rag_ft.report_page.browser import browser_data, script_json
 from rag_ft.report_page.rendering import environment, script, style
@@ -314,7 +314,7 @@ def _page(
     shown = {
         i for rows in predictions.values() for prediction in rows for i in prediction.chunk_ids
     }
-    chunks, gold = _proof(run_dir, table.pairs, documents, shown)
+    chunks, gold = _gold(run_dir, table.pairs, documents, shown)
     browser = browser_data(table, predictions, gold, chunks, documents) if predictions else None
     return {
         "config": config,
@@ -386,21 +386,16 @@ def _predictions(run_dir: RunDir, table: ScoreTable) -> dict[str, list[Predictio
     return {name: list(read_jsonl(run_dir.predictions(name), Prediction)) for name in names}
 
 
-def _proof(
+def _gold(
     run_dir: RunDir, pairs: Sequence[QAPair], documents: dict[str, Document], shown: set[str]
 ) -> tuple[dict[str, Chunk], dict[str, set[str]]]:
-    """(the chunks of the documents and those that were shown, the ids of those that prove each question's answer)."""
+    """(the chunks of the documents and those that were shown, each question's gold chunk ids)."""
     chunks = {
         c.id: c
         for c in read_jsonl(run_dir.chunks, Chunk)
         if c.document_id in documents or c.id in shown
     }
-    by_document: dict[str | None, list[Chunk]] = {}
-    for chunk in chunks.values():
-        by_document.setdefault(chunk.document_id, []).append(chunk)
-    return chunks, {
-        pair.id: gold_chunk_ids(pair, by_document.get(pair.document_id, [])) for pair in pairs
-    }
+    return chunks, gold_by_pair(pairs, chunks.values())
 
 
 def _retriever(

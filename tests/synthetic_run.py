@@ -13,7 +13,6 @@ from rag_ft.config_loader import make_config
 from rag_ft.evaluate import Material, _answer_scores, _retrieval_scores
 from rag_ft.evaluation.robustness import probes
 from rag_ft.evaluation.systems import Ask, asks_of
-from rag_ft.metrics.retrieval import gold_chunk_ids
 from rag_ft.paths import RunDir
 from rag_ft.records import (
     Chunk,
@@ -26,6 +25,7 @@ from rag_ft.records import (
     write_jsonl,
     write_text,
 )
+from rag_ft.relevance import gold_chunk_ids
 from rag_ft.stages import NAMES
 
 

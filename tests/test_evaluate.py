@@ -15,9 +15,10 @@ from rag_ft.config import Config
 from rag_ft.config_loader import make_config
 from rag_ft.errors import DataError
 from rag_ft.evaluation.ensemble import combine
-from rag_ft.evaluation.systems import NAMES, SYSTEMS, Ask, ask_of, asks_of, oracle_context
+from rag_ft.evaluation.systems import NAMES, SYSTEMS, Ask, ask_of, asks_of
 from rag_ft.paths import RunDir
 from rag_ft.records import Chunk, Evidence, Hit, Prediction, QAPair, Score, read_jsonl, write_jsonl
+from rag_ft.relevance import oracle_context
 
 TEXTS = {
     "mill": "The mill at Oda was built in 1712 by Ruth Falk. It ground rye for the valley. Its wheel is made of oak.",

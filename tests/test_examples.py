@@ -171,7 +171,7 @@ def test_a_pair_without_a_place_learns_from_the_best_chunk_that_tells_the_answer
     found = drafts(unknown, HITS, CHUNKS, dataclasses.replace(LAYOUT, gold_share=1.0))
     assert not isinstance(found, Reject) and found[0].gold == {"e#0"}
     nowhere = drafts(unknown, ["f#0", "f#1"], CHUNKS, LAYOUT)
-    assert isinstance(nowhere, Reject) and nowhere.reason == "no chunk proves the answer"
+    assert isinstance(nowhere, Reject) and nowhere.reason == "no gold chunk"
 
 
 def test_a_long_context_loses_whole_chunks_the_gold_one_last_and_never_the_answer() -> None:

@@ -20,7 +20,7 @@ from rag_ft.metrics.answers import (
     token_f1,
 )
 from rag_ft.metrics.rouge import ROUGE, rouge
-from rag_ft.metrics.words import content_words, normalise, stems
+from rag_ft.text import content_words, normalise, stems
 
 # --- SQuAD v2's official evaluation, written down independently of ours -------------------------------------------
 

@@ -6,46 +6,7 @@ import random
 
 import pytest
 
-from rag_ft.metrics.retrieval import (
-    RETRIEVAL_METRICS,
-    evidence_shown,
-    gold_chunk_ids,
-    score_ranking,
-)
-from rag_ft.records import Chunk, Evidence, QAPair
-
-
-def pair(start: int, end: int, kind: str = "factoid", chunk_id: str | None = "d#0") -> QAPair:
-    evidence = Evidence("x" * (end - start), start, end) if end > start else None
-    return QAPair("q", "?", ("x",), chunk_id, "d", evidence, kind, "test", "imported")  # type: ignore[arg-type]
-
-
-def chunk(number: int, start: int, end: int, document: str = "d") -> Chunk:
-    return Chunk(f"{document}#{number}", document, "", "x" * (end - start), start, end, 1, "test")
-
-
-CHUNKS = [chunk(0, 0, 100), chunk(1, 80, 180), chunk(2, 160, 260)]
-
-
-def test_chunks_that_hold_the_whole_evidence_are_gold() -> None:
-    assert gold_chunk_ids(pair(10, 20), CHUNKS) == {"d#0"}
-    assert gold_chunk_ids(pair(85, 95), CHUNKS) == {"d#0", "d#1"}
-    assert gold_chunk_ids(pair(90, 110), CHUNKS) == {"d#1"}
-
-
-def test_where_no_chunk_holds_the_evidence_those_that_overlap_it_are_gold() -> None:
-    assert gold_chunk_ids(pair(50, 190), CHUNKS) == {"d#0", "d#1", "d#2"}
-    assert gold_chunk_ids(pair(100, 180), CHUNKS[:1]) == set()  # touching is not overlapping
-
-
-def test_chunks_of_other_documents_are_never_gold() -> None:
-    assert gold_chunk_ids(pair(10, 20), [chunk(0, 0, 100, "other")]) == set()
-
-
-def test_without_evidence_the_own_chunk_is_gold_unless_there_is_nothing_to_find() -> None:
-    assert gold_chunk_ids(pair(0, 0), CHUNKS) == {"d#0"}
-    assert gold_chunk_ids(pair(0, 0, "unanswerable"), CHUNKS) == set()
-    assert gold_chunk_ids(pair(0, 0, chunk_id=None), CHUNKS) == set()
+from rag_ft.metrics.retrieval import RETRIEVAL_METRICS, score_ranking
 
 
 def test_scores_of_a_hand_computed_ranking() -> None:
@@ -90,10 +51,3 @@ def test_scores_agree_with_ir_measures() -> None:
         assert theirs == pytest.approx({number: scores[name] for number, scores in ours.items()}), (
             name
         )
-
-
-def test_evidence_shown_is_the_share_of_its_characters_in_the_context() -> None:
-    assert evidence_shown(pair(50, 150), CHUNKS[:1]) == 0.5
-    assert evidence_shown(pair(50, 150), CHUNKS[:2]) == 1.0
-    assert evidence_shown(pair(90, 170), [CHUNKS[2], CHUNKS[0]]) == pytest.approx(20 / 80)
-    assert evidence_shown(pair(0, 0), CHUNKS) is None

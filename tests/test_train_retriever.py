@@ -26,7 +26,7 @@ from rag_ft.paths import RunDir
 from rag_ft.records import Chunk, Evidence, QAPair, read_jsonl, read_rows, write_jsonl, write_text
 from rag_ft.retrieval.search import Retriever, open_retriever, served_tuned
 from rag_ft.training import fit, phases
-from rag_ft.training.held_out import held_out
+from rag_ft.training.dev_split import held_out
 from rag_ft.training.pairs import Pairs, select_pairs, with_cloze_dev
 
 MakeRun = Callable[..., tuple[Config, RunDir]]

@@ -11,8 +11,8 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from rag_ft.evaluation.systems import ENSEMBLES, Ask, System
-from rag_ft.metrics.words import normalise
 from rag_ft.records import Hit, Prediction, QAPair
+from rag_ft.text import normalise
 
 RETRIEVER_TEMPERATURE = 0.1  # of the softmax over the served scores, 0 to 1 where they are fused
 PART = "#"  # between the system's name and the chunk's rank

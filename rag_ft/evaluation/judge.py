@@ -16,8 +16,8 @@ from rag_ft.evaluation.systems import ENSEMBLES, SYSTEMS, Ask
 from rag_ft.llm.models import ChatRequest, Messages, Reply, open_language_model
 from rag_ft.llm.replies import cached_chat
 from rag_ft.paths import RunDir
-from rag_ft.qa.prompts import neutralise
 from rag_ft.records import Prediction, Reject, Score, content_hash
+from rag_ft.text import neutralise
 
 METRIC = "faithfulness_judged"
 JUDGED = {

@@ -6,11 +6,11 @@ import random
 from collections.abc import Mapping, Sequence
 
 from rag_ft.config import Config
-from rag_ft.evaluation.systems import Ask, oracle_context
-from rag_ft.metrics.words import is_unspaced, normalise
-from rag_ft.qa.evidence import occurrences
+from rag_ft.evaluation.systems import Ask
 from rag_ft.records import Chunk, QAPair
+from rag_ft.relevance import is_negative, occurrences, oracle_context
 from rag_ft.retrieval.search import chunk_text
+from rag_ft.text import is_unspaced, normalise
 
 NOISE_CHUNKS = (0, 1, 2, 4)  # beside one gold chunk: 0, 50, 67 and 80 % of the context is noise
 PLACES = ("first", "middle", "last")
@@ -31,11 +31,7 @@ def probes(
         proof = oracle_context(pair, gold[pair.id], chunks) if pair.answerable else []
         if not proof or not gold[pair.id]:
             continue
-        noise = [
-            i
-            for i in ranking[pair.id]
-            if i not in gold[pair.id] and not occurrences(pair.answer, chunks[i].text)
-        ]
+        noise = [i for i in ranking[pair.id] if is_negative(chunks[i], pair)]
         rng = random.Random(f"{config.run.seed}:{pair.id}")
         asks += _noise(pair, proof, noise, rng) + _order(pair, proof, noise, config.retrieval.top_k)
         asks += _swap(pair, proof, pairs, chunks, rng, config.retrieval.advanced.with_title)

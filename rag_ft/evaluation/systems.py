@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
-from rag_ft.metrics.answers import contains
-from rag_ft.metrics.retrieval import evidence_shown
 from rag_ft.records import Chunk, QAPair
+from rag_ft.relevance import mentions_answer, oracle_context, second_chunk_id
 
 MIN_HITS = 20  # recall@10 needs ten; withholding the gold chunks must still leave top_k
 MIN_WITHHELD_CHARACTERS = (
@@ -99,38 +99,13 @@ def ask_of(
         shown = oracle_context(pair, gold, chunks) or ranked[:top_k]
     elif system.context == "withheld":
         withheld = {*gold, second_chunk_id(pair)}
-        shown = [i for i in ranked if i not in withheld and not _tells(chunks[i], pair)][:top_k]
+        # Another place, or a copy, may give away what is withheld.
+        answers = [a for a in pair.answers if pair.answerable and len(a) >= MIN_WITHHELD_CHARACTERS]
+        others = (
+            i for i in ranked if i not in withheld and not mentions_answer(chunks[i], answers)
+        )
+        shown = islice(others, top_k)
     else:
         shown = ranked[:top_k]
-    answers = pair.answers if pair.answerable and system.context != "withheld" else ()
-    return Ask(pair, system.name, system.generator, tuple(shown), answers)
-
-
-def oracle_context(pair: QAPair, gold: set[str], chunks: Mapping[str, Chunk]) -> list[str]:
-    """The pair's own chunk where it proves the answer, else one that does, else all that overlap the evidence; for a
-    question over two chunks the second too.
-
-    For an unanswerable question the chunk it was asked of; empty where no chunk is known.
-    """
-    second = [i for i in (second_chunk_id(pair),) if i in chunks]
-    if not gold:
-        return (
-            [pair.chunk_id, *second]
-            if pair.chunk_id is not None and pair.chunk_id in chunks
-            else []
-        )
-    ordered = sorted(gold, key=lambda i: (i != pair.chunk_id, chunks[i].start))
-    whole = [i for i in ordered if evidence_shown(pair, [chunks[i]]) in (1.0, None)]
-    proof = whole[:1] or sorted(gold, key=lambda i: chunks[i].start)
-    return [*proof, *(i for i in second if i not in proof)]
-
-
-def second_chunk_id(pair: QAPair) -> str:
-    """The other chunk of a question that was asked of two; "" where there is none."""
-    return str(pair.provenance.get("second_chunk_id") or "")
-
-
-def _tells(chunk: Chunk, pair: QAPair) -> bool:
-    """Whether a chunk holds an accepted answer: another place, or a copy, may give away what is withheld."""
-    told = [answer for answer in pair.answers if len(answer) >= MIN_WITHHELD_CHARACTERS]
-    return pair.answerable and bool(told) and contains(chunk.text, told) == 1.0
+    accepted = pair.answers if pair.answerable and system.context != "withheld" else ()
+    return Ask(pair, system.name, system.generator, tuple(shown), accepted)

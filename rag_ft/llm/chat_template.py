@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from rag_ft.errors import ConfigError
 from rag_ft.llm.models import Messages
-
-# Turn marks of the usual templates: what a document may hold and a prompt must not.
-CONTROL = re.compile(
-    r"<\|[^<>|\s][^<>|]{0,60}\|>|</?s>|<(?:start|end)_of_turn>|<(?:bos|eos|pad|unk)>|\[/?INST\]|<</?SYS>>"
-)
+from rag_ft.text import escape_control_tokens
 
 # Answers are to be short and are read as they are: reasoning models answer at once. Templates without a thinking block
 # do not look at it.
@@ -52,10 +47,13 @@ def load_chat_tokenizer(folder: Path) -> Any:
 
 
 def safe_messages(messages: Messages, specials: Iterable[str] = ()) -> Messages:
-    """The messages with turn marks and special tokens inside user text broken by a space ("<|im_end|>" becomes
-    "< |im_end|>"), so that no document can end its turn or open another one."""
+    """The messages with every control token escaped outside the assistant's turns; `specials` are those of the model's
+    tokenizer."""
+    specials = list(specials)
     return tuple(
-        m if m["role"] == "assistant" else {**m, "content": _break_marks(m["content"], specials)}
+        m
+        if m["role"] == "assistant"
+        else {**m, "content": escape_control_tokens(m["content"], specials)}
         for m in messages
     )
 
@@ -87,11 +85,3 @@ def encode_answers(tokenizer: Any, answers: Sequence[str]) -> list[list[int]]:
     if not answers:
         return []
     return tokenizer(list(answers), add_special_tokens=False)["input_ids"]
-
-
-def _break_marks(text: str, specials: Iterable[str]) -> str:
-    text = CONTROL.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
-    for special in specials:
-        if len(special) > 1 and special in text:
-            text = text.replace(special, f"{special[0]} {special[1:]}")
-    return text

@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 
 from rag_ft.metrics.rouge import ROUGE, rouge
-from rag_ft.metrics.words import (
+from rag_ft.text import (
+    contains_words,
     content_words,
-    is_unspaced,
     normalise,
     single_spaced,
     stems,
@@ -43,7 +43,9 @@ def token_f1(prediction: str, answers: Sequence[str]) -> float:
 def contains(prediction: str, answers: Sequence[str]) -> float:
     """1.0 if the prediction has an accepted answer in it as whole words (as a substring in scripts without spaces);
     forms as of exact_match."""
-    return float(any(_is_in(wanted, said) for said, wanted in _compared(prediction, answers)))
+    return float(
+        any(contains_words(said, wanted) for said, wanted in _compared(prediction, answers))
+    )
 
 
 def score_answer(prediction: str, answers: Sequence[str], abstained: bool) -> dict[str, float]:
@@ -113,9 +115,3 @@ def _f1(said: list[str], wanted: list[str]) -> float:
         return 0.0
     precision, recall = same / len(said), same / len(wanted)
     return 2 * precision * recall / (precision + recall)
-
-
-def _is_in(answer: str, said: str) -> bool:
-    if not answer:
-        return not said
-    return answer in said if is_unspaced(answer) else f" {answer} " in f" {said} "

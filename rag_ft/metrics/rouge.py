@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from rag_ft.metrics.words import stems
+from rag_ft.text import stems
 
 ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from rag_ft.metrics.answers import contains, token_f1
-from rag_ft.metrics.words import is_unspaced, normalise, stems
-from rag_ft.qa.evidence import Span, locate, occurrences
-from rag_ft.qa.names import names, words
-from rag_ft.qa.prompts import is_abstention, neutralise
+from rag_ft.qa.prompts import is_abstention
 from rag_ft.records import encodable
+from rag_ft.relevance import Span, locate, occurrences
+from rag_ft.text import all_words, entity_words, is_unspaced, neutralise, normalise, stems
 
 MAX_REPLY_CHARACTERS = 20_000
 MAX_QUESTION_CHARACTERS = 400
@@ -105,8 +104,8 @@ def check_stands_alone(question: str) -> Failure | None:
 def check_subject(question: str, passage: str) -> Failure | None:
     """What an unanswerable question asks about is what the passage is about: it holds one of the question's names,
     where there are any. A question about something else is too easily told from one that the documents answer."""
-    wanted = names(question)
-    if not wanted or wanted & words(passage):
+    wanted = entity_words(question)
+    if not wanted or wanted & all_words(passage):
         return None
     return Failure(
         "off_subject",

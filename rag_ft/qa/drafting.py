@@ -19,11 +19,11 @@ from rag_ft.qa.checks import (
     find_evidence,
     parse_reply,
 )
-from rag_ft.qa.evidence import evidence_in_chunk
 from rag_ft.qa.funnel import Funnel
 from rag_ft.qa.plan import Ask
 from rag_ft.qa.prompts import REPLY_SCHEMA, Prompts
 from rag_ft.records import Chunk, QAPair, content_hash
+from rag_ft.relevance import evidence_in_chunk
 
 NEIGHBOURS = 20
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import unicodedata
 from array import array
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from rag_ft.metrics.words import is_unspaced
 from rag_ft.qa.checks import Failure
-from rag_ft.qa.names import names, words
+from rag_ft.text import all_words, entity_words, is_unspaced, normalise_question
 
 NUM_RAREST = 3
 MOST_CANDIDATES = 1000
@@ -38,7 +36,7 @@ class AskedBefore:
         Two questions are the same when they are equal up to case and punctuation, or when their cosine reaches the
         similarity and they name the same things: "When does pump A-12 start?" and "... A-13 start?" are not.
         """
-        keys = [plain(question) for question in questions]
+        keys = [normalise_question(question) for question in questions]
         new = {
             key: question
             for key, question in zip(keys, questions, strict=True)
@@ -119,18 +117,12 @@ def duplicate(question: str, earlier: str) -> Failure:
     return Failure("duplicate", f"{question} | earlier: {earlier}")
 
 
-def plain(question: str) -> str:
-    """Letters and digits alone, compatibility forms unified, in lower case."""
-    kept = (c if c.isalnum() else " " for c in unicodedata.normalize("NFKC", question).casefold())
-    return " ".join("".join(kept).split())
-
-
 def same_names(a: str, b: str) -> bool:
     """Whether every name and number of each question is a word of the other."""
-    return names(a) <= words(b) and names(b) <= words(a)
+    return entity_words(a) <= all_words(b) and entity_words(b) <= all_words(a)
 
 
 def _keys(question: str) -> set[str]:
     """What a question is found by: its words, or its characters in scripts without spaces."""
     text = question.casefold()
-    return {c for c in text if c.isalnum()} if is_unspaced(text) else words(text)
+    return {c for c in text if c.isalnum()} if is_unspaced(text) else all_words(text)

@@ -11,8 +11,8 @@ from itertools import accumulate
 
 from rag_ft.documents.chunking import split_sentences
 from rag_ft.errors import ConfigError
-from rag_ft.qa.evidence import Span
 from rag_ft.records import Chunk, Kind, content_hash
+from rag_ft.relevance import Span
 
 DEFAULT_KINDS: dict[Kind, float] = {
     "factoid": 0.45,

@@ -17,6 +17,7 @@ from typing import Any
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.llm.models import Messages
 from rag_ft.records import KINDS, Kind, content_hash, encodable
+from rag_ft.text import neutralise
 
 BUILT_IN = Path(__file__).parent / "prompts"
 SLOTS: dict[str, frozenset[str]] = {
@@ -45,17 +46,9 @@ _SLOT = re.compile(
     + "|".join(sorted({s for names in SLOTS.values() for s in names} | OPTIONAL_SLOTS))
     + r")\}"
 )
-# Strings that some tokenizer reads as control tokens, and the tags our own prompts put around passages.
-_CONTROL = re.compile(
-    r"<\|[^<>|\n]{1,60}\|>|<｜[^<>｜\n]{1,60}｜>"
-    r"|</?(?:s|bos|eos|pad|unk|mask|think|tool_call|tool_response|start_of_turn|end_of_turn|start_of_image)>"
-    r"|<</?SYS>>|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|IMG|THINK)\]"
-    r"|</?passages?(?:\s[^<>\n]{0,40})?>|</?quote>",
-    re.IGNORECASE,
-)
 _QUOTE = re.compile(
     r".*</quote>|\s*<quote>.*", re.DOTALL
-)  # no passage holds these tags: see _CONTROL
+)  # no passage holds these tags: they are PROMPT_TAGS
 _CITATION = re.compile(r"\s*\[(\d{1,3}(?:\s*,\s*\d{1,3})*)\]")
 
 
@@ -143,17 +136,6 @@ def load_prompts(name_or_folder: str | Path, abstain: str, examples: Path | None
             f"the prompt set '{name_or_folder}' has no place for examples: remove generate.advanced.examples"
         )
     return replace(prompts, examples=_read_examples(examples))
-
-
-def neutralise(text: str) -> str:
-    """`text` with every chat-template token and passage tag in it made plain, by a space after its first character.
-
-    A document's `<|im_end|>` must not end our message, nor its `</passage>` the passage. All else stays as it is,
-    and nothing in the result matches again.
-    """
-    while _CONTROL.search(text):
-        text = _CONTROL.sub(lambda match: match[0][0] + " " + match[0][1:], text)
-    return text
 
 
 def quoting(quote: str, answer: str) -> str:

@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from rag_ft.errors import DataError
-from rag_ft.metrics.retrieval import gold_chunk_ids
-from rag_ft.qa.evidence import Span, locate, occurrences
 from rag_ft.records import (
     KINDS,
     Chunk,
@@ -27,6 +25,7 @@ from rag_ft.records import (
     content_hash,
     encodable,
 )
+from rag_ft.relevance import Span, gold_chunks, locate, occurrences
 
 SPLITS = ("train", "dev", "test")
 CONTEXT_CHARACTERS = 200
@@ -332,7 +331,6 @@ def _place_in_chunks(pairs: list[QAPair], chunks: Iterable[Chunk]) -> list[QAPai
         places = waiting.get(document_id, ())
         of_document = list(group) if places else []
         for place in places:
-            gold = gold_chunk_ids(pairs[place], of_document)
-            first = next((chunk.id for chunk in of_document if chunk.id in gold), None)
-            placed[place] = dataclasses.replace(pairs[place], chunk_id=first)
+            first = next(iter(gold_chunks(pairs[place], of_document)), None)
+            placed[place] = dataclasses.replace(pairs[place], chunk_id=first and first.id)
     return placed

@@ -11,10 +11,10 @@ from typing import Protocol
 
 from rag_ft.config import Config, GenerateConfig
 from rag_ft.llm.models import ChatRequest, Messages, Reply
-from rag_ft.metrics.answers import contains
 from rag_ft.qa.checks import Failure, agreement, same_answer
 from rag_ft.qa.prompts import Prompts, is_abstention, parse_answer
 from rag_ft.records import Chunk, QAPair
+from rag_ft.relevance import contains_evidence, mentions_answer, second_chunk_id
 
 SEARCH_BATCH = 64
 MAX_HARD_CHUNKS = 10
@@ -80,19 +80,19 @@ class RoundTrip:
         pair = dataclasses.replace(
             pair, checks={**pair.checks, "round_trip_rank": rank}, hard_chunk_ids=wrong
         )
-        second = pair.provenance.get("second_chunk_id")
+        second = second_chunk_id(pair)
         return pair, None, self._request(pair, [source.id, second] if second else [source.id])
 
     def _rank(
         self, pair: QAPair, source: Chunk, found: list[str]
     ) -> tuple[int | None, tuple[str, ...]]:
-        """(rank of the first chunk that proves the answer, the wrong chunks before it)."""
+        """(rank of the first gold chunk, the wrong chunks before it)."""
         wrong: list[str] = []
         for rank, chunk_id in enumerate(found, 1):
             chunk = self.chunk_of(chunk_id)
-            if chunk_id == source.id or holds_evidence(chunk, pair):
+            if chunk_id == source.id or contains_evidence(chunk, pair):
                 return rank, tuple(wrong[:MAX_HARD_CHUNKS])
-            if not contains(chunk.text, [pair.answer]):
+            if not mentions_answer(chunk, pair.answers):
                 wrong.append(chunk_id)
         return None, ()
 
@@ -144,14 +144,3 @@ def no_answer(pair: QAPair, reply: Reply) -> Failure:
 def answer_request(pair: QAPair, messages: Messages, max_tokens: int) -> ChatRequest:
     short = max_tokens if pair.kind == "summary" else min(max_tokens, SHORT_ANSWER_TOKENS)
     return ChatRequest(pair.id, messages, max_tokens=short, temperature=0.0)
-
-
-def holds_evidence(chunk: Chunk, pair: QAPair) -> bool:
-    """Whether the whole evidence of the pair is in the chunk."""
-    evidence = pair.evidence
-    return (
-        evidence is not None
-        and chunk.document_id == pair.document_id
-        and chunk.start <= evidence.start
-        and chunk.end >= evidence.end
-    )

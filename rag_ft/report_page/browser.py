@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from rag_ft.metrics.comparisons import ScoreTable
-from rag_ft.metrics.words import normalise
 from rag_ft.records import Chunk, Document, Prediction, QAPair
+from rag_ft.text import normalise
 
 # Why an answer was scored as it was; the page turns the code into words.
 EXACT, HOLDS, PARTIAL, WRONG, RIGHT_ABSTENTION, BLIND_ABSTENTION, NEEDLESS_ABSTENTION, INVENTED = (

@@ -1,7 +1,7 @@
 """From a question-answer pair and what the retriever finds for it to training examples. Pure functions.
 
-Three layouts, one rule: an answer is only ever the target where a chunk that proves it is in the context; everywhere
-else the target is the abstain sentence. A model trained otherwise learns to recite instead of to read.
+Three layouts, one rule: an answer is only ever the target where its evidence is in the context; everywhere else the
+target is the abstain sentence. A model trained otherwise learns to recite instead of to read.
 """
 
 from __future__ import annotations
@@ -14,10 +14,15 @@ from typing import Any, Literal
 
 from rag_ft.documents.chunking import split_sentences
 from rag_ft.llm.models import Messages
-from rag_ft.metrics.words import normalise
-from rag_ft.qa.evidence import Span, locate
 from rag_ft.qa.prompts import quoting
 from rag_ft.records import Chunk, QAPair, Reject
+from rag_ft.relevance import (
+    evidence_sentence,
+    fallback_gold_chunks,
+    gold_chunks,
+    is_negative,
+    needed_chunks,
+)
 from rag_ft.training.tokens import Encoded
 
 Encode = Callable[[Messages, str], Encoded]
@@ -43,9 +48,9 @@ class Layout:
 
 @dataclass(frozen=True)
 class Draft:
-    """A context in order, before it is fitted into the token limit. `gold` are the ids of chunks that prove the
-    answer, `needed` of those that must stay for it; `answer` is None where the model must abstain. `quote` is the
-    sentence that proves the answer, "" where it is not known or not asked for."""
+    """A context in order, before it is fitted into the token limit. `gold` are the ids of gold chunks,
+    `needed` of those that must stay for the answer; `answer` is None where the model must abstain. `quote` is the
+    sentence that contains the evidence, "" where it is not known or not asked for."""
 
     id: str
     question: str
@@ -124,7 +129,9 @@ def drafts(
                 document_id=pair.document_id,
             )
         ]
-    gold = gold_chunks(pair, found, chunks)
+    own = [chunks[i] for i in (pair.chunk_id,) if i in chunks]
+    # Best ranked first; the pair's own chunk last where it was not found.
+    gold = gold_chunks(pair, dict.fromkeys([*found, *own])) or fallback_gold_chunks(pair, found)
     rng = layout.rng(pair.id)
     arrange = {"raft": _raft, "radit": _radit, "concat": _concat}[layout.name]
     made = arrange(pair, found, gold, chunks, layout, rng)
@@ -169,42 +176,6 @@ def finish(
     return Reject(draft.id, "too long", f"not even one chunk fits into {layout.max_tokens} tokens")
 
 
-def gold_chunks(pair: QAPair, found: Sequence[Chunk], chunks: Mapping[str, Chunk]) -> list[Chunk]:
-    """Chunks that prove the answer, best ranked first: those holding the whole evidence, else the pair's own chunk;
-    where no place is known, the best-ranked one that holds an accepted answer."""
-    if pair.evidence is not None:
-        whole = [c for c in found if _same_document(c, pair) and _holds(c, pair)]
-        own = chunks.get(pair.chunk_id or "")
-        if whole or own is not None:
-            return whole or [own]  # type: ignore[list-item]
-    if pair.chunk_id is not None and pair.chunk_id in chunks:
-        return [chunks[pair.chunk_id]]
-    return [c for c in found if mentions(c, pair.answers)][:1]
-
-
-def proving_sentence(pair: QAPair, chunk: Chunk) -> str:
-    """The sentence (or sentences) of a chunk in which evidence or answer stands; "" where neither does."""
-    evidence = pair.evidence
-    if evidence is not None and _same_document(chunk, pair) and _holds(chunk, pair):
-        span: Span | None = (evidence.start - chunk.start, evidence.end - chunk.start)
-    else:
-        span = locate(pair.answer, chunk.text)
-    if span is None:
-        return ""
-    parts = [
-        (start, end)
-        for start, end in split_sentences(chunk.text)
-        if start < span[1] and span[0] < end
-    ]
-    return chunk.text[parts[0][0] : parts[-1][1]].strip() if parts else ""
-
-
-def mentions(chunk: Chunk, answers: Sequence[str]) -> bool:
-    """Whether a chunk (or its title) contains one of the answers, word for word in SQuAD's normal form."""
-    text = f" {normalise(chunk.title + ' ' + chunk.text)} "
-    return any(f" {wanted} " in text for answer in answers if (wanted := normalise(answer)))
-
-
 def _raft(
     pair: QAPair,
     found: list[Chunk],
@@ -217,20 +188,20 @@ def _raft(
     distractors alone, where the target is to abstain: the same question then has both targets, and only what is read
     tells which."""
     if not gold:
-        return Reject(pair.id, "no chunk proves the answer", pair.question)
+        return Reject(pair.id, "no gold chunk", pair.question)
     hard = [*found, *(chunks[i] for i in pair.hard_chunk_ids if i in chunks)]
-    needed = [gold[0], *_second_hop(pair, chunks)]
+    needed = needed_chunks(pair, gold, chunks)
     others = [c for c in dict.fromkeys(hard) if c not in needed]
-    silent = [c for c in others if _is_silent(c, pair, gold)]
-    proven: list[Chunk] = [*needed, *others[: max(0, layout.top_k - len(needed))]]
+    silent = [c for c in others if is_negative(c, pair)]
+    shown: list[Chunk] = [*needed, *others[: max(0, layout.top_k - len(needed))]]
     made: list[tuple[list[Chunk], list[Chunk]]] = []
     if not silent or rng.random() * (1 - layout.gold_share) < layout.gold_share:
-        made.append((proven, needed))
+        made.append((shown, needed))
     if silent and rng.random() * layout.gold_share < 1 - layout.gold_share:
         made.append((silent[: layout.top_k], []))
     return [
-        _draft(pair, rng.sample(shown, len(shown)), gold, proof, n)
-        for n, (shown, proof) in enumerate(made)
+        _draft(pair, rng.sample(seen, len(seen)), gold, needs, n)
+        for n, (seen, needs) in enumerate(made)
     ]
 
 
@@ -245,13 +216,14 @@ def _radit(
     """The gold chunk alone, and the other top-k chunks alone with the abstain target, so many of them that the
     answered examples' expected share is `gold_share` (RA-DIT's own target, the answer whatever the chunk says, would
     train reciting on a closed collection)."""
-    if not gold or _second_hop(pair, chunks):
-        return Reject(pair.id, "no single chunk proves the answer", pair.question)
-    silent = [c for c in found[: layout.top_k] if _is_silent(c, pair, gold)][: layout.top_k - 1]
+    needed = needed_chunks(pair, gold, chunks)
+    if len(needed) != 1:
+        return Reject(pair.id, "no single chunk contains the evidence", pair.question)
+    silent = [c for c in found[: layout.top_k] if is_negative(c, pair)][: layout.top_k - 1]
     wanted = (1 - layout.gold_share) / layout.gold_share if layout.gold_share else len(silent)
     share = min(1.0, wanted / len(silent)) if silent else 0.0
     kept = [c for c in silent if rng.random() < share]
-    answered = [_draft(pair, gold[:1], gold, gold[:1])] if layout.gold_share or not kept else []
+    answered = [_draft(pair, needed, gold, needed)] if layout.gold_share or not kept else []
     return [*answered, *(_draft(pair, [c], gold, [], number) for number, c in enumerate(kept, 1))]
 
 
@@ -264,15 +236,14 @@ def _concat(
     rng: random.Random,
 ) -> list[Draft] | Reject:
     served = found[: layout.top_k]
-    proving, second = [c for c in served if c in gold], _second_hop(pair, chunks)
-    if proving and all(c in served for c in second):
-        return [_draft(pair, served, gold, [proving[0], *second])]
-    if not all(_is_silent(c, pair, gold) for c in served):
-        return Reject(
-            pair.id,
-            "ambiguous context",
-            "what was retrieved tells a part, or mentions the answer elsewhere",
+    needed = needed_chunks(pair, gold, chunks)
+    if needed and all(chunk in served for chunk in needed):
+        return [_draft(pair, served, gold, needed)]
+    if not all(is_negative(chunk, pair) for chunk in served):
+        detail = (
+            "a retrieved chunk contains a part of the evidence, or mentions the answer elsewhere"
         )
+        return Reject(pair.id, "ambiguous context", detail)
     return [_draft(pair, served, gold, [])]
 
 
@@ -283,7 +254,7 @@ def _draft(
     needed: Sequence[Chunk],
     number: int = 0,
 ) -> Draft:
-    """The answer is the target where there are chunks that prove it (`needed`), else the model abstains."""
+    """The answer is the target where there are chunks that contain its evidence (`needed`), else the model abstains."""
     name = f"{pair.id}/{number}" if number else pair.id
     answer = pair.answer if needed else None
     ids = frozenset(c.id for c in gold), frozenset(c.id for c in needed)
@@ -293,46 +264,10 @@ def _draft(
 
 
 def _with_quote(draft: Draft, pair: QAPair, gold: Sequence[Chunk]) -> Draft:
-    proof = next((chunk for chunk in gold if chunk.id in draft.needed), None)
-    return replace(draft, quote=proving_sentence(pair, proof)) if proof else draft
-
-
-def _second_hop(pair: QAPair, chunks: Mapping[str, Chunk]) -> list[Chunk]:
-    """The other chunk a multi-hop question was written over."""
-    second = chunks.get(pair.provenance.get("second_chunk_id", ""))
-    return [second] if second is not None and second.id != pair.chunk_id else []
-
-
-def _is_silent(chunk: Chunk, pair: QAPair, gold: Sequence[Chunk]) -> bool:
-    """Whether a chunk says nothing of the answer: not gold, no part of the evidence, no mention of an answer."""
-    return (
-        chunk not in gold
-        and chunk.id != pair.chunk_id
-        and not _touches(chunk, pair)
-        and not mentions(chunk, pair.answers)
-    )
-
-
-def _touches(chunk: Chunk, pair: QAPair) -> bool:
-    evidence = pair.evidence
-    return (
-        evidence is not None
-        and _same_document(chunk, pair)
-        and chunk.start < evidence.end
-        and evidence.start < chunk.end
-    )
-
-
-def _holds(chunk: Chunk, pair: QAPair) -> bool:
-    return (
-        pair.evidence is not None
-        and chunk.start <= pair.evidence.start
-        and pair.evidence.end <= chunk.end
-    )
-
-
-def _same_document(chunk: Chunk, pair: QAPair) -> bool:
-    return chunk.document_id == pair.document_id
+    shown = next((chunk for chunk in gold if chunk.id in draft.needed), None)
+    if shown is None:
+        return draft
+    return replace(draft, quote=evidence_sentence(pair, shown, split_sentences(shown.text)))
 
 
 def _reply(answer: str, draft: Draft, context: Sequence[Chunk], layout: Layout) -> str:

@@ -21,8 +21,8 @@ from rag_ft.metrics.significance import spread
 from rag_ft.paths import RunDir
 from rag_ft.records import Document, JsonlAppender, read_jsonl, read_rows
 from rag_ft.training.adapters import load_base
+from rag_ft.training.dev_split import group_near_duplicates
 from rag_ft.training.examples import longest_answer
-from rag_ft.training.held_out import group_near_duplicates
 from rag_ft.training.processes import Processes
 from rag_ft.training.questions import mean_f1
 from rag_ft.training.sft import as_in_training, dataset_of, train

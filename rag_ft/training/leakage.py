@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable, Sequence
 
 from rag_ft.errors import DataError
 from rag_ft.records import Chunk, Document, QAPair, Reject
+from rag_ft.text import normalise_question
 
 NUM_NAMED = 3
-
-
-def normalise_question(text: str) -> str:
-    """Letters and digits only, compatibility forms unified, lower case: two spellings of one question become equal."""
-    kept = (c if c.isalnum() else " " for c in unicodedata.normalize("NFKC", text).casefold())
-    return " ".join("".join(kept).split())
 
 
 def without_test_questions(

@@ -13,8 +13,8 @@ from typing import Protocol
 
 import numpy as np
 
-from rag_ft.metrics.words import normalise
 from rag_ft.records import Chunk, QAPair, content_hash
+from rag_ft.relevance import is_negative
 
 DEPTH = 100  # chunks looked at from each side, dense and BM25
 POOL = 10  # the hardest allowed ones, of which `num_negatives` are drawn
@@ -53,7 +53,7 @@ def mine_negatives(
 
     Chunks that the round trip of generation found before the gold chunk (`hard_chunk_ids`) come first, then a seeded
     draw from the hardest allowed ones of the dense and the BM25 ranking, then chunks drawn at random. Allowed is a
-    chunk that scores (cosine) below (1 - margin) x the positive, holds no accepted answer and none of the evidence.
+    chunk that scores (cosine) below (1 - margin) x the positive and is a negative by `is_negative`.
 
     Args:
         pairs: answerable, each with a chunk_id among `chunks`.
@@ -89,23 +89,6 @@ def mine_negatives(
         easy = (c.id for c in others if c.id not in mined and is_negative(c, pair))
         found[pair.id] = tuple(islice(chain(mined, easy), num))
     return found
-
-
-def is_negative(chunk: Chunk, pair: QAPair) -> bool:
-    """Whether a chunk says nothing of the pair's answer: it is not the pair's own, overlaps none of the evidence, and
-    contains no accepted answer word for word (in SQuAD's normal form)."""
-    if chunk.id == pair.chunk_id or overlaps_evidence(chunk, pair):
-        return False
-    text = f" {normalise(chunk.text)} "
-    return not any(
-        f" {wanted} " in text for answer in pair.answers if (wanted := normalise(answer))
-    )
-
-
-def overlaps_evidence(chunk: Chunk, pair: QAPair) -> bool:
-    evidence = pair.evidence
-    same = evidence is not None and chunk.document_id == pair.document_id
-    return same and chunk.start < evidence.end and evidence.start < chunk.end  # type: ignore[union-attr]
 
 
 def _cosines(question: np.ndarray, chunk_ids: Sequence[str], retriever: Searcher) -> np.ndarray:

@@ -25,6 +25,7 @@ from rag_ft.llm.models import open_language_model
 from rag_ft.paths import RunDir
 from rag_ft.qa.prompts import load_prompts
 from rag_ft.records import Chunk, QAPair, read_jsonl, write_text
+from rag_ft.relevance import chunks_by_document, evidence_chunk_ids
 from rag_ft.retrieval.build import open_vectors, read_manifest
 from rag_ft.retrieval.encoder import load_encoder, native_bfloat16
 from rag_ft.retrieval.search import (
@@ -46,13 +47,7 @@ from rag_ft.training.lsr import choose_temperature
 from rag_ft.training.negatives import DEPTH, mine_negatives
 from rag_ft.training.pairs import Pairs, with_positive
 from rag_ft.training.processes import Processes
-from rag_ft.training.rows import (
-    Rows,
-    cloze_rows,
-    contrastive_rows,
-    proving_chunks,
-    retrieved_chunks,
-)
+from rag_ft.training.rows import Rows, cloze_rows, contrastive_rows, retrieved_chunks
 from rag_ft.training.student import State, Student
 
 logger = logging.getLogger(__name__)
@@ -258,7 +253,8 @@ def _lsr_rows(t: Tuning, before: Candidate) -> Rows:
     known = _agreement(pairs, ids, scores)
     notes = {"tau": teacher.tau, "entropy": teacher.entropy, "refusal": teacher.refusal, **known}
     texts = [[t.text_of(t.pairs.chunks[i]) for i in row] for row in ids]
-    proving = proving_chunks(pairs, t.pairs.chunks.values())
+    of_document = chunks_by_document(t.pairs.chunks.values())
+    proving = [evidence_chunk_ids(pair, of_document[pair.document_id or ""]) for pair in pairs]
     return Rows([pair.question for pair in pairs], ids, texts, proving, scores, notes)
 
 

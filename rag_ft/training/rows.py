@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from rag_ft.records import Chunk, QAPair
+from rag_ft.relevance import chunks_by_document, evidence_chunk_ids
 from rag_ft.training.batches import Apart
 from rag_ft.training.cloze import Cloze
-from rag_ft.training.negatives import Searcher, overlaps_evidence
+from rag_ft.training.negatives import Searcher
 
 TextOf = Callable[[Chunk], str]
 
@@ -55,12 +55,14 @@ def contrastive_rows(
     """A row a pair: its proving chunk, then its negatives."""
     ids = [[pair.chunk_id or "", *negatives[pair.id]] for pair in pairs]
     texts = [[text_of(chunks[i]) for i in row] for row in ids]
-    return Rows([p.question for p in pairs], ids, texts, proving_chunks(pairs, chunks.values()))
+    of_document = chunks_by_document(chunks.values())
+    proving = [evidence_chunk_ids(pair, of_document[pair.document_id or ""]) for pair in pairs]
+    return Rows([p.question for p in pairs], ids, texts, proving)
 
 
 def cloze_rows(clozes: Sequence[Cloze], text_of: TextOf) -> Rows:
     """A row a cloze: the rest of its chunk; the other rows of the batch are the negatives."""
-    chunks = by_document(cloze.chunk for cloze in clozes)
+    chunks = chunks_by_document(cloze.chunk for cloze in clozes)
     proving = [
         [
             c.chunk.id,
@@ -74,30 +76,6 @@ def cloze_rows(clozes: Sequence[Cloze], text_of: TextOf) -> Rows:
     ]
     ids, texts = [[c.chunk.id] for c in clozes], [[text_of(c.chunk)] for c in clozes]
     return Rows([c.question for c in clozes], ids, texts, proving)
-
-
-def proving_chunks(pairs: Sequence[QAPair], chunks: Iterable[Chunk]) -> list[list[str]]:
-    """The chunks that prove each pair's answer: its own, and those that hold something of its evidence."""
-    chunks_of = by_document(chunks)
-    return [
-        [
-            *([pair.chunk_id] if pair.chunk_id else []),
-            *(
-                c.id
-                for c in chunks_of[pair.document_id or ""]
-                if overlaps_evidence(c, pair) and c.id != pair.chunk_id
-            ),
-        ]
-        for pair in pairs
-    ]
-
-
-def by_document(chunks: Iterable[Chunk]) -> dict[str, list[Chunk]]:
-    """Empty for a document without chunks."""
-    grouped: dict[str, list[Chunk]] = defaultdict(list)
-    for chunk in chunks:
-        grouped[chunk.document_id].append(chunk)
-    return grouped
 
 
 def retrieved_chunks(

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from rag_ft.llm.models import Messages
 from rag_ft.paths import RunDir
 from rag_ft.qa.prompts import load_prompts
 from rag_ft.records import Chunk, QAPair, Reject, read_jsonl, read_rows, write_jsonl
+from rag_ft.relevance import second_chunk_id
+from rag_ft.training.dev_split import split_train_dev, train_groups
 from rag_ft.training.examples import (
     Draft,
     Encode,
@@ -27,13 +29,11 @@ from rag_ft.training.examples import (
     finish,
     num_arrangements,
 )
-from rag_ft.training.held_out import held_out, train_groups
 from rag_ft.training.leakage import check_chunks_allowed, check_no_leakage, without_test_questions
 from rag_ft.training.questions import Question
 from rag_ft.training.replay import num_replayed, replay_examples, replay_prompts
 from rag_ft.training.tokens import Encoded
 
-DEV_SHARE = 0.1  # of the train documents, by hash of their ids, where no pair is of a dev document
 MAX_DEV_EXAMPLES = 100
 MAX_QUESTIONS = 64  # asked at each dev evaluation, of each fold, and closed book
 MAX_PLAIN_TEXTS = 32
@@ -75,8 +75,8 @@ class Contexts:
 def select_pairs(
     run_dir: RunDir, similarity: float
 ) -> tuple[list[QAPair], list[QAPair], list[Reject]]:
-    """(pairs to train on, pairs that decide when to stop, pairs left out because a test pair asks the same). Where no
-    pair is of a dev document, some train documents are held out, near-duplicates (by `similarity`) together.
+    """(pairs to train on, pairs that decide when to stop, pairs left out because a test pair asks the same), split by
+    `split_train_dev`; `similarity` (0-1) is what makes two documents near-duplicates.
 
     Raises:
         DataError: no pair of a train document, or something of a test document among the others.
@@ -85,17 +85,14 @@ def select_pairs(
     heldout = [p for p in everything if p.split == "test"]
     kept, rejects = without_test_questions((p for p in everything if p.split != "test"), heldout)
     check_no_leakage(kept, heldout, read_jsonl(run_dir.chunks, Chunk))
-    train, dev = [p for p in kept if p.split == "train"], [p for p in kept if p.split == "dev"]
-    if not dev:
-        held = _held_documents(train, train_groups(run_dir, similarity))
-        dev = [p for p in train if p.document_id in held]
-        train = [p for p in train if p.document_id not in held]
-    if not train:
+    chunks = read_jsonl(run_dir.chunks, Chunk)
+    split = split_train_dev(kept, chunks, lambda: train_groups(run_dir, similarity))
+    if not split.train:
         raise DataError(
             f"{run_dir.qa} has no pair of a train document: lower ingest.test_share, add documents, or set "
             "train_generator.enabled=false"
         )
-    return train, dev, rejects
+    return split.train, split.dev, rejects
 
 
 def build_training_set(
@@ -288,7 +285,7 @@ def find_contexts(config: Config, run_dir: RunDir, pairs: Sequence[QAPair]) -> C
 
 
 def _own_chunk_ids(pair: QAPair) -> set[str]:
-    ids = (pair.chunk_id, pair.provenance.get("second_chunk_id"), *pair.hard_chunk_ids)
+    ids = (pair.chunk_id, second_chunk_id(pair), *pair.hard_chunk_ids)
     return {i for i in ids if i}
 
 
@@ -315,11 +312,6 @@ def _plain_texts(run_dir: RunDir, dev_pairs: Sequence[QAPair], seed: int) -> lis
         if c.split == "dev" or (c.split == "train" and c.document_id in documents)
     ]  # fmt: skip
     return _sample(texts, MAX_PLAIN_TEXTS, seed)
-
-
-def _held_documents(pairs: Sequence[QAPair], group_of: Mapping[str, str]) -> set[str]:
-    documents = {p.document_id for p in pairs if p.document_id}
-    return held_out(documents, group_of, DEV_SHARE) if len(documents) > 1 else set()
 
 
 def _sample(items: Sequence[Any], most: int, seed: int) -> list[Any]:

@@ -1,0 +1,274 @@
+"""Which chunks contain the evidence of a pair, which may serve as negatives, and where a quote stands.
+
+Everything that asks "is this chunk right for this question?" (metrics, generation, training,
+evaluation, export) asks here, so that they cannot disagree.
+"""
+
+from __future__ import annotations
+
+import re
+from array import array
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import lru_cache
+
+from rag_ft.records import Chunk, Evidence, QAPair
+from rag_ft.text import contains_words, is_unspaced, normalise
+
+Span = tuple[int, int]
+
+# A match that begins or ends inside a word counts only from this length on: "5" is not in "150".
+MIN_INSIDE_WORD = 6
+MAX_OCCURRENCES = 64
+
+_SAME = str.maketrans(
+    {
+        **dict.fromkeys("‘’‚‛′`´", "'"),
+        **dict.fromkeys("“”„‟″«»", '"'),
+        **dict.fromkeys("‐‑‒–—―−", "-"),
+        "…": ".",
+    }
+)
+_INVISIBLE = re.compile(r"[\s\u00ad\u200b-\u200f\u2060\ufeff]")
+# What may surround a quote without being part of it; dots are tried last, they can be part of it.
+_EDGES = ("", "\"'“”‘’«»… ", "\"'“”‘’«».… ")
+
+
+# Gold chunks: the chunks that contain the evidence.
+
+
+def contains_evidence(chunk: Chunk, pair: QAPair) -> bool:
+    """Whether the chunk contains the whole evidence of the pair."""
+    evidence = pair.evidence
+    return (
+        evidence is not None
+        and chunk.document_id == pair.document_id
+        and chunk.start <= evidence.start
+        and evidence.end <= chunk.end
+    )
+
+
+def overlaps_evidence(chunk: Chunk, pair: QAPair) -> bool:
+    """Whether the chunk contains at least a character of the pair's evidence."""
+    evidence = pair.evidence
+    return (
+        evidence is not None
+        and chunk.document_id == pair.document_id
+        and chunk.start < evidence.end
+        and evidence.start < chunk.end
+    )
+
+
+def gold_chunks(pair: QAPair, chunks: Iterable[Chunk]) -> list[Chunk]:
+    """The gold chunks of a pair among `chunks`, in their order.
+
+    With evidence these are the chunks that contain all of it; where none does, those that overlap
+    it. Without evidence it is the pair's own chunk if the pair is answerable.
+
+    Args:
+        pair: any pair; one without evidence and chunk has no gold chunk.
+        chunks: all chunks of the pair's document, or any selection with the pair's own chunk in it.
+            A selection has the same gold chunks as the document, as far as they were selected.
+    """
+    if pair.evidence is None:
+        return [c for c in chunks if c.id == pair.chunk_id] if pair.answerable else []
+    overlapping = [chunk for chunk in chunks if overlaps_evidence(chunk, pair)]
+    return [chunk for chunk in overlapping if contains_evidence(chunk, pair)] or overlapping
+
+
+def gold_chunk_ids(pair: QAPair, chunks: Iterable[Chunk]) -> set[str]:
+    """The ids of `gold_chunks`."""
+    return {chunk.id for chunk in gold_chunks(pair, chunks)}
+
+
+def gold_by_pair(pairs: Iterable[QAPair], chunks: Iterable[Chunk]) -> dict[str, set[str]]:
+    """pair id -> `gold_chunk_ids` among `chunks`: those of many documents, in any order."""
+    chunks_of = chunks_by_document(chunks)
+    return {pair.id: gold_chunk_ids(pair, chunks_of[pair.document_id or ""]) for pair in pairs}
+
+
+def fallback_gold_chunks(pair: QAPair, ranked: Iterable[Chunk]) -> list[Chunk]:
+    """For training on pairs whose place is unknown: the best-ranked chunk that mentions an accepted
+    answer, or none. Metrics never use it: they leave such pairs out."""
+    return next(([chunk] for chunk in ranked if mentions_answer(chunk, pair.answers)), [])
+
+
+def chunks_by_document(chunks: Iterable[Chunk]) -> dict[str, list[Chunk]]:
+    """document id -> its chunks in their order; empty for a document without chunks."""
+    grouped: dict[str, list[Chunk]] = defaultdict(list)
+    for chunk in chunks:
+        grouped[chunk.document_id].append(chunk)
+    return grouped
+
+
+# What must be shown for the answer to be right.
+
+
+def second_chunk_id(pair: QAPair) -> str | None:
+    """The other chunk of a question that was asked about two; None for all other questions."""
+    return pair.provenance.get("second_chunk_id") or None
+
+
+def needed_chunks(
+    pair: QAPair,
+    gold: Sequence[Chunk],
+    chunks: Mapping[str, Chunk],
+) -> list[Chunk]:
+    """The chunks that together contain the evidence: the first of `gold` if it contains all of it,
+    else all of `gold` in the order of the document; for a question about two chunks the second too.
+
+    Args:
+        pair: an answerable pair, or one whose own chunk stands for its gold chunk.
+        gold: its gold chunks, the preferred one first; none: nothing is needed.
+        chunks: by id; a second chunk that is not among them is left out.
+    """
+    spread = pair.evidence is not None and not any(contains_evidence(c, pair) for c in gold)
+    needed = sorted(gold, key=lambda chunk: chunk.start) if spread else list(gold[:1])
+    second = chunks.get(second_chunk_id(pair) or "") if needed else None
+    return [*needed, second] if second is not None and second not in needed else needed
+
+
+def oracle_context(
+    pair: QAPair,
+    gold: Collection[str],
+    chunks: Mapping[str, Chunk],
+) -> list[str]:
+    """The ids of the chunks that a reader with perfect retrieval is shown: `needed_chunks` where
+    the pair's own chunk is preferred. For a pair without gold chunks (an unanswerable one) its own
+    chunk; empty where no chunk is known."""
+    known = [chunks[i] for i in gold or {pair.chunk_id} & chunks.keys()]
+    ordered = sorted(known, key=lambda chunk: (chunk.id != pair.chunk_id, chunk.start))
+    return [chunk.id for chunk in needed_chunks(pair, ordered, chunks)]
+
+
+def evidence_shown(pair: QAPair, shown: Iterable[Chunk]) -> float | None:
+    """Share (0-1) of the evidence's characters that the shown chunks cover; None without evidence."""
+    if pair.evidence is None or pair.evidence.end <= pair.evidence.start:
+        return None
+    start, end = pair.evidence.start, pair.evidence.end
+    covered, reached = 0, start
+    for chunk in sorted((c for c in shown if overlaps_evidence(c, pair)), key=lambda c: c.start):
+        left, right = max(chunk.start, reached), min(chunk.end, end)
+        covered += max(0, right - left)
+        reached = max(reached, right)
+    return covered / (end - start)
+
+
+def evidence_sentence(pair: QAPair, chunk: Chunk, sentences: Iterable[Span]) -> str:
+    """The sentence (or sentences) of a chunk in which the evidence stands, or else the answer; ""
+    where neither does. `sentences`: their spans in `chunk.text`."""
+    if pair.evidence is not None and contains_evidence(chunk, pair):
+        start, end = pair.evidence.start - chunk.start, pair.evidence.end - chunk.start
+    elif (span := locate(pair.answer, chunk.text)) is not None:
+        start, end = span
+    else:
+        return ""
+    touched = [span for span in sentences if span[0] < end and start < span[1]]
+    return chunk.text[touched[0][0] : touched[-1][1]].strip() if touched else ""
+
+
+# Negatives: chunks that do not contain the answer.
+
+
+def mentions_answer(chunk: Chunk, answers: Iterable[str]) -> bool:
+    """Whether a chunk's title or text contains one of the answers: as whole words in SQuAD's normal
+    form, or as a substring in scripts without spaces. Answers of which that form leaves nothing
+    ("A", "+") are never mentioned: they would be found everywhere."""
+    text = normalise(f"{chunk.title} {chunk.text}")
+    wanted = filter(None, map(normalise, answers))
+    return any(contains_words(text, answer) for answer in wanted)
+
+
+def is_negative(chunk: Chunk, pair: QAPair) -> bool:
+    """Whether a chunk says nothing of the pair's answer: it is not the pair's own chunk, overlaps
+    no evidence and mentions no accepted answer."""
+    return (
+        chunk.id != pair.chunk_id
+        and not overlaps_evidence(chunk, pair)
+        and not mentions_answer(chunk, pair.answers)
+    )
+
+
+def evidence_chunk_ids(pair: QAPair, chunks_of_document: Iterable[Chunk]) -> list[str]:
+    """The chunks that must not stand in a batch as another question's negatives: the pair's own
+    first, then all that overlap the evidence (more than the gold chunks: a part of it may do)."""
+    own = [pair.chunk_id] if pair.chunk_id else []
+    touching = (c.id for c in chunks_of_document if overlaps_evidence(c, pair))
+    return list(dict.fromkeys([*own, *touching]))
+
+
+# Quotes: where a quoted text stands in another, whatever its white space, case, quotes and dashes.
+
+
+def occurrences(quote: str, text: str) -> list[Span]:
+    """The spans of `text` where `quote` stands, in order: exact ones, or else those equal after
+    normalisation.
+
+    Spans at word boundaries come alone where there are any. White space may differ in any way, and
+    be missing.
+    """
+    quote = quote.strip()
+    if not any(character.isalnum() for character in quote):
+        return []
+    exact = [(at, at + len(quote)) for at in _find_all(quote, text)]
+    found = _at_boundaries(exact, quote, text)
+    return found or _at_boundaries(_find_folded(quote, text), quote, text)
+
+
+def locate(quote: str, text: str, near: Span | None = None) -> Span | None:
+    """The occurrence of `quote` in `text` that is nearest to `near` (overlapping is nearest); the
+    first one without `near`, None where there is none."""
+    found = occurrences(quote, text)
+    if not found or near is None:
+        return found[0] if found else None
+    return min(found, key=lambda span: max(near[0] - span[1], span[0] - near[1], 0))
+
+
+def evidence_in_chunk(chunk: Chunk, span: Span) -> Evidence:
+    """A span of the chunk's text as evidence, whose offsets count in the document."""
+    start, end = span
+    return Evidence(chunk.text[start:end], chunk.start + start, chunk.start + end)
+
+
+def _find_all(quote: str, text: str) -> list[int]:
+    found: list[int] = []
+    at = text.find(quote)
+    while at >= 0 and len(found) < MAX_OCCURRENCES:
+        found.append(at)
+        at = text.find(quote, at + 1)
+    return found
+
+
+def _find_folded(quote: str, text: str) -> list[Span]:
+    """Without the quotation marks and dots around it, where it is not there with them."""
+    folded, places = _fold(text)
+    for edges in _EDGES:
+        wanted, _ = _fold(quote.strip(edges) if edges else quote)
+        if wanted and (found := _find_all(wanted, folded)):
+            return [(places[at], places[at + len(wanted) - 1] + 1) for at in found]
+    return []
+
+
+@lru_cache(maxsize=8)
+def _fold(text: str) -> tuple[str, array[int]]:
+    """The text without white space and case, and for each of its characters the place it is from."""
+    folded, places = [], array("I")
+    for place, character in enumerate(text.translate(_SAME)):
+        if not _INVISIBLE.match(character):
+            same = character.casefold()
+            folded.append(same)
+            places.extend([place] * len(same))
+    return "".join(folded), places
+
+
+def _at_boundaries(spans: list[Span], quote: str, text: str) -> list[Span]:
+    bounded = [span for span in spans if not _cuts_word(span, text)]
+    if bounded or len(quote) >= MIN_INSIDE_WORD or is_unspaced(quote):
+        return bounded or spans
+    return []
+
+
+def _cuts_word(span: Span, text: str) -> bool:
+    start, end = span
+    before = start > 0 and text[start - 1].isalnum() and text[start].isalnum()
+    return before or (end < len(text) and text[end - 1].isalnum() and text[end].isalnum())

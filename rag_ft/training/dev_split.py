@@ -1,0 +1,101 @@
+"""The split of train pairs into train and dev: one rule, so that retriever and generator hold out
+the same documents."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from rag_ft.documents.near_duplicates import groups, signature
+from rag_ft.documents.splits import hash_share
+from rag_ft.paths import RunDir
+from rag_ft.records import Chunk, Document, QAPair, Split, read_jsonl
+
+MIN_DEV_QUESTIONS = 20  # with fewer, a gain cannot be told from noise: train documents join dev
+DEV_SHARE = 0.15  # of the train documents
+
+
+@dataclass(frozen=True)
+class TrainDev:
+    """Pairs to train on and pairs that select weights. They share no document: `dev_documents` are
+    those of dev, with their near-duplicates."""
+
+    train: list[QAPair]
+    dev: list[QAPair]
+    dev_documents: set[str]
+
+
+def split_train_dev(
+    pairs: Iterable[QAPair],
+    chunks: Iterable[Chunk],
+    group_of: Callable[[], Mapping[str, str]],
+) -> TrainDev:
+    """Splits the pairs by document. Where dev documents have fewer than MIN_DEV_QUESTIONS
+    answerable pairs, DEV_SHARE of the train documents serve as dev too: of those with answerable
+    pairs, or of all where neither train pairs nor dev documents exist.
+
+    Args:
+        pairs: pairs of train and dev documents, in the order of both results. Unanswerable ones
+            follow the others: whether they are among `pairs` changes no document's side.
+        chunks: of the run; those of test documents are passed over.
+        group_of: called only where it is needed: document id -> the first id of its group of
+            near-duplicates, which stay together (see `train_groups`).
+    """
+    pairs = list(pairs)
+    split_of: dict[str, Split] = {c.document_id: c.split for c in chunks if c.split != "test"}
+    dev = {document_id for document_id, split in split_of.items() if split == "dev"}
+    asked = [p.document_id for p in pairs if p.answerable and p.document_id in split_of]
+    if sum(document_id in dev for document_id in asked) < MIN_DEV_QUESTIONS:
+        candidates = {document_id for document_id in asked if document_id is not None}
+        if not candidates and not dev:
+            candidates = set(split_of)
+        dev |= held_out(candidates - dev, group_of(), DEV_SHARE)
+    return TrainDev(
+        train=[p for p in pairs if p.split == "train" and p.document_id not in dev],
+        dev=[p for p in pairs if p.split == "dev" or p.document_id in dev],
+        dev_documents=dev,
+    )
+
+
+def train_groups(run_dir: RunDir, similarity: float) -> dict[str, str]:
+    """`group_near_duplicates` of the run's train documents."""
+    documents = (d for d in read_jsonl(run_dir.documents, Document) if d.split == "train")
+    return group_near_duplicates(((d.id, d.text) for d in documents), similarity)
+
+
+def group_near_duplicates(texts: Iterable[tuple[str, str]], similarity: float) -> dict[str, str]:
+    """(document id, text)... -> {document id: the first id of its group}, in order of the ids.
+
+    Args:
+        texts: documents in any order.
+        similarity: 0-1, from which on two texts are near-duplicates.
+    """
+    signatures = dict(sorted((name, signature(text)) for name, text in texts))
+    ids = list(signatures)
+    near = groups(np.array(list(signatures.values())), similarity) if ids else []
+    return {name: ids[first] for name, first in zip(ids, near, strict=True)}
+
+
+def held_out(asked: Collection[str], group_of: Mapping[str, str], share: float) -> set[str]:
+    """About `share` of the documents `asked`, chosen by hash, and their near-duplicates, asked
+    about or not.
+
+    A group that would make it more than the share is passed over: otherwise a few large groups
+    could leave nothing to train on. Where every group is too large, the smallest is taken, but
+    never the only one.
+    """
+    members: dict[str, set[str]] = defaultdict(set)
+    for name in asked:
+        members[group_of.get(name, name)].add(name)
+    order = sorted(sorted(members), key=lambda first: hash_share(f"dev {first}"))
+    most, number, chosen = round(share * len(asked)), 0, set[str]()
+    for first in order:
+        if number + len(members[first]) <= most:
+            chosen.add(first)
+            number += len(members[first])
+    if most and not chosen and len(order) > 1:
+        chosen.add(min(order, key=lambda first: len(members[first])))
+    return {name for name in {*asked, *group_of} if group_of.get(name, name) in chosen}
