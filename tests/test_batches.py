@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.data_loader import BatchSamplerShard
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.sampler import NoDuplicatesBatchSampler
 
 from rag_ft.records import Chunk, QAPair, write_jsonl
 from rag_ft.training.batches import fitting_batch_size
@@ -82,6 +84,20 @@ def test_an_epoch_sees_every_row_once_and_the_same_order_again_after_a_resume(
     torch.manual_seed(99)
     resumed = batches_of(rows, schedule)
     assert [resumed(1), resumed(0)] == [epochs[1], epochs[0]]
+
+
+def test_two_processes_read_the_halves_of_the_batches_that_one_process_reads(batches_of: Any) -> None:
+    schedule = Schedule(4, 1e-3, seed=3, no_duplicates=True)
+    alone = batches_of(ROWS, schedule)(1)
+    shares = []
+    for rank in (0, 1):
+        sampler = NoDuplicatesBatchSampler(
+            to_dataset(ROWS, "", ""), 4, drop_last=True, generator=torch.Generator(), seed=3
+        )
+        shard = BatchSamplerShard(sampler, num_processes=2, process_index=rank, split_batches=True)
+        sampler.set_epoch(1)
+        shares.append(list(shard))
+    assert [[*first, *second] for first, second in zip(*shares, strict=True)] == alone
 
 
 def test_a_small_corpus_gets_a_batch_size_it_can_fill() -> None:

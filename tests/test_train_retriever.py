@@ -149,10 +149,11 @@ LSR_ALONE = {
 }
 
 
+@pytest.mark.parametrize("sides", ["both", "query"])
 def test_lsr_teaches_a_random_encoder_what_the_language_model_prefers(
-    prepared: MakeRun, monkeypatch: pytest.MonkeyPatch
+    prepared: MakeRun, monkeypatch: pytest.MonkeyPatch, sides: str
 ) -> None:
-    config, run_dir = prepared(each=2, **LSR_ALONE)
+    config, run_dir = prepared(each=2, sides=sides, **LSR_ALONE)
     model, wanted = plant(run_dir, monkeypatch)
     counts = train_retriever.run(config, run_dir)
     assert share_first(config, run_dir, wanted, tuned=False) < 0.3
@@ -375,12 +376,15 @@ def spoil_trained_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(phases, "fit", harm)
 
 
+@pytest.mark.parametrize("phase", ["contrastive", "lsr"])
 def test_an_interrupted_training_goes_on_at_its_last_checkpoint_to_the_same_weights(
-    prepared: MakeRun, monkeypatch: pytest.MonkeyPatch
+    prepared: MakeRun, monkeypatch: pytest.MonkeyPatch, phase: str
 ) -> None:
     from safetensors.numpy import load_file
 
-    config, run_dir = prepared(epochs=4)
+    settings = {"epochs": 4} if phase == "contrastive" else {**LSR_ALONE, "lsr_steps": 8}
+    config, run_dir = prepared(**settings)
+    plant(run_dir, monkeypatch)
     train_retriever.run(config, run_dir)
     wanted = load_file(run_dir.retriever / "model.safetensors")
     steps = [row["step"] for row in read_rows(run_dir.training_log("train_retriever")) if "step" in row]
@@ -393,7 +397,7 @@ def test_an_interrupted_training_goes_on_at_its_last_checkpoint_to_the_same_weig
         patch.setattr(fit._Progress, "on_step_end", stop)
         with pytest.raises(KeyboardInterrupt):
             train_retriever.run(config, run_dir)
-    assert list((run_dir.checkpoints("train_retriever") / "round-0-contrastive").glob("checkpoint-*/complete"))
+    assert list((run_dir.checkpoints("train_retriever") / f"round-0-{phase}").glob("checkpoint-*/complete"))
     train_retriever.run(config, run_dir)
     found = load_file(run_dir.retriever / "model.safetensors")
     assert all(np.array_equal(wanted[name], found[name]) for name in wanted)
