@@ -107,9 +107,7 @@ def nothing_to_train_on(config: Config, pairs: Pairs) -> str | None:
     return "train_retriever.epochs and lsr_steps are 0"
 
 
-def train(
-    training: RetrieverTraining, base: Candidate
-) -> tuple[list[Candidate], list[LeftOut]]:
+def train(training: RetrieverTraining, base: Candidate) -> tuple[list[Candidate], list[LeftOut]]:
     """The base and the kept phases in order, and the phases that are left out.
 
     Each phase starts from the weights of the one before. A phase is left out where its encoder finds
@@ -176,9 +174,7 @@ def select(training: RetrieverTraining, base: Candidate, tuned: Candidate) -> Se
     return selection
 
 
-def candidate_folder(
-    training: RetrieverTraining, tuned: Candidate, interpolation: float
-) -> RunDir:
+def candidate_folder(training: RetrieverTraining, tuned: Candidate, interpolation: float) -> RunDir:
     """Where the encoder base + interpolation x (tuned - base) and its index are kept."""
     if interpolation == 1:
         return tuned.folder

@@ -86,7 +86,9 @@ def test_an_epoch_sees_every_row_once_and_the_same_order_again_after_a_resume(
     assert [resumed(1), resumed(0)] == [epochs[1], epochs[0]]
 
 
-def test_two_processes_read_the_halves_of_the_batches_that_one_process_reads(batches_of: Any) -> None:
+def test_two_processes_read_the_halves_of_the_batches_that_one_process_reads(
+    batches_of: Any,
+) -> None:
     schedule = Schedule(4, 1e-3, seed=3, no_duplicates=True)
     alone = batches_of(ROWS, schedule)(1)
     shares = []
@@ -103,7 +105,9 @@ def test_two_processes_read_the_halves_of_the_batches_that_one_process_reads(bat
 def test_a_small_corpus_gets_a_batch_size_it_can_fill() -> None:
     distinct = to_dataset([row(n, f"q{n}", f"p{n}") for n in range(100)], "", "")
     assert fitting_batch_size(distinct, 16, 1, 0) == 16
-    few_chunks = to_dataset([row(n, f"q{n}", f"p{n % 6}", f"p{(n + 1) % 6}") for n in range(24)], "", "")
+    few_chunks = to_dataset(
+        [row(n, f"q{n}", f"p{n % 6}", f"p{(n + 1) % 6}") for n in range(24)], "", ""
+    )
     assert fitting_batch_size(few_chunks, 16, 1, 0) in (1, 2)
     assert fitting_batch_size(few_chunks, 16, 2, 0) == 2
     assert fitting_batch_size(to_dataset([row(0, "q", "p")], "", ""), 16, 2, 0) == 0
@@ -118,7 +122,17 @@ CHUNKS = {name: chunk(name) for name in ("a", "b", "c")}
 
 
 def pair(number: int, chunk_id: str | None) -> QAPair:
-    return QAPair(f"q{number}", f"What of {number}?", ("x",), chunk_id, "d", None, "factoid", "train", "imported")
+    return QAPair(
+        f"q{number}",
+        f"What of {number}?",
+        ("x",),
+        chunk_id,
+        "d",
+        None,
+        "factoid",
+        "train",
+        "imported",
+    )
 
 
 def test_rows_name_pair_and_chunks_and_survive_their_file(tmp_path: Path) -> None:
@@ -144,10 +158,14 @@ def test_a_cloze_asks_for_the_rest_of_its_chunk() -> None:
     assert [r.gold_chunk_id for r in rows] == ["a", "b", "c"]
     for r in rows:
         assert r.question in CHUNKS[r.gold_chunk_id or ""].text
-        assert r.question not in r.chunks[0].text and r.chunks[0].text in CHUNKS[r.chunks[0].id].text
+        assert (
+            r.question not in r.chunks[0].text and r.chunks[0].text in CHUNKS[r.chunks[0].id].text
+        )
 
 
-def test_scores_follow_their_row_and_chunk_in_whatever_order_rows_come(tiny_encoder_dir: Path) -> None:
+def test_scores_follow_their_row_and_chunk_in_whatever_order_rows_come(
+    tiny_encoder_dir: Path,
+) -> None:
     pairs = [pair(n, "a" if n % 2 else None) for n in range(6)]
     rng = random.Random(0)
     retrieved = {p.id: rng.sample(sorted(CHUNKS), 2) for p in pairs}

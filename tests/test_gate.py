@@ -11,7 +11,17 @@ from rag_ft.records import QAPair
 from rag_ft.training.gate import DevScores, describe_change, measure, select_encoder
 
 PAIRS = [
-    QAPair(f"q{n}", f"question {n}", ("a",), f"d{n // 2}#0", f"d{n // 2}", None, "factoid", "dev", "imported")
+    QAPair(
+        f"q{n}",
+        f"question {n}",
+        ("a",),
+        f"d{n // 2}#0",
+        f"d{n // 2}",
+        None,
+        "factoid",
+        "dev",
+        "imported",
+    )
     for n in range(6)
 ]
 
@@ -33,7 +43,9 @@ def test_a_better_encoder_is_shipped_whole_with_the_interval_in_the_reason() -> 
 
 def test_a_worse_encoder_is_not_shipped_and_the_reason_says_how_much_worse() -> None:
     worse = scores([1, 0, 0, 0, 0, 0])
-    selection = select_encoder(BASE, [(interpolation, worse) for interpolation in (1.0, 0.75, 0.5, 0.25)], PAIRS)
+    selection = select_encoder(
+        BASE, [(interpolation, worse) for interpolation in (1.0, 0.75, 0.5, 0.25)], PAIRS
+    )
     assert (selection.interpolation, selection.shipped) == (0.0, False)
     assert selection.scores is BASE
     assert "the base stays" in selection.reason
@@ -44,7 +56,12 @@ def test_part_of_the_tuning_is_shipped_where_all_of_it_is_too_much() -> None:
     drawn: list[float] = []
 
     def candidates() -> Iterator[tuple[float, DevScores]]:
-        for interpolation, found in ((1.0, [0] * 6), (0.75, [1, 0, 0, 0, 0, 0]), (0.5, [1, 1, 1, 1, 0, 0]), (0.25, [1] * 6)):
+        for interpolation, found in (
+            (1.0, [0] * 6),
+            (0.75, [1, 0, 0, 0, 0, 0]),
+            (0.5, [1, 1, 1, 1, 0, 0]),
+            (0.25, [1] * 6),
+        ):
             drawn.append(interpolation)
             yield interpolation, scores(found)
 
@@ -72,7 +89,9 @@ def test_without_dev_questions_nothing_is_shipped() -> None:
 class Retriever:
     """Serves the gold chunk first for even questions; the dense side finds it at rank 6."""
 
-    def search(self, questions: Sequence[str], k: int, mode: str | None = None) -> list[list[tuple[str, float]]]:
+    def search(
+        self, questions: Sequence[str], k: int, mode: str | None = None
+    ) -> list[list[tuple[str, float]]]:
         others = [(f"other{n}", 0.5) for n in range(5)]
         rankings = []
         for question in questions:
@@ -87,4 +106,8 @@ def test_recall_is_of_what_is_served_with_the_dense_side_beside_it() -> None:
     assert found.served.tolist() == [1, 0, 1, 0, 1, 0]
     assert found.dense.tolist() == [0] * 6
     assert found.served_mrr.tolist() == pytest.approx([1, 1 / 6] * 3)
-    assert found.summary == {"dev_served_recall": 0.5, "dev_dense_recall": 0.0, "dev_served_mrr": 0.5833}
+    assert found.summary == {
+        "dev_served_recall": 0.5,
+        "dev_dense_recall": 0.0,
+        "dev_served_mrr": 0.5833,
+    }

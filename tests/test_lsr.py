@@ -50,15 +50,25 @@ def test_the_gradient_equals_finite_differences() -> None:
 
 def test_each_question_has_its_own_distribution_whatever_else_is_in_the_batch() -> None:
     cosines, scores = torch.tensor(COSINES), torch.tensor(SCORES)
-    alone = torch.stack([lsr_loss(cosines[i : i + 1], scores[i : i + 1], TAU, TAU_S) for i in range(3)])
-    assert lsr_loss(cosines, scores, TAU, TAU_S).item() == pytest.approx(alone.mean().item(), abs=1e-12)
-    shifted = scores + torch.tensor([[0.0], [5.0], [-3.0]])  # a constant per question changes no distribution
-    assert lsr_loss(cosines, shifted, TAU, TAU_S).item() == pytest.approx(alone.mean().item(), abs=1e-12)
+    alone = torch.stack(
+        [lsr_loss(cosines[i : i + 1], scores[i : i + 1], TAU, TAU_S) for i in range(3)]
+    )
+    assert lsr_loss(cosines, scores, TAU, TAU_S).item() == pytest.approx(
+        alone.mean().item(), abs=1e-12
+    )
+    shifted = scores + torch.tensor(
+        [[0.0], [5.0], [-3.0]]
+    )  # a constant per question changes no distribution
+    assert lsr_loss(cosines, shifted, TAU, TAU_S).item() == pytest.approx(
+        alone.mean().item(), abs=1e-12
+    )
 
 
 def test_a_batch_as_large_as_k_is_not_normalised_along_the_batch() -> None:
     square, scores = torch.tensor(COSINES[:, :3]), torch.tensor(SCORES[:, :3])
-    assert lsr_loss(square, scores, TAU, TAU_S).item() != pytest.approx(lsr_loss(square.T, scores.T, TAU, TAU_S).item())
+    assert lsr_loss(square, scores, TAU, TAU_S).item() != pytest.approx(
+        lsr_loss(square.T, scores.T, TAU, TAU_S).item()
+    )
 
 
 def test_a_retriever_that_agrees_with_the_lm_has_no_loss() -> None:
@@ -80,11 +90,15 @@ def test_entropy_is_one_for_equal_scores_and_near_zero_for_one_clear_winner() ->
 
 
 @pytest.mark.parametrize("scale", [0.01, 1.0, 50.0])
-def test_the_chosen_temperature_hits_the_target_entropy_whatever_the_scale_of_the_scores(scale: float) -> None:
+def test_the_chosen_temperature_hits_the_target_entropy_whatever_the_scale_of_the_scores(
+    scale: float,
+) -> None:
     chosen = choose_temperature(torch.tensor(SCORES) * scale)
     assert chosen.refusal is None
     assert 0.3 <= chosen.entropy <= 0.6
-    assert chosen.entropy == pytest.approx(normalised_entropy(torch.tensor(SCORES) * scale, chosen.tau).median().item())
+    assert chosen.entropy == pytest.approx(
+        normalised_entropy(torch.tensor(SCORES) * scale, chosen.tau).median().item()
+    )
 
 
 def test_scores_that_tell_nothing_apart_are_refused() -> None:
@@ -112,7 +126,12 @@ def test_the_loss_of_a_batch_is_the_mean_over_its_parts_so_processes_need_no_gat
     questions, chunks, scores = torch.randn(8, 16), torch.randn(8, 3, 16), torch.randn(8, 3)
     module = LMSupervisedLoss(torch.nn.Identity(), TAU_S, TAU)  # type: ignore[arg-type]
     whole = module.of_embeddings(questions, chunks, scores)
-    parts = [module.of_embeddings(questions[n : n + 4], chunks[n : n + 4], scores[n : n + 4]) for n in (0, 4)]
+    parts = [
+        module.of_embeddings(questions[n : n + 4], chunks[n : n + 4], scores[n : n + 4])
+        for n in (0, 4)
+    ]
     assert torch.stack(parts).mean().item() == pytest.approx(whole.item(), rel=1e-5)
     shuffled = module.of_embeddings(questions, chunks, scores.flip(0))
-    assert shuffled.item() != pytest.approx(whole.item(), rel=1e-2), "each row is compared with its own scores"
+    assert shuffled.item() != pytest.approx(whole.item(), rel=1e-2), (
+        "each row is compared with its own scores"
+    )

@@ -52,7 +52,8 @@ class DevScores:
             "served_mrr": self.served_mrr,
         }
         return {
-            f"dev_{name}": round(float(v.mean()), 4) if len(v) else 0.0 for name, v in values.items()
+            f"dev_{name}": round(float(v.mean()), 4) if len(v) else 0.0
+            for name, v in values.items()
         }
 
     def above(self, other: DevScores) -> bool:

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 Features = Iterable[dict[str, Tensor]]
-MINI_BATCH = 32  # texts encoded at once where a batch does not fit, and the largest batch taken whole
+MINI_BATCH = (
+    32  # texts encoded at once where a batch does not fit, and the largest batch taken whole
+)
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,8 @@ class LMSupervisedLoss(CachedLossMixin, nn.Module):
 
     def of_embeddings(self, questions: Tensor, chunks: Tensor, lm_scores: Tensor) -> Tensor:
         """(b, dim), (b, k, dim), (b, k) -> scalar."""
-        questions, chunks = (nn.functional.normalize(x.float(), dim=-1) for x in (questions, chunks))
+        questions, chunks = (
+            nn.functional.normalize(x.float(), dim=-1) for x in (questions, chunks)
+        )
         similarities = torch.einsum("bd,bkd->bk", questions, chunks)
         return lsr_loss(similarities, lm_scores, self.lm_temperature, self.temperature)

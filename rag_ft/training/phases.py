@@ -167,7 +167,10 @@ def contrastive_phase(training: RetrieverTraining, number: int, before: Candidat
     name, seed = f"round-{number}-contrastive", training.config.run.seed + number
 
     def make_rows() -> list[TrainingRow]:
-        pairs, retriever = with_positive(training.pairs.train, chunks), training.retriever_of(before)
+        pairs, retriever = (
+            with_positive(training.pairs.train, chunks),
+            training.retriever_of(before),
+        )
         num, margin = settings.num_negatives, settings.negative_margin
         negatives = mine_negatives(pairs, retriever, chunks, num, margin, seed)
         return contrastive_rows(pairs, negatives, chunks, training.text_of)
@@ -251,8 +254,9 @@ def train_phase(
     config, settings, notes = training.config, training.config.train_retriever, notes or {}
     encoder, count = training.encoder, training.processes.count
     encoder.load(before.state)
-    prompts = [encoder.model.prompts.get(kind) or "" for kind in ("query", "document")]
-    dataset = to_dataset(rows, *prompts, with_chunk_ids=training.frozen_chunks)
+    query_prompt = encoder.model.prompts.get("query") or ""
+    chunk_prompt = encoder.model.prompts.get("document") or ""
+    dataset = to_dataset(rows, query_prompt, chunk_prompt, training.frozen_chunks)
 
     # As many rows as configured, fewer where they would be false negatives of each other; a multiple
     # of the processes.

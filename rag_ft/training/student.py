@@ -80,7 +80,9 @@ class TrainableEncoder:
         transformer.save_pretrained(str(adapter))
         # The update is B x A: scaling B scales it.
         weights = adapter / "adapter_model.safetensors"
-        scaled = {n: w * interpolation if "lora_B" in n else w for n, w in load_file(weights).items()}
+        scaled = {
+            n: w * interpolation if "lora_B" in n else w for n, w in load_file(weights).items()
+        }
         save_file(scaled, weights, metadata={"format": "pt"})
         config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
         config["inference_mode"] = True
