@@ -12,7 +12,7 @@ documents. Prints tables and writes benchmarks/results/retriever-<date>.json.
   held-out    train on covidqa_train, report on covidqa_dev
   regression  sets the base encoder is good at already (nq_oracle, xquad_en): their own train -> dev, and the encoder
               tuned on covidqa_train over their dev documents
-  lsr         from one contrastive stage: LSR after it in each direction, mixed, and as many further contrastive steps
+  lsr         from one contrastive stage: LSR after it, and as many further contrastive steps
   unasked     as crossfit, but no human question about a train or dev document is known: inverse cloze, questions that
               llm.model writes (give one that reads English, see question_writer.py), and both
   scoring     pairs a second of lm_scores against one (question, chunk) a forward with logits everywhere
@@ -46,7 +46,14 @@ from rag_ft.retrieval.build import read_manifest
 from rag_ft.retrieval.encoder import load_encoder
 from rag_ft.retrieval.search import Retriever, build_index, open_retriever, served_tuned
 from rag_ft.training.pairs import select_pairs
-from rag_ft.training.phases import Candidate, Tuning, base_candidate, contrastive_phase, lsr_phase
+from rag_ft.training.phases import (
+    Candidate,
+    RetrieverTraining,
+    base_candidate,
+    contrastive_phase,
+    lsr_phase,
+    open_training,
+)
 from rag_ft.training.processes import join_processes
 
 RESULTS = Path(__file__).parent / "results"
@@ -72,9 +79,7 @@ UNASKED: dict[str, dict[str, Any]] = {
 }
 LSR_STEPS = 20
 CONTROL = "contrastive, longer"
-LSR_FORMS: dict[str, dict[str, Any]] = {
-    "then LSR p||q": {},
-}
+LSR = "then LSR"
 
 
 def main() -> None:
@@ -144,17 +149,15 @@ def regression(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def lsr(args: argparse.Namespace) -> dict[str, Any]:
-    """All forms start from the weights of one contrastive stage and see the same rows, seed and number of steps.
-    Without the gate: what the forms do, not what would be shipped."""
+    """LSR and as many further contrastive steps, from the weights of one contrastive stage. Without the gate: what
+    they do, not what would be shipped."""
     parts, facts = [], {}
     for fold in args.folds:
         config, run_dir = _prepare(args, f"lsr-{fold}", [("covidqa_train", None)], _halves(fold))
         pairs = select_pairs(run_dir, config.ingest.advanced.near_duplicate_similarity)
-        tuning = train_retriever.open_tuning(config, run_dir, pairs, join_processes())
-        made = _lsr_candidates(tuning)
-        parts.append(
-            _table(run_dir, {name: tuning.open(candidate) for name, candidate in made.items()})
-        )
+        training = open_training(config, run_dir, pairs, join_processes())
+        made = _lsr_candidates(training)
+        parts.append(_table(run_dir, {name: training.retriever_of(c) for name, c in made.items()}))
         facts[f"fold {fold}"] = {
             name: {**c.notes, "steps": len(c.history)} for name, c in made.items()
         }
@@ -164,31 +167,27 @@ def lsr(args: argparse.Namespace) -> dict[str, Any]:
     return _report("LSR, unseen documents of covidqa_train", *_pool(parts), facts, changes)
 
 
-def _lsr_candidates(t: Tuning) -> dict[str, Candidate]:
-    base = base_candidate(t)
-    before = contrastive_phase(t, 0, base)
-    made = {"base": base, "contrastive": before}
-    settings = t.config.train_retriever
+def _lsr_candidates(training: RetrieverTraining) -> dict[str, Candidate]:
+    base = base_candidate(training)
+    before = contrastive_phase(training, 0, base)
+    settings = training.config.train_retriever
     epochs = LSR_STEPS / (len(before.history) / settings.epochs)
-    control = _with_knobs(
-        t, CONTROL, {"epochs": epochs, "learning_rate": settings.advanced.lsr_learning_rate}
-    )
-    made[CONTROL] = contrastive_phase(control, 1, before)
-    for form, knobs in LSR_FORMS.items():
-        found = lsr_phase(
-            _with_knobs(t, form, {"advanced.lsr_steps": LSR_STEPS, **knobs}), 0, before
-        )
-        assert isinstance(found, Candidate), found.reason
-        made[form] = found
-    return made
+    longer = {"epochs": epochs, "learning_rate": settings.advanced.lsr_learning_rate}
+    control = contrastive_phase(_with_settings(training, CONTROL, longer), 1, before)
+    taught = lsr_phase(_with_settings(training, LSR, {"advanced.lsr_steps": LSR_STEPS}), 0, before)
+    assert isinstance(taught, Candidate), taught.reason
+    return {"base": base, "contrastive": before, CONTROL: control, LSR: taught}
 
 
-def _with_knobs(t: Tuning, form: str, knobs: dict[str, Any]) -> Tuning:
-    values = t.config.model_dump()
-    for key, value in knobs.items():
-        apply_override(values, f"train_retriever.{key}={value}")
-    config = make_config(values)
-    return dataclasses.replace(t, config=config, folder=t.folder / _file_name(form))
+def _with_settings(
+    training: RetrieverTraining, form: str, values: dict[str, Any]
+) -> RetrieverTraining:
+    changed = training.config.model_dump()
+    for key, value in values.items():
+        apply_override(changed, f"train_retriever.{key}={value}")
+    config = make_config(changed)
+    folder = training.folder / _file_name(form)
+    return dataclasses.replace(training, config=config, folder=folder)
 
 
 def _file_name(form: str) -> str:

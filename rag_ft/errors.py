@@ -11,3 +11,8 @@ class ConfigError(RagFtError):
 
 class DataError(RagFtError):
     """A file the stage needs is missing, unreadable, or not what its name promises."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of another library's message, for one of ours; its type where it says nothing."""
+    return next(iter(str(error).splitlines()), type(error).__name__)

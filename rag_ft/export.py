@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby, islice
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from rag_ft.paths import RunDir
 from rag_ft.qa.chunk_file import ChunkFile
 from rag_ft.qa.destination import publish
 from rag_ft.qa.prompts import Prompts, load_prompts
-from rag_ft.records import Chunk, QAPair, Split, read_jsonl, write_jsonl
+from rag_ft.records import Chunk, QAPair, Split, batched, read_jsonl, write_jsonl
 from rag_ft.relevance import gold_chunk_ids, gold_chunks, locate
 
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
@@ -103,9 +103,8 @@ def _examples_in_context(task: _Task) -> Iterator[tuple[Messages, str]]:
     config = task.config
     prompts = load_prompts(config.llm.prompts, config.llm.advanced.abstain)
     retriever = open_retriever(config, task.run_dir, tuned=served_tuned(task.run_dir))
-    stream = task.pairs()
     with ChunkFile(task.run_dir.chunks, retriever.row_of) as chunks:
-        while batch := list(islice(stream, SEARCH_BATCH)):
+        for batch in batched(task.pairs(), SEARCH_BATCH):
             found = retriever.search([pair.question for pair in batch], config.retrieval.top_k)
             for pair, hits in zip(batch, found, strict=True):
                 context = _with_gold(pair, [chunks[chunk_id] for chunk_id, _ in hits], chunks)

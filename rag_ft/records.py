@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -125,6 +126,7 @@ class Reject:
     detail: str = ""
 
 
+Item = TypeVar("Item")
 Record = TypeVar("Record", Document, Chunk, QAPair, Hit, Prediction, Score, Reject)
 
 
@@ -235,6 +237,13 @@ def encodable(value: Any) -> Any:
     if isinstance(value, dict):
         return {encodable(key): encodable(item) for key, item in value.items()}
     return value
+
+
+def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Lists of `size` items in order, the last one shorter (itertools.batched is in Python 3.12)."""
+    iterator = iter(items)
+    while batch := list(itertools.islice(iterator, size)):
+        yield batch
 
 
 def content_hash(*parts: Any) -> str:

@@ -1,4 +1,7 @@
-"""Stage 4: pairs -> negatives, LM scores -> a tuned encoder and its index, if dev documents say it finds more."""
+"""Stage 4: tunes the encoder on the pairs and ships it where dev documents say that it finds more.
+
+The phases (inverse cloze, contrastive, LM-supervised) and their files are in training/phases.py.
+"""
 
 from __future__ import annotations
 
@@ -17,81 +20,126 @@ from rag_ft.paths import RunDir
 from rag_ft.records import write_jsonl
 
 if TYPE_CHECKING:
-    from rag_ft.training.gate import DevScores, Verdict
+    from rag_ft.training.gate import DevScores, Selection
     from rag_ft.training.pairs import Pairs
-    from rag_ft.training.phases import Candidate, LeftOut, Tuning
-    from rag_ft.training.processes import Processes
+    from rag_ft.training.phases import Candidate, LeftOut, RetrieverTraining
 
 logger = logging.getLogger(__name__)
-BY_CLOZES = "nobody asked about dev documents: their sentences ask for the rest of their chunk"
+SELECTED_BY_CLOZES = (
+    "without dev questions: measured by inverse cloze on dev chunks, where one sentence asks for the "
+    "rest of its chunk"
+)
 Counts = dict[str, int | float | str]
 
 
 def run(config: Config, run_dir: RunDir) -> Counts:
-    """Writes retriever/, retriever_index/ (where the gate ships them), lm_scores.jsonl and the training log.
+    """Writes lm_scores.jsonl and the training log, and retriever/ and retriever_index/ where the
+    tuned encoder is selected.
 
     Raises:
         DataError: something of a test document is among the pairs to train on.
-        ConfigError: the encoder cannot be loaded or takes no adapter, or fewer processes run than were asked for.
+        ConfigError: the encoder cannot be loaded or takes no adapter, or fewer processes run than
+            were asked for.
     """
     from rag_ft.training.adapters import sharded
     from rag_ft.training.pairs import select_pairs, with_cloze_dev
-    from rag_ft.training.phases import base_candidate
+    from rag_ft.training.phases import base_candidate, open_training
     from rag_ft.training.processes import join_processes
 
     if not config.train_retriever.enabled:
         return {"shipped": 0, "reason": "train_retriever.enabled is false"}
     if sharded():
         raise ConfigError(
-            "with FSDP no process holds the whole encoder, which is small: launch train_retriever with "
-            "configs/accelerate/ddp.yaml (the generator may be trained with FSDP)"
+            "with FSDP no process holds the whole encoder, which is small: launch train_retriever "
+            "with configs/accelerate/ddp.yaml (the generator may be trained with FSDP)"
         )
+
+    # The pairs: those of train documents to train on, those of dev documents to select by.
     processes = join_processes()
     pairs = select_pairs(run_dir, config.ingest.advanced.near_duplicate_similarity)
     if config.train_retriever.advanced.self_supervised:
         pairs = with_cloze_dev(pairs, config.run.seed)
     processes.first(lambda: write_jsonl(run_dir.rejects("train_retriever"), pairs.rejects))
-    counts: Counts = {"num_train_pairs": len(pairs.train), "num_dev_pairs": len(pairs.dev)}
-    counts["num_dropped_test_questions"] = len(pairs.rejects)
-    if reason := _nothing_to_train_on(config, pairs):
+    counts: Counts = {
+        "num_train_pairs": len(pairs.train),
+        "num_dev_pairs": len(pairs.dev),
+        "num_dropped_test_questions": len(pairs.rejects),
+    }
+    if reason := nothing_to_train_on(config, pairs):
         return {**counts, "shipped": 0, "reason": reason}
-    tuning = open_tuning(config, run_dir, pairs, processes)
-    base = base_candidate(tuning)
-    steps, left_out = train(tuning, base)
-    verdict = decide(tuning, base, steps[-1])
-    processes.first(
-        lambda: _ship(tuning, [*_log_rows(steps, left_out, verdict)], steps[-1], verdict)
-    )
-    return {**counts, **_summary(steps, left_out, base, verdict)}
+
+    # Training, phase after phase; then the gate.
+    training = open_training(config, run_dir, pairs, processes)
+    base = base_candidate(training)
+    kept, left_out = train(training, base)
+    selection = select(training, base, kept[-1])
+
+    # The training log and the selected encoder.
+    processes.first(lambda: ship(training, kept, left_out, selection))
+    before, after = base.scores.summary, selection.scores.summary
+    return {
+        **counts,
+        "shipped": int(selection.shipped),
+        "alpha": selection.interpolation,
+        "reason": selection.reason,
+        "phases": ", ".join(phase.name for phase in kept[1:]) or "none",
+        "left_out": "; ".join(f"{phase.name}: {phase.reason}" for phase in left_out) or "none",
+        "dev_recall_base": before["dev_served_recall"],
+        "dev_recall_tuned": after["dev_served_recall"],
+        "dev_dense_recall_base": before["dev_dense_recall"],
+        "dev_dense_recall_tuned": after["dev_dense_recall"],
+        **{f"lsr_{k}": v for phase in kept for k, v in phase.notes.items() if v is not None},
+    }
 
 
-def train(t: Tuning, base: Candidate) -> tuple[list[Candidate], list[LeftOut]]:
-    """The base and the kept phases in order; each starts from the weights of the one before. A later round, or an LSR
-    phase, that finds less on dev than what there was before is left out, and ends the training."""
+def nothing_to_train_on(config: Config, pairs: Pairs) -> str | None:
+    """Why no phase can be trained, or None."""
+    settings = config.train_retriever
+    if settings.advanced.self_supervised and len(pairs.chunks) > 1:
+        return None
+    if len(pairs.train) < 2:
+        return (
+            "fewer than two questions of train documents: generate more, or set "
+            "train_retriever.advanced.self_supervised=true"
+        )
+    if settings.epochs or settings.advanced.lsr_steps:
+        return None
+    return "train_retriever.epochs and lsr_steps are 0"
+
+
+def train(training: RetrieverTraining, base: Candidate) -> tuple[list[Candidate], list[LeftOut]]:
+    """The base and the kept phases in order, and the phases that are left out.
+
+    Each phase starts from the weights of the one before. A phase is left out where its encoder finds
+    less on dev than the one before; a round that is left out ends the training.
+    """
     from rag_ft.training.pairs import with_positive
     from rag_ft.training.phases import LeftOut, cloze_phase, contrastive_phase, lsr_phase
 
-    knobs, kept, left_out = t.config.train_retriever, [base], list[LeftOut]()
-    if knobs.advanced.self_supervised:
-        kept.append(cloze_phase(t, kept[-1]))
-    for number in range(knobs.advanced.rounds):
+    settings, pairs = training.config.train_retriever, training.pairs
+    kept, left_out = [base], list[LeftOut]()
+    if settings.advanced.self_supervised:
+        kept.append(cloze_phase(training, kept[-1]))
+    for number in range(settings.advanced.rounds):
         before = kept[-1]
-        if knobs.epochs and len(with_positive(t.pairs.train, t.pairs.chunks)) > 1:
-            after = contrastive_phase(t, number, kept[-1])
+        # Contrastive: the first round is kept for the gate to judge, later ones must find more.
+        if settings.epochs and len(with_positive(pairs.train, pairs.chunks)) > 1:
+            after = contrastive_phase(training, number, before)
             if number and not after.scores.above(before.scores):
-                left_out.append(
-                    LeftOut(after.name, "not better on dev than the round before", after.scores)
-                )
+                reason = "not better on dev than the round before"
+                left_out.append(LeftOut(after.name, reason, after.scores))
                 break
             kept.append(after)
-        if knobs.advanced.lsr_steps and t.pairs.train:
-            taught = lsr_phase(t, number, kept[-1])
-            if isinstance(taught, LeftOut):
-                left_out.append(taught)
-            elif taught.scores.not_below(kept[-1].scores) or not knobs.advanced.gate:
-                kept.append(taught)
+        # LM-supervised: must not find less, unless the user switched the gate off.
+        if settings.advanced.lsr_steps and pairs.train:
+            after_lsr = lsr_phase(training, number, kept[-1])
+            if isinstance(after_lsr, LeftOut):
+                left_out.append(after_lsr)
+            elif after_lsr.scores.not_below(kept[-1].scores) or not settings.advanced.gate:
+                kept.append(after_lsr)
             else:
-                left_out.append(LeftOut(taught.name, "worse on dev than without it", taught.scores))
+                reason = "worse on dev than without it"
+                left_out.append(LeftOut(after_lsr.name, reason, after_lsr.scores))
         if kept[-1] is before:
             break
     for phase in left_out:
@@ -99,114 +147,78 @@ def train(t: Tuning, base: Candidate) -> tuple[list[Candidate], list[LeftOut]]:
     return kept, left_out
 
 
-def decide(t: Tuning, base: Candidate, tuned: Candidate) -> Verdict:
-    """The gate: all of the tuning, part of it, or none."""
-    from rag_ft.training.gate import Verdict, describe_change, judge
-
-    if tuned is base:
-        return Verdict(0.0, base.scores, "no phase was kept")
-    if not t.config.train_retriever.advanced.gate:
-        change = describe_change(base.scores, tuned.scores, t.pairs.dev)
-        return Verdict(1.0, tuned.scores, f"not gated; {change}")
-    verdict = judge(base.scores, _shares(t, tuned), t.pairs.dev)
-    return replace(verdict, reason=f"{verdict.reason} ({BY_CLOZES})") if t.pairs.clozed else verdict
-
-
-def _shares(t: Tuning, tuned: Candidate) -> Iterator[tuple[float, DevScores]]:
-    from rag_ft.training.gate import ALPHAS
+def select(training: RetrieverTraining, base: Candidate, tuned: Candidate) -> Selection:
+    """The gate: the tuned encoder, one between base and tuned, or the base."""
+    from rag_ft.training.gate import INTERPOLATIONS, Selection, describe_change, select_encoder
     from rag_ft.training.phases import build_candidate, measure_candidate
 
-    yield 1.0, tuned.scores
-    t.student.load(tuned.state)
-    for alpha in ALPHAS:
-        place = _share_folder(t, tuned, alpha)
-        t.processes.first(partial(build_candidate, t, place, alpha))
-        yield alpha, measure_candidate(t, place)
+    dev = training.pairs.dev
+    if tuned is base:
+        return Selection(0.0, base.scores, "no phase was kept")
+    if not training.config.train_retriever.advanced.gate:
+        change = describe_change(base.scores, tuned.scores, dev)
+        return Selection(1.0, tuned.scores, f"not gated; {change}")
+
+    def candidates() -> Iterator[tuple[float, DevScores]]:
+        yield 1.0, tuned.scores
+        # Interpolated encoders are built only where the tuned one is worse than the base.
+        training.encoder.load(tuned.state)
+        for interpolation in INTERPOLATIONS:
+            folder = candidate_folder(training, tuned, interpolation)
+            training.processes.first(partial(build_candidate, training, folder, interpolation))
+            yield interpolation, measure_candidate(training, folder, folder.path)
+
+    selection = select_encoder(base.scores, candidates(), dev)
+    if training.pairs.clozed:
+        return replace(selection, reason=f"{selection.reason} ({SELECTED_BY_CLOZES})")
+    return selection
 
 
-def _share_folder(t: Tuning, tuned: Candidate, alpha: float) -> RunDir:
-    return tuned.folder if alpha == 1 else RunDir(t.folder / f"share-{alpha}")
+def candidate_folder(training: RetrieverTraining, tuned: Candidate, interpolation: float) -> RunDir:
+    """Where the encoder base + interpolation x (tuned - base) and its index are kept."""
+    if interpolation == 1:
+        return tuned.folder
+    return RunDir(training.folder / f"interpolation-{interpolation}")
 
 
-def _nothing_to_train_on(config: Config, pairs: Pairs) -> str | None:
-    knobs = config.train_retriever
-    if knobs.advanced.self_supervised and len(pairs.chunks) > 1:
-        return None
-    if len(pairs.train) < 2:
-        return "fewer than two questions of train documents: generate more, or set train_retriever.advanced.self_supervised=true"
-    return (
-        None
-        if knobs.epochs or knobs.advanced.lsr_steps
-        else "train_retriever.epochs and lsr_steps are 0"
-    )
-
-
-def open_tuning(config: Config, run_dir: RunDir, pairs: Pairs, processes: Processes) -> Tuning:
-    """The encoder ready to be trained, with all that the phases need; they keep their files in the run's checkpoints.
-
-    Raises:
-        ConfigError: the encoder cannot be loaded or takes no adapter.
-    """
-    from rag_ft.retrieval.encoder import load_sentence_transformer
-    from rag_ft.training.phases import Tuning
-    from rag_ft.training.student import make_student
-
-    knobs = config.train_retriever
-    model = load_sentence_transformer(config.encoder)
-    student = make_student(model, knobs.advanced.method, knobs.advanced.rank, config.run.seed)
-    return Tuning(
-        config, run_dir, run_dir.checkpoints("train_retriever"), pairs, student, processes
-    )
-
-
-def _ship(t: Tuning, log: list[dict[str, Any]], tuned: Candidate, verdict: Verdict) -> None:
-    """Moves the chosen encoder and index to their places, writes the log, and removes what is no longer needed."""
-    write_jsonl(t.run_dir.training_log("train_retriever"), log)
-    for folder in (t.run_dir.retriever_index, t.run_dir.retriever):
+def ship(
+    training: RetrieverTraining,
+    kept: list[Candidate],
+    left_out: list[LeftOut],
+    selection: Selection,
+) -> None:
+    """Writes the training log, moves the selected encoder and index to their places, and removes
+    the folders of the phases."""
+    run_dir = training.run_dir
+    log = training_log(kept, left_out, selection)
+    write_jsonl(run_dir.training_log("train_retriever"), log)
+    for folder in (run_dir.retriever_index, run_dir.retriever):
         shutil.rmtree(folder, ignore_errors=True)
-    if verdict.shipped:
-        chosen = _share_folder(t, tuned, verdict.alpha)
-        os.replace(chosen.retriever, t.run_dir.retriever)
-        os.replace(chosen.retriever_index, t.run_dir.retriever_index)
-    shutil.rmtree(t.folder, ignore_errors=True)
-    logger.info("retriever: %s (%s)", "shipped" if verdict.shipped else "base kept", verdict.reason)
+    if selection.shipped:
+        selected = candidate_folder(training, kept[-1], selection.interpolation)
+        os.replace(selected.retriever, run_dir.retriever)
+        os.replace(selected.retriever_index, run_dir.retriever_index)
+    shutil.rmtree(training.folder, ignore_errors=True)
+    result = "tuned encoder shipped" if selection.shipped else "base encoder kept"
+    logger.info("retriever: %s (%s)", result, selection.reason)
 
 
-def _log_rows(
-    steps: list[Candidate], left_out: list[LeftOut], verdict: Verdict
+def training_log(
+    kept: list[Candidate], left_out: list[LeftOut], selection: Selection
 ) -> Iterator[dict[str, Any]]:
-    """{stage, step, loss} rows of every kept phase, each closed by one with its dev recall; {stage, reason} of those
-    left out, with their dev recall where they were trained; last the gate's."""
-    for step in steps:
-        yield from ({"stage": step.name, **row} for row in step.history)
-        yield {"stage": step.name, **step.notes, **step.scores.summary}
-    for phase in left_out:
-        scores = phase.scores.summary if phase.scores else {}
-        yield {"stage": phase.name, "reason": f"left out: {phase.reason}", **scores}
+    """{stage, step, loss} rows of every kept phase, each closed by a row with its dev recall;
+    {stage, reason} rows of those left out, with dev recall where they were trained; last the gate's."""
+    for phase in kept:
+        yield from ({"stage": phase.name, **row} for row in phase.history)
+        yield {"stage": phase.name, **phase.notes, **phase.scores.summary}
+    for left in left_out:
+        scores = left.scores.summary if left.scores else {}
+        yield {"stage": left.name, "reason": f"left out: {left.reason}", **scores}
     yield {
         "stage": "gate",
-        "alpha": verdict.alpha,
-        "reason": verdict.reason,
-        **verdict.scores.summary,
-    }
-
-
-def _summary(
-    steps: list[Candidate], left_out: list[LeftOut], base: Candidate, verdict: Verdict
-) -> Counts:
-    before, after = base.scores.summary, verdict.scores.summary
-    notes = {f"lsr_{k}": v for step in steps for k, v in step.notes.items() if v is not None}
-    return {
-        "shipped": int(verdict.shipped),
-        "alpha": verdict.alpha,
-        "reason": verdict.reason,
-        "phases": ", ".join(step.name for step in steps if step is not base) or "none",
-        "left_out": "; ".join(f"{phase.name}: {phase.reason}" for phase in left_out) or "none",
-        "dev_recall_base": before["dev_served_recall"],
-        "dev_recall_tuned": after["dev_served_recall"],
-        "dev_dense_recall_base": before["dev_dense_recall"],
-        "dev_dense_recall_tuned": after["dev_dense_recall"],
-        **notes,
+        "alpha": selection.interpolation,
+        "reason": selection.reason,
+        **selection.scores.summary,
     }
 
 

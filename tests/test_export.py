@@ -216,6 +216,30 @@ def test_a_broken_export_leaves_the_old_file_and_no_temporary_one(
     assert target.read_bytes() == before and list(target.parent.iterdir()) == [target]
 
 
+def test_an_upload_that_breaks_leaves_the_old_file_and_no_new_name(
+    finished: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    export(finished, "openai", "memory://broken/out.jsonl")
+    before = memory.cat_file("/broken/out.jsonl")
+
+    def breaks(source: Any, out: Any) -> None:
+        out.write(source.read(5))
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("rag_ft.qa.destination.shutil.copyfileobj", breaks)
+    for name, to in (("trl", "memory://broken/out.jsonl"), ("beir", "memory://broken/beir")):
+        with pytest.raises(ConfigError, match="No space left on device"):
+            export(finished, name, to)
+    monkeypatch.undo()
+    assert memory.cat_file("/broken/out.jsonl") == before
+    assert memory.find("/broken") == ["/broken/out.jsonl"]
+    export(finished, "trl", "memory://broken/out.jsonl")
+    assert memory.cat_file("/broken/out.jsonl") != before, "a later upload is not held back"
+
+
 @pytest.mark.parametrize(
     ("name", "to", "message"),
     [

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rag_ft.records import QAPair
-from rag_ft.training.gate import DevScores, describe_change, judge, measure
+from rag_ft.training.gate import DevScores, describe_change, measure, select_encoder
 
 PAIRS = [
     QAPair(
@@ -35,37 +35,39 @@ BASE = scores([1, 1, 1, 0, 0, 0])
 
 
 def test_a_better_encoder_is_shipped_whole_with_the_interval_in_the_reason() -> None:
-    verdict = judge(BASE, [(1.0, scores([1, 1, 1, 1, 1, 0]))], PAIRS)
-    assert (verdict.alpha, verdict.shipped) == (1.0, True)
-    assert "+33.3 points [" in verdict.reason
-    assert "6 questions" in verdict.reason
+    selection = select_encoder(BASE, [(1.0, scores([1, 1, 1, 1, 1, 0]))], PAIRS)
+    assert (selection.interpolation, selection.shipped) == (1.0, True)
+    assert "+33.3 points [" in selection.reason
+    assert "6 questions" in selection.reason
 
 
 def test_a_worse_encoder_is_not_shipped_and_the_reason_says_how_much_worse() -> None:
     worse = scores([1, 0, 0, 0, 0, 0])
-    verdict = judge(BASE, [(alpha, worse) for alpha in (1.0, 0.75, 0.5, 0.25)], PAIRS)
-    assert (verdict.alpha, verdict.shipped) == (0.0, False)
-    assert verdict.scores is BASE
-    assert "the base stays" in verdict.reason
-    assert "-33.3 points" in verdict.reason
+    selection = select_encoder(
+        BASE, [(interpolation, worse) for interpolation in (1.0, 0.75, 0.5, 0.25)], PAIRS
+    )
+    assert (selection.interpolation, selection.shipped) == (0.0, False)
+    assert selection.scores is BASE
+    assert "the base stays" in selection.reason
+    assert "-33.3 points" in selection.reason
 
 
 def test_part_of_the_tuning_is_shipped_where_all_of_it_is_too_much() -> None:
     drawn: list[float] = []
 
     def candidates() -> Iterator[tuple[float, DevScores]]:
-        for alpha, found in (
+        for interpolation, found in (
             (1.0, [0] * 6),
             (0.75, [1, 0, 0, 0, 0, 0]),
             (0.5, [1, 1, 1, 1, 0, 0]),
             (0.25, [1] * 6),
         ):
-            drawn.append(alpha)
-            yield alpha, scores(found)
+            drawn.append(interpolation)
+            yield interpolation, scores(found)
 
-    verdict = judge(BASE, candidates(), PAIRS)
-    assert verdict.alpha == 0.5
-    assert "all of the tuning was worse" in verdict.reason
+    selection = select_encoder(BASE, candidates(), PAIRS)
+    assert selection.interpolation == 0.5
+    assert "all of the tuning was worse" in selection.reason
     assert drawn == [1.0, 0.75, 0.5], "a share that is not needed is not built"
 
 
@@ -78,8 +80,8 @@ def test_equal_recall_is_enough_unless_it_ranks_lower() -> None:
 
 def test_without_dev_questions_nothing_is_shipped() -> None:
     empty = scores([])
-    verdict = judge(empty, [(1.0, empty)], [])
-    assert (verdict.shipped, verdict.reason) == (False, "no dev questions to judge by")
+    selection = select_encoder(empty, [(1.0, empty)], [])
+    assert (selection.shipped, selection.reason) == (False, "no dev questions to judge by")
     assert describe_change(empty, empty, []) == "no dev questions to measure by"
     assert set(empty.summary.values()) == {0.0}
 

@@ -190,10 +190,11 @@ LSR_ALONE = {
 }
 
 
+@pytest.mark.parametrize("sides", ["both", "query"])
 def test_lsr_teaches_a_random_encoder_what_the_language_model_prefers(
-    prepared: MakeRun, monkeypatch: pytest.MonkeyPatch
+    prepared: MakeRun, monkeypatch: pytest.MonkeyPatch, sides: str
 ) -> None:
-    config, run_dir = prepared(each=2, **LSR_ALONE)
+    config, run_dir = prepared(each=2, sides=sides, **LSR_ALONE)
     model, wanted = plant(run_dir, monkeypatch)
     counts = train_retriever.run(config, run_dir)
     assert share_first(config, run_dir, wanted, tuned=False) < 0.3
@@ -325,7 +326,7 @@ def test_documents_without_questions_are_learned_and_judged_by_inverse_cloze(
     counts = train_retriever.run(config, run_dir)
     assert counts["phases"] == "cloze"
     assert f"on {len(COLOURS) - 8} questions" in str(counts["reason"])
-    assert train_retriever.BY_CLOZES in str(counts["reason"])
+    assert train_retriever.SELECTED_BY_CLOZES in str(counts["reason"])
     assert len(measured) > 1 and set(measured) == {phases.CLOZE_INDEX}
 
 
@@ -374,10 +375,10 @@ def test_the_encoders_dtype_decides_the_precision_whatever_the_launcher_wants(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-    assert fit._arguments(fit.Schedule(4, 1e-3), 8, None, tmp_path).mixed_precision == "no"
+    assert fit.training_arguments(fit.Schedule(4, 1e-3), 8, tmp_path).mixed_precision == "no"
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
     assert (
-        fit._arguments(fit.Schedule(4, 1e-3, bfloat16=True), 8, None, tmp_path).mixed_precision
+        fit.training_arguments(fit.Schedule(4, 1e-3, bfloat16=True), 8, tmp_path).mixed_precision
         == "bf16"
     )
 
@@ -413,16 +414,14 @@ def test_nothing_of_dev_and_test_documents_is_trained_on(
     monkeypatch.setattr(
         phases,
         "fit",
-        lambda student, rows, *rest: (seen.append(rows), real(student, rows, *rest))[1],
+        lambda encoder, rows, *rest: (seen.append(rows), real(encoder, rows, *rest))[1],
     )
     config, run_dir = prepared(num_negatives=3)
     train_retriever.run(config, run_dir)
-    texts = {
-        text for rows in seen for name, column in rows.items() if name != "label" for text in column
-    }
+    texts = {text for rows in seen for name in rows.column_names for text in rows[name]}
     heldout = {c.text for c in read_jsonl(run_dir.chunks, Chunk) if c.split != "train"}
     asked = {p.question for p in read_jsonl(run_dir.qa, QAPair) if p.split != "train"}
-    assert len(seen[0]) == 6
+    assert seen[0].column_names == ["question", "chunk_0", "chunk_1", "chunk_2", "chunk_3"]
     assert not texts & heldout
     assert not texts & asked
 
@@ -450,26 +449,31 @@ def spoil_trained_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 
     real = phases.fit
 
-    def harm(student: Any, *rest: Any) -> Any:
-        history = real(student, *rest)
+    def harm(
+        encoder: Any, dataset: Any, loss: Any, schedule: Any, folder: Path, vectors_of: Any
+    ) -> Any:
+        history = real(encoder, dataset, loss, schedule, folder, vectors_of)
         with torch.no_grad():
-            for name, parameter in student.model.named_parameters():
+            for name, parameter in encoder.model.named_parameters():
                 if "lora_B" in name:
                     parameter.normal_(0, 5, generator=torch.Generator().manual_seed(1))
         from safetensors.torch import save_file
 
-        save_file(student.state(), rest[-1] / phases.WEIGHTS)
+        save_file(encoder.state(), folder / phases.WEIGHTS)
         return history
 
     monkeypatch.setattr(phases, "fit", harm)
 
 
+@pytest.mark.parametrize("phase", ["contrastive", "lsr"])
 def test_an_interrupted_training_goes_on_at_its_last_checkpoint_to_the_same_weights(
-    prepared: MakeRun, monkeypatch: pytest.MonkeyPatch
+    prepared: MakeRun, monkeypatch: pytest.MonkeyPatch, phase: str
 ) -> None:
     from safetensors.numpy import load_file
 
-    config, run_dir = prepared(epochs=4)
+    settings = {"epochs": 4} if phase == "contrastive" else {**LSR_ALONE, "lsr_steps": 8}
+    config, run_dir = prepared(**settings)
+    plant(run_dir, monkeypatch)
     train_retriever.run(config, run_dir)
     wanted = load_file(run_dir.retriever / "model.safetensors")
     steps = [
@@ -485,9 +489,7 @@ def test_an_interrupted_training_goes_on_at_its_last_checkpoint_to_the_same_weig
         with pytest.raises(KeyboardInterrupt):
             train_retriever.run(config, run_dir)
     assert list(
-        (run_dir.checkpoints("train_retriever") / "round-0-contrastive").glob(
-            "checkpoint-*/complete"
-        )
+        (run_dir.checkpoints("train_retriever") / f"round-0-{phase}").glob("checkpoint-*/complete")
     )
     train_retriever.run(config, run_dir)
     found = load_file(run_dir.retriever / "model.safetensors")
@@ -527,7 +529,7 @@ def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(
         [sys.executable, "-c", RUN, str(tmp_path / "test.yaml")], stderr=subprocess.DEVNULL
     )
     folder = run_dir.checkpoints("train_retriever") / "round-0-contrastive"
-    sign = "checkpoint-*/complete" if when == "training" else "student.safetensors"
+    sign = "checkpoint-*/complete" if when == "training" else "encoder.safetensors"
     deadline = time.monotonic() + 120
     while not list(folder.glob(sign)) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)

@@ -1,4 +1,5 @@
-"""Where exported files go: a local path or any fsspec address, so that nothing half-written ever has the name."""
+"""Where exported files go: a local path or any fsspec address. A half-written file never has the
+name that was asked for."""
 
 from __future__ import annotations
 
@@ -7,22 +8,31 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from rag_ft.errors import ConfigError
 
-# Stores where an object is there only when its upload is complete: no temporary name needed (a rename is a copy).
-ATOMIC_STORES = {"s3", "s3a", "gs", "gcs", "hf", "az", "abfs", "abfss", "adl", "oss", "oci"}
+WRITE_ERRORS = (OSError, ValueError, RuntimeError, ImportError)
 
 
 def publish(write: Callable[[Path], None], to: str, is_folder: bool) -> None:
-    """Calls `write` with a temporary local path and moves what it made to `to`. A file that is there is replaced.
+    """Calls `write` with a temporary local path and moves what it made to `to`. A file that is there
+    is replaced.
 
     Raises:
-        ConfigError: the address is unknown, needs a package that is not installed, or cannot be written to.
+        ConfigError: the address is unknown, needs a package that is not installed, or cannot be
+            written to; or a folder is there already.
     """
-    fs, path = _open_address(to)
-    if fs is None:
+    if "://" not in to:
+        _publish_here(write, Path(os.path.expanduser(to)), is_folder)
+        return
+    import fsspec
+    from fsspec.implementations.local import LocalFileSystem
+
+    try:
+        fs, path = fsspec.core.url_to_fs(to)
+    except WRITE_ERRORS as error:
+        raise _cannot_write(to, error) from error
+    if isinstance(fs, LocalFileSystem):
         _publish_here(write, Path(path), is_folder)
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -30,31 +40,26 @@ def publish(write: Callable[[Path], None], to: str, is_folder: bool) -> None:
         if is_folder:
             made.mkdir()
         write(made)
+        files = sorted(file for file in [made, *made.rglob("*")] if file.is_file())
         try:
-            _upload(fs, made, path)
-        except (OSError, ValueError, RuntimeError, ImportError) as error:
+            # Files get their names when the transaction ends, or not at all.
+            with fs.transaction:
+                for file in files:
+                    inside = file.relative_to(made).as_posix()
+                    target = f"{path.rstrip('/')}/{inside}" if is_folder else path
+                    fs.makedirs(fs._parent(target), exist_ok=True)
+                    with file.open("rb") as source, fs.open(target, "wb") as out:
+                        shutil.copyfileobj(source, out)
+        except WRITE_ERRORS as error:
             raise _cannot_write(to, error) from error
 
 
-def _open_address(to: str) -> tuple[Any, str]:
-    """(filesystem or None for the local one, path in it)."""
-    if "://" not in to:
-        return None, os.path.expanduser(to)
-    import fsspec
-
-    try:
-        fs, path = fsspec.core.url_to_fs(to)
-    except (ImportError, ValueError, OSError) as error:
-        raise _cannot_write(to, error) from error
-    is_local = "file" in (fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,))
-    return (None if is_local else fs), path
-
-
 def _publish_here(write: Callable[[Path], None], target: Path, is_folder: bool) -> None:
+    # Not by fsspec's transaction: it writes to the system's temporary folder, and from another disk
+    # the move is a copy, which can end half-way.
     if target.is_dir() and not (is_folder and not any(target.iterdir())):
-        raise ConfigError(
-            f"{target} is a folder that is there already: name a new {'folder' if is_folder else 'file'}"
-        )
+        kind = "folder" if is_folder else "file"
+        raise ConfigError(f"{target} is a folder that is there already: name a new {kind}")
     room = target.with_name(f".{target.name}.tmp")
     try:
         shutil.rmtree(room, ignore_errors=True)
@@ -66,19 +71,6 @@ def _publish_here(write: Callable[[Path], None], target: Path, is_folder: bool) 
         raise _cannot_write(str(target), error) from error
     finally:
         shutil.rmtree(room, ignore_errors=True)
-
-
-def _upload(fs: Any, made: Path, path: str) -> None:
-    files = sorted(file for file in made.rglob("*") if file.is_file()) if made.is_dir() else [made]
-    protocols = set(fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,))
-    for file in files:
-        target = path if file == made else f"{path.rstrip('/')}/{file.relative_to(made).as_posix()}"
-        fs.makedirs(fs._parent(target), exist_ok=True)
-        if protocols & ATOMIC_STORES:
-            fs.put_file(str(file), target)
-        else:
-            fs.put_file(str(file), target + ".tmp")
-            fs.mv(target + ".tmp", target)
 
 
 def _cannot_write(to: str, error: Exception) -> ConfigError:

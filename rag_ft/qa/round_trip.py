@@ -6,14 +6,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Protocol
 
 from rag_ft.config import Config, GenerateConfig
 from rag_ft.llm.models import ChatRequest, Messages, Reply
 from rag_ft.qa.checks import Failure, agreement, same_answer
 from rag_ft.qa.prompts import Prompts, is_abstention, parse_answer
-from rag_ft.records import Chunk, QAPair
+from rag_ft.records import Chunk, QAPair, batched
 from rag_ft.relevance import contains_evidence, mentions_answer, second_chunk_id
 
 SEARCH_BATCH = 64
@@ -42,8 +41,7 @@ class RoundTrip:
         """Each pair with its rank and hard chunks filled in, and the request that tests its answer; a pair whose
         chunk is not found has a failure and no request."""
         depth = max(self.config.generate.advanced.round_trip_k, self.config.retrieval.top_k)
-        stream = iter(pairs)
-        while batch := list(islice(stream, SEARCH_BATCH)):
+        for batch in batched(pairs, SEARCH_BATCH):
             hits = self.retriever.search([pair.question for pair in batch], depth)
             for pair, found in zip(batch, hits, strict=True):
                 yield self._job(pair, [chunk_id for chunk_id, _ in found])

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import itertools
 import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -23,7 +22,15 @@ from tqdm import tqdm
 
 from rag_ft.config import Config
 from rag_ft.errors import ConfigError, DataError
-from rag_ft.records import Chunk, JsonlAppender, content_hash, read_rows, to_json, write_text
+from rag_ft.records import (
+    Chunk,
+    JsonlAppender,
+    batched,
+    content_hash,
+    read_rows,
+    to_json,
+    write_text,
+)
 from rag_ft.retrieval.encoder import Encoder
 from rag_ft.retrieval.faiss_index import build_faiss
 from rag_ft.retrieval.lexical import LexicalBuilder
@@ -93,7 +100,7 @@ def build_index(
     with_title = config.retrieval.advanced.with_title
     ids, digest, lexical, num_cut = [], hashlib.sha256(), LexicalBuilder(), 0
     with VectorFile(folder, encoder, total) as vectors:
-        for block in _blocks(chunks, encoder.block_size):
+        for block in batched(chunks, encoder.block_size):
             texts = [chunk_text(chunk, with_title) for chunk in block]
             num_cut += vectors.add(texts)
             lexical.add(
@@ -244,12 +251,6 @@ def _write_header(out: BinaryIO, num_rows: int, dim: int) -> None:
     out.seek(0)
     header = {"descr": "<f4", "fortran_order": False, "shape": (num_rows, dim)}
     np.lib.format.write_array_header_1_0(out, header)
-
-
-def _blocks(chunks: Iterable[Chunk], size: int) -> Iterator[list[Chunk]]:
-    chunks = iter(chunks)
-    while block := list(itertools.islice(chunks, size)):
-        yield block
 
 
 def _thin(texts: list[str]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from rag_ft.config import Config
-from rag_ft.errors import ConfigError
+from rag_ft.errors import ConfigError, first_line
 from rag_ft.llm.model_folder import choose_dtype, resolve_model_folder
 
 SAMPLING_FLAGS = (
@@ -85,8 +85,8 @@ def load_base(config: Config) -> Any:
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(folder, **options)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        first = str(error).splitlines()[0]
-        raise ConfigError(f"{folder} does not load as a causal language model: {first}") from error
+        reason = first_line(error)
+        raise ConfigError(f"{folder} does not load as a causal language model: {reason}") from error
     drop_unused_sampling(model)
     return model.to("cuda") if gpu and not (sharded() or "device_map" in options) else model
 

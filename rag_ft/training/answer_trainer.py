@@ -13,7 +13,7 @@ from transformers import EarlyStoppingCallback, ProgressCallback, Trainer, Train
 from transformers.trainer_pt_utils import BatchRebalanceSampler
 from trl import SFTTrainer
 
-from rag_ft.records import write_text
+from rag_ft.records import batched, write_text
 from rag_ft.training.tokens import IGNORED
 
 # Batches are padded to multiples of so many tokens: every new width makes oneDNN keep new kernels (1 GiB after 50 steps
@@ -125,8 +125,7 @@ class ArrangementSampler(BatchRebalanceSampler):
             self.effective_batch_size,
             self.dp_size * self.grad_accum,
         )
-        for start in range(0, len(order), size):
-            step = order[start : start + size]
+        for step in batched(order, size):
             while len(step) < least:  # the last step: no forward pass of any process may be empty
                 step += order[: least - len(step)]
             yield from self._yield_global_batch(step)

@@ -1,7 +1,8 @@
-"""The gate: a tuned encoder is served only if it does not find less than the base on documents it was not tuned on.
+"""Which encoder is served: the tuned one only if it finds no less than the base on dev documents.
 
-Not less is a matter of the dev questions at hand, so few of them tell little: a true loss of 2 points passes with 0.37,
-0.27, 0.13 and 0.02 at 20, 60, 200 and 600 questions, a true gain of 5 with 0.79, 0.96, 1 and 1 (benchmarks/gate.py).
+With few dev questions the choice is uncertain. A true loss of 2 points passes with probability 0.37,
+0.27, 0.13 and 0.02 at 20, 60, 200 and 600 questions, a true gain of 5 points with 0.79, 0.96, 1 and
+1 (benchmarks/gate.py).
 """
 
 from __future__ import annotations
@@ -17,20 +18,26 @@ from rag_ft.metrics.significance import bootstrap
 from rag_ft.records import QAPair
 
 METRIC = "recall@5"
-ALPHAS = (0.75, 0.5, 0.25)  # shares of the tuning kept, tried where all of it is worse than none
+# Shares of the weight change that are tried where all of it is worse than none (WiSE-FT).
+INTERPOLATIONS = (0.75, 0.5, 0.25)
 NUM_RESAMPLES = 2000
 
 
 class Searches(Protocol):
+    """What measuring needs of a Retriever."""
+
     def search(
         self, questions: Sequence[str], k: int, mode: str | None = None
-    ) -> list[list[tuple[str, float]]]: ...
+    ) -> list[list[tuple[str, float]]]:
+        """(chunk id, score) of the k best chunks of each question, best first."""
+        ...
 
 
 @dataclass(frozen=True)
 class DevScores:
-    """Per dev question: METRIC of what is served (retrieval.mode) and of the dense side alone, 0 or 1; and mrr@10 of
-    what is served, which tells equal recalls apart."""
+    """Per dev question, each of shape (num_questions,): METRIC of what is served (retrieval.mode)
+    and of dense retrieval alone, 0 or 1; and mrr@10 of what is served, which decides between equal
+    recalls."""
 
     served: np.ndarray
     dense: np.ndarray
@@ -50,84 +57,81 @@ class DevScores:
         }
 
     def above(self, other: DevScores) -> bool:
-        """Whether more questions are served than by `other`, or as many and ranked higher."""
+        """Whether recall is higher than that of `other`, or equal with a higher mrr@10."""
         return not other.not_below(self)
 
     def not_below(self, other: DevScores) -> bool:
-        """Whether as many questions are served as by `other`; among equals, whether they rank no lower."""
+        """Whether recall is higher than that of `other`, or equal with no lower mrr@10."""
         if self.served.sum() != other.served.sum():
             return bool(self.served.sum() > other.served.sum())
         return bool(self.served_mrr.sum() >= other.served_mrr.sum() - 1e-9)
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """`alpha` is the share of the tuning that is kept: 1 all, 0 none (the base encoder stays)."""
+class Selection:
+    """The encoder that is served: base + `interpolation` x (tuned - base). 1 is the tuned encoder,
+    0 the base."""
 
-    alpha: float
+    interpolation: float
     scores: DevScores
     reason: str
 
     @property
     def shipped(self) -> bool:
-        return self.alpha > 0
+        """Whether the base encoder is replaced."""
+        return self.interpolation > 0
 
 
 def measure(
     retriever: Searches, pairs: Sequence[QAPair], gold: Mapping[str, set[str]]
 ) -> DevScores:
-    """What the retriever finds of the pairs' proving chunks."""
+    """How well the retriever finds the gold chunks, `gold` by pair id, of the pairs."""
     questions = [pair.question for pair in pairs]
-    served = _scores(retriever.search(questions, 10), pairs, gold)
-    dense = _scores(retriever.search(questions, 10, "dense"), pairs, gold)
-    return DevScores(served[:, 0], dense[:, 0], served[:, 1])
+    scores = []
+    for mode in (None, "dense"):
+        rankings = retriever.search(questions, 10, mode)
+        rows = [
+            score_ranking([chunk_id for chunk_id, _ in ranking], gold[pair.id])
+            for ranking, pair in zip(rankings, pairs, strict=True)
+        ]
+        scores.append({m: np.array([row[m] for row in rows], float) for m in (METRIC, "mrr@10")})
+    served, dense = scores
+    return DevScores(served[METRIC], dense[METRIC], served["mrr@10"])
 
 
-def judge(
+def select_encoder(
     base: DevScores, candidates: Iterable[tuple[float, DevScores]], pairs: Sequence[QAPair]
-) -> Verdict:
+) -> Selection:
     """The first candidate that is not below the base, else the base.
 
     Args:
         base: scores of the untuned encoder.
-        candidates: (alpha, scores), alpha 1 first; drawn one by one, so that the costly ones need not be made.
+        candidates: (interpolation, scores), the tuned encoder (1) first. They are drawn one by one,
+            so that costly candidates are made only when needed.
         pairs: the dev pairs, in the order of the scores; documents are what is resampled.
     """
     if not pairs:
-        return Verdict(0.0, base, "no dev questions to judge by")
-    said = ""
-    for alpha, scores in candidates:
+        return Selection(0.0, base, "no dev questions to judge by")
+    rejected = ""
+    for interpolation, scores in candidates:
         change = describe_change(base, scores, pairs)
         if scores.not_below(base):
-            return Verdict(alpha, scores, f"{change}{said}")
-        said = said or f"; all of the tuning was worse than the base: {change}"
-    return Verdict(0.0, base, f"the base stays{said}")
+            return Selection(interpolation, scores, f"{change}{rejected}")
+        rejected = rejected or f"; all of the tuning was worse than the base: {change}"
+    return Selection(0.0, base, f"the base stays{rejected}")
 
 
 def describe_change(base: DevScores, tuned: DevScores, pairs: Sequence[QAPair]) -> str:
-    """ "dev recall@5 +12.3 points [8.0, 16.1] on 88 questions": what is served, paired bootstrap over documents."""
+    """ "dev recall@5 +12.3 points [+8.0, +16.1] on 88 questions": of what is served, with a paired
+    bootstrap over documents."""
     if not pairs:
         return "no dev questions to measure by"
-    documents = {
-        name: i for i, name in enumerate(sorted({pair.document_id or pair.id for pair in pairs}))
-    }
-    groups = np.array([documents[pair.document_id or pair.id] for pair in pairs])
+    names = sorted({pair.document_id or pair.id for pair in pairs})
+    number_of = {name: number for number, name in enumerate(names)}
+    groups = np.array([number_of[pair.document_id or pair.id] for pair in pairs])
     deltas = (tuned.served - base.served)[:, None]
     estimate = bootstrap(deltas, np.ones_like(deltas), groups, NUM_RESAMPLES)[0]
-    interval = (
-        f" [{100 * estimate.ci95[0]:+.1f}, {100 * estimate.ci95[1]:+.1f}]" if estimate.ci95 else ""
-    )
+    interval = ""
+    if estimate.ci95:
+        interval = f" [{100 * estimate.ci95[0]:+.1f}, {100 * estimate.ci95[1]:+.1f}]"
     return f"dev {METRIC} {100 * estimate.value:+.1f} points{interval} on {len(pairs)} questions"
-
-
-def _scores(
-    rankings: Sequence[Sequence[tuple[str, float]]],
-    pairs: Sequence[QAPair],
-    gold: Mapping[str, set[str]],
-) -> np.ndarray:
-    """(num_pairs, 2): METRIC and mrr@10."""
-    found = [
-        score_ranking([c for c, _ in ranked], gold[pair.id])
-        for ranked, pair in zip(rankings, pairs, strict=True)
-    ]
-    return np.array([[row[METRIC], row["mrr@10"]] for row in found], dtype=float).reshape(-1, 2)

@@ -9,14 +9,14 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from tqdm import tqdm
 
 from rag_ft.llm.models import Messages
 from rag_ft.qa.prompts import Prompts
-from rag_ft.records import Chunk, JsonlAppender, QAPair, content_hash, read_rows
+from rag_ft.records import Chunk, JsonlAppender, QAPair, batched, content_hash, read_rows
 
 logger = logging.getLogger(__name__)
 BLOCK = 512  # jobs handed to the model at once: long enough to sort by length, short enough to lose little
@@ -70,21 +70,51 @@ def missing_jobs(jobs: Iterable[Job], path: Path) -> list[Job]:
 
 
 def score_jobs(jobs: Sequence[Job], model: Scores, path: Path) -> int:
-    """Scores `jobs` and appends {key, pair_id, chunk_id, mean_logprob, num_tokens} rows to `path`, a block at a time.
+    """Scores `jobs` and appends {key, pair_id, chunk_id, mean_logprob, num_tokens} rows to `path`, a
+    block at a time.
 
     An answer of no tokens has the score 0. Returns the number of jobs scored.
     """
     logger.info("%s", estimate_cost(jobs, model))
-    with (
-        JsonlAppender(path) as cache,
-        tqdm(desc="score chunks with the LM", total=len(jobs), unit="chunk") as bar,
-    ):
-        for start in range(0, len(jobs), BLOCK):
-            block = jobs[start : start + BLOCK]
+    bar = tqdm(desc="score chunks with the LM", total=len(jobs), unit="chunk")
+    with JsonlAppender(path) as cache, bar:
+        for block in batched(jobs, BLOCK):
             logprobs = model.answer_logprobs([(job.messages, job.answer) for job in block])
-            cache.write(*(_row(job, values) for job, values in zip(block, logprobs, strict=True)))
+            cache.write(
+                *(
+                    {
+                        "key": job.key,
+                        "pair_id": job.pair_id,
+                        "chunk_id": job.chunk_id,
+                        "mean_logprob": float(np.mean(values, dtype=float)) if len(values) else 0.0,
+                        "num_tokens": len(values),
+                    }
+                    for job, values in zip(block, logprobs, strict=True)
+                )
+            )
             bar.update(len(block))
     return len(jobs)
+
+
+def score_retrieved(
+    pairs: Sequence[QAPair],
+    retrieved: Mapping[str, Sequence[str]],
+    chunks: Mapping[str, Chunk],
+    prompts: Prompts,
+    model: Scores,
+    text_of: Callable[[Chunk], str],
+    cache: Path,
+) -> dict[tuple[str, str], float]:
+    """The mean log-probability (nats) of each pair's answer by (pair id, chunk id).
+
+    What is not in the file `cache` is scored and added to it. The other arguments are those of
+    `make_jobs`, `retrieved` the chunk ids of each pair by its id.
+    """
+    wanted = ((pair, retrieved[pair.id]) for pair in pairs)
+    jobs = make_jobs(wanted, chunks, prompts, model.name, text_of)
+    score_jobs(missing_jobs(jobs, cache), model, cache)
+    known = read_scores(cache)
+    return {(job.pair_id, job.chunk_id): known[job.key] for job in jobs}
 
 
 def read_scores(path: Path) -> dict[str, float]:
@@ -99,14 +129,3 @@ def estimate_cost(jobs: Sequence[Job], model: Scores) -> str:
     sample = jobs[:: max(1, len(jobs) // NUM_SAMPLED)]
     mean = sum(model.count_tokens(job.messages) for job in sample) / max(1, len(sample))
     return f"scoring {len(jobs)} answers with {model.name}: about {len(jobs) * mean / 1e6:.2f} million prompt tokens"
-
-
-def _row(job: Job, logprobs: np.ndarray) -> dict[str, Any]:
-    mean = float(np.mean(logprobs, dtype=np.float64)) if len(logprobs) else 0.0
-    return {
-        "key": job.key,
-        "pair_id": job.pair_id,
-        "chunk_id": job.chunk_id,
-        "mean_logprob": mean,
-        "num_tokens": len(logprobs),
-    }

@@ -1,14 +1,14 @@
-"""The losses of the retriever's training, as sentence-transformers' trainer wants them: modules over token features.
+"""The losses of the retriever's training: modules that sentence-transformers' trainer calls with
+the features of each text column and the column `label`.
 
-Columns of a training row: question, positive, negatives... (contrastive) or question, chunk 1..k (LSR); `label` is the
-row's number, by which frozen vectors and the LM's scores are found.
+A new loss is a file with a function (model, LossSettings) -> module, and a line in `LOSSES`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from sentence_transformers.base.losses.gradcache import CachedLossMixin
@@ -16,10 +16,9 @@ from sentence_transformers.sentence_transformer.losses import (
     CachedMultipleNegativesRankingLoss,
     MultipleNegativesRankingLoss,
 )
-from sentence_transformers.util.distributed import all_gather, all_gather_with_grad, get_rank
 from torch import Tensor, nn
 
-from rag_ft.training.lsr import Direction, lsr_loss
+from rag_ft.training.lsr import lsr_loss
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -30,129 +29,100 @@ MINI_BATCH = (
 )
 
 
-def contrastive_loss(
-    model: SentenceTransformer, temperature: float, batch_size: int, gather: bool
-) -> nn.Module:
-    """InfoNCE over the batch's positives and negatives; with gradient caching once the batch is large."""
-    settings: dict[str, Any] = {"scale": 1 / temperature, "gather_across_devices": gather}
-    if batch_size > MINI_BATCH:
-        return CachedMultipleNegativesRankingLoss(model, mini_batch_size=MINI_BATCH, **settings)
-    return MultipleNegativesRankingLoss(model, **settings)
+@dataclass(frozen=True)
+class LossSettings:
+    """What a loss is built from.
 
-
-class FrozenChunksLoss(nn.Module):
-    """InfoNCE for the question's side alone: chunk vectors are looked up, not computed.
-
-    Args:
-        vectors: (num_rows, 1 + num_negatives, dim) unit norm, the row's positive first.
+    `temperature` divides the cosines of the encoder, `lm_temperature` the scores of the language
+    model. `batch_size` counts the rows of all processes. `frozen_chunks`: chunk vectors come with
+    the batch (as the feature `sentence_embedding`) and get no gradient. `gather`: other processes
+    hold a part of the batch, whose chunks are negatives too.
     """
 
-    vectors: Tensor
+    temperature: float
+    batch_size: int
+    frozen_chunks: bool = False
+    gather: bool = False
+    lm_temperature: float = 1.0
 
-    def __init__(
-        self, model: SentenceTransformer, vectors: Tensor, temperature: float, gather: bool
-    ) -> None:
-        super().__init__()
-        self.model = model
-        self.inner = MultipleNegativesRankingLoss(
-            model, scale=1 / temperature, gather_across_devices=gather
+
+def contrastive_loss(model: SentenceTransformer, settings: LossSettings) -> nn.Module:
+    """InfoNCE over the gold chunks and negatives of the batch."""
+    scale, gather = 1 / settings.temperature, settings.gather
+    if settings.frozen_chunks:
+        return FrozenChunksLoss(model, scale=scale, gather_across_devices=gather)
+    if settings.batch_size > MINI_BATCH:
+        # A large batch does not fit: gradient caching encodes it a part at a time.
+        return CachedMultipleNegativesRankingLoss(
+            model, scale=scale, gather_across_devices=gather, mini_batch_size=MINI_BATCH
         )
-        self.register_buffer("vectors", vectors, persistent=False)
+    return MultipleNegativesRankingLoss(model, scale=scale, gather_across_devices=gather)
+
+
+def lm_supervised_loss(model: SentenceTransformer, settings: LossSettings) -> nn.Module:
+    """The divergence between the chunks that the encoder and the language model prefer."""
+    return LMSupervisedLoss(model, settings.temperature, settings.lm_temperature)
+
+
+LOSSES: dict[str, Callable[[SentenceTransformer, LossSettings], nn.Module]] = {
+    "contrastive": contrastive_loss,
+    "lm_supervised": lm_supervised_loss,
+}
+
+
+class FrozenChunksLoss(MultipleNegativesRankingLoss):
+    """InfoNCE where only the question is encoded: chunk vectors (unit norm) come with the batch."""
 
     def forward(self, sentence_features: Features, labels: Tensor) -> Tensor:
-        questions = self.model(next(iter(sentence_features)))["sentence_embedding"]
-        chunks = self.vectors[labels].to(questions.dtype)
-        return self.inner.compute_loss_from_embeddings([questions, *chunks.unbind(dim=1)], labels)
+        question, *chunks = sentence_features
+        vectors = self.model(question)["sentence_embedding"]
+        frozen = [chunk["sentence_embedding"].to(vectors.dtype) for chunk in chunks]
+        loss: Tensor = self.compute_loss_from_embeddings([vectors, *frozen], labels)
+        return loss
 
 
-@dataclass(frozen=True)
-class Teacher:
-    """`scores` (num_rows, k): the LM's mean log-probabilities in the order of the row's chunk columns; `tau` their
-    temperature; `proving` (num_rows, m): the numbers of the chunks that prove the row's answer, its first chunk first,
-    filled up with -1."""
+class LMSupervisedLoss(CachedLossMixin, nn.Module):
+    """`lsr_loss` of the batch's questions and their k chunks; `label` holds the LM's scores, (b, k).
 
-    scores: Tensor
-    tau: float
-    proving: Tensor
-
-
-class LsrLoss(CachedLossMixin, nn.Module):
-    """`lsr_loss` of the batch's questions and their k chunks, all encoded with gradient, a mini-batch at a time.
-
-    Args:
-        mix: 0-1, share of a contrastive loss in which the first chunk column is the positive and the other
-            questions' first chunks are the negatives.
-        vectors: (num_rows, k, dim) frozen chunk vectors, or None to encode the chunks with gradient.
-        gather: whether other processes hold a part of the batch: their positives count too.
+    Questions and chunks are encoded with gradient, a mini-batch at a time. Where chunk vectors come
+    with the batch, only the questions are encoded.
     """
 
-    scores: Tensor
-    proving: Tensor
-    vectors: Tensor | None
-
     def __init__(
-        self,
-        model: SentenceTransformer,
-        teacher: Teacher,
-        temperature: float,
-        direction: Direction,
-        mix: float = 0.0,
-        vectors: Tensor | None = None,
-        gather: bool = False,
+        self, model: SentenceTransformer, temperature: float, lm_temperature: float
     ) -> None:
         super().__init__()
         self.model, self.mini_batch_size = model, MINI_BATCH
-        self.tau, self.temperature, self.direction, self.mix = (
-            teacher.tau,
-            temperature,
-            direction,
-            mix,
-        )
-        self.gather = gather
-        self.register_buffer("scores", teacher.scores, persistent=False)
-        self.register_buffer("proving", teacher.proving, persistent=False)
-        self.register_buffer("vectors", vectors, persistent=False)
+        self.temperature, self.lm_temperature = temperature, lm_temperature
 
     def forward(self, sentence_features: Features, labels: Tensor) -> Tensor:
-        if self.vectors is None:
-            return self.forward_cached(sentence_features, labels)
-        questions = self.model(next(iter(sentence_features)))["sentence_embedding"]
-        return self.of_embeddings(questions, self.vectors[labels].to(questions.dtype), labels)
+        question, *chunks = sentence_features
+        if "sentence_embedding" not in chunks[0]:
+            return self.forward_cached([question, *chunks], labels)
+        vectors = self.model(question)["sentence_embedding"]
+        frozen = torch.stack([chunk["sentence_embedding"] for chunk in chunks], dim=1)
+        return self.of_embeddings(vectors, frozen, labels)
 
     def calculate_loss(
-        self, reps: list[list[Tensor]], labels: Tensor | None = None, *, with_backward: bool = False
+        self,
+        reps: list[list[Tensor]],
+        labels: Tensor | None = None,
+        *,
+        with_backward: bool = False,
     ) -> Tensor:
-        questions, *chunks = (torch.cat(column) for column in reps)
+        """What the gradient cache calls: vectors of each column, in mini-batches -> scalar."""
         assert labels is not None
+        questions, *chunks = (torch.cat(column) for column in reps)
         loss = self.of_embeddings(questions, torch.stack(chunks, dim=1), labels)
         if with_backward:
             loss.backward()
             loss = loss.detach()
         return loss
 
-    def of_embeddings(self, questions: Tensor, chunks: Tensor, labels: Tensor) -> Tensor:
-        """(b, dim), (b, k, dim), (b,) -> scalar."""
+    def of_embeddings(self, questions: Tensor, chunks: Tensor, lm_scores: Tensor) -> Tensor:
+        """(b, dim), (b, k, dim), (b, k) -> scalar."""
         questions, chunks = (
             nn.functional.normalize(x.float(), dim=-1) for x in (questions, chunks)
         )
         similarities = torch.einsum("bd,bkd->bk", questions, chunks)
-        loss = lsr_loss(
-            similarities, self.scores[labels], self.tau, self.temperature, self.direction
-        )
-        if not self.mix:
-            return loss
-        return (1 - self.mix) * loss + self.mix * self._contrast(
-            questions, chunks[:, 0], self.proving[labels]
-        )
-
-    def _contrast(self, questions: Tensor, positives: Tensor, proving: Tensor) -> Tensor:
-        """InfoNCE over the positives of the whole batch; one that proves the question's answer too is no negative."""
-        numbers, own = proving[:, 0], torch.arange(len(questions), device=questions.device)
-        targets = own
-        if self.gather:
-            positives, numbers = all_gather_with_grad(positives), all_gather(numbers.contiguous())
-            targets = own + get_rank() * len(own)
-        proves = (proving[:, :, None] == numbers).any(dim=1)
-        proves[own, targets] = False
-        logits = (questions @ positives.T / self.temperature).masked_fill(proves, -torch.inf)
-        return nn.functional.cross_entropy(logits, targets)
+        return lsr_loss(similarities, lm_scores, self.lm_temperature, self.temperature)

@@ -1,4 +1,5 @@
-"""LM-supervised retrieval (RA-DIT, equations 4 and 5): what a language model finds useful, as a loss for the encoder.
+"""LM-supervised retrieval (RA-DIT, equations 4 and 5): a loss that moves the encoder towards the
+chunks that make the answer likely to a language model.
 
 Every function here is pure; rows are questions, columns the k chunks of a question.
 """
@@ -6,24 +7,21 @@ Every function here is pure; rows are questions, columns the k chunks of a quest
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-Direction = Literal["p||q", "q||p"]
-
 ENTROPY_TARGET = 0.45  # middle of the 0.3-0.6 that taught something on real data
-ENTROPY_LIMIT = 0.95  # above it targets are all but uniform, and training makes the retriever forget (33.0 for 51.5)
-LEAST_SPREAD = (
-    1e-4  # nats between best and median chunk: below it the scores differ by rounding alone
-)
+# Above it targets are nearly uniform and training makes the retriever worse (recall 51.5 -> 33.0).
+ENTROPY_LIMIT = 0.95
+# Nats between best and median chunk: below it the scores differ by rounding alone.
+LEAST_SPREAD = 1e-4
 
 
 @dataclass(frozen=True)
 class TeacherTemperature:
-    """`entropy` is the median over questions of the target's entropy divided by ln k, 0-1. `refusal` says why these
-    scores must not be trained on, or is None."""
+    """`entropy` is the median over questions of the target's entropy divided by ln k, 0-1. `refusal`
+    says why these scores must not be trained on, or is None."""
 
     tau: float
     entropy: float
@@ -31,34 +29,26 @@ class TeacherTemperature:
 
 
 def lsr_loss(
-    similarities: Tensor,
-    lm_scores: Tensor,
-    tau: float,
-    student_temperature: float,
-    direction: Direction = "p||q",
+    similarities: Tensor, lm_scores: Tensor, lm_temperature: float, temperature: float
 ) -> Tensor:
-    """Mean over questions of the divergence between what the retriever and what the LM prefers among k chunks.
+    """Mean over questions of KL(p || q) between what the retriever (p) and the LM (q) prefer.
 
-    p = softmax(similarities / student_temperature), q = softmax(lm_scores / tau), both over the k chunks of one
-    question: never across the batch. q is a constant; gradients reach `similarities` alone.
+    p = softmax(similarities / temperature), q = softmax(lm_scores / lm_temperature), both over the
+    k chunks of one question: never across the batch. KL(p || q) = sum_j p_j (log p_j - log q_j) is
+    the direction of RA-DIT. q is a constant; gradients reach `similarities` alone.
 
     Args:
         similarities: (num_questions, k) cosines, with gradient.
         lm_scores: (num_questions, k) mean log p(answer | chunk, question) in nats.
-        tau: temperature of the LM's scores, > 0.
-        student_temperature: temperature of the cosines, > 0.
-        direction: "p||q" is KL(p || q) = sum_j p_j (log p_j - log q_j), as in the paper; "q||p" swaps the roles.
+        lm_temperature: of the LM's scores, > 0.
+        temperature: of the cosines, > 0.
 
     Returns:
         Scalar >= 0, in nats.
     """
-    log_p = torch.log_softmax(similarities / student_temperature, dim=-1)
-    log_q = torch.log_softmax(lm_scores.detach() / tau, dim=-1)
-    if direction == "p||q":
-        divergence = (log_p.exp() * (log_p - log_q)).sum(dim=-1)
-    else:
-        divergence = (log_q.exp() * (log_q - log_p)).sum(dim=-1)
-    return divergence.mean()
+    log_p = torch.log_softmax(similarities / temperature, dim=-1)
+    log_q = torch.log_softmax(lm_scores.detach() / lm_temperature, dim=-1)
+    return (log_p.exp() * (log_p - log_q)).sum(dim=-1).mean()
 
 
 def normalised_entropy(lm_scores: Tensor, tau: float) -> Tensor:
@@ -80,9 +70,7 @@ def choose_temperature(
     scores = lm_scores.double()
     spread = (scores.max(dim=-1).values - scores.median(dim=-1).values).median().item()
     if tau == 0 and spread < LEAST_SPREAD:
-        return TeacherTemperature(
-            1.0, 1.0, "the LM's scores do not tell the chunks of a question apart"
-        )
+        return TeacherTemperature(1.0, 1.0, "the LM scores all chunks of a question alike")
     chosen = tau or _bisect(scores, target)
     entropy = normalised_entropy(scores, chosen).median().item()
     refusal = None

@@ -1,7 +1,8 @@
-"""The phases of tuning a retriever: cloze, contrastive, LSR. Each makes rows, trains, indexes, and measures on dev.
+"""The phases of tuning a retriever: inverse cloze, contrastive, LM-supervised.
 
-A phase has its own folder: rows.json (what it trains on), student.safetensors (the weights after it), retriever/ and
-retriever_index/ (as they would be served), dev.json (what they find). Each file is made once, so a killed run goes on.
+Each phase makes rows, trains, indexes, and measures on dev. It has a folder of its own: rows.jsonl
+(what it trains on), encoder.safetensors (the weights after it), retriever/ and retriever_index/ (as
+they would be served), dev.json (their dev scores). Each file is made once, so a killed run goes on.
 With several processes, the first one makes the files and all of them train.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,49 +19,48 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
 
 from rag_ft.config import Config
 from rag_ft.llm.models import open_language_model
 from rag_ft.paths import RunDir
 from rag_ft.qa.prompts import load_prompts
-from rag_ft.records import Chunk, QAPair, read_jsonl, write_text
-from rag_ft.relevance import chunks_by_document, evidence_chunk_ids
-from rag_ft.retrieval.build import open_vectors, read_manifest
-from rag_ft.retrieval.encoder import load_encoder, native_bfloat16
-from rag_ft.retrieval.search import (
-    Retriever,
-    adopt_index,
-    build_index,
-    chunk_text,
-    open_retriever,
-    served_tuned,
-)
-from rag_ft.training.batches import Apart, fitting_batch_size
+from rag_ft.records import Chunk, read_jsonl, write_jsonl, write_text
+from rag_ft.retrieval.build import adopt_index, build_index, chunk_text, open_vectors, read_manifest
+from rag_ft.retrieval.encoder import load_encoder, load_sentence_transformer, native_bfloat16
+from rag_ft.retrieval.search import Retriever, open_retriever, served_tuned
+from rag_ft.training.batches import fitting_batch_size
 from rag_ft.training.cloze import make_clozes
-from rag_ft.training.fit import WEIGHTS, Schedule, fit
+from rag_ft.training.fit import WEIGHTS, Schedule, VectorsOf, fit
 from rag_ft.training.gate import DevScores, measure
 from rag_ft.training.leakage import check_chunks_allowed
-from rag_ft.training.lm_scores import make_jobs, missing_jobs, read_scores, score_jobs
-from rag_ft.training.losses import FrozenChunksLoss, LsrLoss, Teacher, contrastive_loss
+from rag_ft.training.lm_scores import score_retrieved
+from rag_ft.training.losses import LOSSES, LossSettings
 from rag_ft.training.lsr import choose_temperature
 from rag_ft.training.negatives import DEPTH, mine_negatives
 from rag_ft.training.pairs import Pairs, with_positive
 from rag_ft.training.processes import Processes
-from rag_ft.training.rows import Rows, cloze_rows, contrastive_rows, retrieved_chunks
-from rag_ft.training.student import State, Student
+from rag_ft.training.rows import (
+    TrainingRow,
+    cloze_rows,
+    contrastive_rows,
+    read_training_rows,
+    retrieved_chunks,
+    scored_rows,
+    to_dataset,
+)
+from rag_ft.training.student import State, TrainableEncoder, make_trainable
 
 logger = logging.getLogger(__name__)
 CLOZE_INDEX = "cloze_index"
-SEARCHED_SHARE = (
-    4  # of k: how much deeper to search, since chunks of dev and test documents are passed over
-)
+# How many times k chunks are searched: chunks of dev and test documents are passed over.
+SEARCHED_FOR_EACH = 4
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """An encoder as it would be served: a phase's result, or the base (`folder` is then the run's own). `state` are
-    the student's weights."""
+    """An encoder as it would be served: the result of a phase, or the base (`folder` is then the
+    run's own). `state` are the trainable weights, `history` rows of {step, loss}, `notes` what the
+    training log says besides."""
 
     name: str
     folder: RunDir
@@ -80,282 +80,256 @@ class LeftOut:
 
 
 @dataclass
-class Tuning:
-    """What every phase needs; `folder` holds the phases' folders."""
+class RetrieverTraining:
+    """What every phase needs; `folder` holds the folders of the phases."""
 
     config: Config
     run_dir: RunDir
     folder: Path
     pairs: Pairs
-    student: Student
+    encoder: TrainableEncoder
     processes: Processes
 
+    @property
+    def frozen_chunks(self) -> bool:
+        """Whether only questions are encoded anew: chunk vectors and index stay as they are."""
+        return self.config.train_retriever.advanced.sides == "query"
+
     def text_of(self, chunk: Chunk) -> str:
+        """What the encoder reads of a chunk, without its prompt."""
         return chunk_text(chunk, self.config.retrieval.advanced.with_title)
 
-    def once(self, path: Path, make: Callable[[], Any]) -> Any:
-        """The JSON value in `path`; the first process makes it where it is missing."""
-
-        def write() -> None:
-            if not path.exists():
-                write_text(path, json.dumps(make(), ensure_ascii=False))
-
-        self.processes.first(write)
-        return json.loads(path.read_text(encoding="utf-8"))
-
-    def open(self, candidate: Candidate) -> Retriever:
+    def retriever_of(self, candidate: Candidate) -> Retriever:
+        """The candidate's encoder over its index."""
         return open_retriever(self.config, candidate.folder, tuned=candidate.name != "base")
 
+    def rows(self, phase: str, make: Callable[[], Iterable[TrainingRow]]) -> list[TrainingRow]:
+        """The phase's rows.jsonl; the first process makes it where it is missing.
 
-def base_candidate(t: Tuning) -> Candidate:
-    """The encoder as it is."""
-    scores = _dev_scores(t, t.run_dir, t.folder / "base")
-    return Candidate("base", t.run_dir, t.student.state(), scores, [], {})
+        Raises:
+            DataError: a chunk of a test document is among them.
+        """
+        path = self.folder / phase / "rows.jsonl"
+        self.processes.first(lambda: path.exists() or write_jsonl(path, make()))
+        rows = read_training_rows(path)
+        trained = (chunk.id for row in rows for chunk in row.chunks)
+        check_chunks_allowed(trained, read_jsonl(self.run_dir.chunks, Chunk), f"chunks of {phase}")
+        return rows
+
+    def base_vectors(self) -> VectorsOf:
+        """Looks up the vectors (n, dim) of n chunk ids in the base index."""
+        ids = json.loads((self.run_dir.index / "chunk_ids.json").read_text(encoding="utf-8"))
+        row_of = {chunk_id: row for row, chunk_id in enumerate(ids)}
+        vectors = open_vectors(self.run_dir.index)
+
+        def look_up(chunk_ids: Sequence[str]) -> torch.Tensor:
+            return torch.from_numpy(vectors[[row_of[chunk_id] for chunk_id in chunk_ids]])
+
+        return look_up
 
 
-def cloze_phase(t: Tuning, before: Candidate) -> Candidate:
-    """Inverse cloze over the chunks of train documents; needs no question."""
+def open_training(
+    config: Config, run_dir: RunDir, pairs: Pairs, processes: Processes
+) -> RetrieverTraining:
+    """The encoder ready to be trained, and what the phases need; they keep their files in the run's
+    checkpoints.
 
-    def make() -> Rows:
-        return cloze_rows(
-            list(make_clozes(t.pairs.chunks.values(), 1, t.config.run.seed)), t.text_of
-        )
-
-    return _phase(t, "cloze", before, make, _contrastive(t), _schedule(t, 1.0))
-
-
-def contrastive_phase(t: Tuning, number: int, before: Candidate) -> Candidate:
-    """Questions towards their chunks and away from mined negatives and the batch's other chunks."""
-    knobs, seed = t.config.train_retriever, t.config.run.seed + number
-    pairs = with_positive(t.pairs.train, t.pairs.chunks)
-
-    def make() -> Rows:
-        negatives = mine_negatives(
-            pairs,
-            t.open(before),
-            t.pairs.chunks,
-            knobs.advanced.num_negatives,
-            knobs.advanced.negative_margin,
-            seed,
-        )
-        return contrastive_rows(pairs, negatives, t.pairs.chunks, t.text_of)
-
-    return _phase(
-        t,
-        f"round-{number}-contrastive",
-        before,
-        make,
-        _contrastive(t),
-        _schedule(t, knobs.epochs, number),
+    Raises:
+        ConfigError: the encoder cannot be loaded or takes no adapter.
+    """
+    settings = config.train_retriever
+    model = load_sentence_transformer(config.encoder)
+    encoder = make_trainable(
+        model, settings.advanced.method, settings.advanced.rank, config.run.seed
     )
+    folder = run_dir.checkpoints("train_retriever")
+    return RetrieverTraining(config, run_dir, folder, pairs, encoder, processes)
 
 
-def lsr_phase(t: Tuning, number: int, before: Candidate) -> Candidate | LeftOut:
-    """What the LM finds useful among each question's k closest chunks; left out where its scores teach nothing."""
-    knobs = t.config.train_retriever
-    name = f"round-{number}-lsr"
-    rows = _rows(t, name, lambda: _lsr_rows(t, before))
-    if rows.notes.get("refusal"):
-        return LeftOut(name, rows.notes["refusal"])
+def base_candidate(training: RetrieverTraining) -> Candidate:
+    """The encoder before training."""
+    scores = measure_candidate(training, training.run_dir, training.folder / "base")
+    return Candidate("base", training.run_dir, training.encoder.state(), scores, [], {})
 
-    def loss(rows: Rows, batch_size: int) -> nn.Module:
-        vectors = _vectors(t, rows) if knobs.advanced.sides == "query" else None
-        teacher = Teacher(torch.tensor(rows.scores), rows.notes["tau"], _proving(rows))
-        several = t.processes.count > 1
-        return LsrLoss(
-            t.student.model, teacher, knobs.advanced.temperature, "p||q", 0.0, vectors, several
+
+def cloze_phase(training: RetrieverTraining, before: Candidate) -> Candidate:
+    """Inverse cloze over the chunks of train documents; needs no questions."""
+    settings, seed = training.config.train_retriever, training.config.run.seed
+    clozes = make_clozes(training.pairs.chunks.values(), 1, seed)
+    rows = training.rows("cloze", lambda: cloze_rows(clozes, training.text_of))
+    rate = settings.learning_rate
+    schedule = Schedule(settings.batch_size, rate, epochs=1.0, seed=seed, no_duplicates=True)
+    return train_phase(training, "cloze", before, rows, "contrastive", schedule)
+
+
+def contrastive_phase(training: RetrieverTraining, number: int, before: Candidate) -> Candidate:
+    """Moves questions towards their gold chunks and away from mined negatives and the other chunks
+    of the batch. `number` is that of the round, from 0."""
+    settings, chunks = training.config.train_retriever, training.pairs.chunks
+    name, seed = f"round-{number}-contrastive", training.config.run.seed + number
+
+    def make_rows() -> list[TrainingRow]:
+        pairs, retriever = (
+            with_positive(training.pairs.train, chunks),
+            training.retriever_of(before),
         )
+        num, margin = settings.advanced.num_negatives, settings.advanced.negative_margin
+        negatives = mine_negatives(pairs, retriever, chunks, num, margin, seed)
+        return contrastive_rows(pairs, negatives, chunks, training.text_of)
 
-    schedule = dataclasses.replace(
-        _schedule(t, 0, number),
-        steps=knobs.advanced.lsr_steps,
-        learning_rate=knobs.advanced.lsr_learning_rate,
+    rows = training.rows(name, make_rows)
+    size, rate, epochs = settings.batch_size, settings.learning_rate, settings.epochs
+    schedule = Schedule(size, rate, epochs=epochs, seed=seed, no_duplicates=True)
+    return train_phase(training, name, before, rows, "contrastive", schedule)
+
+
+def lsr_phase(training: RetrieverTraining, number: int, before: Candidate) -> Candidate | LeftOut:
+    """Moves the encoder towards the chunks, among the k closest of each question, that make the
+    answer likely to the language model. Left out where the LM's scores teach nothing."""
+    config, settings = training.config, training.config.train_retriever
+    name, chunks = f"round-{number}-lsr", training.pairs.chunks
+    k = min(settings.advanced.lsr_top_k, len(chunks))
+
+    def make_rows() -> list[TrainingRow]:
+        # The encoder as it is now proposes k chunks for each question.
+        depth = max(DEPTH, SEARCHED_FOR_EACH * k)
+        retriever = training.retriever_of(before)
+        retrieved = retrieved_chunks(training.pairs.train, retriever, chunks, k, depth)
+        pairs = [pair for pair in training.pairs.train if pair.id in retrieved]
+        if not pairs or k < 2:
+            return []
+        # The language model scores the answer given each of them.
+        prompts = load_prompts(config.llm.prompts, config.llm.advanced.abstain)
+        log_path = training.run_dir.vllm_log
+        with open_language_model(config.llm, config.run.seed, log_path=log_path) as model:
+            text_of, cache = training.text_of, training.run_dir.lm_scores
+            scores = score_retrieved(pairs, retrieved, chunks, prompts, model, text_of, cache)
+        return scored_rows(pairs, retrieved, scores, chunks, training.text_of)
+
+    rows = training.rows(name, make_rows)
+    if not rows:
+        return LeftOut(name, "no question has two chunks to compare")
+
+    # The temperature decides how sharp the targets are; targets that are all alike teach nothing.
+    scores = torch.tensor([[chunk.score for chunk in row.chunks] for row in rows])
+    teacher = choose_temperature(scores, settings.advanced.lsr_temperature)
+    if teacher.refusal:
+        return LeftOut(name, teacher.refusal)
+    notes = dataclasses.asdict(teacher)
+
+    # How often the LM likes the gold chunk best, where it is known. It is then the first one.
+    with_gold = [[chunk.score or 0.0 for chunk in row.chunks] for row in rows if row.gold_chunk_id]
+    if with_gold:
+        agreement = float(np.mean([row[0] >= max(row) for row in with_gold]))
+        notes["teacher_gold_share"] = round(agreement, 4)
+
+    schedule = Schedule(
+        settings.batch_size,
+        settings.advanced.lsr_learning_rate,
+        epochs=0,
+        steps=settings.advanced.lsr_steps,
+        seed=config.run.seed + number,
     )
-    return _phase(t, name, before, lambda: rows, loss, schedule, distinct=False)
+    return train_phase(training, name, before, rows, "lm_supervised", schedule, notes)
 
 
-def build_candidate(t: Tuning, folder: RunDir, alpha: float = 1.0) -> None:
-    """Writes the student as it would be served, with its index, unless that is there."""
-    if served_tuned(folder):
-        return
-    t.student.save(folder.retriever, alpha)
-    encoder = load_encoder(t.config.encoder, folder.retriever)
-    if t.config.train_retriever.advanced.sides == "query":
-        adopt_index(t.run_dir.index, folder.retriever_index, encoder)
-    else:
-        build_index(t.config, folder.retriever_index, read_jsonl(t.run_dir.chunks, Chunk), encoder)
-
-
-def measure_candidate(t: Tuning, folder: RunDir) -> DevScores:
-    """Dev scores of what `build_candidate` wrote (or is now made to write)."""
-    return _dev_scores(t, folder, folder.path)
-
-
-def _phase(
-    t: Tuning,
+def train_phase(
+    training: RetrieverTraining,
     name: str,
     before: Candidate,
-    make: Callable[[], Rows],
-    make_loss: Callable[[Rows, int], nn.Module],
+    rows: Sequence[TrainingRow],
+    loss: str,
     schedule: Schedule,
-    distinct: bool = True,
+    notes: dict[str, Any] | None = None,
 ) -> Candidate:
-    """`distinct`: rows are kept out of a batch in which they would be false negatives."""
-    folder = t.folder / name
-    rows = _rows(t, name, make)
-    t.student.load(before.state)
-    apart = rows.apart() if distinct else None
-    schedule = dataclasses.replace(schedule, batch_size=_batch_size(t, rows, apart, schedule.seed))
-    prompts = t.student.model.prompts
-    columns = rows.columns(prompts.get("query") or "", prompts.get("document") or "")
-    logger.info("%s: %d rows, batches of %d", name, len(rows.questions), schedule.batch_size)
-    history = fit(t.student, columns, apart, make_loss(rows, schedule.batch_size), schedule, folder)
-    place = RunDir(folder)
-    t.processes.first(lambda: build_candidate(t, place))
-    scores = measure_candidate(t, place)
-    logger.info("%s: %s", name, scores.summary)
-    return Candidate(name, place, load_file(folder / WEIGHTS), scores, history, rows.notes)
+    """Trains from the weights of `before`, builds the index, measures on dev.
 
+    Args:
+        training: the encoder and what is common to the phases.
+        name: of the phase and its folder.
+        before: the candidate whose weights the phase starts from.
+        rows: what it trains on.
+        loss: a name in LOSSES.
+        schedule: its batch size is lowered where the rows do not fill it; its precision is set here.
+        notes: for the training log; `tau` is the temperature of the language model's scores.
+    """
+    config, settings, notes = training.config, training.config.train_retriever, notes or {}
+    encoder, count = training.encoder, training.processes.count
+    encoder.load(before.state)
+    query_prompt = encoder.model.prompts.get("query") or ""
+    chunk_prompt = encoder.model.prompts.get("document") or ""
+    dataset = to_dataset(rows, query_prompt, chunk_prompt, training.frozen_chunks)
 
-def _contrastive(t: Tuning) -> Callable[[Rows, int], nn.Module]:
-    knobs, several = t.config.train_retriever, t.processes.count > 1
-
-    def loss(rows: Rows, batch_size: int) -> nn.Module:
-        if knobs.advanced.sides == "query":
-            return FrozenChunksLoss(
-                t.student.model, _vectors(t, rows), knobs.advanced.temperature, several
-            )
-        return contrastive_loss(t.student.model, knobs.advanced.temperature, batch_size, several)
-
-    return loss
-
-
-def _rows(t: Tuning, name: str, make: Callable[[], Rows]) -> Rows:
-    rows = Rows(**t.once(t.folder / name / "rows.json", lambda: dataclasses.asdict(make())))
-    trained = (chunk_id for ids in rows.chunk_ids for chunk_id in ids)
-    check_chunks_allowed(trained, read_jsonl(t.run_dir.chunks, Chunk), f"chunks of {name}")
-    return rows
-
-
-def _lsr_rows(t: Tuning, before: Candidate) -> Rows:
-    knobs, llm = t.config.train_retriever, t.config.llm
-    pairs = t.pairs.train
-    k = min(knobs.advanced.lsr_top_k, len(t.pairs.chunks))
-    found = retrieved_chunks(
-        pairs, t.open(before), t.pairs.chunks, k, max(DEPTH, SEARCHED_SHARE * k)
-    )
-    pairs = [pair for pair in pairs if pair.id in found]
-    if not pairs or k < 2:
-        return Rows([], [], [], [], notes={"refusal": "no question has two chunks to compare"})
-    scores = _lm_scores(t, pairs, found, llm)
-    teacher = choose_temperature(torch.tensor(scores), knobs.advanced.lsr_temperature)
-    ids = [found[pair.id] for pair in pairs]
-    known = _agreement(pairs, ids, scores)
-    notes = {"tau": teacher.tau, "entropy": teacher.entropy, "refusal": teacher.refusal, **known}
-    texts = [[t.text_of(t.pairs.chunks[i]) for i in row] for row in ids]
-    of_document = chunks_by_document(t.pairs.chunks.values())
-    proving = [evidence_chunk_ids(pair, of_document[pair.document_id or ""]) for pair in pairs]
-    return Rows([pair.question for pair in pairs], ids, texts, proving, scores, notes)
-
-
-def _lm_scores(
-    t: Tuning, pairs: list[QAPair], found: dict[str, list[str]], llm: Any
-) -> list[list[float]]:
-    prompts = load_prompts(llm.prompts, llm.advanced.abstain)
-    with open_language_model(llm, t.config.run.seed, log_path=t.run_dir.vllm_log) as model:
-        jobs = make_jobs(
-            ((p, found[p.id]) for p in pairs), t.pairs.chunks, prompts, model.name, t.text_of
-        )
-        score_jobs(missing_jobs(jobs, t.run_dir.lm_scores), model, t.run_dir.lm_scores)
-    known = read_scores(t.run_dir.lm_scores)
-    of = {(job.pair_id, job.chunk_id): known[job.key] for job in jobs}
-    return [[of[pair.id, chunk_id] for chunk_id in found[pair.id]] for pair in pairs]
-
-
-def _agreement(
-    pairs: list[QAPair], ids: list[list[str]], scores: list[list[float]]
-) -> dict[str, float]:
-    """How often the LM likes the proving chunk best, where it is known (it is then the first one)."""
-    known = [
-        row for pair, own, row in zip(pairs, ids, scores, strict=True) if own[0] == pair.chunk_id
-    ]
-    return (
-        {"teacher_gold_share": round(float(np.mean([row[0] >= max(row) for row in known])), 4)}
-        if known
-        else {}
-    )
-
-
-def _dev_scores(t: Tuning, served: RunDir, place: Path) -> DevScores:
-    """Of the encoder and index in `served` (the run's own: of the base); kept in `place`."""
-
-    def make() -> dict[str, list[float]]:
-        retriever = open_retriever(t.config, served, tuned=served is not t.run_dir)
-        if t.pairs.clozed:
-            retriever = _over_clozes(t, retriever, place / CLOZE_INDEX)
-        scores = measure(retriever, t.pairs.dev, t.pairs.gold)
-        return {name: values.tolist() for name, values in dataclasses.asdict(scores).items()}
-
-    return DevScores(
-        **{name: np.array(values) for name, values in t.once(place / "dev.json", make).items()}
-    )
-
-
-def _over_clozes(t: Tuning, retriever: Retriever, folder: Path) -> Retriever:
-    """The same encoder over an index in which each dev chunk lacks the sentence that asks for it."""
-    if (
-        t.config.train_retriever.advanced.sides == "query"
-        and (base := t.folder / "base" / CLOZE_INDEX) != folder
-    ):
-        adopt_index(base, folder, retriever.encoder)
-    else:
-        chunks = (
-            t.pairs.clozed.get(chunk.id, chunk) for chunk in read_jsonl(t.run_dir.chunks, Chunk)
-        )
-        build_index(t.config, folder, chunks, retriever.encoder)
-    return Retriever(folder, read_manifest(folder), retriever.encoder, t.config.retrieval)
-
-
-def _schedule(t: Tuning, epochs: float, number: int = 0) -> Schedule:
-    knobs = t.config.train_retriever
+    # As many rows as configured, fewer where they would be false negatives of each other; a multiple
+    # of the processes.
+    size = max(min(settings.batch_size, len(rows)) // count, 1) * count
+    if schedule.no_duplicates:
+        size = fitting_batch_size(dataset, settings.batch_size, count, schedule.seed) or count
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    native = (
-        native_bfloat16(device)
-        if t.config.encoder.dtype == "auto"
-        else t.config.encoder.dtype == "bfloat16"
+    bfloat16 = config.encoder.dtype == "bfloat16"
+    if config.encoder.dtype == "auto":
+        bfloat16 = native_bfloat16(device)
+    schedule = dataclasses.replace(schedule, batch_size=size, bfloat16=bfloat16)
+
+    loss_settings = LossSettings(
+        temperature=settings.advanced.temperature,
+        batch_size=size,
+        frozen_chunks=training.frozen_chunks,
+        gather=count > 1,
+        lm_temperature=notes.get("tau", 1.0),
     )
-    return Schedule(
-        batch_size=knobs.batch_size,
-        learning_rate=knobs.learning_rate,
-        epochs=epochs,
-        seed=t.config.run.seed + number,
-        bfloat16=native,
-    )
+    vectors_of = training.base_vectors() if training.frozen_chunks else None
+    logger.info("%s: %d rows, batches of %d", name, len(rows), size)
+    module = LOSSES[loss](encoder.model, loss_settings)
+    folder = training.folder / name
+    history = fit(encoder, dataset, module, schedule, folder, vectors_of)
+
+    served = RunDir(folder)
+    training.processes.first(lambda: build_candidate(training, served))
+    scores = measure_candidate(training, served, folder)
+    logger.info("%s: %s", name, scores.summary)
+    return Candidate(name, served, load_file(folder / WEIGHTS), scores, history, notes)
 
 
-def _batch_size(t: Tuning, rows: Rows, apart: Sequence[Apart] | None, seed: int) -> int:
-    """As configured, but no larger than the rows allow, and the same for every process."""
-    wanted, count = t.config.train_retriever.batch_size, t.processes.count
-    if apart is not None:
-        return fitting_batch_size(apart, wanted, count, seed) or count
-    return max(min(wanted, len(rows.questions)) // count, 1) * count
+def build_candidate(
+    training: RetrieverTraining, folder: RunDir, interpolation: float = 1.0
+) -> None:
+    """Writes the encoder as it would be served, with its index, unless they are there."""
+    if served_tuned(folder):
+        return
+    training.encoder.save(folder.retriever, interpolation)
+    encoder = load_encoder(training.config.encoder, folder.retriever)
+    if training.frozen_chunks:
+        adopt_index(training.run_dir.index, folder.retriever_index, encoder)
+    else:
+        chunks = read_jsonl(training.run_dir.chunks, Chunk)
+        build_index(training.config, folder.retriever_index, chunks, encoder)
 
 
-def _proving(rows: Rows) -> Tensor:
-    """(num_rows, m): numbers of the first chunk and of the others that prove the row's answer, equal for equal chunks,
-    filled up with -1."""
-    number: dict[str, int] = {}
-    ids = [
-        dict.fromkeys([row[0], *proving])
-        for row, proving in zip(rows.chunk_ids, rows.proving, strict=True)
-    ]
-    numbers = [torch.tensor([number.setdefault(i, len(number)) for i in row]) for row in ids]
-    return nn.utils.rnn.pad_sequence(numbers, batch_first=True, padding_value=-1)
+def measure_candidate(training: RetrieverTraining, served: RunDir, place: Path) -> DevScores:
+    """Dev scores of the encoder and index in `served` (the run's own: of the base). The first
+    process measures them and keeps them in `place`/dev.json."""
+    path, pairs, config = place / "dev.json", training.pairs, training.config
 
+    def write() -> None:
+        if path.exists():
+            return
+        retriever = open_retriever(config, served, tuned=served is not training.run_dir)
+        if pairs.clozed:
+            # The same encoder over an index in which each dev chunk lacks the sentence that asks for
+            # it. Where chunk vectors are frozen, all encoders share the index made for the base.
+            index, base_index = place / CLOZE_INDEX, training.folder / "base" / CLOZE_INDEX
+            if training.frozen_chunks and index != base_index:
+                adopt_index(base_index, index, retriever.encoder)
+            else:
+                chunks = read_jsonl(training.run_dir.chunks, Chunk)
+                searched = (pairs.clozed.get(chunk.id, chunk) for chunk in chunks)
+                build_index(config, index, searched, retriever.encoder)
+            manifest = read_manifest(index)
+            retriever = Retriever(index, manifest, retriever.encoder, config.retrieval)
+        scores = dataclasses.asdict(measure(retriever, pairs.dev, pairs.gold))
+        write_text(path, json.dumps({name: values.tolist() for name, values in scores.items()}))
 
-def _vectors(t: Tuning, rows: Rows) -> Tensor:
-    """(num_rows, num_chunks, dim): the base index's vectors of the rows' chunks."""
-    ids = json.loads((t.run_dir.index / "chunk_ids.json").read_text(encoding="utf-8"))
-    place = {chunk_id: n for n, chunk_id in enumerate(ids)}
-    vectors = open_vectors(t.run_dir.index)
-    return torch.from_numpy(np.stack([vectors[[place[i] for i in row]] for row in rows.chunk_ids]))
+    training.processes.first(write)
+    values = json.loads(path.read_text(encoding="utf-8"))
+    return DevScores(**{name: np.array(scores) for name, scores in values.items()})

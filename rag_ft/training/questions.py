@@ -8,6 +8,7 @@ from typing import Any
 
 from rag_ft.metrics.answers import score_answer
 from rag_ft.qa.prompts import is_abstention, parse_answer
+from rag_ft.records import batched
 
 ROWS = 32  # of a batch: more fill a CPU no better, and few questions are asked
 
@@ -35,8 +36,8 @@ def answer_f1(
     model.eval()
     rows = [Row(list(question.prompt), max_tokens) for question in questions]
     by_length = sorted(rows, key=lambda row: len(row.prompt))
-    for start in range(0, len(rows), ROWS):
-        for _ in decode(model, by_length[start : start + ROWS], ends, tokenizer.pad_token_id):
+    for batch in batched(by_length, ROWS):
+        for _ in decode(model, batch, ends, tokenizer.pad_token_id):
             pass  # the rows hold the replies
     model.train(training)
     said = tokenizer.batch_decode([row.tokens for row in rows], skip_special_tokens=True)
