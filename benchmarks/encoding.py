@@ -22,11 +22,12 @@ from hardware import processor, write_result
 from sentence_transformers import SentenceTransformer, __version__
 
 from rag_ft.config import Config, make_config
+from rag_ft.hardware import choose_device, native_bfloat16
 from rag_ft.ingest import run as ingest
+from rag_ft.model_hub import resolve
 from rag_ft.paths import RunDir
 from rag_ft.records import Chunk, read_jsonl, read_rows
-from rag_ft.retrieval.encoder import load_encoder, native_bfloat16
-from rag_ft.retrieval.model_files import resolve_model_dir
+from rag_ft.retrieval.encoder import load_encoder
 
 Encode = Callable[[list[str]], np.ndarray]
 
@@ -75,7 +76,7 @@ def _chunks(args: argparse.Namespace) -> tuple[Config, list[Chunk]]:
 
 
 def _ways(config: Config) -> dict[str, Encode]:
-    peer = SentenceTransformer(str(resolve_model_dir(config.encoder)), local_files_only=True)
+    peer = SentenceTransformer(str(resolve(config.encoder.model, "encoder")), local_files_only=True)
     ways: dict[str, Encode] = {"sentence-transformers": lambda texts: peer.encode(texts, show_progress_bar=False)}
     for dtype in ("float32", "bfloat16"):
         encoder = load_encoder(config.encoder.model_copy(update={"dtype": dtype}))
@@ -124,7 +125,7 @@ def _report(args: argparse.Namespace, config: Config, rows: list[dict[str, Any]]
         print("  ".join(f"{key} {value}" for key, value in row.items()))
     found = {
         "threads": args.threads,
-        "native_bfloat16": native_bfloat16("cuda" if torch.cuda.is_available() else "cpu"),
+        "native_bfloat16": native_bfloat16(choose_device()),
         "clock": "wall" if torch.cuda.is_available() else "cpu",
         "versions": {"torch": torch.__version__, "sentence-transformers": __version__},
         "model": config.encoder.model,

@@ -16,7 +16,7 @@ from rag_ft.config import Config, make_config
 from rag_ft.evaluation.judge import METRIC, judge, judge_prompt, read_verdict
 from rag_ft.evaluation.similarity import similarity_scores
 from rag_ft.evaluation.systems import Ask
-from rag_ft.llm.models import Reply
+from rag_ft.llm.interface import Reply
 from rag_ft.paths import RunDir
 from rag_ft.records import Prediction
 from rag_ft.retrieval.encoder import load_encoder

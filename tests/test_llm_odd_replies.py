@@ -11,8 +11,8 @@ from test_llm_server import FaultyServer, Handler, ask, chat_reply, config_of, r
 from test_llm_server import serve as serve
 
 from rag_ft.errors import DataError
-from rag_ft.llm.models import open_language_model
-from rag_ft.llm.replies import cached_chat
+from rag_ft.llm.factory import open_language_model
+from rag_ft.llm.reply_cache import cached_chat
 
 Serve = Callable[..., FaultyServer]
 

@@ -16,7 +16,7 @@ from generator_run import Make, as_file, prepare, start, start_process
 
 from rag_ft import train_generator
 from rag_ft.errors import ConfigError
-from rag_ft.llm.vllm_server import free_port
+from rag_ft.llm.vllm_process import free_port
 from rag_ft.paths import RunDir
 from rag_ft.records import QAPair, read_jsonl, read_rows, write_jsonl
 

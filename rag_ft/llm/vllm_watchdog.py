@@ -1,6 +1,6 @@
 """Runs a server so that it cannot outlive us: a small process between client and server, standard library only.
 
-python vllm_guard.py COMMAND ... starts COMMAND and stops its whole process group when standard input ends (the client
+python vllm_watchdog.py COMMAND ... starts COMMAND and stops its whole process group when standard input ends (the client
 closed it, or is dead in whatever way), when the client's process is no longer our parent, or on SIGTERM. It exits with
 the server's exit code, or with 128 + N where signal N killed it.
 """

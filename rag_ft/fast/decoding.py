@@ -1,32 +1,53 @@
-"""Batched decoding with a causal transformers model: rows with their own limits, temperature and grammar.
+"""Justified by benchmarks/generation.py: FIGURES
 
-`model.generate` holds every row until the slowest has ended and copies the whole cache each step; here finished rows
-leave the batch and the cache grows in place (measured in benchmarks/generation.py).
+Batched decoding with a causal transformers model: rows with their own limits, temperature and grammar.
+`model.generate`, the plain path, holds every row until the slowest has ended and copies the whole cache
+each step; here finished rows leave the batch and the cache grows in place. Greedy replies are equal.
 """
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 import torch
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
+log = logging.getLogger(__name__)
 COMPACT_SHARE = 0.2  # rows are taken out of the batch when so many of it are finished
+
+
+class Grammar:
+    """What may follow in one reply."""
+
+    def __init__(self, matcher: Any) -> None:
+        self._matcher = matcher
+
+    def allowed_bits(self) -> bytes:
+        """A bit per token, lowest first: the tokens that keep the reply on its way to the schema."""
+        return self._matcher.compute_bitmask()
+
+    def accept(self, token: int) -> bool:
+        """Takes the chosen token; True when the reply is complete."""
+        self._matcher.consume_token(token)
+        return self._matcher.is_stopped()
 
 
 @dataclass
 class Row:
     """One prompt being continued. `uniforms` are max_tokens numbers in [0, 1) where it is sampled, None where greedy;
-    `grammar` has `allowed_bits()` and `accept(token)` (see grammar.py) or is None."""
+    `grammar` says what may follow, None: anything."""
 
     prompt: list[int]
     max_tokens: int
     temperature: float = 0.0
     uniforms: np.ndarray | None = None
-    grammar: Any = None
+    grammar: Grammar | None = None
     tokens: list[int] = field(default_factory=list)
     finish_reason: str = ""
 
@@ -137,11 +158,15 @@ def choose(logits: torch.Tensor, rows: list[Row]) -> torch.Tensor:
     if not sampled:
         return chosen
     temperatures = torch.tensor([rows[i].temperature for i in sampled], device=logits.device)
-    draws = torch.tensor([rows[i].uniforms[len(rows[i].tokens)] for i in sampled], device=logits.device)  # type: ignore[index]
-    cumulated = (logits[sampled] / temperatures[:, None]).softmax(-1).double().cumsum(-1)
+    probabilities = (logits[sampled] / temperatures[:, None]).softmax(-1)
+    if logits.device.type == "mps":  # Apple's GPUs have no float64
+        probabilities = probabilities.cpu()
+    cumulated = probabilities.double().cumsum(-1)
+    uniforms = [rows[i].uniforms[len(rows[i].tokens)] for i in sampled]  # type: ignore[index]
+    draws = torch.tensor(uniforms, dtype=torch.float64, device=cumulated.device)
     # right=True: a token of probability zero is never the one where the draw falls
-    picked = torch.searchsorted(cumulated, (draws.double() * cumulated[:, -1])[:, None], right=True)[:, 0]
-    chosen[sampled] = picked.clamp(max=logits.shape[-1] - 1)
+    picked = torch.searchsorted(cumulated, (draws * cumulated[:, -1])[:, None], right=True)[:, 0]
+    chosen[sampled] = picked.clamp(max=logits.shape[-1] - 1).to(chosen.device)
     return chosen
 
 
@@ -161,3 +186,48 @@ def _grown(past: torch.Tensor | None, new: torch.Tensor, length: int, room: int)
     if past is not None and length:
         store[:, :, :length] = past
     return store
+
+
+class GrammarCompiler:
+    """JSON schemas as token masks for one tokenizer, by llguidance; each schema is compiled once.
+
+    `json_style` are llguidance's options. Without that package nothing is enforced, with a warning.
+    """
+
+    def __init__(
+        self, tokenizer: Any, ends: frozenset[int], json_style: dict[str, Any]
+    ) -> None:
+        self._tokenizer, self._ends, self._json_style = tokenizer, sorted(ends), json_style
+        self._vocabulary: Any = None
+        self._compiled: dict[str, Any] = {}
+
+    def start(self, schema: dict[str, Any]) -> Grammar | None:
+        """A fresh grammar for one reply, or None where llguidance is not installed (noted once)."""
+        compiled = self._matcher(schema)
+        return Grammar(compiled.deep_copy()) if compiled is not None else None
+
+    def problem(self, schema: dict[str, Any]) -> str | None:
+        """Why the schema cannot be enforced, or None where it can."""
+        compiled = self._matcher(schema)
+        if compiled is None or not compiled.is_error():
+            return None
+        return f"JSON schema cannot be enforced: {' '.join(compiled.get_error().split())}"
+
+    def _matcher(self, schema: dict[str, Any]) -> Any:
+        key = json.dumps(schema)
+        if key not in self._compiled:
+            self._compiled[key] = self._compile(key)
+        return self._compiled[key]
+
+    def _compile(self, schema: str) -> Any:
+        if find_spec("llguidance") is None:
+            if not self._compiled:
+                log.warning("llguidance is not installed: JSON replies are not enforced, only checked")
+            return None
+        from llguidance import LLMatcher
+        from llguidance.hf import from_tokenizer
+
+        if self._vocabulary is None:
+            self._vocabulary = from_tokenizer(self._tokenizer, eos_token=self._ends)
+        grammar = LLMatcher.grammar_from_json_schema(schema, overrides=self._json_style)  # type: ignore[arg-type]
+        return LLMatcher(self._vocabulary, grammar, log_level=0)

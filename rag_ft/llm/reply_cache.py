@@ -13,7 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from rag_ft.errors import DataError
-from rag_ft.llm.models import ChatRequest, LanguageModel, Reply
+from rag_ft.llm.interface import ChatRequest, LanguageModel, Reply
 from rag_ft.records import JsonlAppender, content_hash
 
 NEEDED_KEYS = {"key", "text", "finish_reason", "seconds"}

@@ -1,6 +1,6 @@
 """Starts a vLLM server on a free port, waits until it answers, and stops it so that no process is left.
 
-The server runs under vllm_guard.py, in a process group of its own: it ends with the stage, also when that is killed.
+The server runs under vllm_watchdog.py, in a process group of its own: it ends with the stage, also when that is killed.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import time
 import urllib.request
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
+from rag_ft.config import LLMConfig
 from rag_ft.errors import ConfigError, RagFtError
-from rag_ft.llm import vllm_guard
-from rag_ft.llm.gpu_memory import check_gpu_memory, release_gpu
-from rag_ft.llm.model_folder import context_tokens, read_json
+from rag_ft.hardware import check_gpu_memory, release_gpu
+from rag_ft.llm import vllm_watchdog
+from rag_ft.model_hub import context_tokens, read_json
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class VLLMServer:
         ConfigError: no vLLM, no free memory on the GPUs; on start(), the last lines of a server that did not come up.
     """
 
-    def __init__(self, config: Any, folder: Path, adapters: dict[str, Path], log_path: Path | None = None) -> None:
+    def __init__(self, config: LLMConfig, folder: Path, adapters: dict[str, Path], log_path: Path | None = None) -> None:
         self._python = find_vllm_python(config.vllm_python)
         self._on_cpu = is_cpu_build(self._python)
         if not self._on_cpu:
@@ -87,7 +87,7 @@ class VLLMServer:
         if self._guard.stdin:
             self._guard.stdin.close()
         try:
-            self._guard.wait(timeout=2 * vllm_guard.GRACE_SECONDS)
+            self._guard.wait(timeout=2 * vllm_watchdog.GRACE_SECONDS)
         except subprocess.TimeoutExpired:
             self._guard.kill()
             self._guard.wait()
@@ -159,7 +159,7 @@ class VLLMServer:
 
     def _launch(self) -> None:
         """A server process with its guard; its words are added to the log."""
-        guarded = [sys.executable, vllm_guard.__file__, *self.command(self._port)]
+        guarded = [sys.executable, vllm_watchdog.__file__, *self.command(self._port)]
         with self.log_path.open("ab") as out:
             self._guard = subprocess.Popen(
                 guarded, stdin=subprocess.PIPE, stdout=out, stderr=subprocess.STDOUT, env=self.environment(),

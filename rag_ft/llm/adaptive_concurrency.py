@@ -10,7 +10,7 @@ GROWTH = 1.05  # replies per second must rise so much for the window to grow on
 PATIENCE = 0.5  # share of the time limit that a request may wait in a window about to grow
 
 
-class SlidingWindow:
+class AdaptiveConcurrency:
     """`limit` requests at most. Adaptive (concurrency 0): doubles while the rate of replies grows and the time limit
     is far, halves when the server says it is busy or does not answer in time, and from then on grows by small steps.
 

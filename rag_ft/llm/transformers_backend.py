@@ -15,27 +15,21 @@ from typing import Any
 import numpy as np
 import torch
 
+from rag_ft.config import LLMConfig
 from rag_ft.errors import ConfigError
+from rag_ft.fast.answer_logprobs import score_jobs
+from rag_ft.fast.decoding import GrammarCompiler, Row, decode
+from rag_ft.hardware import choose_device, choose_dtype, free_memory_gb, release_gpu
 from rag_ft.llm.chat_template import encode_answers, encode_prompts, load_chat_tokenizer
-from rag_ft.llm.decoding import Row, decode
-from rag_ft.llm.grammar import GrammarCompiler
-from rag_ft.llm.model_folder import (
-    check_adapter,
-    choose_dtype,
-    context_tokens,
-    folder_fingerprint,
-    resolve_model_folder,
-    weights_gb,
-)
-from rag_ft.llm.models import ChatRequest, Messages, Reply
-from rag_ft.llm.scoring import score_jobs
+from rag_ft.llm.interface import JSON_STYLE, ChatRequest, Messages, Reply
+from rag_ft.model_hub import check_adapter, context_tokens, fingerprint, resolve, weights_gb
 from rag_ft.records import content_hash
 
 log = logging.getLogger(__name__)
 
 
 class TransformersModel:
-    """A LanguageModel (see models.py) computed here, on the first GPU or the CPU.
+    """A LanguageModel (see interface.py) computed here, on the first GPU or the CPU.
 
     Requests are decided on in windows of `window`: sorted by adapter and prompt length, decoded in batches of about
     `batch_tokens` tokens. The same window gives the same replies; a sampled reply is drawn by (seed, request content).
@@ -46,12 +40,12 @@ class TransformersModel:
 
     window = 256
 
-    def __init__(self, config: Any, seed: int, adapters: dict[str, Path]) -> None:
-        folder = resolve_model_folder(config.model)
+    def __init__(self, config: LLMConfig, seed: int, adapters: dict[str, Path]) -> None:
+        folder = resolve(config.model, "llm")
         for name, path in adapters.items():
             check_adapter(name, path)
         self.tokenizer = load_chat_tokenizer(folder)
-        self._device = "cuda:0" if torch.cuda.is_available() else "cpu"
+        self._device = choose_device()
         self._dtype = choose_dtype(config.dtype, self._device)
         self._seed, self._batch_tokens = seed, config.batch_tokens
         self._limit = context_tokens(folder, config.max_model_tokens)
@@ -60,9 +54,9 @@ class TransformersModel:
         self._peft = _with_adapters(self._model, adapters)
         self._ends = end_tokens(self._model, self.tokenizer)
         self._pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else min(self._ends)
-        self._grammars = GrammarCompiler(self.tokenizer, self._ends)
-        prints = {name: folder_fingerprint(Path(path)) for name, path in sorted(adapters.items())}
-        self.name = f"{folder.name}-{content_hash(folder_fingerprint(folder), self._dtype, prints, seed)}"
+        self._grammars = GrammarCompiler(self.tokenizer, self._ends, JSON_STYLE)
+        prints = {name: fingerprint(Path(path)) for name, path in sorted(adapters.items())}
+        self.name = f"{folder.name}-{content_hash(fingerprint(folder), self._dtype, prints, seed)}"
 
     def chat(self, requests: Iterable[ChatRequest]) -> Iterator[Reply]:
         """Exactly one reply per request, as it ends; within a window the order is by length, not by arrival."""
@@ -89,9 +83,8 @@ class TransformersModel:
 
     def __exit__(self, *_: object) -> None:
         self._model = self._peft = None
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        gc.collect()  # PEFT and its model refer to each other
+        release_gpu()
 
     def _chat_window(self, window: list[ChatRequest]) -> Iterator[Reply]:
         prompts = encode_prompts(self.tokenizer, [request.messages for request in window])
@@ -168,7 +161,7 @@ def load_causal_lm(folder: Path, dtype: str, device: str) -> Any:
 def check_memory(folder: Path, dtype: str, device: str) -> None:
     """Raises ConfigError when the weights alone would not fit in what is free, or are not whole."""
     need = weights_gb(folder, dtype)
-    free = torch.cuda.mem_get_info(device)[0] / 2**30 if device.startswith("cuda") else _free_memory_gb()
+    free = free_memory_gb(device)
     if need > free:
         raise ConfigError(
             f"{folder} needs about {need:.1f} GiB, {device} has {free:.1f} GiB free: use a smaller or quantised model, "
@@ -218,10 +211,3 @@ def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
     if not ends:
         raise ConfigError("neither the model nor its tokenizer names an end token (eos_token): replies would not end")
     return frozenset(ends)
-
-
-def _free_memory_gb() -> float:
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable"):
-            return int(line.split()[1]) / 2**20
-    return float("inf")

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 
 from rag_ft.errors import ConfigError
-from rag_ft.llm import transformers_model
-from rag_ft.llm.model_folder import weights_gb
-from rag_ft.llm.transformers_model import check_memory, load_causal_lm
+from rag_ft.llm import transformers_backend
+from rag_ft.llm.transformers_backend import check_memory, load_causal_lm
+from rag_ft.model_hub import weights_gb
 
 GIB = 2**30
 
@@ -71,7 +71,7 @@ def test_what_cannot_be_loaded_is_an_error_in_one_line(tiny_lm_dir: Path, tmp_pa
 
 def test_weights_that_do_not_fit_are_refused(tmp_path: Path, monkeypatch: Any) -> None:
     save(tmp_path / "model.safetensors", 1000, torch.float32)
-    monkeypatch.setattr(transformers_model, "_free_memory_gb", lambda: 3999 / GIB)
+    monkeypatch.setattr(transformers_backend, "free_memory_gb", lambda device: 3999 / GIB)
     check_memory(tmp_path, "bfloat16", "cpu")
     with pytest.raises(ConfigError, match="use a smaller or quantised model"):
         check_memory(tmp_path, "float32", "cpu")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rag_ft.llm.decoding import left_pad, new_cache, output_head
+from rag_ft.fast.decoding import left_pad, new_cache, output_head
 
 MIN_SHARED_TOKENS = 32  # shorter common beginnings are cheaper computed again
 Job = tuple[list[int], list[int]]
