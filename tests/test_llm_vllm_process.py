@@ -199,7 +199,7 @@ def test_a_server_that_dies_at_work_is_started_again_and_no_request_is_lost(
         replies = {reply.id: reply for reply in model.chat(some_requests(60, poisoned=20))}
         assert len(replies) == 60 and all(r.error is None for r in replies.values())
         assert replies["id20"].text == "POISON" and replies["id59"].text == "PROMPT 59"
-        processes = [psutil.Process(model._server._guard.pid)]
+        processes = [psutil.Process(model._server._watchdog.pid)]
     assert all_gone(processes)
     told = [record.message for record in caplog.records if "starting it again" in record.message]
     assert told == [

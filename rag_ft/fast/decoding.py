@@ -1,8 +1,9 @@
 """Justified by benchmarks/generation.py: FIGURES
 
-Batched decoding with a causal transformers model: rows with their own limits, temperature and grammar.
-`model.generate`, the plain path, holds every row until the slowest has ended and copies the whole cache
-each step; here finished rows leave the batch and the cache grows in place. Greedy replies are equal.
+Batched decoding with a causal transformers model: rows with their own limits, temperature and
+grammar. `model.generate`, the plain path, holds every row until the slowest has ended and copies
+the whole cache each step; here finished rows leave the batch and the cache grows in place. Greedy
+replies are equal.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Grammar:
         self._matcher = matcher
 
     def allowed_bits(self) -> bytes:
-        """A bit per token, lowest first: the tokens that keep the reply on its way to the schema."""
+        """A bit per token, lowest first: set where the token may follow."""
         return self._matcher.compute_bitmask()
 
     def accept(self, token: int) -> bool:
@@ -40,8 +41,8 @@ class Grammar:
 
 @dataclass
 class Row:
-    """One prompt being continued. `uniforms` are max_tokens numbers in [0, 1) where it is sampled, None where greedy;
-    `grammar` says what may follow, None: anything."""
+    """One prompt and its continuation. `uniforms` are max_tokens numbers in [0, 1) for sampling,
+    None for greedy decoding; `grammar` says what may follow (None: anything)."""
 
     prompt: list[int]
     max_tokens: int
@@ -71,7 +72,9 @@ class GrowingLayer(DynamicLayer):
         super().lazy_initialization(key_states, value_states)
         self._key_store, self._value_store = key_states[:, :, :0], value_states[:, :, :0]
 
-    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any) -> Any:
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
+    ) -> Any:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         past = self.get_seq_length()
@@ -91,9 +94,11 @@ class GrowingLayer(DynamicLayer):
 
 
 def new_cache(model: Any) -> DynamicCache:
-    """An empty cache for `model`; sliding-window and other special layers stay what the model wants."""
+    """An empty cache for `model`, with its own layers where they are special (sliding windows)."""
     cache = DynamicCache(config=model.config)
-    cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    cache.layers = [
+        GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers
+    ]
     return cache
 
 
@@ -106,8 +111,8 @@ def left_pad(prompts: list[list[int]], pad: int, device: Any) -> tuple[torch.Ten
 
 
 def output_head(model: Any) -> Any:
-    """A function from hidden states (n, hidden) to logits (n, vocabulary) float32, equal to the model's own: its
-    output layer where that is all the model does, with its soft cap or scale where it has one."""
+    """A function from hidden states (n, hidden) to the model's logits (n, vocabulary) in float32:
+    its output layer, with its soft cap or scale where it has one."""
     layer, text = model.get_output_embeddings(), model.config.get_text_config()
     cap = getattr(text, "final_logit_softcapping", None)
     scale = getattr(text, "logit_scale", None) or 1 / (getattr(text, "logits_scaling", None) or 1)
@@ -121,19 +126,28 @@ def output_head(model: Any) -> Any:
 
 @torch.inference_mode()
 def decode(model: Any, rows: list[Row], ends: frozenset[int], pad: int) -> Iterator[Row]:
-    """Continues every row until an end token (not kept), its grammar's end or its max_tokens; fills the rows and
-    yields each as it ends. `model` may be wrapped by PEFT."""
+    """Continues every row until an end token (not kept), its grammar's end or its max_tokens; fills
+    the rows and yields each as it ends. `model` may be wrapped by PEFT."""
     model = model.get_base_model() if hasattr(model, "get_base_model") else model
     ids, mask = left_pad([row.prompt for row in rows], pad, model.device)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     cache, live, head = new_cache(model), list(rows), output_head(model)
     while True:
         hidden = model.base_model(
-            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
         ).last_hidden_state
-        # Two dimensions: of a slice of three, PyTorch copies a frozen output layer's weights once for each row.
+        # Two dimensions: of a slice of three, PyTorch copies a frozen output layer's weights once
+        # for each row.
         chosen = choose(head(hidden[:, -1]), live)
-        going = [(row, token) for row, token in zip(live, chosen.tolist(), strict=True) if not row.finish_reason]
+        going = [
+            (row, token)
+            for row, token in zip(live, chosen.tolist(), strict=True)
+            if not row.finish_reason
+        ]
         for row, token in going:
             row.take(token, ends)
         yield from (row for row, _ in going if row.finish_reason)
@@ -150,11 +164,14 @@ def decode(model: Any, rows: list[Row], ends: frozenset[int], pad: int) -> Itera
 
 
 def choose(logits: torch.Tensor, rows: list[Row]) -> torch.Tensor:
-    """The next token of each row, int64 (rows,): the likeliest allowed one, or at a temperature the one where the
-    row's uniform number falls in the cumulated distribution (so a row's draw does not depend on its neighbours)."""
+    """The next token of each row, int64 (rows,): the likeliest allowed one, or at a temperature the
+    one where the row's uniform number falls in the cumulated distribution (so a row's draw does not
+    depend on its neighbours)."""
     _forbid(logits, rows)
     chosen = logits.argmax(-1)
-    sampled = [i for i, row in enumerate(rows) if row.uniforms is not None and not row.finish_reason]
+    sampled = [
+        i for i, row in enumerate(rows) if row.uniforms is not None and not row.finish_reason
+    ]
     if not sampled:
         return chosen
     temperatures = torch.tensor([rows[i].temperature for i in sampled], device=logits.device)
@@ -172,13 +189,20 @@ def choose(logits: torch.Tensor, rows: list[Row]) -> torch.Tensor:
 
 def _forbid(logits: torch.Tensor, rows: list[Row]) -> None:
     """Minus infinity for what the rows' grammars do not allow."""
-    ruled = [i for i, row in enumerate(rows) if row.grammar is not None and not row.finish_reason]
+    ruled = {
+        i: row.grammar
+        for i, row in enumerate(rows)
+        if row.grammar is not None and not row.finish_reason
+    }
     if ruled:
-        bits = np.frombuffer(b"".join(rows[i].grammar.allowed_bits() for i in ruled), np.uint8).reshape(len(ruled), -1)
+        indices = list(ruled)
+        packed = b"".join(grammar.allowed_bits() for grammar in ruled.values())
+        bits = np.frombuffer(packed, np.uint8).reshape(len(ruled), -1)
         allowed = np.zeros((len(ruled), logits.shape[-1]), bool)
         unpacked = np.unpackbits(bits, axis=1, bitorder="little")[:, : logits.shape[-1]]
         allowed[:, : unpacked.shape[1]] = unpacked
-        logits[ruled] = logits[ruled].masked_fill(~torch.from_numpy(allowed).to(logits.device), float("-inf"))
+        forbidden = ~torch.from_numpy(allowed).to(logits.device)
+        logits[indices] = logits[indices].masked_fill(forbidden, float("-inf"))
 
 
 def _grown(past: torch.Tensor | None, new: torch.Tensor, length: int, room: int) -> torch.Tensor:
@@ -194,9 +218,7 @@ class GrammarCompiler:
     `json_style` are llguidance's options. Without that package nothing is enforced, with a warning.
     """
 
-    def __init__(
-        self, tokenizer: Any, ends: frozenset[int], json_style: dict[str, Any]
-    ) -> None:
+    def __init__(self, tokenizer: Any, ends: frozenset[int], json_style: dict[str, Any]) -> None:
         self._tokenizer, self._ends, self._json_style = tokenizer, sorted(ends), json_style
         self._vocabulary: Any = None
         self._compiled: dict[str, Any] = {}
@@ -222,12 +244,15 @@ class GrammarCompiler:
     def _compile(self, schema: str) -> Any:
         if find_spec("llguidance") is None:
             if not self._compiled:
-                log.warning("llguidance is not installed: JSON replies are not enforced, only checked")
+                log.warning(
+                    "llguidance is not installed: JSON replies are not enforced, only checked"
+                )
             return None
         from llguidance import LLMatcher
         from llguidance.hf import from_tokenizer
 
         if self._vocabulary is None:
             self._vocabulary = from_tokenizer(self._tokenizer, eos_token=self._ends)
-        grammar = LLMatcher.grammar_from_json_schema(schema, overrides=self._json_style)  # type: ignore[arg-type]
+        options: Any = self._json_style
+        grammar = LLMatcher.grammar_from_json_schema(schema, overrides=options)
         return LLMatcher(self._vocabulary, grammar, log_level=0)

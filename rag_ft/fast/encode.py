@@ -1,7 +1,7 @@
 """Justified by benchmarks/encoding.py (AMD EPYC, one thread): FIGURES
 
-Sentence-transformer texts -> vectors: batches of equal length within a token budget, on every device
-at once. `SentenceTransformer.encode` is the plain path; both give the same vectors.
+Sentence-transformer texts -> vectors: batches of equal length within a token budget, on every
+device at once. `SentenceTransformer.encode` is the plain path; both give the same vectors.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def encode(
 ) -> np.ndarray:
     """Texts with their prefixes -> float32 (n, dim), in the order given, not normalised again.
 
-    `models` are copies of one model (see `can_encode`), each on its device: a device that has finished
-    a batch takes the next. `batch_tokens` counts padding; 0 chooses by the kind of device.
+    `models` are copies of one model (see `can_encode`), each on its device: a device that has
+    finished a batch takes the next. `batch_tokens` counts padding; 0 chooses by the kind of device.
     """
     first = models[0]
     kind = first.device.type
@@ -48,7 +48,8 @@ def encode(
     lock = threading.Lock()
     with ThreadPoolExecutor(len(models)) as pool:
         running = [
-            pool.submit(_forward_all, model, _taking_turns(batches, lock), vectors) for model in models
+            pool.submit(_forward_all, model, _taking_turns(batches, lock), vectors)
+            for model in models
         ]
         for one in running:
             one.result()
@@ -56,8 +57,9 @@ def encode(
 
 
 def can_encode(model: SentenceTransformer) -> bool:
-    """Whether `model` is a text-only transformer that reads the tokens of prefix + text. Others (routers,
-    chat templates, pooling without the prefix, limits by task) need SentenceTransformer.encode."""
+    """Whether `model` is a text-only transformer that reads the tokens of prefix + text. Others
+    (routers, chat templates, pooling without the prefix, limits by task) need
+    SentenceTransformer.encode."""
     first = model[0]
     config = getattr(first, "modality_config", None)
     if not isinstance(config, dict) or list(config) != ["text"] or first.tokenizer is None:
@@ -68,8 +70,8 @@ def can_encode(model: SentenceTransformer) -> bool:
 
 
 def token_batches(lengths: np.ndarray, budget: int) -> Iterator[np.ndarray]:
-    """Row numbers, longest rows first, cut into batches whose padded size (rows x longest) is within
-    `budget` tokens; a row longer than the budget is a batch of its own."""
+    """Row numbers, longest rows first, cut into batches whose padded size (rows x longest) is
+    within `budget` tokens; a row longer than the budget is a batch of its own."""
     order = np.argsort(-lengths, kind="stable")
     start = 0
     while start < len(order):
@@ -96,7 +98,8 @@ def tokenize_ahead(
 
 
 def tokenize(model: SentenceTransformer, texts: list[str]) -> Features:
-    """The tokenizer's columns with special tokens, cut at the model's limit: int64 (length,) a text."""
+    """The tokenizer's columns with special tokens, cut at the model's limit: int64 (length,) a
+    text."""
     limit = model.max_seq_length
     encoded = model.tokenizer(texts, truncation=True, max_length=limit, verbose=False)
     return {name: [np.array(row, dtype=np.int64) for row in rows] for name, rows in encoded.items()}
@@ -140,7 +143,9 @@ def _forward_all(model: SentenceTransformer, batches: Iterator[Batch], vectors: 
         for rows, padded in batches:
             # Only from pinned memory does a copy to a GPU not wait for what the GPU is doing.
             inputs = {
-                name: (tensor.pin_memory() if on_cuda else tensor).to(model.device, non_blocking=on_cuda)
+                name: (tensor.pin_memory() if on_cuda else tensor).to(
+                    model.device, non_blocking=on_cuda
+                )
                 for name, tensor in padded.items()
             }
             found = model({**inputs, "modality": "text"})["sentence_embedding"].float()
@@ -148,7 +153,8 @@ def _forward_all(model: SentenceTransformer, batches: Iterator[Batch], vectors: 
             copied = found.to("cpu", non_blocking=on_cuda)
             mark = torch.cuda.current_stream(found.device).record_event() if on_cuda else None
             coming.append((rows, copied, mark))
-            # A result is waited for when the next batch is queued, so that a GPU never waits for us.
+            # A result is waited for when the next batch is queued, so that a GPU never waits for
+            # us.
             if len(coming) > 1:
                 _receive(*coming.popleft(), vectors)
     for last in coming:

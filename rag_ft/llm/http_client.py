@@ -1,7 +1,7 @@
 """An HTTP client for one model server: many requests in flight, retries with back-off, restarts.
 
-An event loop in its own thread sends through one pooled session; callers read responses from a plain
-iterator.
+An event loop in its own thread sends through one pooled session; callers read responses from a
+plain iterator.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ log = logging.getLogger(__name__)
 
 BACKOFF_SECONDS = 0.5  # before the first retry; doubles each time
 LONGEST_BACKOFF_SECONDS = 30.0
-AHEAD = 256  # requests drawn beyond those in flight, so that the server is busy while the caller works
-GIVE_UP_AFTER_FAILURES = 20  # failed requests in a row: then the server is at fault, not the request
+AHEAD = 256  # requests drawn beyond those in flight, for the time that the caller works
+GIVE_UP_AFTER_FAILURES = 20  # failed requests in a row: the server is at fault, not a request
 
 
 @dataclass(frozen=True)
 class Request:
     """A POST of `body` as JSON to `path`.
 
-    `read` turns the JSON of the response into the result. Where it raises ValueError, KeyError, TypeError
-    or IndexError the request is sent again. Responses over `max_bytes` are errors.
+    `read` turns the JSON of the response into the result. Where it raises ValueError, KeyError,
+    TypeError or IndexError the request is sent again. Responses over `max_bytes` are errors.
     """
 
     path: str
@@ -61,8 +61,8 @@ class Request:
 
 @dataclass(frozen=True)
 class Response:
-    """`result` of `Request.read`, or None and the `error`. `status` is the last HTTP status (0: none came);
-    `too_long` says that the request exceeds the model's context."""
+    """`result` of `Request.read`, or None and the `error`. `status` is the last HTTP status (0:
+    none came); `too_long` says that the request exceeds the model's context."""
 
     result: Any
     seconds: float
@@ -72,10 +72,11 @@ class Response:
 
 
 class HttpClient:
-    """Requests to one server, `concurrency` at a time (0: adapted to the server). `close` ends its thread.
+    """Requests to one server, `concurrency` at a time (0: adapted to the server). `close` ends its
+    thread.
 
-    Where the server is `ours` and its process dies, it is started again, and the requests that were in
-    flight are sent again.
+    Where the server is `ours` and its process dies, it is started again, and the requests that were
+    in flight are sent again.
     """
 
     def __init__(
@@ -87,28 +88,34 @@ class HttpClient:
         ours: VLLMServer | None = None,
     ) -> None:
         self.base_url = base_url.rstrip("/")
-        self._window = AdaptiveConcurrency(concurrency, timeout_seconds, FIRST_OURS if ours else FIRST)
+        self._window = AdaptiveConcurrency(
+            concurrency, timeout_seconds, FIRST_OURS if ours else FIRST
+        )
         self._timeout, self._retries = timeout_seconds, retries
         self._ours, self._reviving = ours, asyncio.Lock()
         self._last_success = 0.0
         self._failures_in_a_row = 0
         self._pending: deque[tuple[_Work, Any, Request]] = deque()
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="rag_ft-http", daemon=True)
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="rag_ft-http", daemon=True
+        )
         self._thread.start()
         self._session = asyncio.run_coroutine_threadsafe(self._open(), self._loop).result()
 
     def get(self, path: str) -> tuple[int, Any]:
-        """(status, JSON or None) of one GET of a path or a URL. Raises OSError where nothing answers."""
+        """(status, JSON or None) of one GET of a path or a URL. Raises OSError where nothing
+        answers."""
         return self._now("GET", path, None)
 
     def post(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
-        """(status, JSON or None) of one POST to a path or a URL. Raises OSError where nothing answers."""
+        """(status, JSON or None) of one POST to a path or a URL. Raises OSError where nothing
+        answers."""
         return self._now("POST", path, body)
 
     def stream(self, requests: Iterable[tuple[Any, Request]]) -> Iterator[tuple[Any, Response]]:
-        """(tag, response) for every (tag, request), in the order in which the responses come, while more
-        requests are being drawn.
+        """(tag, response) for every (tag, request), in the order in which the responses come, while
+        more requests are being drawn.
 
         Raises:
             RagFtError: the server is gone, rejects the API key, or fails every request.
@@ -166,17 +173,22 @@ class HttpClient:
         failed: list[float] = []  # when each failed try began
         payload = json.dumps(request.body, ensure_ascii=False).encode("utf-8", "replace")
         while True:
-            if self._reviving.locked():  # a request that killed our server must not reach it while it starts
+            if (
+                self._reviving.locked()
+            ):  # a request that killed our server must not reach it while it starts
                 async with self._reviving:
                     pass
             began = time.monotonic()
             try:
                 result = await self._attempt(request, payload)
             except RefusedError as refusal:
-                return Response(None, time.monotonic() - began, str(refusal), refusal.status, refusal.too_long)
+                return Response(
+                    None, time.monotonic() - began, str(refusal), refusal.status, refusal.too_long
+                )
             except NotAllowedError as error:
                 raise DataError(
-                    f"{self.base_url} rejected the API key ({error}): set OPENAI_API_KEY to a valid "
+                    f"{self.base_url} rejected the API key ({error}): set OPENAI_API_KEY to a "
+                    "valid "
                     f"key and run the same command again; the replies so far are kept"
                 ) from error
             except FailedError as failure:
@@ -208,38 +220,48 @@ class HttpClient:
         except TimeoutError as error:
             raise FailedError(f"no reply within {self._timeout:g} s", busy=True) from error
         except aiohttp.ClientConnectionError as error:
-            raise FailedError(f"connection lost ({error or type(error).__name__})", gone=True) from error
+            raise FailedError(
+                f"connection lost ({error or type(error).__name__})", gone=True
+            ) from error
         except aiohttp.ClientError as error:
             raise FailedError(f"broken reply ({error or type(error).__name__})") from error
         except (ValueError, KeyError, TypeError, IndexError) as error:
-            raise FailedError(f"reply is not what the protocol says ({type(error).__name__}: {error})") from error
+            raise FailedError(
+                f"reply is not what the protocol says ({type(error).__name__}: {error})"
+            ) from error
 
     async def _revive(self, server: VLLMServer) -> None:
-        """The first request that failed restarts our server, the others wait. Raises RagFtError when it
-        died too often."""
+        """The first request that failed restarts our server, the others wait. Raises RagFtError
+        when it died too often."""
         async with self._reviving:
             if server.died():
                 await self._loop.run_in_executor(None, server.restart)
 
     def _out_of_patience(self, failure: FailedError, failed: list[float]) -> bool:
-        """Counts the failures; a server that is gone or busy also gets the time of one request, since it
-        may be restarting."""
+        """Counts the failures; a server that is gone or busy also gets the time of one request,
+        since it may be restarting."""
         patient = failure.gone or failure.busy
-        return len(failed) > self._retries and not (patient and time.monotonic() - failed[0] < self._timeout)
+        return len(failed) > self._retries and not (
+            patient and time.monotonic() - failed[0] < self._timeout
+        )
 
     def _give_up(self, failure: FailedError, failed: list[float]) -> Response:
         self._failures_in_a_row += 1
-        # Since the second try: responses sent just before the server died may have come during the first.
+        # Since the second try: responses sent just before the server died may have come during the
+        # first.
         nothing_came = self._last_success < failed[:2][-1]
         if (failure.gone and nothing_came) or self._failures_in_a_row >= GIVE_UP_AFTER_FAILURES:
             raise RagFtError(
-                f"the server at {self.base_url} does not answer any more: {failure}; the replies so "
+                f"the server at {self.base_url} does not answer any more: {failure}; the replies "
+                "so "
                 f"far are kept: restart the server and run the same command again"
             )
         return Response(None, 0.0, f"{failure} (tried {len(failed)} times)", failure.status)
 
     def _pause(self, failure: FailedError, attempt: int) -> float:
-        backoff = min(LONGEST_BACKOFF_SECONDS, BACKOFF_SECONDS * 2 ** min(attempt - 1, 10)) * random.uniform(0.5, 1.5)
+        backoff = min(
+            LONGEST_BACKOFF_SECONDS, BACKOFF_SECONDS * 2 ** min(attempt - 1, 10)
+        ) * random.uniform(0.5, 1.5)
         return max(backoff, min(failure.wait, self._timeout))
 
     async def _open(self) -> aiohttp.ClientSession:
@@ -247,7 +269,9 @@ class HttpClient:
         if key := os.environ.get("OPENAI_API_KEY"):  # a secret must not reach config.yaml
             headers["Authorization"] = f"Bearer {key}"
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=self._timeout), headers=headers
+            connector=aiohttp.TCPConnector(limit=0),
+            timeout=aiohttp.ClientTimeout(total=self._timeout),
+            headers=headers,
         )
 
     async def _end(self) -> None:

@@ -1,4 +1,5 @@
-"""HTTP responses of a model server -> errors: final for a request, final for all, or worth another try."""
+"""HTTP responses of a model server -> errors: final for a request, final for all, or worth another
+try."""
 
 from __future__ import annotations
 
@@ -14,14 +15,17 @@ from rag_ft.records import encodable
 
 # What servers say of a request that is longer than their model's context.
 _TOO_LONG = re.compile(
-    r"context[ _](?:length|size|window)|max(?:imum)?[ _]model[ _]len|maximum number of (?:input )?tokens"
-    r"|(?:prompt|inputs?|messages?) (?:is|are) too long|reduce the length|`inputs` tokens \+ `max_new_tokens`",
+    r"context[ _](?:length|size|window)|max(?:imum)?[ _]model[ _]len|maximum number of (?:input "
+    r")?tokens"
+    r"|(?:prompt|inputs?|messages?) (?:is|are) too long|reduce the length|`inputs` tokens \+ "
+    r"`max_new_tokens`",
     re.IGNORECASE,
 )
 
 
 class RefusedError(Exception):
-    """The server will never answer this request; `too_long` says that it exceeds the model's context."""
+    """The server will never answer this request; `too_long` says that it exceeds the model's
+    context."""
 
     def __init__(self, reason: str, status: int = 0) -> None:
         super().__init__(reason)
@@ -34,16 +38,24 @@ class NotAllowedError(Exception):
 
 
 class FailedError(Exception):
-    """This try failed, another may succeed. `wait` are the seconds that the server asks for, `busy` says
-    that it is overloaded, `gone` that nothing answered at all."""
+    """This try failed, another may succeed. `wait` are the seconds that the server asks for, `busy`
+    says that it is overloaded, `gone` that nothing answered at all."""
 
-    def __init__(self, reason: str, status: int = 0, wait: float = 0.0, busy: bool = False, gone: bool = False) -> None:
+    def __init__(
+        self,
+        reason: str,
+        status: int = 0,
+        wait: float = 0.0,
+        busy: bool = False,
+        gone: bool = False,
+    ) -> None:
         super().__init__(reason)
         self.status, self.wait, self.busy, self.gone = status, wait, busy, gone
 
 
 def server_message(body: Any) -> str:
-    """One line of error text: of {"error": {"message"}}, {"message"} or {"detail"}, as servers write it."""
+    """One line of error text: of {"error": {"message"}}, {"message"} or {"detail"}, as servers
+    write it."""
     if not isinstance(body, dict):
         return " ".join(encodable(str(body)).split())[:300]
     error = body.get("error", body)
@@ -66,10 +78,15 @@ async def read_limited(response: aiohttp.ClientResponse, max_bytes: int) -> byte
 def failure_of(response: aiohttp.ClientResponse, body: bytes) -> Exception:
     """The error that a response with an HTTP status other than 200 stands for."""
     status = response.status
-    message = f"HTTP {status}: {server_message(json_or_none(body) or body.decode('utf-8', 'replace'))}"
+    message = (
+        f"HTTP {status}: {server_message(json_or_none(body) or body.decode('utf-8', 'replace'))}"
+    )
     if status in (408, 409, 425, 429) or status >= 500:
         return FailedError(
-            message, status, _retry_after(response.headers.get("Retry-After")), busy=status in (408, 429, 503)
+            message,
+            status,
+            _retry_after(response.headers.get("Retry-After")),
+            busy=status in (408, 429, 503),
         )
     return NotAllowedError(message) if status in (401, 403) else RefusedError(message, status)
 

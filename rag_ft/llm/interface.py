@@ -11,8 +11,8 @@ import numpy as np
 from rag_ft.records import encodable
 
 Messages = tuple[dict[str, str], ...]
-# How every backend writes the JSON of a schema: as json.dumps does, so that a weak model cannot fill
-# its tokens with white space (options of llguidance).
+# How every backend writes the JSON of a schema: as json.dumps does, so that a weak model cannot
+# fill its tokens with white space (options of llguidance).
 JSON_STYLE: dict[str, Any] = {
     "whitespace_flexible": False,
     "item_separator": ", ",
@@ -24,8 +24,8 @@ JSON_STYLE: dict[str, Any] = {
 class ChatRequest:
     """A chat to be continued by at most `max_tokens` tokens.
 
-    The caller chooses `id`, which comes back with the reply. `adapter` names one of the adapters that
-    the model was opened with; None is the base model. `schema` is a JSON schema for the reply.
+    The caller chooses `id`, which comes back with the reply. `adapter` names one of the adapters
+    that the model was opened with; None is the base model. `schema` is a JSON schema for the reply.
     """
 
     id: str
@@ -40,10 +40,10 @@ class ChatRequest:
 class Reply:
     """What a model wrote, or the `error` that says why there is nothing; `text` is then empty.
 
-    `finish_reason` is "stop" or "length" (cut off at max_tokens). `seconds` is the request's latency.
-    `refused` marks the error of a request that is too long for the model; others are not affected.
-    The text begins after the model's reasoning ("" where that was cut off) and is valid UTF-8, wherever
-    the reply comes from.
+    `finish_reason` is "stop" or "length" (cut off at max_tokens). `seconds` is the request's
+    latency. `refused` marks the error of a request that is too long for the model; others are not
+    affected. The text begins after the model's reasoning ("" where that was cut off) and is valid
+    UTF-8, wherever the reply comes from.
     """
 
     id: str
@@ -72,8 +72,9 @@ class LanguageModel(Protocol):
     """Opened by `factory.open_language_model` as a context manager, which frees memory or stops the
     server at its end.
 
-    `name` identifies model, precision and adapters in cache keys. `window` is the number of requests
-    whose replies depend on each other, so that a resumed run sends whole windows again (1 for servers).
+    `name` identifies model, precision and adapters in cache keys. `window` is the number of
+    requests whose replies depend on each other, so that a resumed run sends whole windows again (1
+    for servers).
     """
 
     name: str
@@ -84,8 +85,8 @@ class LanguageModel(Protocol):
         ...
 
     def answer_logprobs(self, jobs: Sequence[tuple[Messages, str]]) -> list[np.ndarray]:
-        """For each (messages, answer) float32 log p(answer token t | messages, answer tokens < t), without
-        the template's end-of-turn token."""
+        """For each (messages, answer) float32 log p(answer token t | messages, answer tokens < t),
+        without the template's end-of-turn token."""
         ...
 
     def count_tokens(self, messages: Messages) -> int:

@@ -1,4 +1,4 @@
-"""The embedded language model: a causal LM of transformers in this process, with LoRA adapters beside it."""
+"""The language model in this process: a causal LM of transformers with LoRA adapters beside it."""
 
 from __future__ import annotations
 
@@ -29,13 +29,14 @@ log = logging.getLogger(__name__)
 
 
 class TransformersModel:
-    """A LanguageModel (see interface.py) computed here, on the first GPU or the CPU.
+    """A LanguageModel (see interface.py) on the first GPU or the CPU.
 
-    Requests are decided on in windows of `window`: sorted by adapter and prompt length, decoded in batches of about
-    `batch_tokens` tokens. The same window gives the same replies; a sampled reply is drawn by (seed, request content).
+    Each window of requests is sorted by adapter and prompt length and decoded in batches of about
+    `batch_tokens` tokens. The same window gives the same replies; sampling is seeded by (seed,
+    content of the request).
 
     Raises:
-        ConfigError: no model there, no chat template, not enough memory, an adapter that does not fit.
+        ConfigError: no model or chat template, too little memory, an adapter that does not fit.
     """
 
     window = 256
@@ -53,25 +54,37 @@ class TransformersModel:
         self._model = load_causal_lm(folder, self._dtype, self._device)
         self._peft = _with_adapters(self._model, adapters)
         self._ends = end_tokens(self._model, self.tokenizer)
-        self._pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else min(self._ends)
+        self._pad = (
+            self.tokenizer.pad_token_id
+            if self.tokenizer.pad_token_id is not None
+            else min(self._ends)
+        )
         self._grammars = GrammarCompiler(self.tokenizer, self._ends, JSON_STYLE)
         prints = {name: fingerprint(Path(path)) for name, path in sorted(adapters.items())}
         self.name = f"{folder.name}-{content_hash(fingerprint(folder), self._dtype, prints, seed)}"
 
     def chat(self, requests: Iterable[ChatRequest]) -> Iterator[Reply]:
-        """Exactly one reply per request, as it ends; within a window the order is by length, not by arrival."""
+        """Exactly one reply per request; within a window they come in the order of their length."""
         stream = iter(requests)
         while window := list(itertools.islice(stream, self.window)):
             yield from self._chat_window(window)
 
     def answer_logprobs(self, jobs: Sequence[tuple[Messages, str]]) -> list[np.ndarray]:
-        """By the base model (adapters off). Raises ConfigError where a job is longer than the model takes."""
+        """By the base model, without adapters. Raises ConfigError where a job exceeds the
+        context."""
         prompts = encode_prompts(self.tokenizer, [messages for messages, _ in jobs])
-        encoded = list(zip(prompts, encode_answers(self.tokenizer, [answer for _, answer in jobs]), strict=True))
+        encoded = list(
+            zip(
+                prompts, encode_answers(self.tokenizer, [answer for _, answer in jobs]), strict=True
+            )
+        )
         longest = max((len(p) + len(a) for p, a in encoded), default=0)
         if longest > self._limit:
-            raise ConfigError(f"a prompt with its answer has {longest} tokens, the model takes {self._limit}: lower "
-                              f"ingest.chunk_tokens, or raise llm.max_model_tokens where the model can")  # fmt: skip
+            raise ConfigError(
+                f"a prompt with its answer has {longest} tokens, the model takes {self._limit}: "
+                "lower "
+                f"ingest.chunk_tokens, or raise llm.max_model_tokens where the model can"
+            )
         with self._adapter(None):
             return score_jobs(self._model, encoded, self._batch_tokens, self._pad)
 
@@ -92,10 +105,21 @@ class TransformersModel:
         for request, prompt in zip(window, prompts, strict=True):
             problem, too_long = self._problem(request), self._too_long(request, prompt)
             if problem or too_long:
-                yield Reply(request.id, "", "error", len(prompt), 0, 0.0, problem or too_long, refused=not problem)
+                yield Reply(
+                    request.id,
+                    "",
+                    "error",
+                    len(prompt),
+                    0,
+                    0.0,
+                    problem or too_long,
+                    refused=not problem,
+                )
             else:
                 fitting.append((request, prompt))
-        fitting.sort(key=lambda pair: (pair[0].adapter or "", len(pair[1]) + pair[0].max_tokens, pair[1]))
+        fitting.sort(
+            key=lambda pair: (pair[0].adapter or "", len(pair[1]) + pair[0].max_tokens, pair[1])
+        )
         for adapter, group in itertools.groupby(fitting, key=lambda pair: pair[0].adapter):
             with self._adapter(adapter):
                 for batch in token_batches(list(group), self._batch_tokens):
@@ -105,7 +129,10 @@ class TransformersModel:
         """Why no request like this one can be answered, or None."""
         known = self._peft.peft_config if self._peft is not None else {}
         if request.adapter is not None and request.adapter not in known:
-            raise ConfigError(f"no adapter '{request.adapter}' is loaded (there are: {', '.join(known) or 'none'})")
+            raise ConfigError(
+                f"no adapter '{request.adapter}' is loaded (there are: "
+                f"{', '.join(known) or 'none'})"
+            )
         return self._grammars.problem(request.schema) if request.schema is not None else None
 
     def _too_long(self, request: ChatRequest, prompt: list[int]) -> str | None:
@@ -127,8 +154,12 @@ class TransformersModel:
     def _row(self, request: ChatRequest, prompt: list[int]) -> Row:
         uniforms = None
         if request.temperature > 0:
-            digest = hashlib.sha256(f"{self._seed}:{request.adapter}:{request.temperature}:{prompt}".encode()).digest()
-            uniforms = np.random.default_rng(int.from_bytes(digest[:8], "big")).random(request.max_tokens)
+            digest = hashlib.sha256(
+                f"{self._seed}:{request.adapter}:{request.temperature}:{prompt}".encode()
+            ).digest()
+            uniforms = np.random.default_rng(int.from_bytes(digest[:8], "big")).random(
+                request.max_tokens
+            )
         grammar = self._grammars.start(request.schema) if request.schema is not None else None
         return Row(prompt, request.max_tokens, request.temperature, uniforms, grammar)
 
@@ -154,7 +185,9 @@ def load_causal_lm(folder: Path, dtype: str, device: str) -> Any:
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ConfigError(f"{folder} does not load as a causal language model: {str(error).splitlines()[0]}") from error
+        raise ConfigError(
+            f"{folder} does not load as a causal language model: {str(error).splitlines()[0]}"
+        ) from error
     return model.to(device).eval()
 
 
@@ -164,13 +197,17 @@ def check_memory(folder: Path, dtype: str, device: str) -> None:
     free = free_memory_gb(device)
     if need > free:
         raise ConfigError(
-            f"{folder} needs about {need:.1f} GiB, {device} has {free:.1f} GiB free: use a smaller or quantised model, "
+            f"{folder} needs about {need:.1f} GiB, {device} has {free:.1f} GiB free: use a "
+            "smaller or quantised model, "
             f"or llm.backend=vllm with llm.tensor_parallel"
         )
 
 
-def token_batches(pairs: list[tuple[ChatRequest, list[int]]], batch_tokens: int) -> Iterator[list[Any]]:
-    """Consecutive pairs, rows x (longest prompt + longest reply) at most `batch_tokens`, at least one row."""
+def token_batches(
+    pairs: list[tuple[ChatRequest, list[int]]], batch_tokens: int
+) -> Iterator[list[Any]]:
+    """Consecutive pairs, rows x (longest prompt + longest reply) at most `batch_tokens`, at least
+    one row."""
     batch: list[tuple[ChatRequest, list[int]]] = []
     width = 0
     for pair in pairs:
@@ -194,12 +231,16 @@ def _with_adapters(model: Any, adapters: dict[str, Path]) -> Any:
     for name, path in adapters.items():
         try:
             if peft is None:
-                peft = PeftModel.from_pretrained(model, str(path), adapter_name=name, autocast_adapter_dtype=False)
+                peft = PeftModel.from_pretrained(
+                    model, str(path), adapter_name=name, autocast_adapter_dtype=False
+                )
             else:
                 peft.load_adapter(str(path), adapter_name=name, autocast_adapter_dtype=False)
         except (ValueError, RuntimeError, OSError) as error:
             first = str(error).splitlines()[0]
-            raise ConfigError(f"adapter '{name}' ({path}) does not fit this model: {first}") from error
+            raise ConfigError(
+                f"adapter '{name}' ({path}) does not fit this model: {first}"
+            ) from error
     return peft.eval() if peft is not None else None
 
 
@@ -209,5 +250,8 @@ def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
     found = found if found is not None else model.config.eos_token_id
     ends = {tokenizer.eos_token_id, *(found if isinstance(found, list) else [found])} - {None}
     if not ends:
-        raise ConfigError("neither the model nor its tokenizer names an end token (eos_token): replies would not end")
+        raise ConfigError(
+            "neither the model nor its tokenizer names an end token (eos_token): replies would "
+            "not end"
+        )
     return frozenset(ends)

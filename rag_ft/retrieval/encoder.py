@@ -1,6 +1,6 @@
-"""Texts -> unit vectors: loading a model with its pooling and prefixes made explicit, and encoding fast.
+"""Texts -> unit vectors: loads a sentence encoder with explicit pooling and prefixes.
 
-The only place that knows sentence-transformers. Nothing is guessed from a model's name: pooling and prefixes come from
+Nothing is guessed from a model's name: pooling and prefixes come from
 the configuration or from the model's own files, and are saved with a tuned encoder, so that
 `SentenceTransformer(folder)` alone gives the same vectors by `encode_query` and `encode_document`.
 """
@@ -32,11 +32,11 @@ DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 
 
 class Encoder:
-    """A SentenceTransformer with a length-sorted, token-budgeted encode loop.
+    """A SentenceTransformer that encodes questions and chunks, by fast.encode where it can.
 
-    `sentence_transformer` is held as given: its weights' type and device are those that compute. Prefixes are its
-    `prompts`. With several `devices` every device gets a copy of the weights as they are at the first call, so leave
-    `devices` out for a model that is still being trained.
+    `sentence_transformer` is held as given: its weights' type and device are those that compute.
+    Prefixes are its `prompts`. With several `devices` every device gets a copy of the weights as
+    they are at the first call, so leave `devices` out for a model that is still being trained.
     """
 
     def __init__(
@@ -71,15 +71,21 @@ class Encoder:
 
     @property
     def block_size(self) -> int:
-        """Chunks to hand over at once so that every device has work; also what a killed run computes again."""
+        """Chunks to encode in one call, so that every device has work; a killed run repeats at most
+        these."""
         on_gpu = self.sentence_transformer.device.type == "cuda"
         return 1024 * max(1, len(self._devices)) * (8 if on_gpu else 1)
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """16 hex digits over weights, tokenizer, modules, prefixes, pooling and length limit; the type the weights
-        are computed in does not count. A model without a folder is hashed as it stands at the first call."""
-        weights = fingerprint(self.folder, exact=True) if self.folder else _hash_weights(self.sentence_transformer)
+        """16 hex digits over weights, tokenizer, modules, prefixes, pooling and length limit; the
+        type the weights are computed in does not count. A model without a folder is hashed as it
+        stands at the first call."""
+        weights = (
+            fingerprint(self.folder, exact=True)
+            if self.folder
+            else _hash_weights(self.sentence_transformer)
+        )
         pooling = _pooling(self.sentence_transformer)
         how = pooling.get_config_dict() if pooling else None
         return content_hash(weights, self.query_prefix, self.chunk_prefix, how, self.max_tokens)
@@ -93,10 +99,12 @@ class Encoder:
         return self._encode(texts, "document")
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each chunk text with prefix and specials, uncut: more than `max_tokens` means that it is cut."""
+        """Tokens of each chunk text with prefix and specials; beyond `max_tokens` a text is cut."""
         tokenizer: Any = self.sentence_transformer.tokenizer
         prefixed = [self.chunk_prefix + text for text in texts]
-        return [len(ids) for ids in tokenizer(prefixed, truncation=False, verbose=False)["input_ids"]]
+        return [
+            len(ids) for ids in tokenizer(prefixed, truncation=False, verbose=False)["input_ids"]
+        ]
 
     def _encode(self, texts: Sequence[str], side: str) -> np.ndarray:
         model = self.sentence_transformer
@@ -114,16 +122,19 @@ class Encoder:
         if len(self._devices) < 2:
             return [self.sentence_transformer]
         if not self._copies:
-            others = [copy.deepcopy(self.sentence_transformer).to(device) for device in self._devices[1:]]
+            others = [
+                copy.deepcopy(self.sentence_transformer).to(device) for device in self._devices[1:]
+            ]
             self._copies = [self.sentence_transformer, *others]
         return self._copies
 
 
 def load_encoder(config: EncoderConfig, path: Path | None = None) -> Encoder:
-    """The encoder of the configuration, or the tuned one saved in the folder `path`, ready to encode.
+    """The encoder of the configuration, or the tuned one saved in the folder `path`, ready to
+    encode.
 
     Raises:
-        ConfigError: the model cannot be found, is damaged, or says nothing of its pooling (each with its remedy).
+        ConfigError: the model cannot be found, is damaged, or does not name its pooling.
     """
     import torch
 
@@ -135,13 +146,20 @@ def load_encoder(config: EncoderConfig, path: Path | None = None) -> Encoder:
     if model.device.type == "cpu":
         pack_linears(model)
     alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
-    devices = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if model.device.type == "cuda" and alone else []
+    devices = (
+        [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+        if model.device.type == "cuda" and alone
+        else []
+    )
     return Encoder(model, config, folder=folder, devices=devices)
 
 
-def load_sentence_transformer(config: EncoderConfig, path: Path | None = None) -> SentenceTransformer:
-    """The float32 model, as training wants it: pooling, prefixes (`prompts`), length limit and a final normalisation
-    set explicitly, so that saving it keeps them. A tuned folder (`path`) keeps what it was saved with.
+def load_sentence_transformer(
+    config: EncoderConfig, path: Path | None = None
+) -> SentenceTransformer:
+    """The float32 model, as training wants it: pooling, prefixes (`prompts`), length limit and a
+    final normalisation set explicitly, so that saving it keeps them. A tuned folder (`path`) keeps
+    what it was saved with.
 
     Raises:
         ConfigError: see load_encoder.
@@ -154,14 +172,19 @@ def load_sentence_transformer(config: EncoderConfig, path: Path | None = None) -
     folder = path or resolve(config.model, "encoder")
     if not (folder / "modules.json").exists() and config.pooling is None:
         raise ConfigError(
-            f"{folder} does not say how its tokens are pooled: set encoder.pooling to mean, cls or lasttoken"
+            f"{folder} does not say how its tokens are pooled: set encoder.pooling to mean, cls "
+            "or lasttoken"
         )
     try:
         with _no_progress_bar():
-            model = SentenceTransformer(str(folder), local_files_only=True, model_kwargs={"dtype": torch.float32})
+            model = SentenceTransformer(
+                str(folder), local_files_only=True, model_kwargs={"dtype": torch.float32}
+            )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise ConfigError(f"cannot load the encoder {folder} ({reason}): set encoder.model to another") from error
+        raise ConfigError(
+            f"cannot load the encoder {folder} ({reason}): set encoder.model to another"
+        ) from error
     model.eval()
     _set_pooling(model, config)
     if config.max_tokens:
@@ -192,7 +215,9 @@ def _set_pooling(model: SentenceTransformer, config: EncoderConfig) -> None:
         return
     pooling = _pooling(model)
     if pooling is None:
-        raise ConfigError(f"encoder.pooling is {config.pooling}, but {config.model} pools nothing: leave it out")
+        raise ConfigError(
+            f"encoder.pooling is {config.pooling}, but {config.model} pools nothing: leave it out"
+        )
     pooling.pooling_mode = config.pooling
     pooling.pooling_output_dimension = pooling.embedding_dimension
 
@@ -202,7 +227,8 @@ def _check_positions(model: SentenceTransformer, config: EncoderConfig) -> None:
     positions = getattr(own, "max_position_embeddings", None)
     if positions and config.max_tokens and config.max_tokens > positions:
         raise ConfigError(
-            f"encoder.max_tokens is {config.max_tokens}, but {config.model} has {positions} positions: lower it"
+            f"encoder.max_tokens is {config.max_tokens}, but {config.model} has {positions} "
+            "positions: lower it"
         )
 
 
@@ -212,7 +238,8 @@ def _pooling(model: SentenceTransformer) -> Any:
 
 
 def _prompts(model: SentenceTransformer, config: EncoderConfig) -> dict[str, str]:
-    """{"query": prefix, "document": prefix}: the configuration's, else the ones in the model's files, else none."""
+    """{"query": prefix, "document": prefix}: the configuration's, else the ones in the model's
+    files, else none."""
     own_query = model.prompts.get("query") or ""
     own_chunk = next(filter(None, (model.prompts.get(name) for name in DOCUMENT_PROMPTS)), "")
     return {

@@ -15,7 +15,9 @@ from rag_ft.hardware import release_gpu
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
-LONGEST_WAIT = timedelta(days=2)  # the others wait while the first process scores chunks with the language model
+LONGEST_WAIT = timedelta(
+    days=2
+)  # the others wait while the first process scores chunks with the language model
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Processes:
     def first(self, work: Callable[[], Result]) -> Result | None:
         """Runs `work` in the first process; the others wait for it and get None.
 
-        It starts when every process has come here: `work` may replace or remove what another was still reading.
+        It starts when every process has come here, since `work` may replace files that others read.
         """
         release_gpu()  # in all of them: `work` may start a server that wants their memory
         self.wait()
@@ -51,8 +53,8 @@ def join_processes() -> Processes:
     """Meets the other processes of `accelerate launch` or `torchrun`; alone without a launcher.
 
     Raises:
-        ConfigError: WORLD_SIZE asks for another number of processes than run. (`accelerate launch --cpu`
-            sets no such variable and starts one process, whatever number it is given.)
+        ConfigError: WORLD_SIZE asks for another number of processes than run. (`accelerate launch
+            --cpu` sets no such variable and starts one process, whatever number it is given.)
     """
     import torch
     from accelerate import PartialState
@@ -61,15 +63,17 @@ def join_processes() -> Processes:
     asked = int(os.environ.get("WORLD_SIZE", 1))
     if asked != state.num_processes:
         raise ConfigError(
-            f"{asked} processes were asked for and {state.num_processes} runs: on CPUs start them with "
-            f"`torchrun --nproc-per-node {asked}` or `accelerate launch --multi_gpu --num_processes {asked}`"
+            f"{asked} processes were asked for and {state.num_processes} runs: on CPUs start them "
+            "with "
+            f"`torchrun --nproc-per-node {asked}` or `accelerate launch --multi_gpu "
+            f"--num_processes {asked}`"
         )
     return Processes(state.process_index, state.num_processes)
 
 
 def leave_processes() -> None:
-    """To be called when all work is done. A process group that is still there when Python ends has threads that nobody
-    joins, of which C++ now and then aborts the process, after which its launcher reports a failure."""
+    """Leaves the process group; call it when all work is done. Otherwise its threads now and then
+    abort Python at its end, and the launcher reports a failure."""
     if "torch" in sys.modules:
         from torch import distributed
 
