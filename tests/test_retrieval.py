@@ -81,6 +81,15 @@ def test_bfloat16_weights_give_float32_unit_vectors_close_to_float32(tiny_encode
     assert (found * exact).sum(axis=1).min() > 0.99
 
 
+@pytest.mark.parametrize("side", ["query", "document"])
+def test_the_fast_path_gives_the_vectors_of_the_plain_one(tiny_encoder_dir: Path, side: str) -> None:
+    encoder = load_encoder(tiny(tiny_encoder_dir, query_prefix="query: ", chunk_prefix="chunk: ", batch_tokens=64))
+    fast = {"query": encoder.encode_queries, "document": encoder.encode_chunks}[side](TEXTS * 4)
+    plain = load_sentence_transformer(tiny(tiny_encoder_dir, query_prefix="query: ", chunk_prefix="chunk: "))
+    np.testing.assert_allclose(fast, plain.encode(TEXTS * 4, prompt_name=side), atol=1e-5)
+    assert np.abs(fast - plain.encode(TEXTS * 4)).max() > 1e-3
+
+
 def test_batches_hold_every_row_once_longest_first_within_the_budget() -> None:
     lengths = np.array([3, 50, 7, 7, 200, 1, 40])
     batches = list(token_batches(lengths, 100))
