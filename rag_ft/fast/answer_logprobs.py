@@ -1,4 +1,4 @@
-"""Justified by benchmarks/scoring.py: SCORING
+"""Benchmark: benchmarks/scoring.py; 4.4 times one pass per job (vocabulary of 128,000: 21 times).
 
 log p(answer token | prompt, earlier answer tokens) of many (prompt, answer) jobs. The plain path is
 one forward pass per job with the logits of all positions; both give the same values within

@@ -1,4 +1,4 @@
-"""Justified by benchmarks/generation.py: FIGURES
+"""Benchmark: benchmarks/decoding.py, against model.generate in sorted batches.
 
 Batched decoding with a causal transformers model: rows with their own limits, temperature and
 grammar. `model.generate`, the plain path, holds every row until the slowest has ended and copies

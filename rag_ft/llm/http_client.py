@@ -173,9 +173,8 @@ class HttpClient:
         failed: list[float] = []  # when each failed try began
         payload = json.dumps(request.body, ensure_ascii=False).encode("utf-8", "replace")
         while True:
-            if (
-                self._reviving.locked()
-            ):  # a request that killed our server must not reach it while it starts
+            # A request that killed our server must not reach it while it starts.
+            if self._reviving.locked():
                 async with self._reviving:
                     pass
             began = time.monotonic()

@@ -28,9 +28,7 @@ from rag_ft.records import content_hash
 
 log = logging.getLogger(__name__)
 
-JOBS_PER_REQUEST = (
-    8  # prompt_logprobs takes the server memory in proportion to the tokens of one request
-)
+JOBS_PER_REQUEST = 8  # prompt_logprobs takes memory in proportion to the tokens of a request
 BYTES_PER_TOKEN = 256  # of a reply's JSON, far more than any honest one
 SCHEMA_WORDS = ("response_format", "json_schema", "guided", "structured output")
 

@@ -85,10 +85,8 @@ class ReplyStore:
     def get(self, key: str, request_id: str) -> Reply:
         self._in.seek(self._offsets[key][0])
         row = json.loads(self._in.readline())
-        tokens = (
-            row.get("prompt_tokens") or 0,
-            row.get("completion_tokens") or 0,
-        )  # null where a server told none
+        # null where the server counted none
+        tokens = (row.get("prompt_tokens") or 0, row.get("completion_tokens") or 0)
         return Reply(request_id, row["text"], row["finish_reason"], *tokens, row["seconds"])
 
     def add(self, replies: list[tuple[str, Reply]], window: str = "") -> None:
