@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from test_evaluate import question
-from test_llm_server import FaultyServer, Handler, chat_reply
+from test_llm_openai_backend import FaultyServer, Handler, chat_reply
 
 from rag_ft.config import Config, make_config
 from rag_ft.evaluation.judge import METRIC, judge, judge_prompt, read_verdict

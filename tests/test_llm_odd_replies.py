@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_llm_server import FaultyServer, Handler, ask, chat_reply, config_of, requests
-from test_llm_server import serve as serve
+from test_llm_openai_backend import FaultyServer, Handler, ask, chat_reply, config_of, requests
+from test_llm_openai_backend import serve as serve
 
 from rag_ft.errors import DataError
 from rag_ft.llm.factory import open_language_model
