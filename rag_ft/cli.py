@@ -205,7 +205,7 @@ def _run(args: argparse.Namespace) -> None:
 def _check_server(config: Config, names: list[str]) -> None:
     """Raises ConfigError where vLLM is missing: not after hours of ingesting and encoding."""
     if config.llm.backend == "vllm" and "generate" in names:
-        from rag_ft.llm.vllm_server import find_vllm_python
+        from rag_ft.llm.vllm_process import find_vllm_python
 
         find_vllm_python(config.llm.advanced.vllm_python)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rag_ft.errors import ConfigError
-from rag_ft.llm.models import Messages
+from rag_ft.llm.interface import Messages
 
 # Turn marks of the usual templates: what a document may hold and a prompt must not.
 CONTROL = re.compile(

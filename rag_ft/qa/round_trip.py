@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Protocol
 
 from rag_ft.config import Config, GenerateConfig
-from rag_ft.llm.models import ChatRequest, Messages, Reply
+from rag_ft.llm.interface import ChatRequest, Messages, Reply
 from rag_ft.metrics.answers import contains
 from rag_ft.qa.checks import Failure, agreement, same_answer
 from rag_ft.qa.prompts import Prompts, is_abstention, parse_answer

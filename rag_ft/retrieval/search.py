@@ -11,6 +11,7 @@ import numpy as np
 
 from rag_ft.config import Config, RetrievalConfig
 from rag_ft.errors import ConfigError, DataError
+from rag_ft.model_hub import file_sha256
 from rag_ft.paths import RunDir
 from rag_ft.records import Chunk, read_jsonl
 from rag_ft.retrieval.build import (
@@ -24,7 +25,6 @@ from rag_ft.retrieval.build import (
 from rag_ft.retrieval.encoder import Encoder, load_encoder
 from rag_ft.retrieval.faiss_index import FaissIndex, FaissKind
 from rag_ft.retrieval.lexical import LexicalIndex
-from rag_ft.retrieval.model_files import file_sha256
 
 __all__ = [
     "Retriever",

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from rag_ft.documents.chunking import split_sentences
-from rag_ft.llm.models import Messages
+from rag_ft.llm.interface import Messages
 from rag_ft.metrics.words import normalise
 from rag_ft.qa.evidence import Span, locate
 from rag_ft.qa.prompts import quoting

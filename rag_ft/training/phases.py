@@ -21,12 +21,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from rag_ft.config import Config
-from rag_ft.llm.models import open_language_model
+from rag_ft.hardware import choose_dtype
+from rag_ft.llm.factory import open_language_model
 from rag_ft.paths import RunDir
 from rag_ft.qa.prompts import load_prompts
 from rag_ft.records import Chunk, QAPair, read_jsonl, write_text
 from rag_ft.retrieval.build import open_vectors, read_manifest
-from rag_ft.retrieval.encoder import load_encoder, native_bfloat16
+from rag_ft.retrieval.encoder import load_encoder
 from rag_ft.retrieval.search import (
     Retriever,
     adopt_index,
@@ -329,17 +330,12 @@ def _over_clozes(t: Tuning, retriever: Retriever, folder: Path) -> Retriever:
 def _schedule(t: Tuning, epochs: float, number: int = 0) -> Schedule:
     knobs = t.config.train_retriever
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    native = (
-        native_bfloat16(device)
-        if t.config.encoder.dtype == "auto"
-        else t.config.encoder.dtype == "bfloat16"
-    )
     return Schedule(
         batch_size=knobs.batch_size,
         learning_rate=knobs.learning_rate,
         epochs=epochs,
         seed=t.config.run.seed + number,
-        bfloat16=native,
+        bfloat16=choose_dtype(t.config.encoder.dtype, device) == "bfloat16",
     )
 
 
