@@ -1,4 +1,4 @@
-"""Encoding throughput: our token-budget loop against `SentenceTransformer.encode` with its defaults, in one run.
+"""Encoding throughput: fast/encode.py against `SentenceTransformer.encode`, in one run.
 
     python benchmarks/encoding.py FOLDER [--num-chunks 1000] [--threads 1]
 
@@ -23,11 +23,13 @@ from sentence_transformers import SentenceTransformer, __version__
 
 from rag_ft.config import Config
 from rag_ft.config_loader import make_config
+from rag_ft.fast.packed_linear import pack_linears
+from rag_ft.hardware import choose_device, native_bfloat16
 from rag_ft.ingest import run as ingest
+from rag_ft.model_hub import resolve
 from rag_ft.paths import RunDir
 from rag_ft.records import Chunk, read_jsonl, read_rows
-from rag_ft.retrieval.encoder import load_encoder, native_bfloat16
-from rag_ft.retrieval.model_files import resolve_model_dir
+from rag_ft.retrieval.encoder import load_encoder
 
 Encode = Callable[[list[str]], np.ndarray]
 
@@ -89,13 +91,28 @@ def _chunks(args: argparse.Namespace) -> tuple[Config, list[Chunk]]:
 
 
 def _ways(config: Config) -> dict[str, Encode]:
-    peer = SentenceTransformer(str(resolve_model_dir(config.encoder)), local_files_only=True)
-    ways: dict[str, Encode] = {
-        "sentence-transformers": lambda texts: peer.encode(texts, show_progress_bar=False)
-    }
+    """The library with its defaults; then per dtype the library with batches of 16 (it sorts them by length), the
+    same with packed linear layers, which tells what the loop alone brings, and ours."""
+    folder = str(resolve(config.encoder.model, "encoder"))
+    ways: dict[str, Encode] = {}
+
+    def add(name: str, batch_size: int, model: SentenceTransformer) -> None:
+        ways[name] = lambda texts: model.encode(
+            texts, batch_size=batch_size, show_progress_bar=False
+        )
+
+    def peer(dtype: str) -> SentenceTransformer:
+        return SentenceTransformer(folder, local_files_only=True).to(getattr(torch, dtype))
+
+    add("sentence-transformers", 32, peer("float32"))
     for dtype in ("float32", "bfloat16"):
-        encoder = load_encoder(config.encoder.model_copy(update={"dtype": dtype}))
-        ways[f"rag-ft {dtype}"] = encoder.encode_chunks
+        add(f"sentence-transformers {dtype}, batches of 16", 16, peer(dtype))
+        packed = peer(dtype)
+        if choose_device() == "cpu" and pack_linears(packed):
+            add(f"sentence-transformers {dtype}, batches of 16, packed", 16, packed)
+        ways[f"rag-ft {dtype}"] = load_encoder(
+            config.encoder.model_copy(update={"dtype": dtype})
+        ).encode_chunks
     return ways
 
 
@@ -159,7 +176,7 @@ def _report(
         print("  ".join(f"{key} {value}" for key, value in row.items()))
     found = {
         "threads": args.threads,
-        "native_bfloat16": native_bfloat16("cuda" if torch.cuda.is_available() else "cpu"),
+        "native_bfloat16": native_bfloat16(choose_device()),
         "clock": "wall" if torch.cuda.is_available() else "cpu",
         "versions": {"torch": torch.__version__, "sentence-transformers": __version__},
         "model": config.encoder.model,

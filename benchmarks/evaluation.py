@@ -135,7 +135,7 @@ def ask_grid(path: Path, overrides: list[str]) -> Row:
     from rag_ft import evaluate
     from rag_ft.config_loader import load_config
     from rag_ft.evaluation import answering
-    from rag_ft.llm.models import open_language_model
+    from rag_ft.llm.factory import open_language_model
     from rag_ft.paths import RunDir
 
     config = load_config(path, overrides)

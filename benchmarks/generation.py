@@ -37,9 +37,9 @@ import aiohttp
 from hardware import RESULTS, processor
 
 from rag_ft.config import LLMConfig
-from rag_ft.llm.grammar import COMPACT
-from rag_ft.llm.models import ChatRequest, open_language_model
-from rag_ft.llm.replies import cached_chat
+from rag_ft.llm.factory import open_language_model
+from rag_ft.llm.interface import JSON_STYLE, ChatRequest
+from rag_ft.llm.reply_cache import cached_chat
 
 KINDS = ("factoid", "summary", "inference", "unanswerable")
 SCHEMA = {
@@ -211,7 +211,7 @@ def measure_server(args: argparse.Namespace) -> dict[str, Any]:
 def measure_engine(args: argparse.Namespace) -> dict[str, Any]:
     """The server's ceiling as a share of the engine's own rate, round by round."""
     requests = make_requests(args)
-    job = {"model": str(args.model), "schema": SCHEMA | {"x-guidance": COMPACT}, "max_tokens": args.max_tokens,
+    job = {"model": str(args.model), "schema": SCHEMA | {"x-guidance": JSON_STYLE}, "max_tokens": args.max_tokens,
            "messages": [list(r.messages) for r in requests]}  # fmt: skip
     config = LLMConfig(backend="vllm", model=str(args.model), max_model_tokens=1024)
     with (

@@ -239,7 +239,7 @@ def scoring(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _score(config: Config, run_dir: RunDir, model_dir: Path, num: int) -> dict[str, Any]:
-    from rag_ft.llm.models import open_language_model
+    from rag_ft.llm.factory import open_language_model
     from rag_ft.qa.prompts import load_prompts
 
     prompts = load_prompts(config.llm.prompts, config.llm.advanced.abstain)

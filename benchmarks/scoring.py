@@ -24,7 +24,7 @@ import torch
 from hardware import RESULTS, processor
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from rag_ft.llm.scoring import Job, score_jobs
+from rag_ft.fast.answer_logprobs import Job, score_jobs
 
 NUM_QUESTIONS, CHUNKS_PER_QUESTION = 20, 8
 

@@ -6,8 +6,9 @@ from rag_ft.config import Config
 from rag_ft.errors import DataError
 from rag_ft.evaluation.answering import tuned_generator
 from rag_ft.evaluation.given import with_given
-from rag_ft.llm.model_folder import with_tuned
-from rag_ft.llm.models import ChatRequest, open_language_model
+from rag_ft.llm.factory import open_language_model
+from rag_ft.llm.interface import ChatRequest
+from rag_ft.model_hub import with_tuned
 from rag_ft.paths import RunDir
 from rag_ft.qa.prompts import load_prompts, parse_answer
 from rag_ft.records import Chunk

@@ -209,7 +209,7 @@ def _check_server(config: Config, names: list[str]) -> None:
     if stages_with_llm(config) & set(names):
         _ = config.llm.required_model
     if config.llm.backend == "vllm" and "generate" in names:
-        from rag_ft.llm.vllm_server import find_vllm_python
+        from rag_ft.llm.vllm_process import find_vllm_python
 
         find_vllm_python(config.llm.advanced.vllm_python)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from rag_ft.config import Config
 from rag_ft.errors import ConfigError, DataError
-from rag_ft.llm.models import Messages
+from rag_ft.llm.interface import Messages
 from rag_ft.paths import RunDir
 from rag_ft.qa.chunk_file import ChunkFile
 from rag_ft.qa.destination import publish

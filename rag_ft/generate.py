@@ -20,7 +20,8 @@ from typing import Any
 
 from rag_ft.config import Config
 from rag_ft.errors import ConfigError, DataError
-from rag_ft.llm.models import ChatRequest, LanguageModel, Reply, open_language_model
+from rag_ft.llm.factory import open_language_model
+from rag_ft.llm.interface import ChatRequest, LanguageModel, Reply
 from rag_ft.paths import RunDir
 from rag_ft.qa.asking import ask_in_order
 from rag_ft.qa.checks import Failure

@@ -24,6 +24,7 @@ from rag_ft.documents.discovery import Draft, find_files, free_id, read_drafts
 from rag_ft.documents.near_duplicates import groups, signature
 from rag_ft.documents.splits import split_of, strictest
 from rag_ft.errors import ConfigError, DataError
+from rag_ft.model_hub import load_token_counter, resolve
 from rag_ft.paths import RunDir
 from rag_ft.records import Chunk, Document, Reject, Split, read_jsonl, write_jsonl
 
@@ -40,7 +41,7 @@ def run(config: Config, run_dir: RunDir) -> dict[str, int | float]:
         DataError: a source is missing, nothing or too little of the sources can be read.
     """
     check(config.ingest)
-    count_tokens = _token_counter(config)
+    count_tokens = load_token_counter(resolve(config.encoder.model, "encoder"))
     sources = _Read()
     unsplit = run_dir.path / "documents.unsplit.jsonl"
     try:
@@ -197,22 +198,6 @@ def _chunks(
         for n, (start, end, num_tokens) in enumerate(spans):
             yield Chunk(f"{document.id}#{n}", document.id, document.title, document.text[start:end], start, end,
                         num_tokens, document.split)  # fmt: skip
-
-
-def _token_counter(config: Config) -> CountTokens:
-    from rag_ft.retrieval.model_files import (
-        load_tokenizer,
-    )  # not by way of encoder: it loads sentence_transformers
-
-    tokenizer = load_tokenizer(config.encoder)
-
-    def count_tokens(texts: list[str]) -> list[int]:
-        rows = tokenizer(
-            texts, add_special_tokens=False, return_attention_mask=False, verbose=False
-        )["input_ids"]
-        return [len(row) for row in rows]
-
-    return count_tokens
 
 
 def _counts(

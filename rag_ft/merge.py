@@ -43,12 +43,12 @@ def _merged(config: Config, adapter: Path) -> Any:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    from rag_ft.llm.model_folder import resolve_model_folder
+    from rag_ft.model_hub import resolve
     from rag_ft.training.adapters import drop_unused_sampling
 
     _check_base(config, adapter)
     base = AutoModelForCausalLM.from_pretrained(
-        resolve_model_folder(config.llm.required_model), dtype="auto"
+        resolve(config.llm.required_model, "llm"), dtype="auto"
     )
     drop_unused_sampling(base)
     try:
@@ -62,7 +62,7 @@ def _merged(config: Config, adapter: Path) -> Any:
 
 def _check_base(config: Config, adapter: Path) -> None:
     """An adapter fits every model of the same shape, but makes sense on its own base alone."""
-    from rag_ft.llm.model_folder import read_json
+    from rag_ft.model_hub import read_json
 
     path, wanted = adapter / "adapter_config.json", config.llm.required_model
     trained = read_json(path).get("base_model_name_or_path")

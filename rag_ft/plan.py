@@ -95,10 +95,11 @@ def plan(config: Config) -> str:
         ConfigError: the training does not fit, with the change that would make it fit.
         DataError: nothing is ingested yet and a source does not exist.
     """
-    from rag_ft.llm.model_folder import choose_dtype, resolve_model_folder
+    from rag_ft.hardware import choose_dtype
+    from rag_ft.model_hub import resolve
 
     shape, encoder = (
-        read_shape(resolve_model_folder(config.llm.required_model)),
+        read_shape(resolve(config.llm.required_model, "llm")),
         read_encoder_shape(config),
     )
     device, run_dir = visible_device(config), RunDir(config.run_path)
@@ -142,10 +143,10 @@ def visible_device(config: Config) -> Device:
         peak = next((t for key, t in GPU_TFLOPS.items() if key in name), OTHER_GPU_TFLOPS)
         memory = torch.cuda.get_device_properties(0).total_memory / 2**30
         return Device(name, count, memory, count * peak * 1e12 * GPU_SHARE, True)
-    from rag_ft.llm.model_folder import choose_dtype
+    from rag_ft.hardware import choose_dtype, total_memory_gb
 
     cores = len(os.sched_getaffinity(0))
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    memory = total_memory_gb("cpu")
     rate = CPU_GFLOPS_PER_CORE[choose_dtype(config.llm.dtype, "cpu")]
     return Device(f"CPU with {cores} cores", 1, memory, cores * rate * 1e9, False)
 

@@ -110,10 +110,10 @@ def _probe(config: Config, model: Any, tokenizer: Any, data: TrainingSet, name: 
 def chat_tokens(config: Config) -> Any:
     """The model's tokenizer, checked to have a chat template, as training uses it."""
     from rag_ft.llm.chat_template import load_chat_tokenizer
-    from rag_ft.llm.model_folder import resolve_model_folder
+    from rag_ft.model_hub import resolve
     from rag_ft.training.tokens import ChatTokens
 
-    tokenizer = load_chat_tokenizer(resolve_model_folder(config.llm.required_model))
+    tokenizer = load_chat_tokenizer(resolve(config.llm.required_model, "llm"))
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return ChatTokens(tokenizer)

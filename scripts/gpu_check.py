@@ -136,7 +136,7 @@ def _step_timer() -> Any:
 
 def scoring(size: str, tiny: bool) -> Row:
     """log p(answer | chunk, question), as the retriever's teacher asks for it: pairs/s."""
-    from rag_ft.llm.scoring import score_jobs
+    from rag_ft.fast.answer_logprobs import score_jobs
 
     model = _random_model(size, tiny).eval()
     rng = random.Random(0)
@@ -225,8 +225,9 @@ def vllm(tiny: bool, work: Path) -> Row:
 
     from rag_ft.config import LLMConfig
     from rag_ft.errors import ConfigError
-    from rag_ft.llm.models import ChatRequest, open_language_model
-    from rag_ft.llm.vllm_server import find_vllm_python, is_cpu_build
+    from rag_ft.llm.factory import open_language_model
+    from rag_ft.llm.interface import ChatRequest
+    from rag_ft.llm.vllm_process import find_vllm_python, is_cpu_build
 
     try:
         on_cpu = is_cpu_build(find_vllm_python(None))

@@ -143,7 +143,7 @@ def test_an_overlong_sentence_is_cut_between_words_with_overlap() -> None:
 
 def test_chinese_and_arabic_fill_their_chunks(demo_encoder: str) -> None:
     from rag_ft.config import EncoderConfig
-    from rag_ft.retrieval.model_files import load_tokenizer
+    from rag_ft.model_hub import load_tokenizer
 
     tokenizer = load_tokenizer(EncoderConfig(model=demo_encoder))
 

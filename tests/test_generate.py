@@ -13,7 +13,7 @@ import pytest
 from rag_ft import generate
 from rag_ft.config import Config
 from rag_ft.errors import ConfigError, DataError
-from rag_ft.llm.models import ChatRequest, Reply
+from rag_ft.llm.interface import ChatRequest, Reply
 from rag_ft.paths import RunDir
 from rag_ft.qa.prompts import load_prompts
 from rag_ft.qa.round_trip import RoundTrip

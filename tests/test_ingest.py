@@ -101,14 +101,14 @@ def test_a_messy_folder_gives_its_readable_documents_and_a_reason_for_each_other
 
 
 def test_chunks_are_exact_fit_the_encoder_and_inherit_the_split(make_run: MakeRun) -> None:
-    from rag_ft.retrieval.model_files import load_tokenizer
+    from rag_ft.model_hub import load_tokenizer, resolve
 
     config, run_dir = make_run(
         texts(30), ingest__chunk_tokens=40, ingest__advanced__chunk_overlap_tokens=10
     )
     counts = ingest.run(config, run_dir)
     documents = {d.id: d for d in read_jsonl(run_dir.documents, Document)}
-    tokenizer = load_tokenizer(config.encoder)
+    tokenizer = load_tokenizer(resolve(config.encoder.model, "encoder"))
     numbers: dict[str, int] = {}
     for chunk in read_jsonl(run_dir.chunks, Chunk):
         document = documents[chunk.document_id]

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 from test_evaluate import question
-from test_llm_server import FaultyServer, Handler, chat_reply
+from test_llm_openai_backend import FaultyServer, Handler, chat_reply
 
 from rag_ft.config import Config
 from rag_ft.config_loader import make_config
 from rag_ft.evaluation.judge import METRIC, judge, judge_prompt, read_verdict
 from rag_ft.evaluation.similarity import similarity_scores
 from rag_ft.evaluation.systems import Ask
-from rag_ft.llm.models import Reply
+from rag_ft.llm.interface import Reply
 from rag_ft.paths import RunDir
 from rag_ft.records import Prediction
 from rag_ft.retrieval.encoder import load_encoder

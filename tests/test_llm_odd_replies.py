@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_llm_server import FaultyServer, Handler, ask, chat_reply, config_of, requests
-from test_llm_server import serve as serve
+from test_llm_openai_backend import FaultyServer, Handler, ask, chat_reply, config_of, requests
+from test_llm_openai_backend import serve as serve
 
 from rag_ft.errors import DataError
-from rag_ft.llm.models import open_language_model
-from rag_ft.llm.replies import cached_chat
+from rag_ft.llm.factory import open_language_model
+from rag_ft.llm.reply_cache import cached_chat
 
 Serve = Callable[..., FaultyServer]
 

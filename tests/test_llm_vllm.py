@@ -16,9 +16,10 @@ import pytest
 
 from rag_ft.config import LLMConfig
 from rag_ft.errors import ConfigError, RagFtError
-from rag_ft.llm import vllm_server
-from rag_ft.llm.models import ChatRequest, Reply, open_language_model
-from rag_ft.llm.replies import cached_chat
+from rag_ft.llm import vllm_process
+from rag_ft.llm.factory import open_language_model
+from rag_ft.llm.interface import ChatRequest, Reply
+from rag_ft.llm.reply_cache import cached_chat
 
 pytestmark = [
     pytest.mark.vllm,
@@ -101,7 +102,7 @@ def adapter_dir(lm_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def processes_of(model: Any) -> list[psutil.Process]:
-    guard = psutil.Process(model._server._guard.pid)
+    guard = psutil.Process(model._server._watchdog.pid)
     return [guard, *guard.children(recursive=True)]
 
 
@@ -194,7 +195,7 @@ def kill_server(model: Any) -> None:
 def test_a_server_killed_midway_is_started_again_and_only_what_was_in_flight_is_asked_again(
     lm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vllm_server, "MAX_RESTARTS", 1)
+    monkeypatch.setattr(vllm_process, "MAX_RESTARTS", 1)
     requests = [ChatRequest(f"w{i}", writing(i), 64) for i in range(200)]
     with open_language_model(config_of(lm_dir, "vllm"), 0, log_path=tmp_path / "vllm.log") as model:
         expected = {r.id: r.text for r in model.chat(requests)}

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rag_ft.config import LLMConfig
-from rag_ft.llm.models import open_language_model
+from rag_ft.llm.factory import open_language_model
 from rag_ft.qa.prompts import load_prompts
 from rag_ft.records import Chunk, QAPair, read_rows
 from rag_ft.training.lm_scores import (
@@ -92,7 +92,7 @@ def test_rows_name_pair_and_chunk_and_hold_the_mean_not_the_sum(tmp_path: Path) 
 
 
 def test_questions_over_one_chunk_come_together_so_that_a_block_shares_its_beginning() -> None:
-    from rag_ft.llm.scoring import plan_batches
+    from rag_ft.fast.answer_logprobs import plan_batches
 
     text = "It stood in the hall all summer. " * 10
     chunks = {

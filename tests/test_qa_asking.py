@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rag_ft.errors import DataError
-from rag_ft.llm.models import Reply
+from rag_ft.llm.interface import Reply
 from rag_ft.qa.funnel import DOWN_AFTER_ERRORS, ErrorWatch
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rag_ft.config_loader import make_config
-from rag_ft.llm.models import Reply
+from rag_ft.llm.interface import Reply
 from rag_ft.qa.checks import Failure
 from rag_ft.qa.prompts import load_prompts
 from rag_ft.qa.round_trip import RoundTrip

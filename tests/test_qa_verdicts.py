@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from rag_ft.config_loader import make_config
-from rag_ft.llm.models import Reply
+from rag_ft.llm.interface import Reply
 from rag_ft.qa.checks import Failure
 from rag_ft.qa.prompts import load_prompts
 from rag_ft.qa.round_trip import ClosedBook, RoundTrip

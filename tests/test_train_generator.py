@@ -488,7 +488,8 @@ def interrupt_at(step: int) -> Callable[..., Any]:
 
 
 def test_answers_during_training_are_scored_as_those_of_the_evaluation(prepared: Make) -> None:
-    from rag_ft.llm.models import ChatRequest, open_language_model
+    from rag_ft.llm.factory import open_language_model
+    from rag_ft.llm.interface import ChatRequest
     from rag_ft.metrics.answers import score_answer
     from rag_ft.qa.prompts import is_abstention
     from rag_ft.training.adapters import load_base

@@ -16,7 +16,7 @@ from generator_run import Make, as_file, prepare, start, start_process
 
 from rag_ft import train_generator
 from rag_ft.errors import ConfigError
-from rag_ft.llm.vllm_server import free_port
+from rag_ft.llm.vllm_process import free_port
 from rag_ft.paths import RunDir
 from rag_ft.records import QAPair, read_jsonl, read_rows, write_jsonl
 
@@ -28,14 +28,17 @@ def prepared(make_run: Make) -> Make:
     return functools.partial(prepare, make_run)
 
 
-def test_a_launcher_that_started_too_few_processes_is_an_error(
+def test_fewer_processes_than_asked_for_are_an_error_with_the_command_that_works(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from rag_ft.training import processes
+    from rag_ft.training.processes import join_processes
 
-    monkeypatch.setattr(processes, "_asked_of_accelerate", lambda: 2)
-    with pytest.raises(ConfigError, match="2 processes were asked for and 1 runs"):
-        processes.join_processes()
+    assert join_processes().count == 1
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(
+        ConfigError, match=r"2 processes were asked for and 1 runs.*torchrun --nproc-per-node 2"
+    ):
+        join_processes()
 
 
 @pytest.mark.slow

@@ -586,19 +586,6 @@ def test_two_processes_train_what_one_trains(
             np.testing.assert_allclose(launched[name], weights, atol=1e-5)
 
 
-def test_fewer_processes_than_asked_for_are_refused_with_the_command_that_works(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    from rag_ft.errors import ConfigError
-    from rag_ft.training import processes
-
-    monkeypatch.setattr(processes, "_asked_of_accelerate", lambda: 2)
-    with pytest.raises(
-        ConfigError, match=r"2 processes were asked for and 1 runs.*torchrun --nproc-per-node 2"
-    ):
-        processes.join_processes()
-
-
 def test_sharding_the_encoder_is_refused_before_any_work(
     prepared: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 from rag_ft.config import Config
 from rag_ft.errors import DataError
 from rag_ft.evaluation.systems import Ask
-from rag_ft.llm.model_folder import TUNED_MARKS, with_tuned
-from rag_ft.llm.models import ChatRequest, Messages, Reply, open_language_model
+from rag_ft.llm.factory import open_language_model
+from rag_ft.llm.interface import ChatRequest, Messages, Reply
+from rag_ft.model_hub import TUNED_MARKS, with_tuned
 from rag_ft.paths import RunDir
 from rag_ft.qa.prompts import Prompts, load_prompts, parse_answer
 from rag_ft.records import Chunk, Prediction, Reject, content_hash
@@ -104,7 +105,7 @@ def _rank(ask: Ask, prompting: Prompting, is_tuned: bool) -> tuple[str, int, str
 def _ask_models(
     config: Config, run_dir: RunDir, asks: dict[str, Ask], prompting: Prompting
 ) -> dict[str, Reply]:
-    from rag_ft.llm.replies import cached_chat
+    from rag_ft.llm.reply_cache import cached_chat
 
     replies = {}
     for llm, adapters, halves in _models(config, tuned_generator(run_dir)):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rag_ft.config import Config, EvaluateConfig
 from rag_ft.errors import ConfigError, RagFtError
-from rag_ft.llm.model_folder import TUNED_MARKS
+from rag_ft.model_hub import TUNED_MARKS
 from rag_ft.paths import RunDir
 from rag_ft.records import Chunk, read_jsonl
 from rag_ft.retrieval.encoder import load_encoder

@@ -13,8 +13,9 @@ from typing import Any
 
 from rag_ft.config import Config
 from rag_ft.evaluation.systems import ENSEMBLES, SYSTEMS, Ask
-from rag_ft.llm.models import ChatRequest, Messages, Reply, open_language_model
-from rag_ft.llm.replies import cached_chat
+from rag_ft.llm.factory import open_language_model
+from rag_ft.llm.interface import ChatRequest, Messages, Reply
+from rag_ft.llm.reply_cache import cached_chat
 from rag_ft.paths import RunDir
 from rag_ft.records import Prediction, Reject, Score, content_hash
 from rag_ft.text import neutralise

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rag_ft.errors import ConfigError
-from rag_ft.llm.models import Messages
+from rag_ft.llm.interface import Messages
 from rag_ft.text import escape_control_tokens
 
 # Answers are to be short and are read as they are: reasoning models answer at once. Templates without a thinking block

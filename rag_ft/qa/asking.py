@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from rag_ft.llm.models import ChatRequest, LanguageModel, Reply
-from rag_ft.llm.replies import cached_chat
+from rag_ft.llm.interface import ChatRequest, LanguageModel, Reply
+from rag_ft.llm.reply_cache import cached_chat
 from rag_ft.qa.checks import Failure
 from rag_ft.qa.funnel import ErrorWatch, Funnel
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rag_ft.config import Config
-from rag_ft.llm.models import ChatRequest, Reply
+from rag_ft.llm.interface import ChatRequest, Reply
 from rag_ft.qa.checks import (
     Draft,
     Failure,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rag_ft.errors import DataError
-from rag_ft.llm.models import Reply
+from rag_ft.llm.interface import Reply
 from rag_ft.qa.checks import Failure
 from rag_ft.qa.swaps import SWAPPED
 from rag_ft.records import QAPair, Reject

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rag_ft.errors import ConfigError, DataError
-from rag_ft.llm.models import Messages
+from rag_ft.llm.interface import Messages
 from rag_ft.records import KINDS, Kind, content_hash, encodable
 from rag_ft.text import neutralise
 

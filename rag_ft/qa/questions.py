@@ -331,6 +331,7 @@ def _place_in_chunks(pairs: list[QAPair], chunks: Iterable[Chunk]) -> list[QAPai
         places = waiting.get(document_id, ())
         of_document = list(group) if places else []
         for place in places:
-            first = next(iter(gold_chunks(pairs[place], of_document)), None)
-            placed[place] = dataclasses.replace(pairs[place], chunk_id=first and first.id)
+            gold = gold_chunks(pairs[place], of_document)
+            chunk_id = gold[0].id if gold else None
+            placed[place] = dataclasses.replace(pairs[place], chunk_id=chunk_id)
     return placed

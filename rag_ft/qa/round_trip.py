@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from rag_ft.config import Config, GenerateConfig
-from rag_ft.llm.models import ChatRequest, Messages, Reply
+from rag_ft.llm.interface import ChatRequest, Messages, Reply
 from rag_ft.qa.checks import Failure, agreement, same_answer
 from rag_ft.qa.prompts import Prompts, is_abstention, parse_answer
 from rag_ft.records import Chunk, QAPair, batched

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-from rag_ft.llm.models import Reply
+from rag_ft.llm.interface import Reply
 from rag_ft.qa.checks import Failure
 from rag_ft.qa.duplicates import duplicate
 from rag_ft.qa.round_trip import SHORT_ANSWER_TOKENS, Job, RoundTrip, answer_request

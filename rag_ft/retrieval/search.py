@@ -11,6 +11,7 @@ import numpy as np
 
 from rag_ft.config import Config, RetrievalConfig
 from rag_ft.errors import ConfigError, DataError
+from rag_ft.model_hub import file_sha256
 from rag_ft.paths import RunDir
 from rag_ft.records import Chunk, read_jsonl
 from rag_ft.retrieval.build import (
@@ -24,7 +25,6 @@ from rag_ft.retrieval.build import (
 from rag_ft.retrieval.encoder import Encoder, load_encoder
 from rag_ft.retrieval.faiss_index import FaissIndex, FaissKind
 from rag_ft.retrieval.lexical import LexicalIndex
-from rag_ft.retrieval.model_files import file_sha256
 
 __all__ = [
     "Retriever",
@@ -84,9 +84,8 @@ class Retriever:
         sides = zip(
             self._dense(questions, depth), self._lexical.search(questions, depth), strict=True
         )
-        return [
-            tuple(part[:k] for part in fuse(dense, lexical, weight)) for dense, lexical in sides
-        ]  # type: ignore[misc]
+        fused = [fuse(dense, lexical, weight) for dense, lexical in sides]
+        return [(rows[:k], scores[:k]) for rows, scores in fused]
 
     def _dense(self, questions: list[str], k: int) -> list[Ranking]:
         return self._faiss.search(self.encoder.encode_queries(questions), k)

@@ -10,7 +10,8 @@ import torch
 
 from rag_ft.config import Config
 from rag_ft.errors import ConfigError, first_line
-from rag_ft.llm.model_folder import choose_dtype, resolve_model_folder
+from rag_ft.hardware import choose_dtype
+from rag_ft.model_hub import resolve
 
 SAMPLING_FLAGS = (
     "temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff",
@@ -70,7 +71,7 @@ def load_base(config: Config) -> Any:
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
-    folder = resolve_model_folder(config.llm.required_model)
+    folder = resolve(config.llm.required_model, "llm")
     gpu = torch.cuda.is_available()
     dtype = choose_dtype(config.llm.dtype, "cuda" if gpu else "cpu")
     if config.train_generator.method == "full":

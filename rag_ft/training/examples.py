@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from rag_ft.documents.chunking import split_sentences
-from rag_ft.llm.models import Messages
+from rag_ft.llm.interface import Messages
 from rag_ft.qa.prompts import quoting
 from rag_ft.records import Chunk, QAPair, Reject
 from rag_ft.relevance import (
@@ -129,7 +129,7 @@ def drafts(
                 document_id=pair.document_id,
             )
         ]
-    own = [chunks[i] for i in (pair.chunk_id,) if i in chunks]
+    own = [chunks[i] for i in (pair.chunk_id,) if i is not None and i in chunks]
     # Best ranked first; the pair's own chunk last where it was not found.
     gold = gold_chunks(pair, dict.fromkeys([*found, *own])) or fallback_gold_chunks(pair, found)
     rng = layout.rng(pair.id)

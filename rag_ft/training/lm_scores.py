@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 from tqdm import tqdm
 
-from rag_ft.llm.models import Messages
+from rag_ft.llm.interface import Messages
 from rag_ft.qa.prompts import Prompts
 from rag_ft.records import Chunk, JsonlAppender, QAPair, batched, content_hash, read_rows
 

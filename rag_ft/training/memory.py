@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rag_ft.config import Config
-from rag_ft.llm.model_folder import choose_dtype
+from rag_ft.hardware import choose_dtype
 
 GIB = 2**30
 LIBRARIES_GB = 1.0  # torch, transformers, trl, the retriever before, and what they hold: measured in a CPU process
@@ -82,9 +82,10 @@ def read_encoder_shape(config: Config) -> ModelShape:
     import torch
     from transformers import AutoConfig, AutoModel
 
-    from rag_ft.retrieval.model_files import resolve_model_dir, transformer_folder
+    from rag_ft.model_hub import resolve, transformer_folder
 
-    found = AutoConfig.from_pretrained(transformer_folder(resolve_model_dir(config.encoder)))
+    folder = transformer_folder(resolve(config.encoder.model, "encoder"))
+    found = AutoConfig.from_pretrained(folder)
     with torch.device("meta"):
         return shape_of(AutoModel.from_config(found))
 

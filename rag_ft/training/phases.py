@@ -21,12 +21,13 @@ import torch
 from safetensors.torch import load_file
 
 from rag_ft.config import Config
-from rag_ft.llm.models import open_language_model
+from rag_ft.hardware import choose_dtype
+from rag_ft.llm.factory import open_language_model
 from rag_ft.paths import RunDir
 from rag_ft.qa.prompts import load_prompts
 from rag_ft.records import Chunk, read_jsonl, write_jsonl, write_text
 from rag_ft.retrieval.build import adopt_index, build_index, chunk_text, open_vectors, read_manifest
-from rag_ft.retrieval.encoder import load_encoder, load_sentence_transformer, native_bfloat16
+from rag_ft.retrieval.encoder import load_encoder, load_sentence_transformer
 from rag_ft.retrieval.search import Retriever, open_retriever, served_tuned
 from rag_ft.training.batches import fitting_batch_size
 from rag_ft.training.cloze import make_clozes
@@ -266,9 +267,7 @@ def train_phase(
     if schedule.no_duplicates:
         size = fitting_batch_size(dataset, settings.batch_size, count, schedule.seed) or count
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    bfloat16 = config.encoder.dtype == "bfloat16"
-    if config.encoder.dtype == "auto":
-        bfloat16 = native_bfloat16(device)
+    bfloat16 = choose_dtype(config.encoder.dtype, device) == "bfloat16"
     schedule = dataclasses.replace(schedule, batch_size=size, bfloat16=bfloat16)
 
     loss_settings = LossSettings(

@@ -8,13 +8,10 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import TypeVar
 
-import yaml
-
 from rag_ft.errors import ConfigError
-from rag_ft.llm.gpu_memory import release_gpu
+from rag_ft.hardware import release_gpu
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -43,7 +40,7 @@ class Processes:
     def first(self, work: Callable[[], Result]) -> Result | None:
         """Runs `work` in the first process; the others wait for it and get None.
 
-        It starts when every process has come here: `work` may replace or remove what another was still reading.
+        It starts when every process has come here, since `work` may replace files that others read.
         """
         release_gpu()  # in all of them: `work` may start a server that wants their memory
         self.wait()
@@ -56,63 +53,29 @@ def join_processes() -> Processes:
     """Meets the other processes of `accelerate launch` or `torchrun`; alone without a launcher.
 
     Raises:
-        ConfigError: the launcher was asked for more processes than it made.
+        ConfigError: WORLD_SIZE asks for another number of processes than run. (`accelerate launch
+            --cpu` sets no such variable and starts one process, whatever number it is given.)
     """
     import torch
     from accelerate import PartialState
 
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=LONGEST_WAIT)
-    asked = int(os.environ.get("WORLD_SIZE", 0)) or _asked_of_accelerate() or 1
+    asked = int(os.environ.get("WORLD_SIZE", 1))
     if asked != state.num_processes:
         raise ConfigError(
-            f"{asked} processes were asked for and {state.num_processes} runs: on CPUs start them with "
-            f"`torchrun --nproc-per-node {asked}` or `accelerate launch --multi_gpu --num_processes {asked}`"
+            f"{asked} processes were asked for and {state.num_processes} runs: on CPUs start them "
+            "with "
+            f"`torchrun --nproc-per-node {asked}` or `accelerate launch --multi_gpu "
+            f"--num_processes {asked}`"
         )
     return Processes(state.process_index, state.num_processes)
 
 
 def leave_processes() -> None:
-    """To be called when all work is done. A process group that is still there when Python ends has threads that nobody
-    joins, of which C++ now and then aborts the process, after which its launcher reports a failure."""
+    """Leaves the process group; call it when all work is done. Otherwise its threads now and then
+    abort Python at its end, and the launcher reports a failure."""
     if "torch" in sys.modules:
         from torch import distributed
 
         if distributed.is_available() and distributed.is_initialized():
             distributed.destroy_process_group()
-
-
-def _asked_of_accelerate() -> int | None:
-    """What `accelerate launch` was told, from its command line: with --cpu it starts one process whatever it was told,
-    and tells that one nothing. None where it cannot be known."""
-    try:
-        words = (
-            Path(f"/proc/{os.getppid()}/cmdline").read_bytes().decode(errors="replace").split("\0")
-        )
-    except OSError:
-        return None
-    if "launch" not in words or not any("accelerate" in word for word in words):
-        return None
-    given = _option(words, "num_processes")
-    if given is None and (path := _option(words, "config_file")):
-        given = _from_yaml(Path(path))
-    return int(given) if given and given.isdigit() else None
-
-
-def _option(words: list[str], name: str) -> str | None:
-    for i, word in enumerate(words):
-        key, equals, value = word.lstrip("-").partition("=")
-        if word.startswith("--") and key.replace("-", "_") == name:
-            return value if equals else (words[i + 1] if i + 1 < len(words) else None)
-    return None
-
-
-def _from_yaml(path: Path) -> str | None:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError):
-        return None
-    return (
-        str(values["num_processes"])
-        if isinstance(values, dict) and "num_processes" in values
-        else None
-    )

@@ -29,8 +29,8 @@ def answer_f1(
     model: Any, tokenizer: Any, questions: Sequence[Question], abstain: str, max_tokens: int
 ) -> list[float]:
     """F1 (0-1) of each question's greedy answer of at most `max_tokens` tokens, in order."""
-    from rag_ft.llm.decoding import Row, decode
-    from rag_ft.llm.transformers_model import end_tokens
+    from rag_ft.fast.decoding import Row, decode
+    from rag_ft.llm.transformers_backend import end_tokens
 
     training, ends = model.training, end_tokens(model, tokenizer)
     model.eval()

@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from rag_ft.config import Config
-from rag_ft.llm.models import ChatRequest, Messages, open_language_model
-from rag_ft.llm.replies import cached_chat
+from rag_ft.llm.factory import open_language_model
+from rag_ft.llm.interface import ChatRequest, Messages
+from rag_ft.llm.reply_cache import cached_chat
 from rag_ft.qa.prompts import Prompts
 from rag_ft.records import Chunk, QAPair
 from rag_ft.training.examples import Encode, Example

@@ -26,7 +26,8 @@ from trl import SFTConfig
 
 from rag_ft.config import Config
 from rag_ft.errors import ConfigError, DataError
-from rag_ft.llm.model_folder import choose_dtype, resolve_model_folder
+from rag_ft.hardware import choose_dtype, total_memory_gb
+from rag_ft.model_hub import resolve
 from rag_ft.records import write_text
 from rag_ft.training.adapters import adapter_config, can_pack
 from rag_ft.training.answer_trainer import (
@@ -303,16 +304,10 @@ def _fitting(config: Config, model: Any, sizes: Sequence[int], lengths: tuple[in
     """The first of `sizes` (rows of a forward pass, largest first) that memory and caches take, by a row's `lengths`
     (tokens, all and learned); the last where none seems to fit (the estimate is no reason to refuse what a user asks
     for)."""
-    found = largest_pass(
-        shape_of(model), config, sizes, lengths, _device_memory_gb(), torch.cuda.is_available()
-    )
+    gpu = torch.cuda.is_available()
+    memory_gb = total_memory_gb("cuda" if gpu else "cpu")
+    found = largest_pass(shape_of(model), config, sizes, lengths, memory_gb, gpu)
     return found[0] if found else sizes[-1]
-
-
-def _device_memory_gb() -> float:
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory / 2**30
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
 
 
 def _history(rows: Sequence[dict[str, Any]]) -> list[dict[str, float]]:
@@ -327,7 +322,7 @@ def save_generator(trained: Trained, config: Config, folder: Path, processes: Pr
     Where all weights were trained they get the base model's dtype again: servers choose theirs by it."""
     trainer = trained.trainer
     if config.train_generator.method == "full":
-        base = AutoConfig.from_pretrained(resolve_model_folder(config.llm.required_model))
+        base = AutoConfig.from_pretrained(resolve(config.llm.required_model, "llm"))
         trainer.model.to(base.get_text_config().dtype or torch.float32)
     trainer.save_model(str(folder))
     if not processes.main:

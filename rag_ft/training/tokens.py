@@ -7,7 +7,7 @@ from typing import Any
 
 from rag_ft.errors import ConfigError
 from rag_ft.llm.chat_template import answer_ending, render
-from rag_ft.llm.models import Messages
+from rag_ft.llm.interface import Messages
 
 IGNORED = -100  # what a label says where no loss is wanted
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from rag_ft.config import Config
 from rag_ft.errors import DataError
-from rag_ft.llm.models import Messages
+from rag_ft.llm.interface import Messages
 from rag_ft.paths import RunDir
 from rag_ft.qa.prompts import load_prompts
 from rag_ft.records import Chunk, QAPair, Reject, read_jsonl, read_rows, write_jsonl

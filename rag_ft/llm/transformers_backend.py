@@ -1,4 +1,4 @@
-"""The embedded language model: a causal LM of transformers in this process, with LoRA adapters beside it."""
+"""The language model in this process: a causal LM of transformers with LoRA adapters beside it."""
 
 from __future__ import annotations
 
@@ -15,43 +15,38 @@ from typing import Any
 import numpy as np
 import torch
 
+from rag_ft.config import LLMConfig
 from rag_ft.errors import ConfigError
+from rag_ft.fast.answer_logprobs import score_jobs
+from rag_ft.fast.decoding import GrammarCompiler, Row, decode
+from rag_ft.hardware import choose_device, choose_dtype, free_memory_gb, release_gpu
 from rag_ft.llm.chat_template import encode_answers, encode_prompts, load_chat_tokenizer
-from rag_ft.llm.decoding import Row, decode
-from rag_ft.llm.grammar import GrammarCompiler
-from rag_ft.llm.model_folder import (
-    check_adapter,
-    choose_dtype,
-    context_tokens,
-    folder_fingerprint,
-    resolve_model_folder,
-    weights_gb,
-)
-from rag_ft.llm.models import ChatRequest, Messages, Reply
-from rag_ft.llm.scoring import score_jobs
+from rag_ft.llm.interface import JSON_STYLE, ChatRequest, Messages, Reply
+from rag_ft.model_hub import check_adapter, context_tokens, fingerprint, resolve, weights_gb
 from rag_ft.records import content_hash
 
 log = logging.getLogger(__name__)
 
 
 class TransformersModel:
-    """A LanguageModel (see models.py) computed here, on the first GPU or the CPU.
+    """A LanguageModel (see interface.py) on the first GPU or the CPU.
 
-    Requests are decided on in windows of `window`: sorted by adapter and prompt length, decoded in batches of about
-    `batch_tokens` tokens. The same window gives the same replies; a sampled reply is drawn by (seed, request content).
+    Each window of requests is sorted by adapter and prompt length and decoded in batches of about
+    `batch_tokens` tokens. The same window gives the same replies; sampling is seeded by (seed,
+    content of the request).
 
     Raises:
-        ConfigError: no model there, no chat template, not enough memory, an adapter that does not fit.
+        ConfigError: no model or chat template, too little memory, an adapter that does not fit.
     """
 
     window = 256
 
-    def __init__(self, config: Any, seed: int, adapters: dict[str, Path]) -> None:
-        folder = resolve_model_folder(config.required_model)
+    def __init__(self, config: LLMConfig, seed: int, adapters: dict[str, Path]) -> None:
+        folder = resolve(config.required_model, "llm")
         for name, path in adapters.items():
             check_adapter(name, path)
         self.tokenizer = load_chat_tokenizer(folder)
-        self._device = "cuda:0" if torch.cuda.is_available() else "cpu"
+        self._device = choose_device()
         self._dtype = choose_dtype(config.dtype, self._device)
         self._seed, self._batch_tokens = seed, config.advanced.batch_tokens
         self._limit = context_tokens(folder, config.max_model_tokens)
@@ -64,20 +59,19 @@ class TransformersModel:
             if self.tokenizer.pad_token_id is not None
             else min(self._ends)
         )
-        self._grammars = GrammarCompiler(self.tokenizer, self._ends)
-        prints = {name: folder_fingerprint(Path(path)) for name, path in sorted(adapters.items())}
-        self.name = (
-            f"{folder.name}-{content_hash(folder_fingerprint(folder), self._dtype, prints, seed)}"
-        )
+        self._grammars = GrammarCompiler(self.tokenizer, self._ends, JSON_STYLE)
+        prints = {name: fingerprint(Path(path)) for name, path in sorted(adapters.items())}
+        self.name = f"{folder.name}-{content_hash(fingerprint(folder), self._dtype, prints, seed)}"
 
     def chat(self, requests: Iterable[ChatRequest]) -> Iterator[Reply]:
-        """Exactly one reply per request, as it ends; within a window the order is by length, not by arrival."""
+        """Exactly one reply per request; within a window they come in the order of their length."""
         stream = iter(requests)
         while window := list(itertools.islice(stream, self.window)):
             yield from self._chat_window(window)
 
     def answer_logprobs(self, jobs: Sequence[tuple[Messages, str]]) -> list[np.ndarray]:
-        """By the base model (adapters off). Raises ConfigError where a job is longer than the model takes."""
+        """By the base model, without adapters. Raises ConfigError where a job exceeds the
+        context."""
         prompts = encode_prompts(self.tokenizer, [messages for messages, _ in jobs])
         encoded = list(
             zip(
@@ -86,8 +80,11 @@ class TransformersModel:
         )
         longest = max((len(p) + len(a) for p, a in encoded), default=0)
         if longest > self._limit:
-            raise ConfigError(f"a prompt with its answer has {longest} tokens, the model takes {self._limit}: lower "
-                              f"ingest.chunk_tokens, or raise llm.max_model_tokens where the model can")  # fmt: skip
+            raise ConfigError(
+                f"a prompt with its answer has {longest} tokens, the model takes {self._limit}: "
+                "lower "
+                f"ingest.chunk_tokens, or raise llm.max_model_tokens where the model can"
+            )
         with self._adapter(None):
             return score_jobs(self._model, encoded, self._batch_tokens, self._pad)
 
@@ -99,9 +96,8 @@ class TransformersModel:
 
     def __exit__(self, *_: object) -> None:
         self._model = self._peft = None
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        gc.collect()  # PEFT and its model refer to each other
+        release_gpu()
 
     def _chat_window(self, window: list[ChatRequest]) -> Iterator[Reply]:
         prompts = encode_prompts(self.tokenizer, [request.messages for request in window])
@@ -134,7 +130,8 @@ class TransformersModel:
         known = self._peft.peft_config if self._peft is not None else {}
         if request.adapter is not None and request.adapter not in known:
             raise ConfigError(
-                f"no adapter '{request.adapter}' is loaded (there are: {', '.join(known) or 'none'})"
+                f"no adapter '{request.adapter}' is loaded (there are: "
+                f"{', '.join(known) or 'none'})"
             )
         return self._grammars.problem(request.schema) if request.schema is not None else None
 
@@ -197,14 +194,11 @@ def load_causal_lm(folder: Path, dtype: str, device: str) -> Any:
 def check_memory(folder: Path, dtype: str, device: str) -> None:
     """Raises ConfigError when the weights alone would not fit in what is free, or are not whole."""
     need = weights_gb(folder, dtype)
-    free = (
-        torch.cuda.mem_get_info(device)[0] / 2**30
-        if device.startswith("cuda")
-        else _free_memory_gb()
-    )
+    free = free_memory_gb(device)
     if need > free:
         raise ConfigError(
-            f"{folder} needs about {need:.1f} GiB, {device} has {free:.1f} GiB free: use a smaller or quantised model, "
+            f"{folder} needs about {need:.1f} GiB, {device} has {free:.1f} GiB free: use a "
+            "smaller or quantised model, "
             f"or llm.backend=vllm with llm.advanced.tensor_parallel"
         )
 
@@ -212,7 +206,8 @@ def check_memory(folder: Path, dtype: str, device: str) -> None:
 def token_batches(
     pairs: list[tuple[ChatRequest, list[int]]], batch_tokens: int
 ) -> Iterator[list[Any]]:
-    """Consecutive pairs, rows x (longest prompt + longest reply) at most `batch_tokens`, at least one row."""
+    """Consecutive pairs, rows x (longest prompt + longest reply) at most `batch_tokens`, at least
+    one row."""
     batch: list[tuple[ChatRequest, list[int]]] = []
     width = 0
     for pair in pairs:
@@ -256,13 +251,7 @@ def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
     ends = {tokenizer.eos_token_id, *(found if isinstance(found, list) else [found])} - {None}
     if not ends:
         raise ConfigError(
-            "neither the model nor its tokenizer names an end token (eos_token): replies would not end"
+            "neither the model nor its tokenizer names an end token (eos_token): replies would "
+            "not end"
         )
     return frozenset(ends)
-
-
-def _free_memory_gb() -> float:
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable"):
-            return int(line.split()[1]) / 2**20
-    return float("inf")

@@ -1,6 +1,7 @@
-"""Many HTTP calls in flight to one server: a sliding window, retries, back-off, and word when the server is gone.
+"""An HTTP client for one model server: many requests in flight, retries with back-off, restarts.
 
-An event loop in a thread of its own sends through one pooled session; callers draw answers from a plain iterator.
+An event loop in its own thread sends through one pooled session; callers read responses from a
+plain iterator.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 
 from rag_ft.errors import DataError, RagFtError
-from rag_ft.llm.http_replies import (
+from rag_ft.llm.adaptive_concurrency import FIRST, FIRST_OURS, AdaptiveConcurrency
+from rag_ft.llm.http_errors import (
     FailedError,
     NotAllowedError,
     RefusedError,
@@ -31,25 +33,25 @@ from rag_ft.llm.http_replies import (
     read_limited,
     server_message,
 )
-from rag_ft.llm.window import FIRST, FIRST_OURS, SlidingWindow
 
 if TYPE_CHECKING:
-    from rag_ft.llm.vllm_server import VLLMServer
+    from rag_ft.llm.vllm_process import VLLMServer
 
 log = logging.getLogger(__name__)
 
 BACKOFF_SECONDS = 0.5  # before the first retry; doubles each time
 LONGEST_BACKOFF_SECONDS = 30.0
-AHEAD = 256  # calls drawn beyond those in flight, so that the window stays full while the caller is at work
-GIVE_UP_AFTER_FAILURES = (
-    20  # requests in a row that the server failed: it is the server, not the request
-)
+AHEAD = 256  # requests drawn beyond those in flight, for the time that the caller works
+GIVE_UP_AFTER_FAILURES = 20  # failed requests in a row: the server is at fault, not a request
 
 
 @dataclass(frozen=True)
-class Call:
-    """A POST of `body` as JSON to `path`. `read` turns the JSON reply into the result and raises ValueError, KeyError,
-    TypeError or IndexError where it is not one (then it is tried again). Replies over `max_bytes` are errors."""
+class Request:
+    """A POST of `body` as JSON to `path`.
+
+    `read` turns the JSON of the response into the result. Where it raises ValueError, KeyError,
+    TypeError or IndexError the request is sent again. Responses over `max_bytes` are errors.
+    """
 
     path: str
     body: dict[str, Any]
@@ -58,9 +60,9 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """`result` of `Call.read`, or None and why. `status` is the last HTTP status (0: none came); `too_long`: the
-    request is more than the model's context holds."""
+class Response:
+    """`result` of `Request.read`, or None and the `error`. `status` is the last HTTP status (0:
+    none came); `too_long` says that the request exceeds the model's context."""
 
     result: Any
     seconds: float
@@ -69,10 +71,12 @@ class Answer:
     too_long: bool = False
 
 
-class Sender:
-    """Calls to one server, `concurrency` at a time (0: as many as it takes). Close it to end its thread.
+class HttpClient:
+    """Requests to one server, `concurrency` at a time (0: adapted to the server). `close` ends its
+    thread.
 
-    Where the server is `ours` and its process dies, it is started again and what was in flight is sent again.
+    Where the server is `ours` and its process dies, it is started again, and the requests that were
+    in flight are sent again.
     """
 
     def __init__(
@@ -84,34 +88,39 @@ class Sender:
         ours: VLLMServer | None = None,
     ) -> None:
         self.base_url = base_url.rstrip("/")
-        self._window = SlidingWindow(concurrency, timeout_seconds, FIRST_OURS if ours else FIRST)
+        self._window = AdaptiveConcurrency(
+            concurrency, timeout_seconds, FIRST_OURS if ours else FIRST
+        )
         self._timeout, self._retries = timeout_seconds, retries
         self._ours, self._reviving = ours, asyncio.Lock()
         self._last_success = 0.0
         self._failures_in_a_row = 0
-        self._pending: deque[tuple[_Work, Any, Call]] = deque()
+        self._pending: deque[tuple[_Work, Any, Request]] = deque()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
-            target=self._loop.run_forever, name="rag_ft-sender", daemon=True
+            target=self._loop.run_forever, name="rag_ft-http", daemon=True
         )
         self._thread.start()
         self._session = asyncio.run_coroutine_threadsafe(self._open(), self._loop).result()
 
     def get(self, path: str) -> tuple[int, Any]:
-        """(status, JSON or None) of a GET of a path or a whole address, once. Raises OSError where nothing answers."""
+        """(status, JSON or None) of one GET of a path or a URL. Raises OSError where nothing
+        answers."""
         return self._now("GET", path, None)
 
     def post(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
-        """(status, JSON or None) of a POST to a path or a whole address, once. Raises OSError where nothing answers."""
+        """(status, JSON or None) of one POST to a path or a URL. Raises OSError where nothing
+        answers."""
         return self._now("POST", path, body)
 
-    def stream(self, calls: Iterable[tuple[Any, Call]]) -> Iterator[tuple[Any, Answer]]:
-        """(tag, answer) for every (tag, call), in the order they are answered, while more calls are being drawn.
+    def stream(self, requests: Iterable[tuple[Any, Request]]) -> Iterator[tuple[Any, Response]]:
+        """(tag, response) for every (tag, request), in the order in which the responses come, while
+        more requests are being drawn.
 
         Raises:
-            RagFtError: the server is gone, lets us in no more, or fails everything.
+            RagFtError: the server is gone, rejects the API key, or fails every request.
         """
-        source, work, in_hand, exhausted = iter(calls), _Work(), 0, False
+        source, work, in_hand, exhausted = iter(requests), _Work(), 0, False
         try:
             while True:
                 while not exhausted and in_hand < self._window.limit + AHEAD:
@@ -124,11 +133,11 @@ class Sender:
                     self._loop.call_soon_threadsafe(self._pump)
                 if not in_hand:
                     return
-                tag, answer = work.answered.get()
+                tag, response = work.responses.get()
                 in_hand -= 1
-                if isinstance(answer, BaseException):
-                    raise answer
-                yield tag, answer
+                if isinstance(response, BaseException):
+                    raise response
+                yield tag, response
         finally:
             if self._loop.is_running():
                 self._loop.call_soon_threadsafe(work.cancel)
@@ -142,42 +151,44 @@ class Sender:
         self._loop.close()
 
     def _pump(self) -> None:
-        """Starts waiting calls while the window has room (in the loop's thread, like all below)."""
+        """Starts waiting requests while there is room (in the loop's thread, like all below)."""
         while self._pending and self._window.has_room():
-            work, tag, call = self._pending.popleft()
+            work, tag, request = self._pending.popleft()
             if work.cancelled:
                 continue
             self._window.enter()
-            task = self._loop.create_task(self._call(call))
+            task = self._loop.create_task(self._send(request))
             work.tasks.add(task)
             task.add_done_callback(functools.partial(self._finish, work, tag))
 
-    def _finish(self, work: _Work, tag: Any, task: asyncio.Task[Answer]) -> None:
+    def _finish(self, work: _Work, tag: Any, task: asyncio.Task[Response]) -> None:
         work.tasks.discard(task)
         self._window.leave()
         if not task.cancelled():
-            work.answered.put((tag, task.exception() or task.result()))
+            work.responses.put((tag, task.exception() or task.result()))
         self._pump()
 
-    async def _call(self, call: Call) -> Answer:
-        """Tries until an answer, a refusal, or the end of patience."""
+    async def _send(self, request: Request) -> Response:
+        """Tries until the server answers, rejects the request, or has failed too often."""
         failed: list[float] = []  # when each failed try began
-        payload = json.dumps(call.body, ensure_ascii=False).encode("utf-8", "replace")
+        payload = json.dumps(request.body, ensure_ascii=False).encode("utf-8", "replace")
         while True:
-            if self._reviving.locked():  # a request that killed our server must not meet it half up
+            # A request that killed our server must not reach it while it starts.
+            if self._reviving.locked():
                 async with self._reviving:
                     pass
             began = time.monotonic()
             try:
-                result = await self._attempt(call, payload)
+                result = await self._attempt(request, payload)
             except RefusedError as refusal:
-                return Answer(
+                return Response(
                     None, time.monotonic() - began, str(refusal), refusal.status, refusal.too_long
                 )
             except NotAllowedError as error:
                 raise DataError(
-                    f"the server at {self.base_url} lets us in no more ({error}): set OPENAI_API_KEY to a key that "
-                    f"is valid and run the same command again; the replies so far are kept"
+                    f"{self.base_url} rejected the API key ({error}): set OPENAI_API_KEY to a "
+                    "valid "
+                    f"key and run the same command again; the replies so far are kept"
                 ) from error
             except FailedError as failure:
                 if self._ours and self._ours.died():
@@ -193,18 +204,18 @@ class Sender:
                 now = time.monotonic()
                 self._last_success, self._failures_in_a_row = now, 0
                 self._window.succeeded(now)
-                return Answer(result, now - began)
+                return Response(result, now - began)
 
-    async def _attempt(self, call: Call, payload: bytes) -> Any:
+    async def _attempt(self, request: Request, payload: bytes) -> Any:
         try:
-            async with self._session.post(self.base_url + call.path, data=payload) as response:
-                body = await read_limited(response, call.max_bytes)
+            async with self._session.post(self.base_url + request.path, data=payload) as response:
+                body = await read_limited(response, request.max_bytes)
                 if response.status != 200:
                     raise failure_of(response, body)
                 reply = json.loads(body)
                 if isinstance(reply, dict) and reply.get("error") and "choices" not in reply:
                     raise FailedError(f"HTTP 200 with an error: {server_message(reply)}", 200)
-                return call.read(reply)
+                return request.read(reply)
         except TimeoutError as error:
             raise FailedError(f"no reply within {self._timeout:g} s", busy=True) from error
         except aiohttp.ClientConnectionError as error:
@@ -219,29 +230,32 @@ class Sender:
             ) from error
 
     async def _revive(self, server: VLLMServer) -> None:
-        """The first call that failed starts our server again, the others wait for it. Raises RagFtError when it died
-        too often."""
+        """The first request that failed restarts our server, the others wait. Raises RagFtError
+        when it died too often."""
         async with self._reviving:
             if server.died():
                 await self._loop.run_in_executor(None, server.restart)
 
     def _out_of_patience(self, failure: FailedError, failed: list[float]) -> bool:
-        """FailedError replies by count; a server that is away or busy, by time as well (it may be starting again)."""
+        """Counts the failures; a server that is gone or busy also gets the time of one request,
+        since it may be restarting."""
         patient = failure.gone or failure.busy
         return len(failed) > self._retries and not (
             patient and time.monotonic() - failed[0] < self._timeout
         )
 
-    def _give_up(self, failure: FailedError, failed: list[float]) -> Answer:
+    def _give_up(self, failure: FailedError, failed: list[float]) -> Response:
         self._failures_in_a_row += 1
-        # since the second try: replies sent just before the server went may still have come during the first
+        # Since the second try: responses sent just before the server died may have come during the
+        # first.
         nothing_came = self._last_success < failed[:2][-1]
         if (failure.gone and nothing_came) or self._failures_in_a_row >= GIVE_UP_AFTER_FAILURES:
             raise RagFtError(
-                f"the server at {self.base_url} does not answer any more: {failure}; the replies so far are kept: "
-                f"see to the server and run the same command again"
+                f"the server at {self.base_url} does not answer any more: {failure}; the replies "
+                "so "
+                f"far are kept: restart the server and run the same command again"
             )
-        return Answer(None, 0.0, f"{failure} (tried {len(failed)} times)", failure.status)
+        return Response(None, 0.0, f"{failure} (tried {len(failed)} times)", failure.status)
 
     def _pause(self, failure: FailedError, attempt: int) -> float:
         backoff = min(
@@ -251,9 +265,7 @@ class Sender:
 
     async def _open(self) -> aiohttp.ClientSession:
         headers = {"Content-Type": "application/json"}
-        if key := os.environ.get(
-            "OPENAI_API_KEY"
-        ):  # a secret, not a knob: it must not reach config.yaml
+        if key := os.environ.get("OPENAI_API_KEY"):  # a secret must not reach config.yaml
             headers["Authorization"] = f"Bearer {key}"
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),
@@ -286,8 +298,8 @@ class _Work:
     """What one stream() has under way."""
 
     def __init__(self) -> None:
-        self.answered: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
-        self.tasks: set[asyncio.Task[Answer]] = set()
+        self.responses: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
+        self.tasks: set[asyncio.Task[Response]] = set()
         self.cancelled = False
 
     def cancel(self) -> None:

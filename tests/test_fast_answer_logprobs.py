@@ -10,10 +10,10 @@ import torch
 
 from rag_ft.config import LLMConfig
 from rag_ft.errors import ConfigError
-from rag_ft.llm.decoding import output_head
-from rag_ft.llm.models import open_language_model
-from rag_ft.llm.scoring import plan_batches, score_jobs, share_groups
-from rag_ft.llm.transformers_model import load_causal_lm
+from rag_ft.fast.answer_logprobs import plan_batches, score_jobs, share_groups
+from rag_ft.fast.decoding import output_head
+from rag_ft.llm.factory import open_language_model
+from rag_ft.llm.transformers_backend import load_causal_lm
 
 
 def step_by_step(model: torch.nn.Module, prompt: list[int], answer: list[int]) -> np.ndarray:

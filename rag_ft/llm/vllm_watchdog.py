@@ -1,8 +1,9 @@
-"""Runs a server so that it cannot outlive us: a small process between client and server, standard library only.
+"""Runs a server that cannot outlive its client: a small process between both, standard library
+only.
 
-python vllm_guard.py COMMAND ... starts COMMAND and stops its whole process group when standard input ends (the client
-closed it, or is dead in whatever way), when the client's process is no longer our parent, or on SIGTERM. It exits with
-the server's exit code, or with 128 + N where signal N killed it.
+python vllm_watchdog.py COMMAND ... starts COMMAND. It stops COMMAND's whole process group when
+standard input ends (the client closed it or is dead), when the client is no longer its parent, or
+on SIGTERM. It exits with the server's exit code, or with 128 + N where signal N killed the server.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ def main(command: list[str]) -> int:
 
 
 def _stop(server: subprocess.Popen[bytes]) -> int:
-    """Asks the group to end, then ends it; also what the server left behind when it ended by itself."""
+    """Terminates the process group, then kills it, with all that a server leaves behind when it
+    exits."""
     _signal_group(server.pid, signal.SIGTERM)
     deadline = time.monotonic() + GRACE_SECONDS
     while server.poll() is None and time.monotonic() < deadline:
@@ -57,7 +59,7 @@ def _signal_group(group: int, number: int) -> None:
 
 
 def _die_with_parent() -> None:
-    """Linux: the server gets SIGTERM even when this guard is killed outright. Elsewhere the guard alone must do."""
+    """On Linux the server gets SIGTERM even when this watchdog is killed outright."""
     try:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     except (OSError, AttributeError):

@@ -1,20 +1,22 @@
-"""How many requests are in flight: a fixed number, or what the server turns out to take."""
+"""How many requests are in flight: a fixed number, or adapted to the server."""
 
 from __future__ import annotations
 
 import time
 
 FIRST, HIGHEST = 64, 512
-FIRST_OURS = 256  # to a vLLM server of ours: it keeps what it cannot take yet, and 64 would leave it half empty
-GROWTH = 1.05  # replies per second must rise so much for the window to grow on
-PATIENCE = 0.5  # share of the time limit that a request may wait in a window about to grow
+# A vLLM server that we started queues what it cannot take yet; 64 would leave it half empty.
+FIRST_OURS = 256
+GROWTH = 1.05  # the limit grows on while replies per second rise by this factor
+PATIENCE = 0.5  # share of the time limit that a request may take for the limit to grow
 
 
-class SlidingWindow:
-    """`limit` requests at most. Adaptive (concurrency 0): doubles while the rate of replies grows and the time limit
-    is far, halves when the server says it is busy or does not answer in time, and from then on grows by small steps.
+class AdaptiveConcurrency:
+    """At most `limit` requests at once.
 
-    Used from one thread only (the event loop's), `limit` may be read from others.
+    With concurrency 0 the limit doubles while the rate of replies grows and the time limit is far.
+    It halves when the server is busy or does not answer in time, and grows by small steps from then
+    on. Only the event loop's thread calls methods; others may read `limit`.
     """
 
     def __init__(self, concurrency: int, timeout_seconds: float, first: int = FIRST) -> None:
@@ -28,18 +30,22 @@ class SlidingWindow:
         self._round_replies = 0
 
     def has_room(self) -> bool:
+        """Whether another request may start."""
         return self._in_flight < self.limit
 
     def enter(self) -> None:
+        """A request starts."""
         self._in_flight += 1
         if not self._round_began:
             self._round_began = time.monotonic()
 
     def leave(self) -> None:
+        """A request has ended, in whatever way."""
         self._in_flight -= 1
 
     def succeeded(self, now: float) -> None:
-        """Counts a reply; after `limit` of them decides whether more in flight brought more per second."""
+        """Counts a reply; after `limit` replies the limit grows if the last growth raised the
+        rate."""
         self._round_replies += 1
         if not self._adaptive or self._round_replies < self.limit:
             return
@@ -56,7 +62,8 @@ class SlidingWindow:
         self._round_began, self._round_replies = now, 0
 
     def failed(self, began: float, busy: bool) -> None:
-        """A try that began at `began` failed. One overload makes many fail together: it halves the window once."""
+        """A try that began at `began` failed. Failures of the same overload halve the limit
+        once."""
         if not (self._adaptive and busy) or began < self._halved:
             return
         self.limit = max(1, self.limit // 2)

@@ -19,10 +19,11 @@ import pytest
 from rag_ft.config import LLMConfig
 from rag_ft.config_loader import make_config
 from rag_ft.errors import ConfigError, RagFtError
-from rag_ft.llm import sending
-from rag_ft.llm.models import ChatRequest, Reply, open_language_model
-from rag_ft.llm.replies import cached_chat
-from rag_ft.llm.window import FIRST, HIGHEST, SlidingWindow
+from rag_ft.llm import http_client
+from rag_ft.llm.adaptive_concurrency import FIRST, HIGHEST, AdaptiveConcurrency
+from rag_ft.llm.factory import open_language_model
+from rag_ft.llm.interface import ChatRequest, Reply
+from rag_ft.llm.reply_cache import cached_chat
 
 Fault = Callable[["Handler", str, int], bool]
 
@@ -127,7 +128,7 @@ def healthy(*_: object) -> bool:
 
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., FaultyServer]]:
-    monkeypatch.setattr(sending, "BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr(http_client, "BACKOFF_SECONDS", 0.01)
     servers: list[FaultyServer] = []
 
     def start(fault: Fault = healthy, port: int = 0) -> FaultyServer:
@@ -433,7 +434,7 @@ def test_leaving_midway_ends_what_is_in_flight(serve: Callable[..., FaultyServer
     assert len(server.bodies) < 1000
 
 
-def replies_at(window: SlidingWindow, rates: list[float]) -> list[int]:
+def replies_at(window: AdaptiveConcurrency, rates: list[float]) -> list[int]:
     """The limits after one round of replies at each rate (a second)."""
     clock, limits = time.monotonic(), []
     for rate in rates:
@@ -447,7 +448,7 @@ def replies_at(window: SlidingWindow, rates: list[float]) -> list[int]:
 
 
 def test_the_window_grows_while_it_pays_and_halves_once_per_overload() -> None:
-    window = SlidingWindow(0, 1000)
+    window = AdaptiveConcurrency(0, 1000)
     # the first round is a burst and no measure: it cannot keep the window small
     assert replies_at(window, [900, 100, 190, 195]) == [2 * FIRST, 4 * FIRST, 8 * FIRST, 8 * FIRST]
     began = time.monotonic()
@@ -458,16 +459,16 @@ def test_the_window_grows_while_it_pays_and_halves_once_per_overload() -> None:
 
 
 def test_the_window_does_not_grow_to_where_requests_would_miss_their_time_limit() -> None:
-    assert replies_at(SlidingWindow(0, timeout_seconds=60), [2, 4, 8, 16]) == [
+    assert replies_at(AdaptiveConcurrency(0, timeout_seconds=60), [2, 4, 8, 16]) == [
         FIRST,
         FIRST,
         2 * FIRST,
         4 * FIRST,
     ]
-    assert max(replies_at(SlidingWindow(0, 1000), [1000 * 2**n for n in range(8)])) == HIGHEST
+    assert max(replies_at(AdaptiveConcurrency(0, 1000), [1000 * 2**n for n in range(8)])) == HIGHEST
 
 
 def test_a_fixed_concurrency_is_kept() -> None:
-    window = SlidingWindow(7, 60)
+    window = AdaptiveConcurrency(7, 60)
     window.failed(time.monotonic(), busy=True)
     assert replies_at(window, [10, 100, 1000]) == [7, 7, 7]

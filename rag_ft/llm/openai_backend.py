@@ -1,4 +1,4 @@
-"""A language model behind an OpenAI-compatible server: one that is already there, or a vLLM server we start."""
+"""A language model behind an OpenAI-compatible server: a running one, or vLLM started here."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from rag_ft.config import LLMConfig
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.llm.chat_template import (
     TEMPLATE_OPTIONS,
@@ -18,35 +19,36 @@ from rag_ft.llm.chat_template import (
     load_chat_tokenizer,
     safe_messages,
 )
-from rag_ft.llm.grammar import COMPACT
-from rag_ft.llm.http_replies import server_message
-from rag_ft.llm.model_folder import check_adapter, folder_fingerprint, resolve_model_folder
-from rag_ft.llm.models import ChatRequest, Messages, Reply
-from rag_ft.llm.sending import Answer, Call, Sender
-from rag_ft.llm.vllm_server import VLLMServer
+from rag_ft.llm.http_client import HttpClient, Request, Response
+from rag_ft.llm.http_errors import server_message
+from rag_ft.llm.interface import JSON_STYLE, ChatRequest, Messages, Reply
+from rag_ft.llm.vllm_process import VLLMServer
+from rag_ft.model_hub import check_adapter, fingerprint, resolve
 from rag_ft.records import content_hash
 
 log = logging.getLogger(__name__)
 
-JOBS_PER_REQUEST = (
-    8  # prompt_logprobs takes the server memory in proportion to the tokens of one request
-)
+JOBS_PER_REQUEST = 8  # prompt_logprobs takes memory in proportion to the tokens of a request
 BYTES_PER_TOKEN = 256  # of a reply's JSON, far more than any honest one
 SCHEMA_WORDS = ("response_format", "json_schema", "guided", "structured output")
 
 
 def open_server(
-    config: Any, adapters: dict[str, Path], log_path: Path | None = None
+    config: LLMConfig, adapters: dict[str, Path], log_path: Path | None = None
 ) -> ServerModel:
-    """The model behind `config.base_url` (backend openai), or behind a vLLM server started on entering (backend vllm).
+    """The model behind `config.base_url` (backend openai), or behind a vLLM server that starts on
+    entering the context (backend vllm).
 
     Raises:
-        ConfigError: what can be seen before a server is spoken to is not in order.
+        ConfigError: the settings, the model's folder or an adapter are wrong.
     """
-    prints = {name: f"{name}-{folder_fingerprint(Path(path))[:8]}" for name, path in adapters.items()
-              if check_adapter(name, Path(path))}  # fmt: skip
+    prints = {
+        name: f"{name}-{fingerprint(Path(path))[:8]}"
+        for name, path in adapters.items()
+        if check_adapter(name, Path(path))
+    }
     if config.backend == "vllm":
-        folder = resolve_model_folder(config.required_model)
+        folder = resolve(config.required_model, "llm")
         load_chat_tokenizer(folder)
         server = VLLMServer(
             config, folder, {prints[name]: Path(path) for name, path in adapters.items()}, log_path
@@ -63,16 +65,18 @@ def open_server(
 
 
 class ServerModel:
-    """A LanguageModel (see models.py) spoken to over HTTP. Entering it starts or checks the server.
+    """A LanguageModel (see interface.py) over HTTP. Entering the context starts or checks the
+    server.
 
-    Replies are independent of each other, so `window` is 1. No seed is sent: vLLM's CPU build dies of it.
+    Replies are independent of each other, so `window` is 1. No seed is sent: it kills vLLM's CPU
+    build.
     """
 
     window = 1
 
     def __init__(
         self,
-        config: Any,
+        config: LLMConfig,
         adapters: dict[str, Path],
         served_adapters: dict[str, str],
         folder: Path | None,
@@ -80,29 +84,29 @@ class ServerModel:
     ) -> None:
         self._config, self._folder, self._server = config, folder, server
         self._adapters, self._served = adapters, dict(served_adapters)
-        self._base = "base" if server else config.model
+        self._base = "base" if server else config.required_model
         self._tokenizer = load_chat_tokenizer(folder) if folder else None
         self._schemas_enforced = True
         self._lora_enabled = bool(adapters)
         self._is_vllm = server is not None  # else found out on entering
-        what = folder_fingerprint(folder) if folder else config.model
+        what = fingerprint(folder) if folder else config.model
         kind = (
             config.backend,
             config.dtype,
             config.advanced.quantization,
             sorted(served_adapters.items()),
         )
-        self.name = f"{Path(config.model).name}-{content_hash(what, kind)}"
+        self.name = f"{Path(config.required_model).name}-{content_hash(what, kind)}"
 
     def __enter__(self) -> ServerModel:
         try:
-            url = self._server.start() if self._server else self._config.base_url
-            knobs = self._config
-            self._sender = Sender(
+            url = self._server.start() if self._server else self._config.base_url or ""
+            config = self._config
+            self._client = HttpClient(
                 url,
-                knobs.advanced.concurrency,
-                knobs.advanced.timeout_seconds,
-                knobs.advanced.retries,
+                config.advanced.concurrency,
+                config.advanced.timeout_seconds,
+                config.advanced.retries,
                 self._server,
             )
             self._check_served()
@@ -112,46 +116,52 @@ class ServerModel:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if sender := getattr(self, "_sender", None):
-            sender.close()
+        if client := getattr(self, "_client", None):
+            client.close()
         if self._server:
             self._server.stop()
 
     def chat(self, requests: Iterable[ChatRequest]) -> Iterator[Reply]:
-        """Exactly one reply per request, as they come. Raises RagFtError when the server is gone for good."""
+        """Exactly one reply per request, as they come. Raises RagFtError where the server is
+        gone."""
         again: list[ChatRequest] = []
-        for request, answer in self._sender.stream((r, self._chat_call(r)) for r in requests):
-            if self._schema_not_taken(request, answer):
+        for request, response in self._client.stream((r, self._chat_request(r)) for r in requests):
+            if self._schema_not_taken(request, response):
                 again.append(request)
             else:
-                yield _reply(request, answer)
-        for request, answer in self._sender.stream((r, self._chat_call(r)) for r in again):
-            yield _reply(request, answer)
+                yield _reply(request, response)
+        for request, response in self._client.stream((r, self._chat_request(r)) for r in again):
+            yield _reply(request, response)
 
     def answer_logprobs(self, jobs: Sequence[tuple[Messages, str]]) -> list[np.ndarray]:
         """By the base model, through /v1/completions with prompt_logprobs (a vLLM extension).
 
         Raises:
-            ConfigError: the server has adapters loaded (vLLM's LoRA kernels then give wrong values or die).
-            DataError: the server would not score a job.
+            ConfigError: the server has adapters (vLLM's LoRA kernels then give wrong values or
+                die).
+            DataError: the server does not score a job.
         """
         if self._lora_enabled:
-            raise ConfigError("a server with LoRA adapters cannot score answers: use llm.backend=transformers for it, "
-                              "or a server without adapters")  # fmt: skip
+            raise ConfigError(
+                "a server with LoRA adapters cannot score answers: use llm.backend=transformers "
+                "for it, "
+                "or a server without adapters"
+            )
         encoded = self._encode(jobs)
         parts = [
             range(i, min(i + JOBS_PER_REQUEST, len(jobs)))
             for i in range(0, len(jobs), JOBS_PER_REQUEST)
         ]
         results: list[np.ndarray] = [np.zeros(0, np.float32)] * len(jobs)
-        for part, answer in self._sender.stream(
-            (p, self._score_call([encoded[i] for i in p])) for p in parts
+        for part, response in self._client.stream(
+            (p, self._score_request([encoded[i] for i in p])) for p in parts
         ):
-            if answer.error:
+            if response.error:
                 raise DataError(
-                    f"the server at {self._sender.base_url} does not score answers: {answer.error}"
+                    f"the server at {self._client.base_url} does not score answers: "
+                    f"{response.error}"
                 )
-            for i, logprobs in zip(part, answer.result, strict=True):
+            for i, logprobs in zip(part, response.result, strict=True):
                 results[i] = logprobs
         return results
 
@@ -163,7 +173,7 @@ class ServerModel:
             self._tokenize({"messages": list(safe_messages(messages)), **self._template_options()})
         )
 
-    def _chat_call(self, request: ChatRequest) -> Call:
+    def _chat_request(self, request: ChatRequest) -> Request:
         specials = self._tokenizer.all_special_tokens if self._tokenizer else ()
         body: dict[str, Any] = {
             "model": self._model_of(request.adapter),
@@ -173,34 +183,41 @@ class ServerModel:
             **self._template_options(),
         }
         if request.schema is not None and self._schemas_enforced:
-            # our own server's grammar library reads the extra key and writes JSON as the in-process model does
-            schema = request.schema | {"x-guidance": COMPACT} if self._server else request.schema
+            # The server that we started reads the extra key and writes JSON as the in-process model
+            # does.
+            schema = request.schema | {"x-guidance": JSON_STYLE} if self._server else request.schema
             named = {"name": "reply", "schema": schema, "strict": True}
             body["response_format"] = {"type": "json_schema", "json_schema": named}
-        return Call(
+        return Request(
             "/chat/completions", body, _read_chat, max(2**20, BYTES_PER_TOKEN * request.max_tokens)
         )
 
     def _template_options(self) -> dict[str, Any]:
-        """The options that prompts are rendered with in process. Servers other than vLLM may refuse the field."""
+        """The options of the chat template. Servers other than vLLM may reject the field."""
         return {"chat_template_kwargs": TEMPLATE_OPTIONS} if self._is_vllm else {}
 
-    def _score_call(self, jobs: list[tuple[list[int], list[int]]]) -> Call:
-        body = {"model": self._base, "prompt": [p + a for p, a in jobs], "max_tokens": 1, "temperature": 0,
-                "prompt_logprobs": 0}  # fmt: skip
-        return Call(
+    def _score_request(self, jobs: list[tuple[list[int], list[int]]]) -> Request:
+        body = {
+            "model": self._base,
+            "prompt": [p + a for p, a in jobs],
+            "max_tokens": 1,
+            "temperature": 0,
+            "prompt_logprobs": 0,
+        }
+        return Request(
             "/completions", body, lambda reply: _read_logprobs(reply, jobs), max_bytes=256 * 2**20
         )
 
-    def _schema_not_taken(self, request: ChatRequest, answer: Answer) -> bool:
-        """Whether the request shall be sent again without its schema: this endpoint knows none. Noted once."""
-        if request.schema is None or answer.error is None or answer.status not in (400, 422):
+    def _schema_not_taken(self, request: ChatRequest, response: Response) -> bool:
+        """Whether the server takes no JSON schema, so that the request is sent again without. Warns
+        once."""
+        if request.schema is None or response.error is None or response.status not in (400, 422):
             return False
-        if not any(word in answer.error.lower() for word in SCHEMA_WORDS):
+        if not any(word in response.error.lower() for word in SCHEMA_WORDS):
             return False
         if self._schemas_enforced:
             log.warning(
-                "the server takes no JSON schema (%s): replies are only checked", answer.error
+                "the server takes no JSON schema (%s): replies are only checked", response.error
             )
         self._schemas_enforced = False
         return True
@@ -217,27 +234,31 @@ class ServerModel:
     def _check_served(self) -> None:
         """The model and its adapters are there; adapters are loaded where the server allows it."""
         try:
-            status, body = self._sender.get("/models")
+            status, body = self._client.get("/models")
         except OSError as error:
-            raise ConfigError(f"no server answers at {self._sender.base_url} ({error}): start it, or correct "
-                              f"llm.base_url") from error  # fmt: skip
+            raise ConfigError(
+                f"no server answers at {self._client.base_url} ({error}): start it, or correct "
+                f"llm.base_url"
+            ) from error
         if status in (401, 403):
             raise ConfigError(
-                f"{self._sender.base_url} refuses us (HTTP {status}): set OPENAI_API_KEY"
+                f"{self._client.base_url} rejected the API key (HTTP {status}): set OPENAI_API_KEY"
             )
         models = body.get("data") if isinstance(body, dict) else None
         served = {m["id"]: m for m in models or () if isinstance(m, dict) and "id" in m}
         if status != 200 or not isinstance(models, list) or (models and not served):
             log.warning(
-                "%s/models says nothing (HTTP %s): the model's name is not checked",
-                self._sender.base_url,
+                "%s/models lists no models (HTTP %s): llm.model is not checked",
+                self._client.base_url,
                 status,
             )
             return
         if self._base not in served:
             there = ", ".join(served) or "nothing"
-            raise ConfigError(f"{self._sender.base_url} does not serve '{self._base}' but {there}: set "
-                              f"llm.model to one of these")  # fmt: skip
+            raise ConfigError(
+                f"{self._client.base_url} does not serve '{self._base}' but {there}: set "
+                f"llm.model to one of these"
+            )
         self._lora_enabled = self._lora_enabled or any(m.get("parent") for m in served.values())
         self._is_vllm = self._is_vllm or served[self._base].get("owned_by") == "vllm"
         for name, served_name in self._served.items():
@@ -246,13 +267,15 @@ class ServerModel:
 
     def _load_adapter(self, name: str, served_name: str) -> None:
         path = Path(self._adapters[name]).resolve()
-        status, body = self._sender.post(
+        status, body = self._client.post(
             "/load_lora_adapter", {"lora_name": served_name, "lora_path": str(path)}
         )
         if status != 200:
             raise ConfigError(
-                f"{self._sender.base_url} does not serve adapter '{served_name}' and would not load it "
-                f"(HTTP {status}: {server_message(body)}): start it with --enable-lora --lora-modules "
+                f"{self._client.base_url} does not serve adapter '{served_name}' and would not "
+                "load it "
+                f"(HTTP {status}: {server_message(body)}): start it with --enable-lora "
+                "--lora-modules "
                 f"{served_name}={path}, or use llm.backend=vllm"
             )
 
@@ -267,24 +290,32 @@ class ServerModel:
                 )
             )
         return [
-            (self._tokenize({"messages": list(safe_messages(messages)), **self._template_options()}),
-             self._tokenize({"prompt": answer, "add_special_tokens": False}))
+            (
+                self._tokenize(
+                    {"messages": list(safe_messages(messages)), **self._template_options()}
+                ),
+                self._tokenize({"prompt": answer, "add_special_tokens": False}),
+            )
             for messages, answer in jobs
-        ]  # fmt: skip
+        ]
 
     def _tokenize(self, body: dict[str, Any]) -> list[int]:
-        root = self._sender.base_url.removesuffix("/v1")
-        status, reply = self._sender.post(f"{root}/tokenize", {"model": self._base, **body})
+        root = self._client.base_url.removesuffix("/v1")
+        status, reply = self._client.post(f"{root}/tokenize", {"model": self._base, **body})
         if status != 200 or not isinstance(reply, dict) or "tokens" not in reply:
             raise ConfigError(
-                f"{root} has no /tokenize (HTTP {status}): set llm.model to the model's folder if it is here"
+                f"{root} has no /tokenize (HTTP {status}): set llm.model to the model's folder if "
+                "it is here"
             )
         return reply["tokens"]
 
 
 def _read_chat(reply: Any) -> tuple[str, str, int, int]:
-    """(text, finish reason, prompt tokens, completion tokens). An empty list of choices is no reply; no text where the
-    reply was cut off is an empty one: the model spent all its tokens on thinking."""
+    """(text, finish reason, prompt tokens, completion tokens).
+
+    No text is an empty one where the reply was cut off: the model spent all its tokens on
+    reasoning.
+    """
     choice = reply["choices"][0]
     text, finish_reason = choice["message"]["content"], choice.get("finish_reason")
     if text is None and finish_reason == "length":
@@ -310,8 +341,12 @@ def _read_logprobs(reply: Any, jobs: list[tuple[list[int], list[int]]]) -> list[
     return results
 
 
-def _reply(request: ChatRequest, answer: Answer) -> Reply:
-    if answer.error:
-        return Reply(request.id, "", "error", 0, 0, answer.seconds, answer.error, answer.too_long)
-    text, finish_reason, prompt_tokens, completion_tokens = answer.result
-    return Reply(request.id, text, finish_reason, prompt_tokens, completion_tokens, answer.seconds)
+def _reply(request: ChatRequest, response: Response) -> Reply:
+    if response.error:
+        return Reply(
+            request.id, "", "error", 0, 0, response.seconds, response.error, response.too_long
+        )
+    text, finish_reason, prompt_tokens, completion_tokens = response.result
+    return Reply(
+        request.id, text, finish_reason, prompt_tokens, completion_tokens, response.seconds
+    )

@@ -11,9 +11,10 @@ from tqdm import tqdm
 
 from rag_ft.config import LLMConfig
 from rag_ft.errors import DataError
-from rag_ft.llm import replies as replies_module
-from rag_ft.llm.models import ChatRequest, Reply, open_language_model
-from rag_ft.llm.replies import cached_chat
+from rag_ft.llm import reply_cache
+from rag_ft.llm.factory import open_language_model
+from rag_ft.llm.interface import ChatRequest, Reply
+from rag_ft.llm.reply_cache import cached_chat
 
 
 class Counting:
@@ -192,7 +193,7 @@ def test_the_bar_moves_with_every_reply_and_ends_full(
         def __len__(self) -> int:
             return 50
 
-    monkeypatch.setattr(replies_module, "tqdm", Bar)
+    monkeypatch.setattr(reply_cache, "tqdm", Bar)
     requests = [ask(f"q{i % 8}", f"id{i}") for i in range(10)]
     assert len(list(cached_chat(model, AtMost(requests), tmp_path / "replies.jsonl", "ask"))) == 10
     assert len(moves) == 10 and set(moves) >= set(range(1, 9))

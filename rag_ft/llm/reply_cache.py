@@ -1,4 +1,4 @@
-"""Every reply of a language model is written down once and never asked for again: what makes a stage resumable."""
+"""A cache of a language model's replies on disk, which makes stages resumable."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from rag_ft.errors import DataError
-from rag_ft.llm.models import ChatRequest, LanguageModel, Reply
+from rag_ft.llm.interface import ChatRequest, LanguageModel, Reply
 from rag_ft.records import JsonlAppender, content_hash
 
 NEEDED_KEYS = {"key", "text", "finish_reason", "seconds"}
@@ -23,14 +23,16 @@ Arrived = Callable[[int], object]  # told how many more replies there are
 def cached_chat(
     model: LanguageModel, requests: Iterable[ChatRequest], path: Path, desc: str
 ) -> Iterator[Reply]:
-    """One reply per request, in any order, as they come: from the file at `path` where it was answered before, else
-    from `model`, appended to the file as soon as it is there. Errors are handed on and not kept.
+    """One reply per request, in any order: from the file at `path` where it is cached, else from
+    `model`, appended to the file as soon as it arrives. Replies with an error are not cached.
 
-    Equal requests (same model, adapter, messages, max_tokens, temperature and schema) are asked once. A model with a
-    window decides on the same requests together whether or not the run was interrupted, so the replies are equal.
+    Equal requests (model, adapter, messages, max_tokens, temperature and schema) are sent once. An
+    interrupted run sends the same windows of requests again, so its replies equal those of a run
+    that was not interrupted.
 
     Raises:
-        DataError: the file holds a line that is no reply (a torn last line is cut off instead).
+        DataError: a line of the file is not a valid reply (an incomplete last line is cut off
+            instead).
     """
     total = len(requests) if isinstance(requests, Sized) else None
     with (
@@ -43,7 +45,7 @@ def cached_chat(
 
 
 def request_key(model_name: str, request: ChatRequest) -> str:
-    """What makes two requests the same; the caller's id is not part of it."""
+    """The cache key of a request; the caller's id is not part of it."""
     return content_hash(
         model_name,
         request.adapter,
@@ -55,10 +57,11 @@ def request_key(model_name: str, request: ChatRequest) -> str:
 
 
 class ReplyStore:
-    """The replies file: {key, window, of, id, text, ...} a line. In memory only where each key's line begins.
+    """The file of replies, one {key, window, of, id, text, ...} per line; memory holds only the
+    offsets.
 
-    `window` names the requests decided on together and `of` how many lines that window wrote, so that a half-written
-    window is told from a whole one.
+    `window` names the requests that were sent together and `of` the number of their lines, so that
+    an incomplete window is recognised.
     """
 
     def __init__(self, path: Path) -> None:
@@ -71,7 +74,8 @@ class ReplyStore:
             self._remember(_stored(line, path, number), len(line))
 
     def window_of(self, key: str) -> str | None:
-        """Which window wrote the key's reply, "" for none in particular; None where there is no reply."""
+        """The window of the key's reply ("" for an independent one); None where there is no
+        reply."""
         return self._offsets[key][1] if key in self._offsets else None
 
     def is_whole(self, window: str) -> bool:
@@ -81,10 +85,8 @@ class ReplyStore:
     def get(self, key: str, request_id: str) -> Reply:
         self._in.seek(self._offsets[key][0])
         row = json.loads(self._in.readline())
-        tokens = (
-            row.get("prompt_tokens") or 0,
-            row.get("completion_tokens") or 0,
-        )  # null where a server told none
+        # null where the server counted none
+        tokens = (row.get("prompt_tokens") or 0, row.get("completion_tokens") or 0)
         return Reply(request_id, row["text"], row["finish_reason"], *tokens, row["seconds"])
 
     def add(self, replies: list[tuple[str, Reply]], window: str = "") -> None:
@@ -123,7 +125,8 @@ def _stored(line: bytes, path: Path, number: int) -> dict[str, Any]:
         or not isinstance(row["text"], str)
     ):
         raise DataError(
-            f"{path} line {number} is no reply: delete the line, and what it answered is asked again"
+            f"{path} line {number} is not a valid cached reply: delete the line; the request will "
+            "be sent again"
         )
     return row
 
@@ -137,7 +140,8 @@ def _row(key: str, reply: Reply, window: str, of: int) -> dict[str, Any]:
 def _by_windows(
     model: LanguageModel, requests: Iterable[ChatRequest], store: ReplyStore, arrived: Arrived
 ) -> Iterator[Reply]:
-    """Windows of consecutive requests; of each, what no other window answered is asked together or not at all."""
+    """Windows of consecutive requests: what is not cached of a window is sent and stored
+    together."""
     stream = iter(requests)
     while window := [
         (request_key(model.name, r), r) for r in itertools.islice(stream, model.window)
@@ -180,7 +184,8 @@ def _ask_together(
 def _one_by_one(
     model: LanguageModel, requests: Iterable[ChatRequest], store: ReplyStore, arrived: Arrived
 ) -> Iterator[Reply]:
-    """Independent replies: known ones at once, others as they come; equal requests in flight share one reply."""
+    """Independent replies: cached ones at once, others as they come; equal requests share a
+    reply."""
     known: deque[tuple[str, str]] = deque()
     waiting: dict[str, list[str]] = {}
 

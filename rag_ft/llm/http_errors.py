@@ -1,4 +1,5 @@
-"""What an HTTP reply of a model server means: an answer, a refusal for good, or a failure worth another try."""
+"""HTTP responses of a model server -> errors: final for a request, final for all, or worth another
+try."""
 
 from __future__ import annotations
 
@@ -14,15 +15,17 @@ from rag_ft.records import encodable
 
 # What servers say of a request that is longer than their model's context.
 _TOO_LONG = re.compile(
-    r"context[ _](?:length|size|window)|max(?:imum)?[ _]model[ _]len|maximum number of (?:input )?tokens"
-    r"|(?:prompt|inputs?|messages?) (?:is|are) too long|reduce the length|`inputs` tokens \+ `max_new_tokens`",
+    r"context[ _](?:length|size|window)|max(?:imum)?[ _]model[ _]len|maximum number of (?:input "
+    r")?tokens"
+    r"|(?:prompt|inputs?|messages?) (?:is|are) too long|reduce the length|`inputs` tokens \+ "
+    r"`max_new_tokens`",
     re.IGNORECASE,
 )
 
 
 class RefusedError(Exception):
-    """The server will never answer this: trying again is pointless. `too_long`: since it is more than the model's
-    context holds."""
+    """The server will never answer this request; `too_long` says that it exceeds the model's
+    context."""
 
     def __init__(self, reason: str, status: int = 0) -> None:
         super().__init__(reason)
@@ -31,12 +34,12 @@ class RefusedError(Exception):
 
 
 class NotAllowedError(Exception):
-    """The server does not let us in (any more): no request of ours will be answered."""
+    """The server rejects the API key: no request will be answered."""
 
 
 class FailedError(Exception):
-    """This try failed; `wait` is what the server asked for (seconds), `busy` that it has too much to do, `gone` that
-    nothing answered at all."""
+    """This try failed, another may succeed. `wait` are the seconds that the server asks for, `busy`
+    says that it is overloaded, `gone` that nothing answered at all."""
 
     def __init__(
         self,
@@ -51,7 +54,8 @@ class FailedError(Exception):
 
 
 def server_message(body: Any) -> str:
-    """The error text in the shapes servers use: {"error": {"message"}}, {"message"}, {"detail"}; in one line."""
+    """One line of error text: of {"error": {"message"}}, {"message"} or {"detail"}, as servers
+    write it."""
     if not isinstance(body, dict):
         return " ".join(encodable(str(body)).split())[:300]
     error = body.get("error", body)
@@ -60,6 +64,7 @@ def server_message(body: Any) -> str:
 
 
 async def read_limited(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
+    """The body. Raises RefusedError where it is longer than `max_bytes`."""
     parts, size = [], 0
     async for part in response.content.iter_any():
         size += len(part)
@@ -71,6 +76,7 @@ async def read_limited(response: aiohttp.ClientResponse, max_bytes: int) -> byte
 
 
 def failure_of(response: aiohttp.ClientResponse, body: bytes) -> Exception:
+    """The error that a response with an HTTP status other than 200 stands for."""
     status = response.status
     message = (
         f"HTTP {status}: {server_message(json_or_none(body) or body.decode('utf-8', 'replace'))}"
@@ -100,6 +106,7 @@ def _retry_after(value: str | None) -> float:
 
 
 def json_or_none(text: str | bytes) -> Any:
+    """The JSON value, or None where `text` is none."""
     try:
         return json.loads(text)
     except ValueError:

@@ -15,9 +15,10 @@ import torch
 from rag_ft.config import LLMConfig
 from rag_ft.config_loader import make_config
 from rag_ft.errors import ConfigError
-from rag_ft.llm import grammar as grammar_module
-from rag_ft.llm.decoding import Row, choose
-from rag_ft.llm.models import ChatRequest, Reply, open_language_model
+from rag_ft.fast import decoding
+from rag_ft.fast.decoding import Row, choose
+from rag_ft.llm.factory import open_language_model
+from rag_ft.llm.interface import ChatRequest, Reply
 
 SCHEMA = {
     "type": "object",
@@ -144,7 +145,7 @@ def test_a_reply_with_a_schema_is_json_with_the_keys_in_order(tiny_lm_dir: Path)
 def test_without_the_grammar_package_replies_are_free_and_it_is_said_once(
     tiny_lm_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(grammar_module, "find_spec", lambda _: None)
+    monkeypatch.setattr(decoding, "find_spec", lambda _: None)
     requests = [ChatRequest(f"r{i}", user(f"chunk {i}"), 20, 0.0, SCHEMA) for i in range(4)]
     with (
         open_language_model(config_of(tiny_lm_dir), seed=0) as llm,

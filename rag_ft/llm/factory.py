@@ -1,0 +1,31 @@
+"""Opens the language model that the configuration names."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from rag_ft.config import LLMConfig
+from rag_ft.llm.interface import LanguageModel
+
+
+def open_language_model(
+    config: LLMConfig,
+    seed: int,
+    adapters: dict[str, Path] | None = None,
+    log_path: Path | None = None,
+) -> AbstractContextManager[LanguageModel]:
+    """The model of `config`, with LoRA adapters {name: folder} beside it. A vLLM server that is
+    started writes its log to `log_path` (default: in a temporary folder).
+
+    Raises:
+        ConfigError: before any work (some cases on entering), when the model, the server or the
+            hardware cannot do what is asked.
+    """
+    if config.backend == "transformers":
+        from rag_ft.llm.transformers_backend import TransformersModel
+
+        return TransformersModel(config, seed, adapters or {})
+    from rag_ft.llm.openai_backend import open_server
+
+    return open_server(config, adapters or {}, log_path)

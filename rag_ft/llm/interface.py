@@ -1,0 +1,98 @@
+"""What a stage sees of a language model: requests, replies, and the protocol of every backend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from rag_ft.records import encodable
+
+Messages = tuple[dict[str, str], ...]
+# How every backend writes the JSON of a schema: as json.dumps does, so that a weak model cannot
+# fill its tokens with white space (options of llguidance).
+JSON_STYLE: dict[str, Any] = {
+    "whitespace_flexible": False,
+    "item_separator": ", ",
+    "key_separator": ": ",
+}
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    """A chat to be continued by at most `max_tokens` tokens.
+
+    The caller chooses `id`, which comes back with the reply. `adapter` names one of the adapters
+    that the model was opened with; None is the base model. `schema` is a JSON schema for the reply.
+    """
+
+    id: str
+    messages: Messages
+    max_tokens: int
+    temperature: float = 0.0
+    schema: dict[str, Any] | None = None
+    adapter: str | None = None
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a model wrote, or the `error` that says why there is nothing; `text` is then empty.
+
+    `finish_reason` is "stop" or "length" (cut off at max_tokens). `seconds` is the request's
+    latency. `refused` marks the error of a request that is too long for the model; others are not
+    affected. The text begins after the model's reasoning ("" where that was cut off) and is valid
+    UTF-8, wherever the reply comes from.
+    """
+
+    id: str
+    text: str
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+    seconds: float
+    error: str | None = None
+    refused: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", encodable(without_thinking(self.text)))
+        object.__setattr__(self, "error", None if self.error is None else encodable(self.error))
+
+
+def without_thinking(text: str) -> str:
+    """The text after "</think>"; some templates write the opening "<think>" into the prompt."""
+    _, closed, said = text.rpartition("</think>")
+    if said.lstrip().startswith("<think>"):
+        return ""
+    return said.lstrip() if closed else text
+
+
+class LanguageModel(Protocol):
+    """Opened by `factory.open_language_model` as a context manager, which frees memory or stops the
+    server at its end.
+
+    `name` identifies model, precision and adapters in cache keys. `window` is the number of
+    requests whose replies depend on each other, so that a resumed run sends whole windows again (1
+    for servers).
+    """
+
+    name: str
+    window: int
+
+    def chat(self, requests: Iterable[ChatRequest]) -> Iterator[Reply]:
+        """Exactly one reply per request, in any order, while requests are still being drawn."""
+        ...
+
+    def answer_logprobs(self, jobs: Sequence[tuple[Messages, str]]) -> list[np.ndarray]:
+        """For each (messages, answer) float32 log p(answer token t | messages, answer tokens < t),
+        without the template's end-of-turn token."""
+        ...
+
+    def count_tokens(self, messages: Messages) -> int:
+        """Prompt tokens after the chat template."""
+        ...
+
+    def __enter__(self) -> LanguageModel: ...
+
+    def __exit__(self, *_: object) -> None: ...

