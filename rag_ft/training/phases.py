@@ -315,7 +315,7 @@ def measure_candidate(training: RetrieverTraining, served: RunDir, place: Path) 
         retriever = open_retriever(config, served, tuned=served is not training.run_dir)
         if pairs.clozed:
             # The same encoder over an index in which each dev chunk lacks the sentence that asks
-            # for it. Where chunk vectors are frozen, all encoders share the index made for the base.
+            # for it. With frozen chunk vectors all encoders share the index made for the base.
             index, base_index = place / CLOZE_INDEX, training.folder / "base" / CLOZE_INDEX
             if training.frozen_chunks and index != base_index:
                 adopt_index(base_index, index, retriever.encoder)
