@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 SELECTED_BY_CLOZES = (
-    "without dev questions: measured by inverse cloze on dev chunks, where one sentence asks for the "
-    "rest of its chunk"
+    "without dev questions: measured by inverse cloze on dev chunks, where one sentence asks for "
+    "the rest of its chunk"
 )
 Counts = dict[str, int | float | str]
 
@@ -110,8 +110,9 @@ def nothing_to_train_on(config: Config, pairs: Pairs) -> str | None:
 def train(training: RetrieverTraining, base: Candidate) -> tuple[list[Candidate], list[LeftOut]]:
     """The base and the kept phases in order, and the phases that are left out.
 
-    Each phase starts from the weights of the one before. A phase is left out where its encoder finds
-    less on dev than the one before; a round that is left out ends the training.
+    Each phase starts from the weights of the one before. A later contrastive phase is left out,
+    and ends the training, where it finds no more on dev than before; an LM-supervised phase is left
+    out where it finds less.
     """
     from rag_ft.training.pairs import with_positive
     from rag_ft.training.phases import LeftOut, cloze_phase, contrastive_phase, lsr_phase
@@ -207,7 +208,8 @@ def training_log(
     kept: list[Candidate], left_out: list[LeftOut], selection: Selection
 ) -> Iterator[dict[str, Any]]:
     """{stage, step, loss} rows of every kept phase, each closed by a row with its dev recall;
-    {stage, reason} rows of those left out, with dev recall where they were trained; last the gate's."""
+    {stage, reason} rows of those left out, with dev recall where they were trained; last the row of
+    the gate."""
     for phase in kept:
         yield from ({"stage": phase.name, **row} for row in phase.history)
         yield {"stage": phase.name, **phase.notes, **phase.scores.summary}

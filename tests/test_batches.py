@@ -1,4 +1,4 @@
-"""Batches without false negatives, full, and the same for the same seed; scores stay with their row."""
+"""Batches without false negatives, full, equal for equal seeds; scores stay with their row."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def row(number: int, question: str, *texts: str) -> TrainingRow:
     return TrainingRow(f"q{number}", question, chunks[0].id, chunks)
 
 
-# Every chunk is the positive of three rows and a negative of three others; every fifth question is asked again.
+# Every chunk is the positive of three rows and a negative of three others; some questions repeat.
 ROWS = [row(n, f"question {n % 40}", f"chunk {n % 16}", f"chunk {(n + 5) % 16}") for n in range(48)]
 
 
 @pytest.fixture
 def batches_of(tiny_encoder_dir: Path, tmp_path: Path) -> Any:
-    """batches_of(rows, schedule) -> what the trainer's own loader reads: a function of the epoch."""
+    """batches_of(rows, schedule) -> the batches of the trainer's own loader, by epoch."""
 
     def make(rows: list[TrainingRow], schedule: Schedule) -> Any:
         model = SentenceTransformer(str(tiny_encoder_dir), device="cpu")

@@ -1,4 +1,4 @@
-"""LM-supervised retrieval as numbers: the loss, its gradient, and the temperature of the teacher."""
+"""LM-supervised retrieval as numbers: the loss, its gradient, the temperature of the teacher."""
 
 from __future__ import annotations
 

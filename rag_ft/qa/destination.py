@@ -15,8 +15,8 @@ WRITE_ERRORS = (OSError, ValueError, RuntimeError, ImportError)
 
 
 def publish(write: Callable[[Path], None], to: str, is_folder: bool) -> None:
-    """Calls `write` with a temporary local path and moves what it made to `to`. A file that is there
-    is replaced.
+    """Calls `write` with a temporary local path and moves what it made to `to`. A file that is
+    there is replaced.
 
     Raises:
         ConfigError: the address is unknown, needs a package that is not installed, or cannot be

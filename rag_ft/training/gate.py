@@ -1,8 +1,8 @@
 """Which encoder is served: the tuned one only if it finds no less than the base on dev documents.
 
-With few dev questions the choice is uncertain. A true loss of 2 points passes with probability 0.37,
-0.27, 0.13 and 0.02 at 20, 60, 200 and 600 questions, a true gain of 5 points with 0.79, 0.96, 1 and
-1 (benchmarks/gate.py).
+With few dev questions the choice is uncertain. A true loss of 2 points passes with probability
+0.37, 0.27, 0.13 and 0.02 at 20, 60, 200 and 600 questions, a true gain of 5 points with 0.79, 0.96,
+1 and 1 (benchmarks/gate.py).
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ class FrozenChunksLoss(MultipleNegativesRankingLoss):
 
 
 class LMSupervisedLoss(CachedLossMixin, nn.Module):
-    """`lsr_loss` of the batch's questions and their k chunks; `label` holds the LM's scores, (b, k).
+    """`lsr_loss` of the batch's questions and their k chunks; `label` is the LM's scores, (b, k).
 
     Questions and chunks are encoded with gradient, a mini-batch at a time. Where chunk vectors come
     with the batch, only the questions are encoded.

@@ -20,8 +20,8 @@ LEAST_SPREAD = 1e-4
 
 @dataclass(frozen=True)
 class TeacherTemperature:
-    """`entropy` is the median over questions of the target's entropy divided by ln k, 0-1. `refusal`
-    says why these scores must not be trained on, or is None."""
+    """`entropy` is the median over questions of the target's entropy divided by ln k, 0-1.
+    `refusal` says why these scores must not be trained on, or is None."""
 
     tau: float
     entropy: float
@@ -52,7 +52,8 @@ def lsr_loss(
 
 
 def normalised_entropy(lm_scores: Tensor, tau: float) -> Tensor:
-    """Entropy of softmax(lm_scores / tau) over ln k: (num_questions, k) -> (num_questions,), 0 (one chunk) to 1."""
+    """Entropy of softmax(lm_scores / tau) over ln k, 0 (one chunk) to 1: (num_questions, k) ->
+    (num_questions,)."""
     log_q = torch.log_softmax(lm_scores.double() / tau, dim=-1)
     return -(log_q.exp() * log_q).sum(dim=-1) / torch.log(torch.tensor(float(lm_scores.shape[-1])))
 
@@ -60,7 +61,7 @@ def normalised_entropy(lm_scores: Tensor, tau: float) -> Tensor:
 def choose_temperature(
     lm_scores: Tensor, tau: float = 0.0, target: float = ENTROPY_TARGET
 ) -> TeacherTemperature:
-    """The temperature at which the median normalised entropy of the targets is `target`, found by bisection.
+    """The temperature at which the median normalised entropy of the targets is `target`.
 
     Args:
         lm_scores: (num_questions, k >= 2) calibration slice.
@@ -75,7 +76,10 @@ def choose_temperature(
     entropy = normalised_entropy(scores, chosen).median().item()
     refusal = None
     if entropy > ENTROPY_LIMIT:
-        refusal = f"targets are all but uniform (median entropy {entropy:.2f} of ln k, limit {ENTROPY_LIMIT})"
+        refusal = (
+            f"targets are nearly uniform (median entropy {entropy:.2f} of ln k, "
+            f"limit {ENTROPY_LIMIT})"
+        )
     return TeacherTemperature(chosen, entropy, refusal)
 
 

@@ -251,7 +251,7 @@ def train_phase(
         before: the candidate whose weights the phase starts from.
         rows: what it trains on.
         loss: a name in LOSSES.
-        schedule: its batch size is lowered where the rows do not fill it; its precision is set here.
+        schedule: batch size is lowered where the rows do not fill it; precision is set here.
         notes: for the training log; `tau` is the temperature of the language model's scores.
     """
     config, settings, notes = training.config, training.config.train_retriever, notes or {}
@@ -261,8 +261,8 @@ def train_phase(
     chunk_prompt = encoder.model.prompts.get("document") or ""
     dataset = to_dataset(rows, query_prompt, chunk_prompt, training.frozen_chunks)
 
-    # As many rows as configured, fewer where they would be false negatives of each other; a multiple
-    # of the processes.
+    # As many rows as configured, fewer where they would be false negatives of each other; a
+    # multiple of the processes.
     size = max(min(settings.batch_size, len(rows)) // count, 1) * count
     if schedule.no_duplicates:
         size = fitting_batch_size(dataset, settings.batch_size, count, schedule.seed) or count
@@ -315,8 +315,8 @@ def measure_candidate(training: RetrieverTraining, served: RunDir, place: Path) 
             return
         retriever = open_retriever(config, served, tuned=served is not training.run_dir)
         if pairs.clozed:
-            # The same encoder over an index in which each dev chunk lacks the sentence that asks for
-            # it. Where chunk vectors are frozen, all encoders share the index made for the base.
+            # The same encoder over an index in which each dev chunk lacks the sentence that asks
+            # for it. With frozen chunk vectors all encoders share the index made for the base.
             index, base_index = place / CLOZE_INDEX, training.folder / "base" / CLOZE_INDEX
             if training.frozen_chunks and index != base_index:
                 adopt_index(base_index, index, retriever.encoder)

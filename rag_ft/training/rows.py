@@ -1,4 +1,4 @@
-"""The rows that the retriever is trained on, and the dataset that sentence-transformers reads them from."""
+"""The rows that the retriever is trained on, and their dataset for sentence-transformers."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def contrastive_rows(
 
 
 def cloze_rows(clozes: Iterable[Cloze], text_of: TextOf) -> list[TrainingRow]:
-    """A row for each cloze: the rest of its chunk. The other rows of the batch are the negatives."""
+    """A row for each cloze: the rest of its chunk. Negatives are the other rows of the batch."""
     rows = []
     for cloze in clozes:
         rest = RowChunk(cloze.chunk.id, text_of(cloze.chunk))

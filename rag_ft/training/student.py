@@ -1,4 +1,4 @@
-"""The encoder while it is trained: which weights move, and how they are kept, scaled and shipped."""
+"""The encoder while it is trained: which weights move, how they are kept, scaled and shipped."""
 
 from __future__ import annotations
 
