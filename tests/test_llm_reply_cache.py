@@ -55,7 +55,9 @@ def test_a_damaged_line_is_named(tmp_path: Path, damage: str) -> None:
     list(cached_chat(Counting(), [ask("a"), ask("b")], path, "ask"))
     lines = path.read_text().splitlines()
     path.write_text("\n".join([lines[0], damage, lines[1]]) + "\n")
-    with pytest.raises(DataError, match=r"replies\.jsonl line 2 is no reply: delete the line"):
+    with pytest.raises(
+        DataError, match=r"replies\.jsonl line 2 is not a valid cached reply: delete the line"
+    ):
         list(cached_chat(Counting(), [ask("a")], path, "ask"))
 
 

@@ -1,4 +1,4 @@
-"""Benchmark: benchmarks/decoding.py; 1.4 times model.generate in sorted batches (AMD EPYC, float32).
+"""Benchmark: benchmarks/decoding.py; 1.4 times model.generate, sorted batches (AMD EPYC, float32).
 
 Batched decoding with a causal transformers model: rows with their own limits, temperature and
 grammar. `model.generate`, the plain path, holds every row until the slowest has ended and copies
