@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from rag_ft.config import Config, make_config
 from rag_ft.evaluate import Material, _answer_scores, _retrieval_scores
+from rag_ft.evaluation.components import COMPONENTS
 from rag_ft.evaluation.robustness import probes
-from rag_ft.evaluation.systems import Ask, asks_of
+from rag_ft.evaluation.systems import SERVED, Ask, asks_of
 from rag_ft.metrics.retrieval import gold_chunk_ids
 from rag_ft.paths import RunDir
 from rag_ft.records import Chunk, Document, Evidence, Hit, Prediction, QAPair, Reject, write_jsonl, write_text
@@ -34,8 +36,8 @@ THINGS = _words("mill pier tower lamp bridge garden library chapel harbour barn"
 
 def make_synthetic_run(
     folder: Path, num_documents: int = 12, per_document: int = 8, origin: str = "generated", seed: int = 0,
-    tuned: str = "gr", right: dict[str, float] | None = None, title: str = "The {thing} of {place}",
-    opening: str = "This page tells about the {thing}.", unplaced: int = 0, **knobs: Any,
+    tuned: Collection[str] = ("generator", "retriever"), right: dict[str, float] | None = None,
+    title: str = "The {thing} of {place}", opening: str = "This page tells about the {thing}.", unplaced: int = 0, **knobs: Any,
 ) -> tuple[Config, RunDir]:  # fmt: skip
     """(config, run_dir) of a run evaluated but not reported; of `unplaced` answerable questions, spread over
     the documents where they are few, nobody knows the document."""
@@ -114,11 +116,12 @@ def _material(rng: random.Random, pairs: list[QAPair], chunks: list[Chunk]) -> M
 
 
 def _evaluate(
-    rng: random.Random, config: Config, run_dir: RunDir, material: Material, right: dict[str, float], tuned: str
+    rng: random.Random, config: Config, run_dir: RunDir, material: Material, right: dict[str, float],
+    tuned: Collection[str],
 ) -> None:  # fmt: skip
     asks: list[Ask] = []
     for pair in material.pairs:
-        hits = {half: material.rankings[half][pair.id] for half in ("base", "tuned")}
+        hits = {name: material.rankings[name][pair.id] for name in SERVED}
         gold, top_k = material.gold[pair.id], config.retrieval.top_k
         asks += asks_of(pair, hits, gold, material.chunks, top_k)
     if config.evaluate.robustness:
@@ -131,9 +134,9 @@ def _evaluate(
         write_jsonl(run_dir.predictions(name), (p for ask, p in answered if ask.system == name))
     scores = [*_retrieval_scores(material), *_answer_scores(config, material, answered)]
     write_jsonl(run_dir.scores, scores)
-    halves = {"generator_tuned": int("g" in tuned), "retriever_tuned": int("r" in tuned)}
+    shipped = {f"{name}_tuned": int(name in tuned) for name in COMPONENTS}
     audit = {"training_pairs": 400, "heldout_pairs": len(material.pairs), "test_documents": 12, "left_out": 2}
-    counts = {"questions": len(material.pairs), **halves, **{f"leakage_{k}": v for k, v in audit.items()}}
+    counts = {"questions": len(material.pairs), **shipped, **{f"leakage_{k}": v for k, v in audit.items()}}
     _done(run_dir, "evaluate", counts)
 
 
@@ -145,7 +148,7 @@ def _prediction(rng: random.Random, ask: Ask, right: dict[str, float]) -> Predic
     return Prediction(ask.pair.id, ask.system, said, ask.chunk_ids, ask.chunk_ids[:1], round(rng.uniform(0.01, 0.1), 4))
 
 
-def _other_stages(run_dir: RunDir, config: Config, pairs: list[QAPair], tuned: str) -> None:
+def _other_stages(run_dir: RunDir, config: Config, pairs: list[QAPair], tuned: Collection[str]) -> None:
     _done(run_dir, "ingest", {"num_documents": 40, "num_chunks": 170, "num_rejects": 2})
     _done(run_dir, "index", {"num_chunks": 170, "dim": 384})
     rejected = {"evidence": 60, "round_trip_answer": 120, "closed_book": 4, "stands_alone": 16}
@@ -157,9 +160,15 @@ def _other_stages(run_dir: RunDir, config: Config, pairs: list[QAPair], tuned: s
     kept = {"asked": 600, "accepted": 400, "imported": imported}
     _done(run_dir, "generate", {**kept, "rejected_by_check": rejected, "reject_examples": examples})
     write_jsonl(run_dir.rejects("ingest"), [Reject("docs/broken.pdf", "unreadable", "no text in it")])
-    trained = {"num_train_pairs": 400, "shipped": int("r" in tuned), "reason": "recall on dev rose by 8.0 points"}
+    trained = {
+        "num_train_pairs": 400,
+        "shipped": int("retriever" in tuned),
+        "reason": "recall on dev rose by 8.0 points",
+    }
     _done(run_dir, "train_retriever", trained)
-    _done(run_dir, "train_generator", {"steps": 60, "reason": "no pair to train on" if "g" not in tuned else ""})
+    _done(
+        run_dir, "train_generator", {"steps": 60, "reason": "no pair to train on" if "generator" not in tuned else ""}
+    )
     rng = random.Random(1)
     rows: list[dict[str, Any]] = [{"stage": "base", **_dev(0.6)}]
     rows += [{"stage": "round-0-contrastive", "step": s, "loss": 2 / (s + 3)} for s in range(80)]

@@ -23,6 +23,11 @@ def rouge(prediction: str, answers: Sequence[str]) -> dict[str, float]:
     return best
 
 
+def rouge_of(metric: str, prediction: str, answers: Sequence[str]) -> float:
+    """One of ROUGE alone."""
+    return rouge(prediction, answers)[metric]
+
+
 @lru_cache(maxsize=1 << 16)
 def _rouge_of_one(prediction: str, answer: str) -> dict[str, float]:
     said, wanted = stems(prediction), stems(answer)

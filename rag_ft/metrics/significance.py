@@ -1,6 +1,7 @@
 """Whether a difference is real: paired bootstrap over documents, sign-flip permutation, McNemar, Holm, power.
 
 Questions about one document go right or wrong together, so documents are what is resampled, never single questions.
+scipy.stats takes a second to import, so the functions that need it do.
 Everything is a ratio of sums, sum(numerator) / sum(denominator): a mean has denominator 1 where a question counts and
 0 where it does not, precision and recall have their own. All columns are resampled in one pass, with the same draws.
 """
@@ -12,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 BLOCK_CELLS = 4_000_000  # resamples x documents held at a time
 FEW_RESAMPLES = 5
@@ -84,12 +84,14 @@ def sign_flip(deltas: np.ndarray, documents: np.ndarray, num_resamples: int = 10
 
 def mcnemar(a: np.ndarray, b: np.ndarray) -> float:
     """Exact two-sided McNemar p for paired right (1) and wrong (0) answers. It takes questions as independent."""
+    from scipy import stats
+
     only_a, only_b = int(np.sum((a > 0.5) & (b <= 0.5))), int(np.sum((b > 0.5) & (a <= 0.5)))
     return float(stats.binomtest(only_b, only_a + only_b).pvalue) if only_a + only_b else 1.0
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """{"mean", "sd" (of the sample; 0 for one value), "low", "high"}: how far repetitions lie apart."""
+    """{"mean", "sd" (of the sample; 0 for one value), "low", "high"}: of repetitions."""
     sd = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
     found = {"mean": float(np.mean(values)), "sd": sd, "low": min(values), "high": max(values)}
     return {name: round(float(value), 6) for name, value in found.items()}
@@ -106,11 +108,13 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def more_questions(estimate: Estimate, alpha: float = 0.05, power: float = 0.8) -> int | None:
-    """How many more questions (from further documents, like these) would likely settle a difference of this size.
+    """How many more questions (from further documents, like these) a difference of this size needs to be significant.
 
-    "Settle" is a two-sided test at `alpha` with this power, if the true difference is the one seen. None: the
+    Significant is a two-sided test at `alpha` with this power, if the true difference is the one seen. None: the
     difference is so small that over a hundred times the questions would be needed, or there is no standard error.
     """
+    from scipy import stats
+
     if not (estimate.standard_error > 0 and estimate.value):
         return None
     reach = float(stats.norm.isf(alpha / 2) + stats.norm.isf(1 - power))
@@ -157,6 +161,8 @@ def _estimates(values: np.ndarray, resamples: np.ndarray, counted: np.ndarray, d
 
 
 def _estimate(value: float, resamples: np.ndarray, questions: int, clusters: int) -> Estimate:
+    from scipy import stats
+
     resamples = resamples[~np.isnan(resamples)]
     if clusters < 2 or not len(resamples):
         return Estimate(value, None, None, 0.0, questions, clusters)
@@ -173,9 +179,11 @@ def _p(resamples: np.ndarray, standard_error: float, clusters: int) -> float:
     resample of 0 lies beyond 0 whichever side is asked.
 
     Where too few resamples lie beyond 0 to count, their distance in standard errors takes the place of their share.
-    Where all documents changed by the same amount there is no such distance, and only their number can tell: p is
+    Where all documents changed by the same amount there is no such distance, only their number counts: p is
     then the sign test's, 0.5 for two documents and below 5 % from six on.
     """
+    from scipy import stats
+
     beyond = min(int(np.sum(resamples <= ROUNDING)), int(np.sum(resamples >= -ROUNDING)))
     if not standard_error:
         return 1.0 if beyond else float(2 * 0.5**clusters)

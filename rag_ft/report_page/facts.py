@@ -1,4 +1,4 @@
-"""What the done-files, rejects and replies of a run tell: cost, generation funnel, leakage audit, lineage."""
+"""What the done-files, rejects and replies of a run say: cost, generation funnel, leakage audit, lineage."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from typing import Any
 
 from rag_ft.config import Config, flat
+from rag_ft.evaluation.components import COMPONENTS
 from rag_ft.metrics.significance import spread
 from rag_ft.metrics.verdict import points
 from rag_ft.paths import RunDir
@@ -57,17 +58,17 @@ def funnel(run_dir: RunDir) -> dict[str, Any]:
 
 def leakage(run_dir: RunDir) -> dict[str, Any]:
     """What the check before the evaluation compared; it would have stopped the run had it found anything. `given`:
-    halves that came by path, of whose training nothing is known here."""
+    components that came by path: what they were trained on is not known here."""
     counts = counts_of(run_dir, "evaluate")
     found = {key.removeprefix("leakage_"): value for key, value in counts.items() if key.startswith("leakage_")}
-    given = [half for half in ("generator", "retriever") if counts.get(f"{half}_given")]
+    given = [name for name in COMPONENTS if counts.get(f"{name}_given")]
     return {"passed": bool(found), **found, "given": given}
 
 
-def halves_tuned(run_dir: RunDir) -> str:
-    """The halves that were really tuned and served: letters of "gr" (generator, retriever)."""
+def tuned_components(run_dir: RunDir) -> frozenset[str]:
+    """The components that were really tuned and served."""
     counts = counts_of(run_dir, "evaluate")
-    return "g" * bool(counts.get("generator_tuned")) + "r" * bool(counts.get("retriever_tuned"))
+    return frozenset(name for name in COMPONENTS if counts.get(f"{name}_tuned"))
 
 
 def cross_validation(run_dir: RunDir) -> dict[str, Any] | None:
@@ -86,14 +87,13 @@ def cross_validation(run_dir: RunDir) -> dict[str, Any] | None:
     return {"folds": rows, **found, "sentence": sentence}
 
 
-def refusals(run_dir: RunDir) -> list[str]:
-    """Why a half is not tuned, as the training stages said it."""
-    said = {"train_retriever": "retriever", "train_generator": "generator"}
-    lines = []
-    for stage, half in said.items():
-        counts = counts_of(run_dir, stage)
-        if half[0] not in halves_tuned(run_dir) and counts.get("reason"):
-            lines.append(f"The {half} is the base one: {counts['reason']}.")
+def why_untuned(run_dir: RunDir) -> list[str]:
+    """Why a component is not tuned, in the words of the stage that trains it."""
+    lines, tuned = [], tuned_components(run_dir)
+    for component in COMPONENTS.values():
+        reason = counts_of(run_dir, component.stage).get("reason")
+        if component.name not in tuned and reason:
+            lines.append(f"The {component.name} is the base one: {reason}.")
     return lines
 
 
@@ -111,8 +111,8 @@ def pairs_by_split(run_dir: RunDir) -> list[dict[str, Any]]:
     return [{"origin": o, "kind": k, **{s: counted[o, k, s] for s in ("train", "dev", "test")}} for o, k in keys]
 
 
-def changed_knobs(config: Config) -> dict[str, Any]:
-    """The knobs that differ from their defaults."""
+def changed_settings(config: Config) -> dict[str, Any]:
+    """The settings that differ from their defaults."""
     defaults = flat(Config())
     return {key: value for key, value in flat(config).items() if value != defaults.get(key)}
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from rag_ft.evaluation.metric_table import DECIDING_RETRIEVAL, RANK
 from rag_ft.metrics.comparisons import ScoreTable, subset
 from rag_ft.records import Chunk, Document, Hit, QAPair
 from rag_ft.report_page import charts, slices
 
-METRICS = ["recall@5", "mrr@10"]
+METRICS = [DECIDING_RETRIEVAL, RANK]
 NUM_MOVED = 10  # questions shown in each direction
 
 
@@ -28,15 +29,15 @@ def moved(
     gold: Mapping[str, set[str]],
     chunks: Mapping[str, Chunk],
 ) -> dict[str, dict[str, Any]]:
-    """{"up", "down"}: {"num", "rows"}, how many questions' best proving chunk moved between the base and the tuned
+    """{"up", "down"}: {"num", "rows"}, how many questions' best gold chunk moved between the base and the tuned
     ranking, and those it moved by most places: {id, question, before, after, chunk, text, places}. A rank is None
-    where no proving chunk was found; that counts as the place after the last."""
-    ranks = {half: _ranks(found, gold) for half, found in hits.items()}
+    where no gold chunk was found; that counts as the place after the last."""
+    ranks = {name: _ranks(found, gold) for name, found in hits.items()}
     last = max((rank for found in ranks.values() for rank, _ in found.values()), default=0)
     rows: list[dict[str, Any]] = []
     for pair in pairs:
         if gold.get(pair.id):
-            (before, first), (after, second) = (ranks[half].get(pair.id, (None, "")) for half in ("base", "tuned"))
+            (before, first), (after, second) = (ranks[name].get(pair.id, (None, "")) for name in ("base", "tuned"))
             chunk = chunks.get(second or first)
             rows.append({
                 "id": pair.id, "question": pair.question, "before": before, "after": after, "chunk": second or first,
@@ -59,7 +60,7 @@ def training(log: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _ranks(hits: Iterable[Hit], gold: Mapping[str, set[str]]) -> dict[str, tuple[int, str]]:
-    """Question id -> (rank, id) of its best proving chunk."""
+    """Question id -> (rank, id) of its best gold chunk."""
     found: dict[str, tuple[int, str]] = {}
     for hit in hits:
         if hit.chunk_id in gold.get(hit.question_id, ()):

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from rag_ft.metrics.comparisons import ScoreTable, estimate_columns, mean_column
 from rag_ft.metrics.significance import Estimate, holm
@@ -53,7 +52,7 @@ def by_document(table: ScoreTable, metrics: list[str], documents: Mapping[str, D
 
 
 def _fields(table: ScoreTable, documents: Mapping[str, Document]) -> dict[str, Callable[[QAPair], str | None]]:
-    """Field name -> the part a question belongs to. Fields with one value only tell nothing and are left out."""
+    """Field name -> the part a question belongs to. Fields with one value only are left out."""
     fields: dict[str, Callable[[QAPair], str | None]] = {
         "kind": lambda pair: pair.kind,
         "origin": lambda pair: pair.origin,
@@ -97,7 +96,9 @@ def _mark_gaps(rows: list[dict[str, Any]]) -> None:
 
 
 def _gap(here: Estimate, rest: Estimate) -> tuple[float, float] | None:
-    """(gap, p); None where it cannot be told."""
+    """(gap, p); None where there is too little to tell."""
+    from scipy import stats
+
     error = math.hypot(here.standard_error, rest.standard_error)
     if min(here.n, rest.n) < MIN_QUESTIONS or here.ci95 is None or rest.ci95 is None or not error:
         return None
