@@ -28,14 +28,26 @@ from rag_ft.metrics.comparisons import SIDE_METRICS, ScoreTable, make_table, sub
 from rag_ft.metrics.retrieval import gold_chunk_ids
 from rag_ft.metrics.verdict import FEW_DOCUMENTS, points, verdict
 from rag_ft.paths import RunDir
-from rag_ft.records import Chunk, Document, Hit, Prediction, QAPair, Score, read_jsonl, read_rows, write_text
+from rag_ft.records import (
+    Chunk,
+    Document,
+    Hit,
+    Prediction,
+    QAPair,
+    Score,
+    read_jsonl,
+    read_rows,
+    write_text,
+)
 from rag_ft.report_page import charts, facts, retriever, slices
 from rag_ft.report_page.browser import browser_data, script_json
 from rag_ft.report_page.rendering import aligned, environment, script, style
 from rag_ft.report_page.robustness import robustness
 
 SCHEMA = 1  # of metrics.json; raised when a key changes its meaning
-MIN_HUMAN_QUESTIONS = 50  # from so many on, questions that people wrote or reviewed make the headline alone
+MIN_HUMAN_QUESTIONS = (
+    50  # from so many on, questions that people wrote or reviewed make the headline alone
+)
 ENSEMBLE_NAMES = tuple(system.name for system in ENSEMBLES)
 RETRIEVAL = in_family("retrieval")
 BADGES = {"none": "Keep the base", "undecided": "Undecided", EVERY_WORD: f"Ship {EVERY_WORD}"} | {
@@ -65,22 +77,27 @@ def run(config: Config, run_dir: RunDir) -> dict[str, int | float]:
     return {"questions": len(table.pairs), "html_mb": round(len(html.encode()) / 1e6, 2)}
 
 
-def make_metrics(config: Config, run_dir: RunDir, table: ScoreTable, documents: dict[str, Document]) -> dict[str, Any]:
+def make_metrics(
+    config: Config, run_dir: RunDir, table: ScoreTable, documents: dict[str, Document]
+) -> dict[str, Any]:
     """What metrics.json holds. Values and differences are shares (0-1); `seconds` are seconds.
 
     schema, run, tuned {component: whether a tuned one was there and served}.
-    headline {origins, questions, documents, unplaced, of_several}: what `verdict`, `systems` and `comparisons` rest
-        on; `documents` counts those that are known, `unplaced` the questions of which no document is known.
+    headline {origins, questions, documents, unplaced, of_several}: what `verdict`, `systems` and
+    `comparisons` rest
+        on; `documents` counts those that are known, `unplaced` the questions of which no document
+        is known.
     verdict {ship, sentence, notes}: see metrics/verdict.py.
-    systems {name: {metric: {value, ci95, n}}}: names of evaluation/systems.py. Retrieval metrics stand under the
+    systems {name: {metric: {value, ci95, n}}}: names of evaluation/systems.py. Retrieval metrics
+    stand under the
         retrievers base, tuned, lexical, dense_base, dense_tuned.
     comparisons [{a, b, metric, delta = b - a, ci95, p, p_holm, family, p_permutation (null for
-        abstention_f1), p_mcnemar (of em), n, num_documents (an unplaced question counts as one), more_questions (0
-        settled, null out of reach)}].
+        abstention_f1), p_mcnemar (of em), n, num_documents (an unplaced question counts as one),
+        more_questions (0 settled, null out of reach)}].
     by_origin {human | generated: {systems, comparisons}}: where both kinds of questions were asked.
-    slices [{field, part, n, metrics: {metric: {base, tuned, delta, ci95}}, gap, compared}]: see report_page/slices.py.
-    robustness: null, or see report_page/robustness.py.
-    cross_validation (null without folds), leakage, funnel, cost: see report_page/facts.py.
+    slices [{field, part, n, metrics: {metric: {base, tuned, delta, ci95}}, gap, compared}]: see
+    report_page/slices.py. robustness: null, or see report_page/robustness.py. cross_validation
+    (null without folds), leakage, funnel, cost: see report_page/facts.py.
     """
     tuned = facts.tuned_components(run_dir)
     human = np.array([pair.origin != "generated" for pair in table.pairs])
@@ -92,7 +109,9 @@ def make_metrics(config: Config, run_dir: RunDir, table: ScoreTable, documents: 
     shown = dict.fromkeys((*NAMES, *ENSEMBLE_NAMES, *RETRIEVERS))
     answers = ("base", DECIDING_ANSWER) in table.values
     parts = {"human": human, "generated": ~human} if mixed else {}
-    by_origin = {name: summarise(subset(table, part), tuned, resamples, seed) for name, part in parts.items()}
+    by_origin = {
+        name: summarise(subset(table, part), tuned, resamples, seed) for name, part in parts.items()
+    }
     asked = _headline(headline, mixed)
     return {
         "schema": SCHEMA,
@@ -113,7 +132,8 @@ def make_metrics(config: Config, run_dir: RunDir, table: ScoreTable, documents: 
 
 
 def summary_table(run_dir: RunDir) -> str:
-    """The result in a few lines for a terminal: each system's metrics, and their change from base with its interval.
+    """The result in a few lines for a terminal: each system's metrics, and their change from base
+    with its interval.
 
     Raises:
         DataError: there is no metrics.json yet.
@@ -131,13 +151,15 @@ def summary_table(run_dir: RunDir) -> str:
 
 
 def asked_about(metrics: dict[str, Any]) -> str:
-    """How many questions the headline rests on, and about how many documents. Of questions without a known document
-    nobody can say that it was never trained on."""
+    """How many questions the headline rests on, and about how many documents. Of questions without
+    a known document nobody can say that it was never trained on."""
     asked = {"unplaced": 0, **metrics["headline"]}  # earlier versions did not count them
     documents = f"about {_counted(asked['documents'], 'document')}"
     if not metrics["leakage"]["given"]:
         documents += f" that {'was' if asked['documents'] == 1 else 'were'} never trained on"
-    questions = f"{_counted(asked['questions'], 'test question')} ({' and '.join(asked['origins'])})"
+    questions = (
+        f"{_counted(asked['questions'], 'test question')} ({' and '.join(asked['origins'])})"
+    )
     if not asked["unplaced"]:
         return f"{questions} {documents}"
     if not asked["documents"]:
@@ -147,8 +169,8 @@ def asked_about(metrics: dict[str, Any]) -> str:
 
 
 def main_metrics(metrics: dict[str, Any], room: int) -> list[str]:
-    """The `room` foremost metrics that were measured; how well systems abstain only where questions without an answer
-    were asked."""
+    """The `room` foremost metrics that were measured; how well systems abstain only where questions
+    without an answer were asked."""
     base = metrics["systems"].get("base", {})
     measured = {metric for metric, level in base.items() if level["value"] is not None}
     if "abstention_recall" not in measured:
@@ -157,8 +179,9 @@ def main_metrics(metrics: dict[str, Any], room: int) -> list[str]:
 
 
 def grid(metrics: dict[str, Any]) -> list[dict[str, Any]]:
-    """One row per system, or per ranking where no answers were asked: {name, meaning, cells: {metric: level}, changes:
-    {metric: comparison with base}}; systems that retrieve carry the recall of the ranking they read from."""
+    """One row per system, or per ranking where no answers were asked: {name, meaning, cells:
+    {metric: level}, changes: {metric: comparison with base}}; systems that retrieve carry the
+    recall of the ranking they read from."""
     compared = {(c["b"], c["metric"]): c for c in metrics["comparisons"] if c["a"] == "base"}
     rows = []
     for system in (*SYSTEMS, *ENSEMBLES):
@@ -171,7 +194,9 @@ def grid(metrics: dict[str, Any]) -> list[dict[str, Any]]:
         own = [metric for metric in levels if metric not in RETRIEVAL]
         cells |= {metric: levels[metric] for metric in own}
         changes |= {metric: compared.get((system.name, metric)) for metric in own}
-        rows.append({"name": system.name, "meaning": system.meaning, "cells": cells, "changes": changes})
+        rows.append(
+            {"name": system.name, "meaning": system.meaning, "cells": cells, "changes": changes}
+        )
     return rows
 
 
@@ -187,26 +212,33 @@ def _nothing_scored(run_dir: RunDir) -> str:
             "find, and answers were not evaluated: set evaluate.answers=true, or give the questions of "
             "generate.questions their document_id and words of the document as answers or evidence"
         )
-    return f"{run_dir.scores} scores no test question of {run_dir.qa}: run evaluate again with --force"
+    return (
+        f"{run_dir.scores} scores no test question of {run_dir.qa}: run evaluate again with --force"
+    )
 
 
 def _headline(table: ScoreTable, mixed: bool) -> dict[str, Any]:
     origins = sorted({pair.origin for pair in table.pairs})
     known = [pair.document_id for pair in table.pairs if pair.document_id is not None]
-    counts = {"questions": len(table.pairs), "documents": len(set(known)), "unplaced": len(table.pairs) - len(known)}
+    counts = {
+        "questions": len(table.pairs),
+        "documents": len(set(known)),
+        "unplaced": len(table.pairs) - len(known),
+    }
     return {"origins": origins, **counts, "of_several": mixed}
 
 
 def _verdict(
     comparisons: list[dict[str, Any]], tuned: frozenset[str], answers: bool, asked: dict[str, Any]
 ) -> dict[str, Any]:
-    """The verdict on the headline, with a note on unplaced questions. Its caution counts the documents that are known;
-    where they are one or none, the note says it instead."""
+    """The verdict on the headline, with a note on unplaced questions. Its caution counts the
+    documents that are known; where they are one or none, the note says it instead."""
     known = asked["documents"]
     if not asked["unplaced"]:
         return verdict(comparisons, tuned, answers)
     counted = [
-        {**c, "num_documents": min(c["num_documents"], known) if known > 1 else FEW_DOCUMENTS} for c in comparisons
+        {**c, "num_documents": min(c["num_documents"], known) if known > 1 else FEW_DOCUMENTS}
+        for c in comparisons
     ]
     found = verdict(counted, tuned, answers)
     return {**found, "notes": [*found["notes"], _unplaced_note(asked)]}
@@ -240,16 +272,24 @@ def _cell(row: dict[str, Any], metric: str) -> str:
     text = f"{100 * level['value']:5.1f}"
     if not change:
         return text
-    interval = f" [{points(change['ci95'][0])} {points(change['ci95'][1])}]" if change["ci95"] else ""
+    interval = (
+        f" [{points(change['ci95'][0])} {points(change['ci95'][1])}]" if change["ci95"] else ""
+    )
     return f"{text} {points(change['delta'])}{interval}"
 
 
 def _page(
-    config: Config, run_dir: RunDir, table: ScoreTable, metrics: dict[str, Any], documents: dict[str, Document]
+    config: Config,
+    run_dir: RunDir,
+    table: ScoreTable,
+    metrics: dict[str, Any],
+    documents: dict[str, Document],
 ) -> dict[str, Any]:
     """Everything the templates show."""
     predictions = _predictions(run_dir, table)
-    shown = {i for rows in predictions.values() for prediction in rows for i in prediction.chunk_ids}
+    shown = {
+        i for rows in predictions.values() for prediction in rows for i in prediction.chunk_ids
+    }
     chunks, gold = _gold(run_dir, table.pairs, documents, shown)
     answered = ("base", DECIDING_ANSWER) in table.values
     browser = browser_data(table, predictions, gold, chunks, documents) if predictions else None
@@ -270,7 +310,9 @@ def _page(
         "answered": answered,
         "untuned": [name for name, is_tuned in metrics["tuned"].items() if not is_tuned],
         "badges": BADGES,
-        "retrievers": {name: meaning for name, meaning in RETRIEVERS.items() if name in metrics["systems"]},
+        "retrievers": {
+            name: meaning for name, meaning in RETRIEVERS.items() if name in metrics["systems"]
+        },
         "documents": slices.by_document(table, _slice_metrics(answered), documents),
         "why_untuned": facts.why_untuned(run_dir),
         "num_unlocated": sum(pair.answerable and not gold[pair.id] for pair in table.pairs),
@@ -278,7 +320,9 @@ def _page(
         "curves": _training(run_dir, "train_generator"),
         "noise": _noise_curve(metrics["robustness"]),
         "pairs": facts.pairs_by_split(run_dir),
-        "counts": {stage["stage"]: facts.counts_of(run_dir, stage["stage"]) for stage in metrics["cost"]},
+        "counts": {
+            stage["stage"]: facts.counts_of(run_dir, stage["stage"]) for stage in metrics["cost"]
+        },
         "fingerprints": facts.fingerprints(run_dir),
         "changed": facts.changed_settings(config),
         "settings": flat(config),
@@ -311,12 +355,18 @@ def _noise_curve(probes: dict[str, Any] | None) -> dict[str, Any] | None:
 
 def _reach(comparisons: list[dict[str, Any]]) -> float:
     """Where the axis of differences ends on either side: all intervals of the deciding ones fit."""
-    ends = [abs(bound) for c in comparisons if c["family"] == "decides" for bound in (c["ci95"] or [c["delta"]])]
+    ends = [
+        abs(bound)
+        for c in comparisons
+        if c["family"] == "decides"
+        for bound in (c["ci95"] or [c["delta"]])
+    ]
     return max([*ends, 0.02]) * 1.05
 
 
 def _predictions(run_dir: RunDir, table: ScoreTable) -> dict[str, list[Prediction]]:
-    """By system, of those that were scored: what an earlier evaluation asked further ones may still lie there."""
+    """By system, of those that were scored: what an earlier evaluation asked further ones may still
+    lie there."""
     scored = [name for name in (*NAMES, *ENSEMBLE_NAMES) if (name, DECIDING_ANSWER) in table.values]
     names = [name for name in scored if run_dir.predictions(name).exists()]
     return {name: list(read_jsonl(run_dir.predictions(name), Prediction)) for name in names}
@@ -325,12 +375,19 @@ def _predictions(run_dir: RunDir, table: ScoreTable) -> dict[str, list[Predictio
 def _gold(
     run_dir: RunDir, pairs: Sequence[QAPair], documents: dict[str, Document], shown: set[str]
 ) -> tuple[dict[str, Chunk], dict[str, set[str]]]:
-    """(the chunks of the documents and those that were shown, the ids of each question's gold chunks)."""
-    chunks = {c.id: c for c in read_jsonl(run_dir.chunks, Chunk) if c.document_id in documents or c.id in shown}
+    """(the chunks of the documents and those that were shown, the ids of each question's gold
+    chunks)."""
+    chunks = {
+        c.id: c
+        for c in read_jsonl(run_dir.chunks, Chunk)
+        if c.document_id in documents or c.id in shown
+    }
     by_document: dict[str | None, list[Chunk]] = {}
     for chunk in chunks.values():
         by_document.setdefault(chunk.document_id, []).append(chunk)
-    return chunks, {pair.id: gold_chunk_ids(pair, by_document.get(pair.document_id, [])) for pair in pairs}
+    return chunks, {
+        pair.id: gold_chunk_ids(pair, by_document.get(pair.document_id, [])) for pair in pairs
+    }
 
 
 def _retriever(

@@ -37,7 +37,8 @@ THINGS = _words("mill pier tower lamp bridge garden library chapel harbour barn"
 def make_synthetic_run(
     folder: Path, num_documents: int = 12, per_document: int = 8, origin: str = "generated", seed: int = 0,
     tuned: Collection[str] = ("generator", "retriever"), right: dict[str, float] | None = None,
-    title: str = "The {thing} of {place}", opening: str = "This page tells about the {thing}.", unplaced: int = 0, **knobs: Any,
+    title: str = "The {thing} of {place}", opening: str = "This page tells about the {thing}.",
+    unplaced: int = 0, **knobs: Any,
 ) -> tuple[Config, RunDir]:  # fmt: skip
     """(config, run_dir) of a run evaluated but not reported; of `unplaced` answerable questions, spread over
     the documents where they are few, nobody knows the document."""

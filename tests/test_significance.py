@@ -393,7 +393,8 @@ def test_a_better_rank_is_noted_where_recall_cannot_rise() -> None:
     recall = comparison("tuned", "recall@5", 0.01, 0.0, 0.02, 0.2, 745)
     found = verdict([comparison("tuned_retriever", "f1", 0.02, -0.01, 0.05, 0.2, 90), recall, rank], {"retriever"})
     assert found["notes"] == [
-        "Retrieval: +1.0 recall@5 (95 % CI 0.0 to 2.0), not significant; about 750 more questions needed for significance.",
+        "Retrieval: +1.0 recall@5 (95 % CI 0.0 to 2.0), not significant; "
+        "about 750 more questions needed for significance.",
         "The tuned retriever ranks the gold chunk higher: +22.0 MRR@10 (95 % CI 15.0 to 30.0).",
     ]
 

@@ -1,4 +1,5 @@
-"""The components that are trained. Systems, comparisons, verdict and report are derived from this table."""
+"""The components that are trained. Systems, comparisons, verdict and report are derived from this
+table."""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ def in_order(components: Collection[str]) -> list[str]:
 
 
 def set_name(components: Collection[str]) -> str:
-    """A set of tuned components in one word, as the verdict's `ship` has it: "generator", "both"."""
+    """A set of tuned components in one word, as the verdict's `ship` has it: "generator",
+    "both"."""
     return EVERY_WORD if set(components) == EVERY else "_".join(in_order(components))
 
 

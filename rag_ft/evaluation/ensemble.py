@@ -1,8 +1,10 @@
-"""RA-DIT's decoding: every retrieved chunk is asked alone, and the answers are weighted by the retriever.
+"""RA-DIT's decoding: every retrieved chunk is asked alone, and the answers are weighted by the
+retriever.
 
-p(y | x) = sum_j p(y | c_j, x) p_R(c_j | x) (RA-DIT, eq. 2), here over whole answers: equal ones (in SQuAD's normal
-form) add up their chunks' probabilities, and the heaviest is given. Most chunks do not contain the answer, so the model
-abstains on them: abstaining wins only where every chunk gives that reply.
+p(y | x) = sum_j p(y | c_j, x) p_R(c_j | x) (RA-DIT, eq. 2), here over whole answers: equal ones (in
+SQuAD's normal form) add up their chunks' probabilities, and the heaviest is given. Most chunks do
+not contain the answer, so the model abstains on them: abstaining wins only where every chunk gives
+that reply.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ PART = "#"  # between the system's name and the chunk's rank
 Answered = tuple[Ask, Prediction]
 
 
-def part_asks(pairs: Sequence[QAPair], rankings: Mapping[str, Mapping[str, Sequence[str]]], top_k: int) -> list[Ask]:
+def part_asks(
+    pairs: Sequence[QAPair], rankings: Mapping[str, Mapping[str, Sequence[str]]], top_k: int
+) -> list[Ask]:
     """One Ask per question and chunk; its system is named `<ensemble>#<rank>`."""
     asks = []
     for pair in pairs:
@@ -37,8 +41,9 @@ def part_asks(pairs: Sequence[QAPair], rankings: Mapping[str, Mapping[str, Seque
 def combine(
     answered: Iterable[Answered], hits: Mapping[str, Iterable[Hit]], abstains: Callable[[str], bool]
 ) -> list[Answered]:
-    """The answered asks with every ensemble's parts replaced by one prediction that names the chunks it shows, cites
-    those that voted for it, and took their seconds together. `hits` are by ranking (base, tuned)."""
+    """The answered asks with every ensemble's parts replaced by one prediction that names the
+    chunks it shows, cites those that voted for it, and took their seconds together. `hits` are by
+    ranking (base, tuned)."""
     kept: list[Answered] = []
     parts: dict[tuple[str, str], list[Answered]] = {}
     for ask, prediction in answered:
@@ -56,7 +61,10 @@ def combine(
 
 
 def _vote(
-    system: System, votes: list[Answered], scores: Mapping[tuple[str, str], float], abstains: Callable[[str], bool]
+    system: System,
+    votes: list[Answered],
+    scores: Mapping[tuple[str, str], float],
+    abstains: Callable[[str], bool],
 ) -> Answered:
     """The heaviest answer; of equal ones that of the better-ranked chunk."""
     first = votes[0][0]
@@ -64,9 +72,13 @@ def _vote(
     weights: dict[str, float] = {}
     for ask, prediction in answering:
         weight = math.exp(scores[ask.pair.id, ask.chunk_ids[0]] / RETRIEVER_TEMPERATURE)
-        weights[normalise(prediction.answer)] = weights.get(normalise(prediction.answer), 0.0) + weight
+        weights[normalise(prediction.answer)] = (
+            weights.get(normalise(prediction.answer), 0.0) + weight
+        )
     best = max(weights, key=lambda answer: weights[answer])
-    winners = [(ask, prediction) for ask, prediction in answering if normalise(prediction.answer) == best]
+    winners = [
+        (ask, prediction) for ask, prediction in answering if normalise(prediction.answer) == best
+    ]
     shown = tuple(ask.chunk_ids[0] for ask, _ in votes)
     cited = tuple(ask.chunk_ids[0] for ask, _ in winners)
     seconds = round(sum(prediction.seconds for _, prediction in votes), 4)

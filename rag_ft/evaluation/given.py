@@ -1,4 +1,5 @@
-"""Tuned components that were made elsewhere: evaluated in place of the run's own, which stay as they are."""
+"""Tuned components that were made elsewhere: evaluated in place of the run's own, which stay as
+they are."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from rag_ft.retrieval.search import build_index, open_retriever
 
 @dataclass(frozen=True)
 class GivenRunDir(RunDir):
-    """A run folder whose tuned components are those that the section `evaluate` names by path, where it does."""
+    """A run folder whose tuned components are those that the section `evaluate` names by path,
+    where it does."""
 
     given: EvaluateConfig
 
@@ -30,7 +32,9 @@ class GivenRunDir(RunDir):
 
     @property
     def retriever_index(self) -> Path:
-        return self.given.index or (self.given_index if self.given.encoder else super().retriever_index)
+        return self.given.index or (
+            self.given_index if self.given.encoder else super().retriever_index
+        )
 
 
 def with_given(config: Config, run_dir: RunDir) -> RunDir:
@@ -62,10 +66,14 @@ def index_given(config: Config, run_dir: RunDir) -> None:
     except RagFtError as error:
         if config.evaluate.index:
             why = str(error).rpartition(": ")[0]
-            raise ConfigError(f"evaluate.index does not fit: {why}: leave it out, and it is built here") from error
+            raise ConfigError(
+                f"evaluate.index does not fit: {why}: leave it out, and it is built here"
+            ) from error
         build_index(config, run_dir.retriever_index, read_jsonl(run_dir.chunks, Chunk), encoder)
 
 
 def _check(given: Path | None, setting: str, marks: tuple[str, ...]) -> None:
     if given and not any((given / mark).is_file() for mark in marks):
-        raise ConfigError(f"{setting}: there is no {' or '.join(marks)} in {given}: name the folder that holds it")
+        raise ConfigError(
+            f"{setting}: there is no {' or '.join(marks)} in {given}: name the folder that holds it"
+        )

@@ -1,4 +1,5 @@
-"""Every metric that is scored or reported: the only place that lists their names, labels and order."""
+"""Every metric that is scored or reported: the only place that lists their names, labels and
+order."""
 
 from __future__ import annotations
 
@@ -27,9 +28,10 @@ Family = Literal[
 class Metric:
     """One row of the table.
 
-    `unit`: "share" (0-1, shown as percent) or "seconds". `priority`: a table without room for every metric shows the
-    lowest numbers. `score` makes the metric where one function can: of (prediction, accepted answers) in the family
-    answer, of (ranks of the gold chunks, number of gold chunks) in the family retrieval.
+    `unit`: "share" (0-1, shown as percent) or "seconds". `priority`: a table without room for every
+    metric shows the lowest numbers. `score` makes the metric where one function can: of
+    (prediction, accepted answers) in the family answer, of (ranks of the gold chunks, number of
+    gold chunks) in the family retrieval.
     """
 
     name: str
@@ -85,7 +87,8 @@ def foremost(candidates: Collection[str], room: int) -> list[str]:
 
 EXACT_MATCH = "em"
 ABSTENTION_F1 = in_family("abstention")[-1]
-# What the verdict rests on, of answers and of retrieval; and what tells how high the gold chunk ranks.
+# What the verdict rests on, of answers and of retrieval; and what tells how high the gold chunk
+# ranks.
 [DECIDING_ANSWER] = foremost(in_family("answer"), 1)
 [DECIDING_RETRIEVAL] = foremost(in_family("retrieval"), 1)
 RANK = "mrr@10"

@@ -1,4 +1,5 @@
-"""Probes of robustness: noise, order and contradiction in the context, each a curve of base against tuned."""
+"""Probes of robustness: noise, order and contradiction in the context, each a curve of base against
+tuned."""
 
 from __future__ import annotations
 
@@ -23,16 +24,21 @@ def probes(
 ) -> list[Ask]:  # fmt: skip
     """All probes of the questions that have an answer and a known chunk, for both generators.
 
-    Systems, each once with the base and once with the tuned generator (`_base`, `_tuned`): `noise<percent>`,
-    `order_<place>` (place of the gold chunk among top_k), `swap` (the answer is replaced in the gold chunk by another
-    question's, which is then the accepted one) and `swap_memory` (the same prompt, the true answer is accepted).
+    Systems, each once with the base and once with the tuned generator (`_base`, `_tuned`):
+    `noise<percent>`, `order_<place>` (place of the gold chunk among top_k), `swap` (the answer is
+    replaced in the gold chunk by another question's, which is then the accepted one) and
+    `swap_memory` (the same prompt, the true answer is accepted).
     """
     asks: list[Ask] = []
     for pair in pairs:
         shown = oracle_context(pair, gold[pair.id], chunks) if pair.answerable else []
         if not shown or not gold[pair.id]:
             continue
-        noise = [i for i in ranking[pair.id] if i not in gold[pair.id] and not occurrences(pair.answer, chunks[i].text)]
+        noise = [
+            i
+            for i in ranking[pair.id]
+            if i not in gold[pair.id] and not occurrences(pair.answer, chunks[i].text)
+        ]
         rng = random.Random(f"{config.run.seed}:{pair.id}")
         asks += _noise(pair, shown, noise, rng) + _order(pair, shown, noise, config.retrieval.top_k)
         asks += _swap(pair, shown, pairs, chunks, rng, config.retrieval.with_title)
@@ -58,10 +64,15 @@ def _order(pair: QAPair, gold: list[str], noise: list[str], top_k: int) -> list[
 
 
 def _swap(
-    pair: QAPair, shown: list[str], pairs: Sequence[QAPair], chunks: Mapping[str, Chunk], rng: random.Random,
+    pair: QAPair,
+    shown: list[str],
+    pairs: Sequence[QAPair],
+    chunks: Mapping[str, Chunk],
+    rng: random.Random,
     title: bool,
-) -> list[Ask]:  # fmt: skip
-    """The context says something else than the document did: does the answer follow what is shown?"""
+) -> list[Ask]:
+    """The context says something else than the document did: does the answer follow what is
+    shown?"""
     text = chunk_text(chunks[shown[0]], title)
     spans = occurrences(pair.answer, text)
     others = sorted({p.answer for p in pairs if p.answerable and _alike(p.answer, pair.answer)})
@@ -82,8 +93,13 @@ def _both(pair: QAPair, name: str, shown: Sequence[str]) -> list[Ask]:
 
 
 def _alike(other: str, answer: str) -> bool:
-    """Whether an answer could stand in another's place: a number for a number, and about as many words."""
-    if normalise(other) == normalise(answer) or not normalise(other) or is_unspaced(other) != is_unspaced(answer):
+    """Whether an answer could stand in another's place: a number for a number, and about as many
+    words."""
+    if (
+        normalise(other) == normalise(answer)
+        or not normalise(other)
+        or is_unspaced(other) != is_unspaced(answer)
+    ):
         return False
     same_kind = any(c.isdigit() for c in other) == any(c.isdigit() for c in answer)
     return same_kind and abs(len(other.split()) - len(answer.split())) <= 1

@@ -12,7 +12,9 @@ from rag_ft.metrics.squad import contains
 from rag_ft.records import Chunk, QAPair
 
 MIN_HITS = 20  # recall@10 needs ten; withholding the gold chunks must still leave top_k
-MIN_WITHHELD_CHARACTERS = 4  # shorter answers ("3", "no") stand in too many chunks that are not gold
+MIN_WITHHELD_CHARACTERS = (
+    4  # shorter answers ("3", "no") stand in too many chunks that are not gold
+)
 
 
 State = Literal["base", "tuned"]
@@ -24,10 +26,10 @@ NOTHING: frozenset[str] = frozenset()
 class System:
     """A set of tuned components and what the generator is shown: a row of the table of answers.
 
-    `tuned` names the tuned components, the others are base. `context`: "each" shows one retrieved chunk at a time,
-    "oracle" the gold chunk, "withheld" retrieved chunks without it. Where the gold chunk is shown or withheld, every
-    system reads the base ranking, so that nothing but the generator differs; answerable questions without a known
-    gold chunk are not asked there.
+    `tuned` names the tuned components, the others are base. `context`: "each" shows one retrieved
+    chunk at a time, "oracle" the gold chunk, "withheld" retrieved chunks without it. Where the gold
+    chunk is shown or withheld, every system reads the base ranking, so that nothing but the
+    generator differs; answerable questions without a known gold chunk are not asked there.
     """
 
     name: str
@@ -42,7 +44,9 @@ class System:
     @property
     def ranking(self) -> str:
         """The name of the ranking that it reads from, as in hits/."""
-        return next(name for name, ranking in SERVED.items() if ranking.tuned == self.tuned & RANKING)
+        return next(
+            name for name, ranking in SERVED.items() if ranking.tuned == self.tuned & RANKING
+        )
 
     @property
     def is_retrieved(self) -> bool:
@@ -52,7 +56,8 @@ class System:
 
 @dataclass(frozen=True)
 class Ranking:
-    """A row of the table of retrieval, and a file in hits/. `context` says which part of the retriever ranks."""
+    """A row of the table of retrieval, and a file in hits/. `context` says which part of the
+    retriever ranks."""
 
     name: str
     tuned: frozenset[str]
@@ -70,7 +75,10 @@ SERVED = {
     ranking.name: ranking
     for ranking in (
         Ranking("base", NOTHING, "served", "base encoder, as served"),
-        *(Ranking(f"tuned_{n}", frozenset({n}), "served", f"{_alone(n)}, as served") for n in _ONE_OF_SEVERAL),
+        *(
+            Ranking(f"tuned_{n}", frozenset({n}), "served", f"{_alone(n)}, as served")
+            for n in _ONE_OF_SEVERAL
+        ),
         Ranking("tuned", RANKING, "served", "tuned encoder, as served"),
     )
 }
@@ -92,13 +100,28 @@ TUNED_SYSTEMS = (
 _TUNED = frozenset({GENERATOR})
 SYSTEMS = (
     System("closed_book", NOTHING, "none", "base generator without any context"),
-    System("closed_book_tuned", _TUNED, "none", "tuned generator without any context: what it knows by heart"),
+    System(
+        "closed_book_tuned",
+        _TUNED,
+        "none",
+        "tuned generator without any context: what it knows by heart",
+    ),
     System("base", NOTHING, "retrieved", "nothing tuned: what you have today"),
     *TUNED_SYSTEMS,
     System("oracle_base", NOTHING, "oracle", "base generator, shown the gold chunk"),
     System("oracle_tuned", _TUNED, "oracle", "tuned generator, shown the gold chunk"),
-    System("withheld_base", NOTHING, "withheld", "base generator, gold chunk withheld: right is to abstain"),
-    System("withheld_tuned", _TUNED, "withheld", "tuned generator, gold chunk withheld: right is to abstain"),
+    System(
+        "withheld_base",
+        NOTHING,
+        "withheld",
+        "base generator, gold chunk withheld: right is to abstain",
+    ),
+    System(
+        "withheld_tuned",
+        _TUNED,
+        "withheld",
+        "tuned generator, gold chunk withheld: right is to abstain",
+    ),
 )
 NAMES = tuple(system.name for system in SYSTEMS)
 # RA-DIT's own decoding, on request: one prompt per chunk, answers weighted by the retriever.
@@ -109,7 +132,8 @@ ENSEMBLES = (
 
 
 def distinct(systems: Iterable[System], tuned: Collection[str]) -> list[System]:
-    """The systems without those that repeat an earlier one, where only the components `tuned` were really tuned."""
+    """The systems without those that repeat an earlier one, where only the components `tuned` were
+    really tuned."""
     found: dict[tuple[str, frozenset[str]], System] = {}
     for system in systems:
         found.setdefault((system.context, system.tuned & frozenset(tuned)), system)
@@ -118,8 +142,9 @@ def distinct(systems: Iterable[System], tuned: Collection[str]) -> list[System]:
 
 @dataclass(frozen=True)
 class Ask:
-    """One prompt for one generator: `system` names the system, or the setting of a robustness curve. `passages`, where
-    given, replace the chunks' texts; `answers` are those accepted (none: right is to abstain)."""
+    """One prompt for one generator: `system` names the system, or the setting of a robustness
+    curve. `passages`, where given, replace the chunks' texts; `answers` are those accepted (none:
+    right is to abstain)."""
 
     pair: QAPair
     system: str
@@ -130,7 +155,11 @@ class Ask:
 
 
 def asks_of(
-    pair: QAPair, hits: Mapping[str, Sequence[str]], gold: set[str], chunks: Mapping[str, Chunk], top_k: int
+    pair: QAPair,
+    hits: Mapping[str, Sequence[str]],
+    gold: set[str],
+    chunks: Mapping[str, Chunk],
+    top_k: int,
 ) -> list[Ask]:
     """What each of SYSTEMS is shown for one question, without those that cannot be asked it."""
     gold_unknown = pair.answerable and not gold
@@ -146,7 +175,8 @@ def ask_of(
     chunks: Mapping[str, Chunk],
     top_k: int,
 ) -> Ask:
-    """What `system` is shown for one question; `hits` are its ranked chunk ids by ranking (base, tuned)."""
+    """What `system` is shown for one question; `hits` are its ranked chunk ids by ranking (base,
+    tuned)."""
     ranked = hits[system.ranking]
     shown: Iterable[str]
     if system.context == "none":
@@ -155,7 +185,9 @@ def ask_of(
         shown = oracle_context(pair, gold, chunks) or ranked[:top_k]
     elif system.context == "withheld":
         withheld = {*gold, second_chunk_id(pair)}
-        shown = [i for i in ranked if i not in withheld and not _holds_answer(chunks[i], pair)][:top_k]
+        shown = [i for i in ranked if i not in withheld and not _holds_answer(chunks[i], pair)][
+            :top_k
+        ]
     else:
         shown = ranked[:top_k]
     answers = pair.answers if pair.answerable and system.context != "withheld" else ()
@@ -163,14 +195,18 @@ def ask_of(
 
 
 def oracle_context(pair: QAPair, gold: set[str], chunks: Mapping[str, Chunk]) -> list[str]:
-    """The pair's own chunk where it holds the evidence, else one that does, else all that overlap it; for a
-    question over two chunks the second too.
+    """The pair's own chunk where it holds the evidence, else one that does, else all that overlap
+    it; for a question over two chunks the second too.
 
     For an unanswerable question the chunk it was asked of; empty where no chunk is known.
     """
     second = [i for i in (second_chunk_id(pair),) if i in chunks]
     if not gold:
-        return [pair.chunk_id, *second] if pair.chunk_id is not None and pair.chunk_id in chunks else []
+        return (
+            [pair.chunk_id, *second]
+            if pair.chunk_id is not None and pair.chunk_id in chunks
+            else []
+        )
     ordered = sorted(gold, key=lambda i: (i != pair.chunk_id, chunks[i].start))
     whole = [i for i in ordered if evidence_shown(pair, [chunks[i]]) in (1.0, None)]
     shown = whole[:1] or sorted(gold, key=lambda i: chunks[i].start)
@@ -183,6 +219,7 @@ def second_chunk_id(pair: QAPair) -> str:
 
 
 def _holds_answer(chunk: Chunk, pair: QAPair) -> bool:
-    """Whether a chunk holds an accepted answer: another place, or a copy, may give away what is withheld."""
+    """Whether a chunk holds an accepted answer: another place, or a copy, may give away what is
+    withheld."""
     long = [answer for answer in pair.answers if len(answer) >= MIN_WITHHELD_CHARACTERS]
     return pair.answerable and bool(long) and contains(chunk.text, long) == 1.0

@@ -1,7 +1,8 @@
-"""How good one answer is: SQuAD's exact match and F1, ROUGE, containment, abstention, citations, faithfulness.
+"""How good one answer is: SQuAD's exact match and F1, ROUGE, containment, abstention, citations,
+faithfulness.
 
-Every value is a share (0-1). `answers` are the accepted answers; none of them means that the question cannot be
-answered from the documents and that saying so is right.
+Every value is a share (0-1). `answers` are the accepted answers; none of them means that the
+question cannot be answered from the documents and that saying so is right.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ ANSWER_METRICS = {name: METRICS[name].score for name in in_family("answer")}
 def score_answer(prediction: str, answers: Sequence[str], abstained: bool) -> dict[str, float]:
     """The metrics of the family answer for one prediction, and `abstained`.
 
-    Where there is no answer to give, abstaining scores 1 on every metric and anything else 0; abstaining where there
-    is one scores 0. An answer of nothing but white space counts as abstaining.
+    Where there is no answer to give, abstaining scores 1 on every metric and anything else 0;
+    abstaining where there is one scores 0. An answer of nothing but white space counts as
+    abstaining.
     """
     abstained = abstained or not prediction.strip()
     if abstained or not answers:
@@ -34,8 +36,8 @@ def score_answer(prediction: str, answers: Sequence[str], abstained: bool) -> di
 def faithfulness(prediction: str, context: Sequence[str]) -> float | None:
     """Share of the answer's content words (stems) that occur in the shown chunks.
 
-    None where there is nothing to support: no content word, or no context. A lexical measure: it sees invented names
-    and numbers, not a wrong relation between words that are all there.
+    None where there is nothing to support: no content word, or no context. A lexical measure: it
+    sees invented names and numbers, not a wrong relation between words that are all there.
     """
     words = content_words(prediction)
     if not words or not context:
@@ -48,10 +50,14 @@ def shown_words(context: tuple[str, ...]) -> set[str]:
     return {stem for chunk in context for stem in stems(chunk)}
 
 
-def citation_scores(cited: Collection[str], shown: Collection[str], gold: Collection[str]) -> dict[str, float]:
-    """Precision: share of the cited chunks that hold the evidence. Recall: 1.0 if one of the shown ones is cited.
+def citation_scores(
+    cited: Collection[str], shown: Collection[str], gold: Collection[str]
+) -> dict[str, float]:
+    """Precision: share of the cited chunks that hold the evidence. Recall: 1.0 if one of the shown
+    ones is cited.
 
-    A metric is left out where it means nothing: precision without a citation, recall without a gold chunk shown.
+    A metric is left out where it means nothing: precision without a citation, recall without a gold
+    chunk shown.
     """
     scores = {}
     if cited:

@@ -24,7 +24,15 @@ from rag_ft.evaluation.systems import (
     Ranking,
     System,
 )
-from rag_ft.metrics.significance import Estimate, bootstrap, bootstrap_change, holm, mcnemar, more_questions, sign_flip
+from rag_ft.metrics.significance import (
+    Estimate,
+    bootstrap,
+    bootstrap_change,
+    holm,
+    mcnemar,
+    more_questions,
+    sign_flip,
+)
 from rag_ft.records import QAPair, Score
 
 # (a, b): the difference is b - a. The first ones are those from base, which may decide.
@@ -60,8 +68,9 @@ Column = tuple[np.ndarray, np.ndarray]  # numerators and denominators, one per q
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """Scores by (system, metric), arrays over `pairs` with NaN where a question has none; `documents` numbers the
-    pairs' documents (a question that belongs to none is a document of its own)."""
+    """Scores by (system, metric), arrays over `pairs` with NaN where a question has none;
+    `documents` numbers the pairs' documents (a question that belongs to none is a document of its
+    own)."""
 
     pairs: list[QAPair]
     documents: np.ndarray
@@ -76,8 +85,12 @@ class ScoreTable:
 
 
 def make_table(pairs: Sequence[QAPair], scores: Iterable[Score]) -> ScoreTable:
-    """The scores of these questions as arrays; scores of others, and questions without scores, are left out."""
-    rows, columns = {pair.id: i for i, pair in enumerate(pairs)}, dict[tuple[str, str], np.ndarray]()
+    """The scores of these questions as arrays; scores of others, and questions without scores, are
+    left out."""
+    rows, columns = (
+        {pair.id: i for i, pair in enumerate(pairs)},
+        dict[tuple[str, str], np.ndarray](),
+    )
     seen = np.zeros(len(pairs), bool)
     for score in scores:
         row = rows.get(score.question_id)
@@ -88,8 +101,12 @@ def make_table(pairs: Sequence[QAPair], scores: Iterable[Score]) -> ScoreTable:
             column[row], seen[row] = score.value, True
     kept = [pair for pair, is_seen in zip(pairs, seen, strict=True) if is_seen]
     numbers: dict[str, int] = {}
-    documents = [numbers.setdefault(pair.document_id or f"question {pair.id}", len(numbers)) for pair in kept]
-    return ScoreTable(kept, np.array(documents, int), {key: values[seen] for key, values in columns.items()})
+    documents = [
+        numbers.setdefault(pair.document_id or f"question {pair.id}", len(numbers)) for pair in kept
+    ]
+    return ScoreTable(
+        kept, np.array(documents, int), {key: values[seen] for key, values in columns.items()}
+    )
 
 
 def subset(table: ScoreTable, chosen: np.ndarray) -> ScoreTable:
@@ -124,7 +141,9 @@ def summarise(
     return systems, _comparisons(table, compared, num_resamples, seed)
 
 
-def estimate_columns(table: ScoreTable, columns: Sequence[Column], num_resamples: int, seed: int) -> list[Estimate]:
+def estimate_columns(
+    table: ScoreTable, columns: Sequence[Column], num_resamples: int, seed: int
+) -> list[Estimate]:
     """Estimates of columns over the table's questions."""
     return _bootstrap(list(columns), table.documents, num_resamples, seed)
 
@@ -136,13 +155,18 @@ def mean_column(values: np.ndarray) -> Column:
 
 def _columns_of(table: ScoreTable, system: str) -> dict[str, Column]:
     columns = {m: mean_column(table.values[system, m]) for m in table.metrics_of(system)}
-    if "abstained" in columns and not system.startswith("withheld"):  # there abstaining is always right
-        columns |= dict(zip(ABSTENTION, _abstention(table, table.values[system, "abstained"]), strict=True))
+    if "abstained" in columns and not system.startswith(
+        "withheld"
+    ):  # there abstaining is always right
+        columns |= dict(
+            zip(ABSTENTION, _abstention(table, table.values[system, "abstained"]), strict=True)
+        )
     return columns
 
 
 def _abstention(table: ScoreTable, abstained: np.ndarray) -> tuple[Column, Column, Column]:
-    """Precision, recall and F1 of abstaining where there is no answer; `abstained` is NaN where not asked."""
+    """Precision, recall and F1 of abstaining where there is no answer; `abstained` is NaN where not
+    asked."""
     said, asked = mean_column(abstained)
     none = np.array([float(not pair.answerable) for pair in table.pairs]) * asked
     right = said * none
@@ -152,17 +176,24 @@ def _abstention(table: ScoreTable, abstained: np.ndarray) -> tuple[Column, Colum
 def _abstention_changes(
     table: ScoreTable, tuned: Collection[str], num_resamples: int, seed: int
 ) -> dict[Key, Estimate]:
-    """The differences from base in abstention F1, which is no mean over questions, of those that both were asked."""
+    """The differences from base in abstention F1, which is no mean over questions, of those that
+    both were asked."""
     changes = {}
     for a, b in _distinct_pairs(FROM_BASE, CELLS, tuned):
         first, second = (table.values.get((system, "abstained")) for system in (a, b))
         if first is None or second is None:
             continue
         both = np.where(np.isnan(first + second), np.nan, 1.0)
-        if all(pair.answerable for pair, asked in zip(table.pairs, both, strict=True) if asked == 1):
+        if all(
+            pair.answerable for pair, asked in zip(table.pairs, both, strict=True) if asked == 1
+        ):
             continue
-        before, after = (_stacked([_abstention(table, said * both)[-1]]) for said in (first, second))
-        changes[a, b, ABSTENTION_F1] = bootstrap_change(before, after, table.documents, num_resamples, seed)[0]
+        before, after = (
+            _stacked([_abstention(table, said * both)[-1]]) for said in (first, second)
+        )
+        changes[a, b, ABSTENTION_F1] = bootstrap_change(
+            before, after, table.documents, num_resamples, seed
+        )[0]
     return changes
 
 
@@ -183,11 +214,14 @@ def _pairs(table: ScoreTable, tuned: Collection[str]) -> list[Key]:
 def _distinct_pairs(
     pairs: Iterable[tuple[str, str]], rows: Mapping[str, System | Ranking], tuned: Collection[str]
 ) -> list[tuple[str, str]]:
-    """The pairs whose difference is not nothing, nor an earlier pair's: without the reranker tuned, a system that uses
-    it equals one that does not, and a copy would count twice in Holm's correction."""
+    """The pairs whose difference is not nothing, nor an earlier pair's: without the reranker tuned,
+    a system that uses it equals one that does not, and a copy would count twice in Holm's
+    correction."""
     found: dict[tuple[object, object], tuple[str, str]] = {}
     for a, b in pairs:
-        first, second = ((rows[name].context, rows[name].tuned & frozenset(tuned)) for name in (a, b))
+        first, second = (
+            (rows[name].context, rows[name].tuned & frozenset(tuned)) for name in (a, b)
+        )
         if first != second:
             found.setdefault((first, second), (a, b))
     return list(found.values())
@@ -197,7 +231,9 @@ def _difference(table: ScoreTable, a: str, b: str, metric: str) -> Column:
     return mean_column(table.values[b, metric] - table.values[a, metric])
 
 
-def _bootstrap(columns: list[Column], documents: np.ndarray, num_resamples: int, seed: int) -> list[Estimate]:
+def _bootstrap(
+    columns: list[Column], documents: np.ndarray, num_resamples: int, seed: int
+) -> list[Estimate]:
     if not columns:
         return []
     return bootstrap(*_stacked(columns), documents, num_resamples, seed)
@@ -211,7 +247,8 @@ def _level(estimate: Estimate) -> dict[str, Any]:
 def _comparisons(
     table: ScoreTable, compared: dict[Key, Estimate], num_resamples: int, seed: int
 ) -> list[dict[str, Any]]:
-    """Holm over the deciding differences as one family; over the others by metric, those from base on their own."""
+    """Holm over the deciding differences as one family; over the others by metric, those from base
+    on their own."""
     if not compared:
         return []
     families: dict[str, list[Key]] = {}
@@ -222,7 +259,9 @@ def _comparisons(
         corrected |= dict(zip(keys, holm([_p(compared[key]) for key in keys]), strict=True))
     means = [key for key in compared if key[2] != ABSTENTION_F1]
     deltas = np.stack([table.values[b, m] - table.values[a, m] for a, b, m in means], axis=1)
-    flips = dict(zip(means, map(float, sign_flip(deltas, table.documents, num_resamples, seed)), strict=True))
+    flips = dict(
+        zip(means, map(float, sign_flip(deltas, table.documents, num_resamples, seed)), strict=True)
+    )
     rows = []
     for key, estimate in compared.items():
         (a, b, metric), family, p_holm = key, _family(*key), corrected[key]
@@ -238,7 +277,9 @@ def _comparisons(
             "n": estimate.n,
             "num_documents": estimate.num_documents,
             "family": family,
-            "more_questions": 0 if p_holm < 0.05 else more_questions(estimate, 0.05 / len(families[family])),
+            "more_questions": 0
+            if p_holm < 0.05
+            else more_questions(estimate, 0.05 / len(families[family])),
         }
         if metric == EXACT_MATCH:
             first, second = table.values[a, metric], table.values[b, metric]

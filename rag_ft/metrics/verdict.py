@@ -1,4 +1,5 @@
-"""One sentence a human can act on: which components to ship, what they gain, and what is not known yet."""
+"""One sentence a human can act on: which components to ship, what they gain, and what is not known
+yet."""
 
 from __future__ import annotations
 
@@ -23,7 +24,9 @@ Comparison = dict[str, Any]
 Gains = dict[System, Comparison]  # of each system with tuned components, its difference from base
 
 
-def verdict(comparisons: list[Comparison], tuned: Collection[str], answers: bool = True) -> dict[str, Any]:
+def verdict(
+    comparisons: list[Comparison], tuned: Collection[str], answers: bool = True
+) -> dict[str, Any]:
     """{"ship": a component | "both" | "none" | "undecided", "sentence", "notes"}.
 
     Something is shipped only where its gain over base stays significant (5 %) after Holm's
@@ -41,12 +44,22 @@ def verdict(comparisons: list[Comparison], tuned: Collection[str], answers: bool
 
 def _decide(comparisons: list[Comparison], tuned: Collection[str], answers: bool) -> dict[str, Any]:
     if not tuned:
-        return _result("none", "Nothing was tuned, or no tuning was accepted: base is all there is to ship.", [])
+        return _result(
+            "none",
+            "Nothing was tuned, or no tuning was accepted: base is all there is to ship.",
+            [],
+        )
     decides = {(c["b"], c["metric"]): c for c in comparisons if c["family"] == "decides"}
     gains = {s: c for s in TUNED_SYSTEMS if (c := decides.get((s.name, DECIDING_ANSWER)))}
-    recalls = {ranking.tuned: c for name, ranking in SERVED.items() if (c := decides.get((name, DECIDING_RETRIEVAL)))}
+    recalls = {
+        ranking.tuned: c
+        for name, ranking in SERVED.items()
+        if (c := decides.get((name, DECIDING_RETRIEVAL)))
+    }
     # The ranking that finds most; its components can be shipped where answers do not decide.
-    ranking, recall = max(recalls.items(), key=lambda item: item[1]["delta"], default=(RANKING, None))
+    ranking, recall = max(
+        recalls.items(), key=lambda item: item[1]["delta"], default=(RANKING, None)
+    )
     if not answers or not gains:
         return _by_recall(ranking, recall, _unmeasured(tuned, answers))
     notes = _notes(gains, comparisons)
@@ -64,7 +77,9 @@ def _decide(comparisons: list[Comparison], tuned: Collection[str], answers: bool
         return _result(set_name(ranking), sentence, notes)
     if all(_is_loss(c) for c in gains.values()):
         worst = min(gains.values(), key=lambda c: c["delta"])
-        return _result("none", f"Keep the base: tuning made the answers worse ({_amount(worst)}).", notes)
+        return _result(
+            "none", f"Keep the base: tuning made the answers worse ({_amount(worst)}).", notes
+        )
     best = max((s for s in gains if not _is_loss(gains[s])), key=lambda s: gains[s]["delta"])
     open_ = f"Undecided: {set_words(best.tuned)} {_amount(gains[best])}; {_more(gains[best])}"
     return _result("undecided", f"{open_}{_harms(gains)}.", notes)
@@ -76,7 +91,8 @@ def points(value: float) -> str:
 
 
 def described(comparison: Comparison) -> str:
-    """ "+3.4 recall@5 (95 % CI 1.0 to 6.4)", and how many questions it needs where it is not significant."""
+    """ "+3.4 recall@5 (95 % CI 1.0 to 6.4)", and how many questions it needs where it is not
+    significant."""
     if _is_gain(comparison) or _is_loss(comparison):
         return _amount(comparison)
     return f"{_amount(comparison)}, {_open(comparison)}; {_more(comparison)}"
@@ -92,7 +108,9 @@ def _unmeasured(tuned: Collection[str], answers: bool) -> str:
     return "no question has a known gold chunk, so nothing was measured"
 
 
-def _by_recall(ranking: frozenset[str], recall: Comparison | None, unmeasured: str) -> dict[str, Any]:
+def _by_recall(
+    ranking: frozenset[str], recall: Comparison | None, unmeasured: str
+) -> dict[str, Any]:
     if recall is None:
         return _result("undecided", f"Undecided: {unmeasured}.", [])
     found, notes, words = _amount(recall), _cautions(recall), set_words(ranking)
@@ -133,8 +151,8 @@ def _find(comparisons: list[Comparison], a: str, b: str, metric: str) -> Compari
 
 
 def _notes(gains: Gains, comparisons: list[Comparison]) -> list[str]:
-    """What else changed: how much is found, how high it ranks (where nearly all is found, only the rank can still
-    change), and whether the tuned generator answers where it should abstain."""
+    """What else changed: how much is found, how high it ranks (where nearly all is found, only the
+    rank can still change), and whether the tuned generator answers where it should abstain."""
     notes = []
     if recall := _find(comparisons, "base", "tuned", DECIDING_RETRIEVAL):
         notes.append(f"Retrieval: {described(recall)}.")
@@ -146,11 +164,17 @@ def _notes(gains: Gains, comparisons: list[Comparison]) -> list[str]:
     if withheld and (_is_gain(withheld) or _is_loss(withheld)):
         way = "more" if _is_gain(withheld) else "LESS"
         interval = _amount(withheld).replace(f" {LABELS[EXACT_MATCH]}", " points")
-        notes.append(f"Where the gold chunk is withheld, the tuned generator abstains {way} often: {interval}.")
+        notes.append(
+            "Where the gold chunk is withheld, "
+            f"the tuned generator abstains {way} often: {interval}."
+        )
     abstains = _find(comparisons, "base", "tuned_generator", ABSTENTION_F1)
     if abstains and (_is_gain(abstains) or _is_loss(abstains)):
         way = "better" if _is_gain(abstains) else "WORSE"
-        notes.append(f"The tuned generator recognises questions without an answer {way}: {_amount(abstains)}.")
+        notes.append(
+            "The tuned generator recognises questions without an answer "
+            f"{way}: {_amount(abstains)}."
+        )
     return notes + _cautions(next(iter(gains.values())))
 
 
@@ -162,7 +186,9 @@ def _better_alone(comparisons: list[Comparison], tuned: Collection[str]) -> list
     for ranking, mode, name in ((encoder, "dense", "the encoder"), ("lexical", "lexical", "BM25")):
         rank = _find(comparisons, ranking, served, RANK)
         if rank and _is_loss(rank):
-            loss = f"What is served ranks the gold chunk lower than {name} alone does: {_amount(rank)}"
+            loss = (
+                f"What is served ranks the gold chunk lower than {name} alone does: {_amount(rank)}"
+            )
             notes.append(f"{loss}; try retrieval.mode={mode}, and compare the answers too.")
     return notes
 
@@ -170,9 +196,15 @@ def _better_alone(comparisons: list[Comparison], tuned: Collection[str]) -> list
 def _cautions(comparison: Comparison) -> list[str]:
     num = comparison["num_documents"]
     if num < 2:
-        return ["All test questions are about one document: no interval can be given. Add test documents."]
+        return [
+            "All test questions are about one document: no interval can be given. "
+            "Add test documents."
+        ]
     if num < FEW_DOCUMENTS:
-        return [f"Only {num} test documents: intervals are wide, and other documents may behave differently."]
+        return [
+            f"Only {num} test documents: intervals are wide, "
+            "and other documents may behave differently."
+        ]
     return []
 
 
@@ -194,7 +226,9 @@ def _amount(comparison: Comparison) -> str:
 
 def _open(comparison: Comparison) -> str:
     alone = comparison["p"] is not None and comparison["p"] < ALPHA
-    return "not significant once several comparisons are allowed for" if alone else "not significant"
+    return (
+        "not significant once several comparisons are allowed for" if alone else "not significant"
+    )
 
 
 def _more(comparison: Comparison) -> str:
@@ -211,7 +245,8 @@ def _more(comparison: Comparison) -> str:
 
 
 def _varies(comparison: Comparison) -> bool:
-    """Whether the documents changed by different amounts: without that there is no standard error."""
+    """Whether the documents changed by different amounts: without that there is no standard
+    error."""
     return comparison["ci95"] is not None and comparison["ci95"][0] < comparison["ci95"][1]
 
 

@@ -15,8 +15,12 @@ from rag_ft.metrics.words import normalise
 from rag_ft.records import Chunk, Document, Prediction, QAPair
 
 # Why an answer was scored as it was; the page turns the code into words.
-EXACT, HOLDS, PARTIAL, WRONG, RIGHT_ABSTENTION, BLIND_ABSTENTION, NEEDLESS_ABSTENTION, INVENTED = range(8)
-UNJUDGED_ABSTENTION = 8  # the gold chunk is not known, so nobody knows whether it was in the context
+EXACT, HOLDS, PARTIAL, WRONG, RIGHT_ABSTENTION, BLIND_ABSTENTION, NEEDLESS_ABSTENTION, INVENTED = (
+    range(8)
+)
+UNJUDGED_ABSTENTION = (
+    8  # the gold chunk is not known, so nobody knows whether it was in the context
+)
 SHOWN_SCORES = (EXACT_MATCH, DECIDING_ANSWER)
 REASON_METRICS = (*SHOWN_SCORES, "contains", "abstained")
 UNLOCATED = {system.name for system in SYSTEMS if system.context in ("oracle", "withheld")}
@@ -29,12 +33,12 @@ def browser_data(
     chunks: Mapping[str, Chunk],
     documents: Mapping[str, Document],
 ) -> dict[str, Any]:
-    """{"systems", "scores", "unlocated", "documents", "chunks", "questions"}: chunks and documents once each, referred
-    to by number.
+    """{"systems", "scores", "unlocated", "documents", "chunks", "questions"}: chunks and documents
+    once each, referred to by number.
 
-    A question's answers are {system number: [answer, em, f1, why, chunk numbers, cited chunk numbers]}; `scores` are
-    the labels of these two; `unlocated` are the numbers of the systems that are not asked a question without a
-    known gold chunk.
+    A question's answers are {system number: [answer, em, f1, why, chunk numbers, cited chunk
+    numbers]}; `scores` are the labels of these two; `unlocated` are the numbers of the systems that
+    are not asked a question without a known gold chunk.
     """
     rows = {pair.id: row for row, pair in enumerate(table.pairs)}
     numbers = _Numbers()
@@ -57,7 +61,8 @@ def browser_data(
 
 
 def script_json(data: Any) -> str:
-    """JSON that is safe inside a <script> element: nothing in it can end the element or open a comment."""
+    """JSON that is safe inside a <script> element: nothing in it can end the element or open a
+    comment."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -93,7 +98,11 @@ def _question(pair: QAPair, gold: set[str], numbers: _Numbers) -> dict[str, Any]
 
 
 def _answer(
-    table: ScoreTable, row: int, prediction: Prediction, gold: Mapping[str, set[str]], numbers: _Numbers
+    table: ScoreTable,
+    row: int,
+    prediction: Prediction,
+    gold: Mapping[str, set[str]],
+    numbers: _Numbers,
 ) -> list[Any]:
     pair, system = table.pairs[row], prediction.system
     scores = {metric: _score(table, system, metric, row) for metric in REASON_METRICS}
@@ -107,10 +116,16 @@ def _answer(
 
 
 def reason(scores: Mapping[str, float], answerable: bool, seen: bool | None) -> int:
-    """Why an answer has its score, as one of the codes above; `seen`: whether a gold chunk was in the context, None
-    where no gold chunk is known."""
+    """Why an answer has its score, as one of the codes above; `seen`: whether a gold chunk was in
+    the context, None where no gold chunk is known."""
     if scores["abstained"] and answerable:
-        return UNJUDGED_ABSTENTION if seen is None else NEEDLESS_ABSTENTION if seen else BLIND_ABSTENTION
+        return (
+            UNJUDGED_ABSTENTION
+            if seen is None
+            else NEEDLESS_ABSTENTION
+            if seen
+            else BLIND_ABSTENTION
+        )
     if scores["abstained"]:
         return RIGHT_ABSTENTION
     if not answerable:
@@ -137,4 +152,10 @@ def _chunk(chunks: Mapping[str, Chunk], chunk_id: str, numbers: _Numbers) -> dic
     if chunk is None:
         return {"id": chunk_id, "t": "", "s": 0, "doc": None, "title": ""}
     document = numbers.document(chunk.document_id)
-    return {"id": chunk_id, "t": chunk.text, "s": chunk.start, "doc": document, "title": chunk.title}
+    return {
+        "id": chunk_id,
+        "t": chunk.text,
+        "s": chunk.start,
+        "doc": document,
+        "title": chunk.title,
+    }

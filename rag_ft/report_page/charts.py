@@ -1,4 +1,5 @@
-"""Bars, intervals and curves as inline SVG. Coordinates are percentages, so that they fit any width unscaled."""
+"""Bars, intervals and curves as inline SVG. Coordinates are percentages, so that they fit any width
+unscaled."""
 
 from __future__ import annotations
 
@@ -15,15 +16,17 @@ def bar(value: float | None, ci95: Sequence[float] | None, css: str, top: float 
     """A horizontal bar from 0 to `top`, with its interval as a whisker."""
     if value is None:
         return Markup("")
-    parts = [f'<rect class="{css}" x="0" y="3" width="{_percent(value / top)}" height="14" rx="2"/>']
+    parts = [
+        f'<rect class="{css}" x="0" y="3" width="{_percent(value / top)}" height="14" rx="2"/>'
+    ]
     if ci95:
         parts.append(_whisker(ci95[0] / top, ci95[1] / top))
     return _svg(parts, "bar", f"{100 * value:.1f}")
 
 
 def difference(delta: float, ci95: Sequence[float] | None, reach: float, p: float) -> Markup:
-    """A difference as a dot with its interval on an axis from -reach to +reach, zero in the middle; coloured where `p`
-    (corrected) is below 5 %."""
+    """A difference as a dot with its interval on an axis from -reach to +reach, zero in the middle;
+    coloured where `p` (corrected) is below 5 %."""
 
     def place(x: float) -> float:
         return 0.5 + max(-1.0, min(1.0, x / reach)) / 2
@@ -36,8 +39,11 @@ def difference(delta: float, ci95: Sequence[float] | None, reach: float, p: floa
     return _svg(parts, "difference", f"{100 * delta:+.1f}")
 
 
-def curve(series: Mapping[str, Sequence[tuple[float, float]]], zero_based: bool = False) -> dict[str, Any]:
-    """{"svg", "low", "high", "first", "last", "names"}: lines over one pair of axes, whose labels stand in the page.
+def curve(
+    series: Mapping[str, Sequence[tuple[float, float]]], zero_based: bool = False
+) -> dict[str, Any]:
+    """{"svg", "low", "high", "first", "last", "names"}: lines over one pair of axes, whose labels
+    stand in the page.
 
     Args:
         series: name -> (x, y) points in order of x.
@@ -51,7 +57,10 @@ def curve(series: Mapping[str, Sequence[tuple[float, float]]], zero_based: bool 
     lines = []
     for number, line in enumerate(series.values()):
         shown = _thinned(line)
-        places = " ".join(f"{100 * (x - min(xs)) / width:.2f},{100 - 100 * (y - low) / spread:.2f}" for x, y in shown)
+        places = " ".join(
+            f"{100 * (x - min(xs)) / width:.2f},{100 - 100 * (y - low) / spread:.2f}"
+            for x, y in shown
+        )
         lines.append(f'<polyline class="line s{number}" points="{places}"/>')
         if len(line) == 1 or zero_based:
             lines += [_dot(place, number) for place in places.split()]
@@ -60,11 +69,19 @@ def curve(series: Mapping[str, Sequence[tuple[float, float]]], zero_based: bool 
         + "".join(lines)
         + "</svg>"
     )
-    return {"svg": Markup(svg), "low": low, "high": high, "first": min(xs), "last": max(xs), "names": list(series)}
+    return {
+        "svg": Markup(svg),
+        "low": low,
+        "high": high,
+        "first": min(xs),
+        "last": max(xs),
+        "names": list(series),
+    }
 
 
 def training_curves(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One chart per phase and quantity of a training log: {"title", **curve}. Train and dev loss share a chart."""
+    """One chart per phase and quantity of a training log: {"title", **curve}. Train and dev loss
+    share a chart."""
     series: dict[tuple[str, str], dict[str, list[tuple[float, float]]]] = {}
     for row in rows:
         phase = str(row.get("stage", ""))
@@ -73,9 +90,9 @@ def training_curves(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             if drawn and name not in NOT_DRAWN:
                 title = "loss" if name in ("loss", "eval_loss", "dev_loss") else name
                 lines = series.setdefault((phase, title), {})
-                lines.setdefault({"loss": "train", "eval_loss": "dev", "dev_loss": "dev"}.get(name, name), []).append(
-                    (float(row["step"]), float(value))
-                )
+                lines.setdefault(
+                    {"loss": "train", "eval_loss": "dev", "dev_loss": "dev"}.get(name, name), []
+                ).append((float(row["step"]), float(value)))
     charts = []
     for (phase, title), lines in series.items():
         drawn_lines = {name: sorted(line) for name, line in lines.items() if len(line) > 1}
@@ -85,7 +102,8 @@ def training_curves(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _dot(place: str, number: int) -> str:
-    """A dot that stays round though the drawing is stretched: a line of no length with round ends."""
+    """A dot that stays round though the drawing is stretched: a line of no length with round
+    ends."""
     x, y = place.split(",")
     return f'<line class="dot s{number}" x1="{x}" y1="{y}" x2="{x}" y2="{y}"/>'
 
@@ -108,4 +126,6 @@ def _percent(share: float) -> str:
 
 
 def _svg(parts: Sequence[str], css: str, label: str) -> Markup:
-    return Markup(f'<svg class="{css}" width="100%" height="20" role="img" aria-label="{label}">{"".join(parts)}</svg>')
+    return Markup(
+        f'<svg class="{css}" width="100%" height="20" role="img" aria-label="{label}">{"".join(parts)}</svg>'
+    )

@@ -1,4 +1,5 @@
-"""What the done-files, rejects and replies of a run say: cost, generation funnel, leakage audit, lineage."""
+"""What the done-files, rejects and replies of a run say: cost, generation funnel, leakage audit,
+lineage."""
 
 from __future__ import annotations
 
@@ -23,20 +24,25 @@ CHECK_ORDER = (
 
 
 def costs(run_dir: RunDir) -> list[dict[str, Any]]:
-    """{stage, seconds, peak_memory_gb, prompt_tokens, completion_tokens, versions} of every stage that is done, with
-    peak_gpu_memory_gb where it ran on a GPU, and continued where the seconds are those after an interruption."""
+    """{stage, seconds, peak_memory_gb, prompt_tokens, completion_tokens, versions} of every stage
+    that is done, with peak_gpu_memory_gb where it ran on a GPU, and continued where the seconds are
+    those after an interruption."""
     rows = []
     for name in NAMES:
         if done := read_done(run_dir, name):
-            row = {"stage": name, **{key: done.get(key) for key in ("seconds", "peak_memory_gb", "versions")}}
+            row = {
+                "stage": name,
+                **{key: done.get(key) for key in ("seconds", "peak_memory_gb", "versions")},
+            }
             row |= {key: done[key] for key in ("peak_gpu_memory_gb", "continued") if key in done}
             rows.append(row | _tokens(run_dir, name))
     return rows
 
 
 def funnel(run_dir: RunDir) -> dict[str, Any]:
-    """{"documents", "chunks", "asked", "steps": [{reason, rejected, left, examples}], "accepted", "imported",
-    "other_rejects": [{stage, reason, count, examples}]}: what became of every document and pair."""
+    """{"documents", "chunks", "asked", "steps": [{reason, rejected, left, examples}], "accepted",
+    "imported", "other_rejects": [{stage, reason, count, examples}]}: what became of every document
+    and pair."""
     ingested, generated = counts_of(run_dir, "ingest"), counts_of(run_dir, "generate")
     rejected = dict(generated.get("rejected_by_check") or {})
     examples = generated.get("reject_examples") or {}
@@ -44,7 +50,9 @@ def funnel(run_dir: RunDir) -> dict[str, Any]:
     for reason in sorted(rejected, key=_place):
         left -= rejected[reason]
         shown = [example["detail"] for example in examples.get(reason, [])]
-        steps.append({"reason": reason, "rejected": rejected[reason], "left": left, "examples": shown})
+        steps.append(
+            {"reason": reason, "rejected": rejected[reason], "left": left, "examples": shown}
+        )
     return {
         "documents": ingested.get("num_documents"),
         "chunks": ingested.get("num_chunks"),
@@ -52,15 +60,23 @@ def funnel(run_dir: RunDir) -> dict[str, Any]:
         "steps": steps,
         "accepted": generated.get("accepted", 0),
         "imported": generated.get("imported", 0),
-        "other_rejects": [row for row in _rejects(run_dir) if (row["stage"], row["reason"]) not in _known(rejected)],
+        "other_rejects": [
+            row
+            for row in _rejects(run_dir)
+            if (row["stage"], row["reason"]) not in _known(rejected)
+        ],
     }
 
 
 def leakage(run_dir: RunDir) -> dict[str, Any]:
-    """What the check before the evaluation compared; it would have stopped the run had it found anything. `given`:
-    components that came by path: what they were trained on is not known here."""
+    """What the check before the evaluation compared; it would have stopped the run had it found
+    anything. `given`: components that came by path: what they were trained on is not known here."""
     counts = counts_of(run_dir, "evaluate")
-    found = {key.removeprefix("leakage_"): value for key, value in counts.items() if key.startswith("leakage_")}
+    found = {
+        key.removeprefix("leakage_"): value
+        for key, value in counts.items()
+        if key.startswith("leakage_")
+    }
     given = [name for name in COMPONENTS if counts.get(f"{name}_given")]
     return {"passed": bool(found), **found, "given": given}
 
@@ -72,13 +88,17 @@ def tuned_components(run_dir: RunDir) -> frozenset[str]:
 
 
 def cross_validation(run_dir: RunDir) -> dict[str, Any] | None:
-    """{"folds": the rows of training/folds.jsonl, "f1_base", "f1_tuned", "delta", "dev_loss": {mean, sd, low, high},
-    "sentence"}: what the generator's training gains on train documents that it did not see; None without folds."""
+    """{"folds": the rows of training/folds.jsonl, "f1_base", "f1_tuned", "delta", "dev_loss":
+    {mean, sd, low, high}, "sentence"}: what the generator's training gains on train documents that
+    it did not see; None without folds."""
     path = run_dir.folds
     rows = list(read_rows(path)) if path.exists() else []
     if not rows:
         return None
-    found = {name: spread([row[name] for row in rows]) for name in ("f1_base", "f1_tuned", "delta", "dev_loss")}
+    found = {
+        name: spread([row[name] for row in rows])
+        for name in ("f1_base", "f1_tuned", "delta", "dev_loss")
+    }
     gain, num_better = found["delta"], sum(row["delta"] > 0 for row in rows)
     sentence = (
         f"The training gained F1 in {num_better} of {len(rows)} folds: {points(gain['mean'])} on average, from "
@@ -108,7 +128,10 @@ def pairs_by_split(run_dir: RunDir) -> list[dict[str, Any]]:
     for pair in read_jsonl(run_dir.qa, QAPair):
         counted[pair.origin, pair.kind, pair.split] += 1
     keys = dict.fromkeys((origin, kind) for origin, kind, _ in sorted(counted))
-    return [{"origin": o, "kind": k, **{s: counted[o, k, s] for s in ("train", "dev", "test")}} for o, k in keys]
+    return [
+        {"origin": o, "kind": k, **{s: counted[o, k, s] for s in ("train", "dev", "test")}}
+        for o, k in keys
+    ]
 
 
 def changed_settings(config: Config) -> dict[str, Any]:
@@ -138,11 +161,18 @@ def _rejects(run_dir: RunDir) -> list[dict[str, Any]]:
     for stage in NAMES:
         counted: Counter[str] = Counter()
         examples: dict[str, list[str]] = defaultdict(list)
-        for reject in read_jsonl(run_dir.rejects(stage), Reject) if run_dir.rejects(stage).exists() else ():
+        for reject in (
+            read_jsonl(run_dir.rejects(stage), Reject) if run_dir.rejects(stage).exists() else ()
+        ):
             counted[reject.reason] += 1
             if len(examples[reject.reason]) < EXAMPLES_PER_REASON:
-                examples[reject.reason].append(f"{reject.item}: {reject.detail}" if reject.detail else reject.item)
-        rows += [{"stage": stage, "reason": r, "count": n, "examples": examples[r]} for r, n in counted.most_common()]
+                examples[reject.reason].append(
+                    f"{reject.item}: {reject.detail}" if reject.detail else reject.item
+                )
+        rows += [
+            {"stage": stage, "reason": r, "count": n, "examples": examples[r]}
+            for r, n in counted.most_common()
+        ]
     return rows
 
 

@@ -1,4 +1,5 @@
-"""The templates' environment (pages escape everything, markdown what could be markup), and tables for a terminal."""
+"""The templates' environment (pages escape everything, markdown what could be markup), and tables
+for a terminal."""
 
 from __future__ import annotations
 
@@ -22,14 +23,23 @@ def environment() -> Any:
         lstrip_blocks=True,
     )
     made.globals |= {"bar": charts.bar, "difference": charts.difference}
-    made.filters |= {"points": points, "percent": _percent, "interval": _interval, "plain": _plain, "spaced": _spaced}
+    made.filters |= {
+        "points": points,
+        "percent": _percent,
+        "interval": _interval,
+        "plain": _plain,
+        "spaced": _spaced,
+    }
     return made
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """One line a row, for a terminal; every column is as wide as its widest cell."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
 
 
 def style() -> str:

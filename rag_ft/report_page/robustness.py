@@ -1,4 +1,5 @@
-"""The robustness probes' scores as curves: base against tuned under noise, order and contradiction."""
+"""The robustness probes' scores as curves: base against tuned under noise, order and
+contradiction."""
 
 from __future__ import annotations
 
@@ -9,15 +10,19 @@ from rag_ft.evaluation.robustness import NOISE_CHUNKS, PLACES, STATES
 
 
 def robustness(systems: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
-    """{"noise": [{"noise_share", base, tuned}], "order": [{"place", base, tuned}], "swap": {base, tuned: {follows,
-    keeps}}}, values {value, ci95, n} of F1 (of containment for `swap`); None where no probe was made.
+    """{"noise": [{"noise_share", base, tuned}], "order": [{"place", base, tuned}], "swap": {base,
+    tuned: {follows, keeps}}}, values {value, ci95, n} of F1 (of containment for `swap`); None where
+    no probe was made.
 
-    `follows`: the answer is the one swapped into the context; `keeps`: the true one, which the context contradicts.
+    `follows`: the answer is the one swapped into the context; `keeps`: the true one, which the
+    context contradicts.
     """
     if "noise0_base" not in systems:
         return None
     shares = [number / (number + 1) for number in NOISE_CHUNKS]
-    noise = [{"noise_share": round(s, 4), **_both(systems, f"noise{round(100 * s)}")} for s in shares]
+    noise = [
+        {"noise_share": round(s, 4), **_both(systems, f"noise{round(100 * s)}")} for s in shares
+    ]
     order = [{"place": place, **_both(systems, f"order_{place}")} for place in PLACES]
     swap = {
         state: {

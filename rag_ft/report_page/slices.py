@@ -1,4 +1,5 @@
-"""The same metrics for parts of the questions: by kind, by length, by document; and gaps larger than chance."""
+"""The same metrics for parts of the questions: by kind, by length, by document; and gaps larger
+than chance."""
 
 from __future__ import annotations
 
@@ -22,12 +23,13 @@ MAX_VALUES = 12  # a metadata field with more values than this is an identifier,
 def by_group(
     table: ScoreTable, metrics: list[str], documents: Mapping[str, Document], seed: int
 ) -> list[dict[str, Any]]:
-    """One row per part: {field, part, n, metrics: {metric: {base, tuned, delta, ci95}}, gap, compared}.
+    """One row per part: {field, part, n, metrics: {metric: {base, tuned, delta, ci95}}, gap,
+    compared}.
 
-    `gap` is None or {metric, value, p_holm}: tuned does worse here than on the other questions by more than chance
-    allows (Holm over all compared parts), a difference of two means with the parts' own standard errors. `compared` is
-    False where that could not be asked: too few questions or documents here or elsewhere. What was not scored
-    under a system is None.
+    `gap` is None or {metric, value, p_holm}: tuned does worse here than on the other questions by
+    more than chance allows (Holm over all compared parts), a difference of two means with the
+    parts' own standard errors. `compared` is False where that could not be asked: too few questions
+    or documents here or elsewhere. What was not scored under a system is None.
     """
     rows = []
     for field, part_of in _fields(table, documents).items():
@@ -39,26 +41,39 @@ def by_group(
     return [{key: value for key, value in row.items() if not key.startswith("_")} for row in rows]
 
 
-def by_document(table: ScoreTable, metrics: list[str], documents: Mapping[str, Document]) -> list[dict[str, Any]]:
-    """{document, title, n, metrics: {metric: {base, tuned, delta}}}, the largest loss first; questions without a known
-    document share a row."""
-    rows, names = [], np.array([pair.document_id or NO_DOCUMENT for pair in table.pairs], dtype=object)
+def by_document(
+    table: ScoreTable, metrics: list[str], documents: Mapping[str, Document]
+) -> list[dict[str, Any]]:
+    """{document, title, n, metrics: {metric: {base, tuned, delta}}}, the largest loss first;
+    questions without a known document share a row."""
+    rows, names = (
+        [],
+        np.array([pair.document_id or NO_DOCUMENT for pair in table.pairs], dtype=object),
+    )
     for name in dict.fromkeys(names):
         chosen = names == name
         values = {metric: _plain_means(table, metric, chosen) for metric in metrics}
         title = documents[name].title if name in documents else ""
         rows.append({"document": name, "title": title, "n": int(chosen.sum()), "metrics": values})
-    return sorted(rows, key=lambda row: (row["metrics"][metrics[0]]["delta"] or 0.0, row["document"]))
+    return sorted(
+        rows, key=lambda row: (row["metrics"][metrics[0]]["delta"] or 0.0, row["document"])
+    )
 
 
-def _fields(table: ScoreTable, documents: Mapping[str, Document]) -> dict[str, Callable[[QAPair], str | None]]:
+def _fields(
+    table: ScoreTable, documents: Mapping[str, Document]
+) -> dict[str, Callable[[QAPair], str | None]]:
     """Field name -> the part a question belongs to. Fields with one value only are left out."""
     fields: dict[str, Callable[[QAPair], str | None]] = {
         "kind": lambda pair: pair.kind,
         "origin": lambda pair: pair.origin,
         "question length": lambda pair: _length(pair.question),
     }
-    held = [documents[i] for i in dict.fromkeys(p.document_id or "" for p in table.pairs) if i in documents]
+    held = [
+        documents[i]
+        for i in dict.fromkeys(p.document_id or "" for p in table.pairs)
+        if i in documents
+    ]
     for name in sorted({name for document in held for name in document.metadata}):
         fields[f"document {name}"] = lambda pair, name=name: _metadata(documents, pair, name)  # type: ignore[misc]
     chosen = {}
@@ -69,7 +84,9 @@ def _fields(table: ScoreTable, documents: Mapping[str, Document]) -> dict[str, C
     return chosen
 
 
-def _row(table: ScoreTable, metrics: list[str], field: str, part: str, chosen: np.ndarray, seed: int) -> dict[str, Any]:
+def _row(
+    table: ScoreTable, metrics: list[str], field: str, part: str, chosen: np.ndarray, seed: int
+) -> dict[str, Any]:
     values, columns = {}, []
     for metric in metrics:
         base, tuned = (_scores(table, system, metric) for system in SYSTEMS)
@@ -80,7 +97,10 @@ def _row(table: ScoreTable, metrics: list[str], field: str, part: str, chosen: n
     for i, metric in enumerate(metrics):
         change = estimates[3 * i]
         shown = change.ci95 if change.n >= MIN_QUESTIONS else None
-        values[metric] = {**_plain_means(table, metric, chosen), "ci95": list(shown) if shown else None}
+        values[metric] = {
+            **_plain_means(table, metric, chosen),
+            "ci95": list(shown) if shown else None,
+        }
     return {
         "field": field, "part": part, "n": int(chosen.sum()), "metrics": values, "gap": None, "compared": False,
         "_here": estimates[1], "_rest": estimates[2], "_metric": metrics[0],
@@ -122,7 +142,11 @@ def _scores(table: ScoreTable, system: str, metric: str) -> np.ndarray:
 
 def _length(question: str) -> str:
     num = len(question.split())
-    return f"over {LONG_QUESTION_WORDS} words" if num > LONG_QUESTION_WORDS else f"up to {LONG_QUESTION_WORDS} words"
+    return (
+        f"over {LONG_QUESTION_WORDS} words"
+        if num > LONG_QUESTION_WORDS
+        else f"up to {LONG_QUESTION_WORDS} words"
+    )
 
 
 def _metadata(documents: Mapping[str, Document], pair: QAPair, name: str) -> str | None:

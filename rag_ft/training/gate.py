@@ -100,7 +100,8 @@ def describe_change(base: DevScores, tuned: DevScores, pairs: Sequence[QAPair]) 
     deltas = (tuned.served - base.served)[:, None]
     estimate = bootstrap(deltas, np.ones_like(deltas), groups, NUM_RESAMPLES)[0]
     interval = f" [{100 * estimate.ci95[0]:+.1f}, {100 * estimate.ci95[1]:+.1f}]" if estimate.ci95 else ""
-    return f"dev {LABELS[DECIDING_RETRIEVAL]} {100 * estimate.value:+.1f} points{interval} on {len(pairs)} questions"
+    change = f"{100 * estimate.value:+.1f} points{interval}"
+    return f"dev {LABELS[DECIDING_RETRIEVAL]} {change} on {len(pairs)} questions"
 
 
 def _scores(
