@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from rag_ft.evaluation.components import EVERY, RANKING, in_order, set_name, set_words
+from rag_ft.evaluation.components import EVERY, EVERY_WORD, RANKING, in_order, set_name, set_words
 from rag_ft.evaluation.metric_table import (
     ABSTENTION_F1,
     DECIDING_ANSWER,
@@ -15,13 +15,13 @@ from rag_ft.evaluation.metric_table import (
     LABELS,
     RANK,
 )
-from rag_ft.evaluation.systems import SERVED, TUNED_SYSTEMS, System
+from rag_ft.evaluation.systems import SERVED, TUNED_SYSTEMS
 
 ALPHA = 0.05
 FEW_DOCUMENTS = 10
 
 Comparison = dict[str, Any]
-Gains = dict[System, Comparison]  # of each system with tuned components, its difference from base
+Gains = dict[frozenset[str], Comparison]  # by tuned components: their difference from base
 
 
 def verdict(
@@ -50,9 +50,13 @@ def _decide(comparisons: list[Comparison], tuned: Collection[str], answers: bool
             [],
         )
     decides = {(c["b"], c["metric"]): c for c in comparisons if c["family"] == "decides"}
-    gains = {s: c for s in TUNED_SYSTEMS if (c := decides.get((s.name, DECIDING_ANSWER)))}
+    gains = {
+        system.tuned & frozenset(tuned): c
+        for system in TUNED_SYSTEMS
+        if (c := decides.get((system.name, DECIDING_ANSWER)))
+    }
     recalls = {
-        ranking.tuned: c
+        ranking.tuned & frozenset(tuned): c
         for name, ranking in SERVED.items()
         if (c := decides.get((name, DECIDING_RETRIEVAL)))
     }
@@ -63,16 +67,15 @@ def _decide(comparisons: list[Comparison], tuned: Collection[str], answers: bool
     if not answers or not gains:
         return _by_recall(ranking, recall, _unmeasured(tuned, answers))
     notes = _notes(gains, comparisons)
-    better = {system: c for system, c in gains.items() if _is_gain(c)}
+    better = {components: c for components, c in gains.items() if _is_gain(c)}
     if better:
-        best = max(better, key=lambda s: (better[s]["delta"], s.tuned == EVERY))
-        name = set_name(best.tuned) if best.tuned == EVERY else f"{set_words(best.tuned)} alone"
-        rest = _rest(gains, [s for s in gains if len(s.tuned) == 1 and s != best])
-        return _result(set_name(best.tuned), f"Ship {name}: {_amount(better[best])}{rest}.", notes)
-    same = next((system for system in gains if system.tuned == ranking), None)
-    if recall and _is_gain(recall) and not (same and _is_loss(gains[same])):
+        best = max(better, key=lambda components: (better[components]["delta"], len(components)))
+        words = EVERY_WORD if best == EVERY else set_words(best) + " alone" * (len(best) == 1)
+        rest = _rest(gains, [other for other in gains if len(other) == 1 and other != best])
+        return _result(set_name(best), f"Ship {words}: {_amount(better[best])}{rest}.", notes)
+    if recall and _is_gain(recall) and not _is_loss(gains.get(ranking)):
         found = f"Ship {set_words(ranking)} for what it finds: {_amount(recall)}"
-        rest = _rest(gains, [same] if same and same.tuned != EVERY else [])
+        rest = _rest(gains, [ranking] if ranking in gains else [])
         sentence = f"{found}; no gain in answers is significant yet{rest}."
         return _result(set_name(ranking), sentence, notes)
     if all(_is_loss(c) for c in gains.values()):
@@ -80,8 +83,9 @@ def _decide(comparisons: list[Comparison], tuned: Collection[str], answers: bool
         return _result(
             "none", f"Keep the base: tuning made the answers worse ({_amount(worst)}).", notes
         )
-    best = max((s for s in gains if not _is_loss(gains[s])), key=lambda s: gains[s]["delta"])
-    open_ = f"Undecided: {set_words(best.tuned)} {_amount(gains[best])}; {_more(gains[best])}"
+    candidates = {components: c for components, c in gains.items() if not _is_loss(c)}
+    best = max(candidates, key=lambda components: candidates[components]["delta"])
+    open_ = f"Undecided: {set_words(best)} {_amount(gains[best])}; {_more(gains[best])}"
     return _result("undecided", f"{open_}{_harms(gains)}.", notes)
 
 
@@ -122,11 +126,11 @@ def _by_recall(
     return _result("undecided", f"Undecided: {words} {found}; {_more(recall)}.", notes)
 
 
-def _rest(gains: Gains, others: list[System]) -> str:
-    """What is to be said of these systems, which are not shipped, and of all that harm."""
+def _rest(gains: Gains, others: list[frozenset[str]]) -> str:
+    """What is to be said of these components, which are not shipped alone, and of all that harm."""
     parts = []
-    for system in others:
-        comparison, words = gains[system], set_words(system.tuned)
+    for components in others:
+        comparison, words = gains[components], set_words(components)
         if _is_gain(comparison):
             parts.append(f"{words} alone brings {_amount(comparison)}")
         elif not _is_loss(comparison):
@@ -137,12 +141,11 @@ def _rest(gains: Gains, others: list[System]) -> str:
 def _harms(gains: Gains) -> str:
     """Every significant loss: a verdict on one component must not hide what another does."""
     parts = []
-    for system, comparison in gains.items():
+    for components, comparison in gains.items():
         if _is_loss(comparison):
-            one = len(system.tuned) == 1
-            alone = f"{set_words(system.tuned)} alone harms"
-            together = f"{set_name(system.tuned)} components together harm"
-            parts.append(f"; {alone if one else together} ({_amount(comparison)})")
+            all_of = f"{EVERY_WORD} components" if components == EVERY else set_words(components)
+            harm = f"{all_of} together harm" if len(components) > 1 else f"{all_of} alone harms"
+            parts.append(f"; {harm} ({_amount(comparison)})")
     return "".join(parts)
 
 
