@@ -45,9 +45,8 @@ from rag_ft.report_page.rendering import aligned, environment, script, style
 from rag_ft.report_page.robustness import robustness
 
 SCHEMA = 1  # of metrics.json; raised when a key changes its meaning
-MIN_HUMAN_QUESTIONS = (
-    50  # from so many on, questions that people wrote or reviewed make the headline alone
-)
+# From so many on, questions that people wrote or reviewed make the headline alone.
+MIN_HUMAN_QUESTIONS = 50
 ENSEMBLE_NAMES = tuple(system.name for system in ENSEMBLES)
 RETRIEVAL = in_family("retrieval")
 BADGES = {"none": "Keep the base", "undecided": "Undecided", EVERY_WORD: f"Ship {EVERY_WORD}"} | {

@@ -12,10 +12,8 @@ from rag_ft.metrics.squad import contains
 from rag_ft.records import Chunk, QAPair
 
 MIN_HITS = 20  # recall@10 needs ten; withholding the gold chunks must still leave top_k
-MIN_WITHHELD_CHARACTERS = (
-    4  # shorter answers ("3", "no") stand in too many chunks that are not gold
-)
-
+# Shorter answers ("3", "no") occur in too many chunks that are not gold.
+MIN_WITHHELD_CHARACTERS = 4
 
 State = Literal["base", "tuned"]
 GENERATOR = "generator"

@@ -155,9 +155,8 @@ def mean_column(values: np.ndarray) -> Column:
 
 def _columns_of(table: ScoreTable, system: str) -> dict[str, Column]:
     columns = {m: mean_column(table.values[system, m]) for m in table.metrics_of(system)}
-    if "abstained" in columns and not system.startswith(
-        "withheld"
-    ):  # there abstaining is always right
+    # Where the gold chunk is withheld, abstaining is always right.
+    if "abstained" in columns and not system.startswith("withheld"):
         columns |= dict(
             zip(ABSTENTION, _abstention(table, table.values[system, "abstained"]), strict=True)
         )

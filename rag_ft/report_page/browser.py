@@ -18,9 +18,8 @@ from rag_ft.records import Chunk, Document, Prediction, QAPair
 EXACT, HOLDS, PARTIAL, WRONG, RIGHT_ABSTENTION, BLIND_ABSTENTION, NEEDLESS_ABSTENTION, INVENTED = (
     range(8)
 )
-UNJUDGED_ABSTENTION = (
-    8  # the gold chunk is not known, so nobody knows whether it was in the context
-)
+# The gold chunk is not known, so nobody knows whether it was in the context.
+UNJUDGED_ABSTENTION = 8
 SHOWN_SCORES = (EXACT_MATCH, DECIDING_ANSWER)
 REASON_METRICS = (*SHOWN_SCORES, "contains", "abstained")
 UNLOCATED = {system.name for system in SYSTEMS if system.context in ("oracle", "withheld")}
