@@ -3,9 +3,9 @@ Holm, power.
 
 Questions about one document go right or wrong together, so documents are what is resampled, never
 single questions. scipy.stats takes a second to import: only the functions that need it do.
-Everything is a ratio of sums, sum(numerator) / sum(denominator): a mean has denominator 1 where a question
-counts and 0 where it does not, precision and recall have their own. All columns are resampled in
-one pass, with the same draws.
+Everything is a ratio of sums, sum(numerator) / sum(denominator): a mean has denominator 1 where a
+question counts and 0 where it does not, precision and recall have their own. All columns are
+resampled in one pass, with the same draws.
 """
 
 from __future__ import annotations
