@@ -12,11 +12,11 @@ from typing import Protocol
 
 import numpy as np
 
+from rag_ft.evaluation.metric_table import DECIDING_RETRIEVAL, LABELS, RANK
 from rag_ft.metrics.retrieval import score_ranking
 from rag_ft.metrics.significance import bootstrap
 from rag_ft.records import QAPair
 
-METRIC = "recall@5"
 ALPHAS = (0.75, 0.5, 0.25)  # shares of the tuning kept, tried where all of it is worse than none
 NUM_RESAMPLES = 2000
 
@@ -29,8 +29,8 @@ class Searches(Protocol):
 
 @dataclass(frozen=True)
 class DevScores:
-    """Per dev question: METRIC of what is served (retrieval.mode) and of the dense side alone, 0 or 1; and mrr@10 of
-    what is served, which tells equal recalls apart."""
+    """Per dev question: recall@5 of what is served (retrieval.mode) and of the encoder alone, 0 or 1; and mrr@10 of
+    what is served, which decides between equal recalls."""
 
     served: np.ndarray
     dense: np.ndarray
@@ -76,7 +76,7 @@ class Verdict:
 def measure(
     retriever: Searches, pairs: Sequence[QAPair], gold: Mapping[str, set[str]]
 ) -> DevScores:
-    """What the retriever finds of the pairs' proving chunks."""
+    """What the retriever finds of the pairs' gold chunks."""
     questions = [pair.question for pair in pairs]
     served = _scores(retriever.search(questions, 10), pairs, gold)
     dense = _scores(retriever.search(questions, 10, "dense"), pairs, gold)
@@ -117,7 +117,8 @@ def describe_change(base: DevScores, tuned: DevScores, pairs: Sequence[QAPair]) 
     interval = (
         f" [{100 * estimate.ci95[0]:+.1f}, {100 * estimate.ci95[1]:+.1f}]" if estimate.ci95 else ""
     )
-    return f"dev {METRIC} {100 * estimate.value:+.1f} points{interval} on {len(pairs)} questions"
+    change = f"{100 * estimate.value:+.1f} points{interval}"
+    return f"dev {LABELS[DECIDING_RETRIEVAL]} {change} on {len(pairs)} questions"
 
 
 def _scores(
@@ -125,9 +126,11 @@ def _scores(
     pairs: Sequence[QAPair],
     gold: Mapping[str, set[str]],
 ) -> np.ndarray:
-    """(num_pairs, 2): METRIC and mrr@10."""
+    """(num_pairs, 2): recall@5 and mrr@10."""
     found = [
         score_ranking([c for c, _ in ranked], gold[pair.id])
         for ranked, pair in zip(rankings, pairs, strict=True)
     ]
-    return np.array([[row[METRIC], row["mrr@10"]] for row in found], dtype=float).reshape(-1, 2)
+    return np.array([[row[DECIDING_RETRIEVAL], row[RANK]] for row in found], dtype=float).reshape(
+        -1, 2
+    )
