@@ -1,10 +1,11 @@
-"""Several runs side by side: the same questions paired across runs, seeds of one training averaged, or folds pooled."""
+"""Several runs side by side: the same questions paired across runs, seeds of one training averaged,
+or folds pooled."""
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,16 @@ import numpy as np
 import yaml
 
 from rag_ft.errors import ConfigError, DataError
+from rag_ft.evaluation.components import COMPONENTS, set_words
+from rag_ft.evaluation.metric_table import (
+    DECIDING_ANSWER,
+    DECIDING_RETRIEVAL,
+    LABELS,
+    foremost,
+    in_family,
+)
+from rag_ft.evaluation.metric_table import METRICS as METRIC_TABLE
+from rag_ft.evaluation.systems import RETRIEVERS, SYSTEMS, System, distinct
 from rag_ft.metrics.comparisons import (
     ScoreTable,
     estimate_columns,
@@ -24,25 +35,20 @@ from rag_ft.metrics.significance import Estimate, holm, more_questions, spread
 from rag_ft.metrics.verdict import described, points, verdict
 from rag_ft.paths import RunDir
 from rag_ft.records import QAPair, Score, read_jsonl, write_text
-from rag_ft.report_page.facts import halves_tuned
-from rag_ft.report_page.rendering import environment, style
+from rag_ft.report_page.facts import tuned_components
+from rag_ft.report_page.rendering import aligned, environment, style
 from rag_ft.text import normalise_question
 
-# System -> the halves that some run must have tuned for it to be a row of its own, and no copy of another.
-SYSTEMS = {"base": "", "tuned_generator": "g", "tuned_retriever": "r", "tuned": "gr", "oracle_base": "",
-           "oracle_tuned": "g"}  # fmt: skip
-# What the sentence is about: the first of these that is a row.
-SUBJECTS = {"tuned": "The tuned system", "tuned_retriever": "The tuned retriever",
-            "tuned_generator": "The tuned generator", "base": "The base system"}  # fmt: skip
-HALVES = {"g": "generator", "r": "retriever"}
-METRICS = {"em": "EM", "f1": "F1", "rougeL": "ROUGE-L", "recall@5": "recall@5"}
+ROWS = tuple(system for system in SYSTEMS if system.context in ("retrieved", "oracle"))
+METRICS = foremost(in_family("answer", "retrieval"), 4)
 MAX_MIXED_SHARE = 0.05  # of questions that folds may share, by documents that ask the same
 
-Key = tuple[str, str | None]
+Key = tuple[System, str]
 
 
 def compare(runs: Sequence[Path], page: Path) -> str:
-    """Compares run folders, writes the page (and its data beside it as .json), and returns the table for a terminal.
+    """Compares run folders, writes the page (and its data beside it as .json), and returns the
+    table for a terminal.
 
     Raises:
         ConfigError: the page would have the name of its data.
@@ -62,19 +68,22 @@ def comparison(
 ) -> dict[str, Any]:
     """What the runs' evaluations say together.
 
-    Where they asked the same questions: {"kind": "paired", "runs", "questions", "documents", "sentences", "levels":
-    {run: {system: {metric: level}}}, "differences": [{a, b, system, metric, delta, ci95, p, p_holm, n}]}, over the
-    shared questions alone, Holm over all differences. Systems that no run tuned the halves of are left out.
+    Where they asked the same questions: {"kind": "paired", "runs", "questions", "documents",
+    "sentences", "levels": {run: {system: {metric: level}}}, "differences": [{a, b, system, metric,
+    delta, ci95, p, p_holm, n}]}, over the shared questions alone, Holm over all differences.
+    Systems that need a component that no run tuned are left out.
 
-    Where these runs differ in nothing but run.seed: {"kind": "seeds", "systems", "comparisons", "verdict", "parts":
-    [{run, questions, metric: {base, tuned}}], "spread": {metric: {mean, sd, low, high} of the parts' gains}}, each
-    question's score being its mean over the seeds. Where they asked different questions, the same with {"kind":
-    "folds"} and all questions pooled.
+    Where these runs differ in nothing but run.seed: {"kind": "seeds", "systems", "comparisons",
+    "verdict", "parts": [{run, questions, metric: {base, tuned}}], "spread": {metric: {mean, sd,
+    low, high} of the parts' gains}}, each question's score being its mean over the seeds. Where
+    they asked different questions, the same with {"kind": "folds"} and all questions pooled.
 
-    Runs in which a half was not shipped that others tuned are named, in "sentences" or the verdict's notes.
+    Runs in which a component was not shipped that others tuned are named, in "sentences" or the
+    verdict's notes.
 
     Raises:
-        DataError: fewer than two runs, one is no run folder or not evaluated, or they overlap too little to pair and
+        DataError: fewer than two runs, one is no run folder or not evaluated, or they overlap too
+        little to pair and
             too much to pool.
     """
     if len(run_dirs) < 2:
@@ -84,8 +93,8 @@ def comparison(
     asked = [{_key(pair): row for row, pair in enumerate(table.pairs)} for table in tables]
     shared = set(asked[0]).intersection(*asked[1:])
     smallest = min(len(keys) for keys in asked)
-    halves = [halves_tuned(run_dir) for run_dir in run_dirs]
-    tuned, notes = "".join(sorted(set("".join(halves)))), _not_shipped(names, halves)
+    shipped = [tuned_components(run_dir) for run_dir in run_dirs]
+    tuned, notes = frozenset[str]().union(*shipped), _not_shipped(names, shipped)
     if len(shared) > smallest / 2:
         rows = [np.array([keys[key] for key in sorted(shared, key=str)]) for keys in asked]
         same = [subset(table, chosen) for table, chosen in zip(tables, rows, strict=True)]
@@ -100,8 +109,8 @@ def comparison(
     ):
         return _together("folds", names, tables, _pooled(tables), tuned, notes, num_resamples, seed)
     raise DataError(
-        f"the runs share only {len(shared)} of {smallest} questions: too few to pair, too many to be folds; "
-        "evaluate them with the same questions, or with different ingest.advanced.fold"
+        f"the runs share only {len(shared)} of {smallest} questions: too few to pair, too many to "
+        "be folds; evaluate them with the same questions, or with different ingest.advanced.fold"
     )
 
 
@@ -111,22 +120,22 @@ def comparison_table(result: dict[str, Any]) -> str:
         return "\n".join(
             [*_part_lines(result), "", result["verdict"]["sentence"], *result["verdict"]["notes"]]
         )
-    rows = [["run", "system", *METRICS.values()]]
-    for run, system in itertools.product(result["runs"], SYSTEMS):
-        if system in result["levels"][run]:
+    rows = [["run", "system", *(LABELS[metric] for metric in METRICS)]]
+    for run in result["runs"]:
+        for system in result["levels"][run]:
             rows.append([run, system, *(_cell(result, run, system, metric) for metric in METRICS)])
-    head = f"{result['questions']} shared questions about {result['documents']} documents; change from the first run"
-    return "\n".join([head, *_aligned(rows), "", *result["sentences"]])
+    asked = f"{result['questions']} shared questions about {result['documents']} documents"
+    head = f"{asked}; change from the first run"
+    return "\n".join([head, *aligned(rows), "", *result["sentences"]])
 
 
 def write_comparison(result: dict[str, Any], path: Path) -> None:
     """One self-contained page beside the data: `path` (.html) and the same name with .json."""
-    write_text(
-        path,
-        environment()
-        .get_template("compare.html")
-        .render(result=result, metrics=METRICS, style=style()),
-    )
+    columns = {metric: LABELS[metric] for metric in METRICS}
+    cells = [system.name for system in SYSTEMS if system.context != "withheld"]
+    page = {"result": result, "metrics": columns, "rows": dict.fromkeys([*cells, *RETRIEVERS])}
+    html = environment().get_template("compare.html").render(page, style=style())
+    write_text(path, html)
     write_text(path.with_suffix(".json"), json.dumps(result, indent=1, ensure_ascii=False) + "\n")
 
 
@@ -139,15 +148,15 @@ def _names(run_dirs: Sequence[RunDir]) -> list[str]:
     return names
 
 
-def _not_shipped(names: list[str], halves: list[str]) -> list[str]:
-    """Of each half that some runs tuned, the runs that went without."""
+def _not_shipped(names: list[str], shipped: Sequence[Collection[str]]) -> list[str]:
+    """Of each component that some runs tuned, the runs that went without."""
     notes = []
-    for half, name in HALVES.items():
-        without = [run for run, tuned in zip(names, halves, strict=True) if half not in tuned]
+    for component in COMPONENTS:
+        without = [run for run, tuned in zip(names, shipped, strict=True) if component not in tuned]
         if 0 < len(without) < len(names):
-            runs = ", ".join(without)
             notes.append(
-                f"No tuned {name} was shipped in {runs}: the base one stands in its place and counts as tuned."
+                f"No tuned {component} was shipped in {', '.join(without)}: "
+                "the base one stands in its place and counts as tuned."
             )
     return notes
 
@@ -166,8 +175,9 @@ def _load(run_dir: RunDir) -> ScoreTable:
     return table
 
 
-def _key(pair: QAPair) -> Key:
-    """Runs with other chunks or generators give other ids: the question and its document are what stays."""
+def _key(pair: QAPair) -> tuple[str, str | None]:
+    """Runs with other chunks or generators give other ids: the question and its document are what
+    stays."""
     return normalise_question(pair.question), pair.document_id
 
 
@@ -192,26 +202,25 @@ def _settings(run_dir: RunDir) -> tuple[int | None, dict[str, Any]]:
 def _paired(
     names: list[str],
     tables: list[ScoreTable],
-    tuned: str,
+    tuned: Collection[str],
     notes: list[str],
     num_resamples: int,
     seed: int,
 ) -> dict[str, Any]:
     """Of tables whose rows are the same questions."""
     values = [table.values for table in tables]
-    systems = [system for system, halves in SYSTEMS.items() if set(halves) <= set(tuned)]
+    systems = distinct(ROWS, tuned)
     keys = [
-        k
-        for k in itertools.product(systems, METRICS)
-        if all(_value(v, *k) is not None for v in values)
+        (system, metric)
+        for system, metric in itertools.product(systems, METRICS)
+        if all(_value(v, system, metric) is not None for v in values)
     ]
+    # Systems that read one ranking share its recall: that of the system with the ranking's name is
+    # tested.
+    testers = {s.ranking: s for s in sorted(systems, key=lambda s: s.name == s.ranking)}
+    tested = [(s, m) for s, m in keys if not _is_retrieval(m) or testers[s.ranking] == s]
     levels = [(run, key) for run in range(len(names)) for key in keys]
-    changes = [
-        (run, key)
-        for run in range(1, len(names))
-        for key in keys
-        if not _is_borrowed(*key, systems)
-    ]
+    changes = [(run, key) for run in range(1, len(names)) for key in tested]
     columns = [mean_column(_value(values[run], *key)) for run, key in levels]
     columns += [
         mean_column(_value(values[run], *key) - _value(values[0], *key)) for run, key in changes
@@ -223,23 +232,27 @@ def _paired(
         "kind": "paired",
         "runs": names,
         **_size(tables[0]),
-        "sentences": _sentences(differences) + notes,
+        "sentences": _sentences(systems, differences) + notes,
         "levels": _levels(names, dict(zip(levels, estimates, strict=False))),
         "differences": differences,
     }
 
 
-def _sentences(differences: list[dict[str, Any]]) -> list[str]:
-    """What the tuned system of each other run does against the first one's, or the base system where nothing was
-    tuned: by F1, where there is none by recall."""
+def _sentences(systems: Sequence[System], differences: list[dict[str, Any]]) -> list[str]:
+    """What the system with the most tuned components does in each other run against the first one:
+    by F1, where there is none by recall."""
     compared = {row["system"] for row in differences}
-    subject = next((system for system in SUBJECTS if system in compared), None)
-    rows = [row for row in differences if row["system"] == subject]
-    metric = "f1" if any(row["metric"] == "f1" for row in rows) else "recall@5"
-    shown = [row for row in rows if row["metric"] == metric]
+    subject = next((s for s in reversed(systems) if s.is_retrieved and s.name in compared), None)
+    if subject is None:
+        return []
+    words = set_words(subject.tuned) if len(subject.tuned) == 1 else f"the {subject.name} system"
+    rows = [row for row in differences if row["system"] == subject.name]
+    is_answered = any(row["metric"] == DECIDING_ANSWER for row in rows)
+    metric = DECIDING_ANSWER if is_answered else DECIDING_RETRIEVAL
     return [
-        f"{SUBJECTS[row['system']]}, {row['b']} against {row['a']}: {described(row)}."
-        for row in shown
+        f"{words[0].upper()}{words[1:]}, {row['b']} against {row['a']}: {described(row)}."
+        for row in rows
+        if row["metric"] == metric
     ]
 
 
@@ -250,25 +263,23 @@ def _size(table: ScoreTable) -> dict[str, int]:
     }
 
 
-def _levels(
-    names: list[str], estimates: dict[tuple[int, tuple[str, str]], Estimate]
-) -> dict[str, Any]:
+def _levels(names: list[str], estimates: dict[tuple[int, Key], Estimate]) -> dict[str, Any]:
     levels: dict[str, Any] = {name: {} for name in names}
     for (run, (system, metric)), estimate in estimates.items():
         level = {"value": round(estimate.value, 6), "ci95": estimate.ci95, "n": estimate.n}
-        levels[names[run]].setdefault(system, {})[metric] = level
+        levels[names[run]].setdefault(system.name, {})[metric] = level
     return levels
 
 
 def _differences(
-    names: list[str], changes: list[tuple[tuple[int, tuple[str, str]], Estimate]]
+    names: list[str], changes: list[tuple[tuple[int, Key], Estimate]]
 ) -> list[dict[str, Any]]:
     corrected = holm([1.0 if estimate.p is None else estimate.p for _, estimate in changes])
     return [
         {
             "a": names[0],
             "b": names[run],
-            "system": system,
+            "system": system.name,
             "metric": metric,
             "delta": round(estimate.value, 6),
             "ci95": [round(bound, 6) for bound in estimate.ci95] if estimate.ci95 else None,
@@ -281,25 +292,27 @@ def _differences(
     ]
 
 
-def _value(values: dict[tuple[str, str], np.ndarray], system: str, metric: str) -> Any:
-    """The scores of a system; the recall of tuned cells is that of their retriever."""
-    if "@" in metric:
-        system = {"tuned_retriever": "tuned", "tuned_generator": "base"}.get(system, system)
-    return values.get((system, metric))
+def _is_retrieval(metric: str) -> bool:
+    return METRIC_TABLE[metric].family == "retrieval"
 
 
-def _is_borrowed(system: str, metric: str, systems: Sequence[str]) -> bool:
-    """Whether a cell's recall is that of another row, where its change is tested already."""
-    return "@" in metric and (
-        system == "tuned_generator" or (system == "tuned_retriever" and "tuned" in systems)
-    )
+def _value(values: dict[tuple[str, str], np.ndarray], system: System, metric: str) -> Any:
+    """The scores of a system; the recall of one that retrieves is that of the ranking it reads."""
+    of_ranking = _is_retrieval(metric) and system.is_retrieved
+    return values.get((system.ranking if of_ranking else system.name, metric))
 
 
 def _together(
-    kind: str, names: list[str], tables: list[ScoreTable], whole: ScoreTable, tuned: str, notes: list[str],
-    resamples: int, seed: int,
-) -> dict[str, Any]:  # fmt: skip
-    """One verdict over all runs, each run's own means, and how far these lie apart."""
+    kind: str,
+    names: list[str],
+    tables: list[ScoreTable],
+    whole: ScoreTable,
+    tuned: Collection[str],
+    notes: list[str],
+    resamples: int,
+    seed: int,
+) -> dict[str, Any]:
+    """One verdict over all runs, each run's own means, and their spread."""
     systems, comparisons = summarise(whole, tuned, resamples, seed)
     parts = [{"run": name, **_means(table)} for name, table in zip(names, tables, strict=True)]
     shown = [metric for metric in METRICS if all(metric in part for part in parts)]
@@ -307,28 +320,36 @@ def _together(
         metric: spread([part[metric]["tuned"] - part[metric]["base"] for part in parts])
         for metric in shown
     }
-    said = verdict(comparisons, tuned, ("base", "f1") in whole.values)
+    said = verdict(comparisons, tuned, ("base", DECIDING_ANSWER) in whole.values)
     said["notes"] += notes + _spread_notes(kind, gains, len(names))
     return {
-        "kind": kind, "runs": names, **_size(whole), "systems": systems, "comparisons": comparisons, "parts": parts,
-        "spread": gains, "verdict": said,
-    }  # fmt: skip
+        "kind": kind,
+        "runs": names,
+        **_size(whole),
+        "systems": systems,
+        "comparisons": comparisons,
+        "parts": parts,
+        "spread": gains,
+        "verdict": said,
+    }
 
 
 def _spread_notes(kind: str, gains: dict[str, dict[str, float]], number: int) -> list[str]:
     """What the intervals do not hold: they resample questions, not trainings."""
-    metric = next((metric for metric in ("f1", "recall@5") if metric in gains), None)
+    metric = next((m for m in (DECIDING_ANSWER, DECIDING_RETRIEVAL) if m in gains), None)
     if metric is None:
         return []
     gain = gains[metric]
     return [
-        f"Single {kind} gain from {points(gain['low'])} to {points(gain['high'])} {METRICS[metric]} (standard "
+        f"Single {kind} gain from {points(gain['low'])} to {points(gain['high'])} "
+        f"{LABELS[metric]} (standard "
         f"deviation {100 * gain['sd']:.1f} over {number}): one training may bring any of these."
     ]
 
 
 def _averaged(tables: list[ScoreTable]) -> ScoreTable:
-    """Each question's scores averaged over the runs: what the training's chance does to it is then within its score."""
+    """Each question's scores averaged over the runs: what the training's chance does to it is then
+    within its score."""
     keys = [key for key in tables[0].values if all(key in table.values for table in tables)]
     values = {key: np.mean([table.values[key] for table in tables], axis=0) for key in keys}
     return ScoreTable(tables[0].pairs, tables[0].documents, values)
@@ -374,7 +395,7 @@ def _cell(result: dict[str, Any], run: str, system: str, metric: str) -> str:
 
 
 def _part_lines(result: dict[str, Any]) -> list[str]:
-    rows = [["run", "questions", *(f"{name} base -> tuned" for name in METRICS.values())]]
+    rows = [["run", "questions", *(f"{LABELS[metric]} base -> tuned" for metric in METRICS)]]
     for part in result["parts"]:
         cells = [
             f"{100 * part[m]['base']:5.1f} -> {100 * part[m]['tuned']:5.1f}" if m in part else "-"
@@ -390,12 +411,4 @@ def _part_lines(result: dict[str, Any]) -> list[str]:
         ]
     )
     head = f"{len(result['parts'])} {result['kind']}, {result['questions']} questions"
-    return [f"{head} about {result['documents']} documents", *_aligned(rows)]
-
-
-def _aligned(rows: list[list[str]]) -> list[str]:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return [
-        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
+    return [f"{head} about {result['documents']} documents", *aligned(rows)]

@@ -18,6 +18,7 @@ from rag_ft.errors import ConfigError
 from rag_ft.evaluation.systems import SYSTEMS
 from rag_ft.paths import RunDir
 from rag_ft.records import QAPair, read_jsonl, read_rows
+from rag_ft.report_page.rendering import aligned
 from rag_ft.stages import read_done
 from rag_ft.training.memory import (
     SPARE,
@@ -69,7 +70,7 @@ class Device:
 @dataclass(frozen=True)
 class Corpus:
     """Counted where the run has got so far, else estimated from the sources' size. `num_asked_chunks`: those that pairs
-    are written about; `num_train_pairs`: those with an answer, which both halves learn from."""
+    are written about; `num_train_pairs`: those with an answer, which both components learn from."""
 
     num_chunks: int
     num_train_chunks: int
@@ -122,7 +123,7 @@ def plan(config: Config) -> str:
         f"{device.count} x {device.name}, {device.memory_gb:.1f} GiB each; model {shape.parameters / 1e9:.3g} billion "
         f"parameters in {dtype}; {corpus.num_chunks} chunks ({'counted' if corpus.counted else 'estimated'})",
         "",
-        _table(rows),
+        *aligned(rows),
         "",
         "Rates are measured in this run folder, or assumed for the device. Memory by part (GiB):",
         *(f"{name}: {_parts(parts)}" for name, parts in memory.items()),
@@ -388,11 +389,3 @@ def _free_disk_gb(path: Path) -> float:
     while not path.exists():
         path = path.parent
     return shutil.disk_usage(path).free / 2**30
-
-
-def _table(rows: Sequence[tuple[str, ...]]) -> str:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,16 +13,19 @@ import numpy as np
 from rag_ft.config import Config
 from rag_ft.config_loader import flat
 from rag_ft.errors import DataError
-from rag_ft.evaluation.systems import ENSEMBLES, NAMES, RETRIEVERS, SYSTEMS
-from rag_ft.metrics.answers import ANSWER_METRICS
-from rag_ft.metrics.comparisons import (
-    ABSTENTION,
-    SIDE_METRICS,
-    ScoreTable,
-    make_table,
-    subset,
-    summarise,
+from rag_ft.evaluation.components import COMPONENTS, EVERY_WORD, RANKING
+from rag_ft.evaluation.metric_table import (
+    DECIDING_ANSWER,
+    DECIDING_RETRIEVAL,
+    EXACT_MATCH,
+    LABELS,
+    METRICS,
+    Metric,
+    foremost,
+    in_family,
 )
+from rag_ft.evaluation.systems import ENSEMBLES, NAMES, RETRIEVERS, SERVED, SYSTEMS
+from rag_ft.metrics.comparisons import SIDE_METRICS, ScoreTable, make_table, subset, summarise
 from rag_ft.metrics.verdict import FEW_DOCUMENTS, points, verdict
 from rag_ft.paths import RunDir
 from rag_ft.records import (
@@ -39,29 +42,18 @@ from rag_ft.records import (
 from rag_ft.relevance import gold_by_pair
 from rag_ft.report_page import charts, facts, retriever, slices
 from rag_ft.report_page.browser import browser_data, script_json
-from rag_ft.report_page.rendering import environment, script, style
+from rag_ft.report_page.rendering import aligned, environment, script, style
 from rag_ft.report_page.robustness import robustness
 
 SCHEMA = 1  # of metrics.json; raised when a key changes its meaning
-MIN_HUMAN_QUESTIONS = (
-    50  # from so many on, questions that people wrote or reviewed make the headline alone
-)
-ALL_METRICS = (
-    *ANSWER_METRICS,
-    *SIDE_METRICS,
-    *ABSTENTION,
-    "citation_precision",
-    "citation_recall",
-    "evidence_shown",
-)
+# From so many on, questions that people wrote or reviewed make the headline alone.
+MIN_HUMAN_QUESTIONS = 50
 ENSEMBLE_NAMES = tuple(system.name for system in ENSEMBLES)
-MAIN_METRICS = {
-    "em": "EM",
-    "f1": "F1",
-    "abstention_f1": "abstention F1",
-    "rougeL": "ROUGE-L",
-    "recall@5": "recall@5",
+RETRIEVAL = in_family("retrieval")
+BADGES = {"none": "Keep the base", "undecided": "Undecided", EVERY_WORD: f"Ship {EVERY_WORD}"} | {
+    name: f"Ship the {name}" for name in COMPONENTS
 }
+TERMINAL_METRICS, PAGE_METRICS = 4, 5  # the columns there is room for
 
 
 def run(config: Config, run_dir: RunDir) -> dict[str, int | float]:
@@ -90,35 +82,32 @@ def make_metrics(
 ) -> dict[str, Any]:
     """What metrics.json holds. Values and differences are shares (0-1); `seconds` are seconds.
 
-    schema, run, tuned {generator, retriever}: whether a tuned half was there and served.
-    headline {origins, questions, documents, unplaced, of_several}: what `verdict`, `systems` and `comparisons` rest
-        on; `documents` counts those that are known, `unplaced` the questions of which no document is known.
+    schema, run, tuned {component: whether a tuned one was there and served}.
+    headline {origins, questions, documents, unplaced, of_several}: what `verdict`, `systems` and
+    `comparisons` rest
+        on; `documents` counts those that are known, `unplaced` the questions of which no document
+        is known.
     verdict {ship, sentence, notes}: see metrics/verdict.py.
-    systems {name: {metric: {value, ci95, n}}}: names of evaluation/systems.py. Retrieval metrics stand under the
+    systems {name: {metric: {value, ci95, n}}}: names of evaluation/systems.py. Retrieval metrics
+    stand under the
         retrievers base, tuned, lexical, dense_base, dense_tuned.
     comparisons [{a, b, metric, delta = b - a, ci95, p, p_holm, family, p_permutation (null for
-        abstention_f1), p_mcnemar (of em), n, num_documents (an unplaced question counts as one), more_questions (0
-        settled, null out of reach)}].
+        abstention_f1), p_mcnemar (of em), n, num_documents (an unplaced question counts as one),
+        more_questions (0 settled, null out of reach)}].
     by_origin {human | generated: {systems, comparisons}}: where both kinds of questions were asked.
-    slices [{field, part, n, metrics: {metric: {base, tuned, delta, ci95}}, gap, compared}]: see report/slices.py.
-    robustness: null, or see report/robustness.py.
-    cross_validation (null without folds), leakage, funnel, cost: see report/facts.py.
+    slices [{field, part, n, metrics: {metric: {base, tuned, delta, ci95}}, gap, compared}]: see
+    report/slices.py. robustness: null, or see report/robustness.py. cross_validation
+    (null without folds), leakage, funnel, cost: see report/facts.py.
     """
-    tuned, human = (
-        facts.halves_tuned(run_dir),
-        np.array([pair.origin != "generated" for pair in table.pairs]),
-    )
+    tuned = facts.tuned_components(run_dir)
+    human = np.array([pair.origin != "generated" for pair in table.pairs])
     num_human = int(human.sum())
     mixed = 0 < num_human < len(human)
     headline = subset(table, human) if mixed and num_human >= MIN_HUMAN_QUESTIONS else table
     resamples, seed = config.evaluate.advanced.num_resamples, config.run.seed
     systems, comparisons = summarise(headline, tuned, resamples, seed)
-    known = {
-        name: systems[name]
-        for name in dict.fromkeys((*NAMES, *ENSEMBLE_NAMES, *RETRIEVERS))
-        if name in systems
-    }
-    answers = ("base", "f1") in table.values
+    shown = dict.fromkeys((*NAMES, *ENSEMBLE_NAMES, *RETRIEVERS))
+    answers = ("base", DECIDING_ANSWER) in table.values
     parts = {"human": human, "generated": ~human} if mixed else {}
     by_origin = {
         name: summarise(subset(table, part), tuned, resamples, seed) for name, part in parts.items()
@@ -128,9 +117,9 @@ def make_metrics(
         "schema": SCHEMA,
         "run": config.name,
         "headline": asked,
-        "tuned": {"generator": "g" in tuned, "retriever": "r" in tuned},
+        "tuned": {name: name in tuned for name in COMPONENTS},
         "verdict": _verdict(comparisons, tuned, answers, asked),
-        "systems": known,
+        "systems": {name: systems[name] for name in shown if name in systems},
         "comparisons": comparisons,
         "by_origin": {name: {"systems": s, "comparisons": c} for name, (s, c) in by_origin.items()},
         "slices": slices.by_group(headline, _slice_metrics(answers), documents, seed),
@@ -143,7 +132,8 @@ def make_metrics(
 
 
 def summary_table(run_dir: RunDir) -> str:
-    """The result in a few lines for a terminal: each system's metrics, and their change from base with its interval.
+    """The result in a few lines for a terminal: each system's metrics, and their change from base
+    with its interval.
 
     Raises:
         DataError: there is no metrics.json yet.
@@ -152,23 +142,17 @@ def summary_table(run_dir: RunDir) -> str:
         metrics = json.loads(run_dir.metrics.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DataError(f"{run_dir.metrics} does not exist: run the report stage first") from error
-    shown = main_metrics(metrics)
-    if "abstention_f1" in shown:
-        shown.pop("rougeL", None)  # a line has room for four
-    rows = [["", *shown.values()]]
+    shown = main_metrics(metrics, TERMINAL_METRICS)
+    rows = [["", *(LABELS[metric] for metric in shown)]]
     rows += [[row["name"], *(_cell(row, metric) for metric in shown)] for row in grid(metrics)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
-    lines.insert(0, f"{asked_about(metrics)}; change from base [95 %]")
-    return "\n".join([*lines, "", metrics["verdict"]["sentence"], *metrics["verdict"]["notes"]])
+    head = f"{asked_about(metrics)}; change from base [95 %]"
+    said = metrics["verdict"]
+    return "\n".join([head, *aligned(rows), "", said["sentence"], *said["notes"]])
 
 
 def asked_about(metrics: dict[str, Any]) -> str:
-    """How many questions the headline rests on, and about how many documents. Of questions without a known document
-    nobody can say that it was never trained on."""
+    """How many questions the headline rests on, and about how many documents. Of questions without
+    a known document nobody can say that it was never trained on."""
     asked = {"unplaced": 0, **metrics["headline"]}  # earlier versions did not count them
     documents = f"about {_counted(asked['documents'], 'document')}"
     if not metrics["leakage"]["given"]:
@@ -184,40 +168,32 @@ def asked_about(metrics: dict[str, Any]) -> str:
     return f"{questions}: {placed} {documents}, {asked['unplaced']} about no known document"
 
 
-def main_metrics(metrics: dict[str, Any]) -> dict[str, str]:
-    """{metric: name} of the first table; how well is refused stands in it where questions without an answer were
-    asked."""
-    refusing = (
-        metrics["systems"].get("base", {}).get("abstention_recall", {}).get("value") is not None
-    )
-    return {
-        metric: name
-        for metric, name in MAIN_METRICS.items()
-        if metric != "abstention_f1" or refusing
-    }
+def main_metrics(metrics: dict[str, Any], room: int) -> list[str]:
+    """The `room` foremost metrics that were measured; how well systems abstain only where questions
+    without an answer were asked."""
+    base = metrics["systems"].get("base", {})
+    measured = {metric for metric, level in base.items() if level["value"] is not None}
+    if "abstention_recall" not in measured:
+        measured -= set(in_family("abstention"))
+    return foremost(measured & set(in_family("answer", "abstention", "retrieval")), room)
 
 
 def grid(metrics: dict[str, Any]) -> list[dict[str, Any]]:
-    """One row per system or retriever row alone: {name, meaning, cells: {metric: level}, changes: {metric: comparison
-    with base}}; answer systems carry the recall of the retriever they read from."""
+    """One row per system, or per ranking where no answers were asked: {name, meaning, cells:
+    {metric: level}, changes: {metric: comparison with base}}; systems that retrieve carry the
+    recall of the ranking they read from."""
     compared = {(c["b"], c["metric"]): c for c in metrics["comparisons"] if c["a"] == "base"}
     rows = []
     for system in (*SYSTEMS, *ENSEMBLES):
         levels = metrics["systems"].get(system.name, {})
-        if "f1" not in levels and system.name not in ("base", "tuned"):
+        if DECIDING_ANSWER not in levels and system.name not in SERVED:
             continue
-        found = (
-            metrics["systems"].get(system.retriever, {}) if system.context == "retrieved" else {}
-        )
-        cells = {
-            **{k: v for k, v in found.items() if "@" in k},
-            **{k: v for k, v in levels.items() if "@" not in k},
-        }
-        changes = {metric: compared.get((system.name, metric)) for metric in cells}
-        if system.context == "retrieved" and system.retriever == "tuned":
-            changes |= {
-                metric: compared.get(("tuned", metric)) for metric in found if "@" in metric
-            }
+        found = metrics["systems"].get(system.ranking, {}) if system.is_retrieved else {}
+        cells = {m: found[m] for m in RETRIEVAL if m in found}
+        changes = {m: compared.get((system.ranking, m)) for m in cells}
+        own = [metric for metric in levels if metric not in RETRIEVAL]
+        cells |= {metric: levels[metric] for metric in own}
+        changes |= {metric: compared.get((system.name, metric)) for metric in own}
         rows.append(
             {"name": system.name, "meaning": system.meaning, "cells": cells, "changes": changes}
         )
@@ -253,10 +229,10 @@ def _headline(table: ScoreTable, mixed: bool) -> dict[str, Any]:
 
 
 def _verdict(
-    comparisons: list[dict[str, Any]], tuned: str, answers: bool, asked: dict[str, Any]
+    comparisons: list[dict[str, Any]], tuned: frozenset[str], answers: bool, asked: dict[str, Any]
 ) -> dict[str, Any]:
-    """The verdict on the headline, with a note on unplaced questions. Its caution counts the documents that are known;
-    where they are one or none, the note says it instead."""
+    """The verdict on the headline, with a note on unplaced questions. Its caution counts the
+    documents that are known; where they are one or none, the note says it instead."""
     known = asked["documents"]
     if not asked["unplaced"]:
         return verdict(comparisons, tuned, answers)
@@ -286,7 +262,7 @@ def _counted(num: int, thing: str) -> str:
 
 
 def _slice_metrics(answers: bool) -> list[str]:
-    return ["f1", "em"] if answers else ["recall@5"]
+    return [DECIDING_ANSWER, EXACT_MATCH] if answers else [DECIDING_RETRIEVAL]
 
 
 def _cell(row: dict[str, Any], metric: str) -> str:
@@ -315,25 +291,31 @@ def _page(
         i for rows in predictions.values() for prediction in rows for i in prediction.chunk_ids
     }
     chunks, gold = _gold(run_dir, table.pairs, documents, shown)
+    answered = ("base", DECIDING_ANSWER) in table.values
     browser = browser_data(table, predictions, gold, chunks, documents) if predictions else None
     return {
         "config": config,
         "metrics": metrics,
         "asked_about": asked_about(metrics),
         "grid": grid(metrics),
-        "main_metrics": main_metrics(metrics),
-        "answer_metrics": [
-            metric
-            for metric in ALL_METRICS
-            if any(metric in s for s in metrics["systems"].values())
-        ],
-        "side_metrics": [metric for metric in SIDE_METRICS if metric in metrics["systems"]["base"]],
+        "labels": LABELS,
+        "table": METRICS,
+        "main_metrics": main_metrics(metrics, PAGE_METRICS),
+        "answer_metrics": _reported(metrics, lambda m: m.family != "retrieval"),
+        "side_metrics": _reported(metrics, lambda m: m.name in SIDE_METRICS),
+        "retrieval_metrics": RETRIEVAL,
+        "moved_metrics": retriever.METRICS,
+        "slice_metric": _slice_metrics(answered)[0],
+        "main_answer": DECIDING_ANSWER,
+        "answered": answered,
+        "untuned": [name for name, is_tuned in metrics["tuned"].items() if not is_tuned],
+        "badges": BADGES,
         "retrievers": {
             name: meaning for name, meaning in RETRIEVERS.items() if name in metrics["systems"]
         },
-        "documents": slices.by_document(table, _slice_metrics(bool(predictions)), documents),
-        "refusals": facts.refusals(run_dir),
-        "num_unproven": sum(pair.answerable and not gold[pair.id] for pair in table.pairs),
+        "documents": slices.by_document(table, _slice_metrics(answered), documents),
+        "why_untuned": facts.why_untuned(run_dir),
+        "num_unlocated": sum(pair.answerable and not gold[pair.id] for pair in table.pairs),
         "retriever": _retriever(config, run_dir, table, documents, chunks, gold),
         "curves": _training(run_dir, "train_generator"),
         "noise": _noise_curve(metrics["robustness"]),
@@ -342,14 +324,20 @@ def _page(
             stage["stage"]: facts.counts_of(run_dir, stage["stage"]) for stage in metrics["cost"]
         },
         "fingerprints": facts.fingerprints(run_dir),
-        "changed": facts.changed_knobs(config),
-        "knobs": flat(config),
+        "changed": facts.changed_settings(config),
+        "settings": flat(config),
         "reach": _reach(metrics["comparisons"]),
         "questions": script_json(browser),
         "style": style(),
         "script": script(),
         "script_hash": base64.b64encode(hashlib.sha256(script().encode()).digest()).decode(),
     }
+
+
+def _reported(metrics: dict[str, Any], is_wanted: Callable[[Metric], bool]) -> list[str]:
+    """The wanted metrics that some system has, in the order of the table."""
+    scored = {metric for levels in metrics["systems"].values() for metric in levels}
+    return [name for name, metric in METRICS.items() if name in scored and is_wanted(metric)]
 
 
 def _training(run_dir: RunDir, stage: str) -> list[dict[str, Any]]:
@@ -361,15 +349,12 @@ def _noise_curve(probes: dict[str, Any] | None) -> dict[str, Any] | None:
     if not probes:
         return None
     rows = [row for row in probes["noise"] if row["base"] and row["tuned"]]
-    lines = {
-        half: [(row["noise_share"], row[half]["value"]) for row in rows]
-        for half in ("base", "tuned")
-    }
+    lines = {s: [(row["noise_share"], row[s]["value"]) for row in rows] for s in ("base", "tuned")}
     return charts.curve(lines, zero_based=True)
 
 
 def _reach(comparisons: list[dict[str, Any]]) -> float:
-    """The half width of the axis of differences: all intervals of the deciding ones fit."""
+    """Where the axis of differences ends on either side: all intervals of the deciding ones fit."""
     ends = [
         abs(bound)
         for c in comparisons
@@ -380,8 +365,9 @@ def _reach(comparisons: list[dict[str, Any]]) -> float:
 
 
 def _predictions(run_dir: RunDir, table: ScoreTable) -> dict[str, list[Prediction]]:
-    """By system, of those that were scored: what an earlier evaluation asked further ones may still lie there."""
-    scored = [name for name in (*NAMES, *ENSEMBLE_NAMES) if (name, "f1") in table.values]
+    """By system, of those that were scored: what an earlier evaluation asked further ones may still
+    lie there."""
+    scored = [name for name in (*NAMES, *ENSEMBLE_NAMES) if (name, DECIDING_ANSWER) in table.values]
     names = [name for name in scored if run_dir.predictions(name).exists()]
     return {name: list(read_jsonl(run_dir.predictions(name), Prediction)) for name in names}
 
@@ -389,7 +375,8 @@ def _predictions(run_dir: RunDir, table: ScoreTable) -> dict[str, list[Predictio
 def _gold(
     run_dir: RunDir, pairs: Sequence[QAPair], documents: dict[str, Document], shown: set[str]
 ) -> tuple[dict[str, Chunk], dict[str, set[str]]]:
-    """(the chunks of the documents and those that were shown, each question's gold chunk ids)."""
+    """(the chunks of the documents and those that were shown, the ids of each question's gold
+    chunks)."""
     chunks = {
         c.id: c
         for c in read_jsonl(run_dir.chunks, Chunk)
@@ -402,11 +389,12 @@ def _retriever(
     config: Config, run_dir: RunDir, table: ScoreTable, documents: dict[str, Document], chunks: dict[str, Chunk],
     gold: dict[str, set[str]],
 ) -> dict[str, Any]:  # fmt: skip
-    """What report/retriever.py tells; without a tuned retriever its training alone."""
+    """What report/retriever.py finds; without a tuned ranking its training alone."""
     log = run_dir.training_log("train_retriever")
     found = retriever.training(list(read_rows(log)) if log.exists() else [])
-    if "r" not in facts.halves_tuned(run_dir) or ("tuned", "recall@5") not in table.values:
+    is_tuned = bool(RANKING & facts.tuned_components(run_dir))
+    if not is_tuned or ("tuned", DECIDING_RETRIEVAL) not in table.values:
         return found
-    hits = {half: read_jsonl(run_dir.hits(half), Hit) for half in ("base", "tuned")}
+    hits = {name: read_jsonl(run_dir.hits(name), Hit) for name in ("base", "tuned")}
     found |= retriever.changes(table, documents, config.run.seed)
     return found | {"moved": retriever.moved(table.pairs, hits, gold, chunks)}

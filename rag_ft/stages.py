@@ -20,6 +20,7 @@ import yaml
 from rag_ft.config import Config
 from rag_ft.config_loader import flat
 from rag_ft.errors import ConfigError, DataError
+from rag_ft.evaluation.components import COMPONENTS
 from rag_ft.paths import RunDir
 from rag_ft.records import content_hash, encodable, write_text
 
@@ -192,9 +193,9 @@ def stages_until(name: str, config: Config) -> list[str]:
 
 
 def given_stages(config: Config) -> set[str]:
-    """Training stages left out because `evaluate` is given the tuned half by path."""
-    given = {"train_retriever": config.evaluate.encoder, "train_generator": config.evaluate.adapter}
-    return {stage for stage, path in given.items() if path}
+    """Training stages left out because `evaluate` names the tuned component by path."""
+    given = (c for c in COMPONENTS.values() if c.setting and getattr(config.evaluate, c.setting))
+    return {component.stage for component in given}
 
 
 def stages_with_llm(config: Config) -> set[str]:

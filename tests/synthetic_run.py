@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from rag_ft.config import Config
 from rag_ft.config_loader import make_config
 from rag_ft.evaluate import Material, _answer_scores, _retrieval_scores
+from rag_ft.evaluation.components import COMPONENTS
 from rag_ft.evaluation.robustness import probes
-from rag_ft.evaluation.systems import Ask, asks_of
+from rag_ft.evaluation.systems import SERVED, Ask, asks_of
 from rag_ft.paths import RunDir
 from rag_ft.records import (
     Chunk,
@@ -45,8 +47,9 @@ THINGS = _words("mill pier tower lamp bridge garden library chapel harbour barn"
 
 def make_synthetic_run(
     folder: Path, num_documents: int = 12, per_document: int = 8, origin: str = "generated", seed: int = 0,
-    tuned: str = "gr", right: dict[str, float] | None = None, title: str = "The {thing} of {place}",
-    opening: str = "This page tells about the {thing}.", unplaced: int = 0, **knobs: Any,
+    tuned: Collection[str] = ("generator", "retriever"), right: dict[str, float] | None = None,
+    title: str = "The {thing} of {place}", opening: str = "This page tells about the {thing}.",
+    unplaced: int = 0, **knobs: Any,
 ) -> tuple[Config, RunDir]:  # fmt: skip
     """(config, run_dir) of a run evaluated but not reported; of `unplaced` answerable questions, spread over
     the documents where they are few, nobody knows the document."""
@@ -139,11 +142,12 @@ def _material(rng: random.Random, pairs: list[QAPair], chunks: list[Chunk]) -> M
 
 
 def _evaluate(
-    rng: random.Random, config: Config, run_dir: RunDir, material: Material, right: dict[str, float], tuned: str
+    rng: random.Random, config: Config, run_dir: RunDir, material: Material, right: dict[str, float],
+    tuned: Collection[str],
 ) -> None:  # fmt: skip
     asks: list[Ask] = []
     for pair in material.pairs:
-        hits = {half: material.rankings[half][pair.id] for half in ("base", "tuned")}
+        hits = {name: material.rankings[name][pair.id] for name in SERVED}
         gold, top_k = material.gold[pair.id], config.retrieval.top_k
         asks += asks_of(pair, hits, gold, material.chunks, top_k)
     if config.evaluate.advanced.robustness:
@@ -160,7 +164,7 @@ def _evaluate(
         write_jsonl(run_dir.predictions(name), (p for ask, p in answered if ask.system == name))
     scores = [*_retrieval_scores(material), *_answer_scores(config, material, answered)]
     write_jsonl(run_dir.scores, scores)
-    halves = {"generator_tuned": int("g" in tuned), "retriever_tuned": int("r" in tuned)}
+    shipped = {f"{name}_tuned": int(name in tuned) for name in COMPONENTS}
     audit = {
         "training_pairs": 400,
         "heldout_pairs": len(material.pairs),
@@ -169,7 +173,7 @@ def _evaluate(
     }
     counts = {
         "questions": len(material.pairs),
-        **halves,
+        **shipped,
         **{f"leakage_{k}": v for k, v in audit.items()},
     }
     _done(run_dir, "evaluate", counts)
@@ -197,7 +201,9 @@ def _prediction(rng: random.Random, ask: Ask, right: dict[str, float]) -> Predic
     )
 
 
-def _other_stages(run_dir: RunDir, config: Config, pairs: list[QAPair], tuned: str) -> None:
+def _other_stages(
+    run_dir: RunDir, config: Config, pairs: list[QAPair], tuned: Collection[str]
+) -> None:
     _done(run_dir, "ingest", {"num_documents": 40, "num_chunks": 170, "num_rejects": 2})
     _done(run_dir, "index", {"num_chunks": 170, "dim": 384})
     rejected = {"evidence": 60, "round_trip_answer": 120, "closed_book": 4, "stands_alone": 16}
@@ -215,14 +221,14 @@ def _other_stages(run_dir: RunDir, config: Config, pairs: list[QAPair], tuned: s
     )
     trained = {
         "num_train_pairs": 400,
-        "shipped": int("r" in tuned),
+        "shipped": int("retriever" in tuned),
         "reason": "recall on dev rose by 8.0 points",
     }
     _done(run_dir, "train_retriever", trained)
     _done(
         run_dir,
         "train_generator",
-        {"steps": 60, "reason": "no pair to train on" if "g" not in tuned else ""},
+        {"steps": 60, "reason": "no pair to train on" if "generator" not in tuned else ""},
     )
     rng = random.Random(1)
     rows: list[dict[str, Any]] = [{"stage": "base", **_dev(0.6)}]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import statistics
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -15,12 +16,18 @@ from rag_ft.errors import ConfigError, DataError
 from rag_ft.paths import RunDir
 from rag_ft.records import write_jsonl
 
+BOTH = ("generator", "retriever")
+
 
 def run(
-    folder: Path, seed: int = 0, tuned: float = 0.6, halves: str = "gr", **changes: object
+    folder: Path,
+    seed: int = 0,
+    tuned: float = 0.6,
+    shipped: Collection[str] = BOTH,
+    **changes: object,
 ) -> RunDir:
     right = {"tuned": tuned}
-    changes["tuned"] = halves
+    changes["tuned"] = shipped
     return make_synthetic_run(
         folder, seed=seed, right=right, num_documents=30, per_document=5, **changes
     )[1]  # type: ignore[arg-type]
@@ -55,17 +62,21 @@ def test_a_run_compared_with_itself_differs_in_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("halves", "subject", "rows"),
+    ("shipped", "subject", "rows"),
     [
-        ("", "The base system", ["base", "oracle_base"]),
-        ("g", "The tuned generator", ["base", "tuned_generator", "oracle_base", "oracle_tuned"]),
-        ("r", "The tuned retriever", ["base", "tuned_retriever", "oracle_base"]),
+        ((), "The base system", ["base", "oracle_base"]),
+        (
+            ["generator"],
+            "The tuned generator",
+            ["base", "tuned_generator", "oracle_base", "oracle_tuned"],
+        ),
+        (["retriever"], "The tuned retriever", ["base", "tuned_retriever", "oracle_base"]),
     ],
 )
 def test_runs_are_compared_by_what_they_tuned(
-    tmp_path: Path, halves: str, subject: str, rows: list[str]
+    tmp_path: Path, shipped: Collection[str], subject: str, rows: list[str]
 ) -> None:
-    runs = [run(tmp_path / name, halves=halves) for name in "ab"]
+    runs = [run(tmp_path / name, shipped=shipped) for name in "ab"]
     result = comparison(runs, 200)
     assert list(result["levels"]["a"]) == rows
     assert {row["system"] for row in result["differences"]} == set(rows)
@@ -83,11 +94,11 @@ def test_a_recall_that_two_rows_share_is_tested_once(tmp_path: Path) -> None:
     assert "recall@5" in result["levels"]["b"]["tuned_retriever"]
 
 
-def test_a_run_without_a_half_that_others_tuned_is_named(tmp_path: Path) -> None:
+def test_a_run_without_a_component_that_others_tuned_is_named(tmp_path: Path) -> None:
     note = (
         "No tuned retriever was shipped in b: the base one stands in its place and counts as tuned."
     )
-    runs = [run(tmp_path / "a"), run(tmp_path / "b", halves="g"), run(tmp_path / "c")]
+    runs = [run(tmp_path / "a"), run(tmp_path / "b", shipped=["generator"]), run(tmp_path / "c")]
     assert comparison(runs, 200)["sentences"][2:] == [note]
     seeds = comparison([with_seed(run_dir, n) for n, run_dir in enumerate(runs)], 200)
     assert (

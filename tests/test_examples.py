@@ -209,7 +209,7 @@ def test_a_quoting_answer_begins_with_its_sentence_word_for_word_and_is_scored_w
     from rag_ft.evaluation.answering import _prediction
     from rag_ft.evaluation.systems import Ask
     from rag_ft.llm.interface import Reply
-    from rag_ft.metrics.answers import exact_match
+    from rag_ft.metrics.squad import exact_match
 
     text = "Ola\nsteers <quote>. The mill opened in 1871 by the river. It stands."
     gold = chunk("d#0", text)

@@ -11,15 +11,9 @@ import sys
 
 import pytest
 
-from rag_ft.metrics.answers import (
-    citation_scores,
-    contains,
-    exact_match,
-    faithfulness,
-    score_answer,
-    token_f1,
-)
+from rag_ft.metrics.answers import citation_scores, faithfulness, score_answer
 from rag_ft.metrics.rouge import ROUGE, rouge
+from rag_ft.metrics.squad import contains, exact_match, token_f1
 from rag_ft.text import content_words, normalise, stems
 
 # --- SQuAD v2's official evaluation, written down independently of ours -------------------------------------------

@@ -127,7 +127,7 @@ def test_the_funnel_adds_up_from_asked_to_accepted(reported: tuple[Config, RunDi
 
 
 def test_an_untuned_half_is_compared_with_nothing_and_named(tmp_path: Path) -> None:
-    run_dir = reported_with(tmp_path, tuned="r")
+    run_dir = reported_with(tmp_path, tuned=["retriever"])
     metrics = metrics_of(run_dir)
     assert metrics["tuned"] == {"generator": False, "retriever": True}
     compared = {(row["a"], row["b"]) for row in metrics["comparisons"]}
@@ -179,7 +179,10 @@ def test_questions_without_a_known_document_are_counted_apart(tmp_path: Path) ->
         for name in ("base", "oracle_base", "withheld_tuned")
     }
     assert asked == {"base": num, "oracle_base": num - 10, "withheld_tuned": num - 10}
-    assert "what proves their answer (10) are not asked where gold is shown or withheld" in page
+    assert (
+        "Answerable questions without a known gold chunk (10) are not asked where it is shown or withheld"
+        in page
+    )
     assert (
         len(
             re.findall(
@@ -349,7 +352,7 @@ def test_the_page_tells_what_the_retriever_learned_from(reported: tuple[Config, 
     assert "targets of median entropy 0.45" in text and "for 70.0 % of the questions" in text
     assert "round-0-lsr: loss" in text
     assert "left out: the scores tell no chunks apart" in text
-    assert text.count("proving chunk</th>") == 2
+    assert text.count("gold chunk</th>") == 2
 
 
 def test_folds_become_a_mean_a_spread_and_a_sentence(tmp_path: Path) -> None:

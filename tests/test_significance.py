@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import pytest
@@ -22,6 +22,8 @@ from rag_ft.metrics.significance import (
 )
 from rag_ft.metrics.verdict import verdict
 from rag_ft.records import QAPair, Score
+
+BOTH = {"generator", "retriever"}
 
 
 def clustered(
@@ -250,11 +252,16 @@ def test_a_difference_out_of_reach_asks_for_no_number_of_questions() -> None:
 
 
 def compared(
-    tuned: str, systems: Sequence[str]
+    tuned: Collection[str], systems: Sequence[str]
 ) -> tuple[dict[str, dict], dict[tuple[str, str], dict]]:
-    """(levels, the differences in F1 by their two systems) of systems that are right at random, cells that an untuned
-    half would need being those of the base half, as the evaluation fills them."""
-    halves = {"base": "", "tuned_generator": "g", "tuned_retriever": "r", "tuned": "gr"}
+    """(levels, the differences in F1 by their two systems) of systems that are right at random, cells that need an
+    untuned component being those of the base one, as the evaluation fills them."""
+    needed = {
+        "base": set(),
+        "tuned_generator": {"generator"},
+        "tuned_retriever": {"retriever"},
+        "tuned": BOTH,
+    }
     rng, pairs, scores = np.random.default_rng(3), [], []
     for number in range(60):
         key, right = f"q{number}", {}
@@ -262,28 +269,25 @@ def compared(
             QAPair(key, key, ("x",), None, f"d{number // 3}", None, "factoid", "test", "imported")
         )
         for system in systems:
-            cell = (
-                "".join(half for half in halves[system] if half in tuned)
-                if system in halves
-                else system
-            )
+            cell = str(sorted(needed[system] & set(tuned))) if system in needed else system
             right[cell] = right.get(cell, float(rng.random() < 0.5))
             scores.append(Score(key, system, "f1", right[cell]))
     levels, rows = summarise(make_table(pairs, scores), tuned, 300, 0)
     return levels, {(row["a"], row["b"]): row for row in rows}
 
 
-@pytest.mark.parametrize(("tuned", "half"), [("g", "tuned_generator"), ("r", "tuned_retriever")])
-def test_with_one_half_tuned_its_difference_is_tested_once(tuned: str, half: str) -> None:
+@pytest.mark.parametrize("component", ["generator", "retriever"])
+def test_with_one_component_tuned_its_difference_is_tested_once(component: str) -> None:
+    tuned, only = {component}, f"tuned_{component}"
     levels, rows = compared(tuned, ("base", "tuned_generator", "tuned_retriever", "tuned"))
-    assert rows.keys() == {("base", half)}
-    assert rows["base", half]["p_holm"] == rows["base", half]["p"]
-    assert levels["tuned"] == levels[half]  # its row stays
+    assert rows.keys() == {("base", only)}
+    assert rows["base", only]["p_holm"] == rows["base", only]["p"]
+    assert levels["tuned"] == levels[only]  # its row stays
 
 
-def test_with_both_halves_tuned_every_cell_is_compared() -> None:
+def test_with_both_components_tuned_every_cell_is_compared() -> None:
     rows = compared(
-        "gr",
+        BOTH,
         ("base", "tuned_generator", "tuned_retriever", "tuned", "ensemble_base", "ensemble_tuned"),
     )[1]
     assert rows.keys() == {
@@ -293,7 +297,7 @@ def test_with_both_halves_tuned_every_cell_is_compared() -> None:
 
 
 def test_with_nothing_tuned_only_untuned_systems_are_compared() -> None:
-    assert compared("", ("base", "tuned", "ensemble_base", "ensemble_tuned"))[1].keys() == {
+    assert compared(set(), ("base", "tuned", "ensemble_base", "ensemble_tuned"))[1].keys() == {
         ("base", "ensemble_base")
     }
 
@@ -315,15 +319,17 @@ def test_a_fusion_that_ranks_worse_than_one_of_its_sides_is_named() -> None:
         "family": "mrr@10, others",
     }
     gain = comparison("tuned_retriever", "f1", 0.08, 0.03, 0.12, 0.001)
-    [note] = (n for n in verdict([gain, rank], "r")["notes"] if "alone" in n)
+    [note] = (n for n in verdict([gain, rank], {"retriever"})["notes"] if "alone" in n)
     assert note.startswith(
-        "What is served ranks the proof lower than the encoder alone does: -17.0 MRR@10"
+        "What is served ranks the gold chunk lower than the encoder alone does: -17.0 MRR@10"
     )
     assert note.endswith("try retrieval.mode=dense, and compare the answers too.")
-    assert not any("alone" in n for n in verdict([gain, {**rank, "delta": 0.1}], "r")["notes"])
+    assert not any(
+        "alone" in n for n in verdict([gain, {**rank, "delta": 0.1}], {"retriever"})["notes"]
+    )
 
 
-def test_the_verdict_names_the_best_half_its_gain_and_what_is_open() -> None:
+def test_the_verdict_names_the_best_component_its_gain_and_what_is_open() -> None:
     found = verdict(
         [
             comparison("tuned_generator", "f1", 0.05, 0.03, 0.07, 0.001),
@@ -331,16 +337,16 @@ def test_the_verdict_names_the_best_half_its_gain_and_what_is_open() -> None:
             comparison("tuned", "f1", 0.061, 0.04, 0.083, 0.001),
             comparison("tuned", "recall@5", 0.1, 0.06, 0.14, 0.001),
         ],
-        "gr",
+        BOTH,
     )
     assert found["ship"] == "both"
     assert found["sentence"] == (
         "Ship both: +6.1 F1 (95 % CI 4.0 to 8.3); the tuned generator alone brings +5.0 F1 (95 % CI 3.0 to 7.0); "
-        "the tuned retriever alone is not significant, about 420 more questions would tell."
+        "the tuned retriever alone is not significant, about 420 more questions needed for significance."
     )
 
 
-def test_what_would_settle_an_open_result_depends_on_why_it_is_open() -> None:
+def test_what_an_open_result_needs_depends_on_why_it_is_open() -> None:
     cases = {
         "no difference was seen": comparison("tuned_generator", "f1", 0.0, -0.02, 0.02, 1.0, None),
         "too small for any reachable number": comparison(
@@ -349,13 +355,13 @@ def test_what_would_settle_an_open_result_depends_on_why_it_is_open() -> None:
         "add test documents": comparison("tuned_generator", "f1", 0.6, 0.6, 0.6, 0.5, None),
     }
     for said, row in cases.items():
-        found = verdict([row], "g")
+        found = verdict([row], {"generator"})
         assert found["ship"] == "undecided"
         assert [said in found["sentence"] for said in cases] == [other == said for other in cases]
     one_document = {**cases["add test documents"], "ci95": None, "p": None, "num_documents": 1}
     assert (
         "(no interval: one document); add test documents"
-        in verdict([one_document], "g")["sentence"]
+        in verdict([one_document], {"generator"})["sentence"]
     )
 
 
@@ -366,45 +372,47 @@ def test_a_difference_that_holm_leaves_open_is_told_from_one_that_was_never_sign
         (0.5, "not significant,"),
     ):
         other = {**comparison("tuned_retriever", "f1", 0.6, 0.5, 0.7, p, 90), "p_holm": 0.5}
-        assert f"the tuned retriever alone is {said}" in verdict([gain, other], "gr")["sentence"]
+        assert f"the tuned retriever alone is {said}" in verdict([gain, other], BOTH)["sentence"]
 
 
-def test_an_open_result_hides_no_proven_harm() -> None:
+def test_an_open_result_hides_no_significant_harm() -> None:
     found = verdict(
         [
             comparison("tuned_generator", "f1", -0.244, -0.332, -0.148, 2e-5),
             comparison("tuned_retriever", "f1", 0.0, -0.024, 0.024, 1.0, None),
             comparison("tuned", "f1", -0.292, -0.372, -0.212, 6e-7),
         ],
-        "gr",
+        BOTH,
     )
     assert (found["ship"], found["sentence"]) == (
         "undecided",
         "Undecided: the tuned retriever +0.0 F1 (95 % CI -2.4 to 2.4); no difference was seen; the tuned generator "
-        "alone harms (-24.4 F1 (95 % CI -33.2 to -14.8)); both halves together harm (-29.2 F1 (95 % CI "
+        "alone harms (-24.4 F1 (95 % CI -33.2 to -14.8)); both components together harm (-29.2 F1 (95 % CI "
         "-37.2 to -21.2)).",
     )
 
 
-def test_a_proven_harm_is_never_what_is_called_undecided() -> None:
+def test_a_significant_harm_is_never_what_is_called_undecided() -> None:
     harm, worse = (-0.04, -0.06, -0.02, 0.001), (-0.05, -0.12, 0.02, 0.2, 300)
     rows = [comparison("tuned_generator", "f1", *harm), comparison("tuned_retriever", "f1", *worse)]
-    sentence = verdict(rows, "gr")["sentence"]
+    sentence = verdict(rows, BOTH)["sentence"]
     assert sentence.startswith("Undecided: the tuned retriever -5.0 F1")
     assert "the tuned generator alone harms" in sentence
 
 
-def test_what_is_shipped_hides_no_proven_harm() -> None:
+def test_what_is_shipped_hides_no_significant_harm() -> None:
     harm = (-0.05, -0.08, -0.02, 0.001)
     generator = comparison("tuned_generator", "f1", 0.08, 0.05, 0.11, 0.001)
     both = comparison("tuned", "f1", *harm)
-    assert "; both halves together harm (-5.0 F1" in verdict([generator, both], "gr")["sentence"]
+    assert (
+        "; both components together harm (-5.0 F1" in verdict([generator, both], BOTH)["sentence"]
+    )
     found = comparison("tuned", "recall@5", 0.1, 0.06, 0.14, 0.001)
     rows = [
         comparison("tuned_generator", "f1", *harm),
         comparison("tuned_retriever", "f1", 0.0, -0.1, 0.1, 1.0, None),
     ]
-    shipped = verdict([*rows, both, found], "gr")
+    shipped = verdict([*rows, both, found], BOTH)
     assert shipped["ship"] == "retriever"
     assert (
         "the tuned generator alone harms" in shipped["sentence"]
@@ -414,40 +422,44 @@ def test_what_is_shipped_hides_no_proven_harm() -> None:
 
 def test_where_nothing_was_measured_the_verdict_says_why() -> None:
     why = {
-        ("g", False): "the retriever was not tuned and answers were not asked",
-        ("r", False): "no question has a known proving chunk, so nothing was measured",
-        ("gr", True): "no answers of a tuned system were scored",
+        ("generator", False): "the retriever was not tuned and answers were not evaluated",
+        ("retriever", False): "no question has a known gold chunk, so nothing was measured",
+        ("generator retriever", True): "no answers of a tuned system were scored",
     }
     for (tuned, answers), said in why.items():
-        assert verdict([], tuned, answers)["sentence"] == f"Undecided: {said}."
+        assert verdict([], tuned.split(), answers)["sentence"] == f"Undecided: {said}."
 
 
-def test_a_half_that_harms_is_not_shipped_with_the_other() -> None:
+def test_a_component_that_harms_is_not_shipped_with_the_other() -> None:
     found = verdict(
         [
             comparison("tuned_generator", "f1", 0.08, 0.05, 0.11, 0.001),
             comparison("tuned_retriever", "f1", -0.04, -0.06, -0.02, 0.001),
             comparison("tuned", "f1", 0.05, 0.02, 0.08, 0.01),
         ],
-        "gr",
+        BOTH,
     )
     assert found["ship"] == "generator"
     assert "the tuned retriever alone harms (-4.0 F1" in found["sentence"]
 
 
 def test_tuning_that_only_harms_keeps_the_base() -> None:
-    found = verdict([comparison("tuned_generator", "f1", -0.08, -0.1, -0.05, 0.001)], "g")
+    found = verdict([comparison("tuned_generator", "f1", -0.08, -0.1, -0.05, 0.001)], {"generator"})
     assert (found["ship"], found["sentence"][:14]) == ("none", "Keep the base:")
 
 
-def test_an_open_result_says_how_many_questions_would_tell() -> None:
-    found = verdict([comparison("tuned_generator", "f1", 0.02, -0.01, 0.05, 0.2, 300)], "g")
+def test_an_open_result_says_how_many_questions_are_needed() -> None:
+    found = verdict(
+        [comparison("tuned_generator", "f1", 0.02, -0.01, 0.05, 0.2, 300)], {"generator"}
+    )
     assert found["ship"] == "undecided"
-    assert "about 300 more questions would tell" in found["sentence"]
+    assert "about 300 more questions needed" in found["sentence"]
 
 
 def test_retrieval_alone_gives_a_verdict_on_the_retriever() -> None:
-    found = verdict([comparison("tuned", "recall@5", 0.1, 0.06, 0.14, 0.001)], "r", answers=False)
+    found = verdict(
+        [comparison("tuned", "recall@5", 0.1, 0.06, 0.14, 0.001)], {"retriever"}, answers=False
+    )
     assert found["ship"] == "retriever"
 
 
@@ -455,11 +467,13 @@ def test_a_better_rank_is_noted_where_recall_cannot_rise() -> None:
     rank = {**comparison("tuned", "mrr@10", 0.22, 0.15, 0.3, 0.001), "family": "mrr@10, from base"}
     recall = comparison("tuned", "recall@5", 0.01, 0.0, 0.02, 0.2, 745)
     found = verdict(
-        [comparison("tuned_retriever", "f1", 0.02, -0.01, 0.05, 0.2, 90), recall, rank], "r"
+        [comparison("tuned_retriever", "f1", 0.02, -0.01, 0.05, 0.2, 90), recall, rank],
+        {"retriever"},
     )
     assert found["notes"] == [
-        "Retrieval: +1.0 recall@5 (95 % CI 0.0 to 2.0), not significant; about 750 more questions would tell.",
-        "The tuned retriever ranks the proof higher: +22.0 MRR@10 (95 % CI 15.0 to 30.0).",
+        "Retrieval: +1.0 recall@5 (95 % CI 0.0 to 2.0), not significant; "
+        "about 750 more questions needed for significance.",
+        "The tuned retriever ranks the gold chunk higher: +22.0 MRR@10 (95 % CI 15.0 to 30.0).",
     ]
 
 
@@ -473,7 +487,7 @@ def test_a_generator_that_invents_more_is_called_out_though_it_gains() -> None:
             comparison("tuned_generator", "f1", 0.05, 0.03, 0.07, 0.001),
             {**withheld, "family": "em"},
         ],
-        "g",
+        {"generator"},
     )
     [note] = found["notes"]
     assert note.endswith(
@@ -482,7 +496,7 @@ def test_a_generator_that_invents_more_is_called_out_though_it_gains() -> None:
 
 
 def test_nothing_tuned_is_nothing_to_ship() -> None:
-    assert verdict([], "")["ship"] == "none"
+    assert verdict([], set())["ship"] == "none"
 
 
 def false_alarms(num_simulations: int) -> float:
@@ -497,7 +511,7 @@ def false_alarms(num_simulations: int) -> float:
             comparison(b, metric, e.value, *(e.ci95 or (0, 0)), p)
             for (_, b, metric), e, p in zip(DECIDING, estimates, corrected, strict=True)
         ]
-        alarms += verdict(rows, "gr")["ship"] not in ("none", "undecided")
+        alarms += verdict(rows, BOTH)["ship"] not in ("none", "undecided")
     return alarms / num_simulations
 
 

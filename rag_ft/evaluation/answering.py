@@ -108,8 +108,8 @@ def _ask_models(
     from rag_ft.llm.reply_cache import cached_chat
 
     replies = {}
-    for llm, adapters, halves in _models(config, tuned_generator(run_dir)):
-        chosen = {key: ask for key, ask in asks.items() if ask.generator in halves}
+    for llm, adapters, played in _models(config, tuned_generator(run_dir)):
+        chosen = {key: ask for key, ask in asks.items() if ask.generator in played}
         requests = Requests(chosen, prompting, config.evaluate.advanced.max_tokens, adapters)
         with open_language_model(llm, config.run.seed, adapters, run_dir.vllm_log) as model:
             for reply in cached_chat(

@@ -1,8 +1,10 @@
-"""RA-DIT's decoding: every retrieved chunk is asked alone, and the answers are weighted by the retriever.
+"""RA-DIT's decoding: every retrieved chunk is asked alone, and the answers are weighted by the
+retriever.
 
-p(y | x) = sum_j p(y | c_j, x) p_R(c_j | x) (RA-DIT, eq. 2), here over whole answers: equal ones (in SQuAD's normal
-form) add up their chunks' probabilities, and the heaviest is given. A chunk that does not tell the answer abstains, as
-most do, so abstaining wins only where no chunk says anything else.
+p(y | x) = sum_j p(y | c_j, x) p_R(c_j | x) (RA-DIT, eq. 2), here over whole answers: equal ones (in
+SQuAD's normal form) add up their chunks' probabilities, and the heaviest is given. Most chunks do
+not contain the answer, so the model abstains on them: abstaining wins only where every chunk gives
+that reply.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ def part_asks(
     for pair in pairs:
         answers = pair.answers if pair.answerable else ()
         for system in ENSEMBLES:
-            shown = rankings[system.retriever][pair.id][:top_k]
+            shown = rankings[system.ranking][pair.id][:top_k]
             asks += [
                 Ask(pair, f"{system.name}{PART}{rank}", system.generator, (chunk_id,), answers)
                 for rank, chunk_id in enumerate(shown, 1)
@@ -39,8 +41,9 @@ def part_asks(
 def combine(
     answered: Iterable[Answered], hits: Mapping[str, Iterable[Hit]], abstains: Callable[[str], bool]
 ) -> list[Answered]:
-    """The answered asks with every ensemble's parts replaced by one prediction that names the chunks it shows, cites
-    those that voted for it, and took their seconds together. `hits` are by retriever (base, tuned)."""
+    """The answered asks with every ensemble's parts replaced by one prediction that names the
+    chunks it shows, cites those that voted for it, and took their seconds together. `hits` are by
+    ranking (base, tuned)."""
     kept: list[Answered] = []
     parts: dict[tuple[str, str], list[Answered]] = {}
     for ask, prediction in answered:
@@ -50,10 +53,10 @@ def combine(
         else:
             kept.append((ask, prediction))
     systems = {system.name: system for system in ENSEMBLES}
-    needed = {systems[name].retriever for _, name in parts}
-    scores = {half: {(h.question_id, h.chunk_id): h.score for h in hits[half]} for half in needed}
+    needed = {systems[name].ranking for _, name in parts}
+    scores = {name: {(h.question_id, h.chunk_id): h.score for h in hits[name]} for name in needed}
     for (_, name), votes in parts.items():
-        kept.append(_vote(systems[name], votes, scores[systems[name].retriever], abstains))
+        kept.append(_vote(systems[name], votes, scores[systems[name].ranking], abstains))
     return kept
 
 
@@ -65,16 +68,16 @@ def _vote(
 ) -> Answered:
     """The heaviest answer; of equal ones that of the better-ranked chunk."""
     first = votes[0][0]
-    telling = [vote for vote in votes if not abstains(vote[1].answer)] or votes
+    answering = [vote for vote in votes if not abstains(vote[1].answer)] or votes
     weights: dict[str, float] = {}
-    for ask, prediction in telling:
+    for ask, prediction in answering:
         weight = math.exp(scores[ask.pair.id, ask.chunk_ids[0]] / RETRIEVER_TEMPERATURE)
         weights[normalise(prediction.answer)] = (
             weights.get(normalise(prediction.answer), 0.0) + weight
         )
     best = max(weights, key=lambda answer: weights[answer])
     winners = [
-        (ask, prediction) for ask, prediction in telling if normalise(prediction.answer) == best
+        (ask, prediction) for ask, prediction in answering if normalise(prediction.answer) == best
     ]
     shown = tuple(ask.chunk_ids[0] for ask, _ in votes)
     cited = tuple(ask.chunk_ids[0] for ask, _ in winners)

@@ -1,4 +1,5 @@
-"""Tuned halves that were made elsewhere: evaluated in place of the run's own, which stay as they are."""
+"""Tuned components that were made elsewhere: evaluated in place of the run's own, which stay as
+they are."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from rag_ft.retrieval.search import build_index, open_retriever
 
 @dataclass(frozen=True)
 class GivenRunDir(RunDir):
-    """A run folder whose tuned halves are those that the section `evaluate` names by path, where it does."""
+    """A run folder whose tuned components are those that the section `evaluate` names by path,
+    where it does."""
 
     given: EvaluateConfig
 
@@ -36,7 +38,11 @@ class GivenRunDir(RunDir):
 
 
 def with_given(config: Config, run_dir: RunDir) -> RunDir:
-    """The run folder with the halves given by path in place of its own. Raises ConfigError where a path holds none."""
+    """The run folder with the components given by path in place of its own.
+
+    Raises:
+        ConfigError: a path holds no such component.
+    """
     given = config.evaluate
     if given.advanced.index and not given.encoder:
         raise ConfigError("evaluate.advanced.index is the index of evaluate.encoder: name that too")
@@ -66,8 +72,8 @@ def index_given(config: Config, run_dir: RunDir) -> None:
         build_index(config, run_dir.retriever_index, read_jsonl(run_dir.chunks, Chunk), encoder)
 
 
-def _check(given: Path | None, knob: str, marks: tuple[str, ...]) -> None:
+def _check(given: Path | None, setting: str, marks: tuple[str, ...]) -> None:
     if given and not any((given / mark).is_file() for mark in marks):
         raise ConfigError(
-            f"{knob}: there is no {' or '.join(marks)} in {given}: name the folder that holds it"
+            f"{setting}: there is no {' or '.join(marks)} in {given}: name the folder that holds it"
         )

@@ -1,4 +1,5 @@
-"""Probes of robustness: noise, order and contradiction in the context, each a curve of base against tuned."""
+"""Probes of robustness: noise, order and contradiction in the context, each a curve of base against
+tuned."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import random
 from collections.abc import Mapping, Sequence
 
 from rag_ft.config import Config
-from rag_ft.evaluation.systems import Ask
+from rag_ft.evaluation.systems import Ask, State
 from rag_ft.records import Chunk, QAPair
 from rag_ft.relevance import is_negative, occurrences, oracle_context
 from rag_ft.retrieval.search import chunk_text
@@ -14,6 +15,7 @@ from rag_ft.text import is_unspaced, normalise
 
 NOISE_CHUNKS = (0, 1, 2, 4)  # beside one gold chunk: 0, 50, 67 and 80 % of the context is noise
 PLACES = ("first", "middle", "last")
+STATES: tuple[State, ...] = ("base", "tuned")
 
 
 def probes(
@@ -22,68 +24,73 @@ def probes(
 ) -> list[Ask]:  # fmt: skip
     """All probes of the questions that have an answer and a known chunk, for both generators.
 
-    Systems: `noise<percent>_<half>`, `order_<place>_<half>` (place of the gold chunk among top_k), `swap_<half>` (the
-    answer replaced in the gold chunk by another question's: the accepted answer is then the swapped-in one) and
-    `swap_memory_<half>` shares its prompt, and accepts the true answer.
+    Systems, each once with the base and once with the tuned generator (`_base`, `_tuned`):
+    `noise<percent>`, `order_<place>` (place of the gold chunk among top_k), `swap` (the answer is
+    replaced in the gold chunk by another question's, which is then the accepted one) and
+    `swap_memory` (the same prompt, the true answer is accepted).
     """
     asks: list[Ask] = []
     for pair in pairs:
-        proof = oracle_context(pair, gold[pair.id], chunks) if pair.answerable else []
-        if not proof or not gold[pair.id]:
+        shown = oracle_context(pair, gold[pair.id], chunks) if pair.answerable else []
+        if not shown or not gold[pair.id]:
             continue
         noise = [i for i in ranking[pair.id] if is_negative(chunks[i], pair)]
         rng = random.Random(f"{config.run.seed}:{pair.id}")
-        asks += _noise(pair, proof, noise, rng) + _order(pair, proof, noise, config.retrieval.top_k)
-        asks += _swap(pair, proof, pairs, chunks, rng, config.retrieval.advanced.with_title)
+        asks += _noise(pair, shown, noise, rng) + _order(pair, shown, noise, config.retrieval.top_k)
+        asks += _swap(pair, shown, pairs, chunks, rng, config.retrieval.advanced.with_title)
     return asks
 
 
-def _noise(pair: QAPair, proof: list[str], noise: list[str], rng: random.Random) -> list[Ask]:
-    """The gold chunk among the chunks that the retriever likes best of those that do not tell, in random order."""
+def _noise(pair: QAPair, gold: list[str], noise: list[str], rng: random.Random) -> list[Ask]:
+    """The gold chunk among the best-ranked chunks that do not hold the answer, in random order."""
     asks = []
     for number in NOISE_CHUNKS:
-        shown = [*proof[:1], *noise[:number]]
+        shown = [*gold[:1], *noise[:number]]
         rng.shuffle(shown)
         asks += _both(pair, f"noise{round(100 * number / (number + 1))}", shown)
     return asks
 
 
-def _order(pair: QAPair, proof: list[str], noise: list[str], top_k: int) -> list[Ask]:
+def _order(pair: QAPair, gold: list[str], noise: list[str], top_k: int) -> list[Ask]:
     others, asks = noise[: max(2, top_k - 1)], []
     for place in PLACES:
         at = {"first": 0, "middle": (len(others) + 1) // 2, "last": len(others)}[place]
-        asks += _both(pair, f"order_{place}", [*others[:at], proof[0], *others[at:]])
+        asks += _both(pair, f"order_{place}", [*others[:at], gold[0], *others[at:]])
     return asks
 
 
 def _swap(
-    pair: QAPair, proof: list[str], pairs: Sequence[QAPair], chunks: Mapping[str, Chunk], rng: random.Random,
+    pair: QAPair,
+    shown: list[str],
+    pairs: Sequence[QAPair],
+    chunks: Mapping[str, Chunk],
+    rng: random.Random,
     title: bool,
-) -> list[Ask]:  # fmt: skip
-    """The context says something else than the document did: does the answer follow what is shown?"""
-    text = chunk_text(chunks[proof[0]], title)
+) -> list[Ask]:
+    """The context says something else than the document did: does the answer follow what is
+    shown?"""
+    text = chunk_text(chunks[shown[0]], title)
     spans = occurrences(pair.answer, text)
     others = sorted({p.answer for p in pairs if p.answerable and _alike(p.answer, pair.answer)})
     if not spans or not others:
         return []
     other = rng.choice(others)
-    for start, end in reversed(_apart(spans)):
+    for start, end in reversed(_disjoint(spans)):
         text = text[:start] + other + text[end:]
     asks = []
-    for half in ("base", "tuned"):
-        asks.append(Ask(pair, f"swap_{half}", half, (proof[0],), (other,), (text,)))
-        asks.append(Ask(pair, f"swap_memory_{half}", half, (proof[0],), pair.answers, (text,)))
+    for state in STATES:
+        asks.append(Ask(pair, f"swap_{state}", state, (shown[0],), (other,), (text,)))
+        asks.append(Ask(pair, f"swap_memory_{state}", state, (shown[0],), pair.answers, (text,)))
     return asks
 
 
 def _both(pair: QAPair, name: str, shown: Sequence[str]) -> list[Ask]:
-    return [
-        Ask(pair, f"{name}_{half}", half, tuple(shown), pair.answers) for half in ("base", "tuned")
-    ]
+    return [Ask(pair, f"{name}_{state}", state, tuple(shown), pair.answers) for state in STATES]
 
 
 def _alike(other: str, answer: str) -> bool:
-    """Whether an answer could stand in another's place: a number for a number, and about as many words."""
+    """Whether an answer could stand in another's place: a number for a number, and about as many
+    words."""
     if (
         normalise(other) == normalise(answer)
         or not normalise(other)
@@ -94,7 +101,7 @@ def _alike(other: str, answer: str) -> bool:
     return same_kind and abs(len(other.split()) - len(answer.split())) <= 1
 
 
-def _apart(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+def _disjoint(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
     """The spans in order without those that overlap an earlier one."""
     kept: list[tuple[int, int]] = []
     for span in spans:

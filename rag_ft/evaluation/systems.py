@@ -2,68 +2,151 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
 
+from rag_ft.evaluation.components import COMPONENTS, EVERY, EVERY_WORD, RANKING, in_order
 from rag_ft.records import Chunk, QAPair
 from rag_ft.relevance import mentions_answer, oracle_context, second_chunk_id
 
 MIN_HITS = 20  # recall@10 needs ten; withholding the gold chunks must still leave top_k
-MIN_WITHHELD_CHARACTERS = (
-    4  # shorter answers ("3", "no") stand in too many chunks that do not prove them
-)
+# Shorter answers ("3", "no") occur in too many chunks that are not gold.
+MIN_WITHHELD_CHARACTERS = 4
+
+State = Literal["base", "tuned"]
+GENERATOR = "generator"
+NOTHING: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
 class System:
-    """`generator` and `retriever` say which half is tuned; `context` which chunks are shown. Where gold is withheld
-    both halves see the base retriever's chunks, so that nothing but the generator differs. Oracle and withheld are
-    asked of no answerable question whose proof is unknown: there is nothing to show or to withhold."""
+    """A set of tuned components and what the generator is shown: a row of the table of answers.
+
+    `tuned` names the tuned components, the others are base. `context`: "each" shows one retrieved
+    chunk at a time, "oracle" the gold chunk, "withheld" retrieved chunks without it. Where the gold
+    chunk is shown or withheld, every system reads the base ranking, so that nothing but the
+    generator differs; answerable questions without a known gold chunk are not asked there.
+    """
 
     name: str
-    generator: Literal["base", "tuned"]
-    retriever: Literal["base", "tuned"]
-    context: Literal["none", "retrieved", "oracle", "withheld"]
+    tuned: frozenset[str]
+    context: Literal["none", "retrieved", "each", "oracle", "withheld"]
+    meaning: str
+
+    @property
+    def generator(self) -> State:
+        return "tuned" if GENERATOR in self.tuned else "base"
+
+    @property
+    def ranking(self) -> str:
+        """The name of the ranking that it reads from, as in hits/."""
+        return next(
+            name for name, ranking in SERVED.items() if ranking.tuned == self.tuned & RANKING
+        )
+
+    @property
+    def is_retrieved(self) -> bool:
+        """Whether it is shown just what its ranking finds."""
+        return self.context in ("retrieved", "each")
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """A row of the table of retrieval, and a file in hits/. `context` says which part of the
+    retriever ranks."""
+
+    name: str
+    tuned: frozenset[str]
+    context: Literal["served", "lexical", "dense"]
     meaning: str
 
 
+def _alone(name: str) -> str:
+    """ "tuned generator, base retriever": what a system with one tuned component consists of."""
+    return ", ".join([f"tuned {name}", *(f"base {other}" for other in COMPONENTS if other != name)])
+
+
+_ONE_OF_SEVERAL = in_order(RANKING) if len(RANKING) > 1 else []
+SERVED = {
+    ranking.name: ranking
+    for ranking in (
+        Ranking("base", NOTHING, "served", "base encoder, as served"),
+        *(
+            Ranking(f"tuned_{n}", frozenset({n}), "served", f"{_alone(n)}, as served")
+            for n in _ONE_OF_SEVERAL
+        ),
+        Ranking("tuned", RANKING, "served", "tuned encoder, as served"),
+    )
+}
+RANKINGS = SERVED | {
+    ranking.name: ranking
+    for ranking in (
+        Ranking("lexical", NOTHING, "lexical", "BM25 alone"),
+        Ranking("dense_base", NOTHING, "dense", "base encoder alone"),
+        Ranking("dense_tuned", frozenset({"retriever"}), "dense", "tuned encoder alone"),
+    )
+}
+RETRIEVERS = {name: ranking.meaning for name, ranking in RANKINGS.items()}
+
+# Each system with one tuned component, then the one with every component.
+TUNED_SYSTEMS = (
+    *(System(f"tuned_{name}", frozenset({name}), "retrieved", _alone(name)) for name in COMPONENTS),
+    System("tuned", EVERY, "retrieved", f"{EVERY_WORD} components tuned"),
+)
+_TUNED = frozenset({GENERATOR})
 SYSTEMS = (
-    System("closed_book", "base", "base", "none", "base generator without any context"),
-    System("closed_book_tuned", "tuned", "base", "none", "tuned generator without any context: what it recites"),
-    System("base", "base", "base", "retrieved", "nothing tuned: what you have today"),
-    System("tuned_generator", "tuned", "base", "retrieved", "tuned generator, base retriever"),
-    System("tuned_retriever", "base", "tuned", "retrieved", "base generator, tuned retriever"),
-    System("tuned", "tuned", "tuned", "retrieved", "both halves tuned"),
-    System("oracle_base", "base", "base", "oracle", "base generator shown the chunk that proves the answer"),
-    System("oracle_tuned", "tuned", "base", "oracle", "tuned generator shown the chunk that proves the answer"),
-    System("withheld_base", "base", "base", "withheld", "base generator, proof removed: right is to abstain"),
-    System("withheld_tuned", "tuned", "base", "withheld", "tuned generator, proof removed: right is to abstain"),
-)  # fmt: skip
+    System("closed_book", NOTHING, "none", "base generator without any context"),
+    System(
+        "closed_book_tuned",
+        _TUNED,
+        "none",
+        "tuned generator without any context: what it knows by heart",
+    ),
+    System("base", NOTHING, "retrieved", "nothing tuned: what you have today"),
+    *TUNED_SYSTEMS,
+    System("oracle_base", NOTHING, "oracle", "base generator, shown the gold chunk"),
+    System("oracle_tuned", _TUNED, "oracle", "tuned generator, shown the gold chunk"),
+    System(
+        "withheld_base",
+        NOTHING,
+        "withheld",
+        "base generator, gold chunk withheld: right is to abstain",
+    ),
+    System(
+        "withheld_tuned",
+        _TUNED,
+        "withheld",
+        "tuned generator, gold chunk withheld: right is to abstain",
+    ),
+)
 NAMES = tuple(system.name for system in SYSTEMS)
 # RA-DIT's own decoding, on request: one prompt per chunk, answers weighted by the retriever.
 ENSEMBLES = (
-    System("ensemble_base", "base", "base", "retrieved", "nothing tuned, one chunk at a time"),
-    System("ensemble_tuned", "tuned", "tuned", "retrieved", "both tuned, one chunk at a time"),
+    System("ensemble_base", NOTHING, "each", "nothing tuned, one chunk at a time"),
+    System("ensemble_tuned", EVERY, "each", f"{EVERY_WORD} components tuned, one chunk at a time"),
 )
-RETRIEVERS = {
-    "base": "base encoder, as served",
-    "tuned": "tuned encoder, as served",
-    "lexical": "BM25 alone",
-    "dense_base": "base encoder alone",
-    "dense_tuned": "tuned encoder alone",
-}
+
+
+def distinct(systems: Iterable[System], tuned: Collection[str]) -> list[System]:
+    """The systems without those that repeat an earlier one, where only the components `tuned` were
+    really tuned."""
+    found: dict[tuple[str, frozenset[str]], System] = {}
+    for system in systems:
+        found.setdefault((system.context, system.tuned & frozenset(tuned)), system)
+    return list(found.values())
 
 
 @dataclass(frozen=True)
 class Ask:
-    """One prompt to put to one half: `probe` names the system, or the setting of a robustness curve. `passages`, where
-    given, replace the chunks' texts; `answers` are those accepted (none: right is to abstain)."""
+    """One prompt for one generator: `system` names the system, or the setting of a robustness
+    curve. `passages`, where given, replace the chunks' texts; `answers` are those accepted (none:
+    right is to abstain)."""
 
     pair: QAPair
     system: str
-    generator: Literal["base", "tuned"]
+    generator: State
     chunk_ids: tuple[str, ...]
     answers: tuple[str, ...]
     passages: tuple[str, ...] | None = None
@@ -77,8 +160,8 @@ def asks_of(
     top_k: int,
 ) -> list[Ask]:
     """What each of SYSTEMS is shown for one question, without those that cannot be asked it."""
-    proof_unknown = pair.answerable and not gold
-    asked = (s for s in SYSTEMS if not (proof_unknown and s.context in ("oracle", "withheld")))
+    gold_unknown = pair.answerable and not gold
+    asked = (s for s in SYSTEMS if not (gold_unknown and s.context in ("oracle", "withheld")))
     return [ask_of(system, pair, hits, gold, chunks, top_k) for system in asked]
 
 
@@ -90,8 +173,9 @@ def ask_of(
     chunks: Mapping[str, Chunk],
     top_k: int,
 ) -> Ask:
-    """What `system` is shown for one question; `hits` are its ranked chunk ids by retriever (base, tuned)."""
-    ranked = hits[system.retriever]
+    """What `system` is shown for one question; `hits` are its ranked chunk ids by ranking (base,
+    tuned)."""
+    ranked = hits[system.ranking]
     shown: Iterable[str]
     if system.context == "none":
         shown = ()

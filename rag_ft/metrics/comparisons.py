@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from rag_ft.metrics.answers import ANSWER_METRICS
-from rag_ft.metrics.retrieval import RETRIEVAL_METRICS
+from rag_ft.evaluation.metric_table import (
+    ABSTENTION_F1,
+    DECIDING_ANSWER,
+    DECIDING_RETRIEVAL,
+    EXACT_MATCH,
+    in_family,
+)
+from rag_ft.evaluation.systems import (
+    ENSEMBLES,
+    RANKINGS,
+    SERVED,
+    SYSTEMS,
+    TUNED_SYSTEMS,
+    Ranking,
+    System,
+)
 from rag_ft.metrics.significance import (
     Estimate,
     bootstrap,
@@ -21,49 +35,42 @@ from rag_ft.metrics.significance import (
 )
 from rag_ft.records import QAPair, Score
 
-# (a, b, halves that must all have been tuned; "g|r": one of them): the difference is b - a. Where they were not, b is a
-# itself, or the difference is another pair's once more (with one half tuned, "tuned" is that half): a copy would count
-# twice in Holm's correction.
+# (a, b): the difference is b - a. The first ones are those from base, which may decide.
+FROM_BASE = tuple(("base", system.name) for system in TUNED_SYSTEMS)
 ANSWER_PAIRS = (
-    ("base", "tuned_generator", "g"),
-    ("base", "tuned_retriever", "r"),
-    ("base", "tuned", "gr"),
-    ("tuned_retriever", "tuned", "gr"),
-    ("tuned_generator", "tuned", "gr"),
-    ("closed_book", "base", ""),
-    ("closed_book", "closed_book_tuned", "g"),
-    ("oracle_base", "oracle_tuned", "g"),
-    ("withheld_base", "withheld_tuned", "g"),
-    ("base", "ensemble_base", ""),
-    ("tuned", "ensemble_tuned", "g|r"),
+    *FROM_BASE,
+    *((system.name, "tuned") for system in TUNED_SYSTEMS[:-1]),
+    ("closed_book", "base"),
+    ("closed_book", "closed_book_tuned"),
+    ("oracle_base", "oracle_tuned"),
+    ("withheld_base", "withheld_tuned"),
+    ("base", "ensemble_base"),
+    ("tuned", "ensemble_tuned"),
 )
 RETRIEVAL_PAIRS = (
-    ("base", "tuned", "r"),
-    ("lexical", "base", ""),
-    ("lexical", "tuned", "r"),
-    ("dense_base", "base", ""),
-    ("dense_base", "dense_tuned", "r"),
-    ("dense_tuned", "tuned", "r"),
+    *(("base", name) for name in SERVED if name != "base"),
+    ("lexical", "base"),
+    ("lexical", "tuned"),
+    ("dense_base", "base"),
+    ("dense_base", "dense_tuned"),
+    ("dense_tuned", "tuned"),
 )
 DECIDING = (
-    ("base", "tuned_generator", "f1"),
-    ("base", "tuned_retriever", "f1"),
-    ("base", "tuned", "f1"),
-    ("base", "tuned", "recall@5"),
+    *((a, b, DECIDING_ANSWER) for a, b in FROM_BASE),
+    *(("base", name, DECIDING_RETRIEVAL) for name in SERVED if name != "base"),
 )
-SIDE_METRICS = (
-    "faithfulness",
-    "faithfulness_judged",
-    "similarity",
-)  # compared with base alone, where scored
-ABSTENTION = ("abstention_precision", "abstention_recall", "abstention_f1")
+SIDE_METRICS = in_family("support", "similarity")  # compared with base alone, where scored
+ABSTENTION = in_family("abstention")
+CELLS = {system.name: system for system in (*SYSTEMS, *ENSEMBLES)}
+Key = tuple[str, str, str]  # a, b and the metric of a comparison
 Column = tuple[np.ndarray, np.ndarray]  # numerators and denominators, one per question
 
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """Scores by (system, metric), arrays over `pairs` with NaN where a question has none; `documents` numbers the
-    pairs' documents (a question that belongs to none is a document of its own)."""
+    """Scores by (system, metric), arrays over `pairs` with NaN where a question has none;
+    `documents` numbers the pairs' documents (a question that belongs to none is a document of its
+    own)."""
 
     pairs: list[QAPair]
     documents: np.ndarray
@@ -78,7 +85,8 @@ class ScoreTable:
 
 
 def make_table(pairs: Sequence[QAPair], scores: Iterable[Score]) -> ScoreTable:
-    """The scores of these questions as arrays; scores of others, and questions without scores, are left out."""
+    """The scores of these questions as arrays; scores of others, and questions without scores, are
+    left out."""
     rows, columns = (
         {pair.id: i for i, pair in enumerate(pairs)},
         dict[tuple[str, str], np.ndarray](),
@@ -87,7 +95,9 @@ def make_table(pairs: Sequence[QAPair], scores: Iterable[Score]) -> ScoreTable:
     for score in scores:
         row = rows.get(score.question_id)
         if row is not None:
-            column = columns.setdefault((score.system, score.metric), np.full(len(pairs), np.nan))
+            column = columns.get((score.system, score.metric))
+            if column is None:
+                column = columns[score.system, score.metric] = np.full(len(pairs), np.nan)
             column[row], seen[row] = score.value, True
     kept = [pair for pair, is_seen in zip(pairs, seen, strict=True) if is_seen]
     numbers: dict[str, int] = {}
@@ -108,14 +118,14 @@ def subset(table: ScoreTable, chosen: np.ndarray) -> ScoreTable:
 
 
 def summarise(
-    table: ScoreTable, tuned: str, num_resamples: int, seed: int
+    table: ScoreTable, tuned: Collection[str], num_resamples: int, seed: int
 ) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
     """(systems, comparisons) as metrics.json has them.
 
     Args:
         table: scores of the questions to sum up.
-        tuned: which halves were really tuned, of the letters g (generator) and r (retriever): where one was not,
-            comparing it with base would compare a thing with itself. Every system keeps its levels.
+        tuned: the components that were really tuned. A system that needs another one repeats an
+            earlier system: it keeps its levels and is not compared.
         num_resamples: of the bootstrap.
         seed: of the bootstrap.
     """
@@ -145,9 +155,8 @@ def mean_column(values: np.ndarray) -> Column:
 
 def _columns_of(table: ScoreTable, system: str) -> dict[str, Column]:
     columns = {m: mean_column(table.values[system, m]) for m in table.metrics_of(system)}
-    if "abstained" in columns and not system.startswith(
-        "withheld"
-    ):  # there refusing is right whatever is asked
+    # Where the gold chunk is withheld, abstaining is always right.
+    if "abstained" in columns and not system.startswith("withheld"):
         columns |= dict(
             zip(ABSTENTION, _abstention(table, table.values[system, "abstained"]), strict=True)
         )
@@ -155,7 +164,8 @@ def _columns_of(table: ScoreTable, system: str) -> dict[str, Column]:
 
 
 def _abstention(table: ScoreTable, abstained: np.ndarray) -> tuple[Column, Column, Column]:
-    """Precision, recall and F1 of abstaining where there is no answer; `abstained` is NaN where not asked."""
+    """Precision, recall and F1 of abstaining where there is no answer; `abstained` is NaN where not
+    asked."""
     said, asked = mean_column(abstained)
     none = np.array([float(not pair.answerable) for pair in table.pairs]) * asked
     right = said * none
@@ -163,21 +173,24 @@ def _abstention(table: ScoreTable, abstained: np.ndarray) -> tuple[Column, Colum
 
 
 def _abstention_changes(
-    table: ScoreTable, tuned: str, num_resamples: int, seed: int
-) -> dict[tuple[str, str, str], Estimate]:
-    """The differences from base in abstention F1, which is no mean over questions, of those that both were asked."""
+    table: ScoreTable, tuned: Collection[str], num_resamples: int, seed: int
+) -> dict[Key, Estimate]:
+    """The differences from base in abstention F1, which is no mean over questions, of those that
+    both were asked."""
     changes = {}
-    for a, b, halves in ANSWER_PAIRS[:3]:
+    for a, b in _distinct_pairs(FROM_BASE, CELLS, tuned):
         first, second = (table.values.get((system, "abstained")) for system in (a, b))
-        if first is None or second is None or not _is_own(halves, tuned):
+        if first is None or second is None:
             continue
         both = np.where(np.isnan(first + second), np.nan, 1.0)
         if all(
             pair.answerable for pair, asked in zip(table.pairs, both, strict=True) if asked == 1
         ):
             continue
-        before, after = (_stacked([_abstention(table, said * both)[2]]) for said in (first, second))
-        changes[a, b, ABSTENTION[2]] = bootstrap_change(
+        before, after = (
+            _stacked([_abstention(table, said * both)[-1]]) for said in (first, second)
+        )
+        changes[a, b, ABSTENTION_F1] = bootstrap_change(
             before, after, table.documents, num_resamples, seed
         )[0]
     return changes
@@ -188,28 +201,29 @@ def _stacked(columns: Sequence[Column]) -> tuple[np.ndarray, np.ndarray]:
     return tops, bottoms
 
 
-def _pairs(table: ScoreTable, tuned: str) -> list[tuple[str, str, str]]:
-    wanted = [
-        (a, b, m) for a, b, halves in ANSWER_PAIRS if _is_own(halves, tuned) for m in ANSWER_METRICS
-    ]
-    wanted += [
-        (a, b, m)
-        for a, b, halves in ANSWER_PAIRS[:3]
-        if _is_own(halves, tuned)
-        for m in SIDE_METRICS
-    ]
-    wanted += [
-        (a, b, m)
-        for a, b, halves in RETRIEVAL_PAIRS
-        if _is_own(halves, tuned)
-        for m in RETRIEVAL_METRICS
-    ]
+def _pairs(table: ScoreTable, tuned: Collection[str]) -> list[Key]:
+    answers = _distinct_pairs(ANSWER_PAIRS, CELLS, tuned)
+    rankings = _distinct_pairs(RETRIEVAL_PAIRS, RANKINGS, tuned)
+    wanted = [(a, b, m) for a, b in answers for m in in_family("answer")]
+    wanted += [(a, b, m) for a, b in answers if (a, b) in FROM_BASE for m in SIDE_METRICS]
+    wanted += [(a, b, m) for a, b in rankings for m in in_family("retrieval")]
     return [(a, b, m) for a, b, m in wanted if (a, m) in table.values and (b, m) in table.values]
 
 
-def _is_own(halves: str, tuned: str) -> bool:
-    """Whether a pair's difference is not nothing, nor another pair's."""
-    return any(set(needed) <= set(tuned) for needed in halves.split("|"))
+def _distinct_pairs(
+    pairs: Iterable[tuple[str, str]], rows: Mapping[str, System | Ranking], tuned: Collection[str]
+) -> list[tuple[str, str]]:
+    """The pairs whose difference is not nothing, nor an earlier pair's: without the reranker tuned,
+    a system that uses it equals one that does not, and a copy would count twice in Holm's
+    correction."""
+    found: dict[tuple[object, object], tuple[str, str]] = {}
+    for a, b in pairs:
+        first, second = (
+            (rows[name].context, rows[name].tuned & frozenset(tuned)) for name in (a, b)
+        )
+        if first != second:
+            found.setdefault((first, second), (a, b))
+    return list(found.values())
 
 
 def _difference(table: ScoreTable, a: str, b: str, metric: str) -> Column:
@@ -230,52 +244,48 @@ def _level(estimate: Estimate) -> dict[str, Any]:
 
 
 def _comparisons(
-    table: ScoreTable, compared: dict[tuple[str, str, str], Estimate], num_resamples: int, seed: int
+    table: ScoreTable, compared: dict[Key, Estimate], num_resamples: int, seed: int
 ) -> list[dict[str, Any]]:
-    """Holm over the differences that decide as one family; over the others by metric, those from base apart."""
-    families: dict[str, list[tuple[str, str, str]]] = {}
-    for key in compared:
-        families.setdefault(_family(*key), []).append(key)
-    corrected: dict[tuple[str, str, str], float] = {}
-    for keys in families.values():
-        corrected |= dict(zip(keys, holm([_p(compared[key]) for key in keys]), strict=True))
-    means = [key for key in compared if key[2] != ABSTENTION[2]]
+    """Holm over the deciding differences as one family; over the others by metric, those from base
+    on their own."""
     if not compared:
         return []
+    families: dict[str, list[Key]] = {}
+    for key in compared:
+        families.setdefault(_family(*key), []).append(key)
+    corrected: dict[Key, float] = {}
+    for keys in families.values():
+        corrected |= dict(zip(keys, holm([_p(compared[key]) for key in keys]), strict=True))
+    means = [key for key in compared if key[2] != ABSTENTION_F1]
     deltas = np.stack([table.values[b, m] - table.values[a, m] for a, b, m in means], axis=1)
     flips = dict(
         zip(means, map(float, sign_flip(deltas, table.documents, num_resamples, seed)), strict=True)
     )
-    family_of = {key: name for name, keys in families.items() for key in keys}
-    return [
-        _comparison(
-            table,
-            key,
-            estimate,
-            corrected[key],
-            flips.get(key),
-            family_of[key],
-            len(families[family_of[key]]),
-        )
-        for key, estimate in compared.items()
-    ]
-
-
-def _comparison(
-    table: ScoreTable, key: tuple[str, str, str], estimate: Estimate, p_holm: float, flip: float | None, family: str,
-    size: int,
-) -> dict[str, Any]:  # fmt: skip
-    a, b, metric = key
-    row = {
-        "a": a, "b": b, "metric": metric, "delta": _rounded(estimate.value), "ci95": _interval(estimate),
-        "p": estimate.p, "p_holm": p_holm, "p_permutation": flip, "n": estimate.n,
-        "num_documents": estimate.num_documents, "family": family,
-        "more_questions": more_questions(estimate, 0.05 / size) if p_holm >= 0.05 else 0,
-    }  # fmt: skip
-    if metric == "em":
-        both = ~np.isnan(table.values[a, metric] + table.values[b, metric])
-        row["p_mcnemar"] = mcnemar(table.values[a, metric][both], table.values[b, metric][both])
-    return row
+    rows = []
+    for key, estimate in compared.items():
+        (a, b, metric), family, p_holm = key, _family(*key), corrected[key]
+        row = {
+            "a": a,
+            "b": b,
+            "metric": metric,
+            "delta": _rounded(estimate.value),
+            "ci95": _interval(estimate),
+            "p": estimate.p,
+            "p_holm": p_holm,
+            "p_permutation": flips.get(key),
+            "n": estimate.n,
+            "num_documents": estimate.num_documents,
+            "family": family,
+            "more_questions": 0
+            if p_holm < 0.05
+            else more_questions(estimate, 0.05 / len(families[family])),
+        }
+        if metric == EXACT_MATCH:
+            first, second = table.values[a, metric], table.values[b, metric]
+            both = ~np.isnan(first + second)
+            row["p_mcnemar"] = mcnemar(first[both], second[both])
+        rows.append(row)
+    return rows
 
 
 def _family(a: str, b: str, metric: str) -> str:

@@ -16,11 +16,12 @@ def rouge(prediction: str, answers: Sequence[str]) -> dict[str, float]:
 
     rougeLsum takes lines as sentences, as rouge-score does: on one line it equals rougeL.
     """
-    best = dict.fromkeys(ROUGE, 0.0)
-    for answer in answers:
-        for metric, value in _rouge_of_one(prediction, answer).items():
-            best[metric] = max(best[metric], value)
-    return best
+    return {metric: rouge_of(metric, prediction, answers) for metric in ROUGE}
+
+
+def rouge_of(metric: str, prediction: str, answers: Sequence[str]) -> float:
+    """One of ROUGE alone; the others of the same texts then come from the cache."""
+    return max([_rouge_of_one(prediction, answer)[metric] for answer in answers], default=0.0)
 
 
 @lru_cache(maxsize=1 << 16)

@@ -1,8 +1,11 @@
-"""Whether a difference is real: paired bootstrap over documents, sign-flip permutation, McNemar, Holm, power.
+"""Whether a difference is real: paired bootstrap over documents, sign-flip permutation, McNemar,
+Holm, power.
 
-Questions about one document go right or wrong together, so documents are what is resampled, never single questions.
-Everything is a ratio of sums, sum(numerator) / sum(denominator): a mean has denominator 1 where a question counts and
-0 where it does not, precision and recall have their own. All columns are resampled in one pass, with the same draws.
+Questions about one document go right or wrong together, so documents are what is resampled, never
+single questions. scipy.stats takes a second to import: only the functions that need it do.
+Everything is a ratio of sums, sum(numerator) / sum(denominator): a mean has denominator 1 where a
+question counts and 0 where it does not, precision and recall have their own. All columns are
+resampled in one pass, with the same draws.
 """
 
 from __future__ import annotations
@@ -12,7 +15,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 BLOCK_CELLS = 4_000_000  # resamples x documents held at a time
 FEW_RESAMPLES = 5
@@ -21,10 +23,11 @@ ROUNDING = 1e-9  # sums of shares are off by less: nearer to 0 than this is 0, a
 
 @dataclass(frozen=True)
 class Estimate:
-    """`ci95` and `p` (two-sided, of value = 0) are None where fewer than two documents are left to resample.
+    """`ci95` and `p` (two-sided, of value = 0) are None where fewer than two documents are left to
+    resample.
 
-    `standard_error` is the bootstrap's, 0 where all documents have the same value; `num_documents` counts those with
-    at least one question that counts.
+    `standard_error` is the bootstrap's, 0 where all documents have the same value; `num_documents`
+    counts those with at least one question that counts.
     """
 
     value: float
@@ -42,11 +45,13 @@ def bootstrap(
     num_resamples: int = 10_000,
     seed: int = 0,
 ) -> list[Estimate]:
-    """One Estimate per column of (num_questions, num_columns) arrays; `documents` (num_questions,) are integers >= 0.
+    """One Estimate per column of (num_questions, num_columns) arrays; `documents` (num_questions,)
+    are integers >= 0.
 
-    The interval is the expanded percentile interval: percentiles of the resamples, moved outwards from z to Student's
-    t with one degree of freedom less than there are documents. Simulated coverage of 95 %: 93-95 from 12 documents
-    on and 94-96 from 25; plain percentiles cover 89-90 and 92-93 there, BCa 88-90 and 92-93.
+    The interval is the expanded percentile interval: percentiles of the resamples, moved outwards
+    from z to Student's t with one degree of freedom less than there are documents. Simulated
+    coverage of 95 %: 93-95 from 12 documents on and 94-96 from 25; plain percentiles cover 89-90
+    and 92-93 there, BCa 88-90 and 92-93.
     """
     sums, counts = _by_document(numerators, documents), _by_document(denominators, documents)
     return _estimates(_ratio(sums.sum(axis=0), counts.sum(axis=0)), _resample(sums, counts, num_resamples, seed),
@@ -60,9 +65,9 @@ def bootstrap_change(
     num_resamples: int = 10_000,
     seed: int = 0,
 ) -> list[Estimate]:
-    """One Estimate per column of ratio(after) - ratio(before), each (numerators, denominators) as `bootstrap` has them:
-    for ratios such as precision, whose difference is no mean over questions. A resample that leaves either ratio
-    undefined does not count."""
+    """One Estimate per column of ratio(after) - ratio(before), each (numerators, denominators) as
+    `bootstrap` has them: for ratios such as precision, whose difference is no mean over questions.
+    A resample that leaves either ratio undefined does not count."""
     sums, counts = (
         np.hstack([_by_document(part, documents) for part in parts])
         for parts in zip(before, after, strict=True)
@@ -77,10 +82,11 @@ def bootstrap_change(
 def sign_flip(
     deltas: np.ndarray, documents: np.ndarray, num_resamples: int = 10_000, seed: int = 0
 ) -> np.ndarray:
-    """Permutation test: two-sided p per column of paired differences (num_questions, num_columns); NaN is no pair.
+    """Permutation test: two-sided p per column of paired differences (num_questions, num_columns);
+    NaN is no pair.
 
-    Under "no difference" the two systems could be swapped for all questions of a document, which flips the sign of
-    its summed difference.
+    Under "no difference" the two systems could be swapped for all questions of a document, which
+    flips the sign of its summed difference.
     """
     sums = _by_document(np.nan_to_num(deltas), documents)
     observed, as_large = np.abs(sums.sum(axis=0)), np.zeros(sums.shape[1])
@@ -92,20 +98,24 @@ def sign_flip(
 
 
 def mcnemar(a: np.ndarray, b: np.ndarray) -> float:
-    """Exact two-sided McNemar p for paired right (1) and wrong (0) answers. It takes questions as independent."""
+    """Exact two-sided McNemar p for paired right (1) and wrong (0) answers. It takes questions as
+    independent."""
+    from scipy import stats
+
     only_a, only_b = int(np.sum((a > 0.5) & (b <= 0.5))), int(np.sum((b > 0.5) & (a <= 0.5)))
     return float(stats.binomtest(only_b, only_a + only_b).pvalue) if only_a + only_b else 1.0
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """{"mean", "sd" (of the sample; 0 for one value), "low", "high"}: how far repetitions lie apart."""
+    """{"mean", "sd" (of the sample; 0 for one value), "low", "high"}: of repetitions."""
     sd = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
     found = {"mean": float(np.mean(values)), "sd": sd, "low": min(values), "high": max(values)}
     return {name: round(float(value), 6) for name, value in found.items()}
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction, in the order given: the chance of any false alarm in the family stays at alpha."""
+    """Holm's step-down correction, in the order given: the chance of any false alarm in the family
+    stays at alpha."""
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])
     corrected, highest = [1.0] * len(p_values), 0.0
     for rank, i in enumerate(order):
@@ -115,11 +125,15 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def more_questions(estimate: Estimate, alpha: float = 0.05, power: float = 0.8) -> int | None:
-    """How many more questions (from further documents, like these) would likely settle a difference of this size.
+    """How many more questions (from further documents, like these) a difference of this size needs
+    to be significant.
 
-    "Settle" is a two-sided test at `alpha` with this power, if the true difference is the one seen. None: the
-    difference is so small that over a hundred times the questions would be needed, or there is no standard error.
+    Significant is a two-sided test at `alpha` with this power, if the true difference is the one
+    seen. None: the difference is so small that over a hundred times the questions would be needed,
+    or there is no standard error.
     """
+    from scipy import stats
+
     if not (estimate.standard_error > 0 and estimate.value):
         return None
     reach = float(stats.norm.isf(alpha / 2) + stats.norm.isf(1 - power))
@@ -170,6 +184,8 @@ def _estimates(
 
 
 def _estimate(value: float, resamples: np.ndarray, questions: int, clusters: int) -> Estimate:
+    from scipy import stats
+
     resamples = resamples[~np.isnan(resamples)]
     if clusters < 2 or not len(resamples):
         return Estimate(value, None, None, 0.0, questions, clusters)
@@ -184,13 +200,15 @@ def _estimate(value: float, resamples: np.ndarray, questions: int, clusters: int
 
 
 def _p(resamples: np.ndarray, standard_error: float, clusters: int) -> float:
-    """The level at which the expanded percentile interval just reaches 0, so that p and interval agree. For that a
-    resample of 0 lies beyond 0 whichever side is asked.
+    """The level at which the expanded percentile interval just reaches 0, so that p and interval
+    agree. For that a resample of 0 lies beyond 0 whichever side is asked.
 
-    Where too few resamples lie beyond 0 to count, their distance in standard errors takes the place of their share.
-    Where all documents changed by the same amount there is no such distance, and only their number can tell: p is
-    then the sign test's, 0.5 for two documents and below 5 % from six on.
+    Where too few resamples lie beyond 0 to count, their distance in standard errors takes the place
+    of their share. Where all documents changed by the same amount there is no such distance, only
+    their number counts: p is then the sign test's, 0.5 for two documents and below 5 % from six on.
     """
+    from scipy import stats
+
     beyond = min(int(np.sum(resamples <= ROUNDING)), int(np.sum(resamples >= -ROUNDING)))
     if not standard_error:
         return 1.0 if beyond else float(2 * 0.5**clusters)

@@ -1,49 +1,48 @@
-"""One sentence a human can act on: which half to ship, by how much it helps, and what is not known yet."""
+"""One sentence a human can act on: which components to ship, what they gain, and what is not known
+yet."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
+
+from rag_ft.evaluation.components import EVERY, EVERY_WORD, RANKING, in_order, set_name, set_words
+from rag_ft.evaluation.metric_table import (
+    ABSTENTION_F1,
+    DECIDING_ANSWER,
+    DECIDING_RETRIEVAL,
+    EXACT_MATCH,
+    LABELS,
+    RANK,
+)
+from rag_ft.evaluation.systems import SERVED, TUNED_SYSTEMS
 
 ALPHA = 0.05
 FEW_DOCUMENTS = 10
-CANDIDATES = {"tuned_generator": "generator", "tuned_retriever": "retriever", "tuned": "both"}
-WORDS = {
-    "generator": "the tuned generator",
-    "retriever": "the tuned retriever",
-    "both": "both halves tuned",
-}
-HARMS = {
-    "generator": "the tuned generator alone harms",
-    "retriever": "the tuned retriever alone harms",
-    "both": "both halves together harm",
-}
-UNITS = {
-    "f1": "F1",
-    "em": "EM",
-    "recall@5": "recall@5",
-    "mrr@10": "MRR@10",
-    "abstention_f1": "abstention F1",
-}
 
 Comparison = dict[str, Any]
+Gains = dict[frozenset[str], Comparison]  # by tuned components: their difference from base
 
 
-def verdict(comparisons: list[Comparison], tuned: str, answers: bool = True) -> dict[str, Any]:
-    """{"ship": "both" | "generator" | "retriever" | "none" | "undecided", "sentence", "notes"}.
+def verdict(
+    comparisons: list[Comparison], tuned: Collection[str], answers: bool = True
+) -> dict[str, Any]:
+    """{"ship": a component | "both" | "none" | "undecided", "sentence", "notes"}.
 
-    Something is shipped only where its gain over base stays significant (5 %) after Holm's correction over all
-    differences that decide: F1 of the three tuned cells, and recall@5 of the tuned retriever.
+    Something is shipped only where its gain over base stays significant (5 %) after Holm's
+    correction over all differences that decide: F1 of the systems with tuned components, and
+    recall@5 of the tuned rankings.
 
     Args:
         comparisons: as in metrics.json.
-        tuned: which halves were really tuned, of the letters g and r.
+        tuned: the components that were really tuned.
         answers: whether answers were evaluated, or retrieval alone.
     """
     found = _decide(comparisons, tuned, answers)
     return {**found, "notes": found["notes"] + _better_alone(comparisons, tuned)}
 
 
-def _decide(comparisons: list[Comparison], tuned: str, answers: bool) -> dict[str, Any]:
+def _decide(comparisons: list[Comparison], tuned: Collection[str], answers: bool) -> dict[str, Any]:
     if not tuned:
         return _result(
             "none",
@@ -51,32 +50,43 @@ def _decide(comparisons: list[Comparison], tuned: str, answers: bool) -> dict[st
             [],
         )
     decides = {(c["b"], c["metric"]): c for c in comparisons if c["family"] == "decides"}
-    recall = decides.get(("tuned", "recall@5"))
-    gains = {half: c for name, half in CANDIDATES.items() if (c := decides.get((name, "f1")))}
+    gains = {
+        system.tuned & frozenset(tuned): c
+        for system in TUNED_SYSTEMS
+        if (c := decides.get((system.name, DECIDING_ANSWER)))
+    }
+    recalls = {
+        ranking.tuned & frozenset(tuned): c
+        for name, ranking in SERVED.items()
+        if (c := decides.get((name, DECIDING_RETRIEVAL)))
+    }
+    # The ranking that finds most; its components can be shipped where answers do not decide.
+    ranking, recall = max(
+        recalls.items(), key=lambda item: item[1]["delta"], default=(RANKING, None)
+    )
     if not answers or not gains:
-        return _by_recall(recall, _unmeasured(tuned, answers))
+        return _by_recall(ranking, recall, _unmeasured(tuned, answers))
     notes = _notes(gains, comparisons)
-    better = {half: c for half, c in gains.items() if _is_gain(c)}
+    better = {components: c for components, c in gains.items() if _is_gain(c)}
     if better:
-        best = max(better, key=lambda half: (better[half]["delta"], half == "both"))
-        return _result(
-            best, f"Ship {_name(best)}: {_amount(better[best])}{_rest(gains, best)}.", notes
-        )
-    if recall and _is_gain(recall) and not _is_loss(gains.get("retriever")):
-        sentence = f"Ship the tuned retriever for what it finds: {_amount(recall)}; no gain in answers is proven yet"
-        return _result("retriever", f"{sentence}{_rest(gains, None)}.", notes)
+        best = max(better, key=lambda components: (better[components]["delta"], len(components)))
+        words = EVERY_WORD if best == EVERY else set_words(best) + " alone" * (len(best) == 1)
+        rest = _rest(gains, [other for other in gains if len(other) == 1 and other != best])
+        return _result(set_name(best), f"Ship {words}: {_amount(better[best])}{rest}.", notes)
+    if recall and _is_gain(recall) and not _is_loss(gains.get(ranking)):
+        found = f"Ship {set_words(ranking)} for what it finds: {_amount(recall)}"
+        rest = _rest(gains, [ranking] if ranking in gains else [])
+        sentence = f"{found}; no gain in answers is significant yet{rest}."
+        return _result(set_name(ranking), sentence, notes)
     if all(_is_loss(c) for c in gains.values()):
         worst = min(gains.values(), key=lambda c: c["delta"])
         return _result(
             "none", f"Keep the base: tuning made the answers worse ({_amount(worst)}).", notes
         )
-    best = max(
-        (half for half in gains if not _is_loss(gains[half])), key=lambda half: gains[half]["delta"]
-    )
-    sentence = (
-        f"Undecided: {WORDS[best]} {_amount(gains[best])}; {_more(gains[best])}{_harms(gains)}."
-    )
-    return _result("undecided", sentence, notes)
+    candidates = {components: c for components, c in gains.items() if not _is_loss(c)}
+    best = max(candidates, key=lambda components: candidates[components]["delta"])
+    open_ = f"Undecided: {set_words(best)} {_amount(gains[best])}; {_more(gains[best])}"
+    return _result("undecided", f"{open_}{_harms(gains)}.", notes)
 
 
 def points(value: float) -> str:
@@ -85,104 +95,103 @@ def points(value: float) -> str:
 
 
 def described(comparison: Comparison) -> str:
-    """ "+3.4 recall@5 (95 % CI 1.0 to 6.4)", and where that is not settled, what would settle it."""
+    """ "+3.4 recall@5 (95 % CI 1.0 to 6.4)", and how many questions it needs where it is not
+    significant."""
     if _is_gain(comparison) or _is_loss(comparison):
         return _amount(comparison)
     return f"{_amount(comparison)}, {_open(comparison)}; {_more(comparison)}"
 
 
-def _unmeasured(tuned: str, answers: bool) -> str:
+def _unmeasured(tuned: Collection[str], answers: bool) -> str:
     """Why there is neither a difference in answers nor one in recall."""
     if answers:
         return "no answers of a tuned system were scored"
-    if "r" not in tuned:
-        return "the retriever was not tuned and answers were not asked"
-    return "no question has a known proving chunk, so nothing was measured"
+    if not RANKING & frozenset(tuned):
+        names = " and the ".join(in_order(RANKING))
+        return f"the {names} was not tuned and answers were not evaluated"
+    return "no question has a known gold chunk, so nothing was measured"
 
 
-def _by_recall(recall: Comparison | None, unmeasured: str) -> dict[str, Any]:
+def _by_recall(
+    ranking: frozenset[str], recall: Comparison | None, unmeasured: str
+) -> dict[str, Any]:
     if recall is None:
         return _result("undecided", f"Undecided: {unmeasured}.", [])
+    found, notes, words = _amount(recall), _cautions(recall), set_words(ranking)
     if _is_gain(recall):
-        return _result(
-            "retriever", f"Ship the tuned retriever: {_amount(recall)}.", _cautions(recall)
-        )
+        return _result(set_name(ranking), f"Ship {words}: {found}.", notes)
     if _is_loss(recall):
-        return _result(
-            "none",
-            f"Keep the base retriever: tuning made it worse ({_amount(recall)}).",
-            _cautions(recall),
-        )
-    return _result(
-        "undecided",
-        f"Undecided: the tuned retriever {_amount(recall)}; {_more(recall)}.",
-        _cautions(recall),
-    )
+        base = words.replace("tuned", "base")
+        return _result("none", f"Keep {base}: tuning made it worse ({found}).", notes)
+    return _result("undecided", f"Undecided: {words} {found}; {_more(recall)}.", notes)
 
 
-def _rest(gains: dict[str, Comparison], shipped: str | None) -> str:
-    """What is to be said of the single halves that are not shipped, and of both where they harm."""
+def _rest(gains: Gains, others: list[frozenset[str]]) -> str:
+    """What is to be said of these components, which are not shipped alone, and of all that harm."""
     parts = []
-    for half, comparison in gains.items():
-        if (
-            half in (shipped, "both")
-            or (shipped is None and half == "generator")
-            or _is_loss(comparison)
-        ):
-            continue
+    for components in others:
+        comparison, words = gains[components], set_words(components)
         if _is_gain(comparison):
-            parts.append(f"{WORDS[half]} alone brings {_amount(comparison)}")
-        else:
-            parts.append(f"{WORDS[half]} alone is {_open(comparison)}, {_more(comparison)}")
+            parts.append(f"{words} alone brings {_amount(comparison)}")
+        elif not _is_loss(comparison):
+            parts.append(f"{words} alone is {_open(comparison)}, {_more(comparison)}")
     return "".join(f"; {part}" for part in parts) + _harms(gains)
 
 
-def _harms(gains: dict[str, Comparison]) -> str:
-    """Every proven loss: a verdict on one half is not to hide what another does."""
-    return "".join(f"; {HARMS[half]} ({_amount(c)})" for half, c in gains.items() if _is_loss(c))
+def _harms(gains: Gains) -> str:
+    """Every significant loss: a verdict on one component must not hide what another does."""
+    parts = []
+    for components, comparison in gains.items():
+        if _is_loss(comparison):
+            all_of = f"{EVERY_WORD} components" if components == EVERY else set_words(components)
+            harm = f"{all_of} together harm" if len(components) > 1 else f"{all_of} alone harms"
+            parts.append(f"; {harm} ({_amount(comparison)})")
+    return "".join(parts)
 
 
 def _find(comparisons: list[Comparison], a: str, b: str, metric: str) -> Comparison | None:
     return next((c for c in comparisons if (c["a"], c["b"], c["metric"]) == (a, b, metric)), None)
 
 
-def _notes(gains: dict[str, Comparison], comparisons: list[Comparison]) -> list[str]:
-    """What else changed: how much is found, how high it ranks (where nearly all is found, rank is what can still
-    change), and whether the tuned generator makes things up where the context does not tell."""
+def _notes(gains: Gains, comparisons: list[Comparison]) -> list[str]:
+    """What else changed: how much is found, how high it ranks (where nearly all is found, only the
+    rank can still change), and whether the tuned generator answers where it should abstain."""
     notes = []
-    if recall := _find(comparisons, "base", "tuned", "recall@5"):
+    if recall := _find(comparisons, "base", "tuned", DECIDING_RETRIEVAL):
         notes.append(f"Retrieval: {described(recall)}.")
-    rank = _find(comparisons, "base", "tuned", "mrr@10")
+    rank = _find(comparisons, "base", "tuned", RANK)
     if rank and (_is_gain(rank) or _is_loss(rank)):
-        way = "higher" if _is_gain(rank) else "lower"
-        notes.append(f"The tuned retriever ranks the proof {way}: {_amount(rank)}.")
-    withheld = _find(comparisons, "withheld_base", "withheld_tuned", "em")
+        way, words = "higher" if _is_gain(rank) else "lower", set_words(RANKING)
+        notes.append(f"{words[0].upper()}{words[1:]} ranks the gold chunk {way}: {_amount(rank)}.")
+    withheld = _find(comparisons, "withheld_base", "withheld_tuned", EXACT_MATCH)
     if withheld and (_is_gain(withheld) or _is_loss(withheld)):
         way = "more" if _is_gain(withheld) else "LESS"
-        interval = _amount(withheld).replace(" EM", " points")
+        interval = _amount(withheld).replace(f" {LABELS[EXACT_MATCH]}", " points")
         notes.append(
-            f"Where the context lacks the proof, the tuned generator abstains {way} often: {interval}."
+            "Where the gold chunk is withheld, "
+            f"the tuned generator abstains {way} often: {interval}."
         )
-    refusing = _find(comparisons, "base", "tuned_generator", "abstention_f1")
-    if refusing and (_is_gain(refusing) or _is_loss(refusing)):
-        way = "better" if _is_gain(refusing) else "WORSE"
+    abstains = _find(comparisons, "base", "tuned_generator", ABSTENTION_F1)
+    if abstains and (_is_gain(abstains) or _is_loss(abstains)):
+        way = "better" if _is_gain(abstains) else "WORSE"
         notes.append(
-            f"The tuned generator tells {way} which questions have no answer: {_amount(refusing)}."
+            "The tuned generator recognises questions without an answer "
+            f"{way}: {_amount(abstains)}."
         )
     return notes + _cautions(next(iter(gains.values())))
 
 
-def _better_alone(comparisons: list[Comparison], tuned: str) -> list[str]:
-    """Whether one side of the fusion ranks better than the fusion that is served."""
-    served = "tuned" if "r" in tuned else "base"
+def _better_alone(comparisons: list[Comparison], tuned: Collection[str]) -> list[str]:
+    """Whether the encoder or BM25 alone ranks better than the mixture that is served."""
+    served = "tuned" if RANKING & frozenset(tuned) else "base"
+    encoder = "dense_tuned" if "retriever" in tuned else "dense_base"
     notes = []
-    for side, mode, name in (
-        (f"dense_{served}", "dense", "the encoder"),
-        ("lexical", "lexical", "BM25"),
-    ):
-        rank = _find(comparisons, side, served, "mrr@10")
+    for ranking, mode, name in ((encoder, "dense", "the encoder"), ("lexical", "lexical", "BM25")):
+        rank = _find(comparisons, ranking, served, RANK)
         if rank and _is_loss(rank):
-            loss = f"What is served ranks the proof lower than {name} alone does: {_amount(rank)}"
+            loss = (
+                f"What is served ranks the gold chunk lower than {name} alone does: {_amount(rank)}"
+            )
             notes.append(f"{loss}; try retrieval.mode={mode}, and compare the answers too.")
     return notes
 
@@ -191,11 +200,13 @@ def _cautions(comparison: Comparison) -> list[str]:
     num = comparison["num_documents"]
     if num < 2:
         return [
-            "All test questions are about one document: no interval can be given. Add test documents."
+            "All test questions are about one document: no interval can be given. "
+            "Add test documents."
         ]
     if num < FEW_DOCUMENTS:
         return [
-            f"Only {num} test documents: intervals are wide, and other documents may behave differently."
+            f"Only {num} test documents: intervals are wide, "
+            "and other documents may behave differently."
         ]
     return []
 
@@ -209,7 +220,7 @@ def _is_loss(comparison: Comparison | None) -> bool:
 
 
 def _amount(comparison: Comparison) -> str:
-    text = f"{points(comparison['delta'])} {UNITS[comparison['metric']]}"
+    text = f"{points(comparison['delta'])} {LABELS[comparison['metric']]}"
     if comparison["ci95"] is None:
         return f"{text} (no interval: one document)"
     low, high = (100 * bound for bound in comparison["ci95"])
@@ -224,29 +235,22 @@ def _open(comparison: Comparison) -> str:
 
 
 def _more(comparison: Comparison) -> str:
-    """What would settle a difference that is not significant."""
+    """What a difference that is not significant needs to become so."""
     num = comparison["more_questions"]
     if num:
         step = 10 ** max(1, len(str(num)) - 2)
-        return f"about {-(-num // step) * step:,} more questions would tell"
+        return f"about {-(-num // step) * step:,} more questions needed for significance"
     if comparison["delta"] == 0:
         return "no difference was seen"
     if not _varies(comparison):
-        return "add test documents, these do not tell how far others would differ"
-    return "the difference is too small for any reachable number of questions to tell"
+        return "add test documents: there is no variation between these"
+    return "the difference is too small for any reachable number of questions"
 
 
 def _varies(comparison: Comparison) -> bool:
-    """Whether the documents changed by different amounts: without that there is no standard error."""
+    """Whether the documents changed by different amounts: without that there is no standard
+    error."""
     return comparison["ci95"] is not None and comparison["ci95"][0] < comparison["ci95"][1]
-
-
-def _name(half: str) -> str:
-    return {
-        "both": "both",
-        "generator": "the tuned generator alone",
-        "retriever": "the tuned retriever alone",
-    }[half]
 
 
 def _result(ship: str, sentence: str, notes: list[str]) -> dict[str, Any]:

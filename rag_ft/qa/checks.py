@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rag_ft.metrics.answers import contains, token_f1
+from rag_ft.metrics.squad import contains, token_f1
 from rag_ft.qa.prompts import is_abstention
 from rag_ft.records import encodable
 from rag_ft.relevance import Span, locate, occurrences

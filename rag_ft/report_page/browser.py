@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from rag_ft.evaluation.metric_table import DECIDING_ANSWER, EXACT_MATCH, LABELS
+from rag_ft.evaluation.systems import SYSTEMS
 from rag_ft.metrics.comparisons import ScoreTable
 from rag_ft.records import Chunk, Document, Prediction, QAPair
 from rag_ft.text import normalise
@@ -16,9 +18,11 @@ from rag_ft.text import normalise
 EXACT, HOLDS, PARTIAL, WRONG, RIGHT_ABSTENTION, BLIND_ABSTENTION, NEEDLESS_ABSTENTION, INVENTED = (
     range(8)
 )
-UNJUDGED_ABSTENTION = (
-    8  # nobody knows what proves the answer, so nobody can tell whether it was in the context
-)
+# The gold chunk is not known, so nobody knows whether it was in the context.
+UNJUDGED_ABSTENTION = 8
+SHOWN_SCORES = (EXACT_MATCH, DECIDING_ANSWER)
+REASON_METRICS = (*SHOWN_SCORES, "contains", "abstained")
+UNLOCATED = {system.name for system in SYSTEMS if system.context in ("oracle", "withheld")}
 
 
 def browser_data(
@@ -28,9 +32,12 @@ def browser_data(
     chunks: Mapping[str, Chunk],
     documents: Mapping[str, Document],
 ) -> dict[str, Any]:
-    """{"systems", "documents", "chunks", "questions"}: chunks and documents once each, referred to by number.
+    """{"systems", "scores", "unlocated", "documents", "chunks", "questions"}: chunks and documents
+    once each, referred to by number.
 
-    A question's answers are {system number: [answer, em, f1, why, chunk numbers, cited chunk numbers]}.
+    A question's answers are {system number: [answer, em, f1, why, chunk numbers, cited chunk
+    numbers]}; `scores` are the labels of these two; `unlocated` are the numbers of the systems that
+    are not asked a question without a known gold chunk.
     """
     rows = {pair.id: row for row, pair in enumerate(table.pairs)}
     numbers = _Numbers()
@@ -44,6 +51,8 @@ def browser_data(
     shown = [_chunk(chunks, chunk_id, numbers) for chunk_id in numbers.chunks]
     return {
         "systems": names,
+        "scores": [LABELS[metric] for metric in SHOWN_SCORES],
+        "unlocated": [number for number, name in enumerate(names) if name in UNLOCATED],
         "documents": [_title(documents, name) for name in numbers.documents],
         "chunks": shown,
         "questions": questions,
@@ -51,7 +60,8 @@ def browser_data(
 
 
 def script_json(data: Any) -> str:
-    """JSON that is safe inside a <script> element: nothing in it can end the element or open a comment."""
+    """JSON that is safe inside a <script> element: nothing in it can end the element or open a
+    comment."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -94,21 +104,19 @@ def _answer(
     numbers: _Numbers,
 ) -> list[Any]:
     pair, system = table.pairs[row], prediction.system
-    scores = {
-        metric: _score(table, system, metric, row)
-        for metric in ("em", "f1", "contains", "abstained")
-    }
-    proof = gold.get(pair.id, set())
-    seen = bool(proof & set(prediction.chunk_ids)) if proof or not prediction.chunk_ids else None
+    scores = {metric: _score(table, system, metric, row) for metric in REASON_METRICS}
+    known = gold.get(pair.id, set())
+    seen = bool(known & set(prediction.chunk_ids)) if known or not prediction.chunk_ids else None
     why = reason(scores, pair.answerable and not system.startswith("withheld"), seen)
     shown = [numbers.chunk(i) for i in prediction.chunk_ids]
     cited = [numbers.chunk(i) for i in prediction.citations]
-    return [prediction.answer, int(scores["em"]), round(scores["f1"], 3), why, shown, cited]
+    exact, overlap = (scores[metric] for metric in SHOWN_SCORES)
+    return [prediction.answer, int(exact), round(overlap, 3), why, shown, cited]
 
 
 def reason(scores: Mapping[str, float], answerable: bool, seen: bool | None) -> int:
-    """Why an answer has its score, as one of the codes above; `seen`: whether a proving chunk was in the context, None
-    where no chunk is known to prove the answer."""
+    """Why an answer has its score, as one of the codes above; `seen`: whether a gold chunk was in
+    the context, None where no gold chunk is known."""
     if scores["abstained"] and answerable:
         return (
             UNJUDGED_ABSTENTION
@@ -121,11 +129,11 @@ def reason(scores: Mapping[str, float], answerable: bool, seen: bool | None) -> 
         return RIGHT_ABSTENTION
     if not answerable:
         return INVENTED
-    if scores["em"]:
+    if scores[EXACT_MATCH]:
         return EXACT
     if scores["contains"]:
         return HOLDS
-    return PARTIAL if scores["f1"] else WRONG
+    return PARTIAL if scores[DECIDING_ANSWER] else WRONG
 
 
 def _score(table: ScoreTable, system: str, metric: str, row: int) -> float:

@@ -1,4 +1,5 @@
-"""Bars, intervals and curves as inline SVG. Coordinates are percentages, so that they fit any width unscaled."""
+"""Bars, intervals and curves as inline SVG. Coordinates are percentages, so that they fit any width
+unscaled."""
 
 from __future__ import annotations
 
@@ -24,8 +25,8 @@ def bar(value: float | None, ci95: Sequence[float] | None, css: str, top: float 
 
 
 def difference(delta: float, ci95: Sequence[float] | None, reach: float, p: float) -> Markup:
-    """A difference as a dot with its interval on an axis from -reach to +reach, zero in the middle; coloured where `p`
-    (corrected) is below 5 %."""
+    """A difference as a dot with its interval on an axis from -reach to +reach, zero in the middle;
+    coloured where `p` (corrected) is below 5 %."""
 
     def place(x: float) -> float:
         return 0.5 + max(-1.0, min(1.0, x / reach)) / 2
@@ -41,7 +42,8 @@ def difference(delta: float, ci95: Sequence[float] | None, reach: float, p: floa
 def curve(
     series: Mapping[str, Sequence[tuple[float, float]]], zero_based: bool = False
 ) -> dict[str, Any]:
-    """{"svg", "low", "high", "first", "last", "names"}: lines over one pair of axes, whose labels stand in the page.
+    """{"svg", "low", "high", "first", "last", "names"}: lines over one pair of axes, whose labels
+    stand in the page.
 
     Args:
         series: name -> (x, y) points in order of x.
@@ -78,7 +80,8 @@ def curve(
 
 
 def training_curves(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One chart per phase and quantity of a training log: {"title", **curve}. Train and dev loss share a chart."""
+    """One chart per phase and quantity of a training log: {"title", **curve}. Train and dev loss
+    share a chart."""
     series: dict[tuple[str, str], dict[str, list[tuple[float, float]]]] = {}
     for row in rows:
         phase = str(row.get("stage", ""))
@@ -99,7 +102,8 @@ def training_curves(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _dot(place: str, number: int) -> str:
-    """A dot that stays round though the drawing is stretched: a line of no length with round ends."""
+    """A dot that stays round though the drawing is stretched: a line of no length with round
+    ends."""
     x, y = place.split(",")
     return f'<line class="dot s{number}" x1="{x}" y1="{y}" x2="{x}" y2="{y}"/>'
 

@@ -1,4 +1,5 @@
-"""What the done-files, rejects and replies of a run tell: cost, generation funnel, leakage audit, lineage."""
+"""What the done-files, rejects and replies of a run say: cost, generation funnel, leakage audit,
+lineage."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from typing import Any
 
 from rag_ft.config import Config
 from rag_ft.config_loader import flat
+from rag_ft.evaluation.components import COMPONENTS
 from rag_ft.metrics.significance import spread
 from rag_ft.metrics.verdict import points
 from rag_ft.paths import RunDir
@@ -23,8 +25,9 @@ CHECK_ORDER = (
 
 
 def costs(run_dir: RunDir) -> list[dict[str, Any]]:
-    """{stage, seconds, peak_memory_gb, prompt_tokens, completion_tokens, versions} of every stage that is done, with
-    peak_gpu_memory_gb where it ran on a GPU, and continued where the seconds are those after an interruption."""
+    """{stage, seconds, peak_memory_gb, prompt_tokens, completion_tokens, versions} of every stage
+    that is done, with peak_gpu_memory_gb where it ran on a GPU, and continued where the seconds are
+    those after an interruption."""
     rows = []
     for name in NAMES:
         if done := read_done(run_dir, name):
@@ -38,8 +41,9 @@ def costs(run_dir: RunDir) -> list[dict[str, Any]]:
 
 
 def funnel(run_dir: RunDir) -> dict[str, Any]:
-    """{"documents", "chunks", "asked", "steps": [{reason, rejected, left, examples}], "accepted", "imported",
-    "other_rejects": [{stage, reason, count, examples}]}: what became of every document and pair."""
+    """{"documents", "chunks", "asked", "steps": [{reason, rejected, left, examples}], "accepted",
+    "imported", "other_rejects": [{stage, reason, count, examples}]}: what became of every document
+    and pair."""
     ingested, generated = counts_of(run_dir, "ingest"), counts_of(run_dir, "generate")
     rejected = dict(generated.get("rejected_by_check") or {})
     examples = generated.get("reject_examples") or {}
@@ -66,27 +70,28 @@ def funnel(run_dir: RunDir) -> dict[str, Any]:
 
 
 def leakage(run_dir: RunDir) -> dict[str, Any]:
-    """What the check before the evaluation compared; it would have stopped the run had it found anything. `given`:
-    halves that came by path, of whose training nothing is known here."""
+    """What the check before the evaluation compared; it would have stopped the run had it found
+    anything. `given`: components that came by path: what they were trained on is not known here."""
     counts = counts_of(run_dir, "evaluate")
     found = {
         key.removeprefix("leakage_"): value
         for key, value in counts.items()
         if key.startswith("leakage_")
     }
-    given = [half for half in ("generator", "retriever") if counts.get(f"{half}_given")]
+    given = [name for name in COMPONENTS if counts.get(f"{name}_given")]
     return {"passed": bool(found), **found, "given": given}
 
 
-def halves_tuned(run_dir: RunDir) -> str:
-    """The halves that were really tuned and served: letters of "gr" (generator, retriever)."""
+def tuned_components(run_dir: RunDir) -> frozenset[str]:
+    """The components that were really tuned and served."""
     counts = counts_of(run_dir, "evaluate")
-    return "g" * bool(counts.get("generator_tuned")) + "r" * bool(counts.get("retriever_tuned"))
+    return frozenset(name for name in COMPONENTS if counts.get(f"{name}_tuned"))
 
 
 def cross_validation(run_dir: RunDir) -> dict[str, Any] | None:
-    """{"folds": the rows of training/folds.jsonl, "f1_base", "f1_tuned", "delta", "dev_loss": {mean, sd, low, high},
-    "sentence"}: what the generator's training gains on train documents that it did not see; None without folds."""
+    """{"folds": the rows of training/folds.jsonl, "f1_base", "f1_tuned", "delta", "dev_loss":
+    {mean, sd, low, high}, "sentence"}: what the generator's training gains on train documents that
+    it did not see; None without folds."""
     path = run_dir.folds
     rows = list(read_rows(path)) if path.exists() else []
     if not rows:
@@ -103,14 +108,13 @@ def cross_validation(run_dir: RunDir) -> dict[str, Any] | None:
     return {"folds": rows, **found, "sentence": sentence}
 
 
-def refusals(run_dir: RunDir) -> list[str]:
-    """Why a half is not tuned, as the training stages said it."""
-    said = {"train_retriever": "retriever", "train_generator": "generator"}
-    lines = []
-    for stage, half in said.items():
-        counts = counts_of(run_dir, stage)
-        if half[0] not in halves_tuned(run_dir) and counts.get("reason"):
-            lines.append(f"The {half} is the base one: {counts['reason']}.")
+def why_untuned(run_dir: RunDir) -> list[str]:
+    """Why a component is not tuned, in the words of the stage that trains it."""
+    lines, tuned = [], tuned_components(run_dir)
+    for component in COMPONENTS.values():
+        reason = counts_of(run_dir, component.stage).get("reason")
+        if component.name not in tuned and reason:
+            lines.append(f"The {component.name} is the base one: {reason}.")
     return lines
 
 
@@ -131,8 +135,8 @@ def pairs_by_split(run_dir: RunDir) -> list[dict[str, Any]]:
     ]
 
 
-def changed_knobs(config: Config) -> dict[str, Any]:
-    """The knobs that differ from their defaults."""
+def changed_settings(config: Config) -> dict[str, Any]:
+    """The settings that differ from their defaults."""
     defaults = flat(Config())
     return {key: value for key, value in flat(config).items() if value != defaults.get(key)}
 

@@ -5,8 +5,8 @@
   const byId = (id) => document.getElementById(id);
   const WHY = ["equals an accepted answer", "an accepted answer with more around it", "shares words with an accepted answer",
     "shares no word with an accepted answer", "abstained, and there was nothing to answer",
-    "abstained: the proof was not in its context", "abstained although the proof was in its context",
-    "answered where it should have abstained", "abstained; what proves the answer is not known"];
+    "abstained: the gold chunk was not in its context", "abstained although the gold chunk was in its context",
+    "answered where it should have abstained", "abstained; the gold chunk is not known"];
   const PAGE = 25;
   let found = [], shown = 0;
 
@@ -53,14 +53,14 @@
     const box = element("div", "side");
     box.append(element("div", "name", data.systems[system]));
     if (!answer) {
-      const leftOut = /^(oracle|withheld)/.test(data.systems[system]) && question.answers.length && !question.gold.length;
-      box.append(element("div", "why", leftOut ? "not asked: what proves the answer is not known" : "no reply: the language model failed"));
+      const leftOut = data.unlocated.includes(system) && question.answers.length && !question.gold.length;
+      box.append(element("div", "why", leftOut ? "not asked: the gold chunk is not known" : "no reply: the language model failed"));
       return box;
     }
     const [said, em, f1, why, , cited] = answer;
     box.classList.add(f1 === 1 ? "right" : f1 === 0 ? "wrong" : "part");
     box.append(element("div", "said", said || "(empty)"));
-    box.append(element("div", "why", `${WHY[why]} · EM ${100 * em} · F1 ${(100 * f1).toFixed(0)}`));
+    box.append(element("div", "why", `${WHY[why]} · ${data.scores[0]} ${100 * em} · ${data.scores[1]} ${(100 * f1).toFixed(0)}`));
     if (cited.length) box.append(element("div", "why", "cites " + cited.map((n) => data.chunks[n].id).join(", ")));
     return box;
   }
@@ -69,7 +69,7 @@
     const gold = question.gold.includes(number);
     const box = element("div", gold ? "context gold" : "context");
     const name = element("div", "name");
-    name.append(`[${rank}] `, own(chunk.id), ...(chunk.title ? [" · ", own(chunk.title)] : []), gold ? " · holds the proof" : "");
+    name.append(`[${rank}] `, own(chunk.id), ...(chunk.title ? [" · ", own(chunk.title)] : []), gold ? " · gold chunk" : "");
     const letters = Array.from(chunk.t);  // positions count characters; a string's own would count an emoji as two
     const span = question.ev && chunk.doc === question.doc ? question.ev.map((at) => Math.min(Math.max(at - chunk.s, 0), letters.length)) : [0, 0];
     const part = (from, to) => letters.slice(from, to).join("");

@@ -1,7 +1,9 @@
-"""The templates' environment: pages escape everything, markdown what could be markup."""
+"""The templates' environment (pages escape everything, markdown what could be markup), and tables
+for a terminal."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,15 @@ def environment() -> Any:
         "spaced": _spaced,
     }
     return made
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """One line a row, for a terminal; every column is as wide as its widest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
 
 
 def style() -> str:

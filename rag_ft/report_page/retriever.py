@@ -1,4 +1,5 @@
-"""What tuning did to the retriever: recall by kind and by document, the questions that moved most, its training."""
+"""What tuning did to the retriever: recall by kind and by document, the questions that moved most,
+its training."""
 
 from __future__ import annotations
 
@@ -7,18 +8,20 @@ from typing import Any
 
 import numpy as np
 
+from rag_ft.evaluation.metric_table import DECIDING_RETRIEVAL, RANK
 from rag_ft.metrics.comparisons import ScoreTable, subset
 from rag_ft.records import Chunk, Document, Hit, QAPair
 from rag_ft.report_page import charts, slices
 
-METRICS = ["recall@5", "mrr@10"]
+METRICS = [DECIDING_RETRIEVAL, RANK]
 NUM_MOVED = 10  # questions shown in each direction
 
 
 def changes(
     table: ScoreTable, documents: Mapping[str, Document], seed: int
 ) -> dict[str, list[dict[str, Any]]]:
-    """{"kinds", "documents"}: rows as of slices.by_group and by_document, of the questions whose place is known."""
+    """{"kinds", "documents"}: rows as of slices.by_group and by_document, of the questions whose
+    place is known."""
     located = subset(table, ~np.isnan(table.values["base", METRICS[0]]))
     kinds = [
         row for row in slices.by_group(located, METRICS, documents, seed) if row["field"] == "kind"
@@ -32,16 +35,17 @@ def moved(
     gold: Mapping[str, set[str]],
     chunks: Mapping[str, Chunk],
 ) -> dict[str, dict[str, Any]]:
-    """{"up", "down"}: {"num", "rows"}, how many questions' best proving chunk moved between the base and the tuned
-    ranking, and those it moved by most places: {id, question, before, after, chunk, text, places}. A rank is None
-    where no proving chunk was found; that counts as the place after the last."""
-    ranks = {half: _ranks(found, gold) for half, found in hits.items()}
+    """{"up", "down"}: {"num", "rows"}, how many questions' best gold chunk moved between the base
+    and the tuned ranking, and those it moved by most places: {id, question, before, after, chunk,
+    text, places}. A rank is None where no gold chunk was found; that counts as the place after the
+    last."""
+    ranks = {name: _ranks(found, gold) for name, found in hits.items()}
     last = max((rank for found in ranks.values() for rank, _ in found.values()), default=0)
     rows: list[dict[str, Any]] = []
     for pair in pairs:
         if gold.get(pair.id):
             (before, first), (after, second) = (
-                ranks[half].get(pair.id, (None, "")) for half in ("base", "tuned")
+                ranks[name].get(pair.id, (None, "")) for name in ("base", "tuned")
             )
             chunk = chunks.get(second or first)
             rows.append({
@@ -57,8 +61,9 @@ def moved(
 
 
 def training(log: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """{"phases": rows with what dev documents said after each phase, or why it is left out, "teacher": what
-    LM-supervised retrieval learned from, one row a round, "curves"} of the training log."""
+    """{"phases": rows with what dev documents said after each phase, or why it is left out,
+    "teacher": what LM-supervised retrieval learned from, one row a round, "curves"} of the training
+    log."""
     phases = [row for row in log if "dev_served_recall" in row or "reason" in row]
     return {
         "phases": phases,
@@ -68,7 +73,7 @@ def training(log: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _ranks(hits: Iterable[Hit], gold: Mapping[str, set[str]]) -> dict[str, tuple[int, str]]:
-    """Question id -> (rank, id) of its best proving chunk."""
+    """Question id -> (rank, id) of its best gold chunk."""
     found: dict[str, tuple[int, str]] = {}
     for hit in hits:
         if hit.chunk_id in gold.get(hit.question_id, ()):

@@ -1,4 +1,5 @@
-"""The same metrics for parts of the questions: by kind, by length, by document; and gaps larger than chance."""
+"""The same metrics for parts of the questions: by kind, by length, by document; and gaps larger
+than chance."""
 
 from __future__ import annotations
 
@@ -7,7 +8,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from rag_ft.metrics.comparisons import ScoreTable, estimate_columns, mean_column
 from rag_ft.metrics.significance import Estimate, holm
@@ -23,12 +23,13 @@ MAX_VALUES = 12  # a metadata field with more values than this is an identifier,
 def by_group(
     table: ScoreTable, metrics: list[str], documents: Mapping[str, Document], seed: int
 ) -> list[dict[str, Any]]:
-    """One row per part: {field, part, n, metrics: {metric: {base, tuned, delta, ci95}}, gap, compared}.
+    """One row per part: {field, part, n, metrics: {metric: {base, tuned, delta, ci95}}, gap,
+    compared}.
 
-    `gap` is None or {metric, value, p_holm}: tuned does worse here than on the other questions by more than chance
-    allows (Holm over all compared parts), a difference of two means with the parts' own standard errors. `compared` is
-    False where that could not be asked: too few questions or documents here or elsewhere. What was not scored
-    under a system is None.
+    `gap` is None or {metric, value, p_holm}: tuned does worse here than on the other questions by
+    more than chance allows (Holm over all compared parts), a difference of two means with the
+    parts' own standard errors. `compared` is False where that could not be asked: too few questions
+    or documents here or elsewhere. What was not scored under a system is None.
     """
     rows = []
     for field, part_of in _fields(table, documents).items():
@@ -43,8 +44,8 @@ def by_group(
 def by_document(
     table: ScoreTable, metrics: list[str], documents: Mapping[str, Document]
 ) -> list[dict[str, Any]]:
-    """{document, title, n, metrics: {metric: {base, tuned, delta}}}, the largest loss first; questions without a known
-    document share a row."""
+    """{document, title, n, metrics: {metric: {base, tuned, delta}}}, the largest loss first;
+    questions without a known document share a row."""
     rows, names = (
         [],
         np.array([pair.document_id or NO_DOCUMENT for pair in table.pairs], dtype=object),
@@ -62,7 +63,7 @@ def by_document(
 def _fields(
     table: ScoreTable, documents: Mapping[str, Document]
 ) -> dict[str, Callable[[QAPair], str | None]]:
-    """Field name -> the part a question belongs to. Fields with one value only tell nothing and are left out."""
+    """Field name -> the part a question belongs to. Fields with one value only are left out."""
     fields: dict[str, Callable[[QAPair], str | None]] = {
         "kind": lambda pair: pair.kind,
         "origin": lambda pair: pair.origin,
@@ -115,7 +116,9 @@ def _mark_gaps(rows: list[dict[str, Any]]) -> None:
 
 
 def _gap(here: Estimate, rest: Estimate) -> tuple[float, float] | None:
-    """(gap, p); None where it cannot be told."""
+    """(gap, p); None where there is too little to tell."""
+    from scipy import stats
+
     error = math.hypot(here.standard_error, rest.standard_error)
     if min(here.n, rest.n) < MIN_QUESTIONS or here.ci95 is None or rest.ci95 is None or not error:
         return None

@@ -13,11 +13,11 @@ from typing import Protocol
 
 import numpy as np
 
+from rag_ft.evaluation.metric_table import DECIDING_RETRIEVAL, LABELS, RANK
 from rag_ft.metrics.retrieval import score_ranking
 from rag_ft.metrics.significance import bootstrap
 from rag_ft.records import QAPair
 
-METRIC = "recall@5"
 # Shares of the weight change that are tried where all of it is worse than none (WiSE-FT).
 INTERPOLATIONS = (0.75, 0.5, 0.25)
 NUM_RESAMPLES = 2000
@@ -35,7 +35,7 @@ class Searches(Protocol):
 
 @dataclass(frozen=True)
 class DevScores:
-    """Per dev question, each of shape (num_questions,): METRIC of what is served (retrieval.mode)
+    """Per dev question, each of shape (num_questions,): DECIDING_RETRIEVAL of what is served (retrieval.mode)
     and of dense retrieval alone, 0 or 1; and mrr@10 of what is served, which decides between equal
     recalls."""
 
@@ -94,9 +94,11 @@ def measure(
             score_ranking([chunk_id for chunk_id, _ in ranking], gold[pair.id])
             for ranking, pair in zip(rankings, pairs, strict=True)
         ]
-        scores.append({m: np.array([row[m] for row in rows], float) for m in (METRIC, "mrr@10")})
+        scores.append(
+            {m: np.array([row[m] for row in rows], float) for m in (DECIDING_RETRIEVAL, RANK)}
+        )
     served, dense = scores
-    return DevScores(served[METRIC], dense[METRIC], served["mrr@10"])
+    return DevScores(served[DECIDING_RETRIEVAL], dense[DECIDING_RETRIEVAL], served[RANK])
 
 
 def select_encoder(
@@ -134,4 +136,5 @@ def describe_change(base: DevScores, tuned: DevScores, pairs: Sequence[QAPair]) 
     interval = ""
     if estimate.ci95:
         interval = f" [{100 * estimate.ci95[0]:+.1f}, {100 * estimate.ci95[1]:+.1f}]"
-    return f"dev {METRIC} {100 * estimate.value:+.1f} points{interval} on {len(pairs)} questions"
+    change = f"{100 * estimate.value:+.1f} points{interval}"
+    return f"dev {LABELS[DECIDING_RETRIEVAL]} {change} on {len(pairs)} questions"

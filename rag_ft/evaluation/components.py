@@ -1,0 +1,48 @@
+"""The components that are trained. Systems, comparisons, verdict and report are derived from this
+table."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Component:
+    """`stage` trains it; `setting` is the one in the section `evaluate` that names a tuned one by
+    path, where there is one; `ranks`: whether it has a part in which chunks are shown."""
+
+    name: str
+    stage: str
+    setting: str | None
+    ranks: bool
+
+
+COMPONENTS: Mapping[str, Component] = {
+    component.name: component
+    for component in (
+        Component("generator", "train_generator", "adapter", ranks=False),
+        Component("retriever", "train_retriever", "encoder", ranks=True),
+    )
+}
+EVERY = frozenset(COMPONENTS)
+RANKING = frozenset(name for name, component in COMPONENTS.items() if component.ranks)
+EVERY_WORD = "both" if len(COMPONENTS) == 2 else "all"
+
+
+def in_order(components: Collection[str]) -> list[str]:
+    """The components in the order of the table."""
+    return [name for name in COMPONENTS if name in components]
+
+
+def set_name(components: Collection[str]) -> str:
+    """A set of tuned components in one word, as the verdict's `ship` has it: "generator",
+    "both"."""
+    return EVERY_WORD if set(components) == EVERY else "_".join(in_order(components))
+
+
+def set_words(components: Collection[str]) -> str:
+    """A set of tuned components in a sentence: "the tuned generator", "both components tuned"."""
+    if set(components) == EVERY:
+        return f"{EVERY_WORD} components tuned"
+    return f"the tuned {' and '.join(in_order(components))}"
