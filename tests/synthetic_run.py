@@ -15,7 +15,7 @@ from rag_ft.evaluation.systems import Ask, asks_of
 from rag_ft.metrics.retrieval import gold_chunk_ids
 from rag_ft.paths import RunDir
 from rag_ft.records import Chunk, Document, Evidence, Hit, Prediction, QAPair, Reject, write_jsonl, write_text
-from rag_ft.stages import NAMES
+from rag_ft.stages import NAMES, record_outputs
 
 
 def _words(text: str) -> list[str]:
@@ -174,6 +174,9 @@ def _other_stages(run_dir: RunDir, config: Config, pairs: list[QAPair], tuned: s
     write_jsonl(run_dir.training_log("train_generator"), rows)
     replies = [{"key": str(i), "text": "", "prompt_tokens": 300, "completion_tokens": 12} for i in range(50)]
     write_jsonl(run_dir.replies("evaluate"), replies)
+    for stage in NAMES[:-1]:
+        done = json.loads(run_dir.done(stage).read_text(encoding="utf-8"))
+        write_text(run_dir.done(stage), json.dumps(done | record_outputs(run_dir, stage)) + "\n")
 
 
 def _dev(recall: float) -> dict[str, float]:
@@ -186,6 +189,7 @@ def _done(run_dir: RunDir, stage: str, counts: dict[str, Any]) -> None:
         "fingerprint": f"{position:016x}",
         "config": {},
         "inputs": {},
+        "sources": {},
         "counts": counts,
         "seconds": 3.5 * position + 1,
         "peak_memory_gb": 1.25,
