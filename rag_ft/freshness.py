@@ -55,7 +55,7 @@ def mark_file(path: Path, known: Mark | None = None) -> Mark | None:
     except OSError:
         return None
     size, time = found.st_size, found.st_mtime_ns
-    if known and known[:2] == [size, time]:
+    if known and known[:2] == [size, time] and known[2] != "unreadable":
         return known
     # Opening a pipe would wait for its writer.
     return [size, time, _sha256(path, size, time) if stat.S_ISREG(found.st_mode) else "unreadable"]
@@ -236,7 +236,7 @@ def _source_files(stage: str, sections: Sequence[str], config: Config) -> dict[s
 
 def _own_folders(sections: Sequence[str], config: Config) -> list[tuple[str, Path]]:
     """(setting, folder) of models and prompts that are the user's; a model's name is as good as its content."""
-    named = {
+    named: dict[str, dict[str, Path | str | None]] = {
         "llm": {"llm.model": config.llm.model, "llm.prompts": config.llm.prompts},
         "encoder": {"encoder.model": config.encoder.model},
         "evaluate": {

@@ -283,7 +283,7 @@ def _upstream(stage: Stage, config: Config) -> list[str]:
 
 def _has_left_work(stage: Stage, run_dir: RunDir) -> bool:
     """Whether a stage that was started has left anything that a run with other settings could mix with its own."""
-    return any(path.exists() for path in run_dir.writes(stage.name))
+    return any(path.exists() for path in run_dir.writes(stage.name) if path != run_dir.vllm_log)
 
 
 def _refuse_other_settings(stage: Stage, plan: dict[str, Any], before: dict[str, Any], run_dir: RunDir) -> None:
