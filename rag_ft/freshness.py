@@ -35,9 +35,16 @@ NEUTRAL = {
 # Settings that name files of the user's. Their content counts, and of the path its last part:
 # a moved or copied checkout changes nothing.
 PATHS = {
-    "ingest.sources", "generate.questions", "generate.examples", "llm.model", "llm.prompts", "encoder.model",
-    "evaluate.adapter", "evaluate.encoder", "evaluate.index",
-}  # fmt: skip
+    "ingest.sources",
+    "generate.questions",
+    "generate.examples",
+    "llm.model",
+    "llm.prompts",
+    "encoder.model",
+    "evaluate.adapter",
+    "evaluate.encoder",
+    "evaluate.index",
+}
 OLD_LAYOUT = (
     "{path} holds {stage} of an earlier version of rag-ft, which recorded no hashes: run it again with --force "
     "(a language model's replies are used again), or use another run.dir"
@@ -106,8 +113,8 @@ def plan_stage(name: str, sections: Sequence[str], upstream: Sequence[str], conf
             raise DataError(OLD_LAYOUT.format(path=run_dir.path, stage=earlier))
         why = damage(run_dir.path, done["outputs"]) or _made_anew(done, inputs)
         if why:
-            raise DataError(f"{name} builds on {earlier}, which is stale ({why}): run `rag-ft {earlier} CONFIG "
-                            "--force` first")  # fmt: skip
+            remedy = f"run `rag-ft {earlier} CONFIG --force` first"
+            raise DataError(f"{name} builds on {earlier}, which is stale ({why}): {remedy}")
         inputs[earlier] = done["result"]
     known, sources = _known_sources(run_dir), {}
     for file, path in _source_files(name, sections, config).items():

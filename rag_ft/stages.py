@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.metadata
 import json
 import logging
 import os
@@ -114,9 +113,7 @@ def run_stage(name: str, config: Config, force: bool = False, drop_replies: bool
         return _run_locked(stage, config, run_dir, force, drop_replies)
 
 
-def _run_locked(
-    stage: Stage, config: Config, run_dir: RunDir, force: bool, drop_replies: bool
-) -> dict[str, Any]:  # fmt: skip
+def _run_locked(stage: Stage, config: Config, run_dir: RunDir, force: bool, drop_replies: bool) -> dict[str, Any]:
     name = stage.name
     # Planned again: another process may have worked here until the lock was free.
     plan = _plan(stage, config, run_dir)
@@ -142,8 +139,10 @@ def _run_locked(
     clock = time.monotonic()
     counts = importlib.import_module(f"rag_ft.{name}").run(config, run_dir)
     seconds = round(time.monotonic() - clock, 2)
-    done = {**plan, "counts": counts, "seconds": seconds, **({"continued": True} if begun or answered else {}),
-            "peak_memory_gb": peak_memory_gb(), **peak_gpu_memory(), "versions": versions()}  # fmt: skip
+    done = {**plan, "counts": counts, "seconds": seconds}
+    if begun or answered:
+        done["continued"] = True
+    done |= {"peak_memory_gb": peak_memory_gb(), **peak_gpu_memory(), "versions": versions()}
     if _is_main_process():
         done |= record_outputs(run_dir, name)
         write_text(run_dir.done(name), json.dumps(done, indent=1, ensure_ascii=False) + "\n")
@@ -260,6 +259,8 @@ def peak_gpu_memory() -> dict[str, float]:
 
 def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
     """{package: version} of those that are installed."""
+    import importlib.metadata  # `rag-ft --help` need not load it
+
     found = {}
     for package in packages:
         try:
