@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from rag_ft import __version__
 from rag_ft.errors import RagFtError
+from rag_ft.paths import RunDir
+from rag_ft.stages import STAGES
 
 if TYPE_CHECKING:
     from rag_ft.config import Config
@@ -28,22 +30,16 @@ SYSTEM_ERRORS = {
     errno.EPERM,
     errno.EIO,
 }
-FORCE_HELP = (
-    "replace what was made before (with other settings, a language model's replies are used again)"
+FORCE_HELP = "replace what was made before; a language model's replies are kept and used again"
+DROP_HELP = (
+    "with --force: also delete the language model's replies, so that it is asked everything again"
 )
-STAGE_HELP = {
-    "ingest": "read documents, split them into chunks",
-    "index": "embed the chunks: vectors, FAISS, BM25",
-    "generate": "let the LLM write question-answer pairs and check them",
-    "train_retriever": "tune the encoder on the pairs, gate it, index again",
-    "train_generator": "tune the generator with LoRA on pairs and retrieved chunks",
-    "evaluate": "answer the test questions with every system, score",
-    "report": "metrics.json, report.html, report.md",
-}
+STAGE_HELP = {stage.name: stage.does for stage in STAGES}
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry point of `rag-ft`. Returns the exit code: 0 done, 1 something the user can fix, 130 interrupted."""
+    """Entry point of `rag-ft`. Returns the exit code: 0 done, 1 something the user can fix, 130 interrupted; argparse
+    exits with 2 for a wrong command line. 3 is kept for results that are measured and not good enough."""
     args = _arguments(argv)
     logging.basicConfig(
         level=logging.INFO if args.debug else logging.WARNING, format="%(levelname)s %(message)s"
@@ -86,6 +82,10 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     ]
     if strange:
         parser.error(f"unrecognized arguments: {' '.join(strange)}")
+    if getattr(args, "drop_replies", False) and not args.force:
+        parser.error(
+            "--drop-replies needs --force: it deletes what a language model was asked for hours"
+        )
     if left:
         args.overrides = [*args.overrides, *left]
     return args
@@ -100,9 +100,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for name, text in STAGE_HELP.items():
         stage = _command(commands, name, text, partial(_stage, name=name))
-        stage.add_argument("--force", action="store_true", help=FORCE_HELP)
+        _add_force(stage)
     run = _command(commands, "run", "all stages in order; those up to date are skipped", _run)
-    run.add_argument("--force", action="store_true", help=FORCE_HELP)
+    _add_force(run)
     run.add_argument("--until", metavar="STAGE", help="stop after this stage")
     _command(commands, "status", "which stages are done, stale or missing", _status)
     ask = _command(commands, "ask", "answer one question with cited chunks", _ask, overrides=False)
@@ -111,6 +111,11 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("--base", action="store_true", help="with the base models, not the tuned ones")
     _add_tools(commands)
     return parser
+
+
+def _add_force(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--force", action="store_true", help=FORCE_HELP)
+    command.add_argument("--drop-replies", action="store_true", help=DROP_HELP)
 
 
 def _add_tools(commands: Any) -> None:
@@ -170,21 +175,30 @@ def _config(args: argparse.Namespace) -> Config:
     return load_config(args.config, args.overrides)
 
 
+def _checked(args: argparse.Namespace, *names: str) -> Config:
+    """The configuration of a run whose files are as these stages left them; DataError where they are not."""
+    from rag_ft.freshness import check_files
+
+    config = _config(args)
+    check_files(RunDir(config.run_path), names)
+    return config
+
+
 def _stage(args: argparse.Namespace, name: str) -> None:
     from rag_ft.stages import stages_to_run
 
     config = _config(args)
     *before, last = stages_to_run(name, config)
     _stages(config, before, force=False)
-    _stages(config, [last], args.force)
+    _stages(config, [last], args.force, args.drop_replies)
 
 
-def _stages(config: Config, names: list[str], force: bool) -> None:
+def _stages(config: Config, names: list[str], force: bool, drop_replies: bool = False) -> None:
     from rag_ft.stages import run_stage
 
     for name in names:
         print(f"[{name}] {STAGE_HELP[name]}", file=sys.stderr)
-        done = run_stage(name, config, force=force)
+        done = run_stage(name, config, force, drop_replies)
         print(_stage_line(name, done), file=sys.stderr)
 
 
@@ -197,7 +211,7 @@ def _run(args: argparse.Namespace) -> None:
     if _has_gpu():
         _run_in_processes(args, names)
     else:
-        _stages(config, names, args.force)
+        _stages(config, names, args.force, args.drop_replies)
     if "report" in names:
         _print_report(config)
 
@@ -225,7 +239,11 @@ def _run_in_processes(args: argparse.Namespace, names: list[str]) -> None:
 
     for name in names:
         words = [sys.executable, "-m", "rag_ft.cli", name, str(args.config), *args.overrides]
-        words += ["--force"] * args.force + ["--debug"] * args.debug
+        words += (
+            ["--force"] * args.force
+            + ["--drop-replies"] * args.drop_replies
+            + ["--debug"] * args.debug
+        )
         code = subprocess.run(words, check=False).returncode
         if code:
             raise RagFtError(
@@ -243,7 +261,6 @@ def _stage_line(name: str, done: dict[str, Any]) -> str:
 
 
 def _print_report(config: Config) -> None:
-    from rag_ft.paths import RunDir
     from rag_ft.report import summary_table
 
     run_dir = RunDir(config.run_path)
@@ -261,38 +278,43 @@ def _status(args: argparse.Namespace) -> None:
 def _ask(args: argparse.Namespace) -> None:
     from rag_ft.ask import ask
 
-    print(ask(_config(args), args.question, tuned=not args.base))
+    config = _checked(args, "ingest", "index", "train_retriever", "train_generator")
+    print(ask(config, args.question, tuned=not args.base))
 
 
 def _export(args: argparse.Namespace) -> None:
     from rag_ft.export import export
 
-    print(export(_config(args), args.format, args.to, args.with_context))
+    config = _checked(args, "ingest", "index", "generate", "train_retriever")
+    print(export(config, args.format, args.to, args.with_context))
 
 
 def _preview(args: argparse.Namespace) -> None:
-    from rag_ft.paths import RunDir
     from rag_ft.train_generator import preview
 
-    config = _config(args)
+    config = _checked(args, "ingest", "index", "generate", "train_retriever")
     print(preview(config, RunDir(config.run_path), args.num))
 
 
 def _plan(args: argparse.Namespace) -> None:
     from rag_ft.plan import plan
 
-    print(plan(_config(args)))
+    print(plan(_checked(args, "ingest", "generate")))
 
 
 def _merge(args: argparse.Namespace) -> None:
     from rag_ft.merge import merge
 
-    print(merge(_config(args), args.to))
+    print(merge(_checked(args, "train_generator"), args.to))
 
 
 def _compare(args: argparse.Namespace) -> None:
     from rag_ft.compare import compare
+    from rag_ft.freshness import check_files
+    from rag_ft.stages import NAMES
 
+    for folder in args.runs:
+        check_files(RunDir(folder), finished=NAMES)
     print(compare(args.runs, args.to))
 
 

@@ -67,7 +67,9 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
         if settings.pairs_per_chunk:
             seconds = _generate(config, run_dir, prompts, imported, funnel)
     funnel.check_kept(settings.advanced.min_kept_share)
-    generated = read_jsonl(scratch / "kept.jsonl", QAPair) if settings.pairs_per_chunk else iter(())
+    generated = (
+        read_jsonl(run_dir.pass_pairs("kept"), QAPair) if settings.pairs_per_chunk else iter(())
+    )
     write_jsonl(run_dir.qa, _in_document_order(generated, imported.pairs, run_dir))
     shutil.rmtree(scratch, ignore_errors=True)
     return {**funnel.counts(), **imported.counts(), "seconds_by_pass": seconds}
@@ -110,7 +112,7 @@ def _generate(
     """The passes, each reading the file that the one before wrote; kept.jsonl is the last. Returns seconds by pass."""
     from rag_ft.retrieval.search import open_retriever
 
-    scratch, seconds = run_dir.checkpoints("generate"), {}
+    seconds: dict[str, float] = {}
     retriever: Any = open_retriever(config, run_dir)
     retriever.encoder = RecentVectors(retriever.encoder)
     with (
@@ -119,21 +121,23 @@ def _generate(
     ):
         tools = Tools(config, run_dir, prompts, model, retriever, chunks.__getitem__, funnel)
         clock = time.monotonic()
-        num = write_jsonl(scratch / "drafted.jsonl", _draft(tools))
+        num = write_jsonl(run_dir.pass_pairs("drafted"), _draft(tools))
         seconds["write"] = round(time.monotonic() - clock, 2)
         before = _asked_before(tools, imported)
-        pairs = _first_asked(tools, read_jsonl(scratch / "drafted.jsonl", QAPair), before)
-        num = write_jsonl(scratch / "verified.jsonl", _round_trip(tools, pairs, num))
+        pairs = _first_asked(tools, read_jsonl(run_dir.pass_pairs("drafted"), QAPair), before)
+        num = write_jsonl(run_dir.pass_pairs("verified"), _round_trip(tools, pairs, num))
         seconds["round_trip"] = round(time.monotonic() - clock - seconds["write"], 2)
-        pairs = read_jsonl(scratch / "verified.jsonl", QAPair)
+        pairs = read_jsonl(run_dir.pass_pairs("verified"), QAPair)
         if config.generate.advanced.swaps_per_pair:
             num = write_jsonl(
-                scratch / "swapped.jsonl",
-                _swaps(tools, pairs, _kept_questions(before, imported, scratch / "verified.jsonl")),
+                run_dir.pass_pairs("swapped"),
+                _swaps(
+                    tools, pairs, _kept_questions(before, imported, run_dir.pass_pairs("verified"))
+                ),
             )
             seconds["swaps"] = round(time.monotonic() - clock - sum(seconds.values()), 2)
-            pairs = read_jsonl(scratch / "swapped.jsonl", QAPair)
-        write_jsonl(scratch / "kept.jsonl", _closed_book(tools, pairs, num))
+            pairs = read_jsonl(run_dir.pass_pairs("swapped"), QAPair)
+        write_jsonl(run_dir.pass_pairs("kept"), _closed_book(tools, pairs, num))
         seconds["closed_book"] = round(time.monotonic() - clock - sum(seconds.values()), 2)
     return seconds
 

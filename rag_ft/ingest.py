@@ -43,7 +43,7 @@ def run(config: Config, run_dir: RunDir) -> dict[str, int | float]:
     check(config.ingest)
     count_tokens = load_token_counter(resolve(config.encoder.model, "encoder"))
     sources = _Read()
-    unsplit = run_dir.path / "documents.unsplit.jsonl"
+    unsplit = run_dir.documents_unsplit
     try:
         write_jsonl(unsplit, _read(config.ingest, sources))
         write_jsonl(run_dir.rejects("ingest"), sources.rejects)
@@ -54,8 +54,7 @@ def run(config: Config, run_dir: RunDir) -> dict[str, int | float]:
         splits = decide_splits(sources.ids, sources.fixed, near, config.ingest)
         write_jsonl(run_dir.documents, _with_splits(unsplit, splits))
     finally:
-        for leftover in (unsplit, unsplit.with_name(unsplit.name + ".tmp")):
-            leftover.unlink(missing_ok=True)
+        unsplit.unlink(missing_ok=True)
     documents = tqdm(
         read_jsonl(run_dir.documents, Document),
         desc="ingest: chunk",

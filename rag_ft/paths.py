@@ -1,9 +1,63 @@
-"""Where everything of a run lies. One property per file: who writes it, and what one line is."""
+"""Every file of a run: where it lies, which stage writes it, and what one line of it is."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+# result: what the stage is for; later stages read it. replies: what a language model said, found
+# again by model and prompt. scratch: needed while the stage runs, and logs that nothing reads.
+FileKind = Literal["result", "replies", "scratch"]
+
+# The one table of a run's files: stage -> paths in the run folder (a folder counts with all its
+# files) and their kind. config.yaml, `<stage>.started.json` and `<stage>.done.json` come on top.
+FILES: dict[str, dict[str, FileKind]] = {
+    "ingest": {
+        "documents.jsonl": "result",
+        "chunks.jsonl": "result",
+        "rejects/ingest.jsonl": "result",
+        "documents.unsplit.jsonl": "scratch",
+    },
+    "index": {"index": "result"},
+    "generate": {
+        "qa.jsonl": "result",
+        "rejects/generate.jsonl": "result",
+        "replies/generate.jsonl": "replies",
+        "checkpoints/generate": "scratch",
+        "vllm.log": "scratch",
+    },
+    "train_retriever": {
+        "retriever": "result",
+        "retriever_index": "result",
+        "rejects/train_retriever.jsonl": "result",
+        "training/train_retriever.jsonl": "result",
+        "lm_scores.jsonl": "replies",
+        "checkpoints/train_retriever": "scratch",
+        "vllm.log": "scratch",
+    },
+    "train_generator": {
+        "generator": "result",
+        "rejects/train_generator.jsonl": "result",
+        "training/train_generator.jsonl": "result",
+        "training/folds.jsonl": "result",
+        "replies/train_generator.jsonl": "replies",
+        "checkpoints/train_generator": "scratch",
+        "generator.tmp": "scratch",
+        "training/tensorboard": "scratch",
+        "vllm.log": "scratch",
+    },
+    "evaluate": {
+        "hits": "result",
+        "predictions": "result",
+        "scores.jsonl": "result",
+        "rejects/evaluate.jsonl": "result",
+        "given_index": "result",
+        "replies/evaluate.jsonl": "replies",
+        "vllm.log": "scratch",
+    },
+    "report": {"metrics.json": "result", "report.html": "result", "report.md": "result"},
+}
 
 
 @dataclass(frozen=True)
@@ -11,6 +65,18 @@ class RunDir:
     """The folder of one run. Names and formats are public: scripts may rely on them."""
 
     path: Path
+
+    def writes(self, stage: str, *kinds: FileKind) -> list[Path]:
+        """The files and folders that the stage writes, whether or not they are there; of all kinds
+        where none is named."""
+        return [
+            self.path / name for name, kind in FILES[stage].items() if not kinds or kind in kinds
+        ]
+
+    @property
+    def lock(self) -> Path:
+        """Locked while a stage runs; holds {pid, host, stage} of the process that locked it last."""
+        return self.path / ".lock"
 
     @property
     def config(self) -> Path:
@@ -21,6 +87,11 @@ class RunDir:
     def documents(self) -> Path:
         """ingest: a Document a line."""
         return self.path / "documents.jsonl"
+
+    @property
+    def documents_unsplit(self) -> Path:
+        """ingest, while it runs: the documents before their split is decided."""
+        return self.path / "documents.unsplit.jsonl"
 
     @property
     def chunks(self) -> Path:
@@ -47,13 +118,14 @@ class RunDir:
         return self.path / "qa.jsonl"
 
     def replies(self, stage: str) -> Path:
-        """generate, evaluate: {key, text, ...} a line, every reply of a language model, append-only: what makes a
-        killed stage continue where it was."""
+        """generate, train_generator, evaluate: {key, text, ...} a line, append-only: every reply of a
+        language model, so that a killed stage continues where it was. `--force` leaves it."""
         return self.path / "replies" / f"{stage}.jsonl"
 
     @property
     def lm_scores(self) -> Path:
-        """train_retriever: {key, pair_id, chunk_id, mean_logprob, num_tokens} a line, append-only."""
+        """train_retriever: {key, pair_id, chunk_id, mean_logprob, num_tokens} a line, append-only.
+        `--force` leaves it."""
         return self.path / "lm_scores.jsonl"
 
     @property
@@ -93,8 +165,18 @@ class RunDir:
         return self.path / "training" / "tensorboard"
 
     def checkpoints(self, stage: str) -> Path:
-        """train_*: trainer checkpoints, removed when the stage is done."""
+        """generate, train_*: trainer checkpoints and the passes' files, removed when the stage is done."""
         return self.path / "checkpoints" / stage
+
+    def pass_pairs(self, name: str) -> Path:
+        """generate, while it runs: a QAPair a line, those that are left after the pass drafted,
+        verified, swapped or kept."""
+        return self.checkpoints("generate") / f"{name}.jsonl"
+
+    @property
+    def generator_unfinished(self) -> Path:
+        """train_generator, while it saves: becomes generator/ by one rename."""
+        return self.path / "generator.tmp"
 
     def hits(self, system: str) -> Path:
         """evaluate: a Hit a line, for the retrievers base, tuned and the single sides."""
@@ -125,10 +207,12 @@ class RunDir:
         return self.path / "report.md"
 
     def started(self, stage: str) -> Path:
-        """Any stage, first: {fingerprint, config, inputs}; tells half-finished work of other settings apart."""
+        """Any stage, first: {fingerprint, config, inputs, sources, threads}, so that unfinished work
+        of other settings is not continued."""
         return self.path / f"{stage}.started.json"
 
     def done(self, stage: str) -> Path:
-        """Any stage, last and by rename: {fingerprint, config, inputs, counts, seconds, peak_memory_gb, versions};
-        with a GPU also peak_gpu_memory_gb."""
+        """Any stage, last and by rename: as started, and {outputs, result, counts, seconds,
+        peak_memory_gb, versions}; with a GPU also peak_gpu_memory_gb. `sources` and `outputs` hold
+        {file: [size, mtime_ns, sha256]}, `result` is one hash over the files that later stages read."""
         return self.path / f"{stage}.done.json"

@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import re
+import secrets
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,8 @@ from typing import Any, Literal, TypeVar
 from rag_ft.errors import DataError
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
+TEMPORARY = ".tmp"
+_TEMPORARY_NAME = re.compile(r"\.[0-9a-f]{8}\.tmp$")
 
 Split = Literal["train", "dev", "test"]
 Kind = Literal["factoid", "summary", "inference", "multi_hop", "unanswerable"]
@@ -174,35 +177,54 @@ def read_jsonl(path: Path, kind: type[Record]) -> Iterator[Record]:
         raise DataError(f"{path} does not exist: run the stage that writes it first") from error
 
 
+def temporary_beside(path: Path) -> Path:
+    """A name in the same folder that nobody else uses, to write to and rename; makes the folder.
+
+    Open it with mode "x": it then neither follows a link nor takes another's file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.with_name(f"{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
+
+
+def leftovers(path: Path) -> list[Path]:
+    """Temporary files that killed writers of `path` left beside it; where it is a folder, in it."""
+    beside = [p for p in path.parent.glob("*" + TEMPORARY) if p.name.startswith(f"{path.name}.")]
+    inside = path.rglob("*" + TEMPORARY) if path.is_dir() else ()
+    return [p for p in (*beside, *inside) if _TEMPORARY_NAME.search(p.name)]
+
+
 def write_jsonl(path: Path, records: Iterable[Any]) -> int:
     """Streams records to `path` by a temporary file and a rename, so that a half-written file never has the name.
 
     Returns the number of lines written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = temporary_beside(path)
     count = 0
-    with temporary.open("w", encoding="utf-8", newline="\n") as out:
-        for record in records:
-            out.write(
-                (
+    try:
+        with temporary.open("x", encoding="utf-8", newline="\n") as out:
+            for record in records:
+                row = (
                     json.dumps(record, ensure_ascii=False)
                     if isinstance(record, dict)
                     else to_json(record)
                 )
-                + "\n"
-            )
-            count += 1
-    os.replace(temporary, path)
+                out.write(row + "\n")
+                count += 1
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
     return count
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a small file by temp + rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(temporary, path)
+    """Writes a small file by a temporary file and a rename."""
+    temporary = temporary_beside(path)
+    try:
+        with temporary.open("x", encoding="utf-8", newline="\n") as out:
+            out.write(text)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 class JsonlAppender:

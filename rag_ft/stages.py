@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-import importlib.metadata
 import json
+import logging
 import os
 import resource
 import shutil
@@ -13,24 +14,31 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from rag_ft.config import Config
-from rag_ft.config_loader import flat
-from rag_ft.errors import ConfigError, DataError
+from rag_ft.errors import ConfigError, DataError, RagFtError
 from rag_ft.evaluation.components import COMPONENTS
+from rag_ft.freshness import (
+    OLD_LAYOUT,
+    Plan,
+    config_is_damaged,
+    mark_files,
+    plan_stage,
+    read_done,
+    read_json,
+    record_outputs,
+    what_changed,
+    why_stale,
+)
 from rag_ft.paths import RunDir
-from rag_ft.records import content_hash, encodable, write_text
+from rag_ft.records import content_hash, leftovers, write_text
 
-# Knobs that change how fast or where a stage runs, never what it writes.
-NEUTRAL = {
-    "llm.base_url", "llm.advanced.batch_tokens", "llm.advanced.concurrency", "llm.advanced.timeout_seconds", "llm.advanced.retries", "llm.advanced.tensor_parallel",
-    "llm.advanced.data_parallel", "llm.advanced.gpu_memory_share", "llm.advanced.vllm_python", "llm.advanced.vllm_args", "encoder.advanced.batch_tokens",
-    "train_generator.advanced.device_batch_size", "train_generator.advanced.gradient_checkpointing", "train_generator.advanced.report_to",
-    "ingest.advanced.min_kept_share", "generate.advanced.min_kept_share",
-}  # fmt: skip
+if TYPE_CHECKING:
+    from rag_ft.config import Config
+
+logger = logging.getLogger(__name__)
 PACKAGES = (
     "torch",
     "transformers",
@@ -46,115 +54,138 @@ PACKAGES = (
 @dataclass(frozen=True)
 class Stage:
     """`after`: stages whose done-files it builds on. `sections`: the sections, or single knobs, that change its result.
-    `writes`: what `--force` removes, relative to the run folder; replies only where the settings are as before."""
+    `computes`: whether its result can depend on the number of threads. Its files stand in `paths.FILES`."""
 
     name: str
     does: str
     after: tuple[str, ...]
     sections: tuple[str, ...]
-    writes: tuple[str, ...]
+    computes: bool = True
 
 
 STAGES: tuple[Stage, ...] = (
     Stage(
         "ingest",
-        "documents -> chunks, with splits",
+        "read documents, split them into chunks",
         (),
         ("ingest", "encoder"),
-        ("documents.jsonl", "chunks.jsonl"),
+        computes=False,
     ),
     Stage(
         "index",
-        "chunks -> vectors, FAISS and BM25",
+        "embed the chunks: vectors, FAISS, BM25",
         ("ingest",),
         ("encoder", "retrieval.advanced.with_title", "retrieval.advanced.faiss"),
-        ("index",),
     ),
     Stage(
         "generate",
-        "chunks -> LLM -> checked question-answer pairs",
+        "let the LLM write question-answer pairs and check them",
         ("index",),
         ("llm", "generate", "retrieval"),
-        ("qa.jsonl", "replies/generate.jsonl", "checkpoints/generate", "rejects/generate.jsonl"),
     ),
     Stage(
         "train_retriever",
-        "pairs -> negatives, LM scores -> tuned encoder and its index",
+        "tune the encoder on the pairs, gate it, index again",
         ("generate",),
         ("train_retriever", "encoder", "retrieval", "llm"),
-        (
-            "retriever",
-            "retriever_index",
-            "lm_scores.jsonl",
-            "checkpoints/train_retriever",
-            "training/train_retriever.jsonl",
-        ),
     ),
     Stage(
         "train_generator",
-        "pairs + retrieved chunks -> LoRA adapter, or whole model",
+        "tune the generator with LoRA on pairs and retrieved chunks",
         ("train_retriever",),
         ("train_generator", "retrieval", "llm"),
-        (
-            "generator",
-            "checkpoints/train_generator",
-            "training/train_generator.jsonl",
-            "training/folds.jsonl",
-            "replies/train_generator.jsonl",
-        ),
     ),
     Stage(
         "evaluate",
-        "systems x test questions -> hits, predictions, scores",
+        "answer the test questions with every system, score",
         ("train_retriever", "train_generator"),
         ("evaluate", "retrieval", "llm"),
-        ("hits", "predictions", "scores.jsonl", "replies/evaluate.jsonl"),
     ),
-    Stage(
-        "report",
-        "scores -> metrics.json, report.html, report.md",
-        ("evaluate",),
-        (),
-        ("metrics.json", "report.html", "report.md"),
-    ),
+    Stage("report", "metrics.json, report.html, report.md", ("evaluate",), (), computes=False),
 )
 NAMES = tuple(stage.name for stage in STAGES)
 
 
-def run_stage(name: str, config: Config, force: bool = False) -> dict[str, Any]:
+def run_stage(
+    name: str, config: Config, force: bool = False, drop_replies: bool = False
+) -> dict[str, Any]:
     """Checks what the stage needs, skips it when it is up to date, runs it, and writes its done-file last.
 
-    Returns the done-file's content, with "skipped": True when nothing had to be done.
+    `force` first removes what the stage made before, except the replies of a language model, which are found again
+    by model and prompt; `drop_replies` removes these too. Returns the done-file's content, with "skipped": True when
+    nothing had to be done.
 
     Raises:
-        DataError: a stage it builds on has not run, or ran on other inputs than are there now.
+        DataError: a stage it builds on has not run, or ran on other inputs than are there now, or a file that this
+            stage or an earlier one wrote is missing or has changed.
         ConfigError: the run folder holds this stage's result (or a part of it) for other settings, or is not writable.
+        RagFtError: another process works in the run folder.
     """
+    from rag_ft.lock import locked
+
     stage, run_dir = find_stage(name), RunDir(config.run_path)
     plan = _plan(stage, config, run_dir)
-    done = read_done(run_dir, name)
-    begun = _read(run_dir.started(name)) if _has_left_work(stage, run_dir) else None
-    if force and _is_main_process():
-        before = done or begun
-        _remove(
-            stage, run_dir, with_replies=not before or before["fingerprint"] == plan["fingerprint"]
-        )
-    elif not force and done and done["fingerprint"] == plan["fingerprint"]:
+    if not force and (done := read_done(run_dir, name)) and not why_stale(plan, done, run_dir):
+        _remember_times(run_dir, name, done, plan)
         return {**done, "skipped": True}
-    elif not force:
-        _refuse_other_settings(stage, plan, done or begun, config)
+    # Launched processes of one training work together: the first holds the lock for all.
+    with locked(run_dir, name) if _is_main_process() else contextlib.nullcontext():
+        return _run_locked(stage, config, run_dir, force, drop_replies)
+
+
+def _run_locked(
+    stage: Stage, config: Config, run_dir: RunDir, force: bool, drop_replies: bool
+) -> dict[str, Any]:
+    name = stage.name
+    # Planned again: another process may have worked here until the lock was free.
+    plan = _plan(stage, config, run_dir)
+    done = None if force else read_done(run_dir, name)
+    begun = (
+        None if force or not _has_left_work(stage, run_dir) else read_json(run_dir.started(name))
+    )
+    if force and _is_main_process():
+        _remove(stage, run_dir, drop_replies)
+    elif done and not (why := why_stale(plan, done, run_dir)):
+        return {**done, "skipped": True}
+    elif done or begun:
+        _refuse_other_settings(stage, plan, done or begun or {}, run_dir)
+        if done:
+            raise DataError(f"{run_dir.path}: {name} is stale ({why}): run it again with --force")
+    # Replies from before are not asked for again: the seconds are those of the rest alone.
+    answered = any(path.exists() for path in run_dir.writes(name, "replies"))
+    plan["threads"] = (begun or {}).get("threads") or num_threads()
+    if stage.computes:
+        import torch
+
+        torch.set_num_threads(plan["threads"])
     if _is_main_process():
         _write_start(config, run_dir, stage, plan)
     clock = time.monotonic()
     counts = importlib.import_module(f"rag_ft.{name}").run(config, run_dir)
-    continued = (
-        {"continued": True} if begun and not done and not force else {}
-    )  # seconds of the last process alone
-    done = {**plan, "counts": counts, "seconds": round(time.monotonic() - clock, 2), **continued,
-            "peak_memory_gb": peak_memory_gb(), **peak_gpu_memory(), "versions": versions()}  # fmt: skip
+    seconds = round(time.monotonic() - clock, 2)
+    done = {**plan, "counts": counts, "seconds": seconds}
+    if begun or answered:
+        done["continued"] = True
+    done |= {"peak_memory_gb": peak_memory_gb(), **peak_gpu_memory(), "versions": versions()}
     if _is_main_process():
+        done |= record_outputs(run_dir, name)
         write_text(run_dir.done(name), json.dumps(done, indent=1, ensure_ascii=False) + "\n")
     return done
+
+
+def num_threads() -> int:
+    """OMP_NUM_THREADS where it is set, else the cores that this process may use (two hyperthreads are one core). Sums
+    depend on it in their last digits, so a stage that continues uses the number it began with."""
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    if asked.isdigit() and int(asked):
+        return int(asked)
+    if not hasattr(os, "sched_getaffinity"):
+        return os.cpu_count() or 1
+    cores = set()
+    for cpu in os.sched_getaffinity(0):
+        siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        cores.add(siblings.read_text() if siblings.exists() else str(cpu))
+    return len(cores)
 
 
 def stages_to_run(name: str, config: Config) -> list[str]:
@@ -211,39 +242,42 @@ def stages_with_llm(config: Config) -> set[str]:
 
 
 def status(config: Config) -> list[tuple[str, str, str]]:
-    """(stage, "done" | "stale" | "half done" | "missing" | "given", why) in pipeline order; reads only done-files."""
-    run_dir, rows = RunDir(config.run_path), []
+    """(stage, "done" | "stale" | "half done" | "missing" | "given", why) in pipeline order; reads done-files, and of
+    other files their size and time, or their content where these differ."""
+    run_dir, rows = RunDir(config.run_path), list[tuple[str, str, str]]()
     for stage in STAGES:
         if stage.name in given_stages(config):
             rows.append(
                 (stage.name, "given", "its result is named by path in the section evaluate")
             )
             continue
-        done, started = read_done(run_dir, stage.name), _read(run_dir.started(stage.name))
-        try:
-            plan = _plan(stage, config, run_dir)
-        except DataError as error:
-            rows.append((stage.name, "stale" if done else "missing", str(error)))
-            continue
-        if done and done["fingerprint"] == plan["fingerprint"]:
-            rows.append(
-                (
-                    stage.name,
-                    "done",
-                    f"{done['seconds']} s{' since it was continued' * ('continued' in done)}",
-                )
-            )
-        elif done:
-            rows.append((stage.name, "stale", _what_changed(plan, done)))
-        else:
-            rows.append(
-                (
-                    stage.name,
-                    "half done" if started else "missing",
-                    "run it again to continue" if started else "",
-                )
-            )
+        earlier = _upstream(stage, config)
+        unfinished = [row[0] for row in rows if row[0] in earlier and row[1] != "done"]
+        state, why = _state(stage, config, run_dir)
+        if state == "done" and unfinished:
+            state, why = "stale", f"builds on {unfinished[0]}, which is not done"
+        rows.append((stage.name, state, why))
+    if config_is_damaged(run_dir) and (
+        done := [number for number, row in enumerate(rows) if row[1] == "done"]
+    ):
+        why = f"{run_dir.config.name} is missing or has changed: run it again with --force"
+        rows[done[-1]] = (rows[done[-1]][0], "stale", why)
     return rows
+
+
+def _state(stage: Stage, config: Config, run_dir: RunDir) -> tuple[str, str]:
+    """(state, why) of a stage by its own done-file, files and inputs."""
+    finished = run_dir.done(stage.name).exists()
+    try:
+        done, plan = read_done(run_dir, stage.name), _plan(stage, config, run_dir)
+    except DataError as error:
+        return "stale" if finished else "missing", str(error)
+    if done and (why := why_stale(plan, done, run_dir)):
+        return "stale", f"{why}: run it again with --force"
+    if done:
+        return "done", f"{done['seconds']} s{' since it was continued' * ('continued' in done)}"
+    begun = run_dir.started(stage.name).exists()
+    return ("half done", "run it again to continue") if begun else ("missing", "")
 
 
 def find_stage(name: str) -> Stage:
@@ -251,11 +285,6 @@ def find_stage(name: str) -> Stage:
         if stage.name == name:
             return stage
     raise ConfigError(f"no stage '{name}': choose from {', '.join(NAMES)}")
-
-
-def read_done(run_dir: RunDir, name: str) -> dict[str, Any] | None:
-    """The done-file of a stage, or None where it has not finished."""
-    return _read(run_dir.done(name))
 
 
 def peak_memory_gb() -> float:
@@ -275,6 +304,8 @@ def peak_gpu_memory() -> dict[str, float]:
 
 def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
     """{package: version} of those that are installed."""
+    import importlib.metadata  # `rag-ft --help` need not load it
+
     found = {}
     for package in packages:
         try:
@@ -284,148 +315,86 @@ def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
     return found
 
 
-def _plan(stage: Stage, config: Config, run_dir: RunDir) -> dict[str, Any]:
-    """{fingerprint, config, inputs}: what the stage's result depends on, as things stand."""
-    inputs = {}
-    for earlier in _builds_on(stage, config):
-        done = read_done(run_dir, earlier)
-        if done is None:
-            raise DataError(
-                f"{stage.name} builds on {earlier}, which has not finished in {run_dir.path}: run it first"
-            )
-        inputs[earlier] = done["fingerprint"]
-    for path in _source_files(stage, config):
-        inputs[encodable(str(path))] = _stamp(path)
-    chosen = {
-        k: v for k, v in flat(config).items() if {k, k.split(".")[0]} & {*stage.sections, "run"}
-    }
-    chosen = {k: v for k, v in chosen.items() if k not in NEUTRAL and k != "run.dir"}
-    return {
-        "fingerprint": content_hash(stage.name, chosen, inputs),
-        "config": chosen,
-        "inputs": inputs,
-    }
+def _plan(stage: Stage, config: Config, run_dir: RunDir) -> Plan:
+    return plan_stage(stage.name, stage.sections, _upstream(stage, config), config, run_dir)
 
 
-def _builds_on(stage: Stage, config: Config) -> list[str]:
-    """`after`, and in place of a stage whose result is given by path what that one builds on."""
-    given, names = given_stages(config), list[str]()
+def _upstream(stage: Stage, config: Config) -> list[str]:
+    """All earlier stages whose results it reads, in pipeline order, without those given by path."""
+    found: set[str] = set()
     for name in stage.after:
-        names += _builds_on(find_stage(name), config) if name in given else [name]
-    return list(dict.fromkeys(names))
-
-
-def _source_files(stage: Stage, config: Config) -> list[Path]:
-    """The user's own files a stage reads: changed documents, questions, prompts or weights make it stale."""
-    files = [
-        path
-        for folder in _own_folders(stage, config)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    ]
-    if stage.name == "generate":
-        files += [
-            *config.generate.questions,
-            *([config.generate.advanced.examples] if config.generate.advanced.examples else []),
-        ]
-    if stage.name == "ingest":
-        from rag_ft.documents.discovery import find_files
-
-        questions = {
-            path.resolve() for path in config.generate.questions
-        }  # they may lie among the documents
-        found = (file.path for file in find_files(config.ingest.sources))
-        files += [path for path in found if path.resolve() not in questions]
-    return files
-
-
-def _own_folders(stage: Stage, config: Config) -> list[Path]:
-    """Models and prompts that are folders of the user's; a model's name is as good as its content."""
-    named = {"llm": (config.llm.model, config.llm.prompts), "encoder": (config.encoder.model,), "evaluate":
-             (config.evaluate.adapter, config.evaluate.encoder, config.evaluate.advanced.index)}  # fmt: skip
-    paths = [Path(name) for section in stage.sections for name in named.get(section, ()) if name]
-    return [path for path in paths if path.is_dir()]
-
-
-def _stamp(path: Path) -> str:
-    try:
-        stat = path.stat()
-    except OSError:
-        return "missing"
-    return f"{stat.st_size}:{stat.st_mtime_ns}"
+        found |= {name, *_upstream(find_stage(name), config)}
+    return [name for name in NAMES if name in found - given_stages(config)]
 
 
 def _has_left_work(stage: Stage, run_dir: RunDir) -> bool:
     """Whether a stage that was started has left anything that a run with other settings could mix with its own."""
-    return any((run_dir.path / written).exists() for written in stage.writes)
+    return any(path.exists() for path in run_dir.writes(stage.name) if path != run_dir.vllm_log)
 
 
 def _refuse_other_settings(
-    stage: Stage, plan: dict[str, Any], before: dict[str, Any] | None, config: Config
+    stage: Stage, plan: dict[str, Any], before: dict[str, Any], run_dir: RunDir
 ) -> None:
-    if before and before["fingerprint"] != plan["fingerprint"]:
+    if "sources" not in before:
+        raise ConfigError(OLD_LAYOUT.format(path=run_dir.path, stage=stage.name))
+    if before["fingerprint"] != plan["fingerprint"]:
         raise ConfigError(
-            f"{config.run_path} holds {stage.name} for other settings ({_what_changed(plan, before)}): "
+            f"{run_dir.path} holds {stage.name} for other settings ({what_changed(plan, before)}): "
             f"use --force to replace it, or another run.dir"
         )
 
 
-def _what_changed(plan: dict[str, Any], before: dict[str, Any]) -> str:
-    old = {**before["config"], **before["inputs"]}
-    new = {**plan["config"], **plan["inputs"]}
-    changed = [k for k in {**old, **new} if old.get(k) != new.get(k)]
-    shown = [
-        f"{k} {old.get(k)} -> {new.get(k)}" if k in plan["config"] else f"{k} changed"
-        for k in changed[:3]
-    ]
-    return ", ".join(shown) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
-
-
-def _remove(stage: Stage, run_dir: RunDir, with_replies: bool) -> None:
-    """What the stage made. Replies are found by model, adapter and prompt: for other settings they stay, and hours of a
-    language model are not asked for again because a check or a document changed."""
-    made = [
-        written for written in stage.writes if with_replies or not written.startswith("replies/")
-    ]
-    for path in [
-        run_dir.done(stage.name),
-        run_dir.started(stage.name),
-        *(run_dir.path / written for written in made),
-    ]:
-        if path.is_dir():
+def _remove(stage: Stage, run_dir: RunDir, drop_replies: bool) -> None:
+    """What the stage made; replies only where asked: they are hours of a language model's work."""
+    for path in run_dir.writes(stage.name, "replies") if drop_replies else ():
+        if path.exists():
+            with path.open("rb") as lines:
+                number = sum(1 for _ in lines)
+            logger.warning(
+                "--drop-replies deletes %s: its %d lines are asked for again", path, number
+            )
+            path.unlink()
+    made = run_dir.writes(stage.name, "result", "scratch")
+    for path in [run_dir.done(stage.name), run_dir.started(stage.name), *made]:
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
 
 
 def _write_start(config: Config, run_dir: RunDir, stage: Stage, plan: dict[str, Any]) -> None:
+
+    written = [
+        *run_dir.writes(stage.name),
+        run_dir.started(stage.name),
+        run_dir.done(stage.name),
+        run_dir.config,
+    ]
+    for leftover in (leftover for path in written for leftover in leftovers(path)):
+        leftover.unlink(missing_ok=True)  # of a killed process
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     try:
-        run_dir.path.mkdir(parents=True, exist_ok=True)
         run_dir.done(stage.name).unlink(missing_ok=True)
-        write_text(
-            run_dir.config,
-            yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
-        )
-        write_text(run_dir.started(stage.name), json.dumps(plan) + "\n")
+        write_text(run_dir.config, text)
+        plan = {**plan, "config_file": content_hash(text)}
+        write_text(run_dir.started(stage.name), json.dumps(plan, ensure_ascii=False) + "\n")
     except OSError as error:
         raise ConfigError(
             f"cannot write to the run folder {run_dir.path}: {error.strerror}; set run.dir"
         ) from error
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise ConfigError(
-            f"cannot read {path}: {error.strerror}; is run.dir a folder of yours?"
-        ) from error
-    except ValueError as error:
-        raise DataError(
-            f"{path} is damaged ({error}): delete it and run the stage again"
-        ) from error
+def _remember_times(run_dir: RunDir, name: str, done: dict[str, Any], plan: dict[str, Any]) -> None:
+    """In a copied folder the times differ: records them, so that its files are not read again at every command."""
+    from rag_ft.lock import locked
+
+    marks = mark_files(
+        run_dir.path, [run_dir.path / file for file in done["outputs"]], done["outputs"]
+    )
+    if _is_main_process() and (marks, plan["sources"]) != (done["outputs"], done["sources"]):
+        now = {**done, "outputs": marks, "sources": plan["sources"]}
+        with contextlib.suppress(RagFtError, OSError), locked(run_dir, name):
+            write_text(run_dir.done(name), json.dumps(now, indent=1, ensure_ascii=False) + "\n")
 
 
 def _is_main_process() -> bool:

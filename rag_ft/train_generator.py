@@ -178,7 +178,7 @@ def _save(
     """generator/ appears by one rename, complete."""
     from rag_ft.training.sft import save_generator
 
-    temporary = run_dir.generator.with_name("generator.tmp")
+    temporary = run_dir.generator_unfinished
     processes.first(lambda: shutil.rmtree(temporary, ignore_errors=True))
     save_generator(trained, config, temporary, processes)
     processes.wait()

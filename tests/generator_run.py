@@ -16,6 +16,7 @@ from rag_ft import index, ingest
 from rag_ft.config import Config
 from rag_ft.paths import RunDir
 from rag_ft.records import Chunk, Document, Evidence, QAPair, read_jsonl, write_jsonl
+from rag_ft.stages import record_outputs
 
 NAMES = ["Ada", "Bo", "Cleo", "Dag", "Eva", "Finn", "Gro", "Hal", "Ida", "Jon"]
 TOWNS = ["Ulm", "Ost", "Rye", "Ave", "Bex", "Cor", "Dax", "Ely", "Fro", "Gap"]
@@ -111,8 +112,15 @@ def as_file(config: Config, run_dir: RunDir, path: Path) -> Path:
     values.pop("name")
     path.write_text(yaml.safe_dump(values))
     for stage in ("ingest", "index", "generate", "train_retriever"):
-        row = {"fingerprint": stage, "config": {}, "inputs": {}, "counts": {}, "seconds": 0}
-        run_dir.done(stage).write_text(json.dumps(row))
+        row = {
+            "fingerprint": stage,
+            "config": {},
+            "inputs": {},
+            "sources": {},
+            "counts": {},
+            "seconds": 0,
+        }
+        run_dir.done(stage).write_text(json.dumps(row | record_outputs(run_dir, stage)))
     return path
 
 

@@ -28,7 +28,7 @@ from rag_ft.records import (
     write_text,
 )
 from rag_ft.relevance import gold_chunk_ids
-from rag_ft.stages import NAMES
+from rag_ft.stages import NAMES, record_outputs
 
 
 def _words(text: str) -> list[str]:
@@ -255,6 +255,9 @@ def _other_stages(
         for i in range(50)
     ]
     write_jsonl(run_dir.replies("evaluate"), replies)
+    for stage in NAMES[:-1]:
+        done = json.loads(run_dir.done(stage).read_text(encoding="utf-8"))
+        write_text(run_dir.done(stage), json.dumps(done | record_outputs(run_dir, stage)) + "\n")
 
 
 def _dev(recall: float) -> dict[str, float]:
@@ -271,6 +274,7 @@ def _done(run_dir: RunDir, stage: str, counts: dict[str, Any]) -> None:
         "fingerprint": f"{position:016x}",
         "config": {},
         "inputs": {},
+        "sources": {},
         "counts": counts,
         "seconds": 3.5 * position + 1,
         "peak_memory_gb": 1.25,

@@ -18,11 +18,19 @@ from rag_ft.paths import RunDir
 def counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Config]:
     """Two recording stages in place of the real ones; returns a function that makes their config."""
     calls: list[str] = []
-    for name in ("ingest", "index"):
+
+    def ingest(config: Config, run_dir: RunDir) -> dict[str, int]:
+        calls.append("ingest")
+        run_dir.chunks.write_text(f"{config.ingest.chunk_tokens}\n", encoding="utf-8")
+        return {"num_calls": len(calls)}
+
+    def index(config: Config, run_dir: RunDir) -> dict[str, int]:
+        calls.append("index")
+        return {"num_calls": len(calls)}
+
+    for name, run in (("ingest", ingest), ("index", index)):
         module = types.ModuleType(f"rag_ft.{name}")
-        module.run = lambda config, run_dir, name=name: (
-            calls.append(name) or {"num_calls": len(calls)}
-        )  # type: ignore[attr-defined]
+        module.run = run  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, f"rag_ft.{name}", module)
 
     def make(**overrides: object) -> Config:
@@ -50,8 +58,10 @@ def test_other_settings_stop_with_what_changed_and_force_replaces(
     assert "skipped" not in stages.run_stage("ingest", changed, force=True)
 
 
-def test_force_asks_a_language_model_again_only_where_the_settings_are_as_before(
-    counted: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+def test_force_keeps_the_replies_of_a_language_model_and_drop_replies_deletes_them(
+    counted: Callable[..., Config],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     def generate(config: Config, run_dir: RunDir) -> dict[str, int]:
         replies = run_dir.replies("generate")
@@ -65,7 +75,10 @@ def test_force_asks_a_language_model_again_only_where_the_settings_are_as_before
         stages.run_stage(name, counted())
     other = counted(generate={"advanced": {"checks": ["form"]}})
     assert stages.run_stage("generate", other, force=True)["counts"]["num_replies"] == 2
-    assert stages.run_stage("generate", other, force=True)["counts"]["num_replies"] == 1
+    assert stages.run_stage("generate", other, force=True)["counts"]["num_replies"] == 3
+    dropped = stages.run_stage("generate", other, force=True, drop_replies=True)
+    assert dropped["counts"]["num_replies"] == 1
+    assert "its 3 lines are asked for again" in caplog.text
 
 
 def test_half_finished_work_of_other_settings_is_not_continued(
@@ -178,15 +191,12 @@ def test_the_done_file_says_what_was_run(counted: Callable[..., Config]) -> None
     config = counted()
     stages.run_stage("ingest", config)
     done = json.loads(RunDir(config.run_path).done("ingest").read_text(encoding="utf-8"))
-    assert {
-        "fingerprint",
-        "config",
-        "inputs",
-        "counts",
-        "seconds",
-        "peak_memory_gb",
-        "versions",
-    } == set(done)
+    planned = {"fingerprint", "config", "inputs", "sources", "threads"}
+    measured = {"outputs", "result", "counts", "seconds", "peak_memory_gb", "versions"}
+    assert planned | measured == set(done)
+    assert planned < set(
+        json.loads(RunDir(config.run_path).started("ingest").read_text(encoding="utf-8"))
+    )
 
 
 def test_a_run_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from rag_ft.errors import DataError
 from rag_ft.llm.interface import Reply
 from rag_ft.qa.checks import Failure
 from rag_ft.qa.swaps import SWAPPED
-from rag_ft.records import QAPair, Reject
+from rag_ft.records import QAPair, Reject, temporary_beside
 
 EXAMPLES_PER_REASON = 3
 LOWEST_DOCUMENTS = 10
@@ -34,9 +34,8 @@ class Funnel:
         self.coverage = Coverage()
         self.tokens = {"prompt_tokens": 0, "completion_tokens": 0}
         self._examples: dict[str, list[dict[str, str]]] = defaultdict(list)
-        self._path, self._temporary = rejects, rejects.with_name(rejects.name + ".tmp")
-        rejects.parent.mkdir(parents=True, exist_ok=True)
-        self._out = self._temporary.open("w", encoding="utf-8", newline="\n")
+        self._path, self._temporary = rejects, temporary_beside(rejects)
+        self._out = self._temporary.open("x", encoding="utf-8", newline="\n")
 
     def reject(self, item: str, failure: Failure) -> None:
         """One pair asked of the model that is not kept."""

@@ -1,0 +1,311 @@
+"""What a stage's result depends on, and whether that and its files are still as its done-file says.
+
+Files are compared by size and time, and by their hash where these differ: a copy of the same bytes is as good.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import stat
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rag_ft.errors import ConfigError, DataError
+from rag_ft.paths import FILES, RunDir
+from rag_ft.records import content_hash, encodable
+
+if TYPE_CHECKING:
+    from rag_ft.config import Config
+
+# [size in bytes, time of the last change in ns, sha256]; JSON has lists, so this is one.
+Mark = list[int | str]
+Plan = dict[str, Any]
+
+# Knobs that change how fast or where a stage runs, never what it writes.
+NEUTRAL = {
+    "llm.base_url", "llm.advanced.batch_tokens", "llm.advanced.concurrency", "llm.advanced.timeout_seconds", "llm.advanced.retries", "llm.advanced.tensor_parallel",
+    "llm.advanced.data_parallel", "llm.advanced.gpu_memory_share", "llm.advanced.vllm_python", "llm.advanced.vllm_args", "encoder.advanced.batch_tokens",
+    "train_generator.advanced.device_batch_size", "train_generator.advanced.gradient_checkpointing", "train_generator.advanced.report_to",
+    "ingest.advanced.min_kept_share", "generate.advanced.min_kept_share",
+}  # fmt: skip
+# Settings that name files of the user's. Their content counts, and of the path its last part:
+# a moved or copied checkout changes nothing.
+PATHS = {
+    "ingest.sources",
+    "generate.questions",
+    "generate.advanced.examples",
+    "llm.model",
+    "llm.prompts",
+    "encoder.model",
+    "evaluate.adapter",
+    "evaluate.encoder",
+    "evaluate.advanced.index",
+}
+OLD_LAYOUT = (
+    "{path} holds {stage} of an earlier version of rag-ft, which recorded no hashes: run it again with --force "
+    "(a language model's replies are used again), or use another run.dir"
+)
+
+
+def mark_file(path: Path, known: Mark | None = None) -> Mark | None:
+    """The file's mark; None where there is no such file.
+
+    The hash of `known` is taken over where size and time are the same: a large file is read once.
+    A file that cannot be read (closed, a pipe, a folder) has "unreadable" in place of its hash.
+    """
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    size, time = found.st_size, found.st_mtime_ns
+    if known and known[:2] == [size, time] and known[2] != "unreadable":
+        return known
+    # Opening a pipe would wait for its writer.
+    return [size, time, _sha256(path, size, time) if stat.S_ISREG(found.st_mode) else "unreadable"]
+
+
+def mark_files(
+    folder: Path, paths: Iterable[Path], known: Mapping[str, Mark] | None = None
+) -> dict[str, Mark]:
+    """{path relative to `folder`: its mark} of the files there are, and of those in the folders."""
+    marks: dict[str, Mark] = {}
+    for path in paths:
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            name = encodable(file.relative_to(folder).as_posix())
+            mark = None if file.is_dir() else mark_file(file, (known or {}).get(name))
+            if mark:
+                marks[name] = mark
+    return marks
+
+
+def damage(folder: Path, recorded: Mapping[str, Mark]) -> str | None:
+    """The first recorded file that is no longer the same, as "qa.jsonl is missing"; None where
+    all are."""
+    for name, mark in recorded.items():
+        try:
+            found = (folder / name).stat()
+        except OSError:
+            return f"{name} is missing"
+        size, time = found.st_size, found.st_mtime_ns
+        # A copy of the same bytes has another time and is as good.
+        if size != mark[0] or (time != mark[1] and _sha256(folder / name, size, time) != mark[2]):
+            return f"{name} has changed"
+    return None
+
+
+def plan_stage(
+    name: str, sections: Sequence[str], upstream: Sequence[str], config: Config, run_dir: RunDir
+) -> Plan:
+    """{fingerprint, config, inputs, sources}: what the stage's result depends on, as things stand. `inputs` has a hash
+    for every stage of `upstream` (in pipeline order) and every file of the user's, `sources` the marks of the latter.
+
+    Raises:
+        DataError: an earlier stage has not finished, is damaged, or was made from other files than are there now.
+    """
+    from rag_ft.config_loader import flat
+
+    inputs: dict[str, str] = {}
+    for earlier in upstream:
+        done = read_done(run_dir, earlier)
+        if done is None:
+            raise DataError(
+                f"{name} builds on {earlier}, which has not finished in {run_dir.path}: run it first"
+            )
+        if "outputs" not in done:
+            raise DataError(OLD_LAYOUT.format(path=run_dir.path, stage=earlier))
+        why = damage(run_dir.path, done["outputs"]) or _made_anew(done, inputs)
+        if why:
+            remedy = f"run `rag-ft {earlier} CONFIG --force` first"
+            raise DataError(f"{name} builds on {earlier}, which is stale ({why}): {remedy}")
+        inputs[earlier] = done["result"]
+    known, sources = _known_sources(run_dir), {}
+    for file, path in _source_files(name, sections, config).items():
+        mark = mark_file(path, known.get(file))
+        inputs[file] = str(mark[2]) if mark else "missing"
+        if mark:
+            sources[file] = mark
+    chosen = {k: v for k, v in flat(config).items() if {k, k.split(".")[0]} & {*sections, "run"}}
+    chosen = {k: v for k, v in chosen.items() if k not in NEUTRAL and k != "run.dir"}
+    portable = {k: _without_folder(v) if k in PATHS else v for k, v in chosen.items()}
+    fingerprint = content_hash(name, portable, inputs)
+    return {"fingerprint": fingerprint, "config": chosen, "inputs": inputs, "sources": sources}
+
+
+def why_stale(plan: Plan, done: Plan, run_dir: RunDir) -> str | None:
+    """What is no longer as the done-file says; None where the stage is up to date."""
+    if "outputs" not in done:
+        return "made by an earlier version of rag-ft; a language model's replies are used again"
+    if done["fingerprint"] != plan["fingerprint"]:
+        return what_changed(plan, done) or "made by another version of rag-ft"
+    why = damage(run_dir.path, done["outputs"])
+    return f"its output {why}" if why else None
+
+
+def what_changed(plan: Plan, before: Plan) -> str:
+    """The settings and inputs that differ, the first three of them by name."""
+    old = {**before["config"], **before["inputs"]}
+    new = {**plan["config"], **plan["inputs"]}
+    changed = [k for k in {**old, **new} if old.get(k) != new.get(k)]
+    shown = [
+        f"{k} {old.get(k)} -> {new.get(k)}" if k in plan["config"] else f"{k} changed"
+        for k in changed[:3]
+    ]
+    return ", ".join(shown) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+
+
+def read_done(run_dir: RunDir, name: str) -> Plan | None:
+    """The done-file of a stage, or None where it has not finished."""
+    return read_json(run_dir.done(name))
+
+
+def record_outputs(run_dir: RunDir, name: str) -> dict[str, Any]:
+    """{outputs, result} of a done-file: the marks of all files that the stage left, and one hash over those that
+    later stages read."""
+    results = mark_files(run_dir.path, run_dir.writes(name, "result"))
+    others = mark_files(run_dir.path, [*run_dir.writes(name, "replies"), run_dir.started(name)])
+    hashes = {file: mark[2] for file, mark in results.items()}
+    return {"outputs": results | others, "result": content_hash(hashes)}
+
+
+def check_files(
+    run_dir: RunDir, names: Sequence[str] = tuple(FILES), finished: Sequence[str] = ()
+) -> None:
+    """To be called by commands that read a run and are no stage.
+
+    Raises:
+        DataError: a file that one of the stages `names` wrote is missing or has changed, or config.yaml has, or a
+            stage of `finished` was started and has not finished.
+    """
+    for name in names:
+        done = read_done(run_dir, name)
+        if done and (why := damage(run_dir.path, done.get("outputs", {}))):
+            raise DataError(
+                f"{run_dir.path}: {why} since {name} wrote it: run `rag-ft {name} CONFIG --force`"
+            )
+        if not done and name in finished and run_dir.started(name).exists():
+            raise DataError(
+                f"{run_dir.path}: {name} has not finished: run `rag-ft {name} CONFIG` to continue it"
+            )
+    if config_is_damaged(run_dir):
+        raise DataError(
+            f"{run_dir.config} is missing or has changed: run the last stage again with --force"
+        )
+
+
+def config_is_damaged(run_dir: RunDir) -> bool:
+    """Whether config.yaml is none that a stage wrote; False where no stage has recorded it."""
+    known = set()
+    for name in FILES:
+        with contextlib.suppress(DataError):  # a damaged file is reported with its stage
+            known |= {(read_json(run_dir.started(name)) or {}).get("config_file")} - {None}
+    try:
+        return bool(known) and content_hash(run_dir.config.read_text(encoding="utf-8")) not in known
+    except (OSError, UnicodeDecodeError):
+        return True
+
+
+def _made_anew(done: dict[str, Any], results: dict[str, str]) -> str | None:
+    """The first stage whose result is no longer the one that this done-file was made from."""
+    changed = (
+        name
+        for name in FILES
+        if name in results and done["inputs"].get(name, results[name]) != results[name]
+    )
+    return next((f"{name} was made anew" for name in changed), None)
+
+
+def _known_sources(run_dir: RunDir) -> dict[str, Any]:
+    """The marks of the user's files that any stage has recorded, so that unchanged ones are not read again."""
+    known: dict[str, Any] = {}
+    for path in (file(name) for name in FILES for file in (run_dir.started, run_dir.done)):
+        with contextlib.suppress(DataError):  # a damaged file is reported where it matters
+            known |= (read_json(path) or {}).get("sources", {})
+    return known
+
+
+def _without_folder(value: Any) -> Any:
+    """A path that exists, as its last part; a list of them alike. A model's name, and None, stay."""
+    if isinstance(value, list):
+        return [_without_folder(item) for item in value]
+    if isinstance(value, dict):
+        return {**value, "path": _without_folder(value["path"])}
+    return Path(value).name if value and Path(value).expanduser().exists() else value
+
+
+def _source_files(stage: str, sections: Sequence[str], config: Config) -> dict[str, Path]:
+    """The user's own files a stage reads, by names that stay when all of them move: changed documents, questions,
+    prompts or weights make it stale."""
+    named: list[tuple[str, Path]] = []
+    for setting, folder in _own_folders(sections, config):
+        inside = sorted(path for path in folder.rglob("*") if path.is_file())
+        named += [(f"{setting}/{path.relative_to(folder).as_posix()}", path) for path in inside]
+    if stage == "generate":
+        named += [(f"generate.questions/{path.name}", path) for path in config.generate.questions]
+        named += [
+            (f"generate.examples/{path.name}", path)
+            for path in [config.generate.advanced.examples]
+            if path
+        ]
+    if stage == "ingest":
+        from rag_ft.documents.sources import find_files
+
+        questions = {
+            path.resolve() for path in config.generate.questions
+        }  # they may lie among the documents
+        for file in find_files(config.ingest.sources):
+            if not questions or file.path.resolve() not in questions:
+                named.append((f"ingest.sources/{file.id}", file.path))
+    files: dict[str, Path] = {}
+    for name, path in named:
+        unique, number = encodable(name), 2
+        while unique in files:
+            unique, number = f"{encodable(name)} ({number})", number + 1
+        files[unique] = path
+    return files
+
+
+def _own_folders(sections: Sequence[str], config: Config) -> list[tuple[str, Path]]:
+    """(setting, folder) of models and prompts that are the user's; a model's name is as good as its content."""
+    named: dict[str, dict[str, Path | str | None]] = {
+        "llm": {"llm.model": config.llm.model, "llm.prompts": config.llm.prompts},
+        "encoder": {"encoder.model": config.encoder.model},
+        "evaluate": {
+            "evaluate.adapter": config.evaluate.adapter,
+            "evaluate.encoder": config.evaluate.encoder,
+            "evaluate.advanced.index": config.evaluate.advanced.index,
+        },
+    }
+    found = [
+        (k, Path(v).expanduser())
+        for section in sections
+        for k, v in named.get(section, {}).items()
+        if v
+    ]
+    return [(setting, path) for setting, path in found if path.is_dir()]
+
+
+def read_json(path: Path) -> Plan | None:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read {path}: {error.strerror}; is run.dir a folder of yours?"
+        ) from error
+    except ValueError as error:
+        raise DataError(f"{path} is damaged ({error}): run the stage again with --force") from error
+
+
+@functools.lru_cache(maxsize=100_000)
+def _sha256(path: Path, size: int, mtime_ns: int) -> str:
+    """Of a file of this size and time: computed once a process."""
+    try:
+        with path.open("rb") as raw:
+            return hashlib.file_digest(raw, "sha256").hexdigest()
+    except OSError:
+        return "unreadable"

@@ -1,0 +1,330 @@
+"""A done-file vouches for the files of its stage: what is missing, changed or made anew is noticed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from synthetic_run import make_synthetic_run
+
+from rag_ft import freshness, stages
+from rag_ft.cli import main
+from rag_ft.config import Config
+from rag_ft.config_loader import make_config
+from rag_ft.errors import ConfigError, DataError
+from rag_ft.paths import FILES, RunDir
+
+FOLDERS = {
+    "index",
+    "retriever",
+    "retriever_index",
+    "generator",
+    "hits",
+    "predictions",
+    "given_index",
+}
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "deleted": lambda path: path.unlink(),
+    "emptied": lambda path: path.write_bytes(b""),
+    "cut": lambda path: os.truncate(path, path.stat().st_size - 1),
+}
+
+
+@pytest.fixture
+def finished(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Config]:
+    """finished(**sections) -> the config of a run of which every stage is done. The stages are
+    stand-ins that write every file of theirs: the settings of their section, and what they read."""
+
+    def stand_in(name: str) -> Callable[[Config, RunDir], dict[str, int]]:
+        def run(config: Config, run_dir: RunDir) -> dict[str, int]:
+            settings = getattr(config, name, config.retrieval).model_dump_json()
+            for path in run_dir.writes(name, "result", "replies"):
+                file = path / "file" if path.name in FOLDERS else path
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(f"{settings}\n{path.name}\n", encoding="utf-8")
+            return {"written": 1}
+
+        return run
+
+    for name in stages.NAMES:
+        monkeypatch.setitem(
+            sys.modules, f"rag_ft.{name}", types.SimpleNamespace(run=stand_in(name))
+        )
+
+    def make(**sections: object) -> Config:
+        documents = tmp_path / "documents"
+        documents.mkdir(exist_ok=True)
+        (documents / "a.md").write_text("one\n", encoding="utf-8")
+        chosen = {"ingest": {"sources": [documents]}, **sections}
+        config = make_config({"run": {"dir": tmp_path / "run"}, **chosen})
+        for name in stages.NAMES:
+            stages.run_stage(name, config)
+        return config
+
+    return make
+
+
+def states(config: Config) -> dict[str, str]:
+    return {name: state for name, state, _ in stages.status(config)}
+
+
+def changes_time(path: Path) -> None:
+    os.utime(path, ns=(1, 1 + path.stat().st_mtime_ns))
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_of_a_stage_is_noticed_by_status_and_by_every_later_stage(
+    finished: Callable[..., Config], damage: str
+) -> None:
+    config = finished()
+    run_dir = RunDir(config.run_path)
+    assert set(states(config).values()) == {"done"}
+    trials = 0
+    for position, name in enumerate(stages.NAMES):
+        done = stages.read_done(run_dir, name) or {}
+        for file in [*done["outputs"], run_dir.done(name).name]:
+            path = run_dir.path / file
+            before, times = path.read_bytes(), (path.stat().st_atime_ns, path.stat().st_mtime_ns)
+            if file == run_dir.done(name).name and damage == "cut":
+                path.write_bytes(
+                    before[:-20]
+                )  # its last byte is a line end, without which it is whole
+            else:
+                DAMAGES[damage](path)
+            assert "done" not in [states(config)[later] for later in stages.NAMES[position:]], file
+            for later in stages.NAMES[position + 1 :]:
+                for force in (False, True):
+                    with pytest.raises(DataError) as error:
+                        stages.run_stage(later, config, force=force)
+                    assert "\n" not in str(error.value)
+            if run_dir.done(name).exists():
+                with pytest.raises(DataError, match="--force"):
+                    stages.run_stage(name, config)
+            path.write_bytes(before)
+            os.utime(path, ns=times)
+            assert set(states(config).values()) == {"done"}
+            trials += 1
+    assert trials >= 30
+
+
+def test_a_damaged_result_is_made_again_with_force_and_the_later_stages_stay_fresh(
+    finished: Callable[..., Config],
+) -> None:
+    config = finished()
+    RunDir(config.run_path).qa.unlink()
+    stages.run_stage("generate", config, force=True)
+    assert set(states(config).values()) == {"done"}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_config_file_of_a_run_is_noticed(
+    finished: Callable[..., Config], damage: str
+) -> None:
+    config = finished()
+    run_dir = RunDir(config.run_path)
+    freshness.check_files(run_dir)
+    DAMAGES[damage](run_dir.config)
+    assert states(config)["report"] == "stale"
+    with pytest.raises(DataError, match=r"config\.yaml is missing or has changed"):
+        freshness.check_files(run_dir)
+
+
+def test_pairs_made_anew_make_every_later_stage_stale(finished: Callable[..., Config]) -> None:
+    finished()
+    other = make_config({**_sections(finished()), "generate": {"pairs_per_chunk": 1}})
+    stages.run_stage("generate", other, force=True)
+    later = stages.NAMES[stages.NAMES.index("generate") + 1 :]
+    assert {states(other)[name] for name in later} == {"stale"}
+    with pytest.raises(
+        DataError, match=r"train_retriever, which is stale \(generate was made anew\)"
+    ):
+        stages.run_stage("report", other, force=True)
+
+
+def _sections(config: Config) -> dict[str, object]:
+    return {"run": {"dir": config.run.dir}, "ingest": {"sources": config.ingest.sources}}
+
+
+def test_other_settings_of_a_stage_make_the_later_ones_stale_in_status(
+    finished: Callable[..., Config],
+) -> None:
+    other = make_config({**_sections(finished()), "generate": {"pairs_per_chunk": 1}})
+    found = stages.status(other)
+    assert [state for _, state, _ in found] == ["done", "done", *["stale"] * 5]
+    assert "generate.pairs_per_chunk" in found[2][2] and "builds on generate" in found[3][2]
+
+
+def test_a_copied_folder_and_a_copied_source_stay_fresh_and_are_not_read_again(
+    finished: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = finished()
+    copy = tmp_path / "elsewhere"
+    shutil.copytree(config.run_path, copy / "run")
+    shutil.copytree(tmp_path / "documents", copy / "documents")
+    for path in (path for path in copy.rglob("*") if path.is_file()):
+        changes_time(path)
+    copied = make_config(
+        {"run": {"dir": copy / "run"}, "ingest": {"sources": [copy / "documents"]}}
+    )
+    assert set(states(copied).values()) == {"done"}
+    for name in stages.NAMES:
+        assert stages.run_stage(name, copied)["skipped"]
+    read: list[Path] = []
+    monkeypatch.setattr(freshness, "_sha256", lambda path, size, time: read.append(path) or "")
+    assert set(states(copied).values()) == {"done"} and not read
+
+
+def test_a_document_of_the_same_size_and_other_words_makes_ingest_stale(
+    finished: Callable[..., Config], tmp_path: Path
+) -> None:
+    config = finished()
+    (tmp_path / "documents" / "a.md").write_text("two\n", encoding="utf-8")
+    changes_time(tmp_path / "documents" / "a.md")
+    assert stages.status(config)[0][1:] == (
+        "stale",
+        "ingest.sources/a.md changed: run it again with --force",
+    )
+    assert set(states(config).values()) == {"stale"}
+    with pytest.raises(ConfigError, match=r"a\.md changed"):
+        stages.run_stage("ingest", config)
+
+
+def test_a_folder_of_an_earlier_version_is_one_line_and_its_replies_are_kept(
+    finished: Callable[..., Config],
+) -> None:
+    config = finished()
+    run_dir = RunDir(config.run_path)
+    for name in stages.NAMES:
+        done = stages.read_done(run_dir, name) or {}
+        old = {key: done[key] for key in ("fingerprint", "config", "inputs", "counts", "seconds")}
+        run_dir.done(name).write_text(json.dumps(old))
+        run_dir.started(name).write_text(
+            json.dumps({k: old[k] for k in ("fingerprint", "config", "inputs")})
+        )
+    assert set(states(config).values()) == {"stale"}
+    with pytest.raises(
+        ConfigError, match=r"of an earlier version of rag-ft.*--force.*replies are used again"
+    ):
+        stages.run_stage("ingest", config)
+    with pytest.raises(DataError, match="of an earlier version"):
+        stages.run_stage("generate", config)
+    kept = run_dir.replies("generate")
+    kept.write_text("answered\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "rag_ft.generate", types.SimpleNamespace(run=lambda *_: {}))
+        for name in ("ingest", "index", "generate"):
+            stages.run_stage(name, config, force=True)
+    assert kept.read_text() == "answered\n"
+
+
+def test_force_removes_all_that_a_stage_writes_and_nothing_else(
+    finished: Callable[..., Config],
+) -> None:
+    config = finished()
+    run_dir = RunDir(config.run_path)
+    for name in stages.NAMES:
+        for path in run_dir.writes(name, "scratch"):
+            if path.suffix:
+                path.write_text("log")
+            else:
+                path.mkdir(parents=True)
+                (path / "part").write_text("part")
+        (run_dir.path / f"{run_dir.writes(name)[0].name}.0123abcd.tmp").write_text(
+            "of a killed process"
+        )
+    user = run_dir.path / "notes.tmp"
+    user.write_text("the user's own")
+    for name in stages.NAMES:
+        others = [
+            path
+            for other in stages.NAMES
+            if other != name
+            for path in run_dir.writes(other, "result")
+        ]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(sys.modules, f"rag_ft.{name}", types.SimpleNamespace(run=lambda *_: {}))
+            assert not stages.run_stage(name, config, force=True).get("skipped")
+        assert not any(path.exists() for path in run_dir.writes(name, "result", "scratch"))
+        assert all(path.exists() for path in run_dir.writes(name, "replies"))
+        assert all(path.exists() for path in others)
+        shutil.rmtree(run_dir.path)
+        finished()
+        user.write_text("the user's own")
+    assert user.exists()
+
+
+def test_the_table_of_files_has_every_stage_and_replies_are_never_a_result() -> None:
+    assert tuple(FILES) == stages.NAMES
+    for files in FILES.values():
+        assert all((kind == "replies") == (name.startswith("replies/") or name == "lm_scores.jsonl")
+                   for name, kind in files.items())  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "file", ["qa.jsonl", "chunks.jsonl", "scores.jsonl", "documents.jsonl", "hits/base.jsonl"]
+)
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_no_command_gives_another_number_from_a_damaged_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str, damage: str
+) -> None:
+    config, run_dir = make_synthetic_run(tmp_path / "run", num_documents=3)
+    stages.run_stage("report", config)
+    shutil.copytree(run_dir.path, tmp_path / "other")
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump({"run": {"dir": str(run_dir.path)}}))
+    DAMAGES[damage](run_dir.path / file)
+    commands = [["report", str(path)], ["report", str(path), "--force"], ["compare", str(tmp_path / "other"),
+                str(run_dir.path), "--to", str(tmp_path / "compare.html")]]  # fmt: skip
+    if file in ("qa.jsonl", "chunks.jsonl"):
+        commands.append(
+            ["export", str(path), "--format", "squad", "--to", str(tmp_path / "pairs.json")]
+        )
+        commands.append(["plan", str(path)])
+    if file == "chunks.jsonl":
+        commands.append(["ask", str(path), "Who looked after part 1 of the mill?"])
+    for words in commands:
+        assert main(words) == 1, words
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert error.startswith("rag-ft: error:") and file in error
+    assert not (tmp_path / "compare.html").exists() and not (tmp_path / "pairs.json").exists()
+
+
+def test_replies_are_only_deleted_together_with_force(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["generate", "configs/demo.yaml", "--drop-replies"])
+    assert exit_.value.code == 2
+    assert "--drop-replies needs --force" in capsys.readouterr().err
+
+
+def test_a_stage_that_continues_uses_the_number_of_threads_it_began_with(
+    finished: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    config, before = finished(), torch.get_num_threads()
+    run_dir = RunDir(config.run_path)
+    run_dir.done("index").unlink()
+    begun = json.loads(run_dir.started("index").read_text())
+    run_dir.started("index").write_text(json.dumps({**begun, "threads": 3}))
+    used: list[int] = []
+    run = sys.modules["rag_ft.index"].run
+    monkeypatch.setattr(
+        sys.modules["rag_ft.index"],
+        "run",
+        lambda *a: used.append(torch.get_num_threads()) or run(*a),
+    )
+    assert stages.run_stage("index", config)["threads"] == 3
+    assert used == [3]
+    assert stages.run_stage("index", config, force=True)["threads"] == stages.num_threads()
+    torch.set_num_threads(before)
+
+
+def test_openmp_threads_sleep_while_they_wait() -> None:
+    assert os.environ["OMP_WAIT_POLICY"]
