@@ -14,6 +14,7 @@ from rag_ft.integrations.llama_index import RunEmbedding, RunRetriever
 from rag_ft.paths import RunDir
 from rag_ft.records import Chunk, write_jsonl
 from rag_ft.retrieval.search import open_retriever
+from rag_ft.session import Session
 
 TEXTS = ["the mill at the river", "who painted the tower in 1842?", "Brücke, gebaut 1901", "the ferry leaves at noon"]
 
@@ -23,7 +24,7 @@ def indexed(make_run: Callable[..., tuple[Config, RunDir]]) -> tuple[Config, Run
     config, run_dir = make_run([], retrieval__top_k=2)
     chunks = [Chunk(f"d#{n}", "d", "Places", t, 10 * n, 10 * n + len(t), 5, "test") for n, t in enumerate(TEXTS)]
     write_jsonl(run_dir.chunks, chunks)
-    index.run(config, run_dir)
+    index.run(Session(config, run_dir))
     return config, run_dir
 
 
