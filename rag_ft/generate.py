@@ -59,9 +59,8 @@ def run(session: Session) -> dict[str, Any]:
     with Funnel(run_dir.rejects("generate")) as funnel:
         for reject in imported.rejects:
             funnel.note(reject)
-        _check_imported(
-            imported, settings, run_dir.rejects("generate")
-        )  # before hours of asking; the rejects are there to see all the same
+        # Before hours of asking; the rejects are there to see all the same.
+        _check_imported(imported, settings, run_dir.rejects("generate"))
         if settings.pairs_per_chunk:
             prompt = AnswerPrompt(prompts, config.retrieval.with_title)
             seconds = _generate(session, prompt, imported, funnel)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from rag_ft import generate
+from rag_ft import generate, session
 from rag_ft.config import Config
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.llm.models import ChatRequest, Reply
@@ -98,7 +98,7 @@ def prepared(make_run: Callable[..., tuple[Config, RunDir]]) -> Callable[..., tu
 
 
 def use(monkeypatch: pytest.MonkeyPatch, model: Foreteller) -> Foreteller:
-    monkeypatch.setattr(generate, "open_language_model", lambda *_, **__: model)
+    monkeypatch.setattr(session, "open_language_model", lambda *_, **__: model)
     return model
 
 
@@ -351,7 +351,7 @@ def test_imported_questions_alone_load_no_model(prepared: Any, tmp_path: Path, m
     }
     questions.write_text(json.dumps(row) + "\n" + '{"question": "Who?"}\n')
     config, run_dir = prepared(generate__pairs_per_chunk=0, generate__questions=[questions])
-    monkeypatch.setattr(generate, "open_language_model", lambda *_, **__: pytest.fail("a model was opened"))
+    monkeypatch.setattr(session, "open_language_model", lambda *_, **__: pytest.fail("a model was opened"))
     counts = generate.run(Session(config, run_dir))
     [pair] = pairs_of(run_dir)
     assert (pair.id, pair.origin, pair.split, pair.chunk_id) == ("h1", "imported", "train", "d1#0")
@@ -392,7 +392,7 @@ def test_a_questions_file_of_which_nothing_fits_is_an_error(prepared: Any, tmp_p
 def test_nothing_to_do_and_unwritable_kinds_are_refused_before_any_model_is_loaded(
     make_run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(generate, "open_language_model", lambda *_, **__: pytest.fail("a model was opened"))
+    monkeypatch.setattr(session, "open_language_model", lambda *_, **__: pytest.fail("a model was opened"))
     with pytest.raises(ConfigError, match=r"generate\.pairs_per_chunk"):
         generate.run(Session(*make_run(documents(), generate__pairs_per_chunk=0)))
     with pytest.raises(ConfigError, match=r"summary.*compact"):
