@@ -327,8 +327,10 @@ def _scan_chunk_lines(path: Path) -> _ChunkLines:
 
     try:
         file = path.open("rb")
+    except FileNotFoundError as error:
+        raise DataError(f"{path} does not exist: run the stage that writes it first") from error
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}): run `rag-ft ingest CONFIG` first") from error
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
     starts, splits, hashes = array("Q", [0]), bytearray(), array("q")
     documents: dict[str, Any] = {}
     for row, line in enumerate(file):

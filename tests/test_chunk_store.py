@@ -76,7 +76,7 @@ def test_ids_of_equal_hash_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_a_missing_or_damaged_file_is_named_with_the_remedy(tmp_path: Path, store: ChunkStore) -> None:
-    with pytest.raises(DataError, match="ingest"):
+    with pytest.raises(DataError, match="run the stage that writes it first"):
         len(ChunkStore(tmp_path / "none.jsonl"))
     with store.path.open("a") as out:
         out.write('{"id": "d#0"}\n')

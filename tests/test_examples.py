@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from rag_ft.qa.answer_prompt import AnswerPrompt
 from rag_ft.qa.prompts import load_prompts
 from rag_ft.records import Chunk, Evidence, QAPair, Reject
 from rag_ft.training.examples import Draft, Example, Layout, balance, drafts, finish
@@ -191,7 +192,9 @@ def test_a_quoting_answer_begins_with_its_sentence_word_for_word_and_is_scored_w
     assert isinstance(quoted, Example) and isinstance(plain, Example) and quoted.messages == plain.messages
     assert quoted.answer == f"<quote>The mill opened in 1871 by the river.</quote> {plain.answer}"
     ask = Ask(proved, "tuned", "tuned", quoted.chunk_ids, ("1871",))
-    said = _prediction(ask, Reply("q", quoted.answer, "stop", 1, 1, 0.0))
+    said = _prediction(
+        ask, Reply("q", quoted.answer, "stop", 1, 1, 0.0), AnswerPrompt(load_prompts("compact", ABSTAIN), True)
+    )
     assert exact_match(said.answer, ask.answers) == 1.0 and said.citations == ("d#0",)
     whole = dataclasses.replace(proved, evidence=Evidence(text[:20], 0, 20))
     tagged = drafts(whole, HITS, {**CHUNKS, "d#0": gold}, layout)
@@ -223,7 +226,6 @@ def test_training_and_evaluation_send_the_same_bytes(tiny_lm_dir: Path) -> None:
     from rag_ft.evaluation.answering import Prompting
     from rag_ft.evaluation.systems import Ask
     from rag_ft.llm.chat_template import encode_prompts, load_chat_tokenizer
-    from rag_ft.qa.answer_prompt import AnswerPrompt
 
     prompts = load_prompts("compact", ABSTAIN)
     tokens = ChatTokens(load_chat_tokenizer(tiny_lm_dir))
