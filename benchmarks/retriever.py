@@ -40,10 +40,11 @@ from rag_ft.config import Config
 from rag_ft.metrics.retrieval import RETRIEVAL_METRICS, gold_chunk_ids, score_ranking
 from rag_ft.metrics.significance import bootstrap
 from rag_ft.paths import RunDir
-from rag_ft.records import Chunk, QAPair, read_jsonl, read_rows, write_jsonl, write_text
+from rag_ft.records import Chunk, ChunkStore, QAPair, read_jsonl, read_rows, write_jsonl, write_text
 from rag_ft.retrieval.build import read_manifest
 from rag_ft.retrieval.encoder import load_encoder
 from rag_ft.retrieval.search import Retriever, build_index, open_retriever, served_tuned
+from rag_ft.session import Session
 from rag_ft.training.pairs import select_pairs
 from rag_ft.training.phases import Candidate, Tuning, base_candidate, contrastive_phase, lsr_phase
 from rag_ft.training.processes import join_processes
@@ -150,8 +151,10 @@ def lsr(args: argparse.Namespace) -> dict[str, Any]:
     parts, facts = [], {}
     for fold in args.folds:
         config, run_dir = _prepare(args, f"lsr-{fold}", [("covidqa_train", None)], _halves(fold))
-        pairs = select_pairs(run_dir, config.ingest.advanced.near_duplicate_similarity)
-        tuning = train_retriever.open_tuning(config, run_dir, pairs, join_processes())
+        pairs = select_pairs(
+            run_dir, ChunkStore(run_dir.chunks), config.ingest.advanced.near_duplicate_similarity
+        )
+        tuning = train_retriever.open_tuning(Session(config, run_dir), pairs, join_processes())
         made = _lsr_candidates(tuning)
         parts.append(
             _table(run_dir, {name: tuning.open(candidate) for name, candidate in made.items()})
@@ -346,7 +349,7 @@ def _prepare(
         (generate, run_dir.qa),
     ):
         if not made.exists() and (indexed or stage is not index):
-            stage.run(config, run_dir)
+            stage.run(Session(config, run_dir))
         if stage is ingest and test_only:
             of_test = {
                 chunk.document_id

@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rag_ft import __version__
 from rag_ft.errors import RagFtError
+from rag_ft.version import __version__
 
 if TYPE_CHECKING:
     from rag_ft.config import Config
@@ -267,11 +267,10 @@ def _export(args: argparse.Namespace) -> None:
 
 
 def _preview(args: argparse.Namespace) -> None:
-    from rag_ft.paths import RunDir
+    from rag_ft.session import Session
     from rag_ft.train_generator import preview
 
-    config = _config(args)
-    print(preview(config, RunDir(config.run_path), args.num))
+    print(preview(Session.of(_config(args)), args.num))
 
 
 def _plan(args: argparse.Namespace) -> None:

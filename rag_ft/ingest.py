@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from rag_ft.config import Config, IngestConfig
+from rag_ft.config import EncoderConfig, IngestConfig
 from rag_ft.documents.chunking import CountTokens, split_chunks
 from rag_ft.documents.near_duplicates import groups, signature
 from rag_ft.documents.sources import Draft, find_files, free_id, read_drafts
@@ -26,31 +26,31 @@ from rag_ft.documents.splits import split_of, strictest
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.paths import RunDir
 from rag_ft.records import Chunk, Document, Reject, Split, read_jsonl, write_jsonl
+from rag_ft.session import Session
 
 logger = logging.getLogger(__name__)
 # Rejects that say nothing about whether the sources could be read.
 HARMLESS = frozenset({"unknown type", "duplicate"})
 
 
-def run(config: Config, run_dir: RunDir) -> dict[str, int | float]:
+def run(session: Session) -> dict[str, int | float]:
     """Writes documents.jsonl, chunks.jsonl and rejects/ingest.jsonl; a source that cannot be read is a reject.
 
     Raises:
         ConfigError: knobs that contradict each other, or no source.
         DataError: a source is missing, nothing or too little of the sources can be read.
     """
-    check(config.ingest)
-    count_tokens = _token_counter(config)
+    settings, run_dir = session.config.ingest, session.run_dir
+    check(settings)
+    count_tokens = _token_counter(session.config.encoder)
     sources = _Read()
     unsplit = run_dir.path / "documents.unsplit.jsonl"
     try:
-        write_jsonl(unsplit, _read(config.ingest, sources))
+        write_jsonl(unsplit, _read(settings, sources))
         write_jsonl(run_dir.rejects("ingest"), sources.rejects)
-        _check_kept(config.ingest, sources, run_dir)
-        near = groups(
-            np.array(sources.signatures), config.ingest.advanced.near_duplicate_similarity
-        )
-        splits = decide_splits(sources.ids, sources.fixed, near, config.ingest)
+        _check_kept(settings, sources, run_dir)
+        near = groups(np.array(sources.signatures), settings.advanced.near_duplicate_similarity)
+        splits = decide_splits(sources.ids, sources.fixed, near, settings)
         write_jsonl(run_dir.documents, _with_splits(unsplit, splits))
     finally:
         for leftover in (unsplit, unsplit.with_name(unsplit.name + ".tmp")):
@@ -61,7 +61,7 @@ def run(config: Config, run_dir: RunDir) -> dict[str, int | float]:
         total=len(sources.ids),
         unit="doc",
     )
-    num_chunks = write_jsonl(run_dir.chunks, _chunks(documents, count_tokens, config.ingest))
+    num_chunks = write_jsonl(run_dir.chunks, _chunks(documents, count_tokens, settings))
     return _counts(sources, splits, near, num_chunks)
 
 
@@ -199,12 +199,12 @@ def _chunks(
                         num_tokens, document.split)  # fmt: skip
 
 
-def _token_counter(config: Config) -> CountTokens:
+def _token_counter(config: EncoderConfig) -> CountTokens:
     from rag_ft.retrieval.model_files import (
         load_tokenizer,  # not by way of encoder: it loads sentence_transformers
     )
 
-    tokenizer = load_tokenizer(config.encoder)
+    tokenizer = load_tokenizer(config)
 
     def count_tokens(texts: list[str]) -> list[int]:
         rows = tokenizer(

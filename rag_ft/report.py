@@ -28,6 +28,7 @@ from rag_ft.metrics.verdict import FEW_DOCUMENTS, points, verdict
 from rag_ft.paths import RunDir
 from rag_ft.records import (
     Chunk,
+    ChunkStore,
     Document,
     Hit,
     Prediction,
@@ -41,6 +42,7 @@ from rag_ft.report_page import charts, facts, retriever, slices
 from rag_ft.report_page.browser import browser_data, script_json
 from rag_ft.report_page.rendering import environment, script, style
 from rag_ft.report_page.robustness import robustness
+from rag_ft.session import Session
 
 SCHEMA = 1  # of metrics.json; raised when a key changes its meaning
 MIN_HUMAN_QUESTIONS = (
@@ -64,12 +66,13 @@ MAIN_METRICS = {
 }
 
 
-def run(config: Config, run_dir: RunDir) -> dict[str, int | float]:
+def run(session: Session) -> dict[str, int | float]:
     """Writes metrics.json, report.md and report.html from what the other stages left.
 
     Raises:
         DataError: the evaluation scored no question that qa.jsonl still holds.
     """
+    config, run_dir = session.config, session.run_dir
     pairs = [pair for pair in read_jsonl(run_dir.qa, QAPair) if pair.split == "test"]
     table = make_table(pairs, read_jsonl(run_dir.scores, Score))
     if not table.pairs:
@@ -314,7 +317,7 @@ def _page(
     shown = {
         i for rows in predictions.values() for prediction in rows for i in prediction.chunk_ids
     }
-    chunks, gold = _proof(run_dir, table.pairs, documents, shown)
+    chunks, gold = _proof(ChunkStore(run_dir.chunks), table.pairs, documents, shown)
     browser = browser_data(table, predictions, gold, chunks, documents) if predictions else None
     return {
         "config": config,
@@ -387,14 +390,11 @@ def _predictions(run_dir: RunDir, table: ScoreTable) -> dict[str, list[Predictio
 
 
 def _proof(
-    run_dir: RunDir, pairs: Sequence[QAPair], documents: dict[str, Document], shown: set[str]
+    store: ChunkStore, pairs: Sequence[QAPair], documents: dict[str, Document], shown: set[str]
 ) -> tuple[dict[str, Chunk], dict[str, set[str]]]:
     """(the chunks of the documents and those that were shown, the ids of those that prove each question's answer)."""
-    chunks = {
-        c.id: c
-        for c in read_jsonl(run_dir.chunks, Chunk)
-        if c.document_id in documents or c.id in shown
-    }
+    chunks = {chunk.id: chunk for chunk in store.of_documents(documents)}
+    chunks |= store.select(shown - chunks.keys())
     by_document: dict[str | None, list[Chunk]] = {}
     for chunk in chunks.values():
         by_document.setdefault(chunk.document_id, []).append(chunk)

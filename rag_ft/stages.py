@@ -144,8 +144,10 @@ def run_stage(name: str, config: Config, force: bool = False) -> dict[str, Any]:
         _refuse_other_settings(stage, plan, done or begun, config)
     if _is_main_process():
         _write_start(config, run_dir, stage, plan)
+    from rag_ft.session import Session  # loads numpy: `status` and `plan` do without
+
     clock = time.monotonic()
-    counts = importlib.import_module(f"rag_ft.{name}").run(config, run_dir)
+    counts = importlib.import_module(f"rag_ft.{name}").run(Session(config, run_dir))
     continued = (
         {"continued": True} if begun and not done and not force else {}
     )  # seconds of the last process alone

@@ -11,10 +11,11 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from rag_ft.config import Config
+from rag_ft.config import TrainRetrieverConfig
 from rag_ft.errors import ConfigError
 from rag_ft.paths import RunDir
 from rag_ft.records import write_jsonl
+from rag_ft.session import Session
 
 if TYPE_CHECKING:
     from rag_ft.training.gate import DevScores, Verdict
@@ -27,7 +28,7 @@ BY_CLOZES = "nobody asked about dev documents: their sentences ask for the rest 
 Counts = dict[str, int | float | str]
 
 
-def run(config: Config, run_dir: RunDir) -> Counts:
+def run(session: Session) -> Counts:
     """Writes retriever/, retriever_index/ (where the gate ships them), lm_scores.jsonl and the training log.
 
     Raises:
@@ -39,7 +40,8 @@ def run(config: Config, run_dir: RunDir) -> Counts:
     from rag_ft.training.phases import base_candidate
     from rag_ft.training.processes import join_processes
 
-    if not config.train_retriever.enabled:
+    config, run_dir, settings = session.config, session.run_dir, session.config.train_retriever
+    if not settings.enabled:
         return {"shipped": 0, "reason": "train_retriever.enabled is false"}
     if sharded():
         raise ConfigError(
@@ -47,15 +49,15 @@ def run(config: Config, run_dir: RunDir) -> Counts:
             "configs/accelerate/ddp.yaml (the generator may be trained with FSDP)"
         )
     processes = join_processes()
-    pairs = select_pairs(run_dir, config.ingest.advanced.near_duplicate_similarity)
-    if config.train_retriever.advanced.self_supervised:
+    pairs = select_pairs(run_dir, session.chunks, config.ingest.advanced.near_duplicate_similarity)
+    if settings.advanced.self_supervised:
         pairs = with_cloze_dev(pairs, config.run.seed)
     processes.first(lambda: write_jsonl(run_dir.rejects("train_retriever"), pairs.rejects))
     counts: Counts = {"num_train_pairs": len(pairs.train), "num_dev_pairs": len(pairs.dev)}
     counts["num_dropped_test_questions"] = len(pairs.rejects)
-    if reason := _nothing_to_train_on(config, pairs):
+    if reason := _nothing_to_train_on(settings, pairs):
         return {**counts, "shipped": 0, "reason": reason}
-    tuning = open_tuning(config, run_dir, pairs, processes)
+    tuning = open_tuning(session, pairs, processes)
     base = base_candidate(tuning)
     steps, left_out = train(tuning, base)
     verdict = decide(tuning, base, steps[-1])
@@ -128,8 +130,7 @@ def _share_folder(t: Tuning, tuned: Candidate, alpha: float) -> RunDir:
     return tuned.folder if alpha == 1 else RunDir(t.folder / f"share-{alpha}")
 
 
-def _nothing_to_train_on(config: Config, pairs: Pairs) -> str | None:
-    knobs = config.train_retriever
+def _nothing_to_train_on(knobs: TrainRetrieverConfig, pairs: Pairs) -> str | None:
     if knobs.advanced.self_supervised and len(pairs.chunks) > 1:
         return None
     if len(pairs.train) < 2:
@@ -141,7 +142,7 @@ def _nothing_to_train_on(config: Config, pairs: Pairs) -> str | None:
     )
 
 
-def open_tuning(config: Config, run_dir: RunDir, pairs: Pairs, processes: Processes) -> Tuning:
+def open_tuning(session: Session, pairs: Pairs, processes: Processes) -> Tuning:
     """The encoder ready to be trained, with all that the phases need; they keep their files in the run's checkpoints.
 
     Raises:
@@ -151,12 +152,11 @@ def open_tuning(config: Config, run_dir: RunDir, pairs: Pairs, processes: Proces
     from rag_ft.training.phases import Tuning
     from rag_ft.training.student import make_student
 
-    knobs = config.train_retriever
+    config, run_dir, knobs = session.config, session.run_dir, session.config.train_retriever
     model = load_sentence_transformer(config.encoder)
     student = make_student(model, knobs.advanced.method, knobs.advanced.rank, config.run.seed)
-    return Tuning(
-        config, run_dir, run_dir.checkpoints("train_retriever"), pairs, student, processes
-    )
+    folder = run_dir.checkpoints("train_retriever")
+    return Tuning(config, run_dir, folder, pairs, student, processes, session.chunks)
 
 
 def _ship(t: Tuning, log: list[dict[str, Any]], tuned: Candidate, verdict: Verdict) -> None:

@@ -12,6 +12,7 @@ from test_generate import prepared as prepared
 
 from rag_ft import generate
 from rag_ft.errors import DataError
+from rag_ft.session import Session
 
 
 def test_a_bad_file_of_questions_costs_no_request(
@@ -22,7 +23,7 @@ def test_a_bad_file_of_questions_costs_no_request(
     config, run_dir = prepared(generate__questions=[bad])
     model = use(monkeypatch, Foreteller())
     with pytest.raises(DataError, match=r"only 0 of 3 lines of generate\.questions.*bad line"):
-        generate.run(config, run_dir)
+        generate.run(Session(config, run_dir))
     assert model.asked == []
     assert [reject.reason for reject in rejects_of(run_dir)] == ["bad line"] * 3
 
@@ -48,7 +49,7 @@ def test_what_a_person_asked_is_not_asked_again_as_if_nothing_answered_it(
     }
     config, run_dir = prepared(more, **knobs)
     model = use(monkeypatch, Foreteller())
-    counts = generate.run(config, run_dir)
+    counts = generate.run(Session(config, run_dir))
     swapped = {pair.question for pair in pairs_of(run_dir) if pair.kind == "unanswerable"}
     assert swapped == {
         "What is the captain of the Red Lamp?",
@@ -66,5 +67,5 @@ def test_what_a_person_asked_is_not_asked_again_as_if_nothing_answered_it(
     config = config.model_copy(
         update={"generate": config.generate.model_copy(update={"checks": ["evidence"]})}
     )
-    generate.run(config, run_dir)
+    generate.run(Session(config, run_dir))
     assert "What is the price of the Red Lamp?" in {pair.question for pair in pairs_of(run_dir)}

