@@ -34,6 +34,7 @@ from test_significance import coverage, false_alarms
 from rag_ft import report
 from rag_ft.metrics.answers import faithfulness, score_answer
 from rag_ft.metrics.significance import bootstrap
+from rag_ft.session import Session
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 NUM_QUESTIONS, NUM_PREDICTIONS = 5_000, 100_000
@@ -150,10 +151,10 @@ def ask_grid(path: Path, overrides: list[str]) -> Row:
         # The distinct prompts, as they are asked.
         answering.Requests.__iter__ = lambda self: (asked.append(r) or r for r in original(self))  # type: ignore[method-assign,assignment,func-returns-value]
         clock = seconds()
-        evaluate.run(config, copy)
+        evaluate.run(Session(config, copy))
         whole = seconds() - clock
         answering.Requests.__iter__ = original  # type: ignore[method-assign]
-        tuned = answering.tuned_generator(copy)
+        tuned = Session(config, copy).tuned_generator
         with open_language_model(
             config.llm, config.run.seed, {"tuned": tuned} if tuned else {}
         ) as model:

@@ -45,7 +45,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     work = Path(tempfile.mkdtemp(prefix="benchmark-generator-"))
     config = _config(args, work)
-    tokens = chat_tokens(config)
+    tokens = chat_tokens(config.llm.model)
     examples = _examples(config, tokens, args.num_examples + DEV_EXAMPLES)
     learned, dev = examples[DEV_EXAMPLES:], examples[:DEV_EXAMPLES]
     rows = []

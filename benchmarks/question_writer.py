@@ -29,14 +29,15 @@ from rag_ft.documents.chunking import split_sentences
 from rag_ft.merge import merge
 from rag_ft.paths import RunDir
 from rag_ft.qa.prompts import load_prompts
-from rag_ft.records import Chunk, QAPair, read_jsonl
+from rag_ft.records import Chunk, ChunkStore, QAPair, read_jsonl
 from rag_ft.relevance import evidence_sentence
+from rag_ft.session import Session
 from rag_ft.train_generator import chat_tokens
 from rag_ft.training.adapters import load_base
 from rag_ft.training.examples import Example
 from rag_ft.training.processes import join_processes
 from rag_ft.training.sft import save_generator, train
-from rag_ft.training.training_set import find_contexts, make_examples, select_pairs
+from rag_ft.training.training_set import find_contexts, layout_of, make_examples, select_pairs
 
 KNOBS: dict[str, Any] = {
     "layout": "radit",  # one passage, as the round trip and the LM scores show it
@@ -56,10 +57,10 @@ def main() -> None:
     run_dir = RunDir(config.run_path)
     if not run_dir.qa.exists():
         for stage in (ingest, index, generate):
-            stage.run(config, run_dir)
-    tokens = chat_tokens(config)
+            stage.run(Session(config, run_dir))
+    tokens = chat_tokens(config.llm.model)
     train_pairs, dev_pairs, _ = select_pairs(
-        run_dir, config.ingest.advanced.near_duplicate_similarity
+        run_dir, ChunkStore(run_dir.chunks), config.ingest.advanced.near_duplicate_similarity
     )
     rows, dev = (_examples(config, run_dir, pairs, tokens) for pairs in (train_pairs, dev_pairs))
     random.Random(config.run.seed).shuffle(rows)
@@ -78,8 +79,11 @@ def main() -> None:
 
 
 def _examples(config: Config, run_dir: RunDir, pairs: list[QAPair], tokens: Any) -> list[Example]:
-    contexts = find_contexts(config, run_dir, pairs)
-    answering, _ = make_examples(config, contexts, pairs, tokens.encode)
+    session = Session(config, run_dir)
+    contexts = find_contexts(session, pairs)
+    answering, _ = make_examples(
+        session.answer_prompt, contexts, pairs, tokens.encode, layout_of(config)
+    )
     return [*answering, *_writing(config, run_dir, pairs, tokens)]
 
 

@@ -40,11 +40,12 @@ from rag_ft.config_loader import apply_override, make_config
 from rag_ft.metrics.retrieval import RETRIEVAL_METRICS, score_ranking
 from rag_ft.metrics.significance import bootstrap
 from rag_ft.paths import RunDir
-from rag_ft.records import Chunk, QAPair, read_jsonl, read_rows, write_jsonl, write_text
+from rag_ft.records import Chunk, ChunkStore, QAPair, read_jsonl, read_rows, write_jsonl, write_text
 from rag_ft.relevance import gold_by_pair
 from rag_ft.retrieval.build import read_manifest
 from rag_ft.retrieval.encoder import load_encoder
 from rag_ft.retrieval.search import Retriever, build_index, open_retriever, served_tuned
+from rag_ft.session import Session
 from rag_ft.training.pairs import select_pairs
 from rag_ft.training.phases import (
     Candidate,
@@ -154,8 +155,9 @@ def lsr(args: argparse.Namespace) -> dict[str, Any]:
     parts, facts = [], {}
     for fold in args.folds:
         config, run_dir = _prepare(args, f"lsr-{fold}", [("covidqa_train", None)], _halves(fold))
-        pairs = select_pairs(run_dir, config.ingest.advanced.near_duplicate_similarity)
-        training = open_training(config, run_dir, pairs, join_processes())
+        store = ChunkStore(run_dir.chunks)
+        pairs = select_pairs(run_dir, store, config.ingest.advanced.near_duplicate_similarity)
+        training = open_training(Session(config, run_dir), pairs, join_processes())
         made = _lsr_candidates(training)
         parts.append(_table(run_dir, {name: training.retriever_of(c) for name, c in made.items()}))
         facts[f"fold {fold}"] = {
@@ -348,7 +350,7 @@ def _prepare(
         (generate, run_dir.qa),
     ):
         if not made.exists() and (indexed or stage is not index):
-            stage.run(config, run_dir)
+            stage.run(Session(config, run_dir))
         if stage is ingest and test_only:
             of_test = {
                 chunk.document_id

@@ -12,10 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rag_ft import __version__
 from rag_ft.errors import RagFtError
 from rag_ft.paths import RunDir
 from rag_ft.stages import STAGES
+from rag_ft.version import __version__
 
 if TYPE_CHECKING:
     from rag_ft.config import Config
@@ -290,10 +290,11 @@ def _export(args: argparse.Namespace) -> None:
 
 
 def _preview(args: argparse.Namespace) -> None:
+    from rag_ft.session import Session
     from rag_ft.train_generator import preview
 
     config = _checked(args, "ingest", "index", "generate", "train_retriever")
-    print(preview(config, RunDir(config.run_path), args.num))
+    print(preview(Session.of(config), args.num))
 
 
 def _plan(args: argparse.Namespace) -> None:

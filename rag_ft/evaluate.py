@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from itertools import chain
 
-from rag_ft.config import Config
+from rag_ft.config import EvaluateConfig
 from rag_ft.errors import DataError
-from rag_ft.evaluation.answering import Answered, answer_all, tuned_generator
+from rag_ft.evaluation.answering import Answered, answer_all
 from rag_ft.evaluation.ensemble import combine, part_asks
 from rag_ft.evaluation.given import index_given, with_given
 from rag_ft.evaluation.judge import judge
@@ -19,9 +18,10 @@ from rag_ft.evaluation.systems import MIN_HITS, Ask, asks_of
 from rag_ft.metrics.answers import citation_scores, faithfulness, score_answer
 from rag_ft.metrics.retrieval import score_ranking
 from rag_ft.paths import RunDir
-from rag_ft.qa.prompts import is_abstention
+from rag_ft.qa.answer_prompt import AnswerPrompt
 from rag_ft.records import (
     Chunk,
+    ChunkStore,
     Hit,
     Prediction,
     QAPair,
@@ -32,7 +32,8 @@ from rag_ft.records import (
 )
 from rag_ft.relevance import evidence_shown, gold_by_pair, second_chunk_id
 from rag_ft.retrieval.encoder import load_encoder
-from rag_ft.retrieval.search import chunk_text, open_retriever, served_tuned
+from rag_ft.retrieval.search import Hits
+from rag_ft.session import Session
 from rag_ft.training.leakage import check_no_leakage, without_test_questions
 
 Rankings = dict[str, dict[str, list[str]]]
@@ -49,7 +50,7 @@ class Material:
     chunks: dict[str, Chunk]
 
 
-def run(config: Config, run_dir: RunDir) -> dict[str, int | float]:
+def run(session: Session) -> dict[str, int | float]:
     """Asks every system the questions of the test documents and scores what it finds and says.
 
     The tuned halves are those the configuration names by path, else the run's own. A half that was not tuned, or
@@ -61,45 +62,45 @@ def run(config: Config, run_dir: RunDir) -> dict[str, int | float]:
         DataError: no test question is left, training pairs leak, or every reply failed.
         ConfigError: a path given in `evaluate` does not hold what it should.
     """
-    run_dir = with_given(config, run_dir)
-    index_given(config, run_dir)
-    pairs = _questions(config, run_dir)
+    session = replace(session, run_dir=with_given(session.config, session.run_dir))
+    settings, run_dir = session.config.evaluate, session.run_dir
+    index_given(session.config, run_dir)
+    pairs = _questions(run_dir, settings, session.config.run.seed)
     counts: dict[str, int | float] = {"questions": len(pairs)}
-    counts |= _check_leakage(run_dir, pairs) | _halves(config, run_dir)
-    material = _material(run_dir, pairs, _retrieve(config, run_dir, pairs))
+    counts |= _check_leakage(run_dir, session.chunks, pairs)
+    # Which components are tuned, and which of them are named by path.
+    counts["retriever_tuned"] = int(session.serves_tuned_retriever)
+    counts["retriever_given"] = int(bool(settings.encoder))
+    counts["generator_tuned"] = int(session.tuned_generator is not None)
+    counts["generator_given"] = int(bool(settings.adapter))
+    material = _material(session.chunks, pairs, _retrieve(session, pairs))
+    session.close_retrievers()
     counts["located_questions"] = sum(1 for gold in material.gold.values() if gold)
     scores: Iterable[Score] = _retrieval_scores(material)
-    if config.evaluate.answers:
-        answers, found = _answer(config, run_dir, material)
+    if settings.answers:
+        answers, found = _answer(session, material)
         counts, scores = counts | found, chain(scores, answers)
     counts["scores"] = write_jsonl(run_dir.scores, scores)
     return counts
 
 
-def _halves(config: Config, run_dir: RunDir) -> dict[str, int]:
-    """Which halves are tuned, and which of them came by path."""
-    return {
-        "retriever_tuned": int(served_tuned(run_dir)),
-        "retriever_given": int(bool(config.evaluate.encoder)),
-        "generator_tuned": int(tuned_generator(run_dir) is not None),
-        "generator_given": int(bool(config.evaluate.adapter)),
-    }
-
-
-def _questions(config: Config, run_dir: RunDir) -> list[QAPair]:
+def _questions(run_dir: RunDir, settings: EvaluateConfig, seed: int) -> list[QAPair]:
     """Test pairs of the chosen origins, at most `max_questions` of them, spread over the documents."""
     chosen = [
         p
         for p in read_jsonl(run_dir.qa, QAPair)
-        if p.split == "test" and p.origin in config.evaluate.origins
+        if p.split == "test" and p.origin in settings.origins
     ]
     if not chosen:
         raise DataError(
-            f"{run_dir.qa} has no test question of origin {' or '.join(config.evaluate.origins)}: "
+            f"{run_dir.qa} has no test question of origin {' or '.join(settings.origins)}: "
             "raise ingest.test_share, add generate.questions, or widen evaluate.origins"
         )
-    limit = config.evaluate.advanced.max_questions
-    return spread(chosen, limit, config.run.seed) if limit else chosen
+    return (
+        spread(chosen, settings.advanced.max_questions, seed)
+        if settings.advanced.max_questions
+        else chosen
+    )
 
 
 def spread(pairs: Sequence[QAPair], limit: int, seed: int) -> list[QAPair]:
@@ -113,38 +114,39 @@ def spread(pairs: Sequence[QAPair], limit: int, seed: int) -> list[QAPair]:
     return [pair for pair in pairs if pair.id in kept]
 
 
-def _check_leakage(run_dir: RunDir, pairs: list[QAPair]) -> dict[str, int]:
+def _check_leakage(run_dir: RunDir, chunks: ChunkStore, pairs: list[QAPair]) -> dict[str, int]:
     training = [pair for pair in read_jsonl(run_dir.qa, QAPair) if pair.split != "test"]
     kept, asked_twice = without_test_questions(training, pairs)
-    checked = check_no_leakage(kept, pairs, read_jsonl(run_dir.chunks, Chunk))
+    checked = check_no_leakage(kept, pairs, chunks.of_splits({"test"}))
     return {f"leakage_{name}": count for name, count in checked.items()} | {
         "leakage_left_out": len(asked_twice)
     }
 
 
-def _retrieve(config: Config, run_dir: RunDir, pairs: list[QAPair]) -> Rankings:
-    """Rankings of all retrievers, written to hits/. Where no tuned encoder is served, tuned is base."""
-    k = max(MIN_HITS, config.retrieval.top_k + 10)
-    questions = [pair.question for pair in pairs]
+def _retrieve(session: Session, pairs: list[QAPair]) -> Rankings:
+    """Rankings of all retrievers, each over all questions, written to hits/. `base` and `tuned` are as served; where
+    no tuned encoder is served, tuned is base."""
+    k = max(MIN_HITS, session.config.retrieval.top_k + 10)
+    served, questions = session.config.retrieval.mode, [pair.question for pair in pairs]
     rankings: Rankings = {}
-    for half in ("base", "tuned") if served_tuned(run_dir) else ("base",):
-        retriever = open_retriever(config, run_dir, tuned=half == "tuned")
-        modes = {half: None, f"dense_{half}": "dense"} | (
-            {"lexical": "lexical"} if half == "base" else {}
+    for component in ("base", "tuned") if session.serves_tuned_retriever else ("base",):
+        modes = {component: served, f"dense_{component}": "dense"}
+        if component == "base":
+            modes["lexical"] = "lexical"
+        # One call for all modes: questions are encoded once, and each index is searched once.
+        found = session.retriever(tuned=component == "tuned").search_modes(
+            questions, k, [*modes.values()]
         )
         for name, mode in modes.items():
-            found = retriever.search(questions, k, mode=mode)
-            _write_hits(run_dir, name, pairs, found)
+            _write_hits(session.run_dir, name, pairs, found[mode])
             rankings[name] = {
                 p.id: [chunk_id for chunk_id, _ in hits]
-                for p, hits in zip(pairs, found, strict=True)
+                for p, hits in zip(pairs, found[mode], strict=True)
             }
     return {**rankings, "tuned": rankings.get("tuned", rankings["base"])}
 
 
-def _write_hits(
-    run_dir: RunDir, name: str, pairs: list[QAPair], found: list[list[tuple[str, float]]]
-) -> None:
+def _write_hits(run_dir: RunDir, name: str, pairs: list[QAPair], found: list[Hits]) -> None:
     rows = (
         Hit(pair.id, rank, chunk_id, round(score, 6))
         for pair, hits in zip(pairs, found, strict=True)
@@ -153,74 +155,71 @@ def _write_hits(
     write_jsonl(run_dir.hits(name), rows)
 
 
-def _material(run_dir: RunDir, pairs: list[QAPair], rankings: Rankings) -> Material:
-    """One pass over the chunks keeps those of the questions' documents and those that were found."""
-    documents = {pair.document_id for pair in pairs}
+def _material(store: ChunkStore, pairs: list[QAPair], rankings: Rankings) -> Material:
+    """Of the chunks only those of the questions' documents and those that were found are read."""
+    of_documents = store.of_documents(pair.document_id for pair in pairs)
     found = {i for ranking in rankings.values() for ranked in ranking.values() for i in ranked}
     found |= {i for pair in pairs if (i := second_chunk_id(pair))}
-    chunks = {
-        c.id: c
-        for c in read_jsonl(run_dir.chunks, Chunk)
-        if c.document_id in documents or c.id in found
-    }
+    chunks = {chunk.id: chunk for chunk in of_documents}
+    chunks |= store.select(found - chunks.keys())
     return Material(pairs, rankings, gold_by_pair(pairs, chunks.values()), chunks)
 
 
-def _answer(
-    config: Config, run_dir: RunDir, material: Material
-) -> tuple[Iterator[Score], dict[str, int]]:
+def _answer(session: Session, material: Material) -> tuple[Iterator[Score], dict[str, int]]:
     """Writes predictions and rejects of all systems; returns the answers' scores, and counts."""
-    answered, rejects, num_prompts = answer_all(
-        config, run_dir, _asks(config, material), material.chunks
-    )
-    answered, abstains = _combine(config, run_dir, answered), _abstains(config)
+    settings, run_dir, prompt = session.config.evaluate, session.run_dir, session.answer_prompt
+    answered, rejects, num_prompts = answer_all(session, _asks(session, material), material.chunks)
+    answered = _combine(run_dir, session.serves_tuned_retriever, answered, prompt.abstains)
     counts = {"prompts": num_prompts, "failed_prompts": len(rejects)}
     counts["predictions"] = _write_predictions(run_dir, answered)
-    scores = _answer_scores(config, material, answered)
-    if config.evaluate.advanced.similarity:
-        scores = chain(scores, similarity_scores(load_encoder(config.encoder), answered, abstains))
-    if config.evaluate.advanced.judge:
-        judged = judge(config, run_dir, answered, partial(_told, config, material), abstains)
+    scores = _answer_scores(
+        prompt, session.config.train_generator.advanced.cite, material, answered
+    )
+    if settings.advanced.similarity:
+        encoder = load_encoder(session.config.encoder)
+        scores = chain(scores, similarity_scores(encoder, answered, prompt.abstains))
+    if settings.advanced.judge:
+        judged = judge(session, answered, lambda prediction: _told(prompt, material, prediction))
         counts |= {"judge_prompts": judged.num_asked, "judge_failed": len(judged.rejects)}
         rejects, scores = [*rejects, *judged.rejects], chain(scores, judged.scores)
     write_jsonl(run_dir.rejects("evaluate"), rejects)
     return scores, counts
 
 
-def _asks(config: Config, material: Material) -> list[Ask]:
-    top_k, asks = config.retrieval.top_k, []
+def _asks(session: Session, material: Material) -> list[Ask]:
+    settings, top_k = session.config.evaluate, session.config.retrieval.top_k
+    asks = []
     for pair in material.pairs:
         hits = {half: material.rankings[half][pair.id] for half in ("base", "tuned")}
         asks += asks_of(pair, hits, material.gold[pair.id], material.chunks, top_k)
-    if config.evaluate.advanced.robustness:
+    if settings.advanced.robustness:
         asks += probes(
-            material.pairs, material.rankings["base"], material.gold, material.chunks, config
+            material.pairs,
+            material.rankings["base"],
+            material.gold,
+            material.chunks,
+            session.config,
         )
-    if config.evaluate.advanced.ensemble:
+    if settings.advanced.ensemble:
         asks += part_asks(material.pairs, material.rankings, top_k)
     return asks
 
 
-def _combine(config: Config, run_dir: RunDir, answered: list[Answered]) -> list[Answered]:
+def _combine(
+    run_dir: RunDir, serves_tuned: bool, answered: list[Answered], abstains: Callable[[str], bool]
+) -> list[Answered]:
     """Ensembles' parts become one prediction each; without ensembles everything stays as it is."""
-    tuned = "tuned" if run_dir.hits("tuned").exists() and served_tuned(run_dir) else "base"
+    tuned = "tuned" if run_dir.hits("tuned").exists() and serves_tuned else "base"
     hits = {
         "base": read_jsonl(run_dir.hits("base"), Hit),
         "tuned": read_jsonl(run_dir.hits(tuned), Hit),
     }
-    return combine(answered, hits, _abstains(config))
+    return combine(answered, hits, abstains)
 
 
-def _abstains(config: Config) -> Callable[[str], bool]:
-    return partial(is_abstention, abstain=config.llm.advanced.abstain)
-
-
-def _told(config: Config, material: Material, prediction: Prediction) -> list[str]:
+def _told(prompt: AnswerPrompt, material: Material, prediction: Prediction) -> list[str]:
     """The chunks a system was shown, as it read them."""
-    return [
-        chunk_text(material.chunks[i], config.retrieval.advanced.with_title)
-        for i in prediction.chunk_ids
-    ]
+    return [prompt.text(material.chunks[i]) for i in prediction.chunk_ids]
 
 
 def _write_predictions(run_dir: RunDir, answered: list[Answered]) -> int:
@@ -242,30 +241,24 @@ def _retrieval_scores(material: Material) -> Iterator[Score]:
 
 
 def _answer_scores(
-    config: Config, material: Material, answered: Iterable[Answered]
+    prompt: AnswerPrompt, cites: bool, material: Material, answered: Iterable[Answered]
 ) -> Iterator[Score]:
-    abstains = _abstains(config)
+    """`cites`: the tuned generator learned to cite, so that citations are scored."""
     for ask, prediction in answered:
-        abstained = abstains(prediction.answer)
+        abstained = prompt.abstains(prediction.answer)
         values = score_answer(prediction.answer, ask.answers, abstained)
         if ask.passages is None:
-            values |= _grounding(config, material, ask, prediction)
+            covered = evidence_shown(ask.pair, [material.chunks[i] for i in prediction.chunk_ids])
+            values |= {} if covered is None else {"evidence_shown": covered}
+            if cites:
+                values |= citation_scores(
+                    prediction.citations, ask.chunk_ids, material.gold[ask.pair.id]
+                )
         if not abstained and prediction.chunk_ids:
-            told = ask.passages or _told(config, material, prediction)
+            told = ask.passages or _told(prompt, material, prediction)
             supported = faithfulness(prediction.answer, told)
             values |= {} if supported is None else {"faithfulness": supported}
         yield from _scores(ask.pair.id, ask.system, values | {"seconds": prediction.seconds})
-
-
-def _grounding(
-    config: Config, material: Material, ask: Ask, prediction: Prediction
-) -> dict[str, float]:
-    """How much of the evidence the context held, and where answers cite, whether they cite it."""
-    covered = evidence_shown(ask.pair, [material.chunks[i] for i in prediction.chunk_ids])
-    values = {} if covered is None else {"evidence_shown": covered}
-    if config.train_generator.advanced.cite:
-        values |= citation_scores(prediction.citations, ask.chunk_ids, material.gold[ask.pair.id])
-    return values
 
 
 def _scores(question_id: str, system: str, values: dict[str, float]) -> Iterator[Score]:

@@ -12,14 +12,20 @@ from typing import Any
 from rag_ft.config import Config
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.llm.interface import Messages
-from rag_ft.paths import RunDir
-from rag_ft.qa.chunk_file import ChunkFile
 from rag_ft.qa.destination import publish
-from rag_ft.qa.prompts import Prompts, load_prompts
-from rag_ft.records import Chunk, QAPair, Split, batched, read_jsonl, write_jsonl
+from rag_ft.records import (
+    SPLITS,
+    Chunk,
+    ChunkStore,
+    QAPair,
+    Split,
+    batched,
+    read_jsonl,
+    write_jsonl,
+)
 from rag_ft.relevance import gold_chunk_ids, gold_chunks, locate
+from rag_ft.session import Session
 
-SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 SEARCH_BATCH = 64
 
 
@@ -47,11 +53,12 @@ def export(
     """
     if format not in FORMATS:
         raise ConfigError(f"no export format '{format}': choose from {', '.join(FORMATS)}")
-    run_dir = RunDir(config.run_path)
+    session = Session.of(config)
+    run_dir = session.run_dir
     if not run_dir.qa.exists():
         raise DataError(f"{run_dir.qa} does not exist: run `rag-ft generate CONFIG` first")
     wanted = splits or (SPLITS if format == "beir" else ("train",))
-    task = _Task(config, run_dir, tuple(wanted), with_context)
+    task = _Task(session, tuple(wanted), with_context)
 
     def write(target: Path) -> None:
         FORMATS[format](task, target)
@@ -68,14 +75,17 @@ def export(
 class _Task:
     """One export; `counts` is filled while writing."""
 
-    config: Config
-    run_dir: RunDir
+    session: Session
     splits: tuple[Split, ...]
     with_context: bool
     counts: dict[str, int] = field(default_factory=lambda: {"rows": 0, "left_out": 0})
 
     def pairs(self) -> Iterator[QAPair]:
-        return (pair for pair in read_jsonl(self.run_dir.qa, QAPair) if pair.split in self.splits)
+        return (
+            pair
+            for pair in read_jsonl(self.session.run_dir.qa, QAPair)
+            if pair.split in self.splits
+        )
 
     def count(self, is_written: bool) -> bool:
         self.counts["rows" if is_written else "left_out"] += 1
@@ -98,32 +108,18 @@ def _plain_examples(task: _Task) -> Iterator[tuple[Messages, str]]:
 
 
 def _examples_in_context(task: _Task) -> Iterator[tuple[Messages, str]]:
-    from rag_ft.retrieval.search import chunk_text, open_retriever, served_tuned
-
-    config = task.config
-    prompts = load_prompts(config.llm.prompts, config.llm.advanced.abstain)
-    retriever = open_retriever(config, task.run_dir, tuned=served_tuned(task.run_dir))
-    with ChunkFile(task.run_dir.chunks, retriever.row_of) as chunks:
-        for batch in batched(task.pairs(), SEARCH_BATCH):
-            found = retriever.search([pair.question for pair in batch], config.retrieval.top_k)
-            for pair, hits in zip(batch, found, strict=True):
-                context = _with_gold(pair, [chunks[chunk_id] for chunk_id, _ in hits], chunks)
-                if task.count(context is not None):
-                    yield _ask(
-                        prompts,
-                        pair,
-                        [
-                            chunk_text(c, config.retrieval.advanced.with_title)
-                            for c in context or ()
-                        ],
-                    )
+    session = task.session
+    retriever = session.retriever(tuned=session.serves_tuned_retriever)
+    for batch in batched(task.pairs(), SEARCH_BATCH):
+        found = retriever.search([pair.question for pair in batch], session.config.retrieval.top_k)
+        for pair, hits in zip(batch, found, strict=True):
+            chunks = [session.chunks[chunk_id] for chunk_id, _ in hits]
+            context = _with_gold(pair, chunks, session.chunks)
+            if task.count(context is not None):
+                yield session.answer_prompt.messages(pair.question, context or ()), pair.answer
 
 
-def _ask(prompts: Prompts, pair: QAPair, passages: list[str]) -> tuple[Messages, str]:
-    return prompts.answer(pair.question, passages), pair.answer
-
-
-def _with_gold(pair: QAPair, found: list[Chunk], chunks: ChunkFile) -> list[Chunk] | None:
+def _with_gold(pair: QAPair, found: list[Chunk], chunks: ChunkStore) -> list[Chunk] | None:
     """The chunks found, with a gold chunk among them; None where no gold chunk is known."""
     if not pair.answerable:
         return found
@@ -158,10 +154,8 @@ def _trl(messages: Messages, answer: str) -> dict[str, Any]:
 
 def _beir(task: _Task, folder: Path) -> None:
     """The chunks as corpus, answerable questions as queries, and the chunks that hold the evidence as relevant."""
-    chunks = read_jsonl(task.run_dir.chunks, Chunk)
-    write_jsonl(
-        folder / "corpus.jsonl", ({"_id": c.id, "title": c.title, "text": c.text} for c in chunks)
-    )
+    corpus = ({"_id": c.id, "title": c.title, "text": c.text} for c in task.session.chunks)
+    write_jsonl(folder / "corpus.jsonl", corpus)
     (folder / "qrels").mkdir(parents=True, exist_ok=True)
     tables = {
         split: (folder / "qrels" / f"{split}.tsv").open("w", encoding="utf-8")
@@ -191,14 +185,15 @@ def _beir_queries(task: _Task, tables: dict[Split, Any]) -> Iterator[dict[str, A
 
 def _with_chunks(task: _Task) -> Iterator[tuple[QAPair, list[Chunk]]]:
     """Each pair with all chunks of its document; pairs and chunks are in the same order of documents."""
-    documents = groupby(read_jsonl(task.run_dir.chunks, Chunk), key=lambda chunk: chunk.document_id)
+    documents = groupby(task.session.chunks, key=lambda chunk: chunk.document_id)
     current: tuple[str | None, list[Chunk]] = (None, [])
     for pair in task.pairs():
         while pair.document_id is not None and current[0] != pair.document_id:
             found = next(documents, None)
             if found is None:
+                run_dir = task.session.run_dir
                 raise DataError(
-                    f"{task.run_dir.qa} is not in the order of {task.run_dir.chunks}: run generate again"
+                    f"{run_dir.qa} is not in the order of {run_dir.chunks}: run generate again"
                 )
             current = (found[0], list(found[1]))
         yield pair, current[1] if pair.document_id is not None else []

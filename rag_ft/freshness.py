@@ -251,7 +251,7 @@ def _source_files(stage: str, sections: Sequence[str], config: Config) -> dict[s
             if path
         ]
     if stage == "ingest":
-        from rag_ft.documents.sources import find_files
+        from rag_ft.documents.discovery import find_files
 
         questions = {
             path.resolve() for path in config.generate.questions

@@ -18,35 +18,37 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
-from rag_ft.config import Config
+from rag_ft.config import GenerateConfig
 from rag_ft.errors import ConfigError, DataError
-from rag_ft.llm.factory import open_language_model
 from rag_ft.llm.interface import ChatRequest, LanguageModel, Reply
 from rag_ft.paths import RunDir
+from rag_ft.qa.answer_prompt import AnswerPrompt
 from rag_ft.qa.asking import ask_in_order
 from rag_ft.qa.checks import Failure
-from rag_ft.qa.chunk_file import ChunkFile
 from rag_ft.qa.drafting import Drafting
 from rag_ft.qa.duplicates import AskedBefore, RecentVectors, duplicate
 from rag_ft.qa.funnel import Funnel
 from rag_ft.qa.plan import Ask, choose_chunks, kind_shares, plan
-from rag_ft.qa.prompts import Prompts, load_prompts
+from rag_ft.qa.prompts import load_prompts
 from rag_ft.qa.questions import Imported, import_questions
 from rag_ft.qa.round_trip import ClosedBook, RoundTrip
 from rag_ft.qa.swaps import Earlier, Swaps
-from rag_ft.records import Chunk, Document, QAPair, read_jsonl, write_jsonl
+from rag_ft.records import ChunkStore, Document, QAPair, read_jsonl, write_jsonl
+from rag_ft.retrieval.search import Retriever
+from rag_ft.session import Session
 
 QUESTION_BATCH = 64
 
 
-def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
+def run(session: Session) -> dict[str, Any]:
     """Writes qa.jsonl in document order and rejects/generate.jsonl; returns the funnel's counts.
 
     Raises:
         ConfigError: nothing is asked for, or kinds that the prompt set cannot write.
         DataError: questions cannot be read, the model is down, or too few pairs are kept.
     """
-    settings, scratch = config.generate, run_dir.checkpoints("generate")
+    config, run_dir, settings = session.config, session.run_dir, session.config.generate
+    scratch = run_dir.checkpoints("generate")
     if not settings.pairs_per_chunk and not settings.questions:
         raise ConfigError(
             "nothing to do: set generate.pairs_per_chunk above 0, or name files in generate.questions"
@@ -56,16 +58,16 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
     )
     if settings.pairs_per_chunk:
         kind_shares(settings.kinds, prompts.kinds, prompts.name)
-    imported = _import(config, run_dir)
+    imported = _import(session)
     seconds: dict[str, float] = {}
     with Funnel(run_dir.rejects("generate")) as funnel:
         for reject in imported.rejects:
             funnel.note(reject)
-        _check_imported(
-            imported, config, run_dir
-        )  # before hours of asking; the rejects are there to see all the same
+        # Before hours of asking; the rejects are there to see all the same.
+        _check_imported(imported, settings, run_dir.rejects("generate"))
         if settings.pairs_per_chunk:
-            seconds = _generate(config, run_dir, prompts, imported, funnel)
+            prompt = AnswerPrompt(prompts, config.retrieval.advanced.with_title)
+            seconds = _generate(session, prompt, imported, funnel)
     funnel.check_kept(settings.advanced.min_kept_share)
     generated = (
         read_jsonl(run_dir.pass_pairs("kept"), QAPair) if settings.pairs_per_chunk else iter(())
@@ -79,47 +81,48 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
 class Tools:
     """What the passes share."""
 
-    config: Config
-    run_dir: RunDir
-    prompts: Prompts
+    settings: GenerateConfig
+    top_k: int
+    seed: int
+    replies: Path
+    prompt: AnswerPrompt
     model: LanguageModel
-    retriever: Any
-    chunk_of: Callable[[str], Chunk]
+    retriever: Retriever
+    chunks: ChunkStore
     funnel: Funnel
 
-    def render(self, chunk: Chunk) -> str:
-        """A chunk's text as the generator sees it in every stage."""
-        from rag_ft.retrieval.search import chunk_text
-
-        return chunk_text(chunk, self.config.retrieval.advanced.with_title)
-
     def round_trip(self) -> RoundTrip:
-        return RoundTrip(self.config, self.prompts, self.retriever, self.chunk_of, self.render)
+        return RoundTrip(self.settings, self.top_k, self.prompt, self.retriever, self.chunks)
 
 
-def _import(config: Config, run_dir: RunDir) -> Imported:
-    if not config.generate.questions:
+def _import(session: Session) -> Imported:
+    paths = session.config.generate.questions
+    if not paths:
         return Imported([], [])
-    documents, chunks = read_jsonl(run_dir.documents, Document), read_jsonl(run_dir.chunks, Chunk)
-    return import_questions(
-        config.generate.questions, documents, chunks, config.llm.advanced.abstain
-    )
+    documents = read_jsonl(session.run_dir.documents, Document)
+    return import_questions(paths, documents, session.chunks, session.config.llm.advanced.abstain)
 
 
 def _generate(
-    config: Config, run_dir: RunDir, prompts: Prompts, imported: Imported, funnel: Funnel
+    session: Session, prompt: AnswerPrompt, imported: Imported, funnel: Funnel
 ) -> dict[str, float]:
     """The passes, each reading the file that the one before wrote; kept.jsonl is the last. Returns seconds by pass."""
-    from rag_ft.retrieval.search import open_retriever
-
+    config, run_dir = session.config, session.run_dir
     seconds: dict[str, float] = {}
-    retriever: Any = open_retriever(config, run_dir)
-    retriever.encoder = RecentVectors(retriever.encoder)
-    with (
-        open_language_model(config.llm, config.run.seed, log_path=run_dir.vllm_log) as model,
-        ChunkFile(run_dir.chunks, retriever.row_of) as chunks,
-    ):
-        tools = Tools(config, run_dir, prompts, model, retriever, chunks.__getitem__, funnel)
+    retriever = session.retriever()
+    retriever.encoder = RecentVectors(retriever.encoder)  # type: ignore[assignment]
+    with session.language_model() as model:
+        tools = Tools(
+            config.generate,
+            config.retrieval.top_k,
+            config.run.seed,
+            run_dir.replies("generate"),
+            prompt,
+            model,
+            retriever,
+            session.chunks,
+            funnel,
+        )
         clock = time.monotonic()
         num = write_jsonl(run_dir.pass_pairs("drafted"), _draft(tools))
         seconds["write"] = round(time.monotonic() - clock, 2)
@@ -144,22 +147,22 @@ def _generate(
 
 def _draft(tools: Tools) -> Iterator[QAPair]:
     """Pass 1: pairs that pass the checks of a single pair, in chunk order."""
-    settings, shares = (
-        tools.config.generate,
-        kind_shares(tools.config.generate.kinds, tools.prompts.kinds, ""),
-    )
-    counts = Counter(chunk.document_id for chunk in _chunks(tools))
+    settings, prompts = tools.settings, tools.prompt.prompts
+    shares = kind_shares(settings.kinds, prompts.kinds, "")
+    counts = Counter(tools.chunks.count_by_document(settings.advanced.splits))
 
     def asks() -> Iterator[Ask]:
-        chosen = choose_chunks(_chunks(tools), counts, settings.max_chunks)
-        return plan(chosen, settings.pairs_per_chunk, shares, tools.config.run.seed)
+        chosen = choose_chunks(
+            tools.chunks.of_splits(settings.advanced.splits), counts, settings.max_chunks
+        )
+        return plan(chosen, settings.pairs_per_chunk, shares, tools.seed)
 
     drafting = Drafting(
-        tools.config,
-        tools.prompts,
+        settings,
+        tools.seed,
+        tools.prompt,
         tools.retriever,
-        tools.chunk_of,
-        tools.render,
+        tools.chunks,
         tools.model.name,
         tools.funnel,
     )
@@ -168,17 +171,12 @@ def _draft(tools: Tools) -> Iterator[QAPair]:
     return _passing(tools, drafting.jobs(asks()), drafting.verdict, "generate: write", most)
 
 
-def _chunks(tools: Tools) -> Iterator[Chunk]:
-    wanted = tools.config.generate.advanced.splits
-    return (chunk for chunk in read_jsonl(tools.run_dir.chunks, Chunk) if chunk.split in wanted)
-
-
 def _asked_before(tools: Tools, imported: Imported) -> AskedBefore | None:
     """The imported questions, to which each pass adds its own; None where repeating them is allowed."""
-    if "duplicate" not in tools.config.generate.advanced.checks:
+    if "duplicate" not in tools.settings.advanced.checks:
         return None
     before = AskedBefore(
-        tools.retriever.encoder.encode_queries, tools.config.generate.advanced.duplicate_similarity
+        tools.retriever.encoder.encode_queries, tools.settings.advanced.duplicate_similarity
     )
     for known in _batches(imported.pairs):
         before.repeats([pair.question for pair in known])
@@ -204,7 +202,7 @@ def _first_asked(
 
 def _round_trip(tools: Tools, pairs: Iterator[QAPair], num_pairs: int) -> Iterator[QAPair]:
     """Pass 2: pairs whose chunk is found and that the model answers alike from it."""
-    if "round_trip" not in tools.config.generate.advanced.checks:
+    if "round_trip" not in tools.settings.advanced.checks:
         return pairs
     trip = tools.round_trip()
     return _passing(tools, trip.jobs(pairs), trip.verdict, "generate: round trip", num_pairs)
@@ -227,10 +225,9 @@ def _kept_questions(
 
 def _swaps(tools: Tools, pairs: Iterator[QAPair], earlier: Earlier | None) -> Iterator[QAPair]:
     """All pairs, and unanswerable ones made of them that nobody asked and for which the model finds no answer."""
-    replies = tools.run_dir.replies("generate")
-    swaps = Swaps(tools.round_trip(), tools.funnel.asked, earlier)
+    swaps = Swaps(tools.round_trip(), tools.seed, tools.funnel.asked, earlier)
     done = ask_in_order(
-        tools.model, swaps.jobs(pairs), replies, tools.funnel, "generate: swapped names"
+        tools.model, swaps.jobs(pairs), tools.replies, tools.funnel, "generate: swapped names"
     )
     for _, group in groupby(done, key=lambda item: item[0].id):
         (pair, failure, _), *_ = tried = list(group)
@@ -245,8 +242,8 @@ def _swaps(tools: Tools, pairs: Iterator[QAPair], earlier: Earlier | None) -> It
 
 def _closed_book(tools: Tools, pairs: Iterator[QAPair], num_pairs: int) -> Iterator[QAPair]:
     """Last pass: all but the test pairs that the model answers by heart; what passes here is accepted."""
-    if "closed_book" in tools.config.generate.advanced.checks:
-        book = ClosedBook(tools.config.generate, tools.prompts)
+    if "closed_book" in tools.settings.advanced.checks:
+        book = ClosedBook(tools.settings, tools.prompt.prompts)
         pairs = _passing(tools, book.jobs(pairs), book.verdict, "generate: closed book", num_pairs)
     for pair in pairs:
         tools.funnel.accept(pair)
@@ -261,8 +258,9 @@ def _passing(
     most: int,
 ) -> Iterator[QAPair]:
     """What a pass keeps, in order. Jobs are (item, failure, request): a failure is a reject, no request a pass."""
-    replies = tools.run_dir.replies("generate")
-    for item, failure, reply in ask_in_order(tools.model, jobs, replies, tools.funnel, what, most):
+    for item, failure, reply in ask_in_order(
+        tools.model, jobs, tools.replies, tools.funnel, what, most
+    ):
         if failure is None and reply is not None:
             result = (
                 Failure("llm_error", reply.error[:300]) if reply.error else verdict(item, reply)
@@ -290,18 +288,18 @@ def _batches(pairs: Iterable[QAPair]) -> Iterator[list[QAPair]]:
         yield batch
 
 
-def _check_imported(imported: Imported, config: Config, run_dir: RunDir) -> None:
+def _check_imported(imported: Imported, settings: GenerateConfig, rejects: Path) -> None:
     """Raises DataError when too few of the lines could be imported."""
     total = len(imported.pairs) + len(imported.rejects)
-    if total and len(imported.pairs) < max(1, config.generate.advanced.min_kept_share * total):
+    if total and len(imported.pairs) < max(1, settings.advanced.min_kept_share * total):
         reason, count = Counter(reject.reason for reject in imported.rejects).most_common(1)[0]
         raise DataError(
             f"only {len(imported.pairs)} of {total} lines of generate.questions are questions of this run; most failed "
-            f"by '{reason}' ({count}): see {run_dir.rejects('generate')} and mend the file"
+            f"by '{reason}' ({count}): see {rejects} and mend the file"
         )
-    if config.generate.questions and not total:
+    if settings.questions and not total:
         raise DataError(
-            f"{config.generate.questions[0]} holds no question: write one JSON object a line, or leave it out"
+            f"{settings.questions[0]} holds no question: write one JSON object a line, or leave it out"
         )
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from rag_ft.config import Config, IngestConfig
+from rag_ft.config import IngestConfig
 from rag_ft.documents.chunking import CountTokens, split_chunks
 from rag_ft.documents.discovery import Draft, find_files, free_id, read_drafts
 from rag_ft.documents.near_duplicates import groups, signature
@@ -27,31 +27,31 @@ from rag_ft.errors import ConfigError, DataError
 from rag_ft.model_hub import load_token_counter, resolve
 from rag_ft.paths import RunDir
 from rag_ft.records import Chunk, Document, Reject, Split, read_jsonl, write_jsonl
+from rag_ft.session import Session
 
 logger = logging.getLogger(__name__)
 # Rejects that say nothing about whether the sources could be read.
 HARMLESS = frozenset({"unknown type", "duplicate"})
 
 
-def run(config: Config, run_dir: RunDir) -> dict[str, int | float]:
+def run(session: Session) -> dict[str, int | float]:
     """Writes documents.jsonl, chunks.jsonl and rejects/ingest.jsonl; a source that cannot be read is a reject.
 
     Raises:
         ConfigError: knobs that contradict each other, or no source.
         DataError: a source is missing, nothing or too little of the sources can be read.
     """
-    check(config.ingest)
-    count_tokens = load_token_counter(resolve(config.encoder.model, "encoder"))
+    settings, run_dir = session.config.ingest, session.run_dir
+    check(settings)
+    count_tokens = load_token_counter(resolve(session.config.encoder.model, "encoder"))
     sources = _Read()
     unsplit = run_dir.documents_unsplit
     try:
-        write_jsonl(unsplit, _read(config.ingest, sources))
+        write_jsonl(unsplit, _read(settings, sources))
         write_jsonl(run_dir.rejects("ingest"), sources.rejects)
-        _check_kept(config.ingest, sources, run_dir)
-        near = groups(
-            np.array(sources.signatures), config.ingest.advanced.near_duplicate_similarity
-        )
-        splits = decide_splits(sources.ids, sources.fixed, near, config.ingest)
+        _check_kept(settings, sources, run_dir)
+        near = groups(np.array(sources.signatures), settings.advanced.near_duplicate_similarity)
+        splits = decide_splits(sources.ids, sources.fixed, near, settings)
         write_jsonl(run_dir.documents, _with_splits(unsplit, splits))
     finally:
         unsplit.unlink(missing_ok=True)
@@ -61,7 +61,7 @@ def run(config: Config, run_dir: RunDir) -> dict[str, int | float]:
         total=len(sources.ids),
         unit="doc",
     )
-    num_chunks = write_jsonl(run_dir.chunks, _chunks(documents, count_tokens, config.ingest))
+    num_chunks = write_jsonl(run_dir.chunks, _chunks(documents, count_tokens, settings))
     return _counts(sources, splits, near, num_chunks)
 
 

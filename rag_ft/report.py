@@ -30,6 +30,7 @@ from rag_ft.metrics.verdict import FEW_DOCUMENTS, points, verdict
 from rag_ft.paths import RunDir
 from rag_ft.records import (
     Chunk,
+    ChunkStore,
     Document,
     Hit,
     Prediction,
@@ -44,6 +45,7 @@ from rag_ft.report_page import charts, facts, retriever, slices
 from rag_ft.report_page.browser import browser_data, script_json
 from rag_ft.report_page.rendering import aligned, environment, script, style
 from rag_ft.report_page.robustness import robustness
+from rag_ft.session import Session
 
 SCHEMA = 1  # of metrics.json; raised when a key changes its meaning
 # From so many on, questions that people wrote or reviewed make the headline alone.
@@ -56,12 +58,13 @@ BADGES = {"none": "Keep the base", "undecided": "Undecided", EVERY_WORD: f"Ship 
 TERMINAL_METRICS, PAGE_METRICS = 4, 5  # the columns there is room for
 
 
-def run(config: Config, run_dir: RunDir) -> dict[str, int | float]:
+def run(session: Session) -> dict[str, int | float]:
     """Writes metrics.json, report.md and report.html from what the other stages left.
 
     Raises:
         DataError: the evaluation scored no question that qa.jsonl still holds.
     """
+    config, run_dir = session.config, session.run_dir
     pairs = [pair for pair in read_jsonl(run_dir.qa, QAPair) if pair.split == "test"]
     table = make_table(pairs, read_jsonl(run_dir.scores, Score))
     if not table.pairs:
@@ -290,7 +293,7 @@ def _page(
     shown = {
         i for rows in predictions.values() for prediction in rows for i in prediction.chunk_ids
     }
-    chunks, gold = _gold(run_dir, table.pairs, documents, shown)
+    chunks, gold = _gold(ChunkStore(run_dir.chunks), table.pairs, documents, shown)
     answered = ("base", DECIDING_ANSWER) in table.values
     browser = browser_data(table, predictions, gold, chunks, documents) if predictions else None
     return {
@@ -373,15 +376,12 @@ def _predictions(run_dir: RunDir, table: ScoreTable) -> dict[str, list[Predictio
 
 
 def _gold(
-    run_dir: RunDir, pairs: Sequence[QAPair], documents: dict[str, Document], shown: set[str]
+    store: ChunkStore, pairs: Sequence[QAPair], documents: dict[str, Document], shown: set[str]
 ) -> tuple[dict[str, Chunk], dict[str, set[str]]]:
     """(the chunks of the documents and those that were shown, the ids of each question's gold
     chunks)."""
-    chunks = {
-        c.id: c
-        for c in read_jsonl(run_dir.chunks, Chunk)
-        if c.document_id in documents or c.id in shown
-    }
+    chunks = {chunk.id: chunk for chunk in store.of_documents(documents)}
+    chunks |= store.select(shown - chunks.keys())
     return chunks, gold_by_pair(pairs, chunks.values())
 
 

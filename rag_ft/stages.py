@@ -160,8 +160,10 @@ def _run_locked(
         torch.set_num_threads(plan["threads"])
     if _is_main_process():
         _write_start(config, run_dir, stage, plan)
+    from rag_ft.session import Session  # loads numpy: `status` and `plan` do without
+
     clock = time.monotonic()
-    counts = importlib.import_module(f"rag_ft.{name}").run(config, run_dir)
+    counts = importlib.import_module(f"rag_ft.{name}").run(Session(config, run_dir))
     seconds = round(time.monotonic() - clock, 2)
     done = {**plan, "counts": counts, "seconds": seconds}
     if begun or answered:

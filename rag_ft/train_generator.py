@@ -13,12 +13,13 @@ import shutil
 import sys
 from typing import TYPE_CHECKING, Any
 
-from rag_ft import __version__
 from rag_ft.config import Config
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.paths import RunDir
 from rag_ft.records import write_jsonl, write_text
+from rag_ft.session import Session
 from rag_ft.training.examples import Example, count_kinds, longest_answer
+from rag_ft.version import __version__
 
 if TYPE_CHECKING:
     from rag_ft.training.processes import Processes
@@ -31,7 +32,7 @@ PART_WAYS = 1.1  # a last dev loss so many times the best one is called overfitt
 Counts = dict[str, int | float | str]
 
 
-def run(config: Config, run_dir: RunDir) -> Counts:
+def run(session: Session) -> Counts:
     """Writes generator/ (adapter or model, tokenizer, model card) and the training log; checkpoints go when it is done.
 
     Raises:
@@ -44,17 +45,22 @@ def run(config: Config, run_dir: RunDir) -> Counts:
     from rag_ft.training.sft import train
     from rag_ft.training.training_set import build_training_set, read_training_set
 
+    config, run_dir = session.config, session.run_dir
     if not config.train_generator.enabled:
         return {"trained": 0, "reason": "train_generator.enabled is false"}
     check_method(config)
-    processes, tokens, work = join_processes(), chat_tokens(config), run_dir.checkpoints(STAGE)
+    processes, tokens, work = (
+        join_processes(),
+        chat_tokens(config.llm.required_model),
+        run_dir.checkpoints(STAGE),
+    )
     counts: Counts = dict(
-        processes.first(lambda: build_training_set(config, run_dir, tokens.encode, work)) or {}
+        processes.first(lambda: build_training_set(session, tokens.encode, work)) or {}
     )
     data = read_training_set(work)
     if not data.train:
         raise DataError(f"no pair gave a training example: see {run_dir.rejects(STAGE)}")
-    _warn_of_long_answers(config, data)
+    _warn_of_long_answers(data, config.evaluate.advanced.max_tokens)
     if (
         "tensorboard" in config.train_generator.advanced.report_to
     ):  # its default lies among the checkpoints, which go
@@ -72,8 +78,8 @@ def run(config: Config, run_dir: RunDir) -> Counts:
     return counts
 
 
-def _warn_of_long_answers(config: Config, data: TrainingSet) -> None:
-    longest, room = longest_answer(data.train), config.evaluate.advanced.max_tokens
+def _warn_of_long_answers(data: TrainingSet, room: int) -> None:
+    longest = longest_answer(data.train)
     if longest > room:
         logger.warning(
             "learned answers of %d tokens would be cut off by evaluate.advanced.max_tokens=%d: raise it",
@@ -107,19 +113,19 @@ def _probe(config: Config, model: Any, tokenizer: Any, data: TrainingSet, name: 
     return counts
 
 
-def chat_tokens(config: Config) -> Any:
+def chat_tokens(model: str) -> Any:
     """The model's tokenizer, checked to have a chat template, as training uses it."""
     from rag_ft.llm.chat_template import load_chat_tokenizer
     from rag_ft.model_hub import resolve
     from rag_ft.training.tokens import ChatTokens
 
-    tokenizer = load_chat_tokenizer(resolve(config.llm.required_model, "llm"))
+    tokenizer = load_chat_tokenizer(resolve(model, "llm"))
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return ChatTokens(tokenizer)
 
 
-def preview(config: Config, run_dir: RunDir, n: int = 10) -> str:
+def preview(session: Session, n: int = 10) -> str:
     """`n` training examples as text, spread over the pairs: the part without loss marked with `|`, the learned one
     with `>`. Nothing is trained or written.
 
@@ -130,8 +136,8 @@ def preview(config: Config, run_dir: RunDir, n: int = 10) -> str:
 
     if n < 1:
         raise ConfigError(f"--num {n} shows nothing: give 1 or more")
-    tokens = chat_tokens(config)
-    examples, rejects = sample_examples(config, run_dir, tokens.encode, n)
+    tokens = chat_tokens(session.config.llm.required_model)
+    examples, rejects = sample_examples(session, tokens.encode, n)
     shown = [_show(example, tokens.tokenizer) for example in examples[:n]]
     return "\n\n".join(
         [*shown, *(f"# {r.item}: left out, {r.reason} ({r.detail})" for r in rejects)]

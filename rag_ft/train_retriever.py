@@ -14,10 +14,11 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from rag_ft.config import Config
+from rag_ft.config import TrainRetrieverConfig
 from rag_ft.errors import ConfigError
 from rag_ft.paths import RunDir
 from rag_ft.records import write_jsonl
+from rag_ft.session import Session
 
 if TYPE_CHECKING:
     from rag_ft.training.gate import DevScores, Selection
@@ -32,7 +33,7 @@ SELECTED_BY_CLOZES = (
 Counts = dict[str, int | float | str]
 
 
-def run(config: Config, run_dir: RunDir) -> Counts:
+def run(session: Session) -> Counts:
     """Writes lm_scores.jsonl and the training log, and retriever/ and retriever_index/ where the
     tuned encoder is selected.
 
@@ -46,7 +47,8 @@ def run(config: Config, run_dir: RunDir) -> Counts:
     from rag_ft.training.phases import base_candidate, open_training
     from rag_ft.training.processes import join_processes
 
-    if not config.train_retriever.enabled:
+    config, run_dir, settings = session.config, session.run_dir, session.config.train_retriever
+    if not settings.enabled:
         return {"shipped": 0, "reason": "train_retriever.enabled is false"}
     if sharded():
         raise ConfigError(
@@ -56,8 +58,8 @@ def run(config: Config, run_dir: RunDir) -> Counts:
 
     # The pairs: those of train documents to train on, those of dev documents to select by.
     processes = join_processes()
-    pairs = select_pairs(run_dir, config.ingest.advanced.near_duplicate_similarity)
-    if config.train_retriever.advanced.self_supervised:
+    pairs = select_pairs(run_dir, session.chunks, config.ingest.advanced.near_duplicate_similarity)
+    if settings.advanced.self_supervised:
         pairs = with_cloze_dev(pairs, config.run.seed)
     processes.first(lambda: write_jsonl(run_dir.rejects("train_retriever"), pairs.rejects))
     counts: Counts = {
@@ -65,11 +67,11 @@ def run(config: Config, run_dir: RunDir) -> Counts:
         "num_dev_pairs": len(pairs.dev),
         "num_dropped_test_questions": len(pairs.rejects),
     }
-    if reason := nothing_to_train_on(config, pairs):
+    if reason := nothing_to_train_on(settings, pairs):
         return {**counts, "shipped": 0, "reason": reason}
 
     # Training, phase after phase; then the gate.
-    training = open_training(config, run_dir, pairs, processes)
+    training = open_training(session, pairs, processes)
     base = base_candidate(training)
     kept, left_out = train(training, base)
     selection = select(training, base, kept[-1])
@@ -92,9 +94,8 @@ def run(config: Config, run_dir: RunDir) -> Counts:
     }
 
 
-def nothing_to_train_on(config: Config, pairs: Pairs) -> str | None:
+def nothing_to_train_on(settings: TrainRetrieverConfig, pairs: Pairs) -> str | None:
     """Why no phase can be trained, or None."""
-    settings = config.train_retriever
     if settings.advanced.self_supervised and len(pairs.chunks) > 1:
         return None
     if len(pairs.train) < 2:

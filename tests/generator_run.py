@@ -16,6 +16,7 @@ from rag_ft import index, ingest
 from rag_ft.config import Config
 from rag_ft.paths import RunDir
 from rag_ft.records import Chunk, Document, Evidence, QAPair, read_jsonl, write_jsonl
+from rag_ft.session import Session
 from rag_ft.stages import record_outputs
 
 NAMES = ["Ada", "Bo", "Cleo", "Dag", "Eva", "Finn", "Gro", "Hal", "Ida", "Jon"]
@@ -62,8 +63,8 @@ def prepare(make_run: Make, **overrides: Any) -> tuple[Config, RunDir]:
     config, run_dir = make_run(documents(), **overrides)
     if not run_dir.qa.exists():
         run_dir.path.mkdir(parents=True, exist_ok=True)
-        ingest.run(config, run_dir)
-        index.run(config, run_dir)
+        ingest.run(Session(config, run_dir))
+        index.run(Session(config, run_dir))
         write_jsonl(run_dir.qa, pairs_of(run_dir))
     return config, run_dir
 

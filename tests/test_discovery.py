@@ -16,6 +16,7 @@ from rag_ft.config_loader import make_config
 from rag_ft.documents.discovery import find_files
 from rag_ft.paths import RunDir
 from rag_ft.records import Chunk, Document, Reject, read_jsonl
+from rag_ft.session import Session
 
 Ingest = Callable[..., tuple[dict[str, Document], list[Reject]]]
 
@@ -34,7 +35,7 @@ def ingest_sources(tmp_path: Path, tiny_encoder_dir: Path) -> Ingest:
             }
         )
         run_dir = RunDir(config.run_path)
-        ingest.run(config, run_dir)
+        ingest.run(Session(config, run_dir))
         documents = {d.id: d for d in read_jsonl(run_dir.documents, Document)}
         assert {c.document_id for c in read_jsonl(run_dir.chunks, Chunk)} == set(documents)
         return documents, list(read_jsonl(run_dir.rejects("ingest"), Reject))

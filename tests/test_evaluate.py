@@ -19,6 +19,7 @@ from rag_ft.evaluation.systems import NAMES, SYSTEMS, Ask, ask_of, asks_of
 from rag_ft.paths import RunDir
 from rag_ft.records import Chunk, Evidence, Hit, Prediction, QAPair, Score, read_jsonl, write_jsonl
 from rag_ft.relevance import oracle_context
+from rag_ft.session import Session
 
 TEXTS = {
     "mill": "The mill at Oda was built in 1712 by Ruth Falk. It ground rye for the valley. Its wheel is made of oak.",
@@ -62,8 +63,8 @@ def make_evaluated(
             **overrides,
         }
         config, run_dir = make_run(documents, **knobs)
-        ingest.run(config, run_dir)
-        index.run(config, run_dir)
+        ingest.run(Session(config, run_dir))
+        index.run(Session(config, run_dir))
         write_jsonl(run_dir.qa, questions())
         return config, run_dir
 
@@ -92,10 +93,10 @@ def evaluated(
         }
     )
     run_dir = RunDir(config.run_path)
-    ingest.run(config, run_dir)
-    index.run(config, run_dir)
+    ingest.run(Session(config, run_dir))
+    index.run(Session(config, run_dir))
     write_jsonl(run_dir.qa, questions())
-    return run_dir, evaluate.run(config, run_dir)
+    return run_dir, evaluate.run(Session(config, run_dir))
 
 
 def tiny_adapter(base: Path, folder: Path) -> None:
@@ -147,7 +148,7 @@ def test_a_tuned_generator_answers_in_its_own_cells_alone(
 ) -> None:
     config, run_dir = make_evaluated()
     tiny_adapter(tiny_lm_dir, run_dir.generator)
-    assert evaluate.run(config, run_dir)["generator_tuned"] == 1
+    assert evaluate.run(Session(config, run_dir))["generator_tuned"] == 1
     said = {
         name: [p.answer for p in read_jsonl(run_dir.predictions(name), Prediction)]
         for name in NAMES
@@ -159,7 +160,7 @@ def test_a_tuned_generator_answers_in_its_own_cells_alone(
 
 def test_an_evaluation_run_twice_writes_the_same_bytes(make_evaluated: Any) -> None:
     config, run_dir = make_evaluated()
-    evaluate.run(config, run_dir)
+    evaluate.run(Session(config, run_dir))
     files = [
         run_dir.scores,
         run_dir.predictions("base"),
@@ -167,20 +168,20 @@ def test_an_evaluation_run_twice_writes_the_same_bytes(make_evaluated: Any) -> N
         run_dir.replies("evaluate"),
     ]
     before = [path.read_bytes() for path in files]
-    evaluate.run(config, run_dir)
+    evaluate.run(Session(config, run_dir))
     assert [path.read_bytes() for path in files] == before
 
 
 def test_only_questions_about_test_documents_are_asked(make_evaluated: Any) -> None:
     config, run_dir = make_evaluated(evaluate__answers=False)
-    evaluate.run(config, run_dir)
+    evaluate.run(Session(config, run_dir))
     asked = {hit.question_id for hit in read_jsonl(run_dir.hits("base"), Hit)}
     assert asked == {pair.id for pair in questions() if pair.split == "test"}
 
 
 def test_retrieval_alone_loads_no_language_model(make_evaluated: Any) -> None:
     config, run_dir = make_evaluated(evaluate__answers=False, llm__model="no/such/model")
-    counts = evaluate.run(config, run_dir)
+    counts = evaluate.run(Session(config, run_dir))
     assert "predictions" not in counts
     metrics = {(score.system, score.metric) for score in read_jsonl(run_dir.scores, Score)}
     assert {system for system, _ in metrics} == {"base", "tuned", "lexical", "dense_base"}
@@ -189,7 +190,7 @@ def test_retrieval_alone_loads_no_language_model(make_evaluated: Any) -> None:
 
 def test_unlocated_and_unanswerable_questions_have_no_retrieval_score(make_evaluated: Any) -> None:
     config, run_dir = make_evaluated(evaluate__answers=False)
-    assert evaluate.run(config, run_dir)["located_questions"] == 3
+    assert evaluate.run(Session(config, run_dir))["located_questions"] == 3
     assert (
         len(
             [
@@ -265,7 +266,7 @@ def test_a_question_without_a_known_document_is_answered_beside_the_others(
         "q", "Who was first?", ("nobody",), None, None, None, "factoid", "test", "imported"
     )
     write_jsonl(run_dir.qa, [*questions(), nowhere])
-    evaluate.run(config, run_dir)
+    evaluate.run(Session(config, run_dir))
     asked = {
         name: {p.question_id for p in read_jsonl(run_dir.predictions(name), Prediction)}
         for name in NAMES
@@ -276,13 +277,13 @@ def test_a_question_without_a_known_document_is_answered_beside_the_others(
 
 def test_origins_choose_the_questions(make_evaluated: Any) -> None:
     config, run_dir = make_evaluated(evaluate__origins=["imported"], evaluate__answers=False)
-    assert evaluate.run(config, run_dir)["questions"] == 1
+    assert evaluate.run(Session(config, run_dir))["questions"] == 1
 
 
 def test_no_test_question_ends_in_an_error_with_a_remedy(make_evaluated: Any) -> None:
     config, run_dir = make_evaluated(evaluate__origins=["reviewed"])
     with pytest.raises(DataError, match=r"no test question of origin reviewed.*evaluate\.origins"):
-        evaluate.run(config, run_dir)
+        evaluate.run(Session(config, run_dir))
 
 
 def test_a_training_pair_about_a_test_document_stops_the_evaluation(make_evaluated: Any) -> None:
@@ -291,7 +292,7 @@ def test_a_training_pair_about_a_test_document_stops_the_evaluation(make_evaluat
     rows[1]["split"] = "train"  # its document stays a test document
     write_jsonl(run_dir.qa, rows)
     with pytest.raises(DataError, match="leak from the test documents"):
-        evaluate.run(config, run_dir)
+        evaluate.run(Session(config, run_dir))
 
 
 def test_max_questions_spreads_over_the_documents() -> None:
@@ -358,7 +359,7 @@ def test_judge_and_similarity_are_scored_on_request(make_evaluated: Any, tiny_lm
         evaluate__advanced__judge=str(tiny_lm_dir), evaluate__advanced__similarity=True
     )
     tiny_adapter(tiny_lm_dir, run_dir.generator)  # the tiny model itself says nothing
-    counts = evaluate.run(config, run_dir)
+    counts = evaluate.run(Session(config, run_dir))
     assert counts["judge_prompts"] > 0 == counts["judge_failed"]
     scores = {
         (s.system, s.question_id, s.metric): s.value for s in read_jsonl(run_dir.scores, Score)
@@ -369,7 +370,7 @@ def test_judge_and_similarity_are_scored_on_request(make_evaluated: Any, tiny_lm
 
 def test_failed_replies_are_rejects_and_never_scores(make_evaluated: Any) -> None:
     config, run_dir = make_evaluated(llm__max_model_tokens=350)
-    counts = evaluate.run(config, run_dir)
+    counts = evaluate.run(Session(config, run_dir))
     assert counts["failed_prompts"] > 0
     assert counts["predictions"] < 4 * len(NAMES)
     assert run_dir.rejects("evaluate").read_text().count("\n") == counts["failed_prompts"]

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from rag_ft.qa.answer_prompt import AnswerPrompt
 from rag_ft.qa.prompts import load_prompts
 from rag_ft.records import Chunk, Evidence, QAPair, Reject
 from rag_ft.training.examples import Draft, Example, Layout, balance, drafts, finish
 from rag_ft.training.tokens import IGNORED, ChatTokens, Encoded
-from rag_ft.training.training_set import render_answer
 
 ABSTAIN = "I don't know."
 LAYOUT = Layout("raft", top_k=3, gold_share=0.8, cite=False, max_tokens=10_000, seed=0)
@@ -227,7 +227,11 @@ def test_a_quoting_answer_begins_with_its_sentence_word_for_word_and_is_scored_w
     )
     assert quoted.answer == f"<quote>The mill opened in 1871 by the river.</quote> {plain.answer}"
     ask = Ask(proved, "tuned", "tuned", quoted.chunk_ids, ("1871",))
-    said = _prediction(ask, Reply("q", quoted.answer, "stop", 1, 1, 0.0))
+    said = _prediction(
+        ask,
+        Reply("q", quoted.answer, "stop", 1, 1, 0.0),
+        AnswerPrompt(load_prompts("compact", ABSTAIN), True),
+    )
     assert exact_match(said.answer, ask.answers) == 1.0 and said.citations == ("d#0",)
     whole = dataclasses.replace(proved, evidence=Evidence(text[:20], 0, 20))
     tagged = drafts(whole, HITS, {**CHUNKS, "d#0": gold}, layout)
@@ -264,7 +268,6 @@ def test_training_and_evaluation_send_the_same_bytes(tiny_lm_dir: Path) -> None:
     from rag_ft.evaluation.answering import Prompting
     from rag_ft.evaluation.systems import Ask
     from rag_ft.llm.chat_template import encode_prompts, load_chat_tokenizer
-    from rag_ft.retrieval.search import chunk_text
 
     prompts = load_prompts("compact", ABSTAIN)
     tokens = ChatTokens(load_chat_tokenizer(tiny_lm_dir))
@@ -272,14 +275,11 @@ def test_training_and_evaluation_send_the_same_bytes(tiny_lm_dir: Path) -> None:
     draft = Draft(
         "q", pair().question, tuple(titled[i] for i in HITS[:3]), frozenset({"d#0"}), "1871"
     )
-    example = finish(
-        draft,
-        lambda question, chunks: render_answer(prompts, lambda c: chunk_text(c, True), question, chunks),
-        ABSTAIN, tokens.encode, LAYOUT,
-    )  # fmt: skip
+    prompt = AnswerPrompt(prompts, True)
+    example = finish(draft, prompt.messages, ABSTAIN, tokens.encode, LAYOUT)
     assert isinstance(example, Example)
     ask = Ask(pair(), "base", "base", tuple(HITS[:3]), ("1871",))
-    served = Prompting(prompts, titled, True).messages(ask)
+    served = Prompting(prompt, titled).messages(ask)
     assert example.messages == served
     assert (
         list(example.encoded.input_ids[: example.encoded.num_prompt_tokens])

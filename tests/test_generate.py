@@ -10,14 +10,16 @@ from typing import Any
 
 import pytest
 
-from rag_ft import generate
+from rag_ft import generate, session
 from rag_ft.config import Config
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.llm.interface import ChatRequest, Reply
 from rag_ft.paths import RunDir
+from rag_ft.qa.answer_prompt import AnswerPrompt
 from rag_ft.qa.prompts import load_prompts
 from rag_ft.qa.round_trip import RoundTrip
 from rag_ft.records import Chunk, QAPair, Reject, read_jsonl
+from rag_ft.session import Session
 from rag_ft.stages import run_stage
 
 FACT = re.compile(r"The (\w+) of the (\w+ \w+) is ([^.\n]+)\.")
@@ -115,7 +117,7 @@ def prepared(
 
 
 def use(monkeypatch: pytest.MonkeyPatch, model: Foreteller) -> Foreteller:
-    monkeypatch.setattr(generate, "open_language_model", lambda *_, **__: model)
+    monkeypatch.setattr(session, "open_language_model", lambda *_, **__: model)
     return model
 
 
@@ -132,7 +134,7 @@ def test_every_accepted_pair_is_proven_by_its_document(
 ) -> None:
     config, run_dir = prepared(generate__pairs_per_chunk=5, generate__kinds={"factoid": 1})
     use(monkeypatch, Foreteller())
-    counts = generate.run(config, run_dir)
+    counts = generate.run(Session(config, run_dir))
     texts = {d["id"]: d["text"] for d in documents()}
     pairs = pairs_of(run_dir)
     assert len(pairs) == counts["accepted"] == len(NAMES) * len(THINGS)
@@ -156,7 +158,7 @@ def test_pairs_keep_the_split_of_their_document_and_its_order(
 ) -> None:
     config, run_dir = prepared(generate__kinds={"factoid": 0.8, "unanswerable": 0.2})
     use(monkeypatch, Foreteller())
-    generate.run(config, run_dir)
+    generate.run(Session(config, run_dir))
     pairs = pairs_of(run_dir)
     assert all(pair.split == SPLITS[int((pair.document_id or "")[1:])] for pair in pairs)
     order = [(pair.document_id, pair.provenance["variant"]) for pair in pairs]
@@ -179,7 +181,7 @@ def test_swapped_names_give_unanswerable_pairs_beside_those_they_were_made_of(
         more, generate__kinds={"factoid": 1}, generate__advanced__swaps_per_pair=1
     )
     use(monkeypatch, Foreteller())
-    counts = generate.run(config, run_dir)
+    counts = generate.run(Session(config, run_dir))
     swapped = [pair for pair in pairs_of(run_dir) if pair.kind == "unanswerable"]
     asked = {
         "the captain of the Red Lamp",
@@ -204,7 +206,7 @@ def test_only_the_chosen_splits_are_asked_about(
 ) -> None:
     config, run_dir = prepared(generate__advanced__splits=["train"], generate__kinds={"factoid": 1})
     use(monkeypatch, Foreteller())
-    generate.run(config, run_dir)
+    generate.run(Session(config, run_dir))
     assert {pair.split for pair in pairs_of(run_dir)} == {"train"}
 
 
@@ -258,7 +260,7 @@ def test_each_bad_pair_is_rejected_by_its_check(
 ) -> None:
     config, run_dir = prepared(generate__kinds={"factoid": 1}, generate__pairs_per_chunk=5)
     use(monkeypatch, Foreteller(written_by(spoilt)))
-    counts = generate.run(config, run_dir)
+    counts = generate.run(Session(config, run_dir))
     assert counts["rejected_by_check"][reason] == 1 + (reason == "nothing_to_ask") * len(NAMES)
     assert reason in {
         reject.reason for reject in rejects_of(run_dir) if reject.item.startswith("d0#0/")
@@ -279,7 +281,7 @@ def test_a_switched_off_check_rejects_nothing(
         generate__advanced__checks=["form"],
     )
     model = use(monkeypatch, Foreteller(written_by(pair_json("What does it cost?", "40 euros"))))
-    generate.run(config, run_dir)
+    generate.run(Session(config, run_dir))
     assert "What does it cost?" in {pair.question for pair in pairs_of(run_dir)}
     assert all(request.messages[0]["content"].startswith("Write") for request in model.asked)
 
@@ -293,7 +295,7 @@ def test_test_pairs_the_model_knows_by_heart_are_dropped_and_others_are_not_aske
 
     config, run_dir = prepared(generate__kinds={"factoid": 1}, generate__pairs_per_chunk=5)
     model = use(monkeypatch, Foreteller(knows_prices))
-    counts = generate.run(config, run_dir)
+    counts = generate.run(Session(config, run_dir))
     assert counts["rejected_by_check"]["closed_book"] == SPLITS.count("test")
     closed = [r for r in model.asked if "If you do not know" in r.messages[0]["content"]]
     assert len(closed) == SPLITS.count("test") * len(THINGS)
@@ -305,7 +307,13 @@ def test_the_round_trip_knows_a_right_answer_in_a_script_without_spaces(
     said: str, kept: bool
 ) -> None:
     config = Config()
-    trip = RoundTrip(config, load_prompts("full", config.llm.advanced.abstain), None, None, None)  # type: ignore[arg-type]
+    trip = RoundTrip(
+        config.generate,
+        3,
+        AnswerPrompt(load_prompts("full", config.llm.advanced.abstain), False),
+        None,
+        None,
+    )  # type: ignore[arg-type]
     pair = QAPair(
         "p", "埃菲尔铁塔在哪里？", ("法国巴黎",), "d#0", "d", None, "factoid", "train", "generated"
     )
@@ -338,7 +346,7 @@ def test_chunks_that_outrank_the_gold_chunk_are_kept_for_negatives(
         search, "open_retriever", lambda *args, **kwargs: Backwards(open_real(*args, **kwargs))
     )
     use(monkeypatch, Foreteller())
-    counts = generate.run(config, run_dir)
+    counts = generate.run(Session(config, run_dir))
     pairs = {pair.document_id: pair for pair in pairs_of(run_dir)}
     assert (
         set(pairs) == {"d2", "d3", "d4", "d5"}
@@ -361,7 +369,7 @@ def test_failed_requests_become_rejects_and_never_rows(
 
     config, run_dir = prepared(generate__kinds={"factoid": 1}, generate__pairs_per_chunk=5)
     use(monkeypatch, Foreteller(fails))
-    counts = generate.run(config, run_dir)
+    counts = generate.run(Session(config, run_dir))
     assert counts["rejected_by_check"]["llm_error"] == 1
     assert (
         "HTTP 500" not in run_dir.qa.read_text()
@@ -377,7 +385,7 @@ def test_a_model_that_is_down_is_one_clear_error_and_no_file(
     with pytest.raises(
         DataError, match=r"failed on 24 of 24 requests .*HTTP 500.*run the stage again"
     ):
-        generate.run(config, run_dir)
+        generate.run(Session(config, run_dir))
     assert not run_dir.qa.exists()
 
 
@@ -393,9 +401,9 @@ def test_a_server_that_dies_half_way_stops_the_stage_and_a_second_run_goes_on(
         ),
     )
     with pytest.raises(DataError, match="run the stage again"):
-        generate.run(config, run_dir)
+        generate.run(Session(config, run_dir))
     model = use(monkeypatch, Foreteller())
-    counts = generate.run(config, run_dir)
+    counts = generate.run(Session(config, run_dir))
     prompts = [request.messages[0]["content"] for request in model.asked]
     assert not [prompt for prompt in prompts if prompt.startswith("Write") and early.search(prompt)]
     assert counts["accepted"] == len(NAMES) * len(THINGS)
@@ -407,7 +415,7 @@ def test_too_few_kept_pairs_name_the_rejects_and_the_main_reason(
     config, run_dir = prepared(generate__kinds={"factoid": 1})
     use(monkeypatch, Foreteller(lambda request, text: "no JSON"))
     with pytest.raises(DataError, match=r"0 of 24 .*'bad_json'.*rejects/generate\.jsonl"):
-        generate.run(config, run_dir)
+        generate.run(Session(config, run_dir))
     assert not run_dir.qa.exists() and len(rejects_of(run_dir)) == 24
 
 
@@ -418,7 +426,7 @@ def test_a_killed_run_continues_to_equal_bytes_and_asks_nothing_twice(
         generate__kinds={"factoid": 0.8, "unanswerable": 0.2}, generate__pairs_per_chunk=5
     )
     whole = use(monkeypatch, Foreteller())
-    generate.run(config, run_dir)
+    generate.run(Session(config, run_dir))
     files = (run_dir.qa, run_dir.rejects("generate"))
     expected = [file.read_bytes() for file in files]
     assert not run_dir.checkpoints("generate").exists()
@@ -434,9 +442,9 @@ def test_a_killed_run_continues_to_equal_bytes_and_asks_nothing_twice(
 
         use(monkeypatch, Foreteller(killed))
         with pytest.raises(KeyboardInterrupt):
-            generate.run(config, run_dir)
+            generate.run(Session(config, run_dir))
     last = use(monkeypatch, Foreteller())
-    generate.run(config, run_dir)
+    generate.run(Session(config, run_dir))
     assert [file.read_bytes() for file in files] == expected
     assert 0 < len(last.asked) < len(whole.asked)
 
@@ -454,9 +462,9 @@ def test_imported_questions_alone_load_no_model(
     questions.write_text(json.dumps(row) + "\n" + '{"question": "Who?"}\n')
     config, run_dir = prepared(generate__pairs_per_chunk=0, generate__questions=[questions])
     monkeypatch.setattr(
-        generate, "open_language_model", lambda *_, **__: pytest.fail("a model was opened")
+        session, "open_language_model", lambda *_, **__: pytest.fail("a model was opened")
     )
-    counts = generate.run(config, run_dir)
+    counts = generate.run(Session(config, run_dir))
     [pair] = pairs_of(run_dir)
     assert (pair.id, pair.origin, pair.split, pair.chunk_id) == ("h1", "imported", "train", "d1#0")
     assert (counts["imported"], counts["imported_rejected"], counts["asked"]) == (1, 1, 0)
@@ -478,7 +486,7 @@ def test_imported_questions_come_beside_generated_ones_and_are_not_asked_again(
         generate__kinds={"factoid": 1}, generate__pairs_per_chunk=5, generate__questions=[questions]
     )
     use(monkeypatch, Foreteller())
-    counts = generate.run(config, run_dir)
+    counts = generate.run(Session(config, run_dir))
     pairs = pairs_of(run_dir)
     assert [pair.id for pair in pairs if pair.question == row["question"]] == ["h1"]
     assert counts["rejected_by_check"]["duplicate"] == 1
@@ -490,19 +498,19 @@ def test_a_questions_file_of_which_nothing_fits_is_an_error(prepared: Any, tmp_p
     questions.write_text('{"question": "Who?", "answers": ["x"], "document_id": "elsewhere"}\n')
     config, run_dir = prepared(generate__pairs_per_chunk=0, generate__questions=[questions])
     with pytest.raises(DataError, match=r"0 of 1 lines of generate\.questions.*'unknown document'"):
-        generate.run(config, run_dir)
+        generate.run(Session(config, run_dir))
 
 
 def test_nothing_to_do_and_unwritable_kinds_are_refused_before_any_model_is_loaded(
     make_run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        generate, "open_language_model", lambda *_, **__: pytest.fail("a model was opened")
+        session, "open_language_model", lambda *_, **__: pytest.fail("a model was opened")
     )
     with pytest.raises(ConfigError, match=r"generate\.pairs_per_chunk"):
-        generate.run(*make_run(documents(), generate__pairs_per_chunk=0))
+        generate.run(Session(*make_run(documents(), generate__pairs_per_chunk=0)))
     with pytest.raises(ConfigError, match=r"summary.*compact"):
-        generate.run(*make_run(documents(), generate__kinds={"summary": 1}))
+        generate.run(Session(*make_run(documents(), generate__kinds={"summary": 1})))
 
 
 def test_multi_hop_asks_about_two_chunks_of_one_split(
@@ -529,7 +537,7 @@ def test_multi_hop_asks_about_two_chunks_of_one_split(
         generate__advanced__checks=["round_trip"],
     )
     model = use(monkeypatch, Hops())
-    counts = generate.run(config, run_dir)
+    counts = generate.run(Session(config, run_dir))
     chunks = {chunk.id: chunk for chunk in read_jsonl(run_dir.chunks, Chunk)}
     pairs = pairs_of(run_dir)
     assert pairs and all(pair.kind == "multi_hop" for pair in pairs)
@@ -558,7 +566,7 @@ def test_documents_that_give_orders_or_hold_chat_tokens_change_nothing(
     for stage in ("ingest", "index"):
         run_stage(stage, config)
     model = use(monkeypatch, Foreteller())
-    assert generate.run(config, run_dir)["accepted"] == len(NAMES) * len(THINGS)
+    assert generate.run(Session(config, run_dir))["accepted"] == len(NAMES) * len(THINGS)
     assert not any("<|im_" in request.messages[0]["content"] for request in model.asked)
 
 

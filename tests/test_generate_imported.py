@@ -13,6 +13,7 @@ from test_generate import prepared as prepared
 from rag_ft import generate
 from rag_ft.config_loader import make_config
 from rag_ft.errors import DataError
+from rag_ft.session import Session
 
 
 def test_a_bad_file_of_questions_costs_no_request(
@@ -23,7 +24,7 @@ def test_a_bad_file_of_questions_costs_no_request(
     config, run_dir = prepared(generate__questions=[bad])
     model = use(monkeypatch, Foreteller())
     with pytest.raises(DataError, match=r"only 0 of 3 lines of generate\.questions.*bad line"):
-        generate.run(config, run_dir)
+        generate.run(Session(config, run_dir))
     assert model.asked == []
     assert [reject.reason for reject in rejects_of(run_dir)] == ["bad line"] * 3
 
@@ -49,7 +50,7 @@ def test_what_a_person_asked_is_not_asked_again_as_if_nothing_answered_it(
     }
     config, run_dir = prepared(more, **knobs)
     model = use(monkeypatch, Foreteller())
-    counts = generate.run(config, run_dir)
+    counts = generate.run(Session(config, run_dir))
     swapped = {pair.question for pair in pairs_of(run_dir) if pair.kind == "unanswerable"}
     assert swapped == {
         "What is the captain of the Red Lamp?",
@@ -67,5 +68,5 @@ def test_what_a_person_asked_is_not_asked_again_as_if_nothing_answered_it(
     values = config.model_dump()
     values["generate"]["advanced"]["checks"] = ["evidence"]
     config = make_config(values)
-    generate.run(config, run_dir)
+    generate.run(Session(config, run_dir))
     assert "What is the price of the Red Lamp?" in {pair.question for pair in pairs_of(run_dir)}

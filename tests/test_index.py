@@ -17,6 +17,7 @@ from rag_ft.records import Chunk, write_jsonl
 from rag_ft.retrieval import build
 from rag_ft.retrieval.encoder import Encoder, load_encoder
 from rag_ft.retrieval.search import build_index
+from rag_ft.session import Session
 
 MakeRun = Callable[..., tuple[Config, RunDir]]
 
@@ -62,7 +63,7 @@ def test_the_stage_writes_the_public_files(make_run: MakeRun, kind: str) -> None
     config, run_dir = make_run([], retrieval__advanced__faiss=kind)
     chunks = some_chunks(120)
     write_jsonl(run_dir.chunks, chunks)
-    counts = index.run(config, run_dir)
+    counts = index.run(Session(config, run_dir))
     assert counts == {
         "num_chunks": 120,
         "dim": 32,
@@ -161,13 +162,13 @@ def test_chunks_longer_than_the_encoder_reads_are_counted(make_run: MakeRun) -> 
         run_dir.chunks,
         [Chunk(f"d#{n}", "d", "", t, 0, len(t), 1, "train") for n, t in enumerate(texts)],
     )
-    assert index.run(config, run_dir)["num_cut_chunks"] == 1
+    assert index.run(Session(config, run_dir))["num_cut_chunks"] == 1
 
 
 def test_missing_and_empty_chunks_are_one_line_with_the_remedy(make_run: MakeRun) -> None:
     config, run_dir = make_run([])
     with pytest.raises(DataError, match="run the stage that writes it first"):
-        index.run(config, run_dir)
+        index.run(Session(config, run_dir))
     write_jsonl(run_dir.chunks, [])
     with pytest.raises(DataError, match="no chunks to index"):
-        index.run(config, run_dir)
+        index.run(Session(config, run_dir))

@@ -16,6 +16,7 @@ from rag_ft.config_loader import make_config
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.paths import RunDir
 from rag_ft.records import Chunk, Document, Reject, read_jsonl
+from rag_ft.session import Session
 
 TEXT = "The {} hall opens at nine every day and closes at six. It has seats for {} guests. Dogs must stay outside."
 MakeRun = Callable[..., tuple[Config, RunDir]]
@@ -43,7 +44,7 @@ def ingest_folder(
             }
         )
         run_dir = RunDir(config.run_path)
-        counts = ingest.run(config, run_dir)
+        counts = ingest.run(Session(config, run_dir))
         return {
             "counts": counts,
             "documents": {d.id: d for d in read_jsonl(run_dir.documents, Document)},
@@ -106,7 +107,7 @@ def test_chunks_are_exact_fit_the_encoder_and_inherit_the_split(make_run: MakeRu
     config, run_dir = make_run(
         texts(30), ingest__chunk_tokens=40, ingest__advanced__chunk_overlap_tokens=10
     )
-    counts = ingest.run(config, run_dir)
+    counts = ingest.run(Session(config, run_dir))
     documents = {d.id: d for d in read_jsonl(run_dir.documents, Document)}
     tokenizer = load_tokenizer(resolve(config.encoder.model, "encoder"))
     numbers: dict[str, int] = {}
@@ -130,7 +131,7 @@ def test_jsonl_text_keeps_its_positions_and_its_fields(make_run: MakeRun) -> Non
     config, run_dir = make_run(
         [{"id": 7, "text": text, "split": "dev", "metadata": {"a": [1]}, "other": 1}]
     )
-    ingest.run(config, run_dir)
+    ingest.run(Session(config, run_dir))
     (document,) = read_jsonl(run_dir.documents, Document)
     assert document.text.index("answer") == text.index("answer") and len(document.text) == len(text)
     assert (document.id, document.title, document.split, document.metadata) == (
@@ -191,7 +192,7 @@ def test_near_duplicates_share_a_split_and_are_kept(make_run: MakeRun) -> None:
         version = [*words[:n], "changed", *words[n + 1 :]]
         rows.append({"id": f"v{n}", "title": "V", "text": " ".join(version)})
     config, run_dir = make_run(rows)
-    counts = ingest.run(config, run_dir)
+    counts = ingest.run(Session(config, run_dir))
     splits = {d.id: d.split for d in read_jsonl(run_dir.documents, Document)}
     assert counts["num_near_duplicate_groups"] == 1 and len(splits) == 60
     assert len({split for name, split in splits.items() if name.startswith("v")}) == 1
@@ -207,7 +208,7 @@ def test_near_duplicates_with_different_fixed_splits_go_to_test_and_that_is_logg
         {"id": "b", "text": words + " more", "split": "test"},
     ]
     config, run_dir = make_run([*rows, *texts(5)])
-    ingest.run(config, run_dir)
+    ingest.run(Session(config, run_dir))
     splits = {d.id: d.split for d in read_jsonl(run_dir.documents, Document)}
     assert (splits["a"], splits["b"]) == ("test", "test")
     assert "all go to test: a, b" in caplog.text
@@ -232,7 +233,7 @@ def test_folds_put_each_document_into_test_once(make_run: MakeRun) -> None:
         config, run_dir = make_run(
             texts(40), ingest__advanced__folds=2, ingest__advanced__fold=fold
         )
-        ingest.run(config, run_dir)
+        ingest.run(Session(config, run_dir))
         tested += [d.id for d in read_jsonl(run_dir.documents, Document) if d.split == "test"]
     assert sorted(tested) == sorted(f"d{n}" for n in range(40))
 
@@ -241,7 +242,7 @@ def test_two_runs_are_byte_equal_and_leave_no_temporary_file(make_run: MakeRun) 
     before = None
     for _ in range(2):
         config, run_dir = make_run(texts(20))
-        ingest.run(config, run_dir)
+        ingest.run(Session(config, run_dir))
         after = [
             p.read_bytes() for p in (run_dir.documents, run_dir.chunks, run_dir.rejects("ingest"))
         ]
@@ -269,7 +270,7 @@ def test_contradicting_knobs_are_refused_before_anything_is_read(
 ) -> None:
     config = make_config({"ingest": {"sources": ["docs"]} | knobs})
     with pytest.raises(ConfigError, match=message):
-        ingest.run(config, RunDir(Path("unused")))
+        ingest.run(Session(config, RunDir(Path("unused"))))
 
 
 def test_a_missing_source_is_named(
@@ -328,7 +329,7 @@ def test_answers_stay_where_the_questions_say_on_real_documents(
             for line in (real_data / name / "documents.jsonl").open(encoding="utf-8")
         ]
         config, run_dir = make_run(rows)
-        ingest.run(config, run_dir)
+        ingest.run(Session(config, run_dir))
         documents = {d.id: d.text for d in read_jsonl(run_dir.documents, Document)}
         for line in (real_data / name / "questions.jsonl").open(encoding="utf-8"):
             question = json.loads(line)

@@ -21,6 +21,7 @@ from rag_ft.llm.interface import Reply
 from rag_ft.paths import RunDir
 from rag_ft.records import Prediction
 from rag_ft.retrieval.encoder import load_encoder
+from rag_ft.session import Session
 
 PAIR = question("pier", "Who opened the pier?", "Karl Moen")
 ABSTAIN = "I don't know."
@@ -38,7 +39,7 @@ def answered(*said: tuple[str, str]) -> list[tuple[Ask, Prediction]]:
 
 def judged(config: Config, run_dir: RunDir, *said: tuple[str, str]) -> Any:
     return judge(
-        config, run_dir, answered(*said), lambda _: ["Karl Moen opened the pier."], ABSTAIN.__eq__
+        Session(config, run_dir), answered(*said), lambda _: ["Karl Moen opened the pier."]
     )
 
 

@@ -14,6 +14,7 @@ from rag_ft.integrations.llama_index import RunEmbedding, RunRetriever
 from rag_ft.paths import RunDir
 from rag_ft.records import Chunk, write_jsonl
 from rag_ft.retrieval.search import open_retriever
+from rag_ft.session import Session
 
 TEXTS = [
     "the mill at the river",
@@ -31,7 +32,7 @@ def indexed(make_run: Callable[..., tuple[Config, RunDir]]) -> tuple[Config, Run
         for n, t in enumerate(TEXTS)
     ]
     write_jsonl(run_dir.chunks, chunks)
-    index.run(config, run_dir)
+    index.run(Session(config, run_dir))
     return config, run_dir
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from rag_ft.config_loader import make_config
 from rag_ft.llm.interface import Reply
+from rag_ft.qa.answer_prompt import AnswerPrompt
 from rag_ft.qa.checks import Failure
 from rag_ft.qa.prompts import load_prompts
 from rag_ft.qa.round_trip import RoundTrip
@@ -105,15 +106,13 @@ def test_candidates_follow_their_document_and_are_asked_of_each_chunk_that_names
         def search(self, questions: list[str], k: int) -> list[list[tuple[str, float]]]:
             return [[("d#2", 1.0), ("d#1", 0.5)] for _ in questions]
 
-    def chunk_of(chunk_id: str) -> Chunk:
-        return Chunk(chunk_id, "d", "t", TEXTS[chunk_id], 0, 9, 3, "train")
+    chunks = {i: Chunk(i, "d", "t", text, 0, 9, 3, "train") for i, text in TEXTS.items()}
 
     config: Any = make_config({"generate": {"advanced": {"swaps_per_pair": 1}}})
-    trip = RoundTrip(
-        config, load_prompts("full", ABSTAIN), Search(), chunk_of, lambda chunk: chunk.text
-    )
+    prompt = AnswerPrompt(load_prompts("full", ABSTAIN), False)
+    trip = RoundTrip(config.generate, 3, prompt, Search(), chunks)  # type: ignore[arg-type]
     asked: Counter[str] = Counter()
-    swaps = Swaps(trip, asked)
+    swaps = Swaps(trip, 0, asked)
     other = pair("Who is Ola Brand?", "Ola Brand is the keeper.", "e#0", document="e")
     jobs = list(swaps.jobs([MILL, STORE, other]))
     tried = ["When was the Mill Store built?", "Who keeps the Old Mill?"]
@@ -130,8 +129,10 @@ def test_candidates_follow_their_document_and_are_asked_of_each_chunk_that_names
 
 
 def test_a_swap_is_kept_where_the_model_finds_no_answer_in_any_chunk() -> None:
-    trip = RoundTrip(make_config({}), load_prompts("full", ABSTAIN), None, None, None)  # type: ignore[arg-type]
-    swaps, [candidate] = Swaps(trip, Counter()), swap_names([MILL, STORE], ABSTAIN, 1, 0)[:1]
+    trip = RoundTrip(
+        make_config({}).generate, 3, AnswerPrompt(load_prompts("full", ABSTAIN), False), None, None
+    )  # type: ignore[arg-type]
+    swaps, [candidate] = Swaps(trip, 0, Counter()), swap_names([MILL, STORE], ABSTAIN, 1, 0)[:1]
 
     def said(*texts: str, error: str | None = None) -> list[Reply]:
         return [Reply("r", text, "stop", 1, 1, 0.1, error) for text in texts]

@@ -8,6 +8,7 @@ import pytest
 
 from rag_ft.config_loader import make_config
 from rag_ft.llm.interface import Reply
+from rag_ft.qa.answer_prompt import AnswerPrompt
 from rag_ft.qa.checks import Failure
 from rag_ft.qa.prompts import load_prompts
 from rag_ft.qa.round_trip import ClosedBook, RoundTrip
@@ -17,7 +18,7 @@ from rag_ft.records import QAPair
 ABSTAIN = "I don't know."
 CONFIG = make_config({})
 PROMPTS = load_prompts("full", ABSTAIN)
-TRIP = RoundTrip(CONFIG, PROMPTS, None, None, None)  # type: ignore[arg-type]
+TRIP = RoundTrip(CONFIG.generate, 3, AnswerPrompt(PROMPTS, False), None, None)  # type: ignore[arg-type]
 FACT = QAPair(
     "p", "When was the mill built?", ("1905",), "d#0", "d", None, "factoid", "test", "generated"
 )
@@ -45,7 +46,7 @@ def test_a_reply_without_an_answer_is_no_abstention(said: Reply) -> None:
     results = [
         TRIP.verdict(FACT, said),
         TRIP.verdict(NOTHING, said),
-        Swaps(TRIP, Counter()).verdict(NOTHING, [reply(ABSTAIN), said]),
+        Swaps(TRIP, 0, Counter()).verdict(NOTHING, [reply(ABSTAIN), said]),
         ClosedBook(CONFIG.generate, PROMPTS).verdict(FACT, said),
     ]
     assert [r.reason for r in results if isinstance(r, Failure)] == ["no_answer"] * 4
@@ -59,7 +60,7 @@ def test_a_reply_without_an_answer_is_no_abstention(said: Reply) -> None:
 def test_the_abstain_sentence_is(thought: str) -> None:
     said = reply(thought + "I don't know.")
     assert isinstance(TRIP.verdict(NOTHING, said), QAPair)
-    assert isinstance(Swaps(TRIP, Counter()).verdict(NOTHING, [said, said]), QAPair)
+    assert isinstance(Swaps(TRIP, 0, Counter()).verdict(NOTHING, [said, said]), QAPair)
     assert isinstance(ClosedBook(CONFIG.generate, PROMPTS).verdict(FACT, said), QAPair)
     assert isinstance(TRIP.verdict(FACT, reply(thought + "1905")), QAPair)
     assert TRIP.verdict(FACT, said) == Failure(

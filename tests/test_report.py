@@ -31,6 +31,7 @@ from rag_ft.report_page.browser import (
 )
 from rag_ft.report_page.charts import curve, training_curves
 from rag_ft.report_page.retriever import moved
+from rag_ft.session import Session
 
 QUICK = {"evaluate": {"advanced": {"num_resamples": 300}}}
 EVIL = "</script><script>document.title='pwned'</script><img src=x onerror=document.title='pwned'> {thing} & \"q\" 'q'"
@@ -43,7 +44,7 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, RunDir]:
         tmp_path_factory.mktemp("run"),
         evaluate={"advanced": {"num_resamples": 300, "robustness": True}},
     )
-    report.run(config, run_dir)
+    report.run(Session(config, run_dir))
     return config, run_dir
 
 
@@ -53,7 +54,7 @@ def metrics_of(run_dir: RunDir) -> dict[str, Any]:
 
 def reported_with(folder: Path, **changes: Any) -> RunDir:
     config, run_dir = make_synthetic_run(folder, **{**QUICK, **changes})
-    report.run(config, run_dir)
+    report.run(Session(config, run_dir))
     return run_dir
 
 
@@ -113,7 +114,7 @@ def test_where_every_question_has_an_answer_abstention_is_not_compared(tmp_path:
     config, run_dir = make_synthetic_run(tmp_path, **QUICK)
     pairs = [pair for pair in read_jsonl(run_dir.qa, QAPair) if pair.answerable]
     write_jsonl(run_dir.qa, pairs)
-    report.run(config, run_dir)
+    report.run(Session(config, run_dir))
     assert "abstention_f1" not in {row["metric"] for row in metrics_of(run_dir)["comparisons"]}
     assert "NaN" not in run_dir.metrics.read_text()
 
@@ -143,7 +144,7 @@ def test_enough_human_questions_make_the_headline_alone(tmp_path: Path) -> None:
         run_dir.qa,
         [{**row, "origin": "imported" if i % 2 else "generated"} for i, row in enumerate(rows)],
     )
-    report.run(config, run_dir)
+    report.run(Session(config, run_dir))
     metrics = metrics_of(run_dir)
     assert metrics["headline"]["origins"] == ["imported"]
     assert metrics["headline"]["questions"] == len(rows) // 2 >= report.MIN_HUMAN_QUESTIONS
@@ -157,7 +158,7 @@ def test_few_human_questions_do_not_carry_the_headline(tmp_path: Path) -> None:
         run_dir.qa,
         [{**row, "origin": "imported" if i < 5 else "generated"} for i, row in enumerate(rows)],
     )
-    report.run(config, run_dir)
+    report.run(Session(config, run_dir))
     assert metrics_of(run_dir)["headline"]["origins"] == ["generated", "imported"]
 
 
@@ -242,19 +243,19 @@ def test_what_an_earlier_evaluation_left_is_not_shown(tmp_path: Path) -> None:
     config, run_dir = make_synthetic_run(tmp_path, num_documents=4, **QUICK)
     rows = [json.loads(line) for line in run_dir.scores.read_text().splitlines()]
     write_jsonl(run_dir.scores, [row for row in rows if not row["system"].startswith("oracle")])
-    report.run(config, run_dir)
+    report.run(Session(config, run_dir))
     assert '"tuned","withheld_base"' in run_dir.report_html.read_text()
 
 
 def test_where_no_parts_can_be_compared_the_page_says_so(tmp_path: Path) -> None:
     config, run_dir = make_synthetic_run(tmp_path, **QUICK)
-    report.run(config, run_dir)
+    report.run(Session(config, run_dir))
     compared = "No part of the questions does worse under the tuned system"
     assert compared in run_dir.report_html.read_text()
     write_jsonl(
         run_dir.qa, [pair for pair in read_jsonl(run_dir.qa, QAPair) if not pair.answerable][:6]
     )
-    report.run(config, run_dir)
+    report.run(Session(config, run_dir))
     assert "Nothing was compared here" in run_dir.report_html.read_text()
     assert compared not in run_dir.report_html.read_text()
 
@@ -273,7 +274,7 @@ def test_a_part_of_a_single_document_is_no_gap(tmp_path: Path) -> None:
         ):
             row["value"] = 0.0
     write_jsonl(run_dir.scores, scores)
-    report.run(config, run_dir)
+    report.run(Session(config, run_dir))
     [alone] = [row for row in metrics_of(run_dir)["slices"] if row["part"] == "alone"]
     assert (alone["n"], alone["compared"], alone["gap"]) == (8, False, None)
 
@@ -286,7 +287,7 @@ def test_a_slice_that_does_much_worse_is_named(tmp_path: Path) -> None:
         if row["metric"] == "f1" and row["system"] == "tuned":
             row["value"] = 0.1 if kinds[row["question_id"]] == "summary" else row["value"]
     write_jsonl(run_dir.scores, scores)
-    report.run(config, run_dir)
+    report.run(Session(config, run_dir))
     gaps = [row["part"] for row in metrics_of(run_dir)["slices"] if row["gap"]]
     assert gaps == ["summary"]
 
@@ -299,7 +300,7 @@ def test_a_part_that_could_not_be_compared_says_so(tmp_path: Path) -> None:
         for i, pair in enumerate(pairs)
     ]
     write_jsonl(run_dir.qa, few)
-    report.run(config, run_dir)
+    report.run(Session(config, run_dir))
     found = {row["part"]: row["compared"] for row in metrics_of(run_dir)["slices"]}
     assert found == {"inference": False, "factoid": False, "north": True, "south": True}
 
@@ -310,7 +311,7 @@ def test_scores_of_the_base_alone_are_reported(tmp_path: Path) -> None:
         run_dir.scores,
         [score for score in read_jsonl(run_dir.scores, Score) if score.system == "base"],
     )
-    report.run(config, run_dir)
+    report.run(Session(config, run_dir))
     metrics = metrics_of(run_dir)
     assert metrics["verdict"]["sentence"] == "Undecided: no answers of a tuned system were scored."
     assert metrics["slices"] and not any(row["compared"] for row in metrics["slices"])
@@ -370,7 +371,7 @@ def test_folds_become_a_mean_a_spread_and_a_sentence(tmp_path: Path) -> None:
         for n, d in enumerate((0.02, 0.05, -0.01))
     ]
     write_jsonl(run_dir.folds, rows)
-    report.run(config, run_dir)
+    report.run(Session(config, run_dir))
     found = metrics_of(run_dir)["cross_validation"]
     assert found["folds"] == rows
     assert found["delta"] == {"mean": 0.02, "sd": 0.03, "low": -0.01, "high": 0.05}
@@ -397,7 +398,7 @@ def test_the_judges_verdicts_stand_beside_the_lexical_measure_with_its_failures(
     done = json.loads(run_dir.done("evaluate").read_text())
     done["counts"] |= {"judge_prompts": 90, "judge_failed": 7}
     run_dir.done("evaluate").write_text(json.dumps(done))
-    report.run(config, run_dir)
+    report.run(Session(config, run_dir))
     assert metrics_of(run_dir)["systems"]["tuned"]["faithfulness_judged"]["value"] == 1.0
     text = run_dir.report_html.read_text()
     assert (
@@ -409,7 +410,7 @@ def test_retrieval_alone_is_reported_too(tmp_path: Path) -> None:
     config, run_dir = make_synthetic_run(tmp_path, **QUICK)
     rows = [json.loads(line) for line in run_dir.scores.read_text().splitlines()]
     write_jsonl(run_dir.scores, [row for row in rows if "@" in row["metric"]])
-    report.run(config, run_dir)
+    report.run(Session(config, run_dir))
     assert metrics_of(run_dir)["verdict"]["ship"] in ("retriever", "undecided")
     assert "recall@5" in report.summary_table(run_dir)
 
@@ -418,7 +419,7 @@ def test_scores_of_other_questions_end_in_an_error_with_a_remedy(tmp_path: Path)
     config, run_dir = make_synthetic_run(tmp_path, num_documents=2, **QUICK)
     write_jsonl(run_dir.scores, [])
     with pytest.raises(DataError, match="run evaluate again with --force"):
-        report.run(config, run_dir)
+        report.run(Session(config, run_dir))
 
 
 def test_an_evaluation_that_had_nothing_to_find_says_what_would_help(tmp_path: Path) -> None:
@@ -430,16 +431,16 @@ def test_an_evaluation_that_had_nothing_to_find_says_what_would_help(tmp_path: P
     with pytest.raises(
         DataError, match=r"set evaluate\.answers=true, or give .* their document_id"
     ):
-        report.run(config, run_dir)
+        report.run(Session(config, run_dir))
 
 
 def test_the_same_scores_make_the_same_bytes(tmp_path: Path) -> None:
     config, run_dir = make_synthetic_run(tmp_path, num_documents=4, **QUICK)
-    report.run(config, run_dir)
+    report.run(Session(config, run_dir))
     before = [
         path.read_bytes() for path in (run_dir.metrics, run_dir.report_html, run_dir.report_md)
     ]
-    report.run(config, run_dir)
+    report.run(Session(config, run_dir))
     assert [
         path.read_bytes() for path in (run_dir.metrics, run_dir.report_html, run_dir.report_md)
     ] == before
@@ -692,7 +693,7 @@ def test_a_phone_shows_emoji_long_words_and_right_to_left_text_as_they_should_be
         row["question"] = f"\u0645\u0646 \u0647\u0648 (The Crown {number})\u061f"
         row["answers"] = [*row["answers"], "a" * 400]
     write_jsonl(run_dir.qa, rows)
-    report.run(config, run_dir)
+    report.run(Session(config, run_dir))
     seen = probe(FOREIGN_FRAME.format(html.escape(run_dir.report_html.read_text())), tmp_path)
     assert seen["wide"] <= seen["width"] <= 390
     answers = {row["answers"][0] for row in rows}

@@ -22,9 +22,13 @@ from rag_ft.errors import ConfigError, DataError
 from rag_ft.fast.encode import pad, token_batches, tokenize, tokenize_ahead
 from rag_ft.model_hub import load_tokenizer, resolve
 from rag_ft.paths import RunDir
-from rag_ft.records import Chunk, write_jsonl
+from rag_ft.records import Chunk, ChunkStore, write_jsonl
 from rag_ft.retrieval import faiss_index
-from rag_ft.retrieval.encoder import Encoder, load_encoder, load_sentence_transformer
+from rag_ft.retrieval.encoder import (
+    Encoder,
+    load_encoder,
+    load_sentence_transformer,
+)
 from rag_ft.retrieval.faiss_index import FaissIndex, build_faiss, exact_search
 from rag_ft.retrieval.lexical import LexicalBuilder, LexicalIndex, words
 from rag_ft.retrieval.search import (
@@ -32,10 +36,10 @@ from rag_ft.retrieval.search import (
     build_index,
     chunk_text,
     fuse,
-    load_chunks,
     open_retriever,
     served_tuned,
 )
+from rag_ft.session import Session
 
 TEXTS = [
     "the mill at the river",
@@ -572,12 +576,6 @@ def test_the_title_stands_before_a_chunk_once() -> None:
     assert chunk_text(untitled, True) == "It grinds."
 
 
-def test_chunks_are_loaded_by_id(indexed: tuple[Config, RunDir, Encoder]) -> None:
-    _, run_dir, _ = indexed
-    assert list(load_chunks(run_dir)) == [f"d#{n}" for n in range(5)]
-    assert [c.text for c in load_chunks(run_dir, ["d#4"]).values()] == ["the tower"]
-
-
 @pytest.mark.slow
 def test_on_real_questions_min_max_fusion_beats_either_side(
     demo_encoder: str, real_data: Path, tmp_path: Path, make_run: MakeRun
@@ -593,8 +591,8 @@ def test_on_real_questions_min_max_fusion_beats_either_side(
         encoder__model=demo_encoder,
         run__dtype="auto",
     )
-    ingest.run(config, run_dir)
-    index.run(config, run_dir)
+    ingest.run(Session(config, run_dir))
+    index.run(Session(config, run_dir))
     recall = _recall_at_5(config, run_dir, folder / "questions.jsonl")
     assert recall["dense"] > 0.55 and recall["lexical"] > 0.75
     assert recall["hybrid"] >= max(recall["dense"], recall["lexical"]) - 0.02
@@ -602,7 +600,7 @@ def test_on_real_questions_min_max_fusion_beats_either_side(
 
 def _recall_at_5(config: Config, run_dir: RunDir, questions: Path) -> dict[str, float]:
     rows = [json.loads(line) for line in questions.read_text(encoding="utf-8").splitlines()]
-    chunks = list(load_chunks(run_dir).values())
+    chunks = list(ChunkStore(run_dir.chunks))
     retriever = open_retriever(config, run_dir)
     recall = {}
     for mode in ("dense", "lexical", "hybrid"):

@@ -21,7 +21,8 @@ from rag_ft import train_generator
 from rag_ft.ask import ask
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.merge import merge
-from rag_ft.records import QAPair, Reject, read_jsonl, read_rows, write_jsonl
+from rag_ft.records import ChunkStore, QAPair, Reject, read_jsonl, read_rows, write_jsonl
+from rag_ft.session import Session
 from rag_ft.stages import NAMES as STAGE_NAMES
 from rag_ft.stages import run_stage
 from rag_ft.training.adapters import load_base
@@ -44,7 +45,7 @@ def test_training_lowers_the_loss_and_leaves_an_adapter_that_changes_the_model(
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     config, run_dir = prepared(knobs={"epochs": 15, "replay_share": 0.2})
-    counts = train_generator.run(config, run_dir)
+    counts = train_generator.run(Session(config, run_dir))
     losses = [
         row["loss"] for row in read_rows(run_dir.training_log("train_generator")) if "loss" in row
     ]
@@ -83,8 +84,8 @@ def test_each_pass_over_the_pairs_arranges_their_chunks_anew(
     prepared: Make, tmp_path: Path
 ) -> None:
     config, run_dir = prepared(knobs={"epochs": 2.5, "replay_share": 0.2, "batch_size": 4})
-    tokens = train_generator.chat_tokens(config)
-    build_training_set(config, run_dir, tokens.encode, tmp_path / "set")
+    tokens = train_generator.chat_tokens(config.llm.model)
+    build_training_set(Session(config, run_dir), tokens.encode, tmp_path / "set")
     train = read_training_set(tmp_path / "set").train
     passes = [[e for e in train if e.arrangement == number] for number in range(3)]
     assert sum(map(len, passes)) == len(train)
@@ -106,7 +107,9 @@ def test_each_pass_over_the_pairs_arranges_their_chunks_anew(
 def test_there_are_no_more_evaluations_than_asked_for(prepared: Make, tmp_path: Path) -> None:
     config, run_dir = prepared(knobs={"max_steps": 18, "evaluations": 12})
     build_training_set(
-        config, run_dir, train_generator.chat_tokens(config).encode, tmp_path / "set"
+        Session(config, run_dir),
+        train_generator.chat_tokens(config.llm.model).encode,
+        tmp_path / "set",
     )
     schedule = plan_schedule(
         config, load_base(config), read_training_set(tmp_path / "set").train, 1
@@ -120,7 +123,7 @@ def test_the_loss_of_a_step_is_the_mean_over_its_answer_tokens_however_it_is_spl
     first = {}
     for device_batch in (1, 4):
         config, run_dir = prepared(knobs={"device_batch_size": device_batch, "max_steps": 1})
-        train_generator.run(config, run_dir)
+        train_generator.run(Session(config, run_dir))
         first[device_batch] = next(read_rows(run_dir.training_log("train_generator")))["loss"]
     assert first[1] == pytest.approx(first[4], abs=2e-4)
 
@@ -137,7 +140,7 @@ def test_every_pair_is_seen_once_before_any_is_seen_again(
     monkeypatch.setattr(AnswerTrainer, "train", look)
     config, run_dir = prepared(knobs={"epochs": 2.5, "replay_share": 0.2})
     with pytest.raises(InterruptedError):
-        train_generator.run(config, run_dir)
+        train_generator.run(Session(config, run_dir))
     [(trainer, steps)] = seen
     order = [
         number for step in steps for number in sorted(trainer.arrangements[row] for row in step)
@@ -181,8 +184,8 @@ def test_the_dev_loss_is_nats_a_token_whatever_the_batch(prepared: Make, tmp_pat
     import torch
 
     config, run_dir = prepared(llm__model="data/models/demo-lm")
-    tokens = train_generator.chat_tokens(config)
-    build_training_set(config, run_dir, tokens.encode, tmp_path / "set")
+    tokens = train_generator.chat_tokens(config.llm.model)
+    build_training_set(Session(config, run_dir), tokens.encode, tmp_path / "set")
     rows = read_training_set(tmp_path / "set").train[:11]
     model = load_base(config).eval()
     total, count = 0.0, 0
@@ -206,7 +209,7 @@ def test_packed_rows_are_trained_on_and_evaluated_as_others(
     prepared: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def losses() -> list[float]:
-        train_generator.run(config, run_dir)
+        train_generator.run(Session(config, run_dir))
         return [
             row["eval_loss"]
             for row in read_rows(run_dir.training_log("train_generator"))
@@ -248,7 +251,7 @@ def test_the_loss_is_that_of_each_answer_alone(tiny_lm_dir: Path, fused: bool) -
 
 def test_a_preview_marks_what_is_learned(prepared: Make) -> None:
     config, run_dir = prepared()
-    text = train_generator.preview(config, run_dir, n=4)
+    text = train_generator.preview(Session(config, run_dir), n=4)
     learned = [line for line in text.splitlines() if line.startswith("> ")]
     assert len(learned) == 4 and all(line.endswith("<|im_end|>") for line in learned)
     assert text.count("| Question: ") == 4 and not any("Question" in line for line in learned)
@@ -259,9 +262,9 @@ def test_a_preview_shows_what_the_training_keeps(prepared: Make) -> None:
     config, run_dir = prepared(knobs={"gold_share": 0.5})
     pairs = sorted(read_jsonl(run_dir.qa, QAPair), key=lambda p: p.answerable)
     write_jsonl(run_dir.qa, pairs)  # the first pairs alone would be far too many to abstain from
-    assert "left out" not in train_generator.preview(config, run_dir, n=3)
+    assert "left out" not in train_generator.preview(Session(config, run_dir), n=3)
     with pytest.raises(ConfigError, match="--num 0 shows nothing: give 1 or more"):
-        train_generator.preview(config, run_dir, n=0)
+        train_generator.preview(Session(config, run_dir), n=0)
 
 
 def test_a_run_without_train_pairs_says_what_to_do(prepared: Make) -> None:
@@ -270,7 +273,7 @@ def test_a_run_without_train_pairs_says_what_to_do(prepared: Make) -> None:
     with pytest.raises(
         DataError, match=r"lower ingest.test_share, add .*train_generator\.enabled=false"
     ):
-        train_generator.run(config, run_dir)
+        train_generator.run(Session(config, run_dir))
 
 
 def test_the_precision_is_what_the_configuration_says_whatever_the_launcher_says(
@@ -296,7 +299,7 @@ def test_the_merged_model_answers_as_base_and_adapter_together(
     config, run_dir = prepared()
     with pytest.raises(DataError, match="run train_generator first"):
         merge(config, tmp_path / "merged")
-    train_generator.run(config, run_dir)
+    train_generator.run(Session(config, run_dir))
     merged = merge(config, tmp_path / "merged")
     assert (merged / "model.safetensors").exists() and not (merged / "adapter_config.json").exists()
     ids = AutoTokenizer.from_pretrained(merged)("Where?", return_tensors="pt")
@@ -312,7 +315,7 @@ def test_an_adapter_is_merged_into_its_own_base_alone(
     prepared: Make, tmp_path: Path, tiny_lm_dir: Path
 ) -> None:
     config, run_dir = prepared(knobs={"max_steps": 1})
-    train_generator.run(config, run_dir)
+    train_generator.run(Session(config, run_dir))
     copy = shutil.copytree(tiny_lm_dir, tmp_path / "other-lm")
     other, _ = prepared(llm__model=str(copy))
     with pytest.raises(
@@ -339,7 +342,7 @@ def test_a_base_with_sampling_values_and_without_sampling_is_trained_and_merged(
     }
     (base / "generation_config.json").write_text(json.dumps(settings))
     config, run_dir = prepared(knobs={"max_steps": 1, "method": method}, llm__model=str(base))
-    train_generator.run(config, run_dir)
+    train_generator.run(Session(config, run_dir))
     written = json.loads(
         (merge(config, tmp_path / "merged") / "generation_config.json").read_text()
     )
@@ -350,14 +353,14 @@ def test_dev_documents_are_taken_from_train_where_there_are_none(prepared: Make)
     _, run_dir = prepared()
     pairs = [p for p in read_jsonl(run_dir.qa, QAPair) if p.split != "dev"]
     write_jsonl(run_dir.qa, pairs)
-    train, dev, _ = select_pairs(run_dir, 0.8)
+    train, dev, _ = select_pairs(run_dir, ChunkStore(run_dir.chunks), 0.8)
     assert dev and not {p.document_id for p in train} & {p.document_id for p in dev}
     assert {p.split for p in [*train, *dev]} == {"train"}
 
 
 def test_near_duplicates_are_held_out_together(tmp_path: Path) -> None:
     run_dir = with_copies(tmp_path)
-    train, dev, _ = select_pairs(run_dir, 0.8)
+    train, dev, _ = select_pairs(run_dir, ChunkStore(run_dir.chunks), 0.8)
     trained, held = (
         {(p.document_id or "").removesuffix("-copy") for p in pairs} for pairs in (train, dev)
     )
@@ -374,7 +377,7 @@ def test_a_pair_of_a_test_document_stops_the_training(prepared: Make) -> None:
         [*pairs, dataclasses.replace(leak, id="leak", question="Who is at home?", split="train")],
     )
     with pytest.raises(DataError, match="leak"):
-        train_generator.run(config, run_dir)
+        train_generator.run(Session(config, run_dir))
     assert not run_dir.generator.exists()
 
 
@@ -384,7 +387,7 @@ def test_what_cannot_be_trained_is_refused_before_any_work_with_a_remedy(
     def refused(match: str, knobs: dict[str, Any] | None = None, **overrides: Any) -> None:
         config, run_dir = prepared(knobs=knobs or {}, **overrides)
         with pytest.raises(ConfigError, match=match) as error:
-            train_generator.run(config, run_dir)
+            train_generator.run(Session(config, run_dir))
         assert "\n" not in str(error.value) and not run_dir.generator.exists()
 
     import torch
@@ -404,7 +407,7 @@ def test_what_cannot_be_trained_is_refused_before_any_work_with_a_remedy(
 
 def test_a_disabled_training_says_so_and_does_nothing(prepared: Make) -> None:
     config, run_dir = prepared(knobs={"enabled": False})
-    assert train_generator.run(config, run_dir) == {
+    assert train_generator.run(Session(config, run_dir)) == {
         "trained": 0,
         "reason": "train_generator.enabled is false",
     }
@@ -433,7 +436,7 @@ def test_the_best_weights_by_dev_f1_are_kept_and_its_time_is_told(
         return [0.2, 0.9, 0.5, 0.9][len(seen) - 1]
 
     monkeypatch.setattr(sft, "mean_f1", scripted)
-    counts = train_generator.run(config, run_dir)
+    counts = train_generator.run(Session(config, run_dir))
     assert (counts["dev_f1_first"], counts["dev_f1_best"], counts["num_steps"]) == (0.2, 0.9, 4)
     assert 0 <= counts["dev_f1_time_share"] < 1
     kept = load_file(run_dir.generator / "adapter_model.safetensors")
@@ -457,7 +460,7 @@ def test_a_killed_training_stops_where_an_undisturbed_one_does(
         "mean_f1",
         lambda *_: scores.append(0) or [0.2, 0.9, 0.5, 0.5, 0.5, 1.0][len(scores) - 1],
     )
-    assert train_generator.run(config, run_dir)["num_steps"] == steps
+    assert train_generator.run(Session(config, run_dir))["num_steps"] == steps
     weights = (run_dir.generator / "adapter_model.safetensors").read_bytes()
     log = list(read_rows(run_dir.training_log("train_generator")))
     scores.clear()
@@ -466,8 +469,8 @@ def test_a_killed_training_stops_where_an_undisturbed_one_does(
             patch.setattr(train_generator, "_save", interrupt)
         else:
             patch.setattr(AnswerTrainer, "training_step", interrupt_at(steps - 1))
-        train_generator.run(config, run_dir)
-    assert train_generator.run(config, run_dir)["num_steps"] == steps
+        train_generator.run(Session(config, run_dir))
+    assert train_generator.run(Session(config, run_dir))["num_steps"] == steps
     assert (run_dir.generator / "adapter_model.safetensors").read_bytes() == weights
     assert list(read_rows(run_dir.training_log("train_generator"))) == log
 
@@ -494,16 +497,17 @@ def test_answers_during_training_are_scored_as_those_of_the_evaluation(prepared:
     from rag_ft.qa.prompts import is_abstention
     from rag_ft.training.adapters import load_base
     from rag_ft.training.questions import answer_f1, mean_f1
-    from rag_ft.training.training_set import find_contexts, make_questions, prompt_renderer
+    from rag_ft.training.training_set import find_contexts, layout_of, make_questions
 
     config, run_dir = prepared(llm__model="data/models/demo-lm")
     pairs = list(read_jsonl(run_dir.qa, QAPair))
-    tokens, contexts = train_generator.chat_tokens(config), find_contexts(config, run_dir, pairs)
-    questions = list(make_questions(config, contexts, pairs, tokens.encode))
+    session, tokens = Session(config, run_dir), train_generator.chat_tokens(config.llm.model)
+    contexts, prompt = find_contexts(session, pairs), session.answer_prompt
+    questions = list(make_questions(prompt, contexts, pairs, tokens.encode, layout_of(config)))
     requests = []
     for pair in pairs:
         shown = [contexts.chunks[i] for i in contexts.hits[pair.id][: config.retrieval.top_k]]
-        requests.append(ChatRequest(pair.id, prompt_renderer(config)(pair.question, shown), 12))
+        requests.append(ChatRequest(pair.id, prompt.messages(pair.question, shown), 12))
     with open_language_model(config.llm, 0) as model:
         said = {reply.id: reply.text for reply in model.chat(requests)}
     wanted = [
@@ -526,7 +530,7 @@ def test_answers_during_training_are_scored_as_those_of_the_evaluation(prepared:
 
 def test_folds_hold_out_documents(prepared: Make) -> None:
     config, run_dir = prepared(knobs={"max_steps": 1, "folds": 2})
-    counts = train_generator.run(config, run_dir)
+    counts = train_generator.run(Session(config, run_dir))
     rows = list(read_rows(run_dir.folds))
     assert [row["fold"] for row in rows] == [0, 1] and set(rows[0]) == {
         "fold", "num_train", "num_dev", "dev_loss", "f1_base", "f1_tuned", "delta",
@@ -544,16 +548,16 @@ def test_folds_hold_out_documents(prepared: Make) -> None:
 def test_folds_are_resumed_and_leave_the_generator_as_it_would_be_without_them(
     prepared: Make,
 ) -> None:
-    train_generator.run(*prepared(knobs={"max_steps": 2}))
+    train_generator.run(Session(*prepared(knobs={"max_steps": 2})))
     config, run_dir = prepared(knobs={"max_steps": 2, "folds": 2})
     weights = (run_dir.generator / "adapter_model.safetensors").read_bytes()
-    train_generator.run(config, run_dir)
+    train_generator.run(Session(config, run_dir))
     assert (run_dir.generator / "adapter_model.safetensors").read_bytes() == weights
     rows = list(read_rows(run_dir.folds))
     run_dir.folds.write_text(
         run_dir.folds.read_text().splitlines(keepends=True)[0]
     )  # as a kill in fold 1 leaves it
-    train_generator.run(config, run_dir)
+    train_generator.run(Session(config, run_dir))
     assert list(read_rows(run_dir.folds)) == rows
 
 
@@ -646,10 +650,10 @@ def test_trackers_are_off_by_default_and_never_get_the_environment(
     monkeypatch.setenv("SOME_SECRET", "hunter2-of-the-mill")
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", "elsewhere")
     config, run_dir = prepared(knobs={"max_steps": 1})
-    train_generator.run(config, run_dir)
+    train_generator.run(Session(config, run_dir))
     assert not told
     config, run_dir = prepared(knobs={"max_steps": 1, "report_to": ["tensorboard"]})
-    train_generator.run(config, run_dir)
+    train_generator.run(Session(config, run_dir))
     assert len(told) > 3 and "learning_rate" in told[0]
     assert not any("hunter2" in text or "SOME_SECRET" in text for text in told)
 
@@ -657,7 +661,7 @@ def test_trackers_are_off_by_default_and_never_get_the_environment(
 @pytest.mark.parametrize("method", ["rslora", "dora", "full"])
 def test_every_method_trains_on_a_cpu(prepared: Make, method: str) -> None:
     config, run_dir = prepared(knobs={"method": method, "max_steps": 2, "learning_rate": 1e-3})
-    assert train_generator.run(config, run_dir)["num_steps"] == 2
+    assert train_generator.run(Session(config, run_dir))["num_steps"] == 2
     name = "model.safetensors" if method == "full" else "adapter_model.safetensors"
     assert (run_dir.generator / name).exists()
 
@@ -728,7 +732,7 @@ def test_a_packed_step_is_the_same_however_many_rows_a_pass_holds(
             "max_steps": 2,
         }
         config, run_dir = prepared(knobs=knobs)
-        train_generator.run(config, run_dir)
+        train_generator.run(Session(config, run_dir))
         first[device_batch] = next(read_rows(run_dir.training_log("train_generator")))["loss"]
     one, several = planned[1], planned[0]
     assert one.packed and one.device_batch_size == 1 and several.device_batch_size > 1

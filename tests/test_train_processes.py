@@ -19,6 +19,7 @@ from rag_ft.errors import ConfigError
 from rag_ft.llm.vllm_process import free_port
 from rag_ft.paths import RunDir
 from rag_ft.records import QAPair, read_jsonl, read_rows, write_jsonl
+from rag_ft.session import Session
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
 
@@ -83,7 +84,7 @@ def test_two_processes_train_as_one(prepared: Make, tmp_path: Path, launch: str)
         dev, id="more", question="Which town does Ida live in?", answers=(f"in {dev.answer}",)
     )
     write_jsonl(run_dir.qa, [*pairs, more])
-    counts = train_generator.run(config, run_dir)
+    counts = train_generator.run(Session(config, run_dir))
     assert counts["num_dev_examples"] % 2  # so that one process is given a row twice
     one, one_dev = _losses(run_dir), counts["dev_loss_best"]
     run_dir.training_log("train_generator").unlink()

@@ -23,8 +23,18 @@ from rag_ft import index, ingest, train_retriever
 from rag_ft.config import Config
 from rag_ft.errors import DataError
 from rag_ft.paths import RunDir
-from rag_ft.records import Chunk, Evidence, QAPair, read_jsonl, read_rows, write_jsonl, write_text
+from rag_ft.records import (
+    Chunk,
+    ChunkStore,
+    Evidence,
+    QAPair,
+    read_jsonl,
+    read_rows,
+    write_jsonl,
+    write_text,
+)
 from rag_ft.retrieval.search import Retriever, open_retriever, served_tuned
+from rag_ft.session import Session
 from rag_ft.training import fit, phases
 from rag_ft.training.dev_split import held_out
 from rag_ft.training.pairs import Pairs, select_pairs, with_cloze_dev
@@ -37,7 +47,7 @@ from rag_ft import train_retriever
 from rag_ft.config_loader import load_config
 from rag_ft.paths import RunDir
 config = load_config(Path(sys.argv[1]))
-train_retriever.run(config, RunDir(config.run_path))
+train_retriever.run(Session(config, RunDir(config.run_path)))
 """
 # On CPUs --multi_gpu is what makes accelerate start two processes (with --cpu it starts one); both take a free port.
 LAUNCHERS = {
@@ -123,8 +133,8 @@ def prepared(make_run: MakeRun) -> Callable[..., tuple[Config, RunDir]]:
             retrieval__mode=mode,
             **{f"train_retriever__{k}": v for k, v in values.items()},
         )
-        ingest.run(config, run_dir)
-        index.run(config, run_dir)
+        ingest.run(Session(config, run_dir))
+        index.run(Session(config, run_dir))
         write_pairs(run_dir, each)
         return config, run_dir
 
@@ -196,7 +206,7 @@ def test_lsr_teaches_a_random_encoder_what_the_language_model_prefers(
 ) -> None:
     config, run_dir = prepared(each=2, sides=sides, **LSR_ALONE)
     model, wanted = plant(run_dir, monkeypatch)
-    counts = train_retriever.run(config, run_dir)
+    counts = train_retriever.run(Session(config, run_dir))
     assert share_first(config, run_dir, wanted, tuned=False) < 0.3
     assert share_first(config, run_dir, wanted, tuned=True) > 0.7
     assert 0.3 <= counts["lsr_entropy"] <= 0.6
@@ -224,7 +234,7 @@ def test_without_a_gradient_to_the_encoder_lsr_says_so_and_trains_nothing(
 
     monkeypatch.setattr(losses, "lsr_loss", cut)
     with pytest.raises(ValueError, match="no gradient"):
-        train_retriever.run(config, run_dir)
+        train_retriever.run(Session(config, run_dir))
     assert not served_tuned(run_dir)
 
 
@@ -234,7 +244,7 @@ def test_lsr_is_left_out_with_a_reason_when_the_model_tells_no_chunks_apart(
     config, run_dir = prepared(each=2, **{**LSR_ALONE, "epochs": 1})
     model, _ = plant(run_dir, monkeypatch)
     model.liked = {}
-    counts = train_retriever.run(config, run_dir)
+    counts = train_retriever.run(Session(config, run_dir))
     assert counts["phases"] == "round-0-contrastive"
     assert counts["shipped"] == 1
     rows = [
@@ -253,7 +263,7 @@ def test_contrastive_training_finds_more_and_ships_an_encoder_that_loads_alone(
     from sentence_transformers import SentenceTransformer
 
     config, run_dir = prepared(epochs=15, learning_rate=2e-2, num_negatives=0)
-    counts = train_retriever.run(config, run_dir)
+    counts = train_retriever.run(Session(config, run_dir))
     train = {p.question: p.chunk_id for p in read_jsonl(run_dir.qa, QAPair) if p.split == "train"}
     assert (
         share_first(config, run_dir, train, True)
@@ -280,16 +290,16 @@ def test_two_runs_give_the_same_weights(prepared: MakeRun) -> None:
     from safetensors.numpy import load_file
 
     config, run_dir = prepared()
-    train_retriever.run(config, run_dir)
+    train_retriever.run(Session(config, run_dir))
     first = load_file(run_dir.retriever / "model.safetensors")
-    train_retriever.run(config, run_dir)
+    train_retriever.run(Session(config, run_dir))
     second = load_file(run_dir.retriever / "model.safetensors")
     assert all(np.array_equal(first[name], second[name]) for name in first)
 
 
 def test_the_question_side_alone_keeps_every_chunk_vector(prepared: MakeRun) -> None:
     config, run_dir = prepared(sides="query")
-    train_retriever.run(config, run_dir)
+    train_retriever.run(Session(config, run_dir))
     tuned, base = open_retriever(config, run_dir, tuned=True), open_retriever(config, run_dir)
     assert np.array_equal(tuned.vectors, base.vectors)
     question = ["what is in box 3"]
@@ -312,8 +322,8 @@ def test_documents_without_questions_are_learned_and_judged_by_inverse_cloze(
     ]
     config, run_dir = make_run(rows, train_retriever__advanced__self_supervised=True, train_retriever__batch_size=4,
                                train_retriever__advanced__sides=sides)  # fmt: skip
-    ingest.run(config, run_dir)
-    index.run(config, run_dir)
+    ingest.run(Session(config, run_dir))
+    index.run(Session(config, run_dir))
     write_jsonl(run_dir.qa, [])
     measured: list[str] = []
     measure = phases.measure
@@ -323,7 +333,7 @@ def test_documents_without_questions_are_learned_and_judged_by_inverse_cloze(
         return measure(retriever, dev, gold)
 
     monkeypatch.setattr(phases, "measure", noting)
-    counts = train_retriever.run(config, run_dir)
+    counts = train_retriever.run(Session(config, run_dir))
     assert counts["phases"] == "cloze"
     assert f"on {len(COLOURS) - 8} questions" in str(counts["reason"])
     assert train_retriever.SELECTED_BY_CLOZES in str(counts["reason"])
@@ -353,7 +363,7 @@ def test_near_duplicates_are_held_out_together(tmp_path: Path, asked: str) -> No
     run_dir = with_copies(tmp_path)
     pairs = [p for p in read_jsonl(run_dir.qa, QAPair) if "copy" not in p.id or asked == "all"]
     write_jsonl(run_dir.qa, pairs if asked != "none" else [])
-    found = select_pairs(run_dir, 0.8)
+    found = select_pairs(run_dir, ChunkStore(run_dir.chunks), 0.8)
     trained, held = (
         {c.document_id for c in chunks.values()} for chunks in (found.chunks, found.dev_chunks)
     )
@@ -386,7 +396,7 @@ def test_the_encoders_dtype_decides_the_precision_whatever_the_launcher_wants(
 def test_too_few_questions_are_a_reason_and_no_error(prepared: MakeRun) -> None:
     config, run_dir = prepared()
     write_jsonl(run_dir.qa, [])
-    counts = train_retriever.run(config, run_dir)
+    counts = train_retriever.run(Session(config, run_dir))
     assert counts["shipped"] == 0
     assert "generate more" in counts["reason"]
     assert not served_tuned(run_dir)
@@ -400,7 +410,7 @@ def test_a_pair_of_a_test_document_stops_the_stage_before_it_trains(prepared: Ma
     ]
     write_jsonl(run_dir.qa, leaking)
     with pytest.raises(DataError, match="training pairs leak from the test documents"):
-        train_retriever.run(config, run_dir)
+        train_retriever.run(Session(config, run_dir))
     assert not run_dir.retriever.exists()
 
 
@@ -417,7 +427,7 @@ def test_nothing_of_dev_and_test_documents_is_trained_on(
         lambda encoder, rows, *rest: (seen.append(rows), real(encoder, rows, *rest))[1],
     )
     config, run_dir = prepared(num_negatives=3)
-    train_retriever.run(config, run_dir)
+    train_retriever.run(Session(config, run_dir))
     texts = {text for rows in seen for name in rows.column_names for text in rows[name]}
     heldout = {c.text for c in read_jsonl(run_dir.chunks, Chunk) if c.split != "train"}
     asked = {p.question for p in read_jsonl(run_dir.qa, QAPair) if p.split != "train"}
@@ -431,7 +441,7 @@ def test_an_encoder_that_got_worse_is_not_shipped_and_the_log_says_why(
 ) -> None:
     config, run_dir = prepared(mode="dense", gate=True, epochs=1)
     spoil_trained_weights(monkeypatch)
-    counts = train_retriever.run(config, run_dir)
+    counts = train_retriever.run(Session(config, run_dir))
     assert (counts["shipped"], counts["alpha"]) == (0, 0.0)
     assert "the base stays" in counts["reason"]
     assert counts["dev_recall_tuned"] == counts["dev_recall_base"]
@@ -474,7 +484,7 @@ def test_an_interrupted_training_goes_on_at_its_last_checkpoint_to_the_same_weig
     settings = {"epochs": 4} if phase == "contrastive" else {**LSR_ALONE, "lsr_steps": 8}
     config, run_dir = prepared(**settings)
     plant(run_dir, monkeypatch)
-    train_retriever.run(config, run_dir)
+    train_retriever.run(Session(config, run_dir))
     wanted = load_file(run_dir.retriever / "model.safetensors")
     steps = [
         row["step"] for row in read_rows(run_dir.training_log("train_retriever")) if "step" in row
@@ -487,11 +497,11 @@ def test_an_interrupted_training_goes_on_at_its_last_checkpoint_to_the_same_weig
     with monkeypatch.context() as patch:
         patch.setattr(fit._Progress, "on_step_end", stop)
         with pytest.raises(KeyboardInterrupt):
-            train_retriever.run(config, run_dir)
+            train_retriever.run(Session(config, run_dir))
     assert list(
         (run_dir.checkpoints("train_retriever") / f"round-0-{phase}").glob("checkpoint-*/complete")
     )
-    train_retriever.run(config, run_dir)
+    train_retriever.run(Session(config, run_dir))
     found = load_file(run_dir.retriever / "model.safetensors")
     assert all(np.array_equal(wanted[name], found[name]) for name in wanted)
     assert [
@@ -519,7 +529,7 @@ def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(
     from safetensors.numpy import load_file
 
     config, run_dir = prepared(epochs=6)
-    train_retriever.run(config, run_dir)
+    train_retriever.run(Session(config, run_dir))
     wanted = load_file(run_dir.retriever / "model.safetensors")
     values = {
         name: section for name, section in config.model_dump(mode="json").items() if name != "name"
@@ -535,7 +545,7 @@ def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(
         time.sleep(0.002)
     os.kill(process.pid, signal.SIGKILL) if process.poll() is None else None
     process.wait()
-    train_retriever.run(config, run_dir)
+    train_retriever.run(Session(config, run_dir))
     found = load_file(run_dir.retriever / "model.safetensors")
     assert all(np.array_equal(wanted[name], found[name]) for name in wanted)
     assert not run_dir.checkpoints("train_retriever").exists()
@@ -594,4 +604,4 @@ def test_sharding_the_encoder_is_refused_before_any_work(
     config, run_dir = prepared()
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(ConfigError, match=r"configs/accelerate/ddp\.yaml"):
-        train_retriever.run(config, run_dir)
+        train_retriever.run(Session(config, run_dir))

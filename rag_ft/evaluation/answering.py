@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from rag_ft.config import Config
+from rag_ft.config import LLMConfig
 from rag_ft.errors import DataError
 from rag_ft.evaluation.systems import Ask
-from rag_ft.llm.factory import open_language_model
 from rag_ft.llm.interface import ChatRequest, Messages, Reply
-from rag_ft.model_hub import TUNED_MARKS, with_tuned
-from rag_ft.paths import RunDir
-from rag_ft.qa.prompts import Prompts, load_prompts, parse_answer
+from rag_ft.llm.reply_cache import cached_chat
+from rag_ft.model_hub import with_tuned
+from rag_ft.qa.answer_prompt import AnswerPrompt
 from rag_ft.records import Chunk, Prediction, Reject, content_hash
-from rag_ft.retrieval.search import chunk_text
+from rag_ft.session import Session
 
 Answered = tuple[Ask, Prediction]
 
@@ -25,15 +23,15 @@ Answered = tuple[Ask, Prediction]
 class Prompting:
     """How an Ask becomes messages."""
 
-    prompts: Prompts
+    prompt: AnswerPrompt
     chunks: Mapping[str, Chunk]
-    with_title: bool
 
     def messages(self, ask: Ask) -> Messages:
         if ask.system.startswith("closed_book"):
-            return self.prompts.closed_book(ask.pair.question)
-        shown = [chunk_text(self.chunks[i], self.with_title) for i in ask.chunk_ids]
-        return self.prompts.answer(ask.pair.question, ask.passages or shown)
+            return self.prompt.prompts.closed_book(ask.pair.question)
+        if ask.passages:
+            return self.prompt.prompts.answer(ask.pair.question, ask.passages)
+        return self.prompt.messages(ask.pair.question, (self.chunks[i] for i in ask.chunk_ids))
 
 
 @dataclass(frozen=True)
@@ -54,39 +52,29 @@ class Requests:
             yield ChatRequest(key, self.prompting.messages(ask), self.max_tokens, adapter=adapter)
 
 
-def tuned_generator(run_dir: RunDir) -> Path | None:
-    """The folder of the tuned generator, if training left one (an adapter, or a whole model)."""
-    return (
-        run_dir.generator
-        if any((run_dir.generator / mark).exists() for mark in TUNED_MARKS)
-        else None
-    )
-
-
 def answer_all(
-    config: Config, run_dir: RunDir, asks: Sequence[Ask], chunks: Mapping[str, Chunk]
+    session: Session, asks: Sequence[Ask], chunks: Mapping[str, Chunk]
 ) -> tuple[list[Answered], list[Reject], int]:
     """(answered asks in order, a Reject for each failed prompt, number of distinct prompts).
 
     Raises:
         DataError: not one prompt was answered.
     """
-    prompts = load_prompts(config.llm.prompts, config.llm.advanced.abstain)
-    prompting = Prompting(prompts, chunks, config.retrieval.advanced.with_title)
-    tuned = tuned_generator(run_dir)
-    ranked = [_rank(ask, prompting, tuned is not None) for ask in asks]
+    prompting = Prompting(session.answer_prompt, chunks)
+    ranked = [_rank(ask, prompting, session.tuned_generator is not None) for ask in asks]
     keys = [key for _, _, key in ranked]
     in_order = sorted(zip(ranked, asks, strict=True), key=lambda item: item[0])
-    replies = _ask_models(config, run_dir, {key: ask for (_, _, key), ask in in_order}, prompting)
+    replies = _ask_models(session, {key: ask for (_, _, key), ask in in_order}, prompting)
     answered = [
-        (a, _prediction(a, replies[k]))
-        for a, k in zip(asks, keys, strict=True)
-        if replies[k].error is None
+        (ask, _prediction(ask, replies[key], prompting.prompt))
+        for ask, key in zip(asks, keys, strict=True)
+        if replies[key].error is None
     ]
     failed = [reply for reply in replies.values() if reply.error is not None]
     if not answered:
+        model = session.config.llm.model
         raise DataError(
-            f"{config.llm.model} answered none of {len(failed)} prompts, the first with: {failed[0].error}"
+            f"{model} answered none of {len(failed)} prompts, the first with: {failed[0].error}"
         )
     places = dict(zip(keys, asks, strict=True))
     rejects = [
@@ -102,35 +90,34 @@ def _rank(ask: Ask, prompting: Prompting, is_tuned: bool) -> tuple[str, int, str
     return generator, sum(len(m["content"]) for m in messages), content_hash(generator, messages)
 
 
-def _ask_models(
-    config: Config, run_dir: RunDir, asks: dict[str, Ask], prompting: Prompting
-) -> dict[str, Reply]:
-    from rag_ft.llm.reply_cache import cached_chat
-
+def _ask_models(session: Session, asks: dict[str, Ask], prompting: Prompting) -> dict[str, Reply]:
     replies = {}
-    for llm, adapters, played in _models(config, tuned_generator(run_dir)):
+    for llm, adapters, played in _models(session.config.llm, session.tuned_generator):
         chosen = {key: ask for key, ask in asks.items() if ask.generator in played}
-        requests = Requests(chosen, prompting, config.evaluate.advanced.max_tokens, adapters)
-        with open_language_model(llm, config.run.seed, adapters, run_dir.vllm_log) as model:
-            for reply in cached_chat(
-                model, requests, run_dir.replies("evaluate"), desc="evaluate: answers"
-            ):
+        max_tokens = session.config.evaluate.advanced.max_tokens
+        requests = Requests(chosen, prompting, max_tokens, adapters)
+        kept = session.run_dir.replies("evaluate")
+        with session.language_model(llm, adapters) as model:
+            for reply in cached_chat(model, requests, kept, desc="evaluate: answers"):
                 replies[reply.id] = reply
     return replies
 
 
-def _models(config: Config, tuned: Path | None) -> list[tuple[Any, dict[str, Path], set[str]]]:
+def _models(
+    config: LLMConfig, tuned: Path | None
+) -> list[tuple[LLMConfig, dict[str, Path], set[str]]]:
     """(LLM config, adapters, generators it plays): one model with an adapter; two only where all weights were tuned."""
-    llm, adapters = with_tuned(config.llm, tuned)
-    if llm is config.llm:
+    llm, adapters = with_tuned(config, tuned)
+    if llm is config:
         return [(llm, adapters, {"base", "tuned"})]
-    return [(config.llm, {}, {"base"}), (llm, {}, {"tuned"})]
+    return [(config, {}, {"base"}), (llm, {}, {"tuned"})]
 
 
-def _prediction(ask: Ask, reply: Reply) -> Prediction:
-    said, numbers = parse_answer(reply.text, len(ask.chunk_ids))
-    cited = tuple(ask.chunk_ids[number - 1] for number in numbers)
-    return Prediction(ask.pair.id, ask.system, said, ask.chunk_ids, cited, round(reply.seconds, 4))
+def _prediction(ask: Ask, reply: Reply, prompt: AnswerPrompt) -> Prediction:
+    said = prompt.parse(reply.text, ask.chunk_ids)
+    return Prediction(
+        ask.pair.id, ask.system, said.answer, ask.chunk_ids, said.citations, round(reply.seconds, 4)
+    )
 
 
 def _place(ask: Ask) -> str:

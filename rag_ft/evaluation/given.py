@@ -10,7 +10,7 @@ from rag_ft.config import Config, EvaluateConfig
 from rag_ft.errors import ConfigError, RagFtError
 from rag_ft.model_hub import TUNED_MARKS
 from rag_ft.paths import RunDir
-from rag_ft.records import Chunk, read_jsonl
+from rag_ft.records import ChunkStore
 from rag_ft.retrieval.encoder import load_encoder
 from rag_ft.retrieval.search import build_index, open_retriever
 
@@ -69,7 +69,7 @@ def index_given(config: Config, run_dir: RunDir) -> None:
             raise ConfigError(
                 f"evaluate.advanced.index does not fit: {why}: leave it out, and it is built here"
             ) from error
-        build_index(config, run_dir.retriever_index, read_jsonl(run_dir.chunks, Chunk), encoder)
+        build_index(config, run_dir.retriever_index, ChunkStore(run_dir.chunks), encoder)
 
 
 def _check(given: Path | None, setting: str, marks: tuple[str, ...]) -> None:

@@ -11,13 +11,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rag_ft.config import Config
 from rag_ft.evaluation.systems import ENSEMBLES, SYSTEMS, Ask
-from rag_ft.llm.factory import open_language_model
 from rag_ft.llm.interface import ChatRequest, Messages, Reply
 from rag_ft.llm.reply_cache import cached_chat
-from rag_ft.paths import RunDir
 from rag_ft.records import Prediction, Reject, Score, content_hash
+from rag_ft.session import Session
 from rag_ft.text import neutralise
 
 METRIC = "faithfulness_judged"
@@ -47,11 +45,9 @@ class Judgement:
 
 
 def judge(
-    config: Config,
-    run_dir: RunDir,
+    session: Session,
     answered: Iterable[tuple[Ask, Prediction]],
     passages: Callable[[Prediction], list[str]],
-    abstains: Callable[[str], bool],
 ) -> Judgement:
     """Puts every answer that is no abstention, with the passages it was given, to the model `evaluate.advanced.judge`, each
     distinct prompt once, by way of llm.backend. Verdicts are cached with the other replies.
@@ -61,6 +57,7 @@ def judge(
     """
     prompts: dict[str, Messages] = {}
     askers: dict[str, list[Prediction]] = {}
+    abstains = session.answer_prompt.abstains
     for ask, prediction in answered:
         if (
             ask.system in JUDGED
@@ -73,7 +70,7 @@ def judge(
             prompts[key] = messages
             askers.setdefault(key, []).append(prediction)
     scores, rejects = [], []
-    for reply in _ask(config, run_dir, prompts):
+    for reply in _ask(session, prompts):
         supported, why = read_verdict(reply)
         if supported is None:
             first = askers[reply.id][0]
@@ -108,12 +105,13 @@ def read_verdict(reply: Reply) -> tuple[bool | None, str]:
     )
 
 
-def _ask(config: Config, run_dir: RunDir, prompts: Mapping[str, Messages]) -> Iterator[Reply]:
+def _ask(session: Session, prompts: Mapping[str, Messages]) -> Iterator[Reply]:
     if not prompts:
         return
     requests = [
         ChatRequest(key, messages, MAX_TOKENS, schema=VERDICT) for key, messages in prompts.items()
     ]
-    llm = config.llm.model_copy(update={"model": config.evaluate.advanced.judge})
-    with open_language_model(llm, config.run.seed, log_path=run_dir.vllm_log) as model:
-        yield from cached_chat(model, requests, run_dir.replies("evaluate"), desc="evaluate: judge")
+    llm = session.config.llm.model_copy(update={"model": session.config.evaluate.advanced.judge})
+    with session.language_model(llm) as model:
+        kept = session.run_dir.replies("evaluate")
+        yield from cached_chat(model, requests, kept, desc="evaluate: judge")

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Protocol
-
-import numpy as np
+from collections.abc import Callable, Iterable, Iterator
 
 from rag_ft.evaluation.systems import Ask
 from rag_ft.records import Prediction, Score
+from rag_ft.retrieval.encoder import ChunkEncoder
 
 METRIC = "similarity"
 
 
-class Encodes(Protocol):
-    def encode_chunks(self, texts: Sequence[str]) -> np.ndarray: ...
-
-
 def similarity_scores(
-    encoder: Encodes, answered: Iterable[tuple[Ask, Prediction]], abstains: Callable[[str], bool]
+    encoder: ChunkEncoder,
+    answered: Iterable[tuple[Ask, Prediction]],
+    abstains: Callable[[str], bool],
 ) -> Iterator[Score]:
     """The highest cosine (0-1, negative ones are 0) of each answer with an accepted one. Abstaining scores as on every
     other metric: 1 where there is no answer to give, else 0, and an answer where there is none 0."""

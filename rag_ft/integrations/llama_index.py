@@ -10,7 +10,6 @@ run's encoder, for any LlamaIndex vector store.
 
 from __future__ import annotations
 
-from array import array
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from pydantic import PrivateAttr
 from rag_ft.config import Config
 from rag_ft.config_loader import load_config
 from rag_ft.paths import RunDir
-from rag_ft.records import Chunk, from_json
+from rag_ft.records import Chunk, ChunkStore
 from rag_ft.retrieval.encoder import Encoder, load_encoder
 from rag_ft.retrieval.search import Retriever, open_retriever, served_tuned
 
@@ -43,7 +42,7 @@ class RunRetriever(BaseRetriever):
         """`mode` is dense, lexical or hybrid, by default as configured. Reads chunks.jsonl once for its line places."""
         super().__init__()
         self._retriever, self._top_k, self._mode = retriever, top_k, mode
-        self._chunks = _ChunkLines(run_dir.chunks)
+        self._chunks = ChunkStore(run_dir.chunks)
 
     @classmethod
     def from_config(
@@ -63,9 +62,8 @@ class RunRetriever(BaseRetriever):
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         [hits] = self._retriever.search([query_bundle.query_str], self._top_k, self._mode)
-        rows = self._retriever.row_of
         return [
-            NodeWithScore(node=_node(self._chunks[rows[chunk_id]]), score=score)
+            NodeWithScore(node=_node(self._chunks[chunk_id]), score=score)
             for chunk_id, score in hits
         ]
 
@@ -103,20 +101,6 @@ class RunEmbedding(BaseEmbedding):
     def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
         vectors: list[list[float]] = self._encoder.encode_chunks(texts).tolist()
         return vectors
-
-
-class _ChunkLines:
-    """Chunks by row, read from the file when asked for: eight bytes a chunk in memory."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("rb")
-        self._places = array("q", [0])
-        for line in self._file:
-            self._places.append(self._places[-1] + len(line))
-
-    def __getitem__(self, row: int) -> Chunk:
-        self._file.seek(self._places[row])
-        return from_json(self._file.readline().decode("utf-8"), Chunk)
 
 
 def _node(chunk: Chunk) -> TextNode:

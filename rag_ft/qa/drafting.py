@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rag_ft.config import Config
+from rag_ft.config import GenerateConfig
 from rag_ft.llm.interface import ChatRequest, Reply
+from rag_ft.qa.answer_prompt import AnswerPrompt
 from rag_ft.qa.checks import (
     Draft,
     Failure,
@@ -21,23 +22,23 @@ from rag_ft.qa.checks import (
 )
 from rag_ft.qa.funnel import Funnel
 from rag_ft.qa.plan import Ask
-from rag_ft.qa.prompts import REPLY_SCHEMA, Prompts
-from rag_ft.records import Chunk, QAPair, content_hash
+from rag_ft.qa.prompts import REPLY_SCHEMA
+from rag_ft.records import Chunk, ChunkStore, QAPair, content_hash
 from rag_ft.relevance import evidence_in_chunk
+from rag_ft.retrieval.search import Searcher
 
 NEIGHBOURS = 20
 
 
 @dataclass(frozen=True)
 class Drafting:
-    """`chunk_of` gives a chunk by its id, `render` its text as the generator sees it; `model_name` goes into the
-    provenance of every pair."""
+    """`model_name` and `seed` go into the provenance of every pair."""
 
-    config: Config
-    prompts: Prompts
-    retriever: Any
-    chunk_of: Callable[[str], Chunk]
-    render: Callable[[Chunk], str]
+    settings: GenerateConfig
+    seed: int
+    prompt: AnswerPrompt
+    retriever: Searcher
+    chunks: ChunkStore
     model_name: str
     funnel: Funnel
 
@@ -66,10 +67,10 @@ class Drafting:
             return failure
         if ask.kind == "unanswerable":
             if self._wants("evidence") and (
-                failure := check_subject(draft.question, self.render(ask.chunk))
+                failure := check_subject(draft.question, self.prompt.text(ask.chunk))
             ):
                 return failure
-            return self._pair(ask, draft.question, self.prompts.abstain)
+            return self._pair(ask, draft.question, self.prompt.prompts.abstain)
         span, repaired = find_evidence(draft, ask.chunk.text, ask.focus)
         if self._wants("evidence") and (
             failure := check_evidence(draft, span, ask.chunk.text, ask.kind)
@@ -84,7 +85,7 @@ class Drafting:
         )
 
     def _fails(self, draft: Draft, ask: Ask) -> Failure | None:
-        failure = check_kind(draft, ask.kind, self.prompts.abstain)
+        failure = check_kind(draft, ask.kind, self.prompt.prompts.abstain)
         if not failure and self._wants("form"):
             failure = check_form(draft, ask.kind)
         if not failure and self._wants("stands_alone"):
@@ -92,12 +93,14 @@ class Drafting:
         return failure
 
     def _wants(self, check: str) -> bool:
-        return check in self.config.generate.advanced.checks
+        return check in self.settings.advanced.checks
 
     def _request(self, ask: Ask) -> ChatRequest:
-        settings = self.config.generate
-        second = self.render(ask.second) if ask.second else None
-        messages = self.prompts.generate(self.render(ask.chunk), ask.sentence, ask.kind, second)
+        settings = self.settings
+        second = self.prompt.text(ask.second) if ask.second else None
+        messages = self.prompt.prompts.generate(
+            self.prompt.text(ask.chunk), ask.sentence, ask.kind, second
+        )
         return ChatRequest(
             ask.id,
             messages,
@@ -112,7 +115,7 @@ class Drafting:
         [hits] = self.retriever.search([ask.sentence], NEIGHBOURS, mode="dense")
         here = ask.chunk
         for chunk_id, _ in hits:
-            chunk = self.chunk_of(chunk_id)
+            chunk = self.chunks[chunk_id]
             apart = (
                 chunk.document_id != here.document_id
                 or chunk.start >= here.end
@@ -127,9 +130,9 @@ class Drafting:
         if ask.second is not None:
             provenance["second_chunk_id"] = ask.second.id
         provenance |= {
-            "prompt": self.prompts.hash,
+            "prompt": self.prompt.prompts.hash,
             "model": self.model_name,
-            "seed": self.config.run.seed,
+            "seed": self.seed,
         }
         return QAPair(
             id=content_hash(ask.id, question, answer),

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
 from rag_ft.qa.checks import Failure
+from rag_ft.retrieval.encoder import QueryEncoder
 from rag_ft.text import all_words, entity_words, is_unspaced, normalise_question
 
 NUM_RAREST = 3
@@ -97,7 +97,7 @@ class RecentVectors:
 
     MOST = 1024
 
-    def __init__(self, encoder: Any) -> None:
+    def __init__(self, encoder: QueryEncoder) -> None:
         self._encoder = encoder
         self._vectors: dict[str, np.ndarray] = {}
 

@@ -4,16 +4,17 @@ it not answer without it? Requests and verdicts are apart, so that many requests
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
-from rag_ft.config import Config, GenerateConfig
+from rag_ft.config import GenerateConfig
 from rag_ft.llm.interface import ChatRequest, Messages, Reply
+from rag_ft.qa.answer_prompt import AnswerPrompt
 from rag_ft.qa.checks import Failure, agreement, same_answer
 from rag_ft.qa.prompts import Prompts, is_abstention, parse_answer
-from rag_ft.records import Chunk, QAPair, batched
+from rag_ft.records import Chunk, ChunkStore, QAPair, batched
 from rag_ft.relevance import contains_evidence, mentions_answer, second_chunk_id
+from rag_ft.retrieval.search import Searcher
 
 SEARCH_BATCH = 64
 MAX_HARD_CHUNKS = 10
@@ -23,24 +24,20 @@ SHORT_ANSWER_TOKENS = 64
 Job = tuple[QAPair, Failure | None, ChatRequest | None]
 
 
-class Search(Protocol):
-    def search(self, questions: Sequence[str], k: int) -> list[list[tuple[str, float]]]: ...
-
-
 @dataclass(frozen=True)
 class RoundTrip:
-    """`chunk_of` gives a chunk by its id, `render` its text as the generator sees it."""
+    """`top_k` is the number of chunks that serving shows."""
 
-    config: Config
-    prompts: Prompts
-    retriever: Search
-    chunk_of: Callable[[str], Chunk]
-    render: Callable[[Chunk], str]
+    settings: GenerateConfig
+    top_k: int
+    prompt: AnswerPrompt
+    retriever: Searcher
+    chunks: ChunkStore
 
     def jobs(self, pairs: Iterable[QAPair]) -> Iterator[Job]:
         """Each pair with its rank and hard chunks filled in, and the request that tests its answer; a pair whose
         chunk is not found has a failure and no request."""
-        depth = max(self.config.generate.advanced.round_trip_k, self.config.retrieval.top_k)
+        depth = max(self.settings.advanced.round_trip_k, self.top_k)
         for batch in batched(pairs, SEARCH_BATCH):
             hits = self.retriever.search([pair.question for pair in batch], depth)
             for pair, found in zip(batch, hits, strict=True):
@@ -48,11 +45,11 @@ class RoundTrip:
 
     def verdict(self, pair: QAPair, reply: Reply) -> QAPair | Failure:
         """The pair with what the model said in its checks, or why it fails."""
-        said, _ = parse_answer(reply.text, 1 + self.config.retrieval.top_k)
+        said, _ = parse_answer(reply.text, 1 + self.top_k)
         if not said:
             return no_answer(pair, reply)
-        abstained = is_abstention(said, self.prompts.abstain)
-        agrees = same_answer(said, pair.answer, self.config.generate.advanced.round_trip_f1)
+        abstained = self.prompt.abstains(said)
+        agrees = same_answer(said, pair.answer, self.settings.advanced.round_trip_f1)
         if not (abstained if pair.kind == "unanswerable" else agrees and not abstained):
             return Failure(
                 "round_trip_answer", f"{pair.question} -> {pair.answer} | answered: {said[:200]}"
@@ -61,15 +58,13 @@ class RoundTrip:
         return dataclasses.replace(pair, checks={**pair.checks, "round_trip_f1": f1})
 
     def _job(self, pair: QAPair, found: list[str]) -> Job:
-        source = self.chunk_of(pair.provenance["chunk_id"])
+        source = self.chunks[pair.provenance["chunk_id"]]
         if not pair.answerable:
-            context = [source.id, *(i for i in found if i != source.id)][
-                : max(1, self.config.retrieval.top_k)
-            ]
+            context = [source.id, *(i for i in found if i != source.id)][: max(1, self.top_k)]
             return pair, None, self._request(pair, context)
         rank, wrong = self._rank(pair, source, found)
-        if rank is None or rank > self.config.generate.advanced.round_trip_k:
-            most = self.config.generate.advanced.round_trip_k
+        if rank is None or rank > self.settings.advanced.round_trip_k:
+            most = self.settings.advanced.round_trip_k
             return (
                 pair,
                 Failure("round_trip_rank", f"not among the first {most}: {pair.question}"),
@@ -87,7 +82,7 @@ class RoundTrip:
         """(rank of the first gold chunk, the wrong chunks before it)."""
         wrong: list[str] = []
         for rank, chunk_id in enumerate(found, 1):
-            chunk = self.chunk_of(chunk_id)
+            chunk = self.chunks[chunk_id]
             if chunk_id == source.id or contains_evidence(chunk, pair):
                 return rank, tuple(wrong[:MAX_HARD_CHUNKS])
             if not mentions_answer(chunk, pair.answers):
@@ -95,12 +90,8 @@ class RoundTrip:
         return None, ()
 
     def _request(self, pair: QAPair, context: list[str]) -> ChatRequest:
-        passages = [self.render(self.chunk_of(chunk_id)) for chunk_id in context]
-        return answer_request(
-            pair,
-            self.prompts.answer(pair.question, passages),
-            self.config.generate.advanced.max_tokens,
-        )
+        messages = self.prompt.messages(pair.question, (self.chunks[i] for i in context))
+        return answer_request(pair, messages, self.settings.advanced.max_tokens)
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ class Swaps:
     question that `earlier` finds is not put to the model: that one has an answer."""
 
     trip: RoundTrip
+    seed: int
     asked: Counter[str]
     earlier: Earlier | None = None
 
@@ -40,12 +41,12 @@ class Swaps:
         """All pairs as they are, without a request, and after those of a document its swapped ones, each as often as
         chunks among those the retriever finds hold the other name: read alone, since what is hard to find among several
         passages would pass for unanswerable."""
-        settings, seed = self.trip.config.generate, self.trip.config.run.seed
+        settings = self.trip.settings
         for _, group in groupby(pairs, key=lambda pair: pair.document_id):
             kept = list(group)
             yield from ((pair, None, None) for pair in kept)
             made = swap_names(
-                kept, self.trip.prompts.abstain, settings.advanced.swaps_per_pair, seed
+                kept, self.trip.prompt.prompts.abstain, settings.advanced.swaps_per_pair, self.seed
             )
             self.asked["unanswerable"] += len(made)
             repeated = (
@@ -85,11 +86,10 @@ class Swaps:
     def _requests(self, pair: QAPair, found: list[str]) -> Iterator[Job]:
         home = pair.provenance["chunk_id"]
         for number, chunk_id in enumerate(dict.fromkeys([home, *found])):
-            text = self.trip.render(self.trip.chunk_of(chunk_id))
-            if chunk_id == home or pair.provenance[SWAPPED_TO] in text:
-                request = answer_request(
-                    pair, self.trip.prompts.answer(pair.question, [text]), SHORT_ANSWER_TOKENS
-                )
+            chunk = self.trip.chunks[chunk_id]
+            if chunk_id == home or pair.provenance[SWAPPED_TO] in self.trip.prompt.text(chunk):
+                messages = self.trip.prompt.messages(pair.question, [chunk])
+                request = answer_request(pair, messages, SHORT_ANSWER_TOKENS)
                 yield pair, None, replace(request, id=f"{pair.id}/{number}")
 
 

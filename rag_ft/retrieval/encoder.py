@@ -13,7 +13,7 @@ import functools
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -29,6 +29,22 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 DOCUMENT_PROMPTS = ("document", "passage", "corpus")
+
+
+class QueryEncoder(Protocol):
+    """What turns questions into vectors."""
+
+    def encode_queries(self, questions: Sequence[str]) -> np.ndarray:
+        """float32 (n, dim), unit norm."""
+        ...
+
+
+class ChunkEncoder(Protocol):
+    """What turns chunk texts into vectors."""
+
+    def encode_chunks(self, texts: Sequence[str]) -> np.ndarray:
+        """float32 (n, dim), unit norm."""
+        ...
 
 
 class Encoder:

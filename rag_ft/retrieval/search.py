@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -13,7 +14,6 @@ from rag_ft.config import Config, RetrievalConfig
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.model_hub import file_sha256
 from rag_ft.paths import RunDir
-from rag_ft.records import Chunk, read_jsonl
 from rag_ft.retrieval.build import (
     Manifest,
     adopt_index,
@@ -32,12 +32,21 @@ __all__ = [
     "build_index",
     "chunk_text",
     "fuse",
-    "load_chunks",
     "open_retriever",
     "served_tuned",
 ]
 
 Ranking = tuple[np.ndarray, np.ndarray]  # rows of chunks and their scores, best first
+Mode = Literal["dense", "lexical", "hybrid"]
+Hits = list[tuple[str, float]]  # (chunk id, score), best first
+
+
+class Searcher(Protocol):
+    """What finds chunks for questions."""
+
+    def search(self, questions: Sequence[str], k: int, mode: str | None = None) -> list[Hits]:
+        """For every question at most `k` (chunk id, score), best first."""
+        ...
 
 
 class Retriever:
@@ -60,32 +69,39 @@ class Retriever:
         """Chunk id -> its row in `vectors`."""
         return {chunk_id: row for row, chunk_id in enumerate(self.chunk_ids)}
 
-    def search(
-        self, questions: Sequence[str], k: int, mode: str | None = None
-    ) -> list[list[tuple[str, float]]]:
+    def search(self, questions: Sequence[str], k: int, mode: str | None = None) -> list[Hits]:
         """For every question at most `k` (chunk id, score), best first, ties in chunk order.
 
         `mode` is dense, lexical or hybrid, by default retrieval.mode. Scores: cosine -1..1, BM25 above 0 (chunks that
         share no word with the question are not found), fused 0..1.
         """
-        found = self._rank(list(questions), k, mode or self._config.mode) if questions else []
-        return [
-            [(self.chunk_ids[row], float(score)) for row, score in zip(*ranking, strict=True)]
-            for ranking in found
-        ]
+        chosen = mode or self._config.mode
+        return self.search_modes(questions, k, [chosen])[chosen]
 
-    def _rank(self, questions: list[str], k: int, mode: str) -> list[Ranking]:
-        if mode == "dense":
-            return self._dense(questions, k)
-        if mode == "lexical":
-            return self._lexical.search(questions, k)
-        depth = max(k, self._config.advanced.candidates)
-        weight = self._config.advanced.lexical_weight
-        sides = zip(
-            self._dense(questions, depth), self._lexical.search(questions, depth), strict=True
+    def search_modes(
+        self, questions: Sequence[str], k: int, modes: Sequence[str]
+    ) -> dict[str, list[Hits]]:
+        """{mode: as `search` returns}. Questions are encoded once, and each index is searched once."""
+        if not questions:
+            return {mode: [] for mode in modes}
+        fused = "hybrid" in modes
+        depth = max(k, self._config.advanced.candidates) if fused else k
+        dense = self._dense(list(questions), depth) if fused or "dense" in modes else []
+        lexical = (
+            self._lexical.search(list(questions), depth) if fused or "lexical" in modes else []
         )
-        fused = [fuse(dense, lexical, weight) for dense, lexical in sides]
-        return [(rows[:k], scores[:k]) for rows, scores in fused]
+        rankings = {"dense": dense, "lexical": lexical}
+        if fused:
+            weight = self._config.advanced.lexical_weight
+            rankings["hybrid"] = [fuse(*both, weight) for both in zip(dense, lexical, strict=True)]
+        return {mode: [self._hits(ranking, k) for ranking in rankings[mode]] for mode in modes}
+
+    def _hits(self, ranking: Ranking, k: int) -> Hits:
+        rows, scores = ranking
+        return [
+            (self.chunk_ids[row], float(score))
+            for row, score in zip(rows[:k], scores[:k], strict=True)
+        ]
 
     def _dense(self, questions: list[str], k: int) -> list[Ranking]:
         return self._faiss.search(self.encoder.encode_queries(questions), k)
@@ -150,12 +166,6 @@ def served_tuned(run_dir: RunDir) -> bool:
     return (run_dir.retriever / "modules.json").exists() and (
         run_dir.retriever_index / "manifest.json"
     ).exists()
-
-
-def load_chunks(run_dir: RunDir, ids: Iterable[str] | None = None) -> dict[str, Chunk]:
-    """The chunks of a run by id, in file order; only those of `ids` where given, to keep memory small."""
-    wanted = None if ids is None else set(ids)
-    return {c.id: c for c in read_jsonl(run_dir.chunks, Chunk) if wanted is None or c.id in wanted}
 
 
 def _min_max(values: np.ndarray) -> np.ndarray:

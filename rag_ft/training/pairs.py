@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from rag_ft.paths import RunDir
-from rag_ft.records import Chunk, QAPair, Reject, read_jsonl
+from rag_ft.records import Chunk, ChunkStore, QAPair, Reject, read_jsonl
 from rag_ft.relevance import gold_by_pair
 from rag_ft.training.cloze import make_clozes
 from rag_ft.training.dev_split import split_train_dev, train_groups
@@ -28,7 +28,7 @@ class Pairs:
     clozed: dict[str, Chunk] = field(default_factory=dict)
 
 
-def select_pairs(run_dir: RunDir, similarity: float) -> Pairs:
+def select_pairs(run_dir: RunDir, store: ChunkStore, similarity: float) -> Pairs:
     """Answerable pairs of the run: those of train documents to train on, those of dev documents to decide by.
 
     `split_train_dev` says which documents those are; `similarity` (0-1) is what makes two of them near-duplicates.
@@ -40,11 +40,11 @@ def select_pairs(run_dir: RunDir, similarity: float) -> Pairs:
     """
     everything = list(read_jsonl(run_dir.qa, QAPair))
     heldout = [pair for pair in everything if pair.split == "test"]
-    chunks = {c.id: c for c in read_jsonl(run_dir.chunks, Chunk) if c.split != "test"}
+    chunks = {chunk.id: chunk for chunk in store.of_splits({"train", "dev"})}
     usable, rejects = without_test_questions(
         (p for p in everything if p.split != "test" and p.answerable), heldout
     )
-    check_no_leakage(usable, heldout, read_jsonl(run_dir.chunks, Chunk))
+    check_no_leakage(usable, heldout, store.of_splits({"test"}))
     split = split_train_dev(usable, chunks.values(), lambda: train_groups(run_dir, similarity))
     dev_chunks = {i: c for i, c in chunks.items() if c.document_id in split.dev_documents}
     gold = gold_by_pair(split.dev, dev_chunks.values())

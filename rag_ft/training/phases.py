@@ -25,10 +25,11 @@ from rag_ft.hardware import choose_dtype
 from rag_ft.llm.factory import open_language_model
 from rag_ft.paths import RunDir
 from rag_ft.qa.prompts import load_prompts
-from rag_ft.records import Chunk, read_jsonl, write_jsonl, write_text
+from rag_ft.records import Chunk, ChunkStore, write_jsonl, write_text
 from rag_ft.retrieval.build import adopt_index, build_index, chunk_text, open_vectors, read_manifest
 from rag_ft.retrieval.encoder import load_encoder, load_sentence_transformer
 from rag_ft.retrieval.search import Retriever, open_retriever, served_tuned
+from rag_ft.session import Session
 from rag_ft.training.batches import fitting_batch_size
 from rag_ft.training.cloze import make_clozes
 from rag_ft.training.fit import WEIGHTS, Schedule, VectorsOf, fit
@@ -90,6 +91,7 @@ class RetrieverTraining:
     pairs: Pairs
     encoder: TrainableEncoder
     processes: Processes
+    chunks: ChunkStore
 
     @property
     def frozen_chunks(self) -> bool:
@@ -114,7 +116,7 @@ class RetrieverTraining:
         self.processes.first(lambda: path.exists() or write_jsonl(path, make()))
         rows = read_training_rows(path)
         trained = (chunk.id for row in rows for chunk in row.chunks)
-        check_chunks_allowed(trained, read_jsonl(self.run_dir.chunks, Chunk), f"chunks of {phase}")
+        check_chunks_allowed(trained, self.chunks.of_splits({"test"}), f"chunks of {phase}")
         return rows
 
     def base_vectors(self) -> VectorsOf:
@@ -129,22 +131,22 @@ class RetrieverTraining:
         return look_up
 
 
-def open_training(
-    config: Config, run_dir: RunDir, pairs: Pairs, processes: Processes
-) -> RetrieverTraining:
+def open_training(session: Session, pairs: Pairs, processes: Processes) -> RetrieverTraining:
     """The encoder ready to be trained, and what the phases need; they keep their files in the run's
     checkpoints.
 
     Raises:
         ConfigError: the encoder cannot be loaded or takes no adapter.
     """
-    settings = config.train_retriever
+    config, settings = session.config, session.config.train_retriever
     model = load_sentence_transformer(config.encoder)
     encoder = make_trainable(
         model, settings.advanced.method, settings.advanced.rank, config.run.seed
     )
-    folder = run_dir.checkpoints("train_retriever")
-    return RetrieverTraining(config, run_dir, folder, pairs, encoder, processes)
+    folder = session.run_dir.checkpoints("train_retriever")
+    return RetrieverTraining(
+        config, session.run_dir, folder, pairs, encoder, processes, session.chunks
+    )
 
 
 def base_candidate(training: RetrieverTraining) -> Candidate:
@@ -301,8 +303,7 @@ def build_candidate(
     if training.frozen_chunks:
         adopt_index(training.run_dir.index, folder.retriever_index, encoder)
     else:
-        chunks = read_jsonl(training.run_dir.chunks, Chunk)
-        build_index(training.config, folder.retriever_index, chunks, encoder)
+        build_index(training.config, folder.retriever_index, training.chunks, encoder)
 
 
 def measure_candidate(training: RetrieverTraining, served: RunDir, place: Path) -> DevScores:
@@ -321,8 +322,7 @@ def measure_candidate(training: RetrieverTraining, served: RunDir, place: Path) 
             if training.frozen_chunks and index != base_index:
                 adopt_index(base_index, index, retriever.encoder)
             else:
-                chunks = read_jsonl(training.run_dir.chunks, Chunk)
-                searched = (pairs.clozed.get(chunk.id, chunk) for chunk in chunks)
+                searched = (pairs.clozed.get(chunk.id, chunk) for chunk in training.chunks)
                 build_index(config, index, searched, retriever.encoder)
             manifest = read_manifest(index)
             retriever = Retriever(index, manifest, retriever.encoder, config.retrieval)

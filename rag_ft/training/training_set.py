@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rag_ft.config import Config
 from rag_ft.errors import DataError
-from rag_ft.llm.interface import Messages
 from rag_ft.paths import RunDir
-from rag_ft.qa.prompts import load_prompts
-from rag_ft.records import Chunk, QAPair, Reject, read_jsonl, read_rows, write_jsonl
+from rag_ft.qa.answer_prompt import AnswerPrompt
+from rag_ft.qa.prompts import Prompts
+from rag_ft.records import Chunk, ChunkStore, QAPair, Reject, read_jsonl, read_rows, write_jsonl
 from rag_ft.relevance import second_chunk_id
+from rag_ft.session import Session
 from rag_ft.training.dev_split import split_train_dev, train_groups
 from rag_ft.training.examples import (
     Draft,
@@ -73,7 +73,7 @@ class Contexts:
 
 
 def select_pairs(
-    run_dir: RunDir, similarity: float
+    run_dir: RunDir, store: ChunkStore, similarity: float
 ) -> tuple[list[QAPair], list[QAPair], list[Reject]]:
     """(pairs to train on, pairs that decide when to stop, pairs left out because a test pair asks the same), split by
     `split_train_dev`; `similarity` (0-1) is what makes two documents near-duplicates.
@@ -84,9 +84,8 @@ def select_pairs(
     everything = list(read_jsonl(run_dir.qa, QAPair))
     heldout = [p for p in everything if p.split == "test"]
     kept, rejects = without_test_questions((p for p in everything if p.split != "test"), heldout)
-    check_no_leakage(kept, heldout, read_jsonl(run_dir.chunks, Chunk))
-    chunks = read_jsonl(run_dir.chunks, Chunk)
-    split = split_train_dev(kept, chunks, lambda: train_groups(run_dir, similarity))
+    check_no_leakage(kept, heldout, store.of_splits({"test"}))
+    split = split_train_dev(kept, store, lambda: train_groups(run_dir, similarity))
     if not split.train:
         raise DataError(
             f"{run_dir.qa} has no pair of a train document: lower ingest.test_share, add documents, or set "
@@ -95,24 +94,24 @@ def select_pairs(
     return split.train, split.dev, rejects
 
 
-def build_training_set(
-    config: Config, run_dir: RunDir, encode: Encode, folder: Path
-) -> dict[str, int]:
+def build_training_set(session: Session, encode: Encode, folder: Path) -> dict[str, int]:
     """Makes all examples and questions and writes them to `folder`, a file a part, and rejects of the run. Returns
     counts of pairs. Whatever is there already is kept: it was made by the same settings."""
+    config, store, prompt = session.config, session.chunks, session.answer_prompt
     pairs, dev_pairs, rejects = select_pairs(
-        run_dir, config.ingest.advanced.near_duplicate_similarity
+        session.run_dir, store, config.ingest.advanced.near_duplicate_similarity
     )
     counts = {"num_train_pairs": len(pairs), "num_dev_pairs": len(dev_pairs)}
     if (folder / f"{PARTS[-1]}.jsonl").exists():
         return counts
-    knobs, seed = config.train_generator, config.run.seed
+    knobs, seed, layout = config.train_generator, config.run.seed, layout_of(config)
     some_dev = _sample(dev_pairs, MAX_DEV_EXAMPLES, seed)
-    contexts = find_contexts(config, run_dir, [*pairs, *some_dev])
-    train, dropped = _arranged(config, contexts, pairs, encode)
-    dev, dropped_dev = make_examples(config, contexts, some_dev, encode)
+    contexts = find_contexts(session, [*pairs, *some_dev])
+    session.close_retrievers()
+    train, dropped = _arranged(prompt, contexts, pairs, encode, layout, knobs.epochs)
+    dev, dropped_dev = make_examples(prompt, contexts, some_dev, encode, layout)
     passes = num_arrangements(train)
-    replayed = _replay(config, run_dir, pairs, encode, len(train) // passes)
+    replayed = _replay(session, pairs, encode, len(train) // passes)
     train += [
         dataclasses.replace(example, arrangement=n) for n in range(passes) for example in replayed
     ]
@@ -125,12 +124,14 @@ def build_training_set(
     parts: dict[str, Iterable[Any]] = {
         "train": train,
         "dev": dev,
-        "dev_questions": make_questions(config, contexts, asked_dev, encode),
-        "fold_questions": make_questions(config, contexts, asked_folds, encode),
-        "closed_book": closed_book_questions(config, _sample(pairs, MAX_QUESTIONS, seed), encode),
-        "plain": ({"text": text} for text in _plain_texts(run_dir, dev_pairs, seed)),
+        "dev_questions": make_questions(prompt, contexts, asked_dev, encode, layout),
+        "fold_questions": make_questions(prompt, contexts, asked_folds, encode, layout),
+        "closed_book": closed_book_questions(
+            session.prompts, _sample(pairs, MAX_QUESTIONS, seed), encode
+        ),
+        "plain": ({"text": text} for text in _plain_texts(store, dev_pairs, seed)),
     }
-    write_jsonl(run_dir.rejects("train_generator"), [*rejects, *dropped, *dropped_dev])
+    write_jsonl(session.run_dir.rejects("train_generator"), [*rejects, *dropped, *dropped_dev])
     for name in PARTS:
         write_jsonl(folder / f"{name}.jsonl", parts[name])
     return counts
@@ -150,14 +151,19 @@ def read_training_set(folder: Path) -> TrainingSet:
 
 
 def _arranged(
-    config: Config, contexts: Contexts, pairs: Sequence[QAPair], encode: Encode
+    prompt: AnswerPrompt,
+    contexts: Contexts,
+    pairs: Sequence[QAPair],
+    encode: Encode,
+    layout: Layout,
+    epochs: float,
 ) -> tuple[list[Example], list[Reject]]:
     """Examples of as many arrangements as there are passes over the pairs, while they are few enough; Rejects of what
     is in none of them. Three passes over the same contexts would learn them by heart."""
-    passes = max(
-        1, min(math.ceil(config.train_generator.epochs), ENOUGH_EXAMPLES // max(1, len(pairs)))
-    )
-    made = [make_examples(config, contexts, pairs, encode, number) for number in range(passes)]
+    passes = max(1, min(math.ceil(epochs), ENOUGH_EXAMPLES // max(1, len(pairs))))
+    made = [
+        make_examples(prompt, contexts, pairs, encode, layout, number) for number in range(passes)
+    ]
     examples = [example for part, _ in made for example in part]
     rejects = {reject.item: reject for _, part in made for reject in part}
     kept = {example.id for example in examples}
@@ -165,35 +171,38 @@ def _arranged(
 
 
 def make_examples(
-    config: Config,
+    prompt: AnswerPrompt,
     contexts: Contexts,
     pairs: Sequence[QAPair],
     encode: Encode,
+    layout: Layout,
     arrangement: int = 0,
 ) -> tuple[list[Example], list[Reject]]:
     """Examples of the pairs, in their order; chunks of test documents are left out of contexts, so that the order of a
     context is that of serving but for those."""
-    kept, layout, left_out = balance(
-        pairs, dataclasses.replace(layout_of(config), arrangement=arrangement)
-    )
-    examples, rejects = _laid_out(config, contexts, kept, encode, layout)
+    kept, layout, left_out = balance(pairs, dataclasses.replace(layout, arrangement=arrangement))
+    examples, rejects = _laid_out(prompt, contexts, kept, encode, layout)
     return examples, left_out + rejects
 
 
 def sample_examples(
-    config: Config, run_dir: RunDir, encode: Encode, most: int
+    session: Session, encode: Encode, most: int
 ) -> tuple[list[Example], list[Reject]]:
     """Examples of at most so many pairs, spread over all: those that the training sees first of these pairs."""
-    pairs, _, _ = select_pairs(run_dir, config.ingest.advanced.near_duplicate_similarity)
-    kept, layout, _ = balance(pairs, layout_of(config))
+    similarity = session.config.ingest.advanced.near_duplicate_similarity
+    pairs, _, _ = select_pairs(session.run_dir, session.chunks, similarity)
+    kept, layout, _ = balance(pairs, layout_of(session.config))
     chosen = kept[:: max(1, len(kept) // most)][:most]
-    return _laid_out(config, find_contexts(config, run_dir, chosen), chosen, encode, layout)
+    return _laid_out(session.answer_prompt, find_contexts(session, chosen), chosen, encode, layout)
 
 
 def _laid_out(
-    config: Config, contexts: Contexts, pairs: Sequence[QAPair], encode: Encode, layout: Layout
+    prompt: AnswerPrompt,
+    contexts: Contexts,
+    pairs: Sequence[QAPair],
+    encode: Encode,
+    layout: Layout,
 ) -> tuple[list[Example], list[Reject]]:
-    abstain, render = config.llm.advanced.abstain, prompt_renderer(config)
     examples: list[Example] = []
     rejects: list[Reject] = []
     for pair in pairs:
@@ -202,7 +211,7 @@ def _laid_out(
             rejects.append(made)
             continue
         for draft in made:
-            done = finish(draft, render, abstain, encode, layout)
+            done = finish(draft, prompt.messages, prompt.prompts.abstain, encode, layout)
             rejects.append(done) if isinstance(done, Reject) else examples.append(done)
     shown = (i for e in examples for i in e.chunk_ids)
     check_chunks_allowed(shown, contexts.chunks.values(), "chunks of training contexts")
@@ -210,25 +219,27 @@ def _laid_out(
 
 
 def make_questions(
-    config: Config, contexts: Contexts, pairs: Sequence[QAPair], encode: Encode
+    prompt: AnswerPrompt,
+    contexts: Contexts,
+    pairs: Sequence[QAPair],
+    encode: Encode,
+    layout: Layout,
 ) -> Iterator[Question]:
     """The pairs' questions as they are served: over the top chunks, as many as fit."""
-    layout, render = layout_of(config), prompt_renderer(config)
     for pair in pairs:
         served = tuple(contexts.chunks[i] for i in contexts.hits[pair.id][: layout.top_k])
         draft = Draft(
             pair.id, pair.question, served, frozenset(), None, document_id=pair.document_id
         )
-        fitted = finish(draft, render, config.llm.advanced.abstain, encode, layout)
+        fitted = finish(draft, prompt.messages, prompt.prompts.abstain, encode, layout)
         if isinstance(fitted, Example):
             yield _asked(pair, fitted.encoded, len(fitted.chunk_ids))
 
 
 def closed_book_questions(
-    config: Config, pairs: Sequence[QAPair], encode: Encode
+    prompts: Prompts, pairs: Sequence[QAPair], encode: Encode
 ) -> Iterator[Question]:
     """The pairs' questions without any context; those without an answer tell nothing here."""
-    prompts = load_prompts(config.llm.prompts, config.llm.advanced.abstain)
     for pair in pairs:
         if pair.answerable:
             yield _asked(pair, encode(prompts.closed_book(pair.question), pair.answer), 0)
@@ -249,35 +260,13 @@ def layout_of(config: Config) -> Layout:
     )  # fmt: skip
 
 
-def prompt_renderer(config: Config) -> Callable[[str, Sequence[Chunk]], Messages]:
-    """(question, chunks) -> the prompt that serving and evaluation put to the model over the same chunks."""
-    prompts = load_prompts(config.llm.prompts, config.llm.advanced.abstain)
-    return functools.partial(render_answer, prompts, chunk_renderer(config))
-
-
-def chunk_renderer(config: Config) -> Callable[[Chunk], str]:
-    """A chunk's text as the encoder, BM25 and the language model see it."""
-    from rag_ft.retrieval.search import chunk_text
-
-    return lambda chunk: chunk_text(chunk, config.retrieval.advanced.with_title)
-
-
-def render_answer(
-    prompts: Any, render: Callable[[Chunk], str], question: str, chunks: Iterable[Chunk]
-) -> Messages:
-    """The prompt that serving and evaluation put to the model over the same chunks."""
-    return prompts.answer(question, [render(chunk) for chunk in chunks])
-
-
-def find_contexts(config: Config, run_dir: RunDir, pairs: Sequence[QAPair]) -> Contexts:
+def find_contexts(session: Session, pairs: Sequence[QAPair]) -> Contexts:
     """One search for all pairs."""
-    from rag_ft.retrieval.search import load_chunks, open_retriever, served_tuned
-
-    retriever = open_retriever(config, run_dir, tuned=served_tuned(run_dir))
-    depth = 2 * config.retrieval.top_k + EXTRA_HITS
+    retriever = session.retriever(tuned=session.serves_tuned_retriever)
+    depth = 2 * session.config.retrieval.top_k + EXTRA_HITS
     hits = [[i for i, _ in found] for found in retriever.search([p.question for p in pairs], depth)]
     wanted = {i for found in hits for i in found}.union(*(_own_chunk_ids(pair) for pair in pairs))
-    chunks = {i: c for i, c in load_chunks(run_dir, wanted).items() if c.split != "test"}
+    chunks = {i: c for i, c in session.chunks.select(wanted).items() if c.split != "test"}
     return Contexts(
         {p.id: [i for i in found if i in chunks] for p, found in zip(pairs, hits, strict=True)},
         chunks,
@@ -290,27 +279,27 @@ def _own_chunk_ids(pair: QAPair) -> set[str]:
 
 
 def _replay(
-    config: Config, run_dir: RunDir, pairs: Sequence[QAPair], encode: Encode, num_examples: int
+    session: Session, pairs: Sequence[QAPair], encode: Encode, num_examples: int
 ) -> list[Example]:
-    from rag_ft.retrieval.search import load_chunks
-
+    config = session.config
     count = num_replayed(num_examples, config.train_generator.advanced.replay_share)
     if not count:
         return []
-    chunks = load_chunks(run_dir, {p.chunk_id for p in pairs if p.chunk_id})
-    prompts = load_prompts(config.llm.prompts, config.llm.advanced.abstain)
-    asked = replay_prompts(pairs, chunks, prompts, chunk_renderer(config), count, config.run.seed)
+    chunks = session.chunks.select(p.chunk_id for p in pairs if p.chunk_id)
+    asked = replay_prompts(
+        pairs, chunks, session.prompts, session.answer_prompt.text, count, config.run.seed
+    )
     documents = {f"replay:{pair.id}": pair.document_id for pair in pairs}
-    replies = replay_examples(config, asked, encode, run_dir.replies("train_generator"))
+    replies = replay_examples(config, asked, encode, session.run_dir.replies("train_generator"))
     return [dataclasses.replace(example, document_id=documents[example.id]) for example in replies]
 
 
-def _plain_texts(run_dir: RunDir, dev_pairs: Sequence[QAPair], seed: int) -> list[str]:
+def _plain_texts(store: ChunkStore, dev_pairs: Sequence[QAPair], seed: int) -> list[str]:
     documents = {p.document_id for p in dev_pairs}
+    chunks = store.of_splits({"train", "dev"})
     texts = [
-        c.text for c in read_jsonl(run_dir.chunks, Chunk)
-        if c.split == "dev" or (c.split == "train" and c.document_id in documents)
-    ]  # fmt: skip
+        chunk.text for chunk in chunks if chunk.split == "dev" or chunk.document_id in documents
+    ]
     return _sample(texts, MAX_PLAIN_TEXTS, seed)
 
 

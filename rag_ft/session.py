@@ -1,0 +1,82 @@
+"""What a stage or a command works with: the configuration, the run folder, and what it opens there."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rag_ft.config import Config, LLMConfig
+from rag_ft.llm.factory import open_language_model
+from rag_ft.llm.interface import LanguageModel
+from rag_ft.model_hub import TUNED_MARKS
+from rag_ft.paths import RunDir
+from rag_ft.qa.answer_prompt import AnswerPrompt
+from rag_ft.qa.prompts import Prompts, load_prompts
+from rag_ft.records import ChunkStore
+
+if TYPE_CHECKING:
+    from rag_ft.retrieval.search import Retriever
+
+
+@dataclass(frozen=True)
+class Session:
+    """Prompts, chunks and retrievers are opened when they are first used, and then kept."""
+
+    config: Config
+    run_dir: RunDir
+    _retrievers: dict[bool, Retriever] = field(default_factory=dict, init=False, repr=False)
+
+    @classmethod
+    def of(cls, config: Config) -> Session:
+        """The session of the run folder that the configuration names."""
+        return cls(config, RunDir(config.run_path))
+
+    @cached_property
+    def prompts(self) -> Prompts:
+        """The prompt set `llm.prompts`, without few-shot examples."""
+        return load_prompts(self.config.llm.prompts, self.config.llm.advanced.abstain)
+
+    @cached_property
+    def answer_prompt(self) -> AnswerPrompt:
+        """How questions and chunks are put to the generator."""
+        return AnswerPrompt(self.prompts, self.config.retrieval.advanced.with_title)
+
+    @cached_property
+    def chunks(self) -> ChunkStore:
+        """The chunks of the run."""
+        return ChunkStore(self.run_dir.chunks)
+
+    @property
+    def serves_tuned_retriever(self) -> bool:
+        """Whether train_retriever kept a tuned encoder: it and its index are complete."""
+        from rag_ft.retrieval.search import served_tuned
+
+        return served_tuned(self.run_dir)
+
+    @property
+    def tuned_generator(self) -> Path | None:
+        """The folder of the tuned generator (an adapter, or a whole model), if training left one."""
+        folder = self.run_dir.generator
+        return folder if any((folder / mark).exists() for mark in TUNED_MARKS) else None
+
+    def retriever(self, tuned: bool = False) -> Retriever:
+        """The base retriever, or the tuned one. Raises as `open_retriever` does."""
+        from rag_ft.retrieval import search  # loads FAISS and the encoder's libraries
+
+        if tuned not in self._retrievers:
+            self._retrievers[tuned] = search.open_retriever(self.config, self.run_dir, tuned=tuned)
+        return self._retrievers[tuned]
+
+    def close_retrievers(self) -> None:
+        """Frees the encoders' memory, for the language model that comes next."""
+        self._retrievers.clear()
+
+    def language_model(
+        self, llm: LLMConfig | None = None, adapters: dict[str, Path] | None = None
+    ) -> AbstractContextManager[LanguageModel]:
+        """Opens `llm` (default: of the configuration) with LoRA adapters {name: folder} beside it."""
+        seed, log = self.config.run.seed, self.run_dir.vllm_log
+        return open_language_model(llm or self.config.llm, seed, adapters, log)

@@ -1,0 +1,67 @@
+"""The session opens each thing once, and only when it is used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rag_ft.config import Config
+from rag_ft.llm.interface import ChatRequest
+from rag_ft.paths import RunDir
+from rag_ft.records import Chunk, write_jsonl
+from rag_ft.retrieval import search
+from rag_ft.session import Session
+
+
+def test_a_new_session_reads_nothing(tmp_path: Path) -> None:
+    session = Session(Config(), RunDir(tmp_path / "none"))
+    assert session.tuned_generator is None and not session.serves_tuned_retriever
+    assert not (tmp_path / "none").exists()
+
+
+def test_prompts_and_chunks_are_opened_once(tmp_path: Path) -> None:
+    session = Session(Config(), RunDir(tmp_path))
+    write_jsonl(session.run_dir.chunks, [Chunk("d#0", "d", "t", "x", 0, 1, 1, "train")])
+    assert session.prompts is session.prompts
+    assert session.answer_prompt.prompts is session.prompts
+    assert session.chunks is session.chunks and session.chunks["d#0"].text == "x"
+
+
+def test_a_retriever_is_opened_once_until_it_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[bool] = []
+
+    def open_retriever(config: Config, run_dir: RunDir, tuned: bool) -> Any:
+        opened.append(tuned)
+        return object()
+
+    monkeypatch.setattr(search, "open_retriever", open_retriever)
+    session = Session(Config(), RunDir(tmp_path))
+    assert session.retriever() is session.retriever()
+    assert session.retriever(tuned=True) is not session.retriever()
+    assert opened == [False, True]
+    session.close_retrievers()
+    session.retriever()
+    assert opened == [False, True, False]
+
+
+def test_the_model_of_a_session_is_that_of_its_configuration(
+    tiny_lm_dir: Path, tmp_path: Path
+) -> None:
+    config = Config.model_validate({"llm": {"model": str(tiny_lm_dir), "backend": "transformers"}})
+    session = Session(config, RunDir(tmp_path))
+    with session.language_model() as model:
+        [reply] = model.chat([ChatRequest("q", session.prompts.closed_book("Who?"), 4)])
+    assert reply.id == "q" and reply.error is None
+
+
+@pytest.mark.parametrize("mark", ["adapter_config.json", "config.json"])
+def test_a_tuned_generator_is_found_by_its_files(tmp_path: Path, mark: str) -> None:
+    session = Session(Config(), RunDir(tmp_path))
+    session.run_dir.generator.mkdir()
+    assert session.tuned_generator is None
+    (session.run_dir.generator / mark).write_text("{}")
+    assert session.tuned_generator == session.run_dir.generator
