@@ -107,6 +107,9 @@ def _add_tools(commands: Any) -> None:
     compare.add_argument("--to", type=Path, default=Path("compare.html"), help="the page to write")
     compare.add_argument("--debug", action="store_true", help="show tracebacks and notes")
     compare.set_defaults(command=_compare)
+    env = commands.add_parser("env", help="versions and hardware, to paste into an issue report")
+    env.add_argument("--debug", action="store_true", help="show tracebacks and notes")
+    env.set_defaults(command=_env)
 
 
 def _command(
@@ -243,6 +246,12 @@ def _compare(args: argparse.Namespace) -> None:
     from rag_ft.compare import compare
 
     print(compare(args.runs, args.to))
+
+
+def _env(args: argparse.Namespace) -> None:
+    from rag_ft.env import env
+
+    print(env())
 
 
 if __name__ == "__main__":
