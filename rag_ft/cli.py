@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     _command(commands, "status", "which stages are done, stale or missing", _status)
     ask = _command(commands, "ask", "answer one question with cited chunks", _ask, overrides=False)
     ask.add_argument("question", help="the question, quoted")
-    ask.add_argument("overrides", nargs="*", metavar="section.key=value", help="change a knob")
+    ask.add_argument("overrides", nargs="*", metavar="section.key=value", help="change a setting")
     ask.add_argument("--base", action="store_true", help="with the base models, not the tuned ones")
     _add_tools(commands)
     return parser
@@ -118,7 +118,7 @@ def _command(
     command: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
     command.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file, such as configs/demo.yaml")
     if overrides:
-        command.add_argument("overrides", nargs="*", metavar="section.key=value", help="change a knob")
+        command.add_argument("overrides", nargs="*", metavar="section.key=value", help="change a setting")
     command.add_argument("--debug", action="store_true", help="show tracebacks and notes")
     command.set_defaults(command=function)
     return command
