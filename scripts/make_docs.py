@@ -92,12 +92,15 @@ def setting_names() -> list[str]:
 
 
 def _settings(prefix: str, model: Any) -> Iterator[tuple[str, str, str, str]]:
-    """(name, values, default, description) of every field, those of nested sections included."""
+    """(name, values, default, description) of every field, those of nested sections included.
+
+    A field that only passes on the value of another setting is none that a file may hold.
+    """
     for key, field in model.model_fields.items():
         name = f"{prefix}.{key}" if prefix else key
         if _is_model(field.annotation):
             yield from _settings(name, field.annotation)
-        else:
+        elif not (field.description or "").startswith("The value of "):
             yield f"`{name}`", _values(field), _default(field), field.description or ""
 
 

@@ -16,7 +16,8 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 import make_docs
 
-from rag_ft.config import Config, load_config, make_config
+from rag_ft.config import Config
+from rag_ft.config_loader import load_config, make_config
 
 PAGES = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 GENERATED = {ROOT / "docs" / name for name in ("settings.md", "metrics.md", "run-folder.md", "cli.md")}
