@@ -13,7 +13,6 @@ import inspect
 import sys
 import types
 from collections.abc import Iterator
-from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -201,11 +200,9 @@ def _exists(module_name: str) -> bool:
 
 
 def _fields(row: Any) -> dict[str, Any]:
-    if is_dataclass(row):
-        values = {name: getattr(row, name) for name in row.__dataclass_fields__}
-    else:
-        values = row._asdict()
-    return {name: value for name, value in values.items() if not callable(value)}
+    """What a reader needs of a row of the metric table."""
+    columns = ("name", "label", "family", "unit", "higher_is_better")
+    return {column: getattr(row, column) for column in columns if hasattr(row, column)}
 
 
 def _cell(column: str, value: Any) -> str:
@@ -233,8 +230,9 @@ def run_folder_page() -> str:
         if isinstance(member, property):
             value = getattr(run_dir, attribute)
         elif inspect.isfunction(member):
-            parameters = [p for p in inspect.signature(member).parameters if p != "self"]
-            if not parameters:
+            signature = inspect.signature(member)
+            parameters = [p for p in signature.parameters if p != "self"]
+            if not parameters or signature.return_annotation not in (Path, "Path"):
                 continue
             value = member(run_dir, *(f"<{parameter}>" for parameter in parameters))
         else:
