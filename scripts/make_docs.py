@@ -1,7 +1,7 @@
 """Writes the reference pages of docs/ from the code: settings, metrics, run folder and commands.
 
-    python scripts/make_docs.py            # writes the pages
-    python scripts/make_docs.py --check    # writes nothing; exit code 1 where a page is out of date
+python scripts/make_docs.py            # writes the pages
+python scripts/make_docs.py --check    # writes nothing; exit code 1 where a page is out of date
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # also without an installed package
-
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # also where the package is not installed
 
 NOTE = "<!-- Written by scripts/make_docs.py from the code. Do not edit: change the code. -->\n"
 BOUNDS = (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"))
@@ -60,13 +60,14 @@ def settings_page() -> str:
     from rag_ft.config import Config, Source
 
     lines = [
-        NOTE, "# Settings\n",
-        "A YAML file holds only what differs from the defaults. On the command line, any setting is",
-        "`section.key=value`. The order is: default, then file, then command line. An unknown name",
+        NOTE,
+        "# Settings\n",
+        "A YAML file holds only what differs from the defaults. On the command line, any",
+        "setting is `section.key=value`. The order is: default, then file, then command line. An unknown name",
         "is an error that names the nearest setting.\n",
         "A **basic** setting is one that many users change. An **advanced** setting stands under",
         "`advanced` of its section and has a default that rarely needs a change.\n",
-    ]  # fmt: skip
+    ]
     for section, field in Config.model_fields.items():
         if not _is_model(field.annotation):
             continue  # the name of the run, which is the name of the file
@@ -86,7 +87,12 @@ def setting_names() -> list[str]:
     from rag_ft.config import Config
 
     sections = {name: field.annotation for name, field in Config.model_fields.items()}
-    rows = [row for name, model in sections.items() if _is_model(model) for row in _settings(name, model)]
+    rows = [
+        row
+        for name, model in sections.items()
+        if _is_model(model)
+        for row in _settings(name, model)
+    ]
     return [row[0].strip("`") for row in rows]
 
 
@@ -133,7 +139,13 @@ def _type(annotation: Any) -> str:
         return "nothing"
     if origin is not None and hasattr(annotation, "__metadata__"):  # Annotated
         return _type(arguments[0])
-    names = {"str": "text", "int": "integer", "float": "number", "bool": "true or false", "Path": "path"}
+    names = {
+        "str": "text",
+        "int": "integer",
+        "float": "number",
+        "bool": "true or false",
+        "Path": "path",
+    }
     name = getattr(annotation, "__name__", str(annotation))
     return names.get(name, name)
 
@@ -160,11 +172,12 @@ def _table(rows: list[tuple[str, str, str, str]]) -> list[str]:
 def metrics_page() -> str:
     """The metric table: name, label, unit, family, direction."""
     lines = [
-        NOTE, "# Metrics\n",
+        NOTE,
+        "# Metrics\n",
         "Values in `scores.jsonl` and `metrics.json` are shares from 0 to 1 unless another unit is",
-        "given here; the report shows them in percent. [How to read the report](report.md) says what",
-        "to do with them.\n",
-    ]  # fmt: skip
+        "given here; the report shows them in percent. [The report](report.md) says how to read\n"
+        "them.\n",
+    ]
     rows = _metric_rows()
     columns = list(dict.fromkeys(key for row in rows for key in row))
     lines += [f"| {' | '.join(column.replace('_', ' ') for column in columns)} |"]
@@ -218,12 +231,14 @@ def run_folder_page() -> str:
     root = Path("run")
     run_dir = run_dir_class(root)
     lines = [
-        NOTE, "# The run folder\n",
+        NOTE,
+        "# The run folder\n",
         "A run is a folder of plain files in public formats. It is the only interface between the",
         "stages. The folder is `run.dir`, by default `runs/<name of the configuration file>`.",
         "Each `.jsonl` file holds one JSON object a line. Scripts may rely on these names.\n",
-        "| file or folder | written by, and what it holds |", "|---|---|",
-    ]  # fmt: skip
+        "| file or folder | written by, and what it holds |",
+        "|---|---|",
+    ]
     for attribute, member in vars(run_dir_class).items():
         if attribute.startswith("_") or not inspect.getdoc(member):
             continue
@@ -246,10 +261,12 @@ def run_folder_page() -> str:
 def cli_page() -> str:
     """Every command with its arguments."""
     lines = [
-        NOTE, "# Commands\n",
-        "`rag-ft COMMAND CONFIG [section.key=value ...]`. Overrides may stand anywhere after CONFIG.",
-        "Exit codes: 0 done; 1 an error that you can fix, in one line; 2 wrong usage; 130 interrupted.\n",
-    ]  # fmt: skip
+        NOTE,
+        "# Commands\n",
+        "`rag-ft COMMAND CONFIG [section.key=value ...]`. Overrides may stand after flags.",
+        "Exit codes: 0 done; 1 an error that you can fix, in one line; 2 wrong usage;",
+        "130 interrupted.\n",
+    ]
     for name, parser in commands().items():
         usage = ["rag-ft", name]
         rows = []
@@ -259,16 +276,35 @@ def cli_page() -> str:
             metavar = action.metavar or action.dest
             if not action.option_strings:
                 many = action.nargs in ("*", "+")
-                usage.append(f"[{metavar} ...]" if action.nargs == "*" else f"{metavar} ..." if many else metavar)
+                usage.append(
+                    f"[{metavar} ...]"
+                    if action.nargs == "*"
+                    else f"{metavar} ..."
+                    if many
+                    else metavar
+                )
                 rows.append((metavar, action.help))
             else:
                 flag = action.option_strings[-1]
-                shown = flag if action.nargs == 0 else f"{flag} {action.metavar or flag.strip('-').upper()}"
+                shown = (
+                    flag
+                    if action.nargs == 0
+                    else f"{flag} {action.metavar or flag.strip('-').upper()}"
+                )
                 usage.append(shown if action.required else f"[{shown}]")
                 rows.append((shown, action.help))
-        lines += [f"## {name}\n", f"{_sentence(parser.description or '')}\n", "```text", " ".join(usage), "```\n"]
+        lines += [
+            f"## {name}\n",
+            f"{_sentence(parser.description or '')}\n",
+            "```text",
+            " ".join(usage),
+            "```\n",
+        ]
         lines += ["| argument | meaning |", "|---|---|"]
-        lines += [f"| `{argument}` | {(text or '').replace('|', chr(92) + '|')} |" for argument, text in rows]
+        lines += [
+            f"| `{argument}` | {(text or '').replace('|', chr(92) + '|')} |"
+            for argument, text in rows
+        ]
         lines.append("")
     return "\n".join(lines).rstrip() + "\n"
 

@@ -1,7 +1,7 @@
 """Measures of the code that tell whether a newcomer can follow it. Standard library only.
 
-    python scripts/thermometers.py            # prints the measures
-    python scripts/thermometers.py --check    # exit code 1 where a measure misses its goal
+python scripts/thermometers.py            # prints the measures
+python scripts/thermometers.py --check    # exit code 1 where a measure misses its goal
 """
 
 from __future__ import annotations
@@ -65,11 +65,15 @@ def measures() -> list[tuple[str, str, str, bool]]:
         ("public docstrings", f"{documented:.1%}", ">= 95 %", documented >= 0.95),
         ("files over 350 lines", f"{len(long_files)}", "0", not long_files),
         ("functions that take a Config", f"{whole_config}", "<= 35", whole_config <= 35),
-        ("functions that take a Config or a Session", f"{config_or_session}", "<= 60",
-         config_or_session <= 60),
+        (
+            "functions that take a Config or a Session",
+            f"{config_or_session}",
+            "<= 60",
+            config_or_session <= 60,
+        ),
         ("test files over 400 lines", f"{long_tests}", "0", long_tests == 0),
         ("basic settings", f"{basic}", "<= 40", basic <= 40),
-    ]  # fmt: skip
+    ]
 
 
 def _is_function(node: ast.AST) -> bool:
@@ -100,7 +104,7 @@ def private_used_once(trees: dict[Path, ast.Module]) -> list[str]:
 
 
 def public_definitions(tree: ast.Module) -> Iterator[ast.ClassDef | Function]:
-    """Public classes and functions at the top of a module, and the public methods of such classes."""
+    """Public classes and functions of a module, and the public methods of such classes."""
     for node in tree.body:
         if not isinstance(node, ast.ClassDef | Function) or node.name.startswith("_"):
             continue
@@ -112,7 +116,9 @@ def public_definitions(tree: ast.Module) -> Iterator[ast.ClassDef | Function]:
 def takes(function: Function, names: set[str]) -> bool:
     """Whether a parameter is annotated with one of these classes (also in a union or as text)."""
     arguments = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
-    words = {w for a in arguments if a.annotation for w in re.findall(r"\w+", ast.unparse(a.annotation))}
+    words = {
+        w for a in arguments if a.annotation for w in re.findall(r"\w+", ast.unparse(a.annotation))
+    }
     return bool(words & names)
 
 

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import ast
-import sys
 from pathlib import Path
 
 import pytest
+import thermometers
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "scripts"))
 
-import thermometers
 
 PACKAGE = ROOT / "rag_ft"
 GROUND = {
-    "config", "config_loader", "errors", "relevance", "run_dir", "schema", "storage", "text",
+    "config",
+    "config_loader",
+    "errors",
+    "relevance",
+    "run_dir",
+    "schema",
+    "storage",
+    "text",
     "version",
-}  # fmt: skip
+}
 # What stands above the rooms, besides the folders stages/ and commands/.
 ABOVE = {"__main__", "cli", "pipeline"}
 

@@ -30,7 +30,9 @@ def write_lines(path: Path, rows: list[dict[str, object]]) -> str:
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory, tiny_lm_dir: Path, tiny_encoder_dir: Path) -> Path:
+def config(
+    tmp_path_factory: pytest.TempPathFactory, tiny_lm_dir: Path, tiny_encoder_dir: Path
+) -> Path:
     """The configuration of a run that is finished, with base models."""
     folder = tmp_path_factory.mktemp("examples")
     values = {
@@ -39,11 +41,12 @@ def config(tmp_path_factory: pytest.TempPathFactory, tiny_lm_dir: Path, tiny_enc
         "encoder": {"model": str(tiny_encoder_dir)},
         "llm": {"model": str(tiny_lm_dir), "prompts": "compact"},
         "generate": {
-            "pairs_per_chunk": 0, "questions": [write_lines(folder / "questions.jsonl", QUESTIONS)],
+            "pairs_per_chunk": 0,
+            "questions": [write_lines(folder / "questions.jsonl", QUESTIONS)],
         },
         "train_retriever": {"enabled": False},
         "train_generator": {"enabled": False},
-    }  # fmt: skip
+    }
     path = folder / "small.yaml"
     path.write_text(json.dumps(values), encoding="utf-8")
     assert main(["run", str(path)]) == 0
@@ -71,7 +74,9 @@ def test_an_own_metric_scores_every_system_that_was_evaluated(config: Path) -> N
 
 
 @pytest.mark.slow
-def test_an_own_reader_makes_documents_of_a_new_format(tmp_path: Path, tiny_encoder_dir: Path) -> None:
+def test_an_own_reader_makes_documents_of_a_new_format(
+    tmp_path: Path, tiny_encoder_dir: Path
+) -> None:
     table = tmp_path / "tables" / "boats.csv"
     table.parent.mkdir()
     table.write_text("name,built\nLittle Crown,1901\n", encoding="utf-8")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.metadata
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import venv
 from pathlib import Path
 
@@ -31,14 +35,24 @@ QUESTIONS = [
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of commands of an environment that has the wheel and, by a path, its dependencies."""
+    """The bin folder of an environment with the wheel and, by a path, its dependencies."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
-    shutil.copytree(ROOT / "rag_ft", source / "rag_ft", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        ROOT / "rag_ft", source / "rag_ft", ignore=shutil.ignore_patterns("__pycache__")
+    )
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(source)]
+    build = [
+        *pip,
+        "wheel",
+        "--no-deps",
+        "--no-build-isolation",
+        "--wheel-dir",
+        str(folder),
+        str(source),
+    ]
     subprocess.run(build, check=True)
     shutil.rmtree(source)
     [wheel] = folder.glob("rag_ft-*.whl")
@@ -47,14 +61,16 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     venv.create(environment, with_pip=False, symlinks=True)
     python = environment / "bin" / "python"
     subprocess.run([*pip, "--python", str(python), "install", "--no-deps", str(wheel)], check=True)
-    # A path line adds the dependencies; it does not run the .pth files there, such as an editable install.
+    # A path line adds the dependencies; an editable install of rag_ft there has no effect.
     [packages] = environment.glob("lib/python*/site-packages")
-    (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
+    (packages / "dependencies.pth").write_text(
+        sysconfig.get_path("purelib") + "\n", encoding="utf-8"
+    )
     return environment / "bin"
 
 
 def call(installed: Path, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """One command of the installed package, in a folder that has nothing to do with the checkout."""
+    """One command of the installed package, in a folder away from the checkout."""
     environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
     words = (str(installed / words[0]), *words[1:])
     return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
@@ -82,18 +98,56 @@ def test_the_installed_wheel_runs_all_stages_on_three_files(
     config = {
         "ingest": {
             "sources": ["ferry.md", "mill.md", {"path": "tower.md", "split": "test"}],
-            "test_share": 0, "dev_share": 0,
+            "test_share": 0,
+            "dev_share": 0,
         },
         "encoder": {"model": str(tiny_encoder_dir)},
         "llm": {"model": str(tiny_lm_dir), "prompts": "compact"},
         "generate": {"pairs_per_chunk": 0, "questions": ["questions.jsonl"]},
         "train_retriever": {"enabled": False},
         "train_generator": {"epochs": 1, "batch_size": 2},
-    }  # fmt: skip
+    }
     (tmp_path / "small.yaml").write_text(json.dumps(config), encoding="utf-8")
     done = call(installed, tmp_path, "rag-ft", "run", "small.yaml")
     assert done.returncode == 0, done.stderr
     run = tmp_path / "runs" / "small"
     assert "<html" in (run / "report.html").read_text(encoding="utf-8")
     assert (run / "generator" / "adapter_model.safetensors").is_file()
-    assert json.loads((run / "metrics.json").read_text(encoding="utf-8"))["headline"]["questions"] == 2
+    assert (
+        json.loads((run / "metrics.json").read_text(encoding="utf-8"))["headline"]["questions"] == 2
+    )
+
+
+def imported_packages(paths: list[Path]) -> set[str]:
+    """Top-level packages that these files import, without the standard library and rag_ft."""
+    names = set()
+    for path in paths:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names.add(node.module.split(".")[0])
+    return names - set(sys.stdlib_module_names) - {"rag_ft"}
+
+
+def test_every_package_that_the_code_imports_is_declared() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+
+    def plain(requirements: list[str]) -> set[str]:
+        words = (re.match(r"[A-Za-z0-9._-]+", requirement) for requirement in requirements)
+        return {word[0].lower().replace("_", "-") for word in words if word}
+
+    core = plain(project["dependencies"]) | plain(extras["cpu"]) | plain(extras["gpu"])
+    distributions = importlib.metadata.packages_distributions()
+    paths = sorted((ROOT / "rag_ft").rglob("*.py"))
+    integrations = [path for path in paths if "integrations" in path.parts]
+    for found, allowed in (
+        ([path for path in paths if path not in integrations], core),
+        (integrations, core | plain(extras["llama-index"])),
+    ):
+        for package in imported_packages(found):
+            names = {
+                name.lower().replace("_", "-") for name in distributions.get(package, [package])
+            }
+            assert names & allowed, f"{package} is imported but not declared in pyproject.toml"
