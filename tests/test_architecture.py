@@ -94,6 +94,12 @@ def test_no_module_depends_on_the_public_api(graph: dict[str, set[str]]) -> None
     assert [module for module in importers if module not in ABOVE] == []
 
 
+def test_an_upward_arrow_is_named_and_others_are_not() -> None:
+    graph = {"retrieval.encoder": {"stages.index", "schema"}, "stages.index": {"retrieval.encoder"}}
+    assert broken(graph, {"retrieval"}, {"stages"}) == ["retrieval.encoder -> stages.index"]
+    assert broken(graph, {"stages"}, {"stages", "commands"}) == []
+
+
 def test_imports_in_functions_and_for_types_count() -> None:
     source = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from rag_ft.b import X\n"
     a = ROOT / "rag_ft" / "a.py"
