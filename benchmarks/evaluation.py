@@ -132,9 +132,8 @@ def simulate(num: int) -> list[Row]:
 
 def ask_grid(path: Path, overrides: list[str]) -> Row:
     """Seconds of the whole stage `evaluate` over those of its distinct prompts alone."""
-    from rag_ft.config_loader import load_config
-
     from rag_ft import evaluate
+    from rag_ft.config_loader import load_config
     from rag_ft.evaluation import answering
     from rag_ft.llm.models import open_language_model
     from rag_ft.paths import RunDir

@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import Any
 
 from generation import bare_loop, prompt_counters, spread, write
-from rag_ft.config_loader import load_config
 
 from rag_ft import generate
+from rag_ft.config_loader import load_config
 from rag_ft.llm.models import ChatRequest, Reply, open_language_model
 from rag_ft.paths import RunDir
 from rag_ft.stages import run_stage

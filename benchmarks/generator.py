@@ -24,9 +24,9 @@ import transformers
 import trl
 from datasets import Dataset
 from hardware import processor, write_result
-from rag_ft.config_loader import make_config
 
 from rag_ft.config import Config
+from rag_ft.config_loader import make_config
 from rag_ft.ingest import run as ingest
 from rag_ft.paths import RunDir
 from rag_ft.qa.prompts import load_prompts

@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rag_ft.config_loader import make_config
 from torch._subclasses import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 from torch.nn import functional
 
+from rag_ft.config_loader import make_config
 from rag_ft.records import write_text
 from rag_ft.training.adapters import adapter_config
 from rag_ft.training.memory import shape_of, training_memory

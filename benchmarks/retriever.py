@@ -4,7 +4,7 @@
                                         [--folds 0,1]
                                         [--work FOLDER] [--threads 2] [section.key=value ...]
 
-DATA holds <set>_<split>/documents.jsonl and questions.jsonl (layout of the README). Every measure runs the stages as a
+DATA holds <set>_<split>/documents.jsonl and questions.jsonl (layout of docs/how-to). Every measure runs the stages as a
 user would, in run folders under --work, and goes on where it was stopped. Differences come with a paired bootstrap over
 documents. Prints tables and writes benchmarks/results/retriever-<date>.json.
 
@@ -33,10 +33,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from rag_ft.config_loader import apply_override, make_config
 
 from rag_ft import generate, index, ingest, train_retriever
 from rag_ft.config import Config
+from rag_ft.config_loader import apply_override, make_config
 from rag_ft.metrics.retrieval import RETRIEVAL_METRICS, gold_chunk_ids, score_ranking
 from rag_ft.metrics.significance import bootstrap
 from rag_ft.paths import RunDir

@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from rag_ft.config_loader import make_config
 
 from rag_ft.config import Config
+from rag_ft.config_loader import make_config
 from rag_ft.plan import GPU_TFLOPS
 from rag_ft.stages import versions
 from rag_ft.training.examples import Example

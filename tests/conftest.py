@@ -14,9 +14,8 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from rag_ft.config_loader import make_config
-
 from rag_ft.config import Config
+from rag_ft.config_loader import make_config
 from rag_ft.paths import RunDir
 
 ROOT = Path(__file__).parent.parent

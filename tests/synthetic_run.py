@@ -8,9 +8,8 @@ import random
 from pathlib import Path
 from typing import Any
 
-from rag_ft.config_loader import make_config
-
 from rag_ft.config import Config
+from rag_ft.config_loader import make_config
 from rag_ft.evaluate import Material, _answer_scores, _retrieval_scores
 from rag_ft.evaluation.robustness import probes
 from rag_ft.evaluation.systems import Ask, asks_of

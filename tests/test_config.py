@@ -1,9 +1,9 @@
 from pathlib import Path
 
 import pytest
-from rag_ft.config_loader import flat, load_config
 
 from rag_ft.config import Config, _knobs
+from rag_ft.config_loader import flat, load_config
 from rag_ft.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rag_ft.config_loader import make_config
 
 from rag_ft import evaluate, index, ingest
 from rag_ft.config import Config
+from rag_ft.config_loader import make_config
 from rag_ft.errors import DataError
 from rag_ft.evaluation.ensemble import combine
 from rag_ft.evaluation.systems import NAMES, SYSTEMS, Ask, ask_of, asks_of, oracle_context

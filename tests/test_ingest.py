@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rag_ft.config_loader import make_config
 
 from rag_ft import ingest
 from rag_ft.config import Config
+from rag_ft.config_loader import make_config
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.paths import RunDir
 from rag_ft.records import Chunk, Document, Reject, read_jsonl

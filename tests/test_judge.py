@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rag_ft.config_loader import make_config
 from test_evaluate import question
 from test_llm_server import FaultyServer, Handler, chat_reply
 
 from rag_ft.config import Config
+from rag_ft.config_loader import make_config
 from rag_ft.evaluation.judge import METRIC, judge, judge_prompt, read_verdict
 from rag_ft.evaluation.similarity import similarity_scores
 from rag_ft.evaluation.systems import Ask

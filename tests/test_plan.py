@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 from generator_run import ROOT, Make, prepare, start_process
-from rag_ft.config_loader import load_config
 
 import rag_ft.plan
+from rag_ft.config_loader import load_config
 from rag_ft.errors import ConfigError
 from rag_ft.paths import RunDir
 from rag_ft.plan import count_corpus, plan

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from rag_ft.config_loader import make_config
 
+from rag_ft.config_loader import make_config
 from rag_ft.llm.models import Reply
 from rag_ft.qa.checks import Failure
 from rag_ft.qa.prompts import load_prompts
