@@ -10,7 +10,7 @@ SERVER := $(if $(filter gpu,$(DEVICE)),vllm)
 BIN    := .venv/bin
 RAG_FT := $(BIN)/rag-ft
 
-.PHONY: help setup demo generate finetune evaluate run status test test-slow test-vllm check format vllm clean
+.PHONY: help setup demo generate finetune evaluate run status test test-slow test-vllm check format vllm docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -40,8 +40,8 @@ ifeq ($(strip $(LAUNCH)),)
 	$(RAG_FT) train_retriever $(CONFIG) $(ARGS)
 	$(RAG_FT) train_generator $(CONFIG) $(ARGS)
 else
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(LAUNCH) -m rag_ft.train_retriever $(CONFIG) $(ARGS)
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(LAUNCH) -m rag_ft.train_generator $(CONFIG) $(ARGS)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(LAUNCH) -m rag_ft train_retriever $(CONFIG) $(ARGS)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(LAUNCH) -m rag_ft train_generator $(CONFIG) $(ARGS)
 endif
 
 evaluate: setup $(SERVER) ## evaluate, report
@@ -73,14 +73,20 @@ endif
 test-vllm: setup vllm ## the tests against a real vLLM server on the CPU
 	$(BIN)/python -m pytest -q -m vllm
 
-check: setup ## ruff and mypy
+check: setup ## ruff, mypy and the measures of the code
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python scripts/thermometers.py
 
 format: setup ## let ruff put things right
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: setup ## the documentation as a site, in build/site
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	$(BIN)/python scripts/make_docs.py --check
+	$(BIN)/properdocs build --config-file mkdocs.yml --strict
 
 clean: ## remove runs and environments
 	rm -rf runs .venv .venv-vllm

@@ -2,7 +2,7 @@
 
     python benchmarks/encoding.py FOLDER [--num-chunks 1000] [--threads 1]
 
-FOLDER holds documents.jsonl and, for the recall column, questions.jsonl in the layout of the README. Chunks are those
+FOLDER holds documents.jsonl and, for the recall column, questions.jsonl in the layout of docs/how-to. Chunks are those
 of `rag-ft ingest` with 128 tokens, without titles. Every way encodes the same chunks; rounds are interleaved, and the
 fastest counts: in this process' CPU seconds on a CPU (other jobs beside it then matter little), in wall seconds on a
 GPU. Prints a table and writes benchmarks/results/encoding-<folder>-<hardware>-<date>.json.

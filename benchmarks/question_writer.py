@@ -5,7 +5,7 @@
 
 Models of a few 100 million parameters do not follow the instructions of `llm.prompts=full`, and no larger one runs on
 two CPU cores. So that the stages can be measured with a language model that reads ordinary English, MODEL (a folder,
-such as SmolLM2-135M-Instruct's) is tuned on two tasks over DATA/<set>/ (layout of the README): the passage and the
+such as SmolLM2-135M-Instruct's) is tuned on two tasks over DATA/<set>/ (layout of docs/how-to): the passage and the
 sentence with the answer -> the pair as JSON; a question with the passage that proves it, or one that does not -> the
 answer, or abstaining. FOLDER then serves as `llm.model` with `llm.prompts=compact`. The sets must not be those that are
 measured on afterwards. 40 minutes for 135 million parameters, 1,798 questions and two cores.

@@ -4,7 +4,7 @@
                                         [--folds 0,1]
                                         [--work FOLDER] [--threads 2] [section.key=value ...]
 
-DATA holds <set>_<split>/documents.jsonl and questions.jsonl (layout of the README). Every measure runs the stages as a
+DATA holds <set>_<split>/documents.jsonl and questions.jsonl (layout of docs/how-to). Every measure runs the stages as a
 user would, in run folders under --work, and goes on where it was stopped. Differences come with a paired bootstrap over
 documents. Prints tables and writes benchmarks/results/retriever-<date>.json.
 

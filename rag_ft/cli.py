@@ -107,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     _command(commands, "status", "which stages are done, stale or missing", _status)
     ask = _command(commands, "ask", "answer one question with cited chunks", _ask, overrides=False)
     ask.add_argument("question", help="the question, quoted")
-    ask.add_argument("overrides", nargs="*", metavar="section.key=value", help="change a knob")
+    ask.add_argument("overrides", nargs="*", metavar="section.key=value", help="change a setting")
     ask.add_argument("--base", action="store_true", help="with the base models, not the tuned ones")
     _add_tools(commands)
     return parser
@@ -147,6 +147,9 @@ def _add_tools(commands: Any) -> None:
     compare.add_argument("--to", type=Path, default=Path("compare.html"), help="the page to write")
     compare.add_argument("--debug", action="store_true", help="show tracebacks and notes")
     compare.set_defaults(command=_compare)
+    env = commands.add_parser("env", help="versions and hardware, to paste into an issue report")
+    env.add_argument("--debug", action="store_true", help="show tracebacks and notes")
+    env.set_defaults(command=_env)
 
 
 def _command(
@@ -162,7 +165,7 @@ def _command(
     )
     if overrides:
         command.add_argument(
-            "overrides", nargs="*", metavar="section.key=value", help="change a knob"
+            "overrides", nargs="*", metavar="section.key=value", help="change a setting"
         )
     command.add_argument("--debug", action="store_true", help="show tracebacks and notes")
     command.set_defaults(command=function)
@@ -317,6 +320,12 @@ def _compare(args: argparse.Namespace) -> None:
     for folder in args.runs:
         check_files(RunDir(folder), finished=NAMES)
     print(compare(args.runs, args.to))
+
+
+def _env(args: argparse.Namespace) -> None:
+    from rag_ft.env import env
+
+    print(env())
 
 
 if __name__ == "__main__":
