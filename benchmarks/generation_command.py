@@ -31,7 +31,6 @@ from rag_ft import generate
 from rag_ft.config_loader import load_config
 from rag_ft.llm.factory import open_language_model
 from rag_ft.llm.interface import ChatRequest, Reply
-from rag_ft.llm.models import ChatRequest, Reply, open_language_model
 from rag_ft.paths import RunDir
 from rag_ft.stages import run_stage
 

@@ -14,7 +14,6 @@ import pytest
 from rag_ft import ingest
 from rag_ft.config_loader import make_config
 from rag_ft.documents.discovery import find_files
-from rag_ft.documents.sources import find_files
 from rag_ft.paths import RunDir
 from rag_ft.records import Chunk, Document, Reject, read_jsonl
 from rag_ft.session import Session

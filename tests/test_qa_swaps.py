@@ -10,7 +10,6 @@ import pytest
 
 from rag_ft.config_loader import make_config
 from rag_ft.llm.interface import Reply
-from rag_ft.llm.models import Reply
 from rag_ft.qa.answer_prompt import AnswerPrompt
 from rag_ft.qa.checks import Failure
 from rag_ft.qa.prompts import load_prompts
