@@ -136,7 +136,7 @@ def oracle_context(
     """The ids of the chunks that a reader with perfect retrieval is shown: `needed_chunks` where
     the pair's own chunk is preferred. For a pair without gold chunks (an unanswerable one) its own
     chunk; empty where no chunk is known."""
-    known = [chunks[i] for i in gold or {pair.chunk_id} & chunks.keys()]
+    known = [chunks[i] for i in gold or [pair.chunk_id or ""] if i in chunks]
     ordered = sorted(known, key=lambda chunk: (chunk.id != pair.chunk_id, chunk.start))
     return [chunk.id for chunk in needed_chunks(pair, ordered, chunks)]
 
