@@ -116,7 +116,7 @@ def drafts(pair: QAPair, hits: Sequence[str], chunks: Mapping[str, Chunk], layou
     if not pair.answerable:
         shown = found[: 1 if layout.name == "radit" else layout.top_k]
         return [Draft(pair.id, pair.question, tuple(shown), frozenset(), None, document_id=pair.document_id)]
-    own = [chunks[pair.chunk_id]] if pair.chunk_id in chunks else []
+    own = [chunks[pair.chunk_id]] if pair.chunk_id and pair.chunk_id in chunks else []
     # Best ranked first; the pair's own chunk last where it was not found.
     gold = gold_chunks(pair, dict.fromkeys([*found, *own])) or fallback_gold_chunks(pair, found)
     rng = layout.rng(pair.id)
