@@ -142,7 +142,7 @@ def oracle_context(
 
 
 def evidence_shown(pair: QAPair, shown: Iterable[Chunk]) -> float | None:
-    """Share (0-1) of the evidence's characters that the shown chunks cover; None without evidence."""
+    """Share (0-1) of the evidence's characters that the shown chunks cover; None without any."""
     if pair.evidence is None or pair.evidence.end <= pair.evidence.start:
         return None
     start, end = pair.evidence.start, pair.evidence.end
@@ -251,7 +251,7 @@ def _find_folded(quote: str, text: str) -> list[Span]:
 
 @lru_cache(maxsize=8)
 def _fold(text: str) -> tuple[str, array[int]]:
-    """The text without white space and case, and for each of its characters the place it is from."""
+    """The text without white space and case, and for each of its characters its place there."""
     folded, places = [], array("I")
     for place, character in enumerate(text.translate(_SAME)):
         if not _INVISIBLE.match(character):

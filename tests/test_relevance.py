@@ -76,7 +76,9 @@ def test_evidence_shown_is_the_share_of_its_characters_in_the_context() -> None:
     assert evidence_shown(pair(0, 0), CHUNKS) is None
 
 
-def test_the_own_chunk_of_a_pair_without_evidence_is_gold_only_where_it_is_among_the_chunks() -> None:
+def test_the_own_chunk_of_a_pair_without_evidence_is_gold_only_where_it_is_among_the_chunks() -> (
+    None
+):
     assert gold_chunk_ids(pair(0, 0, chunk_id="d#9"), CHUNKS) == set()
     assert gold_by_pair([pair(0, 0)], [*CHUNKS, chunk(0, 0, 9, "other")]) == {"q": {"d#0"}}
 
@@ -160,15 +162,25 @@ def handbook() -> tuple[dict[str, list[Chunk]], list[QAPair]]:
     texts = {str(path.relative_to(HANDBOOK)): path.read_text(encoding="utf-8") for path in paths}
     files = {name: text for name, text in texts.items() if text.strip()}
     chunks = [
-        Chunk(f"{name}#{n}", name, name, text[span.start : span.end], span.start, span.end, 9, "test")
+        Chunk(
+            f"{name}#{n}", name, name, text[span.start : span.end], span.start, span.end, 9, "test"
+        )
         for name, text in files.items()
-        for n, span in enumerate(split_chunks(text, lambda texts: [len(t.split()) for t in texts], 40, 15))
+        for n, span in enumerate(
+            split_chunks(text, lambda texts: [len(t.split()) for t in texts], 40, 15)
+        )
     ]
     chunks_of = chunks_by_document(chunks)
     rng, asked = random.Random(0), []
     for row in read_rows(HANDBOOK / "questions.jsonl"):
         if (text := files.get(row.get("document_id") or "")) and row.get("answers"):
-            asked.append((row["document_id"], locate(row.get("evidence") or row["answers"][0], text), row["answers"]))
+            asked.append(
+                (
+                    row["document_id"],
+                    locate(row.get("evidence") or row["answers"][0], text),
+                    row["answers"],
+                )
+            )
     for _ in range(400):
         name = rng.choice(sorted(files))
         start = rng.randrange(len(files[name]) - 1)
@@ -176,7 +188,9 @@ def handbook() -> tuple[dict[str, list[Chunk]], list[QAPair]]:
     pairs = []
     for n, (name, span, answers) in enumerate(asked):
         evidence = Evidence(files[name][slice(*span)], *span) if span else None
-        made = QAPair(f"q{n}", "?", tuple(answers), None, name, evidence, "factoid", "test", "imported")
+        made = QAPair(
+            f"q{n}", "?", tuple(answers), None, name, evidence, "factoid", "test", "imported"
+        )
         own = next((c.id for c in gold_chunks(made, chunks_of[name])), None)
         pairs.append(dataclasses.replace(made, chunk_id=own))
     return chunks_of, pairs
@@ -198,12 +212,19 @@ def test_on_the_handbook_gold_chunks_are_those_whose_characters_are_the_evidence
         assert {c.id for c in document if contains_evidence(c, one)} == whole
         assert {c.id for c in document if overlaps_evidence(c, one)} == touching
         own = [one.chunk_id] if one.chunk_id else []
-        assert evidence_chunk_ids(one, document) == [*own, *(c.id for c in document if c.id in touching - {*own})]
+        assert evidence_chunk_ids(one, document) == [
+            *own,
+            *(c.id for c in document if c.id in touching - {*own}),
+        ]
         kinds.add((len(whole) > 1, bool(whole), len(touching) > 1))
-    assert {(True, True, True), (False, True, True), (False, False, True)} <= kinds, "all cases are met"
+    assert {(True, True, True), (False, True, True), (False, False, True)} <= kinds, (
+        "all cases are met"
+    )
 
 
-def test_on_the_handbook_a_selection_with_the_own_chunk_has_the_gold_chunks_of_the_document() -> None:
+def test_on_the_handbook_a_selection_with_the_own_chunk_has_the_gold_chunks_of_the_document() -> (
+    None
+):
     chunks_of, pairs = handbook()
     rng, everything = random.Random(1), [c for chunks in chunks_of.values() for c in chunks]
     gold = gold_by_pair(pairs, everything)
@@ -214,7 +235,9 @@ def test_on_the_handbook_a_selection_with_the_own_chunk_has_the_gold_chunks_of_t
         assert gold_chunk_ids(one, selected) == gold[one.id] & {c.id for c in selected}
 
 
-def test_on_the_handbook_training_has_the_gold_chunks_it_had_where_one_contains_the_evidence() -> None:
+def test_on_the_handbook_training_has_the_gold_chunks_it_had_where_one_contains_the_evidence() -> (
+    None
+):
     chunks_of, pairs = handbook()
     seen = 0
     for one in (p for p in pairs if p.evidence and p.chunk_id):
@@ -240,7 +263,9 @@ def test_on_the_handbook_the_share_of_evidence_shown_counts_characters() -> None
         oracle = [c for c in document if c.id in oracle_context(one, {x.id for x in gold_chunks(one, document)},
                                                                 {c.id: c for c in document})]  # fmt: skip
         everything = evidence_shown(one, document)
-        assert evidence_shown(one, oracle) == (everything or None), "the oracle covers all that can be covered"
+        assert evidence_shown(one, oracle) == (everything or None), (
+            "the oracle covers all that can be covered"
+        )
 
 
 def test_on_the_handbook_a_negative_is_what_both_trainings_called_one_before() -> None:
@@ -279,7 +304,11 @@ TEXT = "The “Grey Heron” sails\n  at 07:30 – daily.  It costs 150 euros; a
 def test_white_space_case_quotes_and_dashes_do_not_matter(quote: str) -> None:
     span = locate(quote, TEXT)
     assert span is not None
-    assert TEXT[span[0] : span[1]].casefold().startswith(quote.strip(' ".').casefold()[:3].replace('"', "“"))
+    assert (
+        TEXT[span[0] : span[1]]
+        .casefold()
+        .startswith(quote.strip(' ".').casefold()[:3].replace('"', "“"))
+    )
 
 
 def test_an_exact_match_comes_before_a_normalised_one() -> None:

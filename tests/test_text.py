@@ -53,12 +53,16 @@ def test_a_control_token_is_escaped_in_messages_and_in_prompts(mark: str) -> Non
 
 
 @pytest.mark.parametrize("tag", TAGS)
-def test_the_tags_of_our_prompts_are_escaped_in_what_fills_them_and_stay_in_whole_messages(tag: str) -> None:
+def test_the_tags_of_our_prompts_are_escaped_in_what_fills_them_and_stay_in_whole_messages(
+    tag: str,
+) -> None:
     assert tag not in neutralise(f"x {tag} y")
     assert escape_control_tokens(f"x {tag} y") == f"x {tag} y"
 
 
-def test_nothing_that_either_earlier_definition_knew_is_left_however_marks_are_put_together() -> None:
+def test_nothing_that_either_earlier_definition_knew_is_left_however_marks_are_put_together() -> (
+    None
+):
     for first, second, third in itertools.product(TURNS + TAGS, repeat=3):
         for text in (f"{first}{second}{third}", f"{first[:2]}{second}{first[2:]}{third}"):
             escaped = neutralise(text)
