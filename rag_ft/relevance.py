@@ -1,4 +1,4 @@
-"""Which chunks contain the evidence of a pair, which may serve as negatives, and where a quote stands.
+"""Which chunks contain the evidence of a pair, which may be negatives, and where a quote stands.
 
 Everything that asks "is this chunk right for this question?" (metrics, generation, training,
 evaluation, export) asks here, so that they cannot disagree.
