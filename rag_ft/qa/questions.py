@@ -332,5 +332,6 @@ def _place_in_chunks(pairs: list[QAPair], chunks: Iterable[Chunk]) -> list[QAPai
         of_document = list(group) if places else []
         for place in places:
             first = next(iter(gold_chunks(pairs[place], of_document)), None)
-            placed[place] = dataclasses.replace(pairs[place], chunk_id=first and first.id)
+            chunk_id = None if first is None else first.id
+            placed[place] = dataclasses.replace(pairs[place], chunk_id=chunk_id)
     return placed
