@@ -1,4 +1,4 @@
-"""Which chunks contain the evidence of a pair, which may serve as negatives, and where a quote stands.
+"""Which chunks contain the evidence of a pair, which may be negatives, and where a quote stands.
 
 Everything that asks "is this chunk right for this question?" (metrics, generation, training,
 evaluation, export) asks here, so that they cannot disagree.
@@ -136,14 +136,13 @@ def oracle_context(
     """The ids of the chunks that a reader with perfect retrieval is shown: `needed_chunks` where
     the pair's own chunk is preferred. For a pair without gold chunks (an unanswerable one) its own
     chunk; empty where no chunk is known."""
-    own = [pair.chunk_id] if pair.chunk_id in chunks else []
-    known = [chunks[i] for i in gold or own if i]
+    known = [chunks[i] for i in gold or [pair.chunk_id or ""] if i in chunks]
     ordered = sorted(known, key=lambda chunk: (chunk.id != pair.chunk_id, chunk.start))
     return [chunk.id for chunk in needed_chunks(pair, ordered, chunks)]
 
 
 def evidence_shown(pair: QAPair, shown: Iterable[Chunk]) -> float | None:
-    """Share (0-1) of the evidence's characters that the shown chunks cover; None without evidence."""
+    """Share (0-1) of the evidence's characters that the shown chunks cover; None without any."""
     if pair.evidence is None or pair.evidence.end <= pair.evidence.start:
         return None
     start, end = pair.evidence.start, pair.evidence.end
@@ -252,7 +251,7 @@ def _find_folded(quote: str, text: str) -> list[Span]:
 
 @lru_cache(maxsize=8)
 def _fold(text: str) -> tuple[str, array[int]]:
-    """The text without white space and case, and for each of its characters the place it is from."""
+    """The text without white space and case, and for each of its characters its place there."""
     folded, places = [], array("I")
     for place, character in enumerate(text.translate(_SAME)):
         if not _INVISIBLE.match(character):

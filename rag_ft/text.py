@@ -1,4 +1,4 @@
-"""Text normalisation: the forms in which texts are compared, and how untrusted text is escaped in prompts."""
+"""Text normalisation: the forms in which texts are compared, and escaped in prompts."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ import pytest
 from rag_ft import export as export_module
 from rag_ft.config import Config
 from rag_ft.errors import ConfigError, DataError
-from rag_ft.export import FORMATS, _with_proof, export
+from rag_ft.export import FORMATS, _with_gold, export
 from rag_ft.records import Chunk, Evidence, QAPair
 from rag_ft.stages import run_stage
 
@@ -312,6 +312,6 @@ def test_a_neighbour_that_shares_a_few_characters_with_the_evidence_is_no_proof(
         for n, start, end in ((0, 0, 55), (1, 40, 160), (2, 30, 200), (3, 300, 400))
     )
     chunks: Any = {"d#1": own}
-    assert _with_proof(pair, [other, before], chunks) == [other, own]
-    assert _with_proof(pair, [other, own], chunks) == [other, own]
-    assert _with_proof(pair, [wider, other], chunks) == [wider, other]
+    assert _with_gold(pair, [other, before], chunks) == [other, own]
+    assert _with_gold(pair, [other, own], chunks) == [other, own]
+    assert _with_gold(pair, [wider, other], chunks) == [wider, other]

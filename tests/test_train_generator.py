@@ -21,12 +21,13 @@ from rag_ft import train_generator
 from rag_ft.ask import ask
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.merge import merge
-from rag_ft.records import ChunkStore, QAPair, Reject, read_jsonl, read_rows, write_jsonl
+from rag_ft.records import Chunk, ChunkStore, QAPair, Reject, read_jsonl, read_rows, write_jsonl
 from rag_ft.session import Session
 from rag_ft.stages import NAMES as STAGE_NAMES
 from rag_ft.stages import run_stage
 from rag_ft.training.adapters import load_base
 from rag_ft.training.answer_trainer import AnswerTrainer, ArrangementSampler, answer_loss
+from rag_ft.training.pairs import select_pairs as pairs_of_retriever
 from rag_ft.training.sft import Schedule, arguments, dataset_of, plan_schedule
 from rag_ft.training.tokens import IGNORED
 from rag_ft.training.training_set import build_training_set, read_training_set, select_pairs
@@ -51,8 +52,8 @@ def test_training_lowers_the_loss_and_leaves_an_adapter_that_changes_the_model(
     ]
     assert sum(losses[-3:]) < 0.98 * sum(losses[:3])
     assert (counts["num_train_pairs"], counts["num_answer"], counts["num_abstain"]) == (
-        16,
-        15 * 8,
+        14,
+        15 * 7,
         15 * 2,
     )
     assert counts["num_supervised_tokens"] < counts["num_tokens"] / 4
@@ -365,7 +366,32 @@ def test_near_duplicates_are_held_out_together(tmp_path: Path) -> None:
         {(p.document_id or "").removesuffix("-copy") for p in pairs} for pairs in (train, dev)
     )
     assert held and not trained & held
-    assert len(dev) == 4, "a tenth of 40 documents"
+    assert len(dev) == 6, "15 % of 40 documents"
+
+
+@pytest.mark.parametrize("num_dev", [0, 1, 3])
+def test_retriever_and_generator_hold_out_the_same_documents(tmp_path: Path, num_dev: int) -> None:
+    """Whether there is no dev document, one with too few questions, or unanswerable ones beside them."""
+    run_dir = with_copies(tmp_path)
+    chunks = [dataclasses.replace(c, split="dev") if c.document_id in {f"d{n}" for n in range(num_dev)} else c
+              for c in read_jsonl(run_dir.chunks, Chunk)]  # fmt: skip
+    split_of = {c.document_id: c.split for c in chunks}
+    pairs = [
+        dataclasses.replace(p, split=split_of[p.document_id or ""])
+        for p in read_jsonl(run_dir.qa, QAPair)
+    ]
+    empty = [
+        dataclasses.replace(p, id=f"u{p.id}", kind="unanswerable", chunk_id=None)
+        for p in pairs[10:]
+    ]
+    write_jsonl(run_dir.chunks, chunks)
+    write_jsonl(run_dir.qa, [*pairs, *empty])
+    train, dev, _ = select_pairs(run_dir, 0.8)
+    of_retriever = pairs_of_retriever(run_dir, 0.8)
+    held = {p.document_id for p in dev}
+    assert held == {p.document_id for p in of_retriever.dev} and len(held) > num_dev
+    assert {p.document_id for p in train} == {p.document_id for p in of_retriever.train}
+    assert not held & {p.document_id for p in train}
 
 
 def test_a_pair_of_a_test_document_stops_the_training(prepared: Make) -> None:

@@ -129,7 +129,7 @@ def drafts(
                 document_id=pair.document_id,
             )
         ]
-    own = [chunks[i] for i in (pair.chunk_id,) if i is not None and i in chunks]
+    own = [chunks[pair.chunk_id]] if pair.chunk_id and pair.chunk_id in chunks else []
     # Best ranked first; the pair's own chunk last where it was not found.
     gold = gold_chunks(pair, dict.fromkeys([*found, *own])) or fallback_gold_chunks(pair, found)
     rng = layout.rng(pair.id)
