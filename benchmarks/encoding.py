@@ -25,11 +25,12 @@ from rag_ft.config import Config
 from rag_ft.config_loader import make_config
 from rag_ft.fast.packed_linear import pack_linears
 from rag_ft.hardware import choose_device, native_bfloat16
-from rag_ft.ingest import run as ingest
 from rag_ft.model_hub import resolve
-from rag_ft.paths import RunDir
-from rag_ft.records import Chunk, read_jsonl, read_rows
 from rag_ft.retrieval.encoder import load_encoder
+from rag_ft.run_dir import RunDir
+from rag_ft.schema import Chunk
+from rag_ft.stages.ingest import run as ingest
+from rag_ft.storage import read_jsonl, read_rows
 
 Encode = Callable[[list[str]], np.ndarray]
 

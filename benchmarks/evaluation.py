@@ -31,10 +31,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from synthetic_run import make_synthetic_run
 from test_significance import coverage, false_alarms
 
-from rag_ft import report
-from rag_ft.metrics.answers import faithfulness, score_answer
-from rag_ft.metrics.significance import bootstrap
+from rag_ft.evaluation.metrics.answers import faithfulness, score_answer
+from rag_ft.evaluation.statistics import bootstrap
 from rag_ft.session import Session
+from rag_ft.stages import report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 NUM_QUESTIONS, NUM_PREDICTIONS = 5_000, 100_000
@@ -133,11 +133,11 @@ def simulate(num: int) -> list[Row]:
 
 def ask_grid(path: Path, overrides: list[str]) -> Row:
     """Seconds of the whole stage `evaluate` over those of its distinct prompts alone."""
-    from rag_ft import evaluate
     from rag_ft.config_loader import load_config
     from rag_ft.evaluation import answering
     from rag_ft.llm.factory import open_language_model
-    from rag_ft.paths import RunDir
+    from rag_ft.run_dir import RunDir
+    from rag_ft.stages import evaluate
 
     config = load_config(path, overrides)
     # In one process the processor's seconds say more than the wall's, on a machine that others use too.

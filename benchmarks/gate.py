@@ -14,7 +14,7 @@ import argparse
 
 import numpy as np
 
-from rag_ft.training.gate import DevScores
+from rag_ft.training.retriever.ship_gate import DevScores
 
 NUM_QUESTIONS = (20, 60, 200, 600)
 POINTS = (-5, -2, 0, 2, 5)

@@ -27,12 +27,12 @@ from typing import Any
 
 from generation import bare_loop, prompt_counters, spread, write
 
-from rag_ft import generate
 from rag_ft.config_loader import load_config
 from rag_ft.llm.factory import open_language_model
 from rag_ft.llm.interface import ChatRequest, Reply
-from rag_ft.paths import RunDir
-from rag_ft.stages import run_stage
+from rag_ft.pipeline import run_stage
+from rag_ft.run_dir import RunDir
+from rag_ft.stages import generate
 
 
 def main() -> None:

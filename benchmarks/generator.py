@@ -27,15 +27,16 @@ from hardware import processor, write_result
 
 from rag_ft.config import Config
 from rag_ft.config_loader import make_config
-from rag_ft.ingest import run as ingest
-from rag_ft.paths import RunDir
-from rag_ft.qa.prompts import load_prompts
-from rag_ft.records import Chunk, read_jsonl
-from rag_ft.train_generator import chat_tokens
-from rag_ft.training.adapters import adapter_config, load_base
-from rag_ft.training.examples import Example
-from rag_ft.training.processes import Processes
-from rag_ft.training.sft import train
+from rag_ft.prompts.prompt_set import load_prompts
+from rag_ft.run_dir import RunDir
+from rag_ft.schema import Chunk
+from rag_ft.stages.ingest import run as ingest
+from rag_ft.storage import read_jsonl
+from rag_ft.training.distributed import Processes
+from rag_ft.training.generator.context_layouts import Example
+from rag_ft.training.generator.lora import adapter_config, load_base
+from rag_ft.training.generator.tokenization import load_chat_tokens
+from rag_ft.training.generator.trainer import train
 
 DEV_EXAMPLES = 32
 
@@ -45,7 +46,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     work = Path(tempfile.mkdtemp(prefix="benchmark-generator-"))
     config = _config(args, work)
-    tokens = chat_tokens(config.llm.model)
+    tokens = load_chat_tokens(config.llm.model)
     examples = _examples(config, tokens, args.num_examples + DEV_EXAMPLES)
     learned, dev = examples[DEV_EXAMPLES:], examples[:DEV_EXAMPLES]
     rows = []

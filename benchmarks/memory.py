@@ -26,10 +26,10 @@ from torch.distributed._tools.mem_tracker import MemTracker
 from torch.nn import functional
 
 from rag_ft.config_loader import make_config
-from rag_ft.records import write_text
-from rag_ft.training.adapters import adapter_config
-from rag_ft.training.memory import shape_of, training_memory
-from rag_ft.training.tokens import IGNORED
+from rag_ft.storage import write_text
+from rag_ft.training.generator.lora import adapter_config
+from rag_ft.training.generator.tokenization import IGNORED
+from rag_ft.training.memory_estimate import shape_of, training_memory
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 from gpu_check import SHAPES

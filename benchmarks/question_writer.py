@@ -22,22 +22,23 @@ from typing import Any
 
 import torch
 
-from rag_ft import generate, index, ingest
+from rag_ft.commands.merge import merge
 from rag_ft.config import Config
 from rag_ft.config_loader import apply_override, make_config
 from rag_ft.documents.chunking import split_sentences
-from rag_ft.merge import merge
-from rag_ft.paths import RunDir
-from rag_ft.qa.prompts import load_prompts
-from rag_ft.records import Chunk, ChunkStore, QAPair, read_jsonl
+from rag_ft.prompts.prompt_set import load_prompts
 from rag_ft.relevance import evidence_sentence
+from rag_ft.run_dir import RunDir
+from rag_ft.schema import Chunk, QAPair
 from rag_ft.session import Session
-from rag_ft.train_generator import chat_tokens
-from rag_ft.training.adapters import load_base
-from rag_ft.training.examples import Example
-from rag_ft.training.processes import join_processes
-from rag_ft.training.sft import save_generator, train
-from rag_ft.training.training_set import find_contexts, layout_of, make_examples, select_pairs
+from rag_ft.stages import generate, index, ingest
+from rag_ft.storage import ChunkStore, read_jsonl
+from rag_ft.training.distributed import join_processes
+from rag_ft.training.generator.context_layouts import Example
+from rag_ft.training.generator.dataset import find_contexts, layout_of, make_examples, select_pairs
+from rag_ft.training.generator.lora import load_base
+from rag_ft.training.generator.tokenization import load_chat_tokens
+from rag_ft.training.generator.trainer import save_generator, train
 
 KNOBS: dict[str, Any] = {
     "layout": "radit",  # one passage, as the round trip and the LM scores show it
@@ -58,7 +59,7 @@ def main() -> None:
     if not run_dir.qa.exists():
         for stage in (ingest, index, generate):
             stage.run(Session(config, run_dir))
-    tokens = chat_tokens(config.llm.model)
+    tokens = load_chat_tokens(config.llm.model)
     train_pairs, dev_pairs, _ = select_pairs(
         run_dir, ChunkStore(run_dir.chunks), config.ingest.advanced.near_duplicate_similarity
     )

@@ -34,20 +34,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from rag_ft import generate, index, ingest, train_retriever
 from rag_ft.config import Config
 from rag_ft.config_loader import apply_override, make_config
-from rag_ft.metrics.retrieval import RETRIEVAL_METRICS, score_ranking
-from rag_ft.metrics.significance import bootstrap
-from rag_ft.paths import RunDir
-from rag_ft.records import Chunk, ChunkStore, QAPair, read_jsonl, read_rows, write_jsonl, write_text
+from rag_ft.evaluation.metrics.retrieval import RETRIEVAL_METRICS, score_ranking
+from rag_ft.evaluation.statistics import bootstrap
 from rag_ft.relevance import gold_by_pair
-from rag_ft.retrieval.build import read_manifest
 from rag_ft.retrieval.encoder import load_encoder
-from rag_ft.retrieval.search import Retriever, build_index, open_retriever, served_tuned
+from rag_ft.retrieval.index_builder import read_manifest
+from rag_ft.retrieval.retriever import Retriever, build_index, open_retriever, served_tuned
+from rag_ft.run_dir import RunDir
+from rag_ft.schema import Chunk, QAPair
 from rag_ft.session import Session
-from rag_ft.training.pairs import select_pairs
-from rag_ft.training.phases import (
+from rag_ft.stages import generate, index, ingest, train_retriever
+from rag_ft.storage import ChunkStore, read_jsonl, read_rows, write_jsonl, write_text
+from rag_ft.training.distributed import join_processes
+from rag_ft.training.retriever.dataset import select_pairs
+from rag_ft.training.retriever.phases import (
     Candidate,
     RetrieverTraining,
     base_candidate,
@@ -55,7 +57,6 @@ from rag_ft.training.phases import (
     lsr_phase,
     open_training,
 )
-from rag_ft.training.processes import join_processes
 
 RESULTS = Path(__file__).parent / "results"
 SHOWN = ("recall@1", "recall@5", "recall@10", "ndcg@10")
@@ -242,7 +243,7 @@ def scoring(args: argparse.Namespace) -> dict[str, Any]:
 
 def _score(config: Config, run_dir: RunDir, model_dir: Path, num: int) -> dict[str, Any]:
     from rag_ft.llm.factory import open_language_model
-    from rag_ft.qa.prompts import load_prompts
+    from rag_ft.prompts.prompt_set import load_prompts
 
     prompts = load_prompts(config.llm.prompts, config.llm.advanced.abstain)
     chunks = list(read_jsonl(run_dir.chunks, Chunk))[:8]

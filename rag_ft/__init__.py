@@ -12,8 +12,8 @@ from rag_ft.version import __version__
 
 if TYPE_CHECKING:
     from rag_ft.config_loader import load_config
+    from rag_ft.pipeline import run_stage
     from rag_ft.rag import RagPipeline
-    from rag_ft.stages import run_stage
 
 __all__ = ["RagPipeline", "__version__", "load_config", "run_stage"]
 
@@ -29,7 +29,7 @@ def __getattr__(name: str) -> object:
     homes = {
         "RagPipeline": "rag_ft.rag",
         "load_config": "rag_ft.config_loader",
-        "run_stage": "rag_ft.stages",
+        "run_stage": "rag_ft.pipeline",
     }
     if name not in homes:
         raise AttributeError(f"module 'rag_ft' has no attribute '{name}'")

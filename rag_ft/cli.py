@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rag_ft.errors import RagFtError
-from rag_ft.paths import RunDir
-from rag_ft.stages import STAGES
+from rag_ft.pipeline import STAGES
+from rag_ft.run_dir import RunDir
 from rag_ft.version import __version__
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ def _checked(args: argparse.Namespace, *names: str) -> Config:
 
 
 def _stage(args: argparse.Namespace, name: str) -> None:
-    from rag_ft.stages import stages_to_run
+    from rag_ft.pipeline import stages_to_run
 
     config = _config(args)
     *before, last = stages_to_run(name, config)
@@ -197,7 +197,7 @@ def _stage(args: argparse.Namespace, name: str) -> None:
 
 
 def _stages(config: Config, names: list[str], force: bool, drop_replies: bool = False) -> None:
-    from rag_ft.stages import run_stage
+    from rag_ft.pipeline import run_stage
 
     for name in names:
         print(f"[{name}] {STAGE_HELP[name]}", file=sys.stderr)
@@ -206,7 +206,7 @@ def _stages(config: Config, names: list[str], force: bool, drop_replies: bool = 
 
 
 def _run(args: argparse.Namespace) -> None:
-    from rag_ft.stages import NAMES, stages_until
+    from rag_ft.pipeline import NAMES, stages_until
 
     config = _config(args)
     names = stages_until(args.until or NAMES[-1], config)
@@ -221,7 +221,7 @@ def _run(args: argparse.Namespace) -> None:
 
 def _check_server(config: Config, names: list[str]) -> None:
     """Raises ConfigError where a model or vLLM is missing: not after hours of ingesting and encoding."""
-    from rag_ft.stages import stages_with_llm
+    from rag_ft.pipeline import stages_with_llm
 
     if stages_with_llm(config) & set(names):
         _ = config.llm.required_model
@@ -241,7 +241,7 @@ def _run_in_processes(args: argparse.Namespace, names: list[str]) -> None:
     import subprocess
 
     for name in names:
-        words = [sys.executable, "-m", "rag_ft.cli", name, str(args.config), *args.overrides]
+        words = [sys.executable, "-m", "rag_ft", name, str(args.config), *args.overrides]
         words += (
             ["--force"] * args.force
             + ["--drop-replies"] * args.drop_replies
@@ -264,7 +264,7 @@ def _stage_line(name: str, done: dict[str, Any]) -> str:
 
 
 def _print_report(config: Config) -> None:
-    from rag_ft.report import summary_table
+    from rag_ft.stages.report import summary_table
 
     run_dir = RunDir(config.run_path)
     print(summary_table(run_dir))
@@ -272,50 +272,50 @@ def _print_report(config: Config) -> None:
 
 
 def _status(args: argparse.Namespace) -> None:
-    from rag_ft.stages import status
+    from rag_ft.pipeline import status
 
     for name, state, why in status(_config(args)):
         print(f"{name:16} {state:10} {why}".rstrip())
 
 
 def _ask(args: argparse.Namespace) -> None:
-    from rag_ft.ask import ask
+    from rag_ft.commands.ask import ask
 
     config = _checked(args, "ingest", "index", "train_retriever", "train_generator")
     print(ask(config, args.question, tuned=not args.base))
 
 
 def _export(args: argparse.Namespace) -> None:
-    from rag_ft.export import export
+    from rag_ft.commands.export import export
 
     config = _checked(args, "ingest", "index", "generate", "train_retriever")
     print(export(config, args.format, args.to, args.with_context))
 
 
 def _preview(args: argparse.Namespace) -> None:
+    from rag_ft.commands.preview import preview
     from rag_ft.session import Session
-    from rag_ft.train_generator import preview
 
     config = _checked(args, "ingest", "index", "generate", "train_retriever")
     print(preview(Session.of(config), args.num))
 
 
 def _plan(args: argparse.Namespace) -> None:
-    from rag_ft.plan import plan
+    from rag_ft.commands.plan import plan
 
     print(plan(_checked(args, "ingest", "generate")))
 
 
 def _merge(args: argparse.Namespace) -> None:
-    from rag_ft.merge import merge
+    from rag_ft.commands.merge import merge
 
     print(merge(_checked(args, "train_generator"), args.to))
 
 
 def _compare(args: argparse.Namespace) -> None:
-    from rag_ft.compare import compare
+    from rag_ft.commands.compare import compare
     from rag_ft.freshness import check_files
-    from rag_ft.stages import NAMES
+    from rag_ft.pipeline import NAMES
 
     for folder in args.runs:
         check_files(RunDir(folder), finished=NAMES)
@@ -323,10 +323,6 @@ def _compare(args: argparse.Namespace) -> None:
 
 
 def _env(args: argparse.Namespace) -> None:
-    from rag_ft.env import env
+    from rag_ft.commands.env import env
 
     print(env())
-
-
-if __name__ == "__main__":
-    sys.exit(main())

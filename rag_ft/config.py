@@ -23,7 +23,7 @@ from rag_ft.config_advanced import (
     TrainRetrieverAdvanced,
 )
 from rag_ft.errors import ConfigError
-from rag_ft.records import Kind
+from rag_ft.schema import Kind
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rag_ft.errors import ConfigError, DataError
-from rag_ft.paths import FILES, RunDir
-from rag_ft.records import content_hash, encodable
+from rag_ft.run_dir import FILES, RunDir
+from rag_ft.storage import content_hash, encodable
 
 if TYPE_CHECKING:
     from rag_ft.config import Config

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from filelock import FileLock, Timeout
 
 from rag_ft.errors import ConfigError, RagFtError
-from rag_ft.paths import RunDir
+from rag_ft.run_dir import RunDir
 
 
 @contextmanager

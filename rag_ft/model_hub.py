@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rag_ft.config import LLMConfig
 from rag_ft.errors import ConfigError
-from rag_ft.records import content_hash
+from rag_ft.storage import content_hash
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

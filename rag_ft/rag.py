@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING
 
 from rag_ft.errors import DataError
 from rag_ft.llm.interface import ChatRequest, LanguageModel, Messages
-from rag_ft.qa.answer_prompt import AnswerPrompt, ParsedReply
-from rag_ft.records import Chunk, ChunkStore
+from rag_ft.prompts.answer_prompt import AnswerPrompt, ParsedReply
+from rag_ft.schema import Chunk
+from rag_ft.storage import ChunkStore
 
 if TYPE_CHECKING:
     from rag_ft.config import Config
-    from rag_ft.retrieval.search import Searcher
+    from rag_ft.retrieval.retriever import Searcher
 
 
 @dataclass(frozen=True)
@@ -84,10 +85,10 @@ class RagPipeline:
             DataError: the run has no finished index.
             ConfigError: the index or a model does not fit the configuration.
         """
-        from rag_ft.evaluation.given import with_given
+        from rag_ft.evaluation.external_models import with_given
         from rag_ft.llm.factory import open_language_model
         from rag_ft.model_hub import with_tuned
-        from rag_ft.paths import RunDir
+        from rag_ft.run_dir import RunDir
         from rag_ft.session import Session
 
         session = Session(config, with_given(config, RunDir(config.run_path)))

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 
-from rag_ft.records import Chunk, Evidence, QAPair
+from rag_ft.schema import Chunk, Evidence, QAPair
 from rag_ft.text import contains_words, is_unspaced, normalise
 
 Span = tuple[int, int]

@@ -12,13 +12,13 @@ from rag_ft.config import Config, LLMConfig
 from rag_ft.llm.factory import open_language_model
 from rag_ft.llm.interface import LanguageModel
 from rag_ft.model_hub import TUNED_MARKS
-from rag_ft.paths import RunDir
-from rag_ft.qa.answer_prompt import AnswerPrompt
-from rag_ft.qa.prompts import Prompts, load_prompts
-from rag_ft.records import ChunkStore
+from rag_ft.prompts.answer_prompt import AnswerPrompt
+from rag_ft.prompts.prompt_set import Prompts, load_prompts
+from rag_ft.run_dir import RunDir
+from rag_ft.storage import ChunkStore
 
 if TYPE_CHECKING:
-    from rag_ft.retrieval.search import Retriever
+    from rag_ft.retrieval.retriever import Retriever
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Session:
     @property
     def serves_tuned_retriever(self) -> bool:
         """Whether train_retriever kept a tuned encoder: it and its index are complete."""
-        from rag_ft.retrieval.search import served_tuned
+        from rag_ft.retrieval.retriever import served_tuned
 
         return served_tuned(self.run_dir)
 
@@ -64,7 +64,7 @@ class Session:
 
     def retriever(self, tuned: bool = False) -> Retriever:
         """The base retriever, or the tuned one. Raises as `open_retriever` does."""
-        from rag_ft.retrieval import search  # loads FAISS and the encoder's libraries
+        from rag_ft.retrieval import retriever as search  # loads FAISS and the encoder's libraries
 
         if tuned not in self._retrievers:
             self._retrievers[tuned] = search.open_retriever(self.config, self.run_dir, tuned=tuned)

@@ -23,13 +23,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from rag_ft.commands.plan import GPU_TFLOPS
 from rag_ft.config import Config
 from rag_ft.config_loader import make_config
-from rag_ft.plan import GPU_TFLOPS
-from rag_ft.stages import versions
-from rag_ft.training.examples import Example
-from rag_ft.training.memory import shape_of, training_memory
-from rag_ft.training.tokens import Encoded
+from rag_ft.pipeline import versions
+from rag_ft.training.generator.context_layouts import Example
+from rag_ft.training.generator.tokenization import Encoded
+from rag_ft.training.memory_estimate import shape_of, training_memory
 
 ROOT = Path(__file__).parent.parent
 GPU = torch.cuda.is_available()
@@ -78,8 +78,8 @@ def fine_tuning(size: str, tiny: bool, work: Path) -> Row:
     """LoRA fine-tuning with the package's own trainer: tokens/s, model-FLOPs utilisation, peak against the plan's."""
     from transformers import AutoTokenizer
 
-    from rag_ft.training.processes import Processes
-    from rag_ft.training.sft import plan_schedule, train
+    from rag_ft.training.distributed import Processes
+    from rag_ft.training.generator.trainer import plan_schedule, train
 
     batch = 4 if tiny else 32 if size == "0.6b" else 8
     config, model = _config(batch), _random_model(size, tiny)
@@ -338,7 +338,7 @@ def _config(batch_size: int = 32) -> Config:
 def _random_model(size: str, tiny: bool, **changes: Any) -> Any:
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    from rag_ft.training.adapters import attention
+    from rag_ft.training.generator.lora import attention
 
     torch.manual_seed(0)
     config = Qwen3Config(

@@ -197,9 +197,9 @@ def _metric_rows() -> list[dict[str, Any]]:
                 rows = list(value.values()) if isinstance(value, dict) else value
                 if isinstance(rows, list | tuple) and rows and hasattr(rows[0], "higher_is_better"):
                     return [_fields(row) for row in rows]
-    from rag_ft.metrics.answers import ANSWER_METRICS
-    from rag_ft.metrics.comparisons import ABSTENTION, SIDE_METRICS
-    from rag_ft.metrics.retrieval import RETRIEVAL_METRICS
+    from rag_ft.evaluation.comparisons import ABSTENTION, SIDE_METRICS
+    from rag_ft.evaluation.metrics.answers import ANSWER_METRICS
+    from rag_ft.evaluation.metrics.retrieval import RETRIEVAL_METRICS
 
     names = [*ANSWER_METRICS, *ABSTENTION, *SIDE_METRICS, *RETRIEVAL_METRICS]
     return [{"name": name} for name in dict.fromkeys(names)]
@@ -226,7 +226,7 @@ def _cell(column: str, value: Any) -> str:
 
 def run_folder_page() -> str:
     """Every file of a run, with the docstring of RunDir that describes it."""
-    name = "rag_ft.run_dir" if _exists("rag_ft.run_dir") else "rag_ft.paths"
+    name = "rag_ft.run_dir" if _exists("rag_ft.run_dir") else "rag_ft.run_dir"
     run_dir_class = importlib.import_module(name).RunDir
     root = Path("run")
     run_dir = run_dir_class(root)

@@ -16,7 +16,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from rag_ft.config import Config
 from rag_ft.config_loader import make_config
-from rag_ft.paths import RunDir
+from rag_ft.run_dir import RunDir
 
 ROOT = Path(__file__).parent.parent
 CHAT_TEMPLATE = (

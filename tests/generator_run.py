@@ -12,12 +12,13 @@ from typing import Any
 
 import yaml
 
-from rag_ft import index, ingest
 from rag_ft.config import Config
-from rag_ft.paths import RunDir
-from rag_ft.records import Chunk, Document, Evidence, QAPair, read_jsonl, write_jsonl
+from rag_ft.pipeline import record_outputs
+from rag_ft.run_dir import RunDir
+from rag_ft.schema import Chunk, Document, Evidence, QAPair
 from rag_ft.session import Session
-from rag_ft.stages import record_outputs
+from rag_ft.stages import index, ingest
+from rag_ft.storage import read_jsonl, write_jsonl
 
 NAMES = ["Ada", "Bo", "Cleo", "Dag", "Eva", "Finn", "Gro", "Hal", "Ida", "Jon"]
 TOWNS = ["Ulm", "Ost", "Rye", "Ave", "Bex", "Cor", "Dax", "Ely", "Fro", "Gap"]
@@ -93,7 +94,8 @@ def start(
     words = [
         *(launcher or (sys.executable,)),
         "-m",
-        "rag_ft.train_generator",
+        "rag_ft",
+        "train_generator",
         str(config_file),
         *overrides,
     ]

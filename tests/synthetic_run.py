@@ -11,24 +11,15 @@ from typing import Any
 
 from rag_ft.config import Config
 from rag_ft.config_loader import make_config
-from rag_ft.evaluate import Material, _answer_scores, _retrieval_scores
 from rag_ft.evaluation.components import COMPONENTS
-from rag_ft.evaluation.robustness import probes
+from rag_ft.evaluation.extras.robustness import probes
 from rag_ft.evaluation.systems import SERVED, Ask, asks_of
-from rag_ft.paths import RunDir
-from rag_ft.records import (
-    Chunk,
-    Document,
-    Evidence,
-    Hit,
-    Prediction,
-    QAPair,
-    Reject,
-    write_jsonl,
-    write_text,
-)
+from rag_ft.pipeline import NAMES, record_outputs
 from rag_ft.relevance import gold_chunk_ids
-from rag_ft.stages import NAMES, record_outputs
+from rag_ft.run_dir import RunDir
+from rag_ft.schema import Chunk, Document, Evidence, Hit, Prediction, QAPair, Reject
+from rag_ft.stages.evaluate import Material, _answer_scores, _retrieval_scores
+from rag_ft.storage import write_jsonl, write_text
 
 
 def _words(text: str) -> list[str]:

@@ -12,12 +12,18 @@ from accelerate.data_loader import BatchSamplerShard
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.sampler import NoDuplicatesBatchSampler
 
-from rag_ft.records import Chunk, QAPair, write_jsonl
-from rag_ft.training.batches import fitting_batch_size
-from rag_ft.training.cloze import make_clozes
-from rag_ft.training.fit import FrozenChunksCollator, Schedule, _Trainer, training_arguments
-from rag_ft.training.losses import LossSettings, contrastive_loss
-from rag_ft.training.rows import (
+from rag_ft.schema import Chunk, QAPair
+from rag_ft.storage import write_jsonl
+from rag_ft.training.retriever.batch_sampler import fitting_batch_size
+from rag_ft.training.retriever.inverse_cloze import make_clozes
+from rag_ft.training.retriever.losses import LossSettings, contrastive_loss
+from rag_ft.training.retriever.trainer import (
+    FrozenChunksCollator,
+    Schedule,
+    _Trainer,
+    training_arguments,
+)
+from rag_ft.training.retriever.training_rows import (
     RowChunk,
     TrainingRow,
     cloze_rows,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rag_ft.cli import STAGE_HELP, main
-from rag_ft.stages import NAMES
+from rag_ft.pipeline import NAMES
 
 ROOT = Path(__file__).parent.parent
 
@@ -26,7 +26,7 @@ def test_help_lists_every_stage_in_order(capsys: pytest.CaptureFixture[str]) -> 
 def test_help_is_fast_and_loads_no_torch() -> None:
     heavy = "{'torch', 'transformers', 'faiss', 'sentence_transformers'}"
     code = (
-        f"import sys, rag_ft.cli, rag_ft.config, rag_ft.stages; print({heavy} & set(sys.modules))"
+        f"import sys, rag_ft.cli, rag_ft.config, rag_ft.pipeline; print({heavy} & set(sys.modules))"
     )
     clock = time.monotonic()
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -59,7 +59,7 @@ def test_status_of_a_new_run_says_missing(
 
 def test_the_readme_names_only_commands_and_targets_that_exist() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    words = [sys.executable, "-m", "rag_ft.cli", "--help"]
+    words = [sys.executable, "-m", "rag_ft", "--help"]
     help_text = subprocess.run(words, capture_output=True, text=True, check=True).stdout
     for command in set(re.findall(r"^rag-ft ([a-z_]+)", readme, re.MULTILINE)):
         assert re.search(rf"^ +{command}\b", help_text, re.MULTILINE), (
@@ -95,7 +95,7 @@ def test_what_the_machine_refuses_is_one_line(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "chunks.jsonl")
 
-    monkeypatch.setattr("rag_ft.ingest.run", full)
+    monkeypatch.setattr("rag_ft.stages.ingest.run", full)
     assert main(["ingest", "configs/demo.yaml", f"run.dir={tmp_path / 'run'}"]) == 1
     assert (
         "chunks.jsonl: No space left on device; run the same command again"

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from synthetic_run import make_synthetic_run
 
-from rag_ft.compare import compare, comparison, comparison_table, write_comparison
+from rag_ft.commands.compare import compare, comparison, comparison_table, write_comparison
 from rag_ft.errors import ConfigError, DataError
-from rag_ft.paths import RunDir
-from rag_ft.records import write_jsonl
+from rag_ft.run_dir import RunDir
+from rag_ft.storage import write_jsonl
 
 BOTH = ("generator", "retriever")
 

@@ -51,8 +51,8 @@ made = types.ModuleType("rag_ft.evaluation.components")
 sys.modules[made.__name__] = rag_ft.evaluation.components = made
 exec(compile(source.replace(last, last + row), sys.argv[1], "exec"), made.__dict__)
 from rag_ft.evaluation.systems import NAMES, SERVED
-from rag_ft.metrics.comparisons import DECIDING
-from rag_ft.metrics.verdict import verdict
+from rag_ft.evaluation.comparisons import DECIDING
+from rag_ft.evaluation.verdict import verdict
 assert {"tuned_reranker", "tuned"} < set(NAMES), NAMES
 assert list(SERVED) == ["base", "tuned_retriever", "tuned_reranker", "tuned"]
 assert ("base", "tuned_reranker", "recall@5") in DECIDING

@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
-from rag_ft import ingest
 from rag_ft.config_loader import make_config
 from rag_ft.documents.discovery import find_files
-from rag_ft.paths import RunDir
-from rag_ft.records import Chunk, Document, Reject, read_jsonl
+from rag_ft.run_dir import RunDir
+from rag_ft.schema import Chunk, Document, Reject
 from rag_ft.session import Session
+from rag_ft.stages import ingest
+from rag_ft.storage import read_jsonl
 
 Ingest = Callable[..., tuple[dict[str, Document], list[Reject]]]
 

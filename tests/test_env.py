@@ -5,8 +5,8 @@ import platform
 
 import pytest
 
-from rag_ft import env
 from rag_ft.cli import main
+from rag_ft.commands import env
 
 
 def rows(text: str) -> dict[str, str]:

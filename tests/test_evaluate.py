@@ -10,16 +10,17 @@ from typing import Any
 
 import pytest
 
-from rag_ft import evaluate, index, ingest
 from rag_ft.config import Config
 from rag_ft.config_loader import make_config
 from rag_ft.errors import DataError
-from rag_ft.evaluation.ensemble import combine
+from rag_ft.evaluation.extras.ensemble import combine
 from rag_ft.evaluation.systems import NAMES, SYSTEMS, Ask, ask_of, asks_of
-from rag_ft.paths import RunDir
-from rag_ft.records import Chunk, Evidence, Hit, Prediction, QAPair, Score, read_jsonl, write_jsonl
 from rag_ft.relevance import oracle_context
+from rag_ft.run_dir import RunDir
+from rag_ft.schema import Chunk, Evidence, Hit, Prediction, QAPair, Score
 from rag_ft.session import Session
+from rag_ft.stages import evaluate, index, ingest
+from rag_ft.storage import read_jsonl, write_jsonl
 
 TEXTS = {
     "mill": "The mill at Oda was built in 1712 by Ruth Falk. It ground rye for the valley. Its wheel is made of oak.",

@@ -12,8 +12,9 @@ import yaml
 from test_evaluate import ANSWERS, TEXTS, tiny_adapter
 
 from rag_ft.cli import main
-from rag_ft.paths import RunDir
-from rag_ft.records import Prediction, read_jsonl, write_jsonl
+from rag_ft.run_dir import RunDir
+from rag_ft.schema import Prediction
+from rag_ft.storage import read_jsonl, write_jsonl
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,18 @@ from typing import Any
 
 import pytest
 
-from rag_ft.qa.answer_prompt import AnswerPrompt
-from rag_ft.qa.prompts import load_prompts
-from rag_ft.records import Chunk, Evidence, QAPair, Reject
-from rag_ft.training.examples import Draft, Example, Layout, balance, drafts, finish
-from rag_ft.training.tokens import IGNORED, ChatTokens, Encoded
+from rag_ft.prompts.answer_prompt import AnswerPrompt
+from rag_ft.prompts.prompt_set import load_prompts
+from rag_ft.schema import Chunk, Evidence, QAPair, Reject
+from rag_ft.training.generator.context_layouts import (
+    Draft,
+    Example,
+    Layout,
+    balance,
+    drafts,
+    finish,
+)
+from rag_ft.training.generator.tokenization import IGNORED, ChatTokens, Encoded
 
 ABSTAIN = "I don't know."
 LAYOUT = Layout("raft", top_k=3, gold_share=0.8, cite=False, max_tokens=10_000, seed=0)
@@ -207,9 +214,9 @@ def test_a_cited_answer_names_the_place_the_gold_chunk_has_after_trimming() -> N
 
 def test_a_quoting_answer_begins_with_its_sentence_word_for_word_and_is_scored_without_it() -> None:
     from rag_ft.evaluation.answering import _prediction
+    from rag_ft.evaluation.metrics.squad import exact_match
     from rag_ft.evaluation.systems import Ask
     from rag_ft.llm.interface import Reply
-    from rag_ft.metrics.squad import exact_match
 
     text = "Ola\nsteers <quote>. The mill opened in 1871 by the river. It stands."
     gold = chunk("d#0", text)

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from rag_ft import export as export_module
+from rag_ft.commands import export as export_module
+from rag_ft.commands.export import FORMATS, _with_gold, export
 from rag_ft.config import Config
 from rag_ft.errors import ConfigError, DataError
-from rag_ft.export import FORMATS, _with_gold, export
-from rag_ft.records import Chunk, Evidence, QAPair
-from rag_ft.stages import run_stage
+from rag_ft.pipeline import run_stage
+from rag_ft.schema import Chunk, Evidence, QAPair
 
 DOCUMENTS = [
     {
@@ -132,7 +132,7 @@ def test_with_context_the_prompt_is_the_one_that_is_served(
 def test_the_proof_takes_the_last_place_where_retrieval_missed_it(
     finished: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rag_ft.retrieval import search
+    from rag_ft.retrieval import retriever as search
 
     class Misses:
         def __init__(self) -> None:
@@ -229,7 +229,7 @@ def test_an_upload_that_breaks_leaves_the_old_file_and_no_new_name(
         out.write(source.read(5))
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("rag_ft.qa.destination.shutil.copyfileobj", breaks)
+    monkeypatch.setattr("rag_ft.commands.upload.shutil.copyfileobj", breaks)
     for name, to in (("trl", "memory://broken/out.jsonl"), ("beir", "memory://broken/beir")):
         with pytest.raises(ConfigError, match="No space left on device"):
             export(finished, name, to)

@@ -14,12 +14,13 @@ import pytest
 import yaml
 from synthetic_run import make_synthetic_run
 
-from rag_ft import freshness, stages
+from rag_ft import freshness
+from rag_ft import pipeline as stages
 from rag_ft.cli import main
 from rag_ft.config import Config
 from rag_ft.config_loader import make_config
 from rag_ft.errors import ConfigError, DataError
-from rag_ft.paths import FILES, RunDir
+from rag_ft.run_dir import FILES, RunDir
 
 FOLDERS = {
     "index",
@@ -218,7 +219,9 @@ def test_a_folder_of_an_earlier_version_is_one_line_and_its_replies_are_kept(
     kept = run_dir.replies("generate")
     kept.write_text("answered\n")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "rag_ft.generate", types.SimpleNamespace(run=lambda *_: {}))
+        patch.setitem(
+            sys.modules, "rag_ft.stages.generate", types.SimpleNamespace(run=lambda *_: {})
+        )
         for name in ("ingest", "index", "generate"):
             stages.run_stage(name, config, force=True)
     assert kept.read_text() == "answered\n"
@@ -314,9 +317,9 @@ def test_a_stage_that_continues_uses_the_number_of_threads_it_began_with(
     begun = json.loads(run_dir.started("index").read_text())
     run_dir.started("index").write_text(json.dumps({**begun, "threads": 3}))
     used: list[int] = []
-    run = sys.modules["rag_ft.index"].run
+    run = sys.modules["rag_ft.stages.index"].run
     monkeypatch.setattr(
-        sys.modules["rag_ft.index"],
+        sys.modules["rag_ft.stages.index"],
         "run",
         lambda *a: used.append(torch.get_num_threads()) or run(*a),
     )

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pytest
 
-from rag_ft.records import QAPair
-from rag_ft.training.gate import DevScores, describe_change, measure, select_encoder
+from rag_ft.schema import QAPair
+from rag_ft.training.retriever.ship_gate import DevScores, describe_change, measure, select_encoder
 
 PAIRS = [
     QAPair(

@@ -10,17 +10,19 @@ from typing import Any
 
 import pytest
 
-from rag_ft import generate, session
+from rag_ft import session
 from rag_ft.config import Config
 from rag_ft.errors import ConfigError, DataError
+from rag_ft.generation.round_trip import RoundTrip
 from rag_ft.llm.interface import ChatRequest, Reply
-from rag_ft.paths import RunDir
-from rag_ft.qa.answer_prompt import AnswerPrompt
-from rag_ft.qa.prompts import load_prompts
-from rag_ft.qa.round_trip import RoundTrip
-from rag_ft.records import Chunk, QAPair, Reject, read_jsonl
+from rag_ft.pipeline import run_stage
+from rag_ft.prompts.answer_prompt import AnswerPrompt
+from rag_ft.prompts.prompt_set import load_prompts
+from rag_ft.run_dir import RunDir
+from rag_ft.schema import Chunk, QAPair, Reject
 from rag_ft.session import Session
-from rag_ft.stages import run_stage
+from rag_ft.stages import generate
+from rag_ft.storage import read_jsonl
 
 FACT = re.compile(r"The (\w+) of the (\w+ \w+) is ([^.\n]+)\.")
 NAMES = ["Grey Heron", "Old Tower", "East Mill", "Salt House", "Long Bridge", "North Quay"]
@@ -338,7 +340,7 @@ def test_chunks_that_outrank_the_gold_chunk_are_kept_for_negatives(
         ) -> list[list[tuple[str, float]]]:
             return [[(i, 1.0) for i in reversed(self._ids)][:k] for _ in questions]
 
-    from rag_ft.retrieval import search
+    from rag_ft.retrieval import retriever as search
 
     config, run_dir = prepared(generate__kinds={"factoid": 1}, generate__advanced__round_trip_k=4)
     open_real = search.open_retriever

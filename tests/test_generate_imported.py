@@ -10,10 +10,10 @@ import pytest
 from test_generate import Foreteller, pairs_of, rejects_of, use
 from test_generate import prepared as prepared
 
-from rag_ft import generate
 from rag_ft.config_loader import make_config
 from rag_ft.errors import DataError
 from rag_ft.session import Session
+from rag_ft.stages import generate
 
 
 def test_a_bad_file_of_questions_costs_no_request(

@@ -9,15 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rag_ft import index
 from rag_ft.config import Config
 from rag_ft.errors import DataError
-from rag_ft.paths import RunDir
-from rag_ft.records import Chunk, write_jsonl
-from rag_ft.retrieval import build
+from rag_ft.retrieval import index_builder as build
 from rag_ft.retrieval.encoder import Encoder, load_encoder
-from rag_ft.retrieval.search import build_index
+from rag_ft.retrieval.retriever import build_index
+from rag_ft.run_dir import RunDir
+from rag_ft.schema import Chunk
 from rag_ft.session import Session
+from rag_ft.stages import index
+from rag_ft.storage import write_jsonl
 
 MakeRun = Callable[..., tuple[Config, RunDir]]
 

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from rag_ft import ingest
 from rag_ft.config import Config
 from rag_ft.config_loader import make_config
 from rag_ft.errors import ConfigError, DataError
-from rag_ft.paths import RunDir
-from rag_ft.records import Chunk, Document, Reject, read_jsonl
+from rag_ft.run_dir import RunDir
+from rag_ft.schema import Chunk, Document, Reject
 from rag_ft.session import Session
+from rag_ft.stages import ingest
+from rag_ft.storage import read_jsonl
 
 TEXT = "The {} hall opens at nine every day and closes at six. It has seats for {} guests. Dogs must stay outside."
 MakeRun = Callable[..., tuple[Config, RunDir]]

@@ -14,13 +14,13 @@ from test_llm_openai_backend import FaultyServer, Handler, chat_reply
 
 from rag_ft.config import Config
 from rag_ft.config_loader import make_config
-from rag_ft.evaluation.judge import METRIC, judge, judge_prompt, read_verdict
-from rag_ft.evaluation.similarity import similarity_scores
+from rag_ft.evaluation.extras.judge import METRIC, judge, judge_prompt, read_verdict
+from rag_ft.evaluation.extras.similarity import similarity_scores
 from rag_ft.evaluation.systems import Ask
 from rag_ft.llm.interface import Reply
-from rag_ft.paths import RunDir
-from rag_ft.records import Prediction
 from rag_ft.retrieval.encoder import load_encoder
+from rag_ft.run_dir import RunDir
+from rag_ft.schema import Prediction
 from rag_ft.session import Session
 
 PAIR = question("pier", "Who opened the pier?", "Karl Moen")

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from rag_ft.errors import DataError
-from rag_ft.records import Chunk, Document, Evidence, QAPair
+from rag_ft.schema import Chunk, Document, Evidence, QAPair
 from rag_ft.training.leakage import check_chunks_allowed, check_no_leakage, without_test_questions
 
 CHUNKS = [

@@ -7,14 +7,15 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from rag_ft import index
 from rag_ft.config import Config
 from rag_ft.errors import DataError
 from rag_ft.integrations.llama_index import RunEmbedding, RunRetriever
-from rag_ft.paths import RunDir
-from rag_ft.records import Chunk, write_jsonl
-from rag_ft.retrieval.search import open_retriever
+from rag_ft.retrieval.retriever import open_retriever
+from rag_ft.run_dir import RunDir
+from rag_ft.schema import Chunk
 from rag_ft.session import Session
+from rag_ft.stages import index
+from rag_ft.storage import write_jsonl
 
 TEXTS = [
     "the mill at the river",

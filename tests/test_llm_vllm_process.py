@@ -21,7 +21,7 @@ from rag_ft.llm import http_client, vllm_process, vllm_watchdog
 from rag_ft.llm.factory import open_language_model
 from rag_ft.llm.interface import ChatRequest
 from rag_ft.llm.vllm_process import VLLMServer, find_vllm_python, is_cpu_build, last_error
-from rag_ft.training.processes import Processes
+from rag_ft.training.distributed import Processes
 
 # a server with a child of its own, which ignores SIGTERM when asked to
 SERVER = """

@@ -11,9 +11,10 @@ import pytest
 
 from rag_ft.config import LLMConfig
 from rag_ft.llm.factory import open_language_model
-from rag_ft.qa.prompts import load_prompts
-from rag_ft.records import Chunk, QAPair, read_rows
-from rag_ft.training.lm_scores import (
+from rag_ft.prompts.prompt_set import load_prompts
+from rag_ft.schema import Chunk, QAPair
+from rag_ft.storage import read_rows
+from rag_ft.training.retriever.lm_scores import (
     estimate_cost,
     make_jobs,
     missing_jobs,
@@ -122,7 +123,7 @@ def test_what_is_in_the_cache_is_not_scored_again(tmp_path: Path) -> None:
 def test_a_kill_between_blocks_loses_and_doubles_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rag_ft.training import lm_scores
+    from rag_ft.training.retriever import lm_scores
 
     monkeypatch.setattr(lm_scores, "BLOCK", 1)
     whole, broken = tmp_path / "whole.jsonl", tmp_path / "broken.jsonl"

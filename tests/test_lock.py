@@ -15,16 +15,16 @@ from typing import Any
 import pytest
 import yaml
 
-from rag_ft import stages
+from rag_ft import pipeline as stages
 from rag_ft.cli import main
 from rag_ft.config import Config
 from rag_ft.config_loader import make_config
 from rag_ft.errors import RagFtError
 from rag_ft.lock import locked
-from rag_ft.paths import RunDir
+from rag_ft.run_dir import RunDir
 
 HOLD = (
-    "import sys, time; from pathlib import Path; from rag_ft.lock import locked; from rag_ft.paths import RunDir\n"
+    "import sys, time; from pathlib import Path; from rag_ft.lock import locked; from rag_ft.run_dir import RunDir\n"
     "with locked(RunDir(Path(sys.argv[1])), 'index'): print('held', flush=True); time.sleep(120)"
 )
 
@@ -91,7 +91,7 @@ def test_launched_processes_do_not_wait_for_the_lock_of_the_first(
     tmp_path: Path, holder: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran: list[str] = []
-    monkeypatch.setattr("rag_ft.ingest.run", lambda *_: ran.append("ingest") or {})
+    monkeypatch.setattr("rag_ft.stages.ingest.run", lambda *_: ran.append("ingest") or {})
     config = make_config({"run": {"dir": tmp_path / "run"}})
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
@@ -127,7 +127,7 @@ def _start_pair(
     values = config.model_dump(mode="json")
     values.pop("name")
     path.write_text(yaml.safe_dump(values))
-    words = [sys.executable, "-m", "rag_ft.cli", "ingest", str(path)]
+    words = [sys.executable, "-m", "rag_ft", "ingest", str(path)]
     first = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
     time.sleep(apart)
     second = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)

@@ -6,8 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from rag_ft.training.losses import LMSupervisedLoss
-from rag_ft.training.lsr import ENTROPY_LIMIT, choose_temperature, lsr_loss, normalised_entropy
+from rag_ft.training.retriever.lm_supervision import (
+    ENTROPY_LIMIT,
+    choose_temperature,
+    lsr_loss,
+    normalised_entropy,
+)
+from rag_ft.training.retriever.losses import LMSupervisedLoss
 
 RNG = np.random.default_rng(0)
 COSINES = RNG.uniform(-1, 1, (3, 5))

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import rag_ft
 from rag_ft.evaluation.metric_table import METRICS, foremost, in_family
-from rag_ft.metrics.answers import score_answer
-from rag_ft.metrics.retrieval import score_ranking
-from rag_ft.records import Score, read_jsonl
+from rag_ft.evaluation.metrics.answers import score_answer
+from rag_ft.evaluation.metrics.retrieval import score_ranking
+from rag_ft.schema import Score
+from rag_ft.storage import read_jsonl
 
 PACKAGE = Path(rag_ft.__file__).parent
 # `rouge.py` computes several metrics in one pass and has to name them.

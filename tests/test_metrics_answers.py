@@ -11,9 +11,9 @@ import sys
 
 import pytest
 
-from rag_ft.metrics.answers import citation_scores, faithfulness, score_answer
-from rag_ft.metrics.rouge import ROUGE, rouge
-from rag_ft.metrics.squad import contains, exact_match, token_f1
+from rag_ft.evaluation.metrics.answers import citation_scores, faithfulness, score_answer
+from rag_ft.evaluation.metrics.rouge import ROUGE, rouge
+from rag_ft.evaluation.metrics.squad import contains, exact_match, token_f1
 from rag_ft.text import content_words, normalise, stems
 
 # --- SQuAD v2's official evaluation, written down independently of ours -------------------------------------------
@@ -202,7 +202,7 @@ def test_stems_keep_words_with_marks_whole() -> None:
 
 
 def test_importing_the_metrics_loads_neither_rouge_score_nor_torch() -> None:
-    code = "import sys, rag_ft.metrics.answers; print([m for m in ('nltk', 'rouge_score', 'torch') if m in sys.modules])"
+    code = "import sys, rag_ft.evaluation.metrics.answers; print([m for m in ('nltk', 'rouge_score', 'torch') if m in sys.modules])"
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip()
         == "[]"

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from rag_ft.metrics.retrieval import RETRIEVAL_METRICS, score_ranking
+from rag_ft.evaluation.metrics.retrieval import RETRIEVAL_METRICS, score_ranking
 
 
 def test_scores_of_a_hand_computed_ranking() -> None:

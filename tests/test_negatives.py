@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from rag_ft.records import Chunk, Evidence, QAPair
 from rag_ft.relevance import is_negative
-from rag_ft.training.negatives import mine_negatives
+from rag_ft.schema import Chunk, Evidence, QAPair
+from rag_ft.training.retriever.hard_negatives import mine_negatives
 
 
 def chunk(name: str, text: str, start: int = 0) -> Chunk:

@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 from generator_run import ROOT, Make, prepare, start_process
 
-import rag_ft.plan
+import rag_ft.commands.plan
+from rag_ft.commands.plan import count_corpus, plan
 from rag_ft.config_loader import load_config
 from rag_ft.errors import ConfigError
-from rag_ft.paths import RunDir
-from rag_ft.plan import count_corpus, plan
-from rag_ft.records import Chunk, QAPair, read_jsonl, write_jsonl
-from rag_ft.stages import read_done, run_stage
+from rag_ft.pipeline import read_done, run_stage
+from rag_ft.run_dir import RunDir
+from rag_ft.schema import Chunk, QAPair
+from rag_ft.storage import read_jsonl, write_jsonl
 
 
 @pytest.fixture
@@ -41,8 +42,8 @@ def test_the_plan_names_steps_and_memory_and_refuses_what_does_not_fit(
     text = plan(config)
     assert "train_generator" in text and "optimiser" in text and "(counted)" in text
     assert row_of(text, "train_retriever")[4] == row_of(text, "train_generator")[4] == "assumed"
-    small = rag_ft.plan.Device("tiny card", 1, 0.5, 1e12, True)
-    monkeypatch.setattr(rag_ft.plan, "visible_device", lambda _: small)
+    small = rag_ft.commands.plan.Device("tiny card", 1, 0.5, 1e12, True)
+    monkeypatch.setattr(rag_ft.commands.plan, "visible_device", lambda _: small)
     with pytest.raises(
         ConfigError, match=r"training needs .* tiny card has 0.5: no setting would fit"
     ):
@@ -173,7 +174,7 @@ def test_planned_memory_is_within_a_quarter_of_the_measured_peak_on_the_demo(
     ):  # processes of their own: a peak is that of a process
         words = [
             "-m",
-            "rag_ft.cli",
+            "rag_ft",
             stage,
             "configs/demo.yaml",
             *overrides,
@@ -195,7 +196,7 @@ def test_training_flops_are_what_torch_counts() -> None:
     from torch.utils.flop_counter import FlopCounterMode
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    from rag_ft.training.memory import shape_of
+    from rag_ft.training.memory_estimate import shape_of
 
     for tied, trains_all in ((True, False), (False, False), (False, True)):
         sizes = {
@@ -232,7 +233,7 @@ def test_training_flops_are_what_torch_counts() -> None:
 
 
 def test_four_bit_weights_are_planned_with_their_tables_in_bfloat16() -> None:
-    from rag_ft.training.memory import ModelShape, stored_bytes
+    from rag_ft.training.memory_estimate import ModelShape, stored_bytes
 
     qwen_8b = ModelShape(8_190_735_360, 2 * 151936 * 4096, 36, 4096, 12288, 4096, 1024, 151936, ())
     assert stored_bytes(qwen_8b, "nf4") / 2**30 == pytest.approx(5.7, abs=0.1)

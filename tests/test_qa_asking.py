@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from rag_ft.errors import DataError
+from rag_ft.generation.ask_model import DOWN_AFTER_ERRORS, ErrorWatch
 from rag_ft.llm.interface import Reply
-from rag_ft.qa.funnel import DOWN_AFTER_ERRORS, ErrorWatch
 
 
 def failed(error: str, refused: bool = False) -> Reply:

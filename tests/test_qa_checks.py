@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from rag_ft.qa.checks import (
+from rag_ft.generation.filters import (
     Draft,
     Failure,
     check_evidence,

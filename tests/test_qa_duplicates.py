@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from rag_ft.qa.duplicates import AskedBefore, RecentVectors, same_names
+from rag_ft.generation.question_dedup import AskedBefore, RecentVectors, same_names
 
 
 def all_alike(questions: Sequence[str]) -> np.ndarray:

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from rag_ft.errors import ConfigError
-from rag_ft.qa.plan import (
+from rag_ft.generation.planner import (
     choose_chunks,
     draw_kinds,
     focus_sentences,
@@ -17,7 +17,7 @@ from rag_ft.qa.plan import (
     quotas,
     spread,
 )
-from rag_ft.records import Chunk
+from rag_ft.schema import Chunk
 
 SENTENCES = [f"Sentence number {n} tells something." for n in range(12)]
 

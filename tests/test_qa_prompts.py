@@ -10,8 +10,14 @@ import pytest
 from rag_ft.config import GenerateConfig, LLMConfig, RetrievalConfig
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.llm.chat_template import encode_prompts, load_chat_tokenizer, render
-from rag_ft.qa.prompts import BUILT_IN, EXAMPLE_KEYS, is_abstention, load_prompts, parse_answer
-from rag_ft.records import KINDS
+from rag_ft.prompts.prompt_set import (
+    BUILT_IN,
+    EXAMPLE_KEYS,
+    is_abstention,
+    load_prompts,
+    parse_answer,
+)
+from rag_ft.schema import KINDS
 from rag_ft.text import neutralise
 
 ABSTAIN = "I don't know."

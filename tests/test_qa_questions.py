@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from rag_ft.errors import DataError
-from rag_ft.qa.questions import Imported, import_questions
-from rag_ft.records import Chunk, Document, QAPair
+from rag_ft.generation.import_questions import Imported, import_questions
+from rag_ft.schema import Chunk, Document, QAPair
 
 ABSTAIN = "I don't know."
 HERON = "Boats\n\nThe Grey Heron sails under captain Ola Brand. Berit Moe owns it. The Grey Heron costs 40 euros."

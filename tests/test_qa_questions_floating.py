@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from rag_ft.qa import questions
-from rag_ft.qa.questions import Row, _place_in_documents, _quoted, _read_files
-from rag_ft.records import Document
+from rag_ft.generation import import_questions as questions
+from rag_ft.generation.import_questions import Row, _place_in_documents, _quoted, _read_files
+from rag_ft.schema import Document
 
 HANDBOOK = Path("data/handbook")
 

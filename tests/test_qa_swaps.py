@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from rag_ft.config_loader import make_config
+from rag_ft.generation.entity_swap import SWAPPED, Swaps, subject, swap_names
+from rag_ft.generation.filters import Failure
+from rag_ft.generation.round_trip import RoundTrip
 from rag_ft.llm.interface import Reply
-from rag_ft.qa.answer_prompt import AnswerPrompt
-from rag_ft.qa.checks import Failure
-from rag_ft.qa.prompts import load_prompts
-from rag_ft.qa.round_trip import RoundTrip
-from rag_ft.qa.swaps import SWAPPED, Swaps, subject, swap_names
-from rag_ft.records import Chunk, Evidence, QAPair
+from rag_ft.prompts.answer_prompt import AnswerPrompt
+from rag_ft.prompts.prompt_set import load_prompts
+from rag_ft.schema import Chunk, Evidence, QAPair
 
 ABSTAIN = "I don't know."
 

@@ -7,13 +7,13 @@ from collections import Counter
 import pytest
 
 from rag_ft.config_loader import make_config
+from rag_ft.generation.entity_swap import Swaps
+from rag_ft.generation.filters import Failure
+from rag_ft.generation.round_trip import ClosedBook, RoundTrip
 from rag_ft.llm.interface import Reply
-from rag_ft.qa.answer_prompt import AnswerPrompt
-from rag_ft.qa.checks import Failure
-from rag_ft.qa.prompts import load_prompts
-from rag_ft.qa.round_trip import ClosedBook, RoundTrip
-from rag_ft.qa.swaps import Swaps
-from rag_ft.records import QAPair
+from rag_ft.prompts.answer_prompt import AnswerPrompt
+from rag_ft.prompts.prompt_set import load_prompts
+from rag_ft.schema import QAPair
 
 ABSTAIN = "I don't know."
 CONFIG = make_config({})

@@ -10,15 +10,17 @@ from typing import Any
 
 import pytest
 
-from rag_ft import RagPipeline, index
+from rag_ft import RagPipeline
 from rag_ft.config import Config
 from rag_ft.errors import DataError
 from rag_ft.llm.interface import ChatRequest, Reply
-from rag_ft.paths import RunDir
-from rag_ft.qa.answer_prompt import AnswerPrompt
-from rag_ft.qa.prompts import load_prompts
-from rag_ft.records import Chunk, ChunkStore, write_jsonl
+from rag_ft.prompts.answer_prompt import AnswerPrompt
+from rag_ft.prompts.prompt_set import load_prompts
+from rag_ft.run_dir import RunDir
+from rag_ft.schema import Chunk
 from rag_ft.session import Session
+from rag_ft.stages import index
+from rag_ft.storage import ChunkStore, write_jsonl
 
 TEXTS = ["the mill at the river", "who painted the tower in 1842?", "the ferry leaves at noon"]
 ABSTAIN = "I don't know."

@@ -3,16 +3,8 @@ from pathlib import Path
 import pytest
 
 from rag_ft.errors import DataError
-from rag_ft.records import (
-    Evidence,
-    JsonlAppender,
-    QAPair,
-    from_json,
-    read_jsonl,
-    read_rows,
-    to_json,
-    write_jsonl,
-)
+from rag_ft.schema import Evidence, QAPair
+from rag_ft.storage import JsonlAppender, from_json, read_jsonl, read_rows, to_json, write_jsonl
 
 PAIR = QAPair(
     "1", "Who?", ("Ola", "Ola B"), "d#0", "d", Evidence("Ola did.", 0, 8), "factoid", "train", "generated",

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from rag_ft.documents.chunking import split_chunks, split_sentences
-from rag_ft.records import Chunk, Evidence, QAPair, read_rows
 from rag_ft.relevance import (
     chunks_by_document,
     contains_evidence,
@@ -31,6 +30,8 @@ from rag_ft.relevance import (
     overlaps_evidence,
     second_chunk_id,
 )
+from rag_ft.schema import Chunk, Evidence, QAPair
+from rag_ft.storage import read_rows
 from rag_ft.text import normalise
 
 HANDBOOK = Path(__file__).parent.parent / "data" / "handbook"

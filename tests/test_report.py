@@ -14,12 +14,9 @@ from typing import Any
 import pytest
 from synthetic_run import make_synthetic_run
 
-from rag_ft import report
 from rag_ft.config import Config
 from rag_ft.errors import DataError
-from rag_ft.paths import RunDir
-from rag_ft.records import Chunk, Hit, QAPair, Score, read_jsonl, write_jsonl
-from rag_ft.report_page.browser import (
+from rag_ft.report.browser import (
     BLIND_ABSTENTION,
     EXACT,
     INVENTED,
@@ -29,9 +26,13 @@ from rag_ft.report_page.browser import (
     reason,
     script_json,
 )
-from rag_ft.report_page.charts import curve, training_curves
-from rag_ft.report_page.retriever import moved
+from rag_ft.report.charts import curve, training_curves
+from rag_ft.report.retriever import moved
+from rag_ft.run_dir import RunDir
+from rag_ft.schema import Chunk, Hit, QAPair, Score
 from rag_ft.session import Session
+from rag_ft.stages import report
+from rag_ft.storage import read_jsonl, write_jsonl
 
 QUICK = {"evaluate": {"advanced": {"num_resamples": 300}}}
 EVIL = "</script><script>document.title='pwned'</script><img src=x onerror=document.title='pwned'> {thing} & \"q\" 'q'"
@@ -706,8 +707,8 @@ def test_a_phone_shows_emoji_long_words_and_right_to_left_text_as_they_should_be
 
 
 def test_the_templates_are_in_the_package() -> None:
-    folder = Path(report.__file__).parent / "report_page"
-    project = (Path(report.__file__).parent.parent / "pyproject.toml").read_text()
+    folder = Path(report.__file__).parents[1] / "report"
+    project = (Path(report.__file__).parents[2] / "pyproject.toml").read_text()
     suffixes = {path.suffix for path in folder.iterdir() if path.is_file()} - {".py"}
     assert suffixes == {".html", ".css", ".js", ".md"}
     assert all(f"report/*{suffix}" in project for suffix in suffixes)

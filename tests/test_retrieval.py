@@ -21,17 +21,13 @@ from rag_ft.config_loader import make_config
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.fast.encode import pad, token_batches, tokenize, tokenize_ahead
 from rag_ft.model_hub import load_tokenizer, resolve
-from rag_ft.paths import RunDir
-from rag_ft.records import Chunk, ChunkStore, write_jsonl
-from rag_ft.retrieval import faiss_index
 from rag_ft.retrieval.encoder import (
     Encoder,
     load_encoder,
     load_sentence_transformer,
 )
-from rag_ft.retrieval.faiss_index import FaissIndex, build_faiss, exact_search
 from rag_ft.retrieval.lexical import LexicalBuilder, LexicalIndex, words
-from rag_ft.retrieval.search import (
+from rag_ft.retrieval.retriever import (
     adopt_index,
     build_index,
     chunk_text,
@@ -39,7 +35,12 @@ from rag_ft.retrieval.search import (
     open_retriever,
     served_tuned,
 )
+from rag_ft.retrieval.stores import faiss_store as faiss_index
+from rag_ft.retrieval.stores.faiss_store import FaissIndex, build_faiss, exact_search
+from rag_ft.run_dir import RunDir
+from rag_ft.schema import Chunk
 from rag_ft.session import Session
+from rag_ft.storage import ChunkStore, write_jsonl
 
 TEXTS = [
     "the mill at the river",
@@ -324,7 +325,7 @@ def test_the_tokenizer_counts_without_limit_and_without_the_model(tiny_encoder_d
 
 
 def test_importing_the_retrieval_modules_loads_no_torch() -> None:
-    code = "import sys, rag_ft.retrieval.search, rag_ft.index; sys.exit('torch' in sys.modules or 'faiss' in sys.modules)"
+    code = "import sys, rag_ft.retrieval.retriever, rag_ft.stages.index; sys.exit('torch' in sys.modules or 'faiss' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -580,7 +581,7 @@ def test_the_title_stands_before_a_chunk_once() -> None:
 def test_on_real_questions_min_max_fusion_beats_either_side(
     demo_encoder: str, real_data: Path, tmp_path: Path, make_run: MakeRun
 ) -> None:
-    from rag_ft import index, ingest
+    from rag_ft.stages import index, ingest
 
     folder = real_data / "covidqa_dev"
     if not folder.is_dir():

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from rag_ft.config import Config
-from rag_ft.evaluation.robustness import probes
+from rag_ft.evaluation.extras.robustness import probes
 from rag_ft.evaluation.systems import Ask
-from rag_ft.records import Chunk, Evidence, QAPair
-from rag_ft.report_page.robustness import robustness
+from rag_ft.report.robustness import robustness
+from rag_ft.schema import Chunk, Evidence, QAPair
 
 NAMES = ("Ada", "Bo", "Cleo", "Dan", "Eli", "Fay", "Gus", "Hal")
 CHUNKS = {

@@ -9,10 +9,11 @@ import pytest
 
 from rag_ft.config import Config
 from rag_ft.llm.interface import ChatRequest
-from rag_ft.paths import RunDir
-from rag_ft.records import Chunk, write_jsonl
-from rag_ft.retrieval import search
+from rag_ft.retrieval import retriever as search
+from rag_ft.run_dir import RunDir
+from rag_ft.schema import Chunk
 from rag_ft.session import Session
+from rag_ft.storage import write_jsonl
 
 
 def test_a_new_session_reads_nothing(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from rag_ft.metrics.comparisons import DECIDING, make_table, summarise
-from rag_ft.metrics.significance import (
+from rag_ft.evaluation.comparisons import DECIDING, make_table, summarise
+from rag_ft.evaluation.statistics import (
     Estimate,
     bootstrap,
     bootstrap_change,
@@ -20,8 +20,8 @@ from rag_ft.metrics.significance import (
     more_questions,
     sign_flip,
 )
-from rag_ft.metrics.verdict import verdict
-from rag_ft.records import QAPair, Score
+from rag_ft.evaluation.verdict import verdict
+from rag_ft.schema import QAPair, Score
 
 BOTH = {"generator", "retriever"}
 

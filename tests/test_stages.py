@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from rag_ft import stages
+from rag_ft import pipeline as stages
 from rag_ft.config import Config
 from rag_ft.config_loader import make_config
 from rag_ft.errors import ConfigError, DataError
-from rag_ft.paths import RunDir
+from rag_ft.run_dir import RunDir
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_force_keeps_the_replies_of_a_language_model_and_drop_replies_deletes_th
             out.write("{}\n")
         return {"num_replies": len(replies.read_text(encoding="utf-8").splitlines())}
 
-    monkeypatch.setitem(sys.modules, "rag_ft.generate", types.SimpleNamespace(run=generate))
+    monkeypatch.setitem(sys.modules, "rag_ft.stages.generate", types.SimpleNamespace(run=generate))
     for name in ("ingest", "index", "generate"):
         stages.run_stage(name, counted())
     other = counted(generate={"advanced": {"checks": ["form"]}})
@@ -89,7 +89,7 @@ def test_half_finished_work_of_other_settings_is_not_continued(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(sys.modules["rag_ft.ingest"], "run", killed)
+        patch.setattr(sys.modules["rag_ft.stages.ingest"], "run", killed)
         with pytest.raises(KeyboardInterrupt):
             stages.run_stage("ingest", counted())
     with pytest.raises(ConfigError, match="--force"):
@@ -106,7 +106,7 @@ def test_a_stage_that_failed_before_it_wrote_anything_takes_other_settings(
         raise DataError("only 40 % could be read")
 
     with monkeypatch.context() as patch:
-        patch.setattr(sys.modules["rag_ft.ingest"], "run", refused)
+        patch.setattr(sys.modules["rag_ft.stages.ingest"], "run", refused)
         with pytest.raises(DataError):
             stages.run_stage("ingest", counted())
     assert "continued" not in stages.run_stage("ingest", counted(ingest={"chunk_tokens": 64}))

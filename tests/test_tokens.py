@@ -12,7 +12,7 @@ from conftest import CHAT_TEMPLATE
 
 from rag_ft.errors import ConfigError
 from rag_ft.llm.chat_template import load_chat_tokenizer, render
-from rag_ft.training.tokens import ChatTokens
+from rag_ft.training.generator.tokenization import ChatTokens
 
 MESSAGES = ({"role": "user", "content": "When does the end of the ferry's day come? Say: end."},)
 TRIMMING = CHAT_TEMPLATE.replace("m['content']", "m['content'] | trim")

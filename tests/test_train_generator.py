@@ -17,20 +17,26 @@ import pytest
 import yaml
 from generator_run import NAMES, ROOT, TOWNS, Make, documents, prepare, with_copies
 
-from rag_ft import train_generator
-from rag_ft.ask import ask
+from rag_ft.commands.ask import ask
+from rag_ft.commands.merge import merge
+from rag_ft.commands.preview import preview
 from rag_ft.errors import ConfigError, DataError
-from rag_ft.merge import merge
-from rag_ft.records import Chunk, ChunkStore, QAPair, Reject, read_jsonl, read_rows, write_jsonl
+from rag_ft.pipeline import NAMES as STAGE_NAMES
+from rag_ft.pipeline import run_stage
+from rag_ft.schema import Chunk, QAPair, Reject
 from rag_ft.session import Session
-from rag_ft.stages import NAMES as STAGE_NAMES
-from rag_ft.stages import run_stage
-from rag_ft.training.adapters import load_base
-from rag_ft.training.answer_trainer import AnswerTrainer, ArrangementSampler, answer_loss
-from rag_ft.training.pairs import select_pairs as pairs_of_retriever
-from rag_ft.training.sft import Schedule, arguments, dataset_of, plan_schedule
-from rag_ft.training.tokens import IGNORED
-from rag_ft.training.training_set import build_training_set, read_training_set, select_pairs
+from rag_ft.stages import train_generator
+from rag_ft.storage import ChunkStore, read_jsonl, read_rows, write_jsonl
+from rag_ft.training.generator.completion_trainer import (
+    AnswerTrainer,
+    ArrangementSampler,
+    answer_loss,
+)
+from rag_ft.training.generator.dataset import build_training_set, read_training_set, select_pairs
+from rag_ft.training.generator.lora import load_base
+from rag_ft.training.generator.tokenization import IGNORED, load_chat_tokens
+from rag_ft.training.generator.trainer import Schedule, arguments, dataset_of, plan_schedule
+from rag_ft.training.retriever.dataset import select_pairs as pairs_of_retriever
 
 
 @pytest.fixture
@@ -85,7 +91,7 @@ def test_each_pass_over_the_pairs_arranges_their_chunks_anew(
     prepared: Make, tmp_path: Path
 ) -> None:
     config, run_dir = prepared(knobs={"epochs": 2.5, "replay_share": 0.2, "batch_size": 4})
-    tokens = train_generator.chat_tokens(config.llm.model)
+    tokens = load_chat_tokens(config.llm.required_model)
     build_training_set(Session(config, run_dir), tokens.encode, tmp_path / "set")
     train = read_training_set(tmp_path / "set").train
     passes = [[e for e in train if e.arrangement == number] for number in range(3)]
@@ -109,7 +115,7 @@ def test_there_are_no_more_evaluations_than_asked_for(prepared: Make, tmp_path: 
     config, run_dir = prepared(knobs={"max_steps": 18, "evaluations": 12})
     build_training_set(
         Session(config, run_dir),
-        train_generator.chat_tokens(config.llm.model).encode,
+        load_chat_tokens(config.llm.required_model).encode,
         tmp_path / "set",
     )
     schedule = plan_schedule(
@@ -185,7 +191,7 @@ def test_the_dev_loss_is_nats_a_token_whatever_the_batch(prepared: Make, tmp_pat
     import torch
 
     config, run_dir = prepared(llm__model="data/models/demo-lm")
-    tokens = train_generator.chat_tokens(config.llm.model)
+    tokens = load_chat_tokens(config.llm.required_model)
     build_training_set(Session(config, run_dir), tokens.encode, tmp_path / "set")
     rows = read_training_set(tmp_path / "set").train[:11]
     model = load_base(config).eval()
@@ -219,7 +225,7 @@ def test_packed_rows_are_trained_on_and_evaluated_as_others(
 
     config, run_dir = prepared(knobs={"max_steps": 2, "evaluations": 2, "learning_rate": 1e-7})
     padded = losses()
-    monkeypatch.setattr("rag_ft.training.sft.can_pack", lambda _: True)
+    monkeypatch.setattr("rag_ft.training.generator.trainer.can_pack", lambda _: True)
     assert losses() == pytest.approx(padded, rel=1e-4)
 
 
@@ -252,7 +258,7 @@ def test_the_loss_is_that_of_each_answer_alone(tiny_lm_dir: Path, fused: bool) -
 
 def test_a_preview_marks_what_is_learned(prepared: Make) -> None:
     config, run_dir = prepared()
-    text = train_generator.preview(Session(config, run_dir), n=4)
+    text = preview(Session(config, run_dir), n=4)
     learned = [line for line in text.splitlines() if line.startswith("> ")]
     assert len(learned) == 4 and all(line.endswith("<|im_end|>") for line in learned)
     assert text.count("| Question: ") == 4 and not any("Question" in line for line in learned)
@@ -263,9 +269,9 @@ def test_a_preview_shows_what_the_training_keeps(prepared: Make) -> None:
     config, run_dir = prepared(knobs={"gold_share": 0.5})
     pairs = sorted(read_jsonl(run_dir.qa, QAPair), key=lambda p: p.answerable)
     write_jsonl(run_dir.qa, pairs)  # the first pairs alone would be far too many to abstain from
-    assert "left out" not in train_generator.preview(Session(config, run_dir), n=3)
+    assert "left out" not in preview(Session(config, run_dir), n=3)
     with pytest.raises(ConfigError, match="--num 0 shows nothing: give 1 or more"):
-        train_generator.preview(Session(config, run_dir), n=0)
+        preview(Session(config, run_dir), n=0)
 
 
 def test_a_run_without_train_pairs_says_what_to_do(prepared: Make) -> None:
@@ -445,7 +451,7 @@ def test_the_best_weights_by_dev_f1_are_kept_and_its_time_is_told(
 ) -> None:
     from safetensors.torch import load_file
 
-    from rag_ft.training import sft
+    from rag_ft.training.generator import trainer as sft
 
     knobs = {
         "max_steps": 6,
@@ -476,7 +482,7 @@ def test_the_best_weights_by_dev_f1_are_kept_and_its_time_is_told(
 def test_a_killed_training_stops_where_an_undisturbed_one_does(
     prepared: Make, monkeypatch: pytest.MonkeyPatch, patience: int, steps: int, kill: str
 ) -> None:
-    from rag_ft.training import sft
+    from rag_ft.training.generator import trainer as sft
 
     knobs = {"max_steps": 5, "epochs": 3, "evaluations": 5, "select_by": "f1", "patience": patience}
     config, run_dir = prepared(knobs=knobs)
@@ -517,17 +523,17 @@ def interrupt_at(step: int) -> Callable[..., Any]:
 
 
 def test_answers_during_training_are_scored_as_those_of_the_evaluation(prepared: Make) -> None:
+    from rag_ft.evaluation.metrics.answers import score_answer
     from rag_ft.llm.factory import open_language_model
     from rag_ft.llm.interface import ChatRequest
-    from rag_ft.metrics.answers import score_answer
-    from rag_ft.qa.prompts import is_abstention
-    from rag_ft.training.adapters import load_base
-    from rag_ft.training.questions import answer_f1, mean_f1
-    from rag_ft.training.training_set import find_contexts, layout_of, make_questions
+    from rag_ft.prompts.prompt_set import is_abstention
+    from rag_ft.training.generator.dataset import find_contexts, layout_of, make_questions
+    from rag_ft.training.generator.dev_f1 import answer_f1, mean_f1
+    from rag_ft.training.generator.lora import load_base
 
     config, run_dir = prepared(llm__model="data/models/demo-lm")
     pairs = list(read_jsonl(run_dir.qa, QAPair))
-    session, tokens = Session(config, run_dir), train_generator.chat_tokens(config.llm.model)
+    session, tokens = Session(config, run_dir), load_chat_tokens(config.llm.required_model)
     contexts, prompt = find_contexts(session, pairs), session.answer_prompt
     questions = list(make_questions(prompt, contexts, pairs, tokens.encode, layout_of(config)))
     requests = []
@@ -588,7 +594,7 @@ def test_folds_are_resumed_and_leave_the_generator_as_it_would_be_without_them(
 
 
 def test_near_duplicates_share_a_fold_and_too_few_documents_are_refused() -> None:
-    from rag_ft.training.folds import folds_of
+    from rag_ft.training.generator.cross_validation import folds_of
 
     texts = {f"d{n}": " ".join(f"word{n}-{m}" for m in range(40)) for n in range(9)}
     texts["copy"] = texts["d3"] + " end"
@@ -672,7 +678,7 @@ def test_trackers_are_off_by_default_and_never_get_the_environment(
             told.append(str(logs))
 
     monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "tensorboard", Tracker)
-    monkeypatch.setattr("rag_ft.training.adapters.find_spec", lambda name: name)
+    monkeypatch.setattr("rag_ft.training.generator.lora.find_spec", lambda name: name)
     monkeypatch.setenv("SOME_SECRET", "hunter2-of-the-mill")
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", "elsewhere")
     config, run_dir = prepared(knobs={"max_steps": 1})
@@ -697,8 +703,9 @@ def test_float32_weights_on_a_gpu_are_asked_in_the_precision_of_their_training(
 ) -> None:
     import torch
 
-    from rag_ft.training import questions, sft
-    from rag_ft.training.training_set import TrainingSet
+    from rag_ft.training.generator import dev_f1 as questions
+    from rag_ft.training.generator import trainer as sft
+    from rag_ft.training.generator.dataset import TrainingSet
 
     config, in_float32 = prepared(run__dtype="bfloat16")[0], prepared(run__dtype="float32")[0]
 
@@ -726,7 +733,7 @@ def test_flash_attention_is_chosen_where_it_can_compute(
 ) -> None:
     import torch
 
-    from rag_ft.training import adapters
+    from rag_ft.training.generator import lora as adapters
 
     configs = {dtype: prepared(run__dtype=dtype)[0] for dtype in ("bfloat16", "float32")}
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -738,10 +745,10 @@ def test_flash_attention_is_chosen_where_it_can_compute(
 def test_a_packed_step_is_the_same_however_many_rows_a_pass_holds(
     prepared: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rag_ft.training import sft
+    from rag_ft.training.generator import trainer as sft
 
     monkeypatch.setattr(sft, "can_pack", lambda _: True)
-    monkeypatch.setattr("rag_ft.training.memory.CPU_PASS_TOKENS", 100_000)
+    monkeypatch.setattr("rag_ft.training.memory_estimate.CPU_PASS_TOKENS", 100_000)
     planned, first = {}, {}
     plan = sft.plan_schedule
 

@@ -14,12 +14,13 @@ import psutil
 import pytest
 from generator_run import Make, as_file, prepare, start, start_process
 
-from rag_ft import train_generator
 from rag_ft.errors import ConfigError
 from rag_ft.llm.vllm_process import free_port
-from rag_ft.paths import RunDir
-from rag_ft.records import QAPair, read_jsonl, read_rows, write_jsonl
+from rag_ft.run_dir import RunDir
+from rag_ft.schema import QAPair
 from rag_ft.session import Session
+from rag_ft.stages import train_generator
+from rag_ft.storage import read_jsonl, read_rows, write_jsonl
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
 
@@ -32,7 +33,7 @@ def prepared(make_run: Make) -> Make:
 def test_fewer_processes_than_asked_for_are_an_error_with_the_command_that_works(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from rag_ft.training.processes import join_processes
+    from rag_ft.training.distributed import join_processes
 
     assert join_processes().count == 1
     monkeypatch.setenv("WORLD_SIZE", "2")

@@ -19,25 +19,18 @@ import pytest
 import yaml
 from generator_run import with_copies
 
-from rag_ft import index, ingest, train_retriever
 from rag_ft.config import Config
 from rag_ft.errors import DataError
-from rag_ft.paths import RunDir
-from rag_ft.records import (
-    Chunk,
-    ChunkStore,
-    Evidence,
-    QAPair,
-    read_jsonl,
-    read_rows,
-    write_jsonl,
-    write_text,
-)
-from rag_ft.retrieval.search import Retriever, open_retriever, served_tuned
+from rag_ft.retrieval.retriever import Retriever, open_retriever, served_tuned
+from rag_ft.run_dir import RunDir
+from rag_ft.schema import Chunk, Evidence, QAPair
 from rag_ft.session import Session
-from rag_ft.training import fit, phases
+from rag_ft.stages import index, ingest, train_retriever
+from rag_ft.storage import ChunkStore, read_jsonl, read_rows, write_jsonl, write_text
 from rag_ft.training.dev_split import held_out
-from rag_ft.training.pairs import Pairs, select_pairs, with_cloze_dev
+from rag_ft.training.retriever import phases
+from rag_ft.training.retriever import trainer as fit
+from rag_ft.training.retriever.dataset import Pairs, select_pairs, with_cloze_dev
 
 MakeRun = Callable[..., tuple[Config, RunDir]]
 RUN = """
@@ -45,7 +38,7 @@ import sys
 from pathlib import Path
 from rag_ft import train_retriever
 from rag_ft.config_loader import load_config
-from rag_ft.paths import RunDir
+from rag_ft.run_dir import RunDir
 config = load_config(Path(sys.argv[1]))
 train_retriever.run(Session(config, RunDir(config.run_path)))
 """
@@ -172,7 +165,7 @@ class PlantedModel:
 
 def plant(run_dir: RunDir, monkeypatch: pytest.MonkeyPatch) -> tuple[PlantedModel, dict[str, str]]:
     """Every train document's questions get a chunk of another train document that the model prefers."""
-    from rag_ft.training import phases
+    from rag_ft.training.retriever import phases
 
     chunks = [c for c in read_jsonl(run_dir.chunks, Chunk) if c.split == "train"]
     preferred = {c.id: chunks[(n + 5) % len(chunks)] for n, c in enumerate(chunks)}
@@ -223,7 +216,7 @@ def test_lsr_teaches_a_random_encoder_what_the_language_model_prefers(
 def test_without_a_gradient_to_the_encoder_lsr_says_so_and_trains_nothing(
     prepared: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rag_ft.training import losses
+    from rag_ft.training.retriever import losses
 
     config, run_dir = prepared(each=2, **LSR_ALONE)
     plant(run_dir, monkeypatch)
@@ -417,7 +410,7 @@ def test_a_pair_of_a_test_document_stops_the_stage_before_it_trains(prepared: Ma
 def test_nothing_of_dev_and_test_documents_is_trained_on(
     prepared: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rag_ft.training import phases
+    from rag_ft.training.retriever import phases
 
     seen: list[Any] = []
     real = phases.fit
@@ -455,7 +448,7 @@ def spoil_trained_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     """Training that ends with an encoder for which all texts are nearly the same."""
     import torch
 
-    from rag_ft.training import phases
+    from rag_ft.training.retriever import phases
 
     real = phases.fit
 
@@ -559,7 +552,7 @@ def test_two_processes_train_what_one_trains(
     """Two CPU processes (gloo) share each batch; without dropout, whose draws are each process' own."""
     from safetensors.numpy import load_file
 
-    from rag_ft.stages import run_stage
+    from rag_ft.pipeline import run_stage
 
     encoder = shutil.copytree(tiny_encoder_dir, tmp_path / "still-encoder")
     settings = json.loads((encoder / "config.json").read_text())
@@ -585,7 +578,7 @@ def test_two_processes_train_what_one_trains(
         write_text(path, yaml.safe_dump(values))
         for stage in ("ingest", "index", "generate"):
             run_stage(stage, config)
-        command = [sys.executable, "-m", *launcher, "rag_ft.train_retriever", str(path)]
+        command = [sys.executable, "-m", *launcher, "rag_ft", "train_retriever", str(path)]
         subprocess.run(command, check=True, timeout=800, env={**os.environ, "OMP_NUM_THREADS": "1"})
         assert json.loads(run_dir.done("train_retriever").read_text())["counts"]["shipped"] == 1
         trained.append(load_file(run_dir.retriever / "model.safetensors"))

@@ -21,8 +21,9 @@ from rag_ft.documents.formats.cleaning import (
 )
 from rag_ft.documents.reading import check_file, read_file
 from rag_ft.errors import DataError
-from rag_ft.paths import RunDir
-from rag_ft.records import Reject, Split, content_hash, encodable
+from rag_ft.run_dir import RunDir
+from rag_ft.schema import Reject, Split
+from rag_ft.storage import content_hash, encodable
 
 logger = logging.getLogger(__name__)
 

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
+from rag_ft.documents.formats import FORMATS
 from rag_ft.documents.formats.cleaning import MAX_TITLE_CHARS, one_line, readable, tidy
 from rag_ft.documents.formats.content import Content, UnreadableError
-from rag_ft.documents.formats.docx import read_docx
-from rag_ft.documents.formats.html import read_html
-from rag_ft.documents.formats.markdown import read_markdown
-from rag_ft.documents.formats.pdf import read_pdf
-from rag_ft.documents.formats.text import read_text
-from rag_ft.records import encodable
+from rag_ft.storage import encodable
 
 
 def read_file(path: Path, max_bytes: float) -> Content:
@@ -22,10 +17,10 @@ def read_file(path: Path, max_bytes: float) -> Content:
         UnreadableError: with the reason, for whatever is wrong with the file.
     """
     check_file(path)
-    reader = READERS.get(path.suffix.lower())
+    reader = FORMATS.get(path.suffix.lower())
     if reader is None:
         raise UnreadableError(
-            "unknown type", f"'{encodable(path.suffix)}': known are {', '.join(READERS)}, .jsonl"
+            "unknown type", f"'{encodable(path.suffix)}': known are {', '.join(FORMATS)}, .jsonl"
         )
     content = reader(read_bytes(path, max_bytes))
     text = tidy(content.text)
@@ -68,16 +63,3 @@ def check_file(path: Path) -> None:
         raise UnreadableError(
             "unreadable", "a broken link" if path.is_symlink() else "not a regular file"
         )
-
-
-# A new format is a file in formats/ and a line here.
-READERS: dict[str, Callable[[bytes], Content]] = {
-    ".md": read_markdown,
-    ".markdown": read_markdown,
-    ".html": read_html,
-    ".htm": read_html,
-    ".txt": read_text,
-    ".text": read_text,
-    ".pdf": read_pdf,
-    ".docx": read_docx,
-}

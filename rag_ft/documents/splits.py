@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable
 
 from rag_ft.config import IngestConfig
-from rag_ft.records import Split
+from rag_ft.schema import Split
 
 _STRICTEST: tuple[Split, ...] = ("test", "dev", "train")
 

@@ -12,9 +12,10 @@ from rag_ft.evaluation.systems import Ask
 from rag_ft.llm.interface import ChatRequest, Messages, Reply
 from rag_ft.llm.reply_cache import cached_chat
 from rag_ft.model_hub import with_tuned
-from rag_ft.qa.answer_prompt import AnswerPrompt
-from rag_ft.records import Chunk, Prediction, Reject, content_hash
+from rag_ft.prompts.answer_prompt import AnswerPrompt
+from rag_ft.schema import Chunk, Prediction, Reject
 from rag_ft.session import Session
+from rag_ft.storage import content_hash
 
 Answered = tuple[Ask, Prediction]
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from rag_ft.metrics.ranking import ndcg, recall, reciprocal_rank
-from rag_ft.metrics.rouge import rouge_of
-from rag_ft.metrics.squad import contains, exact_match, token_f1
+from rag_ft.evaluation.metrics.ranking import ndcg, recall, reciprocal_rank
+from rag_ft.evaluation.metrics.rouge import rouge_of
+from rag_ft.evaluation.metrics.squad import contains, exact_match, token_f1
 
 Family = Literal[
     "answer",  # of an answer against the accepted ones; compared between all systems

@@ -8,8 +8,8 @@ from itertools import islice
 from typing import Literal
 
 from rag_ft.evaluation.components import COMPONENTS, EVERY, EVERY_WORD, RANKING, in_order
-from rag_ft.records import Chunk, QAPair
 from rag_ft.relevance import mentions_answer, oracle_context, second_chunk_id
+from rag_ft.schema import Chunk, QAPair
 
 MIN_HITS = 20  # recall@10 needs ten; withholding the gold chunks must still leave top_k
 # Shorter answers ("3", "no") occur in too many chunks that are not gold.

@@ -26,10 +26,11 @@ from pydantic import PrivateAttr
 
 from rag_ft.config import Config
 from rag_ft.config_loader import load_config
-from rag_ft.paths import RunDir
-from rag_ft.records import Chunk, ChunkStore
 from rag_ft.retrieval.encoder import Encoder, load_encoder
-from rag_ft.retrieval.search import Retriever, open_retriever, served_tuned
+from rag_ft.retrieval.retriever import Retriever, open_retriever, served_tuned
+from rag_ft.run_dir import RunDir
+from rag_ft.schema import Chunk
+from rag_ft.storage import ChunkStore
 
 
 class RunRetriever(BaseRetriever):

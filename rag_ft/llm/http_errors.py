@@ -11,7 +11,7 @@ from typing import Any
 
 import aiohttp
 
-from rag_ft.records import encodable
+from rag_ft.storage import encodable
 
 # What servers say of a request that is longer than their model's context.
 _TOO_LONG = re.compile(

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from rag_ft.records import encodable
+from rag_ft.storage import encodable
 
 Messages = tuple[dict[str, str], ...]
 # How every backend writes the JSON of a schema: as json.dumps does, so that a weak model cannot

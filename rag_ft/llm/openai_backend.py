@@ -24,7 +24,7 @@ from rag_ft.llm.http_errors import server_message
 from rag_ft.llm.interface import JSON_STYLE, ChatRequest, Messages, Reply
 from rag_ft.llm.vllm_process import VLLMServer
 from rag_ft.model_hub import check_adapter, fingerprint, resolve
-from rag_ft.records import content_hash
+from rag_ft.storage import content_hash
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from rag_ft.errors import DataError
 from rag_ft.llm.interface import ChatRequest, LanguageModel, Reply
-from rag_ft.records import JsonlAppender, content_hash
+from rag_ft.storage import JsonlAppender, content_hash
 
 NEEDED_KEYS = {"key", "text", "finish_reason", "seconds"}
 Arrived = Callable[[int], object]  # told how many more replies there are

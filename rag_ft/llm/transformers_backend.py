@@ -23,7 +23,7 @@ from rag_ft.hardware import choose_device, choose_dtype, free_memory_gb, release
 from rag_ft.llm.chat_template import encode_answers, encode_prompts, load_chat_tokenizer
 from rag_ft.llm.interface import JSON_STYLE, ChatRequest, Messages, Reply
 from rag_ft.model_hub import check_adapter, context_tokens, fingerprint, resolve, weights_gb
-from rag_ft.records import content_hash
+from rag_ft.storage import content_hash
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from rag_ft.errors import ConfigError
 from rag_ft.fast.encode import can_encode, encode
 from rag_ft.hardware import choose_dtype
 from rag_ft.model_hub import fingerprint, resolve
-from rag_ft.records import content_hash
+from rag_ft.storage import content_hash
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

@@ -11,8 +11,9 @@ import numpy as np
 
 from rag_ft.documents.near_duplicates import groups, signature
 from rag_ft.documents.splits import hash_share
-from rag_ft.paths import RunDir
-from rag_ft.records import Chunk, Document, QAPair, Split, read_jsonl
+from rag_ft.run_dir import RunDir
+from rag_ft.schema import Chunk, Document, QAPair, Split
+from rag_ft.storage import read_jsonl
 
 MIN_DEV_QUESTIONS = 20  # with fewer, a gain cannot be told from noise: train documents join dev
 DEV_SHARE = 0.15  # of the train documents

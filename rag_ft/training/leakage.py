@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from rag_ft.errors import DataError
-from rag_ft.records import Chunk, Document, QAPair, Reject
+from rag_ft.schema import Chunk, Document, QAPair, Reject
 from rag_ft.text import normalise_question
 
 NUM_NAMED = 3

@@ -8,7 +8,7 @@ import re
 import unicodedata
 
 from rag_ft.documents.formats.content import UnreadableError
-from rag_ft.records import encodable
+from rag_ft.storage import encodable
 
 BOMS = (
     (codecs.BOM_UTF8, "utf-8-sig"),

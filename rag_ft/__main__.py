@@ -1,0 +1,14 @@
+"""`python -m rag_ft ...`: the entry of `accelerate launch -m rag_ft` and `torchrun -m rag_ft` too."""
+
+import sys
+
+from rag_ft.cli import main
+
+if __name__ == "__main__":
+    code = main()
+    if "torch" in sys.modules and not code:
+        # After an error the launcher ends the other processes, which may still wait for this one.
+        from rag_ft.training.distributed import leave_processes
+
+        leave_processes()
+    sys.exit(code)

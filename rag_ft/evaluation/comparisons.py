@@ -1,0 +1,306 @@
+"""From scores to tables: each system's metrics with intervals, and the differences that decide."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rag_ft.evaluation.metric_table import (
+    ABSTENTION_F1,
+    DECIDING_ANSWER,
+    DECIDING_RETRIEVAL,
+    EXACT_MATCH,
+    in_family,
+)
+from rag_ft.evaluation.statistics import (
+    Estimate,
+    bootstrap,
+    bootstrap_change,
+    holm,
+    mcnemar,
+    more_questions,
+    sign_flip,
+)
+from rag_ft.evaluation.systems import (
+    ENSEMBLES,
+    RANKINGS,
+    SERVED,
+    SYSTEMS,
+    TUNED_SYSTEMS,
+    Ranking,
+    System,
+)
+from rag_ft.schema import QAPair, Score
+
+# (a, b): the difference is b - a. The first ones are those from base, which may decide.
+FROM_BASE = tuple(("base", system.name) for system in TUNED_SYSTEMS)
+ANSWER_PAIRS = (
+    *FROM_BASE,
+    *((system.name, "tuned") for system in TUNED_SYSTEMS[:-1]),
+    ("closed_book", "base"),
+    ("closed_book", "closed_book_tuned"),
+    ("oracle_base", "oracle_tuned"),
+    ("withheld_base", "withheld_tuned"),
+    ("base", "ensemble_base"),
+    ("tuned", "ensemble_tuned"),
+)
+RETRIEVAL_PAIRS = (
+    *(("base", name) for name in SERVED if name != "base"),
+    ("lexical", "base"),
+    ("lexical", "tuned"),
+    ("dense_base", "base"),
+    ("dense_base", "dense_tuned"),
+    ("dense_tuned", "tuned"),
+)
+DECIDING = (
+    *((a, b, DECIDING_ANSWER) for a, b in FROM_BASE),
+    *(("base", name, DECIDING_RETRIEVAL) for name in SERVED if name != "base"),
+)
+SIDE_METRICS = in_family("support", "similarity")  # compared with base alone, where scored
+ABSTENTION = in_family("abstention")
+CELLS = {system.name: system for system in (*SYSTEMS, *ENSEMBLES)}
+Key = tuple[str, str, str]  # a, b and the metric of a comparison
+Column = tuple[np.ndarray, np.ndarray]  # numerators and denominators, one per question
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """Scores by (system, metric), arrays over `pairs` with NaN where a question has none;
+    `documents` numbers the pairs' documents (a question that belongs to none is a document of its
+    own)."""
+
+    pairs: list[QAPair]
+    documents: np.ndarray
+    values: dict[tuple[str, str], np.ndarray]
+
+    @property
+    def systems(self) -> list[str]:
+        return list(dict.fromkeys(system for system, _ in self.values))
+
+    def metrics_of(self, system: str) -> list[str]:
+        return [metric for name, metric in self.values if name == system]
+
+
+def make_table(pairs: Sequence[QAPair], scores: Iterable[Score]) -> ScoreTable:
+    """The scores of these questions as arrays; scores of others, and questions without scores, are
+    left out."""
+    rows, columns = (
+        {pair.id: i for i, pair in enumerate(pairs)},
+        dict[tuple[str, str], np.ndarray](),
+    )
+    seen = np.zeros(len(pairs), bool)
+    for score in scores:
+        row = rows.get(score.question_id)
+        if row is not None:
+            column = columns.get((score.system, score.metric))
+            if column is None:
+                column = columns[score.system, score.metric] = np.full(len(pairs), np.nan)
+            column[row], seen[row] = score.value, True
+    kept = [pair for pair, is_seen in zip(pairs, seen, strict=True) if is_seen]
+    numbers: dict[str, int] = {}
+    documents = [
+        numbers.setdefault(pair.document_id or f"question {pair.id}", len(numbers)) for pair in kept
+    ]
+    return ScoreTable(
+        kept, np.array(documents, int), {key: values[seen] for key, values in columns.items()}
+    )
+
+
+def subset(table: ScoreTable, chosen: np.ndarray) -> ScoreTable:
+    """The table of the chosen questions alone: a mask, or row numbers in the order wanted."""
+    rows = np.arange(len(table.pairs))[chosen]
+    _, documents = np.unique(table.documents[rows], return_inverse=True)
+    values = {key: column[rows] for key, column in table.values.items()}
+    return ScoreTable([table.pairs[row] for row in rows], documents, values)
+
+
+def summarise(
+    table: ScoreTable, tuned: Collection[str], num_resamples: int, seed: int
+) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
+    """(systems, comparisons) as metrics.json has them.
+
+    Args:
+        table: scores of the questions to sum up.
+        tuned: the components that were really tuned. A system that needs another one repeats an
+            earlier system: it keeps its levels and is not compared.
+        num_resamples: of the bootstrap.
+        seed: of the bootstrap.
+    """
+    levels = {(s, m): column for s in table.systems for m, column in _columns_of(table, s).items()}
+    differences = {(a, b, m): _difference(table, a, b, m) for a, b, m in _pairs(table, tuned)}
+    columns = [*levels.values(), *differences.values()]
+    estimates = _bootstrap(columns, table.documents, num_resamples, seed)
+    systems: dict[str, dict[str, Any]] = {}
+    for (system, metric), estimate in zip(levels, estimates, strict=False):
+        systems.setdefault(system, {})[metric] = _level(estimate)
+    compared = dict(zip(differences, estimates[len(levels) :], strict=True))
+    compared |= _abstention_changes(table, tuned, num_resamples, seed)
+    return systems, _comparisons(table, compared, num_resamples, seed)
+
+
+def estimate_columns(
+    table: ScoreTable, columns: Sequence[Column], num_resamples: int, seed: int
+) -> list[Estimate]:
+    """Estimates of columns over the table's questions."""
+    return _bootstrap(list(columns), table.documents, num_resamples, seed)
+
+
+def mean_column(values: np.ndarray) -> Column:
+    """A mean over the questions that have a value."""
+    return np.nan_to_num(values), (~np.isnan(values)).astype(float)
+
+
+def _columns_of(table: ScoreTable, system: str) -> dict[str, Column]:
+    columns = {m: mean_column(table.values[system, m]) for m in table.metrics_of(system)}
+    # Where the gold chunk is withheld, abstaining is always right.
+    if "abstained" in columns and not system.startswith("withheld"):
+        columns |= dict(
+            zip(ABSTENTION, _abstention(table, table.values[system, "abstained"]), strict=True)
+        )
+    return columns
+
+
+def _abstention(table: ScoreTable, abstained: np.ndarray) -> tuple[Column, Column, Column]:
+    """Precision, recall and F1 of abstaining where there is no answer; `abstained` is NaN where not
+    asked."""
+    said, asked = mean_column(abstained)
+    none = np.array([float(not pair.answerable) for pair in table.pairs]) * asked
+    right = said * none
+    return (right, said), (right, none), (2 * right, said + none)
+
+
+def _abstention_changes(
+    table: ScoreTable, tuned: Collection[str], num_resamples: int, seed: int
+) -> dict[Key, Estimate]:
+    """The differences from base in abstention F1, which is no mean over questions, of those that
+    both were asked."""
+    changes = {}
+    for a, b in _distinct_pairs(FROM_BASE, CELLS, tuned):
+        first, second = (table.values.get((system, "abstained")) for system in (a, b))
+        if first is None or second is None:
+            continue
+        both = np.where(np.isnan(first + second), np.nan, 1.0)
+        if all(
+            pair.answerable for pair, asked in zip(table.pairs, both, strict=True) if asked == 1
+        ):
+            continue
+        before, after = (
+            _stacked([_abstention(table, said * both)[-1]]) for said in (first, second)
+        )
+        changes[a, b, ABSTENTION_F1] = bootstrap_change(
+            before, after, table.documents, num_resamples, seed
+        )[0]
+    return changes
+
+
+def _stacked(columns: Sequence[Column]) -> tuple[np.ndarray, np.ndarray]:
+    tops, bottoms = (np.stack(parts, axis=1) for parts in zip(*columns, strict=True))
+    return tops, bottoms
+
+
+def _pairs(table: ScoreTable, tuned: Collection[str]) -> list[Key]:
+    answers = _distinct_pairs(ANSWER_PAIRS, CELLS, tuned)
+    rankings = _distinct_pairs(RETRIEVAL_PAIRS, RANKINGS, tuned)
+    wanted = [(a, b, m) for a, b in answers for m in in_family("answer")]
+    wanted += [(a, b, m) for a, b in answers if (a, b) in FROM_BASE for m in SIDE_METRICS]
+    wanted += [(a, b, m) for a, b in rankings for m in in_family("retrieval")]
+    return [(a, b, m) for a, b, m in wanted if (a, m) in table.values and (b, m) in table.values]
+
+
+def _distinct_pairs(
+    pairs: Iterable[tuple[str, str]], rows: Mapping[str, System | Ranking], tuned: Collection[str]
+) -> list[tuple[str, str]]:
+    """The pairs whose difference is not nothing, nor an earlier pair's: without the reranker tuned,
+    a system that uses it equals one that does not, and a copy would count twice in Holm's
+    correction."""
+    found: dict[tuple[object, object], tuple[str, str]] = {}
+    for a, b in pairs:
+        first, second = (
+            (rows[name].context, rows[name].tuned & frozenset(tuned)) for name in (a, b)
+        )
+        if first != second:
+            found.setdefault((first, second), (a, b))
+    return list(found.values())
+
+
+def _difference(table: ScoreTable, a: str, b: str, metric: str) -> Column:
+    return mean_column(table.values[b, metric] - table.values[a, metric])
+
+
+def _bootstrap(
+    columns: list[Column], documents: np.ndarray, num_resamples: int, seed: int
+) -> list[Estimate]:
+    if not columns:
+        return []
+    return bootstrap(*_stacked(columns), documents, num_resamples, seed)
+
+
+def _level(estimate: Estimate) -> dict[str, Any]:
+    value = None if np.isnan(estimate.value) else _rounded(estimate.value)
+    return {"value": value, "ci95": _interval(estimate), "n": estimate.n}
+
+
+def _comparisons(
+    table: ScoreTable, compared: dict[Key, Estimate], num_resamples: int, seed: int
+) -> list[dict[str, Any]]:
+    """Holm over the deciding differences as one family; over the others by metric, those from base
+    on their own."""
+    if not compared:
+        return []
+    families: dict[str, list[Key]] = {}
+    for key in compared:
+        families.setdefault(_family(*key), []).append(key)
+    corrected: dict[Key, float] = {}
+    for keys in families.values():
+        corrected |= dict(zip(keys, holm([_p(compared[key]) for key in keys]), strict=True))
+    means = [key for key in compared if key[2] != ABSTENTION_F1]
+    deltas = np.stack([table.values[b, m] - table.values[a, m] for a, b, m in means], axis=1)
+    flips = dict(
+        zip(means, map(float, sign_flip(deltas, table.documents, num_resamples, seed)), strict=True)
+    )
+    rows = []
+    for key, estimate in compared.items():
+        (a, b, metric), family, p_holm = key, _family(*key), corrected[key]
+        row = {
+            "a": a,
+            "b": b,
+            "metric": metric,
+            "delta": _rounded(estimate.value),
+            "ci95": _interval(estimate),
+            "p": estimate.p,
+            "p_holm": p_holm,
+            "p_permutation": flips.get(key),
+            "n": estimate.n,
+            "num_documents": estimate.num_documents,
+            "family": family,
+            "more_questions": 0
+            if p_holm < 0.05
+            else more_questions(estimate, 0.05 / len(families[family])),
+        }
+        if metric == EXACT_MATCH:
+            first, second = table.values[a, metric], table.values[b, metric]
+            both = ~np.isnan(first + second)
+            row["p_mcnemar"] = mcnemar(first[both], second[both])
+        rows.append(row)
+    return rows
+
+
+def _family(a: str, b: str, metric: str) -> str:
+    if (a, b, metric) in DECIDING:
+        return "decides"
+    return f"{metric}, from base" if a == "base" and b.startswith("tuned") else f"{metric}, others"
+
+
+def _p(estimate: Estimate) -> float:
+    return 1.0 if estimate.p is None else estimate.p
+
+
+def _interval(estimate: Estimate) -> list[float] | None:
+    return None if estimate.ci95 is None else [_rounded(bound) for bound in estimate.ci95]
+
+
+def _rounded(value: float) -> float:
+    return round(value, 6)

@@ -1,0 +1,32 @@
+"""How near an answer lies to the accepted ones in the base encoder's space: sees the same thing said in other words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from rag_ft.evaluation.systems import Ask
+from rag_ft.retrieval.encoder import ChunkEncoder
+from rag_ft.schema import Prediction, Score
+
+METRIC = "similarity"
+
+
+def similarity_scores(
+    encoder: ChunkEncoder,
+    answered: Iterable[tuple[Ask, Prediction]],
+    abstains: Callable[[str], bool],
+) -> Iterator[Score]:
+    """The highest cosine (0-1, negative ones are 0) of each answer with an accepted one. Abstaining scores as on every
+    other metric: 1 where there is no answer to give, else 0, and an answer where there is none 0."""
+    answered = list(answered)
+    texts = sorted({t for ask, said in answered for t in (said.answer, *ask.answers)})
+    row = {text: number for number, text in enumerate(texts)}
+    vectors = encoder.encode_chunks(texts)
+    for ask, said in answered:
+        abstained = not said.answer.strip() or abstains(said.answer)
+        if abstained or not ask.answers:
+            value = float(abstained and not ask.answers)
+        else:
+            cosines = vectors[[row[answer] for answer in ask.answers]] @ vectors[row[said.answer]]
+            value = min(1.0, max(0.0, float(cosines.max())))
+        yield Score(said.question_id, ask.system, METRIC, round(value, 6))

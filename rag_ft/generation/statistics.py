@@ -1,0 +1,117 @@
+"""What became of every pair that was asked for: counts, a few examples of each reason, and the rejects file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter, defaultdict
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rag_ft.errors import DataError
+from rag_ft.generation.entity_swap import SWAPPED
+from rag_ft.generation.filters import Failure
+from rag_ft.llm.interface import Reply
+from rag_ft.schema import QAPair, Reject
+from rag_ft.storage import temporary_beside
+
+EXAMPLES_PER_REASON = 3
+LOWEST_DOCUMENTS = 10
+
+
+class Funnel:
+    """Used as a context manager; on leaving it the rejects file gets its name."""
+
+    def __init__(self, rejects: Path) -> None:
+        self.asked: Counter[str] = Counter()
+        self.accepted: Counter[str] = Counter()
+        self.rejected: Counter[str] = Counter()
+        self.repaired = 0
+        self.coverage = Coverage()
+        self.tokens = {"prompt_tokens": 0, "completion_tokens": 0}
+        self._examples: dict[str, list[dict[str, str]]] = defaultdict(list)
+        self._path, self._temporary = rejects, temporary_beside(rejects)
+        self._out = self._temporary.open("x", encoding="utf-8", newline="\n")
+
+    def reject(self, item: str, failure: Failure) -> None:
+        """One pair asked of the model that is not kept."""
+        self.rejected[failure.reason] += 1
+        if len(self._examples[failure.reason]) < EXAMPLES_PER_REASON:
+            self._examples[failure.reason].append({"item": item, "detail": failure.detail})
+        self.note(Reject(item, failure.reason, failure.detail))
+
+    def note(self, reject: Reject) -> None:
+        """A line of the rejects file that does not count as a pair asked for."""
+        self._out.write(json.dumps(asdict(reject), ensure_ascii=False) + "\n")
+
+    def accept(self, pair: QAPair) -> None:
+        self.accepted[pair.kind] += 1
+        if SWAPPED not in pair.provenance:  # its chunk has a pair already
+            self.coverage.accept(pair.document_id or "", pair.provenance["chunk_id"])
+
+    def take(self, reply: Reply) -> None:
+        """Counts the tokens of a reply."""
+        self.tokens["prompt_tokens"] += reply.prompt_tokens
+        self.tokens["completion_tokens"] += reply.completion_tokens
+
+    def check_kept(self, least_share: float) -> None:
+        """Raises DataError when too few of the pairs asked for were kept; call after leaving the context."""
+        asked, kept = self.asked.total(), self.accepted.total()
+        if asked and kept < max(least_share * asked, 1):
+            reason, count = self.rejected.most_common(1)[0]
+            raise DataError(
+                f"only {kept} of {asked} generated pairs passed the checks; most failed by '{reason}' ({count}): see "
+                f"{self._path}, then change the model or generate.advanced.checks, or lower generate.advanced.min_kept_share"
+            )
+
+    def counts(self) -> dict[str, Any]:
+        asked, kept = self.asked.total(), self.accepted.total()
+        return {
+            "asked": asked,
+            "accepted": kept,
+            "kept_share": round(kept / asked, 4) if asked else 0.0,
+            "asked_by_kind": dict(self.asked),
+            "accepted_by_kind": dict(self.accepted),
+            "rejected_by_check": dict(self.rejected.most_common()),
+            "reject_examples": dict(self._examples),
+            "repaired_evidence": self.repaired,
+            "coverage": self.coverage.counts(),
+            **self.tokens,
+        }
+
+    def __enter__(self) -> Funnel:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._out.close()
+        os.replace(self._temporary, self._path)
+
+
+@dataclass
+class Coverage:
+    """Share of each document's chunks (asked about) that have at least one accepted pair. Pairs come in chunk order."""
+
+    num_asked: Counter[str] = field(default_factory=Counter)
+    num_covered: Counter[str] = field(default_factory=Counter)
+    _last: str = ""
+
+    def ask(self, document_id: str) -> None:
+        """One more chunk of the document is asked about."""
+        self.num_asked[document_id] += 1
+
+    def accept(self, document_id: str, chunk_id: str) -> None:
+        self.num_covered[document_id] += chunk_id != self._last
+        self._last = chunk_id
+
+    def counts(self) -> dict[str, Any]:
+        shares = {name: self.num_covered[name] / asked for name, asked in self.num_asked.items()}
+        lowest = sorted(shares, key=lambda name: (shares[name], name))[:LOWEST_DOCUMENTS]
+        return {
+            "chunks": self.num_asked.total(),
+            "chunks_with_pair": self.num_covered.total(),
+            "chunk_share": round(self.num_covered.total() / max(1, self.num_asked.total()), 4),
+            "documents": len(shares),
+            "documents_without_pair": sum(share == 0 for share in shares.values()),
+            "lowest": {name: round(shares[name], 4) for name in lowest},
+        }

@@ -1,0 +1,53 @@
+"""Question + chunks -> prompt, and reply -> answer with citations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from rag_ft.llm.interface import Messages
+from rag_ft.prompts.prompt_set import Prompts, is_abstention, parse_answer
+from rag_ft.schema import Chunk
+
+
+@dataclass(frozen=True)
+class ParsedReply:
+    """`citations` are chunk ids, each once, in the order the reply cites them."""
+
+    answer: str
+    citations: tuple[str, ...]
+    abstained: bool
+
+
+@dataclass(frozen=True)
+class AnswerPrompt:
+    """How a question and chunks become a prompt, and its reply an answer: the same in training,
+    evaluation, export and serving."""
+
+    prompts: Prompts
+    with_title: bool
+
+    def text(self, chunk: Chunk) -> str:
+        """A chunk as the generator reads it."""
+        return chunk_text(chunk, self.with_title)
+
+    def messages(self, question: str, chunks: Iterable[Chunk]) -> Messages:
+        """Asks `question` over `chunks` in this order, numbered from [1]."""
+        return self.prompts.answer(question, [self.text(chunk) for chunk in chunks])
+
+    def parse(self, reply: str, chunk_ids: Sequence[str]) -> ParsedReply:
+        """`chunk_ids` are those of the prompt, in its order."""
+        answer, numbers = parse_answer(reply, len(chunk_ids))
+        return ParsedReply(answer, tuple(chunk_ids[n - 1] for n in numbers), self.abstains(answer))
+
+    def abstains(self, answer: str) -> bool:
+        """Whether an answer says that the documents do not contain one."""
+        return is_abstention(answer, self.prompts.abstain)
+
+
+def chunk_text(chunk: Chunk, with_title: bool) -> str:
+    """The text of a chunk as encoder and LLM read it: with the document's title on a line before it, unless the text
+    already begins with it, or as it stands. BM25 always reads the title."""
+    if not with_title or not chunk.title or chunk.text.lstrip().startswith(chunk.title):
+        return chunk.text
+    return f"{chunk.title}\n{chunk.text}"

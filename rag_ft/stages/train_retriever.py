@@ -1,0 +1,229 @@
+"""Stage 4: tunes the encoder on the pairs and ships it where dev documents say that it finds more.
+
+The phases (inverse cloze, contrastive, LM-supervised) and their files are in training/phases.py.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from rag_ft.config import TrainRetrieverConfig
+from rag_ft.errors import ConfigError
+from rag_ft.run_dir import RunDir
+from rag_ft.session import Session
+from rag_ft.storage import write_jsonl
+
+if TYPE_CHECKING:
+    from rag_ft.training.retriever.dataset import Pairs
+    from rag_ft.training.retriever.phases import Candidate, LeftOut, RetrieverTraining
+    from rag_ft.training.retriever.ship_gate import DevScores, Selection
+
+logger = logging.getLogger(__name__)
+SELECTED_BY_CLOZES = (
+    "without dev questions: measured by inverse cloze on dev chunks, where one sentence asks for "
+    "the rest of its chunk"
+)
+Counts = dict[str, int | float | str]
+
+
+def run(session: Session) -> Counts:
+    """Writes lm_scores.jsonl and the training log, and retriever/ and retriever_index/ where the
+    tuned encoder is selected.
+
+    Raises:
+        DataError: something of a test document is among the pairs to train on.
+        ConfigError: the encoder cannot be loaded or takes no adapter, or fewer processes run than
+            were asked for.
+    """
+    from rag_ft.training.distributed import join_processes
+    from rag_ft.training.generator.lora import sharded
+    from rag_ft.training.retriever.dataset import select_pairs, with_cloze_dev
+    from rag_ft.training.retriever.phases import base_candidate, open_training
+
+    config, run_dir, settings = session.config, session.run_dir, session.config.train_retriever
+    if not settings.enabled:
+        return {"shipped": 0, "reason": "train_retriever.enabled is false"}
+    if sharded():
+        raise ConfigError(
+            "with FSDP no process holds the whole encoder, which is small: launch train_retriever "
+            "with configs/accelerate/ddp.yaml (the generator may be trained with FSDP)"
+        )
+
+    # The pairs: those of train documents to train on, those of dev documents to select by.
+    processes = join_processes()
+    pairs = select_pairs(run_dir, session.chunks, config.ingest.advanced.near_duplicate_similarity)
+    if settings.advanced.self_supervised:
+        pairs = with_cloze_dev(pairs, config.run.seed)
+    processes.first(lambda: write_jsonl(run_dir.rejects("train_retriever"), pairs.rejects))
+    counts: Counts = {
+        "num_train_pairs": len(pairs.train),
+        "num_dev_pairs": len(pairs.dev),
+        "num_dropped_test_questions": len(pairs.rejects),
+    }
+    if reason := nothing_to_train_on(settings, pairs):
+        return {**counts, "shipped": 0, "reason": reason}
+
+    # Training, phase after phase; then the gate.
+    training = open_training(session, pairs, processes)
+    base = base_candidate(training)
+    kept, left_out = train(training, base)
+    selection = select(training, base, kept[-1])
+
+    # The training log and the selected encoder.
+    processes.first(lambda: ship(training, kept, left_out, selection))
+    before, after = base.scores.summary, selection.scores.summary
+    return {
+        **counts,
+        "shipped": int(selection.shipped),
+        "alpha": selection.interpolation,
+        "reason": selection.reason,
+        "phases": ", ".join(phase.name for phase in kept[1:]) or "none",
+        "left_out": "; ".join(f"{phase.name}: {phase.reason}" for phase in left_out) or "none",
+        "dev_recall_base": before["dev_served_recall"],
+        "dev_recall_tuned": after["dev_served_recall"],
+        "dev_dense_recall_base": before["dev_dense_recall"],
+        "dev_dense_recall_tuned": after["dev_dense_recall"],
+        **{f"lsr_{k}": v for phase in kept for k, v in phase.notes.items() if v is not None},
+    }
+
+
+def nothing_to_train_on(settings: TrainRetrieverConfig, pairs: Pairs) -> str | None:
+    """Why no phase can be trained, or None."""
+    if settings.advanced.self_supervised and len(pairs.chunks) > 1:
+        return None
+    if len(pairs.train) < 2:
+        return (
+            "fewer than two questions of train documents: generate more, or set "
+            "train_retriever.advanced.self_supervised=true"
+        )
+    if settings.epochs or settings.advanced.lsr_steps:
+        return None
+    return "train_retriever.epochs and lsr_steps are 0"
+
+
+def train(training: RetrieverTraining, base: Candidate) -> tuple[list[Candidate], list[LeftOut]]:
+    """The base and the kept phases in order, and the phases that are left out.
+
+    Each phase starts from the weights of the one before. A later contrastive phase is left out,
+    and ends the training, where it finds no more on dev than before; an LM-supervised phase is left
+    out where it finds less.
+    """
+    from rag_ft.training.retriever.dataset import with_positive
+    from rag_ft.training.retriever.phases import LeftOut, cloze_phase, contrastive_phase, lsr_phase
+
+    settings, pairs = training.config.train_retriever, training.pairs
+    kept, left_out = [base], list[LeftOut]()
+    if settings.advanced.self_supervised:
+        kept.append(cloze_phase(training, kept[-1]))
+    for number in range(settings.advanced.rounds):
+        before = kept[-1]
+        # Contrastive: the first round is kept for the gate to judge, later ones must find more.
+        if settings.epochs and len(with_positive(pairs.train, pairs.chunks)) > 1:
+            after = contrastive_phase(training, number, before)
+            if number and not after.scores.above(before.scores):
+                reason = "not better on dev than the round before"
+                left_out.append(LeftOut(after.name, reason, after.scores))
+                break
+            kept.append(after)
+        # LM-supervised: must not find less, unless the user switched the gate off.
+        if settings.advanced.lsr_steps and pairs.train:
+            after_lsr = lsr_phase(training, number, kept[-1])
+            if isinstance(after_lsr, LeftOut):
+                left_out.append(after_lsr)
+            elif after_lsr.scores.not_below(kept[-1].scores) or not settings.advanced.gate:
+                kept.append(after_lsr)
+            else:
+                reason = "worse on dev than without it"
+                left_out.append(LeftOut(after_lsr.name, reason, after_lsr.scores))
+        if kept[-1] is before:
+            break
+    for phase in left_out:
+        logger.warning("%s is left out: %s", phase.name, phase.reason)
+    return kept, left_out
+
+
+def select(training: RetrieverTraining, base: Candidate, tuned: Candidate) -> Selection:
+    """The gate: the tuned encoder, one between base and tuned, or the base."""
+    from rag_ft.training.retriever.phases import build_candidate, measure_candidate
+    from rag_ft.training.retriever.ship_gate import (
+        INTERPOLATIONS,
+        Selection,
+        describe_change,
+        select_encoder,
+    )
+
+    dev = training.pairs.dev
+    if tuned is base:
+        return Selection(0.0, base.scores, "no phase was kept")
+    if not training.config.train_retriever.advanced.gate:
+        change = describe_change(base.scores, tuned.scores, dev)
+        return Selection(1.0, tuned.scores, f"not gated; {change}")
+
+    def candidates() -> Iterator[tuple[float, DevScores]]:
+        yield 1.0, tuned.scores
+        # Interpolated encoders are built only where the tuned one is worse than the base.
+        training.encoder.load(tuned.state)
+        for interpolation in INTERPOLATIONS:
+            folder = candidate_folder(training, tuned, interpolation)
+            training.processes.first(partial(build_candidate, training, folder, interpolation))
+            yield interpolation, measure_candidate(training, folder, folder.path)
+
+    selection = select_encoder(base.scores, candidates(), dev)
+    if training.pairs.clozed:
+        return replace(selection, reason=f"{selection.reason} ({SELECTED_BY_CLOZES})")
+    return selection
+
+
+def candidate_folder(training: RetrieverTraining, tuned: Candidate, interpolation: float) -> RunDir:
+    """Where the encoder base + interpolation x (tuned - base) and its index are kept."""
+    if interpolation == 1:
+        return tuned.folder
+    return RunDir(training.folder / f"interpolation-{interpolation}")
+
+
+def ship(
+    training: RetrieverTraining,
+    kept: list[Candidate],
+    left_out: list[LeftOut],
+    selection: Selection,
+) -> None:
+    """Writes the training log, moves the selected encoder and index to their places, and removes
+    the folders of the phases."""
+    run_dir = training.run_dir
+    log = training_log(kept, left_out, selection)
+    write_jsonl(run_dir.training_log("train_retriever"), log)
+    for folder in (run_dir.retriever_index, run_dir.retriever):
+        shutil.rmtree(folder, ignore_errors=True)
+    if selection.shipped:
+        selected = candidate_folder(training, kept[-1], selection.interpolation)
+        os.replace(selected.retriever, run_dir.retriever)
+        os.replace(selected.retriever_index, run_dir.retriever_index)
+    shutil.rmtree(training.folder, ignore_errors=True)
+    result = "tuned encoder shipped" if selection.shipped else "base encoder kept"
+    logger.info("retriever: %s (%s)", result, selection.reason)
+
+
+def training_log(
+    kept: list[Candidate], left_out: list[LeftOut], selection: Selection
+) -> Iterator[dict[str, Any]]:
+    """{stage, step, loss} rows of every kept phase, each closed by a row with its dev recall;
+    {stage, reason} rows of those left out, with dev recall where they were trained; last the row of
+    the gate."""
+    for phase in kept:
+        yield from ({"stage": phase.name, **row} for row in phase.history)
+        yield {"stage": phase.name, **phase.notes, **phase.scores.summary}
+    for left in left_out:
+        scores = left.scores.summary if left.scores else {}
+        yield {"stage": left.name, "reason": f"left out: {left.reason}", **scores}
+    yield {
+        "stage": "gate",
+        "alpha": selection.interpolation,
+        "reason": selection.reason,
+        **selection.scores.summary,
+    }

@@ -1,0 +1,339 @@
+"""The files that records live in: JSON lines, atomic writes, appending, and random access to chunks."""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+import functools
+import hashlib
+import itertools
+import json
+import os
+import re
+import secrets
+from array import array
+from collections.abc import Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+from rag_ft.errors import DataError
+from rag_ft.schema import (
+    SPLITS,
+    Chunk,
+    Document,
+    Evidence,
+    Hit,
+    Prediction,
+    QAPair,
+    Reject,
+    Score,
+    Split,
+)
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+TEMPORARY = ".tmp"
+_TEMPORARY_NAME = re.compile(r"\.[0-9a-f]{8}\.tmp$")
+
+# The ids at the head of a chunk's line, and its split further on.
+_CHUNK_HEAD = re.compile(
+    rb'\{"id": ("(?:[^"\\]|\\.)*"), "document_id": ("(?:[^"\\]|\\.)*"), '
+    rb'.*, "split": "(train|dev|test)"[,}]',
+    re.DOTALL,
+)
+
+
+Item = TypeVar("Item")
+Record = TypeVar("Record", Document, Chunk, QAPair, Hit, Prediction, Score, Reject)
+
+
+def to_json(record: Any) -> str:
+    return json.dumps(dataclasses.asdict(record), ensure_ascii=False)
+
+
+def from_json(line: str, kind: type[Record]) -> Record:
+    row = json.loads(line)
+    if kind is QAPair:
+        row["evidence"] = Evidence(**row["evidence"]) if row["evidence"] else None
+    for name, value in row.items():
+        if isinstance(value, list):
+            row[name] = tuple(value)
+    return kind(**row)
+
+
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The JSON objects of a file, a line each. A last line without its newline (a killed writer's) is left out."""
+    try:
+        with path.open(encoding="utf-8", newline="\n") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.endswith("\n"):
+                    yield _parse(line, path, number)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def read_jsonl(path: Path, kind: type[Record]) -> Iterator[Record]:
+    """The records of a file that a stage of this package wrote.
+
+    Raises:
+        DataError: the file is missing, or a line is not such a record (names the line).
+    """
+    try:
+        with path.open(encoding="utf-8", newline="\n") as lines:
+            for number, line in enumerate(lines, 1):
+                try:
+                    yield from_json(line, kind)
+                except (ValueError, TypeError, KeyError) as error:
+                    raise DataError(
+                        f"{path} line {number} is not a {kind.__name__}: {error}"
+                    ) from error
+    except FileNotFoundError as error:
+        raise DataError(f"{path} does not exist: run the stage that writes it first") from error
+
+
+def temporary_beside(path: Path) -> Path:
+    """A name in the same folder that nobody else uses, to write to and rename; makes the folder.
+
+    Open it with mode "x": it then neither follows a link nor takes another's file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.with_name(f"{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
+
+
+def leftovers(path: Path) -> list[Path]:
+    """Temporary files that killed writers of `path` left beside it; where it is a folder, in it."""
+    beside = [p for p in path.parent.glob("*" + TEMPORARY) if p.name.startswith(f"{path.name}.")]
+    inside = path.rglob("*" + TEMPORARY) if path.is_dir() else ()
+    return [p for p in (*beside, *inside) if _TEMPORARY_NAME.search(p.name)]
+
+
+def write_jsonl(path: Path, records: Iterable[Any]) -> int:
+    """Streams records to `path` by a temporary file and a rename, so that a half-written file never has the name.
+
+    Returns the number of lines written.
+    """
+    temporary = temporary_beside(path)
+    count = 0
+    try:
+        with temporary.open("x", encoding="utf-8", newline="\n") as out:
+            for record in records:
+                row = (
+                    json.dumps(record, ensure_ascii=False)
+                    if isinstance(record, dict)
+                    else to_json(record)
+                )
+                out.write(row + "\n")
+                count += 1
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return count
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a small file by a temporary file and a rename."""
+    temporary = temporary_beside(path)
+    try:
+        with temporary.open("x", encoding="utf-8", newline="\n") as out:
+            out.write(text)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class JsonlAppender:
+    """Appends dict rows, each flushed as one whole line; on opening, a torn last line is cut off. `write` returns the
+    length of each line in bytes."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _cut_torn_line(path)
+        self._out = path.open("ab")
+
+    def write(self, *rows: dict[str, Any]) -> list[int]:
+        lines = [(json.dumps(row, ensure_ascii=False) + "\n").encode() for row in rows]
+        self._out.write(b"".join(lines))
+        self._out.flush()
+        return [len(line) for line in lines]
+
+    def __enter__(self) -> JsonlAppender:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._out.close()
+
+
+class ChunkStore:
+    """The chunks of a run: by id, by document, by split, and one after another in file order.
+
+    Opening costs nothing. The first access by id, document or split scans the lines once for ids and
+    splits, without parsing texts; about 30 bytes a chunk stay in memory. Only chunks that are asked
+    for are parsed. Threads may share a store.
+
+    Raises:
+        DataError: (on first access) the file is missing, or a line is not a chunk.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __iter__(self) -> Iterator[Chunk]:
+        """Every chunk in file order, parsed one at a time."""
+        return read_jsonl(self.path, Chunk)
+
+    def __len__(self) -> int:
+        return len(self._lines.splits)
+
+    def __contains__(self, chunk_id: str) -> bool:
+        return self._find(chunk_id) is not None
+
+    def __getitem__(self, chunk_id: str) -> Chunk:
+        """Raises KeyError where the run has no such chunk."""
+        found = self._find(chunk_id)
+        if found is None:
+            raise KeyError(chunk_id)
+        return found[1]
+
+    def select(self, chunk_ids: Iterable[str]) -> dict[str, Chunk]:
+        """The chunks of these ids by id, in file order; ids that the run does not have are left out."""
+        found = [row for chunk_id in set(chunk_ids) if (row := self._find(chunk_id)) is not None]
+        return {chunk.id: chunk for _, chunk in sorted(found, key=lambda item: item[0])}
+
+    def of_documents(self, document_ids: Iterable[str | None]) -> list[Chunk]:
+        """All chunks of these documents, in file order."""
+        rows = [self._lines.documents[i] for i in {*document_ids} if i in self._lines.documents]
+        return [self._read(row) for row in sorted(itertools.chain.from_iterable(rows))]
+
+    def of_splits(self, splits: Container[Split]) -> Iterator[Chunk]:
+        """The chunks of these splits, in file order; the others are not parsed."""
+        wanted = {number for number, split in enumerate(SPLITS) if split in splits}
+        return (self._read(row) for row, split in enumerate(self._lines.splits) if split in wanted)
+
+    def count_by_document(self, splits: Container[Split]) -> dict[str, int]:
+        """{document id: number of its chunks} of the documents of these splits, in file order."""
+        of_row, documents = self._lines.splits, self._lines.documents.items()
+        return {name: len(rows) for name, rows in documents if SPLITS[of_row[rows[0]]] in splits}
+
+    def close(self) -> None:
+        """Closes the file; the next access opens it again."""
+        if "_lines" in self.__dict__:
+            self._lines.file.close()
+            del self._lines
+
+    @functools.cached_property
+    def _lines(self) -> _ChunkLines:
+        return _scan_chunk_lines(self.path)
+
+    def _find(self, chunk_id: str) -> tuple[int, Chunk] | None:
+        """(row, chunk). Several ids may share a hash, so the id in the line decides."""
+        hashes, wanted = self._lines.hashes, hash(chunk_id)
+        place = bisect.bisect_left(hashes, wanted)
+        while place < len(hashes) and hashes[place] == wanted:
+            row = int(self._lines.rows[place])
+            if (chunk := self._read(row)).id == chunk_id:
+                return row, chunk
+            place += 1
+        return None
+
+    def _read(self, row: int) -> Chunk:
+        start, end = self._lines.starts[row], self._lines.starts[row + 1]
+        line = os.pread(self._lines.file.fileno(), end - start, start)
+        try:
+            return from_json(line.decode("utf-8"), Chunk)
+        except (ValueError, TypeError, KeyError) as error:
+            raise DataError(f"{self.path} line {row + 1} is not a Chunk: {error}") from error
+
+
+@dataclass(frozen=True)
+class _ChunkLines:
+    """`starts`: where each line begins, and the end of the file. `splits`: an index into SPLITS for
+    each line. `hashes` of the ids in ascending order, and the `rows` they belong to."""
+
+    file: BinaryIO
+    starts: array[int]
+    splits: bytearray
+    documents: dict[str, Sequence[int]]
+    hashes: Any
+    rows: Any
+
+
+def _scan_chunk_lines(path: Path) -> _ChunkLines:
+    import numpy as np  # not above: most commands read records without it
+
+    try:
+        file = path.open("rb")
+    except FileNotFoundError as error:
+        raise DataError(f"{path} does not exist: run the stage that writes it first") from error
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    starts, splits, hashes = array("Q", [0]), bytearray(), array("q")
+    documents: dict[str, Any] = {}
+    for row, line in enumerate(file):
+        # Our own writer puts the ids first. Quotes inside a text are escaped: none looks like a split.
+        head = _CHUNK_HEAD.match(line)
+        if head is None:
+            raise DataError(
+                f"{path} line {row + 1} is not a Chunk: run `rag-ft ingest CONFIG --force`"
+            )
+        document_id = json.loads(head[2])
+        rows = documents.get(document_id, range(row, row))
+        if isinstance(rows, list):
+            rows.append(row)
+        else:  # nearly always: the chunks of a document follow each other
+            follows = rows.stop == row
+            documents[document_id] = range(rows.start, row + 1) if follows else [*rows, row]
+        starts.append(starts[-1] + len(line))
+        splits.append(SPLITS.index(head[3].decode()))
+        hashes.append(hash(json.loads(head[1])))
+    found = np.frombuffer(hashes, dtype=np.int64) if hashes else np.empty(0, dtype=np.int64)
+    order = np.argsort(found, kind="stable")
+    return _ChunkLines(file, starts, splits, documents, found[order], order.astype(np.uint32))
+
+
+def encodable(value: Any) -> Any:
+    """A JSON value whose texts can be written as UTF-8: half surrogate pairs (of "\\ud83d" in JSON, or of file
+    names that are no Unicode) become the replacement character."""
+    if isinstance(value, str):
+        return _SURROGATE.sub("\ufffd", value)
+    if isinstance(value, list):
+        return [encodable(item) for item in value]
+    if isinstance(value, dict):
+        return {encodable(key): encodable(item) for key, item in value.items()}
+    return value
+
+
+def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Lists of `size` items in order, the last one shorter (itertools.batched is in Python 3.12)."""
+    iterator = iter(items)
+    while batch := list(itertools.islice(iterator, size)):
+        yield batch
+
+
+def content_hash(*parts: Any) -> str:
+    """16 hex digits over the JSON of the parts: the key of everything that is computed once."""
+    return hashlib.sha256(
+        json.dumps(parts, ensure_ascii=False, sort_keys=True).encode()
+    ).hexdigest()[:16]
+
+
+def _parse(line: str, path: Path, number: int) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise DataError(f"{path} line {number} is not JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise DataError(f"{path} line {number} is not a JSON object")
+    return row
+
+
+def _cut_torn_line(path: Path) -> None:
+    if not path.exists():
+        return
+    with path.open("rb+") as raw:
+        position = raw.seek(0, os.SEEK_END)
+        while position > 0:
+            raw.seek(position - 1)
+            if raw.read(1) == b"\n":
+                break
+            position -= 1
+        raw.truncate(position)

@@ -1,0 +1,67 @@
+"""From messages and an answer to token ids, with the boundary where the loss begins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from rag_ft.errors import ConfigError
+from rag_ft.llm.chat_template import answer_ending, load_chat_tokenizer, render
+from rag_ft.llm.interface import Messages
+from rag_ft.model_hub import resolve
+
+IGNORED = -100  # what a label says where no loss is wanted
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """`input_ids[:num_prompt_tokens]` is what serving sends; the rest, up to the end of the turn, is learned."""
+
+    input_ids: tuple[int, ...]
+    num_prompt_tokens: int
+
+    @property
+    def labels(self) -> list[int]:
+        return [IGNORED] * self.num_prompt_tokens + list(self.input_ids[self.num_prompt_tokens :])
+
+    @property
+    def num_answer_tokens(self) -> int:
+        return len(self.input_ids) - self.num_prompt_tokens
+
+
+class ChatTokens:
+    """Tokenises as serving does: the prompt alone, then the answer, so that no token spans the boundary."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        if tokenizer.eos_token_id is None:
+            raise ConfigError(
+                "llm.model has no end-of-sequence token: choose an instruction-tuned model"
+            )
+        self.tokenizer = tokenizer
+        self._ending = answer_ending(tokenizer)
+
+    def encode(self, messages: Messages, answer: str) -> Encoded:
+        """Ids of the prompt as it is served, and of the answer with its end of turn. What a template writes after the
+        end-of-turn token is left out, since serving stops there, and so is what it writes into a finished turn before
+        the answer (an empty thinking block): serving's prompt either holds that already, or does without."""
+        prompt_ids = self._ids(render(self.tokenizer, messages))
+        answer_ids = self._ids(answer + self._ending)
+        end = self.tokenizer.eos_token_id
+        if end in answer_ids:
+            answer_ids = answer_ids[: answer_ids.index(end) + 1]
+        return Encoded((*prompt_ids, *answer_ids), len(prompt_ids))
+
+    def _ids(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def load_chat_tokens(model: str) -> ChatTokens:
+    """The tokenizer of `model` (a folder or a hub id) as training uses it.
+
+    Raises:
+        ConfigError: there is no such model, or it has no chat template.
+    """
+    tokenizer = load_chat_tokenizer(resolve(model, "llm"))
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return ChatTokens(tokenizer)

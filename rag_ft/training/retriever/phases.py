@@ -1,0 +1,336 @@
+"""The phases of tuning a retriever: inverse cloze, contrastive, LM-supervised.
+
+Each phase makes rows, trains, indexes, and measures on dev. It has a folder of its own: rows.jsonl
+(what it trains on), encoder.safetensors (the weights after it), retriever/ and retriever_index/ (as
+they would be served), dev.json (their dev scores). Each file is made once, so a killed run goes on.
+With several processes, the first one makes the files and all of them train.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from rag_ft.config import Config
+from rag_ft.hardware import choose_dtype
+from rag_ft.llm.factory import open_language_model
+from rag_ft.prompts.answer_prompt import chunk_text
+from rag_ft.prompts.prompt_set import load_prompts
+from rag_ft.retrieval.encoder import load_encoder, load_sentence_transformer
+from rag_ft.retrieval.index_builder import adopt_index, build_index, open_vectors, read_manifest
+from rag_ft.retrieval.retriever import Retriever, open_retriever, served_tuned
+from rag_ft.run_dir import RunDir
+from rag_ft.schema import Chunk
+from rag_ft.session import Session
+from rag_ft.storage import ChunkStore, write_jsonl, write_text
+from rag_ft.training.distributed import Processes
+from rag_ft.training.leakage import check_chunks_allowed
+from rag_ft.training.retriever.batch_sampler import fitting_batch_size
+from rag_ft.training.retriever.dataset import Pairs, with_positive
+from rag_ft.training.retriever.hard_negatives import DEPTH, mine_negatives
+from rag_ft.training.retriever.inverse_cloze import make_clozes
+from rag_ft.training.retriever.lm_scores import score_retrieved
+from rag_ft.training.retriever.lm_supervision import choose_temperature
+from rag_ft.training.retriever.losses import LOSSES, LossSettings
+from rag_ft.training.retriever.ship_gate import DevScores, measure
+from rag_ft.training.retriever.trainable_encoder import State, TrainableEncoder, make_trainable
+from rag_ft.training.retriever.trainer import WEIGHTS, Schedule, VectorsOf, fit
+from rag_ft.training.retriever.training_rows import (
+    TrainingRow,
+    cloze_rows,
+    contrastive_rows,
+    read_training_rows,
+    retrieved_chunks,
+    scored_rows,
+    to_dataset,
+)
+
+logger = logging.getLogger(__name__)
+CLOZE_INDEX = "cloze_index"
+# How many times k chunks are searched: chunks of dev and test documents are passed over.
+SEARCHED_FOR_EACH = 4
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An encoder as it would be served: the result of a phase, or the base (`folder` is then the
+    run's own). `state` are the trainable weights, `history` rows of {step, loss}, `notes` what the
+    training log says besides."""
+
+    name: str
+    folder: RunDir
+    state: State
+    scores: DevScores
+    history: list[dict[str, float]]
+    notes: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A phase whose weights are not used, and why; `scores` is None where nothing was trained."""
+
+    name: str
+    reason: str
+    scores: DevScores | None = None
+
+
+@dataclass
+class RetrieverTraining:
+    """What every phase needs; `folder` holds the folders of the phases."""
+
+    config: Config
+    run_dir: RunDir
+    folder: Path
+    pairs: Pairs
+    encoder: TrainableEncoder
+    processes: Processes
+    chunks: ChunkStore
+
+    @property
+    def frozen_chunks(self) -> bool:
+        """Whether only questions are encoded anew: chunk vectors and index stay as they are."""
+        return self.config.train_retriever.advanced.sides == "query"
+
+    def text_of(self, chunk: Chunk) -> str:
+        """What the encoder reads of a chunk, without its prompt."""
+        return chunk_text(chunk, self.config.retrieval.advanced.with_title)
+
+    def retriever_of(self, candidate: Candidate) -> Retriever:
+        """The candidate's encoder over its index."""
+        return open_retriever(self.config, candidate.folder, tuned=candidate.name != "base")
+
+    def rows(self, phase: str, make: Callable[[], Iterable[TrainingRow]]) -> list[TrainingRow]:
+        """The phase's rows.jsonl; the first process makes it where it is missing.
+
+        Raises:
+            DataError: a chunk of a test document is among them.
+        """
+        path = self.folder / phase / "rows.jsonl"
+        self.processes.first(lambda: path.exists() or write_jsonl(path, make()))
+        rows = read_training_rows(path)
+        trained = (chunk.id for row in rows for chunk in row.chunks)
+        check_chunks_allowed(trained, self.chunks.of_splits({"test"}), f"chunks of {phase}")
+        return rows
+
+    def base_vectors(self) -> VectorsOf:
+        """Looks up the vectors (n, dim) of n chunk ids in the base index."""
+        ids = json.loads((self.run_dir.index / "chunk_ids.json").read_text(encoding="utf-8"))
+        row_of = {chunk_id: row for row, chunk_id in enumerate(ids)}
+        vectors = open_vectors(self.run_dir.index)
+
+        def look_up(chunk_ids: Sequence[str]) -> torch.Tensor:
+            return torch.from_numpy(vectors[[row_of[chunk_id] for chunk_id in chunk_ids]])
+
+        return look_up
+
+
+def open_training(session: Session, pairs: Pairs, processes: Processes) -> RetrieverTraining:
+    """The encoder ready to be trained, and what the phases need; they keep their files in the run's
+    checkpoints.
+
+    Raises:
+        ConfigError: the encoder cannot be loaded or takes no adapter.
+    """
+    config, settings = session.config, session.config.train_retriever
+    model = load_sentence_transformer(config.encoder)
+    encoder = make_trainable(
+        model, settings.advanced.method, settings.advanced.rank, config.run.seed
+    )
+    folder = session.run_dir.checkpoints("train_retriever")
+    return RetrieverTraining(
+        config, session.run_dir, folder, pairs, encoder, processes, session.chunks
+    )
+
+
+def base_candidate(training: RetrieverTraining) -> Candidate:
+    """The encoder before training."""
+    scores = measure_candidate(training, training.run_dir, training.folder / "base")
+    return Candidate("base", training.run_dir, training.encoder.state(), scores, [], {})
+
+
+def cloze_phase(training: RetrieverTraining, before: Candidate) -> Candidate:
+    """Inverse cloze over the chunks of train documents; needs no questions."""
+    settings, seed = training.config.train_retriever, training.config.run.seed
+    clozes = make_clozes(training.pairs.chunks.values(), 1, seed)
+    rows = training.rows("cloze", lambda: cloze_rows(clozes, training.text_of))
+    rate = settings.learning_rate
+    schedule = Schedule(settings.batch_size, rate, epochs=1.0, seed=seed, no_duplicates=True)
+    return train_phase(training, "cloze", before, rows, "contrastive", schedule)
+
+
+def contrastive_phase(training: RetrieverTraining, number: int, before: Candidate) -> Candidate:
+    """Moves questions towards their gold chunks and away from mined negatives and the other chunks
+    of the batch. `number` is that of the round, from 0."""
+    settings, chunks = training.config.train_retriever, training.pairs.chunks
+    name, seed = f"round-{number}-contrastive", training.config.run.seed + number
+
+    def make_rows() -> list[TrainingRow]:
+        pairs, retriever = (
+            with_positive(training.pairs.train, chunks),
+            training.retriever_of(before),
+        )
+        num, margin = settings.advanced.num_negatives, settings.advanced.negative_margin
+        negatives = mine_negatives(pairs, retriever, chunks, num, margin, seed)
+        return contrastive_rows(pairs, negatives, chunks, training.text_of)
+
+    rows = training.rows(name, make_rows)
+    size, rate, epochs = settings.batch_size, settings.learning_rate, settings.epochs
+    schedule = Schedule(size, rate, epochs=epochs, seed=seed, no_duplicates=True)
+    return train_phase(training, name, before, rows, "contrastive", schedule)
+
+
+def lsr_phase(training: RetrieverTraining, number: int, before: Candidate) -> Candidate | LeftOut:
+    """Moves the encoder towards the chunks, among the k closest of each question, that make the
+    answer likely to the language model. Left out where the LM's scores teach nothing."""
+    config, settings = training.config, training.config.train_retriever
+    name, chunks = f"round-{number}-lsr", training.pairs.chunks
+    k = min(settings.advanced.lsr_top_k, len(chunks))
+
+    def make_rows() -> list[TrainingRow]:
+        # The encoder as it is now proposes k chunks for each question.
+        depth = max(DEPTH, SEARCHED_FOR_EACH * k)
+        retriever = training.retriever_of(before)
+        retrieved = retrieved_chunks(training.pairs.train, retriever, chunks, k, depth)
+        pairs = [pair for pair in training.pairs.train if pair.id in retrieved]
+        if not pairs or k < 2:
+            return []
+        # The language model scores the answer given each of them.
+        prompts = load_prompts(config.llm.prompts, config.llm.advanced.abstain)
+        log_path = training.run_dir.vllm_log
+        with open_language_model(config.llm, config.run.seed, log_path=log_path) as model:
+            text_of, cache = training.text_of, training.run_dir.lm_scores
+            scores = score_retrieved(pairs, retrieved, chunks, prompts, model, text_of, cache)
+        return scored_rows(pairs, retrieved, scores, chunks, training.text_of)
+
+    rows = training.rows(name, make_rows)
+    if not rows:
+        return LeftOut(name, "no question has two chunks to compare")
+
+    # The temperature decides how sharp the targets are; targets that are all alike teach nothing.
+    scores = torch.tensor([[chunk.score for chunk in row.chunks] for row in rows])
+    teacher = choose_temperature(scores, settings.advanced.lsr_temperature)
+    if teacher.refusal:
+        return LeftOut(name, teacher.refusal)
+    notes = dataclasses.asdict(teacher)
+
+    # How often the LM likes the gold chunk best, where it is known. It is then the first one.
+    with_gold = [[chunk.score or 0.0 for chunk in row.chunks] for row in rows if row.gold_chunk_id]
+    if with_gold:
+        agreement = float(np.mean([row[0] >= max(row) for row in with_gold]))
+        notes["teacher_gold_share"] = round(agreement, 4)
+
+    schedule = Schedule(
+        settings.batch_size,
+        settings.advanced.lsr_learning_rate,
+        epochs=0,
+        steps=settings.advanced.lsr_steps,
+        seed=config.run.seed + number,
+    )
+    return train_phase(training, name, before, rows, "lm_supervised", schedule, notes)
+
+
+def train_phase(
+    training: RetrieverTraining,
+    name: str,
+    before: Candidate,
+    rows: Sequence[TrainingRow],
+    loss: str,
+    schedule: Schedule,
+    notes: dict[str, Any] | None = None,
+) -> Candidate:
+    """Trains from the weights of `before`, builds the index, measures on dev.
+
+    Args:
+        training: the encoder and what is common to the phases.
+        name: of the phase and its folder.
+        before: the candidate whose weights the phase starts from.
+        rows: what it trains on.
+        loss: a name in LOSSES.
+        schedule: batch size is lowered where the rows do not fill it; precision is set here.
+        notes: for the training log; `tau` is the temperature of the language model's scores.
+    """
+    config, settings, notes = training.config, training.config.train_retriever, notes or {}
+    encoder, count = training.encoder, training.processes.count
+    encoder.load(before.state)
+    query_prompt = encoder.model.prompts.get("query") or ""
+    chunk_prompt = encoder.model.prompts.get("document") or ""
+    dataset = to_dataset(rows, query_prompt, chunk_prompt, training.frozen_chunks)
+
+    # As many rows as configured, fewer where they would be false negatives of each other; a
+    # multiple of the processes.
+    size = max(min(settings.batch_size, len(rows)) // count, 1) * count
+    if schedule.no_duplicates:
+        size = fitting_batch_size(dataset, settings.batch_size, count, schedule.seed) or count
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    bfloat16 = choose_dtype(config.encoder.dtype, device) == "bfloat16"
+    schedule = dataclasses.replace(schedule, batch_size=size, bfloat16=bfloat16)
+
+    loss_settings = LossSettings(
+        temperature=settings.advanced.temperature,
+        batch_size=size,
+        frozen_chunks=training.frozen_chunks,
+        gather=count > 1,
+        lm_temperature=notes.get("tau", 1.0),
+    )
+    vectors_of = training.base_vectors() if training.frozen_chunks else None
+    logger.info("%s: %d rows, batches of %d", name, len(rows), size)
+    module = LOSSES[loss](encoder.model, loss_settings)
+    folder = training.folder / name
+    history = fit(encoder, dataset, module, schedule, folder, vectors_of)
+
+    served = RunDir(folder)
+    training.processes.first(lambda: build_candidate(training, served))
+    scores = measure_candidate(training, served, folder)
+    logger.info("%s: %s", name, scores.summary)
+    return Candidate(name, served, load_file(folder / WEIGHTS), scores, history, notes)
+
+
+def build_candidate(
+    training: RetrieverTraining, folder: RunDir, interpolation: float = 1.0
+) -> None:
+    """Writes the encoder as it would be served, with its index, unless they are there."""
+    if served_tuned(folder):
+        return
+    training.encoder.save(folder.retriever, interpolation)
+    encoder = load_encoder(training.config.encoder, folder.retriever)
+    if training.frozen_chunks:
+        adopt_index(training.run_dir.index, folder.retriever_index, encoder)
+    else:
+        build_index(training.config, folder.retriever_index, training.chunks, encoder)
+
+
+def measure_candidate(training: RetrieverTraining, served: RunDir, place: Path) -> DevScores:
+    """Dev scores of the encoder and index in `served` (the run's own: of the base). The first
+    process measures them and keeps them in `place`/dev.json."""
+    path, pairs, config = place / "dev.json", training.pairs, training.config
+
+    def write() -> None:
+        if path.exists():
+            return
+        retriever = open_retriever(config, served, tuned=served is not training.run_dir)
+        if pairs.clozed:
+            # The same encoder over an index in which each dev chunk lacks the sentence that asks
+            # for it. With frozen chunk vectors all encoders share the index made for the base.
+            index, base_index = place / CLOZE_INDEX, training.folder / "base" / CLOZE_INDEX
+            if training.frozen_chunks and index != base_index:
+                adopt_index(base_index, index, retriever.encoder)
+            else:
+                searched = (pairs.clozed.get(chunk.id, chunk) for chunk in training.chunks)
+                build_index(config, index, searched, retriever.encoder)
+            manifest = read_manifest(index)
+            retriever = Retriever(index, manifest, retriever.encoder, config.retrieval)
+        scores = dataclasses.asdict(measure(retriever, pairs.dev, pairs.gold))
+        write_text(path, json.dumps({name: values.tolist() for name, values in scores.items()}))
+
+    training.processes.first(write)
+    values = json.loads(path.read_text(encoding="utf-8"))
+    return DevScores(**{name: np.array(scores) for name, scores in values.items()})

@@ -1,0 +1,140 @@
+"""Which encoder is served: the tuned one only if it finds no less than the base on dev documents.
+
+With few dev questions the choice is uncertain. A true loss of 2 points passes with probability
+0.37, 0.27, 0.13 and 0.02 at 20, 60, 200 and 600 questions, a true gain of 5 points with 0.79, 0.96,
+1 and 1 (benchmarks/gate.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from rag_ft.evaluation.metric_table import DECIDING_RETRIEVAL, LABELS, RANK
+from rag_ft.evaluation.metrics.retrieval import score_ranking
+from rag_ft.evaluation.statistics import bootstrap
+from rag_ft.schema import QAPair
+
+# Shares of the weight change that are tried where all of it is worse than none (WiSE-FT).
+INTERPOLATIONS = (0.75, 0.5, 0.25)
+NUM_RESAMPLES = 2000
+
+
+class Searches(Protocol):
+    """What measuring needs of a Retriever."""
+
+    def search(
+        self, questions: Sequence[str], k: int, mode: str | None = None
+    ) -> list[list[tuple[str, float]]]:
+        """(chunk id, score) of the k best chunks of each question, best first."""
+        ...
+
+
+@dataclass(frozen=True)
+class DevScores:
+    """Per dev question, each of shape (num_questions,): DECIDING_RETRIEVAL of what is served (retrieval.mode)
+    and of dense retrieval alone, 0 or 1; and mrr@10 of what is served, which decides between equal
+    recalls."""
+
+    served: np.ndarray
+    dense: np.ndarray
+    served_mrr: np.ndarray
+
+    @property
+    def summary(self) -> dict[str, float]:
+        """Shares 0-1, rounded to four digits."""
+        values = {
+            "served_recall": self.served,
+            "dense_recall": self.dense,
+            "served_mrr": self.served_mrr,
+        }
+        return {
+            f"dev_{name}": round(float(v.mean()), 4) if len(v) else 0.0
+            for name, v in values.items()
+        }
+
+    def above(self, other: DevScores) -> bool:
+        """Whether recall is higher than that of `other`, or equal with a higher mrr@10."""
+        return not other.not_below(self)
+
+    def not_below(self, other: DevScores) -> bool:
+        """Whether recall is higher than that of `other`, or equal with no lower mrr@10."""
+        if self.served.sum() != other.served.sum():
+            return bool(self.served.sum() > other.served.sum())
+        return bool(self.served_mrr.sum() >= other.served_mrr.sum() - 1e-9)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The encoder that is served: base + `interpolation` x (tuned - base). 1 is the tuned encoder,
+    0 the base."""
+
+    interpolation: float
+    scores: DevScores
+    reason: str
+
+    @property
+    def shipped(self) -> bool:
+        """Whether the base encoder is replaced."""
+        return self.interpolation > 0
+
+
+def measure(
+    retriever: Searches, pairs: Sequence[QAPair], gold: Mapping[str, set[str]]
+) -> DevScores:
+    """How well the retriever finds the gold chunks, `gold` by pair id, of the pairs."""
+    questions = [pair.question for pair in pairs]
+    scores = []
+    for mode in (None, "dense"):
+        rankings = retriever.search(questions, 10, mode)
+        rows = [
+            score_ranking([chunk_id for chunk_id, _ in ranking], gold[pair.id])
+            for ranking, pair in zip(rankings, pairs, strict=True)
+        ]
+        scores.append(
+            {m: np.array([row[m] for row in rows], float) for m in (DECIDING_RETRIEVAL, RANK)}
+        )
+    served, dense = scores
+    return DevScores(served[DECIDING_RETRIEVAL], dense[DECIDING_RETRIEVAL], served[RANK])
+
+
+def select_encoder(
+    base: DevScores, candidates: Iterable[tuple[float, DevScores]], pairs: Sequence[QAPair]
+) -> Selection:
+    """The first candidate that is not below the base, else the base.
+
+    Args:
+        base: scores of the untuned encoder.
+        candidates: (interpolation, scores), the tuned encoder (1) first. They are drawn one by one,
+            so that costly candidates are made only when needed.
+        pairs: the dev pairs, in the order of the scores; documents are what is resampled.
+    """
+    if not pairs:
+        return Selection(0.0, base, "no dev questions to judge by")
+    rejected = ""
+    for interpolation, scores in candidates:
+        change = describe_change(base, scores, pairs)
+        if scores.not_below(base):
+            return Selection(interpolation, scores, f"{change}{rejected}")
+        rejected = rejected or f"; all of the tuning was worse than the base: {change}"
+    return Selection(0.0, base, f"the base stays{rejected}")
+
+
+def describe_change(base: DevScores, tuned: DevScores, pairs: Sequence[QAPair]) -> str:
+    """ "dev recall@5 +12.3 points [+8.0, +16.1] on 88 questions": of what is served, with a paired
+    bootstrap over documents."""
+    if not pairs:
+        return "no dev questions to measure by"
+    names = sorted({pair.document_id or pair.id for pair in pairs})
+    number_of = {name: number for number, name in enumerate(names)}
+    groups = np.array([number_of[pair.document_id or pair.id] for pair in pairs])
+    deltas = (tuned.served - base.served)[:, None]
+    estimate = bootstrap(deltas, np.ones_like(deltas), groups, NUM_RESAMPLES)[0]
+    interval = ""
+    if estimate.ci95:
+        interval = f" [{100 * estimate.ci95[0]:+.1f}, {100 * estimate.ci95[1]:+.1f}]"
+    change = f"{100 * estimate.value:+.1f} points{interval}"
+    return f"dev {LABELS[DECIDING_RETRIEVAL]} {change} on {len(pairs)} questions"
