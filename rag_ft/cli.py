@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rag_ft.errors import RagFtError
-from rag_ft.pipeline import NAMES, STAGES
+from rag_ft.stage_table import NAMES, STAGES
 from rag_ft.version import __version__
 
 # What the machine refuses and the user can repair. Any other OSError is a defect of rag_ft.

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rag_ft.cli import STAGE_HELP, main
-from rag_ft.pipeline import NAMES
+from rag_ft.stage_table import NAMES
 
 ROOT = Path(__file__).parent.parent
 

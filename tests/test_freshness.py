@@ -22,6 +22,7 @@ from rag_ft.errors import ConfigError, DataError
 from rag_ft.hardware import num_threads
 from rag_ft.run_dir import FILES, RunDir
 from rag_ft.session import Session
+from rag_ft.stage_table import NAMES
 
 FOLDERS = {
     "index",
@@ -56,7 +57,7 @@ def finished(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., C
 
         return run
 
-    for name in pipeline.NAMES:
+    for name in NAMES:
         monkeypatch.setitem(
             sys.modules, f"rag_ft.stages.{name}", types.SimpleNamespace(run=stand_in(name))
         )
@@ -67,7 +68,7 @@ def finished(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., C
         (documents / "a.md").write_text("one\n", encoding="utf-8")
         chosen = {"ingest": {"sources": [documents]}, **sections}
         config = make_config({"run": {"dir": tmp_path / "run"}, **chosen})
-        for name in pipeline.NAMES:
+        for name in NAMES:
             pipeline.run_stage(name, config)
         return config
 
@@ -90,7 +91,7 @@ def test_a_damaged_file_of_a_stage_is_noticed_by_status_and_by_every_later_stage
     run_dir = RunDir(config.run_path)
     assert set(states(config).values()) == {"done"}
     trials = 0
-    for position, name in enumerate(pipeline.NAMES):
+    for position, name in enumerate(NAMES):
         done = pipeline.read_done(run_dir, name) or {}
         for file in [*done["outputs"], run_dir.done(name).name]:
             path = run_dir.path / file
@@ -101,10 +102,8 @@ def test_a_damaged_file_of_a_stage_is_noticed_by_status_and_by_every_later_stage
                 )  # its last byte is a line end, without which it is whole
             else:
                 DAMAGES[damage](path)
-            assert "done" not in [states(config)[later] for later in pipeline.NAMES[position:]], (
-                file
-            )
-            for later in pipeline.NAMES[position + 1 :]:
+            assert "done" not in [states(config)[later] for later in NAMES[position:]], file
+            for later in NAMES[position + 1 :]:
                 for force in (False, True):
                     with pytest.raises(DataError) as error:
                         pipeline.run_stage(later, config, force=force)
@@ -145,7 +144,7 @@ def test_pairs_made_anew_make_every_later_stage_stale(finished: Callable[..., Co
     finished()
     other = make_config({**_sections(finished()), "generate": {"pairs_per_chunk": 1}})
     pipeline.run_stage("generate", other, force=True)
-    later = pipeline.NAMES[pipeline.NAMES.index("generate") + 1 :]
+    later = NAMES[NAMES.index("generate") + 1 :]
     assert {states(other)[name] for name in later} == {"stale"}
     with pytest.raises(
         DataError, match=r"train_retriever, which is stale \(generate was made anew\)"
@@ -179,7 +178,7 @@ def test_a_copied_folder_and_a_copied_source_stay_fresh_and_are_not_read_again(
         {"run": {"dir": copy / "run"}, "ingest": {"sources": [copy / "documents"]}}
     )
     assert set(states(copied).values()) == {"done"}
-    for name in pipeline.NAMES:
+    for name in NAMES:
         assert pipeline.run_stage(name, copied)["skipped"]
     read: list[Path] = []
     monkeypatch.setattr(freshness, "_sha256", lambda path, size, time: read.append(path) or "")
@@ -206,7 +205,7 @@ def test_a_folder_of_an_earlier_version_is_one_line_and_its_replies_are_kept(
 ) -> None:
     config = finished()
     run_dir = RunDir(config.run_path)
-    for name in pipeline.NAMES:
+    for name in NAMES:
         done = pipeline.read_done(run_dir, name) or {}
         old = {key: done[key] for key in ("fingerprint", "config", "inputs", "counts", "seconds")}
         run_dir.done(name).write_text(json.dumps(old))
@@ -215,7 +214,8 @@ def test_a_folder_of_an_earlier_version_is_one_line_and_its_replies_are_kept(
         )
     assert set(states(config).values()) == {"stale"}
     with pytest.raises(
-        ConfigError, match=r"of an earlier version of rag-ft.*--force.*replies of a language model are reused"
+        ConfigError,
+        match=r"of an earlier version of rag-ft.*--force.*replies of a language model are reused",
     ):
         pipeline.run_stage("ingest", config)
     with pytest.raises(DataError, match="of an earlier version"):
@@ -236,7 +236,7 @@ def test_force_removes_all_that_a_stage_writes_and_nothing_else(
 ) -> None:
     config = finished()
     run_dir = RunDir(config.run_path)
-    for name in pipeline.NAMES:
+    for name in NAMES:
         for path in run_dir.writes(name, "scratch"):
             if path.suffix:
                 path.write_text("log")
@@ -248,12 +248,9 @@ def test_force_removes_all_that_a_stage_writes_and_nothing_else(
         )
     user = run_dir.path / "notes.tmp"
     user.write_text("the user's own")
-    for name in pipeline.NAMES:
+    for name in NAMES:
         others = [
-            path
-            for other in pipeline.NAMES
-            if other != name
-            for path in run_dir.writes(other, "result")
+            path for other in NAMES if other != name for path in run_dir.writes(other, "result")
         ]
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(
@@ -270,7 +267,7 @@ def test_force_removes_all_that_a_stage_writes_and_nothing_else(
 
 
 def test_the_table_of_files_has_every_stage_and_replies_are_never_a_result() -> None:
-    assert tuple(FILES) == pipeline.NAMES
+    assert tuple(FILES) == NAMES
     for files in FILES.values():
         assert all((kind == "replies") == (name.startswith("replies/") or name == "lm_scores.jsonl")
                    for name, kind in files.items())  # fmt: skip

@@ -13,6 +13,7 @@ from rag_ft.config_loader import make_config
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.run_dir import RunDir
 from rag_ft.session import Session
+from rag_ft.stage_table import NAMES, STAGES, find_stage
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Co
         return {"num_calls": len(calls)}
 
     def index(session: Session) -> dict[str, int]:
-        config, run_dir = session.config, session.run_dir
+        _config, _run_dir = session.config, session.run_dir
         calls.append("index")
         return {"num_calls": len(calls)}
 
@@ -67,7 +68,7 @@ def test_force_keeps_the_replies_of_a_language_model_and_drop_replies_deletes_th
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def generate(session: Session) -> dict[str, int]:
-        config, run_dir = session.config, session.run_dir
+        _config, run_dir = session.config, session.run_dir
         replies = run_dir.replies("generate")
         replies.parent.mkdir(exist_ok=True)
         with replies.open("a", encoding="utf-8") as out:
@@ -89,7 +90,7 @@ def test_half_finished_work_of_other_settings_is_not_continued(
     counted: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(session: Session) -> dict[str, int]:
-        config, run_dir = session.config, session.run_dir
+        _config, run_dir = session.config, session.run_dir
         run_dir.documents.write_text("", encoding="utf-8")
         raise KeyboardInterrupt
 
@@ -108,7 +109,7 @@ def test_a_stage_that_failed_before_it_wrote_anything_takes_other_settings(
     counted: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(session: Session) -> dict[str, int]:
-        config, run_dir = session.config, session.run_dir
+        _config, _run_dir = session.config, session.run_dir
         raise DataError("only 40 % could be read")
 
     with monkeypatch.context() as patch:
@@ -177,9 +178,9 @@ def test_edited_prompts_and_replaced_weights_make_a_stage_stale(
     run_dir = RunDir(config.run_path)
     for name in ("ingest", "index"):
         pipeline.run_stage(name, config)
-    before = pipeline._plan(pipeline.find_stage("generate"), config, run_dir)
+    before = pipeline._plan(find_stage("generate"), config, run_dir)
     (tmp_path / changed).write_text("another", encoding="utf-8")
-    after = pipeline._plan(pipeline.find_stage("generate"), config, run_dir)
+    after = pipeline._plan(find_stage("generate"), config, run_dir)
     assert before["fingerprint"] != after["fingerprint"]
     assert pipeline.run_stage("index", config)["skipped"]
 
@@ -212,8 +213,8 @@ def test_a_run_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None
 
 
 def test_every_stage_only_builds_on_earlier_ones() -> None:
-    for number, stage in enumerate(pipeline.STAGES):
-        assert set(stage.after) <= set(pipeline.NAMES[:number])
+    for number, stage in enumerate(STAGES):
+        assert set(stage.after) <= set(NAMES[:number])
 
 
 def test_training_that_is_switched_off_needs_no_command_of_its_own(

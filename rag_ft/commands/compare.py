@@ -35,11 +35,11 @@ from rag_ft.evaluation.statistics import Estimate, holm, more_questions, spread
 from rag_ft.evaluation.systems import RETRIEVERS, SYSTEMS, System, distinct
 from rag_ft.evaluation.verdict import described, points, verdict
 from rag_ft.freshness import check_files
-from rag_ft.pipeline import NAMES
 from rag_ft.report.rendering import aligned, environment, style
 from rag_ft.report.run_data import tuned_components
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import QAPair, Score
+from rag_ft.stage_table import NAMES
 from rag_ft.storage import read_jsonl, write_text
 from rag_ft.text import normalise_question
 

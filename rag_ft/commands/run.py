@@ -12,16 +12,9 @@ from typing import Any
 from rag_ft.commands.arguments import config_of
 from rag_ft.config import Config
 from rag_ft.errors import RagFtError
-from rag_ft.pipeline import (
-    NAMES,
-    find_stage,
-    run_stage,
-    stages_to_run,
-    stages_until,
-    stages_with_llm,
-    status,
-)
+from rag_ft.pipeline import run_stage, stages_to_run, stages_until, stages_with_llm, status
 from rag_ft.run_dir import RunDir
+from rag_ft.stage_table import NAMES, find_stage
 
 Counts = Mapping[str, Any]
 
