@@ -1,4 +1,5 @@
-"""A run folder that is ready for train_generator, with tiny models, and processes that train in it."""
+"""A run folder that is ready for train_generator, with tiny models, and processes that train in
+it."""
 
 from __future__ import annotations
 
@@ -42,10 +43,32 @@ def pairs_of(run_dir: RunDir) -> list[QAPair]:
         town = chunk.text.split()[3].strip(".")
         start = chunk.start + chunk.text.index(town)
         evidence = Evidence(town, start, start + len(town))
-        pairs.append(QAPair(f"q{chunk.document_id}", f"Where does {name} live?", (town,), chunk.id, chunk.document_id,
-                            evidence, "factoid", chunk.split, "generated"))  # fmt: skip
-        pairs.append(QAPair(f"u{chunk.document_id}", f"What does {name} eat?", ("I don't know.",), None,
-                            chunk.document_id, None, "unanswerable", chunk.split, "generated"))  # fmt: skip
+        pairs.append(
+            QAPair(
+                f"q{chunk.document_id}",
+                f"Where does {name} live?",
+                (town,),
+                chunk.id,
+                chunk.document_id,
+                evidence,
+                "factoid",
+                chunk.split,
+                "generated",
+            )
+        )
+        pairs.append(
+            QAPair(
+                f"u{chunk.document_id}",
+                f"What does {name} eat?",
+                ("I don't know.",),
+                None,
+                chunk.document_id,
+                None,
+                "unanswerable",
+                chunk.split,
+                "generated",
+            )
+        )
     return pairs
 
 
@@ -71,7 +94,8 @@ def prepare(make_run: Make, **overrides: Any) -> tuple[Config, RunDir]:
 
 
 def with_copies(folder: Path) -> RunDir:
-    """A run with 20 train documents and a near-copy of each, a question about every one, and no dev document."""
+    """A run with 20 train documents and a near-copy of each, a question about every one, and no dev
+    document."""
     run_dir, texts = RunDir(folder), {}
     for number in range(20):
         texts[f"d{number}"] = " ".join(f"word{number}-{n}" for n in range(60))
@@ -83,8 +107,23 @@ def with_copies(folder: Path) -> RunDir:
         run_dir.chunks,
         (Chunk(f"{i}#0", i, "", t, 0, len(t), 60, "train") for i, t in texts.items()),
     )
-    write_jsonl(run_dir.qa, (QAPair(f"q-{i}", f"What tells {i}?", ("x",), f"{i}#0", i, None, "factoid", "train",
-                                    "imported") for i in texts))  # fmt: skip
+    write_jsonl(
+        run_dir.qa,
+        (
+            QAPair(
+                f"q-{i}",
+                f"What tells {i}?",
+                ("x",),
+                f"{i}#0",
+                i,
+                None,
+                "factoid",
+                "train",
+                "imported",
+            )
+            for i in texts
+        ),
+    )
     return run_dir
 
 
@@ -110,7 +149,8 @@ def start_process(words: list[str], log: Path) -> subprocess.Popen[bytes]:
 
 
 def as_file(config: Config, run_dir: RunDir, path: Path) -> Path:
-    """The config as YAML, and done-files of the stages before, so that a process of its own can run the stage."""
+    """The config as YAML, and done-files of the stages before, so that a process of its own can run
+    the stage."""
     values = config.model_dump(mode="json")
     values.pop("name")
     path.write_text(yaml.safe_dump(values))
