@@ -5,6 +5,7 @@ An error ends one request, or all of them, or is worth another try.
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
 import json
 import re
@@ -96,23 +97,15 @@ def failure_of(response: aiohttp.ClientResponse, body: bytes) -> Exception:
         return NotAllowedError(message)
     # Timeouts, conflicts, overload and the server's own errors may pass; the other 4xx do not.
     if status in (408, 409, 425, 429) or status >= 500:
-        wait = _retry_after(response.headers.get("Retry-After"))
-        return FailedError(message, status, wait, busy=status in (408, 429, 503))
+        # Retry-After is a number of seconds or an HTTP date (RFC 9110, section 10.2.3).
+        asked, wait = response.headers.get("Retry-After", ""), 0.0
+        try:
+            wait = float(asked)
+        except ValueError:
+            with contextlib.suppress(ValueError):
+                wait = email.utils.parsedate_to_datetime(asked).timestamp() - time.time()
+        return FailedError(message, status, max(0.0, wait), busy=status in (408, 429, 503))
     return RejectedError(message, status)
-
-
-def _retry_after(value: str | None) -> float:
-    """Seconds, from a number or an HTTP date (RFC 9110, section 10.2.3); 0 where there is none."""
-    if not value:
-        return 0.0
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
-        return 0.0
 
 
 def json_or_none(text: str | bytes) -> Any:

@@ -52,7 +52,26 @@ class TransformersModel:
         self._limit = context_tokens(folder, config.max_model_tokens)
         check_memory(folder, self._dtype, self._device)
         self._model = load_causal_lm(folder, self._dtype, self._device)
-        self._peft = _with_adapters(self._model, adapters)
+
+        # PEFT wraps the model and holds all adapters. They keep the model's type: they are not
+        # raised to float32 as for training.
+        self._peft: Any = None
+        for name, path in adapters.items():
+            options: dict[str, Any] = {"adapter_name": name, "autocast_adapter_dtype": False}
+            try:
+                if self._peft is None:
+                    from peft import PeftModel
+
+                    self._peft = PeftModel.from_pretrained(self._model, str(path), **options)
+                else:
+                    self._peft.load_adapter(str(path), **options)
+            except (ValueError, RuntimeError, OSError) as error:
+                raise ConfigError(
+                    f"adapter '{name}' ({path}) does not fit this model: {first_line(error)}"
+                ) from error
+        if self._peft is not None:
+            self._peft.eval()
+
         self._ends = end_tokens(self._model, self.tokenizer)
         pad = self.tokenizer.pad_token_id
         # Padding is masked, so any token will do.
@@ -220,33 +239,6 @@ def token_batches(
         width = wider
     if batch:
         yield batch
-
-
-def _with_adapters(model: Any, adapters: dict[str, Path]) -> Any:
-    """The model wrapped by PEFT with all adapters loaded, or None where there are none.
-
-    Raises:
-        ConfigError: an adapter was trained for another model, or is damaged.
-    """
-    if not adapters:
-        return None
-    from peft import PeftModel
-
-    # Adapters keep the model's type: they are not raised to float32 as for training.
-    peft: Any = None
-    for name, path in adapters.items():
-        try:
-            if peft is None:
-                peft = PeftModel.from_pretrained(
-                    model, str(path), adapter_name=name, autocast_adapter_dtype=False
-                )
-            else:
-                peft.load_adapter(str(path), adapter_name=name, autocast_adapter_dtype=False)
-        except (ValueError, RuntimeError, OSError) as error:
-            raise ConfigError(
-                f"adapter '{name}' ({path}) does not fit this model: {first_line(error)}"
-            ) from error
-    return peft.eval()
 
 
 def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:

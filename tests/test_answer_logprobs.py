@@ -11,7 +11,6 @@ import torch
 from rag_ft.config import LLMConfig
 from rag_ft.errors import ConfigError
 from rag_ft.fast.answer_logprobs import plan_batches, score_jobs, share_groups
-from rag_ft.fast.decoding import output_head
 from rag_ft.llm.factory import open_language_model
 from rag_ft.llm.transformers_backend import load_causal_lm
 
@@ -78,13 +77,6 @@ def test_a_shared_beginning_leaves_every_prompt_a_token_to_compute() -> None:
 
 def test_short_common_beginnings_are_not_shared() -> None:
     assert all(common == 0 for common, _ in share_groups([[1, 2, 3], [1, 2, 4]], [0, 1]))
-
-
-def test_the_output_head_equals_the_models_own_logits(model: torch.nn.Module) -> None:
-    ids = torch.tensor([[5, 9, 30, 77]])
-    with torch.no_grad():
-        hidden = model.base_model(ids).last_hidden_state[0]
-        torch.testing.assert_close(output_head(model)(hidden), model(ids).logits[0])
 
 
 def test_a_soft_capped_models_head_is_capped() -> None:

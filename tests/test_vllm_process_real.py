@@ -59,8 +59,8 @@ def writing(i: int) -> tuple[dict[str, str], ...]:
              f"Sentence: The {name} Station opened in {1900 + i}.\nKind: factoid"},)  # fmt: skip
 
 
-def some_requests(n: int, **knobs: Any) -> list[ChatRequest]:
-    return [ChatRequest(f"q{i}", question(i), 24, **knobs) for i in range(n)]
+def some_requests(n: int, **settings: Any) -> list[ChatRequest]:
+    return [ChatRequest(f"q{i}", question(i), 24, **settings) for i in range(n)]
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +153,7 @@ def test_a_running_server_is_used_by_its_address_and_needs_no_model_folder_here(
     served: Any,
 ) -> None:
     config = LLMConfig(
-        backend="openai", model="base", base_url=served._sender.base_url, dtype="float32"
+        backend="openai", model="base", base_url=served._client.base_url, dtype="float32"
     )
     jobs = [(question(0), "1900"), (question(1), "I don't know.")]
     with open_language_model(config, seed=0) as model:

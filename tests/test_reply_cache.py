@@ -33,8 +33,8 @@ class Counting:
                 yield Reply(request.id, text.upper(), "stop", 1, 1, 0.0)
 
 
-def ask(text: str, name: str | None = None, **knobs: object) -> ChatRequest:
-    return ChatRequest(name or text, ({"role": "user", "content": text},), 8, **knobs)  # type: ignore[arg-type]
+def ask(text: str, name: str | None = None, **settings: object) -> ChatRequest:
+    return ChatRequest(name or text, ({"role": "user", "content": text},), 8, **settings)  # type: ignore[arg-type]
 
 
 def rows(path: Path) -> list[dict]:
