@@ -1,4 +1,4 @@
-"""A real HTTP server on loopback that answers as a model server does, or fails in every way servers fail."""
+"""A real HTTP server on loopback that answers as model servers do, or fails as they fail."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ Fault = Callable[["Handler", str, int], bool]
 
 
 class FaultyServer(ThreadingHTTPServer):
-    """Echoes prompts in capitals. `fault(handler, prompt, tries so far)` returns True where it has answered (badly)."""
+    """Echoes prompts in capitals.
+
+    `fault(handler, prompt, tries so far)` returns True where it has answered, usually badly.
+    """
 
     daemon_threads = True
     request_queue_size = 256

@@ -1,4 +1,4 @@
-"""The number of requests in flight: it grows while that pays, and halves when the server is busy."""
+"""The number of requests in flight grows while that pays, and halves when the server is busy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""log p(answer | prompt): equal to a step-by-step computation, however jobs are batched and beginnings shared."""
+"""log p(answer | prompt) equals a step-by-step computation, however jobs are batched and shared."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rag_ft.llm.transformers_backend import load_causal_lm
 
 
 def step_by_step(model: torch.nn.Module, prompt: list[int], answer: list[int]) -> np.ndarray:
-    """One forward pass per answer token: the probability of the next token given everything before it."""
+    """One forward pass per answer token: its probability given everything before it."""
     logprobs = []
     for t, token in enumerate(answer):
         with torch.no_grad():
@@ -31,7 +31,10 @@ def model(tiny_lm_dir: Path) -> torch.nn.Module:
 
 
 def some_jobs(seed: int = 0) -> list[tuple[list[int], list[int]]]:
-    """Prompts with long shared beginnings, with none, equal ones, one the beginning of another; an empty answer."""
+    """Prompts with long shared beginnings, with none, equal ones, and an empty answer.
+
+    One prompt is the beginning of another.
+    """
     rng = np.random.default_rng(seed)
 
     def ids(n: int) -> list[int]:
@@ -83,9 +86,16 @@ def test_a_soft_capped_models_head_is_capped() -> None:
     from transformers import Gemma2Config, Gemma2ForCausalLM
 
     torch.manual_seed(0)
-    config = Gemma2Config(vocab_size=50, hidden_size=16, intermediate_size=16, num_hidden_layers=1,
-                          num_attention_heads=2, num_key_value_heads=1, head_dim=8,
-                          final_logit_softcapping=0.05)  # fmt: skip
+    config = Gemma2Config(
+        vocab_size=50,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        final_logit_softcapping=0.05,
+    )
     model = Gemma2ForCausalLM(config).eval()
     jobs = [([3, 4, 5, 6], [7, 8, 9]), ([3, 4], [1])]
     for (prompt, answer), found in zip(jobs, score_jobs(model, jobs, 100, pad=0), strict=True):

@@ -193,7 +193,10 @@ def test_a_key_that_ends_midway_ends_the_run_at_once_and_what_was_answered_is_ke
         return True
 
     server, path = serve(expires), tmp_path / "replies.jsonl"
-    said = rf"rejected the API key \(HTTP {status}: The access token has expired\): set OPENAI_API_KEY.*are kept"
+    said = (
+        rf"rejected the API key \(HTTP {status}: The access token has expired\): "
+        "set OPENAI_API_KEY.*are kept"
+    )
     with (
         open_language_model(config_of(server, concurrency=1), seed=0) as model,
         pytest.raises(DataError, match=said),

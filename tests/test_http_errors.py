@@ -12,7 +12,8 @@ from faulty_server import serve as serve
     [
         (
             400,
-            "This model's maximum context length is 2048 tokens. However, you requested 2100 tokens.",
+            "This model's maximum context length is 2048 tokens. "
+            "However, you requested 2100 tokens.",
         ),
         (400, "The decoder prompt (length 3000) is longer than the maximum model length of 2048."),
         (400, "the request exceeds the available context size. try increasing the context size"),
@@ -37,7 +38,8 @@ def test_a_request_beyond_the_models_context_is_marked(
     [
         (
             400,
-            "Unsupported parameter: 'max_tokens' is not supported. Use 'max_completion_tokens' instead.",
+            "Unsupported parameter: 'max_tokens' is not supported. "
+            "Use 'max_completion_tokens' instead.",
         ),
         (
             402,

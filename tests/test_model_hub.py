@@ -151,7 +151,8 @@ def test_a_damaged_tokenizer_is_an_error_in_one_line(
 
 def test_counting_tokens_imports_neither_torch_nor_transformers(tiny_encoder_dir: Path) -> None:
     code = (
-        "import sys, pathlib, rag_ft.stages.ingest; from rag_ft.model_hub import load_token_counter as load; "
+        "import sys, pathlib, rag_ft.stages.ingest; "
+        "from rag_ft.model_hub import load_token_counter as load; "
         "assert load(pathlib.Path(sys.argv[1]))(['ab ']) == [2]; "
         "sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
     )

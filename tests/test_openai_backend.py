@@ -1,4 +1,4 @@
-"""The model behind an OpenAI-compatible server: what is sent, what is checked at opening, odd replies."""
+"""The model behind an OpenAI-compatible server: what is sent and checked, and odd replies."""
 
 from __future__ import annotations
 

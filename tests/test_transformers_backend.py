@@ -1,4 +1,4 @@
-"""The in-process model against transformers' own generate, and what it refuses."""
+"""The in-process model against transformers' own generate, and what it rejects."""
 
 from __future__ import annotations
 
@@ -37,8 +37,12 @@ def config_of(folder: Path, **settings: Any) -> LLMConfig:
 
 
 def some_requests(temperature: float = 0.0, **settings: Any) -> list[ChatRequest]:
-    return [ChatRequest(f"r{i}", user("some words " * (i % 7) + str(i)), 5 + i % 9, temperature, **settings)
-            for i in range(30)]  # fmt: skip
+    return [
+        ChatRequest(
+            f"r{i}", user("some words " * (i % 7) + str(i)), 5 + i % 9, temperature, **settings
+        )
+        for i in range(30)
+    ]
 
 
 def answers(model: Any, requests: list[ChatRequest]) -> dict[str, Reply]:
@@ -79,8 +83,9 @@ def adapter_dir(eager_to_end: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def generated(model: Any, tokenizer: Any, request: ChatRequest) -> str:
-    prompt = tokenizer.apply_chat_template(list(request.messages), add_generation_prompt=True, return_tensors="pt",
-                                           return_dict=True)  # fmt: skip
+    prompt = tokenizer.apply_chat_template(
+        list(request.messages), add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
     out = model.generate(**prompt, max_new_tokens=request.max_tokens, do_sample=False)
     return tokenizer.decode(out[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
 
@@ -103,8 +108,11 @@ def test_greedy_replies_equal_generate_one_by_one(eager_to_end: Path, batch_toke
             r.id: generated(plain, llm.tokenizer, r) for r in requests
         }
     assert {r.finish_reason for r in replies.values()} == {"stop", "length"}
-    assert all(r.completion_tokens == q.max_tokens for q in requests
-               if (r := replies[q.id]).finish_reason == "length")  # fmt: skip
+    assert all(
+        r.completion_tokens == q.max_tokens
+        for q in requests
+        if (r := replies[q.id]).finish_reason == "length"
+    )
 
 
 def test_sampled_replies_follow_the_seed_and_not_the_neighbours(tiny_lm_dir: Path) -> None:
@@ -198,7 +206,7 @@ def test_adapters_stand_beside_the_base_model(eager_to_end: Path, adapter_dir: P
 def test_the_output_layer_is_given_rows_and_not_a_slice(
     eager_to_end: Path, adapter_dir: Path
 ) -> None:
-    """Of a slice of three dimensions PyTorch copies a frozen layer's weights once for each row: gigabytes."""
+    """Of a slice of three dimensions PyTorch copies a frozen layer's weights for each row."""
     with open_language_model(config_of(eager_to_end), 0, {"tuned": adapter_dir}) as model:
         head, seen = model._model.get_output_embeddings(), []
         assert not head.weight.requires_grad

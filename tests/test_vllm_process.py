@@ -22,7 +22,8 @@ from rag_ft.llm.interface import ChatRequest
 from rag_ft.llm.vllm_process import VLLMServer, find_vllm_python, is_cpu_build, last_error
 from rag_ft.training.distributed import Processes
 
-# speaks the protocol; asked about "poison" it dies, as often as its second argument says (the first counts deaths)
+# Speaks the protocol. Asked about "poison" it dies, as often as its second argument says; the file
+# of its first argument counts the deaths.
 MORTAL = """
 import json, os, sys, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -37,7 +38,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         self.reply({"data": [{"id": "base"}]})
     def do_POST(self):
-        prompt = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["messages"][0]["content"]
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        prompt = body["messages"][0]["content"]
         if "poison" in prompt and os.path.getsize(deaths) < most:
             open(deaths, "a").write("x")
             print("MemoryError: no room for blocks", flush=True)
@@ -71,12 +73,29 @@ def made(monkeypatch: pytest.MonkeyPatch, tiny_lm_dir: Path, tmp_path: Path):
 
 def test_the_settings_reach_the_command_line(made, tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 12}))
-    server = made(False, {"tuned-1": tmp_path}, tensor_parallel=2, data_parallel=4, gpu_memory_share=0.5,
-                  quantization="fp8", max_model_tokens=99_999, vllm_args=["--seed", "3"])  # fmt: skip
+    server = made(
+        False,
+        {"tuned-1": tmp_path},
+        tensor_parallel=2,
+        data_parallel=4,
+        gpu_memory_share=0.5,
+        quantization="fp8",
+        max_model_tokens=99_999,
+        vllm_args=["--seed", "3"],
+    )
     line = " ".join(server.command(1234))
-    for part in ("--tensor-parallel-size 2", "--data-parallel-size 4", "--gpu-memory-utilization 0.5", "--port 1234",
-                 "--quantization fp8", "--max-lora-rank 16", f"--lora-modules tuned-1={tmp_path}", "--seed 3",
-                 "--max-model-len 2048", "--generation-config vllm"):  # fmt: skip
+    for part in (
+        "--tensor-parallel-size 2",
+        "--data-parallel-size 4",
+        "--gpu-memory-utilization 0.5",
+        "--port 1234",
+        "--quantization fp8",
+        "--max-lora-rank 16",
+        f"--lora-modules tuned-1={tmp_path}",
+        "--seed 3",
+        "--max-model-len 2048",
+        "--generation-config vllm",
+    ):
         assert part in line
     assert "--enforce-eager" not in line
 
@@ -136,7 +155,8 @@ def test_a_server_that_dies_at_work_is_started_again_and_no_request_is_lost(
     assert all_gone(processes)
     told = [record.message for record in caplog.records if "starting it again" in record.message]
     assert told == [
-        f"the vLLM server was killed by signal 9: MemoryError: no room for blocks; starting it again ({n} of 2)"
+        "the vLLM server was killed by signal 9: MemoryError: no room for blocks; "
+        f"starting it again ({n} of 2)"
         for n in (1, 2)
     ]
 
