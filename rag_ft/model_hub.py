@@ -228,7 +228,7 @@ def weights_gb(folder: Path, dtype: str) -> float:
     Raises:
         ConfigError: a weight file is incomplete.
     """
-    # The files that transformers loads; others may lie beside them.
+    # The files that transformers loads; others may be beside them.
     index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
     names: set[str] = set()
     if single.exists():

@@ -85,8 +85,10 @@ def test_only_the_gpus_this_process_may_use_are_looked_at(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     tool = tmp_path / "nvidia-smi"  # GPU 0 is full, 1 (also GPU-b) is free
-    tool.write_text('#!/bin/sh\ncase "$*" in *"-i 1"|*"-i GPU-b") ;; *) echo "0, 81920";; esac\n'
-                    'case "$*" in *"-i 0") ;; *) echo "81000, 81920";; esac\n')  # fmt: skip
+    tool.write_text(
+        '#!/bin/sh\ncase "$*" in *"-i 1"|*"-i GPU-b") ;; *) echo "0, 81920";; esac\n'
+        'case "$*" in *"-i 0") ;; *) echo "81000, 81920";; esac\n'
+    )
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)

@@ -162,7 +162,7 @@ def decode(model: Any, rows: list[Row], ends: frozenset[int], pad: int) -> Itera
         # for each row.
         chosen = choose(head(hidden[:, -1]), live)
 
-        # A finished row may still stand in the batch; its token is ignored.
+        # A finished row may still be in the batch; its token is ignored.
         ended = []
         for row, token in zip(live, chosen.tolist(), strict=True):
             if row.finish_reason:
