@@ -7,8 +7,6 @@ the same bytes stays up to date.
 from __future__ import annotations
 
 import contextlib
-import functools
-import hashlib
 import json
 import stat
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.run_dir import FILES, RunDir
-from rag_ft.storage import content_hash, encodable
+from rag_ft.storage import content_hash, encodable, file_sha256
 
 if TYPE_CHECKING:
     from rag_ft.config import Config
@@ -80,7 +78,7 @@ def mark_file(path: Path, known: Mark | None = None) -> Mark | None:
     if known and known[:2] == [size, time] and known[2] != "unreadable":
         return known
     # Opening a pipe would wait for its writer.
-    return [size, time, _sha256(path, size, time) if stat.S_ISREG(found.st_mode) else "unreadable"]
+    return [size, time, _hash_of(path) if stat.S_ISREG(found.st_mode) else "unreadable"]
 
 
 def mark_files(
@@ -108,7 +106,7 @@ def damage(folder: Path, recorded: Mapping[str, Mark]) -> str | None:
             return f"{name} is missing"
         size, time = found.st_size, found.st_mtime_ns
         # A copy has another time; its bytes decide.
-        if size != mark[0] or (time != mark[1] and _sha256(folder / name, size, time) != mark[2]):
+        if size != mark[0] or (time != mark[1] and _hash_of(folder / name) != mark[2]):
             return f"{name} has changed"
     return None
 
@@ -331,11 +329,9 @@ def read_json(path: Path) -> Plan | None:
         raise DataError(f"{path} is damaged ({error}): run the stage again with --force") from error
 
 
-@functools.lru_cache(maxsize=100_000)
-def _sha256(path: Path, size: int, mtime_ns: int) -> str:
-    """Of a file of this size and time: computed once a process."""
+def _hash_of(path: Path) -> str:
+    """The file's sha256, or "unreadable" where it cannot be read."""
     try:
-        with path.open("rb") as raw:
-            return hashlib.file_digest(raw, "sha256").hexdigest()
+        return file_sha256(path)
     except OSError:
         return "unreadable"

@@ -334,6 +334,22 @@ def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         yield batch
 
 
+def file_sha256(path: Path) -> str:
+    """sha256 of a file's content as 64 hex digits; computed once while size and time stay.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    found = path.stat()
+    return _sha256(path, found.st_size, found.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=100_000)
+def _sha256(path: Path, size: int, mtime_ns: int) -> str:
+    with path.open("rb") as raw:
+        return hashlib.file_digest(raw, "sha256").hexdigest()
+
+
 def content_hash(*parts: Any) -> str:
     """16 hex digits over the JSON of the parts: the key of everything that is computed once."""
     content = json.dumps(parts, ensure_ascii=False, sort_keys=True)

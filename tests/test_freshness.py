@@ -182,7 +182,7 @@ def test_a_copied_folder_and_a_copied_source_stay_fresh_and_are_not_read_again(
     for name in NAMES:
         assert pipeline.run_stage(name, copied)["skipped"]
     read: list[Path] = []
-    monkeypatch.setattr(freshness, "_sha256", lambda path, size, time: read.append(path) or "")
+    monkeypatch.setattr(freshness, "file_sha256", lambda path: read.append(path) or "")
     assert set(states(copied).values()) == {"done"} and not read
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from faulty_server import FaultyServer, Handler, chat_reply
 from test_evaluate import question
-from test_llm_openai_backend import FaultyServer, Handler, chat_reply
 
 from rag_ft.config import Config
 from rag_ft.config_loader import make_config
