@@ -122,7 +122,7 @@ def _peer(config: Config, tokenizer: Any, examples: Sequence[Example], folder: P
             learning_rate=knobs.learning_rate, lr_scheduler_type="cosine", warmup_steps=0.05, seed=config.run.seed,
             save_strategy="no", report_to="none", use_cpu=not torch.cuda.is_available(), disable_tqdm=True,
         ),
-        train_dataset=Dataset.from_list(rows), processing_class=tokenizer, peft_config=adapter_config(config),
+        train_dataset=Dataset.from_list(rows), processing_class=tokenizer, peft_config=adapter_config(config.train_generator),
     )  # fmt: skip
     trainer.train()
     return trainer.model
