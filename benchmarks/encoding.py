@@ -29,6 +29,7 @@ from rag_ft.model_hub import resolve
 from rag_ft.retrieval.encoder import load_encoder
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import Chunk
+from rag_ft.session import Session
 from rag_ft.stages.ingest import run as ingest
 from rag_ft.storage import read_jsonl, read_rows
 
@@ -87,7 +88,7 @@ def _chunks(args: argparse.Namespace) -> tuple[Config, list[Chunk]]:
     run_dir = RunDir(config.run_path)
     if not run_dir.chunks.exists():
         run_dir.path.mkdir(parents=True, exist_ok=True)
-        ingest(config, run_dir)
+        ingest(Session(config, run_dir))
     return config, list(read_jsonl(run_dir.chunks, Chunk))
 
 

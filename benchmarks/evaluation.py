@@ -106,7 +106,7 @@ def make_report() -> list[Row]:
     with tempfile.TemporaryDirectory() as name:
         config, run_dir = make_synthetic_run(Path(name), num_documents=500, per_document=10)
         clock = time.process_time()
-        counts = report.run(config, run_dir)
+        counts = report.run(Session(config, run_dir))
         rows = [
             _row("writing a report of 5,000 questions", time.process_time() - clock, "cpu-s", 60)
         ]

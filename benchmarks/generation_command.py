@@ -32,6 +32,7 @@ from rag_ft.llm.factory import open_language_model
 from rag_ft.llm.interface import ChatRequest, Reply
 from rag_ft.pipeline import run_stage
 from rag_ft.run_dir import RunDir
+from rag_ft.session import Session
 from rag_ft.stages import generate
 
 
@@ -116,7 +117,7 @@ def run_command(config: Any, model: Any) -> tuple[dict[str, Pass], dict[str, flo
     run_dir.replies("generate").unlink(missing_ok=True)
     generate.open_language_model = lambda *_: contextlib.nullcontext(listener)  # type: ignore[assignment]
     began = time.monotonic()
-    seconds = generate.run(config, run_dir)["seconds_by_pass"]
+    seconds = generate.run(Session(config, run_dir))["seconds_by_pass"]
     around = time.monotonic() - began - sum(seconds.values())
     passes = dict(zip(seconds, listener.passes, strict=False))
     return {name: done for name, done in passes.items() if done.sent}, {**seconds, "around": around}

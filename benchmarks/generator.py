@@ -30,6 +30,7 @@ from rag_ft.config_loader import make_config
 from rag_ft.prompts.prompt_set import load_prompts
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import Chunk
+from rag_ft.session import Session
 from rag_ft.stages.ingest import run as ingest
 from rag_ft.storage import read_jsonl
 from rag_ft.training.distributed import Processes
@@ -88,7 +89,7 @@ def _examples(config: Config, tokens: Any, count: int) -> list[Example]:
     """Questions that ask to go on with a sentence of one of three chunks: real lengths, something to learn."""
     run_dir = RunDir(config.run_path)
     run_dir.path.mkdir(parents=True)
-    ingest(config, run_dir)
+    ingest(Session(config, run_dir))
     chunks, prompts = (
         list(read_jsonl(run_dir.chunks, Chunk)),
         load_prompts(config.llm.prompts, config.llm.advanced.abstain),

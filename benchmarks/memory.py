@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hardware import RESULTS
 from torch._subclasses import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 from torch.nn import functional
@@ -34,7 +35,6 @@ from rag_ft.training.memory_estimate import shape_of, training_memory
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 from gpu_check import SHAPES
 
-RESULTS = Path(__file__).parent / "results"
 CASES = (
     "0.6b:16:1024:lora,0.6b:16:1024:lora+ckpt,0.6b:4:1024:full,8b:4:1024:lora,8b:16:1024:lora+ckpt"
 )
@@ -58,8 +58,11 @@ def main() -> None:
 def measure(case: str) -> dict[str, Any]:
     size, rows, tokens, method = case.split(":")
     method, _, checkpointing = method.partition("+")
-    knobs = {"method": method, "gradient_checkpointing": bool(checkpointing)}
-    config = make_config({"run": {"dtype": "bfloat16"}, "train_generator": knobs, "llm": {}})
+    settings = {
+        "method": method,
+        "advanced": {"gradient_checkpointing": bool(checkpointing)},
+    }
+    config = make_config({"run": {"dtype": "bfloat16"}, "train_generator": settings, "llm": {}})
     model = _on_meta(size, method)
     shape = shape_of(model)
     if method == "lora":

@@ -33,6 +33,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from hardware import RESULTS
 
 from rag_ft.config import Config
 from rag_ft.config_loader import apply_override, make_config
@@ -58,7 +59,6 @@ from rag_ft.training.retriever.phases import (
     open_training,
 )
 
-RESULTS = Path(__file__).parent / "results"
 SHOWN = ("recall@1", "recall@5", "recall@10", "ndcg@10")
 TUNED_AGAINST = (
     ("base dense", "tuned dense"),
@@ -371,7 +371,7 @@ def _tune(config: Config, run_dir: RunDir) -> dict[str, Any]:
     counts_file = run_dir.path / "train_retriever.counts.json"
     if not counts_file.exists():
         clock = time.monotonic()
-        counts = train_retriever.run(config, run_dir)
+        counts = train_retriever.run(Session(config, run_dir))
         write_text(counts_file, json.dumps({**counts, "seconds": time.monotonic() - clock}))
     counts = json.loads(counts_file.read_text(encoding="utf-8"))
     print(config.name, counts)

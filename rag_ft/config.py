@@ -203,8 +203,8 @@ class Config(Section):
     @classmethod
     def _one_dtype(cls, values: Any) -> Any:
         """Gives encoder and LLM the run's dtype, so that each needs its own section alone."""
-        run = values.get("run")
-        dtype = run.get("dtype") if isinstance(run, dict) else getattr(run, "dtype", None)
+        given = values.get("run")
+        dtype = given.get("dtype") if isinstance(given, dict) else getattr(given, "dtype", None)
         # A wrong value is reported once, by the section `run`.
         if dtype in get_args(Dtype):
             for name in ("encoder", "llm"):

@@ -18,7 +18,6 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 
 from rag_ft.config import Config, Source
 from rag_ft.errors import ConfigError
@@ -144,7 +143,7 @@ def settings_table() -> list[Setting]:
     rows = []
     for name, field in _fields():
         default = field.get_default(call_default_factory=True)
-        shown = "required" if default is PydanticUndefined else json.dumps(default)
+        shown = "required" if field.is_required() else json.dumps(default)
         kind = re.sub(r"\b(typing|pathlib|rag_ft\.\w+)\.", "", _type_name(field))
         rows.append(Setting(name, shown, kind, field.description or "", ".advanced." in name))
     return rows

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil
 
@@ -125,3 +127,37 @@ def _free_and_total(visible: str | None) -> list[str]:
             "build (make vllm)"
         ) from error
     return [line for output in outputs for line in output.splitlines()]
+
+
+def num_threads() -> int:
+    """The number of threads to compute with: OMP_NUM_THREADS where it is set, else the cores that
+    this process may use. Two hyperthreads count as one core.
+
+    Sums depend on it in their last digits, so a stage that continues uses the number it began with.
+    """
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    if asked.isdigit() and int(asked):
+        return int(asked)
+    if not hasattr(os, "sched_getaffinity"):
+        return os.cpu_count() or 1
+    cores = set()
+    for cpu in os.sched_getaffinity(0):
+        siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        cores.add(siblings.read_text() if siblings.exists() else str(cpu))
+    return len(cores)
+
+
+def peak_memory_gb() -> float:
+    """Highest resident memory of this process so far, in GiB. A stage that runs after others in the
+    same process reports at least theirs."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
+
+
+def peak_gpu_memory() -> dict[str, float]:
+    """{"peak_gpu_memory_gb": the most memory, in GiB, that PyTorch held of one GPU in this
+    process}; {} without a GPU. The memory of a vLLM server is not included."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return {}
+    held = [torch.cuda.max_memory_reserved(device) for device in range(torch.cuda.device_count())]
+    return {"peak_gpu_memory_gb": round(max(held) / 2**30, 2)}

@@ -312,8 +312,7 @@ def cli_page() -> str:
 def commands() -> dict[str, argparse.ArgumentParser]:
     """{command: its parser}, in the order of `rag-ft --help`."""
     cli = importlib.import_module("rag_ft.cli")
-    make_parser = getattr(cli, "make_parser", None) or cli._parser
-    for action in make_parser()._actions:
+    for action in cli.make_parser()._actions:
         if isinstance(action, argparse._SubParsersAction):
             return dict(action.choices)
     raise SystemExit("rag_ft/cli.py: no commands found")

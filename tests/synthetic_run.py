@@ -14,10 +14,11 @@ from rag_ft.config_loader import make_config
 from rag_ft.evaluation.components import COMPONENTS
 from rag_ft.evaluation.extras.robustness import probes
 from rag_ft.evaluation.systems import SERVED, Ask, asks_of
-from rag_ft.pipeline import NAMES, record_outputs
+from rag_ft.pipeline import record_outputs
 from rag_ft.relevance import gold_chunk_ids
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import Chunk, Document, Evidence, Hit, Prediction, QAPair, Reject
+from rag_ft.stage_table import NAMES
 from rag_ft.stages.evaluate import Material, _answer_scores, _retrieval_scores
 from rag_ft.storage import write_jsonl, write_text
 

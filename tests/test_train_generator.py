@@ -21,10 +21,10 @@ from rag_ft.commands.ask import ask
 from rag_ft.commands.merge import merge
 from rag_ft.commands.preview import preview
 from rag_ft.errors import ConfigError, DataError
-from rag_ft.pipeline import NAMES as STAGE_NAMES
 from rag_ft.pipeline import run_stage
 from rag_ft.schema import Chunk, QAPair, Reject
 from rag_ft.session import Session
+from rag_ft.stage_table import NAMES as STAGE_NAMES
 from rag_ft.stages import train_generator
 from rag_ft.storage import ChunkStore, read_jsonl, read_rows, write_jsonl
 from rag_ft.training.generator.completion_trainer import (

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
+
+from rag_ft.commands.arguments import checked_config_of
 from rag_ft.errors import ConfigError
 from rag_ft.session import Session
 
@@ -30,3 +33,9 @@ def preview(session: Session, n: int = 10) -> str:
         blocks.append("\n".join(lines))
     blocks += [f"# {r.item}: left out, {r.reason} ({r.detail})" for r in rejects]
     return "\n\n".join(blocks)
+
+
+def preview_command(args: argparse.Namespace) -> None:
+    """`rag-ft preview`."""
+    config = checked_config_of(args, "ingest", "index", "generate", "train_retriever")
+    print(preview(Session.of(config), args.num))
