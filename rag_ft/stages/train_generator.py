@@ -46,24 +46,20 @@ def run(session: Session) -> Counts:
 
     # What cannot work ends the stage here, before hours of work.
     check_method(settings, llm)
-    processes = join_processes()
+    processes, work = join_processes(), run_dir.checkpoints(STAGE)
     tokens = load_chat_tokens(llm.required_model)
-    tokenizer, work = tokens.tokenizer, run_dir.checkpoints(STAGE)
+    tokenizer = tokens.tokenizer
 
     # Examples: the first process makes them, every process reads them.
     made = processes.first(lambda: build_training_set(session, tokens.encode, work))
-    counts: Counts = dict(made or {})
+    counts: Counts = dict(made or {})  # None in the other processes
     data = read_training_set(work)
     if not data.train:
         raise DataError(f"no pair gave a training example: see {run_dir.rejects(STAGE)}")
     longest, room = longest_answer(data.train), config.evaluate.advanced.max_tokens
     if longest > room:
-        logger.warning(
-            "Training answers have up to %d tokens, but evaluate.advanced.max_tokens=%d "
-            "cuts answers off: raise it.",
-            longest,
-            room,
-        )
+        message = "evaluate.advanced.max_tokens=%d cuts off answers of %d tokens: raise it."
+        logger.warning(message, room, longest)
 
     from rag_ft.training.generator.trainer import train  # loads TRL, so only with data to train on
 
@@ -77,8 +73,9 @@ def run(session: Session) -> Counts:
 
     model = load_base(config)
     before = side_effects(model, tokenizer, data, llm, "base")
-    questions = data.dev_questions
-    trained = train(config, tokenizer, data.train, data.dev, work, processes, model, questions)
+    trained = train(
+        config, tokenizer, data.train, data.dev, work, processes, model, data.dev_questions
+    )
     after = side_effects(trained.trainer.model, tokenizer, data, llm, "tuned")
     counts |= training_counts(data, trained) | before | after
     write_generator(session, trained, counts, processes)

@@ -14,7 +14,13 @@ from typing import Any
 
 import torch
 from torch.nn import functional
-from transformers import EarlyStoppingCallback, ProgressCallback, Trainer, TrainerCallback
+from transformers import (
+    EarlyStoppingCallback,
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+)
 from transformers.trainer_pt_utils import BatchRebalanceSampler
 from trl import SFTTrainer
 
@@ -38,13 +44,31 @@ class CompletionTrainer(SFTTrainer):
     * A training that had ended when it was killed makes no further step.
     * Checkpoints carry no model card.
 
-    `arrangements` are those of the rows (see `ArrangementSampler`). `measure`, where set, gives the
-    model's F1 (0-1) at every evaluation; `measure_seconds` is the time it took in all.
+    Args:
+        arrangements: those of the rows, see `ArrangementSampler`.
+        measure: returns the model's F1 (0-1), at every evaluation; `measure_seconds` is the time
+            that it took in all.
+        patience: evaluations without better weights before the training stops; 0: it never stops.
+        callbacks: transformers' callbacks beside those of this module.
+        rest: what SFTTrainer takes.
     """
 
-    arrangements: Sequence[int] = ()
-    measure: Callable[[Any], float] | None = None
-    measure_seconds = 0.0
+    def __init__(
+        self,
+        *,
+        arrangements: Sequence[int] = (),
+        measure: Callable[[Any], float] | None = None,
+        patience: int = 0,
+        callbacks: Sequence[TrainerCallback] = (),
+        **rest: Any,
+    ) -> None:
+        stops = [EarlyStoppingCallback(early_stopping_patience=patience)] if patience else []
+        super().__init__(callbacks=[MarkComplete(), *stops, *callbacks], **rest)
+        self.arrangements, self.measure, self.measure_seconds = arrangements, measure, 0.0
+        # One bar with the latest losses, instead of transformers' bar and a printed line for each.
+        self.remove_callback(ProgressCallback)
+        self.remove_callback(PrinterCallback)
+        self.add_callback(Progress())
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         """Rows by arrangement, each step's rows spread by length. TRL packs rows by its own."""
@@ -178,7 +202,7 @@ def answer_losses(model: Any, input_ids: Any, labels: Any, fused: bool) -> Any:
 
 
 class Progress(ProgressCallback):
-    """A bar that shows the latest losses, instead of a printed line for each."""
+    """A bar that shows the latest losses."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
         """Names the bar after the stage."""

@@ -45,6 +45,7 @@ def cross_validate(
     asked = {question.document_id for question in data.fold_questions}
     texts = {d.id: d.text for d in read_jsonl(run_dir.documents, Document) if d.id in trained_on}
     similarity = config.ingest.advanced.near_duplicate_similarity
+    # Folds that an interrupted run has finished are not trained again.
     fold_of = folds_of(texts, asked, num_folds, similarity)
     done = {row["fold"] for row in read_rows(run_dir.folds)} if run_dir.folds.exists() else set()
     for fold in sorted(set(range(num_folds)) - done):

@@ -113,11 +113,12 @@ def build_training_set(session: Session, encode: Encode, folder: Path) -> dict[s
 
     # Examples: a new arrangement for each pass, the same rehearsal in all of them.
     layout = layout_settings(settings, config.retrieval.top_k, seed)
-    train, rejected = _examples_of_passes(prompt, found, pairs, encode, layout, settings.epochs)
+    num_passes = min(math.ceil(settings.epochs), ENOUGH_EXAMPLES // len(pairs))
+    train, rejected = make_examples(prompt, found, pairs, encode, layout, max(1, num_passes))
     dev, rejected_dev = make_examples(prompt, found, some_dev, encode, layout)
-    num_passes = num_arrangements(train)
-    replayed = _replay(session, pairs, encode, len(train) // num_passes)
-    for number in range(num_passes):
+    num_made = num_arrangements(train)
+    replayed = _replay(session, pairs, encode, len(train) // num_made)
+    for number in range(num_made):
         train += [replace(example, arrangement=number) for example in replayed]
 
     # Questions that the model answers before, during and after the training.
@@ -189,44 +190,31 @@ def retrieve(session: Session, pairs: Sequence[QAPair]) -> Retrieved:
     return Retrieved({p: [i for i in ids if i in chunks] for p, ids in hits.items()}, chunks)
 
 
-def _examples_of_passes(
-    prompt: AnswerPrompt,
-    found: Retrieved,
-    pairs: Sequence[QAPair],
-    encode: Encode,
-    layout: LayoutSettings,
-    epochs: float,
-) -> tuple[list[Example], list[Reject]]:
-    """Examples for every pass over the pairs, one pass after the other, and a Reject for each
-    context that is in none of them.
-
-    Each pass arranges the chunks anew, since three passes over the same contexts would be learned
-    by heart. There are fewer passes than `epochs` where the pairs are so many that
-    ENOUGH_EXAMPLES would be exceeded.
-    """
-    num_passes = max(1, min(math.ceil(epochs), ENOUGH_EXAMPLES // max(1, len(pairs))))
-    examples: list[Example] = []
-    rejects: dict[str, Reject] = {}
-    for number in range(num_passes):
-        arranged = replace(layout, arrangement=number)
-        made, rejected = make_examples(prompt, found, pairs, encode, arranged)
-        examples += made
-        rejects |= {reject.item: reject for reject in rejected}
-    used = {example.id for example in examples}
-    return examples, [reject for item, reject in rejects.items() if item not in used]
-
-
 def make_examples(
     prompt: AnswerPrompt,
     found: Retrieved,
     pairs: Sequence[QAPair],
     encode: Encode,
     layout: LayoutSettings,
+    num_passes: int = 1,
 ) -> tuple[list[Example], list[Reject]]:
-    """The examples of one pass over the pairs, in their order, and what was rejected."""
-    kept, balanced, surplus = balance_unanswerable(pairs, layout)
-    examples, rejects = _examples_of(prompt, found, kept, encode, balanced)
-    return examples, surplus + rejects
+    """Examples for `num_passes` passes over the pairs, one pass after the other, each in the order
+    of the pairs, and a Reject for every pair or context that is in none of the passes.
+
+    Each pass arranges the chunks anew: the same contexts, seen three times, would be learned by
+    heart.
+    """
+    examples: list[Example] = []
+    rejects: dict[str, Reject] = {}
+    for number in range(num_passes):
+        arranged = replace(layout, arrangement=number)
+        kept, balanced, surplus = balance_unanswerable(pairs, arranged)
+        made, rejected = _examples_of(prompt, found, kept, encode, balanced)
+        examples += made
+        rejects |= {reject.item: reject for reject in [*surplus, *rejected]}
+    # What one pass rejects, another may use.
+    used = {example.id for example in examples}
+    return examples, [reject for item, reject in rejects.items() if item not in used]
 
 
 def sample_examples(
@@ -285,18 +273,19 @@ def _examples_of(
 ) -> tuple[list[Example], list[Reject]]:
     examples: list[Example] = []
     rejects: list[Reject] = []
+    abstain = prompt.prompts.abstain
     for pair in pairs:
         contexts = build_contexts(pair, found.hits[pair.id], found.chunks, layout)
         if isinstance(contexts, Reject):
             rejects.append(contexts)
             continue
         for context in contexts:
-            abstain = prompt.prompts.abstain
             example = fit_to_length(context, prompt.messages, abstain, encode, layout)
             if isinstance(example, Reject):
                 rejects.append(example)
             else:
                 examples.append(example)
+    # A second look at what training must never see, at what the contexts really hold.
     shown = (chunk_id for example in examples for chunk_id in example.chunk_ids)
     check_chunks_allowed(shown, found.chunks.values(), "chunks of training contexts")
     return examples, rejects
@@ -305,7 +294,8 @@ def _examples_of(
 def _replay(
     session: Session, pairs: Sequence[QAPair], encode: Encode, num_examples: int
 ) -> list[Example]:
-    """Rehearsal examples for a pass of `num_examples` examples."""
+    """Rehearsal examples for a pass of `num_examples` examples; the model is loaded only if there
+    are any to make."""
     config, advanced = session.config, session.config.train_generator.advanced
     count = num_replayed(num_examples, advanced.replay_share)
     chunks = session.chunks.select(p.chunk_id for p in pairs if p.chunk_id) if count else {}

@@ -28,6 +28,7 @@ SAMPLING_FLAGS = (
 
 def check_method(settings: TrainGeneratorConfig, llm: LLMConfig) -> None:
     """Raises a ConfigError, before any work, for what cannot be trained or served afterwards."""
+    # One process uses one GPU: more of them need a launcher.
     method, folds = settings.method, settings.advanced.cross_validation_folds
     num_gpus = torch.cuda.device_count()
     if num_gpus > 1 and "WORLD_SIZE" not in os.environ:
@@ -60,6 +61,7 @@ def check_method(settings: TrainGeneratorConfig, llm: LLMConfig) -> None:
             "train_generator.advanced.cross_validation_folds=0, "
             "or launch with configs/accelerate/ddp.yaml"
         )
+    # Methods that another library, or this machine, cannot run.
     if method == "dora" and llm.backend == "vllm":
         raise ConfigError(
             "vLLM does not serve DoRA adapters: set train_generator.method to lora or rslora"
@@ -86,6 +88,7 @@ def load_base(config: Config) -> Any:
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
+    # All weights are trained in float32: bfloat16 is too coarse for small steps.
     folder = resolve(config.llm.required_model, "llm")
     gpu, method = torch.cuda.is_available(), config.train_generator.method
     dtype = choose_dtype(config.llm.dtype, "cuda" if gpu else "cpu")

@@ -82,6 +82,7 @@ def model_card(config: Config, counts: Mapping[str, Any], version: str) -> str:
         what = f"`{base}` with all weights tuned"
     else:
         what = f"A {settings.method} adapter for `{base}`"
+    # The settings that shaped the model; trackers did not.
     shown = settings.model_dump(mode="json", exclude={"enabled": True, "advanced": {"report_to"}})
     shown |= {"seed": config.run.seed, "top_k": config.retrieval.top_k}
     data = (

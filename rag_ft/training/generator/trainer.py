@@ -13,13 +13,7 @@ from typing import Any, Literal
 
 import torch
 from datasets import Dataset
-from transformers import (
-    AutoConfig,
-    EarlyStoppingCallback,
-    PrinterCallback,
-    ProgressCallback,
-    TrainerCallback,
-)
+from transformers import AutoConfig, TrainerCallback
 from trl import SFTConfig
 
 from rag_ft.config import Config, TrainGeneratorConfig
@@ -32,8 +26,6 @@ from rag_ft.training.generator.completion_trainer import (
     FINISHED,
     WIDTH_STEP,
     CompletionTrainer,
-    MarkComplete,
-    Progress,
 )
 from rag_ft.training.generator.context_layouts import Example, longest_answer, num_arrangements
 from rag_ft.training.generator.dev_f1 import DevQuestion, mean_f1
@@ -88,10 +80,9 @@ def train(
     questions: Sequence[DevQuestion] = (),
     callbacks: Sequence[TrainerCallback] = (),
 ) -> Trained:
-    """Trains `model` (see `load_base`) on `examples` and evaluates it on `dev`.
-
-    Checkpoints go to `folder`; training continues from the newest complete one. The best weights
-    are kept: by the F1 of their answers to `questions`, without questions by dev loss.
+    """Trains `model` (see `load_base`) on `examples`, with checkpoints in `folder`, from the newest
+    complete one on. The best weights on `dev` are kept: by the F1 of their answers to `questions`,
+    without questions by loss.
 
     Raises:
         ConfigError: batch sizes that do not divide, or a device that cannot do what is asked.
@@ -99,12 +90,14 @@ def train(
     """
     settings, dtype = config.train_generator, config.llm.dtype
     schedule = plan_schedule(config, model, examples, processes.count)
-    best_by: Literal["f1", "loss"] | None = None
-    stops: list[TrainerCallback] = []
-    if dev:
-        best_by = "f1" if questions else "loss"
-        if settings.advanced.patience:
-            stops = [EarlyStoppingCallback(early_stopping_patience=settings.advanced.patience)]
+    metric: Literal["f1", "loss"] = "f1" if questions else "loss"
+    best_by = metric if dev else None
+
+    def measure(trained: Any) -> float:
+        longest = longest_answer(examples)
+        with as_in_training(trained, dtype):
+            return mean_f1(trained, tokenizer, questions, config.llm.advanced.abstain, longest)
+
     by_length = sorted(dev, key=lambda example: len(example.encoded.input_ids))
     trainer = CompletionTrainer(
         model=model,
@@ -113,36 +106,26 @@ def train(
         eval_dataset=dataset_of(by_length) if dev else None,
         processing_class=tokenizer,
         peft_config=adapter_config(settings),
-        callbacks=[MarkComplete(), *stops, *callbacks],
+        patience=settings.advanced.patience if dev else 0,
+        callbacks=callbacks,
+        arrangements=[example.arrangement for example in examples],
+        measure=measure if questions else None,
     )
-    trainer.arrangements = [example.arrangement for example in examples]
-    trainer.remove_callback(ProgressCallback)
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(Progress())
-    if questions:
-        abstain, longest = config.llm.advanced.abstain, longest_answer(examples)
-
-        def measure(trained: Any) -> float:
-            with as_in_training(trained, dtype):
-                return mean_f1(trained, tokenizer, questions, abstain, longest)
-
-        trainer.measure = measure
     check_rows(trainer.train_dataset, examples)
     checkpoint = last_complete(folder)
     outcome = trainer.train(resume_from_checkpoint=checkpoint)
 
-    # Tokens read here are a share of those of all epochs: a packed step holds any number of
-    # examples, so steps cannot be converted into examples.
+    # A packed step holds any number of examples: what was read is a share of all epochs' tokens.
     tokens_per_epoch = sum(len(example.encoded.input_ids) for example in examples)
-    num_steps, rows = trainer.state.global_step, trainer.state.log_history
-    share_here = (num_steps - (_step_of(checkpoint) if checkpoint else 0)) / max(1, num_steps)
-    history = [{name: row[name] for name in LOGGED if name in row} for row in rows]
+    state, num_before = trainer.state, _step_of(checkpoint) if checkpoint else 0
+    share_here = (state.global_step - num_before) / max(1, state.global_step)
+    history = [{name: row[name] for name in LOGGED if name in row} for row in state.log_history]
     return Trained(
         trainer=trainer,
         history=[row for row in history if "loss" in row or "eval_loss" in row],
-        num_steps=num_steps,
+        num_steps=state.global_step,
         seconds=outcome.metrics["train_runtime"],
-        num_tokens=round(tokens_per_epoch * (trainer.state.epoch or 0) * share_here),
+        num_tokens=round(tokens_per_epoch * (state.epoch or 0) * share_here),
         measure_seconds=trainer.measure_seconds,
     )
 
