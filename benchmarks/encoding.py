@@ -2,10 +2,11 @@
 
     python benchmarks/encoding.py FOLDER [--num-chunks 1000] [--threads 1]
 
-FOLDER holds documents.jsonl and, for the recall column, questions.jsonl in the layout of docs/how-to. Chunks are those
-of `rag-ft ingest` with 128 tokens, without titles. Every way encodes the same chunks; rounds are interleaved, and the
-fastest counts: in this process' CPU seconds on a CPU (other jobs beside it then matter little), in wall seconds on a
-GPU. Prints a table and writes benchmarks/results/encoding-<folder>-<hardware>-<date>.json.
+FOLDER holds documents.jsonl and, for the recall column, questions.jsonl in the layout of
+docs/how-to. Chunks are those of `rag-ft ingest` with 128 tokens, without titles. Every way encodes
+the same chunks; rounds are interleaved, and the fastest counts: in this process' CPU seconds on a
+CPU (other jobs beside it then matter little), in wall seconds on a GPU. Prints a table and writes
+benchmarks/results/encoding-<folder>-<hardware>-<date>.json.
 """
 
 from __future__ import annotations
@@ -93,8 +94,9 @@ def _chunks(args: argparse.Namespace) -> tuple[Config, list[Chunk]]:
 
 
 def _ways(config: Config) -> dict[str, Encode]:
-    """The library with its defaults; then per dtype the library with batches of 16 (it sorts them by length), the
-    same with packed linear layers, which tells what the loop alone brings, and ours."""
+    """The library with its defaults; then per dtype the library with batches of 16 (it sorts them
+    by length), the same with packed linear layers, which tells what the loop alone brings, and
+    ours."""
     folder = str(resolve(config.encoder.model, "encoder"))
     ways: dict[str, Encode] = {}
 

@@ -1,13 +1,14 @@
-"""Planned memory of the generator's training against a simulated one, for models that no CPU here could hold.
+"""Planned memory of the generator's training against a simulated one, for models that no CPU here
+could hold.
 
     python benchmarks/memory.py [--cases 0.6b:16:1024:lora,8b:4:1024:lora,...]
 
-One training step of a randomly shaped model runs on fake tensors, which have a shape and no data, under PyTorch's
-MemTracker: it counts what is alive at every operation. Kernels' own work space, the CUDA context and what an allocator
-loses between blocks are not in it, so the plan is compared without its fixed part. A case is
-shape:rows:tokens a row:method, with `+ckpt` behind the method for gradient checkpointing; 32 tokens of a row are
-learned.
-Writes benchmarks/results/memory-<date>.json.
+One training step of a randomly shaped model runs on fake tensors, which have a shape and no data,
+under PyTorch's MemTracker: it counts what is alive at every operation. Kernels' own work space, the
+CUDA context and what an allocator loses between blocks are not in it, so the plan is compared
+without its fixed part. A case is shape:rows:tokens a row:method, with `+ckpt` behind the method for
+gradient checkpointing; 32 tokens of a row are learned. Writes
+benchmarks/results/memory-<date>.json.
 """
 
 from __future__ import annotations
@@ -109,7 +110,8 @@ def _on_meta(size: str, method: str) -> Any:
 
 
 def _make_fake(model: Any) -> None:
-    """Gives every weight and buffer a fake tensor on the CPU in place of its meta tensor; what trains in float32."""
+    """Gives every weight and buffer a fake tensor on the CPU in place of its meta tensor; what
+    trains in float32."""
     made: dict[int, Any] = {}
     for module in model.modules():
         for store in (module._parameters, module._buffers):

@@ -1,13 +1,17 @@
-"""Teaches a small instruction-tuned model to write questions about a passage and to answer them, on human questions.
+"""Teaches a small instruction-tuned model to write questions about a passage and to answer them, on
+human questions.
 
-    python benchmarks/question_writer.py MODEL DATA --to FOLDER [--sets xquad_en_train,nq_oracle_train]
+    python benchmarks/question_writer.py MODEL DATA --to FOLDER [--sets
+    xquad_en_train,nq_oracle_train]
                                          [--work FOLDER] [--threads 2] [section.key=value ...]
 
-Models of a few 100 million parameters do not follow the instructions of `llm.prompts=full`, and no larger one runs on
-two CPU cores. So that the stages can be measured with a language model that reads ordinary English, MODEL (a folder,
-such as SmolLM2-135M-Instruct's) is tuned on two tasks over DATA/<set>/ (layout of docs/how-to): the passage and the
-sentence with the answer -> the pair as JSON; a question with the passage that proves it, or one that does not -> the
-answer, or abstaining. FOLDER then serves as `llm.model` with `llm.prompts=compact`. The sets must not be those that are
+Models of a few 100 million parameters do not follow the instructions of `llm.prompts=full`, and no
+larger one runs on two CPU cores. So that the stages can be measured with a language model that
+reads ordinary English, MODEL (a folder, such as SmolLM2-135M-Instruct's) is tuned on two tasks over
+DATA/<set>/ (layout of docs/how-to): the passage and the sentence with the answer -> the pair as
+JSON; a question with the passage that answers it, or one that does not -> the answer, or to
+abstain.
+FOLDER then serves as `llm.model` with `llm.prompts=compact`. The sets must not be those that are
 measured on afterwards. 40 minutes for 135 million parameters, 1,798 questions and two cores.
 """
 
@@ -71,7 +75,8 @@ def main() -> None:
     rows, dev = (_examples(config, run_dir, pairs, tokens) for pairs in (train_pairs, dev_pairs))
     random.Random(config.run.seed).shuffle(rows)
     print(
-        f"{len(rows)} examples over {len(train_pairs)} questions, {len(dev)} to select the weights by"
+        f"{len(rows)} examples over {len(train_pairs)} questions, {len(dev)} to select the weights "
+        "by"
     )
     processes = join_processes()
     folder = run_dir.checkpoints("question_writer")
@@ -137,7 +142,7 @@ def _config(args: argparse.Namespace) -> Config:
         "llm": {"model": args.model, "prompts": "compact"},
         "train_generator": dict(KNOBS),
     }
-    for override in args.knobs:
+    for override in args.overrides:
         apply_override(values, override)
     return make_config(values)
 
@@ -148,7 +153,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("model")
     parser.add_argument("data", type=Path)
-    parser.add_argument("knobs", nargs="*", help="section.key=value")
+    parser.add_argument("overrides", nargs="*", help="section.key=value")
     parser.add_argument("--to", type=Path, required=True)
     parser.add_argument("--sets", default="xquad_en_train,nq_oracle_train")
     parser.add_argument("--work", type=Path, default=Path("runs/question_writer"))

@@ -1,10 +1,12 @@
-"""log p(answer | chunk, question): ours against one forward pass per job with all logits, in one run.
+"""log p(answer | chunk, question): ours against one forward pass per job with all logits, in one
+run.
 
     python benchmarks/scoring.py [--model data/models/demo-lm] [--threads 1]
 
-Jobs as LM-supervised retrieval has them: questions over several chunks each, the chunk first in the prompt. Two models:
-the given one, and a random one of the same body with a vocabulary of 128,000. Clock: CPU seconds of this process on a
-CPU (other jobs beside it then matter little). Prints a table and writes it to benchmarks/results/ as JSON.
+Jobs as LM-supervised retrieval has them: questions over several chunks each, the chunk first in the
+prompt. Two models: the given one, and a random one of the same body with a vocabulary of 128,000.
+Clock: CPU seconds of this process on a CPU (other jobs beside it then matter little). Prints a
+table and writes it to benchmarks/results/ as JSON.
 """
 
 from __future__ import annotations
@@ -78,9 +80,16 @@ def measure(name: str, model: Any, batch_tokens: int, num_questions: int) -> lis
         difference = max(
             np.abs(found[jobs.index(job)] - e).max() for job, e in zip(few, expected, strict=True)
         )
-        rows.append({"model": name, "dtype": str(dtype).removeprefix("torch."), "naive_tokens_per_s": round(naive_rate),
-                     "ours_tokens_per_s": round(rate), "times_naive": round(rate / naive_rate, 1),
-                     "largest_difference": float(f"{difference:.1e}")})  # fmt: skip
+        rows.append(
+            {
+                "model": name,
+                "dtype": str(dtype).removeprefix("torch."),
+                "naive_tokens_per_s": round(naive_rate),
+                "ours_tokens_per_s": round(rate),
+                "times_naive": round(rate / naive_rate, 1),
+                "largest_difference": float(f"{difference:.1e}"),
+            }
+        )
     return rows
 
 

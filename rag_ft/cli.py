@@ -32,8 +32,9 @@ def main(argv: list[str] | None = None) -> int:
     """Entry point of `rag-ft`.
 
     Returns:
-        The exit code: 0 done, 1 an error that the user can fix, 130 interrupted. argparse exits with
-        2 for a wrong command line. 3 is kept for results that are measured and not good enough.
+        The exit code: 0 done, 1 an error that the user can fix, 130 interrupted. argparse exits
+        with 2 for a wrong command line. 3 is kept for results that are measured and not good
+        enough.
     """
     args = parse_arguments(argv)
     logging.basicConfig(

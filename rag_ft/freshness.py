@@ -238,7 +238,8 @@ def check_files(
             )
         if not done and name in finished and run_dir.started(name).exists():
             raise DataError(
-                f"{run_dir.path}: {name} has not finished: run `rag-ft {name} CONFIG` to continue it"
+                f"{run_dir.path}: {name} has not finished: run `rag-ft {name} CONFIG` to continue "
+                "it"
             )
     if config_is_damaged(run_dir):
         raise DataError(

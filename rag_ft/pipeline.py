@@ -271,7 +271,21 @@ def status(config: Config) -> list[tuple[str, str, str]]:
         if stage.name in external_stages(config):
             rows.append((stage.name, "external", "the section evaluate names its result by path"))
             continue
-        state, why = _state(stage, config, run_dir)
+        # The stage's own files and inputs.
+        finished = run_dir.done(stage.name).exists()
+        state, why = "missing", ""
+        try:
+            done, plan = read_done(run_dir, stage.name), _plan(stage, config, run_dir)
+            if done and (reason := why_stale(plan, done, run_dir)):
+                state, why = "stale", f"{reason}: run it again with --force"
+            elif done:
+                resumed = " (after resume)" if "continued" in done else ""
+                state, why = "done", f"{done['seconds']} s{resumed}"
+            elif run_dir.started(stage.name).exists():
+                state, why = "interrupted", "run it again to continue"
+        except DataError as error:
+            state, why = "stale" if finished else "missing", str(error)
+
         # Staleness goes down the whole chain.
         earlier = _upstream(stage, config)
         unfinished = [row[0] for row in rows if row[0] in earlier and row[1] != "done"]
@@ -280,27 +294,11 @@ def status(config: Config) -> list[tuple[str, str, str]]:
         rows.append((stage.name, state, why))
 
     # config.yaml belongs to the stage that ran last.
-    done = [number for number, row in enumerate(rows) if row[1] == "done"]
-    if done and config_is_damaged(run_dir):
+    up_to_date = [number for number, row in enumerate(rows) if row[1] == "done"]
+    if up_to_date and config_is_damaged(run_dir):
         why = f"{run_dir.config.name} is missing or has changed: run it again with --force"
-        rows[done[-1]] = (rows[done[-1]][0], "stale", why)
+        rows[up_to_date[-1]] = (rows[up_to_date[-1]][0], "stale", why)
     return rows
-
-
-def _state(stage: Stage, config: Config, run_dir: RunDir) -> tuple[str, str]:
-    """(state, why) of a stage by its own done-file, files and inputs."""
-    finished = run_dir.done(stage.name).exists()
-    try:
-        done, plan = read_done(run_dir, stage.name), _plan(stage, config, run_dir)
-    except DataError as error:
-        return "stale" if finished else "missing", str(error)
-    if done and (why := why_stale(plan, done, run_dir)):
-        return "stale", f"{why}: run it again with --force"
-    if done:
-        return "done", f"{done['seconds']} s{' (after resume)' if 'continued' in done else ''}"
-    if run_dir.started(stage.name).exists():
-        return "interrupted", "run it again to continue"
-    return "missing", ""
 
 
 def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:

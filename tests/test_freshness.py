@@ -1,4 +1,5 @@
-"""A done-file vouches for the files of its stage: what is missing, changed or made anew is noticed."""
+"""A done-file vouches for the files of its stage: what is missing, changed or made anew is
+noticed."""
 
 from __future__ import annotations
 
@@ -269,8 +270,10 @@ def test_force_removes_all_that_a_stage_writes_and_nothing_else(
 def test_the_table_of_files_has_every_stage_and_replies_are_never_a_result() -> None:
     assert tuple(FILES) == NAMES
     for files in FILES.values():
-        assert all((kind == "replies") == (name.startswith("replies/") or name == "lm_scores.jsonl")
-                   for name, kind in files.items())  # fmt: skip
+        assert all(
+            (kind == "replies") == (name.startswith("replies/") or name == "lm_scores.jsonl")
+            for name, kind in files.items()
+        )
 
 
 @pytest.mark.parametrize(
@@ -286,8 +289,17 @@ def test_no_command_gives_another_number_from_a_damaged_file(
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump({"run": {"dir": str(run_dir.path)}}))
     DAMAGES[damage](run_dir.path / file)
-    commands = [["report", str(path)], ["report", str(path), "--force"], ["compare", str(tmp_path / "other"),
-                str(run_dir.path), "--to", str(tmp_path / "compare.html")]]  # fmt: skip
+    commands = [
+        ["report", str(path)],
+        ["report", str(path), "--force"],
+        [
+            "compare",
+            str(tmp_path / "other"),
+            str(run_dir.path),
+            "--to",
+            str(tmp_path / "compare.html"),
+        ],
+    ]
     if file in ("qa.jsonl", "chunks.jsonl"):
         commands.append(
             ["export", str(path), "--format", "squad", "--to", str(tmp_path / "pairs.json")]

@@ -1,4 +1,5 @@
-"""`rag-ft run`, `rag-ft STAGE` and `rag-ft status`: runs stages and says in a line what each did."""
+"""`rag-ft run`, `rag-ft STAGE` and `rag-ft status`: runs stages and says in a line what each
+did."""
 
 from __future__ import annotations
 
