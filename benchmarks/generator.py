@@ -152,7 +152,7 @@ def _peer(config: Config, tokenizer: Any, examples: Sequence[Example], folder: P
         ),
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
-        peft_config=adapter_config(config),
+        peft_config=adapter_config(settings),
     )
     trainer.train()
     return trainer.model

@@ -39,7 +39,12 @@ from rag_ft.stages import generate, index, ingest
 from rag_ft.storage import ChunkStore, read_jsonl
 from rag_ft.training.distributed import join_processes
 from rag_ft.training.generator.context_layouts import Example
-from rag_ft.training.generator.dataset import find_contexts, layout_of, make_examples, select_pairs
+from rag_ft.training.generator.dataset import (
+    layout_settings,
+    make_examples,
+    retrieve,
+    select_pairs,
+)
 from rag_ft.training.generator.lora import load_base
 from rag_ft.training.generator.tokenization import load_chat_tokens
 from rag_ft.training.generator.trainer import save_generator, train
@@ -80,16 +85,17 @@ def main() -> None:
         json.dumps(trained.history[-12:]),
         f"{trained.num_tokens / trained.seconds:.0f} tokens a second",
     )
-    save_generator(trained, config, run_dir.generator, processes)
+    save_generator(
+        trained, config.train_generator, config.llm.required_model, run_dir.generator, processes
+    )
     print(f"written to {merge(config, args.to)}")
 
 
 def _examples(config: Config, run_dir: RunDir, pairs: list[QAPair], tokens: Any) -> list[Example]:
     session = Session(config, run_dir)
-    contexts = find_contexts(session, pairs)
-    answering, _ = make_examples(
-        session.answer_prompt, contexts, pairs, tokens.encode, layout_of(config)
-    )
+    layout = layout_settings(config.train_generator, config.retrieval.top_k, config.run.seed)
+    found = retrieve(session, pairs)
+    answering, _ = make_examples(session.answer_prompt, found, pairs, tokens.encode, layout)
     return [*answering, *_writing(config, run_dir, pairs, tokens)]
 
 

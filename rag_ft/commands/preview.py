@@ -23,6 +23,7 @@ def preview(session: Session, n: int = 10) -> str:
         raise ConfigError(f"--num {n} shows nothing: give 1 or more")
     tokens = load_chat_tokens(session.config.llm.required_model)
     examples, rejects = sample_examples(session, tokens.encode, n)
+    # A block for each example, then a line for each reject: what is left out is worth seeing too.
     blocks = []
     for example in examples[:n]:
         ids, num_prompt = example.encoded.input_ids, example.encoded.num_prompt_tokens
