@@ -1,4 +1,5 @@
-"""ROUGE by rouge-score (F-measure, Porter stemmer), with a tokenizer that keeps non-Latin text and is cached."""
+"""ROUGE by rouge-score (F-measure, Porter stemmer). The tokenizer also keeps text that is not
+Latin; scores are cached."""
 
 from __future__ import annotations
 
@@ -16,17 +17,17 @@ def rouge(prediction: str, answers: Sequence[str]) -> dict[str, float]:
 
     rougeLsum takes lines as sentences, as rouge-score does: on one line it equals rougeL.
     """
-    return {metric: rouge_of(metric, prediction, answers) for metric in ROUGE}
-
-
-def rouge_of(metric: str, prediction: str, answers: Sequence[str]) -> float:
-    """One of ROUGE alone; the others of the same texts then come from the cache."""
-    return max([_rouge_of_one(prediction, answer)[metric] for answer in answers], default=0.0)
+    best = dict.fromkeys(ROUGE, 0.0)
+    for answer in answers:
+        for metric, value in _rouge_of_one(prediction, answer).items():
+            best[metric] = max(best[metric], value)
+    return best
 
 
 @lru_cache(maxsize=1 << 16)
 def _rouge_of_one(prediction: str, answer: str) -> dict[str, float]:
     said, wanted = stems(prediction), stems(answer)
+    # Most wrong answers have no word in common with the accepted one: every value is 0.
     if set(said).isdisjoint(wanted):
         return dict.fromkeys(ROUGE, 0.0)
     lines = "\n" in prediction or "\n" in answer
@@ -42,6 +43,7 @@ class _Stems:
 
 @lru_cache(maxsize=2)
 def _scorer(lines: bool) -> Any:
-    from rouge_score.rouge_scorer import RougeScorer  # 3 s to import: only when an answer is scored
+    # rouge-score takes 3 s to import: only when an answer is scored.
+    from rouge_score.rouge_scorer import RougeScorer
 
     return RougeScorer(list(ROUGE if lines else ROUGE[:3]), tokenizer=_Stems())
