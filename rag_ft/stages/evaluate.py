@@ -20,12 +20,13 @@ from rag_ft.evaluation.systems import MIN_HITS, RANKINGS, SERVED, Ask, asks_of
 from rag_ft.prompts.answer_prompt import AnswerPrompt
 from rag_ft.relevance import evidence_shown, gold_by_pair, second_chunk_id
 from rag_ft.retrieval.encoder import load_encoder
-from rag_ft.schema import Chunk, Hit, QAPair, Score
+from rag_ft.retrieval.retriever import Hits
+from rag_ft.schema import Chunk, Hit, Prediction, QAPair, Score
 from rag_ft.session import Session
-from rag_ft.storage import content_hash, read_jsonl, write_jsonl
+from rag_ft.storage import ChunkStore, content_hash, read_jsonl, write_jsonl
 from rag_ft.training.leakage import check_no_leakage, without_test_questions
 
-Found = dict[str, dict[str, list[tuple[str, float]]]]
+Rankings = dict[str, dict[str, list[str]]]
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Material:
     first), their gold chunks (question id -> chunk ids), and every chunk that may be shown."""
 
     pairs: list[QAPair]
-    rankings: dict[str, dict[str, list[str]]]
+    rankings: Rankings
     gold: dict[str, set[str]]
     chunks: dict[str, Chunk]
 
@@ -83,7 +84,7 @@ def run(session: Session) -> dict[str, int | float]:
         counts[f"{name}_tuned"] = int(name in session.tuned_components)
         counts[f"{name}_given"] = int(bool(external))
 
-    material = read_material(session, pairs, retrieve(session, pairs))
+    material = read_material(session.chunks, pairs, retrieve(session, pairs))
     session.close_retrievers()
     counts["located_questions"] = sum(bool(gold) for gold in material.gold.values())
     scores: Iterable[Score] = retrieval_scores(material)
@@ -92,3 +93,154 @@ def run(session: Session) -> dict[str, int | float]:
         counts, scores = counts | answer_counts, chain(scores, answers)
     counts["scores"] = write_jsonl(run_dir.scores, scores)
     return counts
+
+
+def spread(pairs: Sequence[QAPair], limit: int, seed: int) -> list[QAPair]:
+    """`limit` pairs in their order: one of each document, then a second, and so on. The seed
+    decides which."""
+    turns: dict[str | None, int] = {}
+    order = []
+    for pair in sorted(pairs, key=lambda p: content_hash(seed, p.id)):
+        turns[pair.document_id] = turns.get(pair.document_id, 0) + 1
+        order.append((turns[pair.document_id], content_hash(seed, pair.document_id), pair.id))
+    kept = {pair_id for _, _, pair_id in sorted(order)[:limit]}
+    return [pair for pair in pairs if pair.id in kept]
+
+
+def retrieve(session: Session, pairs: list[QAPair]) -> Rankings:
+    """Every ranking over all questions (ranking -> question id -> chunk ids, best first), written
+    to hits/.
+
+    `base` and `tuned` are as served. Without a tuned retriever `tuned` is `base`, and there is no
+    ranking of the tuned encoder alone.
+    """
+    settings = session.config.retrieval
+    k = max(MIN_HITS, settings.top_k + 10)
+    questions = [pair.question for pair in pairs]
+    found: dict[str, list[Hits]] = {}
+    modes = {"served": settings.mode, "dense": "dense", "lexical": "lexical"}
+    for tuned in (False, True) if session.serves_tuned_retriever else (False,):
+        rows = [row for row in RANKINGS.values() if ("retriever" in row.tuned) == tuned]
+        rows.sort(key=lambda row: [*modes].index(row.context))
+        # One call for all modes: questions are encoded once, and each index is searched once.
+        by_mode = session.retriever(tuned).search_modes(
+            questions, k, [modes[row.context] for row in rows]
+        )
+        found |= {row.name: by_mode[modes[row.context]] for row in rows}
+    for name in SERVED:
+        found.setdefault(name, found["base"])
+
+    rankings: Rankings = {}
+    for name, hits in found.items():
+        by_question = dict(zip([pair.id for pair in pairs], hits, strict=True))
+        lines = (
+            Hit(question_id, rank, chunk_id, round(score, 6))
+            for question_id, ranked in by_question.items()
+            for rank, (chunk_id, score) in enumerate(ranked, 1)
+        )
+        write_jsonl(session.run_dir.hits(name), lines)
+        rankings[name] = {
+            question_id: [chunk_id for chunk_id, _ in ranked]
+            for question_id, ranked in by_question.items()
+        }
+    return rankings
+
+
+def read_material(store: ChunkStore, pairs: list[QAPair], rankings: Rankings) -> Material:
+    """Reads the chunks of the questions' documents and those that were found, and no others."""
+    chunks = {c.id: c for c in store.of_documents(pair.document_id for pair in pairs)}
+    found = {i for ranking in rankings.values() for ranked in ranking.values() for i in ranked}
+    found |= {i for pair in pairs if (i := second_chunk_id(pair))}
+    chunks |= store.select(found - chunks.keys())
+    return Material(pairs, rankings, gold_by_pair(pairs, chunks.values()), chunks)
+
+
+def retrieval_scores(material: Material) -> Iterator[Score]:
+    """Scores of every ranking; questions without a known gold chunk have none."""
+    for system, ranking in material.rankings.items():
+        for pair in material.pairs:
+            if gold := material.gold[pair.id]:
+                yield from _scores(pair.id, system, score_ranking(ranking[pair.id], gold))
+
+
+def _answer(session: Session, material: Material) -> tuple[Iterator[Score], dict[str, int]]:
+    """Writes predictions and rejects of all systems; returns the answers' scores, and counts."""
+    config, settings = session.config, session.config.evaluate.advanced
+    run_dir, prompt, top_k = session.run_dir, session.answer_prompt, config.retrieval.top_k
+
+    # What every system, probe and part of an ensemble is shown.
+    asks: list[Ask] = []
+    for pair in material.pairs:
+        hits = {name: material.rankings[name][pair.id] for name in SERVED}
+        asks += asks_of(pair, hits, material.gold[pair.id], material.chunks, top_k)
+    if settings.robustness:
+        ranking = material.rankings["base"]
+        asks += probes(
+            material.pairs,
+            ranking,
+            material.gold,
+            material.chunks,
+            config.retrieval,
+            config.run.seed,
+        )
+    if settings.ensemble:
+        asks += part_asks(material.pairs, material.rankings, top_k)
+
+    answered, rejects, num_prompts = answer_all(session, asks, material.chunks)
+    # The parts of an ensemble become one prediction, weighted by what the retriever served.
+    served = {name: read_jsonl(run_dir.hits(name), Hit) for name in SERVED}
+    answered = combine(answered, served, prompt.abstains)
+    by_system: dict[str, list[Prediction]] = {}
+    for ask, prediction in answered:
+        by_system.setdefault(ask.system, []).append(prediction)
+    counts = {"prompts": num_prompts, "failed_prompts": len(rejects)}
+    counts["predictions"] = sum(
+        write_jsonl(run_dir.predictions(name), rows) for name, rows in by_system.items()
+    )
+
+    # Scores that need a model are on request.
+    cites = config.train_generator.advanced.cite
+    scores: Iterator[Score] = answer_scores(prompt, cites, material, answered)
+    if settings.similarity:
+        encoder = load_encoder(config.encoder)
+        scores = chain(scores, similarity_scores(encoder, answered, prompt.abstains))
+    if settings.judge:
+        judged = judge(
+            session,
+            answered,
+            lambda prediction: [prompt.text(material.chunks[i]) for i in prediction.chunk_ids],
+        )
+        counts |= {"judge_prompts": judged.num_asked, "judge_failed": len(judged.rejects)}
+        rejects, scores = [*rejects, *judged.rejects], chain(scores, judged.scores)
+    write_jsonl(run_dir.rejects("evaluate"), rejects)
+    return scores, counts
+
+
+def answer_scores(
+    prompt: AnswerPrompt, cites: bool, material: Material, answered: Iterable[Answered]
+) -> Iterator[Score]:
+    """Scores of the answers. `cites`: the tuned generator learned to cite, so citations are
+    scored."""
+    for ask, prediction in answered:
+        abstained = prompt.abstains(prediction.answer)
+        shown = [material.chunks[chunk_id] for chunk_id in prediction.chunk_ids]
+        values = score_answer(prediction.answer, ask.answers, abstained)
+        # Where passages replace the chunks' texts, offsets of evidence and gold chunks say nothing.
+        if ask.passages is None:
+            covered = evidence_shown(ask.pair, shown)
+            if covered is not None:
+                values["evidence_shown"] = covered
+            if cites:
+                gold = material.gold[ask.pair.id]
+                values |= citation_scores(prediction.citations, ask.chunk_ids, gold)
+        if shown and not abstained:
+            texts = ask.passages or [prompt.text(chunk) for chunk in shown]
+            supported = faithfulness(prediction.answer, texts)
+            if supported is not None:
+                values["faithfulness"] = supported
+        yield from _scores(ask.pair.id, ask.system, values | {"seconds": prediction.seconds})
+
+
+def _scores(question_id: str, system: str, values: dict[str, float]) -> Iterator[Score]:
+    for metric, value in values.items():
+        yield Score(question_id, system, metric, round(value, 6))

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
 
 from rag_ft.text import stems
 
@@ -31,7 +30,11 @@ def _rouge_of_one(prediction: str, answer: str) -> dict[str, float]:
     if set(said).isdisjoint(wanted):
         return dict.fromkeys(ROUGE, 0.0)
     lines = "\n" in prediction or "\n" in answer
-    scores = _scorer(lines).score(answer, prediction)
+    # rouge-score takes 3 s to import: only when an answer is scored.
+    from rouge_score.rouge_scorer import RougeScorer
+
+    scorer = RougeScorer(list(ROUGE if lines else ROUGE[:3]), tokenizer=_Stems())
+    scores = scorer.score(answer, prediction)
     found = {metric: float(score.fmeasure) for metric, score in scores.items()}
     return found if lines else {**found, "rougeLsum": found["rougeL"]}
 
@@ -39,11 +42,3 @@ def _rouge_of_one(prediction: str, answer: str) -> dict[str, float]:
 class _Stems:
     def tokenize(self, text: str) -> tuple[str, ...]:
         return stems(text)
-
-
-@lru_cache(maxsize=2)
-def _scorer(lines: bool) -> Any:
-    # rouge-score takes 3 s to import: only when an answer is scored.
-    from rouge_score.rouge_scorer import RougeScorer
-
-    return RougeScorer(list(ROUGE if lines else ROUGE[:3]), tokenizer=_Stems())
