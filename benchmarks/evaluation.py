@@ -31,7 +31,8 @@ from hardware import processor, write_result
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from synthetic_run import make_synthetic_run
-from test_significance import coverage, false_alarms
+from test_statistics import coverage
+from test_verdict import false_alarms
 
 from rag_ft.evaluation.metrics.answers import faithfulness, score_answer
 from rag_ft.evaluation.statistics import bootstrap

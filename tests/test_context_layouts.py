@@ -230,7 +230,7 @@ def test_a_cited_answer_names_the_place_the_gold_chunk_has_after_trimming() -> N
 
 
 def test_a_quoting_answer_begins_with_its_sentence_word_for_word_and_is_scored_without_it() -> None:
-    from rag_ft.evaluation.answering import _prediction
+    from rag_ft.evaluation.answering import to_prediction
     from rag_ft.evaluation.metrics.squad import exact_match
     from rag_ft.evaluation.systems import Ask
     from rag_ft.llm.interface import Reply
@@ -253,7 +253,7 @@ def test_a_quoting_answer_begins_with_its_sentence_word_for_word_and_is_scored_w
     )
     assert quoted.answer == f"<quote>The mill opened in 1871 by the river.</quote> {plain.answer}"
     ask = Ask(placed, "tuned", "tuned", quoted.chunk_ids, ("1871",))
-    said = _prediction(
+    said = to_prediction(
         ask,
         Reply("q", quoted.answer, "stop", 1, 1, 0.0),
         AnswerPrompt(load_prompts("compact", ABSTAIN), True),
