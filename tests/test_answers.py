@@ -1,4 +1,4 @@
-"""Answer metrics against hand-computed values, SQuAD v2's official algorithm and rouge-score itself."""
+"""Answer metrics against hand-computed values, SQuAD v2's official script and rouge-score."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rag_ft.evaluation.metrics.rouge import ROUGE, rouge
 from rag_ft.evaluation.metrics.squad import contains, exact_match, token_f1
 from rag_ft.text import content_words, normalise, stems
 
-# --- SQuAD v2's official evaluation, written down independently of ours -------------------------------------------
+# --- SQuAD v2's official evaluation, written down independently of ours --------------------------
 
 
 def official_normalise(text: str) -> str:
@@ -46,13 +46,67 @@ def official(said: str, answers: list[str]) -> tuple[float, float]:
 
 
 EDGES = [
-    "", " ", "the", "The", "a the an", "an apple", "a.m.", "A.M", "the the cat", "cat's", "cats", "U.S.", "US",
-    "u. s.", "1,000", "1000", "1.5 %", "15", "$5", "it's", "its", "state-of-the-art", "state of the art", "theatre",
-    "another", "co-operate", "(the) answer", "answer!", "\tanswer\n", "Ångström", "ANGSTRÖM", "café", "cafe",
-    "naïve", "東京", "東京 都", "Москва", "москва", "İstanbul", "ß", "SS", "don’t", "don't", "“quoted”",
-    "\"quoted\"", "a", "an", "x", "x y z", "z y x", "x x y", "y x x x", "…", "--", "rock & roll", "rock and roll",
-    "the a", "8 a.m. to 5 p.m.", "8 am 5 pm", "vitamin A",
-]  # fmt: skip
+    "",
+    " ",
+    "the",
+    "The",
+    "a the an",
+    "an apple",
+    "a.m.",
+    "A.M",
+    "the the cat",
+    "cat's",
+    "cats",
+    "U.S.",
+    "US",
+    "u. s.",
+    "1,000",
+    "1000",
+    "1.5 %",
+    "15",
+    "$5",
+    "it's",
+    "its",
+    "state-of-the-art",
+    "state of the art",
+    "theatre",
+    "another",
+    "co-operate",
+    "(the) answer",
+    "answer!",
+    "\tanswer\n",
+    "Ångström",
+    "ANGSTRÖM",
+    "café",
+    "cafe",
+    "naïve",
+    "東京",
+    "東京 都",
+    "Москва",
+    "москва",
+    "İstanbul",
+    "ß",
+    "SS",
+    "don’t",
+    "don't",
+    "“quoted”",
+    '"quoted"',
+    "a",
+    "an",
+    "x",
+    "x y z",
+    "z y x",
+    "x x y",
+    "y x x x",
+    "…",
+    "--",
+    "rock & roll",
+    "rock and roll",
+    "the a",
+    "8 a.m. to 5 p.m.",
+    "8 am 5 pm",
+    "vitamin A",
+]
 
 
 def test_em_and_f1_equal_the_official_script_on_edge_cases() -> None:
@@ -88,7 +142,7 @@ def test_em_and_f1_equal_the_official_script_on_edge_cases() -> None:
         "an",
         "--",
         "the a",
-    ]  # what the official script cannot tell apart
+    ]  # the official script treats all of them as equal
     for said, answers in cases:
         if any(gold.strip() for gold in answers) and not any(
             official_normalise(gold) for gold in answers
@@ -148,7 +202,7 @@ def test_containment_asks_for_whole_words() -> None:
     assert contains("他住在東京都", ["東京"]) == 1.0
 
 
-# --- ROUGE --------------------------------------------------------------------------------------------------------
+# --- ROUGE ---------------------------------------------------------------------------------------
 
 
 def test_rouge_equals_rouge_score_on_latin_text() -> None:
@@ -202,14 +256,15 @@ def test_stems_keep_words_with_marks_whole() -> None:
 
 
 def test_importing_the_metrics_loads_neither_rouge_score_nor_torch() -> None:
-    code = "import sys, rag_ft.evaluation.metrics.answers; print([m for m in ('nltk', 'rouge_score', 'torch') if m in sys.modules])"
-    assert (
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip()
-        == "[]"
+    code = (
+        "import sys, rag_ft.evaluation.metrics.answers; "
+        "print([m for m in ('nltk', 'rouge_score', 'torch') if m in sys.modules])"
     )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"
 
 
-# --- grounding ----------------------------------------------------------------------------------------------------
+# --- grounding -----------------------------------------------------------------------------------
 
 
 def test_faithfulness_is_the_share_of_content_words_in_the_context() -> None:

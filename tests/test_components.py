@@ -14,9 +14,17 @@ from rag_ft.evaluation.systems import NAMES, RETRIEVERS, SYSTEMS, distinct
 
 def test_the_names_that_others_read_stay() -> None:
     assert NAMES == (
-        "closed_book", "closed_book_tuned", "base", "tuned_generator", "tuned_retriever", "tuned",
-        "oracle_base", "oracle_tuned", "withheld_base", "withheld_tuned",
-    )  # fmt: skip
+        "closed_book",
+        "closed_book_tuned",
+        "base",
+        "tuned_generator",
+        "tuned_retriever",
+        "tuned",
+        "oracle_base",
+        "oracle_tuned",
+        "withheld_base",
+        "withheld_tuned",
+    )
     assert list(RETRIEVERS) == ["base", "tuned", "lexical", "dense_base", "dense_tuned"]
 
 

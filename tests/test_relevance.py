@@ -77,9 +77,7 @@ def test_evidence_shown_is_the_share_of_its_characters_in_the_context() -> None:
     assert evidence_shown(pair(0, 0), CHUNKS) is None
 
 
-def test_the_own_chunk_of_a_pair_without_evidence_is_gold_only_where_it_is_among_the_chunks() -> (
-    None
-):
+def test_the_own_chunk_without_evidence_is_gold_only_where_it_is_among_the_chunks() -> None:
     assert gold_chunk_ids(pair(0, 0, chunk_id="d#9"), CHUNKS) == set()
     assert gold_by_pair([pair(0, 0)], [*CHUNKS, chunk(0, 0, 9, "other")]) == {"q": {"d#0"}}
 
@@ -143,8 +141,8 @@ def test_where_no_place_is_known_the_best_ranked_mention_stands_in_for_the_gold_
 def test_the_sentence_of_the_evidence_is_found_or_that_of_the_answer() -> None:
     text = "Ola came. Berit built it in 1871. Ola stayed."
     where = text.index("1871")
-    asked = QAPair("q", "?", ("Ola",), "t#0", "t", Evidence("1871", where, where + 4), "factoid",
-                   "train", "imported")  # fmt: skip
+    evidence = Evidence("1871", where, where + 4)
+    asked = QAPair("q", "?", ("Ola",), "t#0", "t", evidence, "factoid", "train", "imported")
     sentences = split_sentences(text)
     assert evidence_sentence(asked, titled("", text), sentences) == "Berit built it in 1871."
     unplaced = dataclasses.replace(asked, evidence=None)
@@ -223,9 +221,7 @@ def test_on_the_handbook_gold_chunks_are_those_whose_characters_are_the_evidence
     )
 
 
-def test_on_the_handbook_a_selection_with_the_own_chunk_has_the_gold_chunks_of_the_document() -> (
-    None
-):
+def test_on_the_handbook_a_selection_has_the_gold_chunks_of_the_document() -> None:
     chunks_of, pairs = handbook()
     rng, everything = random.Random(1), [c for chunks in chunks_of.values() for c in chunks]
     gold = gold_by_pair(pairs, everything)
@@ -236,9 +232,7 @@ def test_on_the_handbook_a_selection_with_the_own_chunk_has_the_gold_chunks_of_t
         assert gold_chunk_ids(one, selected) == gold[one.id] & {c.id for c in selected}
 
 
-def test_on_the_handbook_training_has_the_gold_chunks_it_had_where_one_contains_the_evidence() -> (
-    None
-):
+def test_on_the_handbook_training_has_its_earlier_gold_chunks_where_one_has_the_evidence() -> None:
     chunks_of, pairs = handbook()
     seen = 0
     for one in (p for p in pairs if p.evidence and p.chunk_id):
@@ -261,8 +255,9 @@ def test_on_the_handbook_the_share_of_evidence_shown_counts_characters() -> None
         wanted = set(range(one.evidence.start, one.evidence.end))
         covered = wanted & set().union(*map(characters, shown))
         assert evidence_shown(one, shown) == pytest.approx(len(covered) / len(wanted))
-        oracle = [c for c in document if c.id in oracle_context(one, {x.id for x in gold_chunks(one, document)},
-                                                                {c.id: c for c in document})]  # fmt: skip
+        by_id = {c.id: c for c in document}
+        gold = {c.id for c in gold_chunks(one, document)}
+        oracle = [c for c in document if c.id in oracle_context(one, gold, by_id)]
         everything = evidence_shown(one, document)
         assert evidence_shown(one, oracle) == (everything or None), (
             "the oracle covers all that can be covered"
@@ -287,7 +282,7 @@ def test_on_the_handbook_a_negative_is_what_both_trainings_called_one_before() -
             assert is_negative(c, one) == (elsewhere and silent)
 
 
-# --- Quotes ----------------------------------------------------------------------------------------
+# --- Quotes ---------------------------------------------------------------------------------------
 
 TEXT = "The “Grey Heron” sails\n  at 07:30 – daily.  It costs 150 euros; a child pays 5 euros."
 

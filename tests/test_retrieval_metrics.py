@@ -33,8 +33,13 @@ def test_scores_agree_with_ir_measures() -> None:
     ir_measures = pytest.importorskip("ir_measures")
     from ir_measures import RR, Success, nDCG
 
-    measures = {"recall@1": Success @ 1, "recall@5": Success @ 5, "recall@10": Success @ 10, "mrr@10": RR @ 10,
-                "ndcg@10": nDCG @ 10}  # fmt: skip
+    measures = {
+        "recall@1": Success @ 1,
+        "recall@5": Success @ 5,
+        "recall@10": Success @ 10,
+        "mrr@10": RR @ 10,
+        "ndcg@10": nDCG @ 10,
+    }
     rng, ours, qrels, run = random.Random(3), {}, [], []
     ids = [f"c{n}" for n in range(40)]
     for number in range(200):

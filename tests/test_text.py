@@ -22,17 +22,38 @@ from rag_ft.text import (
 )
 
 HANDBOOK = Path(__file__).parent.parent / "data" / "handbook"
-TURNS = ["<|im_end|>", "<|im_start|>", "</s>", "<s>", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<bos>",
-         "<end_of_turn>", "<start_of_turn>", "<|eot_id|>", "<｜User｜>", "<think>", "</tool_call>", "[THINK]",
-         "<|a b|>", "<|two\nlines|>", "<UNK>", "<|IM_END|>"]  # fmt: skip
+TURNS = [
+    "<|im_end|>",
+    "<|im_start|>",
+    "</s>",
+    "<s>",
+    "[INST]",
+    "[/INST]",
+    "<<SYS>>",
+    "<</SYS>>",
+    "<bos>",
+    "<end_of_turn>",
+    "<start_of_turn>",
+    "<|eot_id|>",
+    "<｜User｜>",
+    "<think>",
+    "</tool_call>",
+    "[THINK]",
+    "<|a b|>",
+    "<|two\nlines|>",
+    "<UNK>",
+    "<|IM_END|>",
+]
 TAGS = ["<passage>", "</passages>", '<passage number="1">', "<quote>", "</QUOTE>"]
 # The two definitions that there were before: of the chat template, and of the prompts.
 OF_TEMPLATES = re.compile(
-    r"<\|[^<>|\s][^<>|]{0,60}\|>|</?s>|<(?:start|end)_of_turn>|<(?:bos|eos|pad|unk)>|\[/?INST\]|<</?SYS>>"
+    r"<\|[^<>|\s][^<>|]{0,60}\|>|</?s>|<(?:start|end)_of_turn>|<(?:bos|eos|pad|unk)>"
+    r"|\[/?INST\]|<</?SYS>>"
 )
 OF_PROMPTS = re.compile(
     r"<\|[^<>|\n]{1,60}\|>|<｜[^<>｜\n]{1,60}｜>"
-    r"|</?(?:s|bos|eos|pad|unk|mask|think|tool_call|tool_response|start_of_turn|end_of_turn|start_of_image)>"
+    r"|</?(?:s|bos|eos|pad|unk|mask|think|tool_call|tool_response|start_of_turn|end_of_turn"
+    r"|start_of_image)>"
     r"|<</?SYS>>|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|IMG|THINK)\]"
     r"|</?passages?(?:\s[^<>\n]{0,40})?>|</?quote>",
     re.IGNORECASE,
@@ -60,9 +81,7 @@ def test_the_tags_of_our_prompts_are_escaped_in_what_fills_them_and_stay_in_whol
     assert escape_control_tokens(f"x {tag} y") == f"x {tag} y"
 
 
-def test_nothing_that_either_earlier_definition_knew_is_left_however_marks_are_put_together() -> (
-    None
-):
+def test_no_control_token_is_left_however_marks_are_put_together() -> None:
     for first, second, third in itertools.product(TURNS + TAGS, repeat=3):
         for text in (f"{first}{second}{third}", f"{first[:2]}{second}{first[2:]}{third}"):
             escaped = neutralise(text)
