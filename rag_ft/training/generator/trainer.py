@@ -306,7 +306,8 @@ def _fitting(config: Config, model: Any, sizes: Sequence[int], lengths: tuple[in
     for)."""
     gpu = torch.cuda.is_available()
     memory_gb = total_memory_gb("cuda" if gpu else "cpu")
-    found = largest_pass(shape_of(model), config, sizes, lengths, memory_gb, gpu)
+    settings, dtype = config.train_generator, config.llm.dtype
+    found = largest_pass(shape_of(model), settings, dtype, sizes, lengths, memory_gb, gpu)
     return found[0] if found else sizes[-1]
 
 
