@@ -39,14 +39,13 @@ def run(session: Session) -> Counts:
 
     Raises:
         DataError: something of a test document is among the pairs to train on.
-        ConfigError: there is no such loss, the encoder cannot be loaded or takes no adapter, or
-            fewer processes run than were asked for.
+        ConfigError: there is no such loss, the encoder cannot be loaded or takes no adapter, the
+            launcher shards it or started too few processes.
     """
     from rag_ft.training.distributed import join_processes
     from rag_ft.training.generator.lora import sharded
     from rag_ft.training.leakage import TEST_QUESTION
     from rag_ft.training.retriever.dataset import select_pairs, with_cloze_dev
-    from rag_ft.training.retriever.losses import LOSSES
     from rag_ft.training.retriever.phases import base_candidate, open_training
 
     config, run_dir, settings = session.config, session.run_dir, session.config.train_retriever
@@ -56,11 +55,6 @@ def run(session: Session) -> Counts:
         raise ConfigError(
             "with FSDP no process holds the whole encoder, which is small: launch train_retriever "
             "with configs/accelerate/ddp.yaml (the generator may be trained with FSDP)"
-        )
-    if settings.advanced.loss not in LOSSES:
-        raise ConfigError(
-            f"train_retriever.advanced.loss={settings.advanced.loss} does not exist: choose one of "
-            + ", ".join(LOSSES)
         )
 
     # The pairs: those of train documents to train on, those of dev documents to select by.

@@ -252,6 +252,12 @@ def scored_rows(
     return rows
 
 
+def without_row(pairs: Iterable[QAPair], rows: Iterable[TrainingRow], detail: str) -> list[Reject]:
+    """A Reject for each of the pairs that no row is made from."""
+    with_row = {row.id for row in rows}
+    return [Reject(p.id, "no training row", detail) for p in pairs if p.id not in with_row]
+
+
 def read_training_rows(path: Path) -> list[TrainingRow]:
     """The rows of a file that `write_jsonl` wrote."""
     return [

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from rag_ft.relevance import is_negative
@@ -35,10 +36,9 @@ def mine_negatives(
 ) -> dict[str, tuple[str, ...]]:
     """`num` negatives of each pair, by pair id; fewer where hardly any chunk is a negative of it.
 
-    Chunks that the round trip of generation found before the gold chunk (`hard_chunk_ids`) come
-    first, then a seeded draw from the hardest allowed ones of the dense and the BM25 ranking, then
-    chunks drawn at random. A chunk is allowed if it scores (cosine) below (1 - margin) x the
-    positive and is a negative by `is_negative`.
+    Chunks that the round trip of generation found before the gold chunk come first, then a seeded
+    draw from the hardest allowed ones of the dense and the BM25 ranking, then random negatives. A
+    chunk is allowed if it is a negative and scores (cosine) below (1 - margin) x the positive.
 
     Args:
         pairs: answerable, each with a chunk_id among `chunks`.
@@ -53,29 +53,24 @@ def mine_negatives(
     questions = [pair.question for pair in pairs]
     rankings = [retriever.search(questions, DEPTH, mode) for mode in ("dense", "lexical")]
     vectors = retriever.encoder.encode_queries(questions)
-    everything = sorted(chunks)
-    found = {}
+    everything, found = sorted(chunks), dict[str, tuple[str, ...]]()
     for i, pair in enumerate(pairs):
         rng = random.Random(content_hash(seed, pair.id))
 
         # What the round trip and both rankings propose, without chunks of dev and test documents.
-        proposed = list(pair.hard_chunk_ids)
-        for ranking in rankings:
-            proposed += [chunk_id for chunk_id, _ in ranking[i]]
-        candidates = [
-            chunks[chunk_id] for chunk_id in dict.fromkeys(proposed) if chunk_id in chunks
-        ]
+        ranked = (chunk_id for ranking in rankings for chunk_id, _ in ranking[i])
+        proposed = dict.fromkeys([*pair.hard_chunk_ids, *ranked])
+        candidates = [chunks[chunk_id] for chunk_id in proposed if chunk_id in chunks]
 
         # Negatives that score clearly below the positive, which stands first.
         ids = [pair.chunk_id or "", *(chunk.id for chunk in candidates)]
         rows = [retriever.row_of[chunk_id] for chunk_id in ids]
         positive, *scores = retriever.vectors[rows] @ vectors[i]
         limit = (1 - margin) * positive if positive > 0 else positive
-        allowed = {
-            chunk.id: score
-            for chunk, score in zip(candidates, scores, strict=True)
-            if score < limit and is_negative(chunk, pair)
-        }
+        allowed = {}
+        for chunk, score in zip(candidates, scores, strict=True):
+            if score < limit and is_negative(chunk, pair):
+                allowed[chunk.id] = score
 
         # Those of the round trip, then a draw from the hardest.
         drawn = [chunk_id for chunk_id in pair.hard_chunk_ids if chunk_id in allowed][:num]
@@ -84,12 +79,9 @@ def mine_negatives(
 
         # Where too few are hard enough, random negatives.
         for tries in RANDOM_TRIES:
-            if len(drawn) == num:
-                break
-            for chunk_id in rng.sample(everything, min(tries, len(everything))):
-                if len(drawn) == num:
-                    break
-                if chunk_id not in drawn and is_negative(chunks[chunk_id], pair):
-                    drawn.append(chunk_id)
+            if len(drawn) < num:
+                names = rng.sample(everything, min(tries, len(everything)))
+                others = (n for n in names if n not in drawn and is_negative(chunks[n], pair))
+                drawn = [*drawn, *islice(others, num - len(drawn))]
         found[pair.id] = tuple(drawn)
     return found

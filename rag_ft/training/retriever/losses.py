@@ -16,6 +16,7 @@ from sentence_transformers.sentence_transformer.losses import (
 )
 from torch import Tensor, nn
 
+from rag_ft.errors import ConfigError
 from rag_ft.training.retriever.lm_supervision import lsr_loss
 from rag_ft.training.retriever.loss_settings import MINI_BATCH, Features, LossSettings, MakeLoss
 
@@ -41,6 +42,18 @@ def contrastive_loss(model: SentenceTransformer, settings: LossSettings) -> nn.M
 LOSSES: dict[str, MakeLoss] = {
     "contrastive": contrastive_loss,
 }
+
+
+def find_loss(name: str) -> MakeLoss:
+    """The loss of that name in LOSSES.
+
+    Raises:
+        ConfigError: there is none; the message lists the names.
+    """
+    if name not in LOSSES:
+        known = ", ".join(LOSSES)
+        raise ConfigError(f"train_retriever.advanced.loss={name} does not exist: choose {known}")
+    return LOSSES[name]
 
 
 def lm_supervised_loss(model: SentenceTransformer, settings: LossSettings) -> nn.Module:

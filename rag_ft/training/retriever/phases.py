@@ -27,10 +27,10 @@ from rag_ft.llm.factory import open_language_model
 from rag_ft.prompts.answer_prompt import chunk_text
 from rag_ft.prompts.prompt_set import load_prompts
 from rag_ft.retrieval.encoder import load_encoder, load_sentence_transformer
-from rag_ft.retrieval.index_builder import adopt_index, build_index, open_vectors, read_manifest
+from rag_ft.retrieval.index_builder import adopt_index, build_index, read_manifest
 from rag_ft.retrieval.retriever import Retriever, open_retriever, served_tuned
 from rag_ft.run_dir import RunDir
-from rag_ft.schema import Chunk, QAPair, Reject
+from rag_ft.schema import Chunk, Reject
 from rag_ft.session import Session
 from rag_ft.storage import ChunkStore, write_jsonl, write_text
 from rag_ft.training.distributed import Processes
@@ -46,6 +46,7 @@ from rag_ft.training.retriever.dataset import (
     scored_rows,
     to_dataset,
     with_positive,
+    without_row,
 )
 from rag_ft.training.retriever.hard_negatives import DEPTH, mine_negatives
 from rag_ft.training.retriever.lm_supervision import (
@@ -54,10 +55,10 @@ from rag_ft.training.retriever.lm_supervision import (
     score_retrieved,
 )
 from rag_ft.training.retriever.loss_settings import LossSettings, MakeLoss
-from rag_ft.training.retriever.losses import LOSSES, lm_supervised_loss
+from rag_ft.training.retriever.losses import find_loss, lm_supervised_loss
 from rag_ft.training.retriever.ship_gate import DevScores, measure
 from rag_ft.training.retriever.trainable_encoder import State, TrainableEncoder, make_trainable
-from rag_ft.training.retriever.trainer import WEIGHTS, Schedule, VectorsOf, fit
+from rag_ft.training.retriever.trainer import WEIGHTS, Schedule, fit, frozen_vectors
 
 logger = logging.getLogger(__name__)
 CLOZE_INDEX = "cloze_index"
@@ -94,8 +95,8 @@ class LeftOut:
 class RetrieverTraining:
     """What every phase needs.
 
-    `folder` holds the folders of the phases. Phases add to `rejects` the train pairs that they do
-    not train on.
+    `folder` holds the folders of the phases. `loss` makes the loss of cloze and contrastive phases.
+    Phases add to `rejects` the train pairs that they do not train on.
     """
 
     config: Config
@@ -105,6 +106,7 @@ class RetrieverTraining:
     encoder: TrainableEncoder
     processes: Processes
     chunks: ChunkStore
+    loss: MakeLoss
     rejects: list[Reject] = field(default_factory=list)
 
     @property
@@ -133,43 +135,21 @@ class RetrieverTraining:
         check_chunks_allowed(trained, self.chunks.of_splits({"test"}), f"chunks of {phase}")
         return rows
 
-    def reject_without_row(
-        self, phase: str, pairs: Iterable[QAPair], rows: Iterable[TrainingRow], why: str
-    ) -> None:
-        """Adds a Reject for each of the pairs that has no row in the phase."""
-        with_row = {row.id for row in rows}
-        for pair in pairs:
-            if pair.id not in with_row:
-                self.rejects.append(Reject(pair.id, "no training row", f"{phase}: {why}"))
-
-    def base_vectors(self) -> VectorsOf:
-        """Looks up the vectors (n, dim) of n chunk ids in the base index."""
-        ids = json.loads((self.run_dir.index / "chunk_ids.json").read_text(encoding="utf-8"))
-        row_of = {chunk_id: row for row, chunk_id in enumerate(ids)}
-        vectors = open_vectors(self.run_dir.index)
-
-        def look_up(chunk_ids: Sequence[str]) -> torch.Tensor:
-            return torch.from_numpy(vectors[[row_of[chunk_id] for chunk_id in chunk_ids]])
-
-        return look_up
-
 
 def open_training(session: Session, pairs: Pairs, processes: Processes) -> RetrieverTraining:
     """The encoder ready to be trained, and what the phases need. They keep their files in the run's
     checkpoints.
 
     Raises:
-        ConfigError: the encoder cannot be loaded or takes no adapter.
+        ConfigError: there is no such loss; the encoder cannot be loaded or takes no adapter.
     """
-    config, settings = session.config, session.config.train_retriever
+    config, settings = session.config, session.config.train_retriever.advanced
+    loss = find_loss(settings.loss)
     model = load_sentence_transformer(config.encoder)
-    encoder = make_trainable(
-        model, settings.advanced.method, settings.advanced.rank, config.run.seed
-    )
-    folder = session.run_dir.checkpoints("train_retriever")
-    return RetrieverTraining(
-        config, session.run_dir, folder, pairs, encoder, processes, session.chunks
-    )
+    encoder = make_trainable(model, settings.method, settings.rank, config.run.seed)
+    run_dir, chunks = session.run_dir, session.chunks
+    folder = run_dir.checkpoints("train_retriever")
+    return RetrieverTraining(config, run_dir, folder, pairs, encoder, processes, chunks, loss)
 
 
 def base_candidate(training: RetrieverTraining) -> Candidate:
@@ -185,17 +165,13 @@ def cloze_phase(training: RetrieverTraining, before: Candidate) -> Candidate:
     rows = training.rows("cloze", lambda: cloze_rows(clozes, training.text_of))
     rate = settings.learning_rate
     schedule = Schedule(settings.batch_size, rate, epochs=1.0, seed=seed, no_duplicates=True)
-    loss = LOSSES[settings.advanced.loss]
-    return train_phase(training, "cloze", before, rows, loss, schedule)
+    return train_phase(training, "cloze", before, rows, training.loss, schedule)
 
 
 def contrastive_phase(training: RetrieverTraining, number: int, before: Candidate) -> Candidate:
     """Moves questions towards their gold chunks, and away from mined negatives and the other chunks
-    of the batch.
-
-    Pairs without a known gold chunk or without enough negatives are left out, each with a Reject.
-    `number` is that of the round, from 0.
-    """
+    of the batch. `number` is that of the round, from 0. Pairs without a known gold chunk or
+    without enough negatives are left out, each with a Reject."""
     settings, chunks = training.config.train_retriever, training.pairs.chunks
     name, seed = f"round-{number}-contrastive", training.config.run.seed + number
     located = with_positive(training.pairs.train, chunks)
@@ -209,11 +185,13 @@ def contrastive_phase(training: RetrieverTraining, number: int, before: Candidat
 
     rows = training.rows(name, make_rows)
     unlocated = [pair for pair in training.pairs.train if pair.chunk_id not in chunks]
-    training.reject_without_row(name, unlocated, rows, "its gold chunk is unknown")
-    training.reject_without_row(name, located, rows, "fewer negatives than the other pairs")
+    few = f"{name}: fewer negatives than the other pairs"
+    training.rejects += without_row(unlocated, rows, f"{name}: its gold chunk is unknown")
+    training.rejects += without_row(located, rows, few)
+
     size, rate, epochs = settings.batch_size, settings.learning_rate, settings.epochs
     schedule = Schedule(size, rate, epochs=epochs, seed=seed, no_duplicates=True)
-    return train_phase(training, name, before, rows, LOSSES[settings.advanced.loss], schedule)
+    return train_phase(training, name, before, rows, training.loss, schedule)
 
 
 def lsr_phase(training: RetrieverTraining, number: int, before: Candidate) -> Candidate | LeftOut:
@@ -246,8 +224,8 @@ def lsr_phase(training: RetrieverTraining, number: int, before: Candidate) -> Ca
     rows = training.rows(name, make_rows)
     if not rows:
         return LeftOut(name, "no question has two chunks to compare")
-    why = f"fewer than {k} chunks were found"
-    training.reject_without_row(name, training.pairs.train, rows, why)
+    few = f"{name}: fewer than {k} chunks were found"
+    training.rejects += without_row(training.pairs.train, rows, few)
 
     # The temperature decides how sharp the targets are; targets that are all alike teach nothing.
     scores = torch.tensor([[chunk.score for chunk in row.chunks] for row in rows])
@@ -295,7 +273,6 @@ def train_phase(
     config, settings, notes = training.config, training.config.train_retriever, notes or {}
     encoder, count = training.encoder, training.processes.count
     encoder.load(before.state)
-
     # The rows with the prompts that the encoder reads them with.
     query_prompt = encoder.model.prompts.get("query") or ""
     chunk_prompt = encoder.model.prompts.get("document") or ""
@@ -317,7 +294,7 @@ def train_phase(
         gather=count > 1,
         lm_temperature=notes.get("tau", 1.0),
     )
-    vectors_of = training.base_vectors() if training.frozen_chunks else None
+    vectors_of = frozen_vectors(training.run_dir.index) if training.frozen_chunks else None
     logger.info("%s: %d rows, batches of %d", name, len(rows), size)
     folder = training.folder / name
     module = loss(encoder.model, loss_settings)

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
 from rag_ft.errors import DataError
+from rag_ft.retrieval.index_builder import open_vectors
 from rag_ft.storage import write_text
 from rag_ft.training.retriever.trainable_encoder import TrainableEncoder
 
@@ -64,7 +65,7 @@ def fit(
     folder: Path,
     vectors_of: VectorsOf | None = None,
 ) -> list[dict[str, float]]:
-    """Trains the encoder in place and leaves its weights in `folder`. A finished phase is loaded.
+    """Trains the encoder in place and writes its weights into `folder`. A finished phase is loaded.
 
     Args:
         encoder: its weights are changed.
@@ -72,11 +73,9 @@ def fit(
         loss: takes (features of each text column, labels) and returns a scalar.
         schedule: how long, how large, how fast.
         folder: the phase's own; holds checkpoints while it runs.
-        vectors_of: frozen vectors of chunks; the dataset then has the column `chunk_ids`, and only
-            its questions are encoded.
+        vectors_of: as of `frozen_vectors`; only the questions of the dataset are then encoded.
 
-    Returns:
-        [{step, loss}] of every step, those before an interruption included.
+    Returns [{step, loss}] of every step, also of those before an interruption.
 
     Raises:
         DataError: the rows do not fill one batch.
@@ -118,6 +117,19 @@ def fit(
         trainer.accelerator.wait_for_everyone()
     encoder.load(load_file(finished))
     return json.loads((folder / "history.json").read_text(encoding="utf-8"))
+
+
+def frozen_vectors(index: Path) -> VectorsOf:
+    """Looks up the vectors (n, dim) of n chunk ids in an index. A dataset that is trained on with
+    frozen vectors has the column `chunk_ids`."""
+    ids = json.loads((index / "chunk_ids.json").read_text(encoding="utf-8"))
+    row_of = {chunk_id: row for row, chunk_id in enumerate(ids)}
+    vectors = open_vectors(index)
+
+    def look_up(chunk_ids: Sequence[str]) -> torch.Tensor:
+        return torch.from_numpy(vectors[[row_of[chunk_id] for chunk_id in chunk_ids]])
+
+    return look_up
 
 
 @dataclass
