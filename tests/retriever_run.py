@@ -72,8 +72,14 @@ def write_pairs(run_dir: RunDir, each: int = 6) -> None:
     pairs = []
     for chunk in read_jsonl(run_dir.chunks, Chunk):
         words = chunk.text.rstrip(".").split()
-        asked = [f"what is in box {words[1]}", f"who has the {words[4]} {words[5]}", f"where is number {words[7]}",
-                 f"{words[4]} {words[5]}?", f"box {words[1]}?", f"which box has {words[7]}"][:each]  # fmt: skip
+        asked = [
+            f"what is in box {words[1]}",
+            f"who has the {words[4]} {words[5]}",
+            f"where is number {words[7]}",
+            f"{words[4]} {words[5]}?",
+            f"box {words[1]}?",
+            f"which box has {words[7]}",
+        ][:each]
         evidence = Evidence(chunk.text, 0, len(chunk.text))
         place = (chunk.id, chunk.document_id, evidence, "factoid", chunk.split, "imported")
         pairs += [
@@ -108,7 +114,7 @@ def prepare(
 
 
 class PlantedModel:
-    """A language model to which every answer is likely after one chunk, and unlikely after any other."""
+    """A language model to which an answer is likely after one chunk, and unlikely after others."""
 
     name, window = "planted", 1
 
@@ -137,7 +143,7 @@ class PlantedModel:
 
 
 def plant(run_dir: RunDir, monkeypatch: pytest.MonkeyPatch) -> tuple[PlantedModel, dict[str, str]]:
-    """Every train document's questions get a chunk of another train document that the model prefers."""
+    """The model prefers, for every question of a train document, a chunk of another one."""
     chunks = [c for c in read_jsonl(run_dir.chunks, Chunk) if c.split == "train"]
     preferred = {c.id: chunks[(n + 5) % len(chunks)] for n, c in enumerate(chunks)}
     pairs = [p for p in read_jsonl(run_dir.qa, QAPair) if p.split == "train"]

@@ -1,4 +1,4 @@
-"""Training in processes of its own: killed and resumed, several as one, and what happens when one of them fails."""
+"""Training in processes of its own: killed and resumed, several as one, and when one fails."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ def test_fewer_processes_than_asked_for_are_an_error_with_the_command_that_works
 def test_a_killed_training_ends_with_the_bytes_of_an_undisturbed_one(
     prepared: Make, tmp_path: Path, method: str
 ) -> None:
-    knobs = {
+    settings = {
         "method": method,
         "epochs": 30,
         "evaluations": 10,
         "patience": 0,
         "learning_rate": 1e-3,
     }
-    config, run_dir = prepared(knobs=knobs)
+    config, run_dir = prepared(knobs=settings)
     config_file = as_file(config, run_dir, tmp_path / "kill.yaml")
     process = start(config_file)
     deadline = time.monotonic() + 800

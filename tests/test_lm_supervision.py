@@ -113,7 +113,8 @@ def test_scores_that_tell_nothing_apart_are_refused() -> None:
 
 
 def test_the_papers_temperature_on_probabilities_is_refused_as_uniform() -> None:
-    """exp(mean log-probability) of long answers at tau 0.01: recall fell from 51.5 to 33.0 with such targets."""
+    """exp(mean log-probability) of long answers at tau 0.01: with such targets recall fell from
+    51.5 to 33.0."""
     probabilities = torch.exp(torch.tensor(RNG.normal(-6.5, 0.3, (20, 10))))
     refused = choose_temperature(probabilities, tau=0.01)
     assert refused.entropy > ENTROPY_LIMIT

@@ -81,8 +81,12 @@ def test_documents_without_questions_are_learned_and_judged_by_inverse_cloze(
         {"id": f"d{n}", "title": "", "text": t, "split": "train" if n < 8 else "dev"}
         for n, t in enumerate(texts)
     ]
-    config, run_dir = make_run(rows, train_retriever__advanced__self_supervised=True, train_retriever__batch_size=4,
-                               train_retriever__advanced__sides=sides)  # fmt: skip
+    config, run_dir = make_run(
+        rows,
+        train_retriever__advanced__self_supervised=True,
+        train_retriever__batch_size=4,
+        train_retriever__advanced__sides=sides,
+    )
     ingest.run(Session(config, run_dir))
     index.run(Session(config, run_dir))
     write_jsonl(run_dir.qa, [])

@@ -1,4 +1,4 @@
-"""The training of the retriever, stopped and resumed, and in several processes: the same weights."""
+"""The training of the retriever, stopped and resumed or in several processes: equal weights."""
 
 from __future__ import annotations
 
@@ -31,12 +31,17 @@ from rag_ft.session import Session
 from rag_ft.stages import train_retriever
 train_retriever.run(Session.of(load_config(Path(sys.argv[1]))))
 """
+# On CPUs --multi_gpu makes accelerate start two processes (with --cpu it starts one); both take a
+# free port.
 LAUNCHERS = {
     "one": [],
     "torchrun": ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"],
-    "accelerate": ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
-                   "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m"],
-}  # fmt: skip
+    "accelerate": [
+        *("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"),
+        *("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"),
+        *("--main_process_port", "0", "-m"),
+    ],
+}
 
 
 @pytest.fixture
@@ -126,7 +131,7 @@ def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(
 def test_two_processes_train_what_one_trains(
     make_run: MakeRun, tiny_encoder_dir: Path, tmp_path: Path
 ) -> None:
-    """Two CPU processes (gloo) share each batch; without dropout, whose draws are each process' own."""
+    """Two CPU processes (gloo) share each batch; without dropout, which each process draws anew."""
     from safetensors.numpy import load_file
 
     from rag_ft.pipeline import run_stage
@@ -144,10 +149,16 @@ def test_two_processes_train_what_one_trains(
     trained = []
     for name, launcher in LAUNCHERS.items():
         config, run_dir = make_run(
-            documents(), run__dir=tmp_path / name, encoder__model=str(encoder), retrieval__advanced__with_title=False,
-            generate__questions=[str(questions)], generate__pairs_per_chunk=0, train_retriever__advanced__gate=False,
-            train_retriever__batch_size=4, train_retriever__learning_rate=5e-3,
-        )  # fmt: skip
+            documents(),
+            run__dir=tmp_path / name,
+            encoder__model=str(encoder),
+            retrieval__advanced__with_title=False,
+            generate__questions=[str(questions)],
+            generate__pairs_per_chunk=0,
+            train_retriever__advanced__gate=False,
+            train_retriever__batch_size=4,
+            train_retriever__learning_rate=5e-3,
+        )
         values = {
             section: v for section, v in config.model_dump(mode="json").items() if section != "name"
         }
