@@ -223,19 +223,22 @@ def test_pairs_that_are_not_trained_on_get_a_reject_and_cost_no_other_pair_its_n
 def test_the_loss_is_the_one_that_its_setting_names(
     prepared: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    used: list[int] = []
+    used: list[float] = []
 
     def own_loss(model: Any, settings: losses.LossSettings) -> Any:
-        used.append(settings.batch_size)
+        used.append(settings.temperature)
         return losses.contrastive_loss(model, settings)
 
     monkeypatch.setitem(losses.LOSSES, "own", own_loss)
     config, run_dir = prepared(advanced__loss="own", epochs=1)
     train_retriever.run(Session(config, run_dir))
-    assert used == [8]
+    assert used == [config.train_retriever.advanced.temperature]
 
 
 def test_an_unknown_loss_is_an_error_that_names_the_known_ones(prepared: MakeRun) -> None:
     config, run_dir = prepared(advanced__loss="contrastiv")
-    with pytest.raises(ConfigError, match=r"loss=contrastiv does not exist.*: contrastive"):
+    with pytest.raises(
+        ConfigError,
+        match=r"no train_retriever.advanced.loss=contrastiv: choose one of: contrastive",
+    ):
         train_retriever.run(Session(config, run_dir))

@@ -52,7 +52,9 @@ def find_loss(name: str) -> MakeLoss:
     """
     if name not in LOSSES:
         known = ", ".join(LOSSES)
-        raise ConfigError(f"train_retriever.advanced.loss={name} does not exist: choose {known}")
+        raise ConfigError(
+            f"there is no train_retriever.advanced.loss={name}: choose one of: {known}"
+        )
     return LOSSES[name]
 
 
