@@ -106,7 +106,7 @@ def test_the_chosen_temperature_hits_the_target_entropy_whatever_the_scale_of_th
     )
 
 
-def test_scores_that_tell_nothing_apart_are_refused() -> None:
+def test_scores_that_do_not_differ_are_refused() -> None:
     refused = choose_temperature(torch.full((10, 4), -2.5))
     assert refused.refusal is not None
     assert "scores all chunks of a question alike" in refused.refusal

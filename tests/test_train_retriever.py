@@ -70,7 +70,7 @@ def test_the_question_side_alone_keeps_every_chunk_vector(prepared: MakeRun) -> 
 
 
 @pytest.mark.parametrize("sides", ["both", "query"])
-def test_documents_without_questions_are_learned_and_judged_by_inverse_cloze(
+def test_documents_without_questions_are_learned_and_measured_by_inverse_cloze(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, sides: str
 ) -> None:
     texts = [

@@ -58,7 +58,7 @@ def test_without_a_gradient_to_the_encoder_lsr_says_so_and_trains_nothing(
     assert not served_tuned(run_dir)
 
 
-def test_lsr_is_left_out_with_a_reason_when_the_model_tells_no_chunks_apart(
+def test_lsr_is_left_out_with_a_reason_where_the_model_scores_all_chunks_alike(
     prepared: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, run_dir = prepared(each=2, **{**LSR_ALONE, "epochs": 1})
