@@ -75,7 +75,12 @@ def measure(case: str) -> dict[str, Any]:
         _make_fake(model)
         simulated = _peak(model, int(rows), int(tokens), bool(checkpointing))
     planned = training_memory(
-        shape, config, int(rows) * int(tokens), int(rows) * LEARNED_TOKENS, "bfloat16", True
+        shape,
+        config.train_generator,
+        int(rows) * int(tokens),
+        int(rows) * LEARNED_TOKENS,
+        "bfloat16",
+        True,
     )
     planned.pop("fixed")
     simulated["optimiser"] = planned[

@@ -159,6 +159,11 @@ class TrainRetrieverAdvanced(Section):
     method: Literal["lora", "full"] = Field(
         "lora", description="What is trained: a LoRA adapter, merged afterwards, or all weights."
     )
+    loss: str = Field(
+        "contrastive",
+        description="Loss of the contrastive stage: a name in LOSSES of "
+        "rag_ft/training/retriever/losses.py. contrastive: InfoNCE over mined and other chunks.",
+    )
     sides: Literal["both", "query"] = Field(
         "both",
         description="What the tuned encoder encodes. query: questions alone, the index stays.",

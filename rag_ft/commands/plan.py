@@ -104,15 +104,21 @@ def plan(config: Config) -> str:
 
     shape, encoder = (
         read_shape(resolve(config.llm.required_model, "llm")),
-        read_encoder_shape(config),
+        read_encoder_shape(config.encoder.model),
     )
     device, run_dir = visible_device(config), RunDir(config.run_path)
     dtype = choose_dtype(config.llm.dtype, "cuda" if device.gpu else "cpu")
     corpus = count_corpus(config, run_dir)
     memory, passes = {}, 0
     if config.train_retriever.enabled:
+        chunk_tokens = config.encoder.advanced.max_tokens or config.ingest.chunk_tokens
         memory["train_retriever"] = retriever_memory(
-            encoder, config, corpus.num_chunks, QUESTION_TOKENS, device.gpu
+            encoder,
+            config.train_retriever,
+            chunk_tokens,
+            QUESTION_TOKENS,
+            corpus.num_chunks,
+            device.gpu,
         )
     if config.train_generator.enabled:
         memory["train_generator"], passes = fit_training(
@@ -199,11 +205,11 @@ def fit_training(
         if knobs.advanced.device_batch_size
         else divisors(knobs.batch_size)
     )
-    found = largest_pass(shape, config, sizes, lengths, device.memory_gb, device.gpu)
+    found = largest_pass(shape, knobs, dtype, sizes, lengths, device.memory_gb, device.gpu)
     if found:
         return found[1], found[0]
     parts = training_memory(
-        shape, config, sizes[-1] * tokens, sizes[-1] * ANSWER_TOKENS, dtype, device.gpu
+        shape, knobs, sizes[-1] * tokens, sizes[-1] * ANSWER_TOKENS, dtype, device.gpu
     )
     raise ConfigError(
         f"training needs {sum(parts.values()):.1f} GiB ({_largest(parts)}), {device.name} has {device.memory_gb:.1f}: "
@@ -345,7 +351,7 @@ def _remedy(config: Config, shape: ModelShape, device: Device, dtype: str, token
         values = config.model_dump()
         for word in words.split():
             apply_override(values, word)
-        tried = make_config(values)
+        tried = make_config(values).train_generator
         need = sum(training_memory(shape, tried, tokens, ANSWER_TOKENS, dtype, device.gpu).values())
         if need <= SPARE * device.memory_gb:
             return f"with device_batch_size=1 {words} it would need {need:.1f}"

@@ -1,6 +1,7 @@
-"""Stage 4: tunes the encoder on the pairs and ships it where dev documents say that it finds more.
+"""Tunes the encoder on the pairs, and ships it where it finds no less on dev documents.
 
-The phases (inverse cloze, contrastive, LM-supervised) and their files are in training/phases.py.
+The phases (inverse cloze, contrastive, LM-supervised) and their files are in
+training/retriever/phases.py.
 """
 
 from __future__ import annotations
@@ -33,16 +34,17 @@ Counts = dict[str, int | float | str]
 
 
 def run(session: Session) -> Counts:
-    """Writes lm_scores.jsonl and the training log, and retriever/ and retriever_index/ where the
-    tuned encoder is selected.
+    """Writes the training log and the rejects, and retriever/ and retriever_index/ where the tuned
+    encoder is selected; with LM-supervised retrieval also lm_scores.jsonl.
 
     Raises:
         DataError: something of a test document is among the pairs to train on.
-        ConfigError: the encoder cannot be loaded or takes no adapter, or fewer processes run than
-            were asked for.
+        ConfigError: there is no such loss, the encoder cannot be loaded or takes no adapter, the
+            launcher shards it or started too few processes.
     """
     from rag_ft.training.distributed import join_processes
     from rag_ft.training.generator.lora import sharded
+    from rag_ft.training.leakage import TEST_QUESTION
     from rag_ft.training.retriever.dataset import select_pairs, with_cloze_dev
     from rag_ft.training.retriever.phases import base_candidate, open_training
 
@@ -64,18 +66,18 @@ def run(session: Session) -> Counts:
     counts: Counts = {
         "num_train_pairs": len(pairs.train),
         "num_dev_pairs": len(pairs.dev),
-        "num_dropped_test_questions": len(pairs.rejects),
+        "num_dropped_test_questions": sum(r.reason == TEST_QUESTION for r in pairs.rejects),
     }
     if reason := nothing_to_train_on(settings, pairs):
         return {**counts, "shipped": 0, "reason": reason}
 
-    # Training, phase after phase; then the gate.
+    # Training, phase after phase; then the gate selects an encoder.
     training = open_training(session, pairs, processes)
     base = base_candidate(training)
     kept, left_out = train(training, base)
     selection = select(training, base, kept[-1])
 
-    # The training log and the selected encoder.
+    # The training log, the rejects of the phases, and the selected encoder.
     processes.first(lambda: ship(training, kept, left_out, selection))
     before, after = base.scores.summary, selection.scores.summary
     return {
@@ -123,7 +125,7 @@ def train(training: RetrieverTraining, base: Candidate) -> tuple[list[Candidate]
         kept.append(cloze_phase(training, kept[-1]))
     for number in range(settings.advanced.rounds):
         before = kept[-1]
-        # Contrastive: the first round is kept for the gate to judge, later ones must find more.
+        # Contrastive: the first round is left to the gate, later ones must find more.
         if settings.epochs and len(with_positive(pairs.train, pairs.chunks)) > 1:
             after = contrastive_phase(training, number, before)
             if number and not after.scores.above(before.scores):
@@ -193,11 +195,15 @@ def ship(
     left_out: list[LeftOut],
     selection: Selection,
 ) -> None:
-    """Writes the training log, moves the selected encoder and index to their places, and removes
-    the folders of the phases."""
+    """Writes the training log and the rejects, moves the selected encoder and index to their
+    places, and removes the folders of the phases."""
     run_dir = training.run_dir
+    rejects = [*training.pairs.rejects, *training.rejects]
+    write_jsonl(run_dir.rejects("train_retriever"), rejects)
     log = training_log(kept, left_out, selection)
     write_jsonl(run_dir.training_log("train_retriever"), log)
+
+    # What an earlier run shipped goes first: it may be the base that is served now.
     for folder in (run_dir.retriever_index, run_dir.retriever):
         shutil.rmtree(folder, ignore_errors=True)
     if selection.shipped:
@@ -212,9 +218,9 @@ def ship(
 def training_log(
     kept: list[Candidate], left_out: list[LeftOut], selection: Selection
 ) -> Iterator[dict[str, Any]]:
-    """{stage, step, loss} rows of every kept phase, each closed by a row with its dev recall;
-    {stage, reason} rows of those left out, with dev recall where they were trained; last the row of
-    the gate."""
+    """The rows of training/train_retriever.jsonl: {stage, step, loss} of every kept phase, each
+    followed by a row with its dev recall; {stage, reason} of those left out, with dev recall where
+    they were trained; last the row of the gate."""
     for phase in kept:
         yield from ({"stage": phase.name, **row} for row in phase.history)
         yield {"stage": phase.name, **phase.notes, **phase.scores.summary}

@@ -1,5 +1,7 @@
-"""The split of train pairs into train and dev: one rule, so that retriever and generator hold out
-the same documents."""
+"""The split of train pairs into train and dev.
+
+Retriever and generator use this one rule, so that both hold out the same documents.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ DEV_SHARE = 0.15  # of the train documents
 
 @dataclass(frozen=True)
 class TrainDev:
-    """Pairs to train on and pairs that select weights. They share no document: `dev_documents` are
+    """Pairs to train on, and pairs that select weights. They share no document: `dev_documents` are
     those of dev, with their near-duplicates."""
 
     train: list[QAPair]
@@ -34,14 +36,16 @@ def split_train_dev(
     chunks: Iterable[Chunk],
     group_of: Callable[[], Mapping[str, str]],
 ) -> TrainDev:
-    """Splits the pairs by document. Where dev documents have fewer than MIN_DEV_QUESTIONS
-    answerable pairs, DEV_SHARE of the train documents serve as dev too: of those with answerable
-    pairs, or of all where neither train pairs nor dev documents exist.
+    """Splits the pairs by document.
+
+    If dev documents have fewer than MIN_DEV_QUESTIONS answerable pairs, DEV_SHARE of the train
+    documents become dev documents too: of those with answerable pairs, or of all where neither
+    train pairs nor dev documents exist.
 
     Args:
         pairs: pairs of train and dev documents, in the order of both results. Unanswerable ones
-            follow the others: whether they are among `pairs` changes no document's side.
-        chunks: of the run; those of test documents are passed over.
+            follow their document: they do not change which documents are dev.
+        chunks: of the run; chunks of test documents are ignored.
         group_of: called only where it is needed: document id -> the first id of its group of
             near-duplicates, which stay together (see `train_groups`).
     """
@@ -49,11 +53,14 @@ def split_train_dev(
     split_of: dict[str, Split] = {c.document_id: c.split for c in chunks if c.split != "test"}
     dev = {document_id for document_id, split in split_of.items() if split == "dev"}
     asked = [p.document_id for p in pairs if p.answerable and p.document_id in split_of]
+
+    # Too few dev questions: a part of the train documents becomes dev.
     if sum(document_id in dev for document_id in asked) < MIN_DEV_QUESTIONS:
         candidates = {document_id for document_id in asked if document_id is not None}
         if not candidates and not dev:
             candidates = set(split_of)
         dev |= held_out(candidates - dev, group_of(), DEV_SHARE)
+
     return TrainDev(
         train=[p for p in pairs if p.split == "train" and p.document_id not in dev],
         dev=[p for p in pairs if p.split == "dev" or p.document_id in dev],
@@ -72,7 +79,7 @@ def group_near_duplicates(texts: Iterable[tuple[str, str]], similarity: float) -
 
     Args:
         texts: documents in any order.
-        similarity: 0-1, from which on two texts are near-duplicates.
+        similarity: 0-1; two texts are near-duplicates from this similarity on.
     """
     signatures = dict(sorted((name, signature(text)) for name, text in texts))
     ids = list(signatures)
@@ -81,16 +88,22 @@ def group_near_duplicates(texts: Iterable[tuple[str, str]], similarity: float) -
 
 
 def held_out(asked: Collection[str], group_of: Mapping[str, str], share: float) -> set[str]:
-    """About `share` of the documents `asked`, chosen by hash, and their near-duplicates, asked
-    about or not.
+    """About `share` of the documents `asked`, chosen by hash, with all their near-duplicates.
 
-    A group that would make it more than the share is passed over: otherwise a few large groups
-    could leave nothing to train on. Where every group is too large, the smallest is taken, but
-    never the only one.
+    Groups of near-duplicates that would exceed `share` are skipped, so that a few large groups
+    cannot consume the training set. If every group is too large, the smallest is used, unless it is
+    the only one.
+
+    Args:
+        asked: ids of documents with questions.
+        group_of: document id -> the first id of its group, of documents with and without questions.
+        share: 0-1.
     """
     members: dict[str, set[str]] = defaultdict(set)
     for name in asked:
         members[group_of.get(name, name)].add(name)
+
+    # Sorted by hash, a group keeps its place when other documents come or go.
     order = sorted(sorted(members), key=lambda first: hash_share(f"dev {first}"))
     most, number, chosen = round(share * len(asked)), 0, set[str]()
     for first in order:
@@ -99,4 +112,5 @@ def held_out(asked: Collection[str], group_of: Mapping[str, str], share: float) 
             number += len(members[first])
     if most and not chosen and len(order) > 1:
         chosen.add(min(order, key=lambda first: len(members[first])))
+
     return {name for name in {*asked, *group_of} if group_of.get(name, name) in chosen}

@@ -1,4 +1,4 @@
-"""Several processes, one run: who am I, how many are we, and are we as many as were asked for."""
+"""Several processes train together: their ranks, waiting for each other, work of the first one."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ from rag_ft.hardware import release_gpu
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
-LONGEST_WAIT = timedelta(
-    days=2
-)  # the others wait while the first process scores chunks with the language model
+
+# The others wait while the first process scores chunks with the language model.
+LONGEST_WAIT = timedelta(days=2)
 
 
 @dataclass(frozen=True)
 class Processes:
-    """`rank` counts from 0; only rank 0 writes files."""
+    """`rank` counts from 0 to `count` - 1; only rank 0 writes files."""
 
     rank: int
     count: int
 
     @property
     def main(self) -> bool:
+        """Whether this is the process that writes files."""
         return self.rank == 0
 
     def wait(self) -> None:
-        """Returns when every process has come here."""
+        """Returns when every process has called it."""
         from accelerate import PartialState
 
         PartialState().wait_for_everyone()
@@ -40,9 +41,11 @@ class Processes:
     def first(self, work: Callable[[], Result]) -> Result | None:
         """Runs `work` in the first process; the others wait for it and get None.
 
-        It starts when every process has come here, since `work` may replace files that others read.
+        It starts when every process has called it, because `work` may replace files that others
+        read.
         """
-        release_gpu()  # in all of them: `work` may start a server that wants their memory
+        # In all processes: `work` may start a server that needs their GPU memory.
+        release_gpu()
         self.wait()
         result = work() if self.main else None
         self.wait()
@@ -50,30 +53,33 @@ class Processes:
 
 
 def join_processes() -> Processes:
-    """Meets the other processes of `accelerate launch` or `torchrun`; alone without a launcher.
+    """Connects the processes of `accelerate launch` or `torchrun`; without a launcher there is one.
 
     Raises:
-        ConfigError: WORLD_SIZE asks for another number of processes than run. (`accelerate launch
-            --cpu` sets no such variable and starts one process, whatever number it is given.)
+        ConfigError: the launcher started fewer processes than it was configured for.
     """
     import torch
     from accelerate import PartialState
 
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=LONGEST_WAIT)
+    # `accelerate launch --cpu` does not set WORLD_SIZE: it starts one process, whatever number it
+    # is given, and this check cannot see that.
     asked = int(os.environ.get("WORLD_SIZE", 1))
     if asked != state.num_processes:
         raise ConfigError(
             f"{asked} processes were asked for and {state.num_processes} runs: on CPUs start them "
-            "with "
-            f"`torchrun --nproc-per-node {asked}` or `accelerate launch --multi_gpu "
+            f"with `torchrun --nproc-per-node {asked}` or `accelerate launch --multi_gpu "
             f"--num_processes {asked}`"
         )
     return Processes(state.process_index, state.num_processes)
 
 
 def leave_processes() -> None:
-    """Leaves the process group; call it when all work is done. Otherwise its threads now and then
-    abort Python at its end, and the launcher reports a failure."""
+    """Destroys the process group; call it when all work is done.
+
+    If the group is still alive when the interpreter exits, its threads sometimes abort the process
+    and the launcher reports a failure.
+    """
     if "torch" in sys.modules:
         from torch import distributed
 

@@ -1,4 +1,4 @@
-"""Nothing of a test document may be trained on: the check that fails loudly before every training and evaluation."""
+"""Nothing of a test document may be trained on: the check before every training and evaluation."""
 
 from __future__ import annotations
 
@@ -8,14 +8,20 @@ from rag_ft.errors import DataError
 from rag_ft.schema import Chunk, Document, QAPair, Reject
 from rag_ft.text import normalise_question
 
-NUM_NAMED = 3
+NUM_NAMED = 3  # leaks that an error names
+TEST_QUESTION = "asked of a test document too"  # the reason of a Reject
 
 
 def without_test_questions(
     training: Iterable[QAPair], heldout: Iterable[QAPair]
 ) -> tuple[list[QAPair], list[Reject]]:
-    """Leaves out training pairs that ask, word for word, what a held-out pair asks (people ask "What is the
-    conclusion?" of many documents). Returns the kept pairs in order, and a Reject for each other."""
+    """Leaves out training pairs whose question is asked, word for word, of a test document too.
+
+    People ask "What is the conclusion?" of many documents.
+
+    Returns:
+        The kept pairs in order, and a Reject for each other pair.
+    """
     asked = {normalise_question(pair.question): pair.id for pair in heldout}
     kept, rejects = [], []
     for pair in training:
@@ -23,21 +29,19 @@ def without_test_questions(
         if twin is None:
             kept.append(pair)
         else:
-            rejects.append(
-                Reject(pair.id, "asked of a test document too", f"{twin}: {pair.question}")
-            )
+            rejects.append(Reject(pair.id, TEST_QUESTION, f"{twin}: {pair.question}"))
     return kept, rejects
 
 
 def check_no_leakage(
     training: Iterable[QAPair], heldout: Iterable[QAPair], documents: Iterable[Document | Chunk]
 ) -> dict[str, int]:
-    """Makes sure that no pair to be trained on belongs to a test document, or asks a held-out question.
+    """Makes sure that no training pair belongs to a test document or asks a held-out question.
 
     Args:
-        training: pairs about to be trained on (or that were).
-        heldout: pairs evaluated on.
-        documents: documents or their chunks; where a document is seen with split "test", it is a test document.
+        training: pairs that a model is about to be trained on, or was trained on.
+        heldout: pairs that a model is evaluated on.
+        documents: documents or their chunks; those with split "test" name the test documents.
 
     Returns:
         What was compared: {"training_pairs", "heldout_pairs", "test_documents"}.
@@ -48,14 +52,27 @@ def check_no_leakage(
     test_ids = {
         d.document_id if isinstance(d, Chunk) else d.id for d in documents if d.split == "test"
     }
-    heldout = list(heldout)
+    heldout, pairs = list(heldout), list(training)
     asked = {normalise_question(pair.question): pair.id for pair in heldout}
-    pairs = list(training)
-    leaks = [f"{pair.id} ({why})" for pair in pairs if (why := _leak(pair, test_ids, asked))]
+
+    # A pair can leak by its split, its document, its chunk or its question.
+    leaks = []
+    for pair in pairs:
+        twin = asked.get(normalise_question(pair.question))
+        if pair.split == "test":
+            leaks.append(f"{pair.id} (its split is test)")
+        elif pair.document_id in test_ids:
+            leaks.append(f"{pair.id} ({pair.document_id} is a test document)")
+        elif pair.chunk_id is not None and pair.chunk_id.rpartition("#")[0] in test_ids:
+            leaks.append(f"{pair.id} ({pair.chunk_id} is a chunk of a test document)")
+        elif twin is not None:
+            leaks.append(f"{pair.id} (asks the same as held-out {twin}: {pair.question})")
+
     if leaks:
         raise DataError(
-            f"{len(leaks)} of {len(pairs)} training pairs leak from the test documents: {_first(leaks)}: "
-            "run ingest and generate again with --force, so that splits and pairs agree"
+            f"{len(leaks)} of {len(pairs)} training pairs leak from the test documents: "
+            f"{_first_named(leaks)}: run ingest and generate again with --force, so that splits "
+            "and pairs agree"
         )
     return {
         "training_pairs": len(pairs),
@@ -65,36 +82,25 @@ def check_no_leakage(
 
 
 def check_chunks_allowed(chunk_ids: Iterable[str], chunks: Iterable[Chunk], what: str) -> None:
-    """Makes sure that no chunk of a test document is among the chunks a model is about to be trained on.
+    """Makes sure that a model is trained on no chunk of a test document.
 
     Args:
         chunk_ids: ids of positives, negatives or scored chunks.
-        chunks: the chunks of the corpus.
-        what: how the error calls them, such as "negatives".
+        chunks: the chunks of the corpus, or those of its test documents.
+        what: how the error calls the chunks, such as "negatives".
 
     Raises:
-        DataError: names the first ones.
+        DataError: names the first chunks of test documents.
     """
     test = {chunk.id for chunk in chunks if chunk.split == "test"}
     leaks = sorted(test.intersection(chunk_ids))
     if leaks:
         raise DataError(
-            f"{len(leaks)} {what} are chunks of test documents: {_first(leaks)}: "
+            f"{len(leaks)} {what} are chunks of test documents: {_first_named(leaks)}: "
             "run ingest and generate again with --force, so that splits and pairs agree"
         )
 
 
-def _leak(pair: QAPair, test_ids: set[str], asked: dict[str, str]) -> str | None:
-    if pair.split == "test":
-        return "its split is test"
-    if pair.document_id in test_ids:
-        return f"{pair.document_id} is a test document"
-    if pair.chunk_id is not None and pair.chunk_id.rpartition("#")[0] in test_ids:
-        return f"{pair.chunk_id} is a chunk of a test document"
-    twin = asked.get(normalise_question(pair.question))
-    return f"asks the same as held-out {twin}: {pair.question}" if twin is not None else None
-
-
-def _first(items: Sequence[str]) -> str:
+def _first_named(items: Sequence[str]) -> str:
     more = f" and {len(items) - NUM_NAMED} more" if len(items) > NUM_NAMED else ""
     return ", ".join(items[:NUM_NAMED]) + more

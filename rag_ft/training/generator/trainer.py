@@ -167,7 +167,8 @@ def plan_schedule(
     # loss). It is the smallest where none seems to fit: the estimate forbids nothing.
     gpu = torch.cuda.is_available()
     memory_gb = total_memory_gb("cuda" if gpu else "cpu")
-    found = largest_pass(shape_of(model), config, sizes, row_tokens, memory_gb, gpu)
+    shape, dtype = shape_of(model), config.llm.dtype
+    found = largest_pass(shape, settings, dtype, sizes, row_tokens, memory_gb, gpu)
     device_rows = found[0] if found else sizes[-1]
     if num_rows % device_rows:
         raise ConfigError(

@@ -1,64 +1,48 @@
-"""Hard negatives: chunks that look right to the retriever and are not.
+"""Hard negatives: chunks that look right to the retriever and do not contain the answer.
 
-Positive-aware: a chunk nearly as close as the positive is more likely an unmarked answer than a mistake, so a negative
-must stay clearly below the positive.
+The mining is positive-aware (NV-Retriever, Moreira et al. 2024): a chunk nearly as close as the
+positive is more likely an unmarked answer than a mistake, so a negative must score clearly below
+the positive.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence, Set
-from itertools import chain, islice
-from typing import Protocol
-
-import numpy as np
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING
 
 from rag_ft.relevance import is_negative
 from rag_ft.schema import Chunk, QAPair
 from rag_ft.storage import content_hash
 
-DEPTH = 100  # chunks looked at from each side, dense and BM25
-POOL = 10  # the hardest allowed ones, of which `num_negatives` are drawn
+if TYPE_CHECKING:
+    from rag_ft.retrieval.retriever import Retriever
 
-
-class Searcher(Protocol):
-    """What mining needs of a Retriever."""
-
-    @property
-    def vectors(self) -> np.ndarray: ...
-
-    @property
-    def row_of(self) -> dict[str, int]: ...
-
-    def search(
-        self, questions: Sequence[str], k: int, mode: str | None = None
-    ) -> list[list[tuple[str, float]]]: ...
-
-    @property
-    def encoder(self) -> Encodes: ...
-
-
-class Encodes(Protocol):
-    def encode_queries(self, questions: Sequence[str]) -> np.ndarray: ...
+DEPTH = 100  # chunks looked at from each ranking, dense and BM25
+POOL = 10  # the hardest allowed chunks, of which `num` are drawn
+# Random chunks tried for each pair. The second number is used where the first chunks all contain
+# the answer, as with an answer like "1".
+RANDOM_TRIES = (DEPTH, 2000)
 
 
 def mine_negatives(
     pairs: Sequence[QAPair],
-    retriever: Searcher,
+    retriever: Retriever,
     chunks: Mapping[str, Chunk],
     num: int,
     margin: float,
     seed: int,
 ) -> dict[str, tuple[str, ...]]:
-    """`num` negatives of each pair, by pair id; fewer only where the corpus holds too few chunks.
+    """`num` negatives of each pair, by pair id; fewer where hardly any chunk is a negative of it.
 
-    Chunks that the round trip of generation found before the gold chunk (`hard_chunk_ids`) come first, then a seeded
-    draw from the hardest allowed ones of the dense and the BM25 ranking, then chunks drawn at random. Allowed is a
-    chunk that scores (cosine) below (1 - margin) x the positive and is a negative by `is_negative`.
+    Chunks that the round trip of generation found before the gold chunk come first, then a seeded
+    draw from the hardest allowed ones of the dense and the BM25 ranking, then random negatives. A
+    chunk is allowed if it is a negative and scores (cosine) below (1 - margin) x the positive.
 
     Args:
         pairs: answerable, each with a chunk_id among `chunks`.
-        retriever: its encoder scores, both its sides propose.
+        retriever: its encoder scores, both its rankings propose.
         chunks: those that may be trained on; others are never proposed.
         num: negatives wanted of each pair.
         margin: 0-1, relative to the positive's score.
@@ -67,38 +51,37 @@ def mine_negatives(
     if not pairs or not num:
         return {pair.id: () for pair in pairs}
     questions = [pair.question for pair in pairs]
-    proposed = [retriever.search(questions, DEPTH, mode) for mode in ("dense", "lexical")]
+    rankings = [retriever.search(questions, DEPTH, mode) for mode in ("dense", "lexical")]
     vectors = retriever.encoder.encode_queries(questions)
-    found, everything = {}, sorted(chunks)
+    everything, found = sorted(chunks), dict[str, tuple[str, ...]]()
     for i, pair in enumerate(pairs):
-        ids = dict.fromkeys(
-            [*pair.hard_chunk_ids, *(chunk_id for side in proposed for chunk_id, _ in side[i])]
-        )
-        candidates = [chunks[chunk_id] for chunk_id in ids if chunk_id in chunks]
-        scores = _cosines(vectors[i], [pair.chunk_id or "", *(c.id for c in candidates)], retriever)
-        limit = (1 - margin) * scores[0] if scores[0] > 0 else scores[0]
-        allowed = {
-            c.id: s
-            for c, s in zip(candidates, scores[1:], strict=True)
-            if s < limit and is_negative(c, pair)
-        }
         rng = random.Random(content_hash(seed, pair.id))
-        mined = _draw(allowed, pair, num, rng)
-        others = (
-            chunks[chunk_id] for chunk_id in rng.sample(everything, min(DEPTH, len(everything)))
-        )
-        easy = (c.id for c in others if c.id not in mined and is_negative(c, pair))
-        found[pair.id] = tuple(islice(chain(mined, easy), num))
+
+        # What the round trip and both rankings propose, without chunks of dev and test documents.
+        ranked = (chunk_id for ranking in rankings for chunk_id, _ in ranking[i])
+        proposed = dict.fromkeys([*pair.hard_chunk_ids, *ranked])
+        candidates = [chunks[chunk_id] for chunk_id in proposed if chunk_id in chunks]
+
+        # Negatives that score clearly below the positive, which stands first.
+        ids = [pair.chunk_id or "", *(chunk.id for chunk in candidates)]
+        rows = [retriever.row_of[chunk_id] for chunk_id in ids]
+        positive, *scores = retriever.vectors[rows] @ vectors[i]
+        limit = (1 - margin) * positive if positive > 0 else positive
+        allowed = {}
+        for chunk, score in zip(candidates, scores, strict=True):
+            if score < limit and is_negative(chunk, pair):
+                allowed[chunk.id] = score
+
+        # Those of the round trip, then a draw from the hardest.
+        drawn = [chunk_id for chunk_id in pair.hard_chunk_ids if chunk_id in allowed][:num]
+        rest = sorted(allowed.keys() - set(drawn), key=lambda name: (-allowed[name], name))
+        drawn += rng.sample(rest[:POOL], min(num - len(drawn), len(rest[:POOL])))
+
+        # Where too few are hard enough, random negatives.
+        for tries in RANDOM_TRIES:
+            if len(drawn) < num:
+                names = rng.sample(everything, min(tries, len(everything)))
+                others = (n for n in names if n not in drawn and is_negative(chunks[n], pair))
+                drawn = [*drawn, *islice(others, num - len(drawn))]
+        found[pair.id] = tuple(drawn)
     return found
-
-
-def _cosines(question: np.ndarray, chunk_ids: Sequence[str], retriever: Searcher) -> np.ndarray:
-    rows = [retriever.row_of[chunk_id] for chunk_id in chunk_ids]
-    return np.asarray(retriever.vectors[rows] @ question)
-
-
-def _draw(allowed: Mapping[str, float], pair: QAPair, num: int, rng: random.Random) -> list[str]:
-    first = [chunk_id for chunk_id in pair.hard_chunk_ids if chunk_id in allowed][:num]
-    rest: Set[str] = allowed.keys() - set(first)
-    hardest = sorted(rest, key=lambda chunk_id: (-allowed[chunk_id], chunk_id))[:POOL]
-    return [*first, *rng.sample(hardest, min(num - len(first), len(hardest)))]

@@ -1,13 +1,11 @@
 """The losses of the retriever's training: modules that sentence-transformers' trainer calls with
 the features of each text column and the column `label`.
 
-A new loss is a file with a function (model, LossSettings) -> module, and a line in `LOSSES`.
+A new loss is a file with a function (model, LossSettings) -> module, and its line in `LOSSES`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,36 +16,16 @@ from sentence_transformers.sentence_transformer.losses import (
 )
 from torch import Tensor, nn
 
+from rag_ft.errors import ConfigError
 from rag_ft.training.retriever.lm_supervision import lsr_loss
+from rag_ft.training.retriever.loss_settings import MINI_BATCH, Features, LossSettings, MakeLoss
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-Features = Iterable[dict[str, Tensor]]
-MINI_BATCH = (
-    32  # texts encoded at once where a batch does not fit, and the largest batch taken whole
-)
-
-
-@dataclass(frozen=True)
-class LossSettings:
-    """What a loss is built from.
-
-    `temperature` divides the cosines of the encoder, `lm_temperature` the scores of the language
-    model. `batch_size` counts the rows of all processes. `frozen_chunks`: chunk vectors come with
-    the batch (as the feature `sentence_embedding`) and get no gradient. `gather`: other processes
-    hold a part of the batch, whose chunks are negatives too.
-    """
-
-    temperature: float
-    batch_size: int
-    frozen_chunks: bool = False
-    gather: bool = False
-    lm_temperature: float = 1.0
-
 
 def contrastive_loss(model: SentenceTransformer, settings: LossSettings) -> nn.Module:
-    """InfoNCE over the gold chunks and negatives of the batch."""
+    """InfoNCE over the gold chunks and negatives of the batch (van den Oord et al. 2018)."""
     scale, gather = 1 / settings.temperature, settings.gather
     if settings.frozen_chunks:
         return FrozenChunksLoss(model, scale=scale, gather_across_devices=gather)
@@ -59,21 +37,37 @@ def contrastive_loss(model: SentenceTransformer, settings: LossSettings) -> nn.M
     return MultipleNegativesRankingLoss(model, scale=scale, gather_across_devices=gather)
 
 
+# The values of train_retriever.advanced.loss. The loss reads the columns question, chunk_0 (the
+# gold chunk) and chunk_1, chunk_2, ... (the mined negatives).
+LOSSES: dict[str, MakeLoss] = {
+    "contrastive": contrastive_loss,
+}
+
+
+def find_loss(name: str) -> MakeLoss:
+    """The loss of that name in LOSSES.
+
+    Raises:
+        ConfigError: there is none; the message lists the names.
+    """
+    if name not in LOSSES:
+        known = ", ".join(LOSSES)
+        raise ConfigError(
+            f"there is no train_retriever.advanced.loss={name}: choose one of: {known}"
+        )
+    return LOSSES[name]
+
+
 def lm_supervised_loss(model: SentenceTransformer, settings: LossSettings) -> nn.Module:
     """The divergence between the chunks that the encoder and the language model prefer."""
     return LMSupervisedLoss(model, settings.temperature, settings.lm_temperature)
-
-
-LOSSES: dict[str, Callable[[SentenceTransformer, LossSettings], nn.Module]] = {
-    "contrastive": contrastive_loss,
-    "lm_supervised": lm_supervised_loss,
-}
 
 
 class FrozenChunksLoss(MultipleNegativesRankingLoss):
     """InfoNCE where only the question is encoded: chunk vectors (unit norm) come with the batch."""
 
     def forward(self, sentence_features: Features, labels: Tensor) -> Tensor:
+        """Features of the question and vectors of each chunk column -> scalar."""
         question, *chunks = sentence_features
         vectors = self.model(question)["sentence_embedding"]
         frozen = [chunk["sentence_embedding"].to(vectors.dtype) for chunk in chunks]
@@ -96,6 +90,7 @@ class LMSupervisedLoss(CachedLossMixin, nn.Module):
         self.temperature, self.lm_temperature = temperature, lm_temperature
 
     def forward(self, sentence_features: Features, labels: Tensor) -> Tensor:
+        """Features of the question and of each chunk column, scores (b, k) -> scalar."""
         question, *chunks = sentence_features
         if "sentence_embedding" not in chunks[0]:
             return self.forward_cached([question, *chunks], labels)

@@ -2,8 +2,9 @@
 
 Each phase makes rows, trains, indexes, and measures on dev. It has a folder of its own: rows.jsonl
 (what it trains on), encoder.safetensors (the weights after it), retriever/ and retriever_index/ (as
-they would be served), dev.json (their dev scores). Each file is made once, so a killed run goes on.
-With several processes, the first one makes the files and all of them train.
+they would be served), dev.json (their dev scores). Each file is made once, so that a killed run
+continues with the first one that is missing. With several processes, the first one makes the files
+and all of them train.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import dataclasses
 import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,45 +27,52 @@ from rag_ft.llm.factory import open_language_model
 from rag_ft.prompts.answer_prompt import chunk_text
 from rag_ft.prompts.prompt_set import load_prompts
 from rag_ft.retrieval.encoder import load_encoder, load_sentence_transformer
-from rag_ft.retrieval.index_builder import adopt_index, build_index, open_vectors, read_manifest
+from rag_ft.retrieval.index_builder import adopt_index, build_index, read_manifest
 from rag_ft.retrieval.retriever import Retriever, open_retriever, served_tuned
 from rag_ft.run_dir import RunDir
-from rag_ft.schema import Chunk
+from rag_ft.schema import Chunk, Reject
 from rag_ft.session import Session
 from rag_ft.storage import ChunkStore, write_jsonl, write_text
 from rag_ft.training.distributed import Processes
 from rag_ft.training.leakage import check_chunks_allowed
 from rag_ft.training.retriever.batch_sampler import fitting_batch_size
-from rag_ft.training.retriever.dataset import Pairs, with_positive
-from rag_ft.training.retriever.hard_negatives import DEPTH, mine_negatives
-from rag_ft.training.retriever.inverse_cloze import make_clozes
-from rag_ft.training.retriever.lm_scores import score_retrieved
-from rag_ft.training.retriever.lm_supervision import choose_temperature
-from rag_ft.training.retriever.losses import LOSSES, LossSettings
-from rag_ft.training.retriever.ship_gate import DevScores, measure
-from rag_ft.training.retriever.trainable_encoder import State, TrainableEncoder, make_trainable
-from rag_ft.training.retriever.trainer import WEIGHTS, Schedule, VectorsOf, fit
-from rag_ft.training.retriever.training_rows import (
+from rag_ft.training.retriever.dataset import (
+    Pairs,
     TrainingRow,
     cloze_rows,
     contrastive_rows,
+    make_clozes,
     read_training_rows,
-    retrieved_chunks,
     scored_rows,
     to_dataset,
+    with_positive,
+    without_row,
 )
+from rag_ft.training.retriever.hard_negatives import DEPTH, mine_negatives
+from rag_ft.training.retriever.lm_supervision import (
+    choose_temperature,
+    retrieved_chunks,
+    score_retrieved,
+)
+from rag_ft.training.retriever.loss_settings import LossSettings, MakeLoss
+from rag_ft.training.retriever.losses import find_loss, lm_supervised_loss
+from rag_ft.training.retriever.ship_gate import DevScores, measure
+from rag_ft.training.retriever.trainable_encoder import State, TrainableEncoder, make_trainable
+from rag_ft.training.retriever.trainer import WEIGHTS, Schedule, fit, frozen_vectors
 
 logger = logging.getLogger(__name__)
 CLOZE_INDEX = "cloze_index"
-# How many times k chunks are searched: chunks of dev and test documents are passed over.
+# Searched for each of the k wanted chunks: chunks of dev and test documents are passed over.
 SEARCHED_FOR_EACH = 4
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """An encoder as it would be served: the result of a phase, or the base (`folder` is then the
-    run's own). `state` are the trainable weights, `history` rows of {step, loss}, `notes` what the
-    training log says besides."""
+    """An encoder as it would be served: the result of a phase, or the base.
+
+    `folder` holds encoder and index; that of the base is the run's own. `state` are the trainable
+    weights, `history` rows of {step, loss}, `notes` further values for the training log.
+    """
 
     name: str
     folder: RunDir
@@ -85,7 +93,11 @@ class LeftOut:
 
 @dataclass
 class RetrieverTraining:
-    """What every phase needs; `folder` holds the folders of the phases."""
+    """What every phase needs.
+
+    `folder` holds the folders of the phases. `loss` makes the loss of cloze and contrastive phases.
+    Phases add to `rejects` the train pairs that they do not train on.
+    """
 
     config: Config
     run_dir: RunDir
@@ -94,10 +106,12 @@ class RetrieverTraining:
     encoder: TrainableEncoder
     processes: Processes
     chunks: ChunkStore
+    loss: MakeLoss
+    rejects: list[Reject] = field(default_factory=list)
 
     @property
     def frozen_chunks(self) -> bool:
-        """Whether only questions are encoded anew: chunk vectors and index stay as they are."""
+        """Whether only questions are encoded anew, so that chunk vectors and index stay."""
         return self.config.train_retriever.advanced.sides == "query"
 
     def text_of(self, chunk: Chunk) -> str:
@@ -121,34 +135,21 @@ class RetrieverTraining:
         check_chunks_allowed(trained, self.chunks.of_splits({"test"}), f"chunks of {phase}")
         return rows
 
-    def base_vectors(self) -> VectorsOf:
-        """Looks up the vectors (n, dim) of n chunk ids in the base index."""
-        ids = json.loads((self.run_dir.index / "chunk_ids.json").read_text(encoding="utf-8"))
-        row_of = {chunk_id: row for row, chunk_id in enumerate(ids)}
-        vectors = open_vectors(self.run_dir.index)
-
-        def look_up(chunk_ids: Sequence[str]) -> torch.Tensor:
-            return torch.from_numpy(vectors[[row_of[chunk_id] for chunk_id in chunk_ids]])
-
-        return look_up
-
 
 def open_training(session: Session, pairs: Pairs, processes: Processes) -> RetrieverTraining:
-    """The encoder ready to be trained, and what the phases need; they keep their files in the run's
+    """The encoder ready to be trained, and what the phases need. They keep their files in the run's
     checkpoints.
 
     Raises:
-        ConfigError: the encoder cannot be loaded or takes no adapter.
+        ConfigError: there is no such loss; the encoder cannot be loaded or takes no adapter.
     """
-    config, settings = session.config, session.config.train_retriever
+    config, settings = session.config, session.config.train_retriever.advanced
+    loss = find_loss(settings.loss)
     model = load_sentence_transformer(config.encoder)
-    encoder = make_trainable(
-        model, settings.advanced.method, settings.advanced.rank, config.run.seed
-    )
-    folder = session.run_dir.checkpoints("train_retriever")
-    return RetrieverTraining(
-        config, session.run_dir, folder, pairs, encoder, processes, session.chunks
-    )
+    encoder = make_trainable(model, settings.method, settings.rank, config.run.seed)
+    run_dir, chunks = session.run_dir, session.chunks
+    folder = run_dir.checkpoints("train_retriever")
+    return RetrieverTraining(config, run_dir, folder, pairs, encoder, processes, chunks, loss)
 
 
 def base_candidate(training: RetrieverTraining) -> Candidate:
@@ -164,33 +165,42 @@ def cloze_phase(training: RetrieverTraining, before: Candidate) -> Candidate:
     rows = training.rows("cloze", lambda: cloze_rows(clozes, training.text_of))
     rate = settings.learning_rate
     schedule = Schedule(settings.batch_size, rate, epochs=1.0, seed=seed, no_duplicates=True)
-    return train_phase(training, "cloze", before, rows, "contrastive", schedule)
+    return train_phase(training, "cloze", before, rows, training.loss, schedule)
 
 
 def contrastive_phase(training: RetrieverTraining, number: int, before: Candidate) -> Candidate:
-    """Moves questions towards their gold chunks and away from mined negatives and the other chunks
-    of the batch. `number` is that of the round, from 0."""
+    """Moves questions towards their gold chunks, and away from mined negatives and the other chunks
+    of the batch. `number` is that of the round, from 0. Pairs without a known gold chunk or
+    without enough negatives are left out, each with a Reject."""
     settings, chunks = training.config.train_retriever, training.pairs.chunks
     name, seed = f"round-{number}-contrastive", training.config.run.seed + number
+    located = with_positive(training.pairs.train, chunks)
 
     def make_rows() -> list[TrainingRow]:
-        pairs, retriever = (
-            with_positive(training.pairs.train, chunks),
-            training.retriever_of(before),
-        )
+        # The encoder as it is now says which chunks are hard.
+        retriever = training.retriever_of(before)
         num, margin = settings.advanced.num_negatives, settings.advanced.negative_margin
-        negatives = mine_negatives(pairs, retriever, chunks, num, margin, seed)
-        return contrastive_rows(pairs, negatives, chunks, training.text_of)
+        negatives = mine_negatives(located, retriever, chunks, num, margin, seed)
+        return contrastive_rows(located, negatives, chunks, training.text_of)
 
     rows = training.rows(name, make_rows)
+    unlocated = [pair for pair in training.pairs.train if pair.chunk_id not in chunks]
+    few = f"{name}: fewer negatives than the other pairs"
+    training.rejects += without_row(unlocated, rows, f"{name}: its gold chunk is unknown")
+    training.rejects += without_row(located, rows, few)
+
     size, rate, epochs = settings.batch_size, settings.learning_rate, settings.epochs
     schedule = Schedule(size, rate, epochs=epochs, seed=seed, no_duplicates=True)
-    return train_phase(training, name, before, rows, "contrastive", schedule)
+    return train_phase(training, name, before, rows, training.loss, schedule)
 
 
 def lsr_phase(training: RetrieverTraining, number: int, before: Candidate) -> Candidate | LeftOut:
     """Moves the encoder towards the chunks, among the k closest of each question, that make the
-    answer likely to the language model. Left out where the LM's scores teach nothing."""
+    answer likely to the language model.
+
+    The phase is left out where the LM's scores teach nothing. Pairs for which fewer than k chunks
+    are found are left out, each with a Reject.
+    """
     config, settings = training.config, training.config.train_retriever
     name, chunks = f"round-{number}-lsr", training.pairs.chunks
     k = min(settings.advanced.lsr_top_k, len(chunks))
@@ -214,6 +224,8 @@ def lsr_phase(training: RetrieverTraining, number: int, before: Candidate) -> Ca
     rows = training.rows(name, make_rows)
     if not rows:
         return LeftOut(name, "no question has two chunks to compare")
+    few = f"{name}: fewer than {k} chunks were found"
+    training.rejects += without_row(training.pairs.train, rows, few)
 
     # The temperature decides how sharp the targets are; targets that are all alike teach nothing.
     scores = torch.tensor([[chunk.score for chunk in row.chunks] for row in rows])
@@ -235,7 +247,7 @@ def lsr_phase(training: RetrieverTraining, number: int, before: Candidate) -> Ca
         steps=settings.advanced.lsr_steps,
         seed=config.run.seed + number,
     )
-    return train_phase(training, name, before, rows, "lm_supervised", schedule, notes)
+    return train_phase(training, name, before, rows, lm_supervised_loss, schedule, notes)
 
 
 def train_phase(
@@ -243,7 +255,7 @@ def train_phase(
     name: str,
     before: Candidate,
     rows: Sequence[TrainingRow],
-    loss: str,
+    loss: MakeLoss,
     schedule: Schedule,
     notes: dict[str, Any] | None = None,
 ) -> Candidate:
@@ -254,19 +266,20 @@ def train_phase(
         name: of the phase and its folder.
         before: the candidate whose weights the phase starts from.
         rows: what it trains on.
-        loss: a name in LOSSES.
+        loss: makes the loss of the encoder.
         schedule: batch size is lowered where the rows do not fill it; precision is set here.
         notes: for the training log; `tau` is the temperature of the language model's scores.
     """
     config, settings, notes = training.config, training.config.train_retriever, notes or {}
     encoder, count = training.encoder, training.processes.count
     encoder.load(before.state)
+    # The rows with the prompts that the encoder reads them with.
     query_prompt = encoder.model.prompts.get("query") or ""
     chunk_prompt = encoder.model.prompts.get("document") or ""
     dataset = to_dataset(rows, query_prompt, chunk_prompt, training.frozen_chunks)
 
-    # As many rows as configured, fewer where they would be false negatives of each other; a
-    # multiple of the processes.
+    # Batches of the configured size, smaller where rows would be false negatives of each other; the
+    # size is a multiple of the processes.
     size = max(min(settings.batch_size, len(rows)) // count, 1) * count
     if schedule.no_duplicates:
         size = fitting_batch_size(dataset, settings.batch_size, count, schedule.seed) or count
@@ -281,12 +294,13 @@ def train_phase(
         gather=count > 1,
         lm_temperature=notes.get("tau", 1.0),
     )
-    vectors_of = training.base_vectors() if training.frozen_chunks else None
+    vectors_of = frozen_vectors(training.run_dir.index) if training.frozen_chunks else None
     logger.info("%s: %d rows, batches of %d", name, len(rows), size)
-    module = LOSSES[loss](encoder.model, loss_settings)
     folder = training.folder / name
+    module = loss(encoder.model, loss_settings)
     history = fit(encoder, dataset, module, schedule, folder, vectors_of)
 
+    # The encoder and index as they would be served, and their dev scores.
     served = RunDir(folder)
     training.processes.first(lambda: build_candidate(training, served))
     scores = measure_candidate(training, served, folder)
@@ -309,8 +323,8 @@ def build_candidate(
 
 
 def measure_candidate(training: RetrieverTraining, served: RunDir, place: Path) -> DevScores:
-    """Dev scores of the encoder and index in `served` (the run's own: of the base). The first
-    process measures them and keeps them in `place`/dev.json."""
+    """Dev scores of the encoder and index in `served`; where that is the run's own, of the base.
+    The first process measures them and keeps them in `place`/dev.json."""
     path, pairs, config = place / "dev.json", training.pairs, training.config
 
     def write() -> None:

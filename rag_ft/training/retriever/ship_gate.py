@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,26 +18,22 @@ from rag_ft.evaluation.metrics.retrieval import score_ranking
 from rag_ft.evaluation.statistics import bootstrap
 from rag_ft.schema import QAPair
 
+if TYPE_CHECKING:
+    from rag_ft.retrieval.retriever import Searcher
+
 # Shares of the weight change that are tried where all of it is worse than none (WiSE-FT).
 INTERPOLATIONS = (0.75, 0.5, 0.25)
 NUM_RESAMPLES = 2000
 
 
-class Searches(Protocol):
-    """What measuring needs of a Retriever."""
-
-    def search(
-        self, questions: Sequence[str], k: int, mode: str | None = None
-    ) -> list[list[tuple[str, float]]]:
-        """(chunk id, score) of the k best chunks of each question, best first."""
-        ...
-
-
 @dataclass(frozen=True)
 class DevScores:
-    """Per dev question, each of shape (num_questions,): DECIDING_RETRIEVAL of what is served (retrieval.mode)
-    and of dense retrieval alone, 0 or 1; and mrr@10 of what is served, which decides between equal
-    recalls."""
+    """Scores of the dev questions, each of shape (num_questions,).
+
+    `served` is recall (DECIDING_RETRIEVAL, 0 or 1) of what is served (retrieval.mode), `dense` that
+    of dense retrieval alone. `served_mrr` is mrr@10 of what is served, which decides between equal
+    recalls.
+    """
 
     served: np.ndarray
     dense: np.ndarray
@@ -45,16 +41,17 @@ class DevScores:
 
     @property
     def summary(self) -> dict[str, float]:
-        """Shares 0-1, rounded to four digits."""
-        values = {
-            "served_recall": self.served,
-            "dense_recall": self.dense,
-            "served_mrr": self.served_mrr,
+        """The means, 0-1, rounded to four digits: {"dev_served_recall", "dev_dense_recall",
+        "dev_served_mrr"}; 0 without dev questions."""
+        columns = {
+            "dev_served_recall": self.served,
+            "dev_dense_recall": self.dense,
+            "dev_served_mrr": self.served_mrr,
         }
-        return {
-            f"dev_{name}": round(float(v.mean()), 4) if len(v) else 0.0
-            for name, v in values.items()
+        means = {
+            name: float(values.mean()) if len(values) else 0.0 for name, values in columns.items()
         }
+        return {name: round(mean, 4) for name, mean in means.items()}
 
     def above(self, other: DevScores) -> bool:
         """Whether recall is higher than that of `other`, or equal with a higher mrr@10."""
@@ -64,6 +61,7 @@ class DevScores:
         """Whether recall is higher than that of `other`, or equal with no lower mrr@10."""
         if self.served.sum() != other.served.sum():
             return bool(self.served.sum() > other.served.sum())
+        # Sums of equal ranks may differ by rounding.
         return bool(self.served_mrr.sum() >= other.served_mrr.sum() - 1e-9)
 
 
@@ -83,9 +81,9 @@ class Selection:
 
 
 def measure(
-    retriever: Searches, pairs: Sequence[QAPair], gold: Mapping[str, set[str]]
+    retriever: Searcher, pairs: Sequence[QAPair], gold: Mapping[str, set[str]]
 ) -> DevScores:
-    """How well the retriever finds the gold chunks, `gold` by pair id, of the pairs."""
+    """How well the retriever finds the gold chunks of the pairs; `gold`: their ids by pair id."""
     questions = [pair.question for pair in pairs]
     scores = []
     for mode in (None, "dense"):
@@ -119,6 +117,7 @@ def select_encoder(
         change = describe_change(base, scores, pairs)
         if scores.not_below(base):
             return Selection(interpolation, scores, f"{change}{rejected}")
+        # The reason names the change of the whole tuning alone, which comes first.
         rejected = rejected or f"; all of the tuning was worse than the base: {change}"
     return Selection(0.0, base, f"the base stays{rejected}")
 
@@ -128,6 +127,7 @@ def describe_change(base: DevScores, tuned: DevScores, pairs: Sequence[QAPair]) 
     bootstrap over documents."""
     if not pairs:
         return "no dev questions to measure by"
+    # Questions about one document are not independent: documents are what is resampled.
     names = sorted({pair.document_id or pair.id for pair in pairs})
     number_of = {name: number for number, name in enumerate(names)}
     groups = np.array([number_of[pair.document_id or pair.id] for pair in pairs])

@@ -1,4 +1,4 @@
-"""The encoder while it is trained: which weights move, how they are kept, scaled and shipped."""
+"""The encoder while it is trained: which weights change, how they are kept, scaled and shipped."""
 
 from __future__ import annotations
 
@@ -21,20 +21,27 @@ State = dict[str, Tensor]
 
 @dataclass
 class TrainableEncoder:
-    """`model` is trained in float32. `base` are the trainable weights before training (method
-    "full"), or empty."""
+    """An encoder in training.
+
+    `model` is in float32. `base` are the trainable weights before training where `method` is
+    "full", and empty for "lora".
+    """
 
     model: SentenceTransformer
     method: Literal["lora", "full"]
     base: State
 
     def state(self) -> State:
-        """The weights that training moves, by name, copied to the CPU."""
+        """The weights that training changes, by name, copied to the CPU."""
         parameters = self.model.named_parameters()
         return {n: p.detach().cpu().clone() for n, p in parameters if p.requires_grad}
 
     def load(self, state: State) -> None:
-        """Puts back what `state()` gave. Raises ValueError when the names differ."""
+        """Puts back the weights of an earlier `state()`.
+
+        Raises:
+            ValueError: they are the weights of another encoder.
+        """
         parameters = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         if parameters.keys() != state.keys():
             different = sorted(parameters.keys() ^ state.keys())[:3]
@@ -44,7 +51,11 @@ class TrainableEncoder:
                 parameter.copy_(state[name])
 
     def merged(self, interpolation: float = 1.0) -> SentenceTransformer:
-        """A plain encoder on the CPU with base + interpolation x (tuned - base) as its weights."""
+        """A plain encoder on the CPU with the weights base + interpolation x (tuned - base).
+
+        Args:
+            interpolation: 0 (the base) to 1 (the tuned encoder), as in WiSE-FT (Wortsman 2022).
+        """
         twin = copy.deepcopy(self.model).cpu().eval()
         if self.method == "lora":
             from peft.tuners.lora import LoraLayer
@@ -56,6 +67,7 @@ class TrainableEncoder:
                     layer.merge(safe_merge=True)
                     parent, _, child = name.rpartition(".")
                     setattr(twin.get_submodule(parent), child, layer.get_base_layer())
+            # The merged model must load without PEFT.
             transformer: Any = twin.transformers_model
             transformer._hf_peft_config_loaded = False
             del transformer.peft_config
@@ -69,7 +81,7 @@ class TrainableEncoder:
 
     def save(self, folder: Path, interpolation: float = 1.0) -> None:
         """Writes the merged encoder, which SentenceTransformer loads alone, and for LoRA adapter/
-        beside it."""
+        beside it. `interpolation` is that of `merged`."""
         self.merged(interpolation).save_pretrained(str(folder), create_model_card=False)
         if self.method == "full":
             return
@@ -78,12 +90,16 @@ class TrainableEncoder:
         adapter = folder / "adapter"
         transformer: Any = self.model.transformers_model
         transformer.save_pretrained(str(adapter))
+
         # The update is B x A: scaling B scales it.
-        weights = adapter / "adapter_model.safetensors"
-        scaled = {
-            n: w * interpolation if "lora_B" in n else w for n, w in load_file(weights).items()
-        }
-        save_file(scaled, weights, metadata={"format": "pt"})
+        path = adapter / "adapter_model.safetensors"
+        weights = load_file(path)
+        for name in weights:
+            if "lora_B" in name:
+                weights[name] = weights[name] * interpolation
+        save_file(weights, path, metadata={"format": "pt"})
+
+        # The adapter is for use, not for further training.
         config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
         config["inference_mode"] = True
         text = json.dumps(config, indent=2, sort_keys=True)
@@ -93,15 +109,21 @@ class TrainableEncoder:
 def make_trainable(
     model: SentenceTransformer, method: Literal["lora", "full"], rank: int, seed: int
 ) -> TrainableEncoder:
-    """Prepares a float32 encoder for training: new LoRA matrices on all linear layers, or all
-    weights.
+    """Prepares a float32 encoder for training.
+
+    Args:
+        model: the encoder; it is changed.
+        method: "lora" adds LoRA matrices to all linear layers, "full" trains all weights.
+        rank: of the LoRA matrices; alpha is twice the rank.
+        seed: of the LoRA matrices.
 
     Raises:
         ConfigError: the encoder's architecture takes no LoRA.
     """
     from transformers import set_seed
 
-    set_seed(seed)  # before the adapter: its matrices are random
+    # Before the adapter is added: its matrices are random.
+    set_seed(seed)
     model.train()
     if method == "lora":
         from peft import LoraConfig
@@ -117,9 +139,10 @@ def make_trainable(
             model.add_adapter(config)
         except (ValueError, AttributeError) as error:
             raise ConfigError(
-                f"this encoder takes no LoRA adapter ({error}): set train_retriever.advanced.method=full"
+                f"this encoder takes no LoRA adapter ({error}): set "
+                "train_retriever.advanced.method=full"
             ) from error
-    # No pooling of ours reads BERT's pooler: it gets no gradient, which would stop DDP.
+    # Nothing reads BERT's pooler: it gets no gradient, and DDP stops at weights without one.
     for name, parameter in model.named_parameters():
         if "pooler." in name:
             parameter.requires_grad_(False)

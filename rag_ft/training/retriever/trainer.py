@@ -1,4 +1,4 @@
-"""One phase of training an encoder: rows and a loss go in, the encoder's weights move.
+"""One phase of training an encoder: rows and a loss go in, the encoder's weights change.
 
 A phase that was killed continues at its last checkpoint, to the same weights.
 """
@@ -23,6 +23,7 @@ from tqdm import tqdm
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
 from rag_ft.errors import DataError
+from rag_ft.retrieval.index_builder import open_vectors
 from rag_ft.storage import write_text
 from rag_ft.training.retriever.trainable_encoder import TrainableEncoder
 
@@ -38,9 +39,13 @@ VectorsOf = Callable[[Sequence[str]], torch.Tensor]  # n chunk ids -> (n, dim)
 
 @dataclass(frozen=True)
 class Schedule:
-    """`epochs` passes over the rows, or `steps` steps where that is not 0. `batch_size` counts rows
-    of all processes. `no_duplicates`: no text stands twice in a batch, so that no other row's chunk
-    is a false negative. `bfloat16`: matrix products in bfloat16, weights and sums in float32."""
+    """How long, how large and how fast a phase is.
+
+    `epochs` passes over the rows, or `steps` steps where that is not 0. `batch_size` counts rows of
+    all processes. `warmup_share`: share (0-1) of the steps in which the learning rate rises.
+    `no_duplicates`: no text stands twice in a batch, so that no other row's chunk is a false
+    negative. `bfloat16`: matrix products in bfloat16, weights and sums in float32.
+    """
 
     batch_size: int
     learning_rate: float
@@ -60,19 +65,17 @@ def fit(
     folder: Path,
     vectors_of: VectorsOf | None = None,
 ) -> list[dict[str, float]]:
-    """Trains the encoder in place and leaves its weights in `folder`. A finished phase is loaded.
+    """Trains the encoder in place and writes its weights into `folder`. A finished phase is loaded.
 
     Args:
-        encoder: its weights are moved.
+        encoder: its weights are changed.
         dataset: text columns in the order the loss wants them, and `label` where the loss reads it.
         loss: takes (features of each text column, labels) and returns a scalar.
         schedule: how long, how large, how fast.
         folder: the phase's own; holds checkpoints while it runs.
-        vectors_of: frozen vectors of chunks; the dataset then has the column `chunk_ids`, and only
-            its questions are encoded.
+        vectors_of: as of `frozen_vectors`; only the questions of the dataset are then encoded.
 
-    Returns:
-        [{step, loss}] of every step, those before an interruption included.
+    Returns [{step, loss}] of every step, also of those before an interruption.
 
     Raises:
         DataError: the rows do not fill one batch.
@@ -82,18 +85,19 @@ def fit(
         collator = None
         if vectors_of:
             collator = FrozenChunksCollator(encoder.model.preprocess, vectors_of=vectors_of)
-        trainer = _Trainer(
+        trainer = EncoderTrainer(
             model=encoder.model,
             args=training_arguments(schedule, len(dataset), folder),
             train_dataset=dataset,
             loss=loss,
             data_collator=collator,
-            callbacks=[_MarkComplete(), _Progress(folder.name)],
+            callbacks=[MarkComplete(), ProgressBar(folder.name)],
         )
+        # These would print every loss to stdout.
         for printing in (PrinterCallback, ProgressCallback):
             trainer.remove_callback(printing)
         trainer.encoder = encoder
-        trainer.train(resume_from_checkpoint=_last_complete(folder))
+        trainer.train(resume_from_checkpoint=last_complete(folder))
         trainer.accelerator.wait_for_everyone()
         if not trainer.state.global_step:
             raise DataError(
@@ -115,6 +119,19 @@ def fit(
     return json.loads((folder / "history.json").read_text(encoding="utf-8"))
 
 
+def frozen_vectors(index: Path) -> VectorsOf:
+    """Looks up the vectors (n, dim) of n chunk ids in an index. A dataset that is trained on with
+    frozen vectors has the column `chunk_ids`."""
+    ids = json.loads((index / "chunk_ids.json").read_text(encoding="utf-8"))
+    row_of = {chunk_id: row for row, chunk_id in enumerate(ids)}
+    vectors = open_vectors(index)
+
+    def look_up(chunk_ids: Sequence[str]) -> torch.Tensor:
+        return torch.from_numpy(vectors[[row_of[chunk_id] for chunk_id in chunk_ids]])
+
+    return look_up
+
+
 @dataclass
 class FrozenChunksCollator(SentenceTransformerDataCollator):
     """Tokenizes the questions of a batch and looks its chunks' vectors up by chunk id: the feature
@@ -130,8 +147,9 @@ class FrozenChunksCollator(SentenceTransformerDataCollator):
         return batch
 
 
-class _Trainer(SentenceTransformerTrainer):
-    """Checkpoints hold only the weights that move: an adapter's base is not written each time."""
+class EncoderTrainer(SentenceTransformerTrainer):
+    """Checkpoints hold only the weights that change: an adapter's base is not written each time.
+    Set `encoder` before training."""
 
     encoder: TrainableEncoder
 
@@ -144,20 +162,26 @@ class _Trainer(SentenceTransformerTrainer):
         self.encoder.load(load_file(Path(resume_from_checkpoint) / WEIGHTS))
 
 
-class _MarkComplete(TrainerCallback):
+class MarkComplete(TrainerCallback):
+    """Marks each checkpoint when it is whole, so that a resumed phase passes over one that a kill
+    cut off."""
+
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        PartialState().wait_for_everyone()  # each process keeps its own random state in it
+        """Called by the trainer after it has written a checkpoint."""
+        # Each process writes its own random state into it.
+        PartialState().wait_for_everyone()
         if state.is_world_process_zero:
             write_text(Path(args.output_dir) / f"checkpoint-{state.global_step}" / FINISHED, "")
 
 
-class _Progress(TrainerCallback):
-    """A bar on stderr; transformers' own writes every loss to stdout."""
+class ProgressBar(TrainerCallback):
+    """A bar on stderr with the loss of the last step."""
 
     def __init__(self, desc: str) -> None:
         self._desc = desc
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Opens the bar; a resumed phase starts where it stopped."""
         self._bar = tqdm(
             desc=self._desc,
             total=state.max_steps,
@@ -167,13 +191,16 @@ class _Progress(TrainerCallback):
         )
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        """Shows the loss."""
         shown = {"loss": f"{logs['loss']:.3f}"} if logs and "loss" in logs else {}
         self._bar.set_postfix(shown, refresh=False)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Moves the bar by a step."""
         self._bar.update(1)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Closes the bar."""
         self._bar.close()
 
 
@@ -187,7 +214,7 @@ def training_arguments(
         num_train_epochs=schedule.epochs,
         max_steps=schedule.steps or -1,
         per_device_train_batch_size=schedule.batch_size,
-        # Each batch is shared out: the result does not depend on the number of processes.
+        # The processes share each batch, so that their number does not change the result.
         accelerator_config={"split_batches": True},
         dataloader_drop_last=True,
         dataloader_pin_memory=torch.cuda.is_available(),
@@ -213,8 +240,8 @@ def training_arguments(
     return arguments
 
 
-def _last_complete(folder: Path) -> str | None:
-    """The newest whole checkpoint; ones that a kill cut off are removed."""
+def last_complete(folder: Path) -> str | None:
+    """The newest whole checkpoint in `folder`, or None; removes those that a kill cut off."""
     number_of = {path: int(path.name.rpartition("-")[2]) for path in folder.glob("checkpoint-*")}
     whole = [path for path in number_of if (path / FINISHED).exists()]
     for path in set(number_of) - set(whole):

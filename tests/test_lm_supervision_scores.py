@@ -14,7 +14,7 @@ from rag_ft.llm.factory import open_language_model
 from rag_ft.prompts.prompt_set import load_prompts
 from rag_ft.schema import Chunk, QAPair
 from rag_ft.storage import read_rows
-from rag_ft.training.retriever.lm_scores import (
+from rag_ft.training.retriever.lm_supervision import (
     estimate_cost,
     make_jobs,
     missing_jobs,
@@ -123,9 +123,9 @@ def test_what_is_in_the_cache_is_not_scored_again(tmp_path: Path) -> None:
 def test_a_kill_between_blocks_loses_and_doubles_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rag_ft.training.retriever import lm_scores
+    from rag_ft.training.retriever import lm_supervision
 
-    monkeypatch.setattr(lm_scores, "BLOCK", 1)
+    monkeypatch.setattr(lm_supervision, "BLOCK", 1)
     whole, broken = tmp_path / "whole.jsonl", tmp_path / "broken.jsonl"
     score_jobs(jobs_of(), Counting(), whole)
     with pytest.raises(KeyboardInterrupt):
@@ -144,7 +144,7 @@ def test_another_model_prompt_or_answer_is_another_key() -> None:
     assert keys.isdisjoint(job.key for job in titled)
 
 
-def test_the_cost_is_told_before_it_starts(
+def test_the_log_says_the_cost_before_it_starts(
     caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     assert "400 answers" in estimate_cost(jobs_of() * 100, Counting())

@@ -1,4 +1,4 @@
-"""Hard negatives: below the positive, silent about the answer, the same for the same seed."""
+"""Hard negatives: below the positive, without the answer, the same for the same seed."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def mine(pair: QAPair = PAIR, num: int = 2, margin: float = 0.05, seed: int = 0)
 
 
 def test_a_chunk_with_the_answer_or_part_of_the_evidence_is_no_negative() -> None:
-    silent = {name for name, c in CHUNKS.items() if is_negative(c, PAIR)}
-    assert silent == {"a#2", "b#1", "c#0", "c#1"}
+    negatives = {name for name, c in CHUNKS.items() if is_negative(c, PAIR)}
+    assert negatives == {"a#2", "b#1", "c#0", "c#1"}
 
 
 def test_an_answer_counts_as_whole_words_only() -> None:
@@ -108,11 +108,23 @@ def test_chunks_that_may_not_be_trained_on_are_never_drawn() -> None:
     assert set(drawn) <= allowed.keys()
 
 
-def test_where_nothing_is_hard_enough_random_silent_chunks_fill_up() -> None:
+def test_where_nothing_is_hard_enough_random_negatives_fill_up() -> None:
     low = Retriever({**COSINES, "a#0": 0.05})
     drawn = mine_negatives([PAIR], low, CHUNKS, 2, 0.05, 0)["q"]
     assert len(drawn) == 2
     assert all(is_negative(CHUNKS[name], PAIR) for name in drawn)
+
+
+def test_an_answer_that_nearly_every_chunk_mentions_still_gets_its_negatives() -> None:
+    chunks = {GOLD.id: GOLD}
+    for n in range(300):
+        text = "The fair is over." if n in (7, 150) else f"Number {n} of the year 1900."
+        chunks[f"n#{n}"] = chunk(f"n#{n}", text)
+    near = Retriever({GOLD.id: 0.8, **{name: 0.9 for name in chunks if name != GOLD.id}})
+    drawn = mine_negatives([PAIR], near, chunks, 2, 0.05, 0)["q"]
+    assert set(drawn) == {"n#7", "n#150"}
+    assert drawn == mine_negatives([PAIR], near, chunks, 2, 0.05, 0)["q"]
+    assert set(mine_negatives([PAIR], near, chunks, 3, 0.05, 0)["q"]) == {"n#7", "n#150"}
 
 
 def test_no_negatives_wanted_gives_none() -> None:

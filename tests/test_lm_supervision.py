@@ -106,14 +106,15 @@ def test_the_chosen_temperature_hits_the_target_entropy_whatever_the_scale_of_th
     )
 
 
-def test_scores_that_tell_nothing_apart_are_refused() -> None:
+def test_scores_that_do_not_differ_are_refused() -> None:
     refused = choose_temperature(torch.full((10, 4), -2.5))
     assert refused.refusal is not None
     assert "scores all chunks of a question alike" in refused.refusal
 
 
 def test_the_papers_temperature_on_probabilities_is_refused_as_uniform() -> None:
-    """exp(mean log-probability) of long answers at tau 0.01: recall fell from 51.5 to 33.0 with such targets."""
+    """exp(mean log-probability) of long answers at tau 0.01: with such targets recall fell from
+    51.5 to 33.0."""
     probabilities = torch.exp(torch.tensor(RNG.normal(-6.5, 0.3, (20, 10))))
     refused = choose_temperature(probabilities, tau=0.01)
     assert refused.entropy > ENTROPY_LIMIT
