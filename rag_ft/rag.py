@@ -1,10 +1,14 @@
 """A question -> retrieved chunks -> prompt -> reply -> answer with citations.
 
-from rag_ft import RagPipeline, load_config
+The commands and your own code answer through RagPipeline:
 
-with RagPipeline.from_config(load_config("configs/demo.yaml")) as rag:
-    said = rag.answer("When does the ferry leave?")
-    print(said.answer, said.citations)
+    from pathlib import Path
+
+    from rag_ft import RagPipeline, load_config
+
+    with RagPipeline.from_config(load_config(Path("configs/demo.yaml"))) as rag:
+        said = rag.answer("When does the ferry leave?")
+        print(said.answer, said.citations)
 """
 
 from __future__ import annotations
@@ -120,7 +124,7 @@ class RagPipeline:
         return self._prompt.messages(question, [found.chunk for found in chunks])
 
     def parse(self, reply: str, chunks: Sequence[RetrievedChunk]) -> ParsedReply:
-        """Answer and citations of the model's reply to `prompt`; `chunks` are those of the prompt."""
+        """Answer and citations of the model's reply to the prompt over the same `chunks`."""
         return self._prompt.parse(reply, [found.chunk.id for found in chunks])
 
     def answer(self, question: str) -> RagAnswer:

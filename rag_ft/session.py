@@ -86,7 +86,7 @@ class Session:
     def language_model(
         self, llm: LLMConfig | None = None, adapters: dict[str, Path] | None = None
     ) -> AbstractContextManager[LanguageModel]:
-        """Opens `llm` (default: the section of the configuration) with LoRA adapters {name: folder}.
+        """Opens `llm` (default: that of the configuration) with LoRA adapters {name: folder}.
 
         Returns a context manager that gives the model; leaving it frees the model's memory.
         """

@@ -196,8 +196,8 @@ def load_sentence_transformer(
         pooling = _pooling(model)
         if pooling is None:
             raise ConfigError(
-                f"encoder.advanced.pooling={advanced.pooling} has no effect, because {config.model} "
-                "has no pooling module: remove the setting"
+                f"encoder.advanced.pooling={advanced.pooling} has no effect: {config.model} has no "
+                "pooling module. Remove the setting"
             )
         pooling.pooling_mode = advanced.pooling
         pooling.pooling_output_dimension = pooling.embedding_dimension

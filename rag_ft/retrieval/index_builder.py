@@ -236,7 +236,7 @@ class VectorFile:
             self._out.write(self._encoder.encode_chunks(texts).tobytes())
             self._out.flush()
             self._progress.write({"key": key, "num_chunks": len(texts), "num_cut": num_cut})
-        # Every n-th text is a sample; n doubles with the corpus, so that they spread evenly over it.
+        # Every n-th text is a sample. n doubles as the corpus grows, so they spread evenly over it.
         self._samples += texts[-self._rows % self._sample_step :: self._sample_step]
         while len(self._samples) > 2 * _NUM_TUNING_QUERIES:
             self._samples = self._samples[::2]

@@ -16,23 +16,13 @@ import numpy as np
 from rag_ft.errors import DataError
 from rag_ft.retrieval.fusion import Ranking, best_first
 
-logging.getLogger("bm25s").setLevel(logging.WARNING)  # it sets itself to DEBUG
+# bm25s sets its own logger to DEBUG.
+logging.getLogger("bm25s").setLevel(logging.WARNING)
 K1, B = 1.2, 0.75
 _ASCII_WORD = re.compile(r"\w+")
 # Vowel points of Hebrew and Arabic and the Arabic stretching stroke: writers may leave them out.
-_POINTS = dict.fromkeys(
-    [
-        *range(0x591, 0x5BE),
-        0x5BF,
-        0x5C1,
-        0x5C2,
-        0x5C4,
-        0x5C5,
-        0x5C7,
-        0x640,
-        *range(0x64B, 0x660),
-        0x670,
-    ]
+_POINTS = dict.fromkeys([*range(0x591, 0x5BE), *range(0x64B, 0x660)]) | dict.fromkeys(
+    [0x5BF, 0x5C1, 0x5C2, 0x5C4, 0x5C5, 0x5C7, 0x640, 0x670]
 )
 # Thai, Lao, Myanmar, Khmer, Chinese and Japanese put no space between words. Korean does.
 _UNSPACED = re.compile(
@@ -49,6 +39,7 @@ def words(text: str) -> list[str]:
     """
     if text.isascii():
         return _ASCII_WORD.findall(text.lower())
+    # Each word is split where its script changes between spaced and unspaced.
     found: list[str] = []
     for word in _any_word().findall(unicodedata.normalize("NFKC", text).lower().translate(_POINTS)):
         for part in _UNSPACED.split(word):
@@ -86,8 +77,10 @@ class LexicalBuilder:
         import bm25s
 
         bm25 = bm25s.BM25(k1=K1, b=B, method="lucene", csc_backend="scipy", backend="numpy")
+        # bm25s needs a word, also where no text has one.
         vocabulary = self._vocabulary or {"": 0}
-        with np.errstate(divide="ignore", invalid="ignore"):  # texts without a word have length 0
+        # A corpus without words has a mean length of 0, by which bm25s divides.
+        with np.errstate(divide="ignore", invalid="ignore"):
             bm25.scores = bm25.build_index_from_ids(
                 list(vocabulary.values()), self._rows, show_progress=False
             )

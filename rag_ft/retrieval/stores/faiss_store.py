@@ -18,10 +18,12 @@ logger = logging.getLogger(__name__)
 FILE = "index.faiss"
 FLAT_LIMIT = 200_000
 LEAST_RECALL = 0.99
-FEW_QUERIES = 20  # FAISS multiplies matrices from here on, and several threads pay
+# From this number of queries on FAISS multiplies matrices, and several threads pay.
+FEW_QUERIES = 20
 _BLOCK_ROWS = 65_536
 _TRAIN_ROWS_PER_LIST = 64
-_LIST_ROWS = 39  # FAISS warns where a list has fewer training vectors
+# FAISS warns where a list has fewer training vectors.
+_LIST_ROWS = 39
 
 
 @dataclass(frozen=True)
