@@ -139,7 +139,7 @@ def test_the_example_of_the_module_works(
     write_jsonl(run_dir.chunks, chunks)
     index.run(Session(config, run_dir))
     file = tmp_path / "demo.yaml"
-    file.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    file.write_text(yaml.safe_dump(config.model_dump(mode="json", exclude={"name"})))
     shown = textwrap.dedent((rag.__doc__ or "").partition("RagPipeline:\n")[2])
     assert "configs/demo.yaml" in shown
     capsys.readouterr()
