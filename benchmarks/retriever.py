@@ -45,8 +45,8 @@ from rag_ft.evaluation.metrics.retrieval import RETRIEVAL_METRICS, score_ranking
 from rag_ft.evaluation.statistics import bootstrap
 from rag_ft.relevance import gold_by_pair
 from rag_ft.retrieval.encoder import load_encoder
-from rag_ft.retrieval.index_builder import read_manifest
-from rag_ft.retrieval.retriever import Retriever, build_index, open_retriever, served_tuned
+from rag_ft.retrieval.index_builder import build_index, read_manifest
+from rag_ft.retrieval.retriever import Retriever, open_retriever, served_tuned
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import Chunk, QAPair
 from rag_ft.session import Session
@@ -410,7 +410,8 @@ def _borrow(config: Config, run_dir: RunDir, other: RunDir) -> Retriever:
     encoder = load_encoder(config.encoder, other.retriever if served_tuned(other) else None)
     place = RunDir(run_dir.path / "borrowed")
     if not (place.retriever_index / "manifest.json").exists():
-        build_index(config, place.retriever_index, read_jsonl(run_dir.chunks, Chunk), encoder)
+        chunks, seed = read_jsonl(run_dir.chunks, Chunk), config.run.seed
+        build_index(place.retriever_index, chunks, encoder, config.retrieval, seed)
     manifest = read_manifest(place.retriever_index)
     return Retriever(place.retriever_index, manifest, encoder, config.retrieval)
 
@@ -420,9 +421,10 @@ def _systems(
 ) -> tuple[Table, list[str]]:
     """Scores of the test questions by BM25, base and tuned (where shipped, else base), and their
     documents."""
-    base = open_retriever(config, run_dir)
+    settings = config.retrieval, config.encoder
+    base = open_retriever(run_dir, *settings)
     tuned = tuned or (
-        open_retriever(config, run_dir, tuned=True) if served_tuned(run_dir) else base
+        open_retriever(run_dir, *settings, tuned=True) if served_tuned(run_dir) else base
     )
     return _table(run_dir, {"base": base, "tuned": tuned})
 

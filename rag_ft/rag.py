@@ -1,10 +1,14 @@
-"""A question -> retrieved chunks -> prompt -> reply -> answer with citations: the one place that knows the way.
+"""A question -> retrieved chunks -> prompt -> reply -> answer with citations.
 
-from rag_ft import RagPipeline, load_config
+The commands and your own code answer through RagPipeline:
 
-with RagPipeline.from_config(load_config("configs/demo.yaml")) as rag:
-    said = rag.answer("When does the ferry leave?")
-    print(said.answer, said.citations)
+    from pathlib import Path
+
+    from rag_ft import RagPipeline, load_config
+
+    with RagPipeline.from_config(load_config(Path("configs/demo.yaml"))) as rag:
+        said = rag.answer("When does the ferry leave?")
+        print(said.answer, said.citations)
 """
 
 from __future__ import annotations
@@ -28,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RetrievedChunk:
-    """`score` is what the retriever ranked by; higher is better."""
+    """A chunk with the score by which the retriever ranked it: higher is better."""
 
     chunk: Chunk
     score: float
@@ -36,8 +40,11 @@ class RetrievedChunk:
 
 @dataclass(frozen=True)
 class RagAnswer:
-    """`chunks` are those the model was shown, best first; `citations` are the ids of those it cited;
-    `seconds` are those of retrieval and reply."""
+    """An answer with its sources.
+
+    `chunks` were shown to the model, best first; `citations` are the ids of those that it cites;
+    `abstained`: it says that the chunks do not contain an answer; `seconds` of retrieval and reply.
+    """
 
     answer: str
     chunks: tuple[RetrievedChunk, ...]
@@ -49,7 +56,7 @@ class RagAnswer:
 class RagPipeline:
     """Answers questions from the chunks of a run.
 
-    Used as a context manager. The model is opened with the first answer; leaving frees it.
+    Use it as a context manager: the model is opened for the first answer, and freed at the end.
     """
 
     def __init__(
@@ -64,13 +71,13 @@ class RagPipeline:
     ) -> None:
         """
         Args:
-            retriever: of the run.
-            chunks: of the run.
-            prompt: how questions and chunks are put to the model.
-            model: not yet opened.
-            top_k: chunks shown to the model.
-            max_tokens: of a reply.
-            adapter: name of the LoRA adapter that answers; None: the model itself.
+            retriever: Finds chunk ids.
+            chunks: The chunks of the same run.
+            prompt: How questions and chunks are put to the model.
+            model: Opens the model; it is entered for the first answer.
+            top_k: Chunks shown to the model.
+            max_tokens: Longest reply, in tokens.
+            adapter: The name of the LoRA adapter that answers. None: the model itself.
         """
         self._retriever, self._chunks, self._prompt = retriever, chunks, prompt
         self._top_k, self._max_tokens, self._adapter = top_k, max_tokens, adapter
@@ -79,12 +86,15 @@ class RagPipeline:
 
     @classmethod
     def from_config(cls, config: Config, tuned: bool = True) -> RagPipeline:
-        """The pipeline of a run; `tuned`: with the components that the run tuned and serves, else the base ones.
+        """The pipeline of a run.
+
+        `tuned` takes the components that the run tuned and serves, where there are any.
 
         Raises:
             DataError: the run has no finished index.
             ConfigError: the index or a model does not fit the configuration.
         """
+        # Imported here: a retriever and a language model take seconds to import.
         from rag_ft.evaluation.external_models import with_external_models
         from rag_ft.llm.factory import open_language_model
         from rag_ft.model_hub import with_tuned
@@ -92,6 +102,7 @@ class RagPipeline:
         from rag_ft.session import Session
 
         session = Session(config, with_external_models(config.evaluate, RunDir(config.run_path)))
+        # A tuned generator is an adapter of the configured model, or a model in its place.
         llm, adapters = with_tuned(config.llm, session.tuned_generator if tuned else None)
         return cls(
             session.retriever(tuned and session.serves_tuned_retriever),
@@ -100,7 +111,7 @@ class RagPipeline:
             open_language_model(llm, config.run.seed, adapters),
             config.retrieval.top_k,
             config.evaluate.advanced.max_tokens,
-            next(iter(adapters), None),
+            adapter=next(iter(adapters), None),
         )
 
     def retrieve(self, question: str, k: int | None = None) -> list[RetrievedChunk]:
@@ -109,32 +120,34 @@ class RagPipeline:
         return [RetrievedChunk(self._chunks[chunk_id], score) for chunk_id, score in hits]
 
     def prompt(self, question: str, chunks: Sequence[RetrievedChunk]) -> Messages:
-        """What the model is asked."""
+        """The messages that ask the model to answer `question` from `chunks`."""
         return self._prompt.messages(question, [found.chunk for found in chunks])
 
     def parse(self, reply: str, chunks: Sequence[RetrievedChunk]) -> ParsedReply:
-        """Answer and citations in the model's reply to `prompt` over the same chunks."""
+        """Answer and citations of the model's reply to the prompt over the same `chunks`."""
         return self._prompt.parse(reply, [found.chunk.id for found in chunks])
 
     def answer(self, question: str) -> RagAnswer:
-        """Raises DataError for an empty question, or where the model gives no reply."""
+        """Retrieves chunks and answers from them.
+
+        Raises:
+            DataError: the question is empty, or the model gave no reply.
+        """
         if not question.strip():
             raise DataError('the question is empty: ask one, such as "Who built the pier?"')
         clock = time.monotonic()
         chunks = self.retrieve(question)
         messages = self.prompt(question, chunks)
         request = ChatRequest("answer", messages, self._max_tokens, adapter=self._adapter)
-        [reply] = self._opened_model().chat([request])
+        # The model is opened late, so that `retrieve` and `prompt` work without it.
+        if self._model is None:
+            self._model = self._open.enter_context(self._unopened)
+        [reply] = self._model.chat([request])
         if reply.error:
             raise DataError(f"the model gave no answer: {reply.error}")
         said = self.parse(reply.text, chunks)
         seconds = time.monotonic() - clock
         return RagAnswer(said.answer, tuple(chunks), said.citations, said.abstained, seconds)
-
-    def _opened_model(self) -> LanguageModel:
-        if self._model is None:
-            self._model = self._open.enter_context(self._unopened)
-        return self._model
 
     def __enter__(self) -> RagPipeline:
         return self

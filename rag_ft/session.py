@@ -1,4 +1,5 @@
-"""What a stage or a command works with: the configuration, the run folder, and what it opens there."""
+"""What a stage or a command works with: the configuration, the run folder, and what it opens
+there."""
 
 from __future__ import annotations
 
@@ -58,7 +59,7 @@ class Session:
 
     @property
     def tuned_generator(self) -> Path | None:
-        """The folder of the tuned generator (an adapter, or a whole model), if training left one."""
+        """The folder of the tuned generator (an adapter or a whole model), if there is one."""
         folder = self.run_dir.generator
         return folder if any((folder / mark).exists() for mark in TUNED_MARKS) else None
 
@@ -72,11 +73,19 @@ class Session:
         return {name for name, is_tuned in tuned.items() if is_tuned}
 
     def retriever(self, tuned: bool = False) -> Retriever:
-        """The base retriever, or the tuned one. Raises as `open_retriever` does."""
-        from rag_ft.retrieval import retriever as search  # loads FAISS and the encoder's libraries
+        """The base retriever, or the tuned one; opened once and kept.
+
+        Raises:
+            DataError, ConfigError: see retrieval.retriever.open_retriever.
+        """
+        # The import takes a while, and most commands search nothing.
+        from rag_ft.retrieval import retriever as search
 
         if tuned not in self._retrievers:
-            self._retrievers[tuned] = search.open_retriever(self.config, self.run_dir, tuned=tuned)
+            config = self.config
+            self._retrievers[tuned] = search.open_retriever(
+                self.run_dir, config.retrieval, config.encoder, tuned=tuned
+            )
         return self._retrievers[tuned]
 
     def close_retrievers(self) -> None:
@@ -86,6 +95,9 @@ class Session:
     def language_model(
         self, llm: LLMConfig | None = None, adapters: dict[str, Path] | None = None
     ) -> AbstractContextManager[LanguageModel]:
-        """Opens `llm` (default: of the configuration) with LoRA adapters {name: folder} beside it."""
+        """Opens `llm` (default: that of the configuration) with LoRA adapters {name: folder}.
+
+        Returns a context manager that gives the model; leaving it frees the model's memory.
+        """
         seed, log = self.config.run.seed, self.run_dir.vllm_log
         return open_language_model(llm or self.config.llm, seed, adapters, log)

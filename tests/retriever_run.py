@@ -154,7 +154,7 @@ def plant(run_dir: RunDir, monkeypatch: pytest.MonkeyPatch) -> tuple[PlantedMode
 
 def share_first(config: Config, run_dir: RunDir, wanted: dict[str, str], tuned: bool) -> float:
     """Share of the questions whose wanted chunk is the closest among train chunks."""
-    retriever = open_retriever(config, run_dir, tuned=tuned)
+    retriever = open_retriever(run_dir, config.retrieval, config.encoder, tuned=tuned)
     train = {c.id for c in read_jsonl(run_dir.chunks, Chunk) if c.split == "train"}
     rankings = retriever.search(list(wanted), 24, "dense")
     first = [next(name for name, _ in ranking if name in train) for ranking in rankings]

@@ -224,7 +224,8 @@ def test_every_file_of_hits_covers_all_test_questions_and_base_and_tuned_are_as_
     check({"base", "tuned", "lexical", "dense_base"})
     shutil.copytree(tiny_encoder_dir, run_dir.retriever)
     encoder = load_encoder(config.encoder, run_dir.retriever)
-    build_index(config, run_dir.retriever_index, ChunkStore(run_dir.chunks), encoder)
+    chunks = ChunkStore(run_dir.chunks)
+    build_index(run_dir.retriever_index, chunks, encoder, config.retrieval, config.run.seed)
     check({"base", "tuned", "lexical", "dense_base", "dense_tuned"})
 
 

@@ -1,4 +1,4 @@
-"""LlamaIndex reads a run: its real retriever base class over a real index, its real embedding base class."""
+"""LlamaIndex reads a run, by its own base classes over a real index."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def indexed(make_run: Callable[..., tuple[Config, RunDir]]) -> tuple[Config, Run
 def test_a_question_gives_nodes_with_the_scores_of_the_run(indexed: tuple[Config, RunDir]) -> None:
     config, run_dir = indexed
     nodes = RunRetriever.from_config(config).retrieve("Brücke 1901")
-    [hits] = open_retriever(config, run_dir).search(["Brücke 1901"], 2)
+    [hits] = open_retriever(run_dir, config.retrieval, config.encoder).search(["Brücke 1901"], 2)
     assert [(node.node_id, node.score) for node in nodes] == hits
     first = nodes[0].node
     assert (
@@ -65,7 +65,7 @@ def test_a_query_engine_takes_it(indexed: tuple[Config, RunDir]) -> None:
 def test_embeddings_are_those_of_the_encoder(indexed: tuple[Config, RunDir]) -> None:
     config, run_dir = indexed
     embedding = RunEmbedding.from_config(config)
-    encoder = open_retriever(config, run_dir).encoder
+    encoder = open_retriever(run_dir, config.retrieval, config.encoder).encoder
     batch = embedding.get_text_embedding_batch(TEXTS)
     np.testing.assert_allclose(batch, encoder.encode_chunks(TEXTS), atol=1e-6)
     np.testing.assert_allclose(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from rag_ft import RagPipeline
+from rag_ft import RagPipeline, rag
 from rag_ft.config import Config
 from rag_ft.errors import DataError
 from rag_ft.llm.interface import ChatRequest, Reply
@@ -124,10 +126,35 @@ def test_a_run_answers_with_its_own_models(
     assert set(said.citations) <= {found.chunk.id for found in said.chunks}
 
 
+def test_the_example_of_the_module_works(
+    make_run: Callable[..., tuple[Config, RunDir]],
+    tiny_lm_dir: Path,
+    tmp_path: Path,
+    chunks: ChunkStore,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config, run_dir = make_run(
+        [], llm__backend="transformers", evaluate__advanced__max_tokens=4, run__seed=3
+    )
+    write_jsonl(run_dir.chunks, chunks)
+    index.run(Session(config, run_dir))
+    file = tmp_path / "demo.yaml"
+    file.write_text(yaml.safe_dump(config.model_dump(mode="json", exclude={"name"})))
+    shown = textwrap.dedent((rag.__doc__ or "").partition("RagPipeline:\n")[2])
+    assert "configs/demo.yaml" in shown
+    capsys.readouterr()
+    exec(shown.replace("configs/demo.yaml", str(file)), {})
+    with RagPipeline.from_config(config) as pipe:
+        said = pipe.answer("When does the ferry leave?")
+    assert capsys.readouterr().out == f"{said.answer} {said.citations}\n"
+
+
 def test_the_public_names_are_imported_when_they_are_used() -> None:
     code = (
-        "import sys, rag_ft; heavy = {'torch', 'numpy', 'pydantic'} & sys.modules.keys(); assert not heavy, heavy;"
-        "from rag_ft import RagPipeline, load_config, run_stage; assert rag_ft.__version__ and RagPipeline.answer;"
+        "import sys, rag_ft; heavy = {'torch', 'numpy', 'pydantic'} & sys.modules.keys();"
+        "assert not heavy, heavy;"
+        "from rag_ft import RagPipeline, load_config, run_stage;"
+        "assert rag_ft.__version__ and RagPipeline.answer;"
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rag_ft.config import Config
+from rag_ft.config import Config, EncoderConfig, RetrievalConfig
 from rag_ft.llm.interface import ChatRequest
 from rag_ft.retrieval import retriever as search
 from rag_ft.run_dir import RunDir
@@ -35,12 +35,16 @@ def test_a_retriever_is_opened_once_until_it_is_closed(
 ) -> None:
     opened: list[bool] = []
 
-    def open_retriever(config: Config, run_dir: RunDir, tuned: bool) -> Any:
+    def open_retriever(
+        run_dir: RunDir, retrieval: RetrievalConfig, encoder: EncoderConfig, tuned: bool
+    ) -> Any:
+        assert (run_dir.path, retrieval, encoder) == (tmp_path, config.retrieval, config.encoder)
         opened.append(tuned)
         return object()
 
     monkeypatch.setattr(search, "open_retriever", open_retriever)
-    session = Session(Config(), RunDir(tmp_path))
+    config = Config.model_validate({"encoder": {"model": "e"}, "retrieval": {"top_k": 7}})
+    session = Session(config, RunDir(tmp_path))
     assert session.retriever() is session.retriever()
     assert session.retriever(tuned=True) is not session.retriever()
     assert opened == [False, True]

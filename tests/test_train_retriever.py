@@ -43,7 +43,7 @@ def test_contrastive_training_finds_more_and_ships_an_encoder_that_loads_alone(
     )
     assert counts["shipped"] == 1
     alone = SentenceTransformer(str(run_dir.retriever), device="cpu")
-    retriever = open_retriever(config, run_dir, tuned=True)
+    retriever = open_retriever(run_dir, config.retrieval, config.encoder, tuned=True)
     texts = [c.text for c in read_jsonl(run_dir.chunks, Chunk)]
     np.testing.assert_allclose(alone.encode_document(texts), retriever.vectors, atol=1e-5)
     base = SentenceTransformer(config.encoder.model, device="cpu")
@@ -61,7 +61,10 @@ def test_contrastive_training_finds_more_and_ships_an_encoder_that_loads_alone(
 def test_the_question_side_alone_keeps_every_chunk_vector(prepared: MakeRun) -> None:
     config, run_dir = prepared(sides="query")
     train_retriever.run(Session(config, run_dir))
-    tuned, base = open_retriever(config, run_dir, tuned=True), open_retriever(config, run_dir)
+    tuned, base = (
+        open_retriever(run_dir, config.retrieval, config.encoder, tuned=True),
+        open_retriever(run_dir, config.retrieval, config.encoder),
+    )
     assert np.array_equal(tuned.vectors, base.vectors)
     question = ["what is in box 3"]
     assert not np.allclose(

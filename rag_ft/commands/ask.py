@@ -1,4 +1,4 @@
-"""One question to the served system: an answer, and the chunks it comes from."""
+"""One question to a run: the answer, and the chunks it comes from."""
 
 from __future__ import annotations
 
@@ -7,28 +7,27 @@ import argparse
 from rag_ft.commands.arguments import checked_config_of
 from rag_ft.config import Config
 from rag_ft.rag import RagPipeline
-from rag_ft.schema import Chunk
 
 
 def ask(config: Config, question: str, tuned: bool = True) -> str:
-    """The answer and its numbered chunks as text for a terminal; cited chunks carry a star.
+    """The answer and the chunks shown, numbered, as text for a terminal; a star marks cited ones.
 
-    `tuned` uses what the run tuned and serves, where it does.
-    Raises DataError for an empty question, or where the model gave no answer (too long a prompt, a lost server).
+    `tuned` answers with the components that the run tuned and serves, if there are any.
+
+    Raises:
+        DataError: the question is empty, the run has no index, or the model gave no answer.
+        ConfigError: the index or a model does not fit the configuration.
     """
     with RagPipeline.from_config(config, tuned) as rag:
         said = rag.answer(question)
-    sources = [
-        _source_line(n, found.chunk, found.chunk.id in said.citations)
-        for n, found in enumerate(said.chunks, 1)
-    ]
-    return "\n".join([said.answer, "", *sources])
-
-
-def _source_line(number: int, chunk: Chunk, cited: bool) -> str:
-    excerpt = " ".join(chunk.text.split())
-    shown = excerpt if len(excerpt) <= 160 else excerpt[:157] + "..."
-    return f"{'*' if cited else ' '}[{number}] {chunk.id}  {shown}"
+    lines = [said.answer, ""]
+    for number, found in enumerate(said.chunks, 1):
+        star = "*" if found.chunk.id in said.citations else " "
+        excerpt = " ".join(found.chunk.text.split())
+        if len(excerpt) > 160:
+            excerpt = excerpt[:157] + "..."
+        lines.append(f"{star}[{number}] {found.chunk.id}  {excerpt}")
+    return "\n".join(lines)
 
 
 def ask_command(args: argparse.Namespace) -> None:

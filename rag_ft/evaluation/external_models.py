@@ -10,7 +10,8 @@ from rag_ft.config import Config, EvaluateConfig
 from rag_ft.errors import ConfigError, RagFtError
 from rag_ft.model_hub import TUNED_MARKS
 from rag_ft.retrieval.encoder import load_encoder
-from rag_ft.retrieval.retriever import build_index, open_retriever
+from rag_ft.retrieval.index_builder import build_index
+from rag_ft.retrieval.retriever import open_retriever
 from rag_ft.run_dir import RunDir
 from rag_ft.storage import ChunkStore
 
@@ -73,11 +74,12 @@ def index_external_encoder(config: Config, run_dir: RunDir) -> None:
         return
     encoder = load_encoder(config.encoder, run_dir.retriever)
     try:
-        open_retriever(config, run_dir, tuned=True, encoder=encoder)
+        open_retriever(run_dir, config.retrieval, encoder, tuned=True)
     except RagFtError as error:
         if config.evaluate.advanced.index:
             why = str(error).rpartition(": ")[0]
             raise ConfigError(
                 f"evaluate.advanced.index does not fit: {why}: leave it out, and it is built here"
             ) from error
-        build_index(config, run_dir.retriever_index, ChunkStore(run_dir.chunks), encoder)
+        chunks = ChunkStore(run_dir.chunks)
+        build_index(run_dir.retriever_index, chunks, encoder, config.retrieval, config.run.seed)

@@ -1,17 +1,16 @@
-"""Texts -> unit vectors: loads a sentence encoder with explicit pooling and prefixes.
+"""Texts -> unit vectors, by a sentence encoder with explicit pooling and prefixes.
 
-Nothing is guessed from a model's name: pooling and prefixes come from
-the configuration or from the model's own files, and are saved with a tuned encoder, so that
-`SentenceTransformer(folder)` alone gives the same vectors by `encode_query` and `encode_document`.
+Pooling and prefixes come from the configuration or from the model's own files, never from the
+model's name. A tuned encoder is saved with them, so that `SentenceTransformer(folder)` alone gives
+the same vectors by `encode_query` and `encode_document`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import functools
-import logging
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -27,7 +26,7 @@ from rag_ft.storage import content_hash
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-logger = logging.getLogger(__name__)
+# Names under which models store the prefix of a chunk; the first that is there counts.
 DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 
 
@@ -50,9 +49,9 @@ class ChunkEncoder(Protocol):
 class Encoder:
     """A SentenceTransformer that encodes questions and chunks, by fast.encode where it can.
 
-    `sentence_transformer` is held as given: its weights' type and device are those that compute.
-    Prefixes are its `prompts`. With several `devices` every device gets a copy of the weights as
-    they are at the first call, so leave `devices` out for a model that is still being trained.
+    It computes with the weights as they are given, in their type and on their device; the prefixes
+    are its `prompts`. With several `devices` each device gets a copy of the weights as they are at
+    the first call, so leave `devices` out for a model that is still being trained.
     """
 
     def __init__(
@@ -62,6 +61,7 @@ class Encoder:
         folder: Path | None = None,
         devices: Sequence[str] = (),
     ) -> None:
+        """`folder` is the one the model was loaded from, if any."""
         self.sentence_transformer = sentence_transformer
         self.folder = folder
         self._config = config
@@ -70,87 +70,89 @@ class Encoder:
 
     @property
     def query_prefix(self) -> str:
+        """Stands before every question; may be empty."""
         return self.sentence_transformer.prompts.get("query") or ""
 
     @property
     def chunk_prefix(self) -> str:
+        """Stands before every chunk; may be empty."""
         return self.sentence_transformer.prompts.get("document") or ""
 
     @property
     def dim(self) -> int:
+        """Numbers in a vector."""
         return int(self.sentence_transformer.get_embedding_dimension() or 0)
 
     @property
     def max_tokens(self) -> int:
-        """Tokens that are read of one text, prefix and specials included."""
+        """Tokens that are read of one text, with prefix and special tokens."""
         return int(self.sentence_transformer.max_seq_length or 2**31)
 
     @property
     def block_size(self) -> int:
-        """Chunks to encode in one call, so that every device has work; a killed run repeats at most
-        these."""
+        """Chunks to encode in one call: enough to keep every device busy. A build that is killed
+        repeats at most these."""
         on_gpu = self.sentence_transformer.device.type == "cuda"
         return 1024 * max(1, len(self._devices)) * (8 if on_gpu else 1)
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """16 hex digits over weights, tokenizer, modules, prefixes, pooling and length limit; the
-        type the weights are computed in does not count. A model without a folder is hashed as it
-        stands at the first call."""
-        weights = (
-            fingerprint(self.folder, exact=True)
-            if self.folder
-            else _hash_weights(self.sentence_transformer)
-        )
+        """16 hex digits of a hash of weights, tokenizer, modules, prefixes, pooling and length
+        limit, but not of the type the weights are computed in. A model without a folder is hashed
+        as it is at the first call."""
+        if self.folder:
+            weights = fingerprint(self.folder, exact=True)
+        else:
+            digest = hashlib.sha256()
+            for name, tensor in self.sentence_transformer.state_dict().items():
+                digest.update(name.encode())
+                digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+            weights = digest.hexdigest()
         pooling = _pooling(self.sentence_transformer)
         how = pooling.get_config_dict() if pooling else None
         return content_hash(weights, self.query_prefix, self.chunk_prefix, how, self.max_tokens)
 
     def encode_queries(self, questions: Sequence[str]) -> np.ndarray:
         """Questions -> float32 (n, dim), unit norm, in the order given."""
-        return self._encode(questions, "query")
+        return self._encode(questions, "query", self.query_prefix)
 
     def encode_chunks(self, texts: Sequence[str]) -> np.ndarray:
         """Chunk texts -> float32 (n, dim), unit norm, in the order given."""
-        return self._encode(texts, "document")
+        return self._encode(texts, "document", self.chunk_prefix)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each chunk text with prefix and specials; beyond `max_tokens` a text is cut."""
+        """Tokens of each chunk text with prefix and special tokens; the encoder reads `max_tokens`
+        of them."""
         tokenizer: Any = self.sentence_transformer.tokenizer
         prefixed = [self.chunk_prefix + text for text in texts]
-        return [
-            len(ids) for ids in tokenizer(prefixed, truncation=False, verbose=False)["input_ids"]
-        ]
+        rows = tokenizer(prefixed, truncation=False, verbose=False)["input_ids"]
+        return [len(row) for row in rows]
 
-    def _encode(self, texts: Sequence[str], side: str) -> np.ndarray:
+    def _encode(self, texts: Sequence[str], prompt_name: str, prefix: str) -> np.ndarray:
         model = self.sentence_transformer
         model.eval()
         if can_encode(model):
-            prefix = self.query_prefix if side == "query" else self.chunk_prefix
+            # The first call makes the copies for the other devices.
+            if not self._copies:
+                others = [copy.deepcopy(model).to(device) for device in self._devices[1:]]
+                self._copies = [model, *others]
             prefixed = [prefix + text for text in texts]
-            return _unit(encode(self._models(), prefixed, self._config.advanced.batch_tokens))
-        if not len(texts):
+            vectors = encode(self._copies, prefixed, self._config.advanced.batch_tokens)
+        elif len(texts):
+            found = model.encode(list(texts), prompt_name=prompt_name, convert_to_numpy=True)
+            vectors = np.asarray(found, dtype=np.float32)
+        else:
             return np.empty((0, self.dim), dtype=np.float32)
-        found = model.encode(list(texts), prompt_name=side, convert_to_numpy=True)
-        return _unit(np.asarray(found, dtype=np.float32))
-
-    def _models(self) -> list[SentenceTransformer]:
-        if len(self._devices) < 2:
-            return [self.sentence_transformer]
-        if not self._copies:
-            others = [
-                copy.deepcopy(self.sentence_transformer).to(device) for device in self._devices[1:]
-            ]
-            self._copies = [self.sentence_transformer, *others]
-        return self._copies
+        # bfloat16 weights leave norms that are off by up to 1 %.
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+        return vectors / np.maximum(norms, np.float32(1e-12))
 
 
 def load_encoder(config: EncoderConfig, path: Path | None = None) -> Encoder:
-    """The encoder of the configuration, or the tuned one saved in the folder `path`, ready to
-    encode.
+    """The encoder of the configuration, or the tuned one in the folder `path`, ready to encode.
 
     Raises:
-        ConfigError: the model cannot be found, is damaged, or does not name its pooling.
+        ConfigError: the model is missing or damaged, or its pooling is unknown.
     """
     import torch
 
@@ -158,127 +160,95 @@ def load_encoder(config: EncoderConfig, path: Path | None = None) -> Encoder:
 
     folder = path or resolve(config.model, "encoder")
     model = load_sentence_transformer(config, folder)
-    model.to(getattr(torch, choose_dtype(config.dtype, model.device.type)))
-    if model.device.type == "cpu":
+    device_type = model.device.type
+    model.to(getattr(torch, choose_dtype(config.dtype, device_type)))
+    if device_type == "cpu":
         pack_linears(model)
-    alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
-    devices = (
-        [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-        if model.device.type == "cuda" and alone
-        else []
-    )
+    # Every process of a distributed run has a GPU of its own; a process alone uses all of them.
+    devices: list[str] = []
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if device_type == "cuda" and not distributed:
+        devices = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     return Encoder(model, config, folder=folder, devices=devices)
 
 
 def load_sentence_transformer(
     config: EncoderConfig, path: Path | None = None
 ) -> SentenceTransformer:
-    """The float32 model, as training wants it: pooling, prefixes (`prompts`), length limit and a
-    final normalisation set explicitly, so that saving it keeps them. A tuned folder (`path`) keeps
-    what it was saved with.
+    """The model in float32, as training needs it.
+
+    Pooling, prefixes (`prompts`), length limit and a final normalisation are set explicitly, so
+    that saving the model keeps them. A tuned folder (`path`) keeps what it was saved with.
 
     Raises:
         ConfigError: see load_encoder.
     """
-    import torch
-    from safetensors import SafetensorError
-    from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Normalize
 
-    folder = path or resolve(config.model, "encoder")
-    if not (folder / "modules.json").exists() and config.advanced.pooling is None:
+    folder, advanced = path or resolve(config.model, "encoder"), config.advanced
+    if not (folder / "modules.json").exists() and advanced.pooling is None:
         raise ConfigError(
-            f"{folder} does not say how its tokens are pooled: set encoder.advanced.pooling to mean, cls "
-            "or lasttoken"
+            f"the pooling of {folder} is unknown: set encoder.advanced.pooling to mean, cls or "
+            "lasttoken"
         )
-    try:
-        with _no_progress_bar():
-            model = SentenceTransformer(
-                str(folder), local_files_only=True, model_kwargs={"dtype": torch.float32}
+    model = _open_model(folder)
+    if advanced.pooling is not None:
+        pooling = _pooling(model)
+        if pooling is None:
+            raise ConfigError(
+                f"encoder.advanced.pooling={advanced.pooling} has no effect: {config.model} has no "
+                "pooling module. Remove the setting"
             )
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ConfigError(
-            f"cannot load the encoder {folder} ({reason}): set encoder.model to another"
-        ) from error
-    model.eval()
-    _set_pooling(model, config)
-    if config.advanced.max_tokens:
-        _check_positions(model, config)
-        model.max_seq_length = config.advanced.max_tokens
+        pooling.pooling_mode = advanced.pooling
+        pooling.pooling_output_dimension = pooling.embedding_dimension
+    if advanced.max_tokens:
+        own = getattr(getattr(model[0], "auto_model", None), "config", None)
+        positions = getattr(own, "max_position_embeddings", None)
+        if positions and advanced.max_tokens > positions:
+            raise ConfigError(
+                f"encoder.advanced.max_tokens is {advanced.max_tokens}, but {config.model} has "
+                f"{positions} positions: lower it"
+            )
+        model.max_seq_length = advanced.max_tokens
     if not any(isinstance(module, Normalize) for module in model):
         model.append(Normalize())
-    model.prompts = {**model.prompts, **_prompts(model, config)}
+
+    # Prefixes: the configuration's, else those of the model's files, else none.
+    query, chunk = advanced.query_prefix, advanced.chunk_prefix
+    if query is None:
+        query = model.prompts.get("query") or ""
+    if chunk is None:
+        stored = [model.prompts.get(name) for name in DOCUMENT_PROMPTS]
+        chunk = next((prompt for prompt in stored if prompt), "")
+    model.prompts = {**model.prompts, "query": query, "document": chunk}
     return model
 
 
-@contextlib.contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    """transformers draws a bar over the weights of even the smallest model."""
+def _open_model(folder: Path) -> SentenceTransformer:
+    """The model of a folder in float32 and in evaluation mode, loaded without a progress bar."""
+    import torch
+    from safetensors import SafetensorError
+    from sentence_transformers import SentenceTransformer
     from transformers.utils import logging as transformers_logging
 
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
-        yield
+        model = SentenceTransformer(
+            str(folder), local_files_only=True, model_kwargs={"dtype": torch.float32}
+        )
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(
+            f"cannot load the encoder {folder} ({reason}): set encoder.model to another"
+        ) from error
     finally:
         if shown:
             transformers_logging.enable_progress_bar()
-
-
-def _set_pooling(model: SentenceTransformer, config: EncoderConfig) -> None:
-    if config.advanced.pooling is None:
-        return
-    pooling = _pooling(model)
-    if pooling is None:
-        raise ConfigError(
-            f"encoder.advanced.pooling is {config.advanced.pooling}, but {config.model} pools nothing: leave it out"
-        )
-    pooling.pooling_mode = config.advanced.pooling
-    pooling.pooling_output_dimension = pooling.embedding_dimension
-
-
-def _check_positions(model: SentenceTransformer, config: EncoderConfig) -> None:
-    own = getattr(getattr(model[0], "auto_model", None), "config", None)
-    positions = getattr(own, "max_position_embeddings", None)
-    if positions and config.advanced.max_tokens and config.advanced.max_tokens > positions:
-        raise ConfigError(
-            f"encoder.advanced.max_tokens is {config.advanced.max_tokens}, but {config.model} has {positions} "
-            "positions: lower it"
-        )
+    model.eval()
+    return model
 
 
 def _pooling(model: SentenceTransformer) -> Any:
     """The model's pooling module, or None."""
     return next((module for module in model if hasattr(module, "pooling_mode")), None)
-
-
-def _prompts(model: SentenceTransformer, config: EncoderConfig) -> dict[str, str]:
-    """{"query": prefix, "document": prefix}: the configuration's, else the ones in the model's
-    files, else none."""
-    own_query = model.prompts.get("query") or ""
-    own_chunk = next(filter(None, (model.prompts.get(name) for name in DOCUMENT_PROMPTS)), "")
-    return {
-        "query": own_query
-        if config.advanced.query_prefix is None
-        else config.advanced.query_prefix,
-        "document": own_chunk
-        if config.advanced.chunk_prefix is None
-        else config.advanced.chunk_prefix,
-    }
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    """Rows to norm 1 in float32: weights in bfloat16 leave a norm that is off by up to 1 %."""
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.maximum(norms, np.float32(1e-12))
-
-
-def _hash_weights(model: SentenceTransformer) -> str:
-    import hashlib
-
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""BM25 over any script: a Unicode tokenizer and bm25s, kept as numpy and JSON files, memory-mapped when opened."""
+"""BM25 for text of any script: a Unicode tokenizer, and bm25s over memory-mapped numpy files."""
 
 from __future__ import annotations
 
@@ -10,81 +10,77 @@ import unicodedata
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from rag_ft.errors import DataError
+from rag_ft.retrieval.fusion import Ranking, best_first
 
+# bm25s sets its own logger to DEBUG.
+logging.getLogger("bm25s").setLevel(logging.WARNING)
 K1, B = 1.2, 0.75
 _ASCII_WORD = re.compile(r"\w+")
-# Vowel points of Hebrew and Arabic and the Arabic stretching stroke: written or left out at will.
-_POINTS = dict.fromkeys(
-    [
-        *range(0x591, 0x5BE),
-        0x5BF,
-        0x5C1,
-        0x5C2,
-        0x5C4,
-        0x5C5,
-        0x5C7,
-        0x640,
-        *range(0x64B, 0x660),
-        0x670,
-    ]
+# Vowel points of Hebrew and Arabic and the Arabic stretching stroke: writers may leave them out.
+_POINTS = dict.fromkeys([*range(0x591, 0x5BE), *range(0x64B, 0x660)]) | dict.fromkeys(
+    [0x5BF, 0x5C1, 0x5C2, 0x5C4, 0x5C5, 0x5C7, 0x640, 0x670]
 )
-# Scripts written without spaces between words: Thai, Lao, Myanmar, Khmer, CJK, kana, Hangul is spaced and left out.
+# Thai, Lao, Myanmar, Khmer, Chinese and Japanese put no space between words. Korean does.
 _UNSPACED = re.compile(
-    "([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u2fdf\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
-    "\uf900-\ufaff\U00020000-\U0003134f]+)"
+    "([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u2fdf\u3040-\u30ff\u31f0-\u31ff"
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f]+)"
 )
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words of a text after compatibility normalisation (full-width forms, ligatures, Arabic presentation
-    forms; no vowel points). Runs of a script without spaces become overlapping character pairs, a lone character
-    itself."""
+    """The lower-case words of a text after NFKC normalisation, without vowel points.
+
+    A run of a script without spaces becomes its overlapping pairs of characters, or itself where
+    it has one character.
+    """
     if text.isascii():
         return _ASCII_WORD.findall(text.lower())
+    # Each word is split where its script changes between spaced and unspaced.
     found: list[str] = []
     for word in _any_word().findall(unicodedata.normalize("NFKC", text).lower().translate(_POINTS)):
         for part in _UNSPACED.split(word):
-            found.extend(_pairs(part) if _UNSPACED.match(part) else [part] if part else [])
+            if len(part) > 1 and _UNSPACED.match(part):
+                found += [part[i : i + 2] for i in range(len(part) - 1)]
+            elif part:
+                found.append(part)
     return found
 
 
 @functools.cache
 def _any_word() -> re.Pattern[str]:
-    r"""\w and combining marks, which are part of a word in the scripts of India and South-East Asia."""
-    marks = (
-        chr(code)
-        for code in range(0x300, 0x10000)
-        if unicodedata.category(chr(code)).startswith("M")
-    )
+    r"""\w and combining marks, which are part of a word in India and South-East Asia."""
+    codes = range(0x300, 0x10000)
+    marks = [chr(code) for code in codes if unicodedata.category(chr(code)).startswith("M")]
     return re.compile(rf"[\w{''.join(marks)}]+")
 
 
 class LexicalBuilder:
-    """Takes texts as they come and keeps four bytes a word until `save`."""
+    """Takes texts block by block and keeps four bytes a word until `save`."""
 
     def __init__(self) -> None:
         self._vocabulary: dict[str, int] = {}
         self._rows: list[array[int]] = []
 
     def add(self, texts: Sequence[str]) -> None:
+        """Appends `texts`; their rows continue those of the texts before."""
         vocabulary = self._vocabulary
         for text in texts:
-            self._rows.append(
-                array("i", [vocabulary.setdefault(word, len(vocabulary)) for word in words(text)])
-            )
+            ids = [vocabulary.setdefault(word, len(vocabulary)) for word in words(text)]
+            self._rows.append(array("i", ids))
 
     def save(self, folder: Path) -> None:
         """Writes the index of all texts added, in their order."""
         import bm25s
 
         bm25 = bm25s.BM25(k1=K1, b=B, method="lucene", csc_backend="scipy", backend="numpy")
+        # bm25s needs a word, also where no text has one.
         vocabulary = self._vocabulary or {"": 0}
-        with np.errstate(divide="ignore", invalid="ignore"):  # texts without a word have length 0
+        # A corpus without words has a mean length of 0, by which bm25s divides.
+        with np.errstate(divide="ignore", invalid="ignore"):
             bm25.scores = bm25.build_index_from_ids(
                 list(vocabulary.values()), self._rows, show_progress=False
             )
@@ -93,8 +89,7 @@ class LexicalBuilder:
 
 
 class LexicalIndex:
-    """A saved index. Scores are sums over the question's words, repeated words counting again; chunk order is that of
-    the texts added."""
+    """A saved index. Its rows are the texts in the order in which they were added."""
 
     def __init__(self, folder: Path) -> None:
         """Raises DataError where the files are missing or damaged."""
@@ -107,29 +102,22 @@ class LexicalIndex:
                 f"{folder} is not a BM25 index ({error}): run `rag-ft index CONFIG --force`"
             ) from error
 
-    def search(self, questions: Sequence[str], k: int) -> list[tuple[np.ndarray, np.ndarray]]:
-        """For every question the rows and scores of its best chunks, best first, ties by row; at most `k`, and only
-        chunks that share a word with the question."""
-        return [_best(self._scores(question), k) for question in questions]
+    def search(self, questions: Sequence[str], k: int) -> list[Ranking]:
+        """For every question the rows and BM25 scores (above 0) of its best texts, best first,
+        ties by row: at most `k`, and only texts that share a word with the question.
 
-    def _scores(self, question: str) -> np.ndarray:
+        A word that the question repeats counts each time.
+        """
         vocabulary: dict[str, int] = self._bm25.vocab_dict
-        ids = [vocabulary[word] for word in words(question) if word in vocabulary]
-        scores: Any = self._bm25.get_scores_from_ids(ids)
-        return np.asarray(scores)
-
-
-def _pairs(run: str) -> list[str]:
-    return [run[i : i + 2] for i in range(len(run) - 1)] or [run]
-
-
-def _best(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    rows = np.flatnonzero(scores > 0)
-    if len(rows) > k:
-        least = np.partition(scores[rows], len(rows) - k)[len(rows) - k]
-        rows = rows[scores[rows] >= least]
-    rows = rows[np.lexsort((rows, -scores[rows]))][:k]
-    return rows, scores[rows]
-
-
-logging.getLogger("bm25s").setLevel(logging.WARNING)  # it sets itself to DEBUG
+        found = []
+        for question in questions:
+            ids = [vocabulary[word] for word in words(question) if word in vocabulary]
+            scores = np.asarray(self._bm25.get_scores_from_ids(ids))
+            rows = np.flatnonzero(scores > 0)
+            # Sorting is slow over a large corpus: first drop what scores below the k-th best.
+            if len(rows) > k:
+                least = np.partition(scores[rows], len(rows) - k)[len(rows) - k]
+                rows = rows[scores[rows] >= least]
+            rows, best = best_first(rows, scores[rows])
+            found.append((rows[:k], best[:k]))
+        return found

@@ -1,28 +1,34 @@
-"""chunks.jsonl -> index/: vectors, FAISS and BM25."""
+"""chunks.jsonl -> index/: the vectors of the chunks, a vector store over them, and BM25."""
 
 from __future__ import annotations
 
 import logging
 
 from rag_ft.retrieval.encoder import load_encoder
-from rag_ft.retrieval.retriever import build_index
+from rag_ft.retrieval.index_builder import build_index
 from rag_ft.session import Session
 
 logger = logging.getLogger(__name__)
 
 
 def run(session: Session) -> dict[str, int | float]:
-    """Encodes every chunk and writes the index folder; a killed run goes on after its last whole block.
+    """Encodes every chunk and writes the index folder. A stage that was killed continues after its
+    last whole block. Returns the counts of `build_index`.
 
     Raises:
         DataError: ingest has not run, or left no chunk.
-        ConfigError: the encoder or FAISS is missing.
+        ConfigError: the encoder is missing, or FAISS is not installed.
     """
-    chunks, encoder = session.chunks, load_encoder(session.config.encoder)
-    counts = build_index(session.config, session.run_dir.index, chunks, encoder, len(chunks))
+    config, chunks = session.config, session.chunks
+    encoder = load_encoder(config.encoder)
+    counts = build_index(
+        session.run_dir.index, chunks, encoder, config.retrieval, config.run.seed, len(chunks)
+    )
     if counts["num_cut_chunks"]:
         logger.warning(
-            "%d chunks are longer than the %d tokens the encoder reads and were cut for it: lower ingest.chunk_tokens",
-            counts["num_cut_chunks"], encoder.max_tokens,
-        )  # fmt: skip
+            "%d chunks are longer than the %d tokens that the encoder reads, so their ends cannot "
+            "be found: lower ingest.chunk_tokens",
+            counts["num_cut_chunks"],
+            encoder.max_tokens,
+        )
     return counts

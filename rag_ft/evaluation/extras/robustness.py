@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from rag_ft.config import RetrievalConfig
 from rag_ft.evaluation.systems import Ask, State
+from rag_ft.prompts.answer_prompt import chunk_text
 from rag_ft.relevance import is_negative, occurrences, oracle_context
-from rag_ft.retrieval.retriever import chunk_text
 from rag_ft.schema import Chunk, QAPair
 from rag_ft.text import is_unspaced, normalise
 

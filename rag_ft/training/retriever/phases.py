@@ -120,7 +120,8 @@ class RetrieverTraining:
 
     def retriever_of(self, candidate: Candidate) -> Retriever:
         """The candidate's encoder over its index."""
-        return open_retriever(self.config, candidate.folder, tuned=candidate.name != "base")
+        config, tuned = self.config, candidate.name != "base"
+        return open_retriever(candidate.folder, config.retrieval, config.encoder, tuned)
 
     def rows(self, phase: str, make: Callable[[], Iterable[TrainingRow]]) -> list[TrainingRow]:
         """The phase's rows.jsonl; the first process makes it where it is missing.
@@ -319,7 +320,10 @@ def build_candidate(
     if training.frozen_chunks:
         adopt_index(training.run_dir.index, folder.retriever_index, encoder)
     else:
-        build_index(training.config, folder.retriever_index, training.chunks, encoder)
+        config = training.config
+        build_index(
+            folder.retriever_index, training.chunks, encoder, config.retrieval, config.run.seed
+        )
 
 
 def measure_candidate(training: RetrieverTraining, served: RunDir, place: Path) -> DevScores:
@@ -330,7 +334,8 @@ def measure_candidate(training: RetrieverTraining, served: RunDir, place: Path) 
     def write() -> None:
         if path.exists():
             return
-        retriever = open_retriever(config, served, tuned=served is not training.run_dir)
+        tuned = served is not training.run_dir
+        retriever = open_retriever(served, config.retrieval, config.encoder, tuned)
         if pairs.clozed:
             # The same encoder over an index in which each dev chunk lacks the sentence that asks
             # for it. With frozen chunk vectors all encoders share the index made for the base.
@@ -339,7 +344,7 @@ def measure_candidate(training: RetrieverTraining, served: RunDir, place: Path) 
                 adopt_index(base_index, index, retriever.encoder)
             else:
                 searched = (pairs.clozed.get(chunk.id, chunk) for chunk in training.chunks)
-                build_index(config, index, searched, retriever.encoder)
+                build_index(index, searched, retriever.encoder, config.retrieval, config.run.seed)
             manifest = read_manifest(index)
             retriever = Retriever(index, manifest, retriever.encoder, config.retrieval)
         scores = dataclasses.asdict(measure(retriever, pairs.dev, pairs.gold))

@@ -1,0 +1,58 @@
+"""Batches by length, padding as the tokenizer pads, and tokenising ahead of the model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rag_ft.config import EncoderConfig
+from rag_ft.fast.encode import pad, token_batches, tokenize, tokenize_ahead
+from rag_ft.retrieval.encoder import load_encoder
+
+TEXTS = [
+    "the mill at the river",
+    "a",
+    "who painted the tower in 1842 and for whom was it painted?",
+    "on",
+    "the tower",
+]
+
+
+def tiny(folder: Path, **settings: object) -> EncoderConfig:
+    return EncoderConfig(model=str(folder), dtype="float32", advanced=settings)  # type: ignore[arg-type]
+
+
+def test_batches_hold_every_row_once_longest_first_within_the_budget() -> None:
+    lengths = np.array([3, 50, 7, 7, 200, 1, 40])
+    batches = list(token_batches(lengths, 100))
+    assert sorted(np.concatenate(batches)) == list(range(7))
+    assert [list(lengths[b]) for b in batches] == [[200], [50, 40], [7, 7, 3, 1]]
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_rows_are_padded_as_the_tokenizer_pads_them(tiny_encoder_dir: Path, side: str) -> None:
+    model = load_encoder(tiny(tiny_encoder_dir)).sentence_transformer
+    model.tokenizer.padding_side = side
+    features = tokenize(model, TEXTS)
+    features["token_type_ids"] = [np.ones_like(row) for row in features["input_ids"]]
+    rows = np.array([3, 0, 2])
+    ours = pad(model.tokenizer, features, rows)
+    picked = {name: [values[row].tolist() for row in rows] for name, values in features.items()}
+    theirs = model.tokenizer.pad(picked, return_tensors="pt")
+    assert ours.keys() == theirs.keys() == {"input_ids", "attention_mask", "token_type_ids"}
+    assert len({len(row) for row in picked["input_ids"]}) > 1
+    for name, tensor in theirs.items():
+        np.testing.assert_array_equal(ours[name].numpy(), tensor.numpy())
+
+
+def test_blocks_of_texts_are_tokenised_ahead_in_their_order(tiny_encoder_dir: Path) -> None:
+    model, texts = load_encoder(tiny(tiny_encoder_dir)).sentence_transformer, TEXTS * 3
+    whole = tokenize(model, texts)["input_ids"]
+    for block in (1, 4, len(texts) - 1, len(texts), 100):
+        parts = list(tokenize_ahead(model, texts, block))
+        assert [start for start, _ in parts] == list(range(0, len(texts), block))
+        assert [list(row) for _, part in parts for row in part["input_ids"]] == [
+            list(row) for row in whole
+        ]

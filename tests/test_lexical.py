@@ -1,0 +1,74 @@
+"""BM25: the words of any script, the formula, and the files."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rag_ft.errors import DataError
+from rag_ft.retrieval.lexical import LexicalBuilder, LexicalIndex, words
+
+TEXTS = [
+    "the mill at the river",
+    "a",
+    "who painted the tower in 1842 and for whom was it painted?",
+    "on",
+    "the tower",
+]
+
+
+def test_words_are_lower_case_unicode_and_pairs_where_a_script_has_no_spaces() -> None:
+    assert words("The Müller-Häuser cost 3,5 €!") == ["the", "müller", "häuser", "cost", "3", "5"]
+    assert words("ＡＢＣ ﬁne") == ["abc", "fine"]
+    assert words("北京大学 in 北") == ["北京", "京大", "大学", "in", "北"]
+    assert words("ไปตลาด") == words("ไปตลาด ")
+    assert words("ABC北京") == ["abc", "北京"]
+    assert words("حديقة الأندلس") == ["حديقة", "الأندلس"]
+    assert words("مَدْرَسَة") == words("مدرسة") and words("हिन्दी में") == ["हिन्दी", "में"]
+
+
+def test_bm25_scores_equal_the_formula(tmp_path: Path) -> None:
+    texts = ["red apple red", "green apple", "blue sky over the green hill"]
+    builder = LexicalBuilder()
+    builder.add(texts[:2])
+    builder.add(texts[2:])
+    builder.save(tmp_path)
+    rows, scores = LexicalIndex(tmp_path).search(["Red apple?"], 10)[0]
+
+    def part(tf: int, df: int, length: int) -> float:
+        norm = 1.2 * (1 - 0.75 + 0.75 * length / (11 / 3))
+        return math.log(1 + (3 - df + 0.5) / (df + 0.5)) * tf / (tf + norm)
+
+    assert list(rows) == [0, 1]
+    np.testing.assert_allclose(scores, [part(2, 1, 3) + part(1, 2, 3), part(1, 2, 2)], rtol=1e-5)
+
+
+def test_bm25_finds_nothing_for_unknown_words_and_keeps_chunk_order_in_ties(tmp_path: Path) -> None:
+    builder = LexicalBuilder()
+    builder.add(["same text", "", "same text", "!!", "same text", "other"])
+    builder.save(tmp_path)
+    index = LexicalIndex(tmp_path)
+    assert [list(rows) for rows, _ in index.search(["zzz", "", "text", "text"], 2)] == [
+        [],
+        [],
+        [0, 2],
+        [0, 2],
+    ]
+
+
+def test_bm25_files_hold_no_pickle_and_are_memory_mapped(tmp_path: Path) -> None:
+    builder = LexicalBuilder()
+    builder.add(TEXTS)
+    builder.save(tmp_path)
+    assert {file.suffix for file in tmp_path.iterdir()} == {".npy", ".json"}
+    for file in tmp_path.glob("*.npy"):
+        assert isinstance(np.load(file, allow_pickle=False, mmap_mode="r"), np.memmap)
+    assert isinstance(LexicalIndex(tmp_path)._bm25.scores["data"], np.memmap)
+
+
+def test_a_damaged_bm25_index_is_one_line_with_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="--force"):
+        LexicalIndex(tmp_path)
