@@ -264,7 +264,7 @@ def _stage_line(name: str, done: dict[str, Any]) -> str:
 
 
 def _print_report(config: Config) -> None:
-    from rag_ft.stages.report import summary_table
+    from rag_ft.report.summary import summary_table
 
     run_dir = RunDir(config.run_path)
     print(summary_table(run_dir))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,25 @@ from rag_ft.config import Config
 from rag_ft.config_loader import make_config
 from rag_ft.evaluation.components import COMPONENTS
 from rag_ft.evaluation.extras.robustness import probes
+from rag_ft.evaluation.metrics.answers import citation_scores, faithfulness, score_answer
+from rag_ft.evaluation.metrics.retrieval import score_ranking
 from rag_ft.evaluation.systems import SERVED, Ask, asks_of
 from rag_ft.pipeline import NAMES, record_outputs
-from rag_ft.relevance import gold_chunk_ids
+from rag_ft.relevance import evidence_shown, gold_chunk_ids
 from rag_ft.run_dir import RunDir
-from rag_ft.schema import Chunk, Document, Evidence, Hit, Prediction, QAPair, Reject
-from rag_ft.stages.evaluate import Material, _answer_scores, _retrieval_scores
+from rag_ft.schema import Chunk, Document, Evidence, Hit, Prediction, QAPair, Reject, Score
+from rag_ft.session import Session
 from rag_ft.storage import write_jsonl, write_text
+
+
+@dataclasses.dataclass(frozen=True)
+class Material:
+    """Questions, rankings (retriever -> question id -> chunk ids), gold chunk ids, chunks by id."""
+
+    pairs: list[QAPair]
+    rankings: dict[str, dict[str, list[str]]]
+    gold: dict[str, set[str]]
+    chunks: dict[str, Chunk]
 
 
 def _words(text: str) -> list[str]:
@@ -40,12 +52,12 @@ def make_synthetic_run(
     folder: Path, num_documents: int = 12, per_document: int = 8, origin: str = "generated", seed: int = 0,
     tuned: Collection[str] = ("generator", "retriever"), right: dict[str, float] | None = None,
     title: str = "The {thing} of {place}", opening: str = "This page tells about the {thing}.",
-    unplaced: int = 0, **knobs: Any,
+    unplaced: int = 0, **settings: Any,
 ) -> tuple[Config, RunDir]:  # fmt: skip
     """(config, run_dir) of a run evaluated but not reported; of `unplaced` answerable questions, spread over
     the documents where they are few, nobody knows the document."""
     rng, run_dir = random.Random(seed), RunDir(folder)
-    config = make_config({"name": "synthetic", "run": {"dir": folder}, **knobs})
+    config = make_config({"name": "synthetic", "run": {"dir": folder}, **settings})
     documents, chunks, pairs = [], [], []
     for number in range(num_documents):
         thing = THINGS[number % len(THINGS)]
@@ -153,7 +165,7 @@ def _evaluate(
     answered = [(ask, _prediction(rng, ask, right)) for ask in asks]
     for name in dict.fromkeys(ask.system for ask in asks):
         write_jsonl(run_dir.predictions(name), (p for ask, p in answered if ask.system == name))
-    scores = [*_retrieval_scores(material), *_answer_scores(config, material, answered)]
+    scores = [*_retrieval_scores(material), *_answer_scores(config, run_dir, material, answered)]
     write_jsonl(run_dir.scores, scores)
     shipped = {f"{name}_tuned": int(name in tuned) for name in COMPONENTS}
     audit = {
@@ -168,6 +180,39 @@ def _evaluate(
         **{f"leakage_{k}": v for k, v in audit.items()},
     }
     _done(run_dir, "evaluate", counts)
+
+
+def _retrieval_scores(material: Material) -> Iterator[Score]:
+    for system, ranking in material.rankings.items():
+        for pair_id, gold in material.gold.items():
+            if gold:
+                yield from _rows(pair_id, system, score_ranking(ranking[pair_id], gold))
+
+
+def _answer_scores(
+    config: Config, run_dir: RunDir, material: Material, answered: list[tuple[Ask, Prediction]]
+) -> Iterator[Score]:
+    """As the evaluation scores answers, without a model."""
+    prompt = Session(config, run_dir).answer_prompt
+    for ask, prediction in answered:
+        abstained = prompt.abstains(prediction.answer)
+        values = score_answer(prediction.answer, ask.answers, abstained)
+        shown = [material.chunks[i] for i in prediction.chunk_ids]
+        if ask.passages is None:
+            covered = evidence_shown(ask.pair, shown)
+            values |= {} if covered is None else {"evidence_shown": covered}
+            if config.train_generator.advanced.cite:
+                gold = material.gold[ask.pair.id]
+                values |= citation_scores(prediction.citations, ask.chunk_ids, gold)
+        if not abstained and shown:
+            read = ask.passages or [prompt.text(chunk) for chunk in shown]
+            supported = faithfulness(prediction.answer, read)
+            values |= {} if supported is None else {"faithfulness": supported}
+        yield from _rows(ask.pair.id, ask.system, values | {"seconds": prediction.seconds})
+
+
+def _rows(question_id: str, system: str, values: dict[str, float]) -> Iterator[Score]:
+    return (Score(question_id, system, name, round(value, 6)) for name, value in values.items())
 
 
 def _prediction(rng: random.Random, ask: Ask, right: dict[str, float]) -> Prediction:

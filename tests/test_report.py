@@ -27,7 +27,9 @@ from rag_ft.report.browser import (
     script_json,
 )
 from rag_ft.report.charts import curve, training_curves
+from rag_ft.report.metrics_json import MIN_HUMAN_QUESTIONS
 from rag_ft.report.retriever import moved
+from rag_ft.report.summary import summary_table
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import Chunk, Hit, QAPair, Score
 from rag_ft.session import Session
@@ -148,7 +150,7 @@ def test_enough_human_questions_make_the_headline_alone(tmp_path: Path) -> None:
     report.run(Session(config, run_dir))
     metrics = metrics_of(run_dir)
     assert metrics["headline"]["origins"] == ["imported"]
-    assert metrics["headline"]["questions"] == len(rows) // 2 >= report.MIN_HUMAN_QUESTIONS
+    assert metrics["headline"]["questions"] == len(rows) // 2 >= MIN_HUMAN_QUESTIONS
     assert metrics["by_origin"].keys() == {"human", "generated"}
 
 
@@ -173,9 +175,9 @@ def test_questions_without_a_known_document_are_counted_apart(tmp_path: Path) ->
     headline, num = metrics["headline"], metrics["headline"]["questions"]
     assert (headline["documents"], headline["unplaced"]) == (12, 10)
     said = f"{num} test questions (generated): {num - 10} about 12 documents that were never trained on, 10 about no"
-    assert all(said in told for told in (page, text, report.summary_table(run_dir)))
+    assert all(said in told for told in (page, text, summary_table(run_dir)))
     note = f"10 of {num} test questions have no known document: such a question may be about a document that was"
-    assert all(note in told for told in (page, text, report.summary_table(run_dir)))
+    assert all(note in told for told in (page, text, summary_table(run_dir)))
     asked = {
         name: metrics["systems"][name]["f1"]["n"]
         for name in ("base", "oracle_base", "withheld_tuned")
@@ -199,7 +201,7 @@ def test_a_report_where_every_document_is_known_says_nothing_of_unknown_ones(
     reported: tuple[Config, RunDir],
 ) -> None:
     assert metrics_of(reported[1])["headline"]["unplaced"] == 0
-    for told in (reported[1].report_md.read_text(), report.summary_table(reported[1])):
+    for told in (reported[1].report_md.read_text(), summary_table(reported[1])):
         assert (
             "about 12 documents that were never trained on" in told
             and "no known document" not in told
@@ -213,7 +215,8 @@ def test_where_no_document_is_known_nothing_is_claimed_about_documents(tmp_path:
     )
     rows = [json.loads(line) for line in run_dir.qa.read_text().splitlines()]
     write_jsonl(run_dir.qa, [row for row in rows if row["document_id"] is None])
-    report.run(Config(evaluate=evaluate, run={"dir": tmp_path}), run_dir)  # type: ignore[arg-type]
+    evaluate_all = Config(evaluate=evaluate, run={"dir": tmp_path})  # type: ignore[arg-type]
+    report.run(Session(evaluate_all, run_dir))
     metrics, page = metrics_of(run_dir), run_dir.report_html.read_text()
     assert metrics["headline"]["documents"] == 0 and "oracle_base" not in metrics["systems"]
     assert "test questions (generated) about no known document</p>" in page
@@ -413,7 +416,7 @@ def test_retrieval_alone_is_reported_too(tmp_path: Path) -> None:
     write_jsonl(run_dir.scores, [row for row in rows if "@" in row["metric"]])
     report.run(Session(config, run_dir))
     assert metrics_of(run_dir)["verdict"]["ship"] in ("retriever", "undecided")
-    assert "recall@5" in report.summary_table(run_dir)
+    assert "recall@5" in summary_table(run_dir)
 
 
 def test_scores_of_other_questions_end_in_an_error_with_a_remedy(tmp_path: Path) -> None:
@@ -450,7 +453,7 @@ def test_the_same_scores_make_the_same_bytes(tmp_path: Path) -> None:
 def test_the_terminal_table_shows_systems_changes_and_verdict(
     reported: tuple[Config, RunDir],
 ) -> None:
-    lines = report.summary_table(reported[1]).splitlines()
+    lines = summary_table(reported[1]).splitlines()
     assert lines[1].split() == ["EM", "F1", "abstention", "F1", "recall@5"]
     tuned = next(line for line in lines if line.startswith("tuned "))
     assert len(re.findall(r"[+-]\d+\.\d \[[+-]\d+\.\d [+-]\d+\.\d\]", tuned)) == 4
@@ -459,7 +462,7 @@ def test_the_terminal_table_shows_systems_changes_and_verdict(
 
 def test_a_summary_before_any_report_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="run the report stage first"):
-        report.summary_table(RunDir(tmp_path))
+        summary_table(RunDir(tmp_path))
 
 
 # --- the page -----------------------------------------------------------------------------------------------------
