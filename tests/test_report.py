@@ -209,7 +209,7 @@ def test_a_report_where_every_document_is_known_says_nothing_of_unknown_ones(
 
 
 def test_where_no_document_is_known_nothing_is_claimed_about_documents(tmp_path: Path) -> None:
-    evaluate = {"num_resamples": 300, "robustness": True}
+    evaluate = {"advanced": {"num_resamples": 300, "robustness": True}}
     run_dir = reported_with(
         tmp_path, num_documents=2, per_document=4, unplaced=8, evaluate=evaluate
     )
@@ -705,8 +705,8 @@ def test_a_phone_shows_emoji_long_words_and_right_to_left_text_as_they_should_be
     assert (
         seen["last"] < seen["first"]
     )  # a question mark that ends what is read from the right stands on the left
-    assert "abstained; what proves the answer is not known" in seen["why"]
-    assert "not asked: what proves the answer is not known" in seen["why"]
+    assert "abstained; the gold chunk is not known" in seen["why"]
+    assert "not asked: the gold chunk is not known" in seen["why"]
 
 
 def test_the_templates_are_in_the_package() -> None:

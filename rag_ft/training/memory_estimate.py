@@ -12,7 +12,6 @@ from rag_ft.hardware import choose_dtype
 
 GIB = 2**30
 LIBRARIES_GB = 1.0  # torch, transformers, trl, the retriever before, and what they hold: measured in a CPU process
-RETRIEVER_LIBRARIES_GB = 0.8  # of the encoder's training: torch, sentence-transformers, FAISS, BM25
 CUDA_CONTEXT_GB = 0.8
 SPARE = 0.92  # share of a device's memory that is planned with
 CPU_PASS_TOKENS = 2048  # of one forward pass: larger ones leave the CPU's caches
@@ -77,19 +76,6 @@ def read_shape(folder: Path) -> ModelShape:
     return shape_of(model)
 
 
-def read_encoder_shape(config: Config) -> ModelShape:
-    """Of the sentence encoder's transformer, with no weights loaded."""
-    import torch
-    from transformers import AutoConfig, AutoModel
-
-    from rag_ft.model_hub import resolve, transformer_folder
-
-    folder = transformer_folder(resolve(config.encoder.model, "encoder"))
-    found = AutoConfig.from_pretrained(folder)
-    with torch.device("meta"):
-        return shape_of(AutoModel.from_config(found))
-
-
 def shape_of(model: Any) -> ModelShape:
     import torch
 
@@ -148,31 +134,6 @@ def stored_bytes(shape: ModelShape, dtype: str) -> float:
     """Of the weights. Only linear layers are kept in four bits: the tables stay in bfloat16."""
     tables = shape.table_parameters * BYTES["bfloat16" if dtype == "nf4" else dtype]
     return tables + (shape.parameters - shape.table_parameters) * BYTES[dtype]
-
-
-def retriever_memory(
-    shape: ModelShape, config: Config, num_chunks: int, question_tokens: int, gpu: bool
-) -> dict[str, float]:
-    """GiB by part while the encoder is trained: weights and a merged copy in float32, a forward pass of the batch (or
-    of the part of it that is encoded at once), and the index before and after."""
-    from rag_ft.training.retriever.losses import MINI_BATCH
-
-    knobs = config.train_retriever
-    full = knobs.advanced.method == "full"
-    trained = shape.parameters if full else shape.adapter_parameters(knobs.advanced.rank)
-    chunk_tokens = config.encoder.advanced.max_tokens or config.ingest.chunk_tokens
-    row = question_tokens + (1 + knobs.advanced.num_negatives) * chunk_tokens
-    texts = knobs.batch_size * row if knobs.batch_size <= MINI_BATCH else MINI_BATCH * chunk_tokens
-    layer = layer_activation_bytes(shape, knobs.advanced.rank, not full, 4.0)
-    parts = {
-        "weights": 2 * shape.parameters * 4.0,
-        "gradients": trained * 4.0,
-        "optimiser": trained * 8.0,
-        "activations": texts * layer * shape.layers,
-        "index": 2 * num_chunks * shape.hidden * 4.0,
-        "fixed": (CUDA_CONTEXT_GB if gpu else RETRIEVER_LIBRARIES_GB) * GIB,
-    }
-    return {name: size / GIB for name, size in parts.items()}
 
 
 def layer_activation_bytes(shape: ModelShape, rank: int, adapted: bool, width: float) -> float:
