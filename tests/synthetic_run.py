@@ -1,4 +1,4 @@
-"""A finished run made without any model: documents, questions, and systems that are right as often as they are told."""
+"""A finished run made without any model: documents, questions, and systems with chosen accuracy."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from rag_ft.relevance import evidence_shown, gold_chunk_ids
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import Chunk, Document, Evidence, Hit, Prediction, QAPair, Reject, Score
 from rag_ft.session import Session
+from rag_ft.stages import report
 from rag_ft.storage import write_jsonl, write_text
 
 
@@ -38,6 +39,7 @@ def _words(text: str) -> list[str]:
     return text.split()
 
 
+QUICK = {"evaluate": {"advanced": {"num_resamples": 300}}}
 ABSTAIN = "I don't know."
 RIGHT = {"closed_book": 0.02, "closed_book_tuned": 0.02, "base": 0.4, "tuned_generator": 0.6,
          "tuned_retriever": 0.45, "tuned": 0.68, "oracle_base": 0.6, "oracle_tuned": 0.8,
@@ -49,13 +51,20 @@ THINGS = _words("mill pier tower lamp bridge garden library chapel harbour barn"
 
 
 def make_synthetic_run(
-    folder: Path, num_documents: int = 12, per_document: int = 8, origin: str = "generated", seed: int = 0,
-    tuned: Collection[str] = ("generator", "retriever"), right: dict[str, float] | None = None,
-    title: str = "The {thing} of {place}", opening: str = "This page tells about the {thing}.",
-    unplaced: int = 0, **settings: Any,
-) -> tuple[Config, RunDir]:  # fmt: skip
-    """(config, run_dir) of a run evaluated but not reported; of `unplaced` answerable questions, spread over
-    the documents where they are few, nobody knows the document."""
+    folder: Path,
+    num_documents: int = 12,
+    per_document: int = 8,
+    origin: str = "generated",
+    seed: int = 0,
+    tuned: Collection[str] = ("generator", "retriever"),
+    right: dict[str, float] | None = None,
+    title: str = "The {thing} of {place}",
+    opening: str = "This page tells about the {thing}.",
+    unplaced: int = 0,
+    **settings: Any,
+) -> tuple[Config, RunDir]:
+    """(config, run_dir) of a run that is evaluated but not reported. `unplaced` answerable
+    questions, spread over the documents where they are few, have no known document."""
     rng, run_dir = random.Random(seed), RunDir(folder)
     config = make_config({"name": "synthetic", "run": {"dir": folder}, **settings})
     documents, chunks, pairs = [], [], []
@@ -71,7 +80,7 @@ def make_synthetic_run(
         pairs += [_pair(rng, name, thing, text, span, pieces, origin) for span in spans]
     answerable = [pair.id for pair in pairs if pair.answerable]
     lost = set(answerable[:: max(1, len(answerable) // max(1, unplaced))][:unplaced])
-    nowhere = {"document_id": None, "chunk_id": None, "evidence": None}
+    nowhere: dict[str, Any] = {"document_id": None, "chunk_id": None, "evidence": None}
     pairs = [dataclasses.replace(pair, **nowhere) if pair.id in lost else pair for pair in pairs]
     write_jsonl(run_dir.documents, documents)
     write_jsonl(run_dir.chunks, chunks)
@@ -92,7 +101,8 @@ def _text(
         )
         text += f" Part {item} of the {thing} was looked after by "
         spans.append((len(text), len(text) + len(answer)))
-        text += f"{answer}, as the old books of the parish tell us in a long and winding sentence about it."
+        text += f"{answer}, as the old books of the parish tell us in a long and winding "
+        text += "sentence about it."
     return text, spans
 
 
@@ -106,8 +116,14 @@ def _chunks(name: str, title: str, text: str, size: int = 420) -> list[Chunk]:
 
 
 def _pair(
-    rng: random.Random, name: str, thing: str, text: str, span: tuple[int, int], pieces: list[Chunk], origin: str
-) -> QAPair:  # fmt: skip
+    rng: random.Random,
+    name: str,
+    thing: str,
+    text: str,
+    span: tuple[int, int],
+    pieces: list[Chunk],
+    origin: str,
+) -> QAPair:
     start, end = span
     number = text[:start].count(" Part ")
     key = f"{name}:{start}"
@@ -145,9 +161,13 @@ def _material(rng: random.Random, pairs: list[QAPair], chunks: list[Chunk]) -> M
 
 
 def _evaluate(
-    rng: random.Random, config: Config, run_dir: RunDir, material: Material, right: dict[str, float],
+    rng: random.Random,
+    config: Config,
+    run_dir: RunDir,
+    material: Material,
+    right: dict[str, float],
     tuned: Collection[str],
-) -> None:  # fmt: skip
+) -> None:
     asks: list[Ask] = []
     for pair in material.pairs:
         hits = {name: material.rankings[name][pair.id] for name in SERVED}
@@ -317,3 +337,13 @@ def _done(run_dir: RunDir, stage: str, counts: dict[str, Any]) -> None:
         "versions": {"torch": "2.13.0", "transformers": "5.19.0"},
     }
     write_text(run_dir.done(stage), json.dumps(done) + "\n")
+
+
+def metrics_of(run_dir: RunDir) -> dict[str, Any]:
+    return json.loads(run_dir.metrics.read_text())
+
+
+def reported_with(folder: Path, **changes: Any) -> RunDir:
+    config, run_dir = make_synthetic_run(folder, **{**QUICK, **changes})
+    report.run(Session(config, run_dir))
+    return run_dir

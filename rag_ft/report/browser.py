@@ -46,7 +46,7 @@ def browser_data(
     numbers = Numbers()
     questions = []
     for pair in table.pairs:
-        question = {
+        question: dict[str, Any] = {
             "id": pair.id,
             "q": pair.question,
             "kind": pair.kind,

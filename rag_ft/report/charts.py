@@ -43,7 +43,7 @@ def difference(delta: float, ci95: Sequence[float] | None, reach: float, p: floa
 def curve(
     series: Mapping[str, Sequence[tuple[float, float]]], zero_based: bool = False
 ) -> dict[str, Any]:
-    """{"svg", "low", "high", "first", "last", "names"}: lines over one pair of axes; the page labels
+    """{"svg", "low", "high", "first", "last", "names"}: lines over one pair of axes. The page shows
     the ends of the axes (`first` and `last` of x, `low` and `high` of y).
 
     Args:

@@ -31,6 +31,7 @@ def environment() -> Any:
         "interval": interval,
         "plain": plain,
         "spaced": spaced,
+        "rounded": rounded,
     }
     return made
 
@@ -74,3 +75,9 @@ def plain(text: Any) -> str:
 def spaced(name: Any) -> str:
     """The name of a system as words."""
     return str(name).replace("_", " ")
+
+
+def rounded(number: int) -> str:
+    """A number of questions, rounded up to two digits: 1958 -> "2,000"."""
+    step = 10 ** max(1, len(str(number)) - 2)
+    return f"{-(-number // step) * step:,}"

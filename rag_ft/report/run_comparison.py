@@ -165,7 +165,7 @@ def paired(
     # One bootstrap estimates all levels, and then all changes from the first run.
     levels = [(run, *key) for run in range(len(names)) for key in keys]
     changes = [(run, *key) for run in range(1, len(names)) for key in tested]
-    columns = [mean_column(scores_of(tables[run], *key)) for run, *key in levels]
+    columns = [mean_column(scores_of(tables[run], system, m)) for run, system, m in levels]
     for run, system, metric in changes:
         first = scores_of(tables[0], system, metric)
         columns.append(mean_column(scores_of(tables[run], system, metric) - first))
@@ -180,8 +180,11 @@ def paired(
     corrected = holm([1.0 if estimate.p is None else estimate.p for estimate in of_changes])
     differences = []
     for (run, system, metric), e, p_holm in zip(changes, of_changes, corrected, strict=True):
-        row = {"a": names[0], "b": names[run], "system": system.name, "metric": metric}
-        row |= {
+        row = {
+            "a": names[0],
+            "b": names[run],
+            "system": system.name,
+            "metric": metric,
             "delta": round(e.value, 6),
             "ci95": [round(bound, 6) for bound in e.ci95] if e.ci95 else None,
             "p": e.p,
@@ -238,7 +241,10 @@ def together(
         part: dict[str, Any] = {"run": name, "questions": len(table.pairs)}
         for metric in COMPARED_METRICS:
             scores = {state: table.values.get((state, metric)) for state in ("base", "tuned")}
-            means = {s: float(np.nanmean(v)) for s, v in scores.items() if has_scores(v)}
+            means = {}
+            for state, values in scores.items():
+                if values is not None and not np.isnan(values).all():
+                    means[state] = float(np.nanmean(values))
             if len(means) == 2:
                 part[metric] = means
         parts.append(part)
@@ -298,11 +304,6 @@ def scores_of(table: ScoreTable, system: System, metric: str) -> Any:
     """The scores of a system; a system that retrieves has the recall of the ranking it reads."""
     of_ranking = is_retrieval(metric) and system.is_retrieved
     return table.values.get((system.ranking if of_ranking else system.name, metric))
-
-
-def has_scores(values: np.ndarray | None) -> bool:
-    """Whether some question was scored."""
-    return values is not None and not bool(np.isnan(values).all())
 
 
 def is_retrieval(metric: str) -> bool:

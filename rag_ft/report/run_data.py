@@ -55,7 +55,7 @@ def costs(run_dir: RunDir) -> list[dict[str, Any]]:
         done = read_done(run_dir, name)
         if done is None:
             continue
-        row = {"stage": name}
+        row: dict[str, Any] = {"stage": name}
         row |= {key: done.get(key) for key in ("seconds", "peak_memory_gb", "versions")}
         row |= {key: done[key] for key in ("peak_gpu_memory_gb", "continued") if key in done}
         if run_dir.replies(name).exists():
