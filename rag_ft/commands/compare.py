@@ -42,6 +42,7 @@ def comparison_table(result: dict[str, Any]) -> str:
     labels = [LABELS[metric] for metric in COMPARED_METRICS]
     if result["kind"] == "paired":
         changes = {(row["b"], row["system"], row["metric"]): row for row in result["differences"]}
+        # A row for each run and system, with the change from the first run.
         rows = [["run", "system", *labels]]
         for run in result["runs"]:
             for system, levels in result["levels"][run].items():

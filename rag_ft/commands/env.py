@@ -68,6 +68,7 @@ def processor() -> tuple[str, set[str]]:
         except (OSError, subprocess.CalledProcessError):
             found = ""
         return found.strip() or platform.processor() or platform.machine(), set()
+    # The file has a block for each core; the last one stands for all.
     fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
     fields = {key.strip(): value.strip() for key, value in fields.items()}
     flags = set(fields.get("flags", fields.get("Features", "")).split())

@@ -57,6 +57,7 @@ def export(
     run_dir = session.run_dir
     if not run_dir.qa.exists():
         raise DataError(f"{run_dir.qa} does not exist: run `rag-ft generate CONFIG` first")
+    # A test collection needs every split, a training set only pairs to train on.
     wanted = splits or (SPLITS if format == "beir" else ("train",))
     task = Task(session, tuple(wanted), with_context)
 
@@ -219,6 +220,7 @@ def write_squad(task: Task, target: Path) -> None:
 
 def squad_question(pair: QAPair, chunk: Chunk) -> dict[str, Any] | None:
     """The pair as a question about the chunk; None where no answer is a span of the chunk."""
+    # An answer in SQuAD is a span of the chunk: of several, the one nearest to the evidence.
     answers = []
     if pair.answerable:
         near = None
@@ -286,6 +288,7 @@ def publish(write: Callable[[Path], None], to: str, is_folder: bool) -> None:
     if isinstance(fs, LocalFileSystem):
         publish_here(write, Path(path), is_folder)
         return
+    # Made here first: what cannot be written whole is never uploaded.
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / "export"
         if is_folder:

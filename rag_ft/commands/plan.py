@@ -19,7 +19,7 @@ from rag_ft.commands.plan_work import (
     example_tokens,
     stage_work,
 )
-from rag_ft.config import Config, GenerateConfig, TrainGeneratorConfig
+from rag_ft.config import Config, GenerateConfig, TrainGeneratorConfig, TrainRetrieverConfig
 from rag_ft.config_loader import apply_override, make_config, moved_settings
 from rag_ft.errors import ConfigError
 from rag_ft.hardware import choose_dtype, total_memory_gb
@@ -93,9 +93,13 @@ def plan(config: Config) -> str:
     config = config.model_copy(update={"llm": llm})
     corpus = count_corpus(config.ingest, config.generate, run_dir)
 
+    # Memory of both trainings; the generator's pass is chosen so that it fits.
     memory, note = {}, "train_generator: not enabled"
     if config.train_retriever.enabled:
-        memory["train_retriever"] = retriever_memory(encoder, config, corpus.num_chunks, device.gpu)
+        longest = config.encoder.advanced.max_tokens or config.ingest.chunk_tokens
+        memory["train_retriever"] = retriever_memory(
+            encoder, config.train_retriever, longest, corpus.num_chunks, device.gpu
+        )
     if config.train_generator.enabled:
         chunk_tokens = config.ingest.chunk_tokens
         tokens = example_tokens(config.train_generator, config.retrieval, chunk_tokens)
@@ -106,6 +110,7 @@ def plan(config: Config) -> str:
         return stage_work(of, shape, encoder, corpus)
 
     rows = stage_rows(work_of, config, run_dir, device, memory)
+    # The run folder need not exist yet: its disk is that of the nearest folder that does.
     existing = config.run_path
     while not existing.exists():
         existing = existing.parent
@@ -188,15 +193,18 @@ def fit_training(
 
 
 def retriever_memory(
-    shape: ModelShape, config: Config, num_chunks: int, gpu: bool
+    shape: ModelShape,
+    settings: TrainRetrieverConfig,
+    chunk_tokens: int,
+    num_chunks: int,
+    gpu: bool,
 ) -> dict[str, float]:
     """GiB by part while the encoder is trained: weights and a merged copy in float32, a forward
     pass of the batch (or of the part of it that is encoded at once), and the index before and
     after."""
-    settings, advanced = config.train_retriever, config.train_retriever.advanced
+    advanced = settings.advanced
     full = advanced.method == "full"
     trained = shape.parameters if full else shape.adapter_parameters(advanced.rank)
-    chunk_tokens = config.encoder.advanced.max_tokens or config.ingest.chunk_tokens
     row = QUESTION_TOKENS + (1 + advanced.num_negatives) * chunk_tokens
     is_whole = settings.batch_size <= MINI_BATCH
     texts = settings.batch_size * row if is_whole else MINI_BATCH * chunk_tokens
@@ -223,6 +231,7 @@ def stage_rows(
     head = ("stage", "tokens", "steps", "hours", "rate", "memory (GiB)", "measured (GiB)")
     rows: list[tuple[str, ...]] = [head]
     for name, work in work_of(config).items():
+        # A measurement in this run folder counts more than a rate assumed for the device.
         seconds = measured_seconds(config, run_dir, name, work_of)
         rate = "assumed" if seconds is None else "measured"
         hours = (work.flops / device.flops if seconds is None else seconds) / 3600

@@ -67,6 +67,7 @@ def count_corpus(ingest: IngestConfig, generate: GenerateConfig, run_dir: RunDir
         chunks = Counter(row["split"] for row in read_rows(run_dir.chunks))
     else:
         chunks = estimated_chunks(ingest)
+    # Pairs are written about chunks of the chosen splits, up to the limit.
     asked = Counter({split: chunks[split] for split in generate.advanced.splits})
     num_asked = min(asked.total(), generate.max_chunks or asked.total())
 

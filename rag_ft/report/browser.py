@@ -43,6 +43,7 @@ def browser_data(
     numbers]}. `scores` are the labels of em and f1. `unlocated` are the numbers of the systems that
     are only asked questions with a known gold chunk.
     """
+    # Numbers instead of ids keep the page small.
     numbers = Numbers()
     questions = []
     for pair in table.pairs:
@@ -78,11 +79,7 @@ def browser_data(
             document = numbers.document(chunk.document_id)
             text |= {"t": chunk.text, "s": chunk.start, "doc": document, "title": chunk.title}
         texts.append(text)
-    titles = []
-    for name in numbers.documents:
-        title = documents[name].title if name in documents else ""
-        differs = title and normalise(title) != normalise(name)
-        titles.append(f"{title} ({name})" if differs else name)
+    titles = [document_title(name, documents.get(name)) for name in numbers.documents]
     return {
         "systems": list(predictions),
         "scores": [LABELS[metric] for metric in SHOWN_SCORES],
@@ -96,10 +93,17 @@ def browser_data(
 def script_json(data: Any) -> str:
     """JSON that is safe inside a <script> element: nothing in it can end the element or open a
     comment."""
+    # Escapes are the same text to a JSON parser, but no markup to the HTML parser before it.
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text
+
+
+def document_title(name: str, document: Document | None) -> str:
+    """ "Title (name)", or the name alone where the title says the same."""
+    title = document.title if document else ""
+    return f"{title} ({name})" if title and normalise(title) != normalise(name) else name
 
 
 class Numbers:
@@ -140,6 +144,7 @@ def shown_answer(
 def reason(scores: Mapping[str, float], answerable: bool, seen: bool | None) -> int:
     """Why an answer has its score, as one of the codes above; `seen`: whether a gold chunk was in
     the context, None where no gold chunk is known."""
+    # Abstaining is right where there is no answer, and excusable where no gold chunk was shown.
     if scores["abstained"]:
         if not answerable:
             return RIGHT_ABSTENTION

@@ -32,6 +32,7 @@ def difference(delta: float, ci95: Sequence[float] | None, reach: float, p: floa
     def place(x: float) -> float:
         return 0.5 + max(-1.0, min(1.0, x / reach)) / 2
 
+    # Only a significant difference gets the colour of a gain or a loss.
     css = "open" if p >= 0.05 else "gain" if delta > 0 else "loss"
     parts = ['<line class="zero" x1="50%" x2="50%" y1="0" y2="20"/>']
     if ci95:
@@ -50,6 +51,7 @@ def curve(
         series: name -> (x, y) points in order of x.
         zero_based: the y axis begins at 0 and ends at 1 or above.
     """
+    # The ranges of both axes; a constant series still needs a height and a width.
     points = [point for line in series.values() for point in line]
     xs, ys = [x for x, _ in points], [y for _, y in points]
     low, high = (0.0, max(1.0, *ys)) if zero_based else (min(ys), max(ys))
@@ -92,6 +94,7 @@ def curve(
 def training_curves(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """One chart per phase and quantity of a training log: {"title", **curve}. Train and dev loss
     share a chart."""
+    # (phase, title of the chart) -> name of a line -> its points
     series: dict[tuple[str, str], dict[str, list[tuple[float, float]]]] = {}
     for row in rows:
         if "step" not in row:

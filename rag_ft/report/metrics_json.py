@@ -50,6 +50,7 @@ def make_metrics(
     seed: int,
 ) -> dict[str, Any]:
     """The content of metrics.json; `name` is that of the run."""
+    # The headline rests on human questions alone where there are enough of them.
     tuned = run_data.tuned_components(run_dir)
     human = np.array([pair.origin != "generated" for pair in table.pairs])
     num_human = int(human.sum())
@@ -57,6 +58,7 @@ def make_metrics(
     headline = subset(table, human) if mixed and num_human >= MIN_HUMAN_QUESTIONS else table
     systems, comparisons = summarise(headline, tuned, num_resamples, seed)
 
+    # Where both kinds were asked, each kind is also evaluated by itself.
     by_origin = {}
     for origin, part in {"human": human, "generated": ~human}.items() if mixed else ():
         levels, changes = summarise(subset(table, part), tuned, num_resamples, seed)
@@ -70,6 +72,7 @@ def make_metrics(
         "unplaced": len(headline.pairs) - len(known),
         "of_several": mixed,
     }
+    # Systems, then retrievers; a name that both have ("base") keeps its first place.
     in_order = dict.fromkeys((*NAMES, *(system.name for system in ENSEMBLES), *RETRIEVERS))
     return {
         "schema": SCHEMA,

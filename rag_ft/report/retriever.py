@@ -67,6 +67,7 @@ def moved(
             "places": (before or last + 1) - (after or last + 1),
         }
         rows.append(row)
+    # The largest moves first; ids make the order of equal ones stable.
     rows.sort(key=lambda row: (-abs(row["places"]), row["id"]))
     ways = {
         "up": [row for row in rows if row["places"] > 0],

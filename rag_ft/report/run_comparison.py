@@ -1,5 +1,18 @@
 """What the evaluations of several runs say together: the same questions paired across runs, seeds
-of one training averaged, or folds pooled."""
+of one training averaged, or folds pooled.
+
+Runs that asked the same questions: {"kind": "paired", "runs", "questions", "documents",
+"sentences", "levels": {run: {system: {metric: level}}}, "differences": [{a, b, system, metric,
+delta, ci95, p, p_holm, n, more_questions}]}, over the shared questions alone, Holm over all
+differences. Systems that need a component that no run tuned are left out.
+
+Such runs that differ in nothing but run.seed: {"kind": "seeds", "runs", "questions", "documents",
+"systems", "comparisons", "verdict", "parts": [{run, questions, metric: {base, tuned}}], "spread":
+{metric: {mean, sd, low, high} of the parts' gains}}; the score of a question is its mean over the
+seeds. Runs that asked different questions: the same with {"kind": "folds"}, all questions pooled.
+
+"sentences", or the notes of the verdict, name runs without a component that others tuned.
+"""
 
 from __future__ import annotations
 
@@ -47,19 +60,7 @@ Key = tuple[System, str]
 def comparison(
     run_dirs: Sequence[RunDir], num_resamples: int = 10_000, seed: int = 0
 ) -> dict[str, Any]:
-    """What the runs' evaluations say together.
-
-    Where they asked the same questions: {"kind": "paired", "runs", "questions", "documents",
-    "sentences", "levels": {run: {system: {metric: level}}}, "differences": [{a, b, system, metric,
-    delta, ci95, p, p_holm, n}]}, over the shared questions alone, Holm over all differences.
-    Systems that need a component that no run tuned are left out.
-
-    Where these runs differ in nothing but run.seed: {"kind": "seeds", "systems", "comparisons",
-    "verdict", "parts": [{run, questions, metric: {base, tuned}}], "spread": {metric: {mean, sd,
-    low, high} of the parts' gains}}, each question's score being its mean over the seeds. Where
-    they asked different questions, the same with {"kind": "folds"} and all questions pooled.
-
-    "sentences", or the notes of the verdict, name runs without a component that others tuned.
+    """The comparison of the runs, as above.
 
     Raises:
         DataError: fewer than two runs, one is no run folder or not evaluated, or they overlap too
@@ -94,6 +95,8 @@ def comparison(
         asked.append({key: row for row, key in enumerate(keys)})
     shared = set(asked[0]).intersection(*asked[1:])
     smallest = min(len(keys) for keys in asked)
+
+    # The same questions are paired; different ones are folds; in between there is no answer.
     if len(shared) > smallest / 2:
         rows = [np.array([keys[key] for key in sorted(shared, key=str)]) for keys in asked]
         same = [subset(table, chosen) for table, chosen in zip(tables, rows, strict=True)]
@@ -157,8 +160,7 @@ def paired(
         for system, metric in itertools.product(systems, COMPARED_METRICS)
         if all(scores_of(table, system, metric) is not None for table in tables)
     ]
-    # Systems that read the same ranking share its recall: it is tested once, for the system that
-    # has the name of the ranking.
+    # Systems that read one ranking share its recall: the system of that name is tested.
     testers = {s.ranking: s for s in sorted(systems, key=lambda s: s.name == s.ranking)}
     tested = [(s, m) for s, m in keys if not is_retrieval(m) or testers[s.ranking] == s]
 
@@ -171,11 +173,13 @@ def paired(
         columns.append(mean_column(scores_of(tables[run], system, metric) - first))
     estimates = estimate_columns(tables[0], columns, num_resamples, seed)
 
+    # The levels of each run and system, for the table.
     by_run: dict[str, Any] = {name: {} for name in names}
     for (run, system, metric), estimate in zip(levels, estimates, strict=False):
         level = {"value": round(estimate.value, 6), "ci95": estimate.ci95, "n": estimate.n}
         by_run[names[run]].setdefault(system.name, {})[metric] = level
 
+    # The changes from the first run, as one family of tests.
     of_changes = estimates[len(levels) :]
     corrected = holm([1.0 if estimate.p is None else estimate.p for estimate in of_changes])
     differences = []
@@ -207,6 +211,7 @@ def sentences(systems: Sequence[System], differences: list[dict[str, Any]]) -> l
     """How the system with the most tuned components in each other run differs from the first run:
     in F1, or in recall where no answers were scored."""
     compared = {row["system"] for row in differences}
+    # Systems go from base to most tuned.
     subject = next((s for s in reversed(systems) if s.is_retrieved and s.name in compared), None)
     if subject is None:
         return []

@@ -86,6 +86,7 @@ def funnel(run_dir: RunDir) -> dict[str, Any]:
             steps.append(
                 {"reason": reason, "rejected": rejected[reason], "left": left, "examples": shown}
             )
+    # Rejects of other stages, and those of generate that are no step of the funnel.
     others = [
         row
         for row in reject_counts(run_dir)
@@ -109,6 +110,7 @@ def reject_counts(run_dir: RunDir) -> Iterator[dict[str, Any]]:
         path = run_dir.rejects(stage)
         if not path.exists():
             continue
+        # One pass over the file: it may hold as many rows as there were pairs.
         counted: Counter[str] = Counter()
         examples: dict[str, list[str]] = defaultdict(list)
         for reject in read_jsonl(path, Reject):

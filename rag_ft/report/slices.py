@@ -91,6 +91,7 @@ def group_fields(
         "origin": lambda pair: pair.origin,
         "question length": length,
     }
+    # Each field of the documents' metadata is a way to slice too.
     asked = {pair.document_id for pair in table.pairs}
     names = {name for i, d in documents.items() if i in asked for name in d.metadata}
     fields |= {f"document {name}": partial(metadata, name=name) for name in sorted(names)}
@@ -127,6 +128,7 @@ def mark_gaps(slices: Sequence[Slice], metric: str) -> None:
     worse by more than chance."""
     from scipy import stats
 
+    # A z-test on the difference of the two means, where both have enough questions.
     found = []
     for one in slices:
         here, rest = one.here, one.rest

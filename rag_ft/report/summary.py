@@ -60,6 +60,7 @@ def asked_about(metrics: Mapping[str, Any]) -> str:
 def main_metrics(metrics: Mapping[str, Any], room: int) -> list[str]:
     """The `room` foremost metrics that were measured; metrics of abstention only where questions
     without an answer were asked."""
+    # Without unanswerable questions nobody should abstain: those metrics say nothing.
     base = metrics["systems"].get("base", {})
     measured = {metric for metric, level in base.items() if level["value"] is not None}
     if "abstention_recall" not in measured:
@@ -73,10 +74,12 @@ def grid(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     recall of the ranking they read from."""
     compared = {(c["b"], c["metric"]): c for c in metrics["comparisons"] if c["a"] == "base"}
     rows = []
+    # Systems without answers are shown only where they stand for a ranking that is served.
     for system in (*SYSTEMS, *ENSEMBLES):
         levels = metrics["systems"].get(system.name, {})
         if DECIDING_ANSWER not in levels and system.name not in SERVED:
             continue
+        # Metrics of retrieval come from the ranking, all others from the system itself.
         found = metrics["systems"].get(system.ranking, {}) if system.is_retrieved else {}
         cells = {m: found[m] for m in RETRIEVAL if m in found}
         changes = {m: compared.get((system.ranking, m)) for m in cells}

@@ -24,6 +24,7 @@ def run(session: Session) -> dict[str, int | float]:
     config, run_dir = session.config, session.run_dir
     pairs = [pair for pair in read_jsonl(run_dir.qa, QAPair) if pair.split == "test"]
     table = make_table(pairs, read_jsonl(run_dir.scores, Score))
+    # Nothing scored has two causes with different remedies.
     if not table.pairs:
         counts = counts_of(run_dir, "evaluate")
         if counts.get("located_questions") == 0 and "predictions" not in counts:
@@ -42,6 +43,7 @@ def run(session: Session) -> dict[str, int | float]:
     asked = {pair.document_id for pair in table.pairs}
     documents = {d.id: d for d in read_jsonl(run_dir.documents, Document) if d.id in asked}
 
+    # Results for programs first, then the same results for people.
     num_resamples, seed = config.evaluate.advanced.num_resamples, config.run.seed
     metrics = make_metrics(config.name, run_dir, table, documents, num_resamples, seed)
     write_text(run_dir.metrics, json.dumps(metrics, indent=1, ensure_ascii=False) + "\n")
