@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import os
+import platform
 import resource
 import subprocess
 import sys
@@ -15,6 +16,24 @@ import psutil
 from rag_ft.errors import ConfigError
 
 GIB = 2**30
+
+
+def processor() -> tuple[str, set[str]]:
+    """The processor's name and its feature flags, as the system reports them."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:  # macOS has no /proc
+        command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+        try:
+            found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        except (OSError, subprocess.CalledProcessError):
+            found = ""
+        return found.strip() or platform.processor() or platform.machine(), set()
+    # The file has a block for each core; the last one stands for all.
+    fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+    fields = {key.strip(): value.strip() for key, value in fields.items()}
+    flags = set(fields.get("flags", fields.get("Features", "")).split())
+    return fields.get("model name", platform.machine()), flags
 
 
 def choose_device() -> str:

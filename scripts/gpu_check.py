@@ -130,7 +130,7 @@ def fine_tuning(size: str, tiny: bool, work: Path) -> Row:
     )
     planned = training_memory(
         shape,
-        config,
+        config.train_generator,
         schedule.device_batch_size * max(lengths),
         schedule.device_batch_size * ANSWER_TOKENS,
         "bfloat16" if GPU else "float32",

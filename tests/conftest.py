@@ -170,3 +170,17 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip("no real datasets: set RAG_FT_DATA to their folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def reported(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """(config, run folder) of a reported run without a model, with robustness probes; read only."""
+    from synthetic_run import make_synthetic_run
+
+    from rag_ft.session import Session
+    from rag_ft.stages import report
+
+    evaluate = {"advanced": {"num_resamples": 300, "robustness": True}}
+    config, run_dir = make_synthetic_run(tmp_path_factory.mktemp("run"), evaluate=evaluate)
+    report.run(Session(config, run_dir))
+    return config, run_dir

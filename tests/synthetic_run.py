@@ -1,11 +1,11 @@
-"""A finished run made without any model: documents, questions, and systems that are right as often as they are told."""
+"""A finished run made without any model: documents, questions, and systems with chosen accuracy."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import random
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +13,34 @@ from rag_ft.config import Config
 from rag_ft.config_loader import make_config
 from rag_ft.evaluation.components import COMPONENTS
 from rag_ft.evaluation.extras.robustness import probes
+from rag_ft.evaluation.metrics.answers import citation_scores, faithfulness, score_answer
+from rag_ft.evaluation.metrics.retrieval import score_ranking
 from rag_ft.evaluation.systems import SERVED, Ask, asks_of
 from rag_ft.pipeline import record_outputs
-from rag_ft.relevance import gold_chunk_ids
+from rag_ft.relevance import evidence_shown, gold_chunk_ids
 from rag_ft.run_dir import RunDir
-from rag_ft.schema import Chunk, Document, Evidence, Hit, Prediction, QAPair, Reject
+from rag_ft.schema import Chunk, Document, Evidence, Hit, Prediction, QAPair, Reject, Score
 from rag_ft.session import Session
 from rag_ft.stage_table import NAMES
-from rag_ft.stages.evaluate import Material, answer_scores, retrieval_scores
+from rag_ft.stages import report
 from rag_ft.storage import write_jsonl, write_text
+
+
+@dataclasses.dataclass(frozen=True)
+class Material:
+    """Questions, rankings (retriever -> question id -> chunk ids), gold chunk ids, chunks by id."""
+
+    pairs: list[QAPair]
+    rankings: dict[str, dict[str, list[str]]]
+    gold: dict[str, set[str]]
+    chunks: dict[str, Chunk]
 
 
 def _words(text: str) -> list[str]:
     return text.split()
 
 
+QUICK = {"evaluate": {"advanced": {"num_resamples": 300}}}
 ABSTAIN = "I don't know."
 RIGHT = {"closed_book": 0.02, "closed_book_tuned": 0.02, "base": 0.4, "tuned_generator": 0.6,
          "tuned_retriever": 0.45, "tuned": 0.68, "oracle_base": 0.6, "oracle_tuned": 0.8,
@@ -39,15 +52,22 @@ THINGS = _words("mill pier tower lamp bridge garden library chapel harbour barn"
 
 
 def make_synthetic_run(
-    folder: Path, num_documents: int = 12, per_document: int = 8, origin: str = "generated", seed: int = 0,
-    tuned: Collection[str] = ("generator", "retriever"), right: dict[str, float] | None = None,
-    title: str = "The {thing} of {place}", opening: str = "This page tells about the {thing}.",
-    unplaced: int = 0, **knobs: Any,
-) -> tuple[Config, RunDir]:  # fmt: skip
-    """(config, run_dir) of a run evaluated but not reported; of `unplaced` answerable questions, spread over
-    the documents where they are few, nobody knows the document."""
+    folder: Path,
+    num_documents: int = 12,
+    per_document: int = 8,
+    origin: str = "generated",
+    seed: int = 0,
+    tuned: Collection[str] = ("generator", "retriever"),
+    right: dict[str, float] | None = None,
+    title: str = "The {thing} of {place}",
+    opening: str = "This page tells about the {thing}.",
+    unplaced: int = 0,
+    **settings: Any,
+) -> tuple[Config, RunDir]:
+    """(config, run_dir) of a run that is evaluated but not reported. `unplaced` answerable
+    questions, spread over the documents where they are few, have no known document."""
     rng, run_dir = random.Random(seed), RunDir(folder)
-    config = make_config({"name": "synthetic", "run": {"dir": folder}, **knobs})
+    config = make_config({"name": "synthetic", "run": {"dir": folder}, **settings})
     documents, chunks, pairs = [], [], []
     for number in range(num_documents):
         thing = THINGS[number % len(THINGS)]
@@ -61,7 +81,7 @@ def make_synthetic_run(
         pairs += [_pair(rng, name, thing, text, span, pieces, origin) for span in spans]
     answerable = [pair.id for pair in pairs if pair.answerable]
     lost = set(answerable[:: max(1, len(answerable) // max(1, unplaced))][:unplaced])
-    nowhere = {"document_id": None, "chunk_id": None, "evidence": None}
+    nowhere: dict[str, Any] = {"document_id": None, "chunk_id": None, "evidence": None}
     pairs = [dataclasses.replace(pair, **nowhere) if pair.id in lost else pair for pair in pairs]
     write_jsonl(run_dir.documents, documents)
     write_jsonl(run_dir.chunks, chunks)
@@ -82,7 +102,8 @@ def _text(
         )
         text += f" Part {item} of the {thing} was looked after by "
         spans.append((len(text), len(text) + len(answer)))
-        text += f"{answer}, as the old books of the parish tell us in a long and winding sentence about it."
+        text += f"{answer}, as the old books of the parish tell us in a long and winding "
+        text += "sentence about it."
     return text, spans
 
 
@@ -96,8 +117,14 @@ def _chunks(name: str, title: str, text: str, size: int = 420) -> list[Chunk]:
 
 
 def _pair(
-    rng: random.Random, name: str, thing: str, text: str, span: tuple[int, int], pieces: list[Chunk], origin: str
-) -> QAPair:  # fmt: skip
+    rng: random.Random,
+    name: str,
+    thing: str,
+    text: str,
+    span: tuple[int, int],
+    pieces: list[Chunk],
+    origin: str,
+) -> QAPair:
     start, end = span
     number = text[:start].count(" Part ")
     key = f"{name}:{start}"
@@ -135,9 +162,13 @@ def _material(rng: random.Random, pairs: list[QAPair], chunks: list[Chunk]) -> M
 
 
 def _evaluate(
-    rng: random.Random, config: Config, run_dir: RunDir, material: Material, right: dict[str, float],
+    rng: random.Random,
+    config: Config,
+    run_dir: RunDir,
+    material: Material,
+    right: dict[str, float],
     tuned: Collection[str],
-) -> None:  # fmt: skip
+) -> None:
     asks: list[Ask] = []
     for pair in material.pairs:
         hits = {name: material.rankings[name][pair.id] for name in SERVED}
@@ -160,8 +191,7 @@ def _evaluate(
     answered = [(ask, _prediction(rng, ask, right)) for ask in asks]
     for name in dict.fromkeys(ask.system for ask in asks):
         write_jsonl(run_dir.predictions(name), (p for ask, p in answered if ask.system == name))
-    prompt, cites = Session(config, run_dir).answer_prompt, config.train_generator.advanced.cite
-    scores = [*retrieval_scores(material), *answer_scores(prompt, cites, material, answered)]
+    scores = [*_retrieval_scores(material), *_answer_scores(config, run_dir, material, answered)]
     write_jsonl(run_dir.scores, scores)
     shipped = {f"{name}_tuned": int(name in tuned) for name in COMPONENTS}
     audit = {
@@ -176,6 +206,39 @@ def _evaluate(
         **{f"leakage_{k}": v for k, v in audit.items()},
     }
     _done(run_dir, "evaluate", counts)
+
+
+def _retrieval_scores(material: Material) -> Iterator[Score]:
+    for system, ranking in material.rankings.items():
+        for pair_id, gold in material.gold.items():
+            if gold:
+                yield from _rows(pair_id, system, score_ranking(ranking[pair_id], gold))
+
+
+def _answer_scores(
+    config: Config, run_dir: RunDir, material: Material, answered: list[tuple[Ask, Prediction]]
+) -> Iterator[Score]:
+    """As the evaluation scores answers, without a model."""
+    prompt = Session(config, run_dir).answer_prompt
+    for ask, prediction in answered:
+        abstained = prompt.abstains(prediction.answer)
+        values = score_answer(prediction.answer, ask.answers, abstained)
+        shown = [material.chunks[i] for i in prediction.chunk_ids]
+        if ask.passages is None:
+            covered = evidence_shown(ask.pair, shown)
+            values |= {} if covered is None else {"evidence_shown": covered}
+            if config.train_generator.advanced.cite:
+                gold = material.gold[ask.pair.id]
+                values |= citation_scores(prediction.citations, ask.chunk_ids, gold)
+        if not abstained and shown:
+            read = ask.passages or [prompt.text(chunk) for chunk in shown]
+            supported = faithfulness(prediction.answer, read)
+            values |= {} if supported is None else {"faithfulness": supported}
+        yield from _rows(ask.pair.id, ask.system, values | {"seconds": prediction.seconds})
+
+
+def _rows(question_id: str, system: str, values: dict[str, float]) -> Iterator[Score]:
+    return (Score(question_id, system, name, round(value, 6)) for name, value in values.items())
 
 
 def _prediction(rng: random.Random, ask: Ask, right: dict[str, float]) -> Prediction:
@@ -280,3 +343,13 @@ def _done(run_dir: RunDir, stage: str, counts: dict[str, Any]) -> None:
         "versions": {"torch": "2.13.0", "transformers": "5.19.0"},
     }
     write_text(run_dir.done(stage), json.dumps(done) + "\n")
+
+
+def metrics_of(run_dir: RunDir) -> dict[str, Any]:
+    return json.loads(run_dir.metrics.read_text())
+
+
+def reported_with(folder: Path, **changes: Any) -> RunDir:
+    config, run_dir = make_synthetic_run(folder, **{**QUICK, **changes})
+    report.run(Session(config, run_dir))
+    return run_dir

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from synthetic_run import make_synthetic_run
 
-from rag_ft.commands.compare import compare, comparison, comparison_table, write_comparison
+from rag_ft.commands.compare import compare, comparison_table, write_comparison
 from rag_ft.errors import ConfigError, DataError
+from rag_ft.report.run_comparison import comparison
 from rag_ft.run_dir import RunDir
 from rag_ft.storage import write_jsonl
 
@@ -119,11 +120,11 @@ def test_folds_are_pooled_into_one_verdict(tmp_path: Path) -> None:
     assert "fold1" in comparison_table(result)
 
 
-def with_seed(run_dir: RunDir, seed: int, **knobs: object) -> RunDir:
+def with_seed(run_dir: RunDir, seed: int, **llm: object) -> RunDir:
     values = {
         "name": run_dir.path.name,
         "run": {"seed": seed, "dir": str(run_dir.path)},
-        "llm": {"model": "x", **knobs},
+        "llm": {"model": "x", **llm},
     }
     run_dir.config.write_text(json.dumps(values))
     return run_dir
@@ -177,7 +178,9 @@ def test_what_is_no_run_folder_is_named(tmp_path: Path) -> None:
 
 def test_a_page_that_its_own_data_would_overwrite_is_refused(tmp_path: Path) -> None:
     runs = [run(tmp_path / name).path for name in "ab"]
-    with pytest.raises(ConfigError, match=r"written beside it as \.json: not .*x\.json"):
+    with pytest.raises(
+        ConfigError, match=r"written beside it as \.json: .*x\.json would be overwritten"
+    ):
         compare(runs, tmp_path / "x.json")
     assert not (tmp_path / "x.json").exists()
 

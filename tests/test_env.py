@@ -1,3 +1,5 @@
+"""env: what an issue report needs."""
+
 from __future__ import annotations
 
 import importlib.metadata
@@ -26,7 +28,7 @@ def test_bfloat16_is_native_where_the_processor_has_the_instruction(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for flags, expected in (({"avx2", "avx512_bf16"}, "native"), ({"avx2"}, "not native")):
-        monkeypatch.setattr(env, "_processor", lambda flags=flags: ("a processor", flags))
+        monkeypatch.setattr(env, "processor", lambda flags=flags: ("a processor", flags))
         assert rows(env.env())["bfloat16 on the processor"].startswith(expected)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from rag_ft.commands import export as export_module
-from rag_ft.commands.export import FORMATS, _with_gold, export
+from rag_ft.commands.export import FORMATS, export, with_gold
 from rag_ft.config import Config
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.pipeline import run_stage
@@ -216,6 +216,22 @@ def test_a_broken_export_leaves_the_old_file_and_no_temporary_one(
     assert target.read_bytes() == before and list(target.parent.iterdir()) == [target]
 
 
+def test_temporary_names_are_unique_and_follow_no_link(finished: Config, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "thesis.txt").write_text("years")
+    out = tmp_path / "out"
+    out.mkdir()
+    # Names that a fixed temporary name would take, as links to what must stay.
+    for name in (".out.jsonl.tmp", "out.jsonl.tmp", ".beir.tmp", "beir.tmp"):
+        (out / name).symlink_to(elsewhere)
+    export(finished, "openai", str(out / "out.jsonl"))
+    export(finished, "beir", str(out / "beir"))
+    assert (out / "out.jsonl").is_file() and (out / "beir" / "corpus.jsonl").is_file()
+    assert [path.name for path in elsewhere.iterdir()] == ["thesis.txt"]
+    assert len(list(out.iterdir())) == 6
+
+
 def test_an_upload_that_breaks_leaves_the_old_file_and_no_new_name(
     finished: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -229,7 +245,7 @@ def test_an_upload_that_breaks_leaves_the_old_file_and_no_new_name(
         out.write(source.read(5))
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("rag_ft.commands.upload.shutil.copyfileobj", breaks)
+    monkeypatch.setattr("rag_ft.commands.export.shutil.copyfileobj", breaks)
     for name, to in (("trl", "memory://broken/out.jsonl"), ("beir", "memory://broken/beir")):
         with pytest.raises(ConfigError, match="No space left on device"):
             export(finished, name, to)
@@ -312,6 +328,6 @@ def test_a_neighbour_that_shares_a_few_characters_with_the_evidence_is_no_proof(
         for n, start, end in ((0, 0, 55), (1, 40, 160), (2, 30, 200), (3, 300, 400))
     )
     chunks: Any = {"d#1": own}
-    assert _with_gold(pair, [other, before], chunks) == [other, own]
-    assert _with_gold(pair, [other, own], chunks) == [other, own]
-    assert _with_gold(pair, [wider, other], chunks) == [wider, other]
+    assert with_gold(pair, [other, before], chunks) == [other, own]
+    assert with_gold(pair, [other, own], chunks) == [other, own]
+    assert with_gold(pair, [wider, other], chunks) == [wider, other]

@@ -1,10 +1,12 @@
-"""What a run will take: rates measured where there is a measurement, memory close to what is measured afterwards."""
+"""plan: measured rates where there are any, and memory close to what is measured afterwards."""
 
 from __future__ import annotations
 
 import functools
 import json
+import os
 import re
+import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -15,13 +17,18 @@ import pytest
 from generator_run import ROOT, Make, prepare, start_process
 
 import rag_ft.commands.plan
-from rag_ft.commands.plan import count_corpus, plan
+from rag_ft.commands.plan import MINI_BATCH, plan, visible_device
 from rag_ft.config_loader import load_config
 from rag_ft.errors import ConfigError
+from rag_ft.hardware import choose_dtype
+from rag_ft.model_hub import transformer_folder
 from rag_ft.pipeline import read_done, run_stage
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import Chunk, QAPair
 from rag_ft.storage import read_jsonl, write_jsonl
+from rag_ft.training.memory_estimate import read_shape, shape_of
+from rag_ft.training.model_shape import read_headers, shape_from_files
+from rag_ft.training.work_estimate import count_corpus
 
 
 @pytest.fixture
@@ -142,15 +149,64 @@ def test_imported_questions_are_shared_out_by_split_before_there_are_pairs(
         long, generate__pairs_per_chunk=0, generate__questions=[questions], ingest__test_share=0.5,
         ingest__dev_share=0.1,
     )  # fmt: skip
-    corpus = count_corpus(config, run_dir)
+    corpus = count_corpus(config.ingest, config.generate, run_dir)
     assert corpus.num_train_pairs == pytest.approx(
         80, abs=5
     ) and corpus.num_test_questions == pytest.approx(100, abs=5)
     fixed = [{"path": config.ingest.sources[0], "split": "test"}]
     config, run_dir = make_run(long, generate__pairs_per_chunk=0, generate__questions=[questions],
                                ingest__sources=fixed)  # fmt: skip
-    corpus = count_corpus(config, run_dir)
+    corpus = count_corpus(config.ingest, config.generate, run_dir)
     assert (corpus.num_train_pairs, corpus.num_test_questions) == (0, 200)
+
+
+def test_a_plan_for_a_cpu_imports_neither_torch_nor_transformers(tmp_path: Path) -> None:
+    if os.path.exists("/dev/nvidia0"):
+        pytest.skip("a GPU is asked through torch")
+    code = (
+        "import sys; from pathlib import Path; from rag_ft.commands.plan import plan; "
+        "from rag_ft.config_loader import load_config; "
+        f"print(plan(load_config(Path('configs/demo.yaml'), ['run.dir={tmp_path / 'run'}']))); "
+        "print(*{'torch', 'transformers'} & sys.modules.keys())"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "(estimated)" in done.stdout and "train_generator" in done.stdout
+    assert done.stdout.splitlines()[-1] == ""
+
+
+def test_files_alone_show_the_shape_that_transformers_builds(
+    tiny_lm_dir: Path, tiny_encoder_dir: Path
+) -> None:
+    import torch
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+
+    for folder, kind in (
+        (tiny_lm_dir, AutoModelForCausalLM),
+        (transformer_folder(tiny_encoder_dir), AutoModel),
+        (ROOT / "data/models/demo-lm", AutoModelForCausalLM),
+    ):
+        with torch.device("meta"):
+            built = shape_of(kind.from_config(AutoConfig.from_pretrained(folder)))
+        found = shape_from_files(folder)
+        assert replace(found, adapted=()) == replace(built, adapted=())
+        assert sorted(found.adapted) == sorted(built.adapted)
+
+
+def test_a_model_whose_files_hide_its_layers_is_built_by_transformers(
+    tiny_lm_dir: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_bytes((tiny_lm_dir / "config.json").read_bytes())
+    assert read_headers(tmp_path) == {}
+    assert shape_from_files(tmp_path) == read_shape(tiny_lm_dir)
+
+
+def test_a_plan_uses_the_numbers_that_the_training_uses() -> None:
+    from rag_ft.training.retriever import losses
+
+    assert losses.MINI_BATCH == MINI_BATCH
+    device = visible_device("auto")
+    assert device.dtype == choose_dtype("auto", "cuda" if device.gpu else "cpu")
 
 
 @pytest.mark.slow
@@ -195,8 +251,6 @@ def test_training_flops_are_what_torch_counts() -> None:
     from peft import LoraConfig, get_peft_model
     from torch.utils.flop_counter import FlopCounterMode
     from transformers import Qwen3Config, Qwen3ForCausalLM
-
-    from rag_ft.training.memory_estimate import shape_of
 
     for tied, trains_all in ((True, False), (False, False), (False, True)):
         sizes = {

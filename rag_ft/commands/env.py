@@ -6,9 +6,9 @@ import argparse
 import importlib.metadata
 import os
 import platform
-import subprocess
 from pathlib import Path
 
+from rag_ft.hardware import processor
 from rag_ft.version import __version__
 
 PACKAGES = (
@@ -38,7 +38,7 @@ VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "CUDA_VISIBLE_DEVICES", "HF_H
 
 def env() -> str:
     """Returns one `name: value` a line, to paste into an issue. Loads torch, but no model."""
-    cpu_name, flags = _processor()
+    cpu_name, flags = processor()
     bfloat16 = "native" if flags & NATIVE_BFLOAT16 else "not native (slower than float32)"
     rows = {
         "rag-ft": __version__,
@@ -46,34 +46,22 @@ def env() -> str:
         "system": platform.platform(),
         "processor": f"{cpu_name}, {os.cpu_count()} logical cores",
         "bfloat16 on the processor": bfloat16,
-        "memory": _memory(),
-        **_devices(),
-        **{package: _version(package) for package in PACKAGES},
-        **{name: os.environ.get(name, "not set") for name in VARIABLES},
+        "memory": memory(),
+        **devices(),
     }
+    for package in PACKAGES:
+        try:
+            rows[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            rows[package] = "not installed"
+    rows |= {name: os.environ.get(name, "not set") for name in VARIABLES}
     return "\n".join(f"{name}: {value}" for name, value in rows.items())
 
 
-def _processor() -> tuple[str, set[str]]:
-    """The processor's name and its feature flags, as the system reports them."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:  # macOS has no /proc
-        command = ["sysctl", "-n", "machdep.cpu.brand_string"]
-        try:
-            found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        except (OSError, subprocess.CalledProcessError):
-            found = ""
-        return found.strip() or platform.processor() or platform.machine(), set()
-    fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
-    fields = {key.strip(): value.strip() for key, value in fields.items()}
-    flags = set(fields.get("flags", fields.get("Features", "")).split())
-    return fields.get("model name", platform.machine()), flags
-
-
-def _memory() -> str:
+def memory() -> str:
     """Total memory of the machine, and what is free of it where the system reports that."""
     gib = 2**30
+    # Not psutil: an issue report must also work in a broken installation.
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / gib
     try:
         lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
@@ -83,7 +71,7 @@ def _memory() -> str:
     return f"{total:.1f} GiB, {kib * 1024 / gib:.1f} GiB available"
 
 
-def _devices() -> dict[str, str]:
+def devices() -> dict[str, str]:
     """GPUs as torch sees them, with their memory and whether they compute bfloat16 themselves."""
     try:
         import torch
@@ -102,13 +90,6 @@ def _devices() -> dict[str, str]:
     else:
         rows["GPU"] = "none"
     return rows
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
 
 
 def env_command(args: argparse.Namespace) -> None:

@@ -1,26 +1,30 @@
-"""qa.jsonl -> the formats that other tools train and measure with, written to a path or any fsspec address."""
+"""qa.jsonl -> the formats that other tools train and measure with, written to a path or any fsspec
+address."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from rag_ft.commands.arguments import checked_config_of
-from rag_ft.commands.upload import publish
 from rag_ft.config import Config
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.llm.interface import Messages
 from rag_ft.relevance import gold_chunk_ids, gold_chunks, locate
 from rag_ft.schema import SPLITS, Chunk, QAPair, Split
 from rag_ft.session import Session
-from rag_ft.storage import ChunkStore, batched, read_jsonl, write_jsonl
+from rag_ft.storage import ChunkStore, batched, read_jsonl, temporary_beside, write_jsonl
 
 SEARCH_BATCH = 64
+WRITE_ERRORS = (OSError, ValueError, RuntimeError, ImportError)
 
 
 def export(
@@ -30,15 +34,19 @@ def export(
     with_context: bool = False,
     splits: Sequence[Split] | None = None,
 ) -> dict[str, int]:
-    """Writes the accepted pairs of a run; returns {"rows": written, "left_out": pairs the format has no place for}.
+    """Writes the accepted pairs of a run; returns {"rows": written, "left_out": pairs that the
+    format cannot express}.
 
     Args:
         config: of the run.
-        format: openai, gemini, sharegpt, alpaca, trl: one tuning example a line; squad: one SQuAD v2 JSON file over
-            the chunks; beir: a folder with corpus.jsonl, queries.jsonl and qrels/<split>.tsv.
-        to: a path or an fsspec address (s3://, gs://, hf://, ...). A file appears whole or not at all.
-        with_context: tuning formats: put the question in the serving prompt, with the chunks that the serving
-            retriever finds; where none of them proves the answer, the pair's own chunk takes the last place.
+        format: openai, gemini, sharegpt, alpaca, trl: one tuning example a line; squad: one SQuAD
+            v2 JSON file over the chunks; beir: a folder with corpus.jsonl, queries.jsonl and
+            qrels/<split>.tsv.
+        to: a path or an fsspec address (s3://, gs://, hf://, ...). A file appears whole or not at
+            all.
+        with_context: tuning formats: put the question in the serving prompt, with the chunks that
+            the serving retriever finds; where none of them is a gold chunk, the pair's own chunk
+            replaces the last one.
         splits: pairs of these splits. None: train, and for beir all three.
 
     Raises:
@@ -51,14 +59,16 @@ def export(
     run_dir = session.run_dir
     if not run_dir.qa.exists():
         raise DataError(f"{run_dir.qa} does not exist: run `rag-ft generate CONFIG` first")
+    # A test collection needs every split, a training set only pairs to train on.
     wanted = splits or (SPLITS if format == "beir" else ("train",))
-    task = _Task(session, tuple(wanted), with_context)
+    task = Task(session, tuple(wanted), with_context)
 
     def write(target: Path) -> None:
         FORMATS[format](task, target)
         if not task.counts["rows"]:
             raise DataError(
-                f"no pair of {run_dir.qa} in the splits {', '.join(wanted)} fits the format {format}"
+                f"no pair of {run_dir.qa} in the splits {', '.join(wanted)} fits the format "
+                f"{format}: name other splits, or another format"
             )
 
     publish(write, to, is_folder=format == "beir")
@@ -66,7 +76,7 @@ def export(
 
 
 @dataclass
-class _Task:
+class Task:
     """One export; `counts` is filled while writing."""
 
     session: Session
@@ -75,45 +85,51 @@ class _Task:
     counts: dict[str, int] = field(default_factory=lambda: {"rows": 0, "left_out": 0})
 
     def pairs(self) -> Iterator[QAPair]:
-        return (
-            pair
-            for pair in read_jsonl(self.session.run_dir.qa, QAPair)
-            if pair.split in self.splits
-        )
+        """The run's pairs of these splits, in file order."""
+        pairs = read_jsonl(self.session.run_dir.qa, QAPair)
+        return (pair for pair in pairs if pair.split in self.splits)
 
     def count(self, is_written: bool) -> bool:
+        """Counts a pair as written or left out; returns `is_written`."""
         self.counts["rows" if is_written else "left_out"] += 1
         return is_written
 
 
-def _tuning(shape: Callable[[Messages, str], dict[str, Any]]) -> Callable[[_Task, Path], None]:
-    def write(task: _Task, target: Path) -> None:
-        examples = _examples_in_context(task) if task.with_context else _plain_examples(task)
+# --- tuning examples
+
+
+def tuning(shape: Callable[[Messages, str], dict[str, Any]]) -> Callable[[Task, Path], None]:
+    """A writer of one tuning example a line; `shape` makes the row of messages and answer."""
+
+    def write(task: Task, target: Path) -> None:
+        examples = examples_in_context(task) if task.with_context else plain_examples(task)
         write_jsonl(target, (shape(messages, answer) for messages, answer in examples))
 
     return write
 
 
-def _plain_examples(task: _Task) -> Iterator[tuple[Messages, str]]:
-    """The bare question; unanswerable ones are left out, since without chunks nothing tells them from the others."""
+def plain_examples(task: Task) -> Iterator[tuple[Messages, str]]:
+    """The bare question. Unanswerable ones are left out: without chunks they look like the
+    others."""
     for pair in task.pairs():
         if task.count(pair.answerable):
             yield ({"role": "user", "content": pair.question},), pair.answer
 
 
-def _examples_in_context(task: _Task) -> Iterator[tuple[Messages, str]]:
+def examples_in_context(task: Task) -> Iterator[tuple[Messages, str]]:
+    """The prompt that is served, over the chunks that the serving retriever finds."""
     session = task.session
     retriever = session.retriever(tuned=session.serves_tuned_retriever)
     for batch in batched(task.pairs(), SEARCH_BATCH):
         found = retriever.search([pair.question for pair in batch], session.config.retrieval.top_k)
         for pair, hits in zip(batch, found, strict=True):
             chunks = [session.chunks[chunk_id] for chunk_id, _ in hits]
-            context = _with_gold(pair, chunks, session.chunks)
+            context = with_gold(pair, chunks, session.chunks)
             if task.count(context is not None):
                 yield session.answer_prompt.messages(pair.question, context or ()), pair.answer
 
 
-def _with_gold(pair: QAPair, found: list[Chunk], chunks: ChunkStore) -> list[Chunk] | None:
+def with_gold(pair: QAPair, found: list[Chunk], chunks: ChunkStore) -> list[Chunk] | None:
     """The chunks found, with a gold chunk among them; None where no gold chunk is known."""
     if not pair.answerable:
         return found
@@ -124,61 +140,107 @@ def _with_gold(pair: QAPair, found: list[Chunk], chunks: ChunkStore) -> list[Chu
     return found if shows_gold else [*found[:-1], own]
 
 
-def _openai(messages: Messages, answer: str) -> dict[str, Any]:
+def openai_row(messages: Messages, answer: str) -> dict[str, Any]:
+    """OpenAI's chat format."""
     return {"messages": [*messages, {"role": "assistant", "content": answer}]}
 
 
-def _gemini(messages: Messages, answer: str) -> dict[str, Any]:
+def gemini_row(messages: Messages, answer: str) -> dict[str, Any]:
+    """The tuning format of Gemini on Vertex AI."""
     turns = [("user", message["content"]) for message in messages] + [("model", answer)]
     return {"contents": [{"role": role, "parts": [{"text": text}]} for role, text in turns]}
 
 
-def _sharegpt(messages: Messages, answer: str) -> dict[str, Any]:
+def sharegpt_row(messages: Messages, answer: str) -> dict[str, Any]:
+    """The ShareGPT format."""
     turns = [("human", message["content"]) for message in messages] + [("gpt", answer)]
     return {"conversations": [{"from": speaker, "value": text} for speaker, text in turns]}
 
 
-def _alpaca(messages: Messages, answer: str) -> dict[str, Any]:
+def alpaca_row(messages: Messages, answer: str) -> dict[str, Any]:
+    """The Alpaca format."""
     return {"instruction": messages[0]["content"], "input": "", "output": answer}
 
 
-def _trl(messages: Messages, answer: str) -> dict[str, Any]:
+def trl_row(messages: Messages, answer: str) -> dict[str, Any]:
+    """TRL's conversational prompt-completion format."""
     return {"prompt": list(messages), "completion": [{"role": "assistant", "content": answer}]}
 
 
-def _beir(task: _Task, folder: Path) -> None:
-    """The chunks as corpus, answerable questions as queries, and the chunks that hold the evidence as relevant."""
+# --- test collections
+
+
+def write_beir(task: Task, folder: Path) -> None:
+    """The chunks as corpus, answerable questions as queries, gold chunks as relevant."""
     corpus = ({"_id": c.id, "title": c.title, "text": c.text} for c in task.session.chunks)
     write_jsonl(folder / "corpus.jsonl", corpus)
-    (folder / "qrels").mkdir(parents=True, exist_ok=True)
-    tables = {
-        split: (folder / "qrels" / f"{split}.tsv").open("w", encoding="utf-8")
-        for split in task.splits
-    }
+    (folder / "qrels").mkdir()
+    tables = {}
+    for split in task.splits:
+        tables[split] = (folder / "qrels" / f"{split}.tsv").open("x", encoding="utf-8")
+
+    def queries() -> Iterator[dict[str, Any]]:
+        for pair, chunks in pairs_with_chunks(task):
+            gold = gold_chunks(pair, chunks)
+            if task.count(bool(gold)):
+                for chunk in gold:
+                    tables[pair.split].write(f"{pair.id}\t{chunk.id}\t1\n")
+                metadata = {"answers": pair.answers, "kind": pair.kind}
+                yield {"_id": pair.id, "text": pair.question, "metadata": metadata}
+
     try:
         for table in tables.values():
             table.write("query-id\tcorpus-id\tscore\n")
-        write_jsonl(folder / "queries.jsonl", _beir_queries(task, tables))
+        write_jsonl(folder / "queries.jsonl", queries())
     finally:
         for table in tables.values():
             table.close()
 
 
-def _beir_queries(task: _Task, tables: dict[Split, Any]) -> Iterator[dict[str, Any]]:
-    for pair, chunks in _with_chunks(task):
-        gold = gold_chunks(pair, chunks)
-        if task.count(bool(gold)):
-            for chunk in gold:
-                tables[pair.split].write(f"{pair.id}\t{chunk.id}\t1\n")
-            yield {
-                "_id": pair.id,
-                "text": pair.question,
-                "metadata": {"answers": pair.answers, "kind": pair.kind},
-            }
+def write_squad(task: Task, target: Path) -> None:
+    """Streams one SQuAD v2 JSON file, an article for each document with questions."""
+    with target.open("x", encoding="utf-8", newline="\n") as out:
+        out.write('{"version": "v2.0", "data": [')
+        separator = "\n"
+        for _, group in groupby(pairs_with_chunks(task), key=lambda item: item[0].document_id):
+            title = ""
+            paragraphs: dict[str, dict[str, Any]] = {}
+            for pair, chunks in group:
+                chunk_id = pair.chunk_id or pair.provenance.get("chunk_id")
+                chunk = next((chunk for chunk in chunks if chunk.id == chunk_id), None)
+                question = squad_question(pair, chunk) if chunk else None
+                if task.count(question is not None) and chunk:
+                    title = chunk.title
+                    paragraph = {"context": chunk.text, "qas": []}
+                    paragraphs.setdefault(chunk.id, paragraph)["qas"].append(question)
+            if paragraphs:
+                article = {"title": title, "paragraphs": list(paragraphs.values())}
+                out.write(separator + json.dumps(article, ensure_ascii=False))
+                separator = ",\n"
+        out.write("\n]}\n")
 
 
-def _with_chunks(task: _Task) -> Iterator[tuple[QAPair, list[Chunk]]]:
-    """Each pair with all chunks of its document; pairs and chunks are in the same order of documents."""
+def squad_question(pair: QAPair, chunk: Chunk) -> dict[str, Any] | None:
+    """The pair as a question about the chunk; None where no answer is a span of the chunk."""
+    # An answer in SQuAD is a span of the chunk: of several, the one nearest to the evidence.
+    answers = []
+    if pair.answerable:
+        near = None
+        if pair.evidence:
+            near = (pair.evidence.start - chunk.start, pair.evidence.end - chunk.start)
+        for answer in pair.answers:
+            if span := locate(answer, chunk.text, near):
+                text = chunk.text[span[0] : span[1]]
+                answers.append({"text": text, "answer_start": span[0]})
+        if not answers:
+            return None
+    row = {"id": pair.id, "question": pair.question, "is_impossible": not pair.answerable}
+    return row | {"answers": answers}
+
+
+def pairs_with_chunks(task: Task) -> Iterator[tuple[QAPair, list[Chunk]]]:
+    """Each pair with all chunks of its document. Both files have the same order of documents, so
+    that the chunks of one document are in memory at a time."""
     documents = groupby(task.session.chunks, key=lambda chunk: chunk.document_id)
     current: tuple[str | None, list[Chunk]] = (None, [])
     for pair in task.pairs():
@@ -193,64 +255,96 @@ def _with_chunks(task: _Task) -> Iterator[tuple[QAPair, list[Chunk]]]:
         yield pair, current[1] if pair.document_id is not None else []
 
 
-def _squad(task: _Task, target: Path) -> None:
-    """Streams one JSON file, a document at a time."""
-    with target.open("w", encoding="utf-8", newline="\n") as out:
-        out.write('{"version": "v2.0", "data": [')
-        first = True
-        for _, group in groupby(_with_chunks(task), key=lambda item: item[0].document_id):
-            if article := _article(task, group):
-                out.write(("\n" if first else ",\n") + json.dumps(article, ensure_ascii=False))
-                first = False
-        out.write("\n]}\n")
-
-
-def _article(task: _Task, items: Iterable[tuple[QAPair, list[Chunk]]]) -> dict[str, Any] | None:
-    paragraphs: dict[str, dict[str, Any]] = {}
-    title = ""
-    for pair, chunks in items:
-        chunk_id = pair.chunk_id or pair.provenance.get("chunk_id")
-        chunk = next((chunk for chunk in chunks if chunk.id == chunk_id), None)
-        question = _squad_question(pair, chunk) if chunk else None
-        if task.count(question is not None) and chunk:
-            title = chunk.title
-            paragraphs.setdefault(chunk.id, {"context": chunk.text, "qas": []})["qas"].append(
-                question
-            )
-    return {"title": title, "paragraphs": list(paragraphs.values())} if paragraphs else None
-
-
-def _squad_question(pair: QAPair, chunk: Chunk) -> dict[str, Any] | None:
-    """None where the answer is no span of the chunk."""
-    question = {
-        "id": pair.id,
-        "question": pair.question,
-        "is_impossible": not pair.answerable,
-        "answers": [],
-    }
-    if not pair.answerable:
-        return question
-    near = (
-        (pair.evidence.start - chunk.start, pair.evidence.end - chunk.start)
-        if pair.evidence
-        else None
-    )
-    spans = [span for answer in pair.answers if (span := locate(answer, chunk.text, near))]
-    question["answers"] = [
-        {"text": chunk.text[start:end], "answer_start": start} for start, end in spans
-    ]
-    return question if spans else None
-
-
-FORMATS: dict[str, Callable[[_Task, Path], None]] = {
-    "openai": _tuning(_openai),
-    "gemini": _tuning(_gemini),
-    "sharegpt": _tuning(_sharegpt),
-    "alpaca": _tuning(_alpaca),
-    "trl": _tuning(_trl),
-    "beir": _beir,
-    "squad": _squad,
+FORMATS: dict[str, Callable[[Task, Path], None]] = {
+    "openai": tuning(openai_row),
+    "gemini": tuning(gemini_row),
+    "sharegpt": tuning(sharegpt_row),
+    "alpaca": tuning(alpaca_row),
+    "trl": tuning(trl_row),
+    "beir": write_beir,
+    "squad": write_squad,
 }
+
+
+# --- where the files go
+
+
+def publish(write: Callable[[Path], None], to: str, is_folder: bool) -> None:
+    """Calls `write` with a temporary local path, which for a folder exists, and moves what it made
+    to `to`. A file that is there is replaced; a half-written one never has the name.
+
+    Raises:
+        ConfigError: the address is unknown, needs a package that is not installed, or cannot be
+            written to; or a folder is there already.
+    """
+    if "://" not in to:
+        publish_here(write, Path(to).expanduser(), is_folder)
+        return
+    import fsspec
+    from fsspec.implementations.local import LocalFileSystem
+
+    try:
+        fs, path = fsspec.core.url_to_fs(to)
+    except WRITE_ERRORS as error:
+        raise cannot_write(to, error) from error
+    if isinstance(fs, LocalFileSystem):
+        publish_here(write, Path(path), is_folder)
+        return
+    # Made here first: what cannot be written whole is never uploaded.
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / "export"
+        if is_folder:
+            made.mkdir()
+        write(made)
+        files = sorted(file for file in [made, *made.rglob("*")] if file.is_file())
+        try:
+            # Files get their names when the transaction ends, or not at all.
+            with fs.transaction:
+                for file in files:
+                    inside = file.relative_to(made).as_posix()
+                    target = f"{path.rstrip('/')}/{inside}" if is_folder else path
+                    fs.makedirs(fs._parent(target), exist_ok=True)
+                    with file.open("rb") as source, fs.open(target, "wb") as out:
+                        shutil.copyfileobj(source, out)
+        except WRITE_ERRORS as error:
+            raise cannot_write(to, error) from error
+
+
+def publish_here(write: Callable[[Path], None], target: Path, is_folder: bool) -> None:
+    """As `publish`, to a path of this machine: by a temporary name beside it and a rename.
+
+    fsspec's own transaction writes to the system's temporary folder; from another disk its move is
+    a copy, which can end half-way.
+    """
+    if target.is_dir() and not (is_folder and not any(target.iterdir())):
+        kind = "folder" if is_folder else "file"
+        raise ConfigError(f"{target} is a folder that is there already: name a new {kind}")
+    made = None
+    try:
+        made = temporary_beside(target)
+        if is_folder:
+            made.mkdir()
+        write(made)
+        os.replace(made, target)
+    except OSError as error:
+        raise cannot_write(str(target), error) from error
+    finally:
+        if made and is_folder:
+            shutil.rmtree(made, ignore_errors=True)
+        elif made:
+            made.unlink(missing_ok=True)
+
+
+def cannot_write(to: str, error: Exception) -> ConfigError:
+    """The one-line error; a missing package is named with its installation."""
+    missing = error if isinstance(error, ModuleNotFoundError) else error.__cause__
+    if isinstance(missing, ModuleNotFoundError) and missing.name:
+        package = missing.name.split(".")[0]
+        return ConfigError(
+            f"cannot write to {to}: the package {package} is not installed (pip install {package})"
+        )
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return ConfigError(f"cannot write to {to} ({reason}): check --to and your rights")
 
 
 def export_command(args: argparse.Namespace) -> None:

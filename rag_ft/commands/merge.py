@@ -1,4 +1,5 @@
-"""Adapter and base model into one plain model folder: for servers without LoRA, for quantisation, for shipping."""
+"""Adapter and base model into one plain model folder: for servers without LoRA, for quantisation,
+for shipping."""
 
 from __future__ import annotations
 
@@ -10,13 +11,14 @@ from typing import Any
 
 from rag_ft.commands.arguments import checked_config_of
 from rag_ft.config import Config
-from rag_ft.errors import ConfigError, DataError
+from rag_ft.errors import ConfigError, DataError, first_line
 from rag_ft.run_dir import RunDir
+from rag_ft.storage import temporary_beside
 
 
 def merge(config: Config, to: Path) -> Path:
-    """Writes the tuned generator of the config's run to the folder `to` as safetensors with tokenizer and template, in
-    the base model's dtype. The folder appears by one rename, complete.
+    """Writes the tuned generator of the config's run to the folder `to` as safetensors with
+    tokenizer and template, in the base model's dtype. The folder appears by one rename, complete.
 
     Returns:
         `to`.
@@ -30,56 +32,58 @@ def merge(config: Config, to: Path) -> Path:
         raise ConfigError(f"{to} is there already: name a new folder")
     if not adapter.is_dir():
         raise DataError(f"{adapter} does not exist: run train_generator first")
-    temporary = to.with_name(to.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    if (adapter / "adapter_config.json").exists():
-        _merged(config, adapter).save_pretrained(temporary)
-        _copy_tokenizer(adapter, temporary)
-    else:  # all weights were trained: it is a whole model already
-        shutil.copytree(adapter, temporary)
-    os.replace(temporary, to)
+    temporary = temporary_beside(to)
+    try:
+        if (adapter / "adapter_config.json").exists():
+            temporary.mkdir()  # fails where something has the name: no link is followed
+            model = merged_model(config.llm.required_model, adapter)
+            model.save_pretrained(temporary)
+            from transformers import AutoTokenizer
+
+            AutoTokenizer.from_pretrained(adapter).save_pretrained(temporary)
+        else:  # all weights were trained: it is a whole model already
+            shutil.copytree(adapter, temporary)
+        os.replace(temporary, to)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     return to
 
 
-def _merged(config: Config, adapter: Path) -> Any:
+def merged_model(base: str, adapter: Path) -> Any:
+    """The model `base` (llm.model) with the adapter's weights added to its own.
+
+    Raises:
+        ConfigError: the adapter was trained on another model, or does not fit this one.
+    """
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    from rag_ft.model_hub import resolve
+    from rag_ft.model_hub import read_json, resolve
     from rag_ft.training.generator.lora import drop_unused_sampling
 
-    _check_base(config, adapter)
-    base = AutoModelForCausalLM.from_pretrained(
-        resolve(config.llm.required_model, "llm"), dtype="auto"
-    )
-    drop_unused_sampling(base)
+    # An adapter loads into every model of the same shape, but only makes sense on its own base.
+    path = adapter / "adapter_config.json"
+    trained = read_json(path).get("base_model_name_or_path")
+    if trained not in (None, base):
+        folder = local_folder(trained)
+        if folder is None or folder != local_folder(base):
+            raise ConfigError(
+                f"{adapter} was trained on {trained}, and llm.model is {base}: set "
+                f"llm.model={trained}, or, if that model was moved, base_model_name_or_path in "
+                f"{path}"
+            )
+    model = AutoModelForCausalLM.from_pretrained(resolve(base, "llm"), dtype="auto")
+    drop_unused_sampling(model)
     try:
-        return PeftModel.from_pretrained(base, adapter).merge_and_unload()
+        return PeftModel.from_pretrained(model, adapter).merge_and_unload()
     except (RuntimeError, ValueError) as error:
-        first = str(error).splitlines()[0]
         raise ConfigError(
-            f"{adapter} does not fit llm.model {config.llm.model}: {first}"
+            f"{adapter} does not fit llm.model {base}: {first_line(error)}"
         ) from error
 
 
-def _check_base(config: Config, adapter: Path) -> None:
-    """An adapter fits every model of the same shape, but makes sense on its own base alone."""
-    from rag_ft.model_hub import read_json
-
-    path, wanted = adapter / "adapter_config.json", config.llm.required_model
-    trained = read_json(path).get("base_model_name_or_path")
-    if trained in (None, wanted):
-        return
-    folder = _local_folder(trained)
-    if folder is None or folder != _local_folder(wanted):
-        raise ConfigError(
-            f"{adapter} was trained on {trained}, and llm.model is {wanted}: set llm.model={trained}, or, if that "
-            f"model was moved, base_model_name_or_path in {path}"
-        )
-
-
-def _local_folder(model: str) -> Path | None:
-    """Where a model lies, itself or in the hub's cache; None where it is not on this machine."""
+def local_folder(model: str) -> Path | None:
+    """The folder of a model, itself or in the hub's cache; None where it is not on this machine."""
     from huggingface_hub import snapshot_download
 
     if (folder := Path(model).expanduser()).is_dir():
@@ -88,12 +92,6 @@ def _local_folder(model: str) -> Path | None:
         return Path(snapshot_download(model, local_files_only=True)).resolve()
     except (OSError, ValueError):  # not in the cache, or no hub id
         return None
-
-
-def _copy_tokenizer(adapter: Path, to: Path) -> None:
-    from transformers import AutoTokenizer
-
-    AutoTokenizer.from_pretrained(adapter).save_pretrained(to)
 
 
 def merge_command(args: argparse.Namespace) -> None:

@@ -49,7 +49,7 @@ def run_command(args: argparse.Namespace) -> None:
         run_stages(config, names, args.force, args.drop_replies)
 
     if "report" in names:
-        from rag_ft.stages.report import summary_table
+        from rag_ft.report.summary import summary_table
 
         run_dir = RunDir(config.run_path)
         print(summary_table(run_dir))

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 POINTS_PER_CURVE = 200
 NOT_DRAWN = ("step", "epoch", "learning_rate", "grad_norm")
+LOSSES = {"loss": "train", "eval_loss": "dev", "dev_loss": "dev"}  # name in a log -> its line
 
 
 def bar(value: float | None, ci95: Sequence[float] | None, css: str, top: float = 1.0) -> Markup:
@@ -31,6 +32,7 @@ def difference(delta: float, ci95: Sequence[float] | None, reach: float, p: floa
     def place(x: float) -> float:
         return 0.5 + max(-1.0, min(1.0, x / reach)) / 2
 
+    # Only a significant difference gets the colour of a gain or a loss.
     css = "open" if p >= 0.05 else "gain" if delta > 0 else "loss"
     parts = ['<line class="zero" x1="50%" x2="50%" y1="0" y2="20"/>']
     if ci95:
@@ -42,13 +44,14 @@ def difference(delta: float, ci95: Sequence[float] | None, reach: float, p: floa
 def curve(
     series: Mapping[str, Sequence[tuple[float, float]]], zero_based: bool = False
 ) -> dict[str, Any]:
-    """{"svg", "low", "high", "first", "last", "names"}: lines over one pair of axes, whose labels
-    stand in the page.
+    """{"svg", "low", "high", "first", "last", "names"}: lines over one pair of axes. The page shows
+    the ends of the axes (`first` and `last` of x, `low` and `high` of y).
 
     Args:
         series: name -> (x, y) points in order of x.
         zero_based: the y axis begins at 0 and ends at 1 or above.
     """
+    # The ranges of both axes; a constant series still needs a height and a width.
     points = [point for line in series.values() for point in line]
     xs, ys = [x for x, _ in points], [y for _, y in points]
     low, high = (0.0, max(1.0, *ys)) if zero_based else (min(ys), max(ys))
@@ -56,14 +59,23 @@ def curve(
     width = (max(xs) - min(xs)) or 1.0
     lines = []
     for number, line in enumerate(series.values()):
-        shown = _thinned(line)
-        places = " ".join(
-            f"{100 * (x - min(xs)) / width:.2f},{100 - 100 * (y - low) / spread:.2f}"
-            for x, y in shown
-        )
-        lines.append(f'<polyline class="line s{number}" points="{places}"/>')
+        # A long line is thinned: each point is the mean of its neighbours.
+        size = -(-len(line) // POINTS_PER_CURVE)
+        places = []
+        for start in range(0, len(line), size):
+            group = line[start : start + size]
+            mean_x = sum(x for x, _ in group) / len(group)
+            mean_y = sum(y for _, y in group) / len(group)
+            left, top = 100 * (mean_x - min(xs)) / width, 100 - 100 * (mean_y - low) / spread
+            places.append((f"{left:.2f}", f"{top:.2f}"))
+        points_drawn = " ".join(f"{x},{y}" for x, y in places)
+        lines.append(f'<polyline class="line s{number}" points="{points_drawn}"/>')
         if len(line) == 1 or zero_based:
-            lines += [_dot(place, number) for place in places.split()]
+            # The drawing is stretched. A line of no length with round ends stays a round dot.
+            lines += [
+                f'<line class="dot s{number}" x1="{x}" y1="{y}" x2="{x}" y2="{y}"/>'
+                for x, y in places
+            ]
     svg = (
         '<svg class="curve" viewBox="0 -3 100 106" preserveAspectRatio="none" aria-hidden="true">'
         + "".join(lines)
@@ -82,37 +94,25 @@ def curve(
 def training_curves(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """One chart per phase and quantity of a training log: {"title", **curve}. Train and dev loss
     share a chart."""
+    # (phase, title of the chart) -> name of a line -> its points
     series: dict[tuple[str, str], dict[str, list[tuple[float, float]]]] = {}
     for row in rows:
-        phase = str(row.get("stage", ""))
+        if "step" not in row:
+            continue
         for name, value in row.items():
-            drawn = isinstance(value, int | float) and not isinstance(value, bool) and "step" in row
-            if drawn and name not in NOT_DRAWN:
-                title = "loss" if name in ("loss", "eval_loss", "dev_loss") else name
-                lines = series.setdefault((phase, title), {})
-                lines.setdefault(
-                    {"loss": "train", "eval_loss": "dev", "dev_loss": "dev"}.get(name, name), []
-                ).append((float(row["step"]), float(value)))
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if is_number and name not in NOT_DRAWN:
+                title = "loss" if name in LOSSES else name
+                lines = series.setdefault((str(row.get("stage", "")), title), {})
+                point = (float(row["step"]), float(value))
+                lines.setdefault(LOSSES.get(name, name), []).append(point)
     charts = []
     for (phase, title), lines in series.items():
-        drawn_lines = {name: sorted(line) for name, line in lines.items() if len(line) > 1}
-        if drawn_lines:
-            charts.append({"title": f"{phase}: {title}" if phase else title, **curve(drawn_lines)})
+        # One point makes no line.
+        drawn = {name: sorted(line) for name, line in lines.items() if len(line) > 1}
+        if drawn:
+            charts.append({"title": f"{phase}: {title}" if phase else title, **curve(drawn)})
     return charts
-
-
-def _dot(place: str, number: int) -> str:
-    """A dot that stays round though the drawing is stretched: a line of no length with round
-    ends."""
-    x, y = place.split(",")
-    return f'<line class="dot s{number}" x1="{x}" y1="{y}" x2="{x}" y2="{y}"/>'
-
-
-def _thinned(line: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """At most POINTS_PER_CURVE points, each the mean of its neighbours."""
-    size = -(-len(line) // POINTS_PER_CURVE)
-    groups = [line[i : i + size] for i in range(0, len(line), size)]
-    return [(sum(x for x, _ in g) / len(g), sum(y for _, y in g) / len(g)) for g in groups]
 
 
 def _whisker(low: float, high: float) -> str:
@@ -127,5 +127,6 @@ def _percent(share: float) -> str:
 
 def _svg(parts: Sequence[str], css: str, label: str) -> Markup:
     return Markup(
-        f'<svg class="{css}" width="100%" height="20" role="img" aria-label="{label}">{"".join(parts)}</svg>'
+        f'<svg class="{css}" width="100%" height="20" role="img" aria-label="{label}">'
+        f"{''.join(parts)}</svg>"
     )

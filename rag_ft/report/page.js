@@ -3,8 +3,8 @@
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const byId = (id) => document.getElementById(id);
-  const WHY = ["equals an accepted answer", "an accepted answer with more around it", "shares words with an accepted answer",
-    "shares no word with an accepted answer", "abstained, and there was nothing to answer",
+  const WHY = ["equals an accepted answer", "contains an accepted answer and more", "shares words with an accepted answer",
+    "shares no word with an accepted answer", "abstained, as it should",
     "abstained: the gold chunk was not in its context", "abstained although the gold chunk was in its context",
     "answered where it should have abstained", "abstained; the gold chunk is not known"];
   const PAGE = 25;

@@ -1,5 +1,5 @@
-"""The templates' environment (pages escape everything, markdown what could be markup), and tables
-for a terminal."""
+"""How templates and terminal tables are rendered. Pages escape everything, Markdown what could be
+markup."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from rag_ft.evaluation.verdict import points
-from rag_ft.report import charts
 
 TEMPLATES = Path(__file__).parent
 
 
 def environment() -> Any:
-    from jinja2 import Environment, FileSystemLoader
+    """The jinja2 Environment of the templates in this folder, with their filters and charts."""
+    from jinja2 import Environment, FileSystemLoader  # `rag-ft run` prints a table without it
+
+    from rag_ft.report import charts
 
     made = Environment(
         loader=FileSystemLoader(TEMPLATES),
@@ -25,10 +27,11 @@ def environment() -> Any:
     made.globals |= {"bar": charts.bar, "difference": charts.difference}
     made.filters |= {
         "points": points,
-        "percent": _percent,
-        "interval": _interval,
-        "plain": _plain,
-        "spaced": _spaced,
+        "percent": percent,
+        "interval": interval,
+        "plain": plain,
+        "spaced": spaced,
+        "rounded": rounded,
     }
     return made
 
@@ -52,20 +55,29 @@ def script() -> str:
     return (TEMPLATES / "page.js").read_text(encoding="utf-8")
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
+    """A share as percent without its sign: 83.4."""
     return "–" if value is None else f"{100 * value:.1f}"
 
 
-def _interval(ci95: list[float] | None) -> str:
+def interval(ci95: Sequence[float] | None) -> str:
+    """A 95 % interval of shares in percent: "1.0 to 6.4"; empty where there is none."""
     return "" if ci95 is None else f"{100 * ci95[0]:.1f} to {100 * ci95[1]:.1f}"
 
 
-def _plain(text: Any) -> str:
-    """Text of a document inside markdown: on one line, no table cell ended, no markup begun."""
+def plain(text: Any) -> str:
+    """Text of a document inside Markdown: on one line, with everything escaped that could end a
+    table cell or begin markup."""
     line = " ".join(str(text).split())
     return "".join(f"\\{c}" if c in "|<>*_`[]\\" else c for c in line)
 
 
-def _spaced(name: Any) -> str:
-    """A system's name as words."""
+def spaced(name: Any) -> str:
+    """The name of a system as words."""
     return str(name).replace("_", " ")
+
+
+def rounded(number: int) -> str:
+    """A number of questions, rounded up to two digits: 1958 -> "2,000"."""
+    step = 10 ** max(1, len(str(number)) - 2)
+    return f"{-(-number // step) * step:,}"

@@ -20,8 +20,8 @@ NUM_MOVED = 10  # questions shown in each direction
 def changes(
     table: ScoreTable, documents: Mapping[str, Document], seed: int
 ) -> dict[str, list[dict[str, Any]]]:
-    """{"kinds", "documents"}: rows as of slices.by_group and by_document, of the questions whose
-    place is known."""
+    """{"kinds", "documents"}: rows as of slices.by_group and by_document, over the questions with a
+    known gold chunk."""
     located = subset(table, ~np.isnan(table.values["base", METRICS[0]]))
     kinds = [
         row for row in slices.by_group(located, METRICS, documents, seed) if row["field"] == "kind"
@@ -35,49 +35,54 @@ def moved(
     gold: Mapping[str, set[str]],
     chunks: Mapping[str, Chunk],
 ) -> dict[str, dict[str, Any]]:
-    """{"up", "down"}: {"num", "rows"}, how many questions' best gold chunk moved between the base
-    and the tuned ranking, and those it moved by most places: {id, question, before, after, chunk,
-    text, places}. A rank is None where no gold chunk was found; that counts as the place after the
-    last."""
-    ranks = {name: _ranks(found, gold) for name, found in hits.items()}
-    last = max((rank for found in ranks.values() for rank, _ in found.values()), default=0)
+    """Which questions' best gold chunk moved between the base and the tuned ranking.
+
+    Returns {"up", "down"}: {"num": of questions, "rows": those that moved by most places, {id,
+    question, before, after, chunk, text, places}}. A rank is None where no gold chunk was found,
+    which counts as the place after the last. `hits`: of the rankings base and tuned.
+    """
+    # By ranking: question id -> (rank, chunk id) of its best gold chunk.
+    ranks: dict[str, dict[str, tuple[int, str]]] = {"base": {}, "tuned": {}}
+    for name, best in ranks.items():
+        for hit in hits[name]:
+            if hit.chunk_id in gold.get(hit.question_id, ()):
+                found = (hit.rank, hit.chunk_id)
+                best[hit.question_id] = min(best.get(hit.question_id, found), found)
+    last = max((rank for best in ranks.values() for rank, _ in best.values()), default=0)
+
     rows: list[dict[str, Any]] = []
     for pair in pairs:
-        if gold.get(pair.id):
-            (before, first), (after, second) = (
-                ranks[name].get(pair.id, (None, "")) for name in ("base", "tuned")
-            )
-            chunk = chunks.get(second or first)
-            rows.append({
-                "id": pair.id, "question": pair.question, "before": before, "after": after, "chunk": second or first,
-                "text": chunk.text if chunk else "", "places": (before or last + 1) - (after or last + 1),
-            })  # fmt: skip
+        if not gold.get(pair.id):
+            continue
+        before, first = ranks["base"].get(pair.id, (None, ""))
+        after, second = ranks["tuned"].get(pair.id, (None, ""))
+        chunk = chunks.get(second or first)
+        row = {
+            "id": pair.id,
+            "question": pair.question,
+            "before": before,
+            "after": after,
+            "chunk": second or first,
+            "text": chunk.text if chunk else "",
+            "places": (before or last + 1) - (after or last + 1),
+        }
+        rows.append(row)
+    # The largest moves first; ids make the order of equal ones stable.
     rows.sort(key=lambda row: (-abs(row["places"]), row["id"]))
     ways = {
         "up": [row for row in rows if row["places"] > 0],
         "down": [row for row in rows if row["places"] < 0],
     }
-    return {way: {"num": len(found), "rows": found[:NUM_MOVED]} for way, found in ways.items()}
+    return {way: {"num": len(moves), "rows": moves[:NUM_MOVED]} for way, moves in ways.items()}
 
 
 def training(log: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """{"phases": rows with what dev documents said after each phase, or why it is left out,
-    "teacher": what LM-supervised retrieval learned from, one row a round, "curves"} of the training
-    log."""
+    """{"phases", "teacher", "curves"} of the training log. `phases`: a row for each phase, with its
+    metrics on dev documents or the reason why it was left out; `teacher`: the rows of
+    LM-supervised phases, with the entropy of their targets."""
     phases = [row for row in log if "dev_served_recall" in row or "reason" in row]
     return {
         "phases": phases,
         "teacher": [row for row in phases if row.get("entropy") is not None],
         "curves": charts.training_curves(log),
     }
-
-
-def _ranks(hits: Iterable[Hit], gold: Mapping[str, set[str]]) -> dict[str, tuple[int, str]]:
-    """Question id -> (rank, id) of its best gold chunk."""
-    found: dict[str, tuple[int, str]] = {}
-    for hit in hits:
-        if hit.chunk_id in gold.get(hit.question_id, ()):
-            found[hit.question_id] = min(
-                found.get(hit.question_id, (hit.rank, hit.chunk_id)), (hit.rank, hit.chunk_id)
-            )
-    return found

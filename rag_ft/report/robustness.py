@@ -1,5 +1,4 @@
-"""The robustness probes' scores as curves: base against tuned under noise, order and
-contradiction."""
+"""The scores of the robustness probes: base against tuned under noise, order and contradiction."""
 
 from __future__ import annotations
 
@@ -11,28 +10,24 @@ from rag_ft.evaluation.metric_table import DECIDING_ANSWER
 
 def robustness(systems: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
     """{"noise": [{"noise_share", base, tuned}], "order": [{"place", base, tuned}], "swap": {base,
-    tuned: {follows, keeps}}}, values {value, ci95, n} of F1 (of containment for `swap`); None where
-    no probe was made.
-
-    `follows`: the answer is the one swapped into the context; `keeps`: the true one, which the
-    context contradicts.
+    tuned: {follows, keeps}}}; None without probes. A value is {value, ci95, n} of F1, for `swap`
+    of containment: `follows` of the answer that was swapped into the context, `keeps` of the true
+    answer, which the context contradicts.
     """
     if "noise0_base" not in systems:
         return None
-    shares = [number / (number + 1) for number in NOISE_CHUNKS]
-    noise = [
-        {"noise_share": round(s, 4), **_both(systems, f"noise{round(100 * s)}")} for s in shares
-    ]
-    order = [{"place": place, **_both(systems, f"order_{place}")} for place in PLACES]
-    swap = {
-        state: {
-            "follows": systems.get(f"swap_{state}", {}).get("contains"),
-            "keeps": systems.get(f"swap_memory_{state}", {}).get("contains"),
-        }
-        for state in STATES
-    }
+
+    def both(probe: str) -> dict[str, Any]:
+        return {s: systems.get(f"{probe}_{s}", {}).get(DECIDING_ANSWER) for s in STATES}
+
+    noise = []
+    for number in NOISE_CHUNKS:
+        share = number / (number + 1)  # of the context, beside one gold chunk
+        noise.append({"noise_share": round(share, 4), **both(f"noise{round(100 * share)}")})
+    order = [{"place": place, **both(f"order_{place}")} for place in PLACES]
+    swap = {}
+    for state in STATES:
+        follows = systems.get(f"swap_{state}", {}).get("contains")
+        keeps = systems.get(f"swap_memory_{state}", {}).get("contains")
+        swap[state] = {"follows": follows, "keeps": keeps}
     return {"noise": noise, "order": order, "swap": swap}
-
-
-def _both(systems: dict[str, dict[str, Any]], name: str) -> dict[str, Any]:
-    return {state: systems.get(f"{name}_{state}", {}).get(DECIDING_ANSWER) for state in STATES}

@@ -1,9 +1,10 @@
 """What the done-files, rejects and replies of a run say: cost, generation funnel, leakage audit,
-lineage."""
+fingerprints."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rag_ft.config import Config
@@ -18,44 +19,80 @@ from rag_ft.stage_table import NAMES
 from rag_ft.storage import read_jsonl, read_rows
 
 EXAMPLES_PER_REASON = 3
-# generate's reasons in the order in which a pair meets them; others follow.
+# The reasons of generate in the order in which a pair is checked; unknown ones follow.
 CHECK_ORDER = (
-    "no_neighbour", "llm_error", "too_long", "cut_off", "bad_json", "nothing_to_ask", "answered", "form", "evidence",
-    "stands_alone", "off_subject", "duplicate", "round_trip_rank", "no_answer", "round_trip_answer",
-    "swap_answered", "closed_book",
-)  # fmt: skip
+    "no_neighbour",
+    "llm_error",
+    "cut_off",
+    "bad_json",
+    "nothing_to_ask",
+    "answered",
+    "form",
+    "evidence",
+    "unsupported",
+    "stands_alone",
+    "off_subject",
+    "duplicate",
+    "round_trip_rank",
+    "no_answer",
+    "round_trip_answer",
+    "swap_answered",
+    "closed_book",
+)
+
+
+def counts_of(run_dir: RunDir, stage: str) -> dict[str, Any]:
+    """The counts in the done-file of `stage`; empty where the stage is not done."""
+    done = read_done(run_dir, stage)
+    return dict(done["counts"]) if done else {}
 
 
 def costs(run_dir: RunDir) -> list[dict[str, Any]]:
-    """{stage, seconds, peak_memory_gb, prompt_tokens, completion_tokens, versions} of every stage
-    that is done, with peak_gpu_memory_gb where it ran on a GPU, and continued where the seconds are
-    those after an interruption."""
+    """{stage, seconds, peak_memory_gb, versions} of every stage that is done; prompt_tokens and
+    completion_tokens where it asked a language model, peak_gpu_memory_gb where it ran on a GPU, and
+    continued where the seconds count only from an interruption on."""
     rows = []
     for name in NAMES:
-        if done := read_done(run_dir, name):
-            row = {
-                "stage": name,
-                **{key: done.get(key) for key in ("seconds", "peak_memory_gb", "versions")},
-            }
-            row |= {key: done[key] for key in ("peak_gpu_memory_gb", "continued") if key in done}
-            rows.append(row | _tokens(run_dir, name))
+        done = read_done(run_dir, name)
+        if done is None:
+            continue
+        row: dict[str, Any] = {"stage": name}
+        row |= {key: done.get(key) for key in ("seconds", "peak_memory_gb", "versions")}
+        row |= {key: done[key] for key in ("peak_gpu_memory_gb", "continued") if key in done}
+        if run_dir.replies(name).exists():
+            tokens: Counter[str] = Counter()
+            for reply in read_rows(run_dir.replies(name)):
+                tokens["prompt_tokens"] += reply.get("prompt_tokens", 0)
+                tokens["completion_tokens"] += reply.get("completion_tokens", 0)
+            row |= tokens
+        rows.append(row)
     return rows
 
 
 def funnel(run_dir: RunDir) -> dict[str, Any]:
     """{"documents", "chunks", "asked", "steps": [{reason, rejected, left, examples}], "accepted",
-    "imported", "other_rejects": [{stage, reason, count, examples}]}: what became of every document
-    and pair."""
+    "imported", "other_rejects": [{stage, reason, count, examples}]}: what happened to every
+    document and pair."""
     ingested, generated = counts_of(run_dir, "ingest"), counts_of(run_dir, "generate")
     rejected = dict(generated.get("rejected_by_check") or {})
     examples = generated.get("reject_examples") or {}
+
+    # One step a check: how many pairs it rejected, and how many are left after it.
+    order = [*CHECK_ORDER, *sorted(rejected.keys() - set(CHECK_ORDER))]
     left, steps = int(generated.get("asked", 0)), []
-    for reason in sorted(rejected, key=_place):
-        left -= rejected[reason]
-        shown = [example["detail"] for example in examples.get(reason, [])]
-        steps.append(
-            {"reason": reason, "rejected": rejected[reason], "left": left, "examples": shown}
-        )
+    for reason in order:
+        if reason in rejected:
+            left -= rejected[reason]
+            shown = [example["detail"] for example in examples.get(reason, [])]
+            steps.append(
+                {"reason": reason, "rejected": rejected[reason], "left": left, "examples": shown}
+            )
+    # Rejects of other stages, and those of generate that are no step of the funnel.
+    others = [
+        row
+        for row in reject_counts(run_dir)
+        if row["stage"] != "generate" or row["reason"] not in rejected
+    ]
     return {
         "documents": ingested.get("num_documents"),
         "chunks": ingested.get("num_chunks"),
@@ -63,29 +100,43 @@ def funnel(run_dir: RunDir) -> dict[str, Any]:
         "steps": steps,
         "accepted": generated.get("accepted", 0),
         "imported": generated.get("imported", 0),
-        "other_rejects": [
-            row
-            for row in _rejects(run_dir)
-            if (row["stage"], row["reason"]) not in _known(rejected)
-        ],
+        "other_rejects": others,
     }
+
+
+def reject_counts(run_dir: RunDir) -> Iterator[dict[str, Any]]:
+    """{stage, reason, count, examples} of everything that a stage rejected, by stage, the most
+    frequent reason first."""
+    for stage in NAMES:
+        path = run_dir.rejects(stage)
+        if not path.exists():
+            continue
+        # One pass over the file: it may hold as many rows as there were pairs.
+        counted: Counter[str] = Counter()
+        examples: dict[str, list[str]] = defaultdict(list)
+        for reject in read_jsonl(path, Reject):
+            counted[reject.reason] += 1
+            if len(examples[reject.reason]) < EXAMPLES_PER_REASON:
+                detail = f": {reject.detail}" if reject.detail else ""
+                examples[reject.reason].append(f"{reject.item}{detail}")
+        for reason, count in counted.most_common():
+            row = {"stage": stage, "reason": reason, "count": count}
+            yield row | {"examples": examples[reason]}
 
 
 def leakage(run_dir: RunDir) -> dict[str, Any]:
-    """What the check before the evaluation compared; it would have stopped the run had it found
-    anything. `given`: components that came by path: what they were trained on is not known here."""
+    """{"passed", the counts of what was compared, "given"}: the audit before the evaluation, which
+    stops the run where it finds a leak. `given`: components that the configuration names by path;
+    their training data is unknown."""
     counts = counts_of(run_dir, "evaluate")
-    found = {
-        key.removeprefix("leakage_"): value
-        for key, value in counts.items()
-        if key.startswith("leakage_")
-    }
+    prefix = "leakage_"
+    found = {k.removeprefix(prefix): v for k, v in counts.items() if k.startswith(prefix)}
     given = [name for name in COMPONENTS if counts.get(f"{name}_given")]
     return {"passed": bool(found), **found, "given": given}
 
 
 def tuned_components(run_dir: RunDir) -> frozenset[str]:
-    """The components that were really tuned and served."""
+    """The components that were tuned and served in the evaluation."""
     counts = counts_of(run_dir, "evaluate")
     return frozenset(name for name in COMPONENTS if counts.get(f"{name}_tuned"))
 
@@ -93,25 +144,23 @@ def tuned_components(run_dir: RunDir) -> frozenset[str]:
 def cross_validation(run_dir: RunDir) -> dict[str, Any] | None:
     """{"folds": the rows of training/folds.jsonl, "f1_base", "f1_tuned", "delta", "dev_loss":
     {mean, sd, low, high}, "sentence"}: what the generator's training gains on train documents that
-    it did not see; None without folds."""
-    path = run_dir.folds
-    rows = list(read_rows(path)) if path.exists() else []
+    were held out of it; None without folds."""
+    rows = list(read_rows(run_dir.folds)) if run_dir.folds.exists() else []
     if not rows:
         return None
-    found = {
-        name: spread([row[name] for row in rows])
-        for name in ("f1_base", "f1_tuned", "delta", "dev_loss")
-    }
+    names = ("f1_base", "f1_tuned", "delta", "dev_loss")
+    found = {name: spread([row[name] for row in rows]) for name in names}
     gain, num_better = found["delta"], sum(row["delta"] > 0 for row in rows)
     sentence = (
-        f"The training gained F1 in {num_better} of {len(rows)} folds: {points(gain['mean'])} on average, from "
-        f"{points(gain['low'])} to {points(gain['high'])} (standard deviation {100 * gain['sd']:.1f})."
+        f"The training gained F1 in {num_better} of {len(rows)} folds: {points(gain['mean'])} on "
+        f"average, from {points(gain['low'])} to {points(gain['high'])} (standard deviation "
+        f"{100 * gain['sd']:.1f})."
     )
     return {"folds": rows, **found, "sentence": sentence}
 
 
 def why_untuned(run_dir: RunDir) -> list[str]:
-    """Why a component is not tuned, in the words of the stage that trains it."""
+    """One sentence for each component that is not tuned, with the reason its stage recorded."""
     lines, tuned = [], tuned_components(run_dir)
     for component in COMPONENTS.values():
         reason = counts_of(run_dir, component.stage).get("reason")
@@ -120,68 +169,24 @@ def why_untuned(run_dir: RunDir) -> list[str]:
     return lines
 
 
-def counts_of(run_dir: RunDir, stage: str) -> dict[str, Any]:
-    done = read_done(run_dir, stage)
-    return dict(done["counts"]) if done else {}
-
-
 def pairs_by_split(run_dir: RunDir) -> list[dict[str, Any]]:
-    """{origin, kind, train, dev, test}: how many questions there are."""
+    """{origin, kind, train, dev, test}: how many questions of each origin and kind there are."""
     counted: Counter[tuple[str, str, str]] = Counter()
     for pair in read_jsonl(run_dir.qa, QAPair):
         counted[pair.origin, pair.kind, pair.split] += 1
-    keys = dict.fromkeys((origin, kind) for origin, kind, _ in sorted(counted))
-    return [
-        {"origin": o, "kind": k, **{s: counted[o, k, s] for s in ("train", "dev", "test")}}
-        for o, k in keys
-    ]
-
-
-def changed_settings(config: Config) -> dict[str, Any]:
-    """The settings that differ from their defaults."""
-    defaults = flat(Config())
-    return {key: value for key, value in flat(config).items() if value != defaults.get(key)}
-
-
-def fingerprints(run_dir: RunDir) -> dict[str, str]:
-    """Stage -> fingerprint of its settings and inputs."""
-    return {name: done["fingerprint"] for name in NAMES if (done := read_done(run_dir, name))}
-
-
-def _tokens(run_dir: RunDir, stage: str) -> dict[str, int]:
-    path = run_dir.replies(stage)
-    if not path.exists():
-        return {}
-    totals: Counter[str] = Counter()
-    for row in read_rows(path):
-        totals["prompt_tokens"] += row.get("prompt_tokens", 0)
-        totals["completion_tokens"] += row.get("completion_tokens", 0)
-    return dict(totals)
-
-
-def _rejects(run_dir: RunDir) -> list[dict[str, Any]]:
     rows = []
-    for stage in NAMES:
-        counted: Counter[str] = Counter()
-        examples: dict[str, list[str]] = defaultdict(list)
-        for reject in (
-            read_jsonl(run_dir.rejects(stage), Reject) if run_dir.rejects(stage).exists() else ()
-        ):
-            counted[reject.reason] += 1
-            if len(examples[reject.reason]) < EXAMPLES_PER_REASON:
-                examples[reject.reason].append(
-                    f"{reject.item}: {reject.detail}" if reject.detail else reject.item
-                )
-        rows += [
-            {"stage": stage, "reason": r, "count": n, "examples": examples[r]}
-            for r, n in counted.most_common()
-        ]
+    for origin, kind in sorted({(origin, kind) for origin, kind, _ in counted}):
+        numbers = {split: counted[origin, kind, split] for split in ("train", "dev", "test")}
+        rows.append({"origin": origin, "kind": kind, **numbers})
     return rows
 
 
-def _known(rejected: dict[str, int]) -> set[tuple[str, str]]:
-    return {("generate", reason) for reason in rejected}
+def changed_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of `settings` ("section.key": value) that differ from their defaults."""
+    defaults = flat(Config())
+    return {key: value for key, value in settings.items() if value != defaults.get(key)}
 
 
-def _place(reason: str) -> tuple[int, str]:
-    return (CHECK_ORDER.index(reason) if reason in CHECK_ORDER else len(CHECK_ORDER), reason)
+def fingerprints(run_dir: RunDir) -> dict[str, str]:
+    """{stage: fingerprint of its settings and inputs} of the stages that are done."""
+    return {name: done["fingerprint"] for name in NAMES if (done := read_done(run_dir, name))}

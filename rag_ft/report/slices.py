@@ -4,7 +4,9 @@ than chance."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,32 +15,43 @@ from rag_ft.evaluation.comparisons import ScoreTable, estimate_columns, mean_col
 from rag_ft.evaluation.statistics import Estimate, holm
 from rag_ft.schema import Document, QAPair
 
-MIN_QUESTIONS = 5  # fewer are shown without an interval, and never named a gap
+MIN_QUESTIONS = 5  # with fewer, a part has no interval and is never called a gap
 SYSTEMS = ("base", "tuned")
+NUM_RESAMPLES = 2000
 LONG_QUESTION_WORDS = 12
 NO_DOCUMENT = "(no known document)"
 MAX_VALUES = 12  # a metadata field with more values than this is an identifier, not a slice
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A row of the table, with what its gap is tested on: the tuned means of the first metric here
+    and over the other questions."""
+
+    row: dict[str, Any]
+    here: Estimate
+    rest: Estimate
 
 
 def by_group(
     table: ScoreTable, metrics: list[str], documents: Mapping[str, Document], seed: int
 ) -> list[dict[str, Any]]:
     """One row per part: {field, part, n, metrics: {metric: {base, tuned, delta, ci95}}, gap,
-    compared}.
+    compared}. What was not scored under a system is None.
 
-    `gap` is None or {metric, value, p_holm}: tuned does worse here than on the other questions by
-    more than chance allows (Holm over all compared parts), a difference of two means with the
-    parts' own standard errors. `compared` is False where that could not be asked: too few questions
-    or documents here or elsewhere. What was not scored under a system is None.
+    `gap` is {metric, value, p_holm} where tuned does worse here than on the other questions by more
+    than chance allows (Holm over all compared parts), else None: a difference of two means with
+    the parts' own standard errors. `compared` is False where there are too few questions or
+    documents here or elsewhere.
     """
-    rows = []
-    for field, part_of in _fields(table, documents).items():
+    slices = []
+    for field, part_of in group_fields(table, documents).items():
         parts = np.array([part_of(pair) for pair in table.pairs], dtype=object)
         for part in sorted(set(parts) - {None}, key=str):
-            rows.append(_row(table, metrics, field, str(part), parts == part, seed))
-    if len(rows) > 1:
-        _mark_gaps(rows)
-    return [{key: value for key, value in row.items() if not key.startswith("_")} for row in rows]
+            slices.append(make_slice(table, metrics, field, str(part), parts == part, seed))
+    if len(slices) > 1:
+        mark_gaps(slices, metrics[0])
+    return [one.row for one in slices]
 
 
 def by_document(
@@ -46,13 +59,11 @@ def by_document(
 ) -> list[dict[str, Any]]:
     """{document, title, n, metrics: {metric: {base, tuned, delta}}}, the largest loss first;
     questions without a known document share a row."""
-    rows, names = (
-        [],
-        np.array([pair.document_id or NO_DOCUMENT for pair in table.pairs], dtype=object),
-    )
+    rows = []
+    names = np.array([pair.document_id or NO_DOCUMENT for pair in table.pairs], dtype=object)
     for name in dict.fromkeys(names):
         chosen = names == name
-        values = {metric: _plain_means(table, metric, chosen) for metric in metrics}
+        values = {metric: plain_means(table, metric, chosen) for metric in metrics}
         title = documents[name].title if name in documents else ""
         rows.append({"document": name, "title": title, "n": int(chosen.sum()), "metrics": values})
     return sorted(
@@ -60,22 +71,30 @@ def by_document(
     )
 
 
-def _fields(
+def group_fields(
     table: ScoreTable, documents: Mapping[str, Document]
 ) -> dict[str, Callable[[QAPair], str | None]]:
-    """Field name -> the part a question belongs to. Fields with one value only are left out."""
+    """Field name -> the part a question belongs to. Fields with one value only, or with very many,
+    are left out."""
+
+    def length(pair: QAPair) -> str:
+        is_long = len(pair.question.split()) > LONG_QUESTION_WORDS
+        return f"{'over' if is_long else 'up to'} {LONG_QUESTION_WORDS} words"
+
+    def metadata(pair: QAPair, name: str) -> str | None:
+        document = documents.get(pair.document_id or "")
+        value = document.metadata.get(name) if document else None
+        return str(value) if isinstance(value, str | int | float | bool) else None
+
     fields: dict[str, Callable[[QAPair], str | None]] = {
         "kind": lambda pair: pair.kind,
         "origin": lambda pair: pair.origin,
-        "question length": lambda pair: _length(pair.question),
+        "question length": length,
     }
-    held = [
-        documents[i]
-        for i in dict.fromkeys(p.document_id or "" for p in table.pairs)
-        if i in documents
-    ]
-    for name in sorted({name for document in held for name in document.metadata}):
-        fields[f"document {name}"] = lambda pair, name=name: _metadata(documents, pair, name)  # type: ignore[misc]
+    # Each field of the documents' metadata is a way to slice too.
+    asked = {pair.document_id for pair in table.pairs}
+    names = {name for i, d in documents.items() if i in asked for name in d.metadata}
+    fields |= {f"document {name}": partial(metadata, name=name) for name in sorted(names)}
     chosen = {}
     for field, part_of in fields.items():
         num = len({part_of(pair) for pair in table.pairs} - {None})
@@ -84,72 +103,57 @@ def _fields(
     return chosen
 
 
-def _row(
+def make_slice(
     table: ScoreTable, metrics: list[str], field: str, part: str, chosen: np.ndarray, seed: int
-) -> dict[str, Any]:
-    values, columns = {}, []
+) -> Slice:
+    """The row of the `chosen` questions (a mask over the table), and its estimates."""
+    columns = []
     for metric in metrics:
-        base, tuned = (_scores(table, system, metric) for system in SYSTEMS)
-        inside = np.where(chosen, tuned - base, np.nan)
-        columns += [mean_column(inside), mean_column(np.where(chosen, tuned, np.nan))]
-        columns += [mean_column(np.where(chosen, np.nan, tuned))]
-    estimates = estimate_columns(table, columns, 2000, seed)
-    for i, metric in enumerate(metrics):
-        change = estimates[3 * i]
-        shown = change.ci95 if change.n >= MIN_QUESTIONS else None
-        values[metric] = {
-            **_plain_means(table, metric, chosen),
-            "ci95": list(shown) if shown else None,
-        }
-    return {
-        "field": field, "part": part, "n": int(chosen.sum()), "metrics": values, "gap": None, "compared": False,
-        "_here": estimates[1], "_rest": estimates[2], "_metric": metrics[0],
-    }  # fmt: skip
+        base, tuned = (scores_of(table, system, metric) for system in SYSTEMS)
+        # Three columns a metric: the change here, tuned here, tuned on the other questions.
+        columns.append(mean_column(np.where(chosen, tuned - base, np.nan)))
+        columns.append(mean_column(np.where(chosen, tuned, np.nan)))
+        columns.append(mean_column(np.where(chosen, np.nan, tuned)))
+    estimates = estimate_columns(table, columns, NUM_RESAMPLES, seed)
+    values = {}
+    for metric, change in zip(metrics, estimates[::3], strict=True):
+        shown = list(change.ci95) if change.ci95 and change.n >= MIN_QUESTIONS else None
+        values[metric] = {**plain_means(table, metric, chosen), "ci95": shown}
+    row = {"field": field, "part": part, "n": int(chosen.sum()), "metrics": values}
+    return Slice(row | {"gap": None, "compared": False}, estimates[1], estimates[2])
 
 
-def _mark_gaps(rows: list[dict[str, Any]]) -> None:
-    found = [(row, *test) for row in rows if (test := _gap(row["_here"], row["_rest"]))]
+def mark_gaps(slices: Sequence[Slice], metric: str) -> None:
+    """Sets `compared` of every slice that can be compared with the rest, and `gap` where it is
+    worse by more than chance."""
+    from scipy import stats
+
+    # A z-test on the difference of the two means, where both have enough questions.
+    found = []
+    for one in slices:
+        here, rest = one.here, one.rest
+        error = math.hypot(here.standard_error, rest.standard_error)
+        has_enough = min(here.n, rest.n) >= MIN_QUESTIONS and here.ci95 and rest.ci95
+        if has_enough and error:
+            gap = here.value - rest.value
+            found.append((one.row, gap, float(2 * stats.norm.sf(abs(gap) / error))))
     for (row, gap, _), p_holm in zip(found, holm([p for _, _, p in found]), strict=True):
         row["compared"] = True
         if gap < 0 and p_holm < 0.05:
-            row["gap"] = {"metric": row["_metric"], "value": round(gap, 6), "p_holm": p_holm}
+            row["gap"] = {"metric": metric, "value": round(gap, 6), "p_holm": p_holm}
 
 
-def _gap(here: Estimate, rest: Estimate) -> tuple[float, float] | None:
-    """(gap, p); None where there is too little to tell."""
-    from scipy import stats
-
-    error = math.hypot(here.standard_error, rest.standard_error)
-    if min(here.n, rest.n) < MIN_QUESTIONS or here.ci95 is None or rest.ci95 is None or not error:
-        return None
-    gap = here.value - rest.value
-    return gap, float(2 * stats.norm.sf(abs(gap) / error))
-
-
-def _plain_means(table: ScoreTable, metric: str, chosen: np.ndarray) -> dict[str, Any]:
+def plain_means(table: ScoreTable, metric: str, chosen: np.ndarray) -> dict[str, Any]:
+    """{base, tuned, delta} over the `chosen` questions that were scored; None where none was."""
     means = {}
     for system in SYSTEMS:
-        values = _scores(table, system, metric)[chosen]
+        values = scores_of(table, system, metric)[chosen]
         values = values[~np.isnan(values)]
         means[system] = round(float(values.mean()), 6) if len(values) else None
     base, tuned = means["base"], means["tuned"]
     return {**means, "delta": None if base is None or tuned is None else round(tuned - base, 6)}
 
 
-def _scores(table: ScoreTable, system: str, metric: str) -> np.ndarray:
+def scores_of(table: ScoreTable, system: str, metric: str) -> np.ndarray:
+    """The scores of every question, nan where it was not scored."""
     return table.values.get((system, metric), np.full(len(table.pairs), np.nan))
-
-
-def _length(question: str) -> str:
-    num = len(question.split())
-    return (
-        f"over {LONG_QUESTION_WORDS} words"
-        if num > LONG_QUESTION_WORDS
-        else f"up to {LONG_QUESTION_WORDS} words"
-    )
-
-
-def _metadata(documents: Mapping[str, Document], pair: QAPair, name: str) -> str | None:
-    document = documents.get(pair.document_id or "")
-    value = document.metadata.get(name) if document else None
-    return str(value) if isinstance(value, str | int | float | bool) else None

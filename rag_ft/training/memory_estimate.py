@@ -97,25 +97,6 @@ def read_shape(folder: Path) -> ModelShape:
     return shape_of(model)
 
 
-def read_encoder_shape(model: str) -> ModelShape:
-    """The shape of a sentence encoder's transformer; loads no weights.
-
-    Args:
-        model: folder, hub id or name, as in `encoder.model`.
-
-    Raises:
-        ConfigError: there is no such model.
-    """
-    import torch
-    from transformers import AutoConfig, AutoModel
-
-    from rag_ft.model_hub import resolve, transformer_folder
-
-    found = AutoConfig.from_pretrained(transformer_folder(resolve(model, "encoder")))
-    with torch.device("meta"):
-        return shape_of(AutoModel.from_config(found))
-
-
 def shape_of(model: Any) -> ModelShape:
     """The shape of a transformers model; its weights may be on the meta device."""
     import torch
