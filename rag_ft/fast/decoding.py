@@ -163,7 +163,7 @@ def decode(model: Any, rows: list[Row], ends: frozenset[int], pad: int) -> Itera
         chosen = choose(head(hidden[:, -1]), live)
 
         # A finished row may still be in the batch; its token is ignored.
-        ended = []
+        ended: list[Row] = []
         for row, token in zip(live, chosen.tolist(), strict=True):
             if row.finish_reason:
                 continue

@@ -336,4 +336,7 @@ def _reply(request: ChatRequest, response: Response) -> Reply:
         return Reply(
             request.id, "", "error", 0, 0, response.seconds, response.error, response.too_long
         )
-    return Reply(request.id, *response.result, response.seconds)
+    text, finish_reason, prompt_tokens, completion_tokens = response.result
+    return Reply(
+        request.id, text, finish_reason, prompt_tokens, completion_tokens, response.seconds
+    )
