@@ -337,6 +337,5 @@ def _reply(request: ChatRequest, response: Response) -> Reply:
             request.id, "", "error", 0, 0, response.seconds, response.error, response.too_long
         )
     text, finish_reason, prompt_tokens, completion_tokens = response.result
-    return Reply(
-        request.id, text, finish_reason, prompt_tokens, completion_tokens, response.seconds
-    )
+    counts = (prompt_tokens, completion_tokens)
+    return Reply(request.id, text, finish_reason, *counts, response.seconds)
