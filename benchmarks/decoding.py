@@ -1,10 +1,12 @@
-"""Greedy decoding in this process: fast/decoding.py against `model.generate` in sorted batches, in one run.
+"""Greedy decoding in this process: fast/decoding.py against `model.generate` in sorted batches, in
+one run.
 
     python benchmarks/decoding.py [--model data/models/demo-lm] [--chunks 96] [--rounds 2]
 
-Prompts are chunks of the handbook, each with its own limit of 8 to 128 new tokens, as a stage has them. Both sort by
-length and compute 16 rows at once in the same dtype. Rounds are interleaved and the fastest counts: in CPU seconds on a
-CPU, in wall seconds on a GPU. Prints a table and writes benchmarks/results/decoding-<hardware>-<date>.json.
+Prompts are chunks of the handbook, each with its own limit of 8 to 128 new tokens, as a stage has
+them. Both sort by length and compute 16 rows at once in the same dtype. Rounds are interleaved and
+the fastest counts: in CPU seconds on a CPU, in wall seconds on a GPU. Prints a table and writes
+benchmarks/results/decoding-<hardware>-<date>.json.
 """
 
 from __future__ import annotations
@@ -61,9 +63,13 @@ def main() -> None:
             longest = max(limits[n] for n in batch)
             with torch.inference_mode():
                 out = model.generate(
-                    inputs, attention_mask=mask, max_new_tokens=longest, do_sample=False,
-                    eos_token_id=sorted(ends), pad_token_id=pad,
-                )  # fmt: skip
+                    inputs,
+                    attention_mask=mask,
+                    max_new_tokens=longest,
+                    do_sample=False,
+                    eos_token_id=sorted(ends),
+                    pad_token_id=pad,
+                )
             for n, row in zip(batch, out[:, inputs.shape[1] :].tolist(), strict=True):
                 stop = next((i for i, token in enumerate(row) if token in ends), len(row))
                 found[n] = row[: min(stop, limits[n])]

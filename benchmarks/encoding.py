@@ -2,10 +2,11 @@
 
     python benchmarks/encoding.py FOLDER [--num-chunks 1000] [--threads 1]
 
-FOLDER holds documents.jsonl and, for the recall column, questions.jsonl in the layout of docs/how-to. Chunks are those
-of `rag-ft ingest` with 128 tokens, without titles. Every way encodes the same chunks; rounds are interleaved, and the
-fastest counts: in this process' CPU seconds on a CPU (other jobs beside it then matter little), in wall seconds on a
-GPU. Prints a table and writes benchmarks/results/encoding-<folder>-<hardware>-<date>.json.
+FOLDER holds documents.jsonl and, for the recall column, questions.jsonl in the layout of
+docs/how-to. Chunks are those of `rag-ft ingest` with 128 tokens, without titles. Every way encodes
+the same chunks; rounds are interleaved, and the fastest counts: in this process' CPU seconds on a
+CPU (other jobs beside it then matter little), in wall seconds on a GPU. Prints a table and writes
+benchmarks/results/encoding-<folder>-<hardware>-<date>.json.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from rag_ft.model_hub import resolve
 from rag_ft.retrieval.encoder import load_encoder
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import Chunk
+from rag_ft.session import Session
 from rag_ft.stages.ingest import run as ingest
 from rag_ft.storage import read_jsonl, read_rows
 
@@ -87,13 +89,14 @@ def _chunks(args: argparse.Namespace) -> tuple[Config, list[Chunk]]:
     run_dir = RunDir(config.run_path)
     if not run_dir.chunks.exists():
         run_dir.path.mkdir(parents=True, exist_ok=True)
-        ingest(config, run_dir)
+        ingest(Session(config, run_dir))
     return config, list(read_jsonl(run_dir.chunks, Chunk))
 
 
 def _ways(config: Config) -> dict[str, Encode]:
-    """The library with its defaults; then per dtype the library with batches of 16 (it sorts them by length), the
-    same with packed linear layers, which tells what the loop alone brings, and ours."""
+    """The library with its defaults; then per dtype the library with batches of 16 (it sorts them
+    by length), the same with packed linear layers, which tells what the loop alone brings, and
+    ours."""
     folder = str(resolve(config.encoder.model, "encoder"))
     ways: dict[str, Encode] = {}
 

@@ -2,11 +2,13 @@
 
     python benchmarks/evaluation.py [--run CONFIG] [--simulations 4000]
 
-Without --run nothing but this file's own synthetic questions is needed. With the configuration of a finished run, its
-grid is asked again in a fresh folder and compared with the generation of its distinct prompts alone, sorted by
-generator and length, which is the engine's best case. Computation is timed in this process' CPU seconds (other jobs
-beside it then matter little), servers and the browser in wall seconds. Prints a table, writes
-benchmarks/results/evaluation-<hardware>-<date>.json, and ends with exit code 1 if a limit is passed.
+Without --run nothing but this file's own synthetic questions is needed. With the configuration of a
+finished run, its grid is asked again in a fresh folder and compared with the generation of its
+distinct prompts alone, sorted by generator and length, which is the engine's best case. Computation
+is timed in this process' CPU seconds (other jobs beside it then matter little), servers and the
+browser in wall seconds. Prints a table, writes
+benchmarks/results/evaluation-<hardware>-<date>.json, and ends with exit code 1 if a limit is
+passed.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ from hardware import processor, write_result
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from synthetic_run import make_synthetic_run
-from test_significance import coverage, false_alarms
+from test_statistics import coverage
+from test_verdict import false_alarms
 
 from rag_ft.evaluation.metrics.answers import faithfulness, score_answer
 from rag_ft.evaluation.statistics import bootstrap
@@ -48,7 +51,8 @@ def main() -> int:
         rows.append(ask_grid(args.run, args.overrides))
     for row in rows:
         print(
-            f"{'ok ' if row['ok'] else 'OVER'}  {row['what']}: {row['value']} {row['unit']} (limit {row['limit']})"
+            f"{'ok ' if row['ok'] else 'OVER'}  {row['what']}: {row['value']} {row['unit']} (limit "
+            f"{row['limit']})"
         )
     _write(rows)
     return 0 if all(row["ok"] for row in rows) else 1
@@ -83,7 +87,8 @@ def score_predictions() -> Row:
 
 
 def resample() -> list[Row]:
-    """20 comparisons of 5,000 questions, 10,000 resamples: of 500 documents, and of one document a question."""
+    """20 comparisons of 5,000 questions, 10,000 resamples: of 500 documents, and of one document a
+    question."""
     rows = []
     for num_documents in (500, NUM_QUESTIONS):
         rng = np.random.default_rng(0)
@@ -106,7 +111,7 @@ def make_report() -> list[Row]:
     with tempfile.TemporaryDirectory() as name:
         config, run_dir = make_synthetic_run(Path(name), num_documents=500, per_document=10)
         clock = time.process_time()
-        counts = report.run(config, run_dir)
+        counts = report.run(Session(config, run_dir))
         rows = [
             _row("writing a report of 5,000 questions", time.process_time() - clock, "cpu-s", 60)
         ]
@@ -119,7 +124,8 @@ def make_report() -> list[Row]:
 
 
 def simulate(num: int) -> list[Row]:
-    """Coverage of the interval by number of documents, and false alarms of the verdict over four differences."""
+    """Coverage of the interval by number of documents, and false alarms of the verdict over four
+    differences."""
     rows = []
     for num_documents in (12, 25, 60, 150):
         share = 100 * coverage(num_documents, num, 2000)
@@ -140,7 +146,8 @@ def ask_grid(path: Path, overrides: list[str]) -> Row:
     from rag_ft.stages import evaluate
 
     config = load_config(path, overrides)
-    # In one process the processor's seconds say more than the wall's, on a machine that others use too.
+    # In one process the processor's seconds say more than the wall's, on a machine that others use
+    # too.
     seconds = time.process_time if config.llm.backend == "transformers" else time.perf_counter
     asked: list[Any] = []
     with tempfile.TemporaryDirectory() as name:

@@ -1,11 +1,13 @@
-"""How often the gate ships an encoder of a given true change: its operating characteristics, by simulation.
+"""How often the gate ships an encoder of a given true change: its operating characteristics, by
+simulation.
 
     python benchmarks/gate.py [--changed 0.06] [--draws 4000]
 
-Every dev question is served or not by base and tuned encoder; a share `changed` of them differs (6 % between base and
-contrastive encoder, hybrid recall@5, on 309 unseen COVID-QA questions), so split between gained and lost that the
-expected recall changes by the points on the left. Ranks within equal recall are a coin. Smaller shares of a
-refused tuning get tries of their own, which this leaves out.
+Every dev question is served or not by base and tuned encoder; a share `changed` of them differs (6
+% between base and contrastive encoder, hybrid recall@5, on 309 unseen COVID-QA questions), so split
+between gained and lost that the expected recall changes by the points on the left. Ranks within
+equal recall are a coin. Smaller shares of a refused tuning get tries of their own, which this
+leaves out.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ def main() -> None:
 
 
 def shipped(change: float, num_questions: int, changed: float, draws: int) -> float:
-    """The share of `draws` dev sets on which the gate finds the tuned encoder not below the base."""
+    """The share of `draws` dev sets on which the gate finds the tuned encoder not below the
+    base."""
     rng = np.random.default_rng(0)
     gained, lost = (changed + change) / 2, (changed - change) / 2
     passed = 0

@@ -1,17 +1,22 @@
-"""Question generation through a vLLM server: our client against what the same server can give, in one run.
+"""Question generation through a vLLM server: our client against what the same server can give, in
+one run.
 
-    python benchmarks/generation.py [--model data/models/demo-lm] [--chunks 256] [--only client,server,agreement,engine]
+    python benchmarks/generation.py [--model data/models/demo-lm] [--chunks 256] [--only
+    client,server,agreement,engine]
 
 client   20,000 requests through a fake server that answers at once: client time a request, memory.
-server   the same prompts (4 questions a chunk, greedy, JSON schema) through `cached_chat`, through a bare loop at its
-         best concurrency (the ceiling), and one at a time as several peers do; prompt tokens computed with the chunks
-         in order and shuffled, with a cache that does not hold them all.
-engine   the same prompts through vLLM's LLM class in one process, which has no server between, and through the bare
+server   the same prompts (4 questions a chunk, greedy, JSON schema) through `cached_chat`, through
+a bare loop at its
+         best concurrency (the ceiling), and one at a time as several peers do; prompt tokens
+         computed with the chunks in order and shuffled, with a cache that does not hold them all.
+engine   the same prompts through vLLM's LLM class in one process, which has no server between, and
+through the bare
          loop, by turns.
 agreement  greedy replies of the server and of the in-process model, in bfloat16 and in float32.
 
-The stage as users run it is measured by generation_command.py. Rates are wall-clock: run it on a calm machine. Prints
-and writes benchmarks/results/generation-<model>-<hardware>.json, where each measure has its own date and hardware.
+The stage as users run it is measured by generation_command.py. Rates are wall-clock: run it on a
+calm machine. Prints and writes benchmarks/results/generation-<model>-<hardware>.json, where each
+measure has its own date and hardware.
 """
 
 from __future__ import annotations
@@ -48,15 +53,18 @@ SCHEMA = {
     "required": ["evidence", "question", "answer"],
     "additionalProperties": False,
 }
-# Small blocks, so that a chunk's own tokens are shared, and room for about 100 prompts of the 1,024.
+# Small blocks, so that a chunk's own tokens are shared, and room for about 100 prompts of the
+# 1,024.
 SERVER_ARGUMENTS = ["--block-size", "32", "--num-gpu-blocks-override", "800"]
 FAKE_SERVER = """
 import asyncio, json, sys
-choice = {"index": 0, "message": {"role": "assistant", "content": "word " * 60}, "finish_reason": "stop"}
+message = {"role": "assistant", "content": "word " * 60}
+choice = {"index": 0, "message": message, "finish_reason": "stop"}
 chat = {"choices": [choice], "usage": {"prompt_tokens": 200, "completion_tokens": 60}}
 def reply(body):
     raw = json.dumps(body).encode()
-    return b"HTTP/1.1 200 OK\\r\\nContent-Type: application/json\\r\\nContent-Length: %d\\r\\n\\r\\n" % len(raw) + raw
+    head = b"HTTP/1.1 200 OK\\r\\nContent-Type: application/json\\r\\n"
+    return head + b"Content-Length: %d\\r\\n\\r\\n" % len(raw) + raw
 CHAT, MODELS = reply(chat), reply({"data": [{"id": "fake"}]})
 class Fake(asyncio.Protocol):
     def connection_made(self, transport): self.transport, self.seen = transport, b""
@@ -133,12 +141,16 @@ def main() -> None:
 
 def spread(values: list[float]) -> dict[str, float]:
     digits = 3 if max(values) < 100 else 0
-    return {"median": round(statistics.median(values), digits), "lowest": round(min(values), digits),
-            "highest": round(max(values), digits)}  # fmt: skip
+    return {
+        "median": round(statistics.median(values), digits),
+        "lowest": round(min(values), digits),
+        "highest": round(max(values), digits),
+    }
 
 
 def measure_client(args: argparse.Namespace) -> dict[str, Any]:
-    """Client seconds a request and memory, with a server that answers at once (its own time is in the wall clock)."""
+    """Client seconds a request and memory, with a server that answers at once (its own time is in
+    the wall clock)."""
     fake = subprocess.Popen([sys.executable, "-c", FAKE_SERVER], stdout=subprocess.PIPE, text=True)
     assert fake.stdout
     url = f"http://127.0.0.1:{fake.stdout.readline().strip()}/v1"
@@ -211,8 +223,12 @@ def measure_server(args: argparse.Namespace) -> dict[str, Any]:
 def measure_engine(args: argparse.Namespace) -> dict[str, Any]:
     """The server's ceiling as a share of the engine's own rate, round by round."""
     requests = make_requests(args)
-    job = {"model": str(args.model), "schema": SCHEMA | {"x-guidance": JSON_STYLE}, "max_tokens": args.max_tokens,
-           "messages": [list(r.messages) for r in requests]}  # fmt: skip
+    job = {
+        "model": str(args.model),
+        "schema": SCHEMA | {"x-guidance": JSON_STYLE},
+        "max_tokens": args.max_tokens,
+        "messages": [list(r.messages) for r in requests],
+    }
     config = LLMConfig(backend="vllm", model=str(args.model), max_model_tokens=1024)
     with (
         tempfile.NamedTemporaryFile("w", suffix=".json") as file,
@@ -243,10 +259,21 @@ def measure_engine(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def start_engine(job: str) -> subprocess.Popen[str]:
-    ours = {"HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-            "OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}  # fmt: skip
-    return subprocess.Popen([".venv-vllm/bin/python", "-c", ENGINE, job], stdin=subprocess.PIPE, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=ours | os.environ)  # fmt: skip
+    ours = {
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_CPU_KVCACHE_SPACE": "2",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "OMP_NUM_THREADS": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    }
+    return subprocess.Popen(
+        [".venv-vllm/bin/python", "-c", ENGINE, job],
+        stdin=subprocess.PIPE,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=ours | os.environ,
+    )
 
 
 def engine_rate(engine: subprocess.Popen[str]) -> float:
@@ -260,8 +287,11 @@ def engine_rate(engine: subprocess.Popen[str]) -> float:
 
 def make_requests(args: argparse.Namespace) -> list[ChatRequest]:
     """Four questions of each passage, the passage first, in passage order."""
-    texts = [p.read_text(encoding="utf-8", errors="replace") for p in sorted(args.documents.rglob("*"))
-             if p.suffix in (".md", ".txt")]  # fmt: skip
+    texts = [
+        p.read_text(encoding="utf-8", errors="replace")
+        for p in sorted(args.documents.rglob("*"))
+        if p.suffix in (".md", ".txt")
+    ]
     words = " ".join(texts).split()
     passages = [" ".join(words[i : i + 90]) for i in range(0, len(words) - 90, 60)]
     passages = (passages * (1 + args.chunks // len(passages)))[: args.chunks]
@@ -293,7 +323,8 @@ def rate_of_run(model: Any, requests: list[ChatRequest], reset: str | None = Non
 
 
 def bare_loop(url: str, model: Any, requests: list[ChatRequest], concurrency: int) -> float:
-    """Output tokens a second of `concurrency` workers that post ready bytes and look at nothing but the count."""
+    """Output tokens a second of `concurrency` workers that post ready bytes and look at nothing but
+    the count."""
     prompt_counters(model, url)
     bodies = iter([json.dumps(model._chat_call(r).body).encode() for r in requests])
 
@@ -316,8 +347,8 @@ def bare_loop(url: str, model: Any, requests: list[ChatRequest], concurrency: in
 
 
 def prompt_counters(model: Any, url: str, reset: bool = True) -> dict[str, float]:
-    """The server's counts of prompt tokens looked up in (queries) and found in the prefix cache (hits), which is
-    emptied first on `reset`, and of its engine's steps (iteration_tokens)."""
+    """The server's counts of prompt tokens looked up in (queries) and found in the prefix cache
+    (hits), which is emptied first on `reset`, and of its engine's steps (iteration_tokens)."""
     root = url.removesuffix("/v1")
 
     async def ask() -> str:
@@ -329,7 +360,8 @@ def prompt_counters(model: Any, url: str, reset: bool = True) -> dict[str, float
                 return await response.text()
 
     text = asyncio.run(ask())
-    pattern = r"^vllm:(?:prefix_cache_)?(queries|hits|iteration_tokens)_total(?:_count)?\{.*\} ([\d.e+]+)$"
+    names = r"(?:prefix_cache_)?(queries|hits|iteration_tokens)_total(?:_count)?"
+    pattern = rf"^vllm:{names}\{{.*\}} ([\d.e+]+)$"
     found = re.findall(pattern, text, re.MULTILINE)
     return {name: float(value) for name, value in found}
 
@@ -340,8 +372,9 @@ def computed_share(before: dict[str, float], after: dict[str, float]) -> float:
 
 
 def measure_agreement(args: argparse.Namespace) -> dict[str, Any]:
-    """Share of greedy replies that are the same text from the server and from the in-process model, by precision: in
-    bfloat16 two likely tokens can be closer than the rounding, which differs with the batch even within one engine."""
+    """Share of greedy replies that are the same text from the server and from the in-process model,
+    by precision: in bfloat16 two likely tokens can be closer than the rounding, which differs with
+    the batch even within one engine."""
     requests, shares = make_requests(args)[:256], {}
     for dtype in ("auto", "float32"):
         config = LLMConfig(
@@ -356,9 +389,14 @@ def measure_agreement(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def write(args: argparse.Namespace, name: str, found: dict[str, Any]) -> None:
-    """Puts one measure into the results file, beside those of other runs, under its own date and hardware."""
-    block = {"date": datetime.date.today().isoformat(), "hardware": f"{os.cpu_count()} x {processor()}",
-             "load_at_the_end": round(os.getloadavg()[0], 1), **found}  # fmt: skip
+    """Puts one measure into the results file, beside those of other runs, under its own date and
+    hardware."""
+    block = {
+        "date": datetime.date.today().isoformat(),
+        "hardware": f"{os.cpu_count()} x {processor()}",
+        "load_at_the_end": round(os.getloadavg()[0], 1),
+        **found,
+    }
     print(json.dumps({name: block}, indent=1))
     RESULTS.mkdir(exist_ok=True)
     slug = re.sub(r"[^a-z0-9]+", "-", processor().lower()).strip("-")[:24]

@@ -1,13 +1,17 @@
 """The generate stage as users run it, against what its server can give, in the same rounds.
 
-    python benchmarks/generation_command.py [--model data/models/demo-lm] [--chunks 256] [--pairs 8] [--rounds 5]
+    python benchmarks/generation_command.py [--model data/models/demo-lm] [--chunks 256] [--pairs 8]
+    [--rounds 5]
 
-One vLLM server; in every round each pass's own requests go through a bare loop (the ceiling), then the whole stage runs
-with all that belongs to it: planning, prompts, checks, files. Told of each pass:
+One vLLM server; in every round each pass's own requests go through a bare loop (the ceiling), then
+the whole stage runs with all that belongs to it: planning, prompts, checks, files. Told of each
+pass:
 
-share_of_ceiling  output tokens a second of the stage's pass, as a share of the best bare loop in that round. It is
+share_of_ceiling  output tokens a second of the stage's pass, as a share of the best bare loop in
+that round. It is
                   wall-clock: run it on a calm machine.
-steps_share       engine steps of the bare loop, as a share of the stage's: how full the stage keeps the engine's
+steps_share       engine steps of the bare loop, as a share of the stage's: how full the stage keeps
+the engine's
                   batches. Other jobs beside it do not matter.
 client_cpu_ms     what a request costs the client, checks and retrieval included.
 
@@ -32,6 +36,7 @@ from rag_ft.llm.factory import open_language_model
 from rag_ft.llm.interface import ChatRequest, Reply
 from rag_ft.pipeline import run_stage
 from rag_ft.run_dir import RunDir
+from rag_ft.session import Session
 from rag_ft.stages import generate
 
 
@@ -75,11 +80,18 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 def overrides(args: argparse.Namespace, folder: str) -> list[str]:
     return [
-        f"run.dir={folder}", f"ingest.sources=[{args.documents}]", "ingest.chunk_tokens=128",
-        f"llm.model={args.model}", "llm.backend=vllm", f"generate.max_chunks={args.chunks}",
-        f"generate.pairs_per_chunk={args.pairs}", f"generate.advanced.max_tokens={args.max_tokens}", "generate.advanced.temperature=0",
-        "generate.questions=[]", "generate.advanced.min_kept_share=0",
-    ]  # fmt: skip
+        f"run.dir={folder}",
+        f"ingest.sources=[{args.documents}]",
+        "ingest.chunk_tokens=128",
+        f"llm.model={args.model}",
+        "llm.backend=vllm",
+        f"generate.max_chunks={args.chunks}",
+        f"generate.pairs_per_chunk={args.pairs}",
+        f"generate.advanced.max_tokens={args.max_tokens}",
+        "generate.advanced.temperature=0",
+        "generate.questions=[]",
+        "generate.advanced.min_kept_share=0",
+    ]
 
 
 def one_round(
@@ -110,13 +122,13 @@ def one_round(
 
 
 def run_command(config: Any, model: Any) -> tuple[dict[str, Pass], dict[str, float]]:
-    """The generate stage, nothing kept from before, on a model that is open: its passes that asked something, and
-    seconds by pass and around them."""
+    """The generate stage, nothing kept from before, on a model that is open: its passes that asked
+    something, and seconds by pass and around them."""
     run_dir, listener = RunDir(config.run_path), Listener(model)
     run_dir.replies("generate").unlink(missing_ok=True)
     generate.open_language_model = lambda *_: contextlib.nullcontext(listener)  # type: ignore[assignment]
     began = time.monotonic()
-    seconds = generate.run(config, run_dir)["seconds_by_pass"]
+    seconds = generate.run(Session(config, run_dir))["seconds_by_pass"]
     around = time.monotonic() - began - sum(seconds.values())
     passes = dict(zip(seconds, listener.passes, strict=False))
     return {name: done for name, done in passes.items() if done.sent}, {**seconds, "around": around}

@@ -1,11 +1,13 @@
-"""Fine-tuning throughput: our trainer against TRL's SFTTrainer with its defaults, same examples and model, in one run.
+"""Fine-tuning throughput: our trainer against TRL's SFTTrainer with its defaults, same examples and
+model, in one run.
 
     python benchmarks/generator.py [--model data/models/demo-lm] [--num-examples 128] [--threads 1]
 
-Examples ask over three chunks of data/handbook each, as long as real ones. Both train the same LoRA adapter once over
-the same examples with the same batch size, learning rate and seed; then dev loss is measured in the same way. Useful
-tokens are those of the examples, padding excluded, per CPU second on a CPU (so that other jobs matter little), per
-wall second on a GPU. Prints a table and writes benchmarks/results/generator-<hardware>-<date>.json.
+Examples ask over three chunks of data/handbook each, as long as real ones. Both train the same LoRA
+adapter once over the same examples with the same batch size, learning rate and seed; then dev loss
+is measured in the same way. Useful tokens are those of the examples, padding excluded, per CPU
+second on a CPU (so that other jobs matter little), per wall second on a GPU. Prints a table and
+writes benchmarks/results/generator-<hardware>-<date>.json.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from rag_ft.config_loader import make_config
 from rag_ft.prompts.prompt_set import load_prompts
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import Chunk
+from rag_ft.session import Session
 from rag_ft.stages.ingest import run as ingest
 from rag_ft.storage import read_jsonl
 from rag_ft.training.distributed import Processes
@@ -55,8 +58,14 @@ def main() -> None:
             way, config, tokens.tokenizer, learned, work / name.replace(" ", "-")
         )
         useful = sum(len(e.encoded.input_ids) for e in learned)
-        rows.append({"way": name, "seconds": round(seconds, 1), "useful_tokens_per_second": round(useful / seconds),
-                     "dev_loss": round(_dev_loss(model, dev), 4)})  # fmt: skip
+        rows.append(
+            {
+                "way": name,
+                "seconds": round(seconds, 1),
+                "useful_tokens_per_second": round(useful / seconds),
+                "dev_loss": round(_dev_loss(model, dev), 4),
+            }
+        )
     for row in rows:
         row["times_peer"] = round(
             row["useful_tokens_per_second"] / rows[0]["useful_tokens_per_second"], 2
@@ -77,18 +86,28 @@ def _config(args: argparse.Namespace, work: Path) -> Config:
     return make_config(
         {
             "run": {"dir": work / "run"},
-            "ingest": {"sources": [Path("data/handbook")], "chunk_tokens": 96, "advanced": {"chunk_overlap_tokens": 12}},
+            "ingest": {
+                "sources": [Path("data/handbook")],
+                "chunk_tokens": 96,
+                "advanced": {"chunk_overlap_tokens": 12},
+            },
             "llm": {"model": args.model, "prompts": "compact"},
-            "train_generator": {"epochs": 1, "batch_size": 8, "learning_rate": 1e-3, "advanced": {"rank": 16, "evaluations": 1, "max_tokens": 1024},},
+            "train_generator": {
+                "epochs": 1,
+                "batch_size": 8,
+                "learning_rate": 1e-3,
+                "advanced": {"rank": 16, "evaluations": 1, "max_tokens": 1024},
+            },
         }
-    )  # fmt: skip
+    )
 
 
 def _examples(config: Config, tokens: Any, count: int) -> list[Example]:
-    """Questions that ask to go on with a sentence of one of three chunks: real lengths, something to learn."""
+    """Questions that ask to go on with a sentence of one of three chunks: real lengths, something
+    to learn."""
     run_dir = RunDir(config.run_path)
     run_dir.path.mkdir(parents=True)
-    ingest(config, run_dir)
+    ingest(Session(config, run_dir))
     chunks, prompts = (
         list(read_jsonl(run_dir.chunks, Chunk)),
         load_prompts(config.llm.prompts, config.llm.advanced.abstain),
@@ -109,8 +128,9 @@ def _examples(config: Config, tokens: Any, count: int) -> list[Example]:
 
 
 def _peer(config: Config, tokenizer: Any, examples: Sequence[Example], folder: Path) -> Any:
-    """TRL as its documentation starts: prompt-completion rows, everything else by default but what both share."""
-    knobs = config.train_generator
+    """TRL as its documentation starts: prompt-completion rows, everything else by default but what
+    both share."""
+    settings = config.train_generator
     rows = [
         {"prompt": list(e.messages), "completion": [{"role": "assistant", "content": e.answer}]}
         for e in examples
@@ -118,12 +138,22 @@ def _peer(config: Config, tokenizer: Any, examples: Sequence[Example], folder: P
     trainer = trl.SFTTrainer(
         model=config.llm.model,
         args=trl.SFTConfig(
-            str(folder), num_train_epochs=1, per_device_train_batch_size=knobs.batch_size,
-            learning_rate=knobs.learning_rate, lr_scheduler_type="cosine", warmup_steps=0.05, seed=config.run.seed,
-            save_strategy="no", report_to="none", use_cpu=not torch.cuda.is_available(), disable_tqdm=True,
+            str(folder),
+            num_train_epochs=1,
+            per_device_train_batch_size=settings.batch_size,
+            learning_rate=settings.learning_rate,
+            lr_scheduler_type="cosine",
+            warmup_steps=0.05,
+            seed=config.run.seed,
+            save_strategy="no",
+            report_to="none",
+            use_cpu=not torch.cuda.is_available(),
+            disable_tqdm=True,
         ),
-        train_dataset=Dataset.from_list(rows), processing_class=tokenizer, peft_config=adapter_config(config),
-    )  # fmt: skip
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        peft_config=adapter_config(settings),
+    )
     trainer.train()
     return trainer.model
 
@@ -173,10 +203,18 @@ def _report(
     gpu = torch.cuda.is_available()
     hardware = torch.cuda.get_device_name() if gpu else processor()
     found = {
-        "threads": args.threads, "clock": "wall" if gpu else "cpu", "model": args.model, "num_examples": len(examples),
-        "mean_tokens": round(sum(len(e.encoded.input_ids) for e in examples) / len(examples)), "rows": rows,
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__, "trl": trl.__version__},
-    }  # fmt: skip
+        "threads": args.threads,
+        "clock": "wall" if gpu else "cpu",
+        "model": args.model,
+        "num_examples": len(examples),
+        "mean_tokens": round(sum(len(e.encoded.input_ids) for e in examples) / len(examples)),
+        "rows": rows,
+        "versions": {
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "trl": trl.__version__,
+        },
+    }
     write_result("generator", hardware, found)
 
 

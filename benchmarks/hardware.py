@@ -1,14 +1,16 @@
-"""What every benchmark says of the machine it ran on, and where its result goes."""
+"""The hardware that a benchmark ran on, and the folder of its result."""
 
 from __future__ import annotations
 
 import datetime
 import json
+import os
 import platform
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
+# Where results go; tests that only try whether a benchmark runs name another folder.
+RESULTS = Path(os.environ.get("RAG_FT_RESULTS", Path(__file__).parent / "results"))
 
 
 def processor() -> str:
@@ -24,9 +26,10 @@ def processor() -> str:
 
 
 def write_result(name: str, hardware: str, found: dict[str, Any]) -> Path:
-    """Writes results/<name>-<hardware>-<date>.json with date and hardware first; prints and returns its path."""
+    """Writes results/<name>-<hardware>-<date>.json, date and hardware first. Prints and returns its
+    path."""
     today = datetime.date.today().isoformat()
-    RESULTS.mkdir(exist_ok=True)
+    RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{name}-{'-'.join(hardware.lower().split())[:40]}-{today}.json"
     text = json.dumps({"date": today, "hardware": hardware, **found}, indent=1)
     path.write_text(text + "\n", encoding="utf-8")

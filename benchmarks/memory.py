@@ -1,13 +1,14 @@
-"""Planned memory of the generator's training against a simulated one, for models that no CPU here could hold.
+"""Planned memory of the generator's training against a simulated one, for models that no CPU here
+could hold.
 
     python benchmarks/memory.py [--cases 0.6b:16:1024:lora,8b:4:1024:lora,...]
 
-One training step of a randomly shaped model runs on fake tensors, which have a shape and no data, under PyTorch's
-MemTracker: it counts what is alive at every operation. Kernels' own work space, the CUDA context and what an allocator
-loses between blocks are not in it, so the plan is compared without its fixed part. A case is
-shape:rows:tokens a row:method, with `+ckpt` behind the method for gradient checkpointing; 32 tokens of a row are
-learned.
-Writes benchmarks/results/memory-<date>.json.
+One training step of a randomly shaped model runs on fake tensors, which have a shape and no data,
+under PyTorch's MemTracker: it counts what is alive at every operation. Kernels' own work space, the
+CUDA context and what an allocator loses between blocks are not in it, so the plan is compared
+without its fixed part. A case is shape:rows:tokens a row:method, with `+ckpt` behind the method for
+gradient checkpointing; 32 tokens of a row are learned. Writes
+benchmarks/results/memory-<date>.json.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hardware import RESULTS
 from torch._subclasses import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 from torch.nn import functional
@@ -34,7 +36,6 @@ from rag_ft.training.memory_estimate import shape_of, training_memory
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 from gpu_check import SHAPES
 
-RESULTS = Path(__file__).parent / "results"
 CASES = (
     "0.6b:16:1024:lora,0.6b:16:1024:lora+ckpt,0.6b:4:1024:full,8b:4:1024:lora,8b:16:1024:lora+ckpt"
 )
@@ -58,15 +59,18 @@ def main() -> None:
 def measure(case: str) -> dict[str, Any]:
     size, rows, tokens, method = case.split(":")
     method, _, checkpointing = method.partition("+")
-    knobs = {"method": method, "gradient_checkpointing": bool(checkpointing)}
-    config = make_config({"run": {"dtype": "bfloat16"}, "train_generator": knobs, "llm": {}})
+    settings = {
+        "method": method,
+        "advanced": {"gradient_checkpointing": bool(checkpointing)},
+    }
+    config = make_config({"run": {"dtype": "bfloat16"}, "train_generator": settings, "llm": {}})
     model = _on_meta(size, method)
     shape = shape_of(model)
     if method == "lora":
         from peft import get_peft_model
 
         with torch.device("meta"):
-            model = get_peft_model(model, adapter_config(config))
+            model = get_peft_model(model, adapter_config(config.train_generator))
     with FakeTensorMode():
         _make_fake(model)
         simulated = _peak(model, int(rows), int(tokens), bool(checkpointing))
@@ -111,7 +115,8 @@ def _on_meta(size: str, method: str) -> Any:
 
 
 def _make_fake(model: Any) -> None:
-    """Gives every weight and buffer a fake tensor on the CPU in place of its meta tensor; what trains in float32."""
+    """Gives every weight and buffer a fake tensor on the CPU in place of its meta tensor; what
+    trains in float32."""
     made: dict[int, Any] = {}
     for module in model.modules():
         for store in (module._parameters, module._buffers):

@@ -1,13 +1,17 @@
-"""Teaches a small instruction-tuned model to write questions about a passage and to answer them, on human questions.
+"""Teaches a small instruction-tuned model to write questions about a passage and to answer them, on
+human questions.
 
-    python benchmarks/question_writer.py MODEL DATA --to FOLDER [--sets xquad_en_train,nq_oracle_train]
+    python benchmarks/question_writer.py MODEL DATA --to FOLDER [--sets
+    xquad_en_train,nq_oracle_train]
                                          [--work FOLDER] [--threads 2] [section.key=value ...]
 
-Models of a few 100 million parameters do not follow the instructions of `llm.prompts=full`, and no larger one runs on
-two CPU cores. So that the stages can be measured with a language model that reads ordinary English, MODEL (a folder,
-such as SmolLM2-135M-Instruct's) is tuned on two tasks over DATA/<set>/ (layout of docs/how-to): the passage and the
-sentence with the answer -> the pair as JSON; a question with the passage that proves it, or one that does not -> the
-answer, or abstaining. FOLDER then serves as `llm.model` with `llm.prompts=compact`. The sets must not be those that are
+Models of a few 100 million parameters do not follow the instructions of `llm.prompts=full`, and no
+larger one runs on two CPU cores. So that the stages can be measured with a language model that
+reads ordinary English, MODEL (a folder, such as SmolLM2-135M-Instruct's) is tuned on two tasks over
+DATA/<set>/ (layout of docs/how-to): the passage and the sentence with the answer -> the pair as
+JSON; a question with the passage that answers it, or one that does not -> the answer, or to
+abstain.
+FOLDER then serves as `llm.model` with `llm.prompts=compact`. The sets must not be those that are
 measured on afterwards. 40 minutes for 135 million parameters, 1,798 questions and two cores.
 """
 
@@ -35,7 +39,12 @@ from rag_ft.stages import generate, index, ingest
 from rag_ft.storage import ChunkStore, read_jsonl
 from rag_ft.training.distributed import join_processes
 from rag_ft.training.generator.context_layouts import Example
-from rag_ft.training.generator.dataset import find_contexts, layout_of, make_examples, select_pairs
+from rag_ft.training.generator.dataset import (
+    layout_settings,
+    make_examples,
+    retrieve,
+    select_pairs,
+)
 from rag_ft.training.generator.lora import load_base
 from rag_ft.training.generator.tokenization import load_chat_tokens
 from rag_ft.training.generator.trainer import save_generator, train
@@ -66,7 +75,8 @@ def main() -> None:
     rows, dev = (_examples(config, run_dir, pairs, tokens) for pairs in (train_pairs, dev_pairs))
     random.Random(config.run.seed).shuffle(rows)
     print(
-        f"{len(rows)} examples over {len(train_pairs)} questions, {len(dev)} to select the weights by"
+        f"{len(rows)} examples over {len(train_pairs)} questions, {len(dev)} to select the weights "
+        "by"
     )
     processes = join_processes()
     folder = run_dir.checkpoints("question_writer")
@@ -75,16 +85,17 @@ def main() -> None:
         json.dumps(trained.history[-12:]),
         f"{trained.num_tokens / trained.seconds:.0f} tokens a second",
     )
-    save_generator(trained, config, run_dir.generator, processes)
+    save_generator(
+        trained, config.train_generator, config.llm.required_model, run_dir.generator, processes
+    )
     print(f"written to {merge(config, args.to)}")
 
 
 def _examples(config: Config, run_dir: RunDir, pairs: list[QAPair], tokens: Any) -> list[Example]:
     session = Session(config, run_dir)
-    contexts = find_contexts(session, pairs)
-    answering, _ = make_examples(
-        session.answer_prompt, contexts, pairs, tokens.encode, layout_of(config)
-    )
+    layout = layout_settings(config.train_generator, config.retrieval.top_k, config.run.seed)
+    found = retrieve(session, pairs)
+    answering, _ = make_examples(session.answer_prompt, found, pairs, tokens.encode, layout)
     return [*answering, *_writing(config, run_dir, pairs, tokens)]
 
 
@@ -131,7 +142,7 @@ def _config(args: argparse.Namespace) -> Config:
         "llm": {"model": args.model, "prompts": "compact"},
         "train_generator": dict(KNOBS),
     }
-    for override in args.knobs:
+    for override in args.overrides:
         apply_override(values, override)
     return make_config(values)
 
@@ -142,7 +153,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("model")
     parser.add_argument("data", type=Path)
-    parser.add_argument("knobs", nargs="*", help="section.key=value")
+    parser.add_argument("overrides", nargs="*", help="section.key=value")
     parser.add_argument("--to", type=Path, required=True)
     parser.add_argument("--sets", default="xquad_en_train,nq_oracle_train")
     parser.add_argument("--work", type=Path, default=Path("runs/question_writer"))

@@ -1,21 +1,25 @@
-"""What tuning the retriever brings on real questions: cross-fit, non-regression, LSR against contrastive, LM scoring.
+"""What tuning the retriever brings on real questions: cross-fit, non-regression, LSR against
+contrastive, LM scoring.
 
     python benchmarks/retriever.py DATA [--only crossfit,held-out,regression,lsr,unasked,scoring]
                                         [--folds 0,1]
                                         [--work FOLDER] [--threads 2] [section.key=value ...]
 
-DATA holds <set>_<split>/documents.jsonl and questions.jsonl (layout of docs/how-to). Every measure runs the stages as a
-user would, in run folders under --work, and goes on where it was stopped. Differences come with a paired bootstrap over
-documents. Prints tables and writes benchmarks/results/retriever-<date>.json.
+DATA holds <set>_<split>/documents.jsonl and questions.jsonl (layout of docs/how-to). Every measure
+runs the stages as a user would, in run folders under --work, and goes on where it was stopped.
+Differences come with a paired bootstrap over documents. Prints tables and writes
+benchmarks/results/retriever-<date>.json.
 
-  crossfit    train on one half of covidqa_train's documents, report on the other; both halves pooled
-  held-out    train on covidqa_train, report on covidqa_dev
-  regression  sets the base encoder is good at already (nq_oracle, xquad_en): their own train -> dev, and the encoder
+  crossfit    train on one half of covidqa_train's documents, report on the other; both halves
+  pooled held-out    train on covidqa_train, report on covidqa_dev regression  sets the base encoder
+  is good at already (nq_oracle, xquad_en): their own train -> dev, and the encoder
               tuned on covidqa_train over their dev documents
   lsr         from one contrastive stage: LSR after it, and as many further contrastive steps
-  unasked     as crossfit, but no human question about a train or dev document is known: inverse cloze, questions that
+  unasked     as crossfit, but no human question about a train or dev document is known: inverse
+  cloze, questions that
               llm.model writes (give one that reads English, see question_writer.py), and both
-  scoring     pairs a second of lm_scores against one (question, chunk) a forward with logits everywhere
+  scoring     pairs a second of lm_scores against one (question, chunk) a forward with logits
+  everywhere
 """
 
 from __future__ import annotations
@@ -33,6 +37,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from hardware import RESULTS
 
 from rag_ft.config import Config
 from rag_ft.config_loader import apply_override, make_config
@@ -58,7 +63,6 @@ from rag_ft.training.retriever.phases import (
     open_training,
 )
 
-RESULTS = Path(__file__).parent / "results"
 SHOWN = ("recall@1", "recall@5", "recall@10", "ndcg@10")
 TUNED_AGAINST = (
     ("base dense", "tuned dense"),
@@ -66,10 +70,16 @@ TUNED_AGAINST = (
     ("BM25", "tuned hybrid"),
 )
 Table = dict[str, np.ndarray]  # system -> (num_questions, len(RETRIEVAL_METRICS))
-# Without the check "form", which wants a question mark: half of Natural Questions, which taught the writer, has none.
-WRITTEN: dict[str, Any] = {"pairs_per_chunk": 2, "kinds": {"factoid": 1.0}, "splits": ["train", "dev"],
-                           "max_tokens": 192, "checks": ["evidence", "stands_alone", "duplicate", "round_trip"],
-                           "min_kept_share": 0.01}  # fmt: skip
+# Without the check "form", which wants a question mark: half of Natural Questions, which taught the
+# writer, has none.
+WRITTEN: dict[str, Any] = {
+    "pairs_per_chunk": 2,
+    "kinds": {"factoid": 1.0},
+    "splits": ["train", "dev"],
+    "max_tokens": 192,
+    "checks": ["evidence", "stands_alone", "duplicate", "round_trip"],
+    "min_kept_share": 0.01,
+}
 OTHER_LANGUAGES = ("xquad_de_dev", "xquad_es_dev", "xquad_zh_dev", "xquad_ar_dev")
 UNASKED: dict[str, dict[str, Any]] = {
     "inverse cloze": {"train_retriever": {"epochs": 0, "advanced": {"self_supervised": True}}},
@@ -87,8 +97,14 @@ LSR = "then LSR"
 def main() -> None:
     args = _arguments()
     torch.set_num_threads(args.threads)
-    measures = {"crossfit": crossfit, "held-out": held_out, "regression": regression, "lsr": lsr, "unasked": unasked,
-                "scoring": scoring}  # fmt: skip
+    measures = {
+        "crossfit": crossfit,
+        "held-out": held_out,
+        "regression": regression,
+        "lsr": lsr,
+        "unasked": unasked,
+        "scoring": scoring,
+    }
     results = {name: measures[name](args) for name in args.only.split(",")}
     now = datetime.datetime.now(datetime.UTC).date().isoformat()
     hardware = {
@@ -151,8 +167,8 @@ def regression(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def lsr(args: argparse.Namespace) -> dict[str, Any]:
-    """LSR and as many further contrastive steps, from the weights of one contrastive stage. Without the gate: what
-    they do, not what would be shipped."""
+    """LSR and as many further contrastive steps, from the weights of one contrastive stage. Without
+    the gate: what they do, not what would be shipped."""
     parts, facts = [], {}
     for fold in args.folds:
         config, run_dir = _prepare(args, f"lsr-{fold}", [("covidqa_train", None)], _halves(fold))
@@ -198,7 +214,8 @@ def _file_name(form: str) -> str:
 
 
 def unasked(args: argparse.Namespace) -> dict[str, Any]:
-    """As served after the gate, which without dev questions judges by clozes, with written ones by those."""
+    """As served after the gate, which without dev questions judges by clozes, with written ones by
+    those."""
     parts, facts = [], {}
     for fold in args.folds:
         table: Table = {}
@@ -231,8 +248,8 @@ def unasked(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def scoring(args: argparse.Namespace) -> dict[str, Any]:
-    """CPU seconds for (question, chunk) pairs, ours and the naive loop, and how far they differ: llm.model, and a model
-    of the same body with random weights and a vocabulary of 128,256."""
+    """CPU seconds for (question, chunk) pairs, ours and the naive loop, and how far they differ:
+    llm.model, and a model of the same body with random weights and a vocabulary of 128,256."""
     config, run_dir = _prepare(args, "scoring", [("covidqa_dev", "train")], indexed=False)
     large = _with_large_vocabulary(Path(config.llm.model), args.work / "large-vocabulary")
     return {
@@ -262,8 +279,11 @@ def _score(config: Config, run_dir: RunDir, model_dir: Path, num: int) -> dict[s
             clock = time.process_time()
             ours = np.array([values.mean() for values in model.answer_logprobs(jobs)])
             seconds = time.process_time() - clock
-        found[dtype] = {"cpu_seconds": round(seconds, 2), "times_naive": round(naive_seconds / seconds, 1),
-                        "largest_gap_nats_per_token": float(np.abs(ours - naive).max())}  # fmt: skip
+        found[dtype] = {
+            "cpu_seconds": round(seconds, 2),
+            "times_naive": round(naive_seconds / seconds, 1),
+            "largest_gap_nats_per_token": float(np.abs(ours - naive).max()),
+        }
     print(f"\nscoring with {model_dir.name}: {found}")
     return found
 
@@ -305,10 +325,14 @@ def _arguments() -> argparse.Namespace:
         description="What tuning the retriever brings on real questions"
     )
     parser.add_argument("data", type=Path)
-    parser.add_argument("knobs", nargs="*", help="section.key=value, for every run")
+    parser.add_argument("overrides", nargs="*", help="section.key=value, for every run")
     parser.add_argument("--only", default="crossfit,held-out,regression,lsr,scoring")
-    parser.add_argument("--folds", type=lambda given: [int(fold) for fold in given.split(",")], default=[0, 1],
-                        help="of crossfit and lsr: 0, 1 or 0,1")  # fmt: skip
+    parser.add_argument(
+        "--folds",
+        type=lambda given: [int(fold) for fold in given.split(",")],
+        default=[0, 1],
+        help="of crossfit and lsr: 0, 1 or 0,1",
+    )
     parser.add_argument("--work", type=Path, default=Path("runs/benchmark-retriever"))
     parser.add_argument("--threads", type=int, default=2)
     return parser.parse_intermixed_args()
@@ -327,19 +351,22 @@ def _prepare(
     indexed: bool = True,
     test_only: bool = False,
 ) -> tuple[Config, RunDir]:
-    """A run up to generate, over the documents and questions of `sets` [(folder, split)]; done stages are kept.
-    `test_only`: of the questions only those about test documents."""
+    """A run up to generate, over the documents and questions of `sets` [(folder, split)]; done
+    stages are kept. `test_only`: of the questions only those about test documents."""
     sources = [{"path": args.data / s / "documents.jsonl", "split": at} for s, at in sets]
     values: dict[str, Any] = {
         "name": name,
         "run": {"dir": args.work / name},
         "ingest": {"sources": sources, **(split or {})},
-        "generate": {"questions": [args.data / s / "questions.jsonl" for s, _ in sets], "pairs_per_chunk": 0},
+        "generate": {
+            "questions": [args.data / s / "questions.jsonl" for s, _ in sets],
+            "pairs_per_chunk": 0,
+        },
         "llm": {"model": "data/models/demo-lm", "prompts": "compact"},
-    }  # fmt: skip
-    for section, knobs in (sections or {}).items():
-        values[section] = {**values.get(section, {}), **knobs}
-    for override in args.knobs:
+    }
+    for section, chosen in (sections or {}).items():
+        values[section] = {**values.get(section, {}), **chosen}
+    for override in args.overrides:
         apply_override(values, override)
     run_dir = RunDir(args.work / name)
     if test_only:
@@ -371,7 +398,7 @@ def _tune(config: Config, run_dir: RunDir) -> dict[str, Any]:
     counts_file = run_dir.path / "train_retriever.counts.json"
     if not counts_file.exists():
         clock = time.monotonic()
-        counts = train_retriever.run(config, run_dir)
+        counts = train_retriever.run(Session(config, run_dir))
         write_text(counts_file, json.dumps({**counts, "seconds": time.monotonic() - clock}))
     counts = json.loads(counts_file.read_text(encoding="utf-8"))
     print(config.name, counts)
@@ -391,7 +418,8 @@ def _borrow(config: Config, run_dir: RunDir, other: RunDir) -> Retriever:
 def _systems(
     config: Config, run_dir: RunDir, tuned: Retriever | None = None
 ) -> tuple[Table, list[str]]:
-    """Scores of the test questions by BM25, base and tuned (where shipped, else base), and their documents."""
+    """Scores of the test questions by BM25, base and tuned (where shipped, else base), and their
+    documents."""
     base = open_retriever(config, run_dir)
     tuned = tuned or (
         open_retriever(config, run_dir, tuned=True) if served_tuned(run_dir) else base

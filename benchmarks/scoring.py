@@ -1,10 +1,12 @@
-"""log p(answer | chunk, question): ours against one forward pass per job with all logits, in one run.
+"""log p(answer | chunk, question): ours against one forward pass per job with all logits, in one
+run.
 
     python benchmarks/scoring.py [--model data/models/demo-lm] [--threads 1]
 
-Jobs as LM-supervised retrieval has them: questions over several chunks each, the chunk first in the prompt. Two models:
-the given one, and a random one of the same body with a vocabulary of 128,000. Clock: CPU seconds of this process on a
-CPU (other jobs beside it then matter little). Prints a table and writes it to benchmarks/results/ as JSON.
+Jobs as LM-supervised retrieval has them: questions over several chunks each, the chunk first in the
+prompt. Two models: the given one, and a random one of the same body with a vocabulary of 128,000.
+Clock: CPU seconds of this process on a CPU (other jobs beside it then matter little). Prints a
+table and writes it to benchmarks/results/ as JSON.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from rag_ft.fast.answer_logprobs import Job, score_jobs
 
-NUM_QUESTIONS, CHUNKS_PER_QUESTION = 20, 8
+CHUNKS_PER_QUESTION = 8
 
 
 def main() -> None:
@@ -34,18 +36,22 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=Path("data/models/demo-lm"))
     parser.add_argument("--batch-tokens", type=int, default=4096)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--questions", type=int, default=20)
+    parser.add_argument("--vocabulary", type=int, default=128_000, help="of the second model")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    big = AutoConfig.from_pretrained(args.model, vocab_size=128_000)
+    big = AutoConfig.from_pretrained(args.model, vocab_size=args.vocabulary)
     torch.manual_seed(0)
     models = {
         args.model.name: AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32),
-        "same body, vocabulary 128,000": AutoModelForCausalLM.from_config(big, dtype=torch.float32),
+        f"same body, vocabulary {args.vocabulary:,}": AutoModelForCausalLM.from_config(
+            big, dtype=torch.float32
+        ),
     }
     rows = [
         row
         for name, model in models.items()
-        for row in measure(name, model.eval(), args.batch_tokens)
+        for row in measure(name, model.eval(), args.batch_tokens, args.questions)
     ]
     for row in rows:
         print("  ".join(f"{key} {value}" for key, value in row.items()))
@@ -56,13 +62,15 @@ def main() -> None:
         "rows": rows,
     }
     slug = re.sub(r"[^a-z0-9]+", "-", hardware.lower()).strip("-")
+    RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"scoring-{slug}-{found['date']}.json"
     path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
-def measure(name: str, model: Any, batch_tokens: int) -> list[dict[str, Any]]:
-    """One row per precision; the naive way is timed on a few jobs, its values are what ours must equal in float32."""
-    jobs = make_jobs(model.config.vocab_size)
+def measure(name: str, model: Any, batch_tokens: int, num_questions: int) -> list[dict[str, Any]]:
+    """One row per dtype. The naive way is timed on a few jobs; ours must equal its values in
+    float32."""
+    jobs = make_jobs(model.config.vocab_size, num_questions)
     few = jobs[:: max(1, len(jobs) // 16)]
     rows = []
     for dtype in (torch.float32, torch.bfloat16):
@@ -72,24 +80,34 @@ def measure(name: str, model: Any, batch_tokens: int) -> list[dict[str, Any]]:
         difference = max(
             np.abs(found[jobs.index(job)] - e).max() for job, e in zip(few, expected, strict=True)
         )
-        rows.append({"model": name, "dtype": str(dtype).removeprefix("torch."), "naive_tokens_per_s": round(naive_rate),
-                     "ours_tokens_per_s": round(rate), "times_naive": round(rate / naive_rate, 1),
-                     "largest_difference": float(f"{difference:.1e}")})  # fmt: skip
+        rows.append(
+            {
+                "model": name,
+                "dtype": str(dtype).removeprefix("torch."),
+                "naive_tokens_per_s": round(naive_rate),
+                "ours_tokens_per_s": round(rate),
+                "times_naive": round(rate / naive_rate, 1),
+                "largest_difference": float(f"{difference:.1e}"),
+            }
+        )
     return rows
 
 
-def make_jobs(vocabulary: int) -> list[Job]:
+def make_jobs(vocabulary: int, num_questions: int) -> list[Job]:
+    """Random prompts: each question over several chunks, the chunk first."""
     rng = np.random.default_rng(0)
 
     def ids(low: int, high: int) -> list[int]:
         return rng.integers(3, vocabulary, int(rng.integers(low, high))).tolist()
 
     instruction = ids(30, 31)
-    chunks = [instruction + ids(140, 220) for _ in range(NUM_QUESTIONS)]
+    chunks = [instruction + ids(140, 220) for _ in range(num_questions)]
     jobs = []
-    for _ in range(NUM_QUESTIONS):
+    for _ in range(num_questions):
         question, answer = ids(12, 25), ids(2, 9)
-        for chunk in rng.choice(len(chunks), CHUNKS_PER_QUESTION, replace=False):
+        for chunk in rng.choice(
+            len(chunks), CHUNKS_PER_QUESTION, replace=len(chunks) < CHUNKS_PER_QUESTION
+        ):
             jobs.append((chunks[chunk] + question, answer))
     return jobs
 

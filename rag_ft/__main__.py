@@ -1,4 +1,4 @@
-"""`python -m rag_ft ...`: the entry of `accelerate launch -m rag_ft` and `torchrun -m rag_ft` too."""
+"""`python -m rag_ft ...`, which `accelerate launch -m rag_ft` and `torchrun -m rag_ft` start."""
 
 import sys
 

@@ -50,7 +50,8 @@ class Source(Section):
 class IngestConfig(Section):
     sources: list[Path | Source] = Field(
         default_factory=list,
-        description="Files or folders of md, html, txt, pdf, docx, and jsonl {id, title, text, metadata, split}.",
+        description="Files or folders of md, html, txt, pdf, docx, and jsonl {id, title, text, "
+        "metadata, split}.",
     )
     chunk_tokens: int = Field(
         128, ge=16, description="Longest chunk, in the encoder's tokens without special ones."
@@ -102,7 +103,8 @@ class LLMConfig(Section):
     )
     prompts: str = Field(
         "full",
-        description="Prompt set: full (instruction-tuned models), compact (small models), or a folder.",
+        description="Prompt set: full (instruction-tuned models), compact (small models), or a "
+        "folder.",
     )
     max_model_tokens: int = Field(4096, ge=64, description="Longest prompt plus reply, in tokens.")
     dtype: Dtype = Field("auto", exclude=True, description="The value of run.dtype.")
@@ -203,8 +205,8 @@ class Config(Section):
     @classmethod
     def _one_dtype(cls, values: Any) -> Any:
         """Gives encoder and LLM the run's dtype, so that each needs its own section alone."""
-        run = values.get("run")
-        dtype = run.get("dtype") if isinstance(run, dict) else getattr(run, "dtype", None)
+        given = values.get("run")
+        dtype = given.get("dtype") if isinstance(given, dict) else getattr(given, "dtype", None)
         # A wrong value is reported once, by the section `run`.
         if dtype in get_args(Dtype):
             for name in ("encoder", "llm"):

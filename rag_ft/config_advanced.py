@@ -18,7 +18,8 @@ class IngestAdvanced(Section):
     chunk_overlap_tokens: int = Field(
         20,
         ge=0,
-        description="A chunk repeats the last sentences of the chunk before it, up to this many tokens.",
+        description="A chunk repeats the last sentences of the chunk before it, up to this many "
+        "tokens.",
     )
     folds: int = Field(
         0,
@@ -43,11 +44,13 @@ class IngestAdvanced(Section):
 class EncoderAdvanced(Section):
     query_prefix: str | None = Field(
         None,
-        description="Text put before every question (e5 wants 'query: '). None: as the model's files say.",
+        description="Text put before every question (e5 wants 'query: '). None: as the model's "
+        "files say.",
     )
     chunk_prefix: str | None = Field(
         None,
-        description="Text put before every chunk (e5 wants 'passage: '). None: as the model's files say.",
+        description="Text put before every chunk (e5 wants 'passage: '). None: as the model's "
+        "files say.",
     )
     pooling: Literal["mean", "cls", "lasttoken"] | None = Field(
         None, description="How token vectors become one. None: as the model's files say."
@@ -122,7 +125,8 @@ class GenerateAdvanced(Section):
     )
     examples: Path | None = Field(
         None,
-        description="Few-shot pairs for prompt set full: jsonl of passage, kind, evidence, question, answer.",
+        description="Few-shot pairs for prompt set full: jsonl of passage, kind, evidence, "
+        "question, answer.",
     )
     checks: list[Check] = Field(
         ["evidence", "form", "stands_alone", "duplicate", "round_trip", "closed_book"],
@@ -166,7 +170,8 @@ class TrainRetrieverAdvanced(Section):
     )
     self_supervised: bool = Field(
         False,
-        description="First trains on the chunks alone (inverse cloze task), which needs no questions.",
+        description="First trains on the chunks alone (inverse cloze task), which needs no "
+        "questions.",
     )
     num_negatives: int = Field(1, ge=0, description="Mined hard negatives of each pair.")
     negative_margin: float = Field(
@@ -182,7 +187,8 @@ class TrainRetrieverAdvanced(Section):
     lsr_steps: int = Field(
         0,
         ge=0,
-        description="Optimiser steps of LM-supervised retrieval after the contrastive stage. 0: none.",
+        description="Optimiser steps of LM-supervised retrieval after the contrastive stage. 0: "
+        "none.",
     )
     lsr_top_k: int = Field(10, ge=2, description="Chunks that the LM scores for each question.")
     lsr_learning_rate: float = Field(
@@ -220,7 +226,8 @@ class TrainGeneratorAdvanced(Section):
         0.1,
         ge=0,
         lt=1,
-        description="Share of examples (0-1) that are the base model's own replies, at most one a pair.",
+        description="Share of examples (0-1) that are the base model's own replies, at most one "
+        "a pair.",
     )
     max_steps: int = Field(0, ge=0, description="Stops after this many steps. 0: by epochs.")
     device_batch_size: int = Field(
@@ -286,5 +293,6 @@ class EvaluateAdvanced(Section):
     )
     index: Path | None = Field(
         None,
-        description="The index of evaluate.encoder over the same chunks. None: built in the run folder.",
+        description="The index of evaluate.encoder over the same chunks. None: built in the run "
+        "folder.",
     )

@@ -1,7 +1,7 @@
-"""How a YAML file and `section.key=value` words become a Config, and the table of all settings.
+"""A YAML file and `section.key=value` words -> Config; the table of all settings.
 
-default < file < command line, nothing else. Loading touches no device, no network and no
-environment variable.
+The defaults come first, then the file, then the command line. Loading touches no device, no network
+and no environment variable.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 
 from rag_ft.config import Config, Source
 from rag_ft.errors import ConfigError
@@ -51,12 +50,29 @@ class Setting:
 def load_config(path: Path, overrides: list[str] | None = None) -> Config:
     """Reads a YAML file of differences from the defaults, then `section.key=value` overrides.
 
-    A moved setting takes effect and is one line on stderr with its new name.
+    A moved setting takes effect, and a line on stderr says its new name.
 
     Raises:
         ConfigError: all errors at once; an unknown key names the nearest one.
     """
-    values, moved = move_settings(_read_yaml(path))
+    # The file.
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except FileNotFoundError as error:
+        raise ConfigError(f"no configuration file {path}: see configs/ for examples") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the configuration file {path}: {error}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    sections = content.items() if isinstance(content, dict) else [(None, None)]
+    if not all(isinstance(name, str) and isinstance(keys, dict) for name, keys in sections):
+        raise ConfigError(
+            f"{path} must hold sections with keys, such as 'ingest:' and below it "
+            "'  sources: [docs]'"
+        )
+
+    # The command line beats the file, under old names too.
+    values, moved = move_settings(content)
     moves, said = moved_settings(), dict[str, str]()
     for override in overrides or []:
         key, equals, text = override.partition("=")
@@ -68,10 +84,10 @@ def load_config(path: Path, overrides: list[str] | None = None) -> Config:
     _say_moved(moved)
     if "name" in values:
         raise ConfigError(
-            f"unknown section name: a run is named after its file, {path.name}; set run.dir for its folder"
+            f"unknown section name: a run is named after its file, {path.name}; set run.dir for "
+            "its folder"
         )
-    values["name"] = path.stem
-    return make_config(values)
+    return make_config({**values, "name": path.stem})
 
 
 def make_config(values: dict[str, Any]) -> Config:
@@ -81,8 +97,7 @@ def make_config(values: dict[str, Any]) -> Config:
     try:
         return Config(**values)
     except ValidationError as error:
-        lines = dict.fromkeys(_explain(e) for e in _told_once(error.errors()))
-        raise ConfigError("; ".join(lines)) from error
+        raise ConfigError("; ".join(explain_errors(error.errors()))) from error
 
 
 def move_settings(values: dict[str, Any]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
@@ -144,8 +159,10 @@ def settings_table() -> list[Setting]:
     rows = []
     for name, field in _fields():
         default = field.get_default(call_default_factory=True)
-        shown = "required" if default is PydanticUndefined else json.dumps(default)
-        kind = re.sub(r"\b(typing|pathlib|rag_ft\.\w+)\.", "", _type_name(field))
+        shown = "required" if field.is_required() else json.dumps(default)
+        annotation = field.annotation
+        plain = annotation.__name__ if type(annotation) is type else str(annotation)
+        kind = re.sub(r"\b(typing|pathlib|rag_ft\.\w+)\.", "", plain)
         rows.append(Setting(name, shown, kind, field.description or "", ".advanced." in name))
     return rows
 
@@ -182,28 +199,8 @@ def _two_values(old: str, value: Any, new: str, other: Any) -> str:
     return f"{old}={value} sets {new}, which is also set to {other}: keep {new} alone"
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"no configuration file {path}: see configs/ for examples") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the configuration file {path}: {error}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if values is None:
-        return {}
-    if not isinstance(values, dict) or not all(
-        isinstance(k, str) and isinstance(v, dict) for k, v in values.items()
-    ):
-        raise ConfigError(
-            f"{path} must hold sections with keys, such as 'ingest:' and below it '  sources: [docs]'"
-        )
-    return values
-
-
 def _fields() -> Iterator[tuple[str, FieldInfo]]:
-    """(name, field) of every setting; what a section derives from another one is none."""
+    """(name, field) of every setting. Fields that are derived from another section are left out."""
     for section, part in Config.model_fields.items():
         for key, field in _keys(part.annotation).items():
             if not field.exclude and not _keys(field.annotation):
@@ -213,33 +210,35 @@ def _fields() -> Iterator[tuple[str, FieldInfo]]:
             yield f"{section}.advanced.{key}", field
 
 
-def _type_name(field: FieldInfo) -> str:
-    return field.annotation.__name__ if type(field.annotation) is type else str(field.annotation)
-
-
 def _keys(annotation: Any) -> dict[str, FieldInfo]:
     is_section = isinstance(annotation, type) and issubclass(annotation, BaseModel)
     return annotation.model_fields if is_section else {}
 
 
-def _told_once(errors: Sequence[Any]) -> list[Any]:
-    """Of a value that may be a path or a section (`ingest.sources`): the errors of what it is."""
+def explain_errors(errors: Sequence[Any]) -> list[str]:
+    """pydantic's errors as lines: which setting, what is wrong, what was given. An unknown key
+    names the nearest setting."""
+    # A value that may be a path or a section (`ingest.sources`) is reported as what it looks like.
     sections = {error["loc"][:-2] for error in errors if error["loc"][-2:-1] == ("Source",)}
-    return [e for e in errors if e["type"] != "path_type" or e["loc"][:-1] not in sections]
+    lines = []
+    for error in errors:
+        if error["type"] == "path_type" and error["loc"][:-1] in sections:
+            continue
+        where = [str(part) for part in error["loc"] if part != "Source" and "[" not in str(part)]
+        name = ".".join(where)
+        if error["type"] == "extra_forbidden":
+            nearest = nearest_setting(where)
+            lines.append(f"unknown key {name}" + (f": {nearest}" if nearest else ""))
+        else:
+            reason = f"{error['msg'][:1].lower()}{error['msg'][1:]}"
+            lines.append(f"{name}: {reason} (got {error['input']!r})")
+    return list(dict.fromkeys(lines))
 
 
-def _explain(error: Any) -> str:
-    where = [str(part) for part in error["loc"] if part != "Source" and "[" not in str(part)]
-    if error["type"] == "extra_forbidden":
-        return f"unknown key {'.'.join(where)}{_nearest(where)}"
-    reason = f"{error['msg'][:1].lower()}{error['msg'][1:]}"
-    return f"{'.'.join(where)}: {reason} (got {error['input']!r})"
-
-
-def _nearest(where: list[str]) -> str:
-    """What to write instead: the nearest setting, in its own section where one is close."""
-    if where[:2] == ["ingest", "sources"]:
-        return f": a source has {', '.join(Source.model_fields)}"
+def nearest_setting(where: Sequence[str]) -> str:
+    """What to write instead of the unknown key at `where`; "" where nothing looks like it."""
+    if list(where[:2]) == ["ingest", "sources"]:
+        return f"a source has {', '.join(Source.model_fields)}"
     if len(where) == 1:
         names = {name: name for name in Config.model_fields if name != "name"}
     else:
@@ -250,5 +249,5 @@ def _nearest(where: list[str]) -> str:
     for known, cutoff in ((own, 0.7), (same, 1.0), (own, 0.5), (names, 0.6)):
         close = difflib.get_close_matches(where[-1], list(known.values()), n=1, cutoff=cutoff)
         if close:
-            return f": did you mean {next(n for n, key in known.items() if key == close[0])}?"
+            return f"did you mean {next(n for n, key in known.items() if key == close[0])}?"
     return ""

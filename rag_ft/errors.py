@@ -1,8 +1,9 @@
-"""What the user can fix. The library raises; only the command line prints."""
+"""Errors that the user can fix. The library raises them; only the command line prints them."""
 
 
 class RagFtError(Exception):
-    """One line: what is wrong, where, and the remedy. Ends a command with exit code 1 and no traceback."""
+    """One line: what is wrong, where, and the remedy. It ends a command with exit code 1 and
+    without a traceback."""
 
 
 class ConfigError(RagFtError):
@@ -10,9 +11,10 @@ class ConfigError(RagFtError):
 
 
 class DataError(RagFtError):
-    """A file the stage needs is missing, unreadable, or not what its name promises."""
+    """A file that the stage needs is missing, cannot be read, or has other content than
+    expected."""
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of another library's message, for one of ours; its type where it says nothing."""
+    """The first line of another library's error message; the error's type where it has none."""
     return next(iter(str(error).splitlines()), type(error).__name__)

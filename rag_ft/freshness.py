@@ -1,13 +1,12 @@
-"""What a stage's result depends on, and whether that and its files are still as its done-file says.
+"""Whether a stage is up to date: what its result depends on, and whether its files are unchanged.
 
-Files are compared by size and time, and by their hash where these differ: a copy of the same bytes is as good.
+Files are compared by size and time first, and by hash where these differ. So a copied folder with
+the same bytes stays up to date.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
-import hashlib
 import json
 import stat
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.run_dir import FILES, RunDir
-from rag_ft.storage import content_hash, encodable
+from rag_ft.storage import content_hash, encodable, file_sha256
 
 if TYPE_CHECKING:
     from rag_ft.config import Config
@@ -25,15 +24,27 @@ if TYPE_CHECKING:
 Mark = list[int | str]
 Plan = dict[str, Any]
 
-# Knobs that change how fast or where a stage runs, never what it writes.
+# Settings that change how fast or where a stage runs, never what it writes.
 NEUTRAL = {
-    "llm.base_url", "llm.advanced.batch_tokens", "llm.advanced.concurrency", "llm.advanced.timeout_seconds", "llm.advanced.retries", "llm.advanced.tensor_parallel",
-    "llm.advanced.data_parallel", "llm.advanced.gpu_memory_share", "llm.advanced.vllm_python", "llm.advanced.vllm_args", "encoder.advanced.batch_tokens",
-    "train_generator.advanced.device_batch_size", "train_generator.advanced.gradient_checkpointing", "train_generator.advanced.report_to",
-    "ingest.advanced.min_kept_share", "generate.advanced.min_kept_share",
-}  # fmt: skip
-# Settings that name files of the user's. Their content counts, and of the path its last part:
-# a moved or copied checkout changes nothing.
+    "llm.base_url",
+    "llm.advanced.batch_tokens",
+    "llm.advanced.concurrency",
+    "llm.advanced.timeout_seconds",
+    "llm.advanced.retries",
+    "llm.advanced.tensor_parallel",
+    "llm.advanced.data_parallel",
+    "llm.advanced.gpu_memory_share",
+    "llm.advanced.vllm_python",
+    "llm.advanced.vllm_args",
+    "encoder.advanced.batch_tokens",
+    "train_generator.advanced.device_batch_size",
+    "train_generator.advanced.gradient_checkpointing",
+    "train_generator.advanced.report_to",
+    "ingest.advanced.min_kept_share",
+    "generate.advanced.min_kept_share",
+}
+# Settings that name the user's files. The files' content counts, and the last part of the path:
+# moving or copying a checkout makes no stage stale.
 PATHS = {
     "ingest.sources",
     "generate.questions",
@@ -46,16 +57,18 @@ PATHS = {
     "evaluate.advanced.index",
 }
 OLD_LAYOUT = (
-    "{path} holds {stage} of an earlier version of rag-ft, which recorded no hashes: run it again with --force "
-    "(a language model's replies are used again), or use another run.dir"
+    "{path} holds {stage} of an earlier version of rag-ft, which recorded no hashes: run it again "
+    "with --force (replies of a language model are reused), or use another run.dir"
 )
 
 
 def mark_file(path: Path, known: Mark | None = None) -> Mark | None:
-    """The file's mark; None where there is no such file.
+    """The mark of a file; None where there is no such file.
 
-    The hash of `known` is taken over where size and time are the same: a large file is read once.
-    A file that cannot be read (closed, a pipe, a folder) has "unreadable" in place of its hash.
+    Args:
+        path: of the file.
+        known: an earlier mark. Where size and time are the same, its hash is reused, so that a
+            large file is read once. A file that cannot be read has "unreadable" in place of a hash.
     """
     try:
         found = path.stat()
@@ -65,13 +78,14 @@ def mark_file(path: Path, known: Mark | None = None) -> Mark | None:
     if known and known[:2] == [size, time] and known[2] != "unreadable":
         return known
     # Opening a pipe would wait for its writer.
-    return [size, time, _sha256(path, size, time) if stat.S_ISREG(found.st_mode) else "unreadable"]
+    return [size, time, _hash_of(path) if stat.S_ISREG(found.st_mode) else "unreadable"]
 
 
 def mark_files(
     folder: Path, paths: Iterable[Path], known: Mapping[str, Mark] | None = None
 ) -> dict[str, Mark]:
-    """{path relative to `folder`: its mark} of the files there are, and of those in the folders."""
+    """{path relative to `folder`: mark} of the existing files among `paths`, and of all files in
+    those that are folders."""
     marks: dict[str, Mark] = {}
     for path in paths:
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
@@ -83,16 +97,16 @@ def mark_files(
 
 
 def damage(folder: Path, recorded: Mapping[str, Mark]) -> str | None:
-    """The first recorded file that is no longer the same, as "qa.jsonl is missing"; None where
-    all are."""
+    """What happened to the first recorded file that differs from its mark, such as "qa.jsonl is
+    missing"; None where all files are unchanged."""
     for name, mark in recorded.items():
         try:
             found = (folder / name).stat()
         except OSError:
             return f"{name} is missing"
         size, time = found.st_size, found.st_mtime_ns
-        # A copy of the same bytes has another time and is as good.
-        if size != mark[0] or (time != mark[1] and _sha256(folder / name, size, time) != mark[2]):
+        # A copy has another time; its bytes decide.
+        if size != mark[0] or (time != mark[1] and _hash_of(folder / name) != mark[2]):
             return f"{name} has changed"
     return None
 
@@ -100,45 +114,74 @@ def damage(folder: Path, recorded: Mapping[str, Mark]) -> str | None:
 def plan_stage(
     name: str, sections: Sequence[str], upstream: Sequence[str], config: Config, run_dir: RunDir
 ) -> Plan:
-    """{fingerprint, config, inputs, sources}: what the stage's result depends on, as things stand. `inputs` has a hash
-    for every stage of `upstream` (in pipeline order) and every file of the user's, `sources` the marks of the latter.
+    """What the stage's result depends on, as of now.
+
+    Args:
+        name: of the stage.
+        sections: sections of the configuration, or single settings, that change its result.
+        upstream: earlier stages whose results it reads, in pipeline order.
+        config: of the run.
+        run_dir: of the run.
+
+    Returns:
+        {fingerprint, config, inputs, sources}. `inputs` holds a hash for every stage of `upstream`
+        and for every file of the user; `sources` holds the marks of these files.
 
     Raises:
-        DataError: an earlier stage has not finished, is damaged, or was made from other files than are there now.
+        DataError: an earlier stage has not finished, one of its files has changed, or one of its
+            own inputs has been made anew.
     """
     from rag_ft.config_loader import flat
 
+    # The earlier stages: finished, undamaged, and made from each other.
     inputs: dict[str, str] = {}
     for earlier in upstream:
         done = read_done(run_dir, earlier)
         if done is None:
             raise DataError(
-                f"{name} builds on {earlier}, which has not finished in {run_dir.path}: run it first"
+                f"{name} builds on {earlier}, which has not finished in {run_dir.path}: run it "
+                "first"
             )
         if "outputs" not in done:
             raise DataError(OLD_LAYOUT.format(path=run_dir.path, stage=earlier))
-        why = damage(run_dir.path, done["outputs"]) or _made_anew(done, inputs)
+        why = damage(run_dir.path, done["outputs"])
+        remade = [n for n in inputs if done["inputs"].get(n, inputs[n]) != inputs[n]]
+        if not why and remade:
+            why = f"{remade[0]} was made anew"
         if why:
             remedy = f"run `rag-ft {earlier} CONFIG --force` first"
             raise DataError(f"{name} builds on {earlier}, which is stale ({why}): {remedy}")
         inputs[earlier] = done["result"]
-    known, sources = _known_sources(run_dir), {}
-    for file, path in _source_files(name, sections, config).items():
+
+    # The user's own files. Marks that any stage has recorded spare reading unchanged files again.
+    known: dict[str, Any] = {}
+    for stage in FILES:
+        for path in (run_dir.started(stage), run_dir.done(stage)):
+            with contextlib.suppress(DataError):  # a damaged file is reported where it matters
+                known |= (read_json(path) or {}).get("sources", {})
+    sources = {}
+    for file, path in source_files(name, sections, config).items():
         mark = mark_file(path, known.get(file))
         inputs[file] = str(mark[2]) if mark else "missing"
         if mark:
             sources[file] = mark
-    chosen = {k: v for k, v in flat(config).items() if {k, k.split(".")[0]} & {*sections, "run"}}
-    chosen = {k: v for k, v in chosen.items() if k not in NEUTRAL and k != "run.dir"}
+
+    # The settings that change the result.
+    wanted = {*sections, "run"}
+    chosen = {
+        key: value
+        for key, value in flat(config).items()
+        if {key, key.split(".")[0]} & wanted and key not in NEUTRAL and key != "run.dir"
+    }
     portable = {k: _without_folder(v) if k in PATHS else v for k, v in chosen.items()}
     fingerprint = content_hash(name, portable, inputs)
     return {"fingerprint": fingerprint, "config": chosen, "inputs": inputs, "sources": sources}
 
 
 def why_stale(plan: Plan, done: Plan, run_dir: RunDir) -> str | None:
-    """What is no longer as the done-file says; None where the stage is up to date."""
+    """Why a finished stage is stale; None where it is up to date."""
     if "outputs" not in done:
-        return "made by an earlier version of rag-ft; a language model's replies are used again"
+        return "made by an earlier version of rag-ft; replies of a language model are reused"
     if done["fingerprint"] != plan["fingerprint"]:
         return what_changed(plan, done) or "made by another version of rag-ft"
     why = damage(run_dir.path, done["outputs"])
@@ -163,8 +206,8 @@ def read_done(run_dir: RunDir, name: str) -> Plan | None:
 
 
 def record_outputs(run_dir: RunDir, name: str) -> dict[str, Any]:
-    """{outputs, result} of a done-file: the marks of all files that the stage left, and one hash over those that
-    later stages read."""
+    """{outputs, result} for a done-file: the marks of all files that the stage wrote, and one hash
+    over those that later stages read."""
     results = mark_files(run_dir.path, run_dir.writes(name, "result"))
     others = mark_files(run_dir.path, [*run_dir.writes(name, "replies"), run_dir.started(name)])
     hashes = {file: mark[2] for file, mark in results.items()}
@@ -174,11 +217,16 @@ def record_outputs(run_dir: RunDir, name: str) -> dict[str, Any]:
 def check_files(
     run_dir: RunDir, names: Sequence[str] = tuple(FILES), finished: Sequence[str] = ()
 ) -> None:
-    """To be called by commands that read a run and are no stage.
+    """Checks the files of a run for a command that reads them and is not a stage.
+
+    Args:
+        run_dir: of the run.
+        names: stages whose files the command reads.
+        finished: stages that must have finished if they were started.
 
     Raises:
-        DataError: a file that one of the stages `names` wrote is missing or has changed, or config.yaml has, or a
-            stage of `finished` was started and has not finished.
+        DataError: a file that one of the stages `names` wrote is missing or has changed, or
+            config.yaml is, or a stage of `finished` was interrupted.
     """
     for name in names:
         done = read_done(run_dir, name)
@@ -188,7 +236,8 @@ def check_files(
             )
         if not done and name in finished and run_dir.started(name).exists():
             raise DataError(
-                f"{run_dir.path}: {name} has not finished: run `rag-ft {name} CONFIG` to continue it"
+                f"{run_dir.path}: {name} has not finished: run `rag-ft {name} CONFIG` to continue "
+                "it"
             )
     if config_is_damaged(run_dir):
         raise DataError(
@@ -197,7 +246,7 @@ def check_files(
 
 
 def config_is_damaged(run_dir: RunDir) -> bool:
-    """Whether config.yaml is none that a stage wrote; False where no stage has recorded it."""
+    """Whether config.yaml differs from what the stages wrote; False where no stage recorded it."""
     known = set()
     for name in FILES:
         with contextlib.suppress(DataError):  # a damaged file is reported with its stage
@@ -208,27 +257,9 @@ def config_is_damaged(run_dir: RunDir) -> bool:
         return True
 
 
-def _made_anew(done: dict[str, Any], results: dict[str, str]) -> str | None:
-    """The first stage whose result is no longer the one that this done-file was made from."""
-    changed = (
-        name
-        for name in FILES
-        if name in results and done["inputs"].get(name, results[name]) != results[name]
-    )
-    return next((f"{name} was made anew" for name in changed), None)
-
-
-def _known_sources(run_dir: RunDir) -> dict[str, Any]:
-    """The marks of the user's files that any stage has recorded, so that unchanged ones are not read again."""
-    known: dict[str, Any] = {}
-    for path in (file(name) for name in FILES for file in (run_dir.started, run_dir.done)):
-        with contextlib.suppress(DataError):  # a damaged file is reported where it matters
-            known |= (read_json(path) or {}).get("sources", {})
-    return known
-
-
 def _without_folder(value: Any) -> Any:
-    """A path that exists, as its last part; a list of them alike. A model's name, and None, stay."""
+    """A path that exists, as its last part; a list of them alike. A model's name, and None,
+    stay."""
     if isinstance(value, list):
         return [_without_folder(item) for item in value]
     if isinstance(value, dict):
@@ -236,29 +267,40 @@ def _without_folder(value: Any) -> Any:
     return Path(value).name if value and Path(value).expanduser().exists() else value
 
 
-def _source_files(stage: str, sections: Sequence[str], config: Config) -> dict[str, Path]:
-    """The user's own files a stage reads, by names that stay when all of them move: changed documents, questions,
-    prompts or weights make it stale."""
+def source_files(stage: str, sections: Sequence[str], config: Config) -> dict[str, Path]:
+    """{name: path} of the user's own files that a stage reads: documents, questions, prompts and
+    models that are folders. The names stay the same when all files move together."""
+    folders: dict[str, dict[str, Path | str | None]] = {
+        "llm": {"llm.model": config.llm.model, "llm.prompts": config.llm.prompts},
+        "encoder": {"encoder.model": config.encoder.model},
+        "evaluate": {
+            "evaluate.adapter": config.evaluate.adapter,
+            "evaluate.encoder": config.evaluate.encoder,
+            "evaluate.advanced.index": config.evaluate.advanced.index,
+        },
+    }
     named: list[tuple[str, Path]] = []
-    for setting, folder in _own_folders(sections, config):
-        inside = sorted(path for path in folder.rglob("*") if path.is_file())
-        named += [(f"{setting}/{path.relative_to(folder).as_posix()}", path) for path in inside]
+    for section in sections:
+        for setting, value in folders.get(section, {}).items():
+            folder = Path(value or "").expanduser()
+            # A model that is no folder is known by its name alone.
+            if value and folder.is_dir():
+                for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+                    named.append((f"{setting}/{path.relative_to(folder).as_posix()}", path))
     if stage == "generate":
         named += [(f"generate.questions/{path.name}", path) for path in config.generate.questions]
-        named += [
-            (f"generate.examples/{path.name}", path)
-            for path in [config.generate.advanced.examples]
-            if path
-        ]
+        if examples := config.generate.advanced.examples:
+            named.append((f"generate.examples/{examples.name}", examples))
     if stage == "ingest":
         from rag_ft.documents.discovery import find_files
 
-        questions = {
-            path.resolve() for path in config.generate.questions
-        }  # they may lie among the documents
+        # Files of questions may lie among the documents: they are not documents.
+        questions = {path.resolve() for path in config.generate.questions}
         for file in find_files(config.ingest.sources):
             if not questions or file.path.resolve() not in questions:
                 named.append((f"ingest.sources/{file.id}", file.path))
+
+    # Two files may have the same name.
     files: dict[str, Path] = {}
     for name, path in named:
         unique, number = encodable(name), 2
@@ -268,27 +310,13 @@ def _source_files(stage: str, sections: Sequence[str], config: Config) -> dict[s
     return files
 
 
-def _own_folders(sections: Sequence[str], config: Config) -> list[tuple[str, Path]]:
-    """(setting, folder) of models and prompts that are the user's; a model's name is as good as its content."""
-    named: dict[str, dict[str, Path | str | None]] = {
-        "llm": {"llm.model": config.llm.model, "llm.prompts": config.llm.prompts},
-        "encoder": {"encoder.model": config.encoder.model},
-        "evaluate": {
-            "evaluate.adapter": config.evaluate.adapter,
-            "evaluate.encoder": config.evaluate.encoder,
-            "evaluate.advanced.index": config.evaluate.advanced.index,
-        },
-    }
-    found = [
-        (k, Path(v).expanduser())
-        for section in sections
-        for k, v in named.get(section, {}).items()
-        if v
-    ]
-    return [(setting, path) for setting, path in found if path.is_dir()]
-
-
 def read_json(path: Path) -> Plan | None:
+    """The JSON object in a file of the run; None where there is no such file.
+
+    Raises:
+        ConfigError: the file cannot be read.
+        DataError: the file is damaged.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -301,11 +329,9 @@ def read_json(path: Path) -> Plan | None:
         raise DataError(f"{path} is damaged ({error}): run the stage again with --force") from error
 
 
-@functools.lru_cache(maxsize=100_000)
-def _sha256(path: Path, size: int, mtime_ns: int) -> str:
-    """Of a file of this size and time: computed once a process."""
+def _hash_of(path: Path) -> str:
+    """The file's sha256, or "unreadable" where it cannot be read."""
     try:
-        with path.open("rb") as raw:
-            return hashlib.file_digest(raw, "sha256").hexdigest()
+        return file_sha256(path)
     except OSError:
         return "unreadable"

@@ -1,12 +1,14 @@
-"""The devices of this machine: which one computes, its memory, and the floating-point type it
-uses."""
+"""The devices of this machine: which one computes, in which floating-point type, and its memory."""
 
 from __future__ import annotations
 
 import gc
+import itertools
 import os
+import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil
 
@@ -25,22 +27,26 @@ def choose_device() -> str:
 
 
 def native_bfloat16(device: str) -> bool:
-    """Whether `device` ("cuda", "cuda:1", "mps", "cpu") multiplies bfloat16 in hardware; where it
-    is emulated, it is slower than float32. False on Apple's GPUs: the first generation emulates
-    it."""
+    """Whether `device` ("cuda", "mps", "cpu") multiplies bfloat16 in hardware.
+
+    Where bfloat16 is emulated, it is slower than float32. All GPUs of a machine count as alike.
+    False on Apple's GPUs: the first generation emulates it.
+    """
     import torch
 
     if device.startswith("cuda"):
         return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-    # Private to PyTorch, so they may go; get_capabilities, the public way, is newer than PyTorch
-    # 2.9.
+    # These checks are private to PyTorch, so a later one may lack them. The public way,
+    # get_capabilities, is newer than PyTorch 2.9.
     checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return device == "cpu" and any(getattr(torch.cpu, name, lambda: False)() for name in checks)
 
 
 def choose_dtype(wanted: str, device: str) -> str:
-    """ "float32" or "bfloat16": `wanted`, or for "auto" bfloat16 where `device` computes it
-    natively."""
+    """The floating-point type to compute in: `wanted`, unless it is "auto".
+
+    "auto" is "bfloat16" where `device` computes it natively, else "float32".
+    """
     if wanted != "auto":
         return wanted
     return "bfloat16" if native_bfloat16(device) else "float32"
@@ -56,7 +62,7 @@ def free_memory_gb(device: str) -> float:
 
 
 def total_memory_gb(device: str) -> float:
-    """GiB of `device` ("cuda" is the current one), whether free or not."""
+    """GiB of `device` ("cuda" is the current GPU), whether free or not."""
     if device.startswith("cuda"):
         import torch
 
@@ -65,8 +71,10 @@ def total_memory_gb(device: str) -> float:
 
 
 def release_gpu() -> None:
-    """Returns unused GPU memory to the device, so that another process, such as a server that this
-    one starts, can take it. Does nothing where this process has used no GPU."""
+    """Returns unused GPU memory to the device, for another process such as our server.
+
+    Does nothing where this process has used no GPU.
+    """
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         gc.collect()  # a trainer and its model refer to each other
@@ -79,49 +87,77 @@ def check_gpu_memory(share: float, num_gpus: int) -> None:
     """Checks the first `num_gpus` GPUs that this process may use.
 
     Raises:
-        ConfigError: there are fewer, or other programs hold memory that vLLM would take (`share`,
-            0-1).
+        ConfigError: there are fewer, or other programs hold memory that vLLM would take (`share` of
+            each GPU, 0-1).
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None and "MIG-" in visible:  # nvidia-smi lists whole GPUs only
+    # nvidia-smi lists whole GPUs only, not the parts of one that MIG divides.
+    if visible is not None and "MIG-" in visible:
         return
-    lines = _free_and_total(visible)
+    query = ["nvidia-smi", "--query-gpu=memory.free,memory.total", "--format=csv,noheader,nounits"]
+    calls = [query]
+    if visible is not None:
+        # nvidia-smi ignores CUDA_VISIBLE_DEVICES, and answers several -i in its own order: one call
+        # each. As for CUDA, the first entry that is no device (-1, empty) ends the list.
+        names = [name.strip() for name in visible.split(",")]
+        devices = itertools.takewhile(lambda name: name and not name.startswith("-"), names)
+        calls = [[*query, "-i", name] for name in devices]
+    lines: list[str] = []
+    try:
+        for call in calls:
+            found = subprocess.run(call, capture_output=True, text=True, check=True)
+            lines += found.stdout.splitlines()
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise ConfigError(
+            "this vLLM needs a GPU and nvidia-smi finds none: use llm.backend=transformers, or the "
+            "CPU build (make vllm)"
+        ) from error
+
     if len(lines) < num_gpus:
         where = "are here" if visible is None else f"are shown by CUDA_VISIBLE_DEVICES={visible}"
         raise ConfigError(
-            f"{num_gpus} GPUs asked for (tensor_parallel x data_parallel), {len(lines)} {where}"
+            f"{num_gpus} GPUs asked for (tensor_parallel x data_parallel), {len(lines)} {where}: "
+            "lower llm.advanced.tensor_parallel or data_parallel"
         )
     for number, line in enumerate(lines[:num_gpus]):
-        free, total = (float(part) / 1024 for part in line.split(","))
+        free, total = (float(mib) / 1024 for mib in line.split(","))
         if free < share * total:
             raise ConfigError(
                 f"GPU {number} has {free:.1f} of {total:.1f} GiB free, "
-                f"llm.advanced.gpu_memory_share={share} wants "
-                f"{share * total:.1f}: end the other program, or lower it"
+                f"llm.advanced.gpu_memory_share={share} wants {share * total:.1f}: end the other "
+                "program, or lower the setting"
             )
 
 
-def _free_and_total(visible: str | None) -> list[str]:
-    """A line "free, total" (MiB) for each GPU in `visible`, the value of CUDA_VISIBLE_DEVICES."""
-    query = ["nvidia-smi", "--query-gpu=memory.free,memory.total", "--format=csv,noheader,nounits"]
-    if visible is None:
-        calls = [query]
-    else:
-        # nvidia-smi ignores CUDA_VISIBLE_DEVICES, and answers several -i in its own order: one call
-        # each.
-        names = [name.strip() for name in visible.split(",")]
-        # As for CUDA, the first entry that is no device (-1, empty) ends the list.
-        ends = (i for i, name in enumerate(names) if not name or name.startswith("-"))
-        calls = [[*query, "-i", name] for name in names[: next(ends, len(names))]]
-    try:
-        outputs = [
-            subprocess.run(call, capture_output=True, text=True, check=True).stdout
-            for call in calls
-        ]
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise ConfigError(
-            "this vLLM needs a GPU and nvidia-smi finds none: use llm.backend=transformers, or "
-            "the CPU "
-            "build (make vllm)"
-        ) from error
-    return [line for output in outputs for line in output.splitlines()]
+def num_threads() -> int:
+    """The number of threads to compute with: OMP_NUM_THREADS where it is set, else the cores that
+    this process may use. Two hyperthreads count as one core.
+
+    Sums depend on it in their last digits, so a stage that continues uses the number it began with.
+    """
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    if asked.isdigit() and int(asked):
+        return int(asked)
+    if not hasattr(os, "sched_getaffinity"):
+        return os.cpu_count() or 1
+    cores = set()
+    for cpu in os.sched_getaffinity(0):
+        siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        cores.add(siblings.read_text() if siblings.exists() else str(cpu))
+    return len(cores)
+
+
+def peak_memory_gb() -> float:
+    """Highest resident memory of this process so far, in GiB. A stage that runs after others in the
+    same process reports at least theirs."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
+
+
+def peak_gpu_memory() -> dict[str, float]:
+    """{"peak_gpu_memory_gb": the most memory, in GiB, that PyTorch held of one GPU in this
+    process}; {} without a GPU. The memory of a vLLM server is not included."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return {}
+    held = [torch.cuda.max_memory_reserved(device) for device in range(torch.cuda.device_count())]
+    return {"peak_gpu_memory_gb": round(max(held) / 2**30, 2)}

@@ -1,12 +1,10 @@
-"""A model's files, for language models and encoders: where they are, their fingerprint, what they
-say.
+"""A model's files, for language models and encoders: where they are and what they say.
 
 Reads folders without loading a model; `hardware.choose_dtype` says in which type one computes.
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 from collections.abc import Callable
@@ -16,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rag_ft.config import LLMConfig
 from rag_ft.errors import ConfigError
-from rag_ft.storage import content_hash
+from rag_ft.storage import content_hash, file_sha256
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -24,9 +22,9 @@ if TYPE_CHECKING:
 Kind = Literal["llm", "encoder"]  # also the configuration section that names the model
 CountTokens = Callable[[list[str]], list[int]]
 
-# Of each kind: the patterns of which a folder must match one.
+# Of each kind: patterns; a folder that holds such a model matches at least one.
 NEEDED = {"llm": ("config.json",), "encoder": ("*.safetensors", "*/*.safetensors")}
-# What shapes a model's results. Only these files are fetched from a hub and enter the fingerprint.
+# The files that decide a model's results. Only they are fetched from a hub and fingerprinted.
 FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 NOT_FETCHED = ("onnx/*", "openvino/*")
 NOT_COUNTED = ("training_args.json", "adapter/")
@@ -44,15 +42,15 @@ PACKAGED = {
 INSTALL_PACKAGED = "pip install 'rag-ft[demo]'"
 
 WHOLE_BYTES = 2 * 2**30  # models up to this size are hashed whole (about a second per GiB)
-EDGE_BYTES = 2**20
+EDGE_BYTES = 2**20  # of each file of a larger model, the first and last bytes that are hashed
 FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # safetensors types that loading converts
 
 
 def resolve(model: str, kind: Kind) -> Path:
-    """The local folder of `model`, a folder or a hub id, which is downloaded where it is not
-    cached.
+    """The local folder of `model`, which is a folder or a hub id.
 
-    The name of an encoder without a slash is a model of sentence-transformers, as in that library.
+    A hub model that is not in the hub client's cache is downloaded. The name of an encoder without
+    a slash is a model of sentence-transformers, as in that library.
 
     Raises:
         ConfigError: the folder holds no model of this kind, the hub does not give one, or the
@@ -69,7 +67,19 @@ def resolve(model: str, kind: Kind) -> Path:
     if model.startswith((".", "/", "~")) or model.count("/") > 1:
         raise ConfigError(f"no such folder: {model}; set {kind}.model to a folder or a hub id")
     hub_id = f"sentence-transformers/{model}" if kind == "encoder" and "/" not in model else model
-    return _packaged(hub_id) or _fetch(hub_id, kind)
+
+    # A Python package may carry the model. Its files are used; its code is not imported.
+    package, inside, sha256 = PACKAGED.get(hub_id, ("", "", ""))
+    spec = find_spec(package) if package else None
+    for parent in (spec.submodule_search_locations or []) if spec else []:
+        weights = Path(parent) / inside
+        if not weights.exists():
+            continue
+        if file_sha256(weights) != sha256:
+            reinstall = INSTALL_PACKAGED.replace("install", "install --force-reinstall")
+            raise ConfigError(f"{weights} is not the published {hub_id}: {reinstall}")
+        return weights.parent
+    return _fetch(hub_id, kind)
 
 
 def fingerprint(folder: Path, exact: bool = False) -> str:
@@ -86,28 +96,40 @@ def fingerprint(folder: Path, exact: bool = False) -> str:
         if path.is_file() and any(path.match(pattern) for pattern in FILES)
     }
     whole = exact or sum(path.stat().st_size for path in files.values()) <= WHOLE_BYTES
-    counted = sorted(name for name in files if not name.startswith(NOT_COUNTED))
-    return content_hash(*((name, _hash_file(files[name], whole)) for name in counted))
-
-
-def file_sha256(path: Path) -> str:
-    """sha256 of a file as hex digits, read in pieces."""
-    with path.open("rb") as raw:
-        return hashlib.file_digest(raw, "sha256").hexdigest()
+    parts = []
+    for name, path in sorted(files.items()):
+        size = path.stat().st_size
+        if name.startswith(NOT_COUNTED):
+            continue
+        if whole or size <= 2 * EDGE_BYTES:
+            parts.append((name, file_sha256(path)))
+            continue
+        with path.open("rb") as raw:
+            digest = hashlib.sha256(raw.read(EDGE_BYTES))
+            raw.seek(-EDGE_BYTES, 2)
+            digest.update(raw.read(EDGE_BYTES))
+        parts.append((name, f"{size}:{digest.hexdigest()}"))
+    return content_hash(*parts)
 
 
 def context_tokens(folder: Path, wanted: int) -> int:
-    """Longest prompt plus reply in tokens: `wanted`, or less where the model's context is
-    shorter."""
+    """Most tokens of a prompt with its reply: `wanted`, or the model's context where it is shorter.
+
+    Raises:
+        ConfigError: the folder's config.json cannot be read.
+    """
     found = read_json(folder / "config.json")
+    # A model that also reads images keeps the settings of its language model one level down.
     limit = found.get("max_position_embeddings")
     limit = limit or found.get("text_config", {}).get("max_position_embeddings")
     return min(wanted, limit) if limit else wanted
 
 
 def transformer_folder(folder: Path) -> Path:
-    """Where a sentence encoder keeps config and tokenizer: `folder`, or the first module's below
-    it."""
+    """The folder of a sentence encoder's config and tokenizer.
+
+    It is the folder of the encoder's first module, or `folder` itself.
+    """
     try:
         modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
         return folder / modules[0]["path"]
@@ -135,7 +157,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def load_token_counter(folder: Path) -> CountTokens:
-    """A function from texts to their numbers of tokens, without special tokens and without a limit.
+    """A function from texts to their numbers of tokens, special tokens not counted.
 
     Reads tokenizer.json without importing transformers, which takes 13 CPU seconds; the counts are
     equal. A folder without that file is read by transformers.
@@ -162,19 +184,25 @@ def load_token_counter(folder: Path) -> CountTokens:
 
 
 def check_adapter(name: str, folder: Path) -> dict[str, Any]:
-    """The adapter_config.json of a PEFT folder. Raises ConfigError where there is none."""
+    """The adapter_config.json of a PEFT folder.
+
+    Raises:
+        ConfigError: the folder has none, or it cannot be read; names the adapter.
+    """
     try:
         return read_json(Path(folder) / "adapter_config.json")
     except ConfigError as error:
         raise ConfigError(
-            f"adapter '{name}': {folder} is no PEFT adapter folder ({error}); train one first"
+            f"adapter '{name}': {folder} is no PEFT adapter folder ({error}): train one first"
         ) from error
 
 
 def with_tuned(llm: LLMConfig, tuned: Path | None) -> tuple[LLMConfig, dict[str, Path]]:
-    """(settings, adapters) that open the generator tuned in the folder `tuned`: the base model with
-    an adapter named "tuned", or the folder as a model without adapters where all weights were
-    tuned."""
+    """(settings, adapters) that open the generator tuned in the folder `tuned`; None: the base.
+
+    An adapter is opened beside the base model, under the name "tuned". A folder in which all
+    weights were tuned is a model of its own, without adapters.
+    """
     if tuned is None:
         return llm, {}
     if (tuned / "adapter_config.json").exists():
@@ -183,7 +211,11 @@ def with_tuned(llm: LLMConfig, tuned: Path | None) -> tuple[LLMConfig, dict[str,
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a model's file. Raises ConfigError where it cannot be read."""
+    """The JSON object in a model's file.
+
+    Raises:
+        ConfigError: the file is missing or is not JSON.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -196,63 +228,48 @@ def weights_gb(folder: Path, dtype: str) -> float:
     Raises:
         ConfigError: a weight file is incomplete.
     """
-    # The files that transformers loads; others may lie beside them.
+    # The files that transformers loads; others may be beside them.
     index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
-    if single.exists() or not index.exists():
-        paths = [single] if single.exists() else []
-    else:
-        paths = [
-            folder / name for name in sorted(set(read_json(index).get("weight_map", {}).values()))
-        ]
-    in_memory = 0
-    for stored, num_bytes in (tensor for path in paths for tensor in _tensors(path)):
-        # Floating-point tensors are converted to `dtype`; quantised ones stay as they are.
-        size = FLOAT_BYTES.get(stored)
-        wanted = 4 if dtype == "float32" else 2
-        in_memory += num_bytes * wanted // size if size else num_bytes
-    return in_memory / 2**30
+    names: set[str] = set()
+    if single.exists():
+        names = {single.name}
+    elif index.exists():
+        names = set(read_json(index).get("weight_map", {}).values())
 
-
-def _tensors(path: Path) -> list[tuple[str, int]]:
-    """(dtype, bytes) of each tensor, from the file's header."""
     remedy = "copy or download the model again"
-    try:
-        with path.open("rb") as raw:
-            length = int.from_bytes(raw.read(8), "little")
-            header = json.loads(raw.read(length)) if length <= path.stat().st_size else {}
-        header.pop("__metadata__", None)
-        tensors = [(t["dtype"], t["data_offsets"]) for t in header.values()]
-        needed = 8 + length + max((end for _, (_, end) in tensors), default=0)
-        complete = bool(tensors) and path.stat().st_size >= needed
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"cannot read the weights {path} ({error}): {remedy}") from error
-    if not complete:
-        raise ConfigError(f"the weights {path} are incomplete: {remedy}")
-    return [(dtype, end - start) for dtype, (start, end) in tensors]
+    total = 0
+    for path in (folder / name for name in sorted(names)):
+        # A safetensors file begins with the length of a JSON header, which lists its tensors.
+        try:
+            size = path.stat().st_size
+            with path.open("rb") as raw:
+                length = int.from_bytes(raw.read(8), "little")
+                header = json.loads(raw.read(length)) if length <= size else {}
+            header.pop("__metadata__", None)
+            tensors = [(t["dtype"], *t["data_offsets"]) for t in header.values()]
+            needed = 8 + length + max((end for _, _, end in tensors), default=0)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ConfigError(f"cannot read the weights {path} ({error}): {remedy}") from error
+        if not tensors or size < needed:
+            raise ConfigError(f"the weights {path} are incomplete: {remedy}")
+        # Floating-point tensors are converted to `dtype`; quantised ones stay as they are.
+        for stored, start, end in tensors:
+            float_bytes = FLOAT_BYTES.get(stored)
+            wanted = 4 if dtype == "float32" else 2
+            total += (end - start) * wanted // float_bytes if float_bytes else end - start
+    return total / 2**30
 
 
 def _holds(folder: Path, kind: Kind) -> bool:
     return any(any(folder.glob(pattern)) for pattern in NEEDED[kind])
 
 
-def _packaged(hub_id: str) -> Path | None:
-    """The model's folder in the Python package that carries it, whose code is not imported."""
-    package, inside, sha256 = PACKAGED.get(hub_id, ("", "", ""))
-    spec = find_spec(package) if package else None
-    for parent in (spec.submodule_search_locations or []) if spec else []:
-        weights = Path(parent) / inside
-        if weights.exists() and _hash_file(weights, whole=True) != sha256:
-            raise ConfigError(
-                f"{weights} is not the published {hub_id}: "
-                f"{INSTALL_PACKAGED.replace('install', 'install --force-reinstall')}"
-            )
-        if weights.exists():
-            return weights.parent
-    return None
-
-
 def _fetch(hub_id: str, kind: Kind) -> Path:
-    """The folder of a hub model in the hub client's cache, downloaded where it is not there yet."""
+    """The folder of a hub model in the hub client's cache, downloaded where it is not there.
+
+    Raises:
+        ConfigError: the hub does not give the model, or it is of another kind.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -265,30 +282,12 @@ def _fetch(hub_id: str, kind: Kind) -> Path:
         package = f", or {INSTALL_PACKAGED}" if hub_id in PACKAGED else ""
         raise ConfigError(
             f"{kind}.model: {hub_id} is not on this machine and the hub does not give it "
-            f"({reason}): "
-            "check the name, connect to the hub once, or copy the model here and name its "
-            f"folder{package}"
+            f"({reason}): check the name, connect to the hub once, or copy the model here and set "
+            f"{kind}.model to its folder{package}"
         ) from error
     if not _holds(folder, kind):
         raise ConfigError(
-            f"the hub's {hub_id} holds no {kind} (no {NEEDED[kind][0]}): choose another "
-            f"{kind}.model"
+            f"the hub's {hub_id} holds no {kind} (no {NEEDED[kind][0]}): set {kind}.model to "
+            "another model"
         )
     return folder
-
-
-def _hash_file(path: Path, whole: bool) -> str:
-    """sha256 of the content, computed once per process for a file that does not change."""
-    stat = path.stat()
-    return _cached_hash(path, stat.st_size, stat.st_mtime_ns, whole)
-
-
-@functools.lru_cache(maxsize=1024)
-def _cached_hash(path: Path, size: int, mtime_ns: int, whole: bool) -> str:
-    if whole or size <= 2 * EDGE_BYTES:
-        return file_sha256(path)
-    with path.open("rb") as raw:
-        digest = hashlib.sha256(raw.read(EDGE_BYTES))
-        raw.seek(-EDGE_BYTES, 2)
-        digest.update(raw.read(EDGE_BYTES))
-    return f"{size}:{digest.hexdigest()}"

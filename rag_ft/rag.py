@@ -85,13 +85,13 @@ class RagPipeline:
             DataError: the run has no finished index.
             ConfigError: the index or a model does not fit the configuration.
         """
-        from rag_ft.evaluation.external_models import with_given
+        from rag_ft.evaluation.external_models import with_external_models
         from rag_ft.llm.factory import open_language_model
         from rag_ft.model_hub import with_tuned
         from rag_ft.run_dir import RunDir
         from rag_ft.session import Session
 
-        session = Session(config, with_given(config, RunDir(config.run_path)))
+        session = Session(config, with_external_models(config.evaluate, RunDir(config.run_path)))
         llm, adapters = with_tuned(config.llm, session.tuned_generator if tuned else None)
         return cls(
             session.retriever(tuned and session.serves_tuned_retriever),

@@ -1,7 +1,7 @@
-"""Which chunks contain the evidence of a pair, which may be negatives, and where a quote stands.
+"""Which chunks contain the evidence of a pair, which may be negatives, and where a quote occurs.
 
-Everything that asks "is this chunk right for this question?" (metrics, generation, training,
-evaluation, export) asks here, so that they cannot disagree.
+Metrics, generation, training, evaluation and export all ask here whether a chunk is right for a
+question, so they cannot disagree.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _SAME = str.maketrans(
     }
 )
 _INVISIBLE = re.compile(r"[\s\u00ad\u200b-\u200f\u2060\ufeff]")
-# What may surround a quote without being part of it; dots are tried last, they can be part of it.
+# What may surround a quote without being part of it. Dots are tried last: they can be part of it.
 _EDGES = ("", "\"'“”‘’«»… ", "\"'“”‘’«».… ")
 
 
@@ -88,8 +88,8 @@ def gold_by_pair(pairs: Iterable[QAPair], chunks: Iterable[Chunk]) -> dict[str, 
 
 
 def fallback_gold_chunks(pair: QAPair, ranked: Iterable[Chunk]) -> list[Chunk]:
-    """For training on pairs whose place is unknown: the best-ranked chunk that mentions an accepted
-    answer, or none. Metrics never use it: they leave such pairs out."""
+    """For training on pairs whose gold chunk is unknown: the best-ranked chunk that mentions an
+    accepted answer, or none. Metrics leave such pairs out and never use it."""
     return next(([chunk] for chunk in ranked if mentions_answer(chunk, pair.answers)), [])
 
 
@@ -122,6 +122,7 @@ def needed_chunks(
         gold: its gold chunks, the preferred one first; none: nothing is needed.
         chunks: by id; a second chunk that is not among them is left out.
     """
+    # Evidence that no chunk contains whole is spread over several.
     spread = pair.evidence is not None and not any(contains_evidence(c, pair) for c in gold)
     needed = sorted(gold, key=lambda chunk: chunk.start) if spread else list(gold[:1])
     second = chunks.get(second_chunk_id(pair) or "") if needed else None
@@ -146,6 +147,7 @@ def evidence_shown(pair: QAPair, shown: Iterable[Chunk]) -> float | None:
     if pair.evidence is None or pair.evidence.end <= pair.evidence.start:
         return None
     start, end = pair.evidence.start, pair.evidence.end
+    # Chunks overlap: `reached` is the end of what is already counted.
     covered, reached = 0, start
     for chunk in sorted((c for c in shown if overlaps_evidence(c, pair)), key=lambda c: c.start):
         left, right = max(chunk.start, reached), min(chunk.end, end)
@@ -155,8 +157,8 @@ def evidence_shown(pair: QAPair, shown: Iterable[Chunk]) -> float | None:
 
 
 def evidence_sentence(pair: QAPair, chunk: Chunk, sentences: Iterable[Span]) -> str:
-    """The sentence (or sentences) of a chunk in which the evidence stands, or else the answer; ""
-    where neither does. `sentences`: their spans in `chunk.text`."""
+    """The sentence (or sentences) of a chunk that contains the evidence, or else the answer; ""
+    where there is neither. `sentences`: their spans in `chunk.text`."""
     if pair.evidence is not None and contains_evidence(chunk, pair):
         start, end = pair.evidence.start - chunk.start, pair.evidence.end - chunk.start
     elif (span := locate(pair.answer, chunk.text)) is not None:
@@ -190,29 +192,38 @@ def is_negative(chunk: Chunk, pair: QAPair) -> bool:
 
 
 def evidence_chunk_ids(pair: QAPair, chunks_of_document: Iterable[Chunk]) -> list[str]:
-    """The chunks that must not stand in a batch as another question's negatives: the pair's own
-    first, then all that overlap the evidence (more than the gold chunks: a part of it may do)."""
+    """The chunks that must not be negatives of a pair in a batch: its own first, then all that
+    overlap the evidence. Those are more than the gold chunks: a part of the evidence may answer."""
     own = [pair.chunk_id] if pair.chunk_id else []
     touching = (c.id for c in chunks_of_document if overlaps_evidence(c, pair))
     return list(dict.fromkeys([*own, *touching]))
 
 
-# Quotes: where a quoted text stands in another, whatever its white space, case, quotes and dashes.
+# Quotes: where a text occurs in another, whatever its white space, case, quotes and dashes.
 
 
 def occurrences(quote: str, text: str) -> list[Span]:
-    """The spans of `text` where `quote` stands, in order: exact ones, or else those equal after
-    normalisation.
+    """The spans of `text` where `quote` occurs, in order: exact ones, or else those that are equal
+    after normalisation; at most MAX_OCCURRENCES.
 
-    Spans at word boundaries come alone where there are any. White space may differ in any way, and
-    be missing.
+    Where some spans begin and end at word boundaries, only those are returned. White space may
+    differ in any way, and be missing.
     """
     quote = quote.strip()
     if not any(character.isalnum() for character in quote):
         return []
     exact = [(at, at + len(quote)) for at in _find_all(quote, text)]
-    found = _at_boundaries(exact, quote, text)
-    return found or _at_boundaries(_find_folded(quote, text), quote, text)
+    if found := _at_boundaries(exact, quote, text):
+        return found
+    # Without white space and case; then also without the quotation marks and dots around it.
+    folded, places = _fold(text)
+    for edges in _EDGES:
+        wanted, _ = _fold(quote.strip(edges) if edges else quote)
+        starts = _find_all(wanted, folded) if wanted else []
+        if starts:
+            spans = [(places[at], places[at + len(wanted) - 1] + 1) for at in starts]
+            return _at_boundaries(spans, quote, text)
+    return []
 
 
 def locate(quote: str, text: str, near: Span | None = None) -> Span | None:
@@ -225,7 +236,7 @@ def locate(quote: str, text: str, near: Span | None = None) -> Span | None:
 
 
 def evidence_in_chunk(chunk: Chunk, span: Span) -> Evidence:
-    """A span of the chunk's text as evidence, whose offsets count in the document."""
+    """A span of the chunk's text as evidence, with offsets in the document."""
     start, end = span
     return Evidence(chunk.text[start:end], chunk.start + start, chunk.start + end)
 
@@ -239,19 +250,9 @@ def _find_all(quote: str, text: str) -> list[int]:
     return found
 
 
-def _find_folded(quote: str, text: str) -> list[Span]:
-    """Without the quotation marks and dots around it, where it is not there with them."""
-    folded, places = _fold(text)
-    for edges in _EDGES:
-        wanted, _ = _fold(quote.strip(edges) if edges else quote)
-        if wanted and (found := _find_all(wanted, folded)):
-            return [(places[at], places[at + len(wanted) - 1] + 1) for at in found]
-    return []
-
-
 @lru_cache(maxsize=8)
 def _fold(text: str) -> tuple[str, array[int]]:
-    """The text without white space and case, and for each of its characters its place there."""
+    """The text without white space and case, and the place in `text` of each of its characters."""
     folded, places = [], array("I")
     for place, character in enumerate(text.translate(_SAME)):
         if not _INVISIBLE.match(character):
@@ -262,13 +263,14 @@ def _fold(text: str) -> tuple[str, array[int]]:
 
 
 def _at_boundaries(spans: list[Span], quote: str, text: str) -> list[Span]:
-    bounded = [span for span in spans if not _cuts_word(span, text)]
+    """The spans that cut no word, where there are any; else all of them, unless the quote is so
+    short that it would be found inside other words."""
+    bounded = []
+    for start, end in spans:
+        cuts_first = start > 0 and text[start - 1].isalnum() and text[start].isalnum()
+        cuts_last = end < len(text) and text[end - 1].isalnum() and text[end].isalnum()
+        if not cuts_first and not cuts_last:
+            bounded.append((start, end))
     if bounded or len(quote) >= MIN_INSIDE_WORD or is_unspaced(quote):
         return bounded or spans
     return []
-
-
-def _cuts_word(span: Span, text: str) -> bool:
-    start, end = span
-    before = start > 0 and text[start - 1].isalnum() and text[start].isalnum()
-    return before or (end < len(text) and text[end - 1].isalnum() and text[end].isalnum())

@@ -75,7 +75,8 @@ class RunDir:
 
     @property
     def lock(self) -> Path:
-        """Locked while a stage runs; holds {pid, host, stage} of the process that locked it last."""
+        """Locked while a stage runs; holds {pid, host, stage} of the process that locked it
+        last."""
         return self.path / ".lock"
 
     @property
@@ -100,7 +101,7 @@ class RunDir:
 
     @property
     def vllm_log(self) -> Path:
-        """Stages that start a vLLM server: what the last one said."""
+        """Stages that start a vLLM server: the log of the last one."""
         return self.path / "vllm.log"
 
     def rejects(self, stage: str) -> Path:
@@ -118,8 +119,8 @@ class RunDir:
         return self.path / "qa.jsonl"
 
     def replies(self, stage: str) -> Path:
-        """generate, train_generator, evaluate: {key, text, ...} a line, append-only: every reply of a
-        language model, so that a killed stage continues where it was. `--force` leaves it."""
+        """generate, train_generator, evaluate: {key, text, ...} a line, append-only: every reply of
+        a language model, so that a killed stage continues where it was. `--force` leaves it."""
         return self.path / "replies" / f"{stage}.jsonl"
 
     @property
@@ -130,7 +131,8 @@ class RunDir:
 
     @property
     def retriever(self) -> Path:
-        """train_retriever: the tuned encoder, loadable by SentenceTransformer; adapter/ beside it."""
+        """train_retriever: the tuned encoder, loadable by SentenceTransformer; adapter/ beside
+        it."""
         return self.path / "retriever"
 
     @property
@@ -140,23 +142,25 @@ class RunDir:
 
     @property
     def given_index(self) -> Path:
-        """evaluate, where its encoder is given by path: as index/, made with that encoder."""
+        """evaluate, where evaluate.encoder names an encoder: as index/, made with that encoder."""
         return self.path / "given_index"
 
     @property
     def generator(self) -> Path:
-        """train_generator: a PEFT adapter with its tokenizer, loadable by PeftModel and by vLLM; where all weights were
-        tuned, a whole model."""
+        """train_generator: a PEFT adapter with its tokenizer, loadable by PeftModel and by vLLM; a
+        whole model where all weights were tuned."""
         return self.path / "generator"
 
     def training_log(self, stage: str) -> Path:
-        """train_*: {step, loss, eval_loss, ...} a line, what the curves of the report are drawn from."""
+        """train_*: {step, loss, eval_loss, ...} a line, what the curves of the report are drawn
+        from."""
         return self.path / "training" / f"{stage}.jsonl"
 
     @property
     def folds(self) -> Path:
-        """train_generator: {fold, num_train, num_dev, dev_loss, f1_base, f1_tuned, delta} a line, a fold of the
-        cross-validation: num_train examples trained on, num_dev questions about held-out documents."""
+        """train_generator: {fold, num_train, num_dev, dev_loss, f1_base, f1_tuned, delta} a line,
+        one for each fold of the cross-validation: num_train examples to train on, num_dev questions
+        about held-out documents."""
         return self.path / "training" / "folds.jsonl"
 
     @property
@@ -165,7 +169,8 @@ class RunDir:
         return self.path / "training" / "tensorboard"
 
     def checkpoints(self, stage: str) -> Path:
-        """generate, train_*: trainer checkpoints and the passes' files, removed when the stage is done."""
+        """generate, train_*: checkpoints and the files of the passes, removed when the stage is
+        done."""
         return self.path / "checkpoints" / stage
 
     def pass_pairs(self, name: str) -> Path:
@@ -179,7 +184,8 @@ class RunDir:
         return self.path / "generator.tmp"
 
     def hits(self, system: str) -> Path:
-        """evaluate: a Hit a line, for the retrievers base, tuned and the single sides."""
+        """evaluate: a Hit a line, for each retriever: base and tuned as they are served, lexical,
+        dense_base and dense_tuned alone."""
         return self.path / "hits" / f"{system}.jsonl"
 
     def predictions(self, system: str) -> Path:
@@ -193,7 +199,7 @@ class RunDir:
 
     @property
     def metrics(self) -> Path:
-        """report: systems, comparisons, verdict, leakage, funnel, cost (docs in README)."""
+        """report: systems, comparisons, verdict, leakage, funnel, cost; see docs/metrics.md."""
         return self.path / "metrics.json"
 
     @property
@@ -207,12 +213,12 @@ class RunDir:
         return self.path / "report.md"
 
     def started(self, stage: str) -> Path:
-        """Any stage, first: {fingerprint, config, inputs, sources, threads}, so that unfinished work
-        of other settings is not continued."""
+        """Any stage, first: {fingerprint, config, inputs, sources, threads}. An interrupted stage
+        is continued only with the same fingerprint."""
         return self.path / f"{stage}.started.json"
 
     def done(self, stage: str) -> Path:
-        """Any stage, last and by rename: as started, and {outputs, result, counts, seconds,
-        peak_memory_gb, versions}; with a GPU also peak_gpu_memory_gb. `sources` and `outputs` hold
-        {file: [size, mtime_ns, sha256]}, `result` is one hash over the files that later stages read."""
+        """Any stage, last: as started, and {outputs, result, counts, seconds, peak_memory_gb,
+        versions}; with a GPU also peak_gpu_memory_gb. `sources` and `outputs` hold {file: [size,
+        mtime_ns, sha256]}; `result` is one hash over the files that later stages read."""
         return self.path / f"{stage}.done.json"

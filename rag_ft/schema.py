@@ -13,7 +13,8 @@ KINDS: tuple[Kind, ...] = ("factoid", "summary", "inference", "multi_hop", "unan
 
 @dataclass(frozen=True)
 class Document:
-    """One readable source. `id` is its path under the source folder, or the `id` of its JSONL line."""
+    """One readable source. `id` is its path under the source folder, or the `id` of its JSONL
+    line."""
 
     id: str
     title: str
@@ -25,7 +26,8 @@ class Document:
 
 @dataclass(frozen=True)
 class Chunk:
-    """`text` is exactly `document.text[start:end]`; `num_tokens` counts the encoder's tokens, specials excluded."""
+    """A part of a document: `text` is exactly `document.text[start:end]`. `num_tokens` counts the
+    encoder's tokens without special ones."""
 
     id: str
     document_id: str
@@ -39,7 +41,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Evidence:
-    """The quoted span that proves an answer: `text == document.text[start:end]`."""
+    """The quoted span that supports an answer: `text == document.text[start:end]`."""
 
     text: str
     start: int
@@ -48,10 +50,12 @@ class Evidence:
 
 @dataclass(frozen=True)
 class QAPair:
-    """A question with its accepted answers (the first is the canonical one), tied to the chunk that proves it.
+    """A question with its accepted answers, the first of which is the canonical one.
 
-    `chunk_id` and `evidence` are None where no place is known (imported questions without a position that
-    cannot be located, unanswerable questions). `hard_chunk_ids` are chunks that looked right and were not.
+    `chunk_id` names the chunk that it was asked about, and `evidence` the span that supports the
+    answer. Both are None where no place is known: for unanswerable questions, and for imported
+    questions whose place cannot be found. `hard_chunk_ids` name chunks that the retriever ranked
+    high and that are not gold.
     """
 
     id: str
@@ -69,16 +73,18 @@ class QAPair:
 
     @property
     def answer(self) -> str:
+        """The canonical answer."""
         return self.answers[0]
 
     @property
     def answerable(self) -> bool:
+        """Whether the documents contain an answer."""
         return self.kind != "unanswerable"
 
 
 @dataclass(frozen=True)
 class Hit:
-    """`rank` counts from 1; `score` is what the retriever ranked by (higher is better)."""
+    """A retrieved chunk. `rank` counts from 1; a higher `score` is better."""
 
     question_id: str
     rank: int
@@ -88,7 +94,8 @@ class Hit:
 
 @dataclass(frozen=True)
 class Prediction:
-    """`answer` is what the system said, citation marks removed; `citations` are the chunk ids it cited."""
+    """What a system answered. `answer` has no citation marks; `chunk_ids` were shown, in order, and
+    `citations` are those among them that the reply cites."""
 
     question_id: str
     system: str
@@ -100,6 +107,8 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Score:
+    """The value of one metric for one answer, or one ranking, of a system."""
+
     question_id: str
     system: str
     metric: str
@@ -108,7 +117,8 @@ class Score:
 
 @dataclass(frozen=True)
 class Reject:
-    """What was dropped, where, and why: bad input is data, not an exception."""
+    """An input or a pair that was left out, with the reason. Bad input is data, not an
+    exception."""
 
     item: str
     reason: str

@@ -62,6 +62,15 @@ class Session:
         folder = self.run_dir.generator
         return folder if any((folder / mark).exists() for mark in TUNED_MARKS) else None
 
+    @property
+    def tuned_components(self) -> set[str]:
+        """The components of which a tuned one is there."""
+        tuned = {
+            "retriever": self.serves_tuned_retriever,
+            "generator": self.tuned_generator is not None,
+        }
+        return {name for name, is_tuned in tuned.items() if is_tuned}
+
     def retriever(self, tuned: bool = False) -> Retriever:
         """The base retriever, or the tuned one. Raises as `open_retriever` does."""
         from rag_ft.retrieval import retriever as search  # loads FAISS and the encoder's libraries

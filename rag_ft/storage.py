@@ -1,4 +1,4 @@
-"""The files that records live in: JSON lines, atomic writes, appending, and random access to chunks."""
+"""Files of records: JSON lines, atomic writes, appending, and random access to chunks."""
 
 from __future__ import annotations
 
@@ -48,10 +48,12 @@ Record = TypeVar("Record", Document, Chunk, QAPair, Hit, Prediction, Score, Reje
 
 
 def to_json(record: Any) -> str:
+    """The JSON line of a record, without its newline."""
     return json.dumps(dataclasses.asdict(record), ensure_ascii=False)
 
 
 def from_json(line: str, kind: type[Record]) -> Record:
+    """The record in a JSON line. Raises ValueError, TypeError or KeyError where it is none."""
     row = json.loads(line)
     if kind is QAPair:
         row["evidence"] = Evidence(**row["evidence"]) if row["evidence"] else None
@@ -62,12 +64,23 @@ def from_json(line: str, kind: type[Record]) -> Record:
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The JSON objects of a file, a line each. A last line without its newline (a killed writer's) is left out."""
+    """The JSON objects of a file, one in each line.
+
+    Raises:
+        DataError: the file cannot be read, or a line is not a JSON object (names the line).
+    """
     try:
         with path.open(encoding="utf-8", newline="\n") as lines:
             for number, line in enumerate(lines, 1):
-                if line.endswith("\n"):
-                    yield _parse(line, path, number)
+                if not line.endswith("\n"):
+                    continue  # the last line of a killed writer
+                try:
+                    row = json.loads(line)
+                except ValueError as error:
+                    raise DataError(f"{path} line {number} is not JSON: {error}") from error
+                if not isinstance(row, dict):
+                    raise DataError(f"{path} line {number} is not a JSON object")
+                yield row
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
 
@@ -92,37 +105,32 @@ def read_jsonl(path: Path, kind: type[Record]) -> Iterator[Record]:
 
 
 def temporary_beside(path: Path) -> Path:
-    """A name in the same folder that nobody else uses, to write to and rename; makes the folder.
+    """A new name in the folder of `path`, to write to and then rename. Makes the folder.
 
-    Open it with mode "x": it then neither follows a link nor takes another's file.
+    Open it with mode "x": then it follows no link and overwrites no file of another process.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.with_name(f"{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
 
 
 def leftovers(path: Path) -> list[Path]:
-    """Temporary files that killed writers of `path` left beside it; where it is a folder, in it."""
+    """Temporary files that killed writers of `path` left beside it or, where it is a folder, in
+    it."""
     beside = [p for p in path.parent.glob("*" + TEMPORARY) if p.name.startswith(f"{path.name}.")]
     inside = path.rglob("*" + TEMPORARY) if path.is_dir() else ()
     return [p for p in (*beside, *inside) if _TEMPORARY_NAME.search(p.name)]
 
 
 def write_jsonl(path: Path, records: Iterable[Any]) -> int:
-    """Streams records to `path` by a temporary file and a rename, so that a half-written file never has the name.
-
-    Returns the number of lines written.
-    """
+    """Streams records (or dicts) to a temporary file and renames it to `path`, so that `path` never
+    names a half-written file. Returns the number of lines."""
     temporary = temporary_beside(path)
     count = 0
     try:
         with temporary.open("x", encoding="utf-8", newline="\n") as out:
             for record in records:
-                row = (
-                    json.dumps(record, ensure_ascii=False)
-                    if isinstance(record, dict)
-                    else to_json(record)
-                )
-                out.write(row + "\n")
+                row = record if isinstance(record, dict) else dataclasses.asdict(record)
+                out.write(json.dumps(row, ensure_ascii=False) + "\n")
                 count += 1
         os.replace(temporary, path)
     finally:
@@ -131,7 +139,7 @@ def write_jsonl(path: Path, records: Iterable[Any]) -> int:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a small file by a temporary file and a rename."""
+    """Writes a small file: to a temporary file, which is renamed to `path`."""
     temporary = temporary_beside(path)
     try:
         with temporary.open("x", encoding="utf-8", newline="\n") as out:
@@ -142,15 +150,25 @@ def write_text(path: Path, text: str) -> None:
 
 
 class JsonlAppender:
-    """Appends dict rows, each flushed as one whole line; on opening, a torn last line is cut off. `write` returns the
-    length of each line in bytes."""
+    """Appends dicts to a file of JSON lines. Opening it removes the unfinished last line of a
+    killed writer."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _cut_torn_line(path)
+        if path.exists():
+            with path.open("rb+") as raw:
+                # Back to the last newline.
+                position = raw.seek(0, os.SEEK_END)
+                while position > 0:
+                    raw.seek(position - 1)
+                    if raw.read(1) == b"\n":
+                        break
+                    position -= 1
+                raw.truncate(position)
         self._out = path.open("ab")
 
     def write(self, *rows: dict[str, Any]) -> list[int]:
+        """Writes and flushes each row as one line. Returns the lengths of the lines in bytes."""
         lines = [(json.dumps(row, ensure_ascii=False) + "\n").encode() for row in rows]
         self._out.write(b"".join(lines))
         self._out.flush()
@@ -164,11 +182,11 @@ class JsonlAppender:
 
 
 class ChunkStore:
-    """The chunks of a run: by id, by document, by split, and one after another in file order.
+    """The chunks of a run: by id, by document, by split, and in file order.
 
-    Opening costs nothing. The first access by id, document or split scans the lines once for ids and
-    splits, without parsing texts; about 30 bytes a chunk stay in memory. Only chunks that are asked
-    for are parsed. Threads may share a store.
+    Opening reads nothing. The first access by id, document or split scans the file once for ids and
+    splits, and keeps about 30 bytes a chunk. Only chunks that are asked for are parsed. Threads may
+    share a store.
 
     Raises:
         DataError: (on first access) the file is missing, or a line is not a chunk.
@@ -182,9 +200,11 @@ class ChunkStore:
         return read_jsonl(self.path, Chunk)
 
     def __len__(self) -> int:
+        """The number of chunks."""
         return len(self._lines.splits)
 
     def __contains__(self, chunk_id: str) -> bool:
+        """Whether the run has a chunk of this id."""
         return self._find(chunk_id) is not None
 
     def __getitem__(self, chunk_id: str) -> Chunk:
@@ -195,7 +215,7 @@ class ChunkStore:
         return found[1]
 
     def select(self, chunk_ids: Iterable[str]) -> dict[str, Chunk]:
-        """The chunks of these ids by id, in file order; ids that the run does not have are left out."""
+        """{id: chunk} in file order; ids that the run does not have are left out."""
         found = [row for chunk_id in set(chunk_ids) if (row := self._find(chunk_id)) is not None]
         return {chunk.id: chunk for _, chunk in sorted(found, key=lambda item: item[0])}
 
@@ -222,7 +242,7 @@ class ChunkStore:
 
     @functools.cached_property
     def _lines(self) -> _ChunkLines:
-        return _scan_chunk_lines(self.path)
+        return _ChunkLines.scan(self.path)
 
     def _find(self, chunk_id: str) -> tuple[int, Chunk] | None:
         """(row, chunk). Several ids may share a hash, so the id in the line decides."""
@@ -256,43 +276,47 @@ class _ChunkLines:
     hashes: Any
     rows: Any
 
+    @classmethod
+    def scan(cls, path: Path) -> _ChunkLines:
+        """Reads ids and splits from the head and the tail of each line, without parsing its
+        text."""
+        import numpy as np  # not above: most commands read records without it
 
-def _scan_chunk_lines(path: Path) -> _ChunkLines:
-    import numpy as np  # not above: most commands read records without it
-
-    try:
-        file = path.open("rb")
-    except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist: run the stage that writes it first") from error
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
-    starts, splits, hashes = array("Q", [0]), bytearray(), array("q")
-    documents: dict[str, Any] = {}
-    for row, line in enumerate(file):
-        # Our own writer puts the ids first. Quotes inside a text are escaped: none looks like a split.
-        head = _CHUNK_HEAD.match(line)
-        if head is None:
-            raise DataError(
-                f"{path} line {row + 1} is not a Chunk: run `rag-ft ingest CONFIG --force`"
-            )
-        document_id = json.loads(head[2])
-        rows = documents.get(document_id, range(row, row))
-        if isinstance(rows, list):
-            rows.append(row)
-        else:  # nearly always: the chunks of a document follow each other
-            follows = rows.stop == row
-            documents[document_id] = range(rows.start, row + 1) if follows else [*rows, row]
-        starts.append(starts[-1] + len(line))
-        splits.append(SPLITS.index(head[3].decode()))
-        hashes.append(hash(json.loads(head[1])))
-    found = np.frombuffer(hashes, dtype=np.int64) if hashes else np.empty(0, dtype=np.int64)
-    order = np.argsort(found, kind="stable")
-    return _ChunkLines(file, starts, splits, documents, found[order], order.astype(np.uint32))
+        try:
+            file = path.open("rb")
+        except FileNotFoundError as error:
+            raise DataError(f"{path} does not exist: run the stage that writes it first") from error
+        except OSError as error:
+            raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+        starts, splits, hashes = array("Q", [0]), bytearray(), array("q")
+        documents: dict[str, Any] = {}
+        for row, line in enumerate(file):
+            # Our own writer puts the ids first. Quotes inside a text are escaped, so that no text
+            # can look like a split.
+            head = _CHUNK_HEAD.match(line)
+            if head is None:
+                raise DataError(
+                    f"{path} line {row + 1} is not a Chunk: run `rag-ft ingest CONFIG --force`"
+                )
+            document_id = json.loads(head[2])
+            rows = documents.get(document_id, range(row, row))
+            if isinstance(rows, list):
+                rows.append(row)
+            else:
+                # Nearly always the chunks of a document follow each other: a range is enough.
+                follows = rows.stop == row
+                documents[document_id] = range(rows.start, row + 1) if follows else [*rows, row]
+            starts.append(starts[-1] + len(line))
+            splits.append(SPLITS.index(head[3].decode()))
+            hashes.append(hash(json.loads(head[1])))
+        found = np.frombuffer(hashes, dtype=np.int64) if hashes else np.empty(0, dtype=np.int64)
+        order = np.argsort(found, kind="stable")
+        return cls(file, starts, splits, documents, found[order], order.astype(np.uint32))
 
 
 def encodable(value: Any) -> Any:
-    """A JSON value whose texts can be written as UTF-8: half surrogate pairs (of "\\ud83d" in JSON, or of file
-    names that are no Unicode) become the replacement character."""
+    """A JSON value whose texts can be written as UTF-8. Half surrogate pairs, which come from
+    "\\ud83d" in JSON or from file names that are not Unicode, become the replacement character."""
     if isinstance(value, str):
         return _SURROGATE.sub("\ufffd", value)
     if isinstance(value, list):
@@ -303,37 +327,30 @@ def encodable(value: Any) -> Any:
 
 
 def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Lists of `size` items in order, the last one shorter (itertools.batched is in Python 3.12)."""
+    """Lists of `size` items in order, the last one shorter (itertools.batched is in Python
+    3.12)."""
     iterator = iter(items)
     while batch := list(itertools.islice(iterator, size)):
         yield batch
 
 
+def file_sha256(path: Path) -> str:
+    """sha256 of a file's content as 64 hex digits; computed once while size and time stay.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    found = path.stat()
+    return _sha256(path, found.st_size, found.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=100_000)
+def _sha256(path: Path, size: int, mtime_ns: int) -> str:
+    with path.open("rb") as raw:
+        return hashlib.file_digest(raw, "sha256").hexdigest()
+
+
 def content_hash(*parts: Any) -> str:
     """16 hex digits over the JSON of the parts: the key of everything that is computed once."""
-    return hashlib.sha256(
-        json.dumps(parts, ensure_ascii=False, sort_keys=True).encode()
-    ).hexdigest()[:16]
-
-
-def _parse(line: str, path: Path, number: int) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{path} line {number} is not JSON: {error}") from error
-    if not isinstance(row, dict):
-        raise DataError(f"{path} line {number} is not a JSON object")
-    return row
-
-
-def _cut_torn_line(path: Path) -> None:
-    if not path.exists():
-        return
-    with path.open("rb+") as raw:
-        position = raw.seek(0, os.SEEK_END)
-        while position > 0:
-            raw.seek(position - 1)
-            if raw.read(1) == b"\n":
-                break
-            position -= 1
-        raw.truncate(position)
+    content = json.dumps(parts, ensure_ascii=False, sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]

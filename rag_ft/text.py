@@ -80,13 +80,16 @@ def stems(text: str) -> tuple[str, ...]:
     everything else).
     """
     text = text.lower()
-    words = _ASCII_WORDS.findall(text) if text.isascii() else _words_of_any_script(text)
-    return tuple(_stem(word) for word in words)
+    if text.isascii():
+        return tuple(_stem(word) for word in _ASCII_WORDS.findall(text))
+    # Letters, marks and numbers make words; where a script has no spaces each letter is a word.
+    kept = "".join(c if unicodedata.category(c)[0] in "LMN" else " " for c in text)
+    return tuple(_stem(word) for word in _UNSPACED.sub(r" \g<0> ", kept).split())
 
 
 def content_words(text: str) -> set[str]:
     """Stems that carry meaning: without English function words."""
-    return {stem for stem in stems(text) if stem not in _stopped_stems()}
+    return set(stems(text)).difference(stems(STOP_WORDS))
 
 
 def all_words(text: str) -> set[str]:
@@ -151,19 +154,9 @@ def _spread(match: re.Match[str]) -> str:
     return f"{match[0][0]} {match[0][1:]}"
 
 
-def _words_of_any_script(text: str) -> list[str]:
-    kept = "".join(c if unicodedata.category(c)[0] in "LMN" else " " for c in text)
-    return _UNSPACED.sub(r" \g<0> ", kept).split()
-
-
 @lru_cache(maxsize=1 << 16)
 def _stem(word: str) -> str:
     return _stemmer().stem(word) if len(word) > 3 and word.isascii() else word
-
-
-@lru_cache(maxsize=1)
-def _stopped_stems() -> frozenset[str]:
-    return frozenset(_stem(word) for word in STOP_WORDS.split())
 
 
 @lru_cache(maxsize=1)

@@ -1,8 +1,10 @@
-"""Throughput of the hot loops on this machine, with randomly initialised models of true shapes. See gpu_check.sh.
+"""Throughput of the hot loops on this machine, with randomly initialised models of true shapes. See
+gpu_check.sh.
 
-Speed with random weights is that of real ones of the same shape; of quality it says nothing. Each check runs in a
-process of its own (a CUDA error or memory that is kept ends with it), its failure is written down and the others go on;
-results are written after each. `--tiny` shrinks all shapes, to see on a CPU that the script works.
+Speed with random weights is that of real ones of the same shape; of quality it says nothing. Each
+check runs in a process of its own (a CUDA error or memory that is kept ends with it), its failure
+is written down and the others go on; results are written after each. `--tiny` shrinks all shapes,
+to see on a CPU that the script works.
 """
 
 from __future__ import annotations
@@ -46,13 +48,37 @@ PACKAGES = (
 )
 # Shapes of Qwen3-0.6B and Qwen3-8B.
 SHAPES: dict[str, dict[str, Any]] = {
-    "0.6b": {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16,
-             "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936, "tie_word_embeddings": True},
-    "8b": {"hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36, "num_attention_heads": 32,
-           "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936, "tie_word_embeddings": False},
-}  # fmt: skip
-TINY = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2,
-        "num_key_value_heads": 1, "head_dim": 32, "vocab_size": 512, "tie_word_embeddings": True}  # fmt: skip
+    "0.6b": {
+        "hidden_size": 1024,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "vocab_size": 151936,
+        "tie_word_embeddings": True,
+    },
+    "8b": {
+        "hidden_size": 4096,
+        "intermediate_size": 12288,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "vocab_size": 151936,
+        "tie_word_embeddings": False,
+    },
+}
+TINY = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 32,
+    "vocab_size": 512,
+    "tie_word_embeddings": True,
+}
 WARM_STEPS, TIMED_STEPS = 3, 20
 ANSWER_TOKENS = 16
 DEMO_SECONDS = 500
@@ -75,7 +101,8 @@ def main() -> None:
 
 
 def fine_tuning(size: str, tiny: bool, work: Path) -> Row:
-    """LoRA fine-tuning with the package's own trainer: tokens/s, model-FLOPs utilisation, peak against the plan's."""
+    """LoRA fine-tuning with the package's own trainer: tokens/s, model-FLOPs utilisation, peak
+    against the plan's."""
     from transformers import AutoTokenizer
 
     from rag_ft.training.distributed import Processes
@@ -96,25 +123,37 @@ def fine_tuning(size: str, tiny: bool, work: Path) -> Row:
     lengths = [len(example.encoded.input_ids) for example in examples]
     speed = timer.epochs * sum(lengths) / timer.seconds
     flops = speed * shape.training_flops(
-        False, ANSWER_TOKENS * len(lengths) / sum(lengths), sum(n * n for n in lengths) / sum(lengths),
+        False,
+        ANSWER_TOKENS * len(lengths) / sum(lengths),
+        sum(n * n for n in lengths) / sum(lengths),
         shape.adapter_parameters(config.train_generator.advanced.rank),
-    )  # fmt: skip
+    )
     planned = training_memory(
-        shape, config, schedule.device_batch_size * max(lengths), schedule.device_batch_size * ANSWER_TOKENS,
-        "bfloat16" if GPU else "float32", GPU,
-    )  # fmt: skip
+        shape,
+        config,
+        schedule.device_batch_size * max(lengths),
+        schedule.device_batch_size * ANSWER_TOKENS,
+        "bfloat16" if GPU else "float32",
+        GPU,
+    )
     planned.pop("fixed")  # the CUDA context is not among what the allocator counts
     return {
-        "tokens_per_second": round(speed), "timed_steps": TIMED_STEPS, "seconds": round(timer.seconds, 2),
-        "examples_a_step": batch, "device_batch": schedule.device_batch_size, "packed": schedule.packed,
-        "parameters": shape.parameters, "mfu": _share_of_peak(flops), "peak_gb": _peak_gb(),
+        "tokens_per_second": round(speed),
+        "timed_steps": TIMED_STEPS,
+        "seconds": round(timer.seconds, 2),
+        "examples_a_step": batch,
+        "device_batch": schedule.device_batch_size,
+        "packed": schedule.packed,
+        "parameters": shape.parameters,
+        "mfu": _share_of_peak(flops),
+        "peak_gb": _peak_gb(),
         "planned_gb": round(sum(planned.values()), 2),
-    }  # fmt: skip
+    }
 
 
 def _step_timer() -> Any:
-    """A trainer callback: `seconds` and `epochs` of the steps after the first WARM_STEPS (which compile kernels and
-    fill the allocator), to the end of the last, before its checkpoint."""
+    """A trainer callback: `seconds` and `epochs` of the steps after the first WARM_STEPS (which
+    compile kernels and fill the allocator), to the end of the last, before its checkpoint."""
     from transformers import TrainerCallback
 
     class Timer(TrainerCallback):
@@ -156,9 +195,11 @@ def scoring(size: str, tiny: bool) -> Row:
     share = sum(len(answer) for _, answer in jobs) / tokens
     flops = shape_of(model).forward_flops(share, tokens / len(jobs)) * tokens / seconds
     return {
-        "pairs_per_second": round(len(jobs) / seconds, 1), "tokens_per_second": round(tokens / seconds),
-        "mfu": _share_of_peak(flops), "peak_gb": _peak_gb(),
-    }  # fmt: skip
+        "pairs_per_second": round(len(jobs) / seconds, 1),
+        "tokens_per_second": round(tokens / seconds),
+        "mfu": _share_of_peak(flops),
+        "peak_gb": _peak_gb(),
+    }
 
 
 def encoding(tiny: bool, work: Path) -> Row:
@@ -171,8 +212,10 @@ def encoding(tiny: bool, work: Path) -> Row:
         EncoderConfig(model=str(folder), advanced={"batch_tokens": 4096 if tiny else 131072})
     )
     rng = random.Random(0)
-    texts = [" ".join(rng.choices(["the", "of", "is", "in", "to"], k=rng.randint(60, 200)))
-             for _ in range(32 if tiny else 20_000)]  # fmt: skip
+    texts = [
+        " ".join(rng.choices(["the", "of", "is", "in", "to"], k=rng.randint(60, 200)))
+        for _ in range(32 if tiny else 20_000)
+    ]
     encoder.encode_chunks(texts[:64])
     seconds = _timed(lambda: encoder.encode_chunks(texts))
     return {
@@ -202,8 +245,14 @@ def search(tiny: bool) -> Row:
 
 def demo(work: Path) -> Row:
     """The demo pipeline on this device: seconds a stage."""
-    command = [sys.executable, "-c", "import sys; from rag_ft.cli import main; sys.exit(main())", "run",
-               "configs/demo.yaml", f"run.dir={work / 'demo'}"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; from rag_ft.cli import main; sys.exit(main())",
+        "run",
+        "configs/demo.yaml",
+        f"run.dir={work / 'demo'}",
+    ]
     start = time.perf_counter()
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=DEMO_SECONDS, check=False
@@ -214,13 +263,15 @@ def demo(work: Path) -> Row:
         path.name.split(".")[0]: json.loads(path.read_text())
         for path in (work / "demo").glob("*.done.json")
     }
-    return {"seconds": round(time.perf_counter() - start, 1),
-            **{f"{name}_seconds": row["seconds"] for name, row in stages.items()}}  # fmt: skip
+    return {
+        "seconds": round(time.perf_counter() - start, 1),
+        **{f"{name}_seconds": row["seconds"] for name, row in stages.items()},
+    }
 
 
 def vllm(tiny: bool, work: Path) -> Row:
-    """A server on a model of random weights, asked as the stages ask: requests/s, tokens read and written a second. Its
-    vocabulary is the tokenizer's, smaller than the shape's own."""
+    """A server on a model of random weights, asked as the stages ask: requests/s, tokens read and
+    written a second. Its vocabulary is the tokenizer's, smaller than the shape's own."""
     from transformers import AutoTokenizer
 
     from rag_ft.config import LLMConfig
@@ -261,9 +312,12 @@ def vllm(tiny: bool, work: Path) -> Row:
     return {
         "requests_per_second": round(len(replies) / seconds, 1),
         "read_tokens_per_second": round(sum(reply.prompt_tokens for reply in replies) / seconds),
-        "written_tokens_per_second": round(sum(reply.completion_tokens for reply in replies) / seconds),
-        "requests": len(replies), "failed": failed,
-    }  # fmt: skip
+        "written_tokens_per_second": round(
+            sum(reply.completion_tokens for reply in replies) / seconds
+        ),
+        "requests": len(replies),
+        "failed": failed,
+    }
 
 
 CHECKS: dict[str, Callable[[bool, Path], Row]] = {
@@ -282,9 +336,13 @@ def write_results(rows: list[Row], tiny: bool, out: Path) -> Path:
     """One JSON, whose path is returned, and one markdown table beside it."""
     name = torch.cuda.get_device_name() if GPU else "cpu"
     found = {
-        "date": datetime.date.today().isoformat(), "device": name, "num_gpus": torch.cuda.device_count(), "tiny": tiny,
-        "versions": _versions(), "checks": rows,
-    }  # fmt: skip
+        "date": datetime.date.today().isoformat(),
+        "device": name,
+        "num_gpus": torch.cuda.device_count(),
+        "tiny": tiny,
+        "versions": _versions(),
+        "checks": rows,
+    }
     out.mkdir(parents=True, exist_ok=True)
     path = (
         out / f"gpu-{'-'.join(name.lower().split())}-{found['date']}{'-tiny' if tiny else ''}.json"
@@ -311,9 +369,11 @@ def _in_own_process(name: str, tiny: bool) -> Row:
     except subprocess.TimeoutExpired:
         return {"check": name, "error": f"not done after {CHECK_SECONDS} s"}
     found = [line for line in done.stdout.splitlines() if line.startswith(ROW)]
-    return json.loads(found[-1].removeprefix(ROW)) if found else {
-        "check": name, "error": f"the process ended with code {done.returncode}"
-    }  # fmt: skip
+    return (
+        json.loads(found[-1].removeprefix(ROW))
+        if found
+        else {"check": name, "error": f"the process ended with code {done.returncode}"}
+    )
 
 
 def _checked(name: str, tiny: bool) -> Row:
@@ -329,10 +389,15 @@ def _checked(name: str, tiny: bool) -> Row:
 
 
 def _config(batch_size: int = 32) -> Config:
-    knobs = {"max_steps": WARM_STEPS + TIMED_STEPS, "batch_size": batch_size, "max_tokens": 2048, "evaluations": 1,
-             "rank": 32}  # fmt: skip
+    settings = {
+        "max_steps": WARM_STEPS + TIMED_STEPS,
+        "batch_size": batch_size,
+        "max_tokens": 2048,
+        "evaluations": 1,
+        "rank": 32,
+    }
     llm = {"model": str(ROOT / "data/models/demo-lm"), "prompts": "compact"}
-    return make_config({"llm": llm, "train_generator": knobs})
+    return make_config({"llm": llm, "train_generator": settings})
 
 
 def _random_model(size: str, tiny: bool, **changes: Any) -> Any:
@@ -379,7 +444,8 @@ def _random_encoder(folder: Path, tiny: bool) -> Path:
 
 
 def _examples(count: int, longest: int, vocabulary: int) -> list[Example]:
-    """Token ids drawn at random, with lengths as retrieved contexts have them (half to full length)."""
+    """Token ids drawn at random, with lengths as retrieved contexts have them (half to full
+    length)."""
     rng = random.Random(0)
     examples = []
     for number in range(count):

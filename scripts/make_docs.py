@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.util
 import inspect
 import sys
 import types
@@ -63,7 +62,8 @@ def settings_page() -> str:
         NOTE,
         "# Settings\n",
         "A YAML file holds only what differs from the defaults. On the command line, any",
-        "setting is `section.key=value`. The order is: default, then file, then command line. An unknown name",
+        "setting is `section.key=value`. The order is: default, then file, then command line. An "
+        "unknown name",
         "is an error that names the nearest setting.\n",
         "A **basic** setting is one that many users change. An **advanced** setting stands under",
         "`advanced` of its section and has a default that rarely needs a change.\n",
@@ -189,27 +189,9 @@ def metrics_page() -> str:
 
 
 def _metric_rows() -> list[dict[str, Any]]:
-    """Rows of the metric table, wherever the package keeps it."""
-    for module_name in ("rag_ft.evaluation.metric_table", "rag_ft.metrics.metric_table"):
-        if _exists(module_name):
-            module = importlib.import_module(module_name)
-            for value in vars(module).values():
-                rows = list(value.values()) if isinstance(value, dict) else value
-                if isinstance(rows, list | tuple) and rows and hasattr(rows[0], "higher_is_better"):
-                    return [_fields(row) for row in rows]
-    from rag_ft.evaluation.comparisons import ABSTENTION, SIDE_METRICS
-    from rag_ft.evaluation.metrics.answers import ANSWER_METRICS
-    from rag_ft.evaluation.metrics.retrieval import RETRIEVAL_METRICS
+    from rag_ft.evaluation.metric_table import METRICS
 
-    names = [*ANSWER_METRICS, *ABSTENTION, *SIDE_METRICS, *RETRIEVAL_METRICS]
-    return [{"name": name} for name in dict.fromkeys(names)]
-
-
-def _exists(module_name: str) -> bool:
-    try:
-        return importlib.util.find_spec(module_name) is not None
-    except ModuleNotFoundError:  # its package is missing
-        return False
+    return [_fields(row) for row in METRICS.values()]
 
 
 def _fields(row: Any) -> dict[str, Any]:
@@ -226,8 +208,7 @@ def _cell(column: str, value: Any) -> str:
 
 def run_folder_page() -> str:
     """Every file of a run, with the docstring of RunDir that describes it."""
-    name = "rag_ft.run_dir" if _exists("rag_ft.run_dir") else "rag_ft.run_dir"
-    run_dir_class = importlib.import_module(name).RunDir
+    run_dir_class = importlib.import_module("rag_ft.run_dir").RunDir
     root = Path("run")
     run_dir = run_dir_class(root)
     lines = [
@@ -312,8 +293,7 @@ def cli_page() -> str:
 def commands() -> dict[str, argparse.ArgumentParser]:
     """{command: its parser}, in the order of `rag-ft --help`."""
     cli = importlib.import_module("rag_ft.cli")
-    make_parser = getattr(cli, "make_parser", None) or cli._parser
-    for action in make_parser()._actions:
+    for action in cli.make_parser()._actions:
         if isinstance(action, argparse._SubParsersAction):
             return dict(action.choices)
     raise SystemExit("rag_ft/cli.py: no commands found")

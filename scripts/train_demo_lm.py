@@ -3,8 +3,9 @@
     python scripts/train_demo_lm.py --minutes 75 --work build/demo_lm --out data/models/demo-lm
     python scripts/train_demo_lm.py --evaluate data/models/demo-lm
 
-Every text is generated from scripts/demo_lm/relations.txt and words.txt; nothing is downloaded. With --tokens instead
-of --minutes the schedule follows the tokens seen, so that a run with the same seed can be repeated on any machine.
+Every text is generated from scripts/demo_lm/relations.txt and words.txt; nothing is downloaded.
+With --tokens instead of --minutes the schedule follows the tokens seen, so that a run with the same
+seed can be repeated on any machine.
 """
 
 import argparse
@@ -208,7 +209,8 @@ class Trainer:
     def _report(self, progress: float) -> None:
         rate = self.tokens / max(self.spent, 1e-9)
         print(
-            f"step {self.steps} tokens {self.tokens / 1e6:.2f}M {rate:.0f}/s progress {progress:.3f} "
+            f"step {self.steps} tokens {self.tokens / 1e6:.2f}M {rate:.0f}/s progress "
+            f"{progress:.3f} "
             f"answer loss {self.answer_loss:.3f}",
             flush=True,
         )

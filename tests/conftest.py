@@ -1,4 +1,5 @@
-"""Tiny real models, made here: random weights, real architectures, real tokenizers, saved and loaded as any other."""
+"""Tiny real models, made here: random weights, real architectures, real tokenizers, saved and
+loaded as any other."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ CHAT_TEMPLATE = (
 
 @pytest.fixture(scope="session")
 def tiny_lm_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random two-layer Llama with a byte-level tokenizer, a chat template and eos `<|im_end|>`."""
+    """A random two-layer Llama with a byte-level tokenizer, a chat template and eos
+    `<|im_end|>`."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -46,10 +48,18 @@ def tiny_lm_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fast.chat_template = CHAT_TEMPLATE
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=len(vocabulary), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=2048, tie_word_embeddings=True, eos_token_id=2, pad_token_id=0,
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        eos_token_id=2,
+        pad_token_id=0,
         bos_token_id=None,
-    )  # fmt: skip
+    )
     folder = tmp_path_factory.mktemp("tiny-lm")
     LlamaForCausalLM(config).save_pretrained(folder)
     fast.save_pretrained(folder)
@@ -58,7 +68,8 @@ def tiny_lm_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_encoder_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random one-layer BERT as a SentenceTransformer with mean pooling and a character-level WordPiece."""
+    """A random one-layer BERT as a SentenceTransformer with mean pooling and a character-level
+    WordPiece."""
     import string
 
     import torch
@@ -99,9 +110,13 @@ def tiny_encoder_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = BertTokenizerFast(vocab=vocabulary, do_lower_case=True)
     torch.manual_seed(0)
     config = BertConfig(
-        vocab_size=len(vocabulary), hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64,
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=64,
         max_position_embeddings=512,
-    )  # fmt: skip
+    )
     BertModel(config).save_pretrained(base)
     tokenizer.save_pretrained(base)
     transformer = Transformer(str(base), max_seq_length=256)
@@ -115,7 +130,8 @@ def tiny_encoder_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_run(
     tmp_path: Path, tiny_lm_dir: Path, tiny_encoder_dir: Path
 ) -> Callable[..., tuple[Config, RunDir]]:
-    """make_run(documents, section__key=value, ...) -> (config, run_dir): a JSONL source and the tiny models."""
+    """make_run(documents, section__key=value, ...) -> (config, run_dir): a JSONL source and the
+    tiny models."""
 
     def make(documents: list[dict[str, Any]], **overrides: Any) -> tuple[Config, RunDir]:
         source = tmp_path / "documents.jsonl"

@@ -1,4 +1,4 @@
-"""A run folder that is ready for train_generator, with tiny models, and processes that train in it."""
+"""A run folder ready for train_generator, with tiny models, and processes that train in it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,16 +43,33 @@ def pairs_of(run_dir: RunDir) -> list[QAPair]:
         town = chunk.text.split()[3].strip(".")
         start = chunk.start + chunk.text.index(town)
         evidence = Evidence(town, start, start + len(town))
-        pairs.append(QAPair(f"q{chunk.document_id}", f"Where does {name} live?", (town,), chunk.id, chunk.document_id,
-                            evidence, "factoid", chunk.split, "generated"))  # fmt: skip
-        pairs.append(QAPair(f"u{chunk.document_id}", f"What does {name} eat?", ("I don't know.",), None,
-                            chunk.document_id, None, "unanswerable", chunk.split, "generated"))  # fmt: skip
+        answerable = QAPair(
+            id=f"q{chunk.document_id}",
+            question=f"Where does {name} live?",
+            answers=(town,),
+            chunk_id=chunk.id,
+            document_id=chunk.document_id,
+            evidence=evidence,
+            kind="factoid",
+            split=chunk.split,
+            origin="generated",
+        )
+        unanswerable = replace(
+            answerable,
+            id=f"u{chunk.document_id}",
+            question=f"What does {name} eat?",
+            answers=("I don't know.",),
+            chunk_id=None,
+            evidence=None,
+            kind="unanswerable",
+        )
+        pairs += [answerable, unanswerable]
     return pairs
 
 
 def prepare(make_run: Make, **overrides: Any) -> tuple[Config, RunDir]:
-    """Ingested, indexed, with pairs; `knobs` are those of train_generator."""
-    knobs = {
+    """Ingested, indexed, with pairs; `settings` are those of train_generator."""
+    settings = {
         "epochs": 2,
         "batch_size": 4,
         "rank": 4,
@@ -59,8 +77,8 @@ def prepare(make_run: Make, **overrides: Any) -> tuple[Config, RunDir]:
         "learning_rate": 2e-2,
         "replay_share": 0.0,
     }
-    knobs |= overrides.pop("knobs", {})
-    overrides |= {f"train_generator__{key}": value for key, value in knobs.items()}
+    settings |= overrides.pop("settings", {})
+    overrides |= {f"train_generator__{key}": value for key, value in settings.items()}
     config, run_dir = make_run(documents(), **overrides)
     if not run_dir.qa.exists():
         run_dir.path.mkdir(parents=True, exist_ok=True)
@@ -71,7 +89,7 @@ def prepare(make_run: Make, **overrides: Any) -> tuple[Config, RunDir]:
 
 
 def with_copies(folder: Path) -> RunDir:
-    """A run with 20 train documents and a near-copy of each, a question about every one, and no dev document."""
+    """A run with 20 train documents and a near-copy of each, a question about each, no dev one."""
     run_dir, texts = RunDir(folder), {}
     for number in range(20):
         texts[f"d{number}"] = " ".join(f"word{number}-{n}" for n in range(60))
@@ -83,8 +101,21 @@ def with_copies(folder: Path) -> RunDir:
         run_dir.chunks,
         (Chunk(f"{i}#0", i, "", t, 0, len(t), 60, "train") for i, t in texts.items()),
     )
-    write_jsonl(run_dir.qa, (QAPair(f"q-{i}", f"What tells {i}?", ("x",), f"{i}#0", i, None, "factoid", "train",
-                                    "imported") for i in texts))  # fmt: skip
+    pairs = (
+        QAPair(
+            id=f"q-{i}",
+            question=f"What tells {i}?",
+            answers=("x",),
+            chunk_id=f"{i}#0",
+            document_id=i,
+            evidence=None,
+            kind="factoid",
+            split="train",
+            origin="imported",
+        )
+        for i in texts
+    )
+    write_jsonl(run_dir.qa, pairs)
     return run_dir
 
 
@@ -110,7 +141,7 @@ def start_process(words: list[str], log: Path) -> subprocess.Popen[bytes]:
 
 
 def as_file(config: Config, run_dir: RunDir, path: Path) -> Path:
-    """The config as YAML, and done-files of the stages before, so that a process of its own can run the stage."""
+    """The config as YAML, and done-files of the stages before, so that a new process can run it."""
     values = config.model_dump(mode="json")
     values.pop("name")
     path.write_text(yaml.safe_dump(values))
@@ -125,7 +156,3 @@ def as_file(config: Config, run_dir: RunDir, path: Path) -> Path:
         }
         run_dir.done(stage).write_text(json.dumps(row | record_outputs(run_dir, stage)))
     return path
-
-
-def _weights(run_dir: RunDir) -> bytes:
-    return (run_dir.generator / "adapter_model.safetensors").read_bytes()

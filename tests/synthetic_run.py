@@ -14,11 +14,13 @@ from rag_ft.config_loader import make_config
 from rag_ft.evaluation.components import COMPONENTS
 from rag_ft.evaluation.extras.robustness import probes
 from rag_ft.evaluation.systems import SERVED, Ask, asks_of
-from rag_ft.pipeline import NAMES, record_outputs
+from rag_ft.pipeline import record_outputs
 from rag_ft.relevance import gold_chunk_ids
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import Chunk, Document, Evidence, Hit, Prediction, QAPair, Reject
-from rag_ft.stages.evaluate import Material, _answer_scores, _retrieval_scores
+from rag_ft.session import Session
+from rag_ft.stage_table import NAMES
+from rag_ft.stages.evaluate import Material, answer_scores, retrieval_scores
 from rag_ft.storage import write_jsonl, write_text
 
 
@@ -143,7 +145,12 @@ def _evaluate(
         asks += asks_of(pair, hits, gold, material.chunks, top_k)
     if config.evaluate.advanced.robustness:
         asks += probes(
-            material.pairs, material.rankings["base"], material.gold, material.chunks, config
+            material.pairs,
+            material.rankings["base"],
+            material.gold,
+            material.chunks,
+            config.retrieval,
+            config.run.seed,
         )
     for name, ranking in material.rankings.items():
         rows = [
@@ -153,7 +160,8 @@ def _evaluate(
     answered = [(ask, _prediction(rng, ask, right)) for ask in asks]
     for name in dict.fromkeys(ask.system for ask in asks):
         write_jsonl(run_dir.predictions(name), (p for ask, p in answered if ask.system == name))
-    scores = [*_retrieval_scores(material), *_answer_scores(config, material, answered)]
+    prompt, cites = Session(config, run_dir).answer_prompt, config.train_generator.advanced.cite
+    scores = [*retrieval_scores(material), *answer_scores(prompt, cites, material, answered)]
     write_jsonl(run_dir.scores, scores)
     shipped = {f"{name}_tuned": int(name in tuned) for name in COMPONENTS}
     audit = {

@@ -1,4 +1,5 @@
-"""The demo language model: its grammar is deterministic and sound, and the shipped artefact answers."""
+"""The demo language model: its grammar is deterministic and sound, and the shipped artefact
+answers."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""Training in processes of its own: killed and resumed, several as one, and when one fails."""
+"""Training in its own processes: killed and resumed, several as one, and one of them failing."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_killed_training_ends_with_the_bytes_of_an_undisturbed_one(
         "patience": 0,
         "learning_rate": 1e-3,
     }
-    config, run_dir = prepared(knobs=settings)
+    config, run_dir = prepared(settings=settings)
     config_file = as_file(config, run_dir, tmp_path / "kill.yaml")
     process = start(config_file)
     deadline = time.monotonic() + 800
@@ -77,7 +77,7 @@ def test_a_killed_training_ends_with_the_bytes_of_an_undisturbed_one(
 @pytest.mark.parametrize("launch", ["torchrun", "two machines", "make and accelerate"])
 def test_two_processes_train_as_one(prepared: Make, tmp_path: Path, launch: str) -> None:
     config, run_dir = prepared(
-        knobs={"device_batch_size": 1, "evaluations": 1}, train_retriever__enabled=False
+        settings={"device_batch_size": 1, "evaluations": 1}, train_retriever__enabled=False
     )
     pairs = list(read_jsonl(run_dir.qa, QAPair))
     dev = next(p for p in pairs if p.split == "dev" and p.answerable)

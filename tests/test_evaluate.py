@@ -1,9 +1,9 @@
-"""evaluate: real index, real (tiny, random) models; what is asked, scored and refused."""
+"""evaluate: real index, real (tiny, random) models; what is asked, scored and rejected."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,20 +13,24 @@ import pytest
 from rag_ft.config import Config
 from rag_ft.config_loader import make_config
 from rag_ft.errors import DataError
-from rag_ft.evaluation.extras.ensemble import combine
-from rag_ft.evaluation.systems import NAMES, SYSTEMS, Ask, ask_of, asks_of
-from rag_ft.relevance import oracle_context
+from rag_ft.evaluation.systems import NAMES
+from rag_ft.retrieval.encoder import load_encoder
+from rag_ft.retrieval.retriever import build_index
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import Chunk, Evidence, Hit, Prediction, QAPair, Score
 from rag_ft.session import Session
 from rag_ft.stages import evaluate, index, ingest
-from rag_ft.storage import read_jsonl, write_jsonl
+from rag_ft.storage import ChunkStore, read_jsonl, write_jsonl
 
 TEXTS = {
-    "mill": "The mill at Oda was built in 1712 by Ruth Falk. It ground rye for the valley. Its wheel is made of oak.",
-    "pier": "The pier at Lund was opened in 1893 by Karl Moen. It carries a small railway. Ships stop there in May.",
-    "tower": "The tower at Vik was finished in 1640 by Ane Dahl. It holds two bells. The stairs have ninety steps.",
-    "lamp": "The lamp at Sund was lit in 1801 by Per Holm. It burned whale oil. A keeper lived below it.",
+    "mill": "The mill at Oda was built in 1712 by Ruth Falk. It ground rye for the valley. "
+    "Its wheel is made of oak.",
+    "pier": "The pier at Lund was opened in 1893 by Karl Moen. It carries a small railway. "
+    "Ships stop there in May.",
+    "tower": "The tower at Vik was finished in 1640 by Ane Dahl. It holds two bells. "
+    "The stairs have ninety steps.",
+    "lamp": "The lamp at Sund was lit in 1801 by Per Holm. It burned whale oil. "
+    "A keeper lived below it.",
 }
 SPLITS = {"mill": "train", "pier": "test", "tower": "test", "lamp": "test"}
 ANSWERS = {"mill": "Ruth Falk", "pier": "Karl Moen", "tower": "Ane Dahl", "lamp": "Per Holm"}
@@ -36,10 +40,16 @@ def question(name: str, text: str, answer: str | None, origin: str = "generated"
     start = TEXTS[name].find(answer) if answer else -1
     evidence = Evidence(answer, start, start + len(answer)) if answer and start >= 0 else None
     return QAPair(
-        id=f"{name}-{len(text)}-{origin}", question=text, answers=(answer or "I don't know.",),
-        chunk_id=f"{name}#0" if evidence else None, document_id=name, evidence=evidence,
-        kind="factoid" if answer else "unanswerable", split=SPLITS[name], origin=origin,
-    )  # fmt: skip
+        id=f"{name}-{len(text)}-{origin}",
+        question=text,
+        answers=(answer or "I don't know.",),
+        chunk_id=f"{name}#0" if evidence else None,
+        document_id=name,
+        evidence=evidence,
+        kind="factoid" if answer else "unanswerable",
+        split=SPLITS[name],
+        origin=origin,
+    )
 
 
 def questions() -> list[QAPair]:
@@ -51,19 +61,19 @@ def questions() -> list[QAPair]:
 def make_evaluated(
     make_run: Callable[..., tuple[Config, RunDir]],
 ) -> Callable[..., tuple[Config, RunDir]]:
-    """make_evaluated(**overrides) -> (config, run_dir) with documents, index and questions, ready to be evaluated."""
+    """make_evaluated(**overrides) -> (config, run_dir) with documents, index and questions."""
 
     def make(**overrides: Any) -> tuple[Config, RunDir]:
         documents = [
             {"id": n, "title": n.title(), "text": t, "split": SPLITS[n]} for n, t in TEXTS.items()
         ]
-        knobs = {
+        settings = {
             "evaluate__advanced__max_tokens": 4,
             "retrieval__top_k": 2,
             "ingest__chunk_tokens": 200,
             **overrides,
         }
-        config, run_dir = make_run(documents, **knobs)
+        config, run_dir = make_run(documents, **settings)
         ingest.run(Session(config, run_dir))
         index.run(Session(config, run_dir))
         write_jsonl(run_dir.qa, questions())
@@ -144,7 +154,7 @@ def test_a_prompt_shared_by_several_systems_is_answered_once(evaluated: Any) -> 
     )
 
 
-def test_a_tuned_generator_answers_in_its_own_cells_alone(
+def test_a_tuned_generator_answers_in_its_own_systems_alone(
     make_evaluated: Any, tiny_lm_dir: Path
 ) -> None:
     config, run_dir = make_evaluated()
@@ -189,6 +199,35 @@ def test_retrieval_alone_loads_no_language_model(make_evaluated: Any) -> None:
     assert ("lexical", "recall@5") in metrics
 
 
+def test_every_file_of_hits_covers_all_test_questions_and_base_and_tuned_are_as_served(
+    make_evaluated: Any, tiny_encoder_dir: Path
+) -> None:
+    config, run_dir = make_evaluated(evaluate__answers=False)
+    asked = {pair.id: pair.question for pair in questions() if pair.split == "test"}
+
+    def check(names: set[str]) -> None:
+        session = Session(config, run_dir)
+        evaluate.run(session)
+        assert {path.stem for path in run_dir.hits("base").parent.iterdir()} == names
+        for name in names:
+            found: dict[str, list[tuple[str, float]]] = {question_id: [] for question_id in asked}
+            for hit in read_jsonl(run_dir.hits(name), Hit):
+                found[hit.question_id].append((hit.chunk_id, hit.score))
+                assert hit.rank == len(found[hit.question_id])
+            assert all(found.values()), name
+            if name in ("base", "tuned"):
+                tuned = name == "tuned" and session.serves_tuned_retriever
+                served = session.retriever(tuned).search([*asked.values()], 20)
+                for hits, expected in zip(found.values(), served, strict=True):
+                    assert hits == [(i, pytest.approx(score, abs=1e-6)) for i, score in expected]
+
+    check({"base", "tuned", "lexical", "dense_base"})
+    shutil.copytree(tiny_encoder_dir, run_dir.retriever)
+    encoder = load_encoder(config.encoder, run_dir.retriever)
+    build_index(config, run_dir.retriever_index, ChunkStore(run_dir.chunks), encoder)
+    check({"base", "tuned", "lexical", "dense_base", "dense_tuned"})
+
+
 def test_unlocated_and_unanswerable_questions_have_no_retrieval_score(make_evaluated: Any) -> None:
     config, run_dir = make_evaluated(evaluate__answers=False)
     assert evaluate.run(Session(config, run_dir))["located_questions"] == 3
@@ -204,7 +243,7 @@ def test_unlocated_and_unanswerable_questions_have_no_retrieval_score(make_evalu
     )
 
 
-def test_withheld_contexts_hold_neither_the_proof_nor_the_answer(evaluated: Any) -> None:
+def test_withheld_contexts_contain_neither_the_gold_chunk_nor_the_answer(evaluated: Any) -> None:
     run_dir, _ = evaluated
     pairs = {pair.id: pair for pair in questions()}
     chunks = {chunk.id: chunk for chunk in read_jsonl(run_dir.chunks, Chunk)}
@@ -216,47 +255,13 @@ def test_withheld_contexts_hold_neither_the_proof_nor_the_answer(evaluated: Any)
         )
 
 
-def test_the_oracle_is_shown_the_chunk_that_proves_the_answer(evaluated: Any) -> None:
+def test_the_oracle_is_shown_the_gold_chunk(evaluated: Any) -> None:
     run_dir, _ = evaluated
     shown = {
         p.question_id: p.chunk_ids
         for p in read_jsonl(run_dir.predictions("oracle_base"), Prediction)
     }
     assert shown[question("lamp", "Who made the lamp?", "Per Holm").id] == ("lamp#0",)
-
-
-def test_evidence_over_two_chunks_shows_the_oracle_both() -> None:
-    pair = question("mill", "Who?", "Ruth Falk")
-    start, end = pair.evidence.start, pair.evidence.end
-    half = (start + end) // 2
-    chunks = {
-        "mill#0": Chunk("mill#0", "mill", "Mill", "", 0, half, 5, "test"),
-        "mill#1": Chunk("mill#1", "mill", "Mill", "", half, 200, 5, "test"),
-    }
-    oracle = next(system for system in SYSTEMS if system.name == "oracle_base")
-    ask = ask_of(oracle, pair, {"base": [], "tuned": []}, set(chunks), chunks, top_k=3)
-    assert ask.chunk_ids == ("mill#0", "mill#1")
-
-
-def test_a_question_over_two_chunks_shows_the_oracle_the_second_too() -> None:
-    pair = dataclasses.replace(
-        question("mill", "Who?", "Ruth Falk"), provenance={"second_chunk_id": "pier#0"}
-    )
-    chunks = {f"{n}#0": Chunk(f"{n}#0", n, n, t, 0, len(t), 5, "test") for n, t in TEXTS.items()}
-    assert oracle_context(pair, {"mill#0"}, chunks) == ["mill#0", "pier#0"]
-
-
-def test_where_nobody_knows_the_proof_it_is_neither_shown_nor_withheld() -> None:
-    chunks = {f"{n}#0": Chunk(f"{n}#0", n, n, t, 0, len(t), 5, "test") for n, t in TEXTS.items()}
-    hits = {"base": list(chunks), "tuned": list(chunks)}
-    nowhere = QAPair("q", "Who?", ("Ruth Falk",), None, None, None, "factoid", "test", "imported")
-    asked = [ask.system for ask in asks_of(nowhere, hits, set(), chunks, top_k=2)]
-    assert asked == [name for name in NAMES if not name.startswith(("oracle", "withheld"))]
-    for pair, gold in (
-        (question("mill", "Who?", "Ruth Falk"), {"mill#0"}),
-        (question("mill", "Why?", None), set()),
-    ):
-        assert [ask.system for ask in asks_of(pair, hits, gold, chunks, top_k=2)] == list(NAMES)
 
 
 def test_a_question_without_a_known_document_is_answered_beside_the_others(
@@ -309,7 +314,7 @@ def test_max_questions_spreads_over_the_documents() -> None:
     assert chosen == [pair for pair in pairs if pair in chosen] == evaluate.spread(pairs, 6, seed=0)
 
 
-def test_robustness_adds_probes_for_both_halves(evaluated: Any) -> None:
+def test_robustness_adds_probes_for_both_generators(evaluated: Any) -> None:
     run_dir, _ = evaluated
     systems = {score.system for score in read_jsonl(run_dir.scores, Score)}
     assert {
@@ -330,29 +335,6 @@ def test_an_ensemble_answers_from_each_chunk_alone(evaluated: Any) -> None:
         for p in predictions
     )
     assert not any("#" in path.name for path in run_dir.predictions("base").parent.iterdir())
-
-
-def test_equal_answers_add_up_their_chunks_and_abstaining_ones_do_not_count() -> None:
-    pair = question("pier", "Who?", "Karl Moen")
-    said = {"a": "Ane Dahl", "b": "Karl Moen.", "c": "karl moen", "d": "I don't know."}
-    scores = {"a": 0.45, "b": 0.4, "c": 0.4, "d": 0.9}
-    parts = [
-        (
-            Ask(pair, f"ensemble_base#{n}", "base", (chunk,), pair.answers),
-            Prediction(pair.id, f"ensemble_base#{n}", text, (chunk,), (), 0.5),
-        )
-        for n, (chunk, text) in enumerate(said.items(), 1)
-    ]
-    hits = [Hit(pair.id, 1, chunk, score) for chunk, score in scores.items()]
-    [(ask, prediction)] = combine(
-        parts, {"base": hits, "tuned": []}, lambda text: text.startswith("I don't")
-    )
-    assert (ask.system, prediction.answer, prediction.citations) == (
-        "ensemble_base",
-        "Karl Moen.",
-        ("b", "c"),
-    )
-    assert (prediction.chunk_ids, prediction.seconds) == (("a", "b", "c", "d"), 2.0)
 
 
 def test_judge_and_similarity_are_scored_on_request(make_evaluated: Any, tiny_lm_dir: Path) -> None:

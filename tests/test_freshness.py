@@ -1,4 +1,5 @@
-"""A done-file vouches for the files of its stage: what is missing, changed or made anew is noticed."""
+"""A done-file vouches for the files of its stage: what is missing, changed or made anew is
+noticed."""
 
 from __future__ import annotations
 
@@ -14,13 +15,15 @@ import pytest
 import yaml
 from synthetic_run import make_synthetic_run
 
-from rag_ft import freshness
-from rag_ft import pipeline as stages
+from rag_ft import freshness, pipeline
 from rag_ft.cli import main
 from rag_ft.config import Config
 from rag_ft.config_loader import make_config
 from rag_ft.errors import ConfigError, DataError
+from rag_ft.hardware import num_threads
 from rag_ft.run_dir import FILES, RunDir
+from rag_ft.session import Session
+from rag_ft.stage_table import NAMES
 
 FOLDERS = {
     "index",
@@ -43,8 +46,9 @@ def finished(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., C
     """finished(**sections) -> the config of a run of which every stage is done. The stages are
     stand-ins that write every file of theirs: the settings of their section, and what they read."""
 
-    def stand_in(name: str) -> Callable[[Config, RunDir], dict[str, int]]:
-        def run(config: Config, run_dir: RunDir) -> dict[str, int]:
+    def stand_in(name: str) -> Callable[[Session], dict[str, int]]:
+        def run(session: Session) -> dict[str, int]:
+            config, run_dir = session.config, session.run_dir
             settings = getattr(config, name, config.retrieval).model_dump_json()
             for path in run_dir.writes(name, "result", "replies"):
                 file = path / "file" if path.name in FOLDERS else path
@@ -54,9 +58,9 @@ def finished(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., C
 
         return run
 
-    for name in stages.NAMES:
+    for name in NAMES:
         monkeypatch.setitem(
-            sys.modules, f"rag_ft.{name}", types.SimpleNamespace(run=stand_in(name))
+            sys.modules, f"rag_ft.stages.{name}", types.SimpleNamespace(run=stand_in(name))
         )
 
     def make(**sections: object) -> Config:
@@ -65,15 +69,15 @@ def finished(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., C
         (documents / "a.md").write_text("one\n", encoding="utf-8")
         chosen = {"ingest": {"sources": [documents]}, **sections}
         config = make_config({"run": {"dir": tmp_path / "run"}, **chosen})
-        for name in stages.NAMES:
-            stages.run_stage(name, config)
+        for name in NAMES:
+            pipeline.run_stage(name, config)
         return config
 
     return make
 
 
 def states(config: Config) -> dict[str, str]:
-    return {name: state for name, state, _ in stages.status(config)}
+    return {name: state for name, state, _ in pipeline.status(config)}
 
 
 def changes_time(path: Path) -> None:
@@ -88,8 +92,8 @@ def test_a_damaged_file_of_a_stage_is_noticed_by_status_and_by_every_later_stage
     run_dir = RunDir(config.run_path)
     assert set(states(config).values()) == {"done"}
     trials = 0
-    for position, name in enumerate(stages.NAMES):
-        done = stages.read_done(run_dir, name) or {}
+    for position, name in enumerate(NAMES):
+        done = pipeline.read_done(run_dir, name) or {}
         for file in [*done["outputs"], run_dir.done(name).name]:
             path = run_dir.path / file
             before, times = path.read_bytes(), (path.stat().st_atime_ns, path.stat().st_mtime_ns)
@@ -99,15 +103,15 @@ def test_a_damaged_file_of_a_stage_is_noticed_by_status_and_by_every_later_stage
                 )  # its last byte is a line end, without which it is whole
             else:
                 DAMAGES[damage](path)
-            assert "done" not in [states(config)[later] for later in stages.NAMES[position:]], file
-            for later in stages.NAMES[position + 1 :]:
+            assert "done" not in [states(config)[later] for later in NAMES[position:]], file
+            for later in NAMES[position + 1 :]:
                 for force in (False, True):
                     with pytest.raises(DataError) as error:
-                        stages.run_stage(later, config, force=force)
+                        pipeline.run_stage(later, config, force=force)
                     assert "\n" not in str(error.value)
             if run_dir.done(name).exists():
                 with pytest.raises(DataError, match="--force"):
-                    stages.run_stage(name, config)
+                    pipeline.run_stage(name, config)
             path.write_bytes(before)
             os.utime(path, ns=times)
             assert set(states(config).values()) == {"done"}
@@ -120,7 +124,7 @@ def test_a_damaged_result_is_made_again_with_force_and_the_later_stages_stay_fre
 ) -> None:
     config = finished()
     RunDir(config.run_path).qa.unlink()
-    stages.run_stage("generate", config, force=True)
+    pipeline.run_stage("generate", config, force=True)
     assert set(states(config).values()) == {"done"}
 
 
@@ -140,13 +144,13 @@ def test_a_damaged_config_file_of_a_run_is_noticed(
 def test_pairs_made_anew_make_every_later_stage_stale(finished: Callable[..., Config]) -> None:
     finished()
     other = make_config({**_sections(finished()), "generate": {"pairs_per_chunk": 1}})
-    stages.run_stage("generate", other, force=True)
-    later = stages.NAMES[stages.NAMES.index("generate") + 1 :]
+    pipeline.run_stage("generate", other, force=True)
+    later = NAMES[NAMES.index("generate") + 1 :]
     assert {states(other)[name] for name in later} == {"stale"}
     with pytest.raises(
         DataError, match=r"train_retriever, which is stale \(generate was made anew\)"
     ):
-        stages.run_stage("report", other, force=True)
+        pipeline.run_stage("report", other, force=True)
 
 
 def _sections(config: Config) -> dict[str, object]:
@@ -157,7 +161,7 @@ def test_other_settings_of_a_stage_make_the_later_ones_stale_in_status(
     finished: Callable[..., Config],
 ) -> None:
     other = make_config({**_sections(finished()), "generate": {"pairs_per_chunk": 1}})
-    found = stages.status(other)
+    found = pipeline.status(other)
     assert [state for _, state, _ in found] == ["done", "done", *["stale"] * 5]
     assert "generate.pairs_per_chunk" in found[2][2] and "builds on generate" in found[3][2]
 
@@ -175,10 +179,10 @@ def test_a_copied_folder_and_a_copied_source_stay_fresh_and_are_not_read_again(
         {"run": {"dir": copy / "run"}, "ingest": {"sources": [copy / "documents"]}}
     )
     assert set(states(copied).values()) == {"done"}
-    for name in stages.NAMES:
-        assert stages.run_stage(name, copied)["skipped"]
+    for name in NAMES:
+        assert pipeline.run_stage(name, copied)["skipped"]
     read: list[Path] = []
-    monkeypatch.setattr(freshness, "_sha256", lambda path, size, time: read.append(path) or "")
+    monkeypatch.setattr(freshness, "file_sha256", lambda path: read.append(path) or "")
     assert set(states(copied).values()) == {"done"} and not read
 
 
@@ -188,13 +192,13 @@ def test_a_document_of_the_same_size_and_other_words_makes_ingest_stale(
     config = finished()
     (tmp_path / "documents" / "a.md").write_text("two\n", encoding="utf-8")
     changes_time(tmp_path / "documents" / "a.md")
-    assert stages.status(config)[0][1:] == (
+    assert pipeline.status(config)[0][1:] == (
         "stale",
         "ingest.sources/a.md changed: run it again with --force",
     )
     assert set(states(config).values()) == {"stale"}
     with pytest.raises(ConfigError, match=r"a\.md changed"):
-        stages.run_stage("ingest", config)
+        pipeline.run_stage("ingest", config)
 
 
 def test_a_folder_of_an_earlier_version_is_one_line_and_its_replies_are_kept(
@@ -202,8 +206,8 @@ def test_a_folder_of_an_earlier_version_is_one_line_and_its_replies_are_kept(
 ) -> None:
     config = finished()
     run_dir = RunDir(config.run_path)
-    for name in stages.NAMES:
-        done = stages.read_done(run_dir, name) or {}
+    for name in NAMES:
+        done = pipeline.read_done(run_dir, name) or {}
         old = {key: done[key] for key in ("fingerprint", "config", "inputs", "counts", "seconds")}
         run_dir.done(name).write_text(json.dumps(old))
         run_dir.started(name).write_text(
@@ -211,11 +215,12 @@ def test_a_folder_of_an_earlier_version_is_one_line_and_its_replies_are_kept(
         )
     assert set(states(config).values()) == {"stale"}
     with pytest.raises(
-        ConfigError, match=r"of an earlier version of rag-ft.*--force.*replies are used again"
+        ConfigError,
+        match=r"of an earlier version of rag-ft.*--force.*replies of a language model are reused",
     ):
-        stages.run_stage("ingest", config)
+        pipeline.run_stage("ingest", config)
     with pytest.raises(DataError, match="of an earlier version"):
-        stages.run_stage("generate", config)
+        pipeline.run_stage("generate", config)
     kept = run_dir.replies("generate")
     kept.write_text("answered\n")
     with pytest.MonkeyPatch.context() as patch:
@@ -223,7 +228,7 @@ def test_a_folder_of_an_earlier_version_is_one_line_and_its_replies_are_kept(
             sys.modules, "rag_ft.stages.generate", types.SimpleNamespace(run=lambda *_: {})
         )
         for name in ("ingest", "index", "generate"):
-            stages.run_stage(name, config, force=True)
+            pipeline.run_stage(name, config, force=True)
     assert kept.read_text() == "answered\n"
 
 
@@ -232,7 +237,7 @@ def test_force_removes_all_that_a_stage_writes_and_nothing_else(
 ) -> None:
     config = finished()
     run_dir = RunDir(config.run_path)
-    for name in stages.NAMES:
+    for name in NAMES:
         for path in run_dir.writes(name, "scratch"):
             if path.suffix:
                 path.write_text("log")
@@ -244,16 +249,15 @@ def test_force_removes_all_that_a_stage_writes_and_nothing_else(
         )
     user = run_dir.path / "notes.tmp"
     user.write_text("the user's own")
-    for name in stages.NAMES:
+    for name in NAMES:
         others = [
-            path
-            for other in stages.NAMES
-            if other != name
-            for path in run_dir.writes(other, "result")
+            path for other in NAMES if other != name for path in run_dir.writes(other, "result")
         ]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(sys.modules, f"rag_ft.{name}", types.SimpleNamespace(run=lambda *_: {}))
-            assert not stages.run_stage(name, config, force=True).get("skipped")
+            patch.setitem(
+                sys.modules, f"rag_ft.stages.{name}", types.SimpleNamespace(run=lambda *_: {})
+            )
+            assert not pipeline.run_stage(name, config, force=True).get("skipped")
         assert not any(path.exists() for path in run_dir.writes(name, "result", "scratch"))
         assert all(path.exists() for path in run_dir.writes(name, "replies"))
         assert all(path.exists() for path in others)
@@ -264,10 +268,12 @@ def test_force_removes_all_that_a_stage_writes_and_nothing_else(
 
 
 def test_the_table_of_files_has_every_stage_and_replies_are_never_a_result() -> None:
-    assert tuple(FILES) == stages.NAMES
+    assert tuple(FILES) == NAMES
     for files in FILES.values():
-        assert all((kind == "replies") == (name.startswith("replies/") or name == "lm_scores.jsonl")
-                   for name, kind in files.items())  # fmt: skip
+        assert all(
+            (kind == "replies") == (name.startswith("replies/") or name == "lm_scores.jsonl")
+            for name, kind in files.items()
+        )
 
 
 @pytest.mark.parametrize(
@@ -278,13 +284,22 @@ def test_no_command_gives_another_number_from_a_damaged_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str, damage: str
 ) -> None:
     config, run_dir = make_synthetic_run(tmp_path / "run", num_documents=3)
-    stages.run_stage("report", config)
+    pipeline.run_stage("report", config)
     shutil.copytree(run_dir.path, tmp_path / "other")
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump({"run": {"dir": str(run_dir.path)}}))
     DAMAGES[damage](run_dir.path / file)
-    commands = [["report", str(path)], ["report", str(path), "--force"], ["compare", str(tmp_path / "other"),
-                str(run_dir.path), "--to", str(tmp_path / "compare.html")]]  # fmt: skip
+    commands = [
+        ["report", str(path)],
+        ["report", str(path), "--force"],
+        [
+            "compare",
+            str(tmp_path / "other"),
+            str(run_dir.path),
+            "--to",
+            str(tmp_path / "compare.html"),
+        ],
+    ]
     if file in ("qa.jsonl", "chunks.jsonl"):
         commands.append(
             ["export", str(path), "--format", "squad", "--to", str(tmp_path / "pairs.json")]
@@ -323,9 +338,9 @@ def test_a_stage_that_continues_uses_the_number_of_threads_it_began_with(
         "run",
         lambda *a: used.append(torch.get_num_threads()) or run(*a),
     )
-    assert stages.run_stage("index", config)["threads"] == 3
+    assert pipeline.run_stage("index", config)["threads"] == 3
     assert used == [3]
-    assert stages.run_stage("index", config, force=True)["threads"] == stages.num_threads()
+    assert pipeline.run_stage("index", config, force=True)["threads"] == num_threads()
     torch.set_num_threads(before)
 
 

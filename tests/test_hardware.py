@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -9,7 +10,14 @@ import pytest
 import torch
 
 from rag_ft import hardware
-from rag_ft.hardware import choose_device, choose_dtype, free_memory_gb, total_memory_gb
+from rag_ft.errors import ConfigError
+from rag_ft.hardware import (
+    check_gpu_memory,
+    choose_device,
+    choose_dtype,
+    free_memory_gb,
+    total_memory_gb,
+)
 
 
 @pytest.mark.parametrize("native", [False, True])
@@ -55,3 +63,46 @@ def test_memory_is_that_of_the_machine_without_a_gpu_of_its_own() -> None:
     assert total_memory_gb("cpu") == total_memory_gb("mps") == total
     assert 0 < free_memory_gb("cpu") < total
     assert hardware.GIB == 2**30
+
+
+def test_gpu_memory_that_others_hold_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho '20480, 81920'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    with pytest.raises(
+        ConfigError,
+        match=r"GPU 0 has 20.0 of 80.0 GiB free, llm.advanced.gpu_memory_share=0.9 wants 72.0",
+    ):
+        check_gpu_memory(0.9, 1)
+    with pytest.raises(ConfigError, match="2 GPUs asked for"):
+        check_gpu_memory(0.1, 2)
+
+
+def test_only_the_gpus_this_process_may_use_are_looked_at(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    tool = tmp_path / "nvidia-smi"  # GPU 0 is full, 1 (also GPU-b) is free
+    tool.write_text(
+        '#!/bin/sh\ncase "$*" in *"-i 1"|*"-i GPU-b") ;; *) echo "0, 81920";; esac\n'
+        'case "$*" in *"-i 0") ;; *) echo "81000, 81920";; esac\n'
+    )
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    with pytest.raises(ConfigError, match=r"GPU 0 has 0\.0"):
+        check_gpu_memory(0.9, 1)
+    for visible in ("1", "GPU-b", "1,0", "1,-1,0"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        check_gpu_memory(0.9, 1)
+    with pytest.raises(
+        ConfigError, match=r"2 GPUs asked for .*, 1 are shown by CUDA_VISIBLE_DEVICES=1,-1,0"
+    ):
+        check_gpu_memory(0.9, 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-1")
+    check_gpu_memory(0.9, 1)  # of a part of a GPU nvidia-smi does not tell
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(ConfigError, match=r"1 GPUs asked for .*, 0 are shown"):
+        check_gpu_memory(0.9, 1)

@@ -1,4 +1,5 @@
-"""The judge's verdicts and failures, over a real HTTP server and a real tiny model; and semantic similarity."""
+"""The judge's verdicts and failures, over a real HTTP server and a real tiny
+model."""
 
 from __future__ import annotations
 
@@ -7,18 +8,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from faulty_server import FaultyServer, Handler, chat_reply
 from test_evaluate import question
-from test_llm_openai_backend import FaultyServer, Handler, chat_reply
 
 from rag_ft.config import Config
 from rag_ft.config_loader import make_config
 from rag_ft.evaluation.extras.judge import METRIC, judge, judge_prompt, read_verdict
-from rag_ft.evaluation.extras.similarity import similarity_scores
 from rag_ft.evaluation.systems import Ask
 from rag_ft.llm.interface import Reply
-from rag_ft.retrieval.encoder import load_encoder
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import Prediction
 from rag_ft.session import Session
@@ -47,7 +45,7 @@ def judged(config: Config, run_dir: RunDir, *said: tuple[str, str]) -> Any:
 def make_judge(
     tmp_path: Path,
 ) -> Iterator[Callable[[Callable[[str], str]], tuple[Config, RunDir, FaultyServer]]]:
-    """make_judge(prompt -> reply text) -> (config, run_dir, server): a judge behind HTTP on loopback."""
+    """make_judge(prompt -> reply text) -> (config, run_dir, server): a judge behind HTTP."""
     servers: list[FaultyServer] = []
 
     def make(opinion: Callable[[str], str]) -> tuple[Config, RunDir, FaultyServer]:
@@ -138,42 +136,3 @@ def test_a_model_in_process_judges_by_the_schema_or_is_counted(
     found = judged(config, run_dir, ("base", "Per Holm"))
     assert (found.scores, found.num_asked, len(found.rejects)) == ([], 1, 1)
     assert "the model takes 64" in found.rejects[0].detail
-
-
-# --- similarity ---------------------------------------------------------------------------------------------------
-
-
-class Letters:
-    """Counts of letters as vectors: anagrams are the same."""
-
-    def encode_chunks(self, texts: Any) -> np.ndarray:
-        counts = np.array(
-            [[text.lower().count(c) for c in "abcdefghijklmnopqrstuvwxyz"] for text in texts], float
-        )
-        return counts / np.linalg.norm(counts, axis=1, keepdims=True)
-
-
-def test_similarity_is_the_best_cosine_and_abstaining_scores_as_everywhere() -> None:
-    rows = answered(("base", "Moen Karl"), ("tuned", ABSTAIN), ("oracle_base", "xyz"))
-    withheld = (
-        Ask(PAIR, "withheld_base", "base", (), ()),
-        Prediction(PAIR.id, "withheld_base", ABSTAIN, (), (), 0.1),
-    )
-    found = similarity_scores(Letters(), [*rows, withheld], ABSTAIN.__eq__)
-    assert {s.system: s.value for s in found} == {
-        "base": 1.0,
-        "tuned": 0.0,
-        "oracle_base": 0.0,
-        "withheld_base": 1.0,
-    }
-
-
-def test_other_words_for_the_same_are_nearer_than_something_else(demo_encoder: str) -> None:
-    encoder = load_encoder(Config().encoder)
-    pair = question("pier", "When?", "in the spring of the following year")
-    rows = [
-        (Ask(pair, text, "base", (), pair.answers), Prediction(pair.id, text, text, (), (), 0.1))
-        for text in ("the next year, in springtime", "a small railway")
-    ]
-    same, other = (score.value for score in similarity_scores(encoder, rows, ABSTAIN.__eq__))
-    assert same > other + 0.3

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from rag_ft import pipeline as stages
+from rag_ft import pipeline
 from rag_ft.cli import main
 from rag_ft.config import Config
 from rag_ft.config_loader import make_config
@@ -95,7 +95,7 @@ def test_launched_processes_do_not_wait_for_the_lock_of_the_first(
     config = make_config({"run": {"dir": tmp_path / "run"}})
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
-    stages.run_stage("ingest", config)
+    pipeline.run_stage("ingest", config)
     assert ran == ["ingest"]
 
 
@@ -140,7 +140,7 @@ def _start_pair(
         assert code == 0 or "another rag-ft process" in text.strip().splitlines()[-1]
     together = _files(run_dir)
     alone = make_config({**values, "run": {**values["run"], "dir": tmp_path / "alone"}})
-    stages.run_stage("ingest", alone)
+    pipeline.run_stage("ingest", alone)
     return _files(RunDir(alone.run_path)), together
 
 

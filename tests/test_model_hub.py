@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -18,6 +20,7 @@ from rag_ft.errors import ConfigError
 from rag_ft.llm import transformers_backend
 from rag_ft.llm.transformers_backend import check_memory, load_causal_lm
 from rag_ft.model_hub import fingerprint, load_token_counter, load_tokenizer, resolve, weights_gb
+from rag_ft.storage import file_sha256
 
 GIB = 2**30
 
@@ -148,7 +151,8 @@ def test_a_damaged_tokenizer_is_an_error_in_one_line(
 
 def test_counting_tokens_imports_neither_torch_nor_transformers(tiny_encoder_dir: Path) -> None:
     code = (
-        "import sys, pathlib, rag_ft.stages.ingest; from rag_ft.model_hub import load_token_counter as load; "
+        "import sys, pathlib, rag_ft.stages.ingest; "
+        "from rag_ft.model_hub import load_token_counter as load; "
         "assert load(pathlib.Path(sys.argv[1]))(['ab ']) == [2]; "
         "sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
     )
@@ -201,3 +205,18 @@ def test_large_models_are_told_from_each_other_everywhere_only_where_it_is_asked
         (tmp_path / name / "model.safetensors").write_bytes(content)
         prints.append((fingerprint(tmp_path / name), fingerprint(tmp_path / name, exact=True)))
     assert prints[0][0] == prints[1][0] and prints[0][1] != prints[1][1]
+
+
+def test_a_file_is_hashed_once_while_its_size_and_time_stay(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"one")
+    os.utime(path, ns=(1, 1))
+    assert file_sha256(path) == hashlib.sha256(b"one").hexdigest()
+    path.write_bytes(b"two")
+    os.utime(path, ns=(1, 1))
+    assert file_sha256(path) == hashlib.sha256(b"one").hexdigest()
+    os.utime(path, ns=(1, 2))
+    assert file_sha256(path) == hashlib.sha256(b"two").hexdigest()
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+        file_sha256(path)

@@ -51,7 +51,7 @@ def test_the_plan_names_steps_and_memory_and_refuses_what_does_not_fit(
 
 
 def test_hours_are_scaled_from_what_a_stage_took_in_the_run_folder(prepared: Make) -> None:
-    config, run_dir = prepared(knobs={"epochs": 2, "gold_share": 1.0})
+    config, run_dir = prepared(settings={"epochs": 2, "gold_share": 1.0})
 
     def took(**settings: Any) -> None:
         chosen = {f"train_generator.{knob}": value for knob, value in settings.items()}
@@ -75,7 +75,7 @@ def test_hours_are_scaled_from_what_a_stage_took_in_the_run_folder(prepared: Mak
 
 def test_stages_that_will_do_nothing_are_not_planned(prepared: Make) -> None:
     config, _ = prepared(
-        knobs={"enabled": False}, train_retriever__enabled=False, evaluate__answers=False
+        settings={"enabled": False}, train_retriever__enabled=False, evaluate__answers=False
     )
     stages = [line.split()[0] for line in plan(config).splitlines() if "  assumed" in line]
     assert stages == ["generate"]
@@ -97,7 +97,7 @@ def test_only_the_chunks_that_pairs_are_written_about_count(prepared: Make) -> N
 
 
 def test_training_is_planned_on_the_pairs_with_an_answer(prepared: Make) -> None:
-    config, run_dir = prepared(knobs={"gold_share": 0.5})
+    config, run_dir = prepared(settings={"gold_share": 0.5})
     steps = int(row_of(plan(config), "train_generator")[2])
     pairs = list(read_jsonl(run_dir.qa, QAPair))
     unanswerable = [replace(pair, id=f"{pair.id}-", kind="unanswerable") for pair in pairs]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rag_ft.config import Config
+from rag_ft.config import RetrievalConfig
 from rag_ft.evaluation.extras.robustness import probes
 from rag_ft.evaluation.systems import Ask
 from rag_ft.report.robustness import robustness
@@ -36,15 +36,16 @@ def pair(number: int, answer: str | None = None) -> QAPair:
 
 
 PAIRS = [pair(n) for n in range(4)] + [pair(5, "1850")]
+SETTINGS = RetrievalConfig()
 GOLD = {p.id: {str(p.chunk_id)} for p in PAIRS}
 RANKING = {p.id: list(CHUNKS) for p in PAIRS}
 
 
 def asks(name: str) -> list[Ask]:
-    return [ask for ask in probes(PAIRS, RANKING, GOLD, CHUNKS, Config()) if ask.system == name]
+    return [ask for ask in probes(PAIRS, RANKING, GOLD, CHUNKS, SETTINGS, 0) if ask.system == name]
 
 
-def test_noise_adds_wrong_chunks_beside_the_proof() -> None:
+def test_noise_adds_wrong_chunks_beside_the_gold_chunk() -> None:
     for name, num in (
         ("noise0_base", 1),
         ("noise50_base", 2),
@@ -58,10 +59,10 @@ def test_noise_adds_wrong_chunks_beside_the_proof() -> None:
         )
 
 
-def test_noise_never_tells_the_answer() -> None:
+def test_noise_never_contains_the_answer() -> None:
     for ask in asks("noise80_base"):
-        told = [i for i in ask.chunk_ids if ask.pair.answer in CHUNKS[i].text]
-        assert told == [ask.pair.chunk_id]
+        containing = [i for i in ask.chunk_ids if ask.pair.answer in CHUNKS[i].text]
+        assert containing == [ask.pair.chunk_id]
 
 
 def test_base_and_tuned_are_shown_the_same() -> None:
@@ -72,7 +73,7 @@ def test_base_and_tuned_are_shown_the_same() -> None:
         ]
 
 
-def test_the_order_probe_moves_the_proof_alone() -> None:
+def test_the_order_probe_moves_the_gold_chunk_alone() -> None:
     first, middle, last = (asks(f"order_{place}_base") for place in ("first", "middle", "last"))
     for a, b, c in zip(first, middle, last, strict=True):
         assert (a.chunk_ids[0], b.chunk_ids[1], c.chunk_ids[2]) == (a.pair.chunk_id,) * 3
@@ -90,12 +91,8 @@ def test_a_swapped_answer_is_of_the_same_sort_and_the_true_one_is_gone() -> None
 
 
 def test_an_answer_without_a_stand_in_is_not_swapped() -> None:
-    assert {ask.pair.id for ask in asks("swap_base")} == {
-        "q0",
-        "q1",
-        "q2",
-        "q3",
-    }  # 1850 is the only number
+    # 1850 is the only number.
+    assert {ask.pair.id for ask in asks("swap_base")} == {"q0", "q1", "q2", "q3"}
 
 
 def test_unanswerable_and_unlocated_questions_are_not_probed() -> None:
@@ -105,7 +102,8 @@ def test_unanswerable_and_unlocated_questions_are_not_probed() -> None:
     )
     gold: dict[str, set[str]] = {"x": set(), "z": set()}
     assert (
-        probes([lost, none], {"x": list(CHUNKS), "z": list(CHUNKS)}, gold, CHUNKS, Config()) == []
+        probes([lost, none], {"x": list(CHUNKS), "z": list(CHUNKS)}, gold, CHUNKS, SETTINGS, 0)
+        == []
     )
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
+
+from rag_ft.commands.arguments import checked_config_of
 from rag_ft.config import Config
 from rag_ft.rag import RagPipeline
 from rag_ft.schema import Chunk
@@ -26,3 +29,9 @@ def _source_line(number: int, chunk: Chunk, cited: bool) -> str:
     excerpt = " ".join(chunk.text.split())
     shown = excerpt if len(excerpt) <= 160 else excerpt[:157] + "..."
     return f"{'*' if cited else ' '}[{number}] {chunk.id}  {shown}"
+
+
+def ask_command(args: argparse.Namespace) -> None:
+    """`rag-ft ask`."""
+    config = checked_config_of(args, "ingest", "index", "train_retriever", "train_generator")
+    print(ask(config, args.question, tuned=not args.base))

@@ -3,6 +3,7 @@ or folds pooled."""
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
 from collections.abc import Collection, Sequence
@@ -33,10 +34,12 @@ from rag_ft.evaluation.metric_table import METRICS as METRIC_TABLE
 from rag_ft.evaluation.statistics import Estimate, holm, more_questions, spread
 from rag_ft.evaluation.systems import RETRIEVERS, SYSTEMS, System, distinct
 from rag_ft.evaluation.verdict import described, points, verdict
+from rag_ft.freshness import check_files
 from rag_ft.report.rendering import aligned, environment, style
 from rag_ft.report.run_data import tuned_components
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import QAPair, Score
+from rag_ft.stage_table import NAMES
 from rag_ft.storage import read_jsonl, write_text
 from rag_ft.text import normalise_question
 
@@ -413,3 +416,10 @@ def _part_lines(result: dict[str, Any]) -> list[str]:
     )
     head = f"{len(result['parts'])} {result['kind']}, {result['questions']} questions"
     return [f"{head} about {result['documents']} documents", *aligned(rows)]
+
+
+def compare_command(args: argparse.Namespace) -> None:
+    """`rag-ft compare`."""
+    for folder in args.runs:
+        check_files(RunDir(folder), finished=NAMES)
+    print(compare(args.runs, args.to))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from rag_ft.commands.arguments import checked_config_of
 from rag_ft.commands.upload import publish
 from rag_ft.config import Config
 from rag_ft.errors import ConfigError, DataError
@@ -249,3 +251,9 @@ FORMATS: dict[str, Callable[[_Task, Path], None]] = {
     "beir": _beir,
     "squad": _squad,
 }
+
+
+def export_command(args: argparse.Namespace) -> None:
+    """`rag-ft export`."""
+    config = checked_config_of(args, "ingest", "index", "generate", "train_retriever")
+    print(export(config, args.format, args.to, args.with_context))

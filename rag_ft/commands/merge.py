@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 from pathlib import Path
 from typing import Any
 
+from rag_ft.commands.arguments import checked_config_of
 from rag_ft.config import Config
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.run_dir import RunDir
@@ -92,3 +94,8 @@ def _copy_tokenizer(adapter: Path, to: Path) -> None:
     from transformers import AutoTokenizer
 
     AutoTokenizer.from_pretrained(adapter).save_pretrained(to)
+
+
+def merge_command(args: argparse.Namespace) -> None:
+    """`rag-ft merge`."""
+    print(merge(checked_config_of(args, "train_generator"), args.to))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 import os
 import shutil
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rag_ft.commands.arguments import checked_config_of
 from rag_ft.config import Config
 from rag_ft.config_loader import apply_override, make_config, moved_settings
 from rag_ft.documents.discovery import find_files
@@ -396,3 +398,8 @@ def _free_disk_gb(path: Path) -> float:
     while not path.exists():
         path = path.parent
     return shutil.disk_usage(path).free / 2**30
+
+
+def plan_command(args: argparse.Namespace) -> None:
+    """`rag-ft plan`."""
+    print(plan(checked_config_of(args, "ingest", "generate")))

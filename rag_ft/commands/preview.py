@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
+
+from rag_ft.commands.arguments import checked_config_of
 from rag_ft.errors import ConfigError
 from rag_ft.session import Session
 
@@ -20,6 +23,7 @@ def preview(session: Session, n: int = 10) -> str:
         raise ConfigError(f"--num {n} shows nothing: give 1 or more")
     tokens = load_chat_tokens(session.config.llm.required_model)
     examples, rejects = sample_examples(session, tokens.encode, n)
+    # A block for each example, then a line for each reject: what is left out is worth seeing too.
     blocks = []
     for example in examples[:n]:
         ids, num_prompt = example.encoded.input_ids, example.encoded.num_prompt_tokens
@@ -30,3 +34,9 @@ def preview(session: Session, n: int = 10) -> str:
         blocks.append("\n".join(lines))
     blocks += [f"# {r.item}: left out, {r.reason} ({r.detail})" for r in rejects]
     return "\n\n".join(blocks)
+
+
+def preview_command(args: argparse.Namespace) -> None:
+    """`rag-ft preview`."""
+    config = checked_config_of(args, "ingest", "index", "generate", "train_retriever")
+    print(preview(Session.of(config), args.num))

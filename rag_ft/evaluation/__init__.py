@@ -1,1 +1,0 @@
-"""What an evaluation asks: the systems, the contexts they see, and the probes of robustness."""

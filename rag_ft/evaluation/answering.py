@@ -1,4 +1,5 @@
-"""Putting the systems' prompts to the generator: one model whose adapter is switched, each distinct prompt once."""
+"""Asks the generator what the systems ask: each distinct prompt once, with one model whose adapter
+is switched."""
 
 from __future__ import annotations
 
@@ -28,6 +29,7 @@ class Prompting:
     chunks: Mapping[str, Chunk]
 
     def messages(self, ask: Ask) -> Messages:
+        """The prompt of one Ask: without context, with its passages, or with its chunks."""
         if ask.system.startswith("closed_book"):
             return self.prompt.prompts.closed_book(ask.pair.question)
         if ask.passages:
@@ -37,7 +39,8 @@ class Prompting:
 
 @dataclass(frozen=True)
 class Requests:
-    """The distinct prompts of some asks, in order; rendered as they are drawn, so that only their keys are held."""
+    """The distinct prompts of some asks by key, in order. A prompt is rendered when it is drawn, so
+    that memory holds only their keys."""
 
     asks: Mapping[str, Ask]
     prompting: Prompting
@@ -62,64 +65,55 @@ def answer_all(
         DataError: not one prompt was answered.
     """
     prompting = Prompting(session.answer_prompt, chunks)
-    ranked = [_rank(ask, prompting, session.tuned_generator is not None) for ask in asks]
-    keys = [key for _, _, key in ranked]
-    in_order = sorted(zip(ranked, asks, strict=True), key=lambda item: item[0])
-    replies = _ask_models(session, {key: ask for (_, _, key), ask in in_order}, prompting)
-    answered = [
-        (ask, _prediction(ask, replies[key], prompting.prompt))
-        for ask, key in zip(asks, keys, strict=True)
-        if replies[key].error is None
-    ]
-    failed = [reply for reply in replies.values() if reply.error is not None]
-    if not answered:
-        model = session.config.llm.model
-        raise DataError(
-            f"{model} answered none of {len(failed)} prompts, the first with: {failed[0].error}"
-        )
-    places = dict(zip(keys, asks, strict=True))
-    rejects = [
-        Reject(_place(places[r.id]), "the language model failed", str(r.error)) for r in failed
-    ]
-    return answered, rejects, len(replies)
+    is_tuned = session.tuned_generator is not None
 
+    # Equal prompts for the generator that really answers have one key. Sorted by generator and
+    # length, the adapter is switched once, and prompts of similar length share batches.
+    keys, order = [], []
+    for number, ask in enumerate(asks):
+        generator, messages = ask.generator if is_tuned else "base", prompting.messages(ask)
+        keys.append(content_hash(generator, messages))
+        order.append((generator, sum(len(m["content"]) for m in messages), keys[-1], number))
+    distinct = {key: asks[number] for _, _, key, number in sorted(order)}
 
-def _rank(ask: Ask, prompting: Prompting, is_tuned: bool) -> tuple[str, int, str]:
-    """(the generator that really answers, the prompt's length, the prompt's key): the order in which prompts are put,
-    so that the adapter is switched once and prompts of a length share batches, and what makes two prompts the same."""
-    generator, messages = ask.generator if is_tuned else "base", prompting.messages(ask)
-    return generator, sum(len(m["content"]) for m in messages), content_hash(generator, messages)
-
-
-def _ask_models(session: Session, asks: dict[str, Ask], prompting: Prompting) -> dict[str, Reply]:
-    replies = {}
-    for llm, adapters, played in _models(session.config.llm, session.tuned_generator):
-        chosen = {key: ask for key, ask in asks.items() if ask.generator in played}
-        max_tokens = session.config.evaluate.advanced.max_tokens
+    # One model with an adapter plays both generators; where all weights were tuned there are two.
+    base, tuned = session.config.llm, session.tuned_generator
+    llm, adapters = with_tuned(base, tuned)
+    models: list[tuple[LLMConfig, dict[str, Path], set[str]]] = [(llm, adapters, {"base", "tuned"})]
+    if llm is not base:
+        models = [(base, {}, {"base"}), (llm, {}, {"tuned"})]
+    replies: dict[str, Reply] = {}
+    max_tokens = session.config.evaluate.advanced.max_tokens
+    kept = session.run_dir.replies("evaluate")
+    for llm, adapters, played in models:
+        chosen = {key: ask for key, ask in distinct.items() if ask.generator in played}
         requests = Requests(chosen, prompting, max_tokens, adapters)
-        kept = session.run_dir.replies("evaluate")
         with session.language_model(llm, adapters) as model:
             for reply in cached_chat(model, requests, kept, desc="evaluate: answers"):
                 replies[reply.id] = reply
-    return replies
+
+    answered: list[Answered] = []
+    for ask, key in zip(asks, keys, strict=True):
+        if replies[key].error is None:
+            answered.append((ask, to_prediction(ask, replies[key], prompting.prompt)))
+    failed = [reply for reply in replies.values() if reply.error is not None]
+    if not answered:
+        raise DataError(
+            f"{base.model} answered none of {len(failed)} prompts, the first with: "
+            f"{failed[0].error}"
+        )
+    # A failed prompt is named after the last ask that shares it.
+    asked = dict(zip(keys, asks, strict=True))
+    rejects = []
+    for reply in failed:
+        item = f"{asked[reply.id].system} {asked[reply.id].pair.id}"
+        rejects.append(Reject(item, "the language model failed", str(reply.error)))
+    return answered, rejects, len(replies)
 
 
-def _models(
-    config: LLMConfig, tuned: Path | None
-) -> list[tuple[LLMConfig, dict[str, Path], set[str]]]:
-    """(LLM config, adapters, generators it plays): one model with an adapter; two only where all weights were tuned."""
-    llm, adapters = with_tuned(config, tuned)
-    if llm is config:
-        return [(llm, adapters, {"base", "tuned"})]
-    return [(config, {}, {"base"}), (llm, {}, {"tuned"})]
-
-
-def _prediction(ask: Ask, reply: Reply, prompt: AnswerPrompt) -> Prediction:
+def to_prediction(ask: Ask, reply: Reply, prompt: AnswerPrompt) -> Prediction:
+    """The answer in a reply, with the chunks it was shown and those it cites."""
     said = prompt.parse(reply.text, ask.chunk_ids)
     return Prediction(
         ask.pair.id, ask.system, said.answer, ask.chunk_ids, said.citations, round(reply.seconds, 4)
     )
-
-
-def _place(ask: Ask) -> str:
-    return f"{ask.system} {ask.pair.id}"

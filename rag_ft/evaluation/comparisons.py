@@ -1,4 +1,5 @@
-"""From scores to tables: each system's metrics with intervals, and the differences that decide."""
+"""From scores to tables: each system's metrics with intervals, and the differences between
+systems."""
 
 from __future__ import annotations
 
@@ -35,7 +36,7 @@ from rag_ft.evaluation.systems import (
 )
 from rag_ft.schema import QAPair, Score
 
-# (a, b): the difference is b - a. The first ones are those from base, which may decide.
+# (a, b): the difference is b - a. Those from base come first; the verdict rests on them.
 FROM_BASE = tuple(("base", system.name) for system in TUNED_SYSTEMS)
 ANSWER_PAIRS = (
     *FROM_BASE,
@@ -59,7 +60,8 @@ DECIDING = (
     *((a, b, DECIDING_ANSWER) for a, b in FROM_BASE),
     *(("base", name, DECIDING_RETRIEVAL) for name in SERVED if name != "base"),
 )
-SIDE_METRICS = in_family("support", "similarity")  # compared with base alone, where scored
+# Compared with base alone, where they are scored.
+SIDE_METRICS = in_family("support", "similarity")
 ABSTENTION = in_family("abstention")
 CELLS = {system.name: system for system in (*SYSTEMS, *ENSEMBLES)}
 Key = tuple[str, str, str]  # a, b and the metric of a comparison
@@ -68,9 +70,9 @@ Column = tuple[np.ndarray, np.ndarray]  # numerators and denominators, one per q
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """Scores by (system, metric), arrays over `pairs` with NaN where a question has none;
-    `documents` numbers the pairs' documents (a question that belongs to none is a document of its
-    own)."""
+    """Scores by (system, metric), as arrays over `pairs` with NaN where a question has none.
+    `documents` (num_pairs,) numbers the pairs' documents; a question without a document counts as
+    one of its own."""
 
     pairs: list[QAPair]
     documents: np.ndarray
@@ -78,19 +80,19 @@ class ScoreTable:
 
     @property
     def systems(self) -> list[str]:
+        """The systems that have a score, in the order of the scores."""
         return list(dict.fromkeys(system for system, _ in self.values))
 
     def metrics_of(self, system: str) -> list[str]:
+        """The metrics that a system has a score of."""
         return [metric for name, metric in self.values if name == system]
 
 
 def make_table(pairs: Sequence[QAPair], scores: Iterable[Score]) -> ScoreTable:
-    """The scores of these questions as arrays; scores of others, and questions without scores, are
-    left out."""
-    rows, columns = (
-        {pair.id: i for i, pair in enumerate(pairs)},
-        dict[tuple[str, str], np.ndarray](),
-    )
+    """The scores of these questions as arrays. Scores of other questions, and questions without a
+    score, are left out."""
+    rows = {pair.id: i for i, pair in enumerate(pairs)}
+    columns: dict[tuple[str, str], np.ndarray] = {}
     seen = np.zeros(len(pairs), bool)
     for score in scores:
         row = rows.get(score.question_id)
@@ -104,9 +106,8 @@ def make_table(pairs: Sequence[QAPair], scores: Iterable[Score]) -> ScoreTable:
     documents = [
         numbers.setdefault(pair.document_id or f"question {pair.id}", len(numbers)) for pair in kept
     ]
-    return ScoreTable(
-        kept, np.array(documents, int), {key: values[seen] for key, values in columns.items()}
-    )
+    values = {key: column[seen] for key, column in columns.items()}
+    return ScoreTable(kept, np.array(documents, int), values)
 
 
 def subset(table: ScoreTable, chosen: np.ndarray) -> ScoreTable:
@@ -120,32 +121,59 @@ def subset(table: ScoreTable, chosen: np.ndarray) -> ScoreTable:
 def summarise(
     table: ScoreTable, tuned: Collection[str], num_resamples: int, seed: int
 ) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
-    """(systems, comparisons) as metrics.json has them.
+    """(systems, comparisons) as in metrics.json.
 
     Args:
         table: scores of the questions to sum up.
-        tuned: the components that were really tuned. A system that needs another one repeats an
-            earlier system: it keeps its levels and is not compared.
+        tuned: the components that were tuned. A system that needs another one repeats an earlier
+            system: its values are shown, and it is not compared.
         num_resamples: of the bootstrap.
         seed: of the bootstrap.
     """
-    levels = {(s, m): column for s in table.systems for m, column in _columns_of(table, s).items()}
-    differences = {(a, b, m): _difference(table, a, b, m) for a, b, m in _pairs(table, tuned)}
-    columns = [*levels.values(), *differences.values()]
-    estimates = _bootstrap(columns, table.documents, num_resamples, seed)
+    # A system's own values: means over the questions, and the ratios of abstention.
+    levels: dict[tuple[str, str], Column] = {}
+    for system in table.systems:
+        for metric in table.metrics_of(system):
+            levels[system, metric] = mean_column(table.values[system, metric])
+        abstained = table.values.get((system, "abstained"))
+        # Where the gold chunk is withheld, abstaining is always right.
+        if abstained is not None and not system.startswith("withheld"):
+            ratios = zip(ABSTENTION, _abstention(table, abstained), strict=True)
+            levels |= {(system, metric): column for metric, column in ratios}
+
+    # The differences: means over the questions that both systems were asked.
+    answers = _distinct_pairs(ANSWER_PAIRS, CELLS, tuned)
+    rankings = _distinct_pairs(RETRIEVAL_PAIRS, RANKINGS, tuned)
+    wanted = [(a, b, m) for a, b in answers for m in in_family("answer")]
+    wanted += [(a, b, m) for a, b in answers if (a, b) in FROM_BASE for m in SIDE_METRICS]
+    wanted += [(a, b, m) for a, b in rankings for m in in_family("retrieval")]
+    differences: dict[Key, np.ndarray] = {}
+    for a, b, metric in wanted:
+        if (a, metric) in table.values and (b, metric) in table.values:
+            differences[a, b, metric] = table.values[b, metric] - table.values[a, metric]
+
+    # All are resampled together, with the same draws.
+    columns = [*levels.values(), *map(mean_column, differences.values())]
+    estimates = estimate_columns(table, columns, num_resamples, seed)
     systems: dict[str, dict[str, Any]] = {}
     for (system, metric), estimate in zip(levels, estimates, strict=False):
-        systems.setdefault(system, {})[metric] = _level(estimate)
+        value = None if np.isnan(estimate.value) else _rounded(estimate.value)
+        row = {"value": value, "ci95": _interval(estimate), "n": estimate.n}
+        systems.setdefault(system, {})[metric] = row
     compared = dict(zip(differences, estimates[len(levels) :], strict=True))
     compared |= _abstention_changes(table, tuned, num_resamples, seed)
+    if not compared:
+        return systems, []
     return systems, _comparisons(table, compared, num_resamples, seed)
 
 
 def estimate_columns(
     table: ScoreTable, columns: Sequence[Column], num_resamples: int, seed: int
 ) -> list[Estimate]:
-    """Estimates of columns over the table's questions."""
-    return _bootstrap(list(columns), table.documents, num_resamples, seed)
+    """One Estimate per column over the table's questions."""
+    if not columns:
+        return []
+    return bootstrap(*_stacked(columns), table.documents, num_resamples, seed)
 
 
 def mean_column(values: np.ndarray) -> Column:
@@ -153,19 +181,9 @@ def mean_column(values: np.ndarray) -> Column:
     return np.nan_to_num(values), (~np.isnan(values)).astype(float)
 
 
-def _columns_of(table: ScoreTable, system: str) -> dict[str, Column]:
-    columns = {m: mean_column(table.values[system, m]) for m in table.metrics_of(system)}
-    # Where the gold chunk is withheld, abstaining is always right.
-    if "abstained" in columns and not system.startswith("withheld"):
-        columns |= dict(
-            zip(ABSTENTION, _abstention(table, table.values[system, "abstained"]), strict=True)
-        )
-    return columns
-
-
 def _abstention(table: ScoreTable, abstained: np.ndarray) -> tuple[Column, Column, Column]:
-    """Precision, recall and F1 of abstaining where there is no answer; `abstained` is NaN where not
-    asked."""
+    """Precision, recall and F1 of abstaining where the documents contain no answer; `abstained` is
+    NaN where the question was not asked."""
     said, asked = mean_column(abstained)
     none = np.array([float(not pair.answerable) for pair in table.pairs]) * asked
     right = said * none
@@ -175,24 +193,22 @@ def _abstention(table: ScoreTable, abstained: np.ndarray) -> tuple[Column, Colum
 def _abstention_changes(
     table: ScoreTable, tuned: Collection[str], num_resamples: int, seed: int
 ) -> dict[Key, Estimate]:
-    """The differences from base in abstention F1, which is no mean over questions, of those that
-    both were asked."""
+    """The differences from base in abstention F1, over the questions that both systems were asked.
+    Being no mean over questions, they have a bootstrap of their own."""
+    answerable = np.array([pair.answerable for pair in table.pairs], bool)
     changes = {}
     for a, b in _distinct_pairs(FROM_BASE, CELLS, tuned):
         first, second = (table.values.get((system, "abstained")) for system in (a, b))
         if first is None or second is None:
             continue
         both = np.where(np.isnan(first + second), np.nan, 1.0)
-        if all(
-            pair.answerable for pair, asked in zip(table.pairs, both, strict=True) if asked == 1
-        ):
+        # Without an unanswerable question there is nothing to recognise.
+        if answerable[both == 1].all():
             continue
-        before, after = (
-            _stacked([_abstention(table, said * both)[-1]]) for said in (first, second)
-        )
-        changes[a, b, ABSTENTION_F1] = bootstrap_change(
-            before, after, table.documents, num_resamples, seed
-        )[0]
+        before = _stacked([_abstention(table, first * both)[-1]])
+        after = _stacked([_abstention(table, second * both)[-1]])
+        [change] = bootstrap_change(before, after, table.documents, num_resamples, seed)
+        changes[a, b, ABSTENTION_F1] = change
     return changes
 
 
@@ -201,69 +217,46 @@ def _stacked(columns: Sequence[Column]) -> tuple[np.ndarray, np.ndarray]:
     return tops, bottoms
 
 
-def _pairs(table: ScoreTable, tuned: Collection[str]) -> list[Key]:
-    answers = _distinct_pairs(ANSWER_PAIRS, CELLS, tuned)
-    rankings = _distinct_pairs(RETRIEVAL_PAIRS, RANKINGS, tuned)
-    wanted = [(a, b, m) for a, b in answers for m in in_family("answer")]
-    wanted += [(a, b, m) for a, b in answers if (a, b) in FROM_BASE for m in SIDE_METRICS]
-    wanted += [(a, b, m) for a, b in rankings for m in in_family("retrieval")]
-    return [(a, b, m) for a, b, m in wanted if (a, m) in table.values and (b, m) in table.values]
-
-
 def _distinct_pairs(
     pairs: Iterable[tuple[str, str]], rows: Mapping[str, System | Ranking], tuned: Collection[str]
 ) -> list[tuple[str, str]]:
-    """The pairs whose difference is not nothing, nor an earlier pair's: without the reranker tuned,
-    a system that uses it equals one that does not, and a copy would count twice in Holm's
+    """The pairs of two different systems, without those that repeat an earlier pair: with a
+    component untuned, systems that use it equal others, and a copy would count twice in Holm's
     correction."""
+    # What a system really is: what it shows, and which of its components were tuned.
+    real = {name: (row.context, row.tuned & frozenset(tuned)) for name, row in rows.items()}
     found: dict[tuple[object, object], tuple[str, str]] = {}
     for a, b in pairs:
-        first, second = (
-            (rows[name].context, rows[name].tuned & frozenset(tuned)) for name in (a, b)
-        )
+        first, second = real[a], real[b]
         if first != second:
             found.setdefault((first, second), (a, b))
     return list(found.values())
 
 
-def _difference(table: ScoreTable, a: str, b: str, metric: str) -> Column:
-    return mean_column(table.values[b, metric] - table.values[a, metric])
-
-
-def _bootstrap(
-    columns: list[Column], documents: np.ndarray, num_resamples: int, seed: int
-) -> list[Estimate]:
-    if not columns:
-        return []
-    return bootstrap(*_stacked(columns), documents, num_resamples, seed)
-
-
-def _level(estimate: Estimate) -> dict[str, Any]:
-    value = None if np.isnan(estimate.value) else _rounded(estimate.value)
-    return {"value": value, "ci95": _interval(estimate), "n": estimate.n}
-
-
 def _comparisons(
     table: ScoreTable, compared: dict[Key, Estimate], num_resamples: int, seed: int
 ) -> list[dict[str, Any]]:
-    """Holm over the deciding differences as one family; over the others by metric, those from base
-    on their own."""
-    if not compared:
-        return []
+    """The rows of `comparisons` in metrics.json."""
+    # Holm: the deciding differences are one family; of the others each metric has two, that of the
+    # differences from base and that of the rest.
     families: dict[str, list[Key]] = {}
     for key in compared:
         families.setdefault(_family(*key), []).append(key)
     corrected: dict[Key, float] = {}
     for keys in families.values():
-        corrected |= dict(zip(keys, holm([_p(compared[key]) for key in keys]), strict=True))
+        p_values = [1.0 if (p := compared[key].p) is None else p for key in keys]
+        corrected |= dict(zip(keys, holm(p_values), strict=True))
+
+    # Sign flips take means over questions, which abstention F1 is not.
     means = [key for key in compared if key[2] != ABSTENTION_F1]
     deltas = np.stack([table.values[b, m] - table.values[a, m] for a, b, m in means], axis=1)
-    flips = dict(
-        zip(means, map(float, sign_flip(deltas, table.documents, num_resamples, seed)), strict=True)
-    )
+    flips = sign_flip(deltas, table.documents, num_resamples, seed)
+    permuted = dict(zip(means, map(float, flips), strict=True))
+
     rows = []
     for key, estimate in compared.items():
         (a, b, metric), family, p_holm = key, _family(*key), corrected[key]
+        alpha = 0.05 / len(families[family])
         row = {
             "a": a,
             "b": b,
@@ -272,13 +265,11 @@ def _comparisons(
             "ci95": _interval(estimate),
             "p": estimate.p,
             "p_holm": p_holm,
-            "p_permutation": flips.get(key),
+            "p_permutation": permuted.get(key),
             "n": estimate.n,
             "num_documents": estimate.num_documents,
             "family": family,
-            "more_questions": 0
-            if p_holm < 0.05
-            else more_questions(estimate, 0.05 / len(families[family])),
+            "more_questions": 0 if p_holm < 0.05 else more_questions(estimate, alpha),
         }
         if metric == EXACT_MATCH:
             first, second = table.values[a, metric], table.values[b, metric]
@@ -292,10 +283,6 @@ def _family(a: str, b: str, metric: str) -> str:
     if (a, b, metric) in DECIDING:
         return "decides"
     return f"{metric}, from base" if a == "base" and b.startswith("tuned") else f"{metric}, others"
-
-
-def _p(estimate: Estimate) -> float:
-    return 1.0 if estimate.p is None else estimate.p
 
 
 def _interval(estimate: Estimate) -> list[float] | None:

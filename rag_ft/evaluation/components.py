@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Component:
-    """`stage` trains it; `setting` is the one in the section `evaluate` that names a tuned one by
-    path, where there is one; `ranks`: whether it has a part in which chunks are shown."""
+    """`stage` trains it. `setting`, in the section `evaluate`, names a tuned one from elsewhere by
+    path, where there is such a setting. `ranks`: it takes part in which chunks are shown."""
 
     name: str
     stage: str
@@ -36,8 +36,7 @@ def in_order(components: Collection[str]) -> list[str]:
 
 
 def set_name(components: Collection[str]) -> str:
-    """A set of tuned components in one word, as the verdict's `ship` has it: "generator",
-    "both"."""
+    """A set of tuned components in one word, as in the verdict's `ship`: "generator", "both"."""
     return EVERY_WORD if set(components) == EVERY else "_".join(in_order(components))
 
 

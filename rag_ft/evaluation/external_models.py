@@ -1,5 +1,5 @@
-"""Tuned components that were made elsewhere: evaluated in place of the run's own, which stay as
-they are."""
+"""Tuned components from elsewhere, named by path in the section `evaluate`. They take the place of
+the run's own, which are left alone."""
 
 from __future__ import annotations
 
@@ -16,47 +16,58 @@ from rag_ft.storage import ChunkStore
 
 
 @dataclass(frozen=True)
-class GivenRunDir(RunDir):
-    """A run folder whose tuned components are those that the section `evaluate` names by path,
-    where it does."""
+class RunDirWithExternalModels(RunDir):
+    """A run folder whose tuned components are those that `external` names by path; where it names
+    none, the run's own."""
 
-    given: EvaluateConfig
+    external: EvaluateConfig
 
     @property
     def generator(self) -> Path:
-        return self.given.adapter or super().generator
+        """The folder of the tuned generator."""
+        return self.external.adapter or super().generator
 
     @property
     def retriever(self) -> Path:
-        return self.given.encoder or super().retriever
+        """The folder of the tuned encoder."""
+        return self.external.encoder or super().retriever
 
     @property
     def retriever_index(self) -> Path:
-        return self.given.advanced.index or (
-            self.given_index if self.given.encoder else super().retriever_index
-        )
+        """The tuned encoder's index: an external encoder's is named by path too, or built here."""
+        if self.external.advanced.index:
+            return self.external.advanced.index
+        return self.given_index if self.external.encoder else super().retriever_index
 
 
-def with_given(config: Config, run_dir: RunDir) -> RunDir:
-    """The run folder with the components given by path in place of its own.
+def with_external_models(settings: EvaluateConfig, run_dir: RunDir) -> RunDir:
+    """The run folder with the components that `settings` names by path in place of its own.
 
     Raises:
-        ConfigError: a path holds no such component.
+        ConfigError: a path contains no such component.
     """
-    given = config.evaluate
-    if given.advanced.index and not given.encoder:
+    index = settings.advanced.index
+    if index and not settings.encoder:
         raise ConfigError("evaluate.advanced.index is the index of evaluate.encoder: name that too")
-    _check(given.adapter, "evaluate.adapter", TUNED_MARKS)
-    _check(given.encoder, "evaluate.encoder", ("modules.json",))
-    _check(given.advanced.index, "evaluate.advanced.index", ("manifest.json",))
-    return GivenRunDir(run_dir.path, given)
+    # One of these files shows that a folder contains the component.
+    for setting, folder, marks in (
+        ("evaluate.adapter", settings.adapter, TUNED_MARKS),
+        ("evaluate.encoder", settings.encoder, ("modules.json",)),
+        ("evaluate.advanced.index", index, ("manifest.json",)),
+    ):
+        if folder and not any((folder / mark).is_file() for mark in marks):
+            raise ConfigError(
+                f"{setting}: there is no {' or '.join(marks)} in {folder}: "
+                "name the folder that contains it"
+            )
+    return RunDirWithExternalModels(run_dir.path, settings)
 
 
-def index_given(config: Config, run_dir: RunDir) -> None:
-    """Builds the index of `evaluate.encoder`, where there is none of the same encoder and chunks.
+def index_external_encoder(config: Config, run_dir: RunDir) -> None:
+    """Builds the index of `evaluate.encoder`, unless there is one of the same encoder and chunks.
 
     Raises:
-        ConfigError: `evaluate.advanced.index` does not fit.
+        ConfigError: `evaluate.advanced.index` does not fit the encoder or the chunks.
     """
     if not config.evaluate.encoder:
         return
@@ -70,10 +81,3 @@ def index_given(config: Config, run_dir: RunDir) -> None:
                 f"evaluate.advanced.index does not fit: {why}: leave it out, and it is built here"
             ) from error
         build_index(config, run_dir.retriever_index, ChunkStore(run_dir.chunks), encoder)
-
-
-def _check(given: Path | None, setting: str, marks: tuple[str, ...]) -> None:
-    if given and not any((given / mark).is_file() for mark in marks):
-        raise ConfigError(
-            f"{setting}: there is no {' or '.join(marks)} in {given}: name the folder that holds it"
-        )

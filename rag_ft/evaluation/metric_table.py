@@ -1,5 +1,4 @@
-"""Every metric that is scored or reported: the only place that lists their names, labels and
-order."""
+"""Every metric that is scored or reported. Only this table lists their names, labels and order."""
 
 from __future__ import annotations
 
@@ -9,7 +8,6 @@ from functools import partial
 from typing import Literal
 
 from rag_ft.evaluation.metrics.ranking import ndcg, recall, reciprocal_rank
-from rag_ft.evaluation.metrics.rouge import rouge_of
 from rag_ft.evaluation.metrics.squad import contains, exact_match, token_f1
 
 Family = Literal[
@@ -29,9 +27,10 @@ class Metric:
     """One row of the table.
 
     `unit`: "share" (0-1, shown as percent) or "seconds". `priority`: a table without room for every
-    metric shows the lowest numbers. `score` makes the metric where one function can: of
-    (prediction, accepted answers) in the family answer, of (ranks of the gold chunks, number of
-    gold chunks) in the family retrieval.
+    metric shows the lowest numbers. `score` is the function that computes the metric alone, where
+    there is one: of (prediction, accepted answers) in the family answer, of (ranks of the gold
+    chunks, number of gold chunks) in the family retrieval. metrics/rouge.py computes all ROUGE rows
+    in one call.
     """
 
     name: str
@@ -48,10 +47,10 @@ METRICS = {
     for metric in (
         Metric("em", "EM", "answer", exact_match, priority=3),
         Metric("f1", "F1", "answer", token_f1, priority=1),
-        Metric("rouge1", "ROUGE-1", "answer", partial(rouge_of, "rouge1")),
-        Metric("rouge2", "ROUGE-2", "answer", partial(rouge_of, "rouge2")),
-        Metric("rougeL", "ROUGE-L", "answer", partial(rouge_of, "rougeL"), priority=5),
-        Metric("rougeLsum", "ROUGE-Lsum", "answer", partial(rouge_of, "rougeLsum")),
+        Metric("rouge1", "ROUGE-1", "answer"),
+        Metric("rouge2", "ROUGE-2", "answer"),
+        Metric("rougeL", "ROUGE-L", "answer", priority=5),
+        Metric("rougeLsum", "ROUGE-Lsum", "answer"),
         Metric("contains", "contains", "answer", contains, priority=6),
         Metric("faithfulness", "faithfulness", "support"),
         Metric("faithfulness_judged", "judged faithful", "support"),
@@ -87,8 +86,8 @@ def foremost(candidates: Collection[str], room: int) -> list[str]:
 
 EXACT_MATCH = "em"
 ABSTENTION_F1 = in_family("abstention")[-1]
-# What the verdict rests on, of answers and of retrieval; and what tells how high the gold chunk
-# ranks.
+# The verdict rests on one metric of answers and one of retrieval. RANK measures how high the gold
+# chunk is ranked.
 [DECIDING_ANSWER] = foremost(in_family("answer"), 1)
 [DECIDING_RETRIEVAL] = foremost(in_family("retrieval"), 1)
 RANK = "mrr@10"

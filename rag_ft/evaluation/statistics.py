@@ -1,11 +1,11 @@
 """Whether a difference is real: paired bootstrap over documents, sign-flip permutation, McNemar,
 Holm, power.
 
-Questions about one document go right or wrong together, so documents are what is resampled, never
-single questions. scipy.stats takes a second to import: only the functions that need it do.
-Everything is a ratio of sums, sum(numerator) / sum(denominator): a mean has denominator 1 where a
-question counts and 0 where it does not, precision and recall have their own. All columns are
-resampled in one pass, with the same draws.
+Questions about one document go right or wrong together, so documents are resampled, never single
+questions. Everything is a ratio of sums, sum(numerator) / sum(denominator): a mean has denominator
+1 where a question counts and 0 where it does not; precision and recall have their own. All columns
+are resampled in one pass, with the same draws. scipy.stats takes a second to import: only the
+functions that need it do.
 """
 
 from __future__ import annotations
@@ -16,18 +16,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-BLOCK_CELLS = 4_000_000  # resamples x documents held at a time
+BLOCK_CELLS = 4_000_000  # resamples x documents held in memory at a time
+# Below this number of resamples beyond 0, their share is too coarse for p.
 FEW_RESAMPLES = 5
-ROUNDING = 1e-9  # sums of shares are off by less: nearer to 0 than this is 0, and so is a spread
+# Sums of shares are off by less than this: a smaller value or spread is 0.
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """`ci95` and `p` (two-sided, of value = 0) are None where fewer than two documents are left to
-    resample.
+    """A ratio with its uncertainty, over `n` questions.
 
-    `standard_error` is the bootstrap's, 0 where all documents have the same value; `num_documents`
-    counts those with at least one question that counts.
+    `ci95` and `p` (two-sided, of value = 0) are None with fewer than two documents.
+    `standard_error` is the bootstrap's; it is 0 where all documents have the same value.
+    `num_documents` are those with at least one question that counts.
     """
 
     value: float
@@ -54,8 +56,9 @@ def bootstrap(
     and 92-93 there, BCa 88-90 and 92-93.
     """
     sums, counts = _by_document(numerators, documents), _by_document(denominators, documents)
-    return _estimates(_ratio(sums.sum(axis=0), counts.sum(axis=0)), _resample(sums, counts, num_resamples, seed),
-                      denominators != 0, documents)  # fmt: skip
+    values = _ratio(sums.sum(axis=0), counts.sum(axis=0))
+    resamples = _resample(sums, counts, num_resamples, seed)
+    return _estimates(values, resamples, denominators != 0, documents)
 
 
 def bootstrap_change(
@@ -66,26 +69,29 @@ def bootstrap_change(
     seed: int = 0,
 ) -> list[Estimate]:
     """One Estimate per column of ratio(after) - ratio(before), each (numerators, denominators) as
-    `bootstrap` has them: for ratios such as precision, whose difference is no mean over questions.
-    A resample that leaves either ratio undefined does not count."""
+    in `bootstrap`.
+
+    It serves ratios such as precision, whose difference is no mean over questions. A resample in
+    which either ratio is undefined does not count.
+    """
+    # Both ratios side by side: every resample draws the same documents for both.
     sums, counts = (
         np.hstack([_by_document(part, documents) for part in parts])
         for parts in zip(before, after, strict=True)
     )
     first, second = np.hsplit(_resample(sums, counts, num_resamples, seed), 2)
     values = np.hsplit(_ratio(sums.sum(axis=0), counts.sum(axis=0)), 2)
-    return _estimates(
-        values[1] - values[0], second - first, (before[1] != 0) | (after[1] != 0), documents
-    )
+    counted = (before[1] != 0) | (after[1] != 0)
+    return _estimates(values[1] - values[0], second - first, counted, documents)
 
 
 def sign_flip(
     deltas: np.ndarray, documents: np.ndarray, num_resamples: int = 10_000, seed: int = 0
 ) -> np.ndarray:
-    """Permutation test: two-sided p per column of paired differences (num_questions, num_columns);
-    NaN is no pair.
+    """Permutation test: two-sided p (num_columns,) of paired differences (num_questions,
+    num_columns); NaN is no pair.
 
-    Under "no difference" the two systems could be swapped for all questions of a document, which
+    If there is no difference, the two systems can be swapped for all questions of a document, which
     flips the sign of its summed difference.
     """
     sums = _by_document(np.nan_to_num(deltas), documents)
@@ -98,7 +104,7 @@ def sign_flip(
 
 
 def mcnemar(a: np.ndarray, b: np.ndarray) -> float:
-    """Exact two-sided McNemar p for paired right (1) and wrong (0) answers. It takes questions as
+    """Exact two-sided McNemar p for paired right (1) and wrong (0) answers. It treats questions as
     independent."""
     from scipy import stats
 
@@ -107,15 +113,15 @@ def mcnemar(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """{"mean", "sd" (of the sample; 0 for one value), "low", "high"}: of repetitions."""
+    """{"mean", "sd" (of the sample; 0 for one value), "low", "high"} of repetitions."""
     sd = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
     found = {"mean": float(np.mean(values)), "sd": sd, "low": min(values), "high": max(values)}
     return {name: round(float(value), 6) for name, value in found.items()}
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction, in the order given: the chance of any false alarm in the family
-    stays at alpha."""
+    """Holm's step-down correction of a family of p-values, in their order: the chance of any false
+    alarm in the family stays at alpha (Holm 1979)."""
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])
     corrected, highest = [1.0] * len(p_values), 0.0
     for rank, i in enumerate(order):
@@ -125,12 +131,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def more_questions(estimate: Estimate, alpha: float = 0.05, power: float = 0.8) -> int | None:
-    """How many more questions (from further documents, like these) a difference of this size needs
-    to be significant.
+    """How many more questions, from further documents like these, make a difference of this size
+    significant: in a two-sided test at `alpha` with this power, if it is the true difference.
 
-    Significant is a two-sided test at `alpha` with this power, if the true difference is the one
-    seen. None: the difference is so small that over a hundred times the questions would be needed,
-    or there is no standard error.
+    None where more than a hundred times the questions are needed, or there is no standard error.
     """
     from scipy import stats
 
@@ -175,40 +179,39 @@ def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
 def _estimates(
     values: np.ndarray, resamples: np.ndarray, counted: np.ndarray, documents: np.ndarray
 ) -> list[Estimate]:
-    """`counted` (num_questions, num_columns): which questions have a part in a column."""
-    clusters = (_by_document(counted, documents) != 0).sum(axis=0)
-    return [
-        _estimate(float(value), resamples[:, i], int(counted[:, i].sum()), int(clusters[i]))
-        for i, value in enumerate(values)
-    ]
-
-
-def _estimate(value: float, resamples: np.ndarray, questions: int, clusters: int) -> Estimate:
+    """`resamples` (num_resamples, num_columns); `counted` (num_questions, num_columns): which
+    questions take part in a column."""
     from scipy import stats
 
-    resamples = resamples[~np.isnan(resamples)]
-    if clusters < 2 or not len(resamples):
-        return Estimate(value, None, None, 0.0, questions, clusters)
-    wider = math.sqrt(clusters / (clusters - 1))
-    tail = stats.norm.sf(wider * stats.t.isf(0.025, clusters - 1))
-    low, high = np.quantile(resamples, [tail, 1 - tail])
-    error = float(resamples.std())
-    error = error if error > ROUNDING else 0.0
-    return Estimate(
-        value, (float(low), float(high)), _p(resamples, error, clusters), error, questions, clusters
-    )
+    num_documents = (_by_document(counted, documents) != 0).sum(axis=0)
+    estimates = []
+    for i, value in enumerate(map(float, values)):
+        n, clusters = int(counted[:, i].sum()), int(num_documents[i])
+        defined = resamples[:, i][~np.isnan(resamples[:, i])]
+        if clusters < 2 or not len(defined):
+            estimates.append(Estimate(value, None, None, 0.0, n, clusters))
+            continue
+        # The percentile interval, moved outwards from z to Student's t.
+        wider = math.sqrt(clusters / (clusters - 1))
+        tail = stats.norm.sf(wider * stats.t.isf(0.025, clusters - 1))
+        low, high = map(float, np.quantile(defined, [tail, 1 - tail]))
+        error = float(defined.std())
+        error = error if error > ROUNDING else 0.0
+        p = _p(defined, error, clusters)
+        estimates.append(Estimate(value, (low, high), p, error, n, clusters))
+    return estimates
 
 
 def _p(resamples: np.ndarray, standard_error: float, clusters: int) -> float:
-    """The level at which the expanded percentile interval just reaches 0, so that p and interval
-    agree. For that a resample of 0 lies beyond 0 whichever side is asked.
+    """The level at which the expanded percentile interval just reaches 0: p and interval agree.
 
-    Where too few resamples lie beyond 0 to count, their distance in standard errors takes the place
-    of their share. Where all documents changed by the same amount there is no such distance, only
-    their number counts: p is then the sign test's, 0.5 for two documents and below 5 % from six on.
+    Where too few resamples lie beyond 0, their distance in standard errors replaces their share.
+    Where all documents changed by the same amount there is no such distance: p is then the sign
+    test's, 0.5 for two documents and below 5 % from six on.
     """
     from scipy import stats
 
+    # A resample of exactly 0 lies beyond 0 on both sides, as it does for the interval.
     beyond = min(int(np.sum(resamples <= ROUNDING)), int(np.sum(resamples >= -ROUNDING)))
     if not standard_error:
         return 1.0 if beyond else float(2 * 0.5**clusters)

@@ -11,7 +11,8 @@ from rag_ft.evaluation.components import COMPONENTS, EVERY, EVERY_WORD, RANKING,
 from rag_ft.relevance import mentions_answer, oracle_context, second_chunk_id
 from rag_ft.schema import Chunk, QAPair
 
-MIN_HITS = 20  # recall@10 needs ten; withholding the gold chunks must still leave top_k
+# recall@10 needs ten, and top_k chunks must be left when the gold chunks are withheld.
+MIN_HITS = 20
 # Shorter answers ("3", "no") occur in too many chunks that are not gold.
 MIN_WITHHELD_CHARACTERS = 4
 
@@ -25,9 +26,9 @@ class System:
     """A set of tuned components and what the generator is shown: a row of the table of answers.
 
     `tuned` names the tuned components, the others are base. `context`: "each" shows one retrieved
-    chunk at a time, "oracle" the gold chunk, "withheld" retrieved chunks without it. Where the gold
-    chunk is shown or withheld, every system reads the base ranking, so that nothing but the
-    generator differs; answerable questions without a known gold chunk are not asked there.
+    chunk at a time, "oracle" the gold chunk, "withheld" retrieved chunks without it. "oracle" and
+    "withheld" always read the base ranking, so only the generator differs. They skip answerable
+    questions whose gold chunk is unknown.
     """
 
     name: str
@@ -37,6 +38,7 @@ class System:
 
     @property
     def generator(self) -> State:
+        """Which generator answers."""
         return "tuned" if GENERATOR in self.tuned else "base"
 
     @property
@@ -54,8 +56,8 @@ class System:
 
 @dataclass(frozen=True)
 class Ranking:
-    """A row of the table of retrieval, and a file in hits/. `context` says which part of the
-    retriever ranks."""
+    """A row of the table of retrieval, and a file in hits/. `context`: "served" is the mode that
+    users get, "lexical" and "dense" are one part of it alone."""
 
     name: str
     tuned: frozenset[str]
@@ -122,7 +124,7 @@ SYSTEMS = (
     ),
 )
 NAMES = tuple(system.name for system in SYSTEMS)
-# RA-DIT's own decoding, on request: one prompt per chunk, answers weighted by the retriever.
+# On request, RA-DIT's own decoding: one prompt per chunk, answers weighted by the retriever.
 ENSEMBLES = (
     System("ensemble_base", NOTHING, "each", "nothing tuned, one chunk at a time"),
     System("ensemble_tuned", EVERY, "each", f"{EVERY_WORD} components tuned, one chunk at a time"),
@@ -130,8 +132,8 @@ ENSEMBLES = (
 
 
 def distinct(systems: Iterable[System], tuned: Collection[str]) -> list[System]:
-    """The systems without those that repeat an earlier one, where only the components `tuned` were
-    really tuned."""
+    """The systems without those that repeat an earlier one when only the components `tuned` were
+    tuned."""
     found: dict[tuple[str, frozenset[str]], System] = {}
     for system in systems:
         found.setdefault((system.context, system.tuned & frozenset(tuned)), system)
@@ -140,9 +142,9 @@ def distinct(systems: Iterable[System], tuned: Collection[str]) -> list[System]:
 
 @dataclass(frozen=True)
 class Ask:
-    """One prompt for one generator: `system` names the system, or the setting of a robustness
-    curve. `passages`, where given, replace the chunks' texts; `answers` are those accepted (none:
-    right is to abstain)."""
+    """One prompt for one generator. `system` names the system or the robustness probe. `passages`
+    replace the chunks' texts, where there are any. `answers` are the accepted ones; without any,
+    abstaining is right."""
 
     pair: QAPair
     system: str
@@ -159,10 +161,16 @@ def asks_of(
     chunks: Mapping[str, Chunk],
     top_k: int,
 ) -> list[Ask]:
-    """What each of SYSTEMS is shown for one question, without those that cannot be asked it."""
-    gold_unknown = pair.answerable and not gold
-    asked = (s for s in SYSTEMS if not (gold_unknown and s.context in ("oracle", "withheld")))
-    return [ask_of(system, pair, hits, gold, chunks, top_k) for system in asked]
+    """What each of SYSTEMS is shown for one question; arguments as of `ask_of`.
+
+    Without a known gold chunk of an answerable question, "oracle" and "withheld" are left out.
+    """
+    asks = []
+    for system in SYSTEMS:
+        needs_gold = system.context in ("oracle", "withheld")
+        if gold or not needs_gold or not pair.answerable:
+            asks.append(ask_of(system, pair, hits, gold, chunks, top_k))
+    return asks
 
 
 def ask_of(
@@ -173,8 +181,16 @@ def ask_of(
     chunks: Mapping[str, Chunk],
     top_k: int,
 ) -> Ask:
-    """What `system` is shown for one question; `hits` are its ranked chunk ids by ranking (base,
-    tuned)."""
+    """What `system` is shown for one question.
+
+    Args:
+        system: a row of SYSTEMS.
+        pair: the question.
+        hits: the question's chunk ids, best first, by ranking (base, tuned).
+        gold: its gold chunks' ids.
+        chunks: every chunk that may be shown, by id.
+        top_k: number of chunks shown.
+    """
     ranked = hits[system.ranking]
     shown: Iterable[str]
     if system.context == "none":
@@ -182,8 +198,8 @@ def ask_of(
     elif system.context == "oracle":
         shown = oracle_context(pair, gold, chunks) or ranked[:top_k]
     elif system.context == "withheld":
+        # Another place in the documents, or a copy, may also contain the withheld answer.
         withheld = {*gold, second_chunk_id(pair)}
-        # Another place, or a copy, may give away what is withheld.
         answers = [a for a in pair.answers if pair.answerable and len(a) >= MIN_WITHHELD_CHARACTERS]
         others = (
             i for i in ranked if i not in withheld and not mentions_answer(chunks[i], answers)

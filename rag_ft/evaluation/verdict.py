@@ -1,10 +1,10 @@
-"""One sentence a human can act on: which components to ship, what they gain, and what is not known
-yet."""
+"""One sentence that says what to do: which components to ship, what they gain, and what is still
+open."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
+from typing import Any, TypeGuard
 
 from rag_ft.evaluation.components import EVERY, EVERY_WORD, RANKING, in_order, set_name, set_words
 from rag_ft.evaluation.metric_table import (
@@ -35,58 +35,70 @@ def verdict(
 
     Args:
         comparisons: as in metrics.json.
-        tuned: the components that were really tuned.
+        tuned: the components that were tuned.
         answers: whether answers were evaluated, or retrieval alone.
     """
     found = _decide(comparisons, tuned, answers)
-    return {**found, "notes": found["notes"] + _better_alone(comparisons, tuned)}
+    # Does the encoder or BM25 alone rank better than the mixture that is served?
+    served = "tuned" if RANKING & frozenset(tuned) else "base"
+    encoder = "dense_tuned" if "retriever" in tuned else "dense_base"
+    for ranking, mode, name in ((encoder, "dense", "the encoder"), ("lexical", "lexical", "BM25")):
+        rank = _find(comparisons, ranking, served, RANK)
+        if _is_loss(rank):
+            found["notes"].append(
+                f"What is served ranks the gold chunk lower than {name} alone does: "
+                f"{_amount(rank)}; try retrieval.mode={mode}, and compare the answers too."
+            )
+    return found
 
 
 def _decide(comparisons: list[Comparison], tuned: Collection[str], answers: bool) -> dict[str, Any]:
     if not tuned:
-        return _result(
-            "none",
-            "Nothing was tuned, or no tuning was accepted: base is all there is to ship.",
-            [],
-        )
+        sentence = "Nothing was tuned, or no tuning was accepted: base is all there is to ship."
+        return _result("none", sentence, [])
+    # What decides, by the components that were tuned: the gains in answers and in retrieval.
     decides = {(c["b"], c["metric"]): c for c in comparisons if c["family"] == "decides"}
-    gains = {
-        system.tuned & frozenset(tuned): c
-        for system in TUNED_SYSTEMS
-        if (c := decides.get((system.name, DECIDING_ANSWER)))
-    }
-    recalls = {
-        ranking.tuned & frozenset(tuned): c
-        for name, ranking in SERVED.items()
-        if (c := decides.get((name, DECIDING_RETRIEVAL)))
-    }
-    # The ranking that finds most; its components can be shipped where answers do not decide.
-    ranking, recall = max(
-        recalls.items(), key=lambda item: item[1]["delta"], default=(RANKING, None)
-    )
+    gains: Gains = {}
+    for system in TUNED_SYSTEMS:
+        if gain := decides.get((system.name, DECIDING_ANSWER)):
+            gains[system.tuned & frozenset(tuned)] = gain
+    recalls: Gains = {}
+    for name, row in SERVED.items():
+        if gain := decides.get((name, DECIDING_RETRIEVAL)):
+            recalls[row.tuned & frozenset(tuned)] = gain
+    # The components that find most: they can be shipped where answers do not decide.
+    ranking = max(recalls, key=lambda components: recalls[components]["delta"], default=RANKING)
+    recall = recalls.get(ranking)
     if not answers or not gains:
-        return _by_recall(ranking, recall, _unmeasured(tuned, answers))
+        return _by_recall(ranking, recall, tuned, answers)
+
     notes = _notes(gains, comparisons)
-    better = {components: c for components, c in gains.items() if _is_gain(c)}
+    # A significant gain in answers: ship the largest, of equal ones the one with more components.
+    better = [components for components, gain in gains.items() if _is_gain(gain)]
     if better:
-        best = max(better, key=lambda components: (better[components]["delta"], len(components)))
-        words = EVERY_WORD if best == EVERY else set_words(best) + " alone" * (len(best) == 1)
+        best = max(better, key=lambda components: (gains[components]["delta"], len(components)))
+        words = set_words(best)
+        if best == EVERY:
+            words = EVERY_WORD
+        elif len(best) == 1:
+            words += " alone"
         rest = _rest(gains, [other for other in gains if len(other) == 1 and other != best])
-        return _result(set_name(best), f"Ship {words}: {_amount(better[best])}{rest}.", notes)
+        return _result(set_name(best), f"Ship {words}: {_amount(gains[best])}{rest}.", notes)
+    # A significant gain in retrieval that does not make the answers worse.
     if recall and _is_gain(recall) and not _is_loss(gains.get(ranking)):
         found = f"Ship {set_words(ranking)} for what it finds: {_amount(recall)}"
         rest = _rest(gains, [ranking] if ranking in gains else [])
         sentence = f"{found}; no gain in answers is significant yet{rest}."
         return _result(set_name(ranking), sentence, notes)
-    if all(_is_loss(c) for c in gains.values()):
-        worst = min(gains.values(), key=lambda c: c["delta"])
-        return _result(
-            "none", f"Keep the base: tuning made the answers worse ({_amount(worst)}).", notes
-        )
-    candidates = {components: c for components, c in gains.items() if not _is_loss(c)}
-    best = max(candidates, key=lambda components: candidates[components]["delta"])
-    open_ = f"Undecided: {set_words(best)} {_amount(gains[best])}; {_more(gains[best])}"
-    return _result("undecided", f"{open_}{_harms(gains)}.", notes)
+    # Everything that was tuned harms.
+    open_ = [components for components, gain in gains.items() if not _is_loss(gain)]
+    if not open_:
+        worst = min(gains.values(), key=lambda gain: gain["delta"])
+        sentence = f"Keep the base: tuning made the answers worse ({_amount(worst)})."
+        return _result("none", sentence, notes)
+    best = max(open_, key=lambda components: gains[components]["delta"])
+    sentence = f"Undecided: {set_words(best)} {_amount(gains[best])}; {_more(gains[best])}"
+    return _result("undecided", f"{sentence}{_harms(gains)}.", notes)
 
 
 def points(value: float) -> str:
@@ -95,28 +107,25 @@ def points(value: float) -> str:
 
 
 def described(comparison: Comparison) -> str:
-    """ "+3.4 recall@5 (95 % CI 1.0 to 6.4)", and how many questions it needs where it is not
-    significant."""
+    """ "+3.4 recall@5 (95 % CI 1.0 to 6.4)"; where that is not significant, also how many questions
+    are needed."""
     if _is_gain(comparison) or _is_loss(comparison):
         return _amount(comparison)
     return f"{_amount(comparison)}, {_open(comparison)}; {_more(comparison)}"
 
 
-def _unmeasured(tuned: Collection[str], answers: bool) -> str:
-    """Why there is neither a difference in answers nor one in recall."""
-    if answers:
-        return "no answers of a tuned system were scored"
-    if not RANKING & frozenset(tuned):
-        names = " and the ".join(in_order(RANKING))
-        return f"the {names} was not tuned and answers were not evaluated"
-    return "no question has a known gold chunk, so nothing was measured"
-
-
 def _by_recall(
-    ranking: frozenset[str], recall: Comparison | None, unmeasured: str
+    ranking: frozenset[str], recall: Comparison | None, tuned: Collection[str], answers: bool
 ) -> dict[str, Any]:
+    """The verdict where there is no difference in answers."""
     if recall is None:
-        return _result("undecided", f"Undecided: {unmeasured}.", [])
+        why = "no question has a known gold chunk, so nothing was measured"
+        if answers:
+            why = "no answers of a tuned system were scored"
+        elif not RANKING & frozenset(tuned):
+            names = " and the ".join(in_order(RANKING))
+            why = f"the {names} was not tuned and answers were not evaluated"
+        return _result("undecided", f"Undecided: {why}.", [])
     found, notes, words = _amount(recall), _cautions(recall), set_words(ranking)
     if _is_gain(recall):
         return _result(set_name(ranking), f"Ship {words}: {found}.", notes)
@@ -127,7 +136,7 @@ def _by_recall(
 
 
 def _rest(gains: Gains, others: list[frozenset[str]]) -> str:
-    """What is to be said of these components, which are not shipped alone, and of all that harm."""
+    """What these components, which are not shipped alone, bring, and which components harm."""
     parts = []
     for components in others:
         comparison, words = gains[components], set_words(components)
@@ -139,7 +148,7 @@ def _rest(gains: Gains, others: list[frozenset[str]]) -> str:
 
 
 def _harms(gains: Gains) -> str:
-    """Every significant loss: a verdict on one component must not hide what another does."""
+    """Every significant loss: a verdict on one component must not hide another's harm."""
     parts = []
     for components, comparison in gains.items():
         if _is_loss(comparison):
@@ -154,9 +163,10 @@ def _find(comparisons: list[Comparison], a: str, b: str, metric: str) -> Compari
 
 
 def _notes(gains: Gains, comparisons: list[Comparison]) -> list[str]:
-    """What else changed: how much is found, how high it ranks (where nearly all is found, only the
-    rank can still change), and whether the tuned generator answers where it should abstain."""
+    """What else changed: how much is found, how high it ranks, and whether the tuned generator
+    answers where it should abstain."""
     notes = []
+    # Where nearly all is found, only the rank can still change.
     if recall := _find(comparisons, "base", "tuned", DECIDING_RETRIEVAL):
         notes.append(f"Retrieval: {described(recall)}.")
     rank = _find(comparisons, "base", "tuned", RANK)
@@ -181,21 +191,6 @@ def _notes(gains: Gains, comparisons: list[Comparison]) -> list[str]:
     return notes + _cautions(next(iter(gains.values())))
 
 
-def _better_alone(comparisons: list[Comparison], tuned: Collection[str]) -> list[str]:
-    """Whether the encoder or BM25 alone ranks better than the mixture that is served."""
-    served = "tuned" if RANKING & frozenset(tuned) else "base"
-    encoder = "dense_tuned" if "retriever" in tuned else "dense_base"
-    notes = []
-    for ranking, mode, name in ((encoder, "dense", "the encoder"), ("lexical", "lexical", "BM25")):
-        rank = _find(comparisons, ranking, served, RANK)
-        if rank and _is_loss(rank):
-            loss = (
-                f"What is served ranks the gold chunk lower than {name} alone does: {_amount(rank)}"
-            )
-            notes.append(f"{loss}; try retrieval.mode={mode}, and compare the answers too.")
-    return notes
-
-
 def _cautions(comparison: Comparison) -> list[str]:
     num = comparison["num_documents"]
     if num < 2:
@@ -211,11 +206,11 @@ def _cautions(comparison: Comparison) -> list[str]:
     return []
 
 
-def _is_gain(comparison: Comparison) -> bool:
-    return comparison["p_holm"] < ALPHA and comparison["delta"] > 0
+def _is_gain(comparison: Comparison | None) -> TypeGuard[Comparison]:
+    return comparison is not None and comparison["p_holm"] < ALPHA and comparison["delta"] > 0
 
 
-def _is_loss(comparison: Comparison | None) -> bool:
+def _is_loss(comparison: Comparison | None) -> TypeGuard[Comparison]:
     return comparison is not None and comparison["p_holm"] < ALPHA and comparison["delta"] < 0
 
 
@@ -229,28 +224,25 @@ def _amount(comparison: Comparison) -> str:
 
 def _open(comparison: Comparison) -> str:
     alone = comparison["p"] is not None and comparison["p"] < ALPHA
-    return (
-        "not significant once several comparisons are allowed for" if alone else "not significant"
-    )
+    if alone:
+        return "not significant once several comparisons are allowed for"
+    return "not significant"
 
 
 def _more(comparison: Comparison) -> str:
     """What a difference that is not significant needs to become so."""
     num = comparison["more_questions"]
     if num:
+        # Rounded up to two digits: the number is an estimate.
         step = 10 ** max(1, len(str(num)) - 2)
         return f"about {-(-num // step) * step:,} more questions needed for significance"
     if comparison["delta"] == 0:
         return "no difference was seen"
-    if not _varies(comparison):
+    # Where all documents changed by the same amount there is no standard error.
+    interval = comparison["ci95"]
+    if interval is None or interval[0] == interval[1]:
         return "add test documents: there is no variation between these"
     return "the difference is too small for any reachable number of questions"
-
-
-def _varies(comparison: Comparison) -> bool:
-    """Whether the documents changed by different amounts: without that there is no standard
-    error."""
-    return comparison["ci95"] is not None and comparison["ci95"][0] < comparison["ci95"][1]
 
 
 def _result(ship: str, sentence: str, notes: list[str]) -> dict[str, Any]:

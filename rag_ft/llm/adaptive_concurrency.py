@@ -44,28 +44,34 @@ class AdaptiveConcurrency:
         self._in_flight -= 1
 
     def succeeded(self, now: float) -> None:
-        """Counts a reply; after `limit` replies the limit grows if the last growth raised the
-        rate."""
+        """Counts a reply that came at `now` (time.monotonic) and may raise the limit.
+
+        A round is `limit` replies. After each round the limit grows if the growth before it raised
+        the rate.
+        """
         self._round_replies += 1
         if not self._adaptive or self._round_replies < self.limit:
             return
         rate = self._round_replies / max(now - self._round_began, 1e-9)
+        pays = rate > GROWTH * (self._best_rate or 0.0)
+        # With twice as many in flight, a request takes about 2 * limit / rate seconds.
+        in_time = 2 * self.limit < PATIENCE * self._timeout * rate
         if self._careful:
             self.limit = min(HIGHEST, self.limit + max(1, self.limit // 16))
-        elif (
-            rate > GROWTH * (self._best_rate or 0.0)
-            and 2 * self.limit < PATIENCE * self._timeout * rate
-        ):
+        elif pays and in_time:
             self.limit = min(HIGHEST, 2 * self.limit)
         # The first round is no measure: its requests start together and end together.
         self._best_rate = 0.0 if self._best_rate is None else max(self._best_rate, rate)
         self._round_began, self._round_replies = now, 0
 
     def failed(self, began: float, busy: bool) -> None:
-        """A try that began at `began` failed. Failures of the same overload halve the limit
-        once."""
+        """A try that began at `began` (time.monotonic) failed; `busy`: the server is overloaded.
+
+        Many requests fail of one overload. They halve the limit once.
+        """
         if not (self._adaptive and busy) or began < self._halved:
             return
         self.limit = max(1, self.limit // 2)
         self._halved, self._careful = time.monotonic(), True
+        # The replies counted so far belong to another limit.
         self._round_began, self._round_replies = self._halved, 0

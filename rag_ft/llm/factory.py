@@ -15,13 +15,15 @@ def open_language_model(
     adapters: dict[str, Path] | None = None,
     log_path: Path | None = None,
 ) -> AbstractContextManager[LanguageModel]:
-    """The model of `config`, with LoRA adapters {name: folder} beside it. A vLLM server that is
-    started writes its log to `log_path` (default: in a temporary folder).
+    """The model of `config`, with LoRA adapters {name: folder} beside it.
+
+    A vLLM server that is started writes its log to `log_path` (default: in a temporary folder).
 
     Raises:
-        ConfigError: before any work (some cases on entering), when the model, the server or the
-            hardware cannot do what is asked.
+        ConfigError: the model, the server or the hardware cannot do what `config` asks. Raised
+            before any request is sent: here, or on entering the context.
     """
+    # Each backend imports a heavy library, so only the one that is used is imported.
     if config.backend == "transformers":
         from rag_ft.llm.transformers_backend import TransformersModel
 

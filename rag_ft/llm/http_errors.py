@@ -1,8 +1,11 @@
-"""HTTP responses of a model server -> errors: final for a request, final for all, or worth another
-try."""
+"""HTTP responses of a model server -> errors.
+
+An error ends one request, or all of them, or is worth another try.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
 import json
 import re
@@ -15,17 +18,22 @@ from rag_ft.storage import encodable
 
 # What servers say of a request that is longer than their model's context.
 _TOO_LONG = re.compile(
-    r"context[ _](?:length|size|window)|max(?:imum)?[ _]model[ _]len|maximum number of (?:input "
-    r")?tokens"
-    r"|(?:prompt|inputs?|messages?) (?:is|are) too long|reduce the length|`inputs` tokens \+ "
-    r"`max_new_tokens`",
+    r"context[ _](?:length|size|window)"
+    r"|max(?:imum)?[ _]model[ _]len"
+    r"|maximum number of (?:input )?tokens"
+    r"|(?:prompt|inputs?|messages?) (?:is|are) too long"
+    r"|reduce the length"
+    r"|`inputs` tokens \+ `max_new_tokens`",
     re.IGNORECASE,
 )
 
 
-class RefusedError(Exception):
-    """The server will never answer this request; `too_long` says that it exceeds the model's
-    context."""
+class RejectedError(Exception):
+    """The server will never answer this request.
+
+    `status` is the HTTP status (0: none). `too_long` says that the request exceeds the model's
+    context.
+    """
 
     def __init__(self, reason: str, status: int = 0) -> None:
         super().__init__(reason)
@@ -34,12 +42,15 @@ class RefusedError(Exception):
 
 
 class NotAllowedError(Exception):
-    """The server rejects the API key: no request will be answered."""
+    """The server rejects the API key, so it will answer no request."""
 
 
 class FailedError(Exception):
-    """This try failed, another may succeed. `wait` are the seconds that the server asks for, `busy`
-    says that it is overloaded, `gone` that nothing answered at all."""
+    """This try failed, another may succeed.
+
+    `status` is the HTTP status (0: none). `wait` are the seconds that the server asks for. `busy`
+    says that the server is overloaded, `gone` that nothing answered at all.
+    """
 
     def __init__(
         self,
@@ -54,8 +65,10 @@ class FailedError(Exception):
 
 
 def server_message(body: Any) -> str:
-    """One line of error text: of {"error": {"message"}}, {"message"} or {"detail"}, as servers
-    write it."""
+    """One line of error text from {"error": {"message"}}, {"error"}, {"message"} or {"detail"}.
+
+    Any other body is shown as it is. At most 500 characters.
+    """
     if not isinstance(body, dict):
         return " ".join(encodable(str(body)).split())[:300]
     error = body.get("error", body)
@@ -64,13 +77,13 @@ def server_message(body: Any) -> str:
 
 
 async def read_limited(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
-    """The body. Raises RefusedError where it is longer than `max_bytes`."""
+    """The body of a response. Raises RejectedError where it is longer than `max_bytes`."""
     parts, size = [], 0
     async for part in response.content.iter_any():
         size += len(part)
         if size > max_bytes:
             response.close()
-            raise RefusedError(f"reply of more than {max_bytes / 2**20:.0f} MB: dropped")
+            raise RejectedError(f"the reply has more than {max_bytes / 2**20:.0f} MiB: rejected")
         parts.append(part)
     return b"".join(parts)
 
@@ -78,35 +91,25 @@ async def read_limited(response: aiohttp.ClientResponse, max_bytes: int) -> byte
 def failure_of(response: aiohttp.ClientResponse, body: bytes) -> Exception:
     """The error that a response with an HTTP status other than 200 stands for."""
     status = response.status
-    message = (
-        f"HTTP {status}: {server_message(json_or_none(body) or body.decode('utf-8', 'replace'))}"
-    )
+    said = server_message(json_or_none(body) or body.decode("utf-8", "replace"))
+    message = f"HTTP {status}: {said}"
+    if status in (401, 403):
+        return NotAllowedError(message)
+    # Timeouts, conflicts, overload and the server's own errors may pass; the other 4xx do not.
     if status in (408, 409, 425, 429) or status >= 500:
-        return FailedError(
-            message,
-            status,
-            _retry_after(response.headers.get("Retry-After")),
-            busy=status in (408, 429, 503),
-        )
-    return NotAllowedError(message) if status in (401, 403) else RefusedError(message, status)
-
-
-def _retry_after(value: str | None) -> float:
-    """Seconds, from a number or an HTTP date; 0 where there is none."""
-    if not value:
-        return 0.0
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
-        return 0.0
+        # Retry-After is a number of seconds or an HTTP date (RFC 9110, section 10.2.3).
+        asked, wait = response.headers.get("Retry-After", ""), 0.0
+        try:
+            wait = float(asked)
+        except ValueError:
+            with contextlib.suppress(ValueError):
+                wait = email.utils.parsedate_to_datetime(asked).timestamp() - time.time()
+        return FailedError(message, status, max(0.0, wait), busy=status in (408, 429, 503))
+    return RejectedError(message, status)
 
 
 def json_or_none(text: str | bytes) -> Any:
-    """The JSON value, or None where `text` is none."""
+    """The JSON value, or None where `text` is not JSON."""
     try:
         return json.loads(text)
     except ValueError:

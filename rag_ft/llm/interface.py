@@ -40,10 +40,10 @@ class ChatRequest:
 class Reply:
     """What a model wrote, or the `error` that says why there is nothing; `text` is then empty.
 
-    `finish_reason` is "stop" or "length" (cut off at max_tokens). `seconds` is the request's
-    latency. `refused` marks the error of a request that is too long for the model; others are not
-    affected. The text begins after the model's reasoning ("" where that was cut off) and is valid
-    UTF-8, wherever the reply comes from.
+    `finish_reason` is "stop", "length" (cut off at max_tokens) or "error". `seconds` is the
+    request's latency. `refused` marks the error of a request that exceeds the model's context;
+    other requests are not affected. The text begins after the model's reasoning ("" where the
+    reasoning was cut off) and is valid UTF-8, also where the server's reply is not.
     """
 
     id: str
@@ -62,31 +62,36 @@ class Reply:
 
 def without_thinking(text: str) -> str:
     """The text after "</think>"; some templates write the opening "<think>" into the prompt."""
-    _, closed, said = text.rpartition("</think>")
-    if said.lstrip().startswith("<think>"):
+    _, closed, answer = text.rpartition("</think>")
+    if answer.lstrip().startswith("<think>"):
         return ""
-    return said.lstrip() if closed else text
+    return answer.lstrip() if closed else text
 
 
 class LanguageModel(Protocol):
-    """Opened by `factory.open_language_model` as a context manager, which frees memory or stops the
-    server at its end.
+    """Opened by `factory.open_language_model` as a context manager.
 
-    `name` identifies model, precision and adapters in cache keys. `window` is the number of
-    requests whose replies depend on each other, so that a resumed run sends whole windows again (1
-    for servers).
+    Leaving the context frees the memory or stops the server. `name` identifies model, precision and
+    adapters in cache keys. `window` is the number of requests whose replies depend on each other,
+    so that a resumed run sends whole windows again (1 for servers).
     """
 
     name: str
     window: int
 
     def chat(self, requests: Iterable[ChatRequest]) -> Iterator[Reply]:
-        """Exactly one reply per request, in any order, while requests are still being drawn."""
+        """Exactly one reply per request, in any order.
+
+        Replies come while requests are still being drawn from the iterable.
+        """
         ...
 
     def answer_logprobs(self, jobs: Sequence[tuple[Messages, str]]) -> list[np.ndarray]:
-        """For each (messages, answer) float32 log p(answer token t | messages, answer tokens < t),
-        without the template's end-of-turn token."""
+        """For each (messages, answer) the natural log-probability of each token of the answer.
+
+        An array is float32 (answer tokens,): log p(answer token | messages, earlier answer tokens).
+        The template's end-of-turn token is not part of the answer.
+        """
         ...
 
     def count_tokens(self, messages: Messages) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,20 +30,23 @@ from rag_ft.storage import content_hash
 log = logging.getLogger(__name__)
 
 JOBS_PER_REQUEST = 8  # prompt_logprobs takes memory in proportion to the tokens of a request
-BYTES_PER_TOKEN = 256  # of a reply's JSON, far more than any honest one
+BYTES_PER_TOKEN = 256  # of a reply's JSON, far more than any server needs
+# An error with one of these words is about the JSON schema of the request.
 SCHEMA_WORDS = ("response_format", "json_schema", "guided", "structured output")
 
 
 def open_server(
     config: LLMConfig, adapters: dict[str, Path], log_path: Path | None = None
 ) -> ServerModel:
-    """The model behind `config.base_url` (backend openai), or behind a vLLM server that starts on
-    entering the context (backend vllm).
+    """The model behind the server at `config.base_url` (backend openai).
+
+    With backend vllm, a vLLM server for the model's folder starts on entering the context.
 
     Raises:
         ConfigError: the settings, the model's folder or an adapter are wrong.
     """
-    prints = {
+    # Names carry the content, so that a server never answers with an older adapter of this name.
+    served_names = {
         name: f"{name}-{fingerprint(Path(path))[:8]}"
         for name, path in adapters.items()
         if check_adapter(name, Path(path))
@@ -50,26 +54,25 @@ def open_server(
     if config.backend == "vllm":
         folder = resolve(config.required_model, "llm")
         load_chat_tokenizer(folder)
-        server = VLLMServer(
-            config, folder, {prints[name]: Path(path) for name, path in adapters.items()}, log_path
-        )
-        return ServerModel(config, adapters, prints, folder, server)
+        served = {served_names[name]: Path(path) for name, path in adapters.items()}
+        server = VLLMServer(config, folder, served, log_path)
+        return ServerModel(config, adapters, served_names, folder, server)
     if not config.base_url:
         raise ConfigError(
             "llm.backend is openai but llm.base_url is not set: give http://host:port/v1"
         )
     here = Path(config.required_model)
-    return ServerModel(
-        config, adapters, prints, here if (here / "config.json").is_file() else None, None
-    )
+    is_folder = (here / "config.json").is_file()
+    return ServerModel(config, adapters, served_names, here if is_folder else None, None)
 
 
 class ServerModel:
-    """A LanguageModel (see interface.py) over HTTP. Entering the context starts or checks the
-    server.
+    """A LanguageModel (see interface.py) over HTTP.
 
-    Replies are independent of each other, so `window` is 1. No seed is sent: it kills vLLM's CPU
-    build.
+    Entering the context starts the server, or checks that one is running there. `adapters` are
+    {name: folder}, `served_adapters` {name: name on the server}. `folder` is the model's, where it
+    is on this machine. `server` is the one that we start, or None. Replies are independent of each
+    other, so `window` is 1. No seed is sent: it kills vLLM's CPU build.
     """
 
     window = 1
@@ -88,7 +91,8 @@ class ServerModel:
         self._tokenizer = load_chat_tokenizer(folder) if folder else None
         self._schemas_enforced = True
         self._lora_enabled = bool(adapters)
-        self._is_vllm = server is not None  # else found out on entering
+        # A running server says on entering whether it is vLLM.
+        self._is_vllm = server is not None
         what = fingerprint(folder) if folder else config.model
         kind = (
             config.backend,
@@ -101,16 +105,17 @@ class ServerModel:
     def __enter__(self) -> ServerModel:
         try:
             url = self._server.start() if self._server else self._config.base_url or ""
-            config = self._config
+            settings = self._config.advanced
             self._client = HttpClient(
                 url,
-                config.advanced.concurrency,
-                config.advanced.timeout_seconds,
-                config.advanced.retries,
+                settings.concurrency,
+                settings.timeout_seconds,
+                settings.retries,
                 self._server,
             )
             self._check_served()
         except BaseException:
+            # Also on an interrupt: a server that has started must not outlive this process.
             self.__exit__()
             raise
         return self
@@ -122,14 +127,26 @@ class ServerModel:
             self._server.stop()
 
     def chat(self, requests: Iterable[ChatRequest]) -> Iterator[Reply]:
-        """Exactly one reply per request, as they come. Raises RagFtError where the server is
-        gone."""
+        """Exactly one reply per request, as they come.
+
+        A server that takes no JSON schema gets the requests without one, with one warning.
+
+        Raises:
+            RagFtError: the server is gone, rejects the API key, or fails every request.
+        """
         again: list[ChatRequest] = []
         for request, response in self._client.stream((r, self._chat_request(r)) for r in requests):
-            if self._schema_not_taken(request, response):
-                again.append(request)
-            else:
+            error = (response.error or "").lower()
+            rejected = request.schema is not None and response.status in (400, 422)
+            if not rejected or not any(word in error for word in SCHEMA_WORDS):
                 yield _reply(request, response)
+                continue
+            if self._schemas_enforced:
+                log.warning(
+                    "the server takes no JSON schema (%s): replies are only checked", response.error
+                )
+            self._schemas_enforced = False
+            again.append(request)
         for request, response in self._client.stream((r, self._chat_request(r)) for r in again):
             yield _reply(request, response)
 
@@ -138,24 +155,41 @@ class ServerModel:
 
         Raises:
             ConfigError: the server has adapters (vLLM's LoRA kernels then give wrong values or
-                die).
+                die), or has no /tokenize and the model's folder is not here.
             DataError: the server does not score a job.
         """
         if self._lora_enabled:
             raise ConfigError(
                 "a server with LoRA adapters cannot score answers: use llm.backend=transformers "
-                "for it, "
-                "or a server without adapters"
+                "for it, or a server without adapters"
             )
-        encoded = self._encode(jobs)
-        parts = [
-            range(i, min(i + JOBS_PER_REQUEST, len(jobs)))
-            for i in range(0, len(jobs), JOBS_PER_REQUEST)
-        ]
+        if self._tokenizer:
+            prompts = encode_prompts(self._tokenizer, [messages for messages, _ in jobs])
+            answers = encode_answers(self._tokenizer, [answer for _, answer in jobs])
+        else:
+            prompts = [self._prompt_tokens(messages) for messages, _ in jobs]
+            answers = [
+                self._tokenize({"prompt": answer, "add_special_tokens": False})
+                for _, answer in jobs
+            ]
+        encoded = list(zip(prompts, answers, strict=True))
+
+        def score_requests() -> Iterator[tuple[range, Request]]:
+            for start in range(0, len(jobs), JOBS_PER_REQUEST):
+                part = range(start, min(start + JOBS_PER_REQUEST, len(jobs)))
+                scored = [encoded[i] for i in part]
+                body = {
+                    "model": self._base,
+                    "prompt": [prompt + answer for prompt, answer in scored],
+                    "max_tokens": 1,
+                    "temperature": 0,
+                    "prompt_logprobs": 0,
+                }
+                read = functools.partial(_read_logprobs, jobs=scored)
+                yield part, Request("/completions", body, read, max_bytes=256 * 2**20)
+
         results: list[np.ndarray] = [np.zeros(0, np.float32)] * len(jobs)
-        for part, response in self._client.stream(
-            (p, self._score_request([encoded[i] for i in p])) for p in parts
-        ):
+        for part, response in self._client.stream(score_requests()):
             if response.error:
                 raise DataError(
                     f"the server at {self._client.base_url} does not score answers: "
@@ -169,14 +203,18 @@ class ServerModel:
         """By the model's own tokenizer where its folder is here, else by the server's /tokenize."""
         if self._tokenizer:
             return len(encode_prompts(self._tokenizer, [messages])[0])
-        return len(
-            self._tokenize({"messages": list(safe_messages(messages)), **self._template_options()})
-        )
+        return len(self._prompt_tokens(messages))
 
     def _chat_request(self, request: ChatRequest) -> Request:
+        """The request in the form of the protocol."""
+        if request.adapter is not None and request.adapter not in self._served:
+            raise ConfigError(
+                f"no adapter '{request.adapter}' is served (there are: "
+                f"{', '.join(self._served) or 'none'})"
+            )
         specials = self._tokenizer.all_special_tokens if self._tokenizer else ()
         body: dict[str, Any] = {
-            "model": self._model_of(request.adapter),
+            "model": self._served[request.adapter] if request.adapter is not None else self._base,
             "messages": list(safe_messages(request.messages, specials)),
             "max_tokens": request.max_tokens,
             "temperature": request.temperature,
@@ -188,116 +226,63 @@ class ServerModel:
             schema = request.schema | {"x-guidance": JSON_STYLE} if self._server else request.schema
             named = {"name": "reply", "schema": schema, "strict": True}
             body["response_format"] = {"type": "json_schema", "json_schema": named}
-        return Request(
-            "/chat/completions", body, _read_chat, max(2**20, BYTES_PER_TOKEN * request.max_tokens)
-        )
+        max_bytes = max(2**20, BYTES_PER_TOKEN * request.max_tokens)
+        return Request("/chat/completions", body, _read_chat, max_bytes)
 
     def _template_options(self) -> dict[str, Any]:
         """The options of the chat template. Servers other than vLLM may reject the field."""
         return {"chat_template_kwargs": TEMPLATE_OPTIONS} if self._is_vllm else {}
 
-    def _score_request(self, jobs: list[tuple[list[int], list[int]]]) -> Request:
-        body = {
-            "model": self._base,
-            "prompt": [p + a for p, a in jobs],
-            "max_tokens": 1,
-            "temperature": 0,
-            "prompt_logprobs": 0,
-        }
-        return Request(
-            "/completions", body, lambda reply: _read_logprobs(reply, jobs), max_bytes=256 * 2**20
-        )
-
-    def _schema_not_taken(self, request: ChatRequest, response: Response) -> bool:
-        """Whether the server takes no JSON schema, so that the request is sent again without. Warns
-        once."""
-        if request.schema is None or response.error is None or response.status not in (400, 422):
-            return False
-        if not any(word in response.error.lower() for word in SCHEMA_WORDS):
-            return False
-        if self._schemas_enforced:
-            log.warning(
-                "the server takes no JSON schema (%s): replies are only checked", response.error
-            )
-        self._schemas_enforced = False
-        return True
-
-    def _model_of(self, adapter: str | None) -> str:
-        if adapter is None:
-            return self._base
-        if adapter not in self._served:
-            raise ConfigError(
-                f"no adapter '{adapter}' is served (there are: {', '.join(self._served) or 'none'})"
-            )
-        return self._served[adapter]
-
     def _check_served(self) -> None:
-        """The model and its adapters are there; adapters are loaded where the server allows it."""
+        """Checks that the server has the model and its adapters; loads adapters where it may.
+
+        Raises:
+            ConfigError: no server answers, it rejects the API key, or it lacks one of them.
+        """
+        url = self._client.base_url
         try:
             status, body = self._client.get("/models")
         except OSError as error:
             raise ConfigError(
-                f"no server answers at {self._client.base_url} ({error}): start it, or correct "
-                f"llm.base_url"
+                f"no server answers at {url} ({error}): start it, or correct llm.base_url"
             ) from error
         if status in (401, 403):
-            raise ConfigError(
-                f"{self._client.base_url} rejected the API key (HTTP {status}): set OPENAI_API_KEY"
-            )
+            raise ConfigError(f"{url} rejected the API key (HTTP {status}): set OPENAI_API_KEY")
         models = body.get("data") if isinstance(body, dict) else None
         served = {m["id"]: m for m in models or () if isinstance(m, dict) and "id" in m}
+        # Some servers have no such list: the first request will show whether the model is there.
         if status != 200 or not isinstance(models, list) or (models and not served):
             log.warning(
-                "%s/models lists no models (HTTP %s): llm.model is not checked",
-                self._client.base_url,
-                status,
+                "%s/models lists no models (HTTP %s): llm.model is not checked", url, status
             )
             return
         if self._base not in served:
             there = ", ".join(served) or "nothing"
             raise ConfigError(
-                f"{self._client.base_url} does not serve '{self._base}' but {there}: set "
-                f"llm.model to one of these"
+                f"{url} does not serve '{self._base}' but {there}: set llm.model to one of these"
             )
+        # vLLM lists an adapter with the model that it belongs to.
         self._lora_enabled = self._lora_enabled or any(m.get("parent") for m in served.values())
         self._is_vllm = self._is_vllm or served[self._base].get("owned_by") == "vllm"
+        # vLLM loads an adapter at run time where VLLM_ALLOW_RUNTIME_LORA_UPDATING allows it.
         for name, served_name in self._served.items():
-            if served_name not in served:
-                self._load_adapter(name, served_name)
-
-    def _load_adapter(self, name: str, served_name: str) -> None:
-        path = Path(self._adapters[name]).resolve()
-        status, body = self._client.post(
-            "/load_lora_adapter", {"lora_name": served_name, "lora_path": str(path)}
-        )
-        if status != 200:
-            raise ConfigError(
-                f"{self._client.base_url} does not serve adapter '{served_name}' and would not "
-                "load it "
-                f"(HTTP {status}: {server_message(body)}): start it with --enable-lora "
-                "--lora-modules "
-                f"{served_name}={path}, or use llm.backend=vllm"
-            )
-
-    def _encode(self, jobs: Sequence[tuple[Messages, str]]) -> list[tuple[list[int], list[int]]]:
-        if self._tokenizer:
-            prompts = encode_prompts(self._tokenizer, [messages for messages, _ in jobs])
-            return list(
-                zip(
-                    prompts,
-                    encode_answers(self._tokenizer, [answer for _, answer in jobs]),
-                    strict=True,
+            if served_name in served:
+                continue
+            path = Path(self._adapters[name]).resolve()
+            lora = {"lora_name": served_name, "lora_path": str(path)}
+            status, body = self._client.post("/load_lora_adapter", lora)
+            if status != 200:
+                raise ConfigError(
+                    f"{url} does not serve adapter '{served_name}' and does not load it (HTTP "
+                    f"{status}: {server_message(body)}): start it with --enable-lora "
+                    f"--lora-modules {served_name}={path}, or use llm.backend=vllm"
                 )
-            )
-        return [
-            (
-                self._tokenize(
-                    {"messages": list(safe_messages(messages)), **self._template_options()}
-                ),
-                self._tokenize({"prompt": answer, "add_special_tokens": False}),
-            )
-            for messages, answer in jobs
-        ]
+
+    def _prompt_tokens(self, messages: Messages) -> list[int]:
+        """Prompt token ids by the server's own tokenizer and template."""
+        return self._tokenize(
+            {"messages": list(safe_messages(messages)), **self._template_options()}
+        )
 
     def _tokenize(self, body: dict[str, Any]) -> list[int]:
         root = self._client.base_url.removesuffix("/v1")
@@ -311,9 +296,9 @@ class ServerModel:
 
 
 def _read_chat(reply: Any) -> tuple[str, str, int, int]:
-    """(text, finish reason, prompt tokens, completion tokens).
+    """(text, finish reason, prompt tokens, completion tokens) of a chat completion.
 
-    No text is an empty one where the reply was cut off: the model spent all its tokens on
+    A reply without text that was cut off is an empty one: the model spent all its tokens on
     reasoning.
     """
     choice = reply["choices"][0]
@@ -325,18 +310,23 @@ def _read_chat(reply: Any) -> tuple[str, str, int, int]:
     if finish_reason not in ("stop", "length"):
         raise ValueError(f"finish reason {json.dumps(finish_reason)}")
     usage = reply.get("usage")
-    told = usage if isinstance(usage, dict) else {}
-    return text, finish_reason, told.get("prompt_tokens") or 0, told.get("completion_tokens") or 0
+    counts = usage if isinstance(usage, dict) else {}
+    prompt_tokens, completion_tokens = counts.get("prompt_tokens"), counts.get("completion_tokens")
+    return text, finish_reason, prompt_tokens or 0, completion_tokens or 0
 
 
 def _read_logprobs(reply: Any, jobs: list[tuple[list[int], list[int]]]) -> list[np.ndarray]:
+    """For each (prompt ids, answer ids) float32 (answer length,) log-probabilities."""
     choices = sorted(reply["choices"], key=lambda choice: choice["index"])
     if len(choices) != len(jobs):
         raise ValueError(f"{len(choices)} results for {len(jobs)} prompts")
     results = []
     for choice, (prompt, answer) in zip(choices, jobs, strict=True):
-        told = choice["prompt_logprobs"][len(prompt) :]
-        values = [entry[str(token)]["logprob"] for entry, token in zip(told, answer, strict=True)]
+        # An entry per token of prompt and answer: {token id: {"logprob", "rank", ...}}.
+        entries = choice["prompt_logprobs"][len(prompt) :]
+        values = [
+            entry[str(token)]["logprob"] for entry, token in zip(entries, answer, strict=True)
+        ]
         results.append(np.array(values, np.float32))
     return results
 
@@ -346,7 +336,4 @@ def _reply(request: ChatRequest, response: Response) -> Reply:
         return Reply(
             request.id, "", "error", 0, 0, response.seconds, response.error, response.too_long
         )
-    text, finish_reason, prompt_tokens, completion_tokens = response.result
-    return Reply(
-        request.id, text, finish_reason, prompt_tokens, completion_tokens, response.seconds
-    )
+    return Reply(request.id, *response.result, response.seconds)

@@ -1,4 +1,4 @@
-"""A cache of a language model's replies on disk, which makes stages resumable."""
+"""A cache of a language model's replies on disk, so that a stopped stage continues where it was."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from rag_ft.llm.interface import ChatRequest, LanguageModel, Reply
 from rag_ft.storage import JsonlAppender, content_hash
 
 NEEDED_KEYS = {"key", "text", "finish_reason", "seconds"}
-Arrived = Callable[[int], object]  # told how many more replies there are
+Arrived = Callable[[int], object]  # called with the number of replies that have come
 
 
 def cached_chat(
     model: LanguageModel, requests: Iterable[ChatRequest], path: Path, desc: str
 ) -> Iterator[Reply]:
-    """One reply per request, in any order: from the file at `path` where it is cached, else from
-    `model`, appended to the file as soon as it arrives. Replies with an error are not cached.
+    """One reply per request, in any order, with a progress bar named `desc`.
 
-    Equal requests (model, adapter, messages, max_tokens, temperature and schema) are sent once. An
-    interrupted run sends the same windows of requests again, so its replies equal those of a run
-    that was not interrupted.
+    A cached reply comes from the file at `path`. Any other comes from `model` and is appended to
+    the file at once, unless it is an error. Equal requests (model, adapter, messages, max_tokens,
+    temperature and schema) are sent once. A run that was stopped sends the same windows of requests
+    again, so its replies equal those of a run that was not stopped.
 
     Raises:
-        DataError: a line of the file is not a valid reply (an incomplete last line is cut off
-            instead).
+        DataError: a line of the file is not a valid reply. (An incomplete last line, which a killed
+            run leaves, is cut off instead.)
     """
     total = len(requests) if isinstance(requests, Sized) else None
     with (
@@ -41,7 +41,8 @@ def cached_chat(
     ):
         ask = _by_windows if model.window > 1 else _one_by_one
         yield from ask(model, requests, store, bar.update)
-        bar.total, bar.leave = bar.n, bar.n > 0  # fewer than announced is also all
+        # The stream may hold fewer requests than its length announced.
+        bar.total, bar.leave = bar.n, bar.n > 0
 
 
 def request_key(model_name: str, request: ChatRequest) -> str:
@@ -57,11 +58,13 @@ def request_key(model_name: str, request: ChatRequest) -> str:
 
 
 class ReplyStore:
-    """The file of replies, one {key, window, of, id, text, ...} per line; memory holds only the
-    offsets.
+    """The file of replies, one {key, window, of, id, text, ...} per line.
 
-    `window` names the requests that were sent together and `of` the number of their lines, so that
-    an incomplete window is recognised.
+    Memory holds only where each line begins. `window` names the requests that were sent together
+    and `of` the number of their lines, so that an incomplete window is recognised.
+
+    Raises:
+        DataError: a line is not a valid reply.
     """
 
     def __init__(self, path: Path) -> None:
@@ -71,31 +74,43 @@ class ReplyStore:
         self._missing: dict[str, int] = {}
         self._size = 0
         for number, line in enumerate(self._in, 1):
-            self._remember(_stored(line, path, number), len(line))
+            try:
+                row = json.loads(line)
+            except ValueError:
+                row = None
+            complete = isinstance(row, dict) and row.keys() >= NEEDED_KEYS
+            if not complete or not isinstance(row["text"], str):
+                raise DataError(
+                    f"{path} line {number} is not a valid cached reply: delete the line; the "
+                    "request will be sent again"
+                )
+            self._remember(row, len(line))
 
     def window_of(self, key: str) -> str | None:
-        """The window of the key's reply ("" for an independent one); None where there is no
-        reply."""
+        """The window of the key's reply ("" for an independent one); None: there is no reply."""
         return self._offsets[key][1] if key in self._offsets else None
 
     def is_whole(self, window: str) -> bool:
-        """Whether every line the window wrote is there."""
+        """Whether the file holds every line of the window."""
         return self._missing.get(window) == 0
 
     def get(self, key: str, request_id: str) -> Reply:
+        """The reply of a key that the file holds, with the id of the request."""
         self._in.seek(self._offsets[key][0])
         row = json.loads(self._in.readline())
-        # null where the server counted none
+        # null where the server counted no tokens
         tokens = (row.get("prompt_tokens") or 0, row.get("completion_tokens") or 0)
         return Reply(request_id, row["text"], row["finish_reason"], *tokens, row["seconds"])
 
     def add(self, replies: list[tuple[str, Reply]], window: str = "") -> None:
         """Appends (key, reply) lines in one write; keys that are there already are left out."""
-        rows = [
-            _row(key, reply, window, len(replies))
-            for key, reply in replies
-            if key not in self._offsets
-        ]
+        rows = []
+        for key, reply in replies:
+            if key not in self._offsets:
+                row = {"key": key, "window": window, "of": len(replies), **vars(reply)}
+                # The caller adds no errors, so these two fields say nothing.
+                del row["error"], row["refused"]
+                rows.append(row)
         for row, num_bytes in zip(rows, self._out.write(*rows), strict=True):
             self._remember(row, num_bytes)
 
@@ -113,83 +128,52 @@ class ReplyStore:
         self._size += num_bytes
 
 
-def _stored(line: bytes, path: Path, number: int) -> dict[str, Any]:
-    """The line's row; DataError where it is none."""
-    try:
-        row = json.loads(line)
-    except ValueError:
-        row = None
-    if (
-        not isinstance(row, dict)
-        or not row.keys() >= NEEDED_KEYS
-        or not isinstance(row["text"], str)
-    ):
-        raise DataError(
-            f"{path} line {number} is not a valid cached reply: delete the line; the request will "
-            "be sent again"
-        )
-    return row
-
-
-def _row(key: str, reply: Reply, window: str, of: int) -> dict[str, Any]:
-    row = {"key": key, "window": window, "of": of, **vars(reply)}
-    del row["error"], row["refused"]  # errors are not kept
-    return row
-
-
 def _by_windows(
     model: LanguageModel, requests: Iterable[ChatRequest], store: ReplyStore, arrived: Arrived
 ) -> Iterator[Reply]:
-    """Windows of consecutive requests: what is not cached of a window is sent and stored
-    together."""
+    """Windows of consecutive requests.
+
+    What is not cached of a window is sent together and stored together, in one write.
+    """
     stream = iter(requests)
     while window := [
         (request_key(model.name, r), r) for r in itertools.islice(stream, model.window)
     ]:
+        # Of a window that a killed run wrote in part, the stored replies are asked for again too:
+        # they must come from the same batch as the others.
         name = content_hash([key for key, _ in window])
         again = (None,) if store.is_whole(name) else (None, name)
         asked = {key: request for key, request in window if store.window_of(key) in again}
         arrived(len(window) - len(asked))
-        errors = _ask_together(model, asked, store, name, arrived) if asked else {}
+
+        replies: dict[str, Reply] = {}
+        if asked:
+            for reply in model.chat(dataclasses.replace(r, id=key) for key, r in asked.items()):
+                replies[reply.id] = reply
+                arrived(1)
+        answered = [
+            (key, dataclasses.replace(replies[key], id=request.id))
+            for key, request in asked.items()
+            if not replies[key].error
+        ]
+        store.add(answered, name)
+
         for key, request in window:
-            yield (
-                dataclasses.replace(errors[key], id=request.id)
-                if key in errors
-                else store.get(key, request.id)
-            )
-
-
-def _ask_together(
-    model: LanguageModel,
-    asked: dict[str, ChatRequest],
-    store: ReplyStore,
-    window: str,
-    arrived: Arrived,
-) -> dict[str, Reply]:
-    """Stores the replies in one write at the end and returns the errors, both by key."""
-    by_id = {key: dataclasses.replace(request, id=key) for key, request in asked.items()}
-    replies = {}
-    for reply in model.chat(by_id.values()):
-        replies[reply.id] = reply
-        arrived(1)
-    answered = [
-        (key, dataclasses.replace(replies[key], id=asked[key].id))
-        for key in asked
-        if not replies[key].error
-    ]
-    store.add(answered, window)
-    return {key: reply for key, reply in replies.items() if reply.error}
+            if key in replies and replies[key].error:
+                yield dataclasses.replace(replies[key], id=request.id)
+            else:
+                yield store.get(key, request.id)
 
 
 def _one_by_one(
     model: LanguageModel, requests: Iterable[ChatRequest], store: ReplyStore, arrived: Arrived
 ) -> Iterator[Reply]:
-    """Independent replies: cached ones at once, others as they come; equal requests share a
-    reply."""
+    """Independent replies: cached ones at once, others as they come from the model."""
     known: deque[tuple[str, str]] = deque()
     waiting: dict[str, list[str]] = {}
 
     def unknown() -> Iterator[ChatRequest]:
+        """What to send. Equal requests wait for the first one's reply."""
         for request in requests:
             key = request_key(model.name, request)
             if store.window_of(key) is not None:
@@ -201,15 +185,16 @@ def _one_by_one(
                 yield dataclasses.replace(request, id=key)
 
     def recall() -> Iterator[Reply]:
+        """The cached replies of the requests that were drawn so far."""
         while known:
             arrived(1)
             yield store.get(*known.popleft())
 
     for reply in model.chat(unknown()):
-        names = waiting.pop(reply.id)
+        ids = waiting.pop(reply.id)
         if reply.error is None:
-            store.add([(reply.id, dataclasses.replace(reply, id=names[0]))])
-        arrived(len(names))
-        yield from (dataclasses.replace(reply, id=name) for name in names)
+            store.add([(reply.id, dataclasses.replace(reply, id=ids[0]))])
+        arrived(len(ids))
+        yield from (dataclasses.replace(reply, id=request_id) for request_id in ids)
         yield from recall()
     yield from recall()

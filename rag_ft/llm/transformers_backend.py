@@ -16,14 +16,14 @@ import numpy as np
 import torch
 
 from rag_ft.config import LLMConfig
-from rag_ft.errors import ConfigError
+from rag_ft.errors import ConfigError, first_line
 from rag_ft.fast.answer_logprobs import score_jobs
 from rag_ft.fast.decoding import GrammarCompiler, Row, decode
 from rag_ft.hardware import choose_device, choose_dtype, free_memory_gb, release_gpu
 from rag_ft.llm.chat_template import encode_answers, encode_prompts, load_chat_tokenizer
 from rag_ft.llm.interface import JSON_STYLE, ChatRequest, Messages, Reply
 from rag_ft.model_hub import check_adapter, context_tokens, fingerprint, resolve, weights_gb
-from rag_ft.storage import content_hash
+from rag_ft.storage import batched, content_hash
 
 log = logging.getLogger(__name__)
 
@@ -52,43 +52,96 @@ class TransformersModel:
         self._limit = context_tokens(folder, config.max_model_tokens)
         check_memory(folder, self._dtype, self._device)
         self._model = load_causal_lm(folder, self._dtype, self._device)
-        self._peft = _with_adapters(self._model, adapters)
+
+        # PEFT wraps the model and holds all adapters. They keep the model's type: they are not
+        # raised to float32 as for training.
+        self._peft: Any = None
+        for name, path in adapters.items():
+            options: dict[str, Any] = {"adapter_name": name, "autocast_adapter_dtype": False}
+            try:
+                if self._peft is None:
+                    from peft import PeftModel
+
+                    self._peft = PeftModel.from_pretrained(self._model, str(path), **options)
+                else:
+                    self._peft.load_adapter(str(path), **options)
+            except (ValueError, RuntimeError, OSError) as error:
+                raise ConfigError(
+                    f"adapter '{name}' ({path}) does not fit this model: {first_line(error)}"
+                ) from error
+        if self._peft is not None:
+            self._peft.eval()
+
         self._ends = end_tokens(self._model, self.tokenizer)
-        self._pad = (
-            self.tokenizer.pad_token_id
-            if self.tokenizer.pad_token_id is not None
-            else min(self._ends)
-        )
+        pad = self.tokenizer.pad_token_id
+        # Padding is masked, so any token will do.
+        self._pad = pad if pad is not None else min(self._ends)
         self._grammars = GrammarCompiler(self.tokenizer, self._ends, JSON_STYLE)
         prints = {name: fingerprint(Path(path)) for name, path in sorted(adapters.items())}
         self.name = f"{folder.name}-{content_hash(fingerprint(folder), self._dtype, prints, seed)}"
 
     def chat(self, requests: Iterable[ChatRequest]) -> Iterator[Reply]:
-        """Exactly one reply per request; within a window they come in the order of their length."""
-        stream = iter(requests)
-        while window := list(itertools.islice(stream, self.window)):
-            yield from self._chat_window(window)
+        """Exactly one reply per request; those of a batch come in the order of their length.
+
+        Raises:
+            ConfigError: a request names an adapter that is not loaded.
+        """
+        loaded = self._peft.peft_config if self._peft is not None else {}
+        for window in batched(requests, self.window):
+            # What the model cannot answer gets its error at once; the rest is decoded together.
+            fitting = []
+            prompts = encode_prompts(self.tokenizer, [request.messages for request in window])
+            for request, prompt in zip(window, prompts, strict=True):
+                if request.adapter is not None and request.adapter not in loaded:
+                    raise ConfigError(
+                        f"no adapter '{request.adapter}' is loaded (there are: "
+                        f"{', '.join(loaded) or 'none'})"
+                    )
+                too_long = len(prompt) + request.max_tokens > self._limit
+                error = None
+                if request.schema is not None:
+                    error = self._grammars.problem(request.schema)
+                if too_long and not error:
+                    error = (
+                        f"prompt has {len(prompt)} tokens and the reply up to "
+                        f"{request.max_tokens}, the model takes {self._limit}"
+                    )
+                    yield Reply(request.id, "", "error", len(prompt), 0, 0.0, error, refused=True)
+                elif error:
+                    yield Reply(request.id, "", "error", len(prompt), 0, 0.0, error)
+                else:
+                    fitting.append((request, prompt))
+
+            # Rows of one length waste no padding. Equal lengths are ordered by the prompt, so that
+            # a window gives the same batches in whatever order its requests came.
+            fitting.sort(
+                key=lambda pair: (pair[0].adapter or "", len(pair[1]) + pair[0].max_tokens, pair[1])
+            )
+            for adapter, group in itertools.groupby(fitting, key=lambda pair: pair[0].adapter):
+                with self._adapter(adapter):
+                    for batch in token_batches(list(group), self._batch_tokens):
+                        yield from self._chat_batch(batch)
 
     def answer_logprobs(self, jobs: Sequence[tuple[Messages, str]]) -> list[np.ndarray]:
-        """By the base model, without adapters. Raises ConfigError where a job exceeds the
-        context."""
+        """By the base model, without adapters.
+
+        Raises:
+            ConfigError: a prompt with its answer exceeds the model's context.
+        """
         prompts = encode_prompts(self.tokenizer, [messages for messages, _ in jobs])
-        encoded = list(
-            zip(
-                prompts, encode_answers(self.tokenizer, [answer for _, answer in jobs]), strict=True
-            )
-        )
-        longest = max((len(p) + len(a) for p, a in encoded), default=0)
+        answers = encode_answers(self.tokenizer, [answer for _, answer in jobs])
+        encoded = list(zip(prompts, answers, strict=True))
+        longest = max((len(prompt) + len(answer) for prompt, answer in encoded), default=0)
         if longest > self._limit:
             raise ConfigError(
                 f"a prompt with its answer has {longest} tokens, the model takes {self._limit}: "
-                "lower "
-                f"ingest.chunk_tokens, or raise llm.max_model_tokens where the model can"
+                "lower ingest.chunk_tokens, or raise llm.max_model_tokens where the model can"
             )
         with self._adapter(None):
             return score_jobs(self._model, encoded, self._batch_tokens, self._pad)
 
     def count_tokens(self, messages: Messages) -> int:
+        """Prompt tokens after the chat template."""
         return len(encode_prompts(self.tokenizer, [messages])[0])
 
     def __enter__(self) -> TransformersModel:
@@ -99,72 +152,30 @@ class TransformersModel:
         gc.collect()  # PEFT and its model refer to each other
         release_gpu()
 
-    def _chat_window(self, window: list[ChatRequest]) -> Iterator[Reply]:
-        prompts = encode_prompts(self.tokenizer, [request.messages for request in window])
-        fitting = []
-        for request, prompt in zip(window, prompts, strict=True):
-            problem, too_long = self._problem(request), self._too_long(request, prompt)
-            if problem or too_long:
-                yield Reply(
-                    request.id,
-                    "",
-                    "error",
-                    len(prompt),
-                    0,
-                    0.0,
-                    problem or too_long,
-                    refused=not problem,
-                )
-            else:
-                fitting.append((request, prompt))
-        fitting.sort(
-            key=lambda pair: (pair[0].adapter or "", len(pair[1]) + pair[0].max_tokens, pair[1])
-        )
-        for adapter, group in itertools.groupby(fitting, key=lambda pair: pair[0].adapter):
-            with self._adapter(adapter):
-                for batch in token_batches(list(group), self._batch_tokens):
-                    yield from self._chat_batch(batch)
-
-    def _problem(self, request: ChatRequest) -> str | None:
-        """Why no request like this one can be answered, or None."""
-        known = self._peft.peft_config if self._peft is not None else {}
-        if request.adapter is not None and request.adapter not in known:
-            raise ConfigError(
-                f"no adapter '{request.adapter}' is loaded (there are: "
-                f"{', '.join(known) or 'none'})"
-            )
-        return self._grammars.problem(request.schema) if request.schema is not None else None
-
-    def _too_long(self, request: ChatRequest, prompt: list[int]) -> str | None:
-        """Why this request is more than the model takes, or None."""
-        if len(prompt) + request.max_tokens <= self._limit:
-            return None
-        asked = f"prompt has {len(prompt)} tokens and the reply up to {request.max_tokens}"
-        return f"{asked}, the model takes {self._limit}"
-
     def _chat_batch(self, batch: list[tuple[ChatRequest, list[int]]]) -> Iterator[Reply]:
-        clock = time.monotonic()
-        rows = [self._row(request, prompt) for request, prompt in batch]
+        """Replies to (request, prompt ids), which have the same adapter, as they end."""
+        began = time.monotonic()
+        rows = []
+        for request, prompt in batch:
+            # The numbers that sampling needs follow from the content, not from the neighbours.
+            uniforms = None
+            if request.temperature > 0:
+                content = f"{self._seed}:{request.adapter}:{request.temperature}:{prompt}"
+                digest = hashlib.sha256(content.encode()).digest()
+                generator = np.random.default_rng(int.from_bytes(digest[:8], "big"))
+                uniforms = generator.random(request.max_tokens)
+            grammar = self._grammars.start(request.schema) if request.schema is not None else None
+            rows.append(Row(prompt, request.max_tokens, request.temperature, uniforms, grammar))
+
         request_of = {id(row): request for row, (request, _) in zip(rows, batch, strict=True)}
         for row in decode(self._model, rows, self._ends, self._pad):
             text = self.tokenizer.decode(row.tokens, skip_special_tokens=True)
-            seconds, name = time.monotonic() - clock, request_of[id(row)].id
+            seconds, name = time.monotonic() - began, request_of[id(row)].id
             yield Reply(name, text, row.finish_reason, len(row.prompt), len(row.tokens), seconds)
-
-    def _row(self, request: ChatRequest, prompt: list[int]) -> Row:
-        uniforms = None
-        if request.temperature > 0:
-            digest = hashlib.sha256(
-                f"{self._seed}:{request.adapter}:{request.temperature}:{prompt}".encode()
-            ).digest()
-            uniforms = np.random.default_rng(int.from_bytes(digest[:8], "big")).random(
-                request.max_tokens
-            )
-        grammar = self._grammars.start(request.schema) if request.schema is not None else None
-        return Row(prompt, request.max_tokens, request.temperature, uniforms, grammar)
 
     @contextlib.contextmanager
     def _adapter(self, name: str | None) -> Iterator[None]:
+        """The model computes with this adapter; None: with the base model alone."""
         if self._peft is None:
             yield
         elif name is None:
@@ -176,7 +187,11 @@ class TransformersModel:
 
 
 def load_causal_lm(folder: Path, dtype: str, device: str) -> Any:
-    """The model in evaluation mode. Raises ConfigError where transformers cannot load it."""
+    """A causal transformers model in evaluation mode on `device`, computing in `dtype`.
+
+    Raises:
+        ConfigError: transformers cannot load it.
+    """
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging as transformers_logging
@@ -186,28 +201,33 @@ def load_causal_lm(folder: Path, dtype: str, device: str) -> Any:
         model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ConfigError(
-            f"{folder} does not load as a causal language model: {str(error).splitlines()[0]}"
+            f"{folder} does not load as a causal language model: {first_line(error)}"
         ) from error
     return model.to(device).eval()
 
 
 def check_memory(folder: Path, dtype: str, device: str) -> None:
-    """Raises ConfigError when the weights alone would not fit in what is free, or are not whole."""
+    """Checks that the weights alone fit into the free memory of `device`.
+
+    Raises:
+        ConfigError: they do not, or a file of weights is incomplete.
+    """
     need = weights_gb(folder, dtype)
     free = free_memory_gb(device)
     if need > free:
         raise ConfigError(
             f"{folder} needs about {need:.1f} GiB, {device} has {free:.1f} GiB free: use a "
-            "smaller or quantised model, "
-            f"or llm.backend=vllm with llm.advanced.tensor_parallel"
+            "smaller or quantised model, or llm.backend=vllm with llm.advanced.tensor_parallel"
         )
 
 
 def token_batches(
     pairs: list[tuple[ChatRequest, list[int]]], batch_tokens: int
 ) -> Iterator[list[Any]]:
-    """Consecutive pairs, rows x (longest prompt + longest reply) at most `batch_tokens`, at least
-    one row."""
+    """Cuts (request, prompt ids) into batches of consecutive pairs, at least one in each.
+
+    A batch has at most `batch_tokens` tokens: rows x (longest prompt + longest reply).
+    """
     batch: list[tuple[ChatRequest, list[int]]] = []
     width = 0
     for pair in pairs:
@@ -221,31 +241,12 @@ def token_batches(
         yield batch
 
 
-def _with_adapters(model: Any, adapters: dict[str, Path]) -> Any:
-    """The model wrapped by PEFT with all adapters loaded, or None where there are none."""
-    if not adapters:
-        return None
-    from peft import PeftModel
-
-    peft = None
-    for name, path in adapters.items():
-        try:
-            if peft is None:
-                peft = PeftModel.from_pretrained(
-                    model, str(path), adapter_name=name, autocast_adapter_dtype=False
-                )
-            else:
-                peft.load_adapter(str(path), adapter_name=name, autocast_adapter_dtype=False)
-        except (ValueError, RuntimeError, OSError) as error:
-            first = str(error).splitlines()[0]
-            raise ConfigError(
-                f"adapter '{name}' ({path}) does not fit this model: {first}"
-            ) from error
-    return peft.eval() if peft is not None else None
-
-
 def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
-    """What ends a reply. Raises ConfigError where neither model nor tokenizer says."""
+    """The ids of the tokens that end a reply.
+
+    Raises:
+        ConfigError: neither the model nor its tokenizer names one.
+    """
     found = getattr(model.generation_config, "eos_token_id", None)
     found = found if found is not None else model.config.eos_token_id
     ends = {tokenizer.eos_token_id, *(found if isinstance(found, list) else [found])} - {None}

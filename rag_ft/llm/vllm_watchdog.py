@@ -1,13 +1,14 @@
-"""Runs a server that cannot outlive its client: a small process between both, standard library
-only.
+"""A small process between a server and its client, so that the server cannot outlive the client.
 
 python vllm_watchdog.py COMMAND ... starts COMMAND. It stops COMMAND's whole process group when
 standard input ends (the client closed it or is dead), when the client is no longer its parent, or
 on SIGTERM. It exits with the server's exit code, or with 128 + N where signal N killed the server.
+Standard library only: it runs as a script of its own.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import select
@@ -21,26 +22,31 @@ PR_SET_PDEATHSIG = 1
 
 
 def main(command: list[str]) -> int:
+    """Runs `command` until it ends or its client does; returns the exit code."""
+
+    def die_with_parent() -> None:
+        """On Linux the server gets SIGTERM even when this watchdog is killed outright."""
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
     stop: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: stop.append(number))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     client = os.getppid()
     server = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=_die_with_parent
+        command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=die_with_parent
     )
     while server.poll() is None and not stop and os.getppid() == client:
         try:
             ready, _, _ = select.select([sys.stdin.fileno()], [], [], 0.5)
         except InterruptedError:
             continue
+        # Readable but empty: the client has closed it.
         if ready and not os.read(sys.stdin.fileno(), 4096):
             break
-    return _stop(server)
 
-
-def _stop(server: subprocess.Popen[bytes]) -> int:
-    """Terminates the process group, then kills it, with all that a server leaves behind when it
-    exits."""
+    # Terminate the group, then kill what is left of it. A server that exits by itself may also
+    # leave processes behind.
     _signal_group(server.pid, signal.SIGTERM)
     deadline = time.monotonic() + GRACE_SECONDS
     while server.poll() is None and time.monotonic() < deadline:
@@ -52,18 +58,8 @@ def _stop(server: subprocess.Popen[bytes]) -> int:
 
 
 def _signal_group(group: int, number: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(group, number)
-    except ProcessLookupError:
-        return
-
-
-def _die_with_parent() -> None:
-    """On Linux the server gets SIGTERM even when this watchdog is killed outright."""
-    try:
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    except (OSError, AttributeError):
-        return
 
 
 if __name__ == "__main__":

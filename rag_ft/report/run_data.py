@@ -11,9 +11,10 @@ from rag_ft.config_loader import flat
 from rag_ft.evaluation.components import COMPONENTS
 from rag_ft.evaluation.statistics import spread
 from rag_ft.evaluation.verdict import points
-from rag_ft.pipeline import NAMES, read_done
+from rag_ft.pipeline import read_done
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import QAPair, Reject
+from rag_ft.stage_table import NAMES
 from rag_ft.storage import read_jsonl, read_rows
 
 EXAMPLES_PER_REASON = 3

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
-from rag_ft.config import EvaluateConfig
 from rag_ft.errors import DataError
 from rag_ft.evaluation.answering import Answered, answer_all
-from rag_ft.evaluation.external_models import index_given, with_given
+from rag_ft.evaluation.components import COMPONENTS
+from rag_ft.evaluation.external_models import index_external_encoder, with_external_models
 from rag_ft.evaluation.extras.ensemble import combine, part_asks
 from rag_ft.evaluation.extras.judge import judge
 from rag_ft.evaluation.extras.robustness import probes
 from rag_ft.evaluation.extras.similarity import similarity_scores
 from rag_ft.evaluation.metrics.answers import citation_scores, faithfulness, score_answer
 from rag_ft.evaluation.metrics.retrieval import score_ranking
-from rag_ft.evaluation.systems import MIN_HITS, Ask, asks_of
+from rag_ft.evaluation.systems import MIN_HITS, RANKINGS, SERVED, Ask, asks_of
 from rag_ft.prompts.answer_prompt import AnswerPrompt
 from rag_ft.relevance import evidence_shown, gold_by_pair, second_chunk_id
 from rag_ft.retrieval.encoder import load_encoder
 from rag_ft.retrieval.retriever import Hits
-from rag_ft.run_dir import RunDir
 from rag_ft.schema import Chunk, Hit, Prediction, QAPair, Score
 from rag_ft.session import Session
 from rag_ft.storage import ChunkStore, content_hash, read_jsonl, write_jsonl
@@ -32,8 +31,8 @@ Rankings = dict[str, dict[str, list[str]]]
 
 @dataclass(frozen=True)
 class Material:
-    """The questions, what each retriever finds for them (retriever -> question id -> chunk ids, best first), the
-    chunks that prove their answers, and every chunk that may be shown."""
+    """The questions, what each ranking finds for them (ranking -> question id -> chunk ids, best
+    first), their gold chunks (question id -> chunk ids), and every chunk that may be shown."""
 
     pairs: list[QAPair]
     rankings: Rankings
@@ -42,60 +41,63 @@ class Material:
 
 
 def run(session: Session) -> dict[str, int | float]:
-    """Asks every system the questions of the test documents and scores what it finds and says.
+    """Asks every system the questions about the test documents and scores what it finds and says.
 
-    The tuned halves are those the configuration names by path, else the run's own. A half that was not tuned, or
-    whose tuning was refused, is evaluated as the base half under both names. A prompt that several systems share is
-    answered once, and its seconds count for each of them; they are the request's own in a server and a batch's time
-    divided by its size in process. A reply that failed is a reject, never a score.
+    A component that `evaluate` names by path takes the place of the run's own. A component that
+    was not tuned, or whose tuning was rejected, is evaluated as base under both names. A prompt
+    that several systems share is answered once, and its seconds count for each of them: those of
+    the request with a server, a batch's time divided by its size in process. A failed reply is
+    rejected and has no score.
 
     Raises:
-        DataError: no test question is left, training pairs leak, or every reply failed.
-        ConfigError: a path given in `evaluate` does not hold what it should.
+        DataError: there is no test question, training pairs leak, or every reply failed.
+        ConfigError: a path in `evaluate` does not contain what it should.
     """
-    session = replace(session, run_dir=with_given(session.config, session.run_dir))
-    settings, run_dir = session.config.evaluate, session.run_dir
-    index_given(session.config, run_dir)
-    pairs = _questions(run_dir, settings, session.config.run.seed)
-    counts: dict[str, int | float] = {"questions": len(pairs)}
-    counts |= _check_leakage(run_dir, session.chunks, pairs)
-    # Which components are tuned, and which of them are named by path.
-    counts["retriever_tuned"] = int(session.serves_tuned_retriever)
-    counts["retriever_given"] = int(bool(settings.encoder))
-    counts["generator_tuned"] = int(session.tuned_generator is not None)
-    counts["generator_given"] = int(bool(settings.adapter))
-    material = _material(session.chunks, pairs, _retrieve(session, pairs))
-    session.close_retrievers()
-    counts["located_questions"] = sum(1 for gold in material.gold.values() if gold)
-    scores: Iterable[Score] = _retrieval_scores(material)
-    if settings.answers:
-        answers, found = _answer(session, material)
-        counts, scores = counts | found, chain(scores, answers)
-    counts["scores"] = write_jsonl(run_dir.scores, scores)
-    return counts
+    config, settings = session.config, session.config.evaluate
+    run_dir = with_external_models(settings, session.run_dir)
+    session = replace(session, run_dir=run_dir)
+    index_external_encoder(config, run_dir)
 
-
-def _questions(run_dir: RunDir, settings: EvaluateConfig, seed: int) -> list[QAPair]:
-    """Test pairs of the chosen origins, at most `max_questions` of them, spread over the documents."""
-    chosen = [
-        p
-        for p in read_jsonl(run_dir.qa, QAPair)
-        if p.split == "test" and p.origin in settings.origins
-    ]
-    if not chosen:
+    # The questions: test pairs of the chosen origins.
+    everything = list(read_jsonl(run_dir.qa, QAPair))
+    pairs = [p for p in everything if p.split == "test" and p.origin in settings.origins]
+    if not pairs:
         raise DataError(
             f"{run_dir.qa} has no test question of origin {' or '.join(settings.origins)}: "
             "raise ingest.test_share, add generate.questions, or widen evaluate.origins"
         )
-    return (
-        spread(chosen, settings.advanced.max_questions, seed)
-        if settings.advanced.max_questions
-        else chosen
+    if settings.advanced.max_questions:
+        pairs = spread(pairs, settings.advanced.max_questions, config.run.seed)
+    counts: dict[str, int | float] = {"questions": len(pairs)}
+
+    # Nothing of the test documents may have been trained on.
+    training, asked_twice = without_test_questions(
+        [pair for pair in everything if pair.split != "test"], pairs
     )
+    checked = check_no_leakage(training, pairs, session.chunks.of_splits({"test"}))
+    counts |= {f"leakage_{name}": count for name, count in checked.items()}
+    counts["leakage_left_out"] = len(asked_twice)
+
+    # Which components are tuned, and which of them are named by path.
+    for name, component in COMPONENTS.items():
+        external = component.setting and getattr(settings, component.setting)
+        counts[f"{name}_tuned"] = int(name in session.tuned_components)
+        counts[f"{name}_given"] = int(bool(external))
+
+    material = read_material(session.chunks, pairs, retrieve(session, pairs))
+    session.close_retrievers()
+    counts["located_questions"] = sum(bool(gold) for gold in material.gold.values())
+    scores: Iterable[Score] = retrieval_scores(material)
+    if settings.answers:
+        answers, answer_counts = _answer(session, material)
+        counts, scores = counts | answer_counts, chain(scores, answers)
+    counts["scores"] = write_jsonl(run_dir.scores, scores)
+    return counts
 
 
 def spread(pairs: Sequence[QAPair], limit: int, seed: int) -> list[QAPair]:
-    """`limit` pairs in the order given: one of each document, then a second, and so on, chosen by the seed."""
+    """`limit` pairs in their order: one of each document, then a second, and so on. The seed
+    decides which."""
     turns: dict[str | None, int] = {}
     order = []
     for pair in sorted(pairs, key=lambda p: content_hash(seed, p.id)):
@@ -105,150 +107,137 @@ def spread(pairs: Sequence[QAPair], limit: int, seed: int) -> list[QAPair]:
     return [pair for pair in pairs if pair.id in kept]
 
 
-def _check_leakage(run_dir: RunDir, chunks: ChunkStore, pairs: list[QAPair]) -> dict[str, int]:
-    training = [pair for pair in read_jsonl(run_dir.qa, QAPair) if pair.split != "test"]
-    kept, asked_twice = without_test_questions(training, pairs)
-    checked = check_no_leakage(kept, pairs, chunks.of_splits({"test"}))
-    return {f"leakage_{name}": count for name, count in checked.items()} | {
-        "leakage_left_out": len(asked_twice)
-    }
+def retrieve(session: Session, pairs: list[QAPair]) -> Rankings:
+    """Every ranking over all questions (ranking -> question id -> chunk ids, best first), written
+    to hits/.
 
-
-def _retrieve(session: Session, pairs: list[QAPair]) -> Rankings:
-    """Rankings of all retrievers, each over all questions, written to hits/. `base` and `tuned` are as served; where
-    no tuned encoder is served, tuned is base."""
-    k = max(MIN_HITS, session.config.retrieval.top_k + 10)
-    served, questions = session.config.retrieval.mode, [pair.question for pair in pairs]
-    rankings: Rankings = {}
-    for component in ("base", "tuned") if session.serves_tuned_retriever else ("base",):
-        modes = {component: served, f"dense_{component}": "dense"}
-        if component == "base":
-            modes["lexical"] = "lexical"
+    `base` and `tuned` are as served. Without a tuned retriever `tuned` is `base`, and there is no
+    ranking of the tuned encoder alone.
+    """
+    settings = session.config.retrieval
+    k = max(MIN_HITS, settings.top_k + 10)
+    questions = [pair.question for pair in pairs]
+    found: dict[str, list[Hits]] = {}
+    modes = {"served": settings.mode, "dense": "dense", "lexical": "lexical"}
+    for tuned in (False, True) if session.serves_tuned_retriever else (False,):
+        rows = [row for row in RANKINGS.values() if ("retriever" in row.tuned) == tuned]
+        rows.sort(key=lambda row: [*modes].index(row.context))
         # One call for all modes: questions are encoded once, and each index is searched once.
-        found = session.retriever(tuned=component == "tuned").search_modes(
-            questions, k, [*modes.values()]
+        by_mode = session.retriever(tuned).search_modes(
+            questions, k, [modes[row.context] for row in rows]
         )
-        for name, mode in modes.items():
-            _write_hits(session.run_dir, name, pairs, found[mode])
-            rankings[name] = {
-                p.id: [chunk_id for chunk_id, _ in hits]
-                for p, hits in zip(pairs, found[mode], strict=True)
-            }
-    return {**rankings, "tuned": rankings.get("tuned", rankings["base"])}
+        found |= {row.name: by_mode[modes[row.context]] for row in rows}
+    for name in SERVED:
+        found.setdefault(name, found["base"])
+
+    rankings: Rankings = {}
+    for name, hits in found.items():
+        by_question = dict(zip([pair.id for pair in pairs], hits, strict=True))
+        lines = (
+            Hit(question_id, rank, chunk_id, round(score, 6))
+            for question_id, ranked in by_question.items()
+            for rank, (chunk_id, score) in enumerate(ranked, 1)
+        )
+        write_jsonl(session.run_dir.hits(name), lines)
+        rankings[name] = {
+            question_id: [chunk_id for chunk_id, _ in ranked]
+            for question_id, ranked in by_question.items()
+        }
+    return rankings
 
 
-def _write_hits(run_dir: RunDir, name: str, pairs: list[QAPair], found: list[Hits]) -> None:
-    rows = (
-        Hit(pair.id, rank, chunk_id, round(score, 6))
-        for pair, hits in zip(pairs, found, strict=True)
-        for rank, (chunk_id, score) in enumerate(hits, 1)
-    )
-    write_jsonl(run_dir.hits(name), rows)
-
-
-def _material(store: ChunkStore, pairs: list[QAPair], rankings: Rankings) -> Material:
-    """Of the chunks only those of the questions' documents and those that were found are read."""
-    of_documents = store.of_documents(pair.document_id for pair in pairs)
+def read_material(store: ChunkStore, pairs: list[QAPair], rankings: Rankings) -> Material:
+    """Reads the chunks of the questions' documents and those that were found, and no others."""
+    chunks = {c.id: c for c in store.of_documents(pair.document_id for pair in pairs)}
     found = {i for ranking in rankings.values() for ranked in ranking.values() for i in ranked}
     found |= {i for pair in pairs if (i := second_chunk_id(pair))}
-    chunks = {chunk.id: chunk for chunk in of_documents}
     chunks |= store.select(found - chunks.keys())
     return Material(pairs, rankings, gold_by_pair(pairs, chunks.values()), chunks)
 
 
-def _answer(session: Session, material: Material) -> tuple[Iterator[Score], dict[str, int]]:
-    """Writes predictions and rejects of all systems; returns the answers' scores, and counts."""
-    settings, run_dir, prompt = session.config.evaluate, session.run_dir, session.answer_prompt
-    answered, rejects, num_prompts = answer_all(session, _asks(session, material), material.chunks)
-    answered = _combine(run_dir, session.serves_tuned_retriever, answered, prompt.abstains)
-    counts = {"prompts": num_prompts, "failed_prompts": len(rejects)}
-    counts["predictions"] = _write_predictions(run_dir, answered)
-    scores = _answer_scores(
-        prompt, session.config.train_generator.advanced.cite, material, answered
-    )
-    if settings.advanced.similarity:
-        encoder = load_encoder(session.config.encoder)
-        scores = chain(scores, similarity_scores(encoder, answered, prompt.abstains))
-    if settings.advanced.judge:
-        judged = judge(session, answered, lambda prediction: _told(prompt, material, prediction))
-        counts |= {"judge_prompts": judged.num_asked, "judge_failed": len(judged.rejects)}
-        rejects, scores = [*rejects, *judged.rejects], chain(scores, judged.scores)
-    write_jsonl(run_dir.rejects("evaluate"), rejects)
-    return scores, counts
-
-
-def _asks(session: Session, material: Material) -> list[Ask]:
-    settings, top_k = session.config.evaluate, session.config.retrieval.top_k
-    asks = []
-    for pair in material.pairs:
-        hits = {half: material.rankings[half][pair.id] for half in ("base", "tuned")}
-        asks += asks_of(pair, hits, material.gold[pair.id], material.chunks, top_k)
-    if settings.advanced.robustness:
-        asks += probes(
-            material.pairs,
-            material.rankings["base"],
-            material.gold,
-            material.chunks,
-            session.config,
-        )
-    if settings.advanced.ensemble:
-        asks += part_asks(material.pairs, material.rankings, top_k)
-    return asks
-
-
-def _combine(
-    run_dir: RunDir, serves_tuned: bool, answered: list[Answered], abstains: Callable[[str], bool]
-) -> list[Answered]:
-    """Ensembles' parts become one prediction each; without ensembles everything stays as it is."""
-    tuned = "tuned" if run_dir.hits("tuned").exists() and serves_tuned else "base"
-    hits = {
-        "base": read_jsonl(run_dir.hits("base"), Hit),
-        "tuned": read_jsonl(run_dir.hits(tuned), Hit),
-    }
-    return combine(answered, hits, abstains)
-
-
-def _told(prompt: AnswerPrompt, material: Material, prediction: Prediction) -> list[str]:
-    """The chunks a system was shown, as it read them."""
-    return [prompt.text(material.chunks[i]) for i in prediction.chunk_ids]
-
-
-def _write_predictions(run_dir: RunDir, answered: list[Answered]) -> int:
-    by_system: dict[str, list[Answered]] = {}
-    for ask, prediction in answered:
-        by_system.setdefault(ask.system, []).append((ask, prediction))
-    return sum(
-        write_jsonl(run_dir.predictions(name), (p for _, p in rows))
-        for name, rows in by_system.items()
-    )
-
-
-def _retrieval_scores(material: Material) -> Iterator[Score]:
-    """Of questions whose gold chunk is known; the others have nothing to find."""
+def retrieval_scores(material: Material) -> Iterator[Score]:
+    """Scores of every ranking; questions without a known gold chunk have none."""
     for system, ranking in material.rankings.items():
         for pair in material.pairs:
             if gold := material.gold[pair.id]:
                 yield from _scores(pair.id, system, score_ranking(ranking[pair.id], gold))
 
 
-def _answer_scores(
+def _answer(session: Session, material: Material) -> tuple[Iterator[Score], dict[str, int]]:
+    """Writes predictions and rejects of all systems; returns the answers' scores, and counts."""
+    config, settings = session.config, session.config.evaluate.advanced
+    run_dir, prompt, top_k = session.run_dir, session.answer_prompt, config.retrieval.top_k
+
+    # What every system, probe and part of an ensemble is shown.
+    asks: list[Ask] = []
+    for pair in material.pairs:
+        hits = {name: material.rankings[name][pair.id] for name in SERVED}
+        asks += asks_of(pair, hits, material.gold[pair.id], material.chunks, top_k)
+    if settings.robustness:
+        ranking = material.rankings["base"]
+        asks += probes(
+            material.pairs,
+            ranking,
+            material.gold,
+            material.chunks,
+            config.retrieval,
+            config.run.seed,
+        )
+    if settings.ensemble:
+        asks += part_asks(material.pairs, material.rankings, top_k)
+
+    answered, rejects, num_prompts = answer_all(session, asks, material.chunks)
+    # The parts of an ensemble become one prediction, weighted by what the retriever served.
+    served = {name: read_jsonl(run_dir.hits(name), Hit) for name in SERVED}
+    answered = combine(answered, served, prompt.abstains)
+    by_system: dict[str, list[Prediction]] = {}
+    for ask, prediction in answered:
+        by_system.setdefault(ask.system, []).append(prediction)
+    counts = {"prompts": num_prompts, "failed_prompts": len(rejects)}
+    counts["predictions"] = sum(
+        write_jsonl(run_dir.predictions(name), rows) for name, rows in by_system.items()
+    )
+
+    # Scores that need a model are on request.
+    cites = config.train_generator.advanced.cite
+    scores: Iterator[Score] = answer_scores(prompt, cites, material, answered)
+    if settings.similarity:
+        encoder = load_encoder(config.encoder)
+        scores = chain(scores, similarity_scores(encoder, answered, prompt.abstains))
+    if settings.judge:
+        judged = judge(
+            session,
+            answered,
+            lambda prediction: [prompt.text(material.chunks[i]) for i in prediction.chunk_ids],
+        )
+        counts |= {"judge_prompts": judged.num_asked, "judge_failed": len(judged.rejects)}
+        rejects, scores = [*rejects, *judged.rejects], chain(scores, judged.scores)
+    write_jsonl(run_dir.rejects("evaluate"), rejects)
+    return scores, counts
+
+
+def answer_scores(
     prompt: AnswerPrompt, cites: bool, material: Material, answered: Iterable[Answered]
 ) -> Iterator[Score]:
-    """`cites`: the tuned generator learned to cite, so that citations are scored."""
+    """Scores of the answers. `cites`: the tuned generator learned to cite, so citations are
+    scored."""
     for ask, prediction in answered:
         abstained = prompt.abstains(prediction.answer)
+        shown = [material.chunks[chunk_id] for chunk_id in prediction.chunk_ids]
         values = score_answer(prediction.answer, ask.answers, abstained)
+        # Where passages replace the chunks' texts, offsets of evidence and gold chunks say nothing.
         if ask.passages is None:
-            covered = evidence_shown(ask.pair, [material.chunks[i] for i in prediction.chunk_ids])
-            values |= {} if covered is None else {"evidence_shown": covered}
+            covered = evidence_shown(ask.pair, shown)
+            if covered is not None:
+                values["evidence_shown"] = covered
             if cites:
-                values |= citation_scores(
-                    prediction.citations, ask.chunk_ids, material.gold[ask.pair.id]
-                )
-        if not abstained and prediction.chunk_ids:
-            told = ask.passages or _told(prompt, material, prediction)
-            supported = faithfulness(prediction.answer, told)
-            values |= {} if supported is None else {"faithfulness": supported}
+                gold = material.gold[ask.pair.id]
+                values |= citation_scores(prediction.citations, ask.chunk_ids, gold)
+        if shown and not abstained:
+            texts = ask.passages or [prompt.text(chunk) for chunk in shown]
+            supported = faithfulness(prediction.answer, texts)
+            if supported is not None:
+                values["faithfulness"] = supported
         yield from _scores(ask.pair.id, ask.system, values | {"seconds": prediction.seconds})
 
 

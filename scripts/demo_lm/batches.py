@@ -17,7 +17,8 @@ LONGEST = 768
 POOL = 400  # items sorted by length together
 
 PROMPT, ANSWER, TEXT, JSON = range(4)  # marks of tokens
-# A JSON reply has some 60 tokens, most of them copied, an answer four: once copying is learnt the former weigh less.
+# A JSON reply has some 60 tokens, most of them copied, an answer four: once copying is learnt the
+# former weigh less.
 JSON_WEIGHT_LATER = 0.3
 
 Encoded = tuple[list[int], list[int]]  # token ids and marks
@@ -26,7 +27,8 @@ Encoded = tuple[list[int], list[int]]  # token ids and marks
 def encode_turns(
     tokenizer: PreTrainedTokenizerFast, turns: tasks.Turns, reply: bool = True
 ) -> Encoded:
-    """Token ids and marks of a conversation in the chat template; without the last reply when `reply` is False."""
+    """Token ids and marks of a conversation in the chat template; without the last reply when
+    `reply` is False."""
     parts: list[tuple[str, int]] = []
     for user, answer in turns:
         parts += [

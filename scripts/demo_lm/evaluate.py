@@ -1,4 +1,5 @@
-"""Evaluation sets about entities the model has never seen, and the quick measure used while training."""
+"""Evaluation sets about entities the model has never seen, and the quick measure used while
+training."""
 
 import random
 from dataclasses import dataclass, replace

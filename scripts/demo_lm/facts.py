@@ -9,7 +9,8 @@ Key = Relation | str  # a relation of the grammar, or the word of a generic attr
 
 @dataclass(frozen=True)
 class Fact:
-    """One thing a passage states. `answer` is spelled as in the text, `sentence` is the line that states it."""
+    """One thing a passage states. `answer` is spelled as in the text, `sentence` is the line that
+    states it."""
 
     entity: Entity
     domain: str
@@ -28,10 +29,11 @@ class Fact:
 class Style:
     """How hard passages are.
 
-    `facts` is the range of their number; the number of entities is drawn from `entities`. `pronoun` to `titled` are
-    probabilities: of a pronoun, of a filler sentence after a fact, of a generic attribute, of a leading or trailing
-    clause, of a list, of two facts in one sentence, of a heading. The last three choose what is held out;
-    `paraphrases` is train, held, held statements or held questions.
+    `facts` is the range of their number; the number of entities is drawn from `entities`. `pronoun`
+    to `titled` are probabilities: of a pronoun, of a filler sentence after a fact, of a generic
+    attribute, of a leading or trailing clause, of a list, of two facts in one sentence, of a
+    heading. The last three choose what is held out; `paraphrases` is train, held, held statements
+    or held questions.
     """
 
     facts: tuple[int, int] = (3, 6)
@@ -48,7 +50,8 @@ class Style:
     split: str = "train"
 
     def allowed(self, domain: Domain) -> list[Relation]:
-        """The relations to use: those trained on, the held-out ones, or all of a held-out domain."""
+        """The relations to use: those trained on, the held-out ones, or all of a held-out
+        domain."""
         if domain.held:
             return list(domain.relations)
         return [r for r in domain.relations if r.held == (self.relations == "held")]

@@ -1,4 +1,5 @@
-"""Sentences that state nothing the grammar could ask: combinatorial prose and ordinary English shipped with Python."""
+"""Sentences that state nothing the grammar could ask: combinatorial prose and ordinary English
+shipped with Python."""
 
 import importlib
 import inspect
@@ -26,7 +27,8 @@ def _expand(rng: random.Random, template: str) -> str:
 
 @cache
 def english_sentences() -> tuple[str, ...]:
-    """Ordinary English from Python's own topic help and docstrings (they state nothing about any entity)."""
+    """Ordinary English from Python's own topic help and docstrings (they state nothing about any
+    entity)."""
     topics = importlib.import_module("pydoc_data.topics").topics
     texts = list(topics.values())
     for name in words("doc modules"):

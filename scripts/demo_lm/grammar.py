@@ -82,7 +82,8 @@ class Domain:
 
 @dataclass(frozen=True)
 class Entity:
-    """A named thing: `name` is what questions use, `short` a reference by kind ("the barge"), `pronoun` it or they."""
+    """A named thing: `name` is what questions use, `short` a reference by kind ("the barge"),
+    `pronoun` it or they."""
 
     name: str
     short: str

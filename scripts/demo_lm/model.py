@@ -1,4 +1,5 @@
-"""A Llama in plain PyTorch (fast on a CPU), its circuit initialisation, and the export to transformers."""
+"""A Llama in plain PyTorch (fast on a CPU), its circuit initialisation, and the export to
+transformers."""
 
 import json
 import math
@@ -11,7 +12,8 @@ from torch.nn import functional
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 NORM_EPS = 1e-5
-NORM_GAIN = 4.0  # size of the constant first coordinate of an embedding, in units of the others' standard deviation
+# Size of the constant first coordinate of an embedding, in standard deviations of the others.
+NORM_GAIN = 4.0
 
 
 @dataclass(frozen=True)
@@ -123,9 +125,10 @@ class DemoLM(nn.Module):
 class CircuitInit:
     """Starts a model near an induction circuit, with plain trainable weights.
 
-    Layer 0 gets heads that look at the previous tokens (through the phase of the rotary embedding), the layers above
-    heads that look for the token after an earlier occurrence of the current one and copy it. Coordinate 0 of every
-    embedding is a constant the positional heads read. Without this start the same model needs several times the tokens.
+    Layer 0 gets heads that look at the previous tokens (through the phase of the rotary embedding),
+    the layers above heads that look for the token after an earlier occurrence of the current one
+    and copy it. Coordinate 0 of every embedding is a constant the positional heads read. Without
+    this start the same model needs several times the tokens.
     """
 
     def __init__(self, model: DemoLM, scale: float = 0.1, seed: int = 1) -> None:
@@ -251,7 +254,8 @@ def _llama_weights(model: DemoLM) -> dict[str, Tensor]:
 
 
 def export(model: DemoLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Writes the model as a bfloat16 transformers checkpoint with its tokenizer and chat template."""
+    """Writes the model as a bfloat16 transformers checkpoint with its tokenizer and chat
+    template."""
     llama = LlamaForCausalLM(llama_config(model.shape))
     llama.load_state_dict(_llama_weights(model))
     llama = llama.to(torch.bfloat16)

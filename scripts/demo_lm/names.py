@@ -1,4 +1,5 @@
-"""Invented names and typed values. Names of the evaluation split never occur in training (split by checksum)."""
+"""Invented names and typed values. Names of the evaluation split never occur in training (split by
+checksum)."""
 
 import calendar
 import random
@@ -71,7 +72,8 @@ def place(rng: random.Random, split: str) -> str:
     name = invented(rng, split)
     pick = rng.random()
     if pick < 0.12:
-        return f"{name} {rng.choice(['Point', 'Pier', 'Harbour', 'Quay', 'Sound', 'Head', 'Bay', 'Cove'])}"
+        kinds = ["Point", "Pier", "Harbour", "Quay", "Sound", "Head", "Bay", "Cove"]
+        return f"{name} {rng.choice(kinds)}"
     return (
         f"{rng.choice(['Port', 'North', 'Upper', 'East', 'Old'])} {name}" if pick < 0.18 else name
     )
@@ -129,7 +131,8 @@ def location(rng: random.Random, split: str) -> str:
     if pick < 0.85:
         floor = rng.choice(["first", "second", "third", "ground", "top"])
         return f"the {floor} floor of {invented(rng, split)} {rng.choice(['House', 'Hall'])}"
-    return f"{rng.choice(['the quay', 'the slipway', 'the green', 'the old jetty', 'the market square', 'the boat hall'])}"
+    places = ["the quay", "the slipway", "the green", "the old jetty", "the market square"]
+    return rng.choice([*places, "the boat hall"])
 
 
 def vessel_name(rng: random.Random, split: str) -> str:

@@ -78,7 +78,8 @@ class _Group:
     fillers: list[str] = field(default_factory=list)
 
     def write(self, number: int, wanted: list[str], introduced: bool) -> None:
-        """Up to `number` facts, `wanted` ones first; `introduced` when a title names the entity already."""
+        """Up to `number` facts, `wanted` ones first; `introduced` when a title names the entity
+        already."""
         rng, style = self.rng, self.style
         keys = _draw_keys(rng, self.domain, style, number, wanted)
         pairs = [(key, _value(rng, key, style.split)) for key in keys]
@@ -196,7 +197,8 @@ def make_passage(
     wanted: list[str] | None = None,
     kind: str = "",
 ) -> Passage:
-    """A passage about one to three entities; `wanted` facts come first, `kind` makes its first entity a sibling."""
+    """A passage about one to three entities; `wanted` facts come first, `kind` makes its first
+    entity a sibling."""
     entities = _entities(rng, domain, style, kind)
     title = _title(rng, entities[0][0]) if rng.random() < style.titled else ""
     number = max(1, rng.randint(*style.facts) // len(entities))
@@ -219,7 +221,8 @@ def make_passage(
 def sibling_set(
     rng: random.Random, domain: Domain, style: Style, number: int, sibling: float = 0.6
 ) -> list[Passage]:
-    """`number` passages; with probability `sibling` the others are about entities of the same kind and relations."""
+    """`number` passages; with probability `sibling` the others are about entities of the same kind
+    and relations."""
     first = make_passage(rng, domain, style)
     passages, similar = [first], rng.random() < sibling
     kind = first.entities[0][0].name.split()[-1] if rng.random() < 0.6 else ""

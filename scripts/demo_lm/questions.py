@@ -9,7 +9,8 @@ from .grammar import Entity, Relation
 
 
 def templates_of(relation: Relation | None, paraphrases: str) -> tuple[str, ...]:
-    """The question templates of a relation (None: generic attribute) in the given split of paraphrases."""
+    """The question templates of a relation (None: generic attribute) in the given split of
+    paraphrases."""
     held = paraphrases in ("held", "held questions")
     if relation is None:
         return grammar.ATTRIBUTE_QUESTIONS[-1:] if held else grammar.ATTRIBUTE_QUESTIONS[:-1]
@@ -34,10 +35,11 @@ def question_for(rng: random.Random, fact: Fact, paraphrases: str = "train") -> 
 def unanswerable(
     rng: random.Random, passages: list[Passage], style: Style, tempting: bool = True
 ) -> str:
-    """A question the passages do not answer: absent relation, absent attribute, or an entity that is not there.
+    """A question the passages do not answer: absent relation, absent attribute, or an entity that
+    is not there.
 
-    `tempting` prefers relations that are stated of another entity (hard to refuse); without it they are avoided,
-    which is what a writer of unanswerable questions can learn.
+    `tempting` prefers relations that are stated of another entity (hard to refuse); without it they
+    are avoided, which is what a writer of unanswerable questions can learn.
     """
     passage = rng.choice(passages)
     entity, domain = rng.choice(passage.entities)

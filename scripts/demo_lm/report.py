@@ -1,4 +1,5 @@
-"""The full report on an exported checkpoint: greedy replies through transformers, judged by the grammar."""
+"""The full report on an exported checkpoint: greedy replies through transformers, judged by the
+grammar."""
 
 import json
 import random

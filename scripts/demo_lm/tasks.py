@@ -12,8 +12,14 @@ ANSWER = (
     "Answer the question from the context, as briefly as possible. If the context does not say, "
     "reply: I don't know.\n\nContext:\n{context}\n\nQuestion: {question}"
 )
-CLOSED_BOOK = "Answer the question as briefly as possible. If you do not know, reply: I don't know.\n\nQuestion: {question}"
-GENERATE = "Write a question about the passage as JSON.\n\nPassage:\n{passage}\n\nSentence: {focus}\nKind: {kind}"
+CLOSED_BOOK = (
+    "Answer the question as briefly as possible. If you do not know, reply: I don't know.\n\n"
+    "Question: {question}"
+)
+GENERATE = (
+    "Write a question about the passage as JSON.\n\nPassage:\n{passage}\n\n"
+    "Sentence: {focus}\nKind: {kind}"
+)
 LATER_QUESTION = "Question: {question}"
 LATER_FOCUS = "Sentence: {focus}\nKind: {kind}"
 
@@ -162,7 +168,8 @@ def _shorter(style: Style, chunks: int) -> Style:
 
 
 def training_item(rng: random.Random, stage: str, single: bool = False) -> Turns | str:
-    """One item of a stage: a conversation, or plain text (a small share); `single` keeps most of them to one turn."""
+    """One item of a stage: a conversation, or plain text (a small share); `single` keeps most of
+    them to one turn."""
     style, pick = STAGES[stage], rng.random()
     domain = rng.choice(grammar.domains_for("train"))
     turns = rng.choice((1, 1, 2)) if single else rng.randint(2, 6 if stage == "full" else 4)

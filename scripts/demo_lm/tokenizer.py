@@ -8,8 +8,9 @@ from transformers import PreTrainedTokenizerFast
 from . import filler, tasks
 
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
-# Lower-case words carry their space; capitalised words, digits and codes do not. So "Tolda" is spelled alike in the
-# context, at the start of an answer and inside JSON, which makes copying a matter of matching tokens.
+# Lower-case words carry their space; capitalised words, digits and codes do not. So "Tolda" is
+# spelled alike in the context, at the start of an answer and inside JSON, which makes copying a
+# matter of matching tokens.
 PATTERN = r" ?[a-z]+|[A-Z]?[a-z]+|[A-Z]|[0-9]| ?[^\sA-Za-z0-9]+|\s"
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"

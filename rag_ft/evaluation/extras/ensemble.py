@@ -2,9 +2,9 @@
 retriever.
 
 p(y | x) = sum_j p(y | c_j, x) p_R(c_j | x) (RA-DIT, eq. 2), here over whole answers: equal ones (in
-SQuAD's normal form) add up their chunks' probabilities, and the heaviest is given. Most chunks do
-not contain the answer, so the model abstains on them: abstaining wins only where every chunk gives
-that reply.
+SQuAD's normal form) add up their chunks' probabilities, and the answer with the largest sum wins.
+Most chunks do not contain the answer, so the model abstains on them: abstaining wins only where
+every chunk gives that reply.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from rag_ft.evaluation.systems import ENSEMBLES, Ask, System
+from rag_ft.evaluation.systems import ENSEMBLES, Ask
 from rag_ft.schema import Hit, Prediction, QAPair
 from rag_ft.text import normalise
 
@@ -41,9 +41,9 @@ def part_asks(
 def combine(
     answered: Iterable[Answered], hits: Mapping[str, Iterable[Hit]], abstains: Callable[[str], bool]
 ) -> list[Answered]:
-    """The answered asks with every ensemble's parts replaced by one prediction that names the
-    chunks it shows, cites those that voted for it, and took their seconds together. `hits` are by
-    ranking (base, tuned)."""
+    """The answered asks, with one prediction for each ensemble in place of its parts. It names the
+    chunks it shows, cites those whose answer won, and took all parts' seconds together. `hits` are
+    by ranking (base, tuned)."""
     kept: list[Answered] = []
     parts: dict[tuple[str, str], list[Answered]] = {}
     for ask, prediction in answered:
@@ -52,35 +52,26 @@ def combine(
             parts.setdefault((ask.pair.id, name), []).append((ask, prediction))
         else:
             kept.append((ask, prediction))
+
     systems = {system.name: system for system in ENSEMBLES}
     needed = {systems[name].ranking for _, name in parts}
     scores = {name: {(h.question_id, h.chunk_id): h.score for h in hits[name]} for name in needed}
-    for (_, name), votes in parts.items():
-        kept.append(_vote(systems[name], votes, scores[systems[name].ranking], abstains))
+    for (question_id, name), votes in parts.items():
+        # Abstentions count only where there is nothing else.
+        voting = [vote for vote in votes if not abstains(vote[1].answer)] or votes
+        weights: dict[str, float] = {}
+        for ask, prediction in voting:
+            score = scores[systems[name].ranking][question_id, ask.chunk_ids[0]]
+            answer = normalise(prediction.answer)
+            weights[answer] = weights.get(answer, 0.0) + math.exp(score / RETRIEVER_TEMPERATURE)
+        # Of equally heavy answers the first wins: the one from the better-ranked chunk.
+        best = max(weights, key=lambda answer: weights[answer])
+        winners = [vote for vote in voting if normalise(vote[1].answer) == best]
+
+        first = votes[0][0]
+        shown = tuple(ask.chunk_ids[0] for ask, _ in votes)
+        cited = tuple(ask.chunk_ids[0] for ask, _ in winners)
+        seconds = round(sum(prediction.seconds for _, prediction in votes), 4)
+        said = Prediction(question_id, name, winners[0][1].answer, shown, cited, seconds)
+        kept.append((Ask(first.pair, name, systems[name].generator, shown, first.answers), said))
     return kept
-
-
-def _vote(
-    system: System,
-    votes: list[Answered],
-    scores: Mapping[tuple[str, str], float],
-    abstains: Callable[[str], bool],
-) -> Answered:
-    """The heaviest answer; of equal ones that of the better-ranked chunk."""
-    first = votes[0][0]
-    answering = [vote for vote in votes if not abstains(vote[1].answer)] or votes
-    weights: dict[str, float] = {}
-    for ask, prediction in answering:
-        weight = math.exp(scores[ask.pair.id, ask.chunk_ids[0]] / RETRIEVER_TEMPERATURE)
-        weights[normalise(prediction.answer)] = (
-            weights.get(normalise(prediction.answer), 0.0) + weight
-        )
-    best = max(weights, key=lambda answer: weights[answer])
-    winners = [
-        (ask, prediction) for ask, prediction in answering if normalise(prediction.answer) == best
-    ]
-    shown = tuple(ask.chunk_ids[0] for ask, _ in votes)
-    cited = tuple(ask.chunk_ids[0] for ask, _ in winners)
-    seconds = round(sum(prediction.seconds for _, prediction in votes), 4)
-    ask = Ask(first.pair, system.name, system.generator, shown, first.answers)
-    return ask, Prediction(first.pair.id, system.name, winners[0][1].answer, shown, cited, seconds)

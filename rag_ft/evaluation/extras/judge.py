@@ -1,13 +1,13 @@
-"""A language model's word on whether each answer is supported by what its system was shown.
+"""A language model judges whether each answer is supported by what its system was shown.
 
-It stands beside the lexical measure and decides nothing: a judge has tastes of its own. What it fails to judge is
-counted, and never a score.
+The report shows its verdicts beside the lexical measure, and nothing depends on them: a judge has
+biases of its own. An answer that it fails to judge is counted and has no score.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +20,8 @@ from rag_ft.storage import content_hash
 from rag_ft.text import neutralise
 
 METRIC = "faithfulness_judged"
-JUDGED = {
-    system.name for system in (*SYSTEMS, *ENSEMBLES)
-}  # the probes' changed contexts are not worth a judge's time
+# Robustness probes are not judged: it would take as long again.
+JUDGED = {system.name for system in (*SYSTEMS, *ENSEMBLES)}
 MAX_TOKENS = 32
 VERDICT: dict[str, Any] = {
     "type": "object",
@@ -31,8 +30,8 @@ VERDICT: dict[str, Any] = {
     "additionalProperties": False,
 }
 INSTRUCTION = (
-    "Below are passages, a question and an answer. Is everything that the answer says supported by the passages? "
-    'Reply with JSON only: {"supported": true} or {"supported": false}.'
+    "Below are passages, a question and an answer. Is everything that the answer says supported by "
+    'the passages? Reply with JSON only: {"supported": true} or {"supported": false}.'
 )
 
 
@@ -50,8 +49,15 @@ def judge(
     answered: Iterable[tuple[Ask, Prediction]],
     passages: Callable[[Prediction], list[str]],
 ) -> Judgement:
-    """Puts every answer that is no abstention, with the passages it was given, to the model `evaluate.advanced.judge`, each
-    distinct prompt once, by way of llm.backend. Verdicts are cached with the other replies.
+    """Asks the model `evaluate.advanced.judge` about every answer that is no abstention.
+
+    Each distinct prompt is asked once, by way of llm.backend; verdicts are cached with the other
+    replies.
+
+    Args:
+        session: of the evaluated run.
+        answered: what the systems said.
+        passages: the texts that a prediction's system was shown.
 
     Raises:
         ConfigError: there is no such model.
@@ -60,40 +66,45 @@ def judge(
     askers: dict[str, list[Prediction]] = {}
     abstains = session.answer_prompt.abstains
     for ask, prediction in answered:
-        if (
-            ask.system in JUDGED
-            and prediction.chunk_ids
-            and prediction.answer
-            and not abstains(prediction.answer)
-        ):
+        says_something = prediction.answer and not abstains(prediction.answer)
+        if ask.system in JUDGED and prediction.chunk_ids and says_something:
             messages = judge_prompt(ask.pair.question, prediction.answer, passages(prediction))
             key = content_hash(messages)
             prompts[key] = messages
             askers.setdefault(key, []).append(prediction)
+    # Without a prompt the judge is not even loaded.
+    if not prompts:
+        return Judgement([], [], 0)
+
     scores, rejects = [], []
-    for reply in _ask(session, prompts):
-        supported, why = read_verdict(reply)
-        if supported is None:
-            first = askers[reply.id][0]
-            rejects.append(
-                Reject(f"{first.system} {first.question_id}", "the judge gave no verdict", why)
-            )
-        else:
-            scores += [
-                Score(p.question_id, p.system, METRIC, float(supported)) for p in askers[reply.id]
-            ]
+    config = session.config
+    llm = config.llm.model_copy(update={"model": config.evaluate.advanced.judge})
+    requests = [ChatRequest(key, said, MAX_TOKENS, schema=VERDICT) for key, said in prompts.items()]
+    with session.language_model(llm) as model:
+        kept = session.run_dir.replies("evaluate")
+        for reply in cached_chat(model, requests, kept, desc="evaluate: judge"):
+            supported, why = read_verdict(reply)
+            if supported is None:
+                first = askers[reply.id][0]
+                item = f"{first.system} {first.question_id}"
+                rejects.append(Reject(item, "the judge gave no verdict", why))
+                continue
+            for prediction in askers[reply.id]:
+                question_id, system = prediction.question_id, prediction.system
+                scores.append(Score(question_id, system, METRIC, float(supported)))
     return Judgement(sorted(scores, key=lambda s: (s.system, s.question_id)), rejects, len(prompts))
 
 
 def judge_prompt(question: str, answer: str, passages: Iterable[str]) -> Messages:
-    """Passages first, so that a server's prefix cache pays once for those that several systems were shown."""
+    """The passages come first: a server's prefix cache then reads them once for all systems that
+    were shown the same."""
     context = "\n".join(f"[{n}] {neutralise(passage)}" for n, passage in enumerate(passages, 1))
     asked = f"Question: {neutralise(question)}\nAnswer: {neutralise(answer)}"
     return ({"role": "user", "content": f"{INSTRUCTION}\n\nPassages:\n{context}\n\n{asked}"},)
 
 
 def read_verdict(reply: Reply) -> tuple[bool | None, str]:
-    """(the verdict, or None and why there is none): anything but the asked-for JSON object is no verdict."""
+    """(the verdict, or None and why there is none). Only the JSON object asked for is a verdict."""
     if reply.error is not None:
         return None, reply.error
     try:
@@ -101,18 +112,6 @@ def read_verdict(reply: Reply) -> tuple[bool | None, str]:
     except ValueError:
         said = None
     supported = said.get("supported") if isinstance(said, dict) else None
-    return (
-        (supported, "") if isinstance(supported, bool) else (None, f"it said: {reply.text[:200]}")
-    )
-
-
-def _ask(session: Session, prompts: Mapping[str, Messages]) -> Iterator[Reply]:
-    if not prompts:
-        return
-    requests = [
-        ChatRequest(key, messages, MAX_TOKENS, schema=VERDICT) for key, messages in prompts.items()
-    ]
-    llm = session.config.llm.model_copy(update={"model": session.config.evaluate.advanced.judge})
-    with session.language_model(llm) as model:
-        kept = session.run_dir.replies("evaluate")
-        yield from cached_chat(model, requests, kept, desc="evaluate: judge")
+    if isinstance(supported, bool):
+        return supported, ""
+    return None, f"it said: {reply.text[:200]}"

@@ -1,4 +1,5 @@
-"""How near an answer lies to the accepted ones in the base encoder's space: sees the same thing said in other words."""
+"""Cosine of an answer with the accepted ones in the base encoder's space: it recognises the same
+answer in other words."""
 
 from __future__ import annotations
 
@@ -16,10 +17,14 @@ def similarity_scores(
     answered: Iterable[tuple[Ask, Prediction]],
     abstains: Callable[[str], bool],
 ) -> Iterator[Score]:
-    """The highest cosine (0-1, negative ones are 0) of each answer with an accepted one. Abstaining scores as on every
-    other metric: 1 where there is no answer to give, else 0, and an answer where there is none 0."""
+    """The highest cosine (0-1, negative ones are 0) of each answer with an accepted one.
+
+    Abstaining scores as in `score_answer`: 1 where the documents contain no answer, else 0; an
+    answer where they contain none scores 0.
+    """
     answered = list(answered)
-    texts = sorted({t for ask, said in answered for t in (said.answer, *ask.answers)})
+    # Every distinct text is encoded once.
+    texts = sorted({text for ask, said in answered for text in (said.answer, *ask.answers)})
     row = {text: number for number, text in enumerate(texts)}
     vectors = encoder.encode_chunks(texts)
     for ask, said in answered:

@@ -1,10 +1,10 @@
-"""ROUGE by rouge-score (F-measure, Porter stemmer), with a tokenizer that keeps non-Latin text and is cached."""
+"""ROUGE by rouge-score (F-measure, Porter stemmer). The tokenizer also keeps text that is not
+Latin; scores are cached."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
 
 from rag_ft.text import stems
 
@@ -16,21 +16,25 @@ def rouge(prediction: str, answers: Sequence[str]) -> dict[str, float]:
 
     rougeLsum takes lines as sentences, as rouge-score does: on one line it equals rougeL.
     """
-    return {metric: rouge_of(metric, prediction, answers) for metric in ROUGE}
-
-
-def rouge_of(metric: str, prediction: str, answers: Sequence[str]) -> float:
-    """One of ROUGE alone; the others of the same texts then come from the cache."""
-    return max([_rouge_of_one(prediction, answer)[metric] for answer in answers], default=0.0)
+    best = dict.fromkeys(ROUGE, 0.0)
+    for answer in answers:
+        for metric, value in _rouge_of_one(prediction, answer).items():
+            best[metric] = max(best[metric], value)
+    return best
 
 
 @lru_cache(maxsize=1 << 16)
 def _rouge_of_one(prediction: str, answer: str) -> dict[str, float]:
     said, wanted = stems(prediction), stems(answer)
+    # Most wrong answers have no word in common with the accepted one: every value is 0.
     if set(said).isdisjoint(wanted):
         return dict.fromkeys(ROUGE, 0.0)
     lines = "\n" in prediction or "\n" in answer
-    scores = _scorer(lines).score(answer, prediction)
+    # rouge-score takes 3 s to import: only when an answer is scored.
+    from rouge_score.rouge_scorer import RougeScorer
+
+    scorer = RougeScorer(list(ROUGE if lines else ROUGE[:3]), tokenizer=_Stems())
+    scores = scorer.score(answer, prediction)
     found = {metric: float(score.fmeasure) for metric, score in scores.items()}
     return found if lines else {**found, "rougeLsum": found["rougeL"]}
 
@@ -38,10 +42,3 @@ def _rouge_of_one(prediction: str, answer: str) -> dict[str, float]:
 class _Stems:
     def tokenize(self, text: str) -> tuple[str, ...]:
         return stems(text)
-
-
-@lru_cache(maxsize=2)
-def _scorer(lines: bool) -> Any:
-    from rouge_score.rouge_scorer import RougeScorer  # 3 s to import: only when an answer is scored
-
-    return RougeScorer(list(ROUGE if lines else ROUGE[:3]), tokenizer=_Stems())

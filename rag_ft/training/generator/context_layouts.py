@@ -1,7 +1,8 @@
-"""From a question-answer pair and what the retriever finds for it to training examples. Pure functions.
+"""From a question-answer pair and the chunks retrieved for it to training examples. Pure functions.
 
-Three layouts, one rule: an answer is only ever the target where its evidence is in the context; everywhere else the
-target is the abstain sentence. A model trained otherwise learns to recite instead of to read.
+Three layouts decide which chunks the model sees: `raft`, `radit` and `concat`. One rule holds in
+all of them: the answer is the target only where the context contains its evidence; everywhere else
+the target is the abstain sentence. Without this rule the model learns to recite instead of to read.
 """
 
 from __future__ import annotations
@@ -29,9 +30,10 @@ Encode = Callable[[Messages, str], Encoded]
 
 
 @dataclass(frozen=True)
-class Layout:
-    """What shapes examples; the knobs of the same names in `train_generator` and `retrieval` say more. `arrangement`
-    counts the passes over the pairs: each draws anew whose proof is withheld and where it stands."""
+class LayoutSettings:
+    """The settings that shape examples; the ones of the same name in `train_generator.advanced` and
+    `retrieval` say more. `arrangement` is the number of the pass over the pairs, from 0: each pass
+    draws anew for which pairs the gold chunk is withheld and where it stands."""
 
     name: Literal["raft", "radit", "concat"]
     top_k: int
@@ -43,14 +45,18 @@ class Layout:
     arrangement: int = 0
 
     def rng(self, pair_id: str) -> random.Random:
+        """The random choices for one pair: they depend on seed, pass and id, on no other pair."""
         return random.Random(f"{self.seed}:{self.arrangement}:{pair_id}")
 
 
 @dataclass(frozen=True)
-class Draft:
-    """A context in order, before it is fitted into the token limit. `gold` are the ids of gold chunks,
-    `needed` of those that must stay for the answer; `answer` is None where the model must abstain. `quote` is the
-    sentence that contains the evidence, "" where it is not known or not asked for."""
+class Context:
+    """The chunks of one example in order, before they are fitted into the token limit.
+
+    `gold` are the ids of its gold chunks, `needed` the ids of those that must stay for the answer.
+    `answer` is None where the model must abstain. `quote` is the sentence that contains the
+    evidence; "" where it is unknown or the settings do not ask for it.
+    """
 
     id: str
     question: str
@@ -64,7 +70,8 @@ class Draft:
 
 @dataclass(frozen=True)
 class Example:
-    """What one forward pass sees. `kind` tells why the target is what it is: "answer", "abstain" or "replay"."""
+    """What one forward pass sees. `kind` says where the target `answer` comes from: the pair
+    ("answer"), the abstain sentence ("abstain") or the base model's own reply ("replay")."""
 
     id: str
     kind: Literal["answer", "abstain", "replay"]
@@ -76,229 +83,258 @@ class Example:
     arrangement: int = 0
 
 
-def balance(pairs: Sequence[QAPair], layout: Layout) -> tuple[list[QAPair], Layout, list[Reject]]:
-    """Makes `gold_share` the share of answered examples among all: unanswerable pairs count towards the others, fewer
-    gold chunks are withheld where there are many of them, and what is still too many is left out.
+def balance_unanswerable(
+    pairs: Sequence[QAPair], layout: LayoutSettings
+) -> tuple[list[QAPair], LayoutSettings, list[Reject]]:
+    """Makes `gold_share` the expected share of answered examples among all.
+
+    Unanswerable pairs count as examples to abstain from. The more there are of them, the fewer gold
+    chunks are withheld from answerable pairs; those beyond the share are rejected.
 
     Returns:
-        (pairs to use in their order, the layout with the share that is left to withholding, pairs left out).
+        (pairs to use, in their order; the layout with the share that remains for answerable pairs;
+        rejected pairs).
     """
-    asked = [pair for pair in pairs if pair.answerable]
-    empty = sorted((p for p in pairs if not p.answerable), key=lambda p: layout.rng(p.id).random())
-    share, num = layout.gold_share, len(asked)
-    if not num or not share:
+    unanswerable = [pair for pair in pairs if not pair.answerable]
+    num_answerable = len(pairs) - len(unanswerable)
+    if not num_answerable or not layout.gold_share:
         return list(pairs), layout, []
-    room = (1 - share) / share * num
-    dropped = {pair.id for pair in empty[math.ceil(room) :]}
-    left_out = [
-        Reject(p.id, "too many to abstain from", "see train_generator.advanced.gold_share")
-        for p in empty
-        if p.id in dropped
+
+    # So many examples to abstain from belong to these answered ones; which pairs are surplus is
+    # drawn anew in each pass.
+    num_abstain = (1 - layout.gold_share) / layout.gold_share * num_answerable
+    unanswerable.sort(key=lambda pair: layout.rng(pair.id).random())
+    surplus = {pair.id for pair in unanswerable[math.ceil(num_abstain) :]}
+    rejects = [
+        Reject(pair.id, "surplus unanswerable pair", "see train_generator.advanced.gold_share")
+        for pair in unanswerable
+        if pair.id in surplus
     ]
-    missing = max(0.0, room - len(empty))
-    rest = 1 / (1 + missing / num)  # withheld examples come on top of those answered
-    return [p for p in pairs if p.id not in dropped], replace(layout, gold_share=rest), left_out
+
+    # What is missing comes from answerable pairs with the gold chunk withheld, which are made in
+    # addition to the answered ones.
+    num_withheld = max(0.0, num_abstain - len(unanswerable))
+    gold_share = 1 / (1 + num_withheld / num_answerable)
+    kept = [pair for pair in pairs if pair.id not in surplus]
+    return kept, replace(layout, gold_share=gold_share), rejects
 
 
-def drafts(
-    pair: QAPair, hits: Sequence[str], chunks: Mapping[str, Chunk], layout: Layout
-) -> list[Draft] | Reject:
+def build_contexts(
+    pair: QAPair, hits: Sequence[str], chunks: Mapping[str, Chunk], layout: LayoutSettings
+) -> list[Context] | Reject:
     """The contexts that one pair is trained with, decided by the pair's id and the seed alone.
 
     Args:
         pair: a training (or dev) pair.
-        hits: chunk ids the serving index finds for the question, best first.
+        hits: chunk ids that the serving index finds for the question, best first.
         chunks: the chunks by id: of all hits, of `pair.chunk_id` and of `pair.hard_chunk_ids`.
         layout: how to arrange them.
 
     Returns:
-        One draft (raft, concat) or one per chunk (radit), or why there is none.
+        One context, one more with the gold chunk withheld (raft), or one per chunk (radit); a
+        Reject where the pair gives no example.
     """
     found = [chunks[i] for i in dict.fromkeys(hits) if i in chunks]
     if not found:
         return Reject(pair.id, "no context", pair.question)
     if not pair.answerable:
         shown = found[: 1 if layout.name == "radit" else layout.top_k]
-        return [
-            Draft(
-                pair.id,
-                pair.question,
-                tuple(shown),
-                frozenset(),
-                None,
-                document_id=pair.document_id,
-            )
-        ]
+        return [_context(pair, shown, [], [], layout)]
+
+    # The best-ranked gold chunk comes first, the pair's own chunk last if it was not found.
     own = [chunks[pair.chunk_id]] if pair.chunk_id and pair.chunk_id in chunks else []
-    # Best ranked first; the pair's own chunk last where it was not found.
     gold = gold_chunks(pair, dict.fromkeys([*found, *own])) or fallback_gold_chunks(pair, found)
-    rng = layout.rng(pair.id)
-    arrange = {"raft": _raft, "radit": _radit, "concat": _concat}[layout.name]
-    made = arrange(pair, found, gold, chunks, layout, rng)
-    return (
-        made
-        if isinstance(made, Reject) or not layout.quote
-        else [_with_quote(draft, pair, gold) for draft in made]
-    )
+    return LAYOUTS[layout.name](pair, found, gold, chunks, layout)
 
 
-def finish(
-    draft: Draft,
-    render: Callable[[str, Sequence[Chunk]], Messages],
-    abstain: str,
-    encode: Encode,
-    layout: Layout,
-) -> Example | Reject:
-    """Renders and tokenises a draft, leaving out whole chunks from the end, the gold chunk last, until prompt and
-    answer fit into `layout.max_tokens`; the answer is never cut. A context left with no chunk is a Reject, and so is
-    an answer whose proof does not fit."""
-    context = list(draft.chunks)
-    while context:
-        target = abstain if draft.answer is None else _reply(draft.answer, draft, context, layout)
-        messages = render(draft.question, context)
-        encoded = encode(messages, target)
-        if len(encoded.input_ids) <= layout.max_tokens:
-            kind: Literal["answer", "abstain"] = "abstain" if draft.answer is None else "answer"
-            ids = tuple(c.id for c in context)
-            return Example(
-                draft.id,
-                kind,
-                messages,
-                target,
-                ids,
-                encoded,
-                draft.document_id,
-                layout.arrangement,
-            )
-        context.pop(_least_needed(context, draft.needed))
-        if not draft.needed.issubset(c.id for c in context):
-            break
-    return Reject(draft.id, "too long", f"not even one chunk fits into {layout.max_tokens} tokens")
-
-
-def _raft(
+def raft(
     pair: QAPair,
-    found: list[Chunk],
-    gold: list[Chunk],
+    found: Sequence[Chunk],
+    gold: Sequence[Chunk],
     chunks: Mapping[str, Chunk],
-    layout: Layout,
-    rng: random.Random,
-) -> list[Draft] | Reject:
-    """The gold chunks among hard distractors, and for so many pairs that answered examples are `gold_share` of all the
-    distractors alone, where the target is to abstain: the same question then has both targets, and only what is read
-    tells which."""
+    layout: LayoutSettings,
+) -> list[Context] | Reject:
+    """The gold chunk among hard distractors, in random order (RAFT, Zhang et al. 2024).
+
+    For some pairs the distractors are shown alone too, and the target is to abstain, so that the
+    expected share of answered examples is `gold_share`: the same question then has both targets,
+    and only the chunks decide which one is right.
+    """
     if not gold:
         return Reject(pair.id, "no gold chunk", pair.question)
-    hard = [*found, *(chunks[i] for i in pair.hard_chunk_ids if i in chunks)]
     needed = needed_chunks(pair, gold, chunks)
-    others = [c for c in dict.fromkeys(hard) if c not in needed]
-    silent = [c for c in others if is_negative(c, pair)]
-    shown: list[Chunk] = [*needed, *others[: max(0, layout.top_k - len(needed))]]
-    made: list[tuple[list[Chunk], list[Chunk]]] = []
-    if not silent or rng.random() * (1 - layout.gold_share) < layout.gold_share:
-        made.append((shown, needed))
-    if silent and rng.random() * layout.gold_share < 1 - layout.gold_share:
-        made.append((silent[: layout.top_k], []))
+    mined = [chunks[i] for i in pair.hard_chunk_ids if i in chunks]
+    distractors = [chunk for chunk in dict.fromkeys([*found, *mined]) if chunk not in needed]
+    without_answer = [chunk for chunk in distractors if is_negative(chunk, pair)]
+
+    # Each part is used with a probability in proportion to its share, the larger one always.
+    rng, share = layout.rng(pair.id), layout.gold_share
+    contexts: list[tuple[list[Chunk], list[Chunk]]] = []
+    if not without_answer or rng.random() * (1 - share) < share:
+        shown = [*needed, *distractors[: max(0, layout.top_k - len(needed))]]
+        contexts.append((shown, needed))
+    if without_answer and rng.random() * share < 1 - share:
+        contexts.append((without_answer[: layout.top_k], []))
     return [
-        _draft(pair, rng.sample(seen, len(seen)), gold, needs, n)
-        for n, (seen, needs) in enumerate(made)
+        _context(pair, rng.sample(shown, len(shown)), gold, required, layout, number)
+        for number, (shown, required) in enumerate(contexts)
     ]
 
 
-def _radit(
+def radit(
     pair: QAPair,
-    found: list[Chunk],
-    gold: list[Chunk],
+    found: Sequence[Chunk],
+    gold: Sequence[Chunk],
     chunks: Mapping[str, Chunk],
-    layout: Layout,
-    rng: random.Random,
-) -> list[Draft] | Reject:
-    """The gold chunk alone, and the other top-k chunks alone with the abstain target, so many of them that the
-    answered examples' expected share is `gold_share` (RA-DIT's own target, the answer whatever the chunk says, would
-    train reciting on a closed collection)."""
+    layout: LayoutSettings,
+) -> list[Context] | Reject:
+    """One chunk an example (RA-DIT, Lin et al. 2023): the gold chunk with the answer as target, the
+    other top-k chunks with the abstain sentence.
+
+    So many of the others are used that the expected share of answered examples is `gold_share`.
+    RA-DIT itself trains on the answer for every chunk; on a closed collection that teaches to
+    recite.
+    """
     needed = needed_chunks(pair, gold, chunks)
     if len(needed) != 1:
         return Reject(pair.id, "no single chunk contains the evidence", pair.question)
-    silent = [c for c in found[: layout.top_k] if is_negative(c, pair)][: layout.top_k - 1]
-    wanted = (1 - layout.gold_share) / layout.gold_share if layout.gold_share else len(silent)
-    share = min(1.0, wanted / len(silent)) if silent else 0.0
-    kept = [c for c in silent if rng.random() < share]
-    answered = [_draft(pair, needed, gold, needed)] if layout.gold_share or not kept else []
-    return [*answered, *(_draft(pair, [c], gold, [], number) for number, c in enumerate(kept, 1))]
+    without_answer = [chunk for chunk in found[: layout.top_k] if is_negative(chunk, pair)]
+    without_answer = without_answer[: layout.top_k - 1]
+
+    # Each of them is drawn with the probability that gives the wanted number on average.
+    num_wanted: float = len(without_answer)
+    if layout.gold_share:
+        num_wanted = (1 - layout.gold_share) / layout.gold_share
+    probability = min(1.0, num_wanted / len(without_answer)) if without_answer else 0.0
+    rng = layout.rng(pair.id)
+    drawn = [chunk for chunk in without_answer if rng.random() < probability]
+
+    contexts = []
+    if layout.gold_share or not drawn:
+        contexts.append(_context(pair, needed, gold, needed, layout))
+    for number, chunk in enumerate(drawn, 1):
+        contexts.append(_context(pair, [chunk], gold, [], layout, number))
+    return contexts
 
 
-def _concat(
+def concat(
     pair: QAPair,
-    found: list[Chunk],
-    gold: list[Chunk],
+    found: Sequence[Chunk],
+    gold: Sequence[Chunk],
     chunks: Mapping[str, Chunk],
-    layout: Layout,
-    rng: random.Random,
-) -> list[Draft] | Reject:
+    layout: LayoutSettings,
+) -> list[Context] | Reject:
+    """The top-k chunks as they are served. The target is the answer where all needed chunks are
+    among them, and to abstain where none of them has to do with the answer; a pair between these
+    cases is rejected."""
     served = found[: layout.top_k]
     needed = needed_chunks(pair, gold, chunks)
     if needed and all(chunk in served for chunk in needed):
-        return [_draft(pair, served, gold, needed)]
-    if not all(is_negative(chunk, pair) for chunk in served):
-        detail = (
-            "a retrieved chunk contains a part of the evidence, or mentions the answer elsewhere"
-        )
-        return Reject(pair.id, "ambiguous context", detail)
-    return [_draft(pair, served, gold, [])]
+        return [_context(pair, served, gold, needed, layout)]
+    if all(is_negative(chunk, pair) for chunk in served):
+        return [_context(pair, served, gold, [], layout)]
+    detail = "a retrieved chunk contains a part of the evidence, or mentions the answer elsewhere"
+    return Reject(pair.id, "ambiguous context", detail)
 
 
-def _draft(
+LAYOUTS = {"raft": raft, "radit": radit, "concat": concat}  # the values of the setting `layout`
+
+
+def _context(
     pair: QAPair,
-    context: Sequence[Chunk],
+    shown: Sequence[Chunk],
     gold: Sequence[Chunk],
     needed: Sequence[Chunk],
+    layout: LayoutSettings,
     number: int = 0,
-) -> Draft:
-    """The answer is the target where there are chunks that contain its evidence (`needed`), else the model abstains."""
-    name = f"{pair.id}/{number}" if number else pair.id
-    answer = pair.answer if needed else None
-    ids = frozenset(c.id for c in gold), frozenset(c.id for c in needed)
-    return Draft(
-        name, pair.question, tuple(context), ids[0] | ids[1], answer, ids[1], pair.document_id
+) -> Context:
+    """The answer is the target where chunks with its evidence are shown (`needed`)."""
+    needed_ids = frozenset(chunk.id for chunk in needed)
+    quote = ""
+    source = next((chunk for chunk in gold if chunk.id in needed_ids), None)
+    if layout.quote and source is not None:
+        quote = evidence_sentence(pair, source, split_sentences(source.text))
+    return Context(
+        id=f"{pair.id}/{number}" if number else pair.id,
+        question=pair.question,
+        chunks=tuple(shown),
+        gold=needed_ids.union(chunk.id for chunk in gold),
+        answer=pair.answer if needed else None,
+        needed=needed_ids,
+        document_id=pair.document_id,
+        quote=quote,
     )
 
 
-def _with_quote(draft: Draft, pair: QAPair, gold: Sequence[Chunk]) -> Draft:
-    shown = next((chunk for chunk in gold if chunk.id in draft.needed), None)
-    if shown is None:
-        return draft
-    return replace(draft, quote=evidence_sentence(pair, shown, split_sentences(shown.text)))
+def fit_to_length(
+    context: Context,
+    render: Callable[[str, Sequence[Chunk]], Messages],
+    abstain: str,
+    encode: Encode,
+    layout: LayoutSettings,
+) -> Example | Reject:
+    """The example of a context: rendered, tokenised, at most `layout.max_tokens` tokens long.
 
+    Whole chunks are left out from the end, needed ones last, until prompt and answer fit; the
+    answer is never cut. Where not even one chunk fits, or the needed ones do not, it is a Reject.
 
-def _reply(answer: str, draft: Draft, context: Sequence[Chunk], layout: Layout) -> str:
-    if layout.cite:
-        answer += f" [{next(n for n, chunk in enumerate(context, 1) if chunk.id in draft.gold)}]"
-    return quoting(draft.quote, answer) if layout.quote and draft.quote else answer
-
-
-def _least_needed(context: Sequence[Chunk], needed: frozenset[str]) -> int:
-    """Position of the last chunk that is not needed, or of the last one."""
-    others = [i for i, chunk in enumerate(context) if chunk.id not in needed]
-    return others[-1] if others else len(context) - 1
+    Args:
+        context: the chunks and the target.
+        render: question and chunks -> the messages that serving sends.
+        abstain: the target where `context.answer` is None.
+        encode: messages and target -> token ids.
+        layout: says the limit, and whether answers cite and quote.
+    """
+    chunks = list(context.chunks)
+    while chunks:
+        target = abstain
+        if context.answer is not None:
+            target = context.answer
+            # The cited number is the gold chunk's place among the chunks that are left.
+            if layout.cite:
+                places = (n for n, chunk in enumerate(chunks, 1) if chunk.id in context.gold)
+                target += f" [{next(places)}]"
+            if layout.quote and context.quote:
+                target = quoting(context.quote, target)
+        messages = render(context.question, chunks)
+        encoded = encode(messages, target)
+        if len(encoded.input_ids) <= layout.max_tokens:
+            return Example(
+                id=context.id,
+                kind="abstain" if context.answer is None else "answer",
+                messages=messages,
+                answer=target,
+                chunk_ids=tuple(chunk.id for chunk in chunks),
+                encoded=encoded,
+                document_id=context.document_id,
+                arrangement=layout.arrangement,
+            )
+        # Too long: leave out the last chunk that the answer does not need.
+        others = [place for place, chunk in enumerate(chunks) if chunk.id not in context.needed]
+        if context.needed and not others:
+            break
+        del chunks[others[-1]]
+    return Reject(
+        context.id, "too long", f"not even one chunk fits into {layout.max_tokens} tokens"
+    )
 
 
 def num_arrangements(examples: Sequence[Example]) -> int:
-    """How often the pairs are among the examples: training on all of these once is so many passes over the pairs."""
+    """How many passes over the pairs the examples hold."""
     return 1 + max((e.arrangement for e in examples), default=0)
 
 
 def longest_answer(examples: Sequence[Example]) -> int:
-    """Tokens of the longest target that is no replay: what a reply to a question may take."""
+    """Tokens of the longest target, the base model's own replies aside: what an answer may take."""
     return max((e.encoded.num_answer_tokens for e in examples if e.kind != "replay"), default=1)
 
 
 def count_kinds(examples: Sequence[Example]) -> dict[str, Any]:
-    """What was made of the pairs, for the done-file: examples by kind, tokens, and tokens the loss is taken over."""
-    kinds = {
-        kind: sum(e.kind == kind for e in examples) for kind in ("answer", "abstain", "replay")
-    }
+    """Counts for the done-file: examples by kind, their tokens, and the tokens with a loss."""
     return {
-        **{f"num_{kind}": count for kind, count in kinds.items()},
+        "num_answer": sum(e.kind == "answer" for e in examples),
+        "num_abstain": sum(e.kind == "abstain" for e in examples),
+        "num_replay": sum(e.kind == "replay" for e in examples),
         "num_tokens": sum(len(e.encoded.input_ids) for e in examples),
         "num_supervised_tokens": sum(e.encoded.num_answer_tokens for e in examples),
     }

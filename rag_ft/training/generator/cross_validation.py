@@ -1,8 +1,9 @@
-"""Cross-validation by document: what the training gains on train documents it did not see, and how much that varies.
+"""Cross-validation by document: what training gains on train documents that it did not see, and how
+much that varies.
 
-Each fold is trained as the generator itself is (same settings, stopped by the same dev documents), without the examples
-made from its documents, and then asked about these. Their chunks may still stand as distractors in other examples,
-where no token of them is learned.
+Each fold is trained as the generator itself is (same settings, stopped by the same dev documents),
+without the examples made from the fold's documents, and then answers the questions about these.
+Chunks of those documents may still be distractors in other examples: no loss is taken over them.
 """
 
 from __future__ import annotations
@@ -33,83 +34,109 @@ from rag_ft.training.generator.trainer import as_in_training, dataset_of, train
 def cross_validate(
     config: Config, run_dir: RunDir, data: TrainingSet, tokenizer: Any, processes: Processes
 ) -> dict[str, int | float]:
-    """Writes folds.jsonl, a row a fold (those there already are kept), and returns means and spread of its rows.
+    """Writes folds.jsonl, one row per fold (rows of an earlier start are kept), and returns means
+    and spread over the rows.
 
     Raises:
-        ConfigError: fewer train documents than folds.
+        ConfigError: there are fewer train documents with questions than folds.
     """
-    k = config.train_generator.advanced.cross_validation_folds
-    learned = {example.document_id for example in data.train if example.kind != "replay"}
+    num_folds = config.train_generator.advanced.cross_validation_folds
+    trained_on = {example.document_id for example in data.train if example.kind != "replay"}
     asked = {question.document_id for question in data.fold_questions}
-    texts = {d.id: d.text for d in read_jsonl(run_dir.documents, Document) if d.id in learned}
-    fold_of = folds_of(texts, asked, k, config.ingest.advanced.near_duplicate_similarity)
+    texts = {d.id: d.text for d in read_jsonl(run_dir.documents, Document) if d.id in trained_on}
+    similarity = config.ingest.advanced.near_duplicate_similarity
+    # Folds that an interrupted run has finished are not trained again.
+    fold_of = folds_of(texts, asked, num_folds, similarity)
     done = {row["fold"] for row in read_rows(run_dir.folds)} if run_dir.folds.exists() else set()
-    for fold in sorted(set(range(k)) - done):
-        held = {document for document, number in fold_of.items() if number == fold}
+    for fold in sorted(set(range(num_folds)) - done):
+        held_out = {document for document, number in fold_of.items() if number == fold}
         folder = run_dir.checkpoints("train_generator") / f"fold-{fold}"
-        row = {"fold": fold, **_validate(config, data, held, tokenizer, folder, processes)}
-        gc.collect()
-        processes.first(partial(_finish, run_dir.folds, row, folder))
+        measured = _validate_fold(config, data, held_out, tokenizer, folder, processes)
+        gc.collect()  # a trainer and its model refer to each other
+        row = {"fold": fold, **measured}
+        processes.first(partial(_record_fold, run_dir.folds, row, folder))
     return summary(list(read_rows(run_dir.folds)))
 
 
 def folds_of(
-    texts: Mapping[str, str], asked: Collection[str | None], k: int, similarity: float
+    texts: Mapping[str, str], asked: Collection[str | None], num_folds: int, similarity: float
 ) -> dict[str, int]:
-    """document id -> fold, of those `asked` and their near-duplicates, asked or not, which share a fold: else a copy of
-    what is asked about would be trained on. Folds are of about as many groups, decided by the ids' hashes."""
+    """document id -> fold (from 0), of the documents `asked` about and their near-duplicates.
+
+    Near-duplicates share a fold, asked about or not: otherwise a copy of a held-out document would
+    be trained on. Folds hold about as many groups each; hashes of the ids decide which.
+
+    Args:
+        texts: text by document id, of all documents that are trained on.
+        asked: ids of the documents with questions.
+        num_folds: at least 2.
+        similarity: 0-1, from which on two texts are near-duplicates.
+
+    Raises:
+        ConfigError: there are fewer groups with questions than folds.
+    """
     group_of = group_near_duplicates(texts.items(), similarity)
-    first = [group_of[i] for i in sorted(texts, key=hash_share) if i in asked]
-    order = {group: n for n, group in enumerate(dict.fromkeys(first))}
-    if len(order) < k:
+    groups = [group_of[i] for i in sorted(texts, key=hash_share) if i in asked]
+    order = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+    if len(order) < num_folds:
         raise ConfigError(
-            f"train_generator.advanced.cross_validation_folds={k}: only {len(order)} train documents have questions: lower it"
+            f"train_generator.advanced.cross_validation_folds={num_folds}: only {len(order)} "
+            "train documents have questions: lower it"
         )
-    return {i: order[group] % k for i, group in group_of.items() if group in order}
+    return {i: order[group] % num_folds for i, group in group_of.items() if group in order}
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, int | float]:
-    """For the done-file: means over the folds, and the standard deviation of the gain."""
-    found = {
-        name: spread([row[name] for row in rows])
-        for name in ("dev_loss", "f1_base", "f1_tuned", "delta")
-    }
-    means = {f"folds_{name}": round(values["mean"], 4) for name, values in found.items()}
-    return {"folds": len(rows), **means, "folds_delta_sd": round(found["delta"]["sd"], 4)}
+    """Counts for the done-file: means over the folds, and the standard deviation of the gain."""
+    counts: dict[str, int | float] = {"folds": len(rows)}
+    for name in ("dev_loss", "f1_base", "f1_tuned", "delta"):
+        counts[f"folds_{name}"] = round(spread([row[name] for row in rows])["mean"], 4)
+    counts["folds_delta_sd"] = round(spread([row["delta"] for row in rows])["sd"], 4)
+    return counts
 
 
-def _validate(
+def _validate_fold(
     config: Config,
     data: TrainingSet,
-    held: set[str],
+    held_out: set[str],
     tokenizer: Any,
     folder: Path,
     processes: Processes,
 ) -> dict[str, int | float]:
-    questions = [q for q in data.fold_questions if q.document_id in held]
-    learned = [e for e in data.train if e.document_id not in held]
-    unseen = [
-        e for e in data.train if e.document_id in held and e.kind != "replay" and not e.arrangement
-    ]
-    model, abstain, longest = (
-        load_base(config),
-        config.llm.advanced.abstain,
-        longest_answer(data.train),
-    )
-    with as_in_training(config, model):
+    """Trains without the examples of the documents `held_out`, and measures on these documents:
+    dev loss (nats per token), F1 (0-1) of the base and the tuned model, and their difference."""
+    questions = [q for q in data.fold_questions if q.document_id in held_out]
+    learned = [e for e in data.train if e.document_id not in held_out]
+    abstain, dtype = config.llm.advanced.abstain, config.llm.dtype
+    longest = longest_answer(data.train)
+
+    # All processes answer a part of the questions, before and after the training.
+    model = load_base(config)
+    with as_in_training(model, dtype):
         base = mean_f1(model, tokenizer, questions, abstain, longest)
+    dev_questions = data.dev_questions
     trainer = train(
-        config, tokenizer, learned, data.dev, folder, processes, model, data.dev_questions
+        config, tokenizer, learned, data.dev, folder, processes, model, dev_questions
     ).trainer
-    with as_in_training(config, trainer.model):
+    with as_in_training(trainer.model, dtype):
         tuned = mean_f1(trainer.model, tokenizer, questions, abstain, longest)
+
+    # The loss is measured on one arrangement of the pairs, without the base model's own replies.
+    first_pass = [e for e in data.train if e.kind != "replay" and not e.arrangement]
+    unseen = [e for e in first_pass if e.document_id in held_out]
     loss = trainer.evaluate(dataset_of(unseen))["eval_loss"]
-    values = {"dev_loss": loss, "f1_base": base, "f1_tuned": tuned, "delta": tuned - base}
-    counts = {"num_train": len(learned), "num_dev": len(questions)}
-    return {**counts, **{name: round(value, 4) for name, value in values.items()}}
+    return {
+        "num_train": len(learned),
+        "num_dev": len(questions),
+        "dev_loss": round(loss, 4),
+        "f1_base": round(base, 4),
+        "f1_tuned": round(tuned, 4),
+        "delta": round(tuned - base, 4),
+    }
 
 
-def _finish(path: Path, row: dict[str, Any], folder: Path) -> None:
+def _record_fold(path: Path, row: dict[str, Any], folder: Path) -> None:
+    """The row marks the fold as done; its checkpoints are then of no use."""
     with JsonlAppender(path) as rows:
         rows.write(row)
     shutil.rmtree(folder, ignore_errors=True)

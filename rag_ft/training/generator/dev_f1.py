@@ -1,22 +1,28 @@
-"""Questions put to the weights as they are in training: the F1 of their answers, asked as serving asks."""
+"""Measures of the model while it is trained: F1 of its answers, asked as serving asks, and its loss
+on plain text."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import torch
+from torch.nn import functional
 
 from rag_ft.evaluation.metrics.answers import score_answer
 from rag_ft.prompts.prompt_set import is_abstention, parse_answer
 from rag_ft.storage import batched
 
-ROWS = 32  # of a batch: more fill a CPU no better, and few questions are asked
+ROWS = 32  # of a batch: larger batches are no faster on CPUs, and few questions are asked
+PLAIN_TEXT_TOKENS = 512  # read of each plain text
 
 
 @dataclass(frozen=True)
-class Question:
-    """`prompt` are the tokens that serving sends, over `num_chunks` chunks; `answers` those accepted, none where right
-    is to abstain."""
+class DevQuestion:
+    """A question as token ids. `prompt` are the tokens that serving sends, with `num_chunks` chunks
+    in them; `answers` are the accepted ones, empty where to abstain is right."""
 
     id: str
     document_id: str | None
@@ -26,12 +32,13 @@ class Question:
 
 
 def answer_f1(
-    model: Any, tokenizer: Any, questions: Sequence[Question], abstain: str, max_tokens: int
+    model: Any, tokenizer: Any, questions: Sequence[DevQuestion], abstain: str, max_tokens: int
 ) -> list[float]:
     """F1 (0-1) of each question's greedy answer of at most `max_tokens` tokens, in order."""
     from rag_ft.fast.decoding import Row, decode
     from rag_ft.llm.transformers_backend import end_tokens
 
+    # Questions of similar length share a batch, so that little is padded.
     training, ends = model.training, end_tokens(model, tokenizer)
     model.eval()
     rows = [Row(list(question.prompt), max_tokens) for question in questions]
@@ -40,16 +47,22 @@ def answer_f1(
         for _ in decode(model, batch, ends, tokenizer.pad_token_id):
             pass  # the rows hold the replies
     model.train(training)
-    said = tokenizer.batch_decode([row.tokens for row in rows], skip_special_tokens=True)
-    return [_f1(question, text, abstain) for question, text in zip(questions, said, strict=True)]
+
+    # Scored as the evaluation scores: after the citations are taken out of the reply.
+    replies = tokenizer.batch_decode([row.tokens for row in rows], skip_special_tokens=True)
+    scores = []
+    for question, reply in zip(questions, replies, strict=True):
+        answer, _ = parse_answer(reply, question.num_chunks)
+        abstained = is_abstention(answer, abstain)
+        scores.append(score_answer(answer, question.answers, abstained)["f1"])
+    return scores
 
 
 def mean_f1(
-    model: Any, tokenizer: Any, questions: Sequence[Question], abstain: str, max_tokens: int
+    model: Any, tokenizer: Any, questions: Sequence[DevQuestion], abstain: str, max_tokens: int
 ) -> float:
-    """Mean F1 (0-1), the same in every process: each answers its share. All processes must come here, each with the
-    whole model."""
-    import torch
+    """Mean F1 (0-1), the same in every process: each process answers a part of the questions. All
+    processes must call it, each with the whole model."""
     from accelerate import PartialState
     from accelerate.utils import reduce
 
@@ -59,6 +72,18 @@ def mean_f1(
     return float(reduce(torch.tensor(total, device=state.device), "sum")) / len(questions)
 
 
-def _f1(question: Question, text: str, abstain: str) -> float:
-    answer, _ = parse_answer(text, question.num_chunks)
-    return score_answer(answer, question.answers, is_abstention(answer, abstain))["f1"]
+def plain_text_loss(model: Any, tokenizer: Any, texts: Sequence[str]) -> float:
+    """Mean -log p (nats per token) of plain texts, by a model that is whole in this process; nan
+    without texts."""
+    total, count = 0.0, 0
+    model.eval()
+    with torch.no_grad():
+        for text in texts:
+            encoded = tokenizer(text, return_tensors="pt", add_special_tokens=False)
+            ids = encoded["input_ids"][:, :PLAIN_TEXT_TOKENS]
+            if ids.shape[1] > 1:
+                ids = ids.to(model.device)
+                logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
+                total += float(functional.cross_entropy(logits, ids[0, 1:], reduction="sum"))
+                count += ids.shape[1] - 1
+    return total / count if count else math.nan

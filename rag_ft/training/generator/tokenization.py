@@ -10,27 +10,30 @@ from rag_ft.llm.chat_template import answer_ending, load_chat_tokenizer, render
 from rag_ft.llm.interface import Messages
 from rag_ft.model_hub import resolve
 
-IGNORED = -100  # what a label says where no loss is wanted
+IGNORED = -100  # the label of a token without a loss, as PyTorch's cross_entropy ignores it
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """`input_ids[:num_prompt_tokens]` is what serving sends; the rest, up to the end of the turn, is learned."""
+    """`input_ids[:num_prompt_tokens]` is what serving sends; the loss is taken over the rest, which
+    ends with the turn."""
 
     input_ids: tuple[int, ...]
     num_prompt_tokens: int
 
     @property
     def labels(self) -> list[int]:
+        """A label per token: IGNORED in the prompt, the token itself in the answer."""
         return [IGNORED] * self.num_prompt_tokens + list(self.input_ids[self.num_prompt_tokens :])
 
     @property
     def num_answer_tokens(self) -> int:
+        """Tokens with a loss."""
         return len(self.input_ids) - self.num_prompt_tokens
 
 
 class ChatTokens:
-    """Tokenises as serving does: the prompt alone, then the answer, so that no token spans the boundary."""
+    """Tokenises as serving does: the prompt alone, then the answer, so that no token spans both."""
 
     def __init__(self, tokenizer: Any) -> None:
         if tokenizer.eos_token_id is None:
@@ -41,9 +44,12 @@ class ChatTokens:
         self._ending = answer_ending(tokenizer)
 
     def encode(self, messages: Messages, answer: str) -> Encoded:
-        """Ids of the prompt as it is served, and of the answer with its end of turn. What a template writes after the
-        end-of-turn token is left out, since serving stops there, and so is what it writes into a finished turn before
-        the answer (an empty thinking block): serving's prompt either holds that already, or does without."""
+        """Ids of the prompt as it is served, and of the answer with its end of turn.
+
+        Serving stops at the end-of-turn token, so what a template writes after it is left out. Some
+        templates also write into a finished turn before the answer (an empty thinking block): the
+        prompt of serving either holds that already or does without, so it is not added here.
+        """
         prompt_ids = self._ids(render(self.tokenizer, messages))
         answer_ids = self._ids(answer + self._ending)
         end = self.tokenizer.eos_token_id

@@ -1,30 +1,22 @@
-"""Supervised fine-tuning of the generator: TRL's trainer with the loss on answers alone and little padding."""
+"""Supervised fine-tuning of the generator: schedule, TRL's trainer, and the weights it leaves."""
 
 from __future__ import annotations
 
 import json
-import logging
 import math
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from datasets import Dataset
-from torch.nn import functional
-from transformers import (
-    AutoConfig,
-    EarlyStoppingCallback,
-    PrinterCallback,
-    ProgressCallback,
-    TrainerCallback,
-)
+from transformers import AutoConfig, TrainerCallback
 from trl import SFTConfig
 
-from rag_ft.config import Config
+from rag_ft.config import Config, TrainGeneratorConfig
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.hardware import choose_dtype, total_memory_gb
 from rag_ft.model_hub import resolve
@@ -33,24 +25,24 @@ from rag_ft.training.distributed import Processes
 from rag_ft.training.generator.completion_trainer import (
     FINISHED,
     WIDTH_STEP,
-    AnswerTrainer,
-    MarkComplete,
-    Progress,
+    CompletionTrainer,
 )
 from rag_ft.training.generator.context_layouts import Example, longest_answer, num_arrangements
-from rag_ft.training.generator.dev_f1 import Question, mean_f1
-from rag_ft.training.generator.lora import adapter_config, can_pack
+from rag_ft.training.generator.dev_f1 import DevQuestion, mean_f1
+from rag_ft.training.generator.lora import FLASH, adapter_config, attention
 from rag_ft.training.generator.tokenization import IGNORED
 from rag_ft.training.memory_estimate import divisors, largest_pass, shape_of
 
-log = logging.getLogger(__name__)
-NUM_LOGGED = 50
+NUM_LOGGED = 50  # training losses in the log
+# What a row of the training log keeps: nothing that differs from run to run (times and rates).
+LOGGED = ("step", "epoch", "loss", "eval_loss", "eval_f1", "learning_rate", "grad_norm")
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """`device_batch_size` x `accumulation` x processes is the number of examples (packed: rows) of a step; `epochs`
-    are passes over the examples, which may hold several arrangements of each pair."""
+    """How a training is divided. A step has `device_batch_size` x `accumulation` x processes
+    examples (rows, if `packed`). `epochs` are passes over the examples, which may hold several
+    arrangements of each pair. `evaluate_every` counts steps."""
 
     device_batch_size: int
     accumulation: int
@@ -62,9 +54,12 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Trained:
-    """`trainer.model` holds the best weights. `history`: {step, loss | eval_loss, ...} in order, earlier runs'
-    included. `num_steps` were made in all; `num_tokens` were read in these `seconds`, of which `measure_seconds` went
-    into dev F1 (after a resume: since then)."""
+    """The result of a training. `trainer.model` holds the best weights.
+
+    `history` holds rows {step, loss | eval_loss, ...} in order, with those of runs before a resume,
+    and `num_steps` counts these too. `num_tokens`, `seconds` and `measure_seconds` (the part that
+    dev F1 took) are those since the resume.
+    """
 
     trainer: Any
     history: list[dict[str, float]]
@@ -82,133 +77,150 @@ def train(
     folder: Path,
     processes: Processes,
     model: Any,
-    questions: Sequence[Question] = (),
+    questions: Sequence[DevQuestion] = (),
     callbacks: Sequence[TrainerCallback] = (),
 ) -> Trained:
-    """Trains `model` (see `load_base`) on `examples`, evaluating on `dev`, with checkpoints in `folder`; goes on from
-    the newest whole one. The best weights are kept: by the F1 of their answers to `questions`, else by dev loss.
+    """Trains `model` (see `load_base`) on `examples`, with checkpoints in `folder`, from the newest
+    complete one on. The best weights on `dev` are kept: by the F1 of their answers to `questions`,
+    without questions by loss.
 
     Raises:
         ConfigError: batch sizes that do not divide, or a device that cannot do what is asked.
-        DataError: the trainer lost examples.
+        DataError: the trainer left out examples.
     """
+    settings, dtype = config.train_generator, config.llm.dtype
     schedule = plan_schedule(config, model, examples, processes.count)
-    trainer = AnswerTrainer(
-        model=model,
-        args=arguments(
-            config, schedule, "f1" if dev and questions else "loss" if dev else None, folder
-        ),
-        train_dataset=dataset_of(examples),
-        eval_dataset=dataset_of(sorted(dev, key=lambda e: len(e.encoded.input_ids)))
-        if dev
-        else None,
-        processing_class=tokenizer,
-        peft_config=adapter_config(config),
-        callbacks=[*_callbacks(config, bool(dev)), *callbacks],
-    )
-    trainer.arrangements = [example.arrangement for example in examples]
-    trainer.remove_callback(ProgressCallback)
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(Progress())
-    if questions:
+    metric: Literal["f1", "loss"] = "f1" if questions else "loss"
+    best_by = metric if dev else None
+
+    def measure(trained: Any) -> float:
         longest = longest_answer(examples)
+        with as_in_training(trained, dtype):
+            return mean_f1(trained, tokenizer, questions, config.llm.advanced.abstain, longest)
 
-        def measure(trained: Any) -> float:
-            with as_in_training(config, trained):
-                return mean_f1(trained, tokenizer, questions, config.llm.advanced.abstain, longest)
-
-        trainer.measure = measure
-    _check_rows(trainer.train_dataset, examples)
+    by_length = sorted(dev, key=lambda example: len(example.encoded.input_ids))
+    trainer = CompletionTrainer(
+        model=model,
+        args=arguments(settings, dtype, config.run.seed, schedule, best_by, folder),
+        train_dataset=dataset_of(examples),
+        eval_dataset=dataset_of(by_length) if dev else None,
+        processing_class=tokenizer,
+        peft_config=adapter_config(settings),
+        patience=settings.advanced.patience if dev else 0,
+        callbacks=callbacks,
+        arrangements=[example.arrangement for example in examples],
+        measure=measure if questions else None,
+    )
+    check_rows(trainer.train_dataset, examples)
     checkpoint = last_complete(folder)
     outcome = trainer.train(resume_from_checkpoint=checkpoint)
-    tokens = sum(
-        len(e.encoded.input_ids) for e in examples
-    )  # of an epoch; a packed step holds any number of examples
-    made = trainer.state.global_step
-    made_here = made - (_step_of(checkpoint) if checkpoint else 0)
+
+    # A packed step holds any number of examples: what was read is a share of all epochs' tokens.
+    tokens_per_epoch = sum(len(example.encoded.input_ids) for example in examples)
+    state, num_before = trainer.state, _step_of(checkpoint) if checkpoint else 0
+    share_here = (state.global_step - num_before) / max(1, state.global_step)
+    history = [{name: row[name] for name in LOGGED if name in row} for row in state.log_history]
     return Trained(
-        trainer, _history(trainer.state.log_history), made, outcome.metrics["train_runtime"],
-        round(tokens * (trainer.state.epoch or 0) * made_here / max(1, made)), trainer.measure_seconds,
-    )  # fmt: skip
+        trainer=trainer,
+        history=[row for row in history if "loss" in row or "eval_loss" in row],
+        num_steps=state.global_step,
+        seconds=outcome.metrics["train_runtime"],
+        num_tokens=round(tokens_per_epoch * (state.epoch or 0) * share_here),
+        measure_seconds=trainer.measure_seconds,
+    )
 
 
 def plan_schedule(
     config: Config, model: Any, examples: Sequence[Example], num_processes: int
 ) -> Schedule:
-    """How a step's examples are shared out over forward passes and processes, and how many steps there are."""
-    knobs, lengths = config.train_generator, [len(e.encoded.input_ids) for e in examples]
-    if knobs.batch_size % num_processes:
+    """How a step's examples are shared out over forward passes and processes, and how many steps
+    there are.
+
+    Raises:
+        ConfigError: train_generator.batch_size cannot be shared out evenly.
+    """
+    settings, advanced = config.train_generator, config.train_generator.advanced
+    batch_size, device_batch_size = settings.batch_size, advanced.device_batch_size
+    if batch_size % num_processes:
         raise ConfigError(
-            f"train_generator.batch_size={knobs.batch_size} cannot be shared by {num_processes} processes: "
-            f"set a multiple of {num_processes}"
+            f"train_generator.batch_size={batch_size} cannot be shared by {num_processes} "
+            f"processes: set a multiple of {num_processes}"
         )
-    share = knobs.batch_size // num_processes
-    packed = can_pack(config)
+    share = batch_size // num_processes
+    lengths = [len(example.encoded.input_ids) for example in examples]
+    longest_target = max(example.encoded.num_answer_tokens for example in examples)
+    packed = attention(config) == FLASH
     if packed:
-        # a packed row holds about so many examples; the rows of a pass are laid one behind the other
-        per_row = max(1.0, knobs.advanced.max_tokens / (sum(lengths) / len(lengths)))
-        rows = max(1, round(share / per_row))
-        most = (
-            round(knobs.advanced.device_batch_size / per_row)
-            if knobs.advanced.device_batch_size
-            else rows
-        )
-        sizes = [d for d in divisors(rows) if d <= max(1, most)]
-        row = (
-            knobs.advanced.max_tokens,
-            math.ceil(per_row) * max(e.encoded.num_answer_tokens for e in examples),
-        )
-        device = _fitting(config, model, sizes, row)
-        accumulation = rows // device
-        per_epoch = max(1, round(len(lengths) / (per_row * rows * num_processes)))
+        # A packed row holds about so many examples; the rows of a pass are laid end to end.
+        per_row = max(1.0, advanced.max_tokens / (sum(lengths) / len(lengths)))
+        num_rows = max(1, round(share / per_row))
+        most = round(device_batch_size / per_row) if device_batch_size else num_rows
+        sizes = [size for size in divisors(num_rows) if size <= max(1, most)]
+        row_tokens = advanced.max_tokens, math.ceil(per_row) * longest_target
+        steps_per_epoch = max(1, round(len(lengths) / (per_row * num_rows * num_processes)))
     else:
-        longest = max(lengths), max(e.encoded.num_answer_tokens for e in examples)
-        device = knobs.advanced.device_batch_size or _fitting(
-            config, model, divisors(share), longest
+        num_rows, row_tokens = share, (max(lengths), longest_target)
+        sizes = [device_batch_size] if device_batch_size else divisors(share)
+        steps_per_epoch = math.ceil(len(lengths) / batch_size)
+
+    # The largest forward pass that memory and caches take, by the tokens of a row (all, with a
+    # loss). It is the smallest where none seems to fit: the estimate forbids nothing.
+    gpu = torch.cuda.is_available()
+    memory_gb = total_memory_gb("cuda" if gpu else "cpu")
+    found = largest_pass(
+        shape_of(model), settings, config.llm.dtype, sizes, row_tokens, memory_gb, gpu
+    )
+    device_rows = found[0] if found else sizes[-1]
+    if num_rows % device_rows:
+        raise ConfigError(
+            f"train_generator.batch_size={batch_size} is no multiple of "
+            f"device_batch_size={device_rows} x {num_processes} processes: change one of them"
         )
-        if share % device:
-            raise ConfigError(
-                f"train_generator.batch_size={knobs.batch_size} is no multiple of device_batch_size={device} "
-                f"x {num_processes} processes: change one of them"
-            )
-        accumulation = share // device
-        per_epoch = math.ceil(len(lengths) / knobs.batch_size)
-    epochs = knobs.epochs / num_arrangements(examples)
-    num_steps = knobs.advanced.max_steps or max(1, math.ceil(epochs * per_epoch))
+    epochs = settings.epochs / num_arrangements(examples)
+    num_steps = advanced.max_steps or max(1, math.ceil(epochs * steps_per_epoch))
     return Schedule(
-        device,
-        accumulation,
-        epochs,
-        num_steps,
-        math.ceil(num_steps / knobs.advanced.evaluations),
-        packed,
+        device_batch_size=device_rows,
+        accumulation=num_rows // device_rows,
+        epochs=epochs,
+        num_steps=num_steps,
+        evaluate_every=math.ceil(num_steps / advanced.evaluations),
+        packed=packed,
     )
 
 
-def arguments(config: Config, schedule: Schedule, best_by: str | None, folder: Path) -> SFTConfig:
-    """TRL's settings; every name is as of the versions pinned in pyproject.toml. `best_by` is None without dev."""
-    knobs, gpu = config.train_generator, torch.cuda.is_available()
-    os.environ.pop(
-        "ACCELERATE_MIXED_PRECISION", None
-    )  # a launcher's; it would hold wherever bf16 is False
+def arguments(
+    settings: TrainGeneratorConfig,
+    dtype: str,
+    seed: int,
+    schedule: Schedule,
+    best_by: Literal["f1", "loss"] | None,
+    folder: Path,
+) -> SFTConfig:
+    """TRL's settings, in the names of the version that pyproject.toml pins.
+
+    `dtype` is run.dtype; `best_by` selects the weights and is None without dev examples.
+    """
+    advanced, gpu = settings.advanced, torch.cuda.is_available()
+    # A launcher sets this variable, and transformers reads it wherever bf16 is False.
+    os.environ.pop("ACCELERATE_MIXED_PRECISION", None)
     return SFTConfig(
         output_dir=str(folder),
         num_train_epochs=schedule.epochs,
-        max_steps=knobs.advanced.max_steps or -1,
+        max_steps=advanced.max_steps or -1,
         per_device_train_batch_size=schedule.device_batch_size,
         per_device_eval_batch_size=max(1, schedule.device_batch_size),
         gradient_accumulation_steps=schedule.accumulation,
-        learning_rate=knobs.learning_rate,
+        learning_rate=settings.learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=0.05,
         weight_decay=0.0,
         max_grad_norm=1.0,
-        bf16=computes_bf16(config),
+        bf16=computes_bf16(dtype),
         use_cpu=not gpu,
-        gradient_checkpointing=knobs.advanced.gradient_checkpointing,
+        gradient_checkpointing=advanced.gradient_checkpointing,
         packing=schedule.packed,
         eval_packing=False,
-        max_length=knobs.advanced.max_tokens,
+        max_length=advanced.max_tokens,
         pad_to_multiple_of="auto" if schedule.packed else WIDTH_STEP,
         dataset_kwargs=None if schedule.packed else {"skip_prepare_dataset": True},
         eval_strategy="steps" if best_by else "no",
@@ -224,106 +236,81 @@ def arguments(config: Config, schedule: Schedule, best_by: str | None, folder: P
         logging_steps=max(1, schedule.num_steps // NUM_LOGGED),
         dataloader_pin_memory=gpu,
         ddp_find_unused_parameters=False,
-        report_to=list(knobs.advanced.report_to) or "none",
-        seed=config.run.seed,
-        data_seed=config.run.seed,
+        report_to=list(advanced.report_to) or "none",
+        seed=seed,
+        data_seed=seed,
         disable_tqdm=False,
     )
 
 
-def computes_bf16(config: Config) -> bool:
-    """Whether matrix products run in bfloat16: where the device does so natively, unless float32 is asked for."""
-    return (
-        choose_dtype(config.llm.dtype, "cuda" if torch.cuda.is_available() else "cpu") == "bfloat16"
-    )
+def dataset_of(examples: Sequence[Example]) -> Dataset:
+    """The columns input_ids and labels, a row per example."""
+    columns = {
+        "input_ids": [list(example.encoded.input_ids) for example in examples],
+        "labels": [example.encoded.labels for example in examples],
+    }
+    return Dataset.from_dict(columns)
 
 
-def as_in_training(config: Config, model: Any) -> AbstractContextManager[Any]:
-    """Computes as the training does, for a model that is asked outside it: where all weights are trained, they are in
-    float32 on a GPU, which flash attention does not take."""
+def check_rows(dataset: Dataset, examples: Sequence[Example]) -> None:
+    """Makes sure that the trainer's dataset holds every example and every answer token: TRL leaves
+    out and cuts rows without a word.
+
+    Raises:
+        DataError: it does not.
+    """
+    packed = "seq_lengths" in dataset.column_names
+    num_rows = sum(map(len, dataset["seq_lengths"])) if packed else len(dataset)
+    supervised = sum(sum(label != IGNORED for label in row) for row in dataset["labels"])
+    wanted = sum(example.encoded.num_answer_tokens for example in examples)
+    if num_rows != len(examples) or supervised != wanted:
+        raise DataError(
+            f"the trainer kept {num_rows} of {len(examples)} examples and {supervised} of {wanted} "
+            "answer tokens: raise train_generator.advanced.max_tokens, "
+            "or set train_generator.advanced.packing=false"
+        )
+
+
+def computes_bf16(dtype: str) -> bool:
+    """Whether matrix products run in bfloat16: where the device computes it natively, unless
+    `dtype` (run.dtype) says float32."""
+    return choose_dtype(dtype, "cuda" if torch.cuda.is_available() else "cpu") == "bfloat16"
+
+
+def as_in_training(model: Any, dtype: str) -> AbstractContextManager[Any]:
+    """The precision of the training, for a model that is asked outside of it: where all weights are
+    trained they are float32, which flash attention on a GPU does not take."""
     if model.device.type == "cuda" and model.dtype == torch.float32:
-        return torch.autocast("cuda", torch.bfloat16, enabled=computes_bf16(config))
+        return torch.autocast("cuda", torch.bfloat16, enabled=computes_bf16(dtype))
     return nullcontext()
 
 
 def last_complete(folder: Path) -> str | None:
-    """The newest whole checkpoint under `folder`."""
-    whole = [path for path in folder.glob("checkpoint-*") if (path / FINISHED).exists()]
-    return max(map(str, whole), key=_step_of, default=None)
+    """The newest complete checkpoint in `folder`."""
+    complete = [path for path in folder.glob("checkpoint-*") if (path / FINISHED).exists()]
+    return max(map(str, complete), key=_step_of, default=None)
 
 
 def _step_of(checkpoint: str) -> int:
     return int(checkpoint.rpartition("-")[2])
 
 
-def plain_text_loss(model: Any, tokenizer: Any, texts: Sequence[str]) -> float:
-    """Mean -log p (nats a token) of plain texts by a model that is whole here; nan where there is no text."""
-    total, count = 0.0, 0
-    model.eval()
-    with torch.no_grad():
-        for text in texts:
-            ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"][
-                :, :512
-            ]
-            if ids.shape[1] > 1:
-                ids = ids.to(model.device)
-                logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
-                total += float(functional.cross_entropy(logits, ids[0, 1:], reduction="sum"))
-                count += ids.shape[1] - 1
-    return total / count if count else math.nan
+def save_generator(
+    trained: Trained,
+    settings: TrainGeneratorConfig,
+    base_model: str,
+    folder: Path,
+    processes: Processes,
+) -> None:
+    """Writes weights and tokenizer into `folder`, as PEFT, transformers and vLLM read them. Equal
+    weights give equal bytes.
 
-
-def _callbacks(config: Config, has_dev: bool) -> list[TrainerCallback]:
-    patience = config.train_generator.advanced.patience
-    stop = [EarlyStoppingCallback(early_stopping_patience=patience)] if has_dev and patience else []
-    return [MarkComplete(), *stop]
-
-
-def dataset_of(examples: Sequence[Example]) -> Dataset:
-    columns = {
-        "input_ids": [list(e.encoded.input_ids) for e in examples],
-        "labels": [e.encoded.labels for e in examples],
-    }
-    return Dataset.from_dict(columns)
-
-
-def _check_rows(dataset: Dataset, examples: Sequence[Example]) -> None:
-    """TRL drops and cuts rows without a word: what it trains on must be what it was given, row and answer token."""
-    packed = "seq_lengths" in dataset.column_names
-    rows = sum(map(len, dataset["seq_lengths"])) if packed else len(dataset)
-    supervised = sum(sum(label != IGNORED for label in row) for row in dataset["labels"])
-    wanted = sum(e.encoded.num_answer_tokens for e in examples)
-    if rows != len(examples) or supervised != wanted:
-        raise DataError(
-            f"the trainer kept {rows} of {len(examples)} examples and {supervised} of {wanted} answer tokens: "
-            "raise train_generator.advanced.max_tokens, or set train_generator.advanced.packing=false"
-        )
-
-
-def _fitting(config: Config, model: Any, sizes: Sequence[int], lengths: tuple[int, int]) -> int:
-    """The first of `sizes` (rows of a forward pass, largest first) that memory and caches take, by a row's `lengths`
-    (tokens, all and learned); the last where none seems to fit (the estimate is no reason to refuse what a user asks
-    for)."""
-    gpu = torch.cuda.is_available()
-    memory_gb = total_memory_gb("cuda" if gpu else "cpu")
-    settings, dtype = config.train_generator, config.llm.dtype
-    found = largest_pass(shape_of(model), settings, dtype, sizes, lengths, memory_gb, gpu)
-    return found[0] if found else sizes[-1]
-
-
-def _history(rows: Sequence[dict[str, Any]]) -> list[dict[str, float]]:
-    """Without what differs from run to run: times and rates."""
-    kept = ("step", "epoch", "loss", "eval_loss", "eval_f1", "learning_rate", "grad_norm")
-    picked = [{k: row[k] for k in kept if k in row} for row in rows]
-    return [row for row in picked if "loss" in row or "eval_loss" in row]
-
-
-def save_generator(trained: Trained, config: Config, folder: Path, processes: Processes) -> None:
-    """Writes weights and tokenizer into `folder` as PEFT, transformers and vLLM read them; byte-equal for equal ones.
-    Where all weights were trained they get the base model's dtype again: servers choose theirs by it."""
+    `base_model` is llm.model. Where all weights were trained they are written in the base model's
+    dtype, by which servers choose theirs. All processes must call it.
+    """
     trainer = trained.trainer
-    if config.train_generator.method == "full":
-        base = AutoConfig.from_pretrained(resolve(config.llm.required_model, "llm"))
+    if settings.method == "full":
+        base = AutoConfig.from_pretrained(resolve(base_model, "llm"))
         trainer.model.to(base.get_text_config().dtype or torch.float32)
     trainer.save_model(str(folder))
     if not processes.main:
@@ -331,9 +318,8 @@ def save_generator(trained: Trained, config: Config, folder: Path, processes: Pr
     (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle
     path = folder / "adapter_config.json"
     if path.exists():
-        settings = json.loads(path.read_text(encoding="utf-8"))
-        settings["base_model_name_or_path"] = config.llm.model
-        settings["target_modules"] = sorted(
-            settings["target_modules"]
-        )  # PEFT writes a set in any order
-        write_text(path, json.dumps(settings, indent=2, sort_keys=True) + "\n")
+        adapter = json.loads(path.read_text(encoding="utf-8"))
+        # PEFT writes the folder that the model was loaded from, and a set in any order.
+        adapter["base_model_name_or_path"] = base_model
+        adapter["target_modules"] = sorted(adapter["target_modules"])
+        write_text(path, json.dumps(adapter, indent=2, sort_keys=True) + "\n")

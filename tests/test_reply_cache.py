@@ -1,4 +1,7 @@
-"""The replies file: asked once, resumed byte for byte, errors never kept. The models are real and tiny, or count."""
+"""The replies file: asked once, resumed byte for byte, errors never kept.
+
+The models are real and tiny, or count what they are asked.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from rag_ft.llm.reply_cache import cached_chat
 
 
 class Counting:
-    """Answers with the prompt in capitals, counts what it was asked, fails for prompts with 'bad'."""
+    """Replies with the prompt in capitals, counts requests, fails for prompts with 'bad'."""
 
     def __init__(self, window: int = 1, name: str = "counting") -> None:
         self.name, self.window, self.asked = name, window, []
@@ -33,8 +36,8 @@ class Counting:
                 yield Reply(request.id, text.upper(), "stop", 1, 1, 0.0)
 
 
-def ask(text: str, name: str | None = None, **knobs: object) -> ChatRequest:
-    return ChatRequest(name or text, ({"role": "user", "content": text},), 8, **knobs)  # type: ignore[arg-type]
+def ask(text: str, name: str | None = None, **settings: object) -> ChatRequest:
+    return ChatRequest(name or text, ({"role": "user", "content": text},), 8, **settings)  # type: ignore[arg-type]
 
 
 def rows(path: Path) -> list[dict]:
@@ -113,8 +116,12 @@ def test_another_model_schema_or_temperature_is_another_request(tmp_path: Path) 
     path = tmp_path / "replies.jsonl"
     list(cached_chat(Counting(name="one"), [ask("q")], path, "ask"))
     model = Counting(name="two")
-    variants = [ask("q", "1"), ask("q", "2", temperature=0.5), ask("q", "3", schema={"type": "object"}),
-                ask("q", "4", adapter="tuned")]  # fmt: skip
+    variants = [
+        ask("q", "1"),
+        ask("q", "2", temperature=0.5),
+        ask("q", "3", schema={"type": "object"}),
+        ask("q", "4", adapter="tuned"),
+    ]
     list(cached_chat(model, variants, path, "ask"))
     assert len(model.asked) == 4
     assert len(rows(path)) == 5

@@ -1,4 +1,4 @@
-"""rag-ft evaluate alone: models from elsewhere, by path, in a run folder where nothing was written or trained."""
+"""Components from elsewhere, named by path, in a run folder where nothing was trained."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ def other_adapter(tiny_lm_dir: Path, tmp_path_factory: pytest.TempPathFactory) -
 def make_config_file(
     tmp_path: Path, tiny_lm_dir: Path, tiny_encoder_dir: Path
 ) -> Callable[..., Path]:
-    """make_config_file(name="alone", **evaluate knobs) -> a configuration with documents and questions of its own."""
+    """make_config_file(name="alone", **settings of evaluate) -> a configuration with documents and
+    questions of its own."""
     write_jsonl(
         tmp_path / "documents.jsonl",
         [{"id": n, "title": n.title(), "text": t} for n, t in TEXTS.items()],
@@ -119,7 +120,7 @@ def test_an_index_by_path_is_used_as_it_is(
     assert hits[0] == hits[1]
 
 
-def test_an_index_of_another_encoder_is_refused_with_the_remedy(
+def test_an_index_of_another_encoder_is_an_error_with_the_remedy(
     make_config_file: Callable[..., Path], other_encoder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     off = ["train_generator.enabled=false", "evaluate.answers=false"]
@@ -147,18 +148,18 @@ def test_a_run_that_has_something_to_train_is_not_started_by_evaluate(
 
 
 @pytest.mark.parametrize(
-    ("knob", "missing"), [("adapter", "adapter_config.json"), ("encoder", "modules.json")]
+    ("setting", "missing"), [("adapter", "adapter_config.json"), ("encoder", "modules.json")]
 )
 def test_a_path_that_holds_no_model_is_one_line(
     make_config_file: Callable[..., Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    knob: str,
+    setting: str,
     missing: str,
 ) -> None:
     off = ["train_generator.enabled=false", "train_retriever.enabled=false"]
-    assert main(["evaluate", str(make_config_file(**{knob: tmp_path / "nowhere"})), *off]) == 1
-    assert f"evaluate.{knob}: there is no {missing}" in capsys.readouterr().err
+    assert main(["evaluate", str(make_config_file(**{setting: tmp_path / "nowhere"})), *off]) == 1
+    assert f"evaluate.{setting}: there is no {missing}" in capsys.readouterr().err
 
 
 def test_what_the_run_tuned_itself_is_left_alone(
@@ -172,7 +173,7 @@ def test_what_the_run_tuned_itself_is_left_alone(
     assert [path.name for path in own.iterdir()] == ["adapter_config.json"]
 
 
-def test_ask_uses_the_halves_that_are_given(
+def test_ask_uses_the_external_components(
     make_config_file: Callable[..., Path],
     other_adapter: Path,
     other_encoder: Path,
@@ -181,8 +182,8 @@ def test_ask_uses_the_halves_that_are_given(
     config = make_config_file(adapter=other_adapter, encoder=other_encoder)
     assert main(["evaluate", str(config), "evaluate.answers=false"]) == 0
     said = []
-    for half in ([], ["--base"]):
+    for components in ([], ["--base"]):
         capsys.readouterr()
-        assert main(["ask", str(config), "Who made the mill?", *half]) == 0
+        assert main(["ask", str(config), "Who made the mill?", *components]) == 0
         said.append(capsys.readouterr().out.splitlines()[0])
     assert said[0] != said[1]

@@ -7,9 +7,19 @@ from rag_ft.schema import Evidence, QAPair
 from rag_ft.storage import JsonlAppender, from_json, read_jsonl, read_rows, to_json, write_jsonl
 
 PAIR = QAPair(
-    "1", "Who?", ("Ola", "Ola B"), "d#0", "d", Evidence("Ola did.", 0, 8), "factoid", "train", "generated",
-    {"f1": 1.0}, {"model": "x"}, ("d#4",),
-)  # fmt: skip
+    "1",
+    "Who?",
+    ("Ola", "Ola B"),
+    "d#0",
+    "d",
+    Evidence("Ola did.", 0, 8),
+    "factoid",
+    "train",
+    "generated",
+    {"f1": 1.0},
+    {"model": "x"},
+    ("d#4",),
+)
 
 
 def test_a_pair_survives_its_file(tmp_path: Path) -> None:

@@ -1,10 +1,8 @@
-"""What is checked before a server starts, how it is called, and that the guard leaves no process behind."""
+"""Our vLLM server: what is checked before it starts, how it is called, and how it is restarted."""
 
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
 import sys
 import threading
 import time
@@ -12,33 +10,20 @@ from pathlib import Path
 
 import psutil
 import pytest
+from test_vllm_watchdog import all_gone
 
 from rag_ft.config import LLMConfig
 from rag_ft.config_loader import make_config
 from rag_ft.errors import ConfigError, RagFtError
-from rag_ft.hardware import check_gpu_memory, release_gpu
-from rag_ft.llm import http_client, vllm_process, vllm_watchdog
+from rag_ft.hardware import release_gpu
+from rag_ft.llm import http_client, vllm_process
 from rag_ft.llm.factory import open_language_model
 from rag_ft.llm.interface import ChatRequest
 from rag_ft.llm.vllm_process import VLLMServer, find_vllm_python, is_cpu_build, last_error
 from rag_ft.training.distributed import Processes
 
-# a server with a child of its own, which ignores SIGTERM when asked to
-SERVER = """
-import signal, subprocess, sys, time
-if "stubborn" in sys.argv: signal.signal(signal.SIGTERM, signal.SIG_IGN)
-child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-print(child.pid, flush=True)
-if "dies" in sys.argv: sys.exit(7)
-time.sleep(600)
-"""
-CLIENT = """
-import subprocess, sys, time
-guard = subprocess.Popen(sys.argv[1:], stdin=subprocess.PIPE, start_new_session=True)
-print(guard.pid, flush=True)
-time.sleep(600)
-"""
-# speaks the protocol; asked about "poison" it dies, as often as its second argument says (the first counts deaths)
+# Speaks the protocol. Asked about "poison" it dies, as often as its second argument says; the file
+# of its first argument counts the deaths.
 MORTAL = """
 import json, os, sys, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -53,7 +38,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         self.reply({"data": [{"id": "base"}]})
     def do_POST(self):
-        prompt = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["messages"][0]["content"]
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        prompt = body["messages"][0]["content"]
         if "poison" in prompt and os.path.getsize(deaths) < most:
             open(deaths, "a").write("x")
             print("MemoryError: no room for blocks", flush=True)
@@ -66,95 +52,50 @@ ThreadingHTTPServer(("127.0.0.1", int(sys.argv[3])), Handler).serve_forever()
 """
 
 
-def start_guard(*arguments: str) -> tuple[subprocess.Popen[bytes], list[psutil.Process]]:
-    """The guard, and [guard, server, the server's child]."""
-    command = [sys.executable, vllm_watchdog.__file__, sys.executable, "-c", SERVER, *arguments]
-    guard = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
-    )
-    assert guard.stdout
-    child = psutil.Process(int(guard.stdout.readline()))
-    me = psutil.Process(guard.pid)
-    return guard, [me, *me.children(), child]
-
-
-def all_gone(processes: list[psutil.Process]) -> bool:
-    _, alive = psutil.wait_procs(processes, timeout=10)
-    return not [p for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
-
-
-def test_the_guard_ends_the_whole_group_when_the_client_closes() -> None:
-    guard, processes = start_guard()
-    assert guard.stdin
-    guard.stdin.close()
-    guard.wait(timeout=10)
-    assert all_gone(processes)
-
-
-def test_the_guard_ends_the_whole_group_on_sigterm() -> None:
-    guard, processes = start_guard()
-    guard.terminate()
-    guard.wait(timeout=10)
-    assert all_gone(processes)
-
-
-def test_what_a_server_that_died_left_behind_is_ended_too_and_its_code_is_told() -> None:
-    guard, processes = start_guard("dies")
-    assert guard.wait(timeout=10) == 7
-    assert all_gone(processes)
-
-
-@pytest.mark.slow
-def test_a_server_that_will_not_end_is_killed_after_the_grace_time() -> None:
-    guard, processes = start_guard("stubborn")
-    guard.terminate()
-    guard.wait(timeout=vllm_watchdog.GRACE_SECONDS + 10)
-    assert all_gone(processes)
-
-
-def test_killing_the_client_outright_leaves_no_server() -> None:
-    command = [sys.executable, vllm_watchdog.__file__, sys.executable, "-c", SERVER]
-    client = subprocess.Popen([sys.executable, "-c", CLIENT, *command], stdout=subprocess.PIPE)
-    assert client.stdout
-    guard = psutil.Process(int(client.stdout.readline()))
-    client.stdout.readline()  # the server's child is there
-    processes = [guard, *guard.children(recursive=True)]
-    assert len(processes) == 3
-    client.send_signal(signal.SIGKILL)
-    client.wait()
-    assert all_gone(processes)
-
-
-def test_killing_the_guard_outright_ends_the_server() -> None:
-    if sys.platform != "linux":
-        pytest.skip("needs the parent-death signal of Linux")
-    guard, [_, server, child] = start_guard()
-    guard.kill()
-    guard.wait()
-    assert all_gone([server])
-    child.kill()
-
-
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch, tiny_lm_dir: Path, tmp_path: Path):
-    def make(on_cpu: bool, adapters: dict[str, Path] | None = None, **knobs: object) -> VLLMServer:
+    def make(
+        on_cpu: bool, adapters: dict[str, Path] | None = None, **settings: object
+    ) -> VLLMServer:
         monkeypatch.setattr(vllm_process, "is_cpu_build", lambda _: on_cpu)
         monkeypatch.setattr(vllm_process, "check_gpu_memory", lambda *_: None)
-        llm = {"backend": "vllm", "model": str(tiny_lm_dir), "vllm_python": sys.executable, **knobs}
+        llm = {
+            "backend": "vllm",
+            "model": str(tiny_lm_dir),
+            "vllm_python": sys.executable,
+            **settings,
+        }
         config = make_config({"llm": llm}).llm
         return VLLMServer(config, tiny_lm_dir, adapters or {}, tmp_path / "vllm.log")
 
     return make
 
 
-def test_the_knobs_reach_the_command_line(made, tmp_path: Path) -> None:
+def test_the_settings_reach_the_command_line(made, tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 12}))
-    server = made(False, {"tuned-1": tmp_path}, tensor_parallel=2, data_parallel=4, gpu_memory_share=0.5,
-                  quantization="fp8", max_model_tokens=99_999, vllm_args=["--seed", "3"])  # fmt: skip
+    server = made(
+        False,
+        {"tuned-1": tmp_path},
+        tensor_parallel=2,
+        data_parallel=4,
+        gpu_memory_share=0.5,
+        quantization="fp8",
+        max_model_tokens=99_999,
+        vllm_args=["--seed", "3"],
+    )
     line = " ".join(server.command(1234))
-    for part in ("--tensor-parallel-size 2", "--data-parallel-size 4", "--gpu-memory-utilization 0.5", "--port 1234",
-                 "--quantization fp8", "--max-lora-rank 16", f"--lora-modules tuned-1={tmp_path}", "--seed 3",
-                 "--max-model-len 2048", "--generation-config vllm"):  # fmt: skip
+    for part in (
+        "--tensor-parallel-size 2",
+        "--data-parallel-size 4",
+        "--gpu-memory-utilization 0.5",
+        "--port 1234",
+        "--quantization fp8",
+        "--max-lora-rank 16",
+        f"--lora-modules tuned-1={tmp_path}",
+        "--seed 3",
+        "--max-model-len 2048",
+        "--generation-config vllm",
+    ):
         assert part in line
     assert "--enforce-eager" not in line
 
@@ -214,7 +155,8 @@ def test_a_server_that_dies_at_work_is_started_again_and_no_request_is_lost(
     assert all_gone(processes)
     told = [record.message for record in caplog.records if "starting it again" in record.message]
     assert told == [
-        f"the vLLM server was killed by signal 9: MemoryError: no room for blocks; starting it again ({n} of 2)"
+        "the vLLM server was killed by signal 9: MemoryError: no room for blocks; "
+        f"starting it again ({n} of 2)"
         for n in (1, 2)
     ]
 
@@ -292,47 +234,6 @@ def test_a_python_without_vllm_is_refused_with_the_remedy(
 def test_a_missing_model_is_refused_before_anything_starts(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such folder"):
         open_language_model(LLMConfig(backend="vllm", model=str(tmp_path / "nowhere")), seed=0)
-
-
-def test_gpu_memory_that_others_hold_is_told(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    tool = tmp_path / "nvidia-smi"
-    tool.write_text("#!/bin/sh\necho '20480, 81920'\n")
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    with pytest.raises(
-        ConfigError,
-        match=r"GPU 0 has 20.0 of 80.0 GiB free, llm.advanced.gpu_memory_share=0.9 wants 72.0",
-    ):
-        check_gpu_memory(0.9, 1)
-    with pytest.raises(ConfigError, match="2 GPUs asked for"):
-        check_gpu_memory(0.1, 2)
-
-
-def test_only_the_gpus_this_process_may_use_are_looked_at(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    tool = tmp_path / "nvidia-smi"  # GPU 0 is full, 1 (also GPU-b) is free
-    tool.write_text('#!/bin/sh\ncase "$*" in *"-i 1"|*"-i GPU-b") ;; *) echo "0, 81920";; esac\n'
-                    'case "$*" in *"-i 0") ;; *) echo "81000, 81920";; esac\n')  # fmt: skip
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    with pytest.raises(ConfigError, match=r"GPU 0 has 0\.0"):
-        check_gpu_memory(0.9, 1)
-    for visible in ("1", "GPU-b", "1,0", "1,-1,0"):
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-        check_gpu_memory(0.9, 1)
-    with pytest.raises(
-        ConfigError, match=r"2 GPUs asked for .*, 1 are shown by CUDA_VISIBLE_DEVICES=1,-1,0"
-    ):
-        check_gpu_memory(0.9, 2)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-1")
-    check_gpu_memory(0.9, 1)  # of a part of a GPU nvidia-smi does not tell
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    with pytest.raises(ConfigError, match=r"1 GPUs asked for .*, 0 are shown"):
-        check_gpu_memory(0.9, 1)
 
 
 def test_memory_that_this_process_no_longer_uses_is_free_for_its_server(

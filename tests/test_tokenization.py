@@ -1,4 +1,4 @@
-"""What is learned: after exactly the prompt that serving sends, the answer and its end mark, whatever the template."""
+"""The loss is on the answer and its end mark, after exactly the prompt that serving sends."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from rag_ft.training.generator.tokenization import ChatTokens
 
 MESSAGES = ({"role": "user", "content": "When does the end of the ferry's day come? Say: end."},)
 TRIMMING = CHAT_TEMPLATE.replace("m['content']", "m['content'] | trim")
-NO_END = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"  # noqa: E501  # fmt: skip
+NO_END = (
+    "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
 TEMPLATES = {
     "qwen3.jinja": ("<|im_start|>assistant\n<think>\n\n</think>\n\n", "<|im_end|>"),
     "qwen2_5.jinja": ("<|im_start|>assistant\n", "<|im_end|>"),
@@ -31,7 +34,7 @@ TEMPLATES = {
 
 
 def tokenizer_with(template: str, folder: Path) -> Any:
-    """The tiny model's tokenizer, whose end token is <|im_end|>, with a template of its own or of TRL's."""
+    """The tiny model's tokenizer, whose end token is <|im_end|>, with this template or TRL's."""
     tokenizer = load_chat_tokenizer(folder)
     tokenizer.bos_token = "<|endoftext|>"
     file = (

@@ -1,4 +1,4 @@
-"""Training examples: what a context holds, what its target is, and that no answer is taught without its proof."""
+"""What a context holds, what its target is, and that no answer is trained without its evidence."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from rag_ft.prompts.answer_prompt import AnswerPrompt
 from rag_ft.prompts.prompt_set import load_prompts
 from rag_ft.schema import Chunk, Evidence, QAPair, Reject
 from rag_ft.training.generator.context_layouts import (
-    Draft,
+    Context,
     Example,
-    Layout,
-    balance,
-    drafts,
-    finish,
+    LayoutSettings,
+    balance_unanswerable,
+    build_contexts,
+    fit_to_length,
 )
 from rag_ft.training.generator.tokenization import IGNORED, ChatTokens, Encoded
 
 ABSTAIN = "I don't know."
-LAYOUT = Layout("raft", top_k=3, gold_share=0.8, cite=False, max_tokens=10_000, seed=0)
+LAYOUT = LayoutSettings("raft", top_k=3, gold_share=0.8, cite=False, max_tokens=10_000, seed=0)
 
 
 def chunk(name: str, text: str, start: int = 0, document: str = "d") -> Chunk:
@@ -41,8 +41,17 @@ HITS = ["e#0", "d#0", "d#1", *(c.id for c in OTHERS)]
 
 
 def pair(number: int = 0, **changes: Any) -> QAPair:
-    made = QAPair(f"q{number}", "When did the mill open?", ("1871",), "d#0", "d", Evidence("1871", 19, 23), "factoid",
-                  "train", "generated")  # fmt: skip
+    made = QAPair(
+        id=f"q{number}",
+        question="When did the mill open?",
+        answers=("1871",),
+        chunk_id="d#0",
+        document_id="d",
+        evidence=Evidence("1871", 19, 23),
+        kind="factoid",
+        split="train",
+        origin="generated",
+    )
     return dataclasses.replace(made, **changes)
 
 
@@ -56,8 +65,8 @@ def render(question: str, chunks: Sequence[Chunk]) -> Any:
     return ({"role": "user", "content": " ".join([question, *(c.text for c in chunks)])},)
 
 
-def made(layout: Layout, number: int = 0, **changes: Any) -> list[Draft]:
-    found = drafts(pair(number, **changes), HITS, CHUNKS, layout)
+def made(layout: LayoutSettings, number: int = 0, **changes: Any) -> list[Context]:
+    found = build_contexts(pair(number, **changes), HITS, CHUNKS, layout)
     assert not isinstance(found, Reject), found
     return found
 
@@ -65,28 +74,28 @@ def made(layout: Layout, number: int = 0, **changes: Any) -> list[Draft]:
 def test_raft_answers_only_where_the_gold_chunk_is_and_abstains_in_the_set_share_of_examples() -> (
     None
 ):
-    contexts = [draft for n in range(2000) for draft in made(LAYOUT, n)]
-    for draft in contexts:
-        ids = [c.id for c in draft.chunks]
+    contexts = [context for n in range(2000) for context in made(LAYOUT, n)]
+    for context in contexts:
+        ids = [c.id for c in context.chunks]
         assert len(ids) == 3 == len(set(ids))
-        assert (draft.answer is not None) == ("d#0" in ids)
-    answered = sum(draft.answer is not None for draft in contexts) / len(contexts)
+        assert (context.answer is not None) == ("d#0" in ids)
+    answered = sum(context.answer is not None for context in contexts) / len(contexts)
     assert answered == pytest.approx(0.8, abs=0.03)
 
 
-def test_questions_with_a_withheld_proof_are_asked_with_it_too() -> None:
-    contexts = [draft for n in range(500) for draft in made(LAYOUT, n)]
-    asked = {draft.id.partition("/")[0]: 0 for draft in contexts}
-    assert len(asked) == 500 and len({draft.id for draft in contexts}) == len(contexts)
-    answered = {draft.id.partition("/")[0] for draft in contexts if draft.answer is not None}
-    assert answered == set(asked), "every question is answered where its proof is shown"
+def test_questions_with_a_withheld_gold_chunk_are_asked_with_it_too() -> None:
+    contexts = [context for n in range(500) for context in made(LAYOUT, n)]
+    asked = {context.id.partition("/")[0]: 0 for context in contexts}
+    assert len(asked) == 500 and len({context.id for context in contexts}) == len(contexts)
+    answered = {context.id.partition("/")[0] for context in contexts if context.answer is not None}
+    assert answered == set(asked), "every question is answered where its gold chunk is shown"
 
 
 def test_a_withheld_context_holds_no_chunk_that_mentions_the_answer_or_touches_the_evidence() -> (
     None
 ):
     touching = chunk("d#2", "in 18", start=16)
-    found = drafts(
+    found = build_contexts(
         pair(),
         ["d#2", *HITS],
         {**CHUNKS, "d#2": touching},
@@ -96,16 +105,18 @@ def test_a_withheld_context_holds_no_chunk_that_mentions_the_answer_or_touches_t
     assert found[0].answer is None and not {"d#0", "d#2", "e#0"} & {c.id for c in found[0].chunks}
 
 
-def test_where_every_other_chunk_tells_the_answer_the_gold_chunk_is_not_withheld() -> None:
-    found = drafts(pair(), ["e#0", "d#0"], CHUNKS, dataclasses.replace(LAYOUT, gold_share=0.0))
+def test_where_every_other_chunk_mentions_the_answer_the_gold_chunk_is_not_withheld() -> None:
+    found = build_contexts(
+        pair(), ["e#0", "d#0"], CHUNKS, dataclasses.replace(LAYOUT, gold_share=0.0)
+    )
     assert not isinstance(found, Reject) and found[0].answer == "1871" and GOLD in found[0].chunks
 
 
 def test_the_gold_chunk_takes_every_place_and_distractors_are_the_hardest() -> None:
     contexts = [made(dataclasses.replace(LAYOUT, gold_share=1.0), n)[0] for n in range(300)]
-    places = [[c.id for c in draft.chunks].index("d#0") for draft in contexts]
+    places = [[c.id for c in context.chunks].index("d#0") for context in contexts]
     assert min(places.count(place) for place in range(3)) > 60
-    assert all({c.id for c in draft.chunks} == {"d#0", "e#0", "d#1"} for draft in contexts)
+    assert all({c.id for c in context.chunks} == {"d#0", "e#0", "d#1"} for context in contexts)
 
 
 def test_examples_depend_on_the_pair_and_the_seed_alone() -> None:
@@ -124,9 +135,9 @@ def test_the_share_of_answered_examples_holds_whatever_the_share_of_unanswerable
     pairs = [pair(n) for n in range(1000)] + [
         pair(n, **empty) for n in range(1000, 1000 + num_empty)
     ]
-    used, rest, left_out = balance(pairs, layout)
-    contexts = [draft for one in used for draft in drafts(one, HITS, CHUNKS, rest)]
-    assert sum(draft.answer is not None for draft in contexts) / len(contexts) == pytest.approx(
+    used, rest, left_out = balance_unanswerable(pairs, layout)
+    contexts = [context for one in used for context in build_contexts(one, HITS, CHUNKS, rest)]
+    assert sum(context.answer is not None for context in contexts) / len(contexts) == pytest.approx(
         0.8, abs=0.03
     )
     assert len(used) + len(left_out) == len(pairs) and bool(left_out) == (num_empty == 900)
@@ -134,60 +145,64 @@ def test_the_share_of_answered_examples_holds_whatever_the_share_of_unanswerable
 
 def test_radit_makes_one_example_a_chunk_in_the_set_share() -> None:
     layout = dataclasses.replace(LAYOUT, name="radit", gold_share=0.5)
-    instances = [draft for n in range(2000) for draft in made(layout, n)]
-    assert all(len(draft.chunks) == 1 for draft in instances)
-    assert all((draft.chunks[0].id == "d#0") == (draft.answer == "1871") for draft in instances)
-    assert sum(d.answer is not None for d in instances) / len(instances) == pytest.approx(
+    instances = [context for n in range(2000) for context in made(layout, n)]
+    assert all(len(context.chunks) == 1 for context in instances)
+    assert all(
+        (context.chunks[0].id == "d#0") == (context.answer == "1871") for context in instances
+    )
+    assert sum(c.answer is not None for c in instances) / len(instances) == pytest.approx(
         0.5, abs=0.03
     )
-    assert len({draft.id for draft in instances}) == len(instances)
+    assert len({context.id for context in instances}) == len(instances)
 
 
 def test_concat_keeps_the_served_order_and_abstains_where_the_retriever_missed() -> None:
     layout = dataclasses.replace(LAYOUT, name="concat")
     assert [c.id for c in made(layout)[0].chunks] == HITS[:3]
-    missed = drafts(pair(), [c.id for c in OTHERS], CHUNKS, layout)
+    missed = build_contexts(pair(), [c.id for c in OTHERS], CHUNKS, layout)
     assert not isinstance(missed, Reject) and missed[0].answer is None
-    ambiguous = drafts(pair(), ["e#0", "f#0"], CHUNKS, layout)
+    ambiguous = build_contexts(pair(), ["e#0", "f#0"], CHUNKS, layout)
     assert isinstance(ambiguous, Reject) and ambiguous.reason == "ambiguous context"
 
 
 def test_a_multi_hop_answer_needs_both_its_chunks() -> None:
     hops = {"kind": "multi_hop", "provenance": {"second_chunk_id": "f#5"}}
     for number in range(50):
-        draft = made(LAYOUT, number, **hops)[0]
-        ids = {c.id for c in draft.chunks}
-        assert (draft.answer is not None) == ({"d#0", "f#5"} <= ids) and len(ids) == 3
+        context = made(LAYOUT, number, **hops)[0]
+        ids = {c.id for c in context.chunks}
+        assert (context.answer is not None) == ({"d#0", "f#5"} <= ids) and len(ids) == 3
     assert isinstance(
-        drafts(pair(**hops), HITS, CHUNKS, dataclasses.replace(LAYOUT, name="radit")), Reject
+        build_contexts(pair(**hops), HITS, CHUNKS, dataclasses.replace(LAYOUT, name="radit")),
+        Reject,
     )
     assert isinstance(
-        drafts(pair(**hops), HITS, CHUNKS, dataclasses.replace(LAYOUT, name="concat")), Reject
+        build_contexts(pair(**hops), HITS, CHUNKS, dataclasses.replace(LAYOUT, name="concat")),
+        Reject,
     )
 
 
 def test_an_unanswerable_pair_abstains_over_what_is_found() -> None:
-    draft = made(LAYOUT, kind="unanswerable", chunk_id=None, evidence=None, answers=(ABSTAIN,))[0]
-    assert draft.answer is None and [c.id for c in draft.chunks] == HITS[:3]
+    context = made(LAYOUT, kind="unanswerable", chunk_id=None, evidence=None, answers=(ABSTAIN,))[0]
+    assert context.answer is None and [c.id for c in context.chunks] == HITS[:3]
 
 
-def test_a_pair_without_a_place_learns_from_the_best_chunk_that_tells_the_answer_or_is_left_out() -> (
-    None
-):
+def test_a_pair_without_a_place_uses_the_best_chunk_with_the_answer_or_is_rejected() -> None:
     unknown = pair(chunk_id=None, evidence=None, document_id=None)
-    found = drafts(unknown, HITS, CHUNKS, dataclasses.replace(LAYOUT, gold_share=1.0))
+    found = build_contexts(unknown, HITS, CHUNKS, dataclasses.replace(LAYOUT, gold_share=1.0))
     assert not isinstance(found, Reject) and found[0].gold == {"e#0"}
-    nowhere = drafts(unknown, ["f#0", "f#1"], CHUNKS, LAYOUT)
+    nowhere = build_contexts(unknown, ["f#0", "f#1"], CHUNKS, LAYOUT)
     assert isinstance(nowhere, Reject) and nowhere.reason == "no gold chunk"
 
 
 def test_a_long_context_loses_whole_chunks_the_gold_one_last_and_never_the_answer() -> None:
-    draft = Draft(
+    context = Context(
         "q", "When?", (GOLD, SIBLING, OTHERS[0]), frozenset({"d#0"}), "1871", frozenset({"d#0"})
     )
     sizes = {}
     for limit in range(5, 40):
-        done = finish(draft, render, ABSTAIN, count, dataclasses.replace(LAYOUT, max_tokens=limit))
+        done = fit_to_length(
+            context, render, ABSTAIN, count, dataclasses.replace(LAYOUT, max_tokens=limit)
+        )
         if isinstance(done, Example):
             assert (
                 len(done.encoded.input_ids) <= limit
@@ -201,19 +216,21 @@ def test_a_long_context_loses_whole_chunks_the_gold_one_last_and_never_the_answe
 
 
 def test_a_cited_answer_names_the_place_the_gold_chunk_has_after_trimming() -> None:
-    draft = Draft(
+    context = Context(
         "q", "When?", (OTHERS[0], SIBLING, GOLD), frozenset({"d#0"}), "1871", frozenset({"d#0"})
     )
     layout = dataclasses.replace(LAYOUT, cite=True)
-    whole = finish(draft, render, ABSTAIN, count, layout)
+    whole = fit_to_length(context, render, ABSTAIN, count, layout)
     assert isinstance(whole, Example) and whole.answer == "1871 [3]"
-    trimmed = finish(draft, render, ABSTAIN, count, dataclasses.replace(layout, max_tokens=24))
+    trimmed = fit_to_length(
+        context, render, ABSTAIN, count, dataclasses.replace(layout, max_tokens=24)
+    )
     assert isinstance(trimmed, Example) and trimmed.answer == f"1871 [{len(trimmed.chunk_ids)}]"
     assert len(trimmed.chunk_ids) < 3
 
 
 def test_a_quoting_answer_begins_with_its_sentence_word_for_word_and_is_scored_without_it() -> None:
-    from rag_ft.evaluation.answering import _prediction
+    from rag_ft.evaluation.answering import to_prediction
     from rag_ft.evaluation.metrics.squad import exact_match
     from rag_ft.evaluation.systems import Ask
     from rag_ft.llm.interface import Reply
@@ -221,29 +238,31 @@ def test_a_quoting_answer_begins_with_its_sentence_word_for_word_and_is_scored_w
     text = "Ola\nsteers <quote>. The mill opened in 1871 by the river. It stands."
     gold = chunk("d#0", text)
     where = text.index("1871")
-    proved = pair(evidence=Evidence("1871", where, where + 4))
+    placed = pair(evidence=Evidence("1871", where, where + 4))
     layout = dataclasses.replace(LAYOUT, gold_share=1.0, cite=True, quote=True)
-    found = drafts(proved, HITS, {**CHUNKS, "d#0": gold}, layout)
+    found = build_contexts(placed, HITS, {**CHUNKS, "d#0": gold}, layout)
     assert not isinstance(found, Reject)
-    quoted = finish(found[0], render, ABSTAIN, count, layout)
-    plain = finish(found[0], render, ABSTAIN, count, dataclasses.replace(layout, quote=False))
+    quoted = fit_to_length(found[0], render, ABSTAIN, count, layout)
+    plain = fit_to_length(
+        found[0], render, ABSTAIN, count, dataclasses.replace(layout, quote=False)
+    )
     assert (
         isinstance(quoted, Example)
         and isinstance(plain, Example)
         and quoted.messages == plain.messages
     )
     assert quoted.answer == f"<quote>The mill opened in 1871 by the river.</quote> {plain.answer}"
-    ask = Ask(proved, "tuned", "tuned", quoted.chunk_ids, ("1871",))
-    said = _prediction(
+    ask = Ask(placed, "tuned", "tuned", quoted.chunk_ids, ("1871",))
+    said = to_prediction(
         ask,
         Reply("q", quoted.answer, "stop", 1, 1, 0.0),
         AnswerPrompt(load_prompts("compact", ABSTAIN), True),
     )
     assert exact_match(said.answer, ask.answers) == 1.0 and said.citations == ("d#0",)
-    whole = dataclasses.replace(proved, evidence=Evidence(text[:20], 0, 20))
-    tagged = drafts(whole, HITS, {**CHUNKS, "d#0": gold}, layout)
+    whole = dataclasses.replace(placed, evidence=Evidence(text[:20], 0, 20))
+    tagged = build_contexts(whole, HITS, {**CHUNKS, "d#0": gold}, layout)
     assert not isinstance(tagged, Reject)
-    reply = finish(tagged[0], render, ABSTAIN, count, layout)
+    reply = fit_to_length(tagged[0], render, ABSTAIN, count, layout)
     assert isinstance(reply, Example) and reply.answer.startswith(
         "<quote>Ola steers < quote>.</quote> 1871"
     )
@@ -252,22 +271,22 @@ def test_a_quoting_answer_begins_with_its_sentence_word_for_word_and_is_scored_w
 def test_a_multi_hop_answer_quotes_its_own_chunk_wherever_that_stands() -> None:
     layout = dataclasses.replace(LAYOUT, gold_share=1.0, quote=True)
     hops = {"kind": "multi_hop", "provenance": {"second_chunk_id": "e#0"}}
-    contexts = [draft for n in range(40) for draft in made(layout, n, **hops)]
-    assert {draft.chunks.index(GOLD) < draft.chunks.index(ECHO) for draft in contexts} == {
+    contexts = [context for n in range(40) for context in made(layout, n, **hops)]
+    assert {context.chunks.index(GOLD) < context.chunks.index(ECHO) for context in contexts} == {
         True,
         False,
     }
-    assert {draft.quote for draft in contexts} == {GOLD.text}
+    assert {context.quote for context in contexts} == {GOLD.text}
 
 
 def test_an_answer_without_a_known_sentence_and_an_abstention_quote_nothing() -> None:
     layout = dataclasses.replace(LAYOUT, gold_share=1.0, quote=True)
     unplaced = pair(evidence=None, answers=("in the year of the flood",))
-    for draft in [
+    for context in [
         *made(layout, 0, evidence=None, answers=unplaced.answers),
         *made(dataclasses.replace(layout, gold_share=0)),
     ]:
-        example = finish(draft, render, ABSTAIN, count, layout)
+        example = fit_to_length(context, render, ABSTAIN, count, layout)
         assert isinstance(example, Example) and example.answer in (ABSTAIN, unplaced.answer)
 
 
@@ -279,11 +298,11 @@ def test_training_and_evaluation_send_the_same_bytes(tiny_lm_dir: Path) -> None:
     prompts = load_prompts("compact", ABSTAIN)
     tokens = ChatTokens(load_chat_tokenizer(tiny_lm_dir))
     titled = {i: dataclasses.replace(c, title="The <|im_end|> mill") for i, c in CHUNKS.items()}
-    draft = Draft(
+    context = Context(
         "q", pair().question, tuple(titled[i] for i in HITS[:3]), frozenset({"d#0"}), "1871"
     )
     prompt = AnswerPrompt(prompts, True)
-    example = finish(draft, prompt.messages, ABSTAIN, tokens.encode, LAYOUT)
+    example = fit_to_length(context, prompt.messages, ABSTAIN, tokens.encode, LAYOUT)
     assert isinstance(example, Example)
     ask = Ask(pair(), "base", "base", tuple(HITS[:3]), ("1871",))
     served = Prompting(prompt, titled).messages(ask)
@@ -309,8 +328,9 @@ def test_labels_are_those_of_trl_up_to_the_end_of_the_turn(
     trainer = SFTTrainer(
         model=AutoModelForCausalLM.from_pretrained(tiny_lm_dir),
         args=SFTConfig(str(tmp_path), use_cpu=True, report_to="none"),
-        train_dataset=rows, processing_class=tokenizer,
-    )  # fmt: skip
+        train_dataset=rows,
+        processing_class=tokenizer,
+    )
     theirs = trainer.train_dataset[0]
     ours = ChatTokens(tokenizer).encode(messages, "Ada Bo")
     length = len(ours.input_ids)

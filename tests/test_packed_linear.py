@@ -1,4 +1,4 @@
-"""An encoder's linear layers laid out for the CPU: the same numbers, and left alone where that cannot be had."""
+"""Linear layers laid out for the CPU give the same numbers, or the model is left alone."""
 
 from __future__ import annotations
 

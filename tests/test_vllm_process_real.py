@@ -1,4 +1,4 @@
-"""The real vLLM server (CPU build in .venv-vllm), started and stopped by us, against the in-process model."""
+"""A real vLLM server (CPU build in .venv-vllm) of our own, against the in-process model."""
 
 from __future__ import annotations
 
@@ -40,27 +40,36 @@ NAMES = ["Harbour", "Mill", "Canal", "Tower", "Garden", "Bridge", "Museum", "Dep
 
 
 def config_of(folder: Path, backend: str) -> LLMConfig:
-    """float32: in bfloat16 two likely tokens can be closer than the rounding, and greedy replies part there."""
+    """float32: in bfloat16 two likely tokens can be closer than rounding, and replies differ."""
     return LLMConfig(backend=backend, model=str(folder), max_model_tokens=1024, dtype="float32")
 
 
 def question(i: int) -> tuple[dict[str, str], ...]:
     name = NAMES[i % len(NAMES)]
-    facts = f"The {name} Station opened in {1900 + i}. It has {i + 3} platforms. Its warden is Mara Voss."
-    prompt = "Answer the question from the context, as briefly as possible. If the context does not say, reply: "
-    return ({"role": "user", "content": f"{prompt}I don't know.\n\nContext:\n[1] {facts}\n\n"
-             f"Question: When did the {name} Station open?"},)  # fmt: skip
+    facts = (
+        f"The {name} Station opened in {1900 + i}. It has {i + 3} platforms. "
+        "Its warden is Mara Voss."
+    )
+    content = (
+        "Answer the question from the context, as briefly as possible. "
+        "If the context does not say, reply: I don't know.\n\n"
+        f"Context:\n[1] {facts}\n\nQuestion: When did the {name} Station open?"
+    )
+    return ({"role": "user", "content": content},)
 
 
 def writing(i: int) -> tuple[dict[str, str], ...]:
     name = NAMES[i % len(NAMES)]
     passage = f"The {name} Station opened in {1900 + i}. It has {i + 3} platforms."
-    return ({"role": "user", "content": f"Write a question about the passage as JSON.\n\nPassage:\n{passage}\n\n"
-             f"Sentence: The {name} Station opened in {1900 + i}.\nKind: factoid"},)  # fmt: skip
+    content = (
+        f"Write a question about the passage as JSON.\n\nPassage:\n{passage}\n\n"
+        f"Sentence: The {name} Station opened in {1900 + i}.\nKind: factoid"
+    )
+    return ({"role": "user", "content": content},)
 
 
-def some_requests(n: int, **knobs: Any) -> list[ChatRequest]:
-    return [ChatRequest(f"q{i}", question(i), 24, **knobs) for i in range(n)]
+def some_requests(n: int, **settings: Any) -> list[ChatRequest]:
+    return [ChatRequest(f"q{i}", question(i), 24, **settings) for i in range(n)]
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +162,7 @@ def test_a_running_server_is_used_by_its_address_and_needs_no_model_folder_here(
     served: Any,
 ) -> None:
     config = LLMConfig(
-        backend="openai", model="base", base_url=served._sender.base_url, dtype="float32"
+        backend="openai", model="base", base_url=served._client.base_url, dtype="float32"
     )
     jobs = [(question(0), "1900"), (question(1), "I don't know.")]
     with open_language_model(config, seed=0) as model:

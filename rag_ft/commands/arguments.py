@@ -1,0 +1,26 @@
+"""From parsed arguments to the configuration that a command works with."""
+
+from __future__ import annotations
+
+import argparse
+
+from rag_ft.config import Config
+from rag_ft.config_loader import load_config
+from rag_ft.freshness import check_files
+from rag_ft.run_dir import RunDir
+
+
+def config_of(args: argparse.Namespace) -> Config:
+    """The configuration file with the overrides of the command line."""
+    return load_config(args.config, args.overrides)
+
+
+def checked_config_of(args: argparse.Namespace, *stages: str) -> Config:
+    """The configuration of a run whose files are as these stages wrote them.
+
+    Raises:
+        DataError: one of these files is missing or has changed.
+    """
+    config = config_of(args)
+    check_files(RunDir(config.run_path), stages)
+    return config

@@ -1,0 +1,79 @@
+"""The stages of the pipeline: what each one does, and what it builds on. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from rag_ft.errors import ConfigError
+
+
+class Stage(NamedTuple):
+    """One step of the pipeline. The files that it writes stand in `run_dir.FILES`.
+
+    `does` is its help text. `after` names the stages that it builds on. `sections` are the sections
+    of the configuration, or single settings, that change its result. `computes` says whether its
+    result can depend on the number of threads.
+    """
+
+    name: str
+    does: str
+    after: tuple[str, ...]
+    sections: tuple[str, ...]
+    computes: bool = True
+
+
+STAGES: tuple[Stage, ...] = (
+    Stage(
+        "ingest",
+        "read documents and split them into chunks",
+        (),
+        ("ingest", "encoder"),
+        computes=False,
+    ),
+    Stage(
+        "index",
+        "embed the chunks; build the FAISS and BM25 indexes",
+        ("ingest",),
+        ("encoder", "retrieval.advanced.with_title", "retrieval.advanced.faiss"),
+    ),
+    Stage(
+        "generate",
+        "let the LLM write question-answer pairs, and check them",
+        ("index",),
+        ("llm", "generate", "retrieval"),
+    ),
+    Stage(
+        "train_retriever",
+        "tune the encoder on the pairs; keep it where dev questions show a gain",
+        ("generate",),
+        ("train_retriever", "encoder", "retrieval", "llm"),
+    ),
+    Stage(
+        "train_generator",
+        "tune the generator with LoRA on pairs and retrieved chunks",
+        ("train_retriever",),
+        ("train_generator", "retrieval", "llm"),
+    ),
+    Stage(
+        "evaluate",
+        "answer the test questions with every system and score the answers",
+        ("train_retriever", "train_generator"),
+        ("evaluate", "retrieval", "llm"),
+    ),
+    Stage(
+        "report",
+        "write metrics.json, report.html and report.md",
+        ("evaluate",),
+        (),
+        computes=False,
+    ),
+)
+NAMES = tuple(stage.name for stage in STAGES)
+
+
+def find_stage(name: str) -> Stage:
+    """The stage of this name. Raises ConfigError where there is none."""
+    for stage in STAGES:
+        if stage.name == name:
+            return stage
+    raise ConfigError(f"no stage '{name}': choose from {', '.join(NAMES)}")

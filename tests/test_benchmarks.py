@@ -1,0 +1,94 @@
+"""Every benchmark that needs no vLLM runs, on a small piece of its work."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.slow
+
+
+def run(folder: Path, name: str, *words: str) -> str:
+    """What the benchmark prints; its results go to `folder`."""
+    environment = {**os.environ, "RAG_FT_RESULTS": str(folder), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, f"benchmarks/{name}.py", *words]
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def handbook_sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two sets in the layout that benchmarks read, of a part of the handbook each."""
+    data = tmp_path_factory.mktemp("sets")
+    lines = (ROOT / "data/handbook/questions.jsonl").read_text(encoding="utf-8").splitlines()
+    questions = [json.loads(line) for line in lines]
+    names = sorted({q["document_id"] for q in questions if q["document_id"].endswith(".md")})
+    for name, chosen in (("covidqa_train", names[::2]), ("covidqa_dev", names[1::2])):
+        (data / name).mkdir()
+        documents = [
+            {"id": i, "text": (ROOT / "data/handbook" / i).read_text(encoding="utf-8")}
+            for i in chosen
+        ]
+        asked = [
+            {key: q[key] for key in ("id", "question", "answers", "document_id")}
+            for q in questions
+            if q["document_id"] in chosen and q["answers"]
+        ]
+        for file, rows in (("documents", documents), ("questions", asked)):
+            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            (data / name / f"{file}.jsonl").write_text(text, encoding="utf-8")
+    return data
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "told"),
+    [
+        ("gate", ["--draws", "20"], "600 questions"),
+        ("scoring", ["--questions", "2", "--vocabulary", "2000"], "times_naive"),
+        ("decoding", ["--chunks", "8", "--rounds", "1"], "times_generate"),
+        ("generator", ["--num-examples", "8", "--threads", "1"], "rag-ft"),
+        ("memory", ["--cases", "0.6b:1:64:lora"], "0.6b"),
+    ],
+)
+def test_a_benchmark_runs_and_writes_its_result(
+    tmp_path: Path, name: str, words: list[str], told: str
+) -> None:
+    assert told in run(tmp_path, name, *words)
+    if name != "gate":  # it prints a table alone
+        [result] = tmp_path.glob("*.json")
+        assert json.loads(result.read_text(encoding="utf-8"))
+
+
+def test_the_encoding_benchmark_compares_with_the_library(
+    tmp_path: Path, handbook_sets: Path
+) -> None:
+    words = ["--num-chunks", "24", "--rounds", "1", "--threads", "1"]
+    assert "SentenceTransformer" in run(
+        tmp_path, "encoding", str(handbook_sets / "covidqa_train"), *words
+    )
+
+
+def test_the_retriever_benchmark_tunes_and_reports(tmp_path: Path, handbook_sets: Path) -> None:
+    out = run(
+        tmp_path,
+        "retriever",
+        str(handbook_sets),
+        "--only",
+        "held-out",
+        "--work",
+        str(tmp_path / "work"),
+        "--threads",
+        "1",
+        "train_retriever.epochs=0.5",
+        "train_retriever.batch_size=4",
+    )
+    assert "covidqa_dev" in out and "recall@5" in out

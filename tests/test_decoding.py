@@ -1,0 +1,43 @@
+"""Decoding: the model's own logits, draws as often as it says, rows that end when they are done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from rag_ft.fast.decoding import Row, choose, decode, output_head
+from rag_ft.llm.transformers_backend import load_causal_lm
+
+
+def test_sampling_draws_tokens_as_often_as_the_model_says() -> None:
+    logits = torch.tensor([1.0, 0.0, 2.0, float("-inf")])
+    draws = (np.arange(1000) + 0.5) / 1000
+    rows = [Row([1], 1, temperature=2.0, uniforms=np.array([u])) for u in draws]
+    counts = torch.bincount(choose(logits.repeat(1000, 1), rows), minlength=4) / 1000
+    torch.testing.assert_close(counts, (logits / 2).softmax(-1), atol=2e-3, rtol=0)
+
+
+def test_the_output_head_equals_the_models_own_logits(tiny_lm_dir: Path) -> None:
+    model = load_causal_lm(tiny_lm_dir, "float32", "cpu")
+    ids = torch.tensor([[5, 9, 30, 77]])
+    with torch.no_grad():
+        hidden = model.base_model(ids).last_hidden_state[0]
+        torch.testing.assert_close(output_head(model)(hidden), model(ids).logits[0])
+
+
+def test_rows_end_at_their_own_limits_and_continue_as_generate_does(tiny_lm_dir: Path) -> None:
+    model = load_causal_lm(tiny_lm_dir, "float32", "cpu")
+    limits = [90, 2, 70, 1, 3]
+    rows = [Row(list(range(5, 8 + n)), limit) for n, limit in enumerate(limits)]
+    ended = list(decode(model, rows, frozenset(), pad=0))
+    assert [len(row.tokens) for row in ended] == sorted(limits)
+    assert {row.finish_reason for row in rows} == {"length"}
+    for row in rows:
+        ids = torch.tensor([row.prompt])
+        longest = row.max_tokens
+        whole = model.generate(
+            ids, max_new_tokens=longest, min_new_tokens=longest, do_sample=False, eos_token_id=None
+        )
+        assert row.tokens == whole[0, ids.shape[1] :].tolist()
