@@ -60,7 +60,7 @@ class QuestionRow:
         return [self.quote] if self.quote else [answer.text for answer in self.answers]
 
     def find_wanted(self, text: str) -> Evidence | None:
-        """The place in a text where a wanted text stands word for word."""
+        """Where a text contains a wanted text word for word; None if nowhere."""
         for wanted in self.wanted:
             if wanted in text and (found := occurrences(wanted, text)):
                 return _best_fit(found, text, self.question)
@@ -100,7 +100,7 @@ class Imported:
         total = len(self.pairs) + len(self.rejects)
         if paths and not total:
             raise DataError(
-                f"{paths[0]} holds no question: write one JSON object a line, or remove the file "
+                f"{paths[0]} contains no question: write one JSON object a line, or remove the file "
                 "from generate.questions"
             )
         if total and len(self.pairs) < max(1, least_share * total):
