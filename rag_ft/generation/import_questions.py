@@ -100,8 +100,8 @@ class Imported:
         total = len(self.pairs) + len(self.rejects)
         if paths and not total:
             raise DataError(
-                f"{paths[0]} contains no question: write one JSON object a line, or remove the file "
-                "from generate.questions"
+                f"{paths[0]} contains no question: write one JSON object per line, or remove the "
+                "file from generate.questions"
             )
         if total and len(self.pairs) < max(1, least_share * total):
             reasons = Counter(reject.reason for reject in self.rejects)
