@@ -7,13 +7,66 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_generate import Foreteller, pairs_of, rejects_of, use
-from test_generate import prepared as prepared
+from foreteller import Foreteller, pairs_of, rejects_of, use
+from foreteller import prepared as prepared
 
+from rag_ft import session
 from rag_ft.config_loader import make_config
 from rag_ft.errors import DataError
 from rag_ft.session import Session
 from rag_ft.stages import generate
+
+
+def test_imported_questions_alone_load_no_model(
+    prepared: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    questions = tmp_path / "questions.jsonl"
+    row = {
+        "id": "h1",
+        "question": "Who is the captain of the Old Tower?",
+        "answers": ["Ola Brand"],
+        "document_id": "d1",
+    }
+    questions.write_text(json.dumps(row) + "\n" + '{"question": "Who?"}\n')
+    config, run_dir = prepared(generate__pairs_per_chunk=0, generate__questions=[questions])
+    monkeypatch.setattr(
+        session, "open_language_model", lambda *_, **__: pytest.fail("a model was opened")
+    )
+    counts = generate.run(Session(config, run_dir))
+    [pair] = pairs_of(run_dir)
+    assert (pair.id, pair.origin, pair.split, pair.chunk_id) == ("h1", "imported", "train", "d1#0")
+    assert (counts["imported"], counts["imported_rejected"], counts["asked"]) == (1, 1, 0)
+    assert [reject.item for reject in rejects_of(run_dir)] == ["questions.jsonl:2"]
+
+
+def test_imported_questions_come_beside_generated_ones_and_are_not_asked_again(
+    prepared: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    questions = tmp_path / "questions.jsonl"
+    row = {
+        "id": "h1",
+        "question": "What is the captain of the Old Tower?",
+        "answers": ["Ola Brand"],
+        "document_id": "d1",
+    }
+    questions.write_text(json.dumps(row) + "\n")
+    config, run_dir = prepared(
+        generate__kinds={"factoid": 1}, generate__pairs_per_chunk=5, generate__questions=[questions]
+    )
+    use(monkeypatch, Foreteller())
+    counts = generate.run(Session(config, run_dir))
+    pairs = pairs_of(run_dir)
+    assert [pair.id for pair in pairs if pair.question == row["question"]] == ["h1"]
+    assert counts["rejected_by_check"]["duplicate"] == 1
+    assert [pair.document_id for pair in pairs] == sorted(pair.document_id or "" for pair in pairs)
+
+
+def test_a_questions_file_of_which_nothing_fits_is_an_error(prepared: Any, tmp_path: Path) -> None:
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text('{"question": "Who?", "answers": ["x"], "document_id": "elsewhere"}\n')
+    config, run_dir = prepared(generate__pairs_per_chunk=0, generate__questions=[questions])
+    with pytest.raises(DataError, match=r"0 of 1 lines of generate\.questions.*'unknown document'"):
+        generate.run(Session(config, run_dir))
 
 
 def test_a_bad_file_of_questions_costs_no_request(
@@ -43,12 +96,12 @@ def test_what_a_person_asked_is_not_asked_again_as_if_nothing_answered_it(
         "document_id": "two",
     }
     questions.write_text(json.dumps(row) + "\n")
-    knobs = {
+    settings = {
         "generate__kinds": {"factoid": 1},
         "generate__advanced__swaps_per_pair": 1,
         "generate__questions": [questions],
     }
-    config, run_dir = prepared(more, **knobs)
+    config, run_dir = prepared(more, **settings)
     model = use(monkeypatch, Foreteller())
     counts = generate.run(Session(config, run_dir))
     swapped = {pair.question for pair in pairs_of(run_dir) if pair.kind == "unanswerable"}

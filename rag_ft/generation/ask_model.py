@@ -1,128 +1,142 @@
-"""Requests to the model, many in flight; what comes back is put in the order it was asked for."""
+"""Sends the requests of one pass to the language model and returns the replies in order."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from rag_ft.errors import DataError
 from rag_ft.generation.filters import Failure
-from rag_ft.generation.statistics import Funnel
 from rag_ft.llm.interface import ChatRequest, LanguageModel, Reply
 from rag_ft.llm.reply_cache import cached_chat
 
-Job = tuple[Any, Failure | None, ChatRequest | None]
-Done = tuple[Any, Failure | None, Reply | None]
 Item = TypeVar("Item")
+
+# After so many errors in a row the server counts as down, and the stage ends. Otherwise every
+# chunk that is left would be rejected, although a later run could ask about it.
+DOWN_AFTER_ERRORS = 32
+# A larger share of failed requests at the end of a pass is an error.
+MAX_ERROR_SHARE = 0.1
+
+
+class PassItem(NamedTuple):
+    """What a pass decides on: with a failure it is rejected, without a request it is kept, else the
+    reply to the request decides."""
+
+    item: Any
+    failure: Failure | None = None
+    request: ChatRequest | None = None
+
+
+class AnsweredItem(NamedTuple):
+    """A PassItem after the pass: with the reply if it had a request."""
+
+    item: Any
+    failure: Failure | None
+    reply: Reply | None
 
 
 def ask_in_order(
     model: LanguageModel,
-    jobs: Iterable[Job],
+    items: Iterable[PassItem],
     replies: Path,
-    funnel: Funnel,
+    count_tokens: Callable[[Reply], None],
     what: str,
-    most: int | None = None,
-) -> Iterator[Done]:
-    """(item, failure, reply) for each job (item, failure, request), in the order of `jobs`; without a request there
-    is no reply.
+    at_most: int | None = None,
+) -> Iterator[AnsweredItem]:
+    """Every item with its reply, in the order of `items`; many requests are in flight at a time.
 
     Args:
         model: opened.
-        jobs: drawn lazily; only those in flight are held. Request ids must differ.
-        replies: the file where replies are kept, and found again.
-        funnel: counts tokens.
-        what: what the progress bar and errors say.
-        most: how many requests there are at most, for the progress bar; None: not known beforehand.
+        items: drawn lazily; only those in flight are held. Request ids must differ.
+        replies: the file where replies are cached.
+        count_tokens: called once for every reply.
+        what: the name of the pass in the progress bar and in errors.
+        at_most: upper bound of the number of requests, for the progress bar; None if unknown.
 
     Raises:
         DataError: the model is down, or failed on too many requests.
     """
     watch = ErrorWatch(what)
-    waiting: dict[str, tuple[int, Any, Failure | None]] = {}
-    ready: dict[int, Done] = {}
-    following = 0
+    waiting: dict[str, tuple[int, PassItem]] = {}
+    ready: dict[int, AnsweredItem] = {}
+    next_number = 0
 
     def requests() -> Iterator[ChatRequest]:
-        for number, (item, failure, request) in enumerate(jobs):
-            if request is None:
-                ready[number] = (item, failure, None)
+        for number, item in enumerate(items):
+            if item.request is None:
+                ready[number] = AnsweredItem(item.item, item.failure, None)
             else:
-                waiting[request.id] = (number, item, failure)
-                yield request
+                waiting[item.request.id] = (number, item)
+                yield item.request
 
-    asked = requests() if most is None else _Sized(requests(), most)
-    for reply in cached_chat(model, asked, replies, what):
+    requested = requests() if at_most is None else _Sized(requests(), at_most)
+    for reply in cached_chat(model, requested, replies, what):
         watch.see(reply)
-        funnel.take(reply)
-        number, item, failure = waiting.pop(reply.id)
-        ready[number] = (item, failure, reply)
-        while following in ready:
-            yield ready.pop(following)
-            following += 1
+        count_tokens(reply)
+        number, item = waiting.pop(reply.id)
+        ready[number] = AnsweredItem(item.item, item.failure, reply)
+        # Replies come in any order: an item waits until all items before it are ready.
+        while next_number in ready:
+            yield ready.pop(next_number)
+            next_number += 1
+    # Items without a request may follow the last reply.
     for number in sorted(ready):
         yield ready[number]
     watch.finish()
 
 
 class _Sized(Generic[Item]):
-    """An iterator that knows how long it is at most, for the progress bar."""
+    """An iterator with an upper bound of its length, which the progress bar shows."""
 
-    def __init__(self, items: Iterator[Item], most: int) -> None:
-        self._items, self._most = items, most
+    def __init__(self, items: Iterator[Item], at_most: int) -> None:
+        self._items, self._at_most = items, at_most
 
     def __iter__(self) -> Iterator[Item]:
         return self._items
 
     def __len__(self) -> int:
-        return self._most
-
-
-# A server that answers nothing so many times in a row, after all retries, is down: stop, so that a later run can
-# continue, rather than write off every chunk that is left.
-DOWN_AFTER_ERRORS = 32
-
-
-MAX_ERROR_SHARE = 0.1
+        return self._at_most
 
 
 class ErrorWatch:
-    """Tells single failures from a server that is down. A request refused for its length is no sign of that."""
+    """Distinguishes single failed requests from a server that is down.
+
+    A request that the model rejects for its length is no sign of a server that is down.
+    """
 
     def __init__(self, what: str) -> None:
-        self._what, self._num, self._errors, self._refused, self._streak, self._first = (
-            what,
-            0,
-            0,
-            0,
-            0,
-            "",
-        )
+        self._what = what
+        self._num_replies = self._num_errors = self._num_too_long = self._num_in_a_row = 0
+        self._first_error = ""
 
     def see(self, reply: Reply) -> None:
-        """Raises DataError when the model has given nothing but errors for a while."""
-        self._num += 1
+        """Takes the next reply. Raises DataError after DOWN_AFTER_ERRORS errors in a row."""
+        self._num_replies += 1
         if reply.error is None:
-            self._streak = 0
+            self._num_in_a_row = 0
             return
-        self._first = self._first or reply.error
-        self._errors += 1
+        self._first_error = self._first_error or reply.error
+        self._num_errors += 1
         if reply.refused:
-            self._refused += 1
+            self._num_too_long += 1
         else:
-            self._streak += 1
-        if self._streak >= DOWN_AFTER_ERRORS:
-            raise self._failed(f"the last {self._streak} requests")
+            self._num_in_a_row += 1
+        if self._num_in_a_row >= DOWN_AFTER_ERRORS:
+            raise self._error(f"the last {self._num_in_a_row} requests")
 
     def finish(self) -> None:
-        """Raises DataError when all requests, or too large a share of them, failed in the end."""
-        lost = self._errors - self._refused
-        if self._num and (self._errors == self._num or lost > MAX_ERROR_SHARE * self._num):
-            raise self._failed(f"{self._errors} of {self._num} requests")
+        """Raises DataError if all requests failed, or more than MAX_ERROR_SHARE of them failed for
+        other reasons than their length."""
+        num_failed = self._num_errors - self._num_too_long
+        all_failed = 0 < self._num_replies == self._num_errors
+        if all_failed or num_failed > MAX_ERROR_SHARE * self._num_replies:
+            raise self._error(f"{self._num_errors} of {self._num_replies} requests")
 
-    def _failed(self, which: str) -> DataError:
+    def _error(self, which: str) -> DataError:
         return DataError(
-            f"the language model failed on {which} for {self._what} ({self._first[:200]}): see that it runs and that "
-            f"llm.* fits it, then run the stage again; replies so far are kept"
+            f"the language model failed on {which} for {self._what} ({self._first_error[:200]}): "
+            "check that it runs and that llm.* fits it, then run the stage again; the replies so "
+            "far are kept"
         )

@@ -1,8 +1,9 @@
-"""Unanswerable questions made of answerable ones: the same question about another thing that its document names.
+"""Makes unanswerable questions from answerable ones: the same question about another name.
 
-"When was the Old Mill built?" becomes "When was the Mill Store built?". Where no chunk tells that, the question differs
-from an answerable one in what the chunks say alone, while one that a language model invents is often odd in itself.
-Entity swaps, as in Gautam et al. 2023 (https://arxiv.org/abs/2310.19403).
+"When was the Old Mill built?" becomes "When was the Mill Store built?". If no chunk contains the
+answer, the question differs from an answerable one only in what the chunks say. An unanswerable
+question that a language model invents is often odd in itself.
+Entity swaps as in Gautam et al. 2023 (https://arxiv.org/abs/2310.19403).
 """
 
 from __future__ import annotations
@@ -10,150 +11,152 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
+from rag_ft.generation.ask_model import PassItem
 from rag_ft.generation.filters import Failure
-from rag_ft.generation.question_dedup import duplicate
-from rag_ft.generation.round_trip import SHORT_ANSWER_TOKENS, Job, RoundTrip, answer_request
+from rag_ft.generation.question_dedup import QuestionDeduplicator, duplicate
+from rag_ft.generation.round_trip import SHORT_ANSWER_TOKENS, RoundTrip, answer_request
 from rag_ft.llm.interface import Reply
 from rag_ft.schema import QAPair
 from rag_ft.storage import content_hash
 
-Earlier = Callable[[Sequence[str]], list[str | None]]  # for each question the one that it repeats
-
-_NAME_WORD = re.compile(r"\w[\w-]*")
 SWAPPED, SWAPPED_TO = "swapped_from", "swapped_to"
-LEAST_CHARACTERS = 4  # "The" is no name
+LEAST_CHARACTERS = 4  # a shorter word in upper case, such as "The", is no name
+_NAME_WORD = re.compile(r"\w[\w-]*")
 
 
 @dataclass(frozen=True)
 class Swaps:
-    """A further pass over the pairs that the round trip kept; `asked` counts what is tried, by kind. What repeats a
-    question that `earlier` finds is not put to the model: that one has an answer."""
+    """A pass over the pairs that the round trip kept.
+
+    `asked` counts the swapped questions by kind. A swapped question that repeats one of `known` is
+    rejected without a request, because that one has an answer.
+    """
 
     trip: RoundTrip
     seed: int
     asked: Counter[str]
-    earlier: Earlier | None = None
+    asked_before: QuestionDeduplicator | None = None
+    known: Container[str] = ()
 
-    def jobs(self, pairs: Iterable[QAPair]) -> Iterator[Job]:
-        """All pairs as they are, without a request, and after those of a document its swapped ones, each as often as
-        chunks among those the retriever finds hold the other name: read alone, since what is hard to find among several
-        passages would pass for unanswerable."""
-        settings = self.trip.settings
+    def requests(self, pairs: Iterable[QAPair]) -> Iterator[PassItem]:
+        """All pairs without a request; after those of a document its swapped questions.
+
+        A swapped question has one request for the chunk of the other name and one for each chunk
+        found that contains the other name. The model sees these chunks one at a time: among several
+        chunks it overlooks an answer, and the question would pass as unanswerable.
+        """
+        settings, prompt = self.trip.settings.advanced, self.trip.prompt
         for _, group in groupby(pairs, key=lambda pair: pair.document_id):
             kept = list(group)
-            yield from ((pair, None, None) for pair in kept)
-            made = swap_names(
-                kept, self.trip.prompt.prompts.abstain, settings.advanced.swaps_per_pair, self.seed
-            )
-            self.asked["unanswerable"] += len(made)
-            repeated = (
-                self.earlier([pair.question for pair in made])
-                if self.earlier and made
-                else [None] * len(made)
-            )
-            for pair, same in zip(made, repeated, strict=True):
-                if same:
-                    yield pair, duplicate(pair.question, same), None
-            new = [pair for pair, same in zip(made, repeated, strict=True) if not same]
-            hits = (
-                self.trip.retriever.search(
-                    [pair.question for pair in new], settings.advanced.round_trip_k
-                )
-                if new
-                else []
-            )
+            yield from (PassItem(pair) for pair in kept)
+            swapped = swap_names(kept, prompt.prompts.abstain, settings.swaps_per_pair, self.seed)
+            self.asked["unanswerable"] += len(swapped)
+            # Reject what repeats a known question.
+            new = swapped
+            if self.asked_before is not None:
+                new = []
+                questions = [pair.question for pair in swapped]
+                repeated = self.asked_before.repeats(questions, keep=False)
+                for pair, earlier in zip(swapped, repeated, strict=True):
+                    if earlier is not None and earlier in self.known:
+                        yield PassItem(pair, duplicate(pair.question, earlier))
+                    else:
+                        new.append(pair)
+            if not new:
+                continue
+            # Ask the others of each chunk that could contain an answer.
+            questions = [pair.question for pair in new]
+            hits = self.trip.retriever.search(questions, settings.round_trip_k)
             for pair, found in zip(new, hits, strict=True):
-                yield from self._requests(pair, [chunk_id for chunk_id, _ in found])
+                home_id, name = pair.provenance["chunk_id"], pair.provenance[SWAPPED_TO]
+                found_ids = (chunk_id for chunk_id, _ in found)
+                for number, chunk_id in enumerate(dict.fromkeys([home_id, *found_ids])):
+                    chunk = self.trip.chunks[chunk_id]
+                    if chunk_id == home_id or name in prompt.text(chunk):
+                        messages = prompt.messages(pair.question, [chunk])
+                        request = answer_request(pair, messages, SHORT_ANSWER_TOKENS)
+                        request = replace(request, id=f"{pair.id}/{number}")
+                        yield PassItem(pair, request=request)
 
-    def verdict(self, pair: QAPair, replies: Iterable[Reply]) -> QAPair | Failure:
-        """The pair where the model finds no answer in any chunk, else why it fails."""
+    def check(self, pair: QAPair, replies: Iterable[Reply]) -> QAPair | Failure:
+        """The pair if the model abstains for every chunk, else why it is rejected."""
         for reply in replies:
             if reply.error:
                 return Failure("llm_error", reply.error[:300])
-            result = self.trip.verdict(pair, reply)
+            result = self.trip.check(pair, reply)
             if isinstance(result, Failure):
-                return (
-                    replace(result, reason="swap_answered")
-                    if result.reason == "round_trip_answer"
-                    else result
-                )
+                answered = result.reason == "round_trip_answer"
+                return replace(result, reason="swap_answered") if answered else result
             pair = result
         return pair
 
-    def _requests(self, pair: QAPair, found: list[str]) -> Iterator[Job]:
-        home = pair.provenance["chunk_id"]
-        for number, chunk_id in enumerate(dict.fromkeys([home, *found])):
-            chunk = self.trip.chunks[chunk_id]
-            if chunk_id == home or pair.provenance[SWAPPED_TO] in self.trip.prompt.text(chunk):
-                messages = self.trip.prompt.messages(pair.question, [chunk])
-                request = answer_request(pair, messages, SHORT_ANSWER_TOKENS)
-                yield pair, None, replace(request, id=f"{pair.id}/{number}")
-
 
 def swap_names(pairs: Sequence[QAPair], abstain: str, per_pair: int, seed: int) -> list[QAPair]:
-    """At most `per_pair` unanswerable candidates of each single-fact pair, no two alike and none asked by `pairs`.
+    """At most `per_pair` swapped questions from each single-fact pair, all different, and none that
+    `pairs` ask.
 
     Args:
-        pairs: accepted pairs of one document. A name is what one of them asks about and its own evidence holds.
-        abstain: the answer where there is none.
-        per_pair: how many other names to ask about instead.
-        seed: which of them.
+        pairs: accepted pairs of one document. The names are the subjects of these pairs.
+        abstain: the answer of the swapped questions.
+        per_pair: how many other names a question is asked about.
+        seed: chooses these names.
     """
     named = {pair.id: name for pair in pairs if pair.kind == "factoid" and (name := subject(pair))}
+    # The first pair about a name is its home: an answer would be found first in that pair's chunk.
     homes: dict[str, QAPair] = {}
     for pair in pairs:
         if pair.id in named:
             homes.setdefault(named[pair.id], pair)
-    asked, made = {pair.question for pair in pairs}, []
-    for pair in pairs:
-        name = named.get(pair.id)
-        others = [
-            other for other in homes if name and other not in pair.question and name not in other
-        ]
+
+    asked = {pair.question for pair in pairs}
+    swapped = []
+    for pair in (pair for pair in pairs if pair.id in named):
+        name = named[pair.id]
+        others = [other for other in homes if other not in pair.question and name not in other]
         for other in random.Random(f"{seed}:{pair.id}").sample(others, min(per_pair, len(others))):
-            question = pair.question.replace(name or "", other)
-            if question not in asked:
-                asked.add(question)
-                made.append(_candidate(pair, homes[other], other, question, abstain))
-    return made
+            question = pair.question.replace(name, other)
+            if question in asked:
+                continue
+            asked.add(question)
+            made_from = {"variant": f"swap {pair.id}", SWAPPED: pair.id, SWAPPED_TO: other}
+            swapped.append(
+                QAPair(
+                    id=content_hash(pair.id, question, abstain),
+                    question=question,
+                    answers=(abstain,),
+                    chunk_id=None,
+                    document_id=pair.document_id,
+                    evidence=None,
+                    kind="unanswerable",
+                    split=pair.split,
+                    origin="generated",
+                    provenance=homes[other].provenance | made_from,
+                )
+            )
+    return swapped
 
 
 def subject(pair: QAPair) -> str | None:
-    """The longest name (words in upper case in a row, the first word apart) of a question, where the evidence holds
-    it too; None where there is none, as in scripts without upper case."""
-    runs: list[str] = []
-    end = -1
+    """The longest name in a question that its evidence contains too; None if there is none.
+
+    A name is a run of words in upper case; digits may follow, and the question's first word does
+    not count. Scripts without upper case have no names here.
+    """
+    names: list[str] = []
+    end = -1  # of the name that the next word may continue
     for place, word in enumerate(_NAME_WORD.finditer(pair.question)):
         if place and (word[0][0].isupper() or (end >= 0 and word[0][0].isdigit())):
-            follows = end >= 0 and pair.question[end : word.start()] == " "
-            runs.append(f"{runs.pop()} {word[0]}" if follows else word[0])
+            if end >= 0 and pair.question[end : word.start()] == " ":
+                names[-1] += f" {word[0]}"
+            else:
+                names.append(word[0])
             end = word.end()
         else:
             end = -1
-    proof = pair.evidence.text if pair.evidence else ""
-    return max(
-        (run for run in runs if len(run) >= LEAST_CHARACTERS and run in proof),
-        key=len,
-        default=None,
-    )
-
-
-def _candidate(pair: QAPair, home: QAPair, other: str, question: str, abstain: str) -> QAPair:
-    """`home` asks about the other name: its chunk is where an answer would stand first."""
-    return QAPair(
-        id=content_hash(pair.id, question, abstain),
-        question=question,
-        answers=(abstain,),
-        chunk_id=None,
-        document_id=pair.document_id,
-        evidence=None,
-        kind="unanswerable",
-        split=pair.split,
-        origin="generated",
-        provenance=home.provenance
-        | {"variant": f"swap {pair.id}", SWAPPED: pair.id, SWAPPED_TO: other},
-    )
+    evidence = pair.evidence.text if pair.evidence else ""
+    known = [name for name in names if len(name) >= LEAST_CHARACTERS and name in evidence]
+    return max(known, key=len, default=None)

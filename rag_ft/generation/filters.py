@@ -1,11 +1,13 @@
-"""What a generated pair must be to be kept. Each check is a pure function: None where it passes, else the reason."""
+"""The checks of a single generated pair.
+
+Each check is a pure function that returns None if the pair passes, else the reason.
+"""
 
 from __future__ import annotations
 
 import json
 import re
 import unicodedata
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,12 +22,12 @@ MAX_QUESTION_CHARACTERS = 400
 MIN_QUESTION_WORDS, MAX_QUESTION_WORDS = 3, 60
 MIN_UNSPACED_CHARACTERS = 4
 MAX_FACT_WORDS = 30
-DRAFT_KEYS = ("evidence", "question", "answer")
+PAIR_KEYS = ("evidence", "question", "answer")
 
 
 @dataclass(frozen=True)
-class Draft:
-    """What a model wrote, not yet believed."""
+class WrittenPair:
+    """A pair as the model wrote it, before any check."""
 
     evidence: str
     question: str
@@ -34,123 +36,157 @@ class Draft:
 
 @dataclass(frozen=True)
 class Failure:
-    """`reason` is one of a few fixed words that are counted, `detail` says what it was this time."""
+    """Why a pair is rejected: `reason` is one of a few fixed words that are counted, `detail` shows
+    the pair at hand."""
 
     reason: str
     detail: str = ""
 
 
-def parse_reply(text: str, finish_reason: str) -> Draft | Failure:
-    """The pair in a reply: a JSON object, perhaps in a code fence or with words around it.
+# The reply.
 
-    Failures: cut_off (the reply hit its length limit), bad_json, nothing_to_ask (an empty question).
+
+def parse_reply(text: str, finish_reason: str) -> WrittenPair | Failure:
+    """The pair in a reply: a JSON object, possibly in a code fence or with words around it.
+
+    Failures: cut_off (the reply reached its length limit), bad_json, nothing_to_ask (no question).
     """
-    row = _first_object(text, DRAFT_KEYS)
-    if row is None:
+    decoder = json.JSONDecoder(strict=False)
+    row: dict[str, Any] = {}
+    start = text.find("{")
+    # Take the first JSON object that has all keys; other braces may stand before it.
+    while start >= 0 and len(text) <= MAX_REPLY_CHARACTERS and not set(PAIR_KEYS) <= row.keys():
+        try:
+            row = encodable(decoder.raw_decode(text, start)[0])
+        except (ValueError, RecursionError):
+            row = {}
+        start = text.find("{", start + 1)
+    if not set(PAIR_KEYS) <= row.keys():
         reason = "cut_off" if finish_reason == "length" else "bad_json"
         return Failure(reason, _shorten(text))
-    values = [row[key] for key in DRAFT_KEYS]
-    if not all(isinstance(value, str) for value in values):
+    if not all(isinstance(row[key], str) for key in PAIR_KEYS):
         return Failure("bad_json", f"evidence, question and answer must be texts: {_shorten(text)}")
-    evidence, question, answer = (" ".join(str(value).split()) for value in values)
+    evidence, question, answer = (" ".join(row[key].split()) for key in PAIR_KEYS)
     if not question:
         return Failure("nothing_to_ask", _shorten(evidence))
-    return Draft(evidence, question, answer)
+    return WrittenPair(evidence, question, answer)
 
 
-def check_kind(draft: Draft, kind: str, abstain: str) -> Failure | None:
-    """The answer abstains where the kind is unanswerable, and nowhere else."""
-    abstained = not draft.answer or is_abstention(draft.answer, abstain)
+# Question and answer.
+
+
+def check_kind(pair: WrittenPair, kind: str, abstain: str) -> Failure | None:
+    """The answer abstains if and only if the kind is unanswerable."""
+    abstained = not pair.answer or is_abstention(pair.answer, abstain)
     if abstained == (kind == "unanswerable"):
         return None
     if abstained:
-        return Failure("nothing_to_ask", draft.question)
-    return Failure("answered", f"{draft.question} -> {_shorten(draft.answer)}")
+        return Failure("nothing_to_ask", pair.question)
+    return Failure("answered", f"{pair.question} -> {_shorten(pair.answer)}")
 
 
-def check_form(draft: Draft, kind: str) -> Failure | None:
-    """One question of a sensible length, without markup, that does not give its answer away."""
-    question, words = draft.question, draft.question.split()
+def check_form(pair: WrittenPair, kind: str) -> Failure | None:
+    """The question has a question mark, a sensible length and no markup, and does not contain its
+    answer."""
+    question, words = pair.question, pair.question.split()
     if not question.endswith(("?", "？", "؟", "\u037e")) and not _GREEK_QUESTION.search(question):
         return Failure("form", f"no question mark: {_shorten(question)}")
-    # languages that put endings where English has words ask in fewer; they show by letters that English lacks
+    # Languages that use endings where English uses words need fewer words for a question. Letters
+    # that English lacks show such a language.
     least_words = MIN_QUESTION_WORDS if question.isascii() else MIN_QUESTION_WORDS - 1
-    short = (
-        len(question) < MIN_UNSPACED_CHARACTERS
-        if is_unspaced(question)
-        else len(words) < least_words
-    )
-    if short or len(words) > MAX_QUESTION_WORDS or len(question) > MAX_QUESTION_CHARACTERS:
+    too_short = len(words) < least_words
+    if is_unspaced(question):
+        too_short = len(question) < MIN_UNSPACED_CHARACTERS
+    if too_short or len(words) > MAX_QUESTION_WORDS or len(question) > MAX_QUESTION_CHARACTERS:
         return Failure("form", f"{len(words)} words: {_shorten(question)}")
-    if neutralise(question + draft.answer) != question + draft.answer:
+    if neutralise(question + pair.answer) != question + pair.answer:
         return Failure("form", f"control tokens: {_shorten(question)}")
-    if kind == "factoid" and len(draft.answer.split()) > MAX_FACT_WORDS:
-        return Failure("form", f"an answer of {len(draft.answer.split())} words to a single fact")
-    if kind != "unanswerable" and _gives_away(question, draft.answer):
-        return Failure("form", f"holds its answer: {_shorten(question)}")
+    if kind == "factoid" and len(pair.answer.split()) > MAX_FACT_WORDS:
+        return Failure("form", f"an answer of {len(pair.answer.split())} words to a single fact")
+    # "Is it red or blue?" contains its answer and is a good question.
+    may_contain_answer = (
+        kind == "unanswerable" or not normalise(pair.answer) or _CHOICE.search(question)
+    )
+    if not may_contain_answer and contains(question, [pair.answer]):
+        return Failure("form", f"contains its answer: {_shorten(question)}")
     return None
 
 
 def check_stands_alone(question: str) -> Failure | None:
-    """Whoever has never seen the passage knows what is asked: no "the passage", no "it" that nothing names."""
+    """A reader who has not seen the passage understands the question: it neither refers to "the
+    passage" nor asks about an "it" without a name."""
     for pattern in _REFERENCES:
         if match := pattern.search(question):
             return Failure("stands_alone", f"'{match[0]}': {_shorten(question)}")
-    if _is_pronoun_only(question):
+    if _PRONOUN_SUBJECT.match(question):
+        # "What does it cost?", but not "How long does it take to cross the bay?".
+        pronoun_only = not _EXPLETIVE.search(question)
+    else:
+        # "Who founded it?": a pronoun, and at most one word that is no function word.
+        words = re.findall(r"[\w']+", question.casefold())
+        has_name = re.search(r"\w[A-Z]|\d", question) is not None
+        has_pronoun = not _PRONOUNS.isdisjoint(words)
+        num_content_words = sum(word not in _FUNCTION_WORDS for word in words)
+        pronoun_only = has_pronoun and num_content_words <= 1 and not has_name
+    if pronoun_only:
         return Failure("stands_alone", f"pronoun: {_shorten(question)}")
     return None
 
 
 def check_subject(question: str, passage: str) -> Failure | None:
-    """What an unanswerable question asks about is what the passage is about: it holds one of the question's names,
-    where there are any. A question about something else is too easily told from one that the documents answer."""
+    """The passage names one of the things that an unanswerable question names, if it names any.
+
+    A question about something else is too easy to distinguish from answerable ones.
+    """
     wanted = entity_words(question)
     if not wanted or wanted & all_words(passage):
         return None
-    return Failure(
-        "off_subject",
-        f"the passage names none of {', '.join(sorted(wanted))}: {_shorten(question)}",
-    )
+    names = ", ".join(sorted(wanted))
+    return Failure("off_subject", f"the passage names none of {names}: {_shorten(question)}")
 
 
-def find_evidence(draft: Draft, text: str, focus: Span) -> tuple[Span | None, bool]:
-    """(the span of the chunk's text that proves the answer, whether it had to be repaired).
+# Evidence.
 
-    It is what the model quoted. Where that is not in the text, or does not hold an answer that the focus sentence
-    holds word for word, it is the focus sentence; failing that, None.
+
+def find_evidence(pair: WrittenPair, text: str, focus: Span) -> tuple[Span | None, bool]:
+    """(the span of the chunk's text that is the evidence, whether it was repaired).
+
+    It is the model's quote. If the quote is not in the text or does not contain the answer, it is
+    the focus sentence if that contains the answer word for word. None: the quote is not in the text
+    and could not be repaired.
     """
-    quoted = locate(draft.evidence, text, focus)
-    sentence = text[focus[0] : focus[1]]
-    if quoted is not None and (supports(text[quoted[0] : quoted[1]], draft.answer)):
+    quoted = locate(pair.evidence, text, focus)
+    if quoted is not None and supports(text[quoted[0] : quoted[1]], pair.answer):
         return quoted, False
-    if draft.answer and occurrences(draft.answer, sentence):
+    if pair.answer and occurrences(pair.answer, text[focus[0] : focus[1]]):
         return focus, True
     return quoted, False
 
 
-def check_evidence(draft: Draft, span: Span | None, text: str, kind: str) -> Failure | None:
-    """The quote is in the chunk; a single fact's answer is in the quote."""
+def check_evidence(pair: WrittenPair, span: Span | None, text: str, kind: str) -> Failure | None:
+    """The quote is in the chunk; the evidence of a single fact contains the answer."""
     if span is None:
-        return Failure("evidence", f"not in the chunk: {_shorten(draft.evidence)}")
-    if kind == "factoid" and not supports(text[span[0] : span[1]], draft.answer):
-        return Failure(
-            "unsupported",
-            f"{_shorten(draft.answer)} is not in: {_shorten(text[span[0] : span[1]])}",
-        )
+        return Failure("evidence", f"not in the chunk: {_shorten(pair.evidence)}")
+    evidence = text[span[0] : span[1]]
+    if kind == "factoid" and not supports(evidence, pair.answer):
+        return Failure("unsupported", f"{_shorten(pair.answer)} is not in: {_shorten(evidence)}")
     return None
 
 
 def supports(evidence: str, answer: str) -> bool:
-    """Whether the evidence holds the answer word for word, or at least each of its words."""
+    """Whether the evidence contains the answer word for word, or at least each of its words."""
     if occurrences(answer, evidence):
         return True
     words = normalise(answer).split()
     return bool(words) and set(words) <= set(normalise(evidence).split())
 
 
+# Agreement of two answers.
+
+
 def same_answer(said: str, answer: str, least_f1: float) -> bool:
-    """Whether two answers agree: F1 of at least `least_f1`, or one contains the other; and neither contradicts the
-    other by its numbers or a "not"."""
+    """Whether two answers agree: their F1 (0-1) is at least `least_f1`, or one contains the other;
+    and they differ neither by a number nor by a "not"."""
     said, answer = (unicodedata.normalize("NFKC", text) for text in (said, answer))
     if not normalise(said) or not normalise(answer) or _contradict(said, answer):
         return False
@@ -160,8 +196,11 @@ def same_answer(said: str, answer: str, least_f1: float) -> bool:
 
 
 def agreement(said: str, answer: str) -> float:
-    """Token F1 as SQuAD counts it; in scripts without spaces of characters, where a whole phrase would be one token.
-    0 where the answers contradict each other: two dates share all but their digits."""
+    """SQuAD's token F1 (0-1) of two answers; 0 if they contradict each other, since two dates share
+    all but their digits.
+
+    In scripts without spaces the tokens are characters: a whole phrase would be a single token.
+    """
     if _contradict(said, answer):
         return 0.0
     if not is_unspaced(answer):
@@ -170,52 +209,23 @@ def agreement(said: str, answer: str) -> float:
 
 
 def _contradict(said: str, answer: str) -> bool:
-    """Whether both name numbers, each one that the other lacks; or one is the other with a negation put in."""
+    """Whether each answer has a number that the other lacks, or they differ only by a negation."""
     said, answer = (unicodedata.normalize("NFKC", text) for text in (said, answer))
-    numbers = [{_digits(number) for number in _NUMBER.findall(text)} for text in (said, answer)]
-    if all(numbers) and not (numbers[0] <= numbers[1] or numbers[1] <= numbers[0]):
+    numbers_said, numbers = _numbers(said), _numbers(answer)
+    if numbers_said and numbers and not (numbers_said <= numbers or numbers <= numbers_said):
         return True
-    plain = [_NEGATION.subn("", normalise(text)) for text in (said, answer)]
-    is_negated = [num > 0 for _, num in plain]
-    return is_negated[0] != is_negated[1] and plain[0][0].split() == plain[1][0].split()
+    plain_said, num_negations_said = _NEGATION.subn("", normalise(said))
+    plain, num_negations = _NEGATION.subn("", normalise(answer))
+    one_is_negated = (num_negations_said > 0) != (num_negations > 0)
+    return one_is_negated and plain_said.split() == plain.split()
 
 
-def _digits(number: str) -> str:
-    """The same for 1,000 and 1000, and for 05 and 5."""
-    return re.sub(r"\D", "", number).lstrip("0") if number[0].isdecimal() else number
-
-
-def _first_object(text: str, keys: Sequence[str]) -> dict[str, Any] | None:
-    """The first JSON object in a text that has all the keys, be there other braces before it."""
-    decoder, start = json.JSONDecoder(strict=False), text.find("{")
-    while start >= 0 and len(text) <= MAX_REPLY_CHARACTERS:
-        try:
-            row = encodable(decoder.raw_decode(text, start)[0])
-        except (ValueError, RecursionError):
-            row = {}
-        if set(keys) <= row.keys():
-            return row
-        start = text.find("{", start + 1)
-    return None
-
-
-def _gives_away(question: str, answer: str) -> bool:
-    if not normalise(answer) or re.search(r"\b(or|oder|ou)\b", question, re.IGNORECASE):
-        return False
-    return bool(contains(question, [answer]))
-
-
-def _is_pronoun_only(question: str) -> bool:
-    """ "What does it cost?", "Who founded it?", but not "How long does it take to cross the bay?"."""
-    if _PRONOUN_SUBJECT.match(question):
-        return not _EXPLETIVE.search(question)
-    words = re.findall(r"[\w']+", question.casefold())
-    named = [word for word in words if word not in _FUNCTION_WORDS]
-    return (
-        len(named) <= 1
-        and any(word in _PRONOUNS for word in words)
-        and not re.search(r"\w[A-Z]|\d", question)
-    )
+def _numbers(text: str) -> set[str]:
+    """The numbers in a text; 1,000 and 1000 are the same, and so are 05 and 5."""
+    return {
+        re.sub(r"\D", "", number).lstrip("0") if number[0].isdecimal() else number
+        for number in _NUMBER.findall(text)
+    }
 
 
 def _shorten(text: str) -> str:
@@ -223,119 +233,76 @@ def _shorten(text: str) -> str:
     return text if len(text) <= 200 else text[:199] + "…"
 
 
+# Patterns.
+
+
 def _pattern(*parts: str) -> re.Pattern[str]:
     return re.compile("|".join(parts), re.IGNORECASE)
 
 
+# References to the passage. The detail of a rejected pair shows the match of the first pattern.
 _REFERENCES = (
+    # English.
     _pattern(
-        r"\b(?:the|this|that|these|above|given|following|provided)\s+(?:passages?|excerpts?|paragraphs?|snippets?)\b",
-        r"\b(?:the|this)\s+(?:text|context)\b(?!\s+(?:of|messages?|editor|file|field|box|windows?|menus?|lengths?|sizes?"
-        r"|switch|in which)\b)",
-        r"\b(?:this|that|above|given|following|provided)\s+(?:document|article|section|sentence|chapter|page|table|figure"
-        r"|report|study|paper|list|information|statement|chunk)\b",
-        r"\b(?:in|from|by|to|according to|based on|per)\s+the\s+(?:document|article|section|sentence|table|figure"
-        r"|information|statement|chunk|author|authors|text|list)\b(?!\s+(?:of|on|about|called|for)\b)",
-        r"\b(?:mentioned|described|listed|discussed|stated|shown|given)\s+(?:above|below|here|earlier)\b",
+        r"\b(?:the|this|that|these|above|given|following|provided)"
+        r"\s+(?:passages?|excerpts?|paragraphs?|snippets?)\b",
+        # A text or context that is a thing in the documents ("the text editor") is no reference.
+        r"\b(?:the|this)\s+(?:text|context)\b"
+        r"(?!\s+(?:of|messages?|editor|file|field|box|windows?|menus?|lengths?|sizes?|switch"
+        r"|in which)\b)",
+        r"\b(?:this|that|above|given|following|provided)"
+        r"\s+(?:document|article|section|sentence|chapter|page|table|figure|report|study|paper"
+        r"|list|information|statement|chunk)\b",
+        r"\b(?:in|from|by|to|according to|based on|per)"
+        r"\s+the\s+(?:document|article|section|sentence|table|figure|information|statement|chunk"
+        r"|author|authors|text|list)\b(?!\s+(?:of|on|about|called|for)\b)",
+        r"\b(?:mentioned|described|listed|discussed|stated|shown|given)"
+        r"\s+(?:above|below|here|earlier)\b",
         r"\bas\s+(?:mentioned|described|stated)\b",
     ),
+    # German, French, Spanish, Italian, Portuguese, Dutch, Russian.
     _pattern(
-        r"\b(?:(?:im|dem|diesem|den|diesen|der|dieser|dieses|vorliegenden)\s+(?:Text|Textes|Abschnitt|Passage|Absatz"
-        r"|Textabschnitt)|(?:diesem|dieses|vorliegenden)\s+(?:Dokument|Artikel))\b",
-        r"\b(?:le|ce|du|au)\s+(?:texte|passage|paragraphe|extrait)\b|\bce\s+(?:document|article)\b|ci-dessus",
-        r"\b(?:el|este|del|al)\s+(?:texto|pasaje|fragmento|párrafo)\b|\beste\s+(?:documento|artículo)\b",
-        r"\b(?:il|questo|nel|del|dal)\s+(?:testo|brano|paragrafo)\b|\bquesto\s+(?:documento|articolo)\b",
-        r"\b(?:o|este|no|do)\s+(?:texto|trecho|parágrafo)\b|\b(?:de|deze)\s+(?:passage|tekst|alinea)\b",
+        r"\b(?:im|dem|diesem|den|diesen|der|dieser|dieses|vorliegenden)"
+        r"\s+(?:Text|Textes|Abschnitt|Passage|Absatz|Textabschnitt)\b",
+        r"\b(?:diesem|dieses|vorliegenden)\s+(?:Dokument|Artikel)\b",
+        r"\b(?:le|ce|du|au)\s+(?:texte|passage|paragraphe|extrait)\b",
+        r"\bce\s+(?:document|article)\b|ci-dessus",
+        r"\b(?:el|este|del|al)\s+(?:texto|pasaje|fragmento|párrafo)\b",
+        r"\beste\s+(?:documento|artículo)\b",
+        r"\b(?:il|questo|nel|del|dal)\s+(?:testo|brano|paragrafo)\b",
+        r"\bquesto\s+(?:documento|articolo)\b",
+        r"\b(?:o|este|no|do)\s+(?:texto|trecho|parágrafo)\b",
+        r"\b(?:de|deze)\s+(?:passage|tekst|alinea)\b",
         r"\b(?:в|этом|данном)\s+(?:тексте|отрывке|абзаце)\b",
     ),
+    # Chinese, Japanese, Korean, Arabic.
     _pattern(
         r"本文|上文|这段|该段|短文中|(?:^|[，,：:、])文中|この文章|上記の|이 글|본문|النص|الفقرة"
     ),
 )
+# Greek asks with a semicolon.
 _GREEK_QUESTION = re.compile(r"[\u0370-\u03ff\u1f00-\u1fff].*;$", re.DOTALL)
+_CHOICE = re.compile(r"\b(or|oder|ou)\b", re.IGNORECASE)
 _NUMBER = re.compile(r"\d+(?:[.,:'’]\d+)*|[〇零一二三四五六七八九十百千万億亿]+")
-# of an answer in normal form; "no 5" is a number
+# Of an answer in normal form; "no 5" is a number.
 _NEGATION = re.compile(
     r"\b(?:not|never|no(?!\s*\d)|nicht|keine?[mnrs]?|pas|non|niet|geen|não|не)\b"
 )
-_PRONOUNS = frozenset(
-    [
-        "it",
-        "he",
-        "she",
-        "they",
-        "him",
-        "her",
-        "his",
-        "its",
-        "their",
-        "them",
-        "this",
-        "that",
-        "these",
-        "those",
-    ]
-)
-_FUNCTION_WORDS = _PRONOUNS.union(
-    [
-        "a",
-        "an",
-        "the",
-        "who",
-        "what",
-        "which",
-        "when",
-        "where",
-        "why",
-        "how",
-        "whom",
-        "whose",
-        "is",
-        "are",
-        "was",
-    ],
-    [
-        "were",
-        "be",
-        "been",
-        "do",
-        "does",
-        "did",
-        "has",
-        "have",
-        "had",
-        "can",
-        "could",
-        "will",
-        "would",
-        "shall",
-    ],
-    [
-        "should",
-        "may",
-        "might",
-        "must",
-        "to",
-        "of",
-        "in",
-        "on",
-        "at",
-        "by",
-        "for",
-        "from",
-        "with",
-        "about",
-        "as",
-    ],
-    ["and", "or", "not", "much", "many", "there"],
-)
+_PRONOUN_WORDS = "it he she they him her his its their them this that these those"
+_OTHER_FUNCTION_WORDS = """
+    a an the who what which when where why how whom whose is are was were be been do does did has
+    have had can could will would shall should may might must to of in on at by for from with about
+    as and or not much many there"""
+_PRONOUNS = frozenset(_PRONOUN_WORDS.split())
+_FUNCTION_WORDS = _PRONOUNS.union(_OTHER_FUNCTION_WORDS.split())
 _PRONOUN_SUBJECT = re.compile(
     r"(?:(?:in|at|on|to|for|from|by|with|of|since|until|about|under|during)\s+)?"
     r"(?:(?:what|which|who|whom|whose|when|where|why|how)(?:\s+[a-z-]+){0,2}?\s+)?"
     r"(?:is|are|was|were|did|does|do|has|have|had|can|could|will|would|should|may|might|must)\s+"
-    r"(?:(?:it|he|she|they|these|those)\b(?!\s+(?:who|that|which)\b)|(?:this|that)\s+(?:\w+\s*\?|[a-z]+ed\b)"
-    r"|(?<=who\sis\s)(?:its|his|her|their)\b|(?<=who\swas\s)(?:its|his|her|their)\b|(?<=what\sis\s)(?:its|his|her|their)\b"
-    r"|(?<=what\sare\s)(?:its|his|her|their)\b|(?<=what\swas\s)(?:its|his|her|their)\b)",
+    r"(?:(?:it|he|she|they|these|those)\b(?!\s+(?:who|that|which)\b)"
+    r"|(?:this|that)\s+(?:\w+\s*\?|[a-z]+ed\b)"
+    r"|(?:(?<=who\sis\s)|(?<=who\swas\s)|(?<=what\sis\s)|(?<=what\sare\s)|(?<=what\swas\s))"
+    r"(?:its|his|her|their)\b)",
     re.IGNORECASE,
 )
 _EXPLETIVE = re.compile(r"\bit\b.*\s(?:to|that|for|if|when)\s+\w+", re.IGNORECASE)

@@ -1,13 +1,12 @@
-"""Questions written by people, brought into a run: read, checked, and located in its documents."""
+"""Imports questions that people wrote: reads them, checks them, and locates their evidence."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
@@ -15,25 +14,35 @@ from typing import Any
 
 from rag_ft.errors import DataError
 from rag_ft.relevance import Span, gold_chunks, locate, occurrences
-from rag_ft.schema import KINDS, Chunk, Document, Evidence, QAPair, Reject, Split
+from rag_ft.schema import KINDS, SPLITS, Chunk, Document, Evidence, QAPair, Reject, Split
 from rag_ft.storage import content_hash, encodable
 
-SPLITS = ("train", "dev", "test")
 CONTEXT_CHARACTERS = 200
 MAX_LINE_BYTES = 1_000_000
 KEY_CHARACTERS = 8
 _ALPHANUMERIC = re.compile(r"[^\W_]+")
 
 
+@dataclass(frozen=True)
+class AcceptedAnswer:
+    """`start` is the answer's position in the document, in characters; None if unknown."""
+
+    text: str
+    start: int | None = None
+
+
 @dataclass
-class Row:
-    """One valid line of a questions file; `starts` is parallel to `answers`, None where no position is known."""
+class QuestionRow:
+    """One valid line of a questions file; `place` is "<file>:<line number>".
+
+    `found` is (document id, split, evidence) of the row's document, or of the first two documents
+    that contain a wanted text if the row names none.
+    """
 
     place: str
     id: str
     question: str
-    answers: tuple[str, ...]
-    starts: tuple[int | None, ...]
+    answers: tuple[AcceptedAnswer, ...]
     document_id: str | None
     kind: str
     quote: str
@@ -42,17 +51,68 @@ class Row:
 
     @property
     def answerable(self) -> bool:
+        """Whether the question has an answer."""
         return self.kind != "unanswerable"
+
+    @property
+    def wanted(self) -> list[str]:
+        """The texts of which a document must contain one: the quote, else the answers."""
+        return [self.quote] if self.quote else [answer.text for answer in self.answers]
+
+    def find_wanted(self, text: str) -> Evidence | None:
+        """Where a text contains a wanted text word for word; None if nowhere."""
+        for wanted in self.wanted:
+            if wanted in text and (found := occurrences(wanted, text)):
+                return _best_fit(found, text, self.question)
+        return None
+
+    def find_in_document(self, text: str) -> Evidence | None:
+        """The evidence in the text of the row's own document: the quote, else the answer at its
+        given position, else an answer near its position, else an answer anywhere."""
+        if not self.answerable:
+            return None
+        placed = [(a.text, a.start) for a in self.answers if a.start is not None]
+        near = (placed[0][1], placed[0][1]) if placed else None
+        if self.quote and (span := locate(self.quote, text, near)):
+            return _evidence(span, text)
+        for answer, start in placed:
+            if start >= 0 and text.startswith(answer, start):
+                return _evidence((start, start + len(answer)), text)
+        for answer, start in placed:
+            if nearest := locate(answer, text, (start, start)):
+                return _evidence(nearest, text)
+        for accepted in self.answers:
+            if found := occurrences(accepted.text, text):
+                return _best_fit(found, text, self.question)
+        return None
 
 
 @dataclass(frozen=True)
 class Imported:
-    """`pairs` in file order; a Reject for every other line."""
+    """`pairs` in the order of the files; a Reject for every other line."""
 
     pairs: list[QAPair]
     rejects: list[Reject]
 
+    def check_kept(self, least_share: float, paths: Sequence[Path], rejects: Path) -> None:
+        """Raises DataError if no line of `paths` or less than `least_share` (0-1) of them could be
+        imported. `rejects` is the file that lists the others."""
+        total = len(self.pairs) + len(self.rejects)
+        if paths and not total:
+            raise DataError(
+                f"{paths[0]} contains no question: write one JSON object per line, or remove the "
+                "file from generate.questions"
+            )
+        if total and len(self.pairs) < max(1, least_share * total):
+            reasons = Counter(reject.reason for reject in self.rejects)
+            reason, count = reasons.most_common(1)[0]
+            raise DataError(
+                f"only {len(self.pairs)} of {total} lines of generate.questions could be imported; "
+                f"most failed by '{reason}' ({count}): see {rejects} and correct the file"
+            )
+
     def counts(self) -> dict[str, int]:
+        """The counts of imported questions in generate.done.json."""
         return {
             "imported": len(self.pairs),
             "imported_rejected": len(self.rejects),
@@ -64,34 +124,65 @@ class Imported:
 def import_questions(
     paths: Sequence[Path], documents: Iterable[Document], chunks: Iterable[Chunk], abstain: str
 ) -> Imported:
-    """QAPairs of origin "imported" from jsonl files of {id, question, answers, document_id,
-    answer_start_in_document, kind, evidence, split}; only question and answers must be there.
+    """Reads pairs of origin "imported" from jsonl files.
 
-    A missing position is located in the document, a missing document by the one document that holds the evidence or
-    an answer. A pair belongs to the split of its document; without a document to the split it names, else to test,
-    where it is never trained on, though the document it is about may be. `documents` and `chunks` are gone through
-    once, in the same order of documents.
+    A line is {id, question, answers, document_id, answer_start_in_document, kind, evidence, split};
+    only question and answers are required. A missing position is located in the document. A missing
+    document is the only one that contains the evidence or an answer.
+
+    A pair belongs to the split of its document. Without a document it belongs to the split that it
+    names, else to test: it is never trained on, although its unknown document may be.
+
+    Args:
+        paths: the files.
+        documents: all documents of the run; read once.
+        chunks: all chunks of the run, those of a document together; read once.
+        abstain: the answer of unanswerable questions.
 
     Raises:
         DataError: a file cannot be read.
     """
-    rows, rejects = _read_files(paths)
-    _place_in_documents(rows, documents)
-    pairs: list[QAPair] = []
+    rows, rejects = read_question_files(paths)
+    place_in_documents(rows, documents)
+    pairs: dict[str, QAPair] = {}
+    pairs_of: dict[str, list[QAPair]] = defaultdict(list)
     for row in rows:
         if row.document_id is not None and not row.found:
-            rejects.append(
-                Reject(
-                    row.place, "unknown document", f"no document '{row.document_id}' in this run"
-                )
-            )
-        else:
-            pairs.append(_pair(row, abstain))
-    return Imported(_place_in_chunks(pairs, chunks), rejects)
+            detail = f"no document '{row.document_id}' in this run"
+            rejects.append(Reject(row.place, "unknown document", detail))
+            continue
+        # A row that several documents could answer stays without a document.
+        nowhere = (None, row.split or "test", None)
+        document_id, split, evidence = row.found[0] if len(row.found) == 1 else nowhere
+        pair = QAPair(
+            id=row.id,
+            question=row.question,
+            answers=tuple(answer.text for answer in row.answers) or (abstain,),
+            chunk_id=None,
+            document_id=document_id,
+            evidence=evidence,
+            kind=row.kind,  # type: ignore[arg-type]
+            split=split,
+            origin="imported",
+            checks={"evidence": evidence is not None} if row.answerable else {},
+            provenance={"file": row.place},
+        )
+        pairs[pair.id] = pair
+        if document_id is not None and evidence is not None:
+            pairs_of[document_id].append(pair)
+    # The chunk of a pair is its first gold chunk.
+    for document_id, group in groupby(chunks, key=lambda chunk: chunk.document_id):
+        of_document = list(group) if document_id in pairs_of else []
+        for pair in pairs_of.get(document_id, ()):
+            gold = gold_chunks(pair, of_document)
+            pairs[pair.id] = replace(pair, chunk_id=gold[0].id if gold else None)
+    return Imported(list(pairs.values()), rejects)
 
 
-def _read_files(paths: Sequence[Path]) -> tuple[list[Row], list[Reject]]:
-    rows: dict[str, Row] = {}
+def read_question_files(paths: Sequence[Path]) -> tuple[list[QuestionRow], list[Reject]]:
+    """(valid rows, a Reject for every other line that is not empty). Raises DataError if a file
+    cannot be read."""
+    rows: dict[str, QuestionRow] = {}
     rejects: list[Reject] = []
     for path in paths:
         for place, line in _lines(path):
@@ -107,52 +198,21 @@ def _read_files(paths: Sequence[Path]) -> tuple[list[Row], list[Reject]]:
 
 
 def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
-    """("file:line number", line) of every line that is not empty."""
+    """("<file>:<line number>", line) of every line that is not empty."""
     try:
         with path.open("rb") as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     yield f"{path.name}:{number}", line
     except OSError as error:
+        detail = error.strerror or error
         raise DataError(
-            f"cannot read the questions {path} of generate.questions: {error.strerror or error}"
+            f"cannot read the questions {path} of generate.questions: {detail}"
         ) from error
 
 
-def _parse(line: bytes, place: str) -> Row:
-    """Raises ValueError("reason: detail") for whatever is wrong with the line."""
-    row = _json_object(line)
-    question, answers = row.get("question"), row.get("answers")
-    if not isinstance(question, str) or not question.strip():
-        raise ValueError("missing field: question must be a text")
-    kind = row.get("kind") or ("unanswerable" if answers == [] else "factoid")
-    if kind not in KINDS:
-        raise ValueError(f"wrong field: kind must be one of {', '.join(KINDS)}, not {kind!r}"[:200])
-    if row.get("split") not in (None, *SPLITS):
-        raise ValueError(
-            f"wrong field: split must be one of {', '.join(SPLITS)}, not {row['split']!r}"[:200]
-        )
-    for key in ("id", "document_id", "evidence"):
-        if not isinstance(row.get(key), (str, int, type(None))):
-            raise ValueError(f"wrong field: {key} must be a text")
-    answers = () if kind == "unanswerable" else _answers(answers)
-    document_id = row.get("document_id")
-    return Row(
-        place=place,
-        id=str(row["id"])
-        if row.get("id") is not None
-        else content_hash("imported", question, answers, document_id),
-        question=" ".join(question.split()),
-        answers=answers,
-        starts=_starts(row.get("answer_start_in_document"), len(answers)),
-        document_id=None if document_id is None else str(document_id),
-        kind=kind,
-        quote=str(row.get("evidence") or ""),
-        split=row.get("split"),
-    )
-
-
-def _json_object(line: bytes) -> dict[str, Any]:
+def _parse(line: bytes, place: str) -> QuestionRow:
+    """Raises ValueError("reason: detail") if the line is not valid."""
     if len(line) > MAX_LINE_BYTES:
         raise ValueError(f"bad line: longer than {MAX_LINE_BYTES} bytes")
     try:
@@ -163,166 +223,127 @@ def _json_object(line: bytes) -> dict[str, Any]:
         raise ValueError(f"bad line: not JSON ({error})") from error
     if not isinstance(row, dict):
         raise ValueError("bad line: not a JSON object")
-    return row
+    question, answers = row.get("question"), row.get("answers")
+    if not isinstance(question, str) or not question.strip():
+        raise ValueError("missing field: question must be a text")
+    kind = row.get("kind") or ("unanswerable" if answers == [] else "factoid")
+    if kind not in KINDS:
+        raise ValueError(f"wrong field: kind must be one of {', '.join(KINDS)}, not {kind!r}"[:200])
+    split = row.get("split")
+    if split not in (None, *SPLITS):
+        known = ", ".join(SPLITS)
+        raise ValueError(f"wrong field: split must be one of {known}, not {split!r}"[:200])
+    for key in ("id", "document_id", "evidence"):
+        if not isinstance(row.get(key), (str, int, type(None))):
+            raise ValueError(f"wrong field: {key} must be a text")
+    accepted: tuple[AcceptedAnswer, ...] = ()
+    if kind != "unanswerable":
+        accepted = _parse_answers(answers, row.get("answer_start_in_document"))
+    row_id, document_id = row.get("id"), row.get("document_id")
+    if row_id is None:
+        texts = [answer.text for answer in accepted]
+        row_id = content_hash("imported", question, texts, document_id)
+    return QuestionRow(
+        place=place,
+        id=str(row_id),
+        question=" ".join(question.split()),
+        answers=accepted,
+        document_id=None if document_id is None else str(document_id),
+        kind=kind,
+        quote=str(row.get("evidence") or ""),
+        split=split,
+    )
 
 
-def _answers(answers: Any) -> tuple[str, ...]:
+def _parse_answers(answers: Any, starts: Any) -> tuple[AcceptedAnswer, ...]:
+    """Raises ValueError("reason: detail") if these are not answers with a position each."""
     answers = [answers] if isinstance(answers, str) else answers
     if not isinstance(answers, list) or not answers:
         raise ValueError(
-            "missing field: answers must be a list of texts, or empty where nothing answers the question"
+            "missing field: answers must be a list of texts, or empty for an unanswerable question"
         )
     if not all(isinstance(answer, str) and answer.strip() for answer in answers):
         raise ValueError("wrong field: every answer must be a text that is not empty")
-    return tuple(answers)
-
-
-def _starts(starts: Any, num_answers: int) -> tuple[int | None, ...]:
+    # Positions are optional: all of them, or single ones by null.
     starts = [starts] if isinstance(starts, int) else starts
-    if starts is None or num_answers == 0:
-        return (None,) * num_answers
-    if not isinstance(starts, list) or len(starts) != num_answers:
+    if starts is None:
+        starts = [None] * len(answers)
+    if not isinstance(starts, list) or len(starts) != len(answers):
         raise ValueError(
             "wrong field: answer_start_in_document must have one position for each answer"
         )
     if not all(s is None or (isinstance(s, int) and not isinstance(s, bool)) for s in starts):
         raise ValueError("wrong field: a position must be a whole number or null")
-    return tuple(starts)
+    return tuple(map(AcceptedAnswer, answers, starts))
 
 
-def _place_in_documents(rows: Sequence[Row], documents: Iterable[Document]) -> None:
-    """Fills `found` of every row: its document, or for rows without one the first two that hold what it quotes."""
-    known: dict[str, list[Row]] = defaultdict(list)
-    floating = []
+def place_in_documents(rows: Sequence[QuestionRow], documents: Iterable[Document]) -> None:
+    """Fills `found` of every row."""
+    rows_of: dict[str, list[QuestionRow]] = defaultdict(list)
+    floating = []  # rows without a document
     for row in rows:
         if row.document_id is not None:
-            known[row.document_id].append(row)
+            rows_of[row.document_id].append(row)
         elif row.answerable:
             floating.append(row)
-    index = _WantedTexts(floating)
+    index = _RareWordIndex(floating)
     for document in documents:
-        for row in known.get(document.id, ()):
-            row.found.append((document.id, document.split, _locate(row, document.text)))
+        for row in rows_of.get(document.id, ()):
+            evidence = row.find_in_document(document.text)
+            row.found.append((document.id, document.split, evidence))
+        # Two documents are enough to know that the document is ambiguous.
         for row in index.candidates(document.text):
-            if len(row.found) < 2 and (evidence := _quoted(row, document.text)) is not None:
+            if len(row.found) < 2 and (evidence := row.find_wanted(document.text)) is not None:
                 row.found.append((document.id, document.split, evidence))
 
 
-class _WantedTexts:
-    """Rows found by one rare word of what they want in a text, so that not every row is searched in every document.
-    Each text that holds what a row wants has that word, or a longer one around it."""
+class _RareWordIndex:
+    """Finds rows by the rarest word of each wanted text, so that not every row is searched in every
+    document. A text that contains a wanted text contains that word, possibly inside a longer one.
+    """
 
-    def __init__(self, rows: Iterable[Row]) -> None:
-        wanted = [(row, _ALPHANUMERIC.findall(text)) for row in rows for text in _wanted(row)]
+    def __init__(self, rows: Iterable[QuestionRow]) -> None:
+        wanted = [(row, _ALPHANUMERIC.findall(text)) for row in rows for text in row.wanted]
         num_rows = Counter(word for _, words in wanted for word in set(words))
-        self._rows: dict[str, list[Row]] = defaultdict(list)
+        self._rows: dict[str, list[QuestionRow]] = defaultdict(list)
         for row, words in wanted:
-            if words:  # what has no letter or digit is found nowhere
+            if words:  # a text without a letter or digit is found nowhere
                 rarest = min(words, key=lambda word: (num_rows[word], -len(word)))
                 self._rows[rarest].append(row)
+        # The words by their first characters, for the search inside longer words.
         self._beginning: dict[str, list[str]] = defaultdict(list)
         for word in self._rows:
             self._beginning[word[:KEY_CHARACTERS]].append(word)
         self._lengths = sorted({len(key) for key in self._beginning})
         self._within = lru_cache(maxsize=1 << 16)(self._find_within)
 
-    def candidates(self, text: str) -> list[Row]:
-        """The rows that may be found in a text, each once; all others are not."""
+    def candidates(self, text: str) -> list[QuestionRow]:
+        """The rows that may be found in a text, each once. No other row is found in it."""
         words = set(_ALPHANUMERIC.findall(text)) if self._rows else ()
         wanted = {found for word in words for found in self._within(word)}
         return list({id(row): row for word in wanted for row in self._rows[word]}.values())
 
     def _find_within(self, word: str) -> tuple[str, ...]:
-        """The rows' words that stand anywhere in a word of a text: what is wanted may begin or end inside one."""
-        parts = {
-            word[at : at + size] for size in self._lengths for at in range(len(word) - size + 1)
-        }
-        return tuple(
-            found
-            for part in parts & self._beginning.keys()
-            for found in self._beginning[part]
-            if found in word
-        )
+        """The words of rows that stand inside `word`: a wanted text may begin or end there."""
+        parts: set[str] = set()
+        for size in self._lengths:
+            parts.update(word[at : at + size] for at in range(len(word) - size + 1))
+        begun = [
+            found for part in parts & self._beginning.keys() for found in self._beginning[part]
+        ]
+        return tuple(found for found in begun if found in word)
 
 
-def _wanted(row: Row) -> Sequence[str]:
-    return [row.quote] if row.quote else row.answers
-
-
-def _quoted(row: Row, text: str) -> Evidence | None:
-    """The span of a text that holds, word for word, the row's quote or else one of its answers."""
-    for wanted in _wanted(row):
-        if wanted in text and (found := occurrences(wanted, text)):
-            return _evidence(_fitting(found, text, row.question), text)
-    return None
-
-
-def _locate(row: Row, text: str) -> Evidence | None:
-    """The evidence of a row in its document: its quote, else its answer at the position given, else where it fits."""
-    if not row.answerable:
-        return None
-    known = next((s for s in row.starts if s is not None), None)
-    if row.quote and (span := locate(row.quote, text, None if known is None else (known, known))):
-        return _evidence(span, text)
-    for answer, start in zip(row.answers, row.starts, strict=True):
-        if start is not None and start >= 0 and text[start : start + len(answer)] == answer:
-            return _evidence((start, start + len(answer)), text)
-    for answer, start in zip(row.answers, row.starts, strict=True):
-        if start is not None and (span := locate(answer, text, (start, start))):
-            return _evidence(span, text)
-    for answer in row.answers:
-        if found := occurrences(answer, text):
-            return _evidence(_fitting(found, text, row.question), text)
-    return None
-
-
-def _fitting(found: list[Span], text: str, question: str) -> Span:
-    """Of several occurrences the one whose surroundings share most words with the question; the first of equals."""
+def _best_fit(found: list[Span], text: str, question: str) -> Evidence:
+    """The occurrence whose surroundings share most words with the question; the first of equals."""
     wanted = set(re.findall(r"\w+", question.casefold()))
 
-    def shared(span: Span) -> int:
+    def num_shared(span: Span) -> int:
         around = text[max(0, span[0] - CONTEXT_CHARACTERS) : span[1] + CONTEXT_CHARACTERS]
         return len(wanted.intersection(re.findall(r"\w+", around.casefold())))
 
-    return max(found, key=shared) if len(found) > 1 else found[0]
+    return _evidence(max(found, key=num_shared) if len(found) > 1 else found[0], text)
 
 
 def _evidence(span: Span, text: str) -> Evidence:
     return Evidence(text[span[0] : span[1]], *span)
-
-
-def _pair(row: Row, abstain: str) -> QAPair:
-    """The pair without its chunk. Rows that several documents could prove are left without a place."""
-    document_id, split, evidence = (
-        row.found[0] if len(row.found) == 1 else (None, row.split or "test", None)
-    )
-    return QAPair(
-        id=row.id,
-        question=row.question,
-        answers=row.answers or (abstain,),
-        chunk_id=None,
-        document_id=document_id,
-        evidence=evidence,
-        kind=row.kind,  # type: ignore[arg-type]
-        split=split,
-        origin="imported",
-        checks={"evidence": evidence is not None} if row.answerable else {},
-        provenance={"file": row.place},
-    )
-
-
-def _place_in_chunks(pairs: list[QAPair], chunks: Iterable[Chunk]) -> list[QAPair]:
-    """The pairs, each with the first chunk that holds its whole evidence (or overlaps it)."""
-    waiting: dict[str, list[int]] = defaultdict(list)
-    for place, pair in enumerate(pairs):
-        if pair.evidence is not None and pair.document_id is not None:
-            waiting[pair.document_id].append(place)
-    placed = list(pairs)
-    for document_id, group in groupby(chunks, key=lambda chunk: chunk.document_id):
-        places = waiting.get(document_id, ())
-        of_document = list(group) if places else []
-        for place in places:
-            gold = gold_chunks(pairs[place], of_document)
-            chunk_id = gold[0].id if gold else None
-            placed[place] = dataclasses.replace(pairs[place], chunk_id=chunk_id)
-    return placed

@@ -1,4 +1,4 @@
-"""What is asked of each chunk: about which sentence, and what kind of question."""
+"""Plans what is asked of each chunk: about which sentence, and what kind of question."""
 
 from __future__ import annotations
 
@@ -25,9 +25,12 @@ DEFAULT_KINDS: dict[Kind, float] = {
 
 
 @dataclass(frozen=True)
-class Ask:
-    """One pair to ask for: `kind` of question about the sentence `chunk.text[focus]`, for multi_hop together with the
-    `second` chunk. `variant` counts from 0 within the chunk."""
+class PlannedQuestion:
+    """One question of a `kind` to ask about the sentence `chunk.text[focus]`.
+
+    A multi_hop question is also about the `second` chunk, which the writer chooses. `variant`
+    counts from 0 within the chunk.
+    """
 
     chunk: Chunk
     variant: int
@@ -37,20 +40,27 @@ class Ask:
 
     @property
     def id(self) -> str:
+        """`<chunk id>/<variant>`, which also names the question in the rejects file."""
         return f"{self.chunk.id}/{self.variant}"
 
     @property
     def sentence(self) -> str:
+        """The text of the focus."""
         return self.chunk.text[self.focus[0] : self.focus[1]]
 
 
 def kind_shares(
     wanted: Mapping[Kind, float] | None, writable: Collection[str], prompts: str
 ) -> dict[Kind, float]:
-    """Shares (summing to 1) of the kinds to ask for. Without `wanted`, the usual mix of what the prompt set can write.
+    """Shares (summing to 1) of the kinds to ask for.
+
+    Args:
+        wanted: shares in any unit; None: DEFAULT_KINDS, as far as they are writable.
+        writable: the kinds that the prompt set can write.
+        prompts: the name of the prompt set, for the error.
 
     Raises:
-        ConfigError: a kind is wanted that the prompt set `prompts` cannot write, or none at all.
+        ConfigError: a wanted kind is not writable, or no kind has a share above 0.
     """
     shares = {kind: share for kind, share in (wanted or DEFAULT_KINDS).items() if share > 0}
     unknown = [kind for kind in shares if kind not in writable]
@@ -66,67 +76,19 @@ def kind_shares(
     return {kind: share / total for kind, share in shares.items()}
 
 
-def plan(
-    chunks: Iterable[Chunk], pairs_per_chunk: int, shares: Mapping[Kind, float], seed: int
-) -> Iterator[Ask]:
-    """The pairs to ask for, chunk by chunk in the order given, at most `pairs_per_chunk` each.
-
-    The same chunk text and seed give the same kinds, wherever the chunk stands.
-    """
-    previous: Chunk | None = None
-    for chunk in chunks:
-        follows = previous is not None and previous.document_id == chunk.document_id
-        shared_until = previous.end if follows and previous else 0
-        yield from _plan_chunk(chunk, shared_until, pairs_per_chunk, shares, seed)
-        previous = chunk
-
-
-def focus_sentences(chunk: Chunk, shared_until: int) -> list[Span]:
-    """The sentences of a chunk that can be asked about, as spans of its text: those with a letter or digit that do
-    not lie wholly before the document's character `shared_until`, where the chunk before has them already."""
-    spans = [
-        (start, end)
-        for start, end in split_sentences(chunk.text)
-        if chunk.start + end > shared_until
-        and any(character.isalnum() for character in chunk.text[start:end])
-    ]
-    said = [span for span in spans if not chunk.text[span[0] : span[1]].lstrip().startswith("#")]
-    return said or spans
-
-
-def spread(num_wanted: int, num_there: int) -> list[int]:
-    """`num_wanted` positions of `num_there`, in order and evenly apart; with more wanted than there, every position
-    equally often, in rounds."""
-    if num_wanted <= num_there:
-        return [(2 * i + 1) * num_there // (2 * num_wanted) for i in range(num_wanted)]
-    return [i % num_there for i in range(num_wanted)] if num_there else []
-
-
-def quotas(counts: Mapping[str, int], total: int) -> dict[str, int]:
-    """How many chunks of each document to take so that they sum to `total` (or to all): the same number of each, as
-    far as the document has them; what does not divide goes to the first ones."""
-    quota = dict.fromkeys(counts, 0)
-    left, open_ids = min(total, sum(counts.values())), list(counts)
-    while left:
-        share, extra = divmod(left, len(open_ids))
-        for place, name in enumerate(open_ids):
-            added = min(share + (place < extra), counts[name] - quota[name])
-            quota[name] += added
-            left -= added
-        open_ids = [name for name in open_ids if quota[name] < counts[name]]
-    return quota
-
-
 def choose_chunks(
     chunks: Iterable[Chunk], counts: Counter[str], max_chunks: int
 ) -> Iterator[Chunk]:
-    """The chunks themselves, or (max_chunks > 0) only so many, spread over the documents and within each."""
+    """At most `max_chunks` chunks (0: all), evenly spread over the documents and within each.
+
+    `counts` is the number of chunks of every document.
+    """
     if not max_chunks:
         yield from chunks
         return
     chosen = {
-        name: set(spread(quota, counts[name]))
-        for name, quota in quotas(counts, max_chunks).items()
+        document_id: set(spread(quota, counts[document_id]))
+        for document_id, quota in quotas(counts, max_chunks).items()
         if quota
     }
     seen: Counter[str] = Counter()
@@ -136,26 +98,84 @@ def choose_chunks(
         seen[chunk.document_id] += 1
 
 
+def plan(
+    chunks: Iterable[Chunk], pairs_per_chunk: int, shares: Mapping[Kind, float], seed: int
+) -> Iterator[PlannedQuestion]:
+    """The questions to ask, at most `pairs_per_chunk` for each chunk, in the order of the chunks.
+
+    The kinds depend only on `seed` and the chunk's text, not on the chunk's position.
+    """
+    previous: Chunk | None = None
+    for chunk in chunks:
+        # Overlapping chunks share sentences. These are asked about in the earlier chunk only.
+        shared_until = 0
+        if previous is not None and previous.document_id == chunk.document_id:
+            shared_until = previous.end
+        previous = chunk
+        sentences = focus_sentences(chunk, shared_until)
+        places = spread(pairs_per_chunk, len(sentences))
+        kinds = draw_kinds(shares, len(places), content_hash(seed, chunk.text))
+        # A sentence that comes again with the same kind would be the same request, so it is left
+        # out. Another kind in its place would fill short chunks with the rare kinds (on the demo
+        # two fifths of their questions were unanswerable instead of a fourteenth).
+        distinct = dict.fromkeys(zip(places, kinds, strict=True))
+        for variant, (place, kind) in enumerate(distinct):
+            yield PlannedQuestion(chunk, variant, sentences[place], kind)
+
+
+def focus_sentences(chunk: Chunk, shared_until: int) -> list[Span]:
+    """The sentences of a chunk to ask about, as spans of its text.
+
+    They contain a letter or digit and end after the document's character `shared_until`; the chunk
+    before contains the others. Headings are left out where there is any other sentence.
+    """
+    spans = [
+        (start, end)
+        for start, end in split_sentences(chunk.text)
+        if chunk.start + end > shared_until
+        and any(character.isalnum() for character in chunk.text[start:end])
+    ]
+    prose = [span for span in spans if not chunk.text[span[0] : span[1]].lstrip().startswith("#")]
+    return prose or spans
+
+
+def spread(num_wanted: int, num_there: int) -> list[int]:
+    """`num_wanted` of `num_there` positions, in order and at even distances.
+
+    With more wanted than there are, the positions come in rounds, each about equally often.
+    """
+    if num_wanted <= num_there:
+        return [(2 * i + 1) * num_there // (2 * num_wanted) for i in range(num_wanted)]
+    return [i % num_there for i in range(num_wanted)] if num_there else []
+
+
+def quotas(counts: Mapping[str, int], total: int) -> dict[str, int]:
+    """How many chunks of each document to take, as equally as `counts` allow; they sum to `total`
+    or, if there are fewer, to all. The first documents get the remainder."""
+    quota = dict.fromkeys(counts, 0)
+    left, open_ids = min(total, sum(counts.values())), list(counts)
+    # Each round divides what is left among the documents that have more chunks.
+    while left:
+        share, extra = divmod(left, len(open_ids))
+        for place, document_id in enumerate(open_ids):
+            added = min(share + (place < extra), counts[document_id] - quota[document_id])
+            quota[document_id] += added
+            left -= added
+        open_ids = [i for i in open_ids if quota[i] < counts[i]]
+    return quota
+
+
 def draw_kinds(shares: Mapping[Kind, float], number: int, key: str) -> list[Kind]:
-    """`number` kinds by systematic sampling: each kind comes within one of its exact share, in an order that `key`
-    fixes."""
+    """`number` kinds by systematic sampling, in an order that `key` fixes.
+
+    The count of each kind differs by less than one from its exact share.
+    """
     rng = random.Random(key)
     names, bounds, start = list(shares), list(accumulate(shares.values())), rng.random()
-    kinds = [
-        names[min(bisect(bounds, (i + start) / number), len(names) - 1)] for i in range(number)
-    ]
+    kinds = []
+    for i in range(number):
+        # The rounded sum of the shares can be below 1, hence the minimum.
+        place = min(bisect(bounds, (i + start) / number), len(names) - 1)
+        kinds.append(names[place])
     rng.shuffle(kinds)
     return kinds
-
-
-def _plan_chunk(
-    chunk: Chunk, shared_until: int, number: int, shares: Mapping[Kind, float], seed: int
-) -> Iterator[Ask]:
-    sentences = focus_sentences(chunk, shared_until)
-    places = spread(number, len(sentences))
-    kinds = draw_kinds(shares, len(places), content_hash(seed, chunk.text))
-    # The same sentence and kind again would be the same request. Another kind in its place would fill short chunks with
-    # the rare kinds (two fifths unanswerable instead of a fourteenth, on the demo).
-    asked = dict.fromkeys(zip(places, kinds, strict=True))
-    for number, (place, kind) in enumerate(asked):
-        yield Ask(chunk, number, sentences[place], kind)

@@ -1,4 +1,4 @@
-"""Questions asked before, in the same words or in others: each is found as it comes, the first one stays."""
+"""Finds questions that repeat an earlier one, in the same words or in others."""
 
 from __future__ import annotations
 
@@ -16,84 +16,81 @@ MOST_CANDIDATES = 1000
 Encode = Callable[[Sequence[str]], np.ndarray]
 
 
-class AskedBefore:
-    """All questions kept so far with their vectors: float32 (capacity, dim), doubled when full.
+class QuestionDeduplicator:
+    """The questions stored so far with their vectors, a float32 array (capacity, dim).
 
-    A question is compared with those that share one of its rarest words, not with all: so that the cost of one does
-    not grow with their number.
+    A question is compared only with those that share one of its rarest words, so that the cost of
+    one question does not grow with the number of questions.
     """
 
     def __init__(self, encode: Encode, similarity: float) -> None:
+        """`encode` returns float32 (n, dim), unit norm; `similarity` is a cosine (0-1)."""
         self._encode, self._similarity = encode, similarity
-        self._exact: dict[str, int] = {}
+        self._row_of_key: dict[str, int] = {}
         self._questions: list[str] = []
         self._rows_with: dict[str, array[int]] = {}
         self._vectors = np.empty((0, 0), dtype=np.float32)
 
     def repeats(self, questions: Sequence[str], keep: bool = True) -> list[str | None]:
-        """For each question the earlier one that it repeats, else None; it then counts as asked (if `keep`).
+        """For each question the earlier one that it repeats; if None, it is stored (if `keep`).
 
-        Two questions are the same when they are equal up to case and punctuation, or when their cosine reaches the
-        similarity and they name the same things: "When does pump A-12 start?" and "... A-13 start?" are not.
+        A question repeats another if both are equal up to case and punctuation, or if their cosine
+        reaches the similarity and they name the same things: "When does pump A-12 start?" does not
+        repeat "When does pump A-13 start?".
         """
         keys = [normalise_question(question) for question in questions]
+        # Encode each new question once, all of them in one batch.
         new = {
             key: question
             for key, question in zip(keys, questions, strict=True)
-            if key not in self._exact
+            if key not in self._row_of_key
         }
         vectors = dict(zip(new, self._encode(list(new.values())), strict=True)) if new else {}
         found: list[str | None] = []
         for key, question in zip(keys, questions, strict=True):
-            same = self._exact.get(key)
-            found.append(
-                self._questions[same] if same is not None else self._similar(question, vectors[key])
-            )
-            if found[-1] is None and keep:
-                self._store(key, question, vectors[key])
+            row = self._row_of_key.get(key)
+            if row is not None:
+                found.append(self._questions[row])
+                continue
+            found.append(self._similar(question, vectors[key]))
+            if found[-1] is not None or not keep:
+                continue
+            row = len(self._questions)
+            # Doubling the capacity keeps the cost of growing constant for each question.
+            if row >= len(self._vectors):
+                grown = np.empty((max(256, 2 * row), len(vectors[key])), dtype=np.float32)
+                if row:
+                    grown[:row] = self._vectors[:row]
+                self._vectors = grown
+            self._vectors[row] = vectors[key]
+            self._row_of_key[key] = row
+            for word in _search_words(question):
+                self._rows_with.setdefault(word, array("I")).append(row)
+            self._questions.append(question)
         return found
 
     def _similar(self, question: str, vector: np.ndarray) -> str | None:
         """The first similar question that names the same things."""
-        rows = self._candidates(question)
-        similar = rows[self._vectors[rows] @ vector >= self._similarity] if len(rows) else rows
-        return next(
-            (self._questions[row] for row in similar if same_names(question, self._questions[row])),
-            None,
-        )
-
-    def _candidates(self, question: str) -> np.ndarray:
-        """Rows of the questions that share one of the rarest known words of this one; very common words are none."""
+        # Common words would select too many candidates, and are left out.
         most = max(MOST_CANDIDATES, len(self._questions) // 20)
-        known = [
-            rows
-            for word in _keys(question)
-            if (rows := self._rows_with.get(word)) and len(rows) <= most
-        ]
+        # Sorted, because the order of a set differs from process to process.
+        rows_of_words = [self._rows_with.get(w, ()) for w in sorted(_search_words(question))]
+        known = [rows for rows in rows_of_words if 0 < len(rows) <= most]
         rarest = sorted(known, key=len)[:NUM_RAREST]
-        return np.unique(
-            np.concatenate(
-                [np.asarray(rows, dtype=np.int64) for rows in rarest] or [np.empty(0, np.int64)]
-            )
-        )
-
-    def _store(self, key: str, question: str, vector: np.ndarray) -> None:
-        row = len(self._questions)
-        if row >= len(self._vectors):
-            grown = np.empty((max(256, 2 * row), len(vector)), dtype=np.float32)
-            if row:
-                grown[:row] = self._vectors[:row]
-            self._vectors = grown
-        self._vectors[row] = vector
-        self._exact[key] = row
-        for word in _keys(question):
-            self._rows_with.setdefault(word, array("I")).append(row)
-        self._questions.append(question)
+        if not rarest:
+            return None
+        candidates = np.unique(np.concatenate([np.asarray(rows, np.int64) for rows in rarest]))
+        for row in candidates[self._vectors[candidates] @ vector >= self._similarity]:
+            if same_names(question, self._questions[row]):
+                return self._questions[row]
+        return None
 
 
-class RecentVectors:
-    """An encoder of questions that remembers its last results: the round trip searches with the very vectors that the
-    duplicate check has just compared."""
+class CachedQueryEncoder:
+    """A query encoder that keeps its last results.
+
+    The round trip searches with the vectors that the duplicate check has just computed.
+    """
 
     MOST = 1024
 
@@ -102,10 +99,9 @@ class RecentVectors:
         self._vectors: dict[str, np.ndarray] = {}
 
     def encode_queries(self, questions: Sequence[str]) -> np.ndarray:
-        """float32 (n, dim), unit norm; at least one question."""
-        if new := [
-            question for question in dict.fromkeys(questions) if question not in self._vectors
-        ]:
+        """float32 (n, dim), unit norm, of at least one question."""
+        new = [question for question in dict.fromkeys(questions) if question not in self._vectors]
+        if new:
             self._vectors |= zip(new, self._encoder.encode_queries(new), strict=True)
         found = np.stack([self._vectors[question] for question in questions])
         for oldest in list(self._vectors)[: -self.MOST]:
@@ -114,6 +110,7 @@ class RecentVectors:
 
 
 def duplicate(question: str, earlier: str) -> Failure:
+    """The reason for rejecting a question that repeats an earlier one."""
     return Failure("duplicate", f"{question} | earlier: {earlier}")
 
 
@@ -122,7 +119,7 @@ def same_names(a: str, b: str) -> bool:
     return entity_words(a) <= all_words(b) and entity_words(b) <= all_words(a)
 
 
-def _keys(question: str) -> set[str]:
-    """What a question is found by: its words, or its characters in scripts without spaces."""
+def _search_words(question: str) -> set[str]:
+    """The words of a question, or its characters in scripts without spaces."""
     text = question.casefold()
     return {c for c in text if c.isalnum()} if is_unspaced(text) else all_words(text)

@@ -1,10 +1,11 @@
-"""What became of every pair that was asked for: counts, a few examples of each reason, and the rejects file."""
+"""Counts what becomes of every question asked for, and writes the rejects file."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from rag_ft.errors import DataError
 from rag_ft.generation.entity_swap import SWAPPED
 from rag_ft.generation.filters import Failure
+from rag_ft.generation.planner import PlannedQuestion
 from rag_ft.llm.interface import Reply
 from rag_ft.schema import QAPair, Reject
 from rag_ft.storage import temporary_beside
@@ -20,8 +22,8 @@ EXAMPLES_PER_REASON = 3
 LOWEST_DOCUMENTS = 10
 
 
-class Funnel:
-    """Used as a context manager; on leaving it the rejects file gets its name."""
+class GenerationStats:
+    """A context manager; at its end the rejects file gets its name."""
 
     def __init__(self, rejects: Path) -> None:
         self.asked: Counter[str] = Counter()
@@ -34,38 +36,50 @@ class Funnel:
         self._path, self._temporary = rejects, temporary_beside(rejects)
         self._out = self._temporary.open("x", encoding="utf-8", newline="\n")
 
-    def reject(self, item: str, failure: Failure) -> None:
-        """One pair asked of the model that is not kept."""
+    def reject(self, item: PlannedQuestion | QAPair, failure: Failure) -> None:
+        """Counts a question asked for that is not kept, and notes it in the rejects file."""
+        # A pair has the name of its planned question: chunk id and variant.
+        if isinstance(item, QAPair):
+            name = f"{item.provenance['chunk_id']}/{item.provenance['variant']}"
+        else:
+            name = item.id
         self.rejected[failure.reason] += 1
         if len(self._examples[failure.reason]) < EXAMPLES_PER_REASON:
-            self._examples[failure.reason].append({"item": item, "detail": failure.detail})
-        self.note(Reject(item, failure.reason, failure.detail))
+            self._examples[failure.reason].append({"item": name, "detail": failure.detail})
+        self.note(Reject(name, failure.reason, failure.detail))
 
     def note(self, reject: Reject) -> None:
-        """A line of the rejects file that does not count as a pair asked for."""
+        """Writes a line of the rejects file without counting it as a question asked for."""
         self._out.write(json.dumps(asdict(reject), ensure_ascii=False) + "\n")
 
-    def accept(self, pair: QAPair) -> None:
-        self.accepted[pair.kind] += 1
-        if SWAPPED not in pair.provenance:  # its chunk has a pair already
-            self.coverage.accept(pair.document_id or "", pair.provenance["chunk_id"])
+    def accepted_pairs(self, pairs: Iterable[QAPair]) -> Iterator[QAPair]:
+        """Passes on the pairs that passed every check, and counts them."""
+        for pair in pairs:
+            self.accepted[pair.kind] += 1
+            # A swapped pair is made from a pair that covers its chunk already.
+            if SWAPPED not in pair.provenance:
+                self.coverage.accept(pair.document_id or "", pair.provenance["chunk_id"])
+            yield pair
 
-    def take(self, reply: Reply) -> None:
-        """Counts the tokens of a reply."""
+    def count_tokens(self, reply: Reply) -> None:
+        """Adds the tokens of a reply and its prompt."""
         self.tokens["prompt_tokens"] += reply.prompt_tokens
         self.tokens["completion_tokens"] += reply.completion_tokens
 
     def check_kept(self, least_share: float) -> None:
-        """Raises DataError when too few of the pairs asked for were kept; call after leaving the context."""
+        """Raises DataError if less than `least_share` (0-1) of the questions asked for gave a pair,
+        or none did. Call it after leaving the context."""
         asked, kept = self.asked.total(), self.accepted.total()
         if asked and kept < max(least_share * asked, 1):
             reason, count = self.rejected.most_common(1)[0]
             raise DataError(
-                f"only {kept} of {asked} generated pairs passed the checks; most failed by '{reason}' ({count}): see "
-                f"{self._path}, then change the model or generate.advanced.checks, or lower generate.advanced.min_kept_share"
+                f"only {kept} of {asked} generated pairs passed the checks; most failed by "
+                f"'{reason}' ({count}): see {self._path}, then change the model or "
+                "generate.advanced.checks, or lower generate.advanced.min_kept_share"
             )
 
     def counts(self) -> dict[str, Any]:
+        """The counts in generate.done.json; `kept_share` is a share (0-1)."""
         asked, kept = self.asked.total(), self.accepted.total()
         return {
             "asked": asked,
@@ -80,31 +94,34 @@ class Funnel:
             **self.tokens,
         }
 
-    def __enter__(self) -> Funnel:
+    def __enter__(self) -> GenerationStats:
         return self
 
     def __exit__(self, *_: object) -> None:
+        # Also after an error: the rejects show what went wrong.
         self._out.close()
         os.replace(self._temporary, self._path)
 
 
 @dataclass
 class Coverage:
-    """Share of each document's chunks (asked about) that have at least one accepted pair. Pairs come in chunk order."""
+    """Per document, how many of the chunks asked about have at least one accepted pair."""
 
     num_asked: Counter[str] = field(default_factory=Counter)
     num_covered: Counter[str] = field(default_factory=Counter)
-    _last: str = ""
+    _last_chunk: str = ""
 
     def ask(self, document_id: str) -> None:
-        """One more chunk of the document is asked about."""
+        """Counts one more chunk of the document that is asked about."""
         self.num_asked[document_id] += 1
 
     def accept(self, document_id: str, chunk_id: str) -> None:
-        self.num_covered[document_id] += chunk_id != self._last
-        self._last = chunk_id
+        """Counts the chunk of an accepted pair once; pairs come in the order of their chunks."""
+        self.num_covered[document_id] += chunk_id != self._last_chunk
+        self._last_chunk = chunk_id
 
     def counts(self) -> dict[str, Any]:
+        """Totals, shares (0-1), and the LOWEST_DOCUMENTS documents with the lowest shares."""
         shares = {name: self.num_covered[name] / asked for name, asked in self.num_asked.items()}
         lowest = sorted(shares, key=lambda name: (shares[name], name))[:LOWEST_DOCUMENTS]
         return {

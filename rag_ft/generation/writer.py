@@ -1,4 +1,4 @@
-"""The first pass of generation: one request for each planned pair, and from its reply a pair that may be believed."""
+"""The first pass of generation: asks the model for each planned question and checks its replies."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rag_ft.config import GenerateConfig
+from rag_ft.generation.ask_model import PassItem
 from rag_ft.generation.filters import (
-    Draft,
     Failure,
     check_evidence,
     check_form,
@@ -18,8 +18,8 @@ from rag_ft.generation.filters import (
     find_evidence,
     parse_reply,
 )
-from rag_ft.generation.planner import Ask
-from rag_ft.generation.statistics import Funnel
+from rag_ft.generation.planner import PlannedQuestion
+from rag_ft.generation.statistics import GenerationStats
 from rag_ft.llm.interface import ChatRequest, Reply
 from rag_ft.prompts.answer_prompt import AnswerPrompt
 from rag_ft.prompts.prompt_set import REPLY_SCHEMA
@@ -32,8 +32,8 @@ NEIGHBOURS = 20
 
 
 @dataclass(frozen=True)
-class Drafting:
-    """`model_name` and `seed` go into the provenance of every pair."""
+class QuestionWriter:
+    """`seed` and `model_name` go into the provenance of every pair."""
 
     settings: GenerateConfig
     seed: int
@@ -41,109 +41,108 @@ class Drafting:
     retriever: Searcher
     chunks: ChunkStore
     model_name: str
-    funnel: Funnel
+    stats: GenerationStats
 
-    def jobs(self, asks: Iterable[Ask]) -> Iterator[tuple[Ask, Failure | None, ChatRequest | None]]:
-        """Each ask with its request, or with a failure where it has none. Requests of a chunk follow each other, so
-        that a server keeps their common beginning."""
-        last = ""
-        for ask in asks:
-            self.funnel.asked[ask.kind] += 1
-            if ask.chunk.id != last:
-                self.funnel.coverage.ask(ask.chunk.document_id)
-                last = ask.chunk.id
-            second = self._neighbour(ask) if ask.kind == "multi_hop" else None
-            if ask.kind == "multi_hop" and second is None:
-                yield ask, Failure("no_neighbour", ask.sentence[:200]), None
-            else:
-                ask = replace(ask, second=second)
-                yield ask, None, self._request(ask)
+    def requests(self, planned: Iterable[PlannedQuestion]) -> Iterator[PassItem]:
+        """Each planned question with its request, or with a failure if it needs a second chunk and
+        there is none. The requests of a chunk follow each other, so that a server reuses the
+        prefix that their prompts share."""
+        settings = self.settings.advanced
+        last_chunk_id = ""
+        for question in planned:
+            self.stats.asked[question.kind] += 1
+            if question.chunk.id != last_chunk_id:
+                self.stats.coverage.ask(question.chunk.document_id)
+                last_chunk_id = question.chunk.id
+            second = None
+            if question.kind == "multi_hop":
+                second = self._neighbour(question)
+                if second is None:
+                    yield PassItem(question, Failure("no_neighbour", question.sentence[:200]))
+                    continue
+            question = replace(question, second=second)
+            messages = self.prompt.prompts.generate(
+                self.prompt.text(question.chunk),
+                question.sentence,
+                question.kind,
+                self.prompt.text(second) if second else None,
+            )
+            request = ChatRequest(
+                question.id, messages, settings.max_tokens, settings.temperature, REPLY_SCHEMA
+            )
+            yield PassItem(question, request=request)
 
-    def verdict(self, ask: Ask, reply: Reply) -> QAPair | Failure:
-        """The pair in a reply, or the first check that it fails."""
-        draft = parse_reply(reply.text, reply.finish_reason)
-        if isinstance(draft, Failure):
-            return draft
-        if failure := self._fails(draft, ask):
-            return failure
-        if ask.kind == "unanswerable":
-            if self._wants("evidence") and (
-                failure := check_subject(draft.question, self.prompt.text(ask.chunk))
-            ):
-                return failure
-            return self._pair(ask, draft.question, self.prompt.prompts.abstain)
-        span, repaired = find_evidence(draft, ask.chunk.text, ask.focus)
-        if self._wants("evidence") and (
-            failure := check_evidence(draft, span, ask.chunk.text, ask.kind)
-        ):
-            return failure
-        self.funnel.repaired += repaired
-        return replace(
-            self._pair(ask, draft.question, draft.answer),
-            chunk_id=ask.chunk.id,
-            evidence=None if span is None else evidence_in_chunk(ask.chunk, span),
-            checks={"evidence": None if span is None else "repaired" if repaired else "quoted"},
-        )
+    def _neighbour(self, question: PlannedQuestion) -> Chunk | None:
+        """The chunk most similar to the sentence that does not overlap the question's own chunk.
 
-    def _fails(self, draft: Draft, ask: Ask) -> Failure | None:
-        failure = check_kind(draft, ask.kind, self.prompt.prompts.abstain)
-        if not failure and self._wants("form"):
-            failure = check_form(draft, ask.kind)
-        if not failure and self._wants("stands_alone"):
-            failure = check_stands_alone(draft.question)
-        return failure
-
-    def _wants(self, check: str) -> bool:
-        return check in self.settings.advanced.checks
-
-    def _request(self, ask: Ask) -> ChatRequest:
-        settings = self.settings
-        second = self.prompt.text(ask.second) if ask.second else None
-        messages = self.prompt.prompts.generate(
-            self.prompt.text(ask.chunk), ask.sentence, ask.kind, second
-        )
-        return ChatRequest(
-            ask.id,
-            messages,
-            settings.advanced.max_tokens,
-            settings.advanced.temperature,
-            REPLY_SCHEMA,
-        )
-
-    def _neighbour(self, ask: Ask) -> Chunk | None:
-        """The chunk most like the sentence that lies elsewhere: in another document, or apart from it in its own;
-        never in another split, so that no test text gets into a training question."""
-        [hits] = self.retriever.search([ask.sentence], NEIGHBOURS, mode="dense")
-        here = ask.chunk
+        It is of the same split, so that no test text gets into a training question.
+        """
+        [hits] = self.retriever.search([question.sentence], NEIGHBOURS, mode="dense")
+        own = question.chunk
         for chunk_id, _ in hits:
             chunk = self.chunks[chunk_id]
-            apart = (
-                chunk.document_id != here.document_id
-                or chunk.start >= here.end
-                or chunk.end <= here.start
+            overlaps = (
+                chunk.document_id == own.document_id
+                and chunk.start < own.end
+                and own.start < chunk.end
             )
-            if apart and chunk.split == here.split and chunk.text != here.text:
+            if not overlaps and chunk.split == own.split and chunk.text != own.text:
                 return chunk
         return None
 
-    def _pair(self, ask: Ask, question: str, answer: str) -> QAPair:
-        provenance: dict[str, Any] = {"chunk_id": ask.chunk.id, "variant": ask.variant}
-        if ask.second is not None:
-            provenance["second_chunk_id"] = ask.second.id
+    def check(self, planned: PlannedQuestion, reply: Reply) -> QAPair | Failure:
+        """The pair in a reply, or the first check that it fails."""
+        checks, chunk = self.settings.advanced.checks, planned.chunk
+        abstain = self.prompt.prompts.abstain
+        written = parse_reply(reply.text, reply.finish_reason)
+        if isinstance(written, Failure):
+            return written
+        # The cheapest checks come first; only those in generate.advanced.checks are made.
+        failure = check_kind(written, planned.kind, abstain)
+        if not failure and "form" in checks:
+            failure = check_form(written, planned.kind)
+        if not failure and "stands_alone" in checks:
+            failure = check_stands_alone(written.question)
+        if failure:
+            return failure
+        # The evidence: of an unanswerable question the passage must at least name its subject.
+        if planned.kind == "unanswerable":
+            if "evidence" in checks:
+                failure = check_subject(written.question, self.prompt.text(chunk))
+            return failure or self._pair(planned, written.question, abstain)
+        span, repaired = find_evidence(written, chunk.text, planned.focus)
+        if "evidence" in checks:
+            failure = check_evidence(written, span, chunk.text, planned.kind)
+        if failure:
+            return failure
+        self.stats.repaired += repaired
+        origin = "repaired" if repaired else "quoted"
+        return replace(
+            self._pair(planned, written.question, written.answer),
+            chunk_id=chunk.id,
+            evidence=None if span is None else evidence_in_chunk(chunk, span),
+            checks={"evidence": None if span is None else origin},
+        )
+
+    def _pair(self, planned: PlannedQuestion, question: str, answer: str) -> QAPair:
+        """A pair with its provenance and without evidence."""
+        provenance: dict[str, Any] = {"chunk_id": planned.chunk.id, "variant": planned.variant}
+        if planned.second is not None:
+            provenance["second_chunk_id"] = planned.second.id
         provenance |= {
             "prompt": self.prompt.prompts.hash,
             "model": self.model_name,
             "seed": self.seed,
         }
         return QAPair(
-            id=content_hash(ask.id, question, answer),
+            id=content_hash(planned.id, question, answer),
             question=question,
             answers=(answer,),
             chunk_id=None,
-            document_id=ask.chunk.document_id,
+            document_id=planned.chunk.document_id,
             evidence=None,
-            kind=ask.kind,
-            split=ask.chunk.split,
+            kind=planned.kind,
+            split=planned.chunk.split,
             origin="generated",
             provenance=provenance,
         )

@@ -1,4 +1,4 @@
-"""Question + chunks -> prompt, and reply -> answer with citations."""
+"""From a question and chunks to a prompt, and from a reply to an answer with citations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rag_ft.schema import Chunk
 
 @dataclass(frozen=True)
 class ParsedReply:
-    """`citations` are chunk ids, each once, in the order the reply cites them."""
+    """`citations` are the ids of the cited chunks, each once, in the order of the reply."""
 
     answer: str
     citations: tuple[str, ...]
@@ -21,8 +21,11 @@ class ParsedReply:
 
 @dataclass(frozen=True)
 class AnswerPrompt:
-    """How a question and chunks become a prompt, and its reply an answer: the same in training,
-    evaluation, export and serving."""
+    """Makes prompts of questions and chunks, and answers of replies: the same in training,
+    evaluation, export and serving.
+
+    `with_title` puts the document's title before each chunk.
+    """
 
     prompts: Prompts
     with_title: bool
@@ -36,7 +39,7 @@ class AnswerPrompt:
         return self.prompts.answer(question, [self.text(chunk) for chunk in chunks])
 
     def parse(self, reply: str, chunk_ids: Sequence[str]) -> ParsedReply:
-        """`chunk_ids` are those of the prompt, in its order."""
+        """The answer in a reply. `chunk_ids` are the chunks of the prompt, in its order."""
         answer, numbers = parse_answer(reply, len(chunk_ids))
         return ParsedReply(answer, tuple(chunk_ids[n - 1] for n in numbers), self.abstains(answer))
 
@@ -46,8 +49,11 @@ class AnswerPrompt:
 
 
 def chunk_text(chunk: Chunk, with_title: bool) -> str:
-    """The text of a chunk as encoder and LLM read it: with the document's title on a line before it, unless the text
-    already begins with it, or as it stands. BM25 always reads the title."""
+    """The text of a chunk as the encoder and the generator read it.
+
+    With `with_title` the document's title is a line before it, unless the text begins with it. The
+    lexical index always reads the title.
+    """
     if not with_title or not chunk.title or chunk.text.lstrip().startswith(chunk.title):
         return chunk.text
     return f"{chunk.title}\n{chunk.text}"

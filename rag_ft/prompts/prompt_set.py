@@ -1,14 +1,15 @@
-"""The texts put to a language model: one folder of plain text files a prompt set, one user message a prompt.
+"""Prompt sets: folders of text files, from which every prompt to a language model is rendered.
 
-The same code renders prompts for generation, training, evaluation and serving, so that they cannot drift apart.
-There is no system message: several chat templates refuse one, or drop it.
+The same code renders the prompts for generation, training, evaluation and serving, so that they
+stay equal. A prompt is one user message. There is no system message, because several chat templates
+reject or ignore it.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +31,8 @@ SLOTS: dict[str, frozenset[str]] = {
 OPTIONAL_SLOTS = frozenset({"abstain", "examples"})
 EXAMPLE_KEYS = ("passage", "kind", "evidence", "question", "answer")
 
-# What the reply to a `generate` prompt must be. The order of keys makes the model quote before it asks.
+# The form of the reply to a `generate` prompt. The order of the keys makes the model quote the
+# evidence before it asks.
 REPLY_SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {
@@ -42,21 +44,19 @@ REPLY_SCHEMA: dict[str, Any] = {
     "additionalProperties": False,
 }
 
-_SLOT = re.compile(
-    r"\{("
-    + "|".join(sorted({s for names in SLOTS.values() for s in names} | OPTIONAL_SLOTS))
-    + r")\}"
-)
-_QUOTE = re.compile(
-    r".*</quote>|\s*<quote>.*", re.DOTALL
-)  # no passage holds these tags: they are PROMPT_TAGS
+_SLOT = re.compile(rf"\{{({'|'.join(sorted(OPTIONAL_SLOTS.union(*SLOTS.values())))})\}}")
+# No passage contains these tags: `neutralise` escapes them.
+_QUOTE = re.compile(r".*</quote>|\s*<quote>.*", re.DOTALL)
 _CITATION = re.compile(r"\s*\[(\d{1,3}(?:\s*,\s*\d{1,3})*)\]")
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """One prompt set. `kinds` maps each kind it can write to the words that fill the `{kind}` slot; `hash` changes
-    with any byte of what it renders."""
+    """One prompt set.
+
+    `texts` are the templates by file name; `kinds` maps each kind that the set can write to the
+    words that fill the `{kind}` slot; `examples` is the few-shot part of `generate`, "" for none.
+    """
 
     name: str
     texts: dict[str, str]
@@ -66,6 +66,7 @@ class Prompts:
 
     @cached_property
     def hash(self) -> str:
+        """Changes with every byte of the set."""
         return content_hash(self.texts, self.kinds, self.abstain, self.examples)
 
     def answer(self, question: str, passages: Sequence[str]) -> Messages:
@@ -80,15 +81,20 @@ class Prompts:
     def generate(
         self, passage: str, focus: str, kind: Kind, second_passage: str | None = None
     ) -> Messages:
-        """Asks for one pair of `kind` about the sentence `focus` of `passage` (REPLY_SCHEMA says the reply's form).
+        """Asks for one pair of `kind` about the sentence `focus` of `passage`.
+
+        REPLY_SCHEMA is the form of the reply. Only multi_hop uses `second_passage`.
 
         Raises:
             ConfigError: the prompt set has no words for this kind.
         """
         if kind not in self.kinds:
             raise ConfigError(
-                f"the prompt set '{self.name}' cannot write {kind} questions: {self._can_write()}"
+                f"the prompt set '{self.name}' cannot write {kind} questions: it writes "
+                f"{', '.join(self.kinds)}; set the others to 0 in generate.kinds or choose another "
+                "llm.prompts"
             )
+        # A heading or table cell may have line breaks; the focus is one line of the prompt.
         one_line = " ".join(neutralise(focus).split())
         values = {"passage": neutralise(passage), "focus": one_line, "kind": self.kinds[kind]}
         if kind == "multi_hop":
@@ -97,58 +103,77 @@ class Prompts:
             )
         return self._render("generate.txt", **values)
 
-    def _can_write(self) -> str:
-        return f"it writes {', '.join(self.kinds)}; set the others to 0 in generate.kinds or choose another llm.prompts"
-
     def _render(self, file: str, **values: str) -> Messages:
         values |= {"abstain": self.abstain, "examples": self.examples}
         return ({"role": "user", "content": _fill(self.texts[file], values)},)
 
 
 def load_prompts(name_or_folder: str | Path, abstain: str, examples: Path | None = None) -> Prompts:
-    """A built-in prompt set by name (full, compact), or a folder with the same files.
+    """Reads a built-in prompt set (full, compact), or a folder with the same files.
 
-    `examples` is a jsonl file of few-shot pairs {passage, kind, evidence, question, answer} for `generate`.
+    Args:
+        name_or_folder: `llm.prompts`.
+        abstain: the sentence that says that the documents contain no answer.
+        examples: a jsonl file of few-shot pairs {passage, kind, evidence, question, answer} for
+            `generate`.
 
     Raises:
-        ConfigError: no such set, a file or slot is missing, or the set has no place for examples.
+        ConfigError: no such set, a file or slot is missing, or the set has no slot for examples.
         DataError: the examples file is unreadable or a line of it lacks a key.
     """
     folder = BUILT_IN / str(name_or_folder)
     if not folder.is_dir():
         folder = Path(name_or_folder)
     if not folder.is_dir():
-        known = ", ".join(sorted(path.name for path in BUILT_IN.iterdir() if path.is_dir()))
+        known = ", ".join(sorted(path.parent.name for path in BUILT_IN.glob("*/kinds.txt")))
         raise ConfigError(
-            f"no prompt set or folder '{name_or_folder}': set llm.prompts to one of {known}, or a folder"
+            f"no prompt set or folder '{name_or_folder}': set llm.prompts to one of {known}, or to "
+            "a folder"
         )
-    kinds = _read_kinds(folder / "kinds.txt", abstain)
-    optional = {"generate_multi_hop.txt"} if "multi_hop" not in kinds else set()
-    texts = {
-        file: _read_text(folder / file, slots)
-        for file, slots in SLOTS.items()
-        if file not in optional
-    }
+    # kinds.txt has one `kind: words for the {kind} slot` per line.
+    kinds: dict[str, str] = {}
+    for line in _read_text(folder / "kinds.txt", frozenset()).splitlines():
+        kind, colon, words = line.partition(":")
+        if not colon or kind not in KINDS:
+            raise ConfigError(
+                f"{folder / 'kinds.txt'}: '{line[:40]}' is not 'kind: words' with one of the kinds "
+                f"{', '.join(KINDS)}"
+            )
+        kinds[kind] = _fill(words.strip(), {"abstain": abstain})
+    texts = {}
+    for file, slots in SLOTS.items():
+        # Only a set that writes multi_hop questions needs their prompt.
+        if file != "generate_multi_hop.txt" or "multi_hop" in kinds:
+            texts[file] = _read_text(folder / file, slots)
     prompts = Prompts(str(name_or_folder), texts, kinds, abstain)
     if examples is None:
         return prompts
     if "{examples}" not in texts["generate.txt"]:
         raise ConfigError(
-            f"the prompt set '{name_or_folder}' has no place for examples: remove generate.advanced.examples"
+            f"the prompt set '{name_or_folder}' has no place for examples: remove "
+            "generate.advanced.examples"
         )
     return replace(prompts, examples=_read_examples(examples))
 
 
 def quoting(quote: str, answer: str) -> str:
-    """A reply that quotes a passage before it answers; `parse_answer` takes the quote away."""
+    """A reply that quotes a passage before the answer; `parse_answer` removes the quote."""
     return f"<quote>{' '.join(neutralise(quote).split())}</quote> {answer}"
 
 
 def parse_answer(text: str, num_passages: int) -> tuple[str, tuple[int, ...]]:
-    """(answer, cited passage numbers) of a reply such as "Ola Brand [2]": marks that name a shown passage go, and a
-    quote at the beginning (see `quoting`). A reply that was cut off in its quote is no answer: "".
+    """(answer, cited passage numbers) of a reply such as "Ola Brand [2]".
 
-    Numbers are from 1, each once, in order of appearance; a mark such as [1998] that names no passage stays text.
+    The answer is the reply without its citations and without a quote at its beginning (see
+    `quoting`). If the reply was cut off inside its quote, the answer is "".
+
+    Args:
+        text: the reply.
+        num_passages: how many passages the prompt shows. Their numbers count from 1; a mark such as
+            [1998] that is no such number stays in the answer.
+
+    Returns:
+        Each cited number once, in the order of the reply.
     """
     cited: list[int] = []
 
@@ -165,7 +190,7 @@ def parse_answer(text: str, num_passages: int) -> tuple[str, tuple[int, ...]]:
 
 
 def is_abstention(text: str, abstain: str) -> bool:
-    """Whether a reply is the abstain sentence, whatever its case, quotes and punctuation, or begins with it."""
+    """Whether a reply is or begins with the abstain sentence; case and punctuation are ignored."""
     said, sentence = _plain(text), _plain(abstain)
     return said == sentence or said.startswith(sentence + " ")
 
@@ -175,7 +200,7 @@ def _plain(text: str) -> str:
 
 
 def _fill(template: str, values: dict[str, str]) -> str:
-    """One pass over the template, so that a `{question}` inside a passage is never filled."""
+    """Fills the slots in a single pass, so that a `{question}` inside a passage stays text."""
     return _SLOT.sub(lambda match: values.get(match[1], match[0]), template)
 
 
@@ -190,46 +215,28 @@ def _read_text(path: Path, slots: frozenset[str]) -> str:
     return text
 
 
-def _read_kinds(path: Path, abstain: str) -> dict[str, str]:
-    """kinds.txt: `kind: words for the {kind} slot`, a line each."""
-    kinds: dict[str, str] = {}
-    for line in _read_text(path, frozenset()).splitlines():
-        kind, colon, words = line.partition(":")
-        if not colon or kind not in KINDS:
-            raise ConfigError(
-                f"{path}: '{line[:40]}' is not 'kind: words' with one of the kinds {', '.join(KINDS)}"
-            )
-        kinds[kind] = _fill(words.strip(), {"abstain": abstain})
-    return kinds
-
-
-def _user_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """(line number, JSON value) of a file that a person wrote: a byte-order mark, empty lines and a last line without
-    its newline are no matter. Raises DataError where a line cannot be read."""
+def _read_examples(path: Path) -> str:
+    """The few-shot part of the prompt. It precedes the passage, so that all requests share it as a
+    prefix."""
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
         raise DataError(f"cannot read the examples {path}: {error.strerror or error}") from error
+    blocks = []
     for number, line in enumerate(lines, 1):
+        # A person's editor may leave a byte-order mark and empty lines.
         try:
-            if text := line.decode("utf-8-sig").strip():
-                yield number, encodable(json.loads(text))
+            text = line.decode("utf-8-sig").strip()
+            row = encodable(json.loads(text)) if text else None
         except UnicodeDecodeError as error:
             raise DataError(f"{path} line {number} is not UTF-8: save the file as UTF-8") from error
         except (ValueError, RecursionError) as error:
             raise DataError(f"{path} line {number} is not JSON: {error}") from error
-
-
-def _read_examples(path: Path) -> str:
-    """The few-shot part of the prompt: it stands before the passage, so that all requests share it as a prefix."""
-    blocks = []
-    for number, row in _user_rows(path):
-        if not isinstance(row, dict) or not all(
-            isinstance(row.get(key), str) for key in EXAMPLE_KEYS
-        ):
+        if not text:
+            continue
+        if not isinstance(row, dict) or not all(isinstance(row.get(k), str) for k in EXAMPLE_KEYS):
             raise DataError(f"{path} line {number} must hold the strings {', '.join(EXAMPLE_KEYS)}")
         reply = json.dumps({key: row[key] for key in EXAMPLE_KEYS[2:]}, ensure_ascii=False)
-        blocks.append(
-            f"Example ({row['kind']}):\n<passage>\n{neutralise(row['passage'])}\n</passage>\n{reply}\n"
-        )
+        passage = f"<passage>\n{neutralise(row['passage'])}\n</passage>"
+        blocks.append(f"Example ({row['kind']}):\n{passage}\n{reply}\n")
     return "\n" + "\n".join(blocks)

@@ -14,7 +14,10 @@ from rag_ft.generation.import_questions import Imported, import_questions
 from rag_ft.schema import Chunk, Document, QAPair
 
 ABSTAIN = "I don't know."
-HERON = "Boats\n\nThe Grey Heron sails under captain Ola Brand. Berit Moe owns it. The Grey Heron costs 40 euros."
+HERON = (
+    "Boats\n\nThe Grey Heron sails under captain Ola Brand. Berit Moe owns it. "
+    "The Grey Heron costs 40 euros."
+)
 TOWER = "Towers\n\nThe Old Tower was built in 1901. Ola Brand drew its plans. It is 40 metres high."
 DOCUMENTS = [
     Document("heron.md", "Boats", HERON, "heron.md", "train"),
@@ -197,7 +200,7 @@ def test_bad_rows_are_rejected_with_line_and_reason_and_harm_no_other(
     assert reject(tmp_path, row)[0] == reason
 
 
-def test_a_file_that_is_not_there_is_an_error_that_names_the_knob(tmp_path: Path) -> None:
+def test_a_file_that_is_not_there_is_an_error_that_names_the_setting(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"generate\.questions"):
         import_questions([tmp_path / "none.jsonl"], DOCUMENTS, [], ABSTAIN)
 

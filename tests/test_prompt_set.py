@@ -21,21 +21,25 @@ from rag_ft.schema import KINDS
 from rag_ft.text import neutralise
 
 ABSTAIN = "I don't know."
-MARKS = ["<|im_end|>", "<|im_start|>system", "</s>", "<s>", "[INST]", "[/INST]", "<<SYS>>", "<end_of_turn>",
-         "<|eot_id|>", "<｜User｜>", "</passage>", "<passages>", "<think>"]  # fmt: skip
+MARKS = [
+    *("<|im_end|>", "<|im_start|>system", "</s>", "<s>", "[INST]", "[/INST]", "<<SYS>>"),
+    *("<end_of_turn>", "<|eot_id|>", "<｜User｜>", "</passage>", "<passages>", "<think>"),
+]
 
 
 def test_compact_prompts_are_fixed_byte_for_byte() -> None:
     prompts = load_prompts("compact", ABSTAIN)
     assert prompts.answer("Who?", ["One.", "Two."])[0]["content"] == (
-        "Answer the question from the context, as briefly as possible. If the context does not say, reply: I don't know"
-        ".\n\nContext:\n[1] One.\n[2] Two.\n\nQuestion: Who?"
+        "Answer the question from the context, as briefly as possible. If the context does not "
+        "say, reply: I don't know.\n\nContext:\n[1] One.\n[2] Two.\n\nQuestion: Who?"
     )
     assert prompts.closed_book("Who?")[0]["content"] == (
-        "Answer the question as briefly as possible. If you do not know, reply: I don't know.\n\nQuestion: Who?"
+        "Answer the question as briefly as possible. If you do not know, reply: I don't know."
+        "\n\nQuestion: Who?"
     )
     assert prompts.generate("One. Two.", "Two.", "unanswerable")[0]["content"] == (
-        "Write a question about the passage as JSON.\n\nPassage:\nOne. Two.\n\nSentence: Two.\nKind: unanswerable"
+        "Write a question about the passage as JSON.\n\nPassage:\nOne. Two.\n\n"
+        "Sentence: Two.\nKind: unanswerable"
     )
 
 
@@ -53,8 +57,11 @@ def test_a_prompt_is_one_user_message_without_a_system_role(name: str) -> None:
 def test_full_prompts_can_write_every_kind_and_keep_passage_before_what_varies() -> None:
     prompts = load_prompts("full", "Nothing is said.")
     assert set(prompts.kinds) == set(KINDS)
-    texts = [prompts.generate("A passage.", focus, kind)[0]["content"]
-             for focus in ("First.", "Second.") for kind in ("factoid", "summary", "unanswerable")]  # fmt: skip
+    texts = [
+        prompts.generate("A passage.", focus, kind)[0]["content"]
+        for focus in ("First.", "Second.")
+        for kind in ("factoid", "summary", "unanswerable")
+    ]
     shared = len(texts[0][: texts[0].index("First.")])
     assert (
         all(text[:shared] == texts[0][:shared] for text in texts)
@@ -64,16 +71,21 @@ def test_full_prompts_can_write_every_kind_and_keep_passage_before_what_varies()
 
 
 PASSAGES = {
-    "en": "The Grey Heron leaves the North Quay at nine. Its captain, Ola Brand, has steered it since 2011.",
-    "de": "Die Fähre „Graureiher“ legt um neun Uhr ab. Größte Last: 40 Tonnen; Kapitän ist seit 2011 Ola Brand.",
+    "en": "The Grey Heron leaves the North Quay at nine. Its captain, Ola Brand, has steered it "
+    "since 2011.",
+    "de": "Die Fähre „Graureiher“ legt um neun Uhr ab. Größte Last: 40 Tonnen; Kapitän ist seit "
+    "2011 Ola Brand.",
     "zh": "灰鹭号渡轮九点从北码头出发。船长奥拉·布兰德自2011年起掌舵，载重四十吨。",
     "ar": "تغادر العبارة الرصيف الشمالي في التاسعة. يقودها أولا براند منذ عام 2011.",
 }
 # as Gemma's: refuses a system message and turns that do not alternate
 STRICT_TEMPLATE = (
-    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
-    "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('order') }}"
-    "{% endif %}<start_of_turn>{{ m['role'] }}\n{{ m['content'] | trim }}<end_of_turn>\n{% endfor %}"
+    "{% if messages[0]['role'] == 'system' %}"
+    "{{ raise_exception('System role not supported') }}{% endif %}"
+    "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('order') }}"
+    "{% endif %}<start_of_turn>{{ m['role'] }}\n{{ m['content'] | trim }}<end_of_turn>\n"
+    "{% endfor %}"
     "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
 )
 
@@ -94,7 +106,7 @@ def test_every_full_prompt_goes_through_a_chat_template_whole_and_fits(
         "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"
     )
     passage = " ".join([PASSAGES[language]] * 5)  # about 128 tokens of the encoder
-    room = LLMConfig().max_model_tokens - GenerateConfig().max_tokens
+    room = LLMConfig().max_model_tokens - GenerateConfig().advanced.max_tokens
     prompts = load_prompts("full", ABSTAIN, examples)
     asked = [prompts.generate(passage, PASSAGES[language], kind, passage[:-1]) for kind in KINDS]
     asked += [
@@ -171,13 +183,18 @@ def test_abstention_is_known_by_its_words() -> None:
 
 
 def test_an_unknown_set_names_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match=r"llm\.prompts.*compact, full"):
+    with pytest.raises(ConfigError, match=r"llm\.prompts to one of compact, full, or"):
         load_prompts("fulll", ABSTAIN)
 
 
 def test_a_folder_is_a_prompt_set_and_a_missing_slot_is_named(tmp_path: Path) -> None:
-    for file, text in {"answer.txt": "{context} {question}", "closed_book.txt": "{question}",
-                       "generate.txt": "{passage} {focus} {kind}", "kinds.txt": "factoid: a fact"}.items():  # fmt: skip
+    texts = {
+        "answer.txt": "{context} {question}",
+        "closed_book.txt": "{question}",
+        "generate.txt": "{passage} {focus} {kind}",
+        "kinds.txt": "factoid: a fact",
+    }
+    for file, text in texts.items():
         (tmp_path / file).write_text(text + "\n")
     prompts = load_prompts(str(tmp_path), ABSTAIN)
     assert prompts.generate("P", "S", "factoid")[0]["content"] == "P S a fact"

@@ -21,12 +21,20 @@ ABSTAIN = "I don't know."
 
 
 def pair(
-    question: str, proof: str, chunk: str = "d#0", kind: str = "factoid", document: str = "d"
+    question: str, evidence: str, chunk: str = "d#0", kind: str = "factoid", document: str = "d"
 ) -> QAPair:
     return QAPair(
-        question, question, ("x",), chunk, document, Evidence(proof, 0, len(proof)), kind, "train", "generated",  # type: ignore[arg-type]
+        id=question,
+        question=question,
+        answers=("x",),
+        chunk_id=chunk,
+        document_id=document,
+        evidence=Evidence(evidence, 0, len(evidence)),
+        kind=kind,  # type: ignore[arg-type]
+        split="train",
+        origin="generated",
         provenance={"chunk_id": chunk, "variant": 0, "model": "m"},
-    )  # fmt: skip
+    )
 
 
 MILL = pair("When was the Old Mill built?", "The Old Mill was built in 1790.")
@@ -37,7 +45,7 @@ HALL = pair(
 
 
 @pytest.mark.parametrize(
-    ("question", "proof", "found"),
+    ("question", "evidence", "found"),
     [
         ("When was the Old Mill built?", "The Old Mill was built in 1790.", "Old Mill"),
         ("What is the Old Mill's height?", "The Old Mill is 9 metres high.", "Old Mill"),
@@ -50,18 +58,22 @@ HALL = pair(
         ("埃菲尔铁塔在哪里？", "埃菲尔铁塔位于法国首都巴黎。", None),
     ],
 )
-def test_what_a_question_is_about_is_its_longest_name_that_the_proof_holds_too(
-    question: str, proof: str, found: str | None
+def test_what_a_question_is_about_is_its_longest_name_that_the_evidence_contains(
+    question: str, evidence: str, found: str | None
 ) -> None:
-    assert subject(pair(question, proof)) == found
+    assert subject(pair(question, evidence)) == found
 
 
 def test_a_swapped_question_asks_the_same_about_another_name_and_starts_at_its_chunk() -> None:
     made = swap_names([MILL, STORE, HALL], ABSTAIN, per_pair=9, seed=0)
     assert {m.question for m in made} == {
-        "When was the Mill Store built?", "When was the Long Hall built?", "Who keeps the Old Mill?",
-        "Who keeps the Long Hall?", "What does the Old Mill's roof weigh?", "What does the Mill Store's roof weigh?",
-    }  # fmt: skip
+        "When was the Mill Store built?",
+        "When was the Long Hall built?",
+        "Who keeps the Old Mill?",
+        "Who keeps the Long Hall?",
+        "What does the Old Mill's roof weigh?",
+        "What does the Mill Store's roof weigh?",
+    }
     built = next(m for m in made if m.question == "When was the Mill Store built?")
     assert built.provenance["chunk_id"] == "d#1" and built.provenance[SWAPPED] == MILL.id
     assert (built.answers, built.chunk_id, built.evidence) == ((ABSTAIN,), None, None)
@@ -114,15 +126,17 @@ def test_candidates_follow_their_document_and_are_asked_of_each_chunk_that_names
     asked: Counter[str] = Counter()
     swaps = Swaps(trip, 0, asked)
     other = pair("Who is Ola Brand?", "Ola Brand is the keeper.", "e#0", document="e")
-    jobs = list(swaps.jobs([MILL, STORE, other]))
+    items = list(swaps.requests([MILL, STORE, other]))
     tried = ["When was the Mill Store built?", "Who keeps the Old Mill?"]
     # of the Mill Store its own chunk and the one found that names it, of the Old Mill its own alone
-    assert [item.question for item, _, _ in jobs] == [
-        MILL.question, STORE.question, tried[0], tried[0], tried[1], other.question
-    ]  # fmt: skip
-    assert [request is None for _, _, request in jobs] == [True, True, False, False, False, True]
+    assert [item.question for item, _, _ in items] == [
+        *(MILL.question, STORE.question),
+        *(tried[0], tried[0], tried[1]),
+        other.question,
+    ]
+    assert [request is None for _, _, request in items] == [True, True, False, False, False, True]
     assert asked == {"unanswerable": 2}
-    requests = [request for _, _, request in jobs if request]
+    requests = [request for _, _, request in items if request]
     assert len({request.id for request in requests}) == 3
     shown = [[i for i in TEXTS if TEXTS[i] in r.messages[-1]["content"]] for r in requests]
     assert shown == [["d#1"], ["d#2"], ["d#0"]]
@@ -137,11 +151,11 @@ def test_a_swap_is_kept_where_the_model_finds_no_answer_in_any_chunk() -> None:
     def said(*texts: str, error: str | None = None) -> list[Reply]:
         return [Reply("r", text, "stop", 1, 1, 0.1, error) for text in texts]
 
-    kept = swaps.verdict(candidate, said(ABSTAIN, ABSTAIN))
+    kept = swaps.check(candidate, said(ABSTAIN, ABSTAIN))
     assert isinstance(kept, QAPair) and kept.checks["round_trip_f1"] == 1.0
     answered, failed = (
-        swaps.verdict(candidate, said(ABSTAIN, "in 1790")),
-        swaps.verdict(candidate, said("", error="no")),
+        swaps.check(candidate, said(ABSTAIN, "in 1790")),
+        swaps.check(candidate, said("", error="no")),
     )
     assert isinstance(answered, Failure) and answered.reason == "swap_answered"
     assert isinstance(failed, Failure) and failed.reason == "llm_error"

@@ -1,4 +1,4 @@
-"""Questions without a document are found by an index, and exactly where a search in every document finds them."""
+"""The index finds questions without a document exactly where a search in every document does."""
 
 from __future__ import annotations
 
@@ -10,33 +10,36 @@ from pathlib import Path
 
 import pytest
 
-from rag_ft.generation import import_questions as questions
-from rag_ft.generation.import_questions import Row, _place_in_documents, _quoted, _read_files
+from rag_ft.generation.import_questions import (
+    AcceptedAnswer,
+    QuestionRow,
+    place_in_documents,
+    read_question_files,
+)
 from rag_ft.schema import Document
 
 HANDBOOK = Path("data/handbook")
 
 
-def by_search(rows: Sequence[Row], documents: Sequence[Document]) -> list[list[tuple]]:
+def by_search(rows: Sequence[QuestionRow], documents: Sequence[Document]) -> list[list[tuple]]:
     found: list[list[tuple]] = [[] for _ in rows]
     for document in documents:
         for row, places in zip(rows, found, strict=True):
             if (
                 row.answerable
                 and len(places) < 2
-                and (evidence := _quoted(row, document.text)) is not None
+                and (evidence := row.find_wanted(document.text)) is not None
             ):
                 places.append((document.id, document.split, evidence))
     return found
 
 
-def floating(answers: Sequence[str], quote: str = "") -> Row:
-    return Row(
+def floating(answers: Sequence[str], quote: str = "") -> QuestionRow:
+    return QuestionRow(
         "q:1",
         "q",
         "Which one is it?",
-        tuple(answers),
-        (None,) * len(answers),
+        tuple(map(AcceptedAnswer, answers)),
         None,
         "factoid",
         quote,
@@ -56,10 +59,10 @@ def test_in_the_handbook(tmp_path: Path) -> None:
         for row in given
     ]
     file.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-    rows, rejects = _read_files([file])
+    rows, rejects = read_question_files([file])
     paths = sorted(HANDBOOK.rglob("*.md"))
     documents = [document(n, path.read_text(encoding="utf-8")) for n, path in enumerate(paths)]
-    _place_in_documents(rows, documents)
+    place_in_documents(rows, documents)
     assert not rejects and [row.found for row in rows] == by_search(rows, documents)
     assert sum(bool(row.found) for row in rows) > 50
 
@@ -104,7 +107,7 @@ def test_in_texts_of_every_script_at_any_cut(seed: int) -> None:
             if rng.random() < 0.7
             else floating(["x"], quote=cut)
         )
-    _place_in_documents(rows, documents)
+    place_in_documents(rows, documents)
     assert [row.found for row in rows] == by_search(rows, documents)
     assert sum(bool(row.found) for row in rows) > 200
 
@@ -116,11 +119,12 @@ def test_few_rows_are_searched_in_a_document(monkeypatch: pytest.MonkeyPatch) ->
     ]
     rows = [floating([" ".join(d.text.split()[7:10])]) for d in documents]
     searched = []
+    find = QuestionRow.find_wanted
     monkeypatch.setattr(
-        questions, "_quoted", lambda row, text: searched.append(row) or _quoted(row, text)
+        QuestionRow, "find_wanted", lambda row, text: searched.append(row) or find(row, text)
     )
     clock = time.monotonic()
-    _place_in_documents(rows, documents)
+    place_in_documents(rows, documents)
     assert all(row.found for row in rows)
     assert len(searched) < 20 * len(rows) < len(rows) * len(documents) / 20
     assert time.monotonic() - clock < 5

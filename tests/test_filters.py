@@ -7,8 +7,8 @@ import json
 import pytest
 
 from rag_ft.generation.filters import (
-    Draft,
     Failure,
+    WrittenPair,
     check_evidence,
     check_form,
     check_kind,
@@ -23,7 +23,7 @@ TEXT = (
     "The Grey Heron sails under captain Ola Brand. It carries salt. The crossing takes 40 minutes."
 )
 FOCUS = (0, 45)
-GOOD = Draft(
+GOOD = WrittenPair(
     "The Grey Heron sails under captain Ola Brand.",
     "Who is the captain of the Grey Heron?",
     "Ola Brand",
@@ -42,7 +42,7 @@ def as_json(**changed: object) -> str:
     "wrap", ["{}", "```json\n{}\n```", "Sure, here it is: {} Anything else?", " {}\n\n\n"]
 )
 def test_a_json_object_is_found_whatever_stands_around_it(wrap: str) -> None:
-    assert parse_reply(wrap.replace("{}", as_json()), "stop") == Draft("e", "Who is it?", "a")
+    assert parse_reply(wrap.replace("{}", as_json()), "stop") == WrittenPair("e", "Who is it?", "a")
 
 
 @pytest.mark.parametrize(
@@ -75,12 +75,12 @@ def test_replies_that_hold_no_pair_say_why(text: str, finish: str, expected: str
     ],
 )
 def test_questions_of_other_languages_have_the_form_of_one(question: str) -> None:
-    assert check_form(Draft("", question, "zz"), "factoid") is None
+    assert check_form(WrittenPair("", question, "zz"), "factoid") is None
 
 
 @pytest.mark.parametrize("question", ["It sails at noon;", "Who won?", "The α particle is heavy."])
 def test_what_only_looks_like_one_has_not(question: str) -> None:
-    assert reason(check_form(Draft("", question, "zz"), "factoid")) == "form"
+    assert reason(check_form(WrittenPair("", question, "zz"), "factoid")) == "form"
 
 
 @pytest.mark.parametrize(
@@ -105,29 +105,29 @@ def test_a_context_that_is_a_thing_stands_alone(question: str) -> None:
     ],
 )
 def test_other_braces_before_the_pair_do_not_hide_it(before: str) -> None:
-    assert parse_reply(before + as_json(), "stop") == Draft("e", "Who is it?", "a")
+    assert parse_reply(before + as_json(), "stop") == WrittenPair("e", "Who is it?", "a")
 
 
 def test_half_a_character_in_a_reply_can_still_be_written() -> None:
     draft = parse_reply(as_json(answer="Mill \ud83d, \ud83d\ude00"), "stop")
-    assert isinstance(draft, Draft) and draft.answer == "Mill \ufffd, 😀"
+    assert isinstance(draft, WrittenPair) and draft.answer == "Mill \ufffd, 😀"
     draft.answer.encode()
 
 
 def test_a_complete_object_counts_even_when_the_reply_was_cut_off_after_it() -> None:
-    assert isinstance(parse_reply(as_json() + " and", "length"), Draft)
+    assert isinstance(parse_reply(as_json() + " and", "length"), WrittenPair)
 
 
 def test_unanswerable_pairs_must_abstain_and_others_must_not() -> None:
     abstain = "I don't know."
-    assert check_kind(Draft("", "Q?", "I don't know"), "unanswerable", abstain) is None
+    assert check_kind(WrittenPair("", "Q?", "I don't know"), "unanswerable", abstain) is None
     assert reason(check_kind(GOOD, "unanswerable", abstain)) == "answered"
     assert check_kind(GOOD, "factoid", abstain) is None
     assert (
-        reason(check_kind(Draft("e", "Q?", "I don't know."), "factoid", abstain))
+        reason(check_kind(WrittenPair("e", "Q?", "I don't know."), "factoid", abstain))
         == "nothing_to_ask"
     )
-    assert reason(check_kind(Draft("e", "Q?", ""), "summary", abstain)) == "nothing_to_ask"
+    assert reason(check_kind(WrittenPair("e", "Q?", ""), "summary", abstain)) == "nothing_to_ask"
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_an_unanswerable_question_is_about_what_the_passage_is_about(
     ],
 )
 def test_misshapen_pairs_are_rejected(question: str, answer: str) -> None:
-    assert reason(check_form(Draft("e", question, answer), "factoid")) == "form"
+    assert reason(check_form(WrittenPair("e", question, answer), "factoid")) == "form"
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_misshapen_pairs_are_rejected(question: str, answer: str) -> None:
     ],
 )
 def test_well_shaped_pairs_pass(question: str, answer: str) -> None:
-    assert check_form(Draft("e", question, answer), "factoid") is None
+    assert check_form(WrittenPair("e", question, answer), "factoid") is None
 
 
 @pytest.mark.parametrize(
@@ -223,19 +223,21 @@ def test_verbatim_evidence_is_kept_as_quoted() -> None:
 
 
 def test_evidence_that_is_not_there_is_repaired_when_the_focus_sentence_holds_the_answer() -> None:
-    invented = Draft("The Grey Heron's captain is called Ola Brand.", GOOD.question, "Ola Brand")
+    invented = WrittenPair(
+        "The Grey Heron's captain is called Ola Brand.", GOOD.question, "Ola Brand"
+    )
     assert find_evidence(invented, TEXT, FOCUS) == (FOCUS, True)
-    elsewhere = Draft("It carries salt.", GOOD.question, "Ola Brand")
+    elsewhere = WrittenPair("It carries salt.", GOOD.question, "Ola Brand")
     assert find_evidence(elsewhere, TEXT, FOCUS) == (FOCUS, True)
 
 
 def test_invented_evidence_and_unsupported_facts_are_rejected() -> None:
-    invented = Draft("The captain is Berit.", GOOD.question, "Berit")
+    invented = WrittenPair("The captain is Berit.", GOOD.question, "Berit")
     assert (
         reason(check_evidence(invented, find_evidence(invented, TEXT, FOCUS)[0], TEXT, "factoid"))
         == "evidence"
     )
-    wrong = Draft("It carries salt.", "What does the Grey Heron carry?", "sugar")
+    wrong = WrittenPair("It carries salt.", "What does the Grey Heron carry?", "sugar")
     span, _ = find_evidence(wrong, TEXT, FOCUS)
     assert reason(check_evidence(wrong, span, TEXT, "factoid")) == "unsupported"
     assert check_evidence(wrong, span, TEXT, "inference") is None

@@ -1,4 +1,4 @@
-"""The first of several equal questions stays; different things asked in the same words are different."""
+"""The first of several equal questions stays; questions about different things are different."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from rag_ft.generation.question_dedup import AskedBefore, RecentVectors, same_names
+from rag_ft.generation.question_dedup import CachedQueryEncoder, QuestionDeduplicator, same_names
 
 
 def all_alike(questions: Sequence[str]) -> np.ndarray:
@@ -21,7 +21,7 @@ def all_different(questions: Sequence[str]) -> np.ndarray:
 
 
 def test_equal_words_are_equal_whatever_case_and_punctuation() -> None:
-    before = AskedBefore(all_different, 0.95)
+    before = QuestionDeduplicator(all_different, 0.95)
     assert before.repeats(["Who leads the yard?", "who leads the Yard"]) == [
         None,
         "Who leads the yard?",
@@ -30,7 +30,7 @@ def test_equal_words_are_equal_whatever_case_and_punctuation() -> None:
 
 
 def test_similar_questions_repeat_within_a_batch_and_over_batches() -> None:
-    before = AskedBefore(all_alike, 0.95)
+    before = QuestionDeduplicator(all_alike, 0.95)
     assert before.repeats(["Who leads the yard?", "Who is the head of the yard?"]) == [
         None,
         "Who leads the yard?",
@@ -39,7 +39,7 @@ def test_similar_questions_repeat_within_a_batch_and_over_batches() -> None:
 
 
 def test_questions_that_name_other_things_are_not_the_same() -> None:
-    before = AskedBefore(all_alike, 0.95)
+    before = QuestionDeduplicator(all_alike, 0.95)
     questions = [
         "When does pump A-12 start?",
         "When does pump A-13 start?",
@@ -61,7 +61,7 @@ def test_names_and_numbers_decide(a: str, b: str, same: bool) -> None:
 
 
 def test_many_questions_keep_their_first_even_when_the_store_grows() -> None:
-    before = AskedBefore(all_different, 0.95)
+    before = QuestionDeduplicator(all_different, 0.95)
     questions = [f"What is thing number {n}?" for n in range(700)]
     for start in range(0, 700, 64):
         assert not any(before.repeats(questions[start : start + 64]))
@@ -72,7 +72,9 @@ def test_the_real_encoder_tells_paraphrases_from_other_questions(demo_encoder: s
     from rag_ft.config import EncoderConfig
     from rag_ft.retrieval.encoder import load_encoder
 
-    before = AskedBefore(load_encoder(EncoderConfig(model=demo_encoder)).encode_queries, 0.9)
+    before = QuestionDeduplicator(
+        load_encoder(EncoderConfig(model=demo_encoder)).encode_queries, 0.9
+    )
     found = before.repeats(
         ["When does the museum open?", "When will the museum be opening?", "Who owns the museum?"]
     )
@@ -87,8 +89,8 @@ def test_a_question_is_encoded_once_while_it_is_recent(monkeypatch: pytest.Monke
             encoded.extend(questions)
             return np.array([[float(question[1:])] for question in questions], dtype=np.float32)
 
-    monkeypatch.setattr(RecentVectors, "MOST", 4)
-    recent = RecentVectors(Encoder())
+    monkeypatch.setattr(CachedQueryEncoder, "MOST", 4)
+    recent = CachedQueryEncoder(Encoder())
     assert recent.encode_queries(["q1", "q2", "q1"]).tolist() == [[1], [2], [1]]
     assert recent.encode_queries(["q2", "q3", "q4", "q5"]).tolist() == [[2], [3], [4], [5]]
     assert encoded == ["q1", "q2", "q3", "q4", "q5"]
@@ -98,9 +100,18 @@ def test_a_question_is_encoded_once_while_it_is_recent(monkeypatch: pytest.Monke
 
 def test_words_asked_before_are_not_encoded_again() -> None:
     encoded: list[str] = []
-    before = AskedBefore(
+    before = QuestionDeduplicator(
         lambda questions: encoded.extend(questions) or all_different(questions), 0.95
     )
     before.repeats(["Who leads the yard?", "who leads the yard"])
     assert before.repeats(["WHO leads the yard?"]) == ["Who leads the yard?"]
     assert len(encoded) == 1
+
+
+def test_the_question_found_is_the_same_in_every_process() -> None:
+    """Of four words that are equally rare the first three in the alphabet are looked up."""
+    before = QuestionDeduplicator(all_alike, 0.95)
+    for ending in "efghijklmnopqrstuvwxyz":
+        words = [letter + ending for letter in "abcd"]
+        assert before.repeats([*reversed(words)]) == [None] * 4
+        assert before.repeats([" ".join(words)], keep=False) == [words[2]]

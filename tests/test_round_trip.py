@@ -44,10 +44,10 @@ SAYS_NOTHING = [
 @pytest.mark.parametrize("said", SAYS_NOTHING)
 def test_a_reply_without_an_answer_is_no_abstention(said: Reply) -> None:
     results = [
-        TRIP.verdict(FACT, said),
-        TRIP.verdict(NOTHING, said),
-        Swaps(TRIP, 0, Counter()).verdict(NOTHING, [reply(ABSTAIN), said]),
-        ClosedBook(CONFIG.generate, PROMPTS).verdict(FACT, said),
+        TRIP.check(FACT, said),
+        TRIP.check(NOTHING, said),
+        Swaps(TRIP, 0, Counter()).check(NOTHING, [reply(ABSTAIN), said]),
+        ClosedBook(CONFIG.generate, PROMPTS).check(FACT, said),
     ]
     assert [r.reason for r in results if isinstance(r, Failure)] == ["no_answer"] * 4
     cut = "cut off before an answer" if said.finish_reason == "length" else "an empty reply"
@@ -59,10 +59,10 @@ def test_a_reply_without_an_answer_is_no_abstention(said: Reply) -> None:
 )
 def test_the_abstain_sentence_is(thought: str) -> None:
     said = reply(thought + "I don't know.")
-    assert isinstance(TRIP.verdict(NOTHING, said), QAPair)
-    assert isinstance(Swaps(TRIP, 0, Counter()).verdict(NOTHING, [said, said]), QAPair)
-    assert isinstance(ClosedBook(CONFIG.generate, PROMPTS).verdict(FACT, said), QAPair)
-    assert isinstance(TRIP.verdict(FACT, reply(thought + "1905")), QAPair)
-    assert TRIP.verdict(FACT, said) == Failure(
+    assert isinstance(TRIP.check(NOTHING, said), QAPair)
+    assert isinstance(Swaps(TRIP, 0, Counter()).check(NOTHING, [said, said]), QAPair)
+    assert isinstance(ClosedBook(CONFIG.generate, PROMPTS).check(FACT, said), QAPair)
+    assert isinstance(TRIP.check(FACT, reply(thought + "1905")), QAPair)
+    assert TRIP.check(FACT, said) == Failure(
         "round_trip_answer", "When was the mill built? -> 1905 | answered: I don't know."
     )
