@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from rag_ft.documents.chunking import split_chunks, split_sentences
+from rag_ft.documents.chunking import divide_ranges, split_chunks, split_sentences
 
 MEGABYTE = 2**20
 
@@ -134,6 +134,12 @@ def test_repeated_sentences_keep_their_own_positions() -> None:
     ) - 1
 
 
+def test_ranges_that_are_too_long_are_divided_and_none_lies_inside_another() -> None:
+    assert divide_ranges([(0, 3), (3, 5)], [True, False]) == [(0, 1), (2, 3), (3, 5)]
+    assert divide_ranges([(0, 3), (2, 5)], [True, False]) == [(0, 1), (2, 5)]
+    assert divide_ranges([(4, 4)], [True]) == [(4, 4)], "a single piece is not divided"
+
+
 def test_an_overlong_sentence_is_cut_between_words_with_overlap() -> None:
     text = " ".join(f"word{n}" for n in range(100))
     found = chunks(text, size=16, overlap=6)
@@ -142,10 +148,9 @@ def test_an_overlong_sentence_is_cut_between_words_with_overlap() -> None:
 
 
 def test_chinese_and_arabic_fill_their_chunks(demo_encoder: str) -> None:
-    from rag_ft.config import EncoderConfig
-    from rag_ft.model_hub import load_tokenizer
+    from rag_ft.model_hub import load_tokenizer, resolve
 
-    tokenizer = load_tokenizer(EncoderConfig(model=demo_encoder))
+    tokenizer = load_tokenizer(resolve(demo_encoder, "encoder"))
 
     def count(texts: list[str]) -> list[int]:
         return [len(row) for row in tokenizer(texts, add_special_tokens=False)["input_ids"]]

@@ -11,8 +11,16 @@ from typing import Any
 
 import pytest
 
+from rag_ft.config import Source
 from rag_ft.config_loader import make_config
-from rag_ft.documents.discovery import find_files
+from rag_ft.documents.discovery import (
+    find_files,
+    lines_within,
+    parse_row,
+    raw_document,
+    walk_files,
+)
+from rag_ft.documents.formats.content import UnreadableError
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import Chunk, Document, Reject
 from rag_ft.session import Session
@@ -27,11 +35,11 @@ def ingest_sources(tmp_path: Path, tiny_encoder_dir: Path) -> Ingest:
     """ingest_sources(source, ...) -> ({id: document}, rejects), nothing put into test or dev by itself"""
 
     def run(*sources: Any) -> tuple[dict[str, Document], list[Reject]]:
-        knobs = {"sources": list(sources), "test_share": 0, "dev_share": 0, "min_kept_share": 0}
+        settings = {"sources": list(sources), "test_share": 0, "dev_share": 0, "min_kept_share": 0}
         config = make_config(
             {
                 "run": {"dir": tmp_path / "run"},
-                "ingest": knobs,
+                "ingest": settings,
                 "encoder": {"model": str(tiny_encoder_dir)},
             }
         )
@@ -201,3 +209,51 @@ def test_what_a_run_wrote_among_the_documents_is_no_document(tmp_path: Path) -> 
     for name in ("a.md", "runs/b.md", "runs/one/ingest.started.json", "runs/one/chunks.jsonl"):
         (tmp_path / name).write_text("text", encoding="utf-8")
     assert [file.id for file in find_files([tmp_path])] == ["a.md", "runs/b.md"]
+
+
+# Parts
+
+
+def test_folders_are_walked_in_order_and_those_not_entered_come_last(tmp_path: Path) -> None:
+    for name in ("b.md", "a/z.md", "a/.git/c.md", ".hidden.md", "~$b.docx"):
+        write(tmp_path / name, "text")
+    (tmp_path / "a" / "link").symlink_to(tmp_path / "a")
+    found = [path.relative_to(tmp_path).as_posix() for path in walk_files(tmp_path)]
+    assert found == ["b.md", "a/z.md", "a/link"]
+
+
+def test_a_linked_folder_is_rejected_with_what_to_do(
+    tmp_path: Path, ingest_sources: Ingest
+) -> None:
+    write(tmp_path / "docs" / "a.md", "The hall opens at nine.")
+    write(tmp_path / "more" / "b.md", "The hall closes at six.")
+    (tmp_path / "docs" / "link").symlink_to(tmp_path / "more")
+    documents, (reject,) = ingest_sources(tmp_path / "docs")
+    assert list(documents) == ["a.md"] and reject.reason == "unreadable"
+    assert reject.detail == "symbolic link to a folder; list the target in ingest.sources"
+
+
+def test_lines_over_the_limit_are_none_and_keep_their_number(tmp_path: Path) -> None:
+    path = tmp_path / "d.jsonl"
+    path.write_bytes(b"12345\n\n123456\n" + b"x" * 3_000_000 + b"\n12345")
+    assert list(lines_within(path, 5)) == [(1, b"12345\n"), (3, None), (4, None), (5, b"12345")]
+    path.write_bytes(b"1\n123456")
+    assert list(lines_within(path, 5)) == [(1, b"1\n"), (2, None)]
+
+
+def test_a_row_is_an_object_of_json() -> None:
+    assert parse_row(b'\xef\xbb\xbf{"id": "\\ud800"}') == {"id": "\ufffd"}
+    for line, reason in ((None, "too large"), (b"[1]", "not JSON"), (b"{", "not JSON")):
+        with pytest.raises(UnreadableError) as caught:
+            parse_row(line)
+        assert caught.value.reason == reason
+
+
+def test_a_row_takes_what_it_lacks_from_its_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "hall_rules.jsonl", "{}")
+    (file,) = find_files([Source(path, "dev")])
+    document = raw_document({"text": "One.", "metadata": None}, file, "here")
+    assert (document.title, document.split, document.metadata) == ("Hall rules", "dev", {})
+    assert raw_document({"text": "One.", "split": "test"}, file, "here").split == "test"
+    with pytest.raises(UnreadableError, match="unknown split"):
+        raw_document({"text": "One.", "split": "valid"}, file, "here")

@@ -1,4 +1,4 @@
-"""The ingest stage on messy folders: what is kept, what is rejected and why, and that nothing leaks between splits."""
+"""The ingest stage on messy folders: what is kept, what is rejected and why, and the splits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ from rag_ft.session import Session
 from rag_ft.stages import ingest
 from rag_ft.storage import read_jsonl
 
-TEXT = "The {} hall opens at nine every day and closes at six. It has seats for {} guests. Dogs must stay outside."
+TEXT = (
+    "The {} hall opens at nine every day and closes at six. It has seats for {} guests. "
+    "Dogs must stay outside."
+)
 MakeRun = Callable[..., tuple[Config, RunDir]]
 
 
@@ -34,13 +37,13 @@ def folder(tmp_path: Path) -> Path:
 def ingest_folder(
     folder: Path, tmp_path: Path, tiny_encoder_dir: Path
 ) -> Callable[..., dict[str, Any]]:
-    """ingest_folder(sources=None, **knobs) -> {counts, documents, chunks, rejects}"""
+    """ingest_folder(sources=None, **settings) -> {counts, documents, chunks, rejects}"""
 
-    def run(sources: list[Any] | None = None, **knobs: Any) -> dict[str, Any]:
+    def run(sources: list[Any] | None = None, **settings: Any) -> dict[str, Any]:
         config = make_config(
             {
                 "run": {"dir": tmp_path / "run"},
-                "ingest": {"sources": sources or [folder], **knobs},
+                "ingest": {"sources": sources or [folder], **settings},
                 "encoder": {"model": str(tiny_encoder_dir)},
             }
         )
@@ -257,7 +260,7 @@ def test_two_runs_are_byte_equal_and_leave_no_temporary_file(make_run: MakeRun) 
 
 
 @pytest.mark.parametrize(
-    ("knobs", "message"),
+    ("settings", "message"),
     [
         ({"sources": []}, "ingest.sources is empty"),
         ({"chunk_tokens": 16, "chunk_overlap_tokens": 16}, "chunk_overlap_tokens must be below"),
@@ -266,10 +269,10 @@ def test_two_runs_are_byte_equal_and_leave_no_temporary_file(make_run: MakeRun) 
         ({"folds": 1}, "at least 2"),
     ],
 )
-def test_contradicting_knobs_are_refused_before_anything_is_read(
-    knobs: dict[str, Any], message: str
+def test_settings_that_contradict_each_other_are_an_error_before_anything_is_read(
+    settings: dict[str, Any], message: str
 ) -> None:
-    config = make_config({"ingest": {"sources": ["docs"]} | knobs})
+    config = make_config({"ingest": {"sources": ["docs"]} | settings})
     with pytest.raises(ConfigError, match=message):
         ingest.run(Session(config, RunDir(Path("unused"))))
 

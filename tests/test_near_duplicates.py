@@ -1,4 +1,4 @@
-"""Near-duplicates are found at every threshold, and corpora made from templates take no quadratic time."""
+"""Near-duplicates are found at every threshold, also in corpora made from templates, in time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ import time
 import numpy as np
 import pytest
 
-from rag_ft.documents.near_duplicates import NUM_HASHES, groups, signature
+from rag_ft.documents.near_duplicates import (
+    MAX_BANDS,
+    NUM_HASHES,
+    bands,
+    equal_rows,
+    groups,
+    signature,
+)
 
 CHANCE = np.random.default_rng(0)
 
@@ -23,7 +30,10 @@ def pairs(num_agreeing: int, number: int) -> np.ndarray:
 
 
 def from_a_template(number: int, share: float) -> np.ndarray:
-    """Signatures of documents that share a template: each place is the template's, where its least hash is less."""
+    """Signatures of documents that share a template.
+
+    Each place is the template's where its least hash is less.
+    """
     template, own = (
         CHANCE.exponential(1 / share, NUM_HASHES),
         CHANCE.exponential(1 / (1 - share), (number, NUM_HASHES)),
@@ -44,6 +54,19 @@ def test_groups_are_named_by_their_lowest_index() -> None:
     one, two = pairs(0, 1)
     assert groups(np.array([two, one, one, two, one]), 0.8) == [0, 1, 1, 0, 1]
     assert groups(np.empty((0, NUM_HASHES), dtype=np.uint32), 0.8) == []
+
+
+def test_rows_that_repeat_are_found_by_their_indices() -> None:
+    table = np.array([[1, 2], [3, 4], [1, 2], [5, 6], [3, 4], [1, 2]], dtype=np.uint32)
+    assert sorted(rows.tolist() for rows in equal_rows(table)) == [[0, 2, 5], [1, 4]]
+
+
+@pytest.mark.parametrize("similarity", [0.005, 0.3, 0.5, 0.8, 1.0])
+def test_bands_are_few_sets_of_different_places(similarity: float) -> None:
+    found = bands(similarity)
+    assert 1 <= len(found) <= MAX_BANDS
+    assert all(len(set(places.tolist())) == len(places) for places in found)
+    assert len(bands(1.0)) == 1 and len(bands(1.0)[0]) == NUM_HASHES
 
 
 def test_documents_from_a_template_just_too_dissimilar_are_not_compared_each_with_each() -> None:

@@ -1,22 +1,25 @@
-"""Text to sentences and sentences to chunks, both as exact positions in the document.
+"""Splits a text into sentences and packs sentences into chunks, both as positions in the text.
 
-llama-index's SentenceSplitter returns strings and finds their positions again by search (from the previous start on),
-which is wrong where sentences repeat; it fails on a character of more tokens than a chunk, and takes a word the
-tokenizer maps to one unknown token for a short one, however long it is. So the packing is done here, on positions.
+llama-index's SentenceSplitter returns strings and searches for their positions afterwards, which
+gives wrong positions where sentences repeat. It also fails on a character with more tokens than a
+chunk may have. So sentences are packed here, on positions.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 CountTokens = Callable[[list[str]], list[int]]
-MAX_CHARS_PER_TOKEN = 16  # tables of spaces and endless words make few tokens of many characters
-_BATCH_CHARS = 200_000  # tokenised at once: bounds memory on a document of one line
+# Runs of blanks and endless words give few tokens for many characters: such text is cut by length.
+MAX_CHARS_PER_TOKEN = 16
+# The characters tokenised at once: this bounds the memory for a document of one line.
+TOKENIZER_BATCH_CHARS = 200_000
 
-# A sentence's end: CJK marks anywhere; others before white space; a blank line; perhaps a single newline.
+# Where a sentence may end: CJK marks anywhere, others before white space, a blank line, and
+# perhaps a single newline.
 _END = re.compile(
     r"""(?P<wide>[。！？｡]++[」』”’）〉》】\)\]]*+)
     | (?<![.!?])(?P<stop>[.!?؟۔…।॥]++["'”’»\)\]]*+)(?=\s)
@@ -27,25 +30,26 @@ _END = re.compile(
 _ABBREVIATION = re.compile(
     r"""(?:^|(?<=[\s(\["'„“‘]))(?:
       (?!I$)[^\W\d_] | (?:[^\W\d_]\.)+[^\W\d_]
-      | Drs? | Mrs? | Ms | Mme | Mlle | Prof | Rev | Hon | St | Sr | Jr | Gen | Col | Capt | Lt | Sgt | Messrs | Sra?
-      | Dra | Uds? | vs | al | cf | viz | resp | incl | approx | bzw | ca | vgl | usw | eds? | Inc | Ltd | Co | Corp
-      | Bros | Dept | Univ | Ave | Mt | Jan | Feb | Mar | Apr | Jun | Jul | Aug | Sept? | Oct | Nov | Dec )$""",
+      | Drs? | Mrs? | Ms | Mme | Mlle | Prof | Rev | Hon | St | Sr | Jr | Gen | Col | Capt | Lt
+      | Sgt | Messrs | Sra? | Dra | Uds? | vs | al | cf | viz | resp | incl | approx | bzw | ca
+      | vgl | usw | eds? | Inc | Ltd | Co | Corp | Bros | Dept | Univ | Ave | Mt
+      | Jan | Feb | Mar | Apr | Jun | Jul | Aug | Sept? | Oct | Nov | Dec )$""",
     re.VERBOSE,
 )
 _BEFORE_NUMBER = re.compile(
     r"\b(?:nos?|nr|núm|pág|figs?|eqs?|refs?|sec|chap|ch|vol|art|abs|pp?|est|tel|ext)$",
     re.IGNORECASE,
 )
-_GERMAN_DAY = re.compile(
-    r"\d\.\s+(?:Jan|Feb|März|Apr|Mai|Jun|Jul|Aug|Sep|Okt|Nov|Dez)[a-z]*"
-)  # "am 3. Mai"
+# A German date: "am 3. Mai".
+_GERMAN_DAY = re.compile(r"\d\.\s+(?:Jan|Feb|März|Apr|Mai|Jun|Jul|Aug|Sep|Okt|Nov|Dez)[a-z]*")
 _AFTER_HOURS = re.compile(r"(?:^|\s|\d)[ap]\.m$")
 _LIST_MARK = re.compile(r"[ \t]*(?:[-*•‣–+|>#]|\d{1,3}[.)]|\(?\w{1,3}\))[ \t]")
-_WRAPPED_CHARS = 45  # a shorter line is a heading, an address or a field, not the beginning of a wrapped sentence
+# A shorter line is a heading, an address or a field, not the beginning of a wrapped sentence.
+_WRAPPED_CHARS = 45
 
 
 class Span(NamedTuple):
-    """`text[start:end]`, and its tokens when tokenised alone."""
+    """`text[start:end]`, and the number of its tokens when it is tokenised alone."""
 
     start: int
     end: int
@@ -53,9 +57,10 @@ class Span(NamedTuple):
 
 
 def split_sentences(text: str) -> list[tuple[int, int]]:
-    """(start, end) of every sentence, heading, list item and table row, in order and without surrounding white space.
+    """Returns (start, end) of every sentence, heading, list item and table row, in order.
 
-    Every character that is not white space lies in exactly one of them.
+    The parts do not overlap, and no part begins or ends with white space. Every other character
+    lies in exactly one part.
     """
     spans, start = [], 0
     for match in _END.finditer(text):
@@ -69,28 +74,62 @@ def split_sentences(text: str) -> list[tuple[int, int]]:
 def split_chunks(
     text: str, count_tokens: CountTokens, max_tokens: int, overlap_tokens: int
 ) -> Iterator[Span]:
-    """Chunks of whole sentences, each at most `max_tokens` long; a longer sentence is cut between words, a longer
-    word between characters.
+    """Yields chunks of whole sentences, each of at most `max_tokens` tokens.
 
-    A chunk begins with the last sentences of the one before, as many as fit into `overlap_tokens` (perhaps none).
-    Every character that is not white space lies in at least one chunk. `count_tokens` maps texts to their numbers of
-    tokens, specials excluded; each chunk is counted as a whole, since counts of its sentences need not add up.
+    A longer sentence is cut between words, a longer word between characters. A chunk begins with
+    the last sentences of the chunk before, as many as fit into `overlap_tokens` (perhaps none).
+    Every character except white space lies in at least one chunk.
+
+    `count_tokens` maps texts to their numbers of tokens, without special tokens.
     """
     pieces = _pieces(text, count_tokens, max_tokens, overlap_tokens)
-    ranges = list(_pack(pieces, max_tokens, overlap_tokens))
+    max_chars = MAX_CHARS_PER_TOKEN * max_tokens
+
+    # Pack the pieces by the sum of their tokens: `ranges` has the (first, last) piece of each chunk.
+    ranges: list[tuple[int, int]] = []
+    first = total = 0
+    for n, piece in enumerate(pieces):
+        full = total + piece.num_tokens > max_tokens
+        if n > first and (full or piece.end - pieces[first].start > max_chars):
+            ranges.append((first, n - 1))
+            # The next chunk begins with the last pieces of this one, as many as there is room for.
+            room = min(overlap_tokens, max_tokens - piece.num_tokens)
+            first, total = n, 0
+            while first > 0 and piece.end - pieces[first - 1].start <= max_chars:
+                if total + pieces[first - 1].num_tokens > room:
+                    break
+                first -= 1
+                total += pieces[first].num_tokens
+        total += piece.num_tokens
+    if pieces:
+        ranges.append((first, len(pieces) - 1))
+
+    # The tokens of two sentences need not add up, so every chunk is counted as a whole. A chunk of
+    # several pieces that turns out too long is divided in two, and all are counted again.
+    counts: list[int] = []
     while ranges:
-        counts = _count(text, [(pieces[i].start, pieces[j].end) for i, j in ranges], count_tokens)
-        if all(count <= max_tokens or i == j for (i, j), count in zip(ranges, counts, strict=True)):
+        spans = [(pieces[i].start, pieces[j].end) for i, j in ranges]
+        counts = _count(text, spans, count_tokens)
+        too_long = [count > max_tokens for count in counts]
+        if all(i == j for (i, j), long in zip(ranges, too_long, strict=True) if long):
             break
-        ranges = _halved(ranges, [count > max_tokens for count in counts])
-    for (i, j), count in zip(ranges, counts if ranges else [], strict=True):
+        ranges = divide_ranges(ranges, too_long)
+    for (i, j), count in zip(ranges, counts, strict=True):
         yield Span(pieces[i].start, pieces[j].end, count)
 
 
 def _ends_sentence(text: str, match: re.Match[str]) -> bool:
-    kind = match.lastgroup
+    """Whether a match of `_END` ends a sentence."""
+    kind, at = match.lastgroup, match.start()
     if kind == "line":
-        return _ends_line(text, match.start())
+        # A newline ends a sentence unless it only wraps one.
+        line = text[max(text.rfind("\n", 0, at) + 1, at - 400) : at].rstrip()
+        if _LIST_MARK.match(text, at + 1):
+            return True
+        if line.endswith((".", "!", "?", ":", "。", "！", "？", "؟", "…")):
+            return True
+        goes_on = text[at + 1 : at + 50].lstrip()[:1].islower()
+        return not goes_on and len(line) < _WRAPPED_CHARS
     if kind != "stop":
         return True
     following = text[match.end() : match.end() + 200].lstrip()[:1]
@@ -98,94 +137,56 @@ def _ends_sentence(text: str, match: re.Match[str]) -> bool:
         return False
     if match["stop"] != ".":
         return True
-    before = text[max(0, match.start() - 24) : match.start()]
-    if before[-1:].isdigit() and _GERMAN_DAY.match(text, match.start() - 1):
+    before = text[max(0, at - 24) : at]
+    if before[-1:].isdigit() and _GERMAN_DAY.match(text, at - 1):
         return False
-    if _LIST_MARK.fullmatch(
-        text[text.rfind("\n", max(0, match.start() - 8), match.start()) + 1 : match.end()] + " "
-    ):
-        return False  # "2. Open the valve": the number belongs to what follows
+    # "2. Open the valve": the number belongs to the words after it.
+    line_start = text.rfind("\n", max(0, at - 8), at) + 1
+    if _LIST_MARK.fullmatch(text[line_start : match.end()] + " "):
+        return False
     if following.isdigit() and _BEFORE_NUMBER.search(before):
         return False
+    # No sentence ends after "Dr.", but one may end after "at 9 p.m.".
     return _ABBREVIATION.search(before) is None or _AFTER_HOURS.search(before) is not None
-
-
-def _ends_line(text: str, at: int) -> bool:
-    """Whether a single newline ends a sentence: not where a wrapped sentence goes on."""
-    if _LIST_MARK.match(text, at + 1):
-        return True
-    line = text[max(text.rfind("\n", 0, at) + 1, at - 400) : at].rstrip()
-    if line.endswith((".", "!", "?", ":", "。", "！", "？", "؟", "…")):
-        return True
-    return not text[at + 1 : at + 50].lstrip()[:1].islower() and len(line) < _WRAPPED_CHARS
 
 
 def _pieces(
     text: str, count_tokens: CountTokens, max_tokens: int, overlap_tokens: int
 ) -> list[Span]:
-    """Sentences that fit, and the others cut up so small that some of them make an overlap."""
+    """Sentences of at most `max_tokens` tokens; longer ones in parts that can form an overlap."""
     small = max(overlap_tokens // 2, max_tokens // 8, 1)
+    # An extremely long sentence is cut by characters first: counting it whole is slow.
+    waiting: list[tuple[int, int]] = []
+    for start, end in split_sentences(text):
+        if end - start > MAX_CHARS_PER_TOKEN * max_tokens:
+            waiting += _cut(text, start, end, 4 * small)
+        else:
+            waiting.append((start, end))
     done: list[Span] = []
-    todo = [
-        span
-        for s in split_sentences(text)
-        for span in _cut_if(text, s, MAX_CHARS_PER_TOKEN * max_tokens, 4 * small)
-    ]
-    while todo:
-        counted = [
-            Span(*span, n) for span, n in zip(todo, _count(text, todo, count_tokens), strict=True)
-        ]
-        done += [
-            piece
-            for piece in counted
-            if piece.num_tokens <= max_tokens or piece.end - piece.start == 1
-        ]
-        over = [
-            piece
-            for piece in counted
-            if piece.num_tokens > max_tokens and piece.end - piece.start > 1
-        ]
-        todo = [
-            cut
-            for s, e, n in over
-            for cut in _cut(text, s, e, max(1, min((e - s) // 2, (e - s) * small // n)))
-        ]
+    while waiting:
+        counts = _count(text, waiting, count_tokens)
+        too_long: list[tuple[int, int]] = []
+        for (start, end), num_tokens in zip(waiting, counts, strict=True):
+            length = end - start
+            if num_tokens <= max_tokens or length == 1:
+                done.append(Span(start, end, num_tokens))
+                continue
+            # Parts of about `small` tokens, and at most half as long, so that the loop ends.
+            size = max(1, min(length // 2, length * small // num_tokens))
+            too_long += _cut(text, start, end, size)
+        waiting = too_long
     return sorted(done)
 
 
-def _pack(pieces: list[Span], max_tokens: int, overlap_tokens: int) -> Iterator[tuple[int, int]]:
-    """(first, last) piece of each chunk."""
-    first = total = 0
-    for n, piece in enumerate(pieces):
-        too_long = piece.end - pieces[first].start > MAX_CHARS_PER_TOKEN * max_tokens
-        if n > first and (total + piece.num_tokens > max_tokens or too_long):
-            yield first, n - 1
-            room = min(overlap_tokens, max_tokens - piece.num_tokens)
-            first, total = n, 0
-            while (
-                first > 0
-                and total + pieces[first - 1].num_tokens <= room
-                and _near(pieces[first - 1], piece, max_tokens)
-            ):
-                first -= 1
-                total += pieces[first].num_tokens
-        total += piece.num_tokens
-    if pieces:
-        yield first, len(pieces) - 1
-
-
-def _near(earlier: Span, piece: Span, max_tokens: int) -> bool:
-    return piece.end - earlier.start <= MAX_CHARS_PER_TOKEN * max_tokens
-
-
-def _halved(ranges: list[tuple[int, int]], too_long: list[bool]) -> list[tuple[int, int]]:
-    """The ranges in order, those that are too long cut in two, none inside another."""
+def divide_ranges(ranges: list[tuple[int, int]], too_long: list[bool]) -> list[tuple[int, int]]:
+    """Divides the (first, last) ranges that are too long in two; drops those inside another."""
     parts: set[tuple[int, int]] = set()
-    for (first, last), wanted in zip(ranges, too_long, strict=True):
-        middle = (first + last) // 2
-        parts |= (
-            {(first, middle), (middle + 1, last)} if wanted and first < last else {(first, last)}
-        )
+    for (first, last), divide in zip(ranges, too_long, strict=True):
+        if divide and first < last:
+            middle = (first + last) // 2
+            parts |= {(first, middle), (middle + 1, last)}
+        else:
+            parts.add((first, last))
     kept: list[tuple[int, int]] = []
     for part in sorted(parts, key=lambda r: (r[0], -r[1])):
         if not kept or part[1] > kept[-1][1]:
@@ -193,18 +194,16 @@ def _halved(ranges: list[tuple[int, int]], too_long: list[bool]) -> list[tuple[i
     return kept
 
 
-def _cut_if(text: str, span: tuple[int, int], longest: int, size: int) -> Iterable[tuple[int, int]]:
-    return _cut(text, *span, size) if span[1] - span[0] > longest else (span,)
-
-
 def _cut(text: str, start: int, end: int, size: int) -> Iterator[tuple[int, int]]:
-    """Parts of at most `size` characters, ending at white space, else at a comma, else between two characters."""
+    """Parts of at most `size` characters, which end at white space, else at a comma, else between
+    two characters."""
     while end - start > size:
         stop = max(text.rfind(mark, start + 1, start + size + 1) for mark in " \n\t\u3000")
         if stop <= start:
             stop = 1 + max(text.rfind(mark, start, start + size) for mark in ",;，；、،؛")
         if stop <= start:
             stop = start + size
+            # An accent stays with its letter.
             while stop > start + 1 and unicodedata.combining(text[stop]):
                 stop -= 1
         part = _trim(text, start, stop)
@@ -216,19 +215,21 @@ def _cut(text: str, start: int, end: int, size: int) -> Iterator[tuple[int, int]
 
 
 def _count(text: str, spans: list[tuple[int, int]], count_tokens: CountTokens) -> list[int]:
+    """The number of tokens of each span, counted in batches of bounded size."""
     counts: list[int] = []
     batch: list[str] = []
     size = 0
     for start, end in spans:
         batch.append(text[start:end])
         size += end - start
-        if size >= _BATCH_CHARS:
+        if size >= TOKENIZER_BATCH_CHARS:
             counts += count_tokens(batch)
             batch, size = [], 0
     return counts + (count_tokens(batch) if batch else [])
 
 
 def _trim(text: str, start: int, end: int) -> tuple[int, int]:
+    """The span without the white space at its ends."""
     while start < end and text[start].isspace():
         start += 1
     while end > start and text[end - 1].isspace():

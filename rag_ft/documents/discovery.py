@@ -1,4 +1,4 @@
-"""From the configured sources to documents, one at a time: walking folders, reading files and JSONL lines."""
+"""Finds the files of the configured sources and reads their documents, one at a time."""
 
 from __future__ import annotations
 
@@ -12,13 +12,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 from rag_ft.config import Source
-from rag_ft.documents.formats.cleaning import (
-    MAX_TITLE_CHARS,
-    UnreadableError,
-    one_line,
-    readable,
-    tidy_in_place,
-)
+from rag_ft.documents.formats.cleaning import MAX_TITLE_CHARS, one_line, readable, tidy_in_place
+from rag_ft.documents.formats.content import UnreadableError
 from rag_ft.documents.reading import check_file, read_file
 from rag_ft.errors import DataError
 from rag_ft.run_dir import RunDir
@@ -27,16 +22,20 @@ from rag_ft.storage import content_hash, encodable
 
 logger = logging.getLogger(__name__)
 
+# A folder with this file is a run folder.
 RUN_MARK = RunDir(Path()).started("ingest").name
-MAX_DEPTH = (
-    50  # of lists and objects in a JSONL line; some hundred more and Python cannot write them again
-)
+# The levels of lists and objects in a JSONL line. Python cannot write some hundred levels again.
+MAX_DEPTH = 50
 
 
 @dataclass(frozen=True)
-class Found:
-    """A file of a source: `id` is its path under `folder`, the source's; `alone` when the source names the file itself
-    (then `folder` is where it lies). `depth` is how many folders the source's own path has."""
+class SourceFile:
+    """A file of a source.
+
+    `id` is its path under `folder`, which is the source's folder, or the folder around it where
+    the source names the file itself (`alone`). `split` is what the user fixed, if anything. `depth`
+    is the number of parts of the source's own path: the deeper source names the file more closely.
+    """
 
     path: Path
     id: str
@@ -47,9 +46,12 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Draft:
-    """A document before its split is known; `split` is what the user fixed, if anything. `where` names it in rejects,
-    `folder` is what an id that comes from the file's name is relative to: its name tells apart two such with one id."""
+class RawDocument:
+    """A document before its split is decided.
+
+    `split` is what the user fixed, if anything. `where` names the document in rejects. `folder` is
+    set where the id is a path: it is the folder that the path is relative to.
+    """
 
     id: str
     title: str
@@ -61,88 +63,45 @@ class Draft:
     folder: Path | None = None
 
 
-def find_files(sources: list[Path | Source]) -> list[Found]:
-    """All files of all sources, folders in sorted order of paths, hidden files left out. A file met twice counts once;
-    its split is that of the source which has one and names it most closely.
+def find_files(sources: list[Path | Source]) -> list[SourceFile]:
+    """Returns all files of all sources, without hidden ones, folders in sorted order of paths.
+
+    A file that two sources contain counts once. Its split is that of the source which has a split
+    and names the file most closely.
 
     Raises:
         DataError: a source does not exist.
     """
-    found: dict[Path, Found] = {}
+    found: dict[Path, SourceFile] = {}
     for entry in sources:
         source = entry if isinstance(entry, Source) else Source(path=entry, split=None)
-        for file in _files(source.path.expanduser(), source.split):
-            key = (
-                file.path.resolve()
-                if file.alone
-                else file.folder / file.path.relative_to(source.path.expanduser())
+        path = source.path.expanduser()
+        if not path.exists():
+            raise DataError(
+                f"ingest.sources: {path} does not exist (seen from {Path.cwd()}): correct the path"
             )
-            found[key] = _with_closer_split(found[key], file) if key in found else file
+        place = path.resolve()
+        alone = not path.is_dir()
+        for file in [path] if alone else walk_files(path):
+            inside = Path(path.name) if alone else file.relative_to(path)
+            folder = place.parent if alone else place
+            key = place if alone else place / inside
+            new = SourceFile(
+                file, path_id(inside), folder, source.split, len(place.parts), alone=alone
+            )
+            old = found.setdefault(key, new)
+            # The first source gives the id; a closer source with a split replaces the split.
+            if new.split is not None and (old.split is None or new.depth > old.depth):
+                found[key] = replace(old, split=new.split, depth=new.depth)
     return list(found.values())
 
 
-def _files(path: Path, split: Split | None) -> Iterator[Found]:
-    if not path.exists():
-        raise DataError(
-            f"ingest.sources: {path} does not exist (seen from {Path.cwd()}): correct the path"
-        )
-    place = path.resolve()
-    depth = len(place.parts)
-    if not path.is_dir():
-        yield Found(path, _name(path.name), place.parent, split, depth, alone=True)
-        return
-    for file in _walk(path):
-        yield Found(
-            file, _name(file.relative_to(path).as_posix()), place, split, depth, alone=False
-        )
+def walk_files(folder: Path) -> Iterator[Path]:
+    """Yields the files below a folder in sorted order, then the folders that were not entered.
 
-
-def _with_closer_split(first: Found, other: Found) -> Found:
-    if other.split is None or (first.split is not None and first.depth >= other.depth):
-        return first
-    return replace(first, split=other.split, depth=other.depth)
-
-
-def _name(path: str) -> str:
-    """A path as an id. Composed characters: some file systems take names apart, and questions name documents."""
-    return unicodedata.normalize("NFC", encodable(path))
-
-
-def free_id(draft: Draft, taken: Container[str]) -> str:
-    """The document's id; where that is taken and comes from a file's name, with as many parent folders before it as
-    tell it apart."""
-    own, folder = draft.id, draft.folder
-    while own in taken and folder is not None and folder.name:
-        own, folder = f"{_name(folder.name)}/{own}", folder.parent
-    return own
-
-
-def read_drafts(file: Found, max_bytes: float) -> Iterator[Draft | Reject]:
-    """The document of a file, or those of a JSONL file's lines; a Reject for each that cannot be read."""
-    where = encodable(str(file.path))
-    try:
-        if file.path.suffix.lower() == ".jsonl":
-            yield from _read_lines(file, where, max_bytes)
-            return
-        content = read_file(file.path, max_bytes)
-    except UnreadableError as error:
-        yield Reject(where, error.reason, error.detail)
-        return
-    yield Draft(
-        file.id,
-        content.title,
-        content.text,
-        where,
-        file.split,
-        content.metadata,
-        where,
-        file.folder,
-    )
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    """Files in sorted order, then what could not be walked: linked folders (they may lead back up) and closed ones.
-    Run folders are left out: what a run wrote of the documents is no further document."""
+    Those are linked folders (a link may lead back up) and folders without permission. Hidden files,
+    office lock files (`~$a.docx`) and run folders are left out: what a run wrote is no document.
+    """
     skipped: list[Path] = []
 
     def skip(error: OSError) -> None:
@@ -152,24 +111,84 @@ def _walk(folder: Path) -> Iterator[Path]:
         if RUN_MARK in names:
             folders.clear()
             continue
-        folders[:] = sorted(n for n in folders if not n.startswith("."))
-        skipped += [Path(root) / n for n in folders if (Path(root) / n).is_symlink()]
-        yield from (Path(root) / n for n in sorted(names) if not n.startswith((".", "~$")))
+        # os.walk enters what this list holds, in its order, but no links.
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        skipped += [Path(root) / name for name in folders if (Path(root) / name).is_symlink()]
+        for name in sorted(names):
+            if not name.startswith((".", "~$")):
+                yield Path(root) / name
     yield from skipped
 
 
-def _read_lines(file: Found, name: str, max_bytes: float) -> Iterator[Draft | Reject]:
+def path_id(path: Path | str) -> str:
+    """Returns a path as an id, in composed characters (NFC).
+
+    Some file systems decompose characters, and questions refer to documents by id.
+    """
+    name = path.as_posix() if isinstance(path, Path) else path
+    return unicodedata.normalize("NFC", encodable(name))
+
+
+def free_id(document: RawDocument, taken: Container[str]) -> str:
+    """Returns the document's id, if possible one that is not taken.
+
+    An id that comes from a path gets parent folders in front until it is unique. An id that the
+    user gave is not changed.
+    """
+    own, folder = document.id, document.folder
+    while own in taken and folder is not None and folder.name:
+        own, folder = f"{path_id(folder.name)}/{own}", folder.parent
+    return own
+
+
+def read_documents(file: SourceFile, max_bytes: float) -> Iterator[RawDocument | Reject]:
+    """Yields the document of a file, or those of a JSONL file's lines.
+
+    What cannot be read gives a Reject; `max_bytes` limits a file or a line.
+    """
+    where = encodable(str(file.path))
+    try:
+        # JSONL is no entry of FORMATS: one file holds many documents, with ids and splits of their
+        # own, while a reader of formats/ returns the text of one file.
+        if file.path.suffix.lower() == ".jsonl":
+            yield from _read_jsonl(file, max_bytes)
+            return
+        content = read_file(file.path, max_bytes)
+    except UnreadableError as error:
+        yield Reject(where, error.reason, error.detail)
+        return
+    yield RawDocument(
+        id=file.id,
+        title=content.title,
+        text=content.text,
+        source=where,
+        split=file.split,
+        metadata=content.metadata,
+        where=where,
+        folder=file.folder,
+    )
+
+
+def _read_jsonl(file: SourceFile, max_bytes: float) -> Iterator[RawDocument | Reject]:
     check_file(file.path)
+    name = encodable(str(file.path))
     num_rows = 0
     try:
-        for number, line in _lines(file.path, max_bytes):
+        for number, line in lines_within(file.path, max_bytes):
             where = f"{name} line {number}"
             try:
-                row = _parse(line)
+                row = parse_row(line)
+                # A file of questions may lie among the documents: that is no error.
                 if not num_rows and "question" in row and "text" not in row:
-                    return _skip_questions(file)
+                    if file.alone:
+                        raise UnreadableError(
+                            "not documents",
+                            "the lines are questions: list the file in generate.questions",
+                        )
+                    logger.info("%s skipped: it has questions, not documents", name)
+                    return
                 num_rows += 1
-                yield _draft(row, file, name, where)
+                yield raw_document(row, file, where)
             except UnreadableError as error:
                 num_rows += 1
                 yield Reject(where, error.reason, error.detail)
@@ -179,38 +198,38 @@ def _read_lines(file: Found, name: str, max_bytes: float) -> Iterator[Draft | Re
         raise UnreadableError("empty", "the file has no lines")
 
 
-def _skip_questions(file: Found) -> None:
-    if file.alone:
-        raise UnreadableError(
-            "not documents", "its lines are questions: name it in generate.questions"
-        )
-    logger.info(
-        "%s holds questions, not documents: left to generate.questions", encodable(str(file.path))
-    )
+def lines_within(path: Path, max_bytes: float) -> Iterator[tuple[int, bytes | None]]:
+    """Yields (number from 1, line) of the lines that are not blank; None for a line over the limit.
 
-
-def _lines(path: Path, max_bytes: float) -> Iterator[tuple[int, bytes | None]]:
-    """(number, line) of lines that are not blank; None for one that is too long, of which only `max_bytes` are held."""
+    At most `max_bytes` of a line are held in memory.
+    """
     limit = int(max_bytes) + 1
     with path.open("rb") as raw:
         number = 0
         while line := raw.readline(limit):
             number += 1
-            whole = line.endswith(b"\n") or len(line) < limit
+            too_long = len(line) >= limit and not line.endswith(b"\n")
+            # Read to the end of the long line, without keeping it.
             rest = line
-            while not rest.endswith(b"\n") and (rest := raw.readline(1 << 20)):
-                whole = False
-            if not whole:
+            while too_long and not rest.endswith(b"\n") and (rest := raw.readline(1 << 20)):
+                pass
+            if too_long:
                 yield number, None
             elif line.strip():
                 yield number, line
 
 
-def _parse(line: bytes | None) -> dict[str, Any]:
+def parse_row(line: bytes | None) -> dict[str, Any]:
+    """Returns the object of a JSONL line (see `lines_within`).
+
+    Raises:
+        UnreadableError: "too large", "not JSON", or "too deep".
+    """
     if line is None:
-        raise UnreadableError("too large", "a line longer than ingest.advanced.max_document_mb")
+        raise UnreadableError("too large", "line longer than ingest.advanced.max_document_mb")
     try:
         row = json.loads(line.decode("utf-8-sig"))
+        # An escape can write a lone surrogate, which no UTF-8 file can hold.
         if b"\\ud" in line.lower():
             row = encodable(row)
     except (ValueError, RecursionError) as error:
@@ -229,13 +248,14 @@ def _nests_deeper(value: Any, levels: int) -> bool:
     return levels == 0 or any(_nests_deeper(v, levels - 1) for v in inner)
 
 
-def _draft(row: dict[str, Any], file: Found, source: str, where: str) -> Draft:
-    own, text, split, metadata = (
-        row.get("id"),
-        row.get("text"),
-        row.get("split"),
-        row.get("metadata") or {},
-    )
+def raw_document(row: dict[str, Any], file: SourceFile, where: str) -> RawDocument:
+    """Returns the document of a JSONL row {text, id?, title?, split?, metadata?}.
+
+    Raises:
+        UnreadableError: a field has a value that is not allowed.
+    """
+    own, text, split = row.get("id"), row.get("text"), row.get("split")
+    metadata = row.get("metadata") or {}
     if isinstance(own, dict | list):
         raise UnreadableError("bad id", '"id" is not a string')
     if not isinstance(text, str):
@@ -246,17 +266,15 @@ def _draft(row: dict[str, Any], file: Found, source: str, where: str) -> Draft:
         raise UnreadableError("unknown split", f"{split!r}: use train, dev, test, or leave it out")
     if not isinstance(metadata, dict):
         raise UnreadableError("bad metadata", '"metadata" is not an object')
-    named = one_line("" if own is None else str(own))
-    title = one_line(str(row.get("title") or ""))[:MAX_TITLE_CHARS] or readable(
-        named or encodable(file.path.stem)
-    )
-    # Without an id the text's hash: a line's number would change with every line put before it.
-    return Draft(
-        named or content_hash(text),
-        title,
-        tidy_in_place(text),
-        source,
-        split or file.split,
-        metadata,
-        where,
+    own_id = one_line("" if own is None else str(own))
+    title = one_line(str(row.get("title") or ""))[:MAX_TITLE_CHARS]
+    return RawDocument(
+        # Without an id the hash of the text: a line number changes when lines are added.
+        id=own_id or content_hash(text),
+        title=title or readable(own_id or encodable(file.path.stem)),
+        text=tidy_in_place(text),
+        source=encodable(str(file.path)),
+        split=split or file.split,
+        metadata=metadata,
+        where=where,
     )

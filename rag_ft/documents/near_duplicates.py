@@ -1,7 +1,9 @@
-"""Documents that are nearly the same: MinHash signatures (Broder 1997) and locality-sensitive hashing, in numpy.
+"""Finds documents that are nearly the same, by MinHash signatures (Broder 1997) and
+locality-sensitive hashing, in numpy.
 
-Only signatures are held, 512 bytes a document. The `datasketch` package would do as well, but hashes every 5-gram by a
-Python call and holds a table of n_grams x num_hashes, 1 KB for every word of a long document.
+Only signatures are held, 512 bytes a document. The `datasketch` package gives the same result, but
+it hashes every 5-gram by a Python call and holds a table of n_grams x num_hashes: 1 KB for every
+word of a long document.
 """
 
 from __future__ import annotations
@@ -13,58 +15,102 @@ from collections.abc import Iterator
 
 import numpy as np
 
-NUM_HASHES = 128  # standard error of a similarity of 0.8: 0.035
+# The standard error of a similarity of 0.8 is 0.035.
+NUM_HASHES = 128
 MAX_BANDS = 256
-MAX_MISSED = (
-    1e-3  # the probability that two signatures exactly as similar as asked for are never compared
-)
+# The probability that two signatures exactly as similar as asked for are never compared.
+MAX_MISSED = 1e-3
 WORDS_PER_GRAM = 5
-_BLOCK = 4096
+# The 5-grams hashed at once: 4096 x 128 hashes are 4 MB.
+BLOCK_GRAMS = 4096
+# A Thai, Lao, Chinese or Japanese character is a word of its own.
 _WORD = re.compile(
-    r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+"
+    r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]"
+    r"|[^\W\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+"
 )
+
+
+def splitmix64(values: np.ndarray) -> np.ndarray:
+    """The finaliser of splitmix64 (Steele et al. 2014) of uint64 values of any shape.
+
+    Every bit of the input changes about half of the bits of the output.
+    """
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+# One multiply-shift hash function a place: an odd factor and an offset.
+_FACTORS = splitmix64(np.arange(1, NUM_HASHES + 1, dtype=np.uint64)) | np.uint64(1)
+_OFFSETS = splitmix64(np.arange(NUM_HASHES + 1, 2 * NUM_HASHES + 1, dtype=np.uint64))
 
 
 def signature(text: str) -> np.ndarray:
-    """MinHash of the text's word 5-grams, uint32 (NUM_HASHES,); the share of equal places of two signatures estimates
-    the Jaccard similarity of their sets. Case and punctuation do not count; a Chinese, Japanese or Thai character is a
-    word; a shorter text is one gram."""
-    words = _words(text.lower())
+    """Returns the MinHash signature of the text's word 5-grams, uint32 (NUM_HASHES,).
+
+    The share of equal places of two signatures estimates the Jaccard similarity of their sets of
+    5-grams. Case and punctuation do not count. A text of fewer than five words is one gram.
+    """
+    found = (zlib.crc32(match[0].encode()) for match in _WORD.finditer(text.lower()))
+    words = np.fromiter(found, dtype=np.uint64)
     if not len(words):
+        # A text of punctuation alone is one gram of all its characters.
         words = np.array([zlib.crc32(text.encode())], dtype=np.uint64)
+
     grams = np.zeros(max(1, len(words) - WORDS_PER_GRAM + 1), dtype=np.uint64)
     for n in range(min(WORDS_PER_GRAM, len(words))):
-        grams = _mix(grams * np.uint64(31) + words[n : n + len(grams)])
+        grams = splitmix64(grams * np.uint64(31) + words[n : n + len(grams)])
     grams = np.unique(grams)
+
+    # The least hash of all grams for each hash function; in blocks, so that memory stays small.
     least = np.full(NUM_HASHES, np.iinfo(np.uint32).max, dtype=np.uint32)
-    for start in range(0, len(grams), _BLOCK):
-        hashes = (grams[start : start + _BLOCK, None] * _FACTORS + _OFFSETS) >> np.uint64(32)
-        np.minimum(least, hashes.min(axis=0).astype(np.uint32), out=least)
+    for start in range(0, len(grams), BLOCK_GRAMS):
+        block = grams[start : start + BLOCK_GRAMS, None]
+        hashed = (block * _FACTORS + _OFFSETS) >> np.uint64(32)
+        np.minimum(least, hashed.min(axis=0).astype(np.uint32), out=least)
     return least
 
 
 def groups(signatures: np.ndarray, similarity: float) -> list[int]:
-    """For each of (n, NUM_HASHES) signatures the lowest index of those it is linked to, over any number of steps, by
-    a similarity of at least `similarity`; its own index where there is none."""
-    lowest = np.arange(len(signatures))
-    for places in _bands(similarity):
-        links = [
-            link
-            for members in _equal_rows(signatures[:, places])
-            if (lowest[members] != lowest[members[0]]).any()
-            for link in _links(signatures, members, similarity)
-        ]
-        if links:
-            lowest = _linked(lowest, np.concatenate(links))
+    """Returns for each of (n, NUM_HASHES) signatures the lowest index of its group.
+
+    Two signatures are linked where at least `similarity` (0 to 1) of their places are equal. A
+    group is everything linked over any number of steps. A signature without links has its own
+    index.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    num = len(signatures)
+    lowest = np.arange(num)
+    for places in bands(similarity):
+        links: list[np.ndarray] = []
+        for members in equal_rows(signatures[:, places]):
+            # Members that are one group already need no comparison.
+            if (lowest[members] != lowest[members[0]]).any():
+                links += _links(signatures, members, similarity)
+        if not links:
+            continue
+        # Join the new links with the groups so far, and number the groups by their lowest index.
+        edges = np.concatenate([*links, np.column_stack((np.arange(num), lowest))])
+        graph = coo_array((np.ones(len(edges), dtype=bool), edges.T), shape=(num, num))
+        _, group = connected_components(graph, directed=False)
+        _, first = np.unique(group, return_index=True)
+        lowest = first[group]
     return [int(n) for n in lowest]
 
 
-def _bands(similarity: float) -> list[np.ndarray]:
-    """Sets of places: two signatures that agree in `similarity` of all places agree everywhere in one of these sets,
-    but for MAX_MISSED. The sets are as large as MAX_BANDS allows: the larger, the fewer signatures meet that are less
-    similar, and documents made from one template are as many pairs as there are, all a little too dissimilar."""
+def bands(similarity: float) -> list[np.ndarray]:
+    """Returns sets of places, for locality-sensitive hashing.
+
+    Two signatures with `similarity` of all places equal agree in every place of at least one set,
+    with a probability of 1 - MAX_MISSED. The sets are as large as MAX_BANDS allows: the larger a
+    set, the fewer less similar signatures are compared. That matters for documents made from one
+    template, where all pairs are a little too dissimilar.
+    """
     agreeing = math.ceil(similarity * NUM_HASHES)
     for size in range(agreeing, 1, -1):
+        # The chance that `size` places drawn at random all lie among the agreeing ones.
         chance = math.comb(agreeing, size) / math.comb(NUM_HASHES, size)
         number = 1 if chance == 1 else math.ceil(math.log(MAX_MISSED) / math.log1p(-chance))
         if number <= MAX_BANDS:
@@ -73,26 +119,12 @@ def _bands(similarity: float) -> list[np.ndarray]:
     return list(np.arange(NUM_HASHES)[:, None])
 
 
-def _words(text: str) -> np.ndarray:
-    return np.fromiter((zlib.crc32(m[0].encode()) for m in _WORD.finditer(text)), dtype=np.uint64)
+def equal_rows(table: np.ndarray) -> Iterator[np.ndarray]:
+    """Yields the ascending indices of equal rows, for each row of uint32 (n, m) that repeats.
 
-
-def _mix(values: np.ndarray) -> np.ndarray:
-    """splitmix64's finaliser: every bit of the input moves every bit of the output."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
-
-
-_FACTORS = _mix(np.arange(1, NUM_HASHES + 1, dtype=np.uint64)) | np.uint64(1)
-_OFFSETS = _mix(np.arange(NUM_HASHES + 1, 2 * NUM_HASHES + 1, dtype=np.uint64))
-
-
-def _equal_rows(table: np.ndarray) -> Iterator[np.ndarray]:
-    """Ascending indices of rows that are equal, for each row that occurs more than once."""
-    keys = (table * _FACTORS[: table.shape[1]]).sum(
-        axis=1
-    )  # rows that only their keys make equal are compared in vain
+    Rows are compared by a hash of 64 bits, so different rows are very rarely called equal.
+    """
+    keys = (table * _FACTORS[: table.shape[1]]).sum(axis=1)
     order = np.argsort(keys, kind="stable")
     edges = np.flatnonzero(np.diff(keys[order])) + 1
     starts, ends = np.append(0, edges), np.append(edges, len(keys))
@@ -101,24 +133,13 @@ def _equal_rows(table: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _links(signatures: np.ndarray, members: np.ndarray, similarity: float) -> Iterator[np.ndarray]:
-    """Pairs (m, 2) that link all members that are similar enough, if not each with each."""
+    """Yields pairs (m, 2) of similar members, enough of them to connect each group."""
     rows = signatures[members]
     while len(members) > 1:
         head, members = members[0], members[1:]
         near = np.count_nonzero(rows[1:] == rows[0], axis=1) >= similarity * NUM_HASHES
         rows = rows[1:]
         if near.any():
+            # A member linked to the head needs no links of its own.
             yield np.column_stack((np.full(near.sum(), head), members[near]))
             rows, members = rows[~near], members[~near]
-
-
-def _linked(lowest: np.ndarray, links: np.ndarray) -> np.ndarray:
-    """`lowest` after further links: the lowest index of each group."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    links = np.concatenate((links, np.column_stack((np.arange(len(lowest)), lowest))))
-    graph = coo_array((np.ones(len(links), dtype=bool), links.T), shape=(len(lowest), len(lowest)))
-    _, group = connected_components(graph, directed=False)
-    _, first = np.unique(group, return_index=True)
-    return first[group]

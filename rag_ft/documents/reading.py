@@ -1,4 +1,4 @@
-"""One file to its content: checks the file, and calls the reader of its format."""
+"""Reads one file: checks it, calls the reader of its format, and tidies what the reader returns."""
 
 from __future__ import annotations
 
@@ -11,37 +11,39 @@ from rag_ft.storage import encodable
 
 
 def read_file(path: Path, max_bytes: float) -> Content:
-    """The document in a file: tidy text that is not empty, and a title (at last the file's name made readable).
+    """Returns the title and the text of a file, both tidy and not empty.
+
+    Where the file names no title, the title is the file's name made readable.
 
     Raises:
-        UnreadableError: with the reason, for whatever is wrong with the file.
+        UnreadableError: the file gives no document; the error has the reason.
     """
     check_file(path)
-    reader = FORMATS.get(path.suffix.lower())
+    suffix = path.suffix.lower()
+    reader = FORMATS.get(suffix)
     if reader is None:
-        raise UnreadableError(
-            "unknown type", f"'{encodable(path.suffix)}': known are {', '.join(FORMATS)}, .jsonl"
-        )
+        known = ", ".join([*FORMATS, ".jsonl"])
+        raise UnreadableError("unknown type", f"'{encodable(path.suffix)}'; known types: {known}")
     content = reader(read_bytes(path, max_bytes))
     text = tidy(content.text)
     if not text:
-        raise UnreadableError(
-            "empty", "scanned pages? run OCR first" if path.suffix.lower() == ".pdf" else "no text"
-        )
-    return Content(
-        one_line(content.title)[:MAX_TITLE_CHARS] or readable(encodable(path.stem)),
-        text,
-        content.metadata,
-    )
+        scanned = "no text layer; if the pages are scanned, run OCR first"
+        raise UnreadableError("empty", scanned if suffix == ".pdf" else "no text")
+    title = one_line(content.title)[:MAX_TITLE_CHARS] or readable(encodable(path.stem))
+    return Content(title, text, content.metadata)
 
 
 def read_bytes(path: Path, max_bytes: float) -> bytes:
-    """The whole file, its size checked first."""
+    """Returns the whole file, which has at least one byte and at most `max_bytes`.
+
+    Raises:
+        UnreadableError: "too large", "empty", or "unreadable" with the system's message.
+    """
     try:
-        if path.stat().st_size > max_bytes:
+        size = path.stat().st_size
+        if size > max_bytes:
             raise UnreadableError(
-                "too large",
-                f"{path.stat().st_size / 2**20:.1f} MB, see ingest.advanced.max_document_mb",
+                "too large", f"{size / 2**20:.1f} MB; see ingest.advanced.max_document_mb"
             )
         raw = path.read_bytes()
     except OSError as error:
@@ -52,14 +54,24 @@ def read_bytes(path: Path, max_bytes: float) -> bytes:
 
 
 def check_file(path: Path) -> None:
-    """Raises UnreadableError unless `path` is a regular file or a link to one (reading a pipe would never end)."""
-    if path.is_dir():
-        linked = path.is_symlink()
-        raise UnreadableError(
-            "unreadable",
-            "a link: name its folder in ingest.sources" if linked else "a closed folder",
-        )
-    if not path.is_file():
-        raise UnreadableError(
-            "unreadable", "a broken link" if path.is_symlink() else "not a regular file"
-        )
+    """Checks that `path` is a regular file or a link to one: reading a pipe would never end.
+
+    Raises:
+        UnreadableError: "unreadable", with what the path is instead.
+    """
+    try:
+        if path.is_file():
+            return
+        is_folder, is_link = path.is_dir(), path.is_symlink()
+    except OSError as error:  # such as a folder that can be listed but not entered
+        raise UnreadableError("unreadable", error.strerror or str(error)) from error
+    # Folders get here only where they cannot be walked: links, and folders without permission.
+    if is_folder and is_link:
+        detail = "symbolic link to a folder; list the target in ingest.sources"
+    elif is_folder:
+        detail = "permission denied"
+    elif is_link:
+        detail = "broken symbolic link"
+    else:
+        detail = "not a regular file"
+    raise UnreadableError("unreadable", detail)

@@ -1,4 +1,4 @@
-"""Which documents are trained on and which are kept for evaluation: decided by document, once, by hash."""
+"""Puts each document into train, dev or test, by a hash of its id."""
 
 from __future__ import annotations
 
@@ -8,16 +8,22 @@ from collections.abc import Iterable
 from rag_ft.config import IngestConfig
 from rag_ft.schema import Split
 
-_STRICTEST: tuple[Split, ...] = ("test", "dev", "train")
+_STRICTEST_FIRST: tuple[Split, ...] = ("test", "dev", "train")
 
 
 def hash_share(document_id: str) -> float:
-    """A number in [0, 1) that depends on the id alone: the split of a document never changes as others come and go."""
+    """Returns a number in [0, 1) that depends on the id alone.
+
+    So the split of a document stays the same when others are added or removed.
+    """
     return int.from_bytes(hashlib.sha256(document_id.encode()).digest()[:6], "big") / 2**48
 
 
 def split_of(document_id: str, config: IngestConfig) -> Split:
-    """By `test_share` and `dev_share`; with `folds`, test is fold number `fold` and dev `dev_share` of the others."""
+    """Returns the split by `test_share` and `dev_share`.
+
+    With `folds`, fold number `fold` is the test split, and `dev_share` of the others is dev.
+    """
     share = hash_share(document_id)
     if config.advanced.folds:
         place = share * config.advanced.folds
@@ -30,7 +36,10 @@ def split_of(document_id: str, config: IngestConfig) -> Split:
 
 
 def strictest(splits: Iterable[Split]) -> Split:
-    """What a group of near-duplicates takes where the user put its members into different splits: what comes first of
-    test, dev and train, since nothing that resembles a test document may be trained on."""
+    """Returns the first of test, dev and train that occurs in `splits`, which is not empty.
+
+    Near-duplicates with different splits all take this one, so that no document is trained on that
+    resembles a test document.
+    """
     found = set(splits)
-    return next(split for split in _STRICTEST if split in found)
+    return next(split for split in _STRICTEST_FIRST if split in found)

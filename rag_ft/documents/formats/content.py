@@ -1,4 +1,4 @@
-"""What every reader returns, and the one error it raises."""
+"""The record that every reader returns, and the one error that it raises."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import zlib
 from dataclasses import dataclass, field
 from typing import Any
 
-# What Python raises when a parser meets a malformed file, besides the parser's own errors.
+# A parser raises these for a malformed file, besides its own errors.
 MALFORMED_FILE_ERRORS = (
     ArithmeticError,
     AssertionError,
@@ -25,7 +25,7 @@ MALFORMED_FILE_ERRORS = (
 
 @dataclass(frozen=True)
 class Content:
-    """The content of one file. `title` is empty where the file has none; `text` is not tidied yet."""
+    """The content of one file: `title` is empty where the file has none, `text` is not tidy yet."""
 
     title: str
     text: str
@@ -33,7 +33,8 @@ class Content:
 
 
 class UnreadableError(Exception):
-    """A source that gives no document: `reason` is a few words for grouping, `detail` the rest."""
+    """A file or line gives no document: `reason` is one of a few words to group by, `detail` is
+    the rest of the message."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
