@@ -115,6 +115,12 @@ def make_parser() -> argparse.ArgumentParser:
     ask.add_argument("overrides", nargs="*", metavar="section.key=value", help="change a setting")
     ask.add_argument("--base", action="store_true", help="with the base models, not the tuned ones")
 
+    _add_tools(commands)
+    return parser
+
+
+def _add_tools(commands: Any) -> None:
+    """Adds the commands beside stages and questions."""
     # Data.
     export = _add(
         commands,
@@ -169,7 +175,6 @@ def make_parser() -> argparse.ArgumentParser:
         description="versions and hardware, for an issue report",
     )
     _finish(env, "env.env_command")
-    return parser
 
 
 def _add(

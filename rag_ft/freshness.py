@@ -153,13 +153,8 @@ def plan_stage(
             raise DataError(f"{name} builds on {earlier}, which is stale ({why}): {remedy}")
         inputs[earlier] = done["result"]
 
-    # The user's own files. Marks that any stage has recorded spare reading unchanged files again.
-    known: dict[str, Any] = {}
-    for stage in FILES:
-        for path in (run_dir.started(stage), run_dir.done(stage)):
-            with contextlib.suppress(DataError):  # a damaged file is reported where it matters
-                known |= (read_json(path) or {}).get("sources", {})
-    sources = {}
+    # The user's own files.
+    known, sources = recorded_sources(run_dir), {}
     for file, path in source_files(name, sections, config).items():
         mark = mark_file(path, known.get(file))
         inputs[file] = str(mark[2]) if mark else "missing"
@@ -176,6 +171,17 @@ def plan_stage(
     portable = {k: _without_folder(v) if k in PATHS else v for k, v in chosen.items()}
     fingerprint = content_hash(name, portable, inputs)
     return {"fingerprint": fingerprint, "config": chosen, "inputs": inputs, "sources": sources}
+
+
+def recorded_sources(run_dir: RunDir) -> dict[str, Mark]:
+    """The marks of the user's files that any stage has recorded, so that unchanged files are not
+    read again."""
+    known: dict[str, Mark] = {}
+    for stage in FILES:
+        for path in (run_dir.started(stage), run_dir.done(stage)):
+            with contextlib.suppress(DataError):  # a damaged file is reported where it matters
+                known |= (read_json(path) or {}).get("sources", {})
+    return known
 
 
 def why_stale(plan: Plan, done: Plan, run_dir: RunDir) -> str | None:

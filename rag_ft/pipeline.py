@@ -33,7 +33,7 @@ from rag_ft.stage_table import NAMES, STAGES, Stage, find_stage
 from rag_ft.storage import content_hash, leftovers, write_text
 
 if TYPE_CHECKING:
-    from rag_ft.config import Config
+    from rag_ft.config import Config, EvaluateConfig
 
 logger = logging.getLogger(__name__)
 # The packages whose versions a done-file records.
@@ -214,9 +214,9 @@ def stages_to_run(name: str, config: Config) -> list[str]:
         component.stage: getattr(config, component.stage).enabled
         for component in COMPONENTS.values()
     }
-    external = external_stages(config)
+    external = external_stages(config.evaluate)
     to_train = {stage for stage, is_enabled in enabled.items() if is_enabled} - external
-    before = stages_until(name, config)
+    before = stages_until(name, config.evaluate)
     if name == "evaluate" and external:
         run_dir = RunDir(config.run_path)
         untrained = sorted(stage for stage in to_train if read_done(run_dir, stage) is None)
@@ -233,15 +233,15 @@ def stages_to_run(name: str, config: Config) -> list[str]:
     return [*(stage for stage in before if stage in switched_off), name]
 
 
-def stages_until(name: str, config: Config) -> list[str]:
+def stages_until(name: str, evaluate: EvaluateConfig) -> list[str]:
     """All stages up to this one, in order, without those of external components."""
     names = NAMES[: NAMES.index(find_stage(name).name) + 1]
-    return [stage for stage in names if stage not in external_stages(config)]
+    return [stage for stage in names if stage not in external_stages(evaluate)]
 
 
-def external_stages(config: Config) -> set[str]:
+def external_stages(evaluate: EvaluateConfig) -> set[str]:
     """Training stages that are left out, because `evaluate` names the tuned component by path."""
-    external = (c for c in COMPONENTS.values() if c.setting and getattr(config.evaluate, c.setting))
+    external = (c for c in COMPONENTS.values() if c.setting and getattr(evaluate, c.setting))
     return {component.stage for component in external}
 
 
@@ -254,7 +254,7 @@ def stages_with_llm(config: Config) -> set[str]:
         "train_generator": config.train_generator.enabled,
         "evaluate": evaluate.answers,
     }
-    return {stage for stage, asks in asking.items() if asks} - external_stages(config)
+    return {stage for stage, asks in asking.items() if asks} - external_stages(config.evaluate)
 
 
 # The state of a run.
@@ -268,7 +268,7 @@ def status(config: Config) -> list[tuple[str, str, str]]:
     """
     run_dir, rows = RunDir(config.run_path), list[tuple[str, str, str]]()
     for stage in STAGES:
-        if stage.name in external_stages(config):
+        if stage.name in external_stages(config.evaluate):
             rows.append((stage.name, "external", "the section evaluate names its result by path"))
             continue
         # The stage's own files and inputs.
@@ -287,7 +287,7 @@ def status(config: Config) -> list[tuple[str, str, str]]:
             state, why = "stale" if finished else "missing", str(error)
 
         # Staleness goes down the whole chain.
-        earlier = _upstream(stage, config)
+        earlier = _upstream(stage, config.evaluate)
         unfinished = [row[0] for row in rows if row[0] in earlier and row[1] != "done"]
         if state == "done" and unfinished:
             state, why = "stale", f"builds on {unfinished[0]}, which is not done"
@@ -313,15 +313,17 @@ def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
 
 
 def _plan(stage: Stage, config: Config, run_dir: RunDir) -> Plan:
-    return plan_stage(stage.name, stage.sections, _upstream(stage, config), config, run_dir)
+    return plan_stage(
+        stage.name, stage.sections, _upstream(stage, config.evaluate), config, run_dir
+    )
 
 
-def _upstream(stage: Stage, config: Config) -> list[str]:
+def _upstream(stage: Stage, evaluate: EvaluateConfig) -> list[str]:
     """All earlier stages whose results it reads, in pipeline order, without external ones."""
     found: set[str] = set()
     for name in stage.after:
-        found |= {name, *_upstream(find_stage(name), config)}
-    return [name for name in NAMES if name in found - external_stages(config)]
+        found |= {name, *_upstream(find_stage(name), evaluate)}
+    return [name for name in NAMES if name in found - external_stages(evaluate)]
 
 
 def _remember_times(run_dir: RunDir, name: str, done: dict[str, Any], plan: Plan) -> None:

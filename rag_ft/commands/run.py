@@ -23,7 +23,7 @@ Counts = Mapping[str, Any]
 def run_command(args: argparse.Namespace) -> None:
     """`rag-ft run`: all stages in order, then the result table."""
     config = config_of(args)
-    names = stages_until(args.until or NAMES[-1], config)
+    names = stages_until(args.until or NAMES[-1], config.evaluate)
 
     # What is missing is said now, and not after hours of ingesting and encoding.
     if stages_with_llm(config) & set(names):
