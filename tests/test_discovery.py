@@ -32,7 +32,7 @@ Ingest = Callable[..., tuple[dict[str, Document], list[Reject]]]
 
 @pytest.fixture
 def ingest_sources(tmp_path: Path, tiny_encoder_dir: Path) -> Ingest:
-    """ingest_sources(source, ...) -> ({id: document}, rejects), nothing put into test or dev by itself"""
+    """ingest_sources(source, ...) -> ({id: document}, rejects); the split is train by default"""
 
     def run(*sources: Any) -> tuple[dict[str, Document], list[Reject]]:
         settings = {"sources": list(sources), "test_share": 0, "dev_share": 0, "min_kept_share": 0}
@@ -251,7 +251,7 @@ def test_a_row_is_an_object_of_json() -> None:
 
 def test_a_row_takes_what_it_lacks_from_its_file(tmp_path: Path) -> None:
     path = write(tmp_path / "hall_rules.jsonl", "{}")
-    (file,) = find_files([Source(path, "dev")])
+    (file,) = find_files([Source(path=path, split="dev")])
     document = raw_document({"text": "One.", "metadata": None}, file, "here")
     assert (document.title, document.split, document.metadata) == ("Hall rules", "dev", {})
     assert raw_document({"text": "One.", "split": "test"}, file, "here").split == "test"

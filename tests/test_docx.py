@@ -3,29 +3,57 @@
 from __future__ import annotations
 
 import io
+import random
 import zipfile
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rag_ft.documents.formats.cleaning import tidy
 from rag_ft.documents.formats.content import UnreadableError
 from rag_ft.documents.formats.docx import read_docx
+from rag_ft.documents.reading import read_file
 
 TRANSITIONAL = "http://schemas.openxmlformats.org/wordprocessingml/2006/main"
 STRICT = "http://purl.oclc.org/ooxml/wordprocessingml/main"
+MEGABYTE = 2**20
 MC = "http://schemas.openxmlformats.org/markup-compatibility/2006"
 
 
-def lines(body: str, namespace: str = TRANSITIONAL) -> list[str]:
+def make_docx(
+    body: str, title: str = "", namespace: str = TRANSITIONAL, packing: int = zipfile.ZIP_DEFLATED
+) -> bytes:
     out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as archive:
-        document = f'<w:document xmlns:w="{namespace}" xmlns:mc="{MC}"><w:body>{body}</w:body></w:document>'
-        archive.writestr("word/document.xml", document)
-    return [line for line in tidy(read_docx(out.getvalue()).text).split("\n") if line]
+    with zipfile.ZipFile(out, "w", packing) as archive:
+        names = f'xmlns:w="{namespace}" xmlns:mc="{MC}"'
+        archive.writestr(
+            "word/document.xml", f"<w:document {names}><w:body>{body}</w:body></w:document>"
+        )
+        if title:
+            dc = "http://purl.org/dc/elements/1.1/"
+            archive.writestr(
+                "docProps/core.xml", f'<p xmlns:dc="{dc}"><dc:title>{title}</dc:title></p>'
+            )
+    return out.getvalue()
 
 
-def paragraph(text: str) -> str:
-    return f"<w:p><w:r><w:t>{text}</w:t></w:r></w:p>"
+def lines(body: str, namespace: str = TRANSITIONAL) -> list[str]:
+    # Not packed: a body that repeats itself a thousand times looks like a zip bomb when packed.
+    raw = make_docx(body, namespace=namespace, packing=zipfile.ZIP_STORED)
+    text = tidy(read_docx(raw).text)
+    return [line for line in text.split("\n") if line]
+
+
+def read_as(tmp_path: Path, name: str, raw: bytes) -> Any:
+    path = tmp_path / name
+    path.write_bytes(raw)
+    return read_file(path, MEGABYTE)
+
+
+def paragraph(text: str, style: str = "") -> str:
+    marked = f'<w:pPr><w:pStyle w:val="{style}"/></w:pPr>' if style else ""
+    return f"<w:p>{marked}<w:r><w:t>{text}</w:t></w:r></w:p>"
 
 
 def row(*cells: str) -> str:
@@ -52,14 +80,22 @@ def test_what_a_content_control_holds_is_read_wherever_it_stands() -> None:
 
 
 def test_a_table_in_a_cell_comes_once_after_its_row() -> None:
-    inner = f"<w:tbl>{row(paragraph('Pump'), paragraph('12 bar'))}{row(paragraph('Crane'), paragraph('3 t'))}</w:tbl>"
-    outer = f"<w:tbl>{row(paragraph('Outer') + inner + '<w:p/>', paragraph('beside'))}{row(paragraph('End'))}</w:tbl>"
-    assert lines(outer) == ["Outer | beside", "Pump | 12 bar", "Crane | 3 t", "End"]
+    pump = row(paragraph("Pump"), paragraph("12 bar"))
+    crane = row(paragraph("Crane"), paragraph("3 t"))
+    inner = f"<w:tbl>{pump}{crane}</w:tbl>"
+    outer = row(paragraph("Outer") + inner + "<w:p/>", paragraph("beside"))
+    assert lines(f"<w:tbl>{outer}{row(paragraph('End'))}</w:tbl>") == [
+        "Outer | beside",
+        "Pump | 12 bar",
+        "Crane | 3 t",
+        "End",
+    ]
 
 
 def test_the_paragraphs_of_a_text_box_are_lines() -> None:
     box = f"<w:txbxContent>{paragraph('First line')}{paragraph('Second line')}</w:txbxContent>"
-    drawn = f"<mc:AlternateContent><mc:Choice>{box}</mc:Choice><mc:Fallback>{box}</mc:Fallback></mc:AlternateContent>"
+    choices = f"<mc:Choice>{box}</mc:Choice><mc:Fallback>{box}</mc:Fallback>"
+    drawn = f"<mc:AlternateContent>{choices}</mc:AlternateContent>"
     body = f"<w:p><w:r><w:t>Before</w:t></w:r><w:r>{drawn}</w:r><w:r><w:t>after</w:t></w:r></w:p>"
     assert lines(body) == ["Before", "First line", "Second line", "after"]
 
@@ -82,3 +118,50 @@ def test_wrappers_a_thousand_deep_are_corrupt(name: str) -> None:
     deep = f"<w:{name}>" * 2000 + paragraph("x") + f"</w:{name}>" * 2000
     with pytest.raises(UnreadableError, match="corrupt"):
         lines(deep if name == "sdt" else f"<w:p>{deep}</w:p>")
+
+
+def test_word_paragraphs_headings_lists_and_tables_are_read(tmp_path: Path) -> None:
+    cells = "".join(f"<w:tc>{paragraph(c)}</w:tc>" for c in ("Day", "Time"))
+    body = (
+        paragraph("House rules", "Heading1")
+        + paragraph("The hall opens.")
+        + "<w:p/>"
+        + "<w:p><w:pPr><w:numPr/></w:pPr><w:r><w:t>Item</w:t></w:r></w:p>"
+        + f"<w:tbl><w:tr>{cells}</w:tr></w:tbl>"
+        + "<w:p><w:hyperlink><w:r><w:t>a link</w:t><w:tab/></w:r></w:hyperlink>"
+        + "<w:del><w:r><w:delText>old</w:delText></w:r></w:del></w:p>"
+    )
+    content = read_as(tmp_path, "a.docx", make_docx(body, "Ignored"))
+    assert content.title == "House rules"
+    assert content.text.split("\n") == [
+        "House rules",
+        "",
+        "",
+        "The hall opens.",
+        "",
+        "- Item",
+        "Day | Time",
+        "",
+        "a link",
+    ]
+    assert read_as(tmp_path, "b.docx", make_docx(paragraph("x"), "Named")).title == "Named"
+
+
+def test_a_zip_bomb_is_not_unpacked(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableError, match="too large"):
+        read_as(tmp_path, "a.docx", make_docx(paragraph("x" * 10_000_000)))
+
+
+def test_a_damaged_word_file_raises_nothing_else(tmp_path: Path) -> None:
+    chance = random.Random(2)
+    whole = make_docx(paragraph("The hall opens."))
+    for _ in range(60):
+        raw = bytearray(
+            whole[: chance.randrange(1, len(whole))] if chance.random() < 0.4 else whole
+        )
+        for _ in range(chance.randrange(1, 8)):
+            raw[chance.randrange(len(raw))] = chance.randrange(256)
+        try:
+            read_as(tmp_path, "a.docx", bytes(raw))
+        except UnreadableError as error:
+            assert error.reason in {"corrupt", "empty", "encrypted", "too large", "not text"}

@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from rag_ft.documents.formats.markdown import read_markdown
+from rag_ft.documents.formats.cleaning import tidy
+from rag_ft.documents.formats.markdown import front_matter, read_markdown
 
 
 def plain(text: str) -> str:
@@ -31,9 +32,15 @@ def test_what_only_looks_like_a_mark_stays(said: str) -> None:
 
 @pytest.mark.parametrize(
     "definition",
-    ["[1]: https://harbour.example/plan", '[plan]: plans/quay.md "The plan"', "[a b]: <plan one.md> 'The plan'",
-     "[x]: #opening", "  [mail]: mailto:keys@harbour.example (Keys)", "[image1]: <data:image/png;base64,iVBORw0KGgo>"],
-)  # fmt: skip
+    [
+        "[1]: https://harbour.example/plan",
+        '[plan]: plans/quay.md "The plan"',
+        "[a b]: <plan one.md> 'The plan'",
+        "[x]: #opening",
+        "  [mail]: mailto:keys@harbour.example (Keys)",
+        "[image1]: <data:image/png;base64,iVBORw0KGgo>",
+    ],
+)
 def test_definitions_of_links_go(definition: str) -> None:
     assert (
         plain(f"See [the plan][1].\n\n{definition}\n{definition}\n\nThe end.")
@@ -106,3 +113,35 @@ def test_marks_that_never_end_take_linear_time(piece: str) -> None:
     begin = time.process_time()
     read_markdown((piece * 40_000).encode())
     assert time.process_time() - begin < 5
+
+
+def test_markdown_loses_its_marks_and_keeps_its_structure() -> None:
+    content = read_markdown(
+        b"---\ntitle: House rules\nyear: 2024\n---\n# Rules\n\n## **Opening** hours\n"
+        b'The *hall* opens at `nine`; see [the plan](plan.md "x").\n<!-- no\nsecret -->\n\n'
+        b"* one\n* two_words_here\n\n| Day | Time |\n"
+        b"|---|:--:|\n| Mon | 9 |\n\n"
+        b"```python\na = b['**c**'] # d\n```\n"
+    )
+    assert (content.title, content.metadata) == ("House rules", {"year": 2024})
+    assert "Opening hours\nThe hall opens at nine; see the plan." in content.text
+    assert "* one\n* two_words_here" in content.text and "Day | Time\nMon | 9" in tidy(content.text)
+    assert "a = b['**c**'] # d" in content.text
+    assert "secret" not in content.text and "---" not in content.text
+
+
+def test_markdown_without_front_matter_is_titled_by_its_first_heading() -> None:
+    assert read_markdown(b"Intro\n\n## Second\n\n# The *main* one #\ntext").title == "The main one"
+    assert read_markdown(b"Under *lined*\n===\n\ntext").title == "Under lined"
+    assert read_markdown(b"---\n: [bad yaml\n---\n# Title\n").title == "Title"
+    assert read_markdown(b"---\ndate: 2024-13-45\n---\n# Title ##\n").title == "Title"
+    assert read_markdown(b"# On C#\n").text == "On C#"
+    assert read_markdown(b"```\n# a comment\n```\ntext").title == ""
+
+
+def test_front_matter_gives_its_scalars_and_the_text_after_it() -> None:
+    block = "---\nyear: 2024\nday: 2024-05-01\ntags: [a, b]\nempty:\n1: one\n---\n"
+    metadata = {"year": 2024, "day": "2024-05-01", "1": "one"}
+    assert front_matter(block + "# Title") == (metadata, "# Title")
+    for text in ("# Title", "---\n- a list\n---\n# Title", "\n---\nyear: 2024\n---\n"):
+        assert front_matter(text) == ({}, text)

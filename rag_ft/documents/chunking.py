@@ -85,7 +85,7 @@ def split_chunks(
     pieces = _pieces(text, count_tokens, max_tokens, overlap_tokens)
     max_chars = MAX_CHARS_PER_TOKEN * max_tokens
 
-    # Pack the pieces by the sum of their tokens: `ranges` has the (first, last) piece of each chunk.
+    # Pack pieces by the sum of their tokens: `ranges` has the (first, last) piece of each chunk.
     ranges: list[tuple[int, int]] = []
     first = total = 0
     for n, piece in enumerate(pieces):

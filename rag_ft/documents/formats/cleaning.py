@@ -62,10 +62,10 @@ def decode(raw: bytes, declared: str | None = None) -> str:
 
     # ISO-2022 comes before UTF-8, because its bytes are ASCII and decode as UTF-8 too.
     seven_bits = declared is not None and declared.lower().startswith("iso-2022-")
-    for encoding in [declared, "utf-8"] if seven_bits else ["utf-8", declared]:
+    for name in [declared, "utf-8"] if seven_bits else ["utf-8", declared]:
         try:
-            if encoding:
-                return raw.decode(encoding)
+            if name:
+                return raw.decode(name)
         except (ValueError, LookupError):
             # A page may declare anything: other letters, no encoding, or no encoding of text.
             continue

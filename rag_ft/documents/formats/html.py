@@ -92,7 +92,7 @@ def _pieces(root: Any) -> Iterator[str]:
             num_cells = 0
             as_is = as_is or node.name == "pre"
             for child in node.children:
-                is_cell = child.name in ("td", "th")
+                is_cell = isinstance(child, Tag) and child.name in ("td", "th")
                 children.append((child, as_is, inside, is_cell and num_cells > 0))
                 num_cells += is_cell
             stack += reversed(children)

@@ -1,0 +1,74 @@
+"""Bytes become text in the encodings people use, and text becomes tidy."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from rag_ft.documents.formats.cleaning import decode, readable, tidy, tidy_in_place, unwrap
+from rag_ft.documents.formats.content import UnreadableError
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32", "cp1252"])
+def test_text_is_decoded_in_the_encodings_people_use(encoding: str) -> None:
+    text = "Die Öffnungszeiten des Cafés – täglich “ab zehn”"
+    assert decode(text.encode(encoding)) == text
+
+
+def test_utf8_with_a_damaged_character_stays_utf8() -> None:
+    assert decode("Größe, Maß und Übung: fünf Räume für Gäste".encode() + b"\xff") == (
+        "Größe, Maß und Übung: fünf Räume für Gäste\ufffd"
+    )
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        random.Random(0).randbytes(3000),
+        b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 9,
+        "Sixteen bits and no mark".encode("utf-16-le"),
+        "Почтовый индекс и адрес".encode("koi8-r"),
+        "営業時間は午前九時からです".encode("shift-jis"),
+        b"\xff\xfeodd",
+    ],
+)
+def test_binary_content_and_unknown_encodings_are_not_text(raw: bytes) -> None:
+    with pytest.raises(UnreadableError, match="not text"):
+        decode(raw)
+
+
+def test_tidy_text_has_plain_newlines_no_controls_and_composed_characters() -> None:
+    assert tidy("\ufeffa\x00b\r\nc\rd  \n\n\n\n\n\ne\u0301\u00a0f\x07 ") == "ab\nc\nd\n\n\n\u00e9 f"
+    assert tidy("lone \ud800 surrogate") == "lone \ufffd surrogate"
+
+
+def test_wrapped_paragraphs_become_one_line_and_other_lines_stay() -> None:
+    wrapped = (
+        "The Skerry Chapel was completed in 1742 by Father\n"
+        "Anskar Bloom, who was no builder, and it shows in\nways."
+    )
+    assert (
+        unwrap(f"Title\n{wrapped}\n\nPhone: 1\nFax: 2")
+        == f"Title\n{wrapped.replace(chr(10), ' ')}\n\nPhone: 1\nFax: 2"
+    )
+    for kept in (
+        "- The first of the items is a rather long line\n"
+        "- The second of the items is a rather long line",
+        "The speaker of the market hall: Delphine Osk, since spring\n"
+        "Phone: 12\nThe key is kept: in the harbour office",
+        "The Skerry Chapel | 1742 | Father Anskar Bloom | Hill\n"
+        "The Beacon Tower | 1936 | Sigrun Halle | Upper quay",
+    ):
+        assert unwrap(kept) == kept
+
+
+def test_tidying_in_place_keeps_every_position() -> None:
+    text = "a\x00b\r\nc\rd\ud800 answer"
+    kept = tidy_in_place(text)
+    assert len(kept) == len(text) and kept.index("answer") == text.index("answer")
+    assert kept.encode() and "\r" not in kept and "\x00" not in kept
+
+
+def test_the_name_of_a_file_becomes_a_title() -> None:
+    assert readable("a.b__c") == "A b c"
