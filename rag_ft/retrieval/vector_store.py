@@ -1,7 +1,8 @@
 """The vector stores that an index can use to find the nearest chunks of a question.
 
-To add a store, write a file in `stores/` with a `build` and an `open` as below, and add a line to
-STORES. vectors.npy stays beside the store's own files: training reads the vectors from there.
+To add a store, write a file in `stores/` with what BuildStore and OpenStore describe, import it
+here and add a line to STORES. vectors.npy stays beside the store's own files: training reads the
+vectors from there.
 """
 
 from __future__ import annotations
