@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 
+from rag_ft.chunk_store import ChunkStore
 from rag_ft.commands.merge import merge
 from rag_ft.config import Config
 from rag_ft.config_loader import apply_override, make_config
@@ -36,7 +37,7 @@ from rag_ft.run_dir import RunDir
 from rag_ft.schema import Chunk, QAPair
 from rag_ft.session import Session
 from rag_ft.stages import generate, index, ingest
-from rag_ft.storage import ChunkStore, read_jsonl
+from rag_ft.storage import read_jsonl
 from rag_ft.training.distributed import join_processes
 from rag_ft.training.generator.context_layouts import Example
 from rag_ft.training.generator.dataset import (

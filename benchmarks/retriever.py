@@ -39,6 +39,7 @@ import numpy as np
 import torch
 from hardware import RESULTS
 
+from rag_ft.chunk_store import ChunkStore
 from rag_ft.config import Config
 from rag_ft.config_loader import apply_override, make_config
 from rag_ft.evaluation.metrics.retrieval import RETRIEVAL_METRICS, score_ranking
@@ -51,7 +52,7 @@ from rag_ft.run_dir import RunDir
 from rag_ft.schema import Chunk, QAPair
 from rag_ft.session import Session
 from rag_ft.stages import generate, index, ingest, train_retriever
-from rag_ft.storage import ChunkStore, read_jsonl, read_rows, write_jsonl, write_text
+from rag_ft.storage import read_jsonl, read_rows, write_jsonl, write_text
 from rag_ft.training.distributed import join_processes
 from rag_ft.training.retriever.dataset import select_pairs
 from rag_ft.training.retriever.phases import (

@@ -19,11 +19,11 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rag_ft.chunk_store import ChunkStore
 from rag_ft.errors import DataError
 from rag_ft.llm.interface import ChatRequest, LanguageModel, Messages
 from rag_ft.prompts.answer_prompt import AnswerPrompt, ParsedReply
 from rag_ft.schema import Chunk
-from rag_ft.storage import ChunkStore
 
 if TYPE_CHECKING:
     from rag_ft.config import Config

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rag_ft.chunk_store import ChunkStore
 from rag_ft.config import Config, LLMConfig
 from rag_ft.llm.factory import open_language_model
 from rag_ft.llm.interface import LanguageModel
@@ -16,7 +17,6 @@ from rag_ft.model_hub import TUNED_MARKS
 from rag_ft.prompts.answer_prompt import AnswerPrompt
 from rag_ft.prompts.prompt_set import Prompts, load_prompts
 from rag_ft.run_dir import RunDir
-from rag_ft.storage import ChunkStore
 
 if TYPE_CHECKING:
     from rag_ft.retrieval.retriever import Retriever

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent
 
 PACKAGE = ROOT / "rag_ft"
 GROUND = {
+    "chunk_store",
     "config",
     "config_advanced",
     "config_loader",

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from rag_ft import storage as records
+from rag_ft.chunk_store import ChunkStore
 from rag_ft.errors import DataError
 from rag_ft.schema import Chunk, Split
-from rag_ft.storage import ChunkStore, write_jsonl
+from rag_ft.storage import write_jsonl
 
 ODD = 'says "split": "test"}\n, "split": "test", \\" and ends'
 

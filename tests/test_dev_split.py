@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from generator_run import with_copies
 
+from rag_ft.chunk_store import ChunkStore
 from rag_ft.schema import QAPair
-from rag_ft.storage import ChunkStore, read_jsonl, write_jsonl
+from rag_ft.storage import read_jsonl, write_jsonl
 from rag_ft.training.dev_split import held_out
 from rag_ft.training.retriever.dataset import select_pairs
 

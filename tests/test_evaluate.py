@@ -10,17 +10,18 @@ from typing import Any
 
 import pytest
 
+from rag_ft.chunk_store import ChunkStore
 from rag_ft.config import Config
 from rag_ft.config_loader import make_config
 from rag_ft.errors import DataError
 from rag_ft.evaluation.systems import NAMES
 from rag_ft.retrieval.encoder import load_encoder
-from rag_ft.retrieval.retriever import build_index
+from rag_ft.retrieval.index_builder import build_index
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import Chunk, Evidence, Hit, Prediction, QAPair, Score
 from rag_ft.session import Session
 from rag_ft.stages import evaluate, index, ingest
-from rag_ft.storage import ChunkStore, read_jsonl, write_jsonl
+from rag_ft.storage import read_jsonl, write_jsonl
 
 TEXTS = {
     "mill": "The mill at Oda was built in 1712 by Ruth Falk. It ground rye for the valley. "

@@ -298,7 +298,7 @@ def test_folders_that_are_there_are_not_overwritten(finished: Config, tmp_path: 
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years")
     for name in ("openai", "beir"):
-        with pytest.raises(ConfigError, match="is a folder that is there already"):
+        with pytest.raises(ConfigError, match="is a folder that exists"):
             export(finished, name, str(tmp_path / "mine"))
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years"
 

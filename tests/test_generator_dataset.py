@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from generator_run import Make, prepare, with_copies
 
+from rag_ft.chunk_store import ChunkStore
 from rag_ft.schema import Chunk, QAPair, Reject
 from rag_ft.session import Session
-from rag_ft.storage import ChunkStore, read_jsonl, write_jsonl
+from rag_ft.storage import read_jsonl, write_jsonl
 from rag_ft.training.generator.dataset import build_training_set, read_training_set, select_pairs
 from rag_ft.training.generator.lora import load_base
 from rag_ft.training.generator.tokenization import load_chat_tokens

@@ -24,7 +24,8 @@ from rag_ft.lock import locked
 from rag_ft.run_dir import RunDir
 
 HOLD = (
-    "import sys, time; from pathlib import Path; from rag_ft.lock import locked; from rag_ft.run_dir import RunDir\n"
+    "import sys, time; from pathlib import Path\n"
+    "from rag_ft.lock import locked; from rag_ft.run_dir import RunDir\n"
     "with locked(RunDir(Path(sys.argv[1])), 'index'): print('held', flush=True); time.sleep(120)"
 )
 

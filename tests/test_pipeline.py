@@ -18,7 +18,8 @@ from rag_ft.stage_table import NAMES, STAGES, find_stage
 
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Config]:
-    """Two recording stages in place of the real ones; returns a function that makes their config."""
+    """Two recording stages in place of the real ones; returns a function that makes their
+    config."""
     calls: list[str] = []
 
     def ingest(session: Session) -> dict[str, int]:

@@ -17,7 +17,7 @@ import pytest
 from generator_run import ROOT, Make, prepare, start_process
 
 import rag_ft.commands.plan
-from rag_ft.commands.plan import MINI_BATCH, plan, visible_device
+from rag_ft.commands.plan import plan, visible_device
 from rag_ft.config_loader import load_config
 from rag_ft.errors import ConfigError
 from rag_ft.hardware import choose_dtype
@@ -202,9 +202,6 @@ def test_a_model_whose_files_hide_its_layers_is_built_by_transformers(
 
 
 def test_a_plan_uses_the_numbers_that_the_training_uses() -> None:
-    from rag_ft.training.retriever import losses
-
-    assert losses.MINI_BATCH == MINI_BATCH
     device = visible_device("auto")
     assert device.dtype == choose_dtype("auto", "cuda" if device.gpu else "cpu")
 

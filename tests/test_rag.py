@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from rag_ft import RagPipeline, rag
+from rag_ft.chunk_store import ChunkStore
 from rag_ft.config import Config
 from rag_ft.errors import DataError
 from rag_ft.llm.interface import ChatRequest, Reply
@@ -22,7 +23,7 @@ from rag_ft.run_dir import RunDir
 from rag_ft.schema import Chunk
 from rag_ft.session import Session
 from rag_ft.stages import index
-from rag_ft.storage import ChunkStore, write_jsonl
+from rag_ft.storage import write_jsonl
 
 TEXTS = ["the mill at the river", "who painted the tower in 1842?", "the ferry leaves at noon"]
 ABSTAIN = "I don't know."

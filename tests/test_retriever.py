@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rag_ft.chunk_store import ChunkStore
 from rag_ft.config import Config, EncoderConfig
 from rag_ft.config_advanced import EncoderAdvanced
 from rag_ft.config_loader import make_config
@@ -22,7 +23,7 @@ from rag_ft.retrieval.retriever import open_retriever, served_tuned
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import Chunk
 from rag_ft.session import Session
-from rag_ft.storage import ChunkStore, write_jsonl
+from rag_ft.storage import write_jsonl
 
 TEXTS = [
     "the mill at the river",

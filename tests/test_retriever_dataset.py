@@ -11,8 +11,9 @@ import torch
 from retriever_run import MakeRun, prepare
 from sentence_transformers import SentenceTransformer
 
+from rag_ft.chunk_store import ChunkStore
 from rag_ft.schema import Chunk, QAPair, Reject
-from rag_ft.storage import ChunkStore, read_jsonl, write_jsonl
+from rag_ft.storage import read_jsonl, write_jsonl
 from rag_ft.training.retriever.dataset import (
     Pairs,
     cloze_rows,

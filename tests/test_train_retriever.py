@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from retriever_run import COLOURS, MakeRun, prepare, share_first
 
+from rag_ft.chunk_store import ChunkStore
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.retrieval.retriever import Retriever, open_retriever, served_tuned
 from rag_ft.schema import Chunk, QAPair, Reject
 from rag_ft.session import Session
 from rag_ft.stages import index, ingest, train_retriever
-from rag_ft.storage import ChunkStore, read_jsonl, read_rows, write_jsonl
+from rag_ft.storage import read_jsonl, read_rows, write_jsonl
 from rag_ft.training.retriever import losses, phases
 from rag_ft.training.retriever.dataset import select_pairs
 

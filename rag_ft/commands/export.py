@@ -1,5 +1,4 @@
-"""qa.jsonl -> the formats that other tools train and measure with, written to a path or any fsspec
-address."""
+"""qa.jsonl -> the formats of other tools, written to a path or any fsspec address."""
 
 from __future__ import annotations
 
@@ -14,6 +13,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from rag_ft.chunk_store import ChunkStore
 from rag_ft.commands.arguments import checked_config_of
 from rag_ft.config import Config
 from rag_ft.errors import ConfigError, DataError
@@ -21,9 +21,9 @@ from rag_ft.llm.interface import Messages
 from rag_ft.relevance import gold_chunk_ids, gold_chunks, locate
 from rag_ft.schema import SPLITS, Chunk, QAPair, Split
 from rag_ft.session import Session
-from rag_ft.storage import ChunkStore, batched, read_jsonl, temporary_beside, write_jsonl
+from rag_ft.storage import batched, read_jsonl, temporary_beside, write_jsonl
 
-SEARCH_BATCH = 64
+SEARCH_BATCH = 64  # questions
 WRITE_ERRORS = (OSError, ValueError, RuntimeError, ImportError)
 
 
@@ -311,14 +311,10 @@ def publish(write: Callable[[Path], None], to: str, is_folder: bool) -> None:
 
 
 def publish_here(write: Callable[[Path], None], target: Path, is_folder: bool) -> None:
-    """As `publish`, to a path of this machine: by a temporary name beside it and a rename.
-
-    fsspec's own transaction writes to the system's temporary folder; from another disk its move is
-    a copy, which can end half-way.
-    """
+    """As `publish`, to a path of this machine: a temporary name beside it, and a rename. (fsspec's
+    own transaction moves from the system's temporary folder: across disks, that is a copy.)"""
     if target.is_dir() and not (is_folder and not any(target.iterdir())):
-        kind = "folder" if is_folder else "file"
-        raise ConfigError(f"{target} is a folder that is there already: name a new {kind}")
+        raise ConfigError(f"{target} is a folder that exists: name a new one, or a new file")
     made = None
     try:
         made = temporary_beside(target)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from rag_ft.chunk_store import ChunkStore
 from rag_ft.config import Config, EvaluateConfig
 from rag_ft.errors import ConfigError, RagFtError
 from rag_ft.model_hub import TUNED_MARKS
@@ -13,7 +14,6 @@ from rag_ft.retrieval.encoder import load_encoder
 from rag_ft.retrieval.index_builder import build_index
 from rag_ft.retrieval.retriever import open_retriever
 from rag_ft.run_dir import RunDir
-from rag_ft.storage import ChunkStore
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
+from rag_ft.chunk_store import ChunkStore
 from rag_ft.config import GenerateConfig
 from rag_ft.generation.ask_model import PassItem
 from rag_ft.generation.filters import Failure, agreement, same_answer
@@ -19,7 +20,7 @@ from rag_ft.prompts.prompt_set import Prompts, is_abstention, parse_answer
 from rag_ft.relevance import contains_evidence, mentions_answer, second_chunk_id
 from rag_ft.retrieval.retriever import Searcher
 from rag_ft.schema import QAPair
-from rag_ft.storage import ChunkStore, batched
+from rag_ft.storage import batched
 
 SEARCH_BATCH = 64
 MAX_HARD_CHUNKS = 10

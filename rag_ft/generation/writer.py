@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from rag_ft.chunk_store import ChunkStore
 from rag_ft.config import GenerateConfig
 from rag_ft.generation.ask_model import PassItem
 from rag_ft.generation.filters import (
@@ -26,7 +27,7 @@ from rag_ft.prompts.prompt_set import REPLY_SCHEMA
 from rag_ft.relevance import evidence_in_chunk
 from rag_ft.retrieval.retriever import Searcher
 from rag_ft.schema import Chunk, QAPair
-from rag_ft.storage import ChunkStore, content_hash
+from rag_ft.storage import content_hash
 
 NEIGHBOURS = 20
 

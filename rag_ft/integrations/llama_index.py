@@ -25,13 +25,13 @@ from llama_index.core.schema import (
 )
 from pydantic import PrivateAttr
 
+from rag_ft.chunk_store import ChunkStore
 from rag_ft.config import Config
 from rag_ft.config_loader import load_config
 from rag_ft.retrieval.encoder import Encoder, load_encoder
 from rag_ft.retrieval.retriever import Retriever
 from rag_ft.run_dir import RunDir
 from rag_ft.session import Session
-from rag_ft.storage import ChunkStore
 
 
 class RunRetriever(BaseRetriever):

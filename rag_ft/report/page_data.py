@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from rag_ft.chunk_store import ChunkStore
 from rag_ft.config import Config
 from rag_ft.config_loader import flat
 from rag_ft.evaluation.comparisons import SIDE_METRICS, ScoreTable
@@ -27,7 +28,7 @@ from rag_ft.report.rendering import script, style
 from rag_ft.report.summary import asked_about, grid, main_metrics
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import Chunk, Document, Hit, Prediction
-from rag_ft.storage import ChunkStore, read_jsonl, read_rows
+from rag_ft.storage import read_jsonl, read_rows
 
 BADGES = {"none": "Keep the base", "undecided": "Undecided", EVERY_WORD: f"Ship {EVERY_WORD}"} | {
     name: f"Ship the {name}" for name in COMPONENTS

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
+from rag_ft.chunk_store import ChunkStore
 from rag_ft.errors import DataError
 from rag_ft.evaluation.answering import Answered, answer_all
 from rag_ft.evaluation.components import COMPONENTS
@@ -23,7 +24,7 @@ from rag_ft.retrieval.encoder import load_encoder
 from rag_ft.retrieval.retriever import Hits
 from rag_ft.schema import Chunk, Hit, Prediction, QAPair, Score
 from rag_ft.session import Session
-from rag_ft.storage import ChunkStore, content_hash, read_jsonl, write_jsonl
+from rag_ft.storage import content_hash, read_jsonl, write_jsonl
 from rag_ft.training.leakage import check_no_leakage, without_test_questions
 
 Rankings = dict[str, dict[str, list[str]]]

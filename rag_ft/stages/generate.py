@@ -19,6 +19,7 @@ from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
+from rag_ft.chunk_store import ChunkStore
 from rag_ft.config import GenerateConfig
 from rag_ft.errors import ConfigError
 from rag_ft.generation.ask_model import AnsweredItem, PassItem, ask_in_order
@@ -35,7 +36,7 @@ from rag_ft.prompts.answer_prompt import AnswerPrompt
 from rag_ft.prompts.prompt_set import load_prompts
 from rag_ft.schema import Document, QAPair
 from rag_ft.session import Session
-from rag_ft.storage import ChunkStore, batched, read_jsonl, write_jsonl
+from rag_ft.storage import batched, read_jsonl, write_jsonl
 
 QUESTION_BATCH = 64
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from rag_ft.chunk_store import ChunkStore
 from rag_ft.config import TrainGeneratorConfig
 from rag_ft.errors import DataError
 from rag_ft.prompts.answer_prompt import AnswerPrompt
@@ -17,7 +18,7 @@ from rag_ft.relevance import second_chunk_id
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import Chunk, QAPair, Reject
 from rag_ft.session import Session
-from rag_ft.storage import ChunkStore, read_jsonl, read_rows, write_jsonl
+from rag_ft.storage import read_jsonl, read_rows, write_jsonl
 from rag_ft.training.dev_split import split_train_dev, train_groups
 from rag_ft.training.generator.context_layouts import (
     Context,

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rag_ft.chunk_store import ChunkStore
 from rag_ft.documents.chunking import split_sentences
 from rag_ft.relevance import gold_by_pair
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import Chunk, QAPair, Reject
-from rag_ft.storage import ChunkStore, content_hash, read_jsonl, read_rows
+from rag_ft.storage import content_hash, read_jsonl, read_rows
 from rag_ft.training.dev_split import split_train_dev, train_groups
 from rag_ft.training.leakage import check_no_leakage, without_test_questions
 

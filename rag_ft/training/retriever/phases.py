@@ -1,10 +1,9 @@
 """The phases of tuning a retriever: inverse cloze, contrastive, LM-supervised.
 
-Each phase makes rows, trains, indexes, and measures on dev. It has a folder of its own: rows.jsonl
-(what it trains on), encoder.safetensors (the weights after it), retriever/ and retriever_index/ (as
-they would be served), dev.json (their dev scores). Each file is made once, so that a killed run
-continues with the first one that is missing. With several processes, the first one makes the files
-and all of them train.
+Each phase makes rows, trains, indexes, and measures on dev. Its folder holds rows.jsonl, the weights
+encoder.safetensors, retriever/ and retriever_index/ as they would be served, and dev.json. Each file
+is made once: a killed run continues with the first one that is missing. With several processes, the
+first one makes the files and all of them train.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
+from rag_ft.chunk_store import ChunkStore
 from rag_ft.config import Config
 from rag_ft.hardware import choose_dtype
 from rag_ft.llm.factory import open_language_model
@@ -32,7 +32,7 @@ from rag_ft.retrieval.retriever import Retriever, open_retriever, served_tuned
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import Chunk, Reject
 from rag_ft.session import Session
-from rag_ft.storage import ChunkStore, write_jsonl, write_text
+from rag_ft.storage import write_jsonl, write_text
 from rag_ft.training.distributed import Processes
 from rag_ft.training.leakage import check_chunks_allowed
 from rag_ft.training.retriever.batch_sampler import fitting_batch_size
@@ -309,9 +309,7 @@ def train_phase(
     return Candidate(name, served, load_file(folder / WEIGHTS), scores, history, notes)
 
 
-def build_candidate(
-    training: RetrieverTraining, folder: RunDir, interpolation: float = 1.0
-) -> None:
+def build_candidate(training: RetrieverTraining, folder: RunDir, interpolation: float = 1) -> None:
     """Writes the encoder as it would be served, with its index, unless they are there."""
     if served_tuned(folder):
         return
@@ -320,10 +318,8 @@ def build_candidate(
     if training.frozen_chunks:
         adopt_index(training.run_dir.index, folder.retriever_index, encoder)
     else:
-        config = training.config
-        build_index(
-            folder.retriever_index, training.chunks, encoder, config.retrieval, config.run.seed
-        )
+        retrieval, seed = training.config.retrieval, training.config.run.seed
+        build_index(folder.retriever_index, training.chunks, encoder, retrieval, seed)
 
 
 def measure_candidate(training: RetrieverTraining, served: RunDir, place: Path) -> DevScores:
@@ -337,16 +333,15 @@ def measure_candidate(training: RetrieverTraining, served: RunDir, place: Path) 
         tuned = served is not training.run_dir
         retriever = open_retriever(served, config.retrieval, config.encoder, tuned)
         if pairs.clozed:
-            # The same encoder over an index in which each dev chunk lacks the sentence that asks
-            # for it. With frozen chunk vectors all encoders share the index made for the base.
+            # An index in which each dev chunk lacks the sentence that asks for it. With frozen chunk
+            # vectors all encoders share the one made for the base.
             index, base_index = place / CLOZE_INDEX, training.folder / "base" / CLOZE_INDEX
             if training.frozen_chunks and index != base_index:
                 adopt_index(base_index, index, retriever.encoder)
             else:
                 searched = (pairs.clozed.get(chunk.id, chunk) for chunk in training.chunks)
                 build_index(index, searched, retriever.encoder, config.retrieval, config.run.seed)
-            manifest = read_manifest(index)
-            retriever = Retriever(index, manifest, retriever.encoder, config.retrieval)
+            retriever = Retriever(index, read_manifest(index), retriever.encoder, config.retrieval)
         scores = dataclasses.asdict(measure(retriever, pairs.dev, pairs.gold))
         write_text(path, json.dumps({name: values.tolist() for name, values in scores.items()}))
 
