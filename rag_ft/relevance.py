@@ -118,7 +118,7 @@ def needed_chunks(
     else all of `gold` in the order of the document; for a question about two chunks the second too.
 
     Args:
-        pair: an answerable pair, or one whose own chunk stands for its gold chunk.
+        pair: an answerable pair, or one whose own chunk takes the place of a gold chunk.
         gold: its gold chunks, the preferred one first; none: nothing is needed.
         chunks: by id; a second chunk that is not among them is left out.
     """
@@ -227,8 +227,11 @@ def occurrences(quote: str, text: str) -> list[Span]:
 
 
 def locate(quote: str, text: str, near: Span | None = None) -> Span | None:
-    """The occurrence of `quote` in `text` that is nearest to `near` (overlapping is nearest); the
-    first one without `near`, None where there is none."""
+    """The occurrence of `quote` in `text` that is nearest to the span `near`.
+
+    Overlapping is nearest, of equally near ones the first. Without `near` the first occurrence;
+    None where there is none.
+    """
     found = occurrences(quote, text)
     if not found or near is None:
         return found[0] if found else None

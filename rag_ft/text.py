@@ -64,8 +64,11 @@ def normalise_question(text: str) -> str:
 
 
 def contains_words(text: str, wanted: str) -> bool:
-    """Whether `wanted` stands in `text` as whole words, or as a substring where it is of a script
-    without spaces. Both are in the same normal form; "" stands only in ""."""
+    """Whether `text` contains `wanted` as whole words, or as a substring where `wanted` is of a
+    script without spaces.
+
+    Both are in the same normal form. "" is contained only in "".
+    """
     if not wanted:
         return not text
     return wanted in text if is_unspaced(wanted) else f" {wanted} " in f" {text} "

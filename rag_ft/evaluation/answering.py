@@ -29,7 +29,10 @@ class Prompting:
     chunks: Mapping[str, Chunk]
 
     def messages(self, ask: Ask) -> Messages:
-        """The prompt of one Ask: without context, with its passages, or with its chunks."""
+        """The prompt of one Ask: without context, with its passages, or with its chunks.
+
+        Raises KeyError for a chunk that is not among `chunks`.
+        """
         if ask.system.startswith("closed_book"):
             return self.prompt.prompts.closed_book(ask.pair.question)
         if ask.passages:
@@ -112,7 +115,10 @@ def answer_all(
 
 
 def to_prediction(ask: Ask, reply: Reply, prompt: AnswerPrompt) -> Prediction:
-    """The answer in a reply, with the chunks it was shown and those it cites."""
+    """The answer in a reply, with the ids of the chunks it was shown and of those it cites.
+
+    The reply is one that did not fail; its seconds are kept.
+    """
     said = prompt.parse(reply.text, ask.chunk_ids)
     return Prediction(
         ask.pair.id, ask.system, said.answer, ask.chunk_ids, said.citations, round(reply.seconds, 4)

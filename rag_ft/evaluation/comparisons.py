@@ -111,7 +111,11 @@ def make_table(pairs: Sequence[QAPair], scores: Iterable[Score]) -> ScoreTable:
 
 
 def subset(table: ScoreTable, chosen: np.ndarray) -> ScoreTable:
-    """The table of the chosen questions alone: a mask, or row numbers in the order wanted."""
+    """The table of the chosen questions alone.
+
+    `chosen` is a mask over the table's questions, or their row numbers in the order wanted. The
+    documents are numbered anew.
+    """
     rows = np.arange(len(table.pairs))[chosen]
     _, documents = np.unique(table.documents[rows], return_inverse=True)
     values = {key: column[rows] for key, column in table.values.items()}
@@ -170,7 +174,10 @@ def summarise(
 def estimate_columns(
     table: ScoreTable, columns: Sequence[Column], num_resamples: int, seed: int
 ) -> list[Estimate]:
-    """One Estimate per column over the table's questions."""
+    """One Estimate per column, in their order; documents are resampled with the same draws for all.
+
+    A column is (numerators, denominators), arrays over the table's questions; see `bootstrap`.
+    """
     if not columns:
         return []
     return bootstrap(*_stacked(columns), table.documents, num_resamples, seed)

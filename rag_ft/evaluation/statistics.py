@@ -104,8 +104,11 @@ def sign_flip(
 
 
 def mcnemar(a: np.ndarray, b: np.ndarray) -> float:
-    """Exact two-sided McNemar p for paired right (1) and wrong (0) answers. It treats questions as
-    independent."""
+    """Exact two-sided McNemar p for paired right (1) and wrong (0) answers, both (num_questions,).
+
+    It treats questions as independent, which those about one document are not: p can be too small
+    where documents have many questions.
+    """
     from scipy import stats
 
     only_a, only_b = int(np.sum((a > 0.5) & (b <= 0.5))), int(np.sum((b > 0.5) & (a <= 0.5)))
@@ -155,7 +158,7 @@ def _by_document(values: np.ndarray, documents: np.ndarray) -> np.ndarray:
 
 
 def _resample(sums: np.ndarray, counts: np.ndarray, num_resamples: int, seed: int) -> np.ndarray:
-    """(num_resamples, num_columns) ratios; NaN where a resample holds no question that counts."""
+    """(num_resamples, num_columns) ratios; NaN where a resample has no question that counts."""
     rng, ratios, num = np.random.default_rng(seed), [], len(sums)
     both = np.hstack([sums, counts])
     for size in _blocks(num_resamples, num):
@@ -211,7 +214,7 @@ def _p(resamples: np.ndarray, standard_error: float, clusters: int) -> float:
     """
     from scipy import stats
 
-    # A resample of exactly 0 lies beyond 0 on both sides, as it does for the interval.
+    # A resample of exactly 0 counts as beyond 0 on both sides, as it does for the interval.
     beyond = min(int(np.sum(resamples <= ROUNDING)), int(np.sum(resamples >= -ROUNDING)))
     if not standard_error:
         return 1.0 if beyond else float(2 * 0.5**clusters)

@@ -133,7 +133,7 @@ ENSEMBLES = (
 
 def distinct(systems: Iterable[System], tuned: Collection[str]) -> list[System]:
     """The systems without those that repeat an earlier one when only the components `tuned` were
-    tuned."""
+    tuned: with the generator alone, `tuned` repeats `tuned_generator`."""
     found: dict[tuple[str, frozenset[str]], System] = {}
     for system in systems:
         found.setdefault((system.context, system.tuned & frozenset(tuned)), system)

@@ -85,7 +85,7 @@ def _decide(comparisons: list[Comparison], tuned: Collection[str], answers: bool
         rest = _rest(gains, [other for other in gains if len(other) == 1 and other != best])
         return _result(set_name(best), f"Ship {words}: {_amount(gains[best])}{rest}.", notes)
     # A significant gain in retrieval that does not make the answers worse.
-    if recall and _is_gain(recall) and not _is_loss(gains.get(ranking)):
+    if _is_gain(recall) and not _is_loss(gains.get(ranking)):
         found = f"Ship {set_words(ranking)} for what it finds: {_amount(recall)}"
         rest = _rest(gains, [ranking] if ranking in gains else [])
         sentence = f"{found}; no gain in answers is significant yet{rest}."

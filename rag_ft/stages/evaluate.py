@@ -148,7 +148,10 @@ def retrieve(session: Session, pairs: list[QAPair]) -> Rankings:
 
 
 def read_material(store: ChunkStore, pairs: list[QAPair], rankings: Rankings) -> Material:
-    """Reads the chunks of the questions' documents and those that were found, and no others."""
+    """The material of these questions.
+
+    Of the chunks only those of the questions' documents and those that were found are read.
+    """
     chunks = {c.id: c for c in store.of_documents(pair.document_id for pair in pairs)}
     found = {i for ranking in rankings.values() for ranked in ranking.values() for i in ranked}
     found |= {i for pair in pairs if (i := second_chunk_id(pair))}

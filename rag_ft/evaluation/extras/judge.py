@@ -96,8 +96,11 @@ def judge(
 
 
 def judge_prompt(question: str, answer: str, passages: Iterable[str]) -> Messages:
-    """The passages come first: a server's prefix cache then reads them once for all systems that
-    were shown the same."""
+    """One message that asks for the verdict; nothing in it can end the message.
+
+    The passages come first: a server's prefix cache then reads them once for all systems that
+    were shown the same.
+    """
     context = "\n".join(f"[{n}] {neutralise(passage)}" for n, passage in enumerate(passages, 1))
     asked = f"Question: {neutralise(question)}\nAnswer: {neutralise(answer)}"
     return ({"role": "user", "content": f"{INSTRUCTION}\n\nPassages:\n{context}\n\n{asked}"},)
