@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,3 +40,13 @@ def test_the_terminal_table_shows_systems_changes_and_verdict(
 def test_a_summary_before_any_report_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="run the report stage first"):
         summary_table(RunDir(tmp_path))
+
+
+def test_the_summary_is_printed_without_numpy_or_templates() -> None:
+    code = (
+        "import sys, rag_ft.report.summary; "
+        "print(*{'numpy', 'scipy', 'torch', 'jinja2', 'pydantic'} & sys.modules.keys())"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
