@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rag_ft import storage as records
+from rag_ft import chunk_store
 from rag_ft.chunk_store import ChunkStore
 from rag_ft.errors import DataError
 from rag_ft.schema import Chunk, Split
@@ -75,8 +75,8 @@ def test_only_what_is_asked_for_is_parsed(
         parsed.append(line)
         return real(line, kind)
 
-    real = records.from_json
-    monkeypatch.setattr(records, "from_json", counted)
+    real = chunk_store.from_json
+    monkeypatch.setattr(chunk_store, "from_json", counted)
     assert store["c#0"].split == "dev" and len(store) == 5
     list(store.of_splits({"test"}))
     assert len(parsed) == 2

@@ -144,7 +144,10 @@ def test_a_run_that_has_something_to_train_is_not_started_by_evaluate(
     make_config_file: Callable[..., Path], other_encoder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["evaluate", str(make_config_file(encoder=other_encoder))]) == 1
-    assert "to evaluate what is given, set train_generator.enabled=false" in capsys.readouterr().err
+    assert (
+        "set train_generator.enabled=false to evaluate the external components alone"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(

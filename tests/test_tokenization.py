@@ -74,5 +74,5 @@ def test_a_template_that_renders_nothing_is_one_line(
 ) -> None:
     folder = Path(shutil.copytree(tiny_lm_dir, tmp_path / "model"))
     (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"chat template of .* renders no question"):
+    with pytest.raises(ConfigError, match=r"chat template of .* cannot render a question"):
         load_chat_tokenizer(folder)

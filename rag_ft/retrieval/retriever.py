@@ -12,13 +12,13 @@ import numpy as np
 
 from rag_ft.config import EncoderConfig, RetrievalConfig
 from rag_ft.errors import ConfigError, DataError
-from rag_ft.model_hub import file_sha256
 from rag_ft.retrieval.encoder import Encoder, load_encoder
 from rag_ft.retrieval.fusion import Ranking, fuse
 from rag_ft.retrieval.index_builder import Manifest, open_vectors, read_manifest
 from rag_ft.retrieval.lexical import LexicalIndex
 from rag_ft.retrieval.vector_store import VectorStore, open_store
 from rag_ft.run_dir import RunDir
+from rag_ft.storage import file_sha256
 
 Mode = Literal["dense", "lexical", "hybrid"]
 Hits = list[tuple[str, float]]  # (chunk id, score), best first
@@ -136,13 +136,13 @@ def open_retriever(
         )
     folder = run_dir.retriever_index if tuned else run_dir.index
     manifest = read_manifest(folder)
-    if not isinstance(encoder, Encoder):
-        encoder = load_encoder(encoder, run_dir.retriever if tuned else None)
+    place = run_dir.retriever if tuned else None
+    loaded = encoder if isinstance(encoder, Encoder) else load_encoder(encoder, place)
 
     # An index that does not fit gives wrong chunks without an error, so it is checked here.
     stage = "train_retriever" if tuned else "index"
     remedy = f"run `rag-ft {stage} CONFIG --force`"
-    if manifest.encoder != encoder.fingerprint:
+    if manifest.encoder != loaded.fingerprint:
         raise ConfigError(f"the index in {folder} was made by another encoder: {remedy}")
     if manifest.with_title != retrieval.advanced.with_title:
         raise ConfigError(
@@ -153,7 +153,7 @@ def open_retriever(
         raise ConfigError(
             f"the index in {folder} was made from other chunks than {run_dir.chunks}: {remedy}"
         )
-    return Retriever(folder, manifest, encoder, retrieval)
+    return Retriever(folder, manifest, loaded, retrieval)
 
 
 def served_tuned(run_dir: RunDir) -> bool:

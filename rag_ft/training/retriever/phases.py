@@ -1,9 +1,9 @@
 """The phases of tuning a retriever: inverse cloze, contrastive, LM-supervised.
 
-Each phase makes rows, trains, indexes, and measures on dev. Its folder holds rows.jsonl, the weights
-encoder.safetensors, retriever/ and retriever_index/ as they would be served, and dev.json. Each file
-is made once: a killed run continues with the first one that is missing. With several processes, the
-first one makes the files and all of them train.
+Each phase makes rows, trains, indexes, and measures on dev. Its folder holds rows.jsonl, the
+weights encoder.safetensors, retriever/ and retriever_index/ as they would be served, and dev.json.
+Each file is made once: a killed run continues with the first one that is missing. With several
+processes, the first one makes the files and all of them train.
 """
 
 from __future__ import annotations
@@ -333,8 +333,8 @@ def measure_candidate(training: RetrieverTraining, served: RunDir, place: Path) 
         tuned = served is not training.run_dir
         retriever = open_retriever(served, config.retrieval, config.encoder, tuned)
         if pairs.clozed:
-            # An index in which each dev chunk lacks the sentence that asks for it. With frozen chunk
-            # vectors all encoders share the one made for the base.
+            # An index in which each dev chunk lacks the sentence that asks for it. With frozen
+            # chunk vectors all encoders share the one made for the base.
             index, base_index = place / CLOZE_INDEX, training.folder / "base" / CLOZE_INDEX
             if training.frozen_chunks and index != base_index:
                 adopt_index(base_index, index, retriever.encoder)
