@@ -84,7 +84,7 @@ format: setup ## let ruff put things right
 	$(BIN)/ruff format .
 
 docs: setup ## the documentation as a site, in build/site
-	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	$(BIN)/python scripts/make_docs.py --check
 	$(BIN)/properdocs build --config-file mkdocs.yml --strict
 
