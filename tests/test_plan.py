@@ -61,7 +61,7 @@ def test_hours_are_scaled_from_what_a_stage_took_in_the_run_folder(prepared: Mak
     config, run_dir = prepared(settings={"epochs": 2, "gold_share": 1.0})
 
     def took(**settings: Any) -> None:
-        chosen = {f"train_generator.{knob}": value for knob, value in settings.items()}
+        chosen = {f"train_generator.{key}": value for key, value in settings.items()}
         done = {
             "fingerprint": "",
             "config": chosen,
@@ -76,7 +76,7 @@ def test_hours_are_scaled_from_what_a_stage_took_in_the_run_folder(prepared: Mak
     assert (rate, measured) == ("measured", "1.5") and float(hours) == pytest.approx(2, abs=0.2)
     took(epochs=2, folds=3)
     assert float(row_of(plan(config), "train_generator")[3]) == pytest.approx(0.25, abs=0.01)
-    took(epochs=2, knob_of_another_version=1)
+    took(epochs=2, setting_of_another_version=1)
     assert row_of(plan(config), "train_generator")[4] == "assumed"
 
 
@@ -90,7 +90,7 @@ def test_stages_that_will_do_nothing_are_not_planned(prepared: Make) -> None:
 
 def test_only_the_chunks_that_pairs_are_written_about_count(prepared: Make) -> None:
     def tokens(**generate: Any) -> float:
-        config, _ = prepared(**{f"generate__{knob}": value for knob, value in generate.items()})
+        config, _ = prepared(**{f"generate__{key}": value for key, value in generate.items()})
         return float(row_of(plan(config), "generate")[1].replace(",", ""))
 
     _, run_dir = prepared()
@@ -119,8 +119,10 @@ def test_training_is_planned_on_the_pairs_with_an_answer(prepared: Make) -> None
 def test_every_phase_of_the_retriever_is_planned_and_what_the_language_model_reads_for_it(
     prepared: Make,
 ) -> None:
-    def planned(**knobs: Any) -> tuple[float, int]:
-        config, _ = prepared(**{f"train_retriever__{knob}": value for knob, value in knobs.items()})
+    def planned(**settings: Any) -> tuple[float, int]:
+        config, _ = prepared(
+            **{f"train_retriever__{key}": value for key, value in settings.items()}
+        )
         _, tokens, steps, *_ = row_of(plan(config), "train_retriever")
         return float(tokens.replace(",", "")), int(steps)
 

@@ -11,8 +11,8 @@ from rag_ft.config_loader import make_config
 from rag_ft.documents.splits import hash_share, split_of, strictest
 
 
-def config(**knobs: Any) -> IngestConfig:
-    return make_config({"ingest": knobs}).ingest
+def config(**settings: Any) -> IngestConfig:
+    return make_config({"ingest": settings}).ingest
 
 
 def test_splits_have_their_shares_and_depend_on_the_id_alone() -> None:
