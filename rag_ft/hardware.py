@@ -16,6 +16,8 @@ import psutil
 from rag_ft.errors import ConfigError
 
 GIB = 2**30
+# Processor flags that stand for what `native_bfloat16` asks torch, where torch is not loaded.
+CPU_BFLOAT16_FLAGS = {"avx512_bf16", "amx_tile"}
 
 
 def processor() -> tuple[str, set[str]]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import os
 import platform
 from pathlib import Path
 
-from rag_ft.hardware import processor
+from rag_ft.hardware import CPU_BFLOAT16_FLAGS, processor
+from rag_ft.pipeline import versions
 from rag_ft.version import __version__
 
 PACKAGES = (
@@ -31,15 +31,13 @@ PACKAGES = (
     "bitsandbytes",
     "llama-index-core",
 )
-# Processor flags that mean "multiplies bfloat16 itself": x86 (AVX-512, AMX) and Arm.
-NATIVE_BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}
 VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "CUDA_VISIBLE_DEVICES", "HF_HUB_OFFLINE")
 
 
 def env() -> str:
     """Returns one `name: value` a line, to paste into an issue. Loads torch, but no model."""
     cpu_name, flags = processor()
-    bfloat16 = "native" if flags & NATIVE_BFLOAT16 else "not native (slower than float32)"
+    bfloat16 = "native" if flags & CPU_BFLOAT16_FLAGS else "not native (slower than float32)"
     rows = {
         "rag-ft": __version__,
         "Python": platform.python_version(),
@@ -49,11 +47,8 @@ def env() -> str:
         "memory": memory(),
         **devices(),
     }
-    for package in PACKAGES:
-        try:
-            rows[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            rows[package] = "not installed"
+    installed = versions(PACKAGES)
+    rows |= {package: installed.get(package, "not installed") for package in PACKAGES}
     rows |= {name: os.environ.get(name, "not set") for name in VARIABLES}
     return "\n".join(f"{name}: {value}" for name, value in rows.items())
 

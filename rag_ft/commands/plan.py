@@ -14,7 +14,7 @@ from rag_ft.commands.arguments import checked_config_of
 from rag_ft.config import Config, GenerateConfig, TrainGeneratorConfig
 from rag_ft.config_loader import apply_override, make_config, moved_settings
 from rag_ft.errors import ConfigError
-from rag_ft.hardware import choose_dtype, processor, total_memory_gb
+from rag_ft.hardware import CPU_BFLOAT16_FLAGS, choose_dtype, processor, total_memory_gb
 from rag_ft.model_hub import resolve, transformer_folder
 from rag_ft.pipeline import read_done
 from rag_ft.report.rendering import aligned
@@ -54,8 +54,6 @@ OTHER_GPU_TFLOPS = 100
 GPU_SHARE = 0.4
 # Of a core with AVX512_BF16, small models, measured.
 CPU_GFLOPS_PER_CORE = {"bfloat16": 80.0, "float32": 45.0}
-# Processor flags that stand for what hardware.native_bfloat16 asks torch.
-CPU_BFLOAT16 = {"avx512_bf16", "amx_tile"}
 
 
 @dataclass(frozen=True)
@@ -145,7 +143,7 @@ def visible_device(dtype: str) -> Device:
             memory = total_memory_gb("cuda:0")
             return Device(name, count, memory, flops, True, choose_dtype(dtype, "cuda"))
     if dtype == "auto":
-        dtype = "bfloat16" if processor()[1] & CPU_BFLOAT16 else "float32"
+        dtype = "bfloat16" if processor()[1] & CPU_BFLOAT16_FLAGS else "float32"
     cores = len(os.sched_getaffinity(0))
     flops = cores * CPU_GFLOPS_PER_CORE[dtype] * 1e9
     return Device(f"CPU with {cores} cores", 1, total_memory_gb("cpu"), flops, False, dtype)
