@@ -171,7 +171,9 @@ def num_threads() -> int:
 def peak_memory_gb() -> float:
     """Highest resident memory of this process so far, in GiB. A stage that runs after others in the
     same process reports at least theirs."""
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
+    # macOS counts bytes, Linux KiB.
+    unit = GIB if sys.platform == "darwin" else 2**20
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 2)
 
 
 def peak_gpu_memory() -> dict[str, float]:
