@@ -107,7 +107,7 @@ def summarise_generate(counts: Counts) -> str:
     """Of accepted and imported pairs."""
     parts = []
     if counts["asked"]:
-        share = f"{counts['kept_share']:.0%}"
+        share = f"{100 * counts['kept_share']:.0f} %"
         parts.append(f"{counts['accepted']} of {counts['asked']} pairs accepted ({share})")
     if counts["imported"] or counts["imported_rejected"]:
         rejected = counts["imported_rejected"]
