@@ -147,7 +147,9 @@ def _questions(folder: Path, chunks: list[Chunk]) -> tuple[list[str], list[set[i
 
 
 def _gold(row: dict[str, Any], chunks: list[tuple[int, Chunk]]) -> set[int]:
-    places = zip(row["answers"], row["answer_start_in_document"], strict=True)
+    # Questions without places have no gold chunk and count for no recall.
+    starts = row.get("answer_start_in_document") or [None] * len(row["answers"])
+    places = zip(row["answers"], starts, strict=True)
     spans = [(start, start + len(answer)) for answer, start in places if start is not None]
     return {
         n

@@ -56,7 +56,7 @@ def handbook_sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("scoring", ["--questions", "2", "--vocabulary", "2000"], "times_naive"),
         ("decoding", ["--chunks", "8", "--rounds", "1"], "times_generate"),
         ("generator", ["--num-examples", "8", "--threads", "1"], "rag-ft"),
-        ("memory", ["--cases", "0.6b:1:64:lora"], "0.6b"),
+        ("memory", ["--cases", "tiny:1:64:lora"], "tiny"),
     ],
 )
 def test_a_benchmark_runs_and_writes_its_result(
