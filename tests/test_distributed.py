@@ -79,12 +79,6 @@ def test_two_processes_train_as_one(prepared: Make, tmp_path: Path, launch: str)
     config, run_dir = prepared(
         settings={"device_batch_size": 1, "evaluations": 1}, train_retriever__enabled=False
     )
-    pairs = list(read_jsonl(run_dir.qa, QAPair))
-    dev = next(p for p in pairs if p.split == "dev" and p.answerable)
-    more = dataclasses.replace(
-        dev, id="more", question="Which town does Ida live in?", answers=(f"in {dev.answer}",)
-    )
-    write_jsonl(run_dir.qa, [*pairs, more])
     counts = train_generator.run(Session(config, run_dir))
     assert counts["num_dev_examples"] % 2  # so that one process is given a row twice
     one, one_dev = _losses(run_dir), counts["dev_loss_best"]
