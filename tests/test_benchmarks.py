@@ -72,7 +72,7 @@ def test_the_encoding_benchmark_compares_with_the_library(
     tmp_path: Path, handbook_sets: Path
 ) -> None:
     words = ["--num-chunks", "24", "--rounds", "1", "--threads", "1"]
-    assert "SentenceTransformer" in run(
+    assert "sentence-transformers" in run(
         tmp_path, "encoding", str(handbook_sets / "covidqa_train"), *words
     )
 
