@@ -88,6 +88,16 @@ def prepare(make_run: Make, **overrides: Any) -> tuple[Config, RunDir]:
     return config, run_dir
 
 
+def leak_a_test_document(run_dir: RunDir) -> None:
+    """Adds a pair of a test document, with the id "leak", to those that are trained on."""
+    pairs = list(read_jsonl(run_dir.qa, QAPair))
+    leak = next(p for p in pairs if p.split == "test")
+    write_jsonl(
+        run_dir.qa,
+        [*pairs, replace(leak, id="leak", question="Who is at home?", split="train")],
+    )
+
+
 def with_copies(folder: Path) -> RunDir:
     """A run with 20 train documents and a near-copy of each, a question about each, no dev one."""
     run_dir, texts = RunDir(folder), {}

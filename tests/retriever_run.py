@@ -159,3 +159,15 @@ def share_first(config: Config, run_dir: RunDir, wanted: dict[str, str], tuned: 
     rankings = retriever.search(list(wanted), 24, "dense")
     first = [next(name for name, _ in ranking if name in train) for ranking in rankings]
     return float(np.mean([a == b for a, b in zip(first, wanted.values(), strict=True)]))
+
+
+def record_training_rows(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Returns a list that takes the rows of each contrastive training from now on."""
+    seen: list[Any] = []
+    real = phases.fit
+    monkeypatch.setattr(
+        phases,
+        "fit",
+        lambda encoder, rows, *rest: (seen.append(rows), real(encoder, rows, *rest))[1],
+    )
+    return seen

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 import subprocess
@@ -12,15 +11,14 @@ from pathlib import Path
 
 import psutil
 import pytest
-from generator_run import Make, as_file, prepare, start, start_process
+from generator_run import Make, as_file, leak_a_test_document, prepare, start, start_process
 
 from rag_ft.errors import ConfigError
 from rag_ft.llm.vllm_process import free_port
 from rag_ft.run_dir import RunDir
-from rag_ft.schema import QAPair
 from rag_ft.session import Session
 from rag_ft.stages import train_generator
-from rag_ft.storage import read_jsonl, read_rows, write_jsonl
+from rag_ft.storage import read_rows
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
 
@@ -106,12 +104,7 @@ def test_a_failing_process_ends_all_machines_with_its_message(
     prepared: Make, tmp_path: Path
 ) -> None:
     config, run_dir = prepared()
-    pairs = list(read_jsonl(run_dir.qa, QAPair))
-    leak = next(p for p in pairs if p.split == "test")
-    write_jsonl(
-        run_dir.qa,
-        [*pairs, dataclasses.replace(leak, id="leak", question="Who is at home?", split="train")],
-    )
+    leak_a_test_document(run_dir)
     config_file = as_file(config, run_dir, tmp_path / "fails.yaml")
     started = _machines(config_file)
     workers = [

@@ -6,22 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_texts import TEXTS, tiny
 
-from rag_ft.config import EncoderConfig
 from rag_ft.fast.encode import can_encode, encode, pad, token_batches, tokenize, tokenize_ahead
-from rag_ft.retrieval.encoder import Encoder, load_encoder, load_sentence_transformer
-
-TEXTS = [
-    "the mill at the river",
-    "a",
-    "who painted the tower in 1842 and for whom was it painted?",
-    "on",
-    "the tower",
-]
-
-
-def tiny(folder: Path, **settings: object) -> EncoderConfig:
-    return EncoderConfig(model=str(folder), dtype="float32", advanced=settings)  # type: ignore[arg-type]
+from rag_ft.retrieval.encoder import load_encoder, load_sentence_transformer
 
 
 @pytest.mark.parametrize("batch_tokens", [0, 1, 64])
@@ -39,15 +27,6 @@ def test_batches_hold_every_row_once_longest_first_within_the_budget() -> None:
     batches = list(token_batches(lengths, 100))
     assert sorted(np.concatenate(batches)) == list(range(7))
     assert [list(lengths[b]) for b in batches] == [[200], [50, 40], [7, 7, 3, 1]]
-
-
-def test_two_devices_share_the_batches_and_give_the_same_vectors(tiny_encoder_dir: Path) -> None:
-    config = tiny(tiny_encoder_dir, batch_tokens=32)
-    alone = load_encoder(config)
-    both = Encoder(
-        load_sentence_transformer(config), config, folder=tiny_encoder_dir, devices=["cpu", "cpu"]
-    )
-    np.testing.assert_array_equal(alone.encode_chunks(TEXTS * 5), both.encode_chunks(TEXTS * 5))
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

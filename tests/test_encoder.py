@@ -7,24 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_texts import TEXTS, tiny
 
 from rag_ft import model_hub
 from rag_ft.config import EncoderConfig
 from rag_ft.errors import ConfigError
 from rag_ft.model_hub import load_tokenizer, resolve
 from rag_ft.retrieval.encoder import Encoder, load_encoder, load_sentence_transformer
-
-TEXTS = [
-    "the mill at the river",
-    "a",
-    "who painted the tower in 1842 and for whom was it painted?",
-    "on",
-    "the tower",
-]
-
-
-def tiny(folder: Path, **settings: object) -> EncoderConfig:
-    return EncoderConfig(model=str(folder), dtype="float32", advanced=settings)  # type: ignore[arg-type]
 
 
 def test_vectors_equal_those_of_sentence_transformers_in_the_order_given(

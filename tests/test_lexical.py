@@ -7,17 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_texts import TEXTS
 
 from rag_ft.errors import DataError
 from rag_ft.retrieval.lexical import LexicalBuilder, LexicalIndex, words
-
-TEXTS = [
-    "the mill at the river",
-    "a",
-    "who painted the tower in 1842 and for whom was it painted?",
-    "on",
-    "the tower",
-]
 
 
 def test_words_are_lower_case_unicode_and_pairs_where_a_script_has_no_spaces() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from document_files import MEGABYTE, read_as
 
 from rag_ft.documents.formats import FORMATS
 from rag_ft.documents.formats.content import Content, UnreadableError
@@ -16,14 +17,6 @@ from rag_ft.documents.formats.html import read_html
 from rag_ft.documents.formats.markdown import read_markdown
 from rag_ft.documents.formats.text import read_text
 from rag_ft.documents.reading import read_file
-
-MEGABYTE = 2**20
-
-
-def read_as(tmp_path: Path, name: str, raw: bytes, max_bytes: float = MEGABYTE) -> Any:
-    path = tmp_path / name
-    path.write_bytes(raw)
-    return read_file(path, max_bytes)
 
 
 def test_plain_text_is_titled_by_a_first_line_that_stands_alone() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tiny_texts import TEXTS
 
 from rag_ft.chunk_store import ChunkStore
 from rag_ft.config import Config, EncoderConfig
@@ -25,13 +26,6 @@ from rag_ft.schema import Chunk
 from rag_ft.session import Session
 from rag_ft.storage import write_jsonl
 
-TEXTS = [
-    "the mill at the river",
-    "a",
-    "who painted the tower in 1842 and for whom was it painted?",
-    "on",
-    "the tower",
-]
 MakeRun = Callable[..., tuple[Config, RunDir]]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 from pathlib import Path
@@ -10,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from generator_run import NAMES, TOWNS, Make, documents, prepare
+from generator_run import NAMES, TOWNS, Make, documents, leak_a_test_document, prepare
 
 from rag_ft.commands.ask import ask
 from rag_ft.commands.merge import merge
@@ -82,12 +81,7 @@ def test_a_run_without_train_pairs_says_what_to_do(prepared: Make) -> None:
 
 def test_a_pair_of_a_test_document_stops_the_training(prepared: Make) -> None:
     config, run_dir = prepared()
-    pairs = list(read_jsonl(run_dir.qa, QAPair))
-    leak = next(p for p in pairs if p.split == "test")
-    write_jsonl(
-        run_dir.qa,
-        [*pairs, dataclasses.replace(leak, id="leak", question="Who is at home?", split="train")],
-    )
+    leak_a_test_document(run_dir)
     with pytest.raises(DataError, match="leak"):
         train_generator.run(Session(config, run_dir))
     assert not run_dir.generator.exists()

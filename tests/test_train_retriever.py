@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from retriever_run import COLOURS, MakeRun, prepare, share_first
+from retriever_run import COLOURS, MakeRun, prepare, record_training_rows, share_first
 
 from rag_ft.chunk_store import ChunkStore
 from rag_ft.errors import ConfigError, DataError
@@ -133,13 +133,7 @@ def test_a_pair_of_a_test_document_stops_the_stage_before_it_trains(prepared: Ma
 def test_nothing_of_dev_and_test_documents_is_trained_on(
     prepared: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[Any] = []
-    real = phases.fit
-    monkeypatch.setattr(
-        phases,
-        "fit",
-        lambda encoder, rows, *rest: (seen.append(rows), real(encoder, rows, *rest))[1],
-    )
+    seen = record_training_rows(monkeypatch)
     config, run_dir = prepared(num_negatives=3)
     train_retriever.run(Session(config, run_dir))
     texts = {text for rows in seen for name in rows.column_names for text in rows[name]}
@@ -199,13 +193,7 @@ def test_sharding_the_encoder_is_refused_before_any_work(
 def test_pairs_that_are_not_trained_on_get_a_reject_and_cost_no_other_pair_its_negatives(
     prepared: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[Any] = []
-    real = phases.fit
-    monkeypatch.setattr(
-        phases,
-        "fit",
-        lambda encoder, rows, *rest: (seen.append(rows), real(encoder, rows, *rest))[1],
-    )
+    seen = record_training_rows(monkeypatch)
     config, run_dir = prepared(num_negatives=2, epochs=1)
     pairs = list(read_jsonl(run_dir.qa, QAPair))
     dev = select_pairs(run_dir, ChunkStore(run_dir.chunks), 0.8).dev_chunks

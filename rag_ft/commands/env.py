@@ -7,20 +7,13 @@ import os
 import platform
 from pathlib import Path
 
+from rag_ft import pipeline
 from rag_ft.hardware import CPU_BFLOAT16_FLAGS, processor
-from rag_ft.pipeline import versions
 from rag_ft.version import __version__
 
 PACKAGES = (
-    "torch",
-    "transformers",
-    "peft",
-    "trl",
-    "accelerate",
-    "sentence-transformers",
-    "datasets",
+    *pipeline.PACKAGES,
     "tokenizers",
-    "numpy",
     "scipy",
     "faiss-cpu",
     "faiss-gpu",
@@ -47,7 +40,7 @@ def env() -> str:
         "memory": memory(),
         **devices(),
     }
-    installed = versions(PACKAGES)
+    installed = pipeline.versions(PACKAGES)
     rows |= {package: installed.get(package, "not installed") for package in PACKAGES}
     rows |= {name: os.environ.get(name, "not set") for name in VARIABLES}
     return "\n".join(f"{name}: {value}" for name, value in rows.items())
