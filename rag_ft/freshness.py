@@ -7,6 +7,7 @@ the same bytes stays up to date.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import stat
 from collections.abc import Iterable, Mapping, Sequence
@@ -317,14 +318,14 @@ def source_files(stage: str, sections: Sequence[str], config: Config) -> dict[st
 
 
 def read_json(path: Path) -> Plan | None:
-    """The JSON object in a file of the run; None where there is no such file.
+    """The JSON object in a file of the run, not to be changed; None where there is no such file.
 
     Raises:
         ConfigError: the file cannot be read.
         DataError: the file is damaged.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return _parse_once(path, (now := path.stat()).st_ino, now.st_size, now.st_mtime_ns)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -333,6 +334,12 @@ def read_json(path: Path) -> Plan | None:
         ) from error
     except ValueError as error:
         raise DataError(f"{path} is damaged ({error}): run the stage again with --force") from error
+
+
+# With many documents these files are large, and each stage of a command asks for them.
+@functools.lru_cache(maxsize=2 * len(FILES))
+def _parse_once(path: Path, *version: int) -> Plan:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _hash_of(path: Path) -> str:

@@ -76,6 +76,23 @@ def finished(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., C
     return make
 
 
+def test_a_command_parses_each_file_of_the_stages_once(
+    finished: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, parsed = finished(), list[str]()
+    freshness._parse_once.cache_clear()
+    read = Path.read_text
+
+    def counting(path: Path, *args: object, **options: object) -> str:
+        parsed.append(path.name)
+        return read(path, *args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Path, "read_text", counting)
+    assert set(states(config).values()) == {"done"}
+    of_stages = sorted(name for name in parsed if name.endswith(".json"))
+    assert of_stages == sorted(f"{n}.{s}.json" for n in NAMES for s in ("started", "done"))
+
+
 def states(config: Config) -> dict[str, str]:
     return {name: state for name, state, _ in pipeline.status(config)}
 
