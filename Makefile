@@ -52,7 +52,7 @@ status: setup ## which stages are done
 	$(RAG_FT) status $(CONFIG) $(ARGS)
 
 test: setup check ## checks and the fast tests
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --dist worksteal
 
 test-slow: setup ## the tests that take minutes (no GPU, no vLLM)
 	$(BIN)/python -m pytest -q -m slow
