@@ -34,7 +34,7 @@ from rag_ft.training.generator.tokenization import IGNORED
 from rag_ft.training.memory_estimate import shape_of, training_memory
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
-from gpu_check import SHAPES, TINY
+from random_models import SHAPES
 
 CASES = (
     "0.6b:16:1024:lora,0.6b:16:1024:lora+ckpt,0.6b:4:1024:full,8b:4:1024:lora,8b:16:1024:lora+ckpt"
@@ -101,7 +101,7 @@ def measure(case: str) -> dict[str, Any]:
 def _on_meta(size: str, method: str) -> Any:
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    config = Qwen3Config(**{**SHAPES, "tiny": TINY}[size], max_position_embeddings=4096)
+    config = Qwen3Config(**SHAPES[size], max_position_embeddings=4096)
     config._attn_implementation = "sdpa"
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32 if method == "full" else torch.bfloat16)
