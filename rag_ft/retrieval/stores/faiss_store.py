@@ -141,7 +141,9 @@ class FaissStore:
         bits = np.packbits(allowed, bitorder="little")
         selector = faiss.IDSelectorBitmap(len(allowed), faiss.swig_ptr(bits))
         if self._made.kind == "flat":
-            return self._on_cpu.search(vectors, k, params=faiss.SearchParameters(sel=selector))  # type: ignore[no-any-return]
+            parameters = faiss.SearchParameters(sel=selector)
+            scores, rows = self._on_cpu.search(vectors, k, params=parameters)
+            return scores, rows
 
         # As many more lists as rows are left out: then about as many allowed rows are compared as
         # without filters. Where one question still finds too few, all lists are read.
