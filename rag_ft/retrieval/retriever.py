@@ -16,6 +16,7 @@ from rag_ft.retrieval.encoder import Encoder, load_encoder
 from rag_ft.retrieval.fusion import Ranking, fuse
 from rag_ft.retrieval.index_builder import Manifest, open_vectors, read_manifest
 from rag_ft.retrieval.lexical import LexicalIndex
+from rag_ft.retrieval.metadata_filter import DocumentTable, Filter, Filters, group_by_filter
 from rag_ft.retrieval.vector_store import VectorStore, open_store
 from rag_ft.run_dir import RunDir
 from rag_ft.storage import file_sha256
@@ -27,8 +28,15 @@ Hits = list[tuple[str, float]]  # (chunk id, score), best first
 class Searcher(Protocol):
     """What finds chunks for questions."""
 
-    def search(self, questions: Sequence[str], k: int, mode: str | None = None) -> list[Hits]:
-        """For every question at most `k` (chunk id, score), best first."""
+    def search(
+        self,
+        questions: Sequence[str],
+        k: int,
+        mode: str | None = None,
+        filters: Sequence[Filters] | None = None,
+    ) -> list[Hits]:
+        """For every question at most `k` (chunk id, score), best first. `filters` has one for
+        each question, which says from which documents its chunks may come."""
         ...
 
 
@@ -36,15 +44,21 @@ class Retriever:
     """An encoder with its index. Chunk vectors and ids are in the order of chunks.jsonl."""
 
     def __init__(
-        self, folder: Path, manifest: Manifest, encoder: Encoder, config: RetrievalConfig
+        self,
+        folder: Path,
+        manifest: Manifest,
+        encoder: Encoder,
+        config: RetrievalConfig,
+        documents: DocumentTable | None = None,
     ) -> None:
         """Reads the chunk ids; vectors and indices are opened by the first search that needs them.
+        Only with `documents` it can search with filters.
 
         Raises:
             DataError: chunk_ids.json is missing, damaged, or does not fit the manifest.
         """
         self.folder, self.manifest, self.encoder = folder, manifest, encoder
-        self._config = config
+        self._config, self._documents = config, documents
         try:
             ids: list[str] = json.loads((folder / "chunk_ids.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -68,42 +82,98 @@ class Retriever:
         """Chunk id -> its row in `vectors`."""
         return {chunk_id: row for row, chunk_id in enumerate(self.chunk_ids)}
 
-    def search(self, questions: Sequence[str], k: int, mode: str | None = None) -> list[Hits]:
+    def search(
+        self,
+        questions: Sequence[str],
+        k: int,
+        mode: str | None = None,
+        filters: Sequence[Filters] | None = None,
+    ) -> list[Hits]:
         """For every question at most `k` (chunk id, score), best first, ties in chunk order.
 
         `mode` is dense, lexical or hybrid, by default retrieval.mode. Scores: cosine -1..1, BM25
         above 0 (a chunk that shares no word with the question is not found), fused 0..1.
+
+        `filters` has one for each question (see metadata_filter.py). Chunks of other documents are
+        left out before they are ranked, so dense and hybrid find `k` chunks wherever there are so
+        many allowed ones.
+
+        Raises:
+            DataError: a filter is malformed, or the documents that it needs cannot be read.
         """
         chosen = mode or self._config.mode
-        return self.search_modes(questions, k, [chosen])[chosen]
+        return self.search_modes(questions, k, [chosen], filters)[chosen]
 
     def search_modes(
-        self, questions: Sequence[str], k: int, modes: Sequence[str]
+        self,
+        questions: Sequence[str],
+        k: int,
+        modes: Sequence[str],
+        filters: Sequence[Filters] | None = None,
     ) -> dict[str, list[Hits]]:
         """{mode: as `search` returns}. Questions are encoded once, and each index is searched
-        once."""
+        once for each distinct filter."""
         if not questions:
             return {mode: [] for mode in modes}
+        if filters is not None and len(filters) != len(questions):
+            raise ValueError(f"{len(filters)} filters for {len(questions)} questions")
+        groups = group_by_filter(filters or [{}] * len(questions))
+        vectors = None
+        if "hybrid" in modes or "dense" in modes:
+            vectors = self.encoder.encode_queries(list(questions))
+
+        hits: dict[str, list[Hits]] = {mode: [[]] * len(questions) for mode in modes}
+        for wanted, places in groups.items():
+            rankings = self._rank(
+                [questions[place] for place in places],
+                None if vectors is None else vectors[places],
+                k,
+                modes,
+                None if wanted is None else self.allowed(wanted),
+            )
+            # Rows of the index become chunk ids.
+            for mode in modes:
+                for place, (rows, scores) in zip(places, rankings[mode], strict=True):
+                    best = zip(rows[:k], scores[:k], strict=True)
+                    hits[mode][place] = [(self.chunk_ids[row], float(score)) for row, score in best]
+        return hits
+
+    def _rank(
+        self,
+        questions: list[str],
+        vectors: np.ndarray | None,
+        k: int,
+        modes: Sequence[str],
+        allowed: np.ndarray | None,
+    ) -> dict[str, list[Ranking]]:
+        """{mode: a ranking of at least the best `k` allowed rows for each question}."""
         hybrid, advanced = "hybrid" in modes, self._config.advanced
         depth = max(k, advanced.candidates) if hybrid else k
-
         rankings: dict[str, list[Ranking]] = {}
-        if hybrid or "dense" in modes:
-            vectors = self.encoder.encode_queries(list(questions))
-            rankings["dense"] = self._store.search(vectors, depth)
+        if vectors is not None:
+            rankings["dense"] = self._store.search(vectors, depth, allowed)
         if hybrid or "lexical" in modes:
-            rankings["lexical"] = self._lexical.search(list(questions), depth)
+            rankings["lexical"] = self._lexical.search(questions, depth, allowed)
         if hybrid:
             both = zip(rankings["dense"], rankings["lexical"], strict=True)
             rankings["hybrid"] = [fuse(*pair, advanced.lexical_weight) for pair in both]
+        return rankings
 
-        # Rows of the index become chunk ids.
-        hits: dict[str, list[Hits]] = {mode: [] for mode in modes}
-        for mode in modes:
-            for rows, scores in rankings[mode]:
-                best = zip(rows[:k], scores[:k], strict=True)
-                hits[mode].append([(self.chunk_ids[row], float(score)) for row, score in best])
-        return hits
+    def allowed(self, wanted: Filter) -> np.ndarray:
+        """A boolean for each row of `vectors`: whether the filter allows the chunk.
+
+        Raises:
+            DataError: the documents cannot be read, or do not fit the index.
+        """
+        if self._documents is None:
+            raise DataError(f"the index in {self.folder} was opened without documents to filter by")
+        rows = self._documents.allowed(wanted)
+        if len(rows) != self.manifest.num_chunks:
+            raise DataError(
+                f"the index in {self.folder} was made from other chunks: run `rag-ft index CONFIG "
+                "--force`"
+            )
+        return rows
 
     @functools.cached_property
     def _store(self) -> VectorStore:
@@ -119,11 +189,13 @@ def open_retriever(
     retrieval: RetrievalConfig,
     encoder: EncoderConfig | Encoder,
     tuned: bool = False,
+    documents_of: RunDir | None = None,
 ) -> Retriever:
     """The base retriever of a run, or the tuned one.
 
     `encoder` is loaded here where it is a section of the configuration; an `Encoder` is used as it
-    is, with the tuned index where `tuned`.
+    is, with the tuned index where `tuned`. `documents_of` is the run whose documents and chunks
+    filters look at, where it is another one.
 
     Raises:
         DataError: there is no finished index, or no tuned encoder.
@@ -153,7 +225,9 @@ def open_retriever(
         raise ConfigError(
             f"the index in {folder} was made from other chunks than {run_dir.chunks}: {remedy}"
         )
-    return Retriever(folder, manifest, loaded, retrieval)
+    source = documents_of or run_dir
+    documents = DocumentTable(source.documents, source.chunks)
+    return Retriever(folder, manifest, loaded, retrieval, documents)
 
 
 def served_tuned(run_dir: RunDir) -> bool:

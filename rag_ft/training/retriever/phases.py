@@ -118,10 +118,10 @@ class RetrieverTraining:
         """What the encoder reads of a chunk, without its prompt."""
         return chunk_text(chunk, self.config.retrieval.advanced.with_title)
 
-    def retriever_of(self, candidate: Candidate) -> Retriever:
-        """The candidate's encoder over its index."""
-        config, tuned = self.config, candidate.name != "base"
-        return open_retriever(candidate.folder, config.retrieval, config.encoder, tuned)
+    def retriever_in(self, served: RunDir) -> Retriever:
+        """The encoder and index of a candidate's folder; in the run's own that of the base."""
+        tuned, config = served is not self.run_dir, self.config
+        return open_retriever(served, config.retrieval, config.encoder, tuned, self.run_dir)
 
     def rows(self, phase: str, make: Callable[[], Iterable[TrainingRow]]) -> list[TrainingRow]:
         """The phase's rows.jsonl; the first process makes it where it is missing.
@@ -179,7 +179,7 @@ def contrastive_phase(training: RetrieverTraining, number: int, before: Candidat
 
     def make_rows() -> list[TrainingRow]:
         # The encoder as it is now says which chunks are hard.
-        retriever = training.retriever_of(before)
+        retriever = training.retriever_in(before.folder)
         num, margin = settings.advanced.num_negatives, settings.advanced.negative_margin
         negatives = mine_negatives(located, retriever, chunks, num, margin, seed)
         return contrastive_rows(located, negatives, chunks, training.text_of)
@@ -209,7 +209,7 @@ def lsr_phase(training: RetrieverTraining, number: int, before: Candidate) -> Ca
     def make_rows() -> list[TrainingRow]:
         # The encoder as it is now proposes k chunks for each question.
         depth = max(DEPTH, SEARCHED_FOR_EACH * k)
-        retriever = training.retriever_of(before)
+        retriever = training.retriever_in(before.folder)
         retrieved = retrieved_chunks(training.pairs.train, retriever, chunks, k, depth)
         pairs = [pair for pair in training.pairs.train if pair.id in retrieved]
         if not pairs or k < 2:
@@ -330,8 +330,7 @@ def measure_candidate(training: RetrieverTraining, served: RunDir, place: Path) 
     def write() -> None:
         if path.exists():
             return
-        tuned = served is not training.run_dir
-        retriever = open_retriever(served, config.retrieval, config.encoder, tuned)
+        retriever = training.retriever_in(served)
         if pairs.clozed:
             # An index in which each dev chunk lacks the sentence that asks for it. With frozen
             # chunk vectors all encoders share the one made for the base.
