@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import pytest
@@ -16,7 +17,7 @@ def answer(reply: str, num_shown: int | None = 3, cuts: list[int] | None = None)
     stream = AnswerStream(num_shown, lambda text: is_abstention(text, ABSTAIN))
     shown = ""
     places = [0, *(cuts or []), len(reply)]
-    for start, end in zip(places, places[1:], strict=False):
+    for start, end in itertools.pairwise(places):
         shown += stream.feed(reply[start:end])
     shown += stream.finish()
     assert shown == stream.text

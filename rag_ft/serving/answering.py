@@ -32,10 +32,11 @@ class Asked:
     """A request that is ready for the language model.
 
     `standalone` is the question that chunks were looked up for. `chunks` is None where no answer
-    from chunks is asked for: a task of a chat page, or a closed book.
+    from chunks is asked for: a task of a chat page, or a closed book. `llm` is the model to ask.
     """
 
     model: ServedModel
+    llm: LanguageModel
     question: str
     standalone: str
     chunks: tuple[RetrievedChunk, ...] | None
@@ -81,18 +82,21 @@ class Answerer:
                 {"role": m.role, "content": m.content} for m in body.messages
             )
             request = await self._request(model, body, request_id, messages, None)
-            return Asked(model, question, question, None, request, tuple(body.stops))
+            return Asked(
+                model, model.base_llm, question, question, None, request, tuple(body.stops)
+            )
 
-        standalone, chunks, adapter = question, None, None
+        standalone, chunks, llm, adapter = question, None, model.base_llm, None
         if len(turns) > 1 and self._rewrite:
             standalone = await self._standalone(model, turns[:-1], question)
         if model.closed_book:
             messages = model.collection.session.prompts.closed_book(standalone)
         else:
             chunks = tuple(await self.retrieve(model, standalone, None, body.filters))
-            messages, adapter = model.pipeline.prompt(standalone, chunks), model.adapter
+            messages = model.pipeline.prompt(standalone, chunks)
+            llm, adapter = model.llm, model.adapter
         request = await self._request(model, body, request_id, messages, adapter)
-        return Asked(model, question, standalone, chunks, request, tuple(body.stops))
+        return Asked(model, llm, question, standalone, chunks, request, tuple(body.stops))
 
     async def retrieve(
         self,
@@ -131,10 +135,9 @@ class Answerer:
         marked = asked.chunks is not None and asked.request.schema is None
         answer = AnswerStream(len(asked.chunks or ()) if marked else None, abstains)
         stop = StopText(asked.stops)
-        llm = asked.model.llm if asked.request.adapter else asked.model.base_llm
         reply: Reply | None = None
         began, is_first = time.monotonic(), True
-        async with aclosing(self._streams[id(llm)](asked.request)) as pieces:
+        async with aclosing(self._pieces(asked)) as pieces:
             async for piece in pieces:
                 if isinstance(piece, Reply):
                     reply = piece
@@ -157,6 +160,12 @@ class Answerer:
             yield cited
         self._telemetry.answered(reply, asked.chunks is not None, answer)
         yield Finished(reply, answer, bool(cited))
+
+    def _pieces(self, asked: Asked) -> AsyncGenerator[str | Reply, None]:
+        """The reply to a request: the model's, or an abstention where filters allow no chunk."""
+        if asked.chunks != ():
+            return self._streams[id(asked.llm)](asked.request)
+        return _said(asked.request.id, asked.model.collection.session.prompts.abstain)
 
     async def _standalone(self, model: ServedModel, history: list[Turn], question: str) -> str:
         """The question rewritten to be understood alone; itself where that fails."""
@@ -195,6 +204,11 @@ class Answerer:
             wanted = max(1, min(wanted, config.llm.max_model_tokens - used))
         temperature = body.temperature or 0.0
         return ChatRequest(request_id, messages, wanted, temperature, _schema(body), adapter)
+
+
+async def _said(request_id: str, text: str) -> AsyncGenerator[str | Reply, None]:
+    yield text
+    yield Reply(request_id, text, "stop", 0, 0, 0.0)
 
 
 class StopText:

@@ -20,6 +20,7 @@ from rag_ft.serving.errors import ApiError
 from rag_ft.serving.telemetry import Telemetry
 
 COOKIE = "rag_ft_key"
+BODY_SECONDS = 60
 # Without data of the run, so that a load balancer and a person without the key get an answer.
 OPEN = ("/health", "/login", "/static/login.css")
 PAGES = ("/", "/documents/")
@@ -166,15 +167,21 @@ class Guard:
         Raises:
             ApiError: too many requests, too large a body, or no answer in time.
         """
+        # A body that comes slowly takes no slot.
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                body = await self._body(receive)
+        except TimeoutError as error:
+            raise ApiError(408, f"the body took more than {BODY_SECONDS} s") from error
+        if body is None:
+            return
         if self._num_working >= self._settings.max_concurrent:
             raise ApiError(429, "too many requests at a time: try again", code="busy")
         self._num_working += 1
         self._telemetry.in_flight.inc()
         try:
             async with asyncio.timeout(self._settings.advanced.timeout_seconds):
-                body = await self._body(receive)
-                if body is not None:
-                    await _until_gone(self._app, scope, receive, send, body)
+                await _until_gone(self._app, scope, receive, send, body)
         except TimeoutError as error:
             raise ApiError(504, "no answer within serve.advanced.timeout_seconds") from error
         finally:
