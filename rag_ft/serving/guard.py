@@ -128,7 +128,7 @@ class Guard:
         # Another site's page can send requests to this machine, but not hide where it comes from.
         origin, host = headers.get("origin"), headers.get("host", "")
         allowed = (None, *self._settings.cors)
-        if origin not in allowed and urlsplit(origin or "").netloc != host:
+        if origin not in allowed and (origin or "").partition("://")[2] != host:
             raise ApiError(403, "requests from pages of this origin are not allowed (serve.cors)")
         if self._key is None:
             if not self._any_host and not is_loopback(host):
@@ -240,10 +240,10 @@ async def _until_gone(
 
 def is_loopback(host: str) -> bool:
     """Whether a Host header, or an address to bind to, names this machine alone."""
-    name = urlsplit(f"//{host}").hostname or ""
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
     try:
+        name = urlsplit(f"//{host}").hostname or ""
+        if name == "localhost" or name.endswith(".localhost"):
+            return True
         return ipaddress.ip_address(name).is_loopback
     except ValueError:
         return False
