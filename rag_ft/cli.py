@@ -123,6 +123,28 @@ def make_parser() -> argparse.ArgumentParser:
         "field=value, field=a,b (one of them) or 'field=begins*'; repeat it for more fields",
     )
 
+    serve = commands.add_parser(
+        "serve",
+        help="an OpenAI-compatible server with citations, and a chat page",
+        description="an OpenAI-compatible server with citations, and a chat page",
+    )
+    serve.add_argument(
+        "configs",
+        nargs="+",
+        metavar="CONFIG",
+        help="YAML files, each a collection with model ids of its own; also section.key=value",
+    )
+    serve.set_defaults(overrides=[])
+    serve.add_argument("--host", default="127.0.0.1", help="address (default 127.0.0.1)")
+    serve.add_argument("--port", type=int, default=8000, help="default 8000; 0: any free one")
+    serve.add_argument("--base", action="store_true", help="serve base components only")
+    serve.add_argument(
+        "--insecure",
+        action="store_true",
+        help="listen on the network without a key (RAG_FT_API_KEY): everybody can ask",
+    )
+    _finish(serve, "serve.serve_command")
+
     _add_tools(commands)
     return parser
 

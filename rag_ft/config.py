@@ -19,6 +19,7 @@ from rag_ft.config_advanced import (
     LLMAdvanced,
     RetrievalAdvanced,
     Section,
+    ServeAdvanced,
     TrainGeneratorAdvanced,
     TrainRetrieverAdvanced,
 )
@@ -183,6 +184,32 @@ class EvaluateConfig(Section):
     advanced: EvaluateAdvanced = EvaluateAdvanced()
 
 
+class ServeConfig(Section):
+    rewrite: bool = Field(
+        True,
+        description="With a chat history, the LLM first rewrites the question so that it can be "
+        "understood alone: one more call.",
+    )
+    log: bool = Field(
+        False,
+        description="true: every question with its answer is written to served.jsonl. false: only "
+        "those that somebody judges, to feedback.jsonl.",
+    )
+    public_url: str | None = Field(
+        None,
+        description="Address under which people reach the server, for the links of citations. "
+        "None: the address of the request.",
+    )
+    max_concurrent: int = Field(
+        64, ge=1, le=100_000, description="Requests at a time; more get status 429."
+    )
+    cors: list[str] = Field(
+        default_factory=list,
+        description="Origins, such as https://intranet.example, whose pages may call the server.",
+    )
+    advanced: ServeAdvanced = ServeAdvanced()
+
+
 class Config(Section):
     """The resolved configuration of one run; `name` is the config file's stem."""
 
@@ -196,6 +223,7 @@ class Config(Section):
     train_retriever: TrainRetrieverConfig = TrainRetrieverConfig()
     train_generator: TrainGeneratorConfig = TrainGeneratorConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    serve: ServeConfig = ServeConfig()
 
     @property
     def run_path(self) -> Path:

@@ -296,3 +296,10 @@ class EvaluateAdvanced(Section):
         description="The index of evaluate.encoder over the same chunks. None: built in the run "
         "folder.",
     )
+
+
+class ServeAdvanced(Section):
+    timeout_seconds: float = Field(
+        300, gt=0, le=86_400, description="Seconds after which a request is ended."
+    )
+    max_body_mb: float = Field(4, gt=0, le=1024, description="Larger requests (MB) get status 413.")

@@ -13,13 +13,16 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 
 from rag_ft.schema import Chunk, Evidence, QAPair
-from rag_ft.text import contains_words, is_unspaced, normalise
+from rag_ft.text import contains_words, content_words, is_unspaced, normalise
 
 Span = tuple[int, int]
 
 # A match that begins or ends inside a word counts only from this length on: "5" is not in "150".
 MIN_INSIDE_WORD = 6
 MAX_OCCURRENCES = 64
+# An answer in other words than its chunk is recognised by its content words.
+MIN_WORDS = 3
+MIN_WORDS_SHARE = 0.8
 
 _SAME = str.maketrans(
     {
@@ -167,6 +170,20 @@ def evidence_sentence(pair: QAPair, chunk: Chunk, sentences: Iterable[Span]) -> 
         return ""
     touched = [span for span in sentences if span[0] < end and start < span[1]]
     return chunk.text[touched[0][0] : touched[-1][1]].strip() if touched else ""
+
+
+def chunk_with_answer(answer: str, chunks: Sequence[Chunk]) -> Chunk | None:
+    """The first chunk that mentions the answer. For an answer in other words it is the chunk with
+    most of the answer's content words, if it has at least MIN_WORDS_SHARE of MIN_WORDS or more."""
+    for chunk in chunks:
+        if mentions_answer(chunk, [answer]):
+            return chunk
+    wanted = content_words(answer)
+    if len(wanted) < MIN_WORDS or not chunks:
+        return None
+    shared = [len(wanted & content_words(f"{chunk.title} {chunk.text}")) for chunk in chunks]
+    most = max(shared)
+    return chunks[shared.index(most)] if most >= MIN_WORDS_SHARE * len(wanted) else None
 
 
 # Negatives: chunks that do not contain the answer.

@@ -212,6 +212,24 @@ class RunDir:
         """report: the same in short, for a pull request."""
         return self.path / "report.md"
 
+    @property
+    def served(self) -> Path:
+        """serve, with serve.log: an exchange a line {id, time, model, question, standalone,
+        chunk_ids, citations, answer, abstained, fingerprints}, append-only."""
+        return self.path / "served.jsonl"
+
+    @property
+    def feedback(self) -> Path:
+        """serve: {id, time, rating, comment, answer, chunk_ids, exchange} a line, append-only:
+        what people said of answers, each with the exchange it judges."""
+        return self.path / "feedback.jsonl"
+
+    @property
+    def reviews(self) -> Path:
+        """serve: a decision about a pair a line {pair_id, key, source, decision, reason, question,
+        answers, document_id, evidence, reviewer, time}, append-only; corrections of answers."""
+        return self.path / "reviews.jsonl"
+
     def started(self, stage: str) -> Path:
         """Any stage, first: {fingerprint, config, inputs, sources, threads}. An interrupted stage
         is continued only with the same fingerprint."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from rag_ft.config import Config
 from rag_ft.config_loader import load_config
@@ -21,6 +22,11 @@ def checked_config_of(args: argparse.Namespace, *stages: str) -> Config:
     Raises:
         DataError: one of these files is missing or has changed.
     """
-    config = config_of(args)
+    return load_checked(args.config, args.overrides, *stages)
+
+
+def load_checked(path: Path, overrides: list[str], *stages: str) -> Config:
+    """As checked_config_of, of a path and overrides."""
+    config = load_config(path, overrides)
     check_files(RunDir(config.run_path), stages)
     return config

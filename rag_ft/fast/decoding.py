@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
@@ -44,8 +44,8 @@ class Row:
     """One prompt (token ids) and its continuation.
 
     `uniforms` are max_tokens numbers in [0, 1) for sampling, None for greedy decoding. `grammar`
-    says what may follow (None: anything). `finish_reason` is "" until the row ends, then "stop" or
-    "length".
+    says what may follow (None: anything). `on_token` sees each token that is kept, and returns
+    False to end the row there. `finish_reason` is "" until the row ends, then "stop" or "length".
     """
 
     prompt: list[int]
@@ -53,6 +53,7 @@ class Row:
     temperature: float = 0.0
     uniforms: np.ndarray | None = None
     grammar: Grammar | None = None
+    on_token: Callable[[int], bool] | None = None
     tokens: list[int] = field(default_factory=list)
     finish_reason: str = ""
 
@@ -66,6 +67,8 @@ class Row:
             self.finish_reason = "stop"
         elif len(self.tokens) >= self.max_tokens:
             self.finish_reason = "length"
+        if self.on_token is not None and not self.on_token(token):
+            self.finish_reason = self.finish_reason or "stop"
 
 
 class GrowingLayer(DynamicLayer):

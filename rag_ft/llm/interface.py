@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -68,6 +69,18 @@ def without_thinking(text: str) -> str:
     return answer.lstrip() if closed else text
 
 
+class Stream(Protocol):
+    """Opened by `LanguageModel.streaming`."""
+
+    def __call__(self, request: ChatRequest) -> AsyncGenerator[str | Reply, None]:
+        """One reply: pieces of text as they come, then the Reply, which has all of the text.
+
+        The pieces contain the model's reasoning too. Closing the generator ends the model's work
+        on the request.
+        """
+        ...
+
+
 class LanguageModel(Protocol):
     """Opened by `factory.open_language_model` as a context manager.
 
@@ -83,6 +96,13 @@ class LanguageModel(Protocol):
         """Exactly one reply per request, in any order.
 
         Replies come while requests are still being drawn from the iterable.
+        """
+        ...
+
+    def streaming(self) -> AbstractAsyncContextManager[Stream]:
+        """Replies as the model writes them, while the context is open, in one event loop.
+
+        A process that streams does not call `chat`.
         """
         ...
 

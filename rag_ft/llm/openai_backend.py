@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import json
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,11 @@ from rag_ft.llm.chat_template import (
     load_chat_tokenizer,
     safe_messages,
 )
-from rag_ft.llm.http_client import HttpClient, Request, Response
+from rag_ft.llm.http_client import HttpClient, Request
 from rag_ft.llm.http_errors import server_message
-from rag_ft.llm.interface import JSON_STYLE, ChatRequest, Messages, Reply
+from rag_ft.llm.interface import JSON_STYLE, ChatRequest, Messages, Reply, Stream
+from rag_ft.llm.openai_replies import read_chat, read_logprobs, to_reply
+from rag_ft.llm.server_stream import ServerStream
 from rag_ft.llm.vllm_process import VLLMServer
 from rag_ft.model_hub import check_adapter, fingerprint, resolve
 from rag_ft.storage import content_hash
@@ -139,7 +141,7 @@ class ServerModel:
             error = (response.error or "").lower()
             rejected = request.schema is not None and response.status in (400, 422)
             if not rejected or not any(word in error for word in SCHEMA_WORDS):
-                yield _reply(request, response)
+                yield to_reply(request, response)
                 continue
             if self._schemas_enforced:
                 log.warning(
@@ -148,7 +150,13 @@ class ServerModel:
             self._schemas_enforced = False
             again.append(request)
         for request, response in self._client.stream((r, self._chat_request(r)) for r in again):
-            yield _reply(request, response)
+            yield to_reply(request, response)
+
+    @contextlib.asynccontextmanager
+    async def streaming(self) -> AsyncIterator[Stream]:
+        """Requests run side by side. A server of our own that died is started again."""
+        async with ServerStream(self._client.base_url, self._config, self._server) as server:
+            yield lambda request: server.stream(request, self._chat_request(request).body)
 
     def answer_logprobs(self, jobs: Sequence[tuple[Messages, str]]) -> list[np.ndarray]:
         """By the base model, through /v1/completions with prompt_logprobs (a vLLM extension).
@@ -185,7 +193,7 @@ class ServerModel:
                     "temperature": 0,
                     "prompt_logprobs": 0,
                 }
-                read = functools.partial(_read_logprobs, jobs=scored)
+                read = functools.partial(read_logprobs, jobs=scored)
                 yield part, Request("/completions", body, read, max_bytes=256 * 2**20)
 
         results: list[np.ndarray] = [np.zeros(0, np.float32)] * len(jobs)
@@ -227,7 +235,7 @@ class ServerModel:
             named = {"name": "reply", "schema": schema, "strict": True}
             body["response_format"] = {"type": "json_schema", "json_schema": named}
         max_bytes = max(2**20, BYTES_PER_TOKEN * request.max_tokens)
-        return Request("/chat/completions", body, _read_chat, max_bytes)
+        return Request("/chat/completions", body, read_chat, max_bytes)
 
     def _template_options(self) -> dict[str, Any]:
         """The options of the chat template. Servers other than vLLM may reject the field."""
@@ -293,49 +301,3 @@ class ServerModel:
                 "it is here"
             )
         return reply["tokens"]
-
-
-def _read_chat(reply: Any) -> tuple[str, str, int, int]:
-    """(text, finish reason, prompt tokens, completion tokens) of a chat completion.
-
-    A reply without text that was cut off is an empty one: the model spent all its tokens on
-    reasoning.
-    """
-    choice = reply["choices"][0]
-    text, finish_reason = choice["message"]["content"], choice.get("finish_reason")
-    if text is None and finish_reason == "length":
-        text = ""
-    if not isinstance(text, str):
-        raise ValueError("no text in the reply")
-    if finish_reason not in ("stop", "length"):
-        raise ValueError(f"finish reason {json.dumps(finish_reason)}")
-    usage = reply.get("usage")
-    counts = usage if isinstance(usage, dict) else {}
-    prompt_tokens, completion_tokens = counts.get("prompt_tokens"), counts.get("completion_tokens")
-    return text, finish_reason, prompt_tokens or 0, completion_tokens or 0
-
-
-def _read_logprobs(reply: Any, jobs: list[tuple[list[int], list[int]]]) -> list[np.ndarray]:
-    """For each (prompt ids, answer ids) float32 (answer length,) log-probabilities."""
-    choices = sorted(reply["choices"], key=lambda choice: choice["index"])
-    if len(choices) != len(jobs):
-        raise ValueError(f"{len(choices)} results for {len(jobs)} prompts")
-    results = []
-    for choice, (prompt, answer) in zip(choices, jobs, strict=True):
-        # An entry per token of prompt and answer: {token id: {"logprob", "rank", ...}}.
-        entries = choice["prompt_logprobs"][len(prompt) :]
-        values = [
-            entry[str(token)]["logprob"] for entry, token in zip(entries, answer, strict=True)
-        ]
-        results.append(np.array(values, np.float32))
-    return results
-
-
-def _reply(request: ChatRequest, response: Response) -> Reply:
-    if response.error:
-        return Reply(
-            request.id, "", "error", 0, 0, response.seconds, response.error, response.too_long
-        )
-    text, finish_reason, prompt_tokens, completion_tokens = response.result
-    counts = (prompt_tokens, completion_tokens)
-    return Reply(request.id, text, finish_reason, *counts, response.seconds)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import functools
 import gc
 import hashlib
 import itertools
 import logging
+import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from tokenizers.decoders import DecodeStream
 
 from rag_ft.config import LLMConfig
 from rag_ft.errors import ConfigError, first_line
@@ -21,7 +26,7 @@ from rag_ft.fast.answer_logprobs import score_jobs
 from rag_ft.fast.decoding import GrammarCompiler, Row, decode
 from rag_ft.hardware import choose_device, choose_dtype, free_memory_gb, release_gpu
 from rag_ft.llm.chat_template import encode_answers, encode_prompts, load_chat_tokenizer
-from rag_ft.llm.interface import JSON_STYLE, ChatRequest, Messages, Reply
+from rag_ft.llm.interface import JSON_STYLE, ChatRequest, Messages, Reply, Stream
 from rag_ft.model_hub import check_adapter, context_tokens, fingerprint, resolve, weights_gb
 from rag_ft.storage import batched, content_hash
 
@@ -86,29 +91,13 @@ class TransformersModel:
         Raises:
             ConfigError: a request names an adapter that is not loaded.
         """
-        loaded = self._peft.peft_config if self._peft is not None else {}
         for window in batched(requests, self.window):
             # What the model cannot answer gets its error at once; the rest is decoded together.
             fitting = []
             prompts = encode_prompts(self.tokenizer, [request.messages for request in window])
             for request, prompt in zip(window, prompts, strict=True):
-                if request.adapter is not None and request.adapter not in loaded:
-                    raise ConfigError(
-                        f"no adapter '{request.adapter}' is loaded (there are: "
-                        f"{', '.join(loaded) or 'none'})"
-                    )
-                too_long = len(prompt) + request.max_tokens > self._limit
-                error = None
-                if request.schema is not None:
-                    error = self._grammars.problem(request.schema)
-                if too_long and not error:
-                    error = (
-                        f"prompt has {len(prompt)} tokens and the reply up to "
-                        f"{request.max_tokens}, the model takes {self._limit}"
-                    )
-                    yield Reply(request.id, "", "error", len(prompt), 0, 0.0, error, refused=True)
-                elif error:
-                    yield Reply(request.id, "", "error", len(prompt), 0, 0.0, error)
+                if failed := self._refusal(request, prompt):
+                    yield failed
                 else:
                     fitting.append((request, prompt))
 
@@ -152,21 +141,120 @@ class TransformersModel:
         gc.collect()  # PEFT and its model refer to each other
         release_gpu()
 
+    @contextlib.asynccontextmanager
+    async def streaming(self) -> AsyncIterator[Stream]:
+        """Requests wait for each other: one thread decodes them in the order in which they come.
+
+        The stream raises ConfigError where a request names an adapter that is not loaded.
+        """
+        # PyTorch gets as many threads there as in this one.
+        thread = ThreadPoolExecutor(
+            1, "rag_ft-decode", torch.set_num_threads, (torch.get_num_threads(),)
+        )
+        try:
+            yield functools.partial(self._stream, thread)
+        finally:
+            thread.shutdown(cancel_futures=True)
+
+    async def _stream(
+        self, thread: ThreadPoolExecutor, request: ChatRequest
+    ) -> AsyncGenerator[str | Reply, None]:
+        loop = asyncio.get_running_loop()
+        # What the decoding thread hands over: pieces, then the reply, or the error that ended it.
+        said: asyncio.Queue[str | Reply | BaseException] = asyncio.Queue()
+        left = threading.Event()
+
+        def hand_over(item: str | Reply | BaseException) -> bool:
+            if not left.is_set():
+                loop.call_soon_threadsafe(said.put_nowait, item)
+            return not left.is_set()
+
+        def work() -> None:
+            try:
+                hand_over(self._stream_reply(request, hand_over))
+            except Exception as error:  # raised again in the coroutine that waits for the reply
+                hand_over(error)
+
+        waiting = thread.submit(work)
+        try:
+            while True:
+                item = await said.get()
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+                if isinstance(item, Reply):
+                    return
+        finally:
+            left.set()
+            waiting.cancel()
+
+    def _stream_reply(self, request: ChatRequest, hand_over: Callable[[str], bool]) -> Reply:
+        """Decodes one request; hands over each piece of text, and stops where that returns
+        False."""
+        [prompt] = encode_prompts(self.tokenizer, [request.messages])
+        if failed := self._refusal(request, prompt):
+            return failed
+        began, shown = time.monotonic(), ""
+        decoder = DecodeStream(skip_special_tokens=True)
+
+        def take(token: int) -> bool:
+            nonlocal shown
+            piece = decoder.step(self.tokenizer.backend_tokenizer, token) or ""
+            shown += piece
+            return hand_over(piece)
+
+        row = self._row(request, prompt, take)
+        with self._adapter(request.adapter):
+            for _ in decode(self._model, [row], self._ends, self._pad):
+                pass
+        # The text of all tokens can end later than that of one after the other.
+        text = self.tokenizer.decode(row.tokens, skip_special_tokens=True)
+        if text.startswith(shown):
+            hand_over(text[len(shown) :])
+        seconds = time.monotonic() - began
+        return Reply(request.id, text, row.finish_reason, len(prompt), len(row.tokens), seconds)
+
+    def _refusal(self, request: ChatRequest, prompt: list[int]) -> Reply | None:
+        """The failed reply of a request that cannot be answered, or None.
+
+        Raises:
+            ConfigError: the request names an adapter that is not loaded.
+        """
+        loaded = self._peft.peft_config if self._peft is not None else {}
+        if request.adapter is not None and request.adapter not in loaded:
+            raise ConfigError(
+                f"no adapter '{request.adapter}' is loaded (there are: "
+                f"{', '.join(loaded) or 'none'})"
+            )
+        error = self._grammars.problem(request.schema) if request.schema is not None else None
+        too_long = not error and len(prompt) + request.max_tokens > self._limit
+        if too_long:
+            error = (
+                f"prompt has {len(prompt)} tokens and the reply up to {request.max_tokens}, "
+                f"the model takes {self._limit}"
+            )
+        if not error:
+            return None
+        return Reply(request.id, "", "error", len(prompt), 0, 0.0, error, refused=too_long)
+
+    def _row(
+        self, request: ChatRequest, prompt: list[int], take: Callable[[int], bool] | None = None
+    ) -> Row:
+        """What is decoded for a request. `take` sees each token, and returns False to end it."""
+        # The numbers that sampling needs follow from the content, not from the neighbours.
+        uniforms = None
+        if request.temperature > 0:
+            content = f"{self._seed}:{request.adapter}:{request.temperature}:{prompt}"
+            digest = hashlib.sha256(content.encode()).digest()
+            generator = np.random.default_rng(int.from_bytes(digest[:8], "big"))
+            uniforms = generator.random(request.max_tokens)
+        grammar = self._grammars.start(request.schema) if request.schema is not None else None
+        return Row(prompt, request.max_tokens, request.temperature, uniforms, grammar, take)
+
     def _chat_batch(self, batch: list[tuple[ChatRequest, list[int]]]) -> Iterator[Reply]:
         """Replies to (request, prompt ids), which have the same adapter, as they end."""
         began = time.monotonic()
-        rows = []
-        for request, prompt in batch:
-            # The numbers that sampling needs follow from the content, not from the neighbours.
-            uniforms = None
-            if request.temperature > 0:
-                content = f"{self._seed}:{request.adapter}:{request.temperature}:{prompt}"
-                digest = hashlib.sha256(content.encode()).digest()
-                generator = np.random.default_rng(int.from_bytes(digest[:8], "big"))
-                uniforms = generator.random(request.max_tokens)
-            grammar = self._grammars.start(request.schema) if request.schema is not None else None
-            rows.append(Row(prompt, request.max_tokens, request.temperature, uniforms, grammar))
-
+        rows = [self._row(request, prompt) for request, prompt in batch]
         request_of = {id(row): request for row, (request, _) in zip(rows, batch, strict=True)}
         for row in decode(self._model, rows, self._ends, self._pad):
             text = self.tokenizer.decode(row.tokens, skip_special_tokens=True)

@@ -1,0 +1,181 @@
+"""What a server serves: runs as collections, each under three model ids, over language models that
+are opened once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from rag_ft.config import Config, LLMConfig
+from rag_ft.document_store import DocumentStore
+from rag_ft.errors import ConfigError
+from rag_ft.evaluation.components import COMPONENTS, in_order
+from rag_ft.evaluation.external_models import with_external_models
+from rag_ft.llm.factory import open_language_model
+from rag_ft.llm.interface import LanguageModel
+from rag_ft.model_hub import with_tuned
+from rag_ft.rag import RagPipeline
+from rag_ft.retrieval.retriever import Retriever
+from rag_ft.run_dir import RunDir
+from rag_ft.session import Session
+
+
+@dataclass(frozen=True)
+class Collection:
+    """One run. `tuned` names the tuned components that it serves, `why` says where that comes
+    from."""
+
+    name: str
+    session: Session
+    documents: DocumentStore
+    tuned: frozenset[str]
+    why: str
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model id. `pipeline` finds chunks and makes prompts; `closed_book`: it shows none.
+
+    `llm` with the adapter `adapter` (None: without one) answers; `base_llm` writes what is not an
+    answer, such as titles and rewritten questions.
+    """
+
+    id: str
+    collection: Collection
+    pipeline: RagPipeline
+    retriever: Retriever
+    llm: LanguageModel
+    adapter: str | None
+    base_llm: LanguageModel
+    closed_book: bool = False
+
+
+@contextmanager
+def open_collections(configs: Sequence[Config], base_only: bool) -> Iterator[list[ServedModel]]:
+    """The models of the runs, in order: what the verdict ships, base, closed book.
+
+    Language models are started on entering, and stopped on leaving.
+
+    Raises:
+        ConfigError: two runs have one name, or a model does not fit.
+        DataError: a run has no finished index.
+    """
+    collections = [open_collection(config, base_only) for config in configs]
+    names = [collection.name for collection in collections]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ConfigError(
+            f"two run folders are named {twice.pop()}, and that name tells them apart: rename one "
+            "(run.dir)"
+        )
+
+    # Runs over the same base model share one, with all their adapters beside it.
+    adapters: dict[str, dict[str, Path]] = {}
+    settings: dict[str, tuple[LLMConfig, int]] = {}
+    roles: list[tuple[str, str | None, str]] = []  # key of the model, its adapter, key of the base
+    for collection in collections:
+        config = collection.session.config
+        folder = collection.session.tuned_generator if "generator" in collection.tuned else None
+        llm, found = with_tuned(config.llm, folder)
+        keys = []
+        for settled in (llm, config.llm):
+            key = json.dumps([settled.model_dump(mode="json"), settled.dtype])
+            settings.setdefault(key, (settled, config.run.seed))
+            adapters.setdefault(key, {})
+            keys.append(key)
+        adapter = None
+        for name, path in found.items():
+            adapter = name if len(collections) == 1 else f"{name}-{collection.name}"
+            adapters[keys[0]][adapter] = path
+        roles.append((keys[0], adapter, keys[1]))
+
+    with ExitStack() as stack:
+        opened = {
+            key: stack.enter_context(open_language_model(llm, seed, adapters[key]))
+            for key, (llm, seed) in settings.items()
+        }
+        served = []
+        for collection, (key, adapter, base) in zip(collections, roles, strict=True):
+            served += _models_of(collection, opened[key], adapter, opened[base])
+        yield served
+
+
+def open_collection(config: Config, base_only: bool) -> Collection:
+    """The run of a configuration, with the tuned components that it serves.
+
+    Those are the components that the verdict of its report ships; without a report, all that were
+    tuned.
+    """
+    run_dir = with_external_models(config.evaluate, RunDir(config.run_path))
+    session = Session(config, run_dir)
+    there = session.tuned_components
+    tuned, why = there, "not evaluated: all tuned components" if there else "nothing is tuned"
+    if base_only:
+        tuned, why = set(), "--base"
+    elif there and (ship := shipped(run_dir.metrics)) is not None:
+        names = set(COMPONENTS) if ship in ("both", "all") else set(ship.split("_"))
+        tuned, why = there & names, f"the verdict of its report is {ship}"
+    name = config.run_path.resolve().name
+    return Collection(name, session, DocumentStore(run_dir.documents), frozenset(tuned), why)
+
+
+def shipped(metrics: Path) -> str | None:
+    """The `ship` of the verdict in metrics.json; None where there is no report."""
+    try:
+        return str(json.loads(metrics.read_text(encoding="utf-8"))["verdict"]["ship"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise ConfigError(
+            f"{metrics} is damaged: run `rag-ft report CONFIG --force`, or serve with --base"
+        ) from error
+
+
+def described(collection: Collection) -> str:
+    """ "demo: tuned retriever (the verdict of its report is retriever)"."""
+    tuned = in_order(collection.tuned)
+    what = f"tuned {' and '.join(tuned)}" if tuned else "base"
+    return f"{collection.name}: {what} ({collection.why})"
+
+
+def _models_of(
+    collection: Collection, llm: LanguageModel, adapter: str | None, base_llm: LanguageModel
+) -> list[ServedModel]:
+    session, name = collection.session, collection.name
+    base = session.retriever(False)
+    found = session.retriever(True) if "retriever" in collection.tuned else base
+    return [
+        ServedModel(
+            name, collection, _pipeline(session, found, llm, adapter), found, llm, adapter, base_llm
+        ),
+        *(
+            ServedModel(
+                f"{name}-{suffix}",
+                collection,
+                _pipeline(session, base, base_llm, None),
+                base,
+                base_llm,
+                None,
+                base_llm,
+                suffix == "closed-book",
+            )
+            for suffix in ("base", "closed-book")
+        ),
+    ]
+
+
+def _pipeline(
+    session: Session, retriever: Retriever, llm: LanguageModel, adapter: str | None
+) -> RagPipeline:
+    config = session.config
+    return RagPipeline(
+        retriever,
+        session.chunks,
+        session.answer_prompt,
+        nullcontext(llm),
+        config.retrieval.top_k,
+        config.evaluate.advanced.max_tokens,
+        adapter,
+    )
