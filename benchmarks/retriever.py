@@ -54,15 +54,14 @@ from rag_ft.session import Session
 from rag_ft.stages import generate, index, ingest, train_retriever
 from rag_ft.storage import read_jsonl, read_rows, write_jsonl, write_text
 from rag_ft.training.distributed import join_processes
-from rag_ft.training.retriever.dataset import select_pairs
-from rag_ft.training.retriever.phases import (
+from rag_ft.training.retriever.candidates import (
     Candidate,
     RetrieverTraining,
     base_candidate,
-    contrastive_phase,
-    lsr_phase,
     open_training,
 )
+from rag_ft.training.retriever.dataset import select_pairs
+from rag_ft.training.retriever.phases import contrastive_phase, lsr_phase
 
 SHOWN = ("recall@1", "recall@5", "recall@10", "ndcg@10")
 TUNED_AGAINST = (

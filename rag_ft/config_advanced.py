@@ -66,8 +66,12 @@ class EncoderAdvanced(Section):
 
 
 class RetrievalAdvanced(Section):
-    lexical_weight: float = Field(
-        0.5, ge=0, le=1, description="Share of BM25 (0-1) in the score of mode hybrid."
+    lexical_weight: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Share of BM25 (0-1) in the score of mode hybrid. None: train_retriever "
+        "chooses it on dev questions, for base and tuned encoder; 0.5 until then.",
     )
     candidates: int = Field(
         100, ge=1, description="Chunks taken from each index before their scores are mixed."

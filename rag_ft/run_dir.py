@@ -30,6 +30,7 @@ FILES: dict[str, dict[str, FileKind]] = {
     "train_retriever": {
         "retriever": "result",
         "retriever_index": "result",
+        "fusion.json": "result",
         "rejects/train_retriever.jsonl": "result",
         "training/train_retriever.jsonl": "result",
         "lm_scores.jsonl": "replies",
@@ -139,6 +140,12 @@ class RunDir:
     def retriever_index(self) -> Path:
         """train_retriever: as index/, made with the tuned encoder."""
         return self.path / "retriever_index"
+
+    @property
+    def fusion(self) -> Path:
+        """train_retriever: {base, tuned}: the share of BM25 in the ranking that is served, chosen
+        on dev questions, with its gain, interval and reason."""
+        return self.path / "fusion.json"
 
     @property
     def given_index(self) -> Path:

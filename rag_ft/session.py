@@ -88,6 +88,19 @@ class Session:
             )
         return self._retrievers[tuned]
 
+    def plain_retriever(self) -> Retriever:
+        """The base retriever with the mixture that holds before train_retriever chooses one. The
+        stages up to train_retriever search with it, so that their results do not depend on later
+        ones.
+
+        Raises:
+            DataError, ConfigError: see retrieval.retriever.open_retriever.
+        """
+        from rag_ft.retrieval import retriever as search
+
+        config = self.config
+        return search.open_retriever(self.run_dir, config.retrieval, config.encoder, chosen=False)
+
     def close_retrievers(self) -> None:
         """Frees the encoders' memory, for the language model that comes next."""
         self._retrievers.clear()

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from rag_ft.config import EncoderConfig, RetrievalConfig
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.retrieval.encoder import Encoder, load_encoder
-from rag_ft.retrieval.fusion import Ranking, fuse
+from rag_ft.retrieval.fusion import (
+    DEFAULT_LEXICAL_WEIGHT,
+    Candidates,
+    Fusion,
+    Ranking,
+    fuse,
+    read_fusion,
+)
 from rag_ft.retrieval.index_builder import Manifest, open_vectors, read_manifest
 from rag_ft.retrieval.lexical import LexicalIndex
 from rag_ft.retrieval.vector_store import VectorStore, open_store
@@ -36,15 +43,23 @@ class Retriever:
     """An encoder with its index. Chunk vectors and ids are in the order of chunks.jsonl."""
 
     def __init__(
-        self, folder: Path, manifest: Manifest, encoder: Encoder, config: RetrievalConfig
+        self,
+        folder: Path,
+        manifest: Manifest,
+        encoder: Encoder,
+        config: RetrievalConfig,
+        fusion: Fusion | None = None,
     ) -> None:
         """Reads the chunk ids; vectors and indices are opened by the first search that needs them.
+
+        `fusion` says how mode hybrid mixes; None: as the configuration sets it, or half and half.
 
         Raises:
             DataError: chunk_ids.json is missing, damaged, or does not fit the manifest.
         """
         self.folder, self.manifest, self.encoder = folder, manifest, encoder
         self._config = config
+        self.fusion = fusion or set_fusion(config)
         try:
             ids: list[str] = json.loads((folder / "chunk_ids.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -84,18 +99,17 @@ class Retriever:
         once."""
         if not questions:
             return {mode: [] for mode in modes}
-        hybrid, advanced = "hybrid" in modes, self._config.advanced
-        depth = max(k, advanced.candidates) if hybrid else k
-
         rankings: dict[str, list[Ranking]] = {}
-        if hybrid or "dense" in modes:
-            vectors = self.encoder.encode_queries(list(questions))
-            rankings["dense"] = self._store.search(vectors, depth)
-        if hybrid or "lexical" in modes:
-            rankings["lexical"] = self._lexical.search(list(questions), depth)
-        if hybrid:
-            both = zip(rankings["dense"], rankings["lexical"], strict=True)
-            rankings["hybrid"] = [fuse(*pair, advanced.lexical_weight) for pair in both]
+        if "hybrid" in modes:
+            found = self.candidates(questions, k)
+            rankings["dense"] = [pair.dense for pair in found]
+            rankings["lexical"] = [pair.lexical for pair in found]
+            weight = self.fusion.lexical_weight
+            rankings["hybrid"] = [fuse(*pair, weight) for pair in found]
+        elif "dense" in modes:
+            rankings["dense"] = self._dense(questions, k)
+        if "lexical" in modes and "lexical" not in rankings:
+            rankings["lexical"] = self._lexical.search(list(questions), k)
 
         # Rows of the index become chunk ids.
         hits: dict[str, list[Hits]] = {mode: [] for mode in modes}
@@ -104,6 +118,18 @@ class Retriever:
                 best = zip(rows[:k], scores[:k], strict=True)
                 hits[mode].append([(self.chunk_ids[row], float(score)) for row, score in best])
         return hits
+
+    def candidates(self, questions: Sequence[str], k: int = 1) -> list[Candidates]:
+        """What both indexes find for every question: each retrieval.advanced.candidates chunks, or
+        `k` where that is more. Rows are those of `chunk_ids`."""
+        if not questions:
+            return []
+        depth = max(k, self._config.advanced.candidates)
+        lexical = self._lexical.search(list(questions), depth)
+        return list(map(Candidates, self._dense(questions, depth), lexical))
+
+    def _dense(self, questions: Sequence[str], k: int) -> list[Ranking]:
+        return self._store.search(self.encoder.encode_queries(list(questions)), k)
 
     @functools.cached_property
     def _store(self) -> VectorStore:
@@ -119,11 +145,13 @@ def open_retriever(
     retrieval: RetrievalConfig,
     encoder: EncoderConfig | Encoder,
     tuned: bool = False,
+    chosen: bool = True,
 ) -> Retriever:
     """The base retriever of a run, or the tuned one.
 
     `encoder` is loaded here where it is a section of the configuration; an `Encoder` is used as it
-    is, with the tuned index where `tuned`.
+    is, with the tuned index where `tuned`. `chosen` mixes as fusion.json of the run says, where
+    train_retriever wrote it; otherwise as before any choice.
 
     Raises:
         DataError: there is no finished index, or no tuned encoder.
@@ -153,7 +181,17 @@ def open_retriever(
         raise ConfigError(
             f"the index in {folder} was made from other chunks than {run_dir.chunks}: {remedy}"
         )
-    return Retriever(folder, manifest, loaded, retrieval)
+    row = read_fusion(run_dir.fusion, loaded.fingerprint) if chosen else {}
+    return Retriever(folder, manifest, loaded, retrieval, set_fusion(retrieval, row))
+
+
+def set_fusion(retrieval: RetrievalConfig, row: Mapping[str, Any] | None = None) -> Fusion:
+    """The fusion that the configuration sets; what it leaves open comes from `row` of fusion.json,
+    or is half and half."""
+    weight = retrieval.advanced.lexical_weight
+    if weight is None:
+        weight = (row or {}).get("lexical_weight", DEFAULT_LEXICAL_WEIGHT)
+    return Fusion(weight)
 
 
 def served_tuned(run_dir: RunDir) -> bool:

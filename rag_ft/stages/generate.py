@@ -96,7 +96,7 @@ def _run_passes(
     that each pass took."""
     config, run_dir, settings = session.config, session.run_dir, session.config.generate
     checks, seed, chunks = settings.advanced.checks, config.run.seed, session.chunks
-    retriever = session.retriever()
+    retriever = session.plain_retriever()
     retriever.encoder = CachedQueryEncoder(retriever.encoder)  # type: ignore[assignment]
     trip = RoundTrip(settings, config.retrieval.top_k, prompt, retriever, chunks)
     ended = {"start": time.monotonic()}

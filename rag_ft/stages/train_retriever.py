@@ -1,11 +1,12 @@
 """Tunes the encoder on the pairs, and ships it where it finds no less on dev documents.
 
 The phases (inverse cloze, contrastive, LM-supervised) and their files are in
-training/retriever/phases.py.
+training/retriever/phases.py; what is served of them in candidates.py.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -18,11 +19,12 @@ from rag_ft.config import TrainRetrieverConfig
 from rag_ft.errors import ConfigError
 from rag_ft.run_dir import RunDir
 from rag_ft.session import Session
-from rag_ft.storage import write_jsonl
+from rag_ft.storage import write_jsonl, write_text
 
 if TYPE_CHECKING:
+    from rag_ft.training.retriever.candidates import Candidate, LeftOut, RetrieverTraining
     from rag_ft.training.retriever.dataset import Pairs
-    from rag_ft.training.retriever.phases import Candidate, LeftOut, RetrieverTraining
+    from rag_ft.training.retriever.fusion_choice import FusionChoice
     from rag_ft.training.retriever.ship_gate import DevScores, Selection
 
 logger = logging.getLogger(__name__)
@@ -34,8 +36,10 @@ Counts = dict[str, int | float | str]
 
 
 def run(session: Session) -> Counts:
-    """Writes the training log and the rejects, and retriever/ and retriever_index/ where the tuned
-    encoder is selected; with LM-supervised retrieval also lm_scores.jsonl.
+    """Writes the training log and the rejects, fusion.json, and retriever/ and retriever_index/
+    where the tuned encoder is selected; with LM-supervised retrieval also lm_scores.jsonl.
+
+    Without training fusion.json holds the choice for the base encoder alone.
 
     Raises:
         DataError: something of a test document is among the pairs to train on.
@@ -45,12 +49,15 @@ def run(session: Session) -> Counts:
     from rag_ft.training.distributed import join_processes
     from rag_ft.training.generator.lora import sharded
     from rag_ft.training.leakage import TEST_QUESTION
+    from rag_ft.training.retriever.candidates import base_candidate, open_training
     from rag_ft.training.retriever.dataset import select_pairs, with_cloze_dev
-    from rag_ft.training.retriever.phases import base_candidate, open_training
 
     config, run_dir, settings = session.config, session.run_dir, session.config.train_retriever
+    similarity = config.ingest.advanced.near_duplicate_similarity
     if not settings.enabled:
-        return {"shipped": 0, "reason": "train_retriever.enabled is false"}
+        pairs = select_pairs(run_dir, session.chunks, similarity)
+        choice = choose_base_fusion(session, pairs)
+        return {"shipped": 0, "reason": "train_retriever.enabled is false", **choice}
     if sharded():
         raise ConfigError(
             "with FSDP no process holds the whole encoder, which is small: launch train_retriever "
@@ -59,7 +66,7 @@ def run(session: Session) -> Counts:
 
     # The pairs: those of train documents to train on, those of dev documents to select by.
     processes = join_processes()
-    pairs = select_pairs(run_dir, session.chunks, config.ingest.advanced.near_duplicate_similarity)
+    pairs = select_pairs(run_dir, session.chunks, similarity)
     if settings.advanced.self_supervised:
         pairs = with_cloze_dev(pairs, config.run.seed)
     processes.first(lambda: write_jsonl(run_dir.rejects("train_retriever"), pairs.rejects))
@@ -69,6 +76,7 @@ def run(session: Session) -> Counts:
         "num_dropped_test_questions": sum(r.reason == TEST_QUESTION for r in pairs.rejects),
     }
     if reason := nothing_to_train_on(settings, pairs):
+        processes.first(lambda: choose_base_fusion(session, pairs))
         return {**counts, "shipped": 0, "reason": reason}
 
     # Training, phase after phase; then the gate selects an encoder.
@@ -79,6 +87,7 @@ def run(session: Session) -> Counts:
 
     # The training log, the rejects of the phases, and the selected encoder.
     processes.first(lambda: ship(training, kept, left_out, selection))
+    fusion = {"base": base.scores.fusion, "tuned": selection.scores.fusion}
     before, after = base.scores.summary, selection.scores.summary
     return {
         **counts,
@@ -87,12 +96,30 @@ def run(session: Session) -> Counts:
         "reason": selection.reason,
         "phases": ", ".join(phase.name for phase in kept[1:]) or "none",
         "left_out": "; ".join(f"{phase.name}: {phase.reason}" for phase in left_out) or "none",
+        **{f"lexical_weight_{name}": choice.lexical_weight for name, choice in fusion.items()},
+        **{f"fusion_{name}": choice.reason for name, choice in fusion.items()},
         "dev_recall_base": before["dev_served_recall"],
         "dev_recall_tuned": after["dev_served_recall"],
         "dev_dense_recall_base": before["dev_dense_recall"],
         "dev_dense_recall_tuned": after["dev_dense_recall"],
         **{f"lsr_{k}": v for phase in kept for k, v in phase.notes.items() if v is not None},
     }
+
+
+def choose_base_fusion(session: Session, pairs: Pairs) -> Counts:
+    """Writes fusion.json for the base encoder; returns its choice as counts."""
+    from rag_ft.training.retriever.fusion_choice import choose_fusion
+
+    retriever = session.plain_retriever()
+    choice = choose_fusion(retriever, session.config.retrieval, pairs, seen=False)
+    write_fusion(session.run_dir, choice, None)
+    return {"lexical_weight_base": choice.lexical_weight, "fusion_base": choice.reason}
+
+
+def write_fusion(run_dir: RunDir, base: FusionChoice, tuned: FusionChoice | None) -> None:
+    """Writes fusion.json; `tuned` is None where the base encoder is served."""
+    rows = {"base": base.row(), "tuned": tuned.row() if tuned else None}
+    write_text(run_dir.fusion, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
 
 
 def nothing_to_train_on(settings: TrainRetrieverConfig, pairs: Pairs) -> str | None:
@@ -116,8 +143,9 @@ def train(training: RetrieverTraining, base: Candidate) -> tuple[list[Candidate]
     and ends the training, where it finds no more on dev than before; an LM-supervised phase is left
     out where it finds less.
     """
+    from rag_ft.training.retriever.candidates import LeftOut
     from rag_ft.training.retriever.dataset import with_positive
-    from rag_ft.training.retriever.phases import LeftOut, cloze_phase, contrastive_phase, lsr_phase
+    from rag_ft.training.retriever.phases import cloze_phase, contrastive_phase, lsr_phase
 
     settings, pairs = training.config.train_retriever, training.pairs
     kept, left_out = [base], list[LeftOut]()
@@ -152,7 +180,7 @@ def train(training: RetrieverTraining, base: Candidate) -> tuple[list[Candidate]
 
 def select(training: RetrieverTraining, base: Candidate, tuned: Candidate) -> Selection:
     """The gate: the tuned encoder, one between base and tuned, or the base."""
-    from rag_ft.training.retriever.phases import build_candidate, measure_candidate
+    from rag_ft.training.retriever.candidates import build_candidate, measure_candidate
     from rag_ft.training.retriever.ship_gate import (
         INTERPOLATIONS,
         Selection,
@@ -196,7 +224,7 @@ def ship(
     selection: Selection,
 ) -> None:
     """Writes the training log and the rejects, moves the selected encoder and index to their
-    places, and removes the folders of the phases."""
+    places, writes fusion.json, and removes the folders of the phases."""
     run_dir = training.run_dir
     rejects = [*training.pairs.rejects, *training.rejects]
     write_jsonl(run_dir.rejects("train_retriever"), rejects)
@@ -210,6 +238,8 @@ def ship(
         selected = candidate_folder(training, kept[-1], selection.interpolation)
         os.replace(selected.retriever, run_dir.retriever)
         os.replace(selected.retriever_index, run_dir.retriever_index)
+    tuned = selection.scores.fusion if selection.shipped else None
+    write_fusion(run_dir, kept[0].scores.fusion, tuned)
     shutil.rmtree(training.folder, ignore_errors=True)
     result = "tuned encoder shipped" if selection.shipped else "base encoder kept"
     logger.info("retriever: %s (%s)", result, selection.reason)
