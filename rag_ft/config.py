@@ -7,9 +7,9 @@ All other settings stand in `config_advanced`; `config_loader` makes a Config of
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from rag_ft.config_advanced import (
     EncoderAdvanced,
@@ -78,12 +78,40 @@ class EncoderConfig(Section):
     advanced: EncoderAdvanced = EncoderAdvanced()
 
 
+def _title_or_none(value: Any) -> Any:
+    """`with_title`, which `context` replaces, was true or false."""
+    return {True: "title", False: "none"}[value] if isinstance(value, bool) else value
+
+
 class RetrievalConfig(Section):
     mode: Literal["dense", "lexical", "hybrid"] = Field(
         "hybrid", description="What finds chunks: the encoder, BM25, or both, their scores mixed."
     )
     top_k: int = Field(3, ge=1, description="Chunks shown to the generator.")
+    context: Annotated[Literal["none", "title"], BeforeValidator(_title_or_none)] = Field(
+        "title",
+        description="What encoder and LLM read before each chunk: nothing, or the document's title "
+        "(BM25 always reads it). It helps with short titles, and hurts where they are as long as "
+        "sentences.",
+    )
+    expand: Literal["none", "neighbours"] = Field(
+        "none",
+        description="What the generator is shown of a found chunk: the chunk alone, or also the "
+        "chunks before and after it. top_k then counts the groups, and fewer are shown where they "
+        "would need more tokens than top_k of the longest chunks.",
+    )
+    ranker: Literal["auto", "none", "lightgbm"] = Field(
+        "auto",
+        description="What orders the found chunks after mode hybrid has mixed them: nothing, or a "
+        "LightGBM ranker over the scores of both indexes, which train_retriever trains. auto: "
+        "where dev questions show a certain gain.",
+    )
     advanced: RetrievalAdvanced = RetrievalAdvanced()
+
+    @property
+    def with_title(self) -> bool:
+        """Whether encoder and LLM read the document's title before each chunk."""
+        return self.context == "title"
 
 
 class LLMConfig(Section):

@@ -76,11 +76,6 @@ class RetrievalAdvanced(Section):
     candidates: int = Field(
         100, ge=1, description="Chunks taken from each index before their scores are mixed."
     )
-    with_title: bool = Field(
-        True,
-        description="Puts the document's title before each chunk, for encoder and LLM (BM25 "
-        "always reads it). Helps with short titles, hurts where they are as long as sentences.",
-    )
     faiss: Literal["auto", "flat", "ivf"] = Field(
         "auto", description="Kind of vector index. auto: flat up to 200,000 chunks, then IVF."
     )

@@ -166,7 +166,9 @@ def plan_stage(
     chosen = {
         key: value
         for key, value in flat(config).items()
-        if {key, key.split(".")[0]} & wanted and key not in NEUTRAL and key != "run.dir"
+        if any(f"{key}.".startswith(f"{part}.") for part in wanted)
+        and key not in NEUTRAL
+        and key != "run.dir"
     }
     portable = {k: _without_folder(v) if k in PATHS else v for k, v in chosen.items()}
     fingerprint = content_hash(name, portable, inputs)

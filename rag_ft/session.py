@@ -43,7 +43,7 @@ class Session:
     @cached_property
     def answer_prompt(self) -> AnswerPrompt:
         """How questions and chunks are put to the generator."""
-        return AnswerPrompt(self.prompts, self.config.retrieval.advanced.with_title)
+        return AnswerPrompt(self.prompts, self.config.retrieval.with_title)
 
     @cached_property
     def chunks(self) -> ChunkStore:

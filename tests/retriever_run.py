@@ -103,7 +103,7 @@ def prepare(
     }
     config, run_dir = make_run(
         documents(),
-        retrieval__advanced__with_title=False,
+        retrieval__context="none",
         retrieval__mode=mode,
         **{f"train_retriever__{k}": v for k, v in values.items()},
     )

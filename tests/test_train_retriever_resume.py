@@ -152,7 +152,7 @@ def test_two_processes_train_what_one_trains(
             documents(),
             run__dir=tmp_path / name,
             encoder__model=str(encoder),
-            retrieval__advanced__with_title=False,
+            retrieval__context="none",
             generate__questions=[str(questions)],
             generate__pairs_per_chunk=0,
             train_retriever__advanced__gate=False,

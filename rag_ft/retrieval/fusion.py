@@ -25,9 +25,11 @@ class Candidates(NamedTuple):
 
 @dataclass(frozen=True)
 class Fusion:
-    """How dense and lexical ranking become one: the share of BM25 (0-1)."""
+    """How dense and lexical ranking become one: the share of BM25 (0-1), and the file of the
+    feature ranker that orders the mixture where there is one."""
 
     lexical_weight: float = DEFAULT_LEXICAL_WEIGHT
+    ranker: Path | None = None
 
 
 def best_first(rows: np.ndarray, scores: np.ndarray) -> Ranking:
@@ -47,13 +49,19 @@ def fuse(dense: Ranking, lexical: Ranking, lexical_weight: float) -> Ranking:
     for (found, scores), weight in ((dense, 1 - lexical_weight), (lexical, lexical_weight)):
         if len(found) == 0:
             continue
-        low, high = float(scores.min()), float(scores.max())
-        # A ranking whose scores are all equal has no scale: every chunk counts as its best.
-        normalised = np.ones(len(scores))
-        if high > low:
-            normalised = (scores.astype(np.float64) - low) / (high - low)
-        mixed[np.searchsorted(rows, found)] += weight * normalised
+        mixed[np.searchsorted(rows, found)] += weight * min_max(scores)
     return best_first(rows, mixed)
+
+
+def min_max(scores: np.ndarray) -> np.ndarray:
+    """The scores (n,) moved and stretched to 0..1. Equal scores have no scale: each becomes 1."""
+    if len(scores) == 0:
+        return np.zeros(0)
+    low, high = float(scores.min()), float(scores.max())
+    if high == low:
+        return np.ones(len(scores))
+    stretched: np.ndarray = (scores.astype(np.float64) - low) / (high - low)
+    return stretched
 
 
 def read_fusion(path: Path, encoder: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import numpy as np
 from rag_ft.config import EncoderConfig, RetrievalConfig
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.retrieval.encoder import Encoder, load_encoder
+from rag_ft.retrieval.feature_ranker import ChunkPlaces, FeatureRanker, features
 from rag_ft.retrieval.fusion import (
     DEFAULT_LEXICAL_WEIGHT,
     Candidates,
@@ -28,6 +29,7 @@ from rag_ft.run_dir import RunDir
 from rag_ft.storage import file_sha256
 
 Mode = Literal["dense", "lexical", "hybrid"]
+SERVED = "served"  # retrieval.mode, in the order that users get
 Hits = list[tuple[str, float]]  # (chunk id, score), best first
 
 
@@ -86,10 +88,11 @@ class Retriever:
     def search(self, questions: Sequence[str], k: int, mode: str | None = None) -> list[Hits]:
         """For every question at most `k` (chunk id, score), best first, ties in chunk order.
 
-        `mode` is dense, lexical or hybrid, by default retrieval.mode. Scores: cosine -1..1, BM25
-        above 0 (a chunk that shares no word with the question is not found), fused 0..1.
+        `mode` is dense, lexical, hybrid or served, by default served: retrieval.mode, ordered by
+        the feature ranker where there is one. Scores: cosine -1..1, BM25 above 0 (a chunk that
+        shares no word with the question is not found), others 0..1.
         """
-        chosen = mode or self._config.mode
+        chosen = mode or SERVED
         return self.search_modes(questions, k, [chosen])[chosen]
 
     def search_modes(
@@ -99,18 +102,7 @@ class Retriever:
         once."""
         if not questions:
             return {mode: [] for mode in modes}
-        rankings: dict[str, list[Ranking]] = {}
-        if "hybrid" in modes:
-            found = self.candidates(questions, k)
-            rankings["dense"] = [pair.dense for pair in found]
-            rankings["lexical"] = [pair.lexical for pair in found]
-            weight = self.fusion.lexical_weight
-            rankings["hybrid"] = [fuse(*pair, weight) for pair in found]
-        elif "dense" in modes:
-            rankings["dense"] = self._dense(questions, k)
-        if "lexical" in modes and "lexical" not in rankings:
-            rankings["lexical"] = self._lexical.search(list(questions), k)
-
+        rankings = self._rank(list(questions), k, modes)
         # Rows of the index become chunk ids.
         hits: dict[str, list[Hits]] = {mode: [] for mode in modes}
         for mode in modes:
@@ -119,17 +111,51 @@ class Retriever:
                 hits[mode].append([(self.chunk_ids[row], float(score)) for row, score in best])
         return hits
 
-    def candidates(self, questions: Sequence[str], k: int = 1) -> list[Candidates]:
-        """What both indexes find for every question: each retrieval.advanced.candidates chunks, or
-        `k` where that is more. Rows are those of `chunk_ids`."""
-        if not questions:
-            return []
-        depth = max(k, self._config.advanced.candidates)
-        lexical = self._lexical.search(list(questions), depth)
-        return list(map(Candidates, self._dense(questions, depth), lexical))
+    def _rank(self, questions: list[str], k: int, modes: Sequence[str]) -> dict[str, list[Ranking]]:
+        """{mode: a ranking of at least the best `k` rows for each question}."""
+        wanted = {self._config.mode if mode == SERVED else mode for mode in modes}
+        hybrid = "hybrid" in wanted
+        depth = max(k, self._config.advanced.candidates) if hybrid else k
+        vectors, rankings = None, dict[str, list[Ranking]]()
+        if hybrid or "dense" in wanted:
+            vectors = self.encoder.encode_queries(questions)
+            rankings["dense"] = self._store.search(vectors, depth)
+        if hybrid or "lexical" in wanted:
+            rankings["lexical"] = self._lexical.search(questions, depth)
+        if hybrid:
+            both = list(map(Candidates, rankings["dense"], rankings["lexical"]))
+            rankings["hybrid"] = [fuse(*found, self.fusion.lexical_weight) for found in both]
+        if SERVED in modes:
+            rankings[SERVED] = rankings[self._config.mode]
+            if hybrid and vectors is not None and (ranker := self._ranker):
+                rankings[SERVED] = [
+                    ranker.rank(*self.features(question, vector, found))
+                    for question, vector, found in zip(questions, vectors, both, strict=True)
+                ]
+        return rankings
 
-    def _dense(self, questions: Sequence[str], k: int) -> list[Ranking]:
-        return self._store.search(self.encoder.encode_queries(list(questions)), k)
+    def candidates(self, questions: Sequence[str]) -> tuple[np.ndarray, list[Candidates]]:
+        """The vectors of the questions, and what both indexes find for each: as many chunks as
+        retrieval.advanced.candidates says. Rows are those of `chunk_ids`."""
+        vectors = self.encoder.encode_queries(list(questions))
+        depth = self._config.advanced.candidates
+        lexical = self._lexical.search(list(questions), depth)
+        return vectors, list(map(Candidates, self._store.search(vectors, depth), lexical))
+
+    def features(
+        self, question: str, vector: np.ndarray, found: Candidates
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The rows that either index found, and what a feature ranker looks at (see
+        feature_ranker.py)."""
+        return features(question, vector, found, self.vectors, self._lexical, self._places)
+
+    @functools.cached_property
+    def _ranker(self) -> FeatureRanker | None:
+        return FeatureRanker(self.fusion.ranker) if self.fusion.ranker else None
+
+    @functools.cached_property
+    def _places(self) -> ChunkPlaces:
+        return ChunkPlaces(self.chunk_ids)
 
     @functools.cached_property
     def _store(self) -> VectorStore:
@@ -172,26 +198,30 @@ def open_retriever(
     remedy = f"run `rag-ft {stage} CONFIG --force`"
     if manifest.encoder != loaded.fingerprint:
         raise ConfigError(f"the index in {folder} was made by another encoder: {remedy}")
-    if manifest.with_title != retrieval.advanced.with_title:
+    if manifest.with_title != retrieval.with_title:
         raise ConfigError(
             f"the index in {folder} was made with "
-            f"retrieval.advanced.with_title={manifest.with_title}: {remedy}"
+            f"retrieval.context={'title' if manifest.with_title else 'none'}: {remedy}"
         )
     if run_dir.chunks.exists() and manifest.chunks != file_sha256(run_dir.chunks):
         raise ConfigError(
             f"the index in {folder} was made from other chunks than {run_dir.chunks}: {remedy}"
         )
     row = read_fusion(run_dir.fusion, loaded.fingerprint) if chosen else {}
-    return Retriever(folder, manifest, loaded, retrieval, set_fusion(retrieval, row))
+    fusion = set_fusion(retrieval, row, run_dir.path)
+    return Retriever(folder, manifest, loaded, retrieval, fusion)
 
 
-def set_fusion(retrieval: RetrievalConfig, row: Mapping[str, Any] | None = None) -> Fusion:
-    """The fusion that the configuration sets; what it leaves open comes from `row` of fusion.json,
-    or is half and half."""
-    weight = retrieval.advanced.lexical_weight
+def set_fusion(
+    retrieval: RetrievalConfig, row: Mapping[str, Any] | None = None, folder: Path = Path()
+) -> Fusion:
+    """The fusion that the configuration sets; what it leaves open comes from `row` of fusion.json
+    in the run `folder`, or is half and half."""
+    row, weight = row or {}, retrieval.advanced.lexical_weight
     if weight is None:
-        weight = (row or {}).get("lexical_weight", DEFAULT_LEXICAL_WEIGHT)
-    return Fusion(weight)
+        weight = row.get("lexical_weight", DEFAULT_LEXICAL_WEIGHT)
+    ranker = row.get("ranker") if retrieval.ranker != "none" else None
+    return Fusion(weight, folder / ranker if ranker else None)
 
 
 def served_tuned(run_dir: RunDir) -> bool:

@@ -60,7 +60,7 @@ def probes(
         for place, at in zip(PLACES, places, strict=True):
             asks += _both(pair, f"order_{place}", [*others[:at], shown[0], *others[at:]])
 
-        asks += _swap(pair, chunks[shown[0]], pairs, rng, settings.advanced.with_title)
+        asks += _swap(pair, chunks[shown[0]], pairs, rng, settings.with_title)
     return asks
 
 

@@ -87,7 +87,7 @@ class RetrieverTraining:
 
     def text_of(self, chunk: Chunk) -> str:
         """What the encoder reads of a chunk, without its prompt."""
-        return chunk_text(chunk, self.config.retrieval.advanced.with_title)
+        return chunk_text(chunk, self.config.retrieval.with_title)
 
     def retriever_of(self, candidate: Candidate) -> Retriever:
         """The candidate's encoder over its index."""

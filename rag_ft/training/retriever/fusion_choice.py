@@ -89,7 +89,7 @@ def rank_questions(
     """What both indexes find for the questions of `pairs`; `gold`: chunk ids by pair id. Pairs
     without a gold chunk are left out."""
     located = [pair for pair in pairs if gold.get(pair.id)]
-    found = retriever.candidates([pair.question for pair in located])
+    _, found = retriever.candidates([pair.question for pair in located])
     rows = retriever.row_of
     return [
         Ranked(
