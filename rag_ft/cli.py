@@ -115,6 +115,18 @@ def make_parser() -> argparse.ArgumentParser:
     ask.add_argument("overrides", nargs="*", metavar="section.key=value", help="change a setting")
     ask.add_argument("--base", action="store_true", help="with the base models, not the tuned ones")
 
+    explain = _add(
+        commands,
+        "explain",
+        "for one question, rank and score of each chunk shown in every ranking",
+        "explain.explain_command",
+        overrides=False,
+    )
+    explain.add_argument("question", help="the question, quoted")
+    explain.add_argument(
+        "overrides", nargs="*", metavar="section.key=value", help="change a setting"
+    )
+
     _add_tools(commands)
     return parser
 

@@ -96,9 +96,8 @@ class RetrievalConfig(Section):
     )
     expand: Literal["none", "neighbours"] = Field(
         "none",
-        description="What the generator is shown of a found chunk: the chunk alone, or also the "
-        "chunks before and after it. top_k then counts the groups, and fewer are shown where they "
-        "would need more tokens than top_k of the longest chunks.",
+        description="What the generator is shown of a found chunk: the chunk alone, or with the "
+        "chunks before and after it, then a third of top_k, so that prompts stay as long.",
     )
     ranker: Literal["auto", "none", "lightgbm"] = Field(
         "auto",
@@ -107,6 +106,11 @@ class RetrievalConfig(Section):
         "where dev questions show a certain gain.",
     )
     advanced: RetrievalAdvanced = RetrievalAdvanced()
+
+    @property
+    def num_shown(self) -> int:
+        """The number of found chunks that the generator is shown, each perhaps with neighbours."""
+        return self.top_k if self.expand == "none" else max(1, round(self.top_k / 3))
 
     @property
     def with_title(self) -> bool:

@@ -109,13 +109,13 @@ class RagPipeline:
             session.chunks,
             session.answer_prompt,
             open_language_model(llm, config.run.seed, adapters),
-            config.retrieval.top_k,
+            config.retrieval.num_shown,
             config.evaluate.advanced.max_tokens,
             adapter=next(iter(adapters), None),
         )
 
     def retrieve(self, question: str, k: int | None = None) -> list[RetrievedChunk]:
-        """The `k` best chunks (default: retrieval.top_k), best first."""
+        """The `k` best chunks (default: as many as answers are made from), best first."""
         [hits] = self._retriever.search([question], k or self._top_k)
         return [RetrievedChunk(self._chunks[chunk_id], score) for chunk_id, score in hits]
 

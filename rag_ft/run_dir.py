@@ -31,6 +31,7 @@ FILES: dict[str, dict[str, FileKind]] = {
         "retriever": "result",
         "retriever_index": "result",
         "fusion.json": "result",
+        "ranker": "result",
         "rejects/train_retriever.jsonl": "result",
         "training/train_retriever.jsonl": "result",
         "lm_scores.jsonl": "replies",
@@ -144,8 +145,13 @@ class RunDir:
     @property
     def fusion(self) -> Path:
         """train_retriever: {base, tuned}: the share of BM25 in the ranking that is served, chosen
-        on dev questions, with its gain, interval and reason."""
+        on dev questions, and whether the feature ranker is, with gains, intervals and reasons."""
         return self.path / "fusion.json"
+
+    def ranker(self, name: str) -> Path:
+        """train_retriever, where one is served: the feature ranker over the scores of the encoder
+        `name` (base or tuned), a LightGBM model as text."""
+        return self.path / "ranker" / f"{name}.txt"
 
     @property
     def given_index(self) -> Path:
@@ -192,7 +198,8 @@ class RunDir:
 
     def hits(self, system: str) -> Path:
         """evaluate: a Hit a line, for each retriever: base and tuned as they are served, lexical,
-        dense_base and dense_tuned alone."""
+        dense_base and dense_tuned alone, and where a feature ranker is served mixture_base and
+        mixture_tuned without it."""
         return self.path / "hits" / f"{system}.jsonl"
 
     def predictions(self, system: str) -> Path:

@@ -43,7 +43,9 @@ class Session:
     @cached_property
     def answer_prompt(self) -> AnswerPrompt:
         """How questions and chunks are put to the generator."""
-        return AnswerPrompt(self.prompts, self.config.retrieval.with_title)
+        retrieval = self.config.retrieval
+        neighbours = self.chunks if retrieval.expand == "neighbours" else None
+        return AnswerPrompt(self.prompts, retrieval.with_title, neighbours)
 
     @cached_property
     def chunks(self) -> ChunkStore:

@@ -24,7 +24,9 @@ def ranking(*rows: int) -> Ranking:
 
 
 def question(number: int, dense: Ranking, lexical: Ranking, document: str = "") -> Ranked:
-    return Ranked(Candidates(dense, lexical), frozenset({3}), document or f"d{number}")
+    none = (np.empty(0, dtype=np.int64), np.empty((0, 0), dtype=np.float32))
+    found = Candidates(dense, lexical)
+    return Ranked(f"q{number}", found, frozenset({3}), document or f"d{number}", none)
 
 
 # Of equal scores the first row leads, so gold is the last.

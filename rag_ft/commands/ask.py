@@ -7,6 +7,7 @@ import argparse
 from rag_ft.commands.arguments import checked_config_of
 from rag_ft.config import Config
 from rag_ft.rag import RagPipeline
+from rag_ft.text import excerpt
 
 
 def ask(config: Config, question: str, tuned: bool = True) -> str:
@@ -23,10 +24,7 @@ def ask(config: Config, question: str, tuned: bool = True) -> str:
     lines = [said.answer, ""]
     for number, found in enumerate(said.chunks, 1):
         star = "*" if found.chunk.id in said.citations else " "
-        excerpt = " ".join(found.chunk.text.split())
-        if len(excerpt) > 160:
-            excerpt = excerpt[:157] + "..."
-        lines.append(f"{star}[{number}] {found.chunk.id}  {excerpt}")
+        lines.append(f"{star}[{number}] {found.chunk.id}  {excerpt(found.chunk.text)}")
     return "\n".join(lines)
 
 

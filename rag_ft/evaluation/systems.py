@@ -56,12 +56,13 @@ class System:
 
 @dataclass(frozen=True)
 class Ranking:
-    """A row of the table of retrieval, and a file in hits/. `context`: "served" is the mode that
-    users get, "lexical" and "dense" are one part of it alone."""
+    """A row of the table of retrieval, and a file in hits/. `context`: "served" is the order that
+    users get, "mixture" is it before the feature ranker, "lexical" and "dense" are one part of it
+    alone."""
 
     name: str
     tuned: frozenset[str]
-    context: Literal["served", "lexical", "dense"]
+    context: Literal["served", "mixture", "lexical", "dense"]
     meaning: str
 
 
@@ -88,6 +89,13 @@ RANKINGS = SERVED | {
         Ranking("lexical", NOTHING, "lexical", "BM25 alone"),
         Ranking("dense_base", NOTHING, "dense", "base encoder alone"),
         Ranking("dense_tuned", frozenset({"retriever"}), "dense", "tuned encoder alone"),
+        Ranking("mixture_base", NOTHING, "mixture", "base encoder and BM25, without the ranker"),
+        Ranking(
+            "mixture_tuned",
+            frozenset({"retriever"}),
+            "mixture",
+            "tuned encoder and BM25, without the ranker",
+        ),
     )
 }
 RETRIEVERS = {name: ranking.meaning for name, ranking in RANKINGS.items()}

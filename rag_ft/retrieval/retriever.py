@@ -6,7 +6,7 @@ import functools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 
@@ -133,6 +133,19 @@ class Retriever:
                     for question, vector, found in zip(questions, vectors, both, strict=True)
                 ]
         return rankings
+
+    def explain(self, question: str, k: int) -> dict[str, dict[str, tuple[int, float]]]:
+        """{chunk id: {mode: (rank from 1, score)}} of the `k` chunks that are served, best first.
+        The modes: dense, lexical, hybrid and served; one that does not find the chunk among its
+        candidates is left out."""
+        modes = [*get_args(Mode), SERVED]
+        depth = max(k, self._config.advanced.candidates)
+        found: dict[str, dict[str, tuple[int, float]]] = {}
+        for mode, [hits] in self.search_modes([question], 2 * depth, modes).items():
+            for rank, (chunk_id, score) in enumerate(hits, 1):
+                found.setdefault(chunk_id, {})[mode] = (rank, score)
+        served = {i: ranks for i, ranks in found.items() if ranks.get(SERVED, (k + 1,))[0] <= k}
+        return dict(sorted(served.items(), key=lambda item: item[1][SERVED][0]))
 
     def candidates(self, questions: Sequence[str]) -> tuple[np.ndarray, list[Candidates]]:
         """The vectors of the questions, and what both indexes find for each: as many chunks as

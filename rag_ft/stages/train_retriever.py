@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -87,7 +87,6 @@ def run(session: Session) -> Counts:
 
     # The training log, the rejects of the phases, and the selected encoder.
     processes.first(lambda: ship(training, kept, left_out, selection))
-    fusion = {"base": base.scores.fusion, "tuned": selection.scores.fusion}
     before, after = base.scores.summary, selection.scores.summary
     return {
         **counts,
@@ -96,8 +95,7 @@ def run(session: Session) -> Counts:
         "reason": selection.reason,
         "phases": ", ".join(phase.name for phase in kept[1:]) or "none",
         "left_out": "; ".join(f"{phase.name}: {phase.reason}" for phase in left_out) or "none",
-        **{f"lexical_weight_{name}": choice.lexical_weight for name, choice in fusion.items()},
-        **{f"fusion_{name}": choice.reason for name, choice in fusion.items()},
+        **fusion_counts({"base": base.scores.fusion, "tuned": selection.scores.fusion}),
         "dev_recall_base": before["dev_served_recall"],
         "dev_recall_tuned": after["dev_served_recall"],
         "dev_dense_recall_base": before["dev_dense_recall"],
@@ -107,19 +105,44 @@ def run(session: Session) -> Counts:
 
 
 def choose_base_fusion(session: Session, pairs: Pairs) -> Counts:
-    """Writes fusion.json for the base encoder; returns its choice as counts."""
-    from rag_ft.training.retriever.fusion_choice import choose_fusion
+    """Writes fusion.json, and the ranker where there is one, for the base encoder; returns its
+    choice as counts."""
+    from rag_ft.training.retriever.ranker_choice import choose_fusion
 
-    retriever = session.plain_retriever()
-    choice = choose_fusion(retriever, session.config.retrieval, pairs, seen=False)
-    write_fusion(session.run_dir, choice, None)
-    return {"lexical_weight_base": choice.lexical_weight, "fusion_base": choice.reason}
+    config, run_dir = session.config, session.run_dir
+    choice, _ = choose_fusion(
+        session.plain_retriever(),
+        config.retrieval,
+        pairs,
+        None,
+        run_dir.ranker("base"),
+        config.run.seed,
+    )
+    write_fusion(run_dir, {"base": choice})
+    return fusion_counts({"base": choice})
 
 
-def write_fusion(run_dir: RunDir, base: FusionChoice, tuned: FusionChoice | None) -> None:
-    """Writes fusion.json; `tuned` is None where the base encoder is served."""
-    rows = {"base": base.row(), "tuned": tuned.row() if tuned else None}
+def write_fusion(run_dir: RunDir, choices: Mapping[str, FusionChoice]) -> None:
+    """Writes fusion.json: a row for the base encoder, and one for the tuned one where it is
+    served. A ranker stands in the run's place for it."""
+    rows: dict[str, Any] = {"base": None, "tuned": None}
+    for name, choice in choices.items():
+        place = run_dir.ranker(name).relative_to(run_dir.path).as_posix()
+        rows[name] = replace(choice, ranker=place if choice.ranker else None).row()
     write_text(run_dir.fusion, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+
+
+def fusion_counts(choices: Mapping[str, FusionChoice]) -> Counts:
+    """What was chosen, and why, for the done-file and the report."""
+    counts: Counts = {}
+    for name, choice in choices.items():
+        counts |= {
+            f"lexical_weight_{name}": choice.lexical_weight,
+            f"fusion_{name}": choice.reason,
+            f"ranker_{name}": int(choice.ranker is not None),
+            f"ranker_reason_{name}": choice.ranker_reason,
+        }
+    return counts
 
 
 def nothing_to_train_on(settings: TrainRetrieverConfig, pairs: Pairs) -> str | None:
@@ -234,12 +257,18 @@ def ship(
     # What an earlier run shipped goes first: it may be the base that is served now.
     for folder in (run_dir.retriever_index, run_dir.retriever):
         shutil.rmtree(folder, ignore_errors=True)
+    choices, places = {"base": kept[0].scores.fusion}, {"base": training.folder / "base"}
     if selection.shipped:
         selected = candidate_folder(training, kept[-1], selection.interpolation)
+        choices["tuned"], places["tuned"] = selection.scores.fusion, selected.path
         os.replace(selected.retriever, run_dir.retriever)
         os.replace(selected.retriever_index, run_dir.retriever_index)
-    tuned = selection.scores.fusion if selection.shipped else None
-    write_fusion(run_dir, kept[0].scores.fusion, tuned)
+    shutil.rmtree(run_dir.ranker("base").parent, ignore_errors=True)
+    for name, choice in choices.items():
+        if choice.ranker:
+            run_dir.ranker(name).parent.mkdir(exist_ok=True)
+            os.replace(places[name] / choice.ranker, run_dir.ranker(name))
+    write_fusion(run_dir, choices)
     shutil.rmtree(training.folder, ignore_errors=True)
     result = "tuned encoder shipped" if selection.shipped else "base encoder kept"
     logger.info("retriever: %s (%s)", result, selection.reason)

@@ -5,6 +5,7 @@ Its folder holds retriever/, retriever_index/ and dev.json. Each is made once.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -27,13 +28,15 @@ from rag_ft.storage import write_jsonl, write_text
 from rag_ft.training.distributed import Processes
 from rag_ft.training.leakage import check_chunks_allowed
 from rag_ft.training.retriever.dataset import Pairs, TrainingRow, read_training_rows
-from rag_ft.training.retriever.fusion_choice import FusionChoice, choose_fusion
+from rag_ft.training.retriever.fusion_choice import FusionChoice, Ranked
 from rag_ft.training.retriever.loss_settings import MakeLoss
 from rag_ft.training.retriever.losses import find_loss
-from rag_ft.training.retriever.ship_gate import DevScores, measure
+from rag_ft.training.retriever.ranker_choice import choose_fusion, rank_train
+from rag_ft.training.retriever.ship_gate import DevScores, measure, with_ranker
 from rag_ft.training.retriever.trainable_encoder import State, TrainableEncoder, make_trainable
 
 CLOZE_INDEX = "cloze_index"
+RANKER = "ranker.txt"
 DEV_ARRAYS = ("served", "dense", "served_mrr")
 
 
@@ -84,6 +87,16 @@ class RetrieverTraining:
     def frozen_chunks(self) -> bool:
         """Whether only questions are encoded anew, so that chunk vectors and index stay."""
         return self.config.train_retriever.advanced.sides == "query"
+
+    @functools.cached_property
+    def base_questions(self) -> list[Ranked]:
+        """The train questions as the base encoder ranks them, where a mixture or a ranker can learn
+        from them."""
+        retrieval = self.config.retrieval
+        if retrieval.mode != "hybrid" or retrieval.ranker == "none":
+            return []
+        retriever = open_retriever(self.run_dir, retrieval, self.config.encoder, chosen=False)
+        return rank_train(retriever, self.pairs)
 
     def text_of(self, chunk: Chunk) -> str:
         """What the encoder reads of a chunk, without its prompt."""
@@ -155,7 +168,11 @@ def measure_candidate(training: RetrieverTraining, served: RunDir, place: Path) 
             return
         tuned = served is not training.run_dir
         retriever = open_retriever(served, config.retrieval, config.encoder, tuned, chosen=False)
-        choice = choose_fusion(retriever, config.retrieval, pairs, seen=tuned)
+        base = training.base_questions if tuned else None
+        path_of_ranker = place / RANKER
+        choice, ranker = choose_fusion(
+            retriever, config.retrieval, pairs, base, path_of_ranker, config.run.seed
+        )
         if pairs.clozed:
             # An index in which each dev chunk lacks the sentence that asks for it. With frozen
             # chunk vectors all encoders share the one made for the base.
@@ -169,6 +186,9 @@ def measure_candidate(training: RetrieverTraining, served: RunDir, place: Path) 
         # The gate judges what will be served: the mixture that was chosen for this encoder.
         retriever.fusion = Fusion(choice.lexical_weight)
         scores = measure(retriever, pairs.dev, pairs.gold)
+        if ranker.served and ranker.held_out:
+            # Of the ranker that did not see the question: the one that is served saw all of them.
+            scores = with_ranker(scores, [ranker.held_out[pair.id] for pair in pairs.dev])
         arrays = {name: getattr(scores, name).tolist() for name in DEV_ARRAYS}
         write_text(path, json.dumps({**arrays, "fusion": choice.row()}))
 

@@ -9,20 +9,17 @@ of the gain decides, with documents resampled.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from rag_ft.config import RetrievalConfig
 from rag_ft.evaluation.metric_table import LABELS, RANK
 from rag_ft.evaluation.metrics.ranking import reciprocal_rank
 from rag_ft.evaluation.statistics import Estimate, bootstrap
-from rag_ft.relevance import gold_by_pair
 from rag_ft.retrieval.fusion import DEFAULT_LEXICAL_WEIGHT, Candidates, fuse
 from rag_ft.retrieval.retriever import Retriever
 from rag_ft.schema import QAPair
-from rag_ft.training.retriever.dataset import Pairs
 
 WEIGHTS = tuple(n / 10 for n in range(11))
 # With fewer dev questions hardly any gain is certain: train questions join, ranked by an encoder
@@ -33,11 +30,14 @@ NUM_RESAMPLES = 2000
 
 
 class Ranked(NamedTuple):
-    """A question with what both indexes found, the rows of its gold chunks, and its document."""
+    """A question with what both indexes found, the rows of its gold chunks, its document, and what
+    a feature ranker looks at: rows of candidates and their columns."""
 
+    id: str
     candidates: Candidates
     gold: frozenset[int]
     document: str
+    features: tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ class FusionChoice:
 
     `mrr` are the means of mrr@10 (0-1) of WEIGHTS; `gain` and `ci95` those of the best weight over
     half and half, in mrr@10, None where it is that or nothing was measured. `encoder` is the
-    fingerprint of the encoder that it holds for.
+    fingerprint of the encoder that it holds for. `ranker` is the file of the feature ranker, where
+    one is served, with the reason, and its gain over the mixture.
     """
 
     lexical_weight: float = DEFAULT_LEXICAL_WEIGHT
@@ -56,31 +57,14 @@ class FusionChoice:
     gain: float | None = None
     ci95: list[float] | None = None
     encoder: str = ""
+    ranker: str | None = None
+    ranker_reason: str = ""
+    ranker_gain: float | None = None
+    ranker_ci95: list[float] | None = None
 
     def row(self) -> dict[str, Any]:
         """As JSON."""
         return asdict(self)
-
-
-def choose_fusion(
-    retriever: Retriever, retrieval: RetrievalConfig, pairs: Pairs, seen: bool
-) -> FusionChoice:
-    """How the retriever's ranking and BM25 are mixed in what is served.
-
-    Dev pairs decide; where they are fewer than ENOUGH_QUESTIONS, train pairs too, unless the
-    encoder has `seen` them in training. Clozes decide nothing: they share their words with a chunk
-    as no question does.
-    """
-    if retrieval.mode != "hybrid":
-        return FusionChoice(reason=f"retrieval.mode is {retrieval.mode}: nothing is mixed")
-    if retrieval.advanced.lexical_weight is not None:
-        weight = retrieval.advanced.lexical_weight
-        return FusionChoice(weight, "set by retrieval.advanced.lexical_weight")
-    dev = [] if pairs.clozed else rank_questions(retriever, pairs.dev, pairs.gold)
-    if not seen and len(dev) < ENOUGH_QUESTIONS:
-        gold = gold_by_pair(pairs.train, pairs.chunks.values())
-        dev += rank_questions(retriever, pairs.train, gold)
-    return replace(choose_weight(dev), encoder=retriever.encoder.fingerprint)
 
 
 def rank_questions(
@@ -89,15 +73,19 @@ def rank_questions(
     """What both indexes find for the questions of `pairs`; `gold`: chunk ids by pair id. Pairs
     without a gold chunk are left out."""
     located = [pair for pair in pairs if gold.get(pair.id)]
-    _, found = retriever.candidates([pair.question for pair in located])
+    if not located:
+        return []
+    vectors, found = retriever.candidates([pair.question for pair in located])
     rows = retriever.row_of
     return [
         Ranked(
+            pair.id,
             candidates,
             frozenset(rows[i] for i in gold[pair.id] if i in rows),
             pair.document_id or pair.id,
+            retriever.features(pair.question, vector, candidates),
         )
-        for candidates, pair in zip(found, located, strict=True)
+        for pair, vector, candidates in zip(located, vectors, found, strict=True)
     ]
 
 

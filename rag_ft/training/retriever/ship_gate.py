@@ -8,7 +8,7 @@ With few dev questions the choice is uncertain. A true loss of 2 points passes w
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -97,6 +97,15 @@ def measure(
         )
     served, dense = scores
     return DevScores(served[DECIDING_RETRIEVAL], dense[DECIDING_RETRIEVAL], served[RANK])
+
+
+def with_ranker(scores: DevScores, rows: Sequence[Mapping[str, float]]) -> DevScores:
+    """The scores with those of a feature ranker as what is served: {"served", "served_mrr"} of each
+    dev question."""
+    served, mrr = (
+        np.array([row[name] for row in rows], float) for name in ("served", "served_mrr")
+    )
+    return replace(scores, served=served, served_mrr=mrr)
 
 
 def select_encoder(

@@ -1,0 +1,220 @@
+"""How the rankings of one encoder are served: the share of BM25, and whether the feature ranker
+orders the mixture.
+
+The ranker is judged by cross-validation over documents against the mixture that it would replace.
+Its scores must come from an encoder that was not trained on the question: those of a tuned encoder
+on its own training questions look better than they will ever be again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rag_ft.config import RetrievalConfig
+from rag_ft.evaluation.metric_table import DECIDING_RETRIEVAL, LABELS, METRICS
+from rag_ft.relevance import gold_by_pair
+from rag_ft.retrieval.feature_ranker import FEATURES, load_lightgbm
+from rag_ft.retrieval.fusion import best_first, fuse
+from rag_ft.retrieval.retriever import Retriever
+from rag_ft.storage import content_hash
+from rag_ft.training.retriever.dataset import Pairs
+from rag_ft.training.retriever.fusion_choice import (
+    ENOUGH_QUESTIONS,
+    FusionChoice,
+    Ranked,
+    choose_weight,
+    describe_gain,
+    gain_of,
+    rank_questions,
+    rank_score,
+)
+
+# With fewer questions or documents nothing certain is learned.
+MIN_QUESTIONS, MIN_DOCUMENTS = 100, 4
+# With more the ranker is no better, and training takes minutes.
+MAX_QUESTIONS = 3000
+NUM_FOLDS, NUM_TREES = 5, 200
+# Small trees: of 4 to 31 leaves, 7 ranked best on documents held out.
+SETTINGS = {
+    "objective": "lambdarank",
+    "num_leaves": 7,
+    "learning_rate": 0.03,
+    "min_data_in_leaf": 50,
+    "feature_fraction": 0.5,
+    "bagging_fraction": 0.8,
+    "bagging_freq": 1,
+    "lambdarank_truncation_level": 10,
+    "deterministic": True,
+    "force_row_wise": True,
+    "num_threads": 1,
+    "verbosity": -1,
+}
+
+
+@dataclass(frozen=True)
+class RankerChoice:
+    """Whether the ranker is served, and why. `gain` and `ci95`: its mrr@10 (0-1) over that of the
+    mixture, on documents that it was not trained on; None where it was not trained. `held_out`: for
+    each judged question {"served": recall, "served_mrr"} of the ranker that did not see it."""
+
+    served: bool
+    reason: str
+    gain: float | None = None
+    ci95: list[float] | None = None
+    held_out: dict[str, dict[str, float]] | None = None
+
+
+def choose_fusion(
+    retriever: Retriever,
+    retrieval: RetrievalConfig,
+    pairs: Pairs,
+    base_questions: Sequence[Ranked] | None,
+    path: Path,
+    seed: int,
+) -> tuple[FusionChoice, RankerChoice]:
+    """How the encoder's ranking and BM25 are mixed, and ordered, in what is served.
+
+    Dev pairs decide; where they are fewer than ENOUGH_QUESTIONS, train pairs too, unless the
+    encoder has seen them in training. Clozes decide nothing: they share their words with a chunk
+    as no question does.
+
+    Args:
+        retriever: the encoder over its index.
+        retrieval: what the configuration sets.
+        pairs: of train and dev.
+        base_questions: the train questions as the base encoder ranks them, for an encoder that was
+            trained on them; None for the base encoder itself.
+        path: where a ranker that is served is written.
+        seed: of the ranker.
+    """
+    if retrieval.mode != "hybrid":
+        nothing = f"retrieval.mode is {retrieval.mode}: nothing is mixed"
+        return FusionChoice(reason=nothing), RankerChoice(False, nothing)
+    dev = [] if pairs.clozed else rank_questions(retriever, pairs.dev, pairs.gold)
+    train = list(base_questions or [])
+    if base_questions is None:
+        train = rank_train(retriever, pairs)
+    judged = [*dev, *train] if base_questions is None else dev
+
+    enough = base_questions is not None or len(dev) >= ENOUGH_QUESTIONS
+    choice = choose_weight(dev if enough else judged)
+    if (weight := retrieval.advanced.lexical_weight) is not None:
+        choice = FusionChoice(weight, "set by retrieval.advanced.lexical_weight")
+    ranker = RankerChoice(False, "retrieval.ranker is none")
+    if retrieval.ranker != "none":
+        others = [] if base_questions is None else train
+        forced = retrieval.ranker == "lightgbm"
+        ranker = choose_ranker(judged, others, choice.lexical_weight, path, forced, seed)
+    choice = replace(
+        choice,
+        encoder=retriever.encoder.fingerprint,
+        ranker=path.name if ranker.served else None,
+        ranker_reason=ranker.reason,
+        ranker_gain=ranker.gain,
+        ranker_ci95=ranker.ci95,
+    )
+    return choice, ranker
+
+
+def rank_train(retriever: Retriever, pairs: Pairs) -> list[Ranked]:
+    """The train questions as the retriever ranks them."""
+    gold = gold_by_pair(pairs.train, pairs.chunks.values())
+    return rank_questions(retriever, pairs.train, gold)
+
+
+def choose_ranker(
+    judged: Sequence[Ranked],
+    others: Sequence[Ranked],
+    lexical_weight: float,
+    path: Path,
+    forced: bool,
+    seed: int,
+) -> RankerChoice:
+    """Whether a ranker is served in place of the mixture; one that is stands in `path`.
+
+    Args:
+        judged: questions that it is trained on and judged by, by turns.
+        others: questions that it is trained on only. No document of `judged` is among theirs.
+        lexical_weight: of the mixture.
+        path: where the model is written.
+        forced: serves it whatever the gain.
+        seed: of the training.
+    """
+    num_documents = len({question.document for question in judged})
+    num_questions = len(judged) + len(others)
+    if num_questions < MIN_QUESTIONS or num_documents < MIN_DOCUMENTS:
+        return RankerChoice(
+            False,
+            f"{num_questions} questions, {num_documents} documents to judge by: a ranker needs "
+            f"{MIN_QUESTIONS} and {MIN_DOCUMENTS}",
+        )
+    orders = cross_validated(judged, others, seed)
+    recall = METRICS[DECIDING_RETRIEVAL].score
+    assert recall is not None
+    held_out, deltas = dict[str, dict[str, float]](), np.zeros((len(judged), 2))
+    for number, (question, rows) in enumerate(zip(judged, orders, strict=True)):
+        mixed, _ = fuse(*question.candidates, lexical_weight)
+        mrr = [rank_score(order, question.gold) for order in (rows, mixed)]
+        found = [
+            recall([n for n, row in enumerate(order.tolist(), 1) if row in question.gold], 1)
+            for order in (rows, mixed)
+        ]
+        held_out[question.id] = {"served": found[0], "served_mrr": mrr[0]}
+        deltas[number] = mrr[0] - mrr[1], found[0] - found[1]
+
+    gain = gain_of(deltas[:, 0], [question.document for question in judged])
+    certain = bool(gain.ci95 and gain.ci95[0] > 0) and deltas[:, 1].sum() >= 0
+    change = f"{LABELS[DECIDING_RETRIEVAL]} {100 * deltas[:, 1].mean():+.1f}"
+    reason = f"{describe_gain(gain)}, {change} over the mixture on {len(judged)} questions"
+    if certain or forced:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        train_ranker([*judged, *others], seed).save_model(path)
+    else:
+        reason += ": not certain, so the mixture stays"
+    return RankerChoice(
+        served=certain or forced,
+        reason=reason,
+        gain=round(gain.value, 4),
+        ci95=[round(bound, 4) for bound in gain.ci95] if gain.ci95 else None,
+        held_out=held_out,
+    )
+
+
+def cross_validated(
+    judged: Sequence[Ranked], others: Sequence[Ranked], seed: int
+) -> list[np.ndarray]:
+    """The order of the candidates' rows of each judged question, best first, by a ranker that was
+    trained without its document."""
+    documents = sorted({q.document for q in judged}, key=lambda name: content_hash(seed, name))
+    fold_of = {name: number % NUM_FOLDS for number, name in enumerate(documents)}
+    orders: list[np.ndarray] = [np.empty(0, dtype=np.int64)] * len(judged)
+    for fold in sorted(set(fold_of.values())):
+        kept = [question for question in judged if fold_of[question.document] != fold]
+        ranker = train_ranker([*kept, *others], seed)
+        for number, question in enumerate(judged):
+            if fold_of[question.document] == fold:
+                rows, columns = question.features
+                scores = np.asarray(ranker.predict(columns, num_threads=1))
+                orders[number] = best_first(rows, scores)[0]
+    return orders
+
+
+def train_ranker(questions: Sequence[Ranked], seed: int) -> Any:
+    """A lightgbm.Booster over FEATURES of the questions' candidates: gold chunks come first. Of
+    more than MAX_QUESTIONS a seeded choice is taken."""
+    lightgbm = load_lightgbm()
+    chosen = sorted(questions, key=lambda question: content_hash(seed, question.id))
+    chosen = [question for question in chosen[:MAX_QUESTIONS] if len(question.features[0])]
+    labels = [np.isin(question.features[0], list(question.gold)) for question in chosen]
+    data = lightgbm.Dataset(
+        np.concatenate([question.features[1] for question in chosen]),
+        np.concatenate(labels).astype(np.int32),
+        group=[len(label) for label in labels],
+        feature_name=list(FEATURES),
+    )
+    return lightgbm.train({**SETTINGS, "seed": seed}, data, NUM_TREES)
