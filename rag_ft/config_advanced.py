@@ -200,6 +200,12 @@ class TrainRetrieverAdvanced(Section):
     gate: bool = Field(
         True, description="Keeps the base encoder where the tuned one is worse on dev documents."
     )
+    crossfit: bool = Field(
+        True,
+        description="With fewer than 60 dev questions, also tunes an encoder on each half of the "
+        "train documents, so that questions of the other half choose the share of BM25 and train "
+        "the ranker. Takes about as long again.",
+    )
 
 
 class TrainGeneratorAdvanced(Section):

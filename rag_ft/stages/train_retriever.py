@@ -107,17 +107,12 @@ def run(session: Session) -> Counts:
 def choose_base_fusion(session: Session, pairs: Pairs) -> Counts:
     """Writes fusion.json, and the ranker where there is one, for the base encoder; returns its
     choice as counts."""
-    from rag_ft.training.retriever.ranker_choice import choose_fusion
+    from rag_ft.training.retriever.ranker_choice import choose_fusion, rank_train
 
-    config, run_dir = session.config, session.run_dir
-    choice, _ = choose_fusion(
-        session.plain_retriever(),
-        config.retrieval,
-        pairs,
-        None,
-        run_dir.ranker("base"),
-        config.run.seed,
-    )
+    config, run_dir, path = session.config, session.run_dir, session.run_dir.ranker("base")
+    retriever, retrieval = session.plain_retriever(), config.retrieval
+    unseen = rank_train(retriever, retrieval, pairs, pairs.train)
+    choice, _ = choose_fusion(retriever, retrieval, pairs, unseen, [], path, config.run.seed)
     write_fusion(run_dir, {"base": choice})
     return fusion_counts({"base": choice})
 
@@ -168,10 +163,16 @@ def train(training: RetrieverTraining, base: Candidate) -> tuple[list[Candidate]
     """
     from rag_ft.training.retriever.candidates import LeftOut
     from rag_ft.training.retriever.dataset import with_positive
-    from rag_ft.training.retriever.phases import cloze_phase, contrastive_phase, lsr_phase
+    from rag_ft.training.retriever.phases import (
+        cloze_phase,
+        contrastive_phase,
+        lsr_phase,
+        train_halves,
+    )
 
     settings, pairs = training.config.train_retriever, training.pairs
     kept, left_out = [base], list[LeftOut]()
+    training.halves = train_halves(training, base)
     if settings.advanced.self_supervised:
         kept.append(cloze_phase(training, kept[-1]))
     for number in range(settings.advanced.rounds):

@@ -22,7 +22,7 @@ from rag_ft.retrieval.fusion import Fusion
 from rag_ft.retrieval.index_builder import adopt_index, build_index, read_manifest
 from rag_ft.retrieval.retriever import Retriever, open_retriever, served_tuned
 from rag_ft.run_dir import RunDir
-from rag_ft.schema import Chunk, Reject
+from rag_ft.schema import Chunk, QAPair, Reject
 from rag_ft.session import Session
 from rag_ft.storage import write_jsonl, write_text
 from rag_ft.training.distributed import Processes
@@ -70,7 +70,8 @@ class RetrieverTraining:
     """What every phase needs.
 
     `folder` holds the folders of the phases. `loss` makes the loss of cloze and contrastive phases.
-    Phases add to `rejects` the train pairs that they do not train on.
+    Phases add to `rejects` the train pairs that they do not train on. `halves`: encoders tuned on
+    half of the train documents each, with the train pairs of the other half.
     """
 
     config: Config
@@ -82,6 +83,7 @@ class RetrieverTraining:
     chunks: ChunkStore
     loss: MakeLoss
     rejects: list[Reject] = field(default_factory=list)
+    halves: list[tuple[Candidate, list[QAPair]]] = field(default_factory=list)
 
     @property
     def frozen_chunks(self) -> bool:
@@ -90,13 +92,18 @@ class RetrieverTraining:
 
     @functools.cached_property
     def base_questions(self) -> list[Ranked]:
-        """The train questions as the base encoder ranks them, where a mixture or a ranker can learn
-        from them."""
-        retrieval = self.config.retrieval
-        if retrieval.mode != "hybrid" or retrieval.ranker == "none":
-            return []
+        """The train questions as the base encoder ranks them."""
+        retrieval, pairs = self.config.retrieval, self.pairs
         retriever = open_retriever(self.run_dir, retrieval, self.config.encoder, chosen=False)
-        return rank_train(retriever, self.pairs)
+        return rank_train(retriever, retrieval, pairs, pairs.train)
+
+    @functools.cached_property
+    def unseen_questions(self) -> list[Ranked]:
+        """The train questions as tuned encoders rank them that were trained on others."""
+        retrieval, found = self.config.retrieval, list[Ranked]()
+        for candidate, asked in self.halves:
+            found += rank_train(self.retriever_of(candidate), retrieval, self.pairs, asked)
+        return found
 
     def text_of(self, chunk: Chunk) -> str:
         """What the encoder reads of a chunk, without its prompt."""
@@ -168,10 +175,13 @@ def measure_candidate(training: RetrieverTraining, served: RunDir, place: Path) 
             return
         tuned = served is not training.run_dir
         retriever = open_retriever(served, config.retrieval, config.encoder, tuned, chosen=False)
-        base = training.base_questions if tuned else None
-        path_of_ranker = place / RANKER
+        # Train questions count as ranked by an encoder that was not trained on them.
+        unseen, others = training.base_questions, list[Ranked]()
+        if tuned:
+            unseen = training.unseen_questions
+            others = [] if unseen or not pairs.dev else training.base_questions
         choice, ranker = choose_fusion(
-            retriever, config.retrieval, pairs, base, path_of_ranker, config.run.seed
+            retriever, config.retrieval, pairs, unseen, others, place / RANKER, config.run.seed
         )
         if pairs.clozed:
             # An index in which each dev chunk lacks the sentence that asks for it. With frozen

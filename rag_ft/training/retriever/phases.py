@@ -21,6 +21,9 @@ from rag_ft.hardware import choose_dtype
 from rag_ft.llm.factory import open_language_model
 from rag_ft.prompts.prompt_set import load_prompts
 from rag_ft.run_dir import RunDir
+from rag_ft.schema import QAPair
+from rag_ft.storage import content_hash
+from rag_ft.training.dev_split import train_groups
 from rag_ft.training.retriever.batch_sampler import fitting_batch_size
 from rag_ft.training.retriever.candidates import (
     Candidate,
@@ -39,6 +42,7 @@ from rag_ft.training.retriever.dataset import (
     with_positive,
     without_row,
 )
+from rag_ft.training.retriever.fusion_choice import ENOUGH_QUESTIONS
 from rag_ft.training.retriever.hard_negatives import DEPTH, mine_negatives
 from rag_ft.training.retriever.lm_supervision import (
     choose_temperature,
@@ -88,6 +92,44 @@ def contrastive_phase(training: RetrieverTraining, number: int, before: Candidat
     size, rate, epochs = settings.batch_size, settings.learning_rate, settings.epochs
     schedule = Schedule(size, rate, epochs=epochs, seed=seed, no_duplicates=True)
     return train_phase(training, name, before, rows, training.loss, schedule)
+
+
+def train_halves(
+    training: RetrieverTraining, base: Candidate
+) -> list[tuple[Candidate, list[QAPair]]]:
+    """Two encoders, each tuned by a contrastive phase on half of the train documents, with the
+    train pairs of the other half, which it never saw.
+
+    They are needed where dev questions are too few to choose how a tuned encoder is served; none
+    otherwise.
+    """
+    config, pairs = training.config, training.pairs
+    settings, retrieval = config.train_retriever, config.retrieval
+    chosen = retrieval.mode == "hybrid" and retrieval.advanced.lexical_weight is None
+    few = not pairs.clozed and len(pairs.dev) < ENOUGH_QUESTIONS
+    if not (chosen and few and settings.epochs and settings.advanced.crossfit):
+        return []
+
+    # Near-duplicates stay together: one half would learn what the other one is asked.
+    group_of = train_groups(training.run_dir, config.ingest.advanced.near_duplicate_similarity)
+    group = {pair.id: group_of.get(pair.document_id or "", pair.id) for pair in pairs.train}
+    names = sorted(set(group.values()), key=lambda name: content_hash("half", name))
+    halves = [
+        [pair for pair in pairs.train if (names.index(group[pair.id]) % 2 == 0) == first]
+        for first in (True, False)
+    ]
+    if min(len(with_positive(half, pairs.chunks)) for half in halves) < ENOUGH_QUESTIONS // 2:
+        return []
+    found = []
+    for number, own in enumerate(halves):
+        half = dataclasses.replace(
+            training,
+            folder=training.folder / f"half-{number}",
+            pairs=dataclasses.replace(pairs, train=own, dev=[], gold={}),
+            rejects=[],
+        )
+        found.append((contrastive_phase(half, 0, base), halves[1 - number]))
+    return found
 
 
 def lsr_phase(training: RetrieverTraining, number: int, before: Candidate) -> Candidate | LeftOut:

@@ -21,6 +21,7 @@ from rag_ft.relevance import gold_by_pair
 from rag_ft.retrieval.feature_ranker import FEATURES, load_lightgbm
 from rag_ft.retrieval.fusion import best_first, fuse
 from rag_ft.retrieval.retriever import Retriever
+from rag_ft.schema import QAPair
 from rag_ft.storage import content_hash
 from rag_ft.training.retriever.dataset import Pairs
 from rag_ft.training.retriever.fusion_choice import (
@@ -73,22 +74,23 @@ def choose_fusion(
     retriever: Retriever,
     retrieval: RetrievalConfig,
     pairs: Pairs,
-    base_questions: Sequence[Ranked] | None,
+    unseen: Sequence[Ranked],
+    others: Sequence[Ranked],
     path: Path,
     seed: int,
 ) -> tuple[FusionChoice, RankerChoice]:
     """How the encoder's ranking and BM25 are mixed, and ordered, in what is served.
 
-    Dev pairs decide; where they are fewer than ENOUGH_QUESTIONS, train pairs too, unless the
-    encoder has seen them in training. Clozes decide nothing: they share their words with a chunk
-    as no question does.
+    Dev pairs decide, and where they are fewer than ENOUGH_QUESTIONS also the train questions
+    `unseen`. Clozes decide nothing: they share their words with a chunk as no question does.
 
     Args:
         retriever: the encoder over its index.
         retrieval: what the configuration sets.
         pairs: of train and dev.
-        base_questions: the train questions as the base encoder ranks them, for an encoder that was
-            trained on them; None for the base encoder itself.
+        unseen: train questions as this encoder, or one like it, ranks them that was not trained on
+            them.
+        others: train questions as another encoder ranks them, which a ranker may learn from too.
         path: where a ranker that is served is written.
         seed: of the ranker.
     """
@@ -96,18 +98,12 @@ def choose_fusion(
         nothing = f"retrieval.mode is {retrieval.mode}: nothing is mixed"
         return FusionChoice(reason=nothing), RankerChoice(False, nothing)
     dev = [] if pairs.clozed else rank_questions(retriever, pairs.dev, pairs.gold)
-    train = list(base_questions or [])
-    if base_questions is None:
-        train = rank_train(retriever, pairs)
-    judged = [*dev, *train] if base_questions is None else dev
-
-    enough = base_questions is not None or len(dev) >= ENOUGH_QUESTIONS
-    choice = choose_weight(dev if enough else judged)
+    judged = [*dev, *unseen]
+    choice = choose_weight(dev if len(dev) >= ENOUGH_QUESTIONS else judged)
     if (weight := retrieval.advanced.lexical_weight) is not None:
         choice = FusionChoice(weight, "set by retrieval.advanced.lexical_weight")
     ranker = RankerChoice(False, "retrieval.ranker is none")
     if retrieval.ranker != "none":
-        others = [] if base_questions is None else train
         forced = retrieval.ranker == "lightgbm"
         ranker = choose_ranker(judged, others, choice.lexical_weight, path, forced, seed)
     choice = replace(
@@ -121,10 +117,13 @@ def choose_fusion(
     return choice, ranker
 
 
-def rank_train(retriever: Retriever, pairs: Pairs) -> list[Ranked]:
-    """The train questions as the retriever ranks them."""
-    gold = gold_by_pair(pairs.train, pairs.chunks.values())
-    return rank_questions(retriever, pairs.train, gold)
+def rank_train(
+    retriever: Retriever, retrieval: RetrievalConfig, pairs: Pairs, asked: Sequence[QAPair]
+) -> list[Ranked]:
+    """The train pairs `asked` as the retriever ranks them; none where nothing is mixed."""
+    if retrieval.mode != "hybrid":
+        return []
+    return rank_questions(retriever, asked, gold_by_pair(asked, pairs.chunks.values()))
 
 
 def choose_ranker(
