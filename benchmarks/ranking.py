@@ -117,9 +117,13 @@ def languages(args: argparse.Namespace) -> dict[str, Any]:
             column = SHOWN.index("recall@5")
             found = np.vstack([found, np.column_stack([a[:, column] for a in (served, *arms)])])
         pooled = np.vstack([pooled, found])
-        results[name] = dict(zip(("served", "lexical", "plain"), found.mean(0).round(4).tolist()))
+        results[name] = dict(
+            zip(("served", "lexical", "plain"), found.mean(0).round(4).tolist(), strict=True)
+        )
         print(name, results[name])
-    results["pooled"] = dict(zip(("served", "lexical", "plain"), pooled.mean(0).round(4).tolist()))
+    results["pooled"] = dict(
+        zip(("served", "lexical", "plain"), pooled.mean(0).round(4).tolist(), strict=True)
+    )
     print("pooled", results["pooled"])
     return results
 

@@ -203,7 +203,7 @@ class TrainRetrieverAdvanced(Section):
     crossfit: bool = Field(
         True,
         description="With fewer than 60 dev questions, also tunes an encoder on each half of the "
-        "train documents, so that questions of the other half choose the share of BM25 and train "
+        "train documents, so that questions about the others choose the share of BM25 and train "
         "the ranker. Takes about as long again.",
     )
 

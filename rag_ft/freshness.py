@@ -161,14 +161,12 @@ def plan_stage(
         if mark:
             sources[file] = mark
 
-    # The settings that change the result.
     wanted = {*sections, "run"}
     chosen = {
         key: value
         for key, value in flat(config).items()
-        if any(f"{key}.".startswith(f"{part}.") for part in wanted)
-        and key not in NEUTRAL
-        and key != "run.dir"
+        if key not in {*NEUTRAL, "run.dir"}
+        and any(f"{key}.".startswith(f"{part}.") for part in wanted)
     }
     portable = {k: _without_folder(v) if k in PATHS else v for k, v in chosen.items()}
     fingerprint = content_hash(name, portable, inputs)

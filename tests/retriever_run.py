@@ -103,6 +103,7 @@ def prepare(
         "epochs": 3,
         "rank": 4,
         "gate": False,
+        "crossfit": False,
         **settings,
     }
     config, run_dir = make_run(

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from retriever_run import MakeRun, prepare
+from retriever_run import MakeRun, prepare, record_training_rows
 
 from rag_ft.errors import DataError
 from rag_ft.retrieval.fusion import Candidates, Fusion, Ranking, read_fusion
 from rag_ft.retrieval.retriever import open_retriever
+from rag_ft.schema import QAPair
 from rag_ft.session import Session
 from rag_ft.stages import train_retriever
+from rag_ft.storage import read_jsonl
 from rag_ft.training.retriever import fusion_choice
 from rag_ft.training.retriever.fusion_choice import Ranked, choose_weight
 
@@ -97,3 +99,29 @@ def test_a_choice_for_another_encoder_is_not_used(tmp_path: Path) -> None:
     path.write_text("{")
     with pytest.raises(DataError, match="train_retriever CONFIG --force"):
         read_fusion(path, "a")
+
+
+def test_with_few_dev_questions_train_questions_choose_by_an_encoder_that_did_not_see_them(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = record_training_rows(monkeypatch)
+    config, run_dir = prepare(make_run, crossfit=True, num_negatives=0, epochs=1)
+    train_retriever.run(Session(config, run_dir))
+    # One encoder on each half, none of whose questions the other one saw, then one on all.
+    first, second, everything = ({row["question"] for row in rows} for rows in trained)
+    assert not first & second and first | second == everything
+    rows = json.loads(run_dir.fusion.read_text())
+    dev = sum(pair.split == "dev" for pair in read_jsonl(run_dir.qa, QAPair))
+    assert rows["tuned"]["num_questions"] == dev + len(everything)
+
+
+def test_with_a_fixed_weight_no_half_is_trained(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = record_training_rows(monkeypatch)
+    fixed = {"advanced__lexical_weight": 0.7}
+    config, run_dir = prepare(make_run, crossfit=True, epochs=1, retrieval=fixed)
+    train_retriever.run(Session(config, run_dir))
+    assert len(trained) == 1
+    row = json.loads(run_dir.fusion.read_text())["tuned"]
+    assert row["lexical_weight"] == 0.7 and "set by" in row["reason"]

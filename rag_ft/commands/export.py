@@ -121,9 +121,8 @@ def examples_in_context(task: Task) -> Iterator[tuple[Messages, str]]:
     session = task.session
     retriever = session.retriever(tuned=session.serves_tuned_retriever)
     for batch in batched(task.pairs(), SEARCH_BATCH):
-        found = retriever.search(
-            [pair.question for pair in batch], session.config.retrieval.num_shown
-        )
+        questions = [pair.question for pair in batch]
+        found = retriever.search(questions, session.config.retrieval.num_shown)
         for pair, hits in zip(batch, found, strict=True):
             chunks = [session.chunks[chunk_id] for chunk_id, _ in hits]
             context = with_gold(pair, chunks, session.chunks)

@@ -74,13 +74,8 @@ def features(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The rows that either index found, and FEATURES of each: float32 (num_rows, num_features).
 
-    Args:
-        question: as asked.
-        vector: of the question.
-        found: what both indexes found for it.
-        vectors: of all chunks.
-        lexical: the index of all chunks.
-        places: of all chunks.
+    `vector` is that of the question, `found` what both indexes found for it; `vectors`, `lexical`
+    and `places` are of all chunks.
     """
     rows = np.union1d(found.dense[0], found.lexical[0]).astype(np.int64)
     documents = places.documents(rows)
@@ -94,25 +89,24 @@ def features(
     own, left, right = np.split(place, 3)
     dense, bm25 = all_dense[own], all_bm25[own]
 
-    shares = {"dense": min_max(dense), "bm25": min_max(bm25)}
+    dense_share, bm25_share = min_max(dense), min_max(bm25)
     mixed_rows, mixed_scores = fuse(*found, 0.5)
     mixture = mixed_scores[np.argsort(mixed_rows)]
     _, group, members = np.unique(documents, return_inverse=True, return_counts=True)
     first_ten = [set(ranking[0][:10].tolist()) for ranking in found]
-    whole = np.ones(len(rows))
     columns = {
         "dense": dense,
-        "dense_share": shares["dense"],
+        "dense_share": dense_share,
         "dense_rank": 1 / _ranks(dense),
         "bm25": bm25,
-        "bm25_share": shares["bm25"],
+        "bm25_share": bm25_share,
         "bm25_rank": 1 / _ranks(bm25),
         "mixture": mixture,
         "mixture_rank": 1 / _ranks(mixture),
         "overlap": all_overlap[own],
         "rarest_word": all_rarest[own],
-        "document_dense": _best_of(shares["dense"], group),
-        "document_bm25": _best_of(shares["bm25"], group),
+        "document_dense": _best_of(dense_share, group),
+        "document_bm25": _best_of(bm25_share, group),
         "document_mixture": _best_of(mixture, group),
         "document_candidates": members[group],
         "rank_in_document": 1 / _ranks(mixture, group),
@@ -122,12 +116,14 @@ def features(
         "bm25_after": all_bm25[right],
         "position": (rows - first) / np.maximum(size - 1, 1),
         "document_chunks": size,
-        "question_words": len(question.split()) * whole,
-        "best_dense": dense.max(initial=0) * whole,
-        "best_bm25": bm25.max(initial=0) * whole,
-        "agreement": len(first_ten[0] & first_ten[1]) * whole,
+        "question_words": len(question.split()),
+        "best_dense": dense.max(initial=0),
+        "best_bm25": bm25.max(initial=0),
+        "agreement": len(first_ten[0] & first_ten[1]),
     }
-    return rows, np.column_stack([columns[name] for name in FEATURES]).astype(np.float32)
+    # Values of the question stand in every row.
+    every_row = [np.broadcast_to(columns[name], len(rows)) for name in FEATURES]
+    return rows, np.column_stack(every_row).astype(np.float32)
 
 
 class FeatureRanker:

@@ -39,8 +39,6 @@ def run(session: Session) -> Counts:
     """Writes the training log and the rejects, fusion.json, and retriever/ and retriever_index/
     where the tuned encoder is selected; with LM-supervised retrieval also lm_scores.jsonl.
 
-    Without training fusion.json holds the choice for the base encoder alone.
-
     Raises:
         DataError: something of a test document is among the pairs to train on.
         ConfigError: there is no such loss, the encoder cannot be loaded or takes no adapter, the
@@ -53,12 +51,7 @@ def run(session: Session) -> Counts:
     from rag_ft.training.retriever.dataset import select_pairs, with_cloze_dev
 
     config, run_dir, settings = session.config, session.run_dir, session.config.train_retriever
-    similarity = config.ingest.advanced.near_duplicate_similarity
-    if not settings.enabled:
-        pairs = select_pairs(run_dir, session.chunks, similarity)
-        choice = choose_base_fusion(session, pairs)
-        return {"shipped": 0, "reason": "train_retriever.enabled is false", **choice}
-    if sharded():
+    if settings.enabled and sharded():
         raise ConfigError(
             "with FSDP no process holds the whole encoder, which is small: launch train_retriever "
             "with configs/accelerate/ddp.yaml (the generator may be trained with FSDP)"
@@ -66,7 +59,7 @@ def run(session: Session) -> Counts:
 
     # The pairs: those of train documents to train on, those of dev documents to select by.
     processes = join_processes()
-    pairs = select_pairs(run_dir, session.chunks, similarity)
+    pairs = select_pairs(run_dir, session.chunks, config.ingest.advanced.near_duplicate_similarity)
     if settings.advanced.self_supervised:
         pairs = with_cloze_dev(pairs, config.run.seed)
     processes.first(lambda: write_jsonl(run_dir.rejects("train_retriever"), pairs.rejects))
@@ -76,7 +69,7 @@ def run(session: Session) -> Counts:
         "num_dropped_test_questions": sum(r.reason == TEST_QUESTION for r in pairs.rejects),
     }
     if reason := nothing_to_train_on(settings, pairs):
-        processes.first(lambda: choose_base_fusion(session, pairs))
+        processes.first(lambda: counts.update(choose_base_fusion(session, pairs)))
         return {**counts, "shipped": 0, "reason": reason}
 
     # Training, phase after phase; then the gate selects an encoder.
@@ -141,7 +134,9 @@ def fusion_counts(choices: Mapping[str, FusionChoice]) -> Counts:
 
 
 def nothing_to_train_on(settings: TrainRetrieverConfig, pairs: Pairs) -> str | None:
-    """Why no phase can be trained, or None."""
+    """Why no phase is trained, or None."""
+    if not settings.enabled:
+        return "train_retriever.enabled is false"
     if settings.advanced.self_supervised and len(pairs.chunks) > 1:
         return None
     if len(pairs.train) < 2:
