@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Literal
 
 from rag_ft.evaluation.components import COMPONENTS, EVERY, EVERY_WORD, RANKING, in_order
-from rag_ft.relevance import mentions_answer, oracle_context, second_chunk_id
+from rag_ft.relevance import contains_evidence, mentions_answer, oracle_context, second_chunk_id
 from rag_ft.schema import Chunk, QAPair
 
 # recall@10 needs ten, and top_k chunks must be left when the gold chunks are withheld.
@@ -210,7 +210,11 @@ def ask_of(
         withheld = {*gold, second_chunk_id(pair)}
         answers = [a for a in pair.answers if pair.answerable and len(a) >= MIN_WITHHELD_CHARACTERS]
         others = (
-            i for i in ranked if i not in withheld and not mentions_answer(chunks[i], answers)
+            i
+            for i in ranked
+            if i not in withheld
+            and not contains_evidence(chunks[i], pair)
+            and not mentions_answer(chunks[i], answers)
         )
         shown = islice(others, top_k)
     else:

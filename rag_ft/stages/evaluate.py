@@ -177,9 +177,10 @@ def _answer(session: Session, material: Material) -> tuple[Iterator[Score], dict
 
     # What every system, probe and part of an ensemble is shown.
     asks: list[Ask] = []
+    chunks = {chunk_id: prompt.shown(chunk) for chunk_id, chunk in material.chunks.items()}
     for pair in material.pairs:
         hits = {name: material.rankings[name][pair.id] for name in SERVED}
-        asks += asks_of(pair, hits, material.gold[pair.id], material.chunks, top_k)
+        asks += asks_of(pair, hits, material.gold[pair.id], chunks, top_k)
     if settings.robustness:
         ranking = material.rankings["base"]
         asks += probes(

@@ -187,7 +187,9 @@ def retrieve(session: Session, pairs: Sequence[QAPair]) -> Retrieved:
         wanted.update(chunk_id for chunk_id in own if chunk_id)
 
     # Without chunks of test documents, the others keep the order of serving.
-    chunks = {i: c for i, c in session.chunks.select(wanted).items() if c.split != "test"}
+    # As they are shown: a neighbour may contain the answer.
+    shown = session.answer_prompt.shown
+    chunks = {i: shown(c) for i, c in session.chunks.select(wanted).items() if c.split != "test"}
     return Retrieved({p: [i for i in ids if i in chunks] for p, ids in hits.items()}, chunks)
 
 
