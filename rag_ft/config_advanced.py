@@ -200,11 +200,11 @@ class TrainRetrieverAdvanced(Section):
     gate: bool = Field(
         True, description="Keeps the base encoder where the tuned one is worse on dev documents."
     )
-    crossfit: bool = Field(
-        True,
-        description="With fewer than 60 dev questions, also tunes an encoder on each half of the "
-        "train documents, so that questions about the others choose the share of BM25 and train "
-        "the ranker. Takes about as long again.",
+    crossfit: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="Also tunes an encoder on each half of the train documents, so that questions "
+        "about the others choose the share of BM25 and train the ranker, which is better for it. "
+        "Takes about as long again. auto: with fewer than 60 dev questions.",
     )
 
 

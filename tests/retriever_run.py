@@ -103,7 +103,7 @@ def prepare(
         "epochs": 3,
         "rank": 4,
         "gate": False,
-        "crossfit": False,
+        "crossfit": "never",
         **settings,
     }
     config, run_dir = make_run(

@@ -105,7 +105,7 @@ def test_with_few_dev_questions_train_questions_choose_by_an_encoder_that_did_no
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained = record_training_rows(monkeypatch)
-    config, run_dir = prepare(make_run, crossfit=True, num_negatives=0, epochs=1)
+    config, run_dir = prepare(make_run, crossfit="always", num_negatives=0, epochs=1)
     train_retriever.run(Session(config, run_dir))
     # One encoder on each half, none of whose questions the other one saw, then one on all.
     first, second, everything = ({row["question"] for row in rows} for rows in trained)
@@ -119,8 +119,8 @@ def test_with_a_fixed_weight_no_half_is_trained(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained = record_training_rows(monkeypatch)
-    fixed = {"advanced__lexical_weight": 0.7}
-    config, run_dir = prepare(make_run, crossfit=True, epochs=1, retrieval=fixed)
+    fixed = {"advanced__lexical_weight": 0.7, "ranker": "none"}
+    config, run_dir = prepare(make_run, crossfit="always", epochs=1, retrieval=fixed)
     train_retriever.run(Session(config, run_dir))
     assert len(trained) == 1
     row = json.loads(run_dir.fusion.read_text())["tuned"]

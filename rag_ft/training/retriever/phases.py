@@ -100,14 +100,16 @@ def train_halves(
     """Two encoders, each tuned by a contrastive phase on half of the train documents, with the
     train pairs of the other half, which it never saw.
 
-    They are needed where dev questions are too few to choose how a tuned encoder is served; none
-    otherwise.
+    They say how a tuned encoder ranks questions that it did not see, where dev questions are too
+    few, or where it is asked for; none otherwise.
     """
     config, pairs = training.config, training.pairs
     settings, retrieval = config.train_retriever, config.retrieval
-    chosen = retrieval.mode == "hybrid" and retrieval.advanced.lexical_weight is None
+    fixed = retrieval.advanced.lexical_weight is not None and retrieval.ranker == "none"
+    chosen = retrieval.mode == "hybrid" and not fixed
     few = not pairs.clozed and len(pairs.dev) < ENOUGH_QUESTIONS
-    if not (chosen and few and settings.epochs and settings.advanced.crossfit):
+    wanted = {"auto": few, "always": True, "never": False}[settings.advanced.crossfit]
+    if not (wanted and chosen and settings.epochs):
         return []
 
     # Near-duplicates stay together: one half would learn what the other one is asked.
