@@ -167,7 +167,7 @@ def choose_ranker(
         deltas[number] = mrr[0] - mrr[1], found[0] - found[1]
 
     gain = gain_of(deltas[:, 0], [question.document for question in judged])
-    certain = bool(gain.ci95 and gain.ci95[0] > 0) and deltas[:, 1].sum() >= 0
+    certain = bool(gain.ci95 and gain.ci95[0] > 0 and deltas[:, 1].sum() >= 0)
     change = f"{LABELS[DECIDING_RETRIEVAL]} {100 * deltas[:, 1].mean():+.1f}"
     reason = f"{describe_gain(gain)}, {change} over the mixture on {len(judged)} questions"
     if certain or forced:
