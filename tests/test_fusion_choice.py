@@ -17,7 +17,7 @@ from rag_ft.schema import QAPair
 from rag_ft.session import Session
 from rag_ft.stages import train_retriever
 from rag_ft.storage import read_jsonl
-from rag_ft.training.retriever import fusion_choice
+from rag_ft.training.dev_split import ENOUGH_QUESTIONS
 from rag_ft.training.retriever.fusion_choice import Ranked, choose_weight
 
 
@@ -68,7 +68,7 @@ def test_train_retriever_writes_the_choice_also_where_it_is_disabled(make_run: M
     counts = train_retriever.run(Session(config, run_dir))
     rows = json.loads(run_dir.fusion.read_text())
     assert rows["tuned"] is None
-    assert rows["base"]["num_questions"] > fusion_choice.ENOUGH_QUESTIONS
+    assert rows["base"]["num_questions"] > ENOUGH_QUESTIONS
     assert counts["fusion_base"] == rows["base"]["reason"]
 
 

@@ -102,7 +102,7 @@ def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(
 ) -> None:
     from safetensors.numpy import load_file
 
-    config, run_dir = prepared(epochs=6)
+    config, run_dir = prepared(epochs=6, crossfit="always")
     train_retriever.run(Session(config, run_dir))
     wanted = load_file(run_dir.retriever / "model.safetensors")
     values = {

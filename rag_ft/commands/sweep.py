@@ -38,6 +38,7 @@ from rag_ft.run_dir import RunDir
 from rag_ft.schema import Chunk, QAPair
 from rag_ft.session import Session
 from rag_ft.storage import content_hash, write_text
+from rag_ft.training.dev_split import ENOUGH_QUESTIONS
 from rag_ft.training.retriever.dataset import select_pairs
 
 # What changes the index; a combination shares it with all others that agree in these.
@@ -45,7 +46,6 @@ OF_INDEX = ("ingest", "encoder", "retrieval.context", "retrieval.advanced.faiss"
 SWEPT = ("ingest", "encoder", "retrieval", "llm")
 # Settings by which documents change their split: a test document could become a question's.
 OF_SPLIT = re.compile(r"ingest\.(sources|test_share|dev_share|advanced\.(folds?|near_dup.*))$")
-ENOUGH_DEV = 60
 MIN_HITS = 10
 SHOWN = ("recall@1", DECIDING_RETRIEVAL, RANK, DECIDING_ANSWER)
 TOKENS, SECONDS = "tokens shown", "seconds"
@@ -149,7 +149,7 @@ def questions_of(session: Session, most: int) -> list[QAPair]:
         )
     similarity = config.ingest.advanced.near_duplicate_similarity
     pairs = select_pairs(run_dir, session.chunks, similarity)
-    chosen = pairs.dev if len(pairs.dev) >= ENOUGH_DEV else [*pairs.dev, *pairs.train]
+    chosen = pairs.dev if len(pairs.dev) >= ENOUGH_QUESTIONS else [*pairs.dev, *pairs.train]
     # Evidence has its place in the document; a chunk's id means another text in other chunks.
     located = [
         dataclasses.replace(pair, chunk_id=None)

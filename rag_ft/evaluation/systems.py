@@ -114,7 +114,7 @@ SYSTEMS = (
         "none",
         "tuned generator without any context: what it knows by heart",
     ),
-    System("base", NOTHING, "retrieved", "nothing tuned: what you have today"),
+    System("base", NOTHING, "retrieved", "no model tuned"),
     *TUNED_SYSTEMS,
     System("oracle_base", NOTHING, "oracle", "base generator, shown the gold chunk"),
     System("oracle_tuned", _TUNED, "oracle", "tuned generator, shown the gold chunk"),

@@ -22,9 +22,6 @@ from rag_ft.retrieval.retriever import Retriever
 from rag_ft.schema import QAPair
 
 WEIGHTS = tuple(n / 10 for n in range(11))
-# With fewer dev questions hardly any gain is certain: train questions join, ranked by an encoder
-# that was not trained on them.
-ENOUGH_QUESTIONS = 60
 RANK_DEPTH = 10  # of mrr@10
 # Over 20 random halvings of COVID-QA the best weight lost more than a point of recall@5 in two, the
 # nearest one with this share of its gain in one, with the higher mean; on NQ neither lost.

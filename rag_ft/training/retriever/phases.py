@@ -23,7 +23,7 @@ from rag_ft.prompts.prompt_set import load_prompts
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import QAPair
 from rag_ft.storage import content_hash
-from rag_ft.training.dev_split import train_groups
+from rag_ft.training.dev_split import ENOUGH_QUESTIONS, train_groups
 from rag_ft.training.retriever.batch_sampler import fitting_batch_size
 from rag_ft.training.retriever.candidates import (
     Candidate,
@@ -42,7 +42,6 @@ from rag_ft.training.retriever.dataset import (
     with_positive,
     without_row,
 )
-from rag_ft.training.retriever.fusion_choice import ENOUGH_QUESTIONS
 from rag_ft.training.retriever.hard_negatives import DEPTH, mine_negatives
 from rag_ft.training.retriever.lm_supervision import (
     choose_temperature,

@@ -23,9 +23,9 @@ from rag_ft.retrieval.fusion import best_first, fuse
 from rag_ft.retrieval.retriever import Retriever
 from rag_ft.schema import QAPair
 from rag_ft.storage import content_hash
+from rag_ft.training.dev_split import ENOUGH_QUESTIONS
 from rag_ft.training.retriever.dataset import Pairs
 from rag_ft.training.retriever.fusion_choice import (
-    ENOUGH_QUESTIONS,
     FusionChoice,
     Ranked,
     choose_weight,
