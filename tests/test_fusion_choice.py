@@ -18,6 +18,7 @@ from rag_ft.session import Session
 from rag_ft.stages import train_retriever
 from rag_ft.storage import read_jsonl
 from rag_ft.training.dev_split import ENOUGH_QUESTIONS
+from rag_ft.training.retriever import fusion_choice
 from rag_ft.training.retriever.fusion_choice import Ranked, choose_weight
 
 
@@ -125,3 +126,16 @@ def test_with_a_fixed_weight_no_half_is_trained(
     assert len(trained) == 1
     row = json.loads(run_dir.fusion.read_text())["tuned"]
     assert row["lexical_weight"] == 0.7 and "set by" in row["reason"]
+
+
+def test_of_many_questions_a_fixed_choice_is_ranked(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fusion_choice, "MAX_QUESTIONS", 10)
+    config, run_dir = prepare(make_run, enabled=False)
+    retriever = Session(config, run_dir).plain_retriever()
+    pairs = list(read_jsonl(run_dir.qa, QAPair))
+    gold = {pair.id: {pair.chunk_id or ""} for pair in pairs}
+    first = fusion_choice.rank_questions(retriever, pairs, gold)
+    again = fusion_choice.rank_questions(retriever, pairs[::-1], gold)
+    assert len(first) == 10 and {q.id for q in first} == {q.id for q in again}

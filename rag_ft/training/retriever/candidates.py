@@ -194,11 +194,12 @@ def measure_candidate(training: RetrieverTraining, served: RunDir, place: Path) 
                 build_index(index, searched, retriever.encoder, config.retrieval, config.run.seed)
             retriever = Retriever(index, read_manifest(index), retriever.encoder, config.retrieval)
         # The gate judges what will be served: the mixture that was chosen for this encoder.
-        retriever.fusion = Fusion(choice.lexical_weight)
+        retriever.fusion = Fusion(choice.lexical_weight, place / RANKER if ranker.served else None)
         scores = measure(retriever, pairs.dev, pairs.gold)
-        if ranker.served and ranker.held_out:
+        held_out = ranker.held_out or {}
+        if ranker.served and held_out.keys() >= {pair.id for pair in pairs.dev}:
             # Of the ranker that did not see the question: the one that is served saw all of them.
-            scores = with_ranker(scores, [ranker.held_out[pair.id] for pair in pairs.dev])
+            scores = with_ranker(scores, [held_out[pair.id] for pair in pairs.dev])
         arrays = {name: getattr(scores, name).tolist() for name in DEV_ARRAYS}
         write_text(path, json.dumps({**arrays, "fusion": choice.row()}))
 

@@ -20,9 +20,12 @@ from rag_ft.evaluation.statistics import Estimate, bootstrap
 from rag_ft.retrieval.fusion import DEFAULT_LEXICAL_WEIGHT, Candidates, fuse
 from rag_ft.retrieval.retriever import Retriever
 from rag_ft.schema import QAPair
+from rag_ft.storage import content_hash
 
 WEIGHTS = tuple(n / 10 for n in range(11))
 RANK_DEPTH = 10  # of mrr@10
+# More questions choose no better, and what a ranker looks at takes 20 kB for each of them.
+MAX_QUESTIONS = 3000
 # Over 20 random halvings of COVID-QA the best weight lost more than a point of recall@5 in two, the
 # nearest one with this share of its gain in one, with the higher mean; on NQ neither lost.
 KEPT_GAIN = 0.8
@@ -72,8 +75,13 @@ def rank_questions(
     retriever: Retriever, pairs: Sequence[QAPair], gold: Mapping[str, Collection[str]]
 ) -> list[Ranked]:
     """What both indexes find for the questions of `pairs`; `gold`: chunk ids by pair id. Pairs
-    without a gold chunk are left out."""
+    without a gold chunk are left out; of more than MAX_QUESTIONS a fixed choice is taken."""
     located = [pair for pair in pairs if gold.get(pair.id)]
+    if len(located) > MAX_QUESTIONS:
+        chosen = {
+            pair.id for pair in sorted(located, key=lambda p: content_hash(p.id))[:MAX_QUESTIONS]
+        }
+        located = [pair for pair in located if pair.id in chosen]
     if not located:
         return []
     vectors, found = retriever.candidates([pair.question for pair in located])

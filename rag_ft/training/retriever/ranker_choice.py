@@ -37,8 +37,6 @@ from rag_ft.training.retriever.fusion_choice import (
 
 # With fewer questions or documents nothing certain is learned.
 MIN_QUESTIONS, MIN_DOCUMENTS = 100, 4
-# With more the ranker is no better, and training takes minutes.
-MAX_QUESTIONS = 3000
 NUM_FOLDS, NUM_TREES = 5, 200
 # Small trees: of 4 to 31 leaves, 7 ranked best on documents held out.
 SETTINGS = {
@@ -204,11 +202,9 @@ def cross_validated(
 
 
 def train_ranker(questions: Sequence[Ranked], seed: int) -> Any:
-    """A lightgbm.Booster over FEATURES of the questions' candidates: gold chunks come first. Of
-    more than MAX_QUESTIONS a seeded choice is taken."""
+    """A lightgbm.Booster over FEATURES of the questions' candidates: gold chunks come first."""
     lightgbm = load_lightgbm()
-    chosen = sorted(questions, key=lambda question: content_hash(seed, question.id))
-    chosen = [question for question in chosen[:MAX_QUESTIONS] if len(question.features[0])]
+    chosen = [question for question in questions if len(question.features[0])]
     labels = [np.isin(question.features[0], list(question.gold)) for question in chosen]
     data = lightgbm.Dataset(
         np.concatenate([question.features[1] for question in chosen]),
