@@ -36,7 +36,7 @@ from rag_ft.schema import QAPair, Score
 from rag_ft.session import Session
 from rag_ft.storage import content_hash, read_jsonl
 from rag_ft.training.retriever.fusion_choice import Ranked, choose_weight, gain_of, rank_questions
-from rag_ft.training.retriever.ranker_choice import choose_ranker
+from rag_ft.training.retriever.ranker_choice import choose_ranker, train_ranker
 
 SHOWN = ("recall@1", "recall@5", "mrr@10")
 LANGUAGES = ("xquad_de", "xquad_es", "xquad_zh", "xquad_ar")
@@ -138,7 +138,7 @@ def latency(args: argparse.Namespace) -> dict[str, float]:
     asked = [pair.question for pair in read_jsonl(session.run_dir.qa, QAPair)][:100]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "ranker.txt"
-        choose_ranker(questions[:200], [], PLAIN, path, forced=True, seed=0)
+        train_ranker(questions[:200], seed=0).save_model(path)
         ranker = FeatureRanker(path)
         seconds: dict[str, list[float]] = {"candidates": [], "mixture": [], "ranker": []}
         for question in asked:
