@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from retriever_run import MakeRun, prepare
 
+from rag_ft.errors import ConfigError
 from rag_ft.retrieval.feature_ranker import FEATURES, FeatureRanker
 from rag_ft.retrieval.fusion import Candidates
 from rag_ft.session import Session
@@ -100,3 +101,27 @@ def test_a_served_ranker_orders_what_every_user_gets(
     write_jsonl(run_dir.qa, [])
     train_retriever.run(Session(config, run_dir))
     assert json.loads(run_dir.fusion.read_text())["base"]["ranker"] is None
+
+
+def test_without_lightgbm_the_mixture_is_served_unless_the_ranker_was_asked_for(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing() -> None:
+        raise ConfigError("LightGBM cannot be loaded")
+
+    monkeypatch.setattr(ranker_choice, "load_lightgbm", missing)
+    monkeypatch.setattr(ranker_choice, "MIN_QUESTIONS", 50)
+    config, run_dir = prepare(make_run, enabled=False)
+    train_retriever.run(Session(config, run_dir))
+    row = json.loads(run_dir.fusion.read_text())["base"]
+    assert row["ranker"] is None and "LightGBM" in row["ranker_reason"]
+    forced = config.retrieval.model_copy(update={"ranker": "lightgbm"})
+    asked = config.model_copy(update={"retrieval": forced})
+    with pytest.raises(ConfigError, match="LightGBM"):
+        train_retriever.run(Session(asked, run_dir))
+
+
+def test_where_one_index_alone_is_served_nothing_is_chosen(make_run: MakeRun) -> None:
+    config, run_dir = prepare(make_run, mode="lexical", enabled=False)
+    counts = train_retriever.run(Session(config, run_dir))
+    assert "nothing is mixed" in str(counts["fusion_base"]) and counts["ranker_base"] == 0

@@ -100,12 +100,14 @@ def run(session: Session) -> Counts:
 def choose_base_fusion(session: Session, pairs: Pairs) -> Counts:
     """Writes fusion.json, and the ranker where there is one, for the base encoder; returns its
     choice as counts."""
-    from rag_ft.training.retriever.ranker_choice import choose_fusion, rank_train
+    from rag_ft.training.retriever.ranker_choice import choose_fusion, rank_train, unmixed
 
-    config, run_dir, path = session.config, session.run_dir, session.run_dir.ranker("base")
-    retriever, retrieval = session.plain_retriever(), config.retrieval
-    unseen = rank_train(retriever, retrieval, pairs, pairs.train)
-    choice, _ = choose_fusion(retriever, retrieval, pairs, unseen, [], path, config.run.seed)
+    retrieval, run_dir, seed = session.config.retrieval, session.run_dir, session.config.run.seed
+    choice = unmixed(retrieval)
+    if retrieval.mode == "hybrid":
+        retriever, path = session.plain_retriever(), run_dir.ranker("base")
+        unseen = rank_train(retriever, retrieval, pairs, pairs.train)
+        choice, _ = choose_fusion(retriever, retrieval, pairs, unseen, [], path, seed)
     write_fusion(run_dir, {"base": choice})
     return fusion_counts({"base": choice})
 

@@ -55,7 +55,7 @@ def probes(
             asks += _both(pair, f"noise{round(100 * number / (number + 1))}", context)
 
         # Order: the gold chunk changes its place, all else stays.
-        others = noise[: max(2, settings.top_k - 1)]
+        others = noise[: max(2, settings.num_shown - 1)]
         places = (0, (len(others) + 1) // 2, len(others))
         for place, at in zip(PLACES, places, strict=True):
             asks += _both(pair, f"order_{place}", [*others[:at], shown[0], *others[at:]])

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from rag_ft.config import RetrievalConfig
+from rag_ft.errors import ConfigError
 from rag_ft.evaluation.metric_table import DECIDING_RETRIEVAL, LABELS, METRICS
 from rag_ft.relevance import gold_by_pair
 from rag_ft.retrieval.feature_ranker import FEATURES, load_lightgbm
@@ -93,17 +94,20 @@ def choose_fusion(
         seed: of the ranker.
     """
     if retrieval.mode != "hybrid":
-        nothing = f"retrieval.mode is {retrieval.mode}: nothing is mixed"
-        return FusionChoice(reason=nothing), RankerChoice(False, nothing)
+        return unmixed(retrieval), RankerChoice(False, "nothing is mixed")
     dev = [] if pairs.clozed else rank_questions(retriever, pairs.dev, pairs.gold)
     judged = [*dev, *unseen]
     choice = choose_weight(dev if len(dev) >= ENOUGH_QUESTIONS else judged)
     if (weight := retrieval.advanced.lexical_weight) is not None:
         choice = FusionChoice(weight, "set by retrieval.advanced.lexical_weight")
-    ranker = RankerChoice(False, "retrieval.ranker is none")
+    ranker, forced = RankerChoice(False, "retrieval.ranker is none"), retrieval.ranker == "lightgbm"
     if retrieval.ranker != "none":
-        forced = retrieval.ranker == "lightgbm"
-        ranker = choose_ranker(judged, others, choice.lexical_weight, path, forced, seed)
+        try:
+            ranker = choose_ranker(judged, others, choice.lexical_weight, path, forced, seed)
+        except ConfigError as error:  # LightGBM cannot be loaded; only who asked for it needs it
+            if forced:
+                raise
+            ranker = RankerChoice(False, str(error))
     choice = replace(
         choice,
         encoder=retriever.encoder.fingerprint,
@@ -113,6 +117,11 @@ def choose_fusion(
         ranker_ci95=ranker.ci95,
     )
     return choice, ranker
+
+
+def unmixed(retrieval: RetrievalConfig) -> FusionChoice:
+    """The choice where one index alone is served."""
+    return FusionChoice(reason=f"retrieval.mode is {retrieval.mode}: nothing is mixed")
 
 
 def rank_train(
