@@ -17,6 +17,7 @@ from rag_ft.config_advanced import (
     GenerateAdvanced,
     IngestAdvanced,
     LLMAdvanced,
+    RerankerAdvanced,
     RetrievalAdvanced,
     Section,
     TrainGeneratorAdvanced,
@@ -116,6 +117,23 @@ class RetrievalConfig(Section):
     def with_title(self) -> bool:
         """Whether encoder and LLM read the document's title before each chunk."""
         return self.context == "title"
+
+
+class RerankerConfig(Section):
+    model: str | None = Field(
+        None,
+        description="A CrossEncoder, folder or hub id, whose score of the first chunks is mixed "
+        "into their order, where dev questions show a certain gain. None: no reranker.",
+    )
+    dtype: Dtype = Field("auto", exclude=True, description="The value of run.dtype.")
+    advanced: RerankerAdvanced = RerankerAdvanced()
+
+    @property
+    def required_model(self) -> str:
+        """`model`, for work that uses it. Raises ConfigError where it is not set."""
+        if not self.model:
+            raise ConfigError("set reranker.model: a folder or a hub id of a CrossEncoder")
+        return self.model
 
 
 class LLMConfig(Section):
@@ -223,6 +241,7 @@ class Config(Section):
     ingest: IngestConfig = IngestConfig()
     encoder: EncoderConfig = EncoderConfig()
     retrieval: RetrievalConfig = RetrievalConfig()
+    reranker: RerankerConfig = RerankerConfig()
     llm: LLMConfig = LLMConfig()
     generate: GenerateConfig = GenerateConfig()
     train_retriever: TrainRetrieverConfig = TrainRetrieverConfig()
@@ -236,12 +255,12 @@ class Config(Section):
     @model_validator(mode="before")
     @classmethod
     def _one_dtype(cls, values: Any) -> Any:
-        """Gives encoder and LLM the run's dtype, so that each needs its own section alone."""
+        """Gives every model the run's dtype, so that each needs its own section alone."""
         given = values.get("run")
         dtype = given.get("dtype") if isinstance(given, dict) else getattr(given, "dtype", None)
         # A wrong value is reported once, by the section `run`.
         if dtype in get_args(Dtype):
-            for name in ("encoder", "llm"):
+            for name in ("encoder", "reranker", "llm"):
                 section = values.get(name, {})
                 if isinstance(section, dict):
                     values = {**values, name: {**section, "dtype": dtype}}

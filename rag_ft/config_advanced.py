@@ -81,6 +81,15 @@ class RetrievalAdvanced(Section):
     )
 
 
+class RerankerAdvanced(Section):
+    depth: int = Field(
+        20, ge=2, description="Chunks that the reranker scores for each question, the first ones."
+    )
+    max_tokens: int = Field(
+        512, ge=16, description="Longest question plus chunk (tokens); longer ones are cut."
+    )
+
+
 class LLMAdvanced(Section):
     abstain: str = Field(
         "I don't know.",

@@ -33,6 +33,7 @@ DELETED = {
 RENAMED = {
     "llm.dtype": "run.dtype",
     "encoder.dtype": "run.dtype",
+    "reranker.dtype": "run.dtype",
     "train_generator.folds": "train_generator.advanced.cross_validation_folds",
     "retrieval.with_title": "retrieval.context",
     "retrieval.advanced.with_title": "retrieval.context",

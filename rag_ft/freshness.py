@@ -52,6 +52,7 @@ PATHS = {
     "llm.model",
     "llm.prompts",
     "encoder.model",
+    "reranker.model",
     "evaluate.adapter",
     "evaluate.encoder",
     "evaluate.advanced.index",
@@ -279,6 +280,7 @@ def source_files(stage: str, sections: Sequence[str], config: Config) -> dict[st
     folders: dict[str, dict[str, Path | str | None]] = {
         "llm": {"llm.model": config.llm.model, "llm.prompts": config.llm.prompts},
         "encoder": {"encoder.model": config.encoder.model},
+        "reranker": {"reranker.model": config.reranker.model},
         "evaluate": {
             "evaluate.adapter": config.evaluate.adapter,
             "evaluate.encoder": config.evaluate.encoder,

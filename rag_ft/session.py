@@ -14,11 +14,12 @@ from rag_ft.config import Config, LLMConfig
 from rag_ft.llm.factory import open_language_model
 from rag_ft.llm.interface import LanguageModel
 from rag_ft.model_hub import TUNED_MARKS
-from rag_ft.prompts.answer_prompt import AnswerPrompt
+from rag_ft.prompts.answer_prompt import AnswerPrompt, chunk_text
 from rag_ft.prompts.prompt_set import Prompts, load_prompts
 from rag_ft.run_dir import RunDir
 
 if TYPE_CHECKING:
+    from rag_ft.retrieval.reranker import Reranker
     from rag_ft.retrieval.retriever import Retriever
 
 
@@ -88,7 +89,19 @@ class Session:
             self._retrievers[tuned] = search.open_retriever(
                 self.run_dir, config.retrieval, config.encoder, tuned=tuned
             )
+            if self.reranker:
+                self._retrievers[tuned].reranker = self.reranker
         return self._retrievers[tuned]
+
+    @cached_property
+    def reranker(self) -> Reranker | None:
+        """The reranker of the configuration, if it names one; loaded for its first question."""
+        from rag_ft.retrieval.reranker import Reranker
+
+        config, with_title = self.config.reranker, self.config.retrieval.with_title
+        if not config.model:
+            return None
+        return Reranker(config, lambda chunk_id: chunk_text(self.chunks[chunk_id], with_title))
 
     def plain_retriever(self) -> Retriever:
         """The base retriever with the mixture that holds before train_retriever chooses one. The

@@ -48,19 +48,19 @@ STAGES: tuple[Stage, ...] = (
         "train_retriever",
         "tune the encoder on the pairs; keep it where dev questions show a gain",
         ("generate",),
-        ("train_retriever", "encoder", *_SEARCH, "retrieval.ranker", "llm"),
+        ("train_retriever", "encoder", *_SEARCH, "retrieval.ranker", "reranker", "llm"),
     ),
     Stage(
         "train_generator",
         "tune the generator with LoRA on pairs and retrieved chunks",
         ("train_retriever",),
-        ("train_generator", "retrieval", "llm"),
+        ("train_generator", "retrieval", "reranker", "llm"),
     ),
     Stage(
         "evaluate",
         "answer the test questions with every system and score the answers",
         ("train_retriever", "train_generator"),
-        ("evaluate", "retrieval", "llm"),
+        ("evaluate", "retrieval", "reranker", "llm"),
     ),
     Stage(
         "report",

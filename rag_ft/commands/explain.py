@@ -11,7 +11,13 @@ from rag_ft.errors import DataError
 from rag_ft.session import Session
 from rag_ft.text import excerpt
 
-COLUMNS = {"served": "served", "dense": "dense", "lexical": "BM25", "hybrid": "mixture"}
+COLUMNS = {
+    "served": "served",
+    "dense": "dense",
+    "lexical": "BM25",
+    "hybrid": "mixture",
+    "reranker": "reranker",
+}
 
 
 def explain(config: Config, question: str) -> str:
@@ -33,6 +39,8 @@ def explain(config: Config, question: str) -> str:
         if mode == "hybrid":
             how = f"BM25 weighs {fusion.lexical_weight:g}"
             how += ", ordered by the feature ranker" if fusion.ranker else ""
+        if retriever.reranker:
+            how += f", the reranker's score weighs {fusion.rerank_weight:g}"
         lines += [f"{'tuned' if tuned else 'base'} encoder, {how}", _row("chunk", COLUMNS)]
         for chunk_id, ranks in retriever.explain(question, config.retrieval.num_shown).items():
             cells = {

@@ -89,12 +89,12 @@ RANKINGS = SERVED | {
         Ranking("lexical", NOTHING, "lexical", "BM25 alone"),
         Ranking("dense_base", NOTHING, "dense", "base encoder alone"),
         Ranking("dense_tuned", frozenset({"retriever"}), "dense", "tuned encoder alone"),
-        Ranking("mixture_base", NOTHING, "mixture", "base encoder and BM25, without the ranker"),
+        Ranking("mixture_base", NOTHING, "mixture", "base encoder and BM25 alone"),
         Ranking(
             "mixture_tuned",
             frozenset({"retriever"}),
             "mixture",
-            "tuned encoder and BM25, without the ranker",
+            "tuned encoder and BM25 alone",
         ),
     )
 }

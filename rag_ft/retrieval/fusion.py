@@ -25,11 +25,14 @@ class Candidates(NamedTuple):
 
 @dataclass(frozen=True)
 class Fusion:
-    """How dense and lexical ranking become one: the share of BM25 (0-1), and the file of the
-    feature ranker that orders the mixture where there is one."""
+    """How dense and lexical ranking become one: the share of BM25 (0-1), the file of the feature
+    ranker that orders the mixture where there is one, and the share (0-1) of a reranker's score in
+    the order of the first chunks, with the model that it was chosen for."""
 
     lexical_weight: float = DEFAULT_LEXICAL_WEIGHT
     ranker: Path | None = None
+    rerank_weight: float = 0.0
+    reranker: str | None = None
 
 
 def best_first(rows: np.ndarray, scores: np.ndarray) -> Ranking:

@@ -24,6 +24,7 @@ from rag_ft.retrieval.fusion import (
 )
 from rag_ft.retrieval.index_builder import Manifest, open_vectors, read_manifest
 from rag_ft.retrieval.lexical import LexicalIndex
+from rag_ft.retrieval.reranker import Reranker, rerank
 from rag_ft.retrieval.vector_store import VectorStore, open_store
 from rag_ft.run_dir import RunDir
 from rag_ft.storage import file_sha256
@@ -62,6 +63,7 @@ class Retriever:
         self.folder, self.manifest, self.encoder = folder, manifest, encoder
         self._config = config
         self.fusion = fusion or set_fusion(config)
+        self._reranker: Reranker | None = None
         try:
             ids: list[str] = json.loads((folder / "chunk_ids.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -116,6 +118,8 @@ class Retriever:
         wanted = {self._config.mode if mode == SERVED else mode for mode in modes}
         hybrid = "hybrid" in wanted
         depth = max(k, self._config.advanced.candidates) if hybrid else k
+        if SERVED in modes and self.reranker:
+            depth = max(depth, self.reranker.depth)
         vectors, rankings = None, dict[str, list[Ranking]]()
         if hybrid or "dense" in wanted:
             vectors = self.encoder.encode_queries(questions)
@@ -132,12 +136,31 @@ class Retriever:
                     ranker.rank(*self.features(question, vector, found))
                     for question, vector, found in zip(questions, vectors, both, strict=True)
                 ]
+            if self.reranker:
+                rankings[SERVED] = list(map(self._rerank, questions, rankings[SERVED]))
         return rankings
+
+    @property
+    def reranker(self) -> Reranker | None:
+        """What scores the first served chunks again; None where that is not served."""
+        return self._reranker if self.fusion.rerank_weight else None
+
+    @reranker.setter
+    def reranker(self, reranker: Reranker | None) -> None:
+        # The share was chosen for one model: another one is not served by it.
+        fits = reranker is not None and reranker.config.model == self.fusion.reranker
+        self._reranker = reranker if fits else None
+
+    def _rerank(self, question: str, ranking: Ranking) -> Ranking:
+        assert self.reranker is not None
+        first = ranking[0][: self.reranker.depth]
+        scores = self.reranker.scores(question, [self.chunk_ids[row] for row in first])
+        return rerank(ranking, scores, self.fusion.rerank_weight)
 
     def explain(self, question: str, k: int) -> dict[str, dict[str, tuple[int, float]]]:
         """{chunk id: {mode: (rank from 1, score)}} of the `k` chunks that are served, best first.
         The modes: dense, lexical, hybrid and served; one that does not find the chunk among its
-        candidates is left out."""
+        candidates is left out. "reranker" is its score where one is served, ranked among these."""
         modes = [*get_args(Mode), SERVED]
         depth = max(k, self._config.advanced.candidates)
         found: dict[str, dict[str, tuple[int, float]]] = {}
@@ -145,6 +168,10 @@ class Retriever:
             for rank, (chunk_id, score) in enumerate(hits, 1):
                 found.setdefault(chunk_id, {})[mode] = (rank, score)
         served = {i: ranks for i, ranks in found.items() if ranks.get(SERVED, (k + 1,))[0] <= k}
+        if self.reranker:
+            scores = self.reranker.scores(question, list(served))
+            for rank, place in enumerate(np.argsort(-scores), 1):
+                served[list(served)[place]]["reranker"] = (rank, float(scores[place]))
         return dict(sorted(served.items(), key=lambda item: item[1][SERVED][0]))
 
     def candidates(self, questions: Sequence[str]) -> tuple[np.ndarray, list[Candidates]]:
@@ -234,7 +261,8 @@ def set_fusion(
     if weight is None:
         weight = row.get("lexical_weight", DEFAULT_LEXICAL_WEIGHT)
     ranker = row.get("ranker") if retrieval.ranker != "none" else None
-    return Fusion(weight, folder / ranker if ranker else None)
+    share = float(row.get("rerank_weight", 0))
+    return Fusion(weight, folder / ranker if ranker else None, share, row.get("reranker"))
 
 
 def served_tuned(run_dir: RunDir) -> bool:

@@ -124,8 +124,8 @@ def retrieve(session: Session, pairs: list[QAPair]) -> Rankings:
     for tuned in (False, True) if session.serves_tuned_retriever else (False,):
         retriever = session.retriever(tuned)
         rows = [row for row in RANKINGS.values() if ("retriever" in row.tuned) == tuned]
-        # Without a feature ranker the mixture is what is served.
-        if not retriever.fusion.ranker:
+        # Without a feature ranker and a reranker the mixture is what is served.
+        if not retriever.fusion.ranker and not retriever.reranker:
             rows = [row for row in rows if row.context != "mixture"]
         rows.sort(key=lambda row: [*modes].index(row.context))
         # One call for all modes: questions are encoded once, and each index is searched once.

@@ -107,7 +107,9 @@ def choose_base_fusion(session: Session, pairs: Pairs) -> Counts:
     if retrieval.mode == "hybrid":
         retriever, path = session.plain_retriever(), run_dir.ranker("base")
         unseen = rank_train(retriever, retrieval, pairs, pairs.train)
-        choice, _ = choose_fusion(retriever, retrieval, pairs, unseen, [], path, seed)
+        choice, _ = choose_fusion(
+            retriever, retrieval, pairs, unseen, [], path, seed, session.reranker
+        )
     write_fusion(run_dir, {"base": choice})
     return fusion_counts({"base": choice})
 
@@ -131,6 +133,7 @@ def fusion_counts(choices: Mapping[str, FusionChoice]) -> Counts:
             f"fusion_{name}": choice.reason,
             f"ranker_{name}": int(choice.ranker is not None),
             f"ranker_reason_{name}": choice.ranker_reason,
+            **({f"reranker_{name}": choice.rerank_reason} if choice.rerank_reason else {}),
         }
     return counts
 

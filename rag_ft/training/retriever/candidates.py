@@ -20,6 +20,7 @@ from rag_ft.prompts.answer_prompt import chunk_text
 from rag_ft.retrieval.encoder import load_encoder, load_sentence_transformer
 from rag_ft.retrieval.fusion import Fusion
 from rag_ft.retrieval.index_builder import adopt_index, build_index, read_manifest
+from rag_ft.retrieval.reranker import Reranker
 from rag_ft.retrieval.retriever import Retriever, open_retriever, served_tuned
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import Chunk, QAPair, Reject
@@ -84,6 +85,7 @@ class RetrieverTraining:
     loss: MakeLoss
     rejects: list[Reject] = field(default_factory=list)
     halves: list[tuple[Candidate, list[QAPair]]] = field(default_factory=list)
+    reranker: Reranker | None = None
 
     @property
     def frozen_chunks(self) -> bool:
@@ -143,7 +145,17 @@ def open_training(session: Session, pairs: Pairs, processes: Processes) -> Retri
     encoder = make_trainable(model, settings.method, settings.rank, config.run.seed)
     run_dir, chunks = session.run_dir, session.chunks
     folder = run_dir.checkpoints("train_retriever")
-    return RetrieverTraining(config, run_dir, folder, pairs, encoder, processes, chunks, loss)
+    return RetrieverTraining(
+        config,
+        run_dir,
+        folder,
+        pairs,
+        encoder,
+        processes,
+        chunks,
+        loss,
+        reranker=session.reranker,
+    )
 
 
 def base_candidate(training: RetrieverTraining) -> Candidate:
@@ -181,7 +193,14 @@ def measure_candidate(training: RetrieverTraining, served: RunDir, place: Path) 
             unseen = training.unseen_questions
             others = [] if unseen or not pairs.dev else training.base_questions
         choice, ranker = choose_fusion(
-            retriever, config.retrieval, pairs, unseen, others, place / RANKER, config.run.seed
+            retriever,
+            config.retrieval,
+            pairs,
+            unseen,
+            others,
+            place / RANKER,
+            config.run.seed,
+            training.reranker,
         )
         if pairs.clozed:
             # An index in which each dev chunk lacks the sentence that asks for it. With frozen
@@ -194,10 +213,13 @@ def measure_candidate(training: RetrieverTraining, served: RunDir, place: Path) 
                 build_index(index, searched, retriever.encoder, config.retrieval, config.run.seed)
             retriever = Retriever(index, read_manifest(index), retriever.encoder, config.retrieval)
         # The gate judges what will be served: the mixture that was chosen for this encoder.
-        retriever.fusion = Fusion(choice.lexical_weight, place / RANKER if ranker.served else None)
+        own = place / RANKER if ranker.served else None
+        retriever.fusion = Fusion(choice.lexical_weight, own, choice.rerank_weight, choice.reranker)
+        retriever.reranker = training.reranker
         scores = measure(retriever, pairs.dev, pairs.gold)
         held_out = ranker.held_out or {}
-        if ranker.served and held_out.keys() >= {pair.id for pair in pairs.dev}:
+        reordered = choice.rerank_weight > 0
+        if ranker.served and not reordered and held_out.keys() >= {pair.id for pair in pairs.dev}:
             # Of the ranker that did not see the question: the one that is served saw all of them.
             scores = with_ranker(scores, [held_out[pair.id] for pair in pairs.dev])
         arrays = {name: getattr(scores, name).tolist() for name in DEV_ARRAYS}

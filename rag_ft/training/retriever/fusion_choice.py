@@ -42,6 +42,7 @@ class Ranked(NamedTuple):
     gold: frozenset[int]
     document: str
     features: tuple[np.ndarray, np.ndarray]
+    question: str = ""
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ class FusionChoice:
     `mrr` are the means of mrr@10 (0-1) of WEIGHTS; `gain` and `ci95` those of the candidate over
     half and half, in mrr@10, None where it is that or nothing was measured. `encoder` is the
     fingerprint of the encoder that it holds for. `ranker` is the file of the feature ranker, where
-    one is served, with the reason, and its gain over the mixture.
+    one is served, with the reason, and its gain over the mixture; `rerank_weight` the share of the
+    score of `reranker` (as the configuration names it) in the order of the first chunks.
     """
 
     lexical_weight: float = DEFAULT_LEXICAL_WEIGHT
@@ -65,6 +67,9 @@ class FusionChoice:
     ranker_reason: str = ""
     ranker_gain: float | None = None
     ranker_ci95: list[float] | None = None
+    reranker: str | None = None
+    rerank_weight: float = 0.0
+    rerank_reason: str = ""
 
     def row(self) -> dict[str, Any]:
         """As JSON."""
@@ -93,6 +98,7 @@ def rank_questions(
             frozenset(rows[i] for i in gold[pair.id] if i in rows),
             pair.document_id or pair.id,
             retriever.features(pair.question, vector, candidates),
+            pair.question,
         )
         for pair, vector, candidates in zip(located, vectors, found, strict=True)
     ]
@@ -115,32 +121,36 @@ def choose_weight(questions: Sequence[Ranked]) -> FusionChoice:
         num_questions=len(questions),
         mrr=[round(float(mean), 4) for mean in means],
     )
-    wanted = KEPT_GAIN * (means.max() - means[half])
-    if wanted < ROUNDING:
+    if means.max() - means[half] < ROUNDING:
         return choice
 
-    # From half and half outwards, the first whose gain is certain.
-    enough = [n for n in range(len(WEIGHTS)) if means[n] - means[half] >= wanted - ROUNDING]
-    for number in sorted(enough, key=lambda n: (abs(n - half), -means[n])):
-        found = with_gain(choice, WEIGHTS[number], table[:, number] - table[:, half], documents)
-        if found.ci95 and found.ci95[0] > 0:
-            return replace(found, lexical_weight=WEIGHTS[number])
-    best = int(means.argmax())
-    found = with_gain(choice, WEIGHTS[best], table[:, best] - table[:, half], documents)
-    return replace(found, reason=f"{found.reason}: not certain, so half and half stays")
-
-
-def with_gain(
-    choice: FusionChoice, weight: float, deltas: np.ndarray, documents: Sequence[str]
-) -> FusionChoice:
-    """The choice with the gain of `weight` over half and half as its reason."""
-    gain = gain_of(deltas, documents)
+    found, gain = nearest_certain(table, half, documents)
+    weight = WEIGHTS[int(means.argmax()) if found == half else found]
+    stays = ": not certain, so half and half stays" if found == half else ""
     return replace(
         choice,
-        reason=f"BM25 {weight:g}: {describe_gain(gain)} on {len(deltas)} questions",
+        lexical_weight=WEIGHTS[found],
+        reason=f"BM25 {weight:g}: {describe_gain(gain)} on {len(questions)} questions{stays}",
         gain=round(gain.value, 4),
         ci95=[round(bound, 4) for bound in gain.ci95] if gain.ci95 else None,
     )
+
+
+def nearest_certain(
+    table: np.ndarray, start: int, documents: Sequence[str]
+) -> tuple[int, Estimate]:
+    """(column, its gain over the column `start`): the nearest column with at least KEPT_GAIN of the
+    best column's gain, where the lower bound of its own is above 0; else `start`, with the gain of
+    the best. `table` has the scores (num_questions, num_columns)."""
+    means = table.mean(axis=0)
+    wanted = KEPT_GAIN * (means.max() - means[start]) - ROUNDING
+    enough = [n for n in range(table.shape[1]) if n != start and means[n] - means[start] >= wanted]
+    for number in sorted(enough, key=lambda n: (abs(n - start), -means[n])):
+        gain = gain_of(table[:, number] - table[:, start], documents)
+        if gain.ci95 and gain.ci95[0] > 0:
+            return number, gain
+    best = int(means.argmax())
+    return start, gain_of(table[:, best] - table[:, start], documents)
 
 
 def gain_of(deltas: np.ndarray, documents: Sequence[str]) -> Estimate:

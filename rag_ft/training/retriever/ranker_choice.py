@@ -8,7 +8,7 @@ on its own training questions look better than they will ever be again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,24 +20,29 @@ from rag_ft.errors import ConfigError
 from rag_ft.evaluation.metric_table import DECIDING_RETRIEVAL, LABELS, METRICS
 from rag_ft.relevance import gold_by_pair
 from rag_ft.retrieval.feature_ranker import FEATURES, load_lightgbm
-from rag_ft.retrieval.fusion import best_first, fuse
+from rag_ft.retrieval.fusion import Ranking, best_first, fuse
+from rag_ft.retrieval.reranker import Reranker, rerank
 from rag_ft.retrieval.retriever import Retriever
 from rag_ft.schema import QAPair
 from rag_ft.storage import content_hash
 from rag_ft.training.dev_split import ENOUGH_QUESTIONS
 from rag_ft.training.retriever.dataset import Pairs
 from rag_ft.training.retriever.fusion_choice import (
+    WEIGHTS,
     FusionChoice,
     Ranked,
     choose_weight,
     describe_gain,
     gain_of,
+    nearest_certain,
     rank_questions,
     rank_score,
 )
 
 # With fewer questions or documents nothing certain is learned.
 MIN_QUESTIONS, MIN_DOCUMENTS = 100, 4
+# A cross-encoder of six layers reads 20 chunks of so many questions in about two minutes.
+RERANKED = 300
 NUM_FOLDS, NUM_TREES = 5, 200
 # Small trees: of 4 to 31 leaves, 7 ranked best on documents held out.
 SETTINGS = {
@@ -60,13 +65,15 @@ SETTINGS = {
 class RankerChoice:
     """Whether the ranker is served, and why. `gain` and `ci95`: its mrr@10 (0-1) over that of the
     mixture, on documents that it was not trained on; None where it was not trained. `held_out`: for
-    each judged question {"served": recall, "served_mrr"} of the ranker that did not see it."""
+    each judged question {"served": recall, "served_mrr"} of the ranker that did not see it,
+    and `orders` its ranking of the candidates."""
 
     served: bool
     reason: str
     gain: float | None = None
     ci95: list[float] | None = None
     held_out: dict[str, dict[str, float]] | None = None
+    orders: dict[str, Ranking] | None = None
 
 
 def choose_fusion(
@@ -77,6 +84,7 @@ def choose_fusion(
     others: Sequence[Ranked],
     path: Path,
     seed: int,
+    reranker: Reranker | None = None,
 ) -> tuple[FusionChoice, RankerChoice]:
     """How the encoder's ranking and BM25 are mixed, and ordered, in what is served.
 
@@ -92,6 +100,7 @@ def choose_fusion(
         others: train questions as another encoder ranks them, which a ranker may learn from too.
         path: where a ranker that is served is written.
         seed: of the ranker.
+        reranker: scores the first chunks again, where the configuration names one.
     """
     if retrieval.mode != "hybrid":
         return unmixed(retrieval), RankerChoice(False, "nothing is mixed")
@@ -108,6 +117,9 @@ def choose_fusion(
             if forced:
                 raise
             ranker = RankerChoice(False, str(error))
+    if reranker:
+        orders = ranker.orders if ranker.served and ranker.orders else {}
+        choice = with_reranker(choice, reranker, retriever.chunk_ids, judged, orders)
     choice = replace(
         choice,
         encoder=retriever.encoder.fingerprint,
@@ -117,6 +129,38 @@ def choose_fusion(
         ranker_ci95=ranker.ci95,
     )
     return choice, ranker
+
+
+def with_reranker(
+    choice: FusionChoice,
+    reranker: Reranker,
+    chunk_ids: Sequence[str],
+    judged: Sequence[Ranked],
+    orders: Mapping[str, Ranking],
+) -> FusionChoice:
+    """The choice with the share of the reranker's score in the order of the first chunks: the
+    smallest with most of the best gain, where that is certain, else 0.
+
+    `orders` are those of the feature ranker by question; without one the mixture is reordered. Of
+    more than RERANKED questions a fixed choice is scored.
+    """
+    asked = sorted(judged, key=lambda question: content_hash(question.id))[:RERANKED]
+    if not asked:
+        return replace(choice, rerank_reason="no questions to choose by")
+    table = np.zeros((len(asked), len(WEIGHTS)))
+    for number, question in enumerate(asked):
+        order = orders.get(question.id) or fuse(*question.candidates, choice.lexical_weight)
+        first = order[0][: reranker.depth]
+        scores = reranker.scores(question.question, [chunk_ids[row] for row in first])
+        table[number] = [
+            rank_score(rerank(order, scores, weight)[0], question.gold) for weight in WEIGHTS
+        ]
+    found, gain = nearest_certain(table, 0, [question.document for question in asked])
+    reason = f"{describe_gain(gain)} with {WEIGHTS[found or int(table.mean(axis=0).argmax())]:g} "
+    reason += f"of the reranker on {len(asked)} questions"
+    reason += "" if found else ": not certain, so it is left out"
+    model = reranker.config.model if found else None
+    return replace(choice, reranker=model, rerank_weight=WEIGHTS[found], rerank_reason=reason)
 
 
 def unmixed(retrieval: RetrievalConfig) -> FusionChoice:
@@ -163,7 +207,7 @@ def choose_ranker(
     recall = METRICS[DECIDING_RETRIEVAL].score
     assert recall is not None
     held_out, deltas = dict[str, dict[str, float]](), np.zeros((len(judged), 2))
-    for number, (question, rows) in enumerate(zip(judged, orders, strict=True)):
+    for number, (question, (rows, _)) in enumerate(zip(judged, orders, strict=True)):
         mixed, _ = fuse(*question.candidates, lexical_weight)
         mrr = [rank_score(order, question.gold) for order in (rows, mixed)]
         found = [
@@ -188,17 +232,16 @@ def choose_ranker(
         gain=round(gain.value, 4),
         ci95=[round(bound, 4) for bound in gain.ci95] if gain.ci95 else None,
         held_out=held_out,
+        orders={question.id: order for question, order in zip(judged, orders, strict=True)},
     )
 
 
-def cross_validated(
-    judged: Sequence[Ranked], others: Sequence[Ranked], seed: int
-) -> list[np.ndarray]:
-    """The order of the candidates' rows of each judged question, best first, by a ranker that was
-    trained without its document."""
+def cross_validated(judged: Sequence[Ranked], others: Sequence[Ranked], seed: int) -> list[Ranking]:
+    """The candidates of each judged question, best first, by a ranker that was trained without its
+    document."""
     documents = sorted({q.document for q in judged}, key=lambda name: content_hash(seed, name))
     fold_of = {name: number % NUM_FOLDS for number, name in enumerate(documents)}
-    orders: list[np.ndarray] = [np.empty(0, dtype=np.int64)] * len(judged)
+    orders: list[Ranking] = [(np.empty(0, dtype=np.int64), np.empty(0))] * len(judged)
     for fold in sorted(set(fold_of.values())):
         kept = [question for question in judged if fold_of[question.document] != fold]
         ranker = train_ranker([*kept, *others], seed)
@@ -206,7 +249,7 @@ def cross_validated(
             if fold_of[question.document] == fold:
                 rows, columns = question.features
                 scores = np.asarray(ranker.predict(columns, num_threads=1))
-                orders[number] = best_first(rows, scores)[0]
+                orders[number] = best_first(rows, 1 / (1 + np.exp(-scores)))
     return orders
 
 
