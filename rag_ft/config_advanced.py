@@ -83,7 +83,10 @@ class RetrievalAdvanced(Section):
 
 class RerankerAdvanced(Section):
     depth: int = Field(
-        20, ge=2, description="Chunks that the reranker scores for each question, the first ones."
+        10,
+        ge=2,
+        description="Chunks that the reranker scores for each question, the first ones. Its time "
+        "grows with them.",
     )
     max_tokens: int = Field(
         512, ge=16, description="Longest question plus chunk (tokens); longer ones are cut."
