@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from retriever_run import MakeRun, prepare
 
+from rag_ft.commands.run import summarise_train_retriever
 from rag_ft.errors import ConfigError
 from rag_ft.retrieval.feature_ranker import FEATURES, FeatureRanker
 from rag_ft.retrieval.fusion import Candidates
@@ -125,3 +126,19 @@ def test_where_one_index_alone_is_served_nothing_is_chosen(make_run: MakeRun) ->
     config, run_dir = prepare(make_run, mode="lexical", enabled=False)
     counts = train_retriever.run(Session(config, run_dir))
     assert "nothing is mixed" in str(counts["fusion_base"]) and counts["ranker_base"] == 0
+
+
+def test_the_stage_says_how_the_served_encoder_is_mixed_and_ordered() -> None:
+    counts = {
+        "shipped": 1,
+        "reason": "better",
+        "fusion_base": "half",
+        "fusion_tuned": "BM25 0.3",
+        "ranker_base": 1,
+        "ranker_tuned": 0,
+        "ranker_reason_base": "why",
+    }
+    said = summarise_train_retriever(counts)
+    assert said == "the tuned encoder is served (better); its mixture: BM25 0.3"
+    base = summarise_train_retriever({**counts, "shipped": 0})
+    assert "mixture: half; ordered by the feature ranker (why)" in base
