@@ -176,7 +176,9 @@ def lsr(args: argparse.Namespace) -> dict[str, Any]:
         pairs = select_pairs(run_dir, store, config.ingest.advanced.near_duplicate_similarity)
         training = open_training(Session(config, run_dir), pairs, join_processes())
         made = _lsr_candidates(training)
-        parts.append(_table(run_dir, {name: training.retriever_of(c) for name, c in made.items()}))
+        parts.append(
+            _table(run_dir, {name: training.retriever_in(c.folder) for name, c in made.items()})
+        )
         facts[f"fold {fold}"] = {
             name: {**c.notes, "steps": len(c.history)} for name, c in made.items()
         }

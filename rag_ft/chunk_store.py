@@ -9,7 +9,7 @@ import json
 import os
 import re
 from array import array
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -78,6 +78,11 @@ class ChunkStore:
         """{document id: number of its chunks} of the documents of these splits, in file order."""
         of_row, documents = self._lines.splits, self._lines.documents.items()
         return {name: len(rows) for name, rows in documents if SPLITS[of_row[rows[0]]] in splits}
+
+    @property
+    def rows_by_document(self) -> Mapping[str, Sequence[int]]:
+        """{document id: the lines of its chunks, from 0}, both in file order."""
+        return self._lines.documents
 
     def close(self) -> None:
         """Closes the file; the next access opens it again."""

@@ -114,6 +114,14 @@ def make_parser() -> argparse.ArgumentParser:
     ask.add_argument("question", help="the question, quoted")
     ask.add_argument("overrides", nargs="*", metavar="section.key=value", help="change a setting")
     ask.add_argument("--base", action="store_true", help="with the base models, not the tuned ones")
+    ask.add_argument(
+        "--filter",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="answer only from documents whose metadata, id or source has this value: "
+        "field=value, field=a,b (one of them) or 'field=begins*'; repeat it for more fields",
+    )
 
     explain = _add(
         commands,

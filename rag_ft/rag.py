@@ -27,6 +27,7 @@ from rag_ft.schema import Chunk
 
 if TYPE_CHECKING:
     from rag_ft.config import Config
+    from rag_ft.retrieval.metadata_filter import Filters
     from rag_ft.retrieval.retriever import Searcher
 
 
@@ -114,9 +115,19 @@ class RagPipeline:
             adapter=next(iter(adapters), None),
         )
 
-    def retrieve(self, question: str, k: int | None = None) -> list[RetrievedChunk]:
-        """The `k` best chunks (default: as many as answers are made from), best first."""
-        [hits] = self._retriever.search([question], k or self._top_k)
+    def retrieve(
+        self, question: str, k: int | None = None, filters: Filters | None = None
+    ) -> list[RetrievedChunk]:
+        """The `k` best chunks (default: as many as answers are made from), best first.
+
+        `filters` leave out the chunks of other documents before the ranking:
+        {field: value, list of values, or "prefix*"}, where a field is one of the documents'
+        metadata, `id` or `source`, and every field must match.
+
+        Raises:
+            DataError: the filters are malformed.
+        """
+        [hits] = self._retriever.search([question], k or self._top_k, filters=[filters or {}])
         return [RetrievedChunk(self._chunks[chunk_id], score) for chunk_id, score in hits]
 
     def prompt(self, question: str, chunks: Sequence[RetrievedChunk]) -> Messages:
@@ -127,16 +138,20 @@ class RagPipeline:
         """Answer and citations of the model's reply to the prompt over the same `chunks`."""
         return self._prompt.parse(reply, [found.chunk.id for found in chunks])
 
-    def answer(self, question: str) -> RagAnswer:
-        """Retrieves chunks and answers from them.
+    def answer(self, question: str, filters: Filters | None = None) -> RagAnswer:
+        """Retrieves chunks that `filters` allow (see `retrieve`) and answers from them. Where they
+        allow none, the answer is the abstain sentence, and the model is not asked.
 
         Raises:
-            DataError: the question is empty, or the model gave no reply.
+            DataError: the question is empty, the filters are malformed, or the model gave no reply.
         """
         if not question.strip():
             raise DataError('the question is empty: ask one, such as "Who built the pier?"')
         clock = time.monotonic()
-        chunks = self.retrieve(question)
+        chunks = self.retrieve(question, filters=filters)
+        # A tuned model may know by heart what the filters exclude.
+        if filters and not chunks:
+            return RagAnswer(self._prompt.prompts.abstain, (), (), True, time.monotonic() - clock)
         messages = self.prompt(question, chunks)
         request = ChatRequest("answer", messages, self._max_tokens, adapter=self._adapter)
         # The model is opened late, so that `retrieve` and `prompt` work without it.

@@ -55,7 +55,8 @@ class QAPair:
     `chunk_id` names the chunk that it was asked about, and `evidence` the span that supports the
     answer. Both are None where no place is known: for unanswerable questions, and for imported
     questions whose place cannot be found. `hard_chunk_ids` name chunks that the retriever ranked
-    high and that are not gold.
+    high and that are not gold. `filters` say which documents the question may be answered from, as
+    in retrieval/metadata_filter.py; empty: from all.
     """
 
     id: str
@@ -70,6 +71,7 @@ class QAPair:
     checks: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     hard_chunk_ids: tuple[str, ...] = ()
+    filters: dict[str, Any] = field(default_factory=dict)
 
     @property
     def answer(self) -> str:

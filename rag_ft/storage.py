@@ -36,8 +36,12 @@ Record = TypeVar("Record", Document, Chunk, QAPair, Hit, Prediction, Score, Reje
 
 
 def to_json(record: Any) -> str:
-    """The JSON line of a record, without its newline."""
-    return json.dumps(dataclasses.asdict(record), ensure_ascii=False)
+    """The JSON line of a record or a dict, without its newline."""
+    row = record if isinstance(record, dict) else dataclasses.asdict(record)
+    # Only some pairs have filters: the lines of the others stay as they were before there were any.
+    if isinstance(record, QAPair) and not record.filters:
+        del row["filters"]
+    return json.dumps(row, ensure_ascii=False)
 
 
 def from_json(line: str, kind: type[Record]) -> Record:
@@ -117,8 +121,7 @@ def write_jsonl(path: Path, records: Iterable[Any]) -> int:
     try:
         with temporary.open("x", encoding="utf-8", newline="\n") as out:
             for record in records:
-                row = record if isinstance(record, dict) else dataclasses.asdict(record)
-                out.write(json.dumps(row, ensure_ascii=False) + "\n")
+                out.write(to_json(record) + "\n")
                 count += 1
         os.replace(temporary, path)
     finally:

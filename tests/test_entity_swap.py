@@ -115,7 +115,9 @@ def test_candidates_follow_their_document_and_are_asked_of_each_chunk_that_names
     None
 ):
     class Search:
-        def search(self, questions: list[str], k: int) -> list[list[tuple[str, float]]]:
+        def search(
+            self, questions: list[str], k: int, mode: str | None = None, filters: Any = None
+        ) -> list[list[tuple[str, float]]]:
             return [[("d#2", 1.0), ("d#1", 0.5)] for _ in questions]
 
     chunks = {i: Chunk(i, "d", "t", text, 0, 9, 3, "train") for i, text in TEXTS.items()}

@@ -138,7 +138,9 @@ def test_the_proof_takes_the_last_place_where_retrieval_missed_it(
         def __init__(self) -> None:
             self.row_of = {"a.md#0": 0, "b.md#0": 1, "c.md#0": 2}
 
-        def search(self, questions: list[str], k: int) -> list[list[tuple[str, float]]]:
+        def search(
+            self, questions: list[str], k: int, mode: str | None = None, filters: Any = None
+        ) -> list[list[tuple[str, float]]]:
             return [[("c.md#0", 1.0), ("b.md#0", 0.5)][:k] for _ in questions]
 
     monkeypatch.setattr(search, "open_retriever", lambda *args, **kwargs: Misses())

@@ -144,7 +144,7 @@ def test_chunks_that_outrank_the_gold_chunk_are_kept_for_negatives(
             )
 
         def search(
-            self, questions: list[str], k: int, mode: str | None = None
+            self, questions: list[str], k: int, mode: str | None = None, filters: Any = None
         ) -> list[list[tuple[str, float]]]:
             return [[(i, 1.0) for i in reversed(self._ids)][:k] for _ in questions]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -57,7 +58,7 @@ class Retriever:
         return np.tile(np.array([1, 0], dtype=np.float32), (len(questions), 1))
 
     def search(
-        self, questions: Sequence[str], k: int, mode: str | None = None
+        self, questions: Sequence[str], k: int, mode: str | None = None, filters: Any = None
     ) -> list[list[tuple[str, float]]]:
         ranked = sorted(self._cosines.items(), key=lambda item: -item[1])[:k]
         return [ranked for _ in questions]

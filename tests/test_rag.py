@@ -53,7 +53,7 @@ class Model:
 
 class Finds:
     def search(
-        self, questions: list[str], k: int, mode: str | None = None
+        self, questions: list[str], k: int, mode: str | None = None, filters: Any = None
     ) -> list[list[tuple[str, float]]]:
         return [[("d#2", 0.9), ("d#0", 0.4), ("d#1", 0.1)][:k] for _ in questions]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -90,7 +91,7 @@ class Retriever:
     """Serves the gold chunk first for even questions; the dense side finds it at rank 6."""
 
     def search(
-        self, questions: Sequence[str], k: int, mode: str | None = None
+        self, questions: Sequence[str], k: int, mode: str | None = None, filters: Any = None
     ) -> list[list[tuple[str, float]]]:
         others = [(f"other{n}", 0.5) for n in range(5)]
         rankings = []

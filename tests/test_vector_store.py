@@ -28,9 +28,12 @@ class TransposedStore:
     def __init__(self, folder: Path, data: dict[str, Any]) -> None:
         self.columns = np.load(folder / data["file"])
 
-    def search(self, vectors: np.ndarray, k: int) -> list[Ranking]:
+    def search(
+        self, vectors: np.ndarray, k: int, allowed: np.ndarray | None = None
+    ) -> list[Ranking]:
         scores = vectors @ self.columns
-        ranked = [best_first(np.arange(len(row)), row) for row in scores]
+        kept = np.arange(scores.shape[1]) if allowed is None else np.flatnonzero(allowed)
+        ranked = [best_first(kept, row[kept]) for row in scores]
         return [(rows[:k], best[:k]) for rows, best in ranked]
 
 

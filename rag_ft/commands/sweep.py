@@ -179,7 +179,8 @@ def retrieve(
     chunks = session.chunks.of_documents({pair.document_id for pair in pairs})
     gold = gold_by_pair(pairs, chunks)
     retriever = open_retriever(session.run_dir, retrieval, encoder, chosen=False)
-    found = retriever.search([pair.question for pair in pairs], max(MIN_HITS, retrieval.top_k))
+    questions, filters = [pair.question for pair in pairs], [pair.filters for pair in pairs]
+    found = retriever.search(questions, max(MIN_HITS, retrieval.top_k), filters=filters)
     rows, asks = [], []
     for pair, hits in zip(pairs, found, strict=True):
         ranked = [chunk_id for chunk_id, _ in hits]

@@ -70,7 +70,8 @@ class Swaps:
                 continue
             # Ask the others of each chunk that could contain an answer.
             questions = [pair.question for pair in new]
-            hits = self.trip.retriever.search(questions, settings.round_trip_k)
+            filters = [pair.filters for pair in new]
+            hits = self.trip.retriever.search(questions, settings.round_trip_k, filters=filters)
             for pair, found in zip(new, hits, strict=True):
                 home_id, name = pair.provenance["chunk_id"], pair.provenance[SWAPPED_TO]
                 found_ids = (chunk_id for chunk_id, _ in found)
@@ -135,6 +136,7 @@ def swap_names(pairs: Sequence[QAPair], abstain: str, per_pair: int, seed: int) 
                     split=pair.split,
                     origin="generated",
                     provenance=homes[other].provenance | made_from,
+                    filters=pair.filters,
                 )
             )
     return swapped

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from rag_ft.errors import DataError
+from rag_ft.generation.rare_words import RareWordIndex
 from rag_ft.relevance import Span, gold_chunks, locate, occurrences
+from rag_ft.retrieval.metadata_filter import Filter, parse_filters
 from rag_ft.schema import KINDS, SPLITS, Chunk, Document, Evidence, QAPair, Reject, Split
 from rag_ft.storage import content_hash, encodable
 
 CONTEXT_CHARACTERS = 200
 MAX_LINE_BYTES = 1_000_000
-KEY_CHARACTERS = 8
-_ALPHANUMERIC = re.compile(r"[^\W_]+")
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ class QuestionRow:
     """One valid line of a questions file; `place` is "<file>:<line number>".
 
     `found` is (document id, split, evidence) of the row's document, or of the first two documents
-    that contain a wanted text if the row names none.
+    that contain a wanted text if the row names none; only of documents that the row's filters
+    allow. `problem` says why the row cannot be placed, if anything.
     """
 
     place: str
@@ -47,12 +48,23 @@ class QuestionRow:
     kind: str
     quote: str
     split: Split | None
+    filters: dict[str, Any] = field(default_factory=dict)
+    problem: Reject | None = None
     found: list[tuple[str, Split, Evidence | None]] = field(default_factory=list)
 
     @property
     def answerable(self) -> bool:
         """Whether the question has an answer."""
         return self.kind != "unanswerable"
+
+    @functools.cached_property
+    def filter(self) -> Filter | None:
+        """Which documents the question may be answered from; None: all."""
+        return parse_filters(self.filters)
+
+    def allows(self, document: Document) -> bool:
+        """Whether the question may be answered from the document."""
+        return self.filter is None or self.filter.matches(document)
 
     @property
     def wanted(self) -> list[str]:
@@ -126,9 +138,10 @@ def import_questions(
 ) -> Imported:
     """Reads pairs of origin "imported" from jsonl files.
 
-    A line is {id, question, answers, document_id, answer_start_in_document, kind, evidence, split};
-    only question and answers are required. A missing position is located in the document. A missing
-    document is the only one that contains the evidence or an answer.
+    A line is {id, question, answers, document_id, answer_start_in_document, kind, evidence, split,
+    filters}; only question and answers are required. A missing position is located in the document.
+    A missing document is the only one that contains the evidence or an answer. Documents that the
+    filters exclude are not looked at.
 
     A pair belongs to the split of its document. Without a document it belongs to the split that it
     names, else to test: it is never trained on, although its unknown document may be.
@@ -147,9 +160,8 @@ def import_questions(
     pairs: dict[str, QAPair] = {}
     pairs_of: dict[str, list[QAPair]] = defaultdict(list)
     for row in rows:
-        if row.document_id is not None and not row.found:
-            detail = f"no document '{row.document_id}' in this run"
-            rejects.append(Reject(row.place, "unknown document", detail))
+        if row.problem:
+            rejects.append(row.problem)
             continue
         # A row that several documents could answer stays without a document.
         nowhere = (None, row.split or "test", None)
@@ -166,6 +178,7 @@ def import_questions(
             origin="imported",
             checks={"evidence": evidence is not None} if row.answerable else {},
             provenance={"file": row.place},
+            filters=row.filters,
         )
         pairs[pair.id] = pair
         if document_id is not None and evidence is not None:
@@ -239,10 +252,16 @@ def _parse(line: bytes, place: str) -> QuestionRow:
     accepted: tuple[AcceptedAnswer, ...] = ()
     if kind != "unanswerable":
         accepted = _parse_answers(answers, row.get("answer_start_in_document"))
+    filters = row.get("filters") or {}
+    try:
+        parse_filters(filters)
+    except DataError as error:
+        raise ValueError(f"wrong field: {error}") from error
     row_id, document_id = row.get("id"), row.get("document_id")
     if row_id is None:
         texts = [answer.text for answer in accepted]
-        row_id = content_hash("imported", question, texts, document_id)
+        # Two customers may ask the same; without filters the id stays what it always was.
+        row_id = content_hash("imported", question, texts, document_id, *filter(None, [filters]))
     return QuestionRow(
         place=place,
         id=str(row_id),
@@ -252,6 +271,7 @@ def _parse(line: bytes, place: str) -> QuestionRow:
         kind=kind,
         quote=str(row.get("evidence") or ""),
         split=split,
+        filters=filters,
     )
 
 
@@ -278,7 +298,7 @@ def _parse_answers(answers: Any, starts: Any) -> tuple[AcceptedAnswer, ...]:
 
 
 def place_in_documents(rows: Sequence[QuestionRow], documents: Iterable[Document]) -> None:
-    """Fills `found` of every row."""
+    """Fills `found` and `problem` of every row."""
     rows_of: dict[str, list[QuestionRow]] = defaultdict(list)
     floating = []  # rows without a document
     for row in rows:
@@ -286,52 +306,29 @@ def place_in_documents(rows: Sequence[QuestionRow], documents: Iterable[Document
             rows_of[row.document_id].append(row)
         elif row.answerable:
             floating.append(row)
-    index = _RareWordIndex(floating)
+    index = RareWordIndex(floating)
+    unmatched = {row.filter for row in rows if row.filter is not None}
     for document in documents:
+        unmatched -= {wanted for wanted in unmatched if wanted.matches(document)}
         for row in rows_of.get(document.id, ()):
-            evidence = row.find_in_document(document.text)
-            row.found.append((document.id, document.split, evidence))
+            if row.allows(document):
+                evidence = row.find_in_document(document.text)
+                row.found.append((document.id, document.split, evidence))
+            else:
+                detail = f"{row.document_id}: {row.filters}"
+                row.problem = Reject(row.place, "filters exclude its document", detail)
         # Two documents are enough to know that the document is ambiguous.
         for row in index.candidates(document.text):
-            if len(row.found) < 2 and (evidence := row.find_wanted(document.text)) is not None:
-                row.found.append((document.id, document.split, evidence))
-
-
-class _RareWordIndex:
-    """Finds rows by the rarest word of each wanted text, so that not every row is searched in every
-    document. A text that contains a wanted text contains that word, possibly inside a longer one.
-    """
-
-    def __init__(self, rows: Iterable[QuestionRow]) -> None:
-        wanted = [(row, _ALPHANUMERIC.findall(text)) for row in rows for text in row.wanted]
-        num_rows = Counter(word for _, words in wanted for word in set(words))
-        self._rows: dict[str, list[QuestionRow]] = defaultdict(list)
-        for row, words in wanted:
-            if words:  # a text without a letter or digit is found nowhere
-                rarest = min(words, key=lambda word: (num_rows[word], -len(word)))
-                self._rows[rarest].append(row)
-        # The words by their first characters, for the search inside longer words.
-        self._beginning: dict[str, list[str]] = defaultdict(list)
-        for word in self._rows:
-            self._beginning[word[:KEY_CHARACTERS]].append(word)
-        self._lengths = sorted({len(key) for key in self._beginning})
-        self._within = lru_cache(maxsize=1 << 16)(self._find_within)
-
-    def candidates(self, text: str) -> list[QuestionRow]:
-        """The rows that may be found in a text, each once. No other row is found in it."""
-        words = set(_ALPHANUMERIC.findall(text)) if self._rows else ()
-        wanted = {found for word in words for found in self._within(word)}
-        return list({id(row): row for word in wanted for row in self._rows[word]}.values())
-
-    def _find_within(self, word: str) -> tuple[str, ...]:
-        """The words of rows that stand inside `word`: a wanted text may begin or end there."""
-        parts: set[str] = set()
-        for size in self._lengths:
-            parts.update(word[at : at + size] for at in range(len(word) - size + 1))
-        begun = [
-            found for part in parts & self._beginning.keys() for found in self._beginning[part]
-        ]
-        return tuple(found for found in begun if found in word)
+            if len(row.found) < 2 and row.allows(document):
+                evidence = row.find_wanted(document.text)
+                if evidence is not None:
+                    row.found.append((document.id, document.split, evidence))
+    for row in rows:
+        if row.filter in unmatched:
+            row.problem = Reject(row.place, "filters match no document", str(row.filters))
+        elif row.document_id is not None and not row.found and not row.problem:
+            detail = f"no document '{row.document_id}' in this run"
+            row.problem = Reject(row.place, "unknown document", detail)
 
 
 def _best_fit(found: list[Span], text: str, question: str) -> Evidence:

@@ -43,7 +43,8 @@ class RoundTrip:
         found. Fills in the pair's rank and its hard chunks."""
         depth = max(self.settings.advanced.round_trip_k, self.top_k)
         for batch in batched(pairs, SEARCH_BATCH):
-            hits = self.retriever.search([pair.question for pair in batch], depth)
+            questions, filters = [pair.question for pair in batch], [pair.filters for pair in batch]
+            hits = self.retriever.search(questions, depth, filters=filters)
             for pair, found in zip(batch, hits, strict=True):
                 found_ids = [chunk_id for chunk_id, _ in found]
                 if pair.answerable:

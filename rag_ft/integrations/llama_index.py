@@ -29,6 +29,7 @@ from rag_ft.chunk_store import ChunkStore
 from rag_ft.config import Config
 from rag_ft.config_loader import load_config
 from rag_ft.retrieval.encoder import Encoder, load_encoder
+from rag_ft.retrieval.metadata_filter import Filters
 from rag_ft.retrieval.retriever import Retriever
 from rag_ft.run_dir import RunDir
 from rag_ft.session import Session
@@ -43,17 +44,27 @@ class RunRetriever(BaseRetriever):
     """
 
     def __init__(
-        self, retriever: Retriever, run_dir: RunDir, top_k: int = 3, mode: str | None = None
+        self,
+        retriever: Retriever,
+        run_dir: RunDir,
+        top_k: int = 3,
+        mode: str | None = None,
+        filters: Filters | None = None,
     ) -> None:
-        """Finds `top_k` chunks a question; `mode` is dense, lexical or hybrid, by default as
-        configured."""
+        """Finds `top_k` chunks a question, of documents that `filters` allow (all without them);
+        `mode` is dense, lexical or hybrid, by default as configured."""
         super().__init__()
+        self._filters = filters or {}
         self._retriever, self._top_k, self._mode = retriever, top_k, mode
         self._chunks = ChunkStore(run_dir.chunks)
 
     @classmethod
     def from_config(
-        cls, config: Config | str | Path, mode: str | None = None, tuned: bool | None = None
+        cls,
+        config: Config | str | Path,
+        mode: str | None = None,
+        tuned: bool | None = None,
+        filters: Filters | None = None,
     ) -> RunRetriever:
         """The retriever of the run of a configuration, or of a configuration file.
 
@@ -65,10 +76,12 @@ class RunRetriever(BaseRetriever):
         session = _session(config)
         if tuned is None:
             tuned = session.serves_tuned_retriever
-        return cls(session.retriever(tuned), session.run_dir, session.config.retrieval.top_k, mode)
+        top_k = session.config.retrieval.top_k
+        return cls(session.retriever(tuned), session.run_dir, top_k, mode, filters)
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        [hits] = self._retriever.search([query_bundle.query_str], self._top_k, self._mode)
+        question = query_bundle.query_str
+        [hits] = self._retriever.search([question], self._top_k, self._mode, [self._filters])
         found = []
         for chunk_id, score in hits:
             chunk = self._chunks[chunk_id]

@@ -102,10 +102,14 @@ class LexicalIndex:
                 f"{folder} is not a BM25 index ({error}): run `rag-ft index CONFIG --force`"
             ) from error
 
-    def search(self, questions: Sequence[str], k: int) -> list[Ranking]:
+    def search(
+        self, questions: Sequence[str], k: int, allowed: np.ndarray | None = None
+    ) -> list[Ranking]:
         """For every question the rows and BM25 scores (above 0) of its best texts, best first,
         ties by row: at most `k`, and only texts that share a word with the question.
 
+        `allowed` (a boolean a row) leaves out the other rows. It changes no score: how rare a word
+        is, is counted over all texts.
         A word that the question repeats counts each time.
         """
         vocabulary: dict[str, int] = self._bm25.vocab_dict
@@ -113,7 +117,7 @@ class LexicalIndex:
         for question in questions:
             ids = [vocabulary[word] for word in words(question) if word in vocabulary]
             scores = np.asarray(self._bm25.get_scores_from_ids(ids))
-            rows = np.flatnonzero(scores > 0)
+            rows = np.flatnonzero(scores > 0 if allowed is None else (scores > 0) & allowed)
             # Sorting is slow over a large corpus: first drop what scores below the k-th best.
             if len(rows) > k:
                 least = np.partition(scores[rows], len(rows) - k)[len(rows) - k]

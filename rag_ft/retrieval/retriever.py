@@ -24,6 +24,7 @@ from rag_ft.retrieval.fusion import (
 )
 from rag_ft.retrieval.index_builder import Manifest, open_vectors, read_manifest
 from rag_ft.retrieval.lexical import LexicalIndex
+from rag_ft.retrieval.metadata_filter import DocumentTable, Filter, Filters, group_by_filter
 from rag_ft.retrieval.reranker import Reranker, rerank
 from rag_ft.retrieval.vector_store import VectorStore, open_store
 from rag_ft.run_dir import RunDir
@@ -37,8 +38,15 @@ Hits = list[tuple[str, float]]  # (chunk id, score), best first
 class Searcher(Protocol):
     """What finds chunks for questions."""
 
-    def search(self, questions: Sequence[str], k: int, mode: str | None = None) -> list[Hits]:
-        """For every question at most `k` (chunk id, score), best first."""
+    def search(
+        self,
+        questions: Sequence[str],
+        k: int,
+        mode: str | None = None,
+        filters: Sequence[Filters] | None = None,
+    ) -> list[Hits]:
+        """For every question at most `k` (chunk id, score), best first. `filters` has one for
+        each question, which says from which documents its chunks may come."""
         ...
 
 
@@ -52,8 +60,10 @@ class Retriever:
         encoder: Encoder,
         config: RetrievalConfig,
         fusion: Fusion | None = None,
+        documents: DocumentTable | None = None,
     ) -> None:
         """Reads the chunk ids; vectors and indices are opened by the first search that needs them.
+        Only with `documents` it can search with filters.
 
         `fusion` says how mode hybrid mixes; None: as the configuration sets it, or half and half.
 
@@ -61,7 +71,7 @@ class Retriever:
             DataError: chunk_ids.json is missing, damaged, or does not fit the manifest.
         """
         self.folder, self.manifest, self.encoder = folder, manifest, encoder
-        self._config = config
+        self._config, self._documents = config, documents
         self.fusion = fusion or set_fusion(config)
         self._reranker: Reranker | None = None
         try:
@@ -87,45 +97,101 @@ class Retriever:
         """Chunk id -> its row in `vectors`."""
         return {chunk_id: row for row, chunk_id in enumerate(self.chunk_ids)}
 
-    def search(self, questions: Sequence[str], k: int, mode: str | None = None) -> list[Hits]:
+    def search(
+        self,
+        questions: Sequence[str],
+        k: int,
+        mode: str | None = None,
+        filters: Sequence[Filters] | None = None,
+    ) -> list[Hits]:
         """For every question at most `k` (chunk id, score), best first, ties in chunk order.
 
         `mode` is dense, lexical, hybrid or served, by default served: retrieval.mode, ordered by
         the feature ranker where there is one. Scores: cosine -1..1, BM25 above 0 (a chunk that
         shares no word with the question is not found), others 0..1.
+
+        `filters` has one for each question (see metadata_filter.py). Chunks of other documents are
+        left out before they are ranked, so dense and hybrid find `k` chunks wherever there are so
+        many allowed ones.
+
+        Raises:
+            DataError: a filter is malformed, or the documents that it needs cannot be read.
         """
         chosen = mode or SERVED
-        return self.search_modes(questions, k, [chosen])[chosen]
+        return self.search_modes(questions, k, [chosen], filters)[chosen]
 
     def search_modes(
-        self, questions: Sequence[str], k: int, modes: Sequence[str]
+        self,
+        questions: Sequence[str],
+        k: int,
+        modes: Sequence[str],
+        filters: Sequence[Filters] | None = None,
     ) -> dict[str, list[Hits]]:
         """{mode: as `search` returns}. Questions are encoded once, and each index is searched
-        once."""
+        once for each distinct filter."""
         if not questions:
             return {mode: [] for mode in modes}
-        rankings = self._rank(list(questions), k, modes)
-        # Rows of the index become chunk ids.
-        hits: dict[str, list[Hits]] = {mode: [] for mode in modes}
-        for mode in modes:
-            for rows, scores in rankings[mode]:
-                best = zip(rows[:k], scores[:k], strict=True)
-                hits[mode].append([(self.chunk_ids[row], float(score)) for row, score in best])
+        if filters is not None and len(filters) != len(questions):
+            raise ValueError(f"{len(filters)} filters for {len(questions)} questions")
+        groups = group_by_filter(filters or [{}] * len(questions))
+        vectors = None
+        if {"hybrid", "dense"} & {self._mode_of(mode) for mode in modes}:
+            vectors = self.encoder.encode_queries(list(questions))
+
+        hits: dict[str, list[Hits]] = {mode: [[]] * len(questions) for mode in modes}
+        for wanted, places in groups.items():
+            rankings = self._rank(
+                [questions[place] for place in places],
+                None if vectors is None else vectors[places],
+                k,
+                modes,
+                None if wanted is None else self.allowed(wanted),
+            )
+            # Rows of the index become chunk ids.
+            for mode in modes:
+                for place, (rows, scores) in zip(places, rankings[mode], strict=True):
+                    best = zip(rows[:k], scores[:k], strict=True)
+                    hits[mode][place] = [(self.chunk_ids[row], float(score)) for row, score in best]
         return hits
 
-    def _rank(self, questions: list[str], k: int, modes: Sequence[str]) -> dict[str, list[Ranking]]:
-        """{mode: a ranking of at least the best `k` rows for each question}."""
-        wanted = {self._config.mode if mode == SERVED else mode for mode in modes}
+    def allowed(self, wanted: Filter) -> np.ndarray:
+        """A boolean for each row of `vectors`: whether the filter allows the chunk.
+
+        Raises:
+            DataError: the documents cannot be read, or do not fit the index.
+        """
+        if self._documents is None:
+            raise DataError(f"the index in {self.folder} was opened without documents to filter by")
+        rows = self._documents.allowed(wanted)
+        if len(rows) != self.manifest.num_chunks:
+            raise DataError(
+                f"the index in {self.folder} was made from other chunks: run `rag-ft index CONFIG "
+                "--force`"
+            )
+        return rows
+
+    def _mode_of(self, mode: str) -> str:
+        return self._config.mode if mode == SERVED else mode
+
+    def _rank(
+        self,
+        questions: list[str],
+        vectors: np.ndarray | None,
+        k: int,
+        modes: Sequence[str],
+        allowed: np.ndarray | None,
+    ) -> dict[str, list[Ranking]]:
+        """{mode: a ranking of at least the best `k` allowed rows for each question}."""
+        wanted = {self._mode_of(mode) for mode in modes}
         hybrid = "hybrid" in wanted
         depth = max(k, self._config.advanced.candidates) if hybrid else k
         if SERVED in modes and self.reranker:
             depth = max(depth, self.reranker.depth)
-        vectors, rankings = None, dict[str, list[Ranking]]()
-        if hybrid or "dense" in wanted:
-            vectors = self.encoder.encode_queries(questions)
-            rankings["dense"] = self._store.search(vectors, depth)
+        rankings: dict[str, list[Ranking]] = {}
+        if vectors is not None:
+            rankings["dense"] = self._store.search(vectors, depth, allowed)
         if hybrid or "lexical" in wanted:
-            rankings["lexical"] = self._lexical.search(questions, depth)
+            rankings["lexical"] = self._lexical.search(questions, depth, allowed)
         if hybrid:
             both = list(map(Candidates, rankings["dense"], rankings["lexical"]))
             rankings["hybrid"] = [fuse(*found, self.fusion.lexical_weight) for found in both]
@@ -174,13 +240,22 @@ class Retriever:
                 served[list(served)[place]]["reranker"] = (rank, float(scores[place]))
         return dict(sorted(served.items(), key=lambda item: item[1][SERVED][0]))
 
-    def candidates(self, questions: Sequence[str]) -> tuple[np.ndarray, list[Candidates]]:
-        """The vectors of the questions, and what both indexes find for each: as many chunks as
-        retrieval.advanced.candidates says. Rows are those of `chunk_ids`."""
-        vectors = self.encoder.encode_queries(list(questions))
-        depth = self._config.advanced.candidates
-        lexical = self._lexical.search(list(questions), depth)
-        return vectors, list(map(Candidates, self._store.search(vectors, depth), lexical))
+    def candidates(
+        self, questions: Sequence[str], filters: Sequence[Filters]
+    ) -> tuple[np.ndarray, list[Candidates]]:
+        """The vectors of the questions, and what both indexes find for each, as its filters allow:
+        as many chunks as retrieval.advanced.candidates says. Rows are those of `chunk_ids`."""
+        vectors, depth = self.encoder.encode_queries(list(questions)), 1
+        none = (np.empty(0, dtype=np.int64), np.empty(0))
+        found = [Candidates(none, none)] * len(questions)
+        for wanted, places in group_by_filter(filters).items():
+            allowed = None if wanted is None else self.allowed(wanted)
+            asked = [questions[place] for place in places]
+            ranked = self._rank(asked, vectors[places], depth, ["hybrid"], allowed)
+            both = map(Candidates, ranked["dense"], ranked["lexical"])
+            for place, candidates in zip(places, both, strict=True):
+                found[place] = candidates
+        return vectors, found
 
     def features(
         self, question: str, vector: np.ndarray, found: Candidates
@@ -212,12 +287,14 @@ def open_retriever(
     encoder: EncoderConfig | Encoder,
     tuned: bool = False,
     chosen: bool = True,
+    documents_of: RunDir | None = None,
 ) -> Retriever:
     """The base retriever of a run, or the tuned one.
 
     `encoder` is loaded here where it is a section of the configuration; an `Encoder` is used as it
     is, with the tuned index where `tuned`. `chosen` mixes as fusion.json of the run says, where
-    train_retriever wrote it; otherwise as before any choice.
+    train_retriever wrote it; otherwise as before any choice. `documents_of` is the run whose
+    documents and chunks filters look at, where it is another one.
 
     Raises:
         DataError: there is no finished index, or no tuned encoder.
@@ -249,7 +326,9 @@ def open_retriever(
         )
     row = read_fusion(run_dir.fusion, loaded.fingerprint) if chosen else {}
     fusion = set_fusion(retrieval, row, run_dir.path)
-    return Retriever(folder, manifest, loaded, retrieval, fusion)
+    source = documents_of or run_dir
+    documents = DocumentTable(source.documents, source.chunks)
+    return Retriever(folder, manifest, loaded, retrieval, fusion, documents)
 
 
 def set_fusion(

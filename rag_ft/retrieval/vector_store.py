@@ -25,9 +25,12 @@ StoreData = dict[str, Any]
 class VectorStore(Protocol):
     """Finds the chunks whose vectors have the largest inner products with a question's vector."""
 
-    def search(self, vectors: np.ndarray, k: int) -> list[Ranking]:
+    def search(
+        self, vectors: np.ndarray, k: int, allowed: np.ndarray | None = None
+    ) -> list[Ranking]:
         """For every vector of float32 (n, dim) at most `k` rows and inner products, best first,
-        ties by row."""
+        ties by row. `allowed` (a boolean a row) leaves out the other rows; `k` rows are found
+        wherever it allows so many."""
         ...
 
 

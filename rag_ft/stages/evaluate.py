@@ -111,7 +111,7 @@ def spread(pairs: Sequence[QAPair], limit: int, seed: int) -> list[QAPair]:
 
 def retrieve(session: Session, pairs: list[QAPair]) -> Rankings:
     """Every ranking over all questions (ranking -> question id -> chunk ids, best first), written
-    to hits/.
+    to hits/. A question with filters is searched with them.
 
     `base` and `tuned` are as served. Without a tuned retriever `tuned` is `base`, and there is no
     ranking of the tuned encoder alone.
@@ -129,7 +129,9 @@ def retrieve(session: Session, pairs: list[QAPair]) -> Rankings:
             rows = [row for row in rows if row.context != "mixture"]
         rows.sort(key=lambda row: [*modes].index(row.context))
         # One call for all modes: questions are encoded once, and each index is searched once.
-        by_mode = retriever.search_modes(questions, k, [modes[row.context] for row in rows])
+        by_mode = retriever.search_modes(
+            questions, k, [modes[row.context] for row in rows], [pair.filters for pair in pairs]
+        )
         found |= {row.name: by_mode[modes[row.context]] for row in rows}
     for name in SERVED:
         found.setdefault(name, found["base"])

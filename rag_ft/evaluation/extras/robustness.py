@@ -71,8 +71,10 @@ def _swap(
     text = chunk_text(chunk, with_title)
     spans = occurrences(pair.answer, text)
     # Another answer fits if a number replaces a number, and it has about as many words.
+    # The answer of a question with other filters may come from documents that these exclude.
     others = set()
-    for other in (p.answer for p in pairs if p.answerable):
+    near = (p for p in pairs if not pair.filters or p.filters == pair.filters)
+    for other in (p.answer for p in near if p.answerable):
         differs = normalise(other) and normalise(other) != normalise(pair.answer)
         same_script = is_unspaced(other) == is_unspaced(pair.answer)
         same_kind = any(map(str.isdigit, other)) == any(map(str.isdigit, pair.answer))

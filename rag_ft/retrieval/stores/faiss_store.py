@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from collections.abc import Callable, Iterator
@@ -86,8 +87,9 @@ class FaissStore:
         """
         self._faiss = faiss = load_faiss()
         path, num_gpus = folder / FILE, faiss.get_num_gpus()
+        self._path, self._on_gpu = path, False
         try:
-            made = FaissKind(**data)
+            self._made = made = FaissKind(**data)
             index = faiss.read_index(str(path), 0 if num_gpus else faiss.IO_FLAG_MMAP_IFC)
         except (RuntimeError, OSError, TypeError) as error:
             raise DataError(
@@ -105,22 +107,61 @@ class FaissStore:
                 free = min(torch.cuda.mem_get_info(device)[0] for device in devices)
             if free > needed:
                 index = faiss.index_cpu_to_all_gpus(index)
+                self._on_gpu = True
         self._index = index
 
-    def search(self, vectors: np.ndarray, k: int) -> list[Ranking]:
+    def search(
+        self, vectors: np.ndarray, k: int, allowed: np.ndarray | None = None
+    ) -> list[Ranking]:
         """For every vector of (n, dim) at most `k` rows and inner products, best first, ties by
-        row."""
+        row; only rows that `allowed` (a boolean a row) allows."""
         vectors, k = np.ascontiguousarray(vectors, dtype=np.float32), min(k, self._index.ntotal)
         # The threads of FAISS spin while they wait: over 100,000 vectors one question takes 20 ms
         # of CPU time with one thread and 50 ms with two, and the answer comes no later.
         num_threads = self._faiss.omp_get_max_threads()
         self._faiss.omp_set_num_threads(1 if len(vectors) < FEW_QUERIES else num_threads)
         try:
-            scores, rows = self._index.search(vectors, k)
+            if allowed is None:
+                scores, rows = self._index.search(vectors, k)
+            else:
+                scores, rows = self._search_allowed(vectors, k, allowed)
         finally:
             self._faiss.omp_set_num_threads(num_threads)
         # FAISS fills up with row -1 where the lists it read hold fewer than k vectors.
         return [best_first(r[r >= 0], s[r >= 0]) for r, s in zip(rows, scores, strict=True)]
+
+    def _search_allowed(
+        self, vectors: np.ndarray, k: int, allowed: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(scores, rows) as FAISS gives them, of allowed rows alone."""
+        faiss, num_allowed = self._faiss, int(np.count_nonzero(allowed))
+        k = min(k, num_allowed)
+        if k == 0:
+            return np.empty((len(vectors), 0)), np.empty((len(vectors), 0), dtype=np.int64)
+        bits = np.packbits(allowed, bitorder="little")
+        selector = faiss.IDSelectorBitmap(len(allowed), faiss.swig_ptr(bits))
+        if self._made.kind == "flat":
+            parameters = faiss.SearchParameters(sel=selector)
+            scores, rows = self._on_cpu.search(vectors, k, params=parameters)
+            return scores, rows
+
+        # As many more lists as rows are left out: then about as many allowed rows are compared as
+        # without filters. Where one question still finds too few, all lists are read.
+        num_lists = self._on_cpu.nlist
+        nprobe = min(num_lists, math.ceil(self._made.nprobe * len(allowed) / num_allowed))
+        for lists in (nprobe, num_lists):
+            parameters = faiss.SearchParametersIVF(sel=selector, nprobe=lists)
+            scores, rows = self._on_cpu.search(vectors, k, params=parameters)
+            if rows.min() >= 0:
+                break
+        return scores, rows
+
+    @functools.cached_property
+    def _on_cpu(self) -> Any:
+        """The index for searches with filters, which GPUs do not have."""
+        if not self._on_gpu:
+            return self._index
+        return self._faiss.read_index(str(self._path), self._faiss.IO_FLAG_MMAP_IFC)
 
 
 def load_faiss() -> Any:

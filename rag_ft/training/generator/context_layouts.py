@@ -163,7 +163,8 @@ def raft(
     if not gold:
         return Reject(pair.id, "no gold chunk", pair.question)
     needed = needed_chunks(pair, gold, chunks)
-    mined = [chunks[i] for i in pair.hard_chunk_ids if i in chunks]
+    # Hard chunks may have been found without the filters.
+    mined = [chunks[i] for i in pair.hard_chunk_ids if i in chunks and not pair.filters]
     distractors = [chunk for chunk in dict.fromkeys([*found, *mined]) if chunk not in needed]
     without_answer = [chunk for chunk in distractors if is_negative(chunk, pair)]
 

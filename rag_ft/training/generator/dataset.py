@@ -64,7 +64,8 @@ class TrainingSet:
 @dataclass(frozen=True)
 class Retrieved:
     """`hits`: pair id -> ids of the chunks that the serving index finds, best first, without chunks
-    of test documents. `chunks`: those chunks and the pairs' own, by id."""
+    of test documents and those that the pair's filters exclude. `chunks`: those chunks and the
+    pairs' own, by id."""
 
     hits: dict[str, list[str]]
     chunks: dict[str, Chunk]
@@ -177,7 +178,8 @@ def retrieve(session: Session, pairs: Sequence[QAPair]) -> Retrieved:
     """One search for all pairs, in the index that serving uses, twice as deep as serving."""
     retriever = session.retriever(tuned=session.serves_tuned_retriever)
     depth = 2 * session.config.retrieval.top_k + EXTRA_HITS
-    found = retriever.search([pair.question for pair in pairs], depth)
+    questions, filters = [pair.question for pair in pairs], [pair.filters for pair in pairs]
+    found = retriever.search(questions, depth, filters=filters)
     hits = {p.id: [i for i, _ in ranked] for p, ranked in zip(pairs, found, strict=True)}
 
     # Chunks that a pair names itself may not be among its hits.

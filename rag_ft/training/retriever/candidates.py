@@ -96,26 +96,31 @@ class RetrieverTraining:
     def base_questions(self) -> list[Ranked]:
         """The train questions as the base encoder ranks them."""
         retrieval, pairs = self.config.retrieval, self.pairs
-        retriever = open_retriever(self.run_dir, retrieval, self.config.encoder, chosen=False)
-        return rank_train(retriever, retrieval, pairs, pairs.train)
+        return rank_train(self.retriever_in(self.run_dir), retrieval, pairs, pairs.train)
 
     @functools.cached_property
     def unseen_questions(self) -> list[Ranked]:
         """The train questions as tuned encoders rank them that were trained on others."""
         retrieval, found = self.config.retrieval, list[Ranked]()
         for candidate, asked in self.halves:
-            found += rank_train(self.retriever_of(candidate), retrieval, self.pairs, asked)
+            found += rank_train(self.retriever_in(candidate.folder), retrieval, self.pairs, asked)
         return found
 
     def text_of(self, chunk: Chunk) -> str:
         """What the encoder reads of a chunk, without its prompt."""
         return chunk_text(chunk, self.config.retrieval.with_title)
 
-    def retriever_of(self, candidate: Candidate) -> Retriever:
-        """The candidate's encoder over its index."""
-        config, tuned = self.config, candidate.name != "base"
+    def retriever_in(self, served: RunDir) -> Retriever:
+        """The encoder and index of a candidate's folder, in the run's own that of the base, with
+        the mixture that holds before any choice."""
+        tuned, config = served is not self.run_dir, self.config
         return open_retriever(
-            candidate.folder, config.retrieval, config.encoder, tuned, chosen=False
+            served,
+            config.retrieval,
+            config.encoder,
+            tuned,
+            chosen=False,
+            documents_of=self.run_dir,
         )
 
     def rows(self, phase: str, make: Callable[[], Iterable[TrainingRow]]) -> list[TrainingRow]:
@@ -186,7 +191,7 @@ def measure_candidate(training: RetrieverTraining, served: RunDir, place: Path) 
         if path.exists():
             return
         tuned = served is not training.run_dir
-        retriever = open_retriever(served, config.retrieval, config.encoder, tuned, chosen=False)
+        retriever = training.retriever_in(served)
         # Train questions count as ranked by an encoder that was not trained on them.
         unseen, others = training.base_questions, list[Ranked]()
         if tuned:

@@ -89,7 +89,9 @@ def rank_questions(
         located = [pair for pair in located if pair.id in chosen]
     if not located:
         return []
-    vectors, found = retriever.candidates([pair.question for pair in located])
+    vectors, found = retriever.candidates(
+        [pair.question for pair in located], [pair.filters for pair in located]
+    )
     rows = retriever.row_of
     return [
         Ranked(

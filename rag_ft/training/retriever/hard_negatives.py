@@ -13,6 +13,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from rag_ft.relevance import is_negative
+from rag_ft.retrieval.metadata_filter import group_by_filter
 from rag_ft.schema import Chunk, QAPair
 from rag_ft.storage import content_hash
 
@@ -38,7 +39,8 @@ def mine_negatives(
 
     Chunks that the round trip of generation found before the gold chunk come first, then a seeded
     draw from the hardest allowed ones of the dense and the BM25 ranking, then random negatives. A
-    chunk is allowed if it is a negative and scores (cosine) below (1 - margin) x the positive.
+    chunk is allowed if it is a negative and scores (cosine) below (1 - margin) x the positive. A
+    pair with filters gets only chunks that they allow.
 
     Args:
         pairs: answerable, each with a chunk_id among `chunks`.
@@ -50,8 +52,27 @@ def mine_negatives(
     """
     if not pairs or not num:
         return {pair.id: () for pair in pairs}
-    questions = [pair.question for pair in pairs]
-    rankings = [retriever.search(questions, DEPTH, mode) for mode in ("dense", "lexical")]
+    found = dict[str, tuple[str, ...]]()
+    for wanted, places in group_by_filter([pair.filters for pair in pairs]).items():
+        group, allowed = [pairs[place] for place in places], chunks
+        if wanted is not None:
+            rows = retriever.allowed(wanted)
+            allowed = {i: chunk for i, chunk in chunks.items() if rows[retriever.row_of[i]]}
+        found |= _mine(group, retriever, allowed, num, margin, seed)
+    return found
+
+
+def _mine(
+    pairs: Sequence[QAPair],
+    retriever: Retriever,
+    chunks: Mapping[str, Chunk],
+    num: int,
+    margin: float,
+    seed: int,
+) -> dict[str, tuple[str, ...]]:
+    """As `mine_negatives`, of pairs with the same filters, which allow all of `chunks`."""
+    questions, filters = [pair.question for pair in pairs], [pair.filters for pair in pairs]
+    rankings = [retriever.search(questions, DEPTH, mode, filters) for mode in ("dense", "lexical")]
     vectors = retriever.encoder.encode_queries(questions)
     everything, found = sorted(chunks), dict[str, tuple[str, ...]]()
     for i, pair in enumerate(pairs):

@@ -62,9 +62,11 @@ def retrieved_chunks(
     """The k chunk ids of each pair that the language model scores, by pair id.
 
     The gold chunk comes first, then the closest ones that the encoder finds among `chunks` (those
-    that may be trained on) in its `depth` best. Pairs that get fewer than k are left out.
+    that may be trained on) in its `depth` best that the pair's filters allow. Pairs that get fewer
+    than k are left out.
     """
-    rankings = retriever.search([pair.question for pair in pairs], depth, "dense")
+    questions, filters = [pair.question for pair in pairs], [pair.filters for pair in pairs]
+    rankings = retriever.search(questions, depth, "dense", filters)
     found = {}
     for pair, ranking in zip(pairs, rankings, strict=True):
         gold = [pair.chunk_id] if pair.chunk_id and pair.chunk_id in chunks else []

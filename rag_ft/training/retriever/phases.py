@@ -77,7 +77,7 @@ def contrastive_phase(training: RetrieverTraining, number: int, before: Candidat
 
     def make_rows() -> list[TrainingRow]:
         # The encoder as it is now says which chunks are hard.
-        retriever = training.retriever_of(before)
+        retriever = training.retriever_in(before.folder)
         num, margin = settings.advanced.num_negatives, settings.advanced.negative_margin
         negatives = mine_negatives(located, retriever, chunks, num, margin, seed)
         return contrastive_rows(located, negatives, chunks, training.text_of)
@@ -147,7 +147,7 @@ def lsr_phase(training: RetrieverTraining, number: int, before: Candidate) -> Ca
     def make_rows() -> list[TrainingRow]:
         # The encoder as it is now proposes k chunks for each question.
         depth = max(DEPTH, SEARCHED_FOR_EACH * k)
-        retriever = training.retriever_of(before)
+        retriever = training.retriever_in(before.folder)
         retrieved = retrieved_chunks(training.pairs.train, retriever, chunks, k, depth)
         pairs = [pair for pair in training.pairs.train if pair.id in retrieved]
         if not pairs or k < 2:

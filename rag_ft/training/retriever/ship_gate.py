@@ -84,10 +84,10 @@ def measure(
     retriever: Searcher, pairs: Sequence[QAPair], gold: Mapping[str, set[str]]
 ) -> DevScores:
     """How well the retriever finds the gold chunks of the pairs; `gold`: their ids by pair id."""
-    questions = [pair.question for pair in pairs]
+    questions, filters = [pair.question for pair in pairs], [pair.filters for pair in pairs]
     scores = []
     for mode in (None, "dense"):
-        rankings = retriever.search(questions, 10, mode)
+        rankings = retriever.search(questions, 10, mode, filters)
         rows = [
             score_ranking([chunk_id for chunk_id, _ in ranking], gold[pair.id])
             for ranking, pair in zip(rankings, pairs, strict=True)
