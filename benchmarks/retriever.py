@@ -54,15 +54,14 @@ from rag_ft.session import Session
 from rag_ft.stages import generate, index, ingest, train_retriever
 from rag_ft.storage import read_jsonl, read_rows, write_jsonl, write_text
 from rag_ft.training.distributed import join_processes
-from rag_ft.training.retriever.dataset import select_pairs
-from rag_ft.training.retriever.phases import (
+from rag_ft.training.retriever.candidates import (
     Candidate,
     RetrieverTraining,
     base_candidate,
-    contrastive_phase,
-    lsr_phase,
     open_training,
 )
+from rag_ft.training.retriever.dataset import select_pairs
+from rag_ft.training.retriever.phases import contrastive_phase, lsr_phase
 
 SHOWN = ("recall@1", "recall@5", "recall@10", "ndcg@10")
 TUNED_AGAINST = (
@@ -177,7 +176,9 @@ def lsr(args: argparse.Namespace) -> dict[str, Any]:
         pairs = select_pairs(run_dir, store, config.ingest.advanced.near_duplicate_similarity)
         training = open_training(Session(config, run_dir), pairs, join_processes())
         made = _lsr_candidates(training)
-        parts.append(_table(run_dir, {name: training.retriever_in(c.folder) for name, c in made.items()}))
+        parts.append(
+            _table(run_dir, {name: training.retriever_in(c.folder) for name, c in made.items()})
+        )
         facts[f"fold {fold}"] = {
             name: {**c.notes, "steps": len(c.history)} for name, c in made.items()
         }

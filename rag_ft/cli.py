@@ -145,6 +145,18 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _finish(serve, "serve.serve_command")
 
+    explain = _add(
+        commands,
+        "explain",
+        "for one question, rank and score of each chunk shown in every ranking",
+        "explain.explain_command",
+        overrides=False,
+    )
+    explain.add_argument("question", help="the question, quoted")
+    explain.add_argument(
+        "overrides", nargs="*", metavar="section.key=value", help="change a setting"
+    )
+
     _add_tools(commands)
     return parser
 
@@ -182,12 +194,34 @@ def _add_tools(commands: Any) -> None:
     )
     merge.add_argument("--to", type=Path, required=True, help="the folder to write")
 
-    # Planning and comparing.
+    _add_comparisons(commands)
+    env = commands.add_parser(
+        "env",
+        help="versions and hardware, for an issue report",
+        description="versions and hardware, for an issue report",
+    )
+    _finish(env, "env.env_command")
+
+
+def _add_comparisons(commands: Any) -> None:
+    """Adds the commands that plan and compare."""
     _add(
         commands,
         "plan",
         "estimate tokens, steps, memory, disk and hours before anything is run",
         "plan.plan_command",
+    )
+    sweep = _add(
+        commands,
+        "sweep",
+        "measure combinations of settings on dev questions: section.key=value,value ...",
+        "sweep.sweep_command",
+    )
+    sweep.add_argument(
+        "--questions", type=int, default=100, help="at most this many questions (default 100)"
+    )
+    sweep.add_argument(
+        "--to", type=Path, help="the file for the best combination (default CONFIG.best.yaml)"
     )
     compare = commands.add_parser(
         "compare",
@@ -199,12 +233,6 @@ def _add_tools(commands: Any) -> None:
     )
     compare.add_argument("--to", type=Path, default=Path("compare.html"), help="the page to write")
     _finish(compare, "compare.compare_command")
-    env = commands.add_parser(
-        "env",
-        help="versions and hardware, for an issue report",
-        description="versions and hardware, for an issue report",
-    )
-    _finish(env, "env.env_command")
 
 
 def _add(

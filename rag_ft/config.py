@@ -7,9 +7,9 @@ All other settings stand in `config_advanced`; `config_loader` makes a Config of
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from rag_ft.config_advanced import (
     EncoderAdvanced,
@@ -17,6 +17,7 @@ from rag_ft.config_advanced import (
     GenerateAdvanced,
     IngestAdvanced,
     LLMAdvanced,
+    RerankerAdvanced,
     RetrievalAdvanced,
     Section,
     ServeAdvanced,
@@ -79,12 +80,61 @@ class EncoderConfig(Section):
     advanced: EncoderAdvanced = EncoderAdvanced()
 
 
+def _title_or_none(value: Any) -> Any:
+    """`with_title`, which `context` replaces, was true or false."""
+    return {True: "title", False: "none"}[value] if isinstance(value, bool) else value
+
+
 class RetrievalConfig(Section):
     mode: Literal["dense", "lexical", "hybrid"] = Field(
         "hybrid", description="What finds chunks: the encoder, BM25, or both, their scores mixed."
     )
     top_k: int = Field(3, ge=1, description="Chunks shown to the generator.")
+    context: Annotated[Literal["none", "title"], BeforeValidator(_title_or_none)] = Field(
+        "title",
+        description="What encoder and LLM read before each chunk: nothing, or the document's title "
+        "(BM25 always reads it). It helps with short titles, and hurts where they are as long as "
+        "sentences.",
+    )
+    expand: Literal["none", "neighbours"] = Field(
+        "none",
+        description="What the generator is shown of a found chunk: the chunk alone, or with the "
+        "chunks before and after it, then a third of top_k, so that prompts stay as long.",
+    )
+    ranker: Literal["auto", "none", "lightgbm"] = Field(
+        "auto",
+        description="What orders the found chunks after mode hybrid has mixed them: nothing, or a "
+        "LightGBM ranker over the scores of both indexes, which train_retriever trains. auto: "
+        "where dev questions show a certain gain.",
+    )
     advanced: RetrievalAdvanced = RetrievalAdvanced()
+
+    @property
+    def num_shown(self) -> int:
+        """The number of found chunks that the generator is shown, each perhaps with neighbours."""
+        return self.top_k if self.expand == "none" else max(1, round(self.top_k / 3))
+
+    @property
+    def with_title(self) -> bool:
+        """Whether encoder and LLM read the document's title before each chunk."""
+        return self.context == "title"
+
+
+class RerankerConfig(Section):
+    model: str | None = Field(
+        None,
+        description="A CrossEncoder, folder or hub id, whose score of the first chunks is mixed "
+        "into their order, where dev questions show a certain gain. None: no reranker.",
+    )
+    dtype: Dtype = Field("auto", exclude=True, description="The value of run.dtype.")
+    advanced: RerankerAdvanced = RerankerAdvanced()
+
+    @property
+    def required_model(self) -> str:
+        """`model`, for work that uses it. Raises ConfigError where it is not set."""
+        if not self.model:
+            raise ConfigError("set reranker.model: a folder or a hub id of a CrossEncoder")
+        return self.model
 
 
 class LLMConfig(Section):
@@ -218,6 +268,7 @@ class Config(Section):
     ingest: IngestConfig = IngestConfig()
     encoder: EncoderConfig = EncoderConfig()
     retrieval: RetrievalConfig = RetrievalConfig()
+    reranker: RerankerConfig = RerankerConfig()
     llm: LLMConfig = LLMConfig()
     generate: GenerateConfig = GenerateConfig()
     train_retriever: TrainRetrieverConfig = TrainRetrieverConfig()
@@ -232,12 +283,12 @@ class Config(Section):
     @model_validator(mode="before")
     @classmethod
     def _one_dtype(cls, values: Any) -> Any:
-        """Gives encoder and LLM the run's dtype, so that each needs its own section alone."""
+        """Gives every model the run's dtype, so that each needs its own section alone."""
         given = values.get("run")
         dtype = given.get("dtype") if isinstance(given, dict) else getattr(given, "dtype", None)
         # A wrong value is reported once, by the section `run`.
         if dtype in get_args(Dtype):
-            for name in ("encoder", "llm"):
+            for name in ("encoder", "reranker", "llm"):
                 section = values.get(name, {})
                 if isinstance(section, dict):
                     values = {**values, name: {**section, "dtype": dtype}}

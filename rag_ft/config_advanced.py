@@ -66,19 +66,30 @@ class EncoderAdvanced(Section):
 
 
 class RetrievalAdvanced(Section):
-    lexical_weight: float = Field(
-        0.5, ge=0, le=1, description="Share of BM25 (0-1) in the score of mode hybrid."
+    lexical_weight: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Share of BM25 (0-1) in the score of mode hybrid. None: train_retriever "
+        "chooses it on dev questions, for base and tuned encoder; 0.5 until then.",
     )
     candidates: int = Field(
         100, ge=1, description="Chunks taken from each index before their scores are mixed."
     )
-    with_title: bool = Field(
-        True,
-        description="Puts the document's title before each chunk, for encoder and LLM (BM25 "
-        "always reads it). Helps with short titles, hurts where they are as long as sentences.",
-    )
     faiss: Literal["auto", "flat", "ivf"] = Field(
         "auto", description="Kind of vector index. auto: flat up to 200,000 chunks, then IVF."
+    )
+
+
+class RerankerAdvanced(Section):
+    depth: int = Field(
+        10,
+        ge=2,
+        description="Chunks that the reranker scores for each question, the first ones. Its time "
+        "grows with them.",
+    )
+    max_tokens: int = Field(
+        512, ge=16, description="Longest question plus chunk (tokens); longer ones are cut."
     )
 
 
@@ -200,6 +211,12 @@ class TrainRetrieverAdvanced(Section):
     rounds: int = Field(1, ge=1, description="Mines negatives and trains up to this many times.")
     gate: bool = Field(
         True, description="Keeps the base encoder where the tuned one is worse on dev documents."
+    )
+    crossfit: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="Also tunes an encoder on each half of the train documents, so that questions "
+        "about the others choose the share of BM25 and train the ranker, which is better for it. "
+        "Takes about as long again. auto: with fewer than 60 dev questions.",
     )
 
 

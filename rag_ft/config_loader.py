@@ -6,6 +6,7 @@ and no environment variable.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import json
 import logging
@@ -32,7 +33,10 @@ DELETED = {
 RENAMED = {
     "llm.dtype": "run.dtype",
     "encoder.dtype": "run.dtype",
+    "reranker.dtype": "run.dtype",
     "train_generator.folds": "train_generator.advanced.cross_validation_folds",
+    "retrieval.with_title": "retrieval.context",
+    "retrieval.advanced.with_title": "retrieval.context",
 }
 
 
@@ -106,31 +110,38 @@ def move_settings(values: dict[str, Any]) -> tuple[dict[str, Any], list[tuple[st
     Raises:
         ConfigError: a setting is deleted, or is given at its old and its new place with two values.
     """
-    moves = moved_settings()
-    placed = {name: dict(v) if isinstance(v, dict) else v for name, v in values.items()}
+    placed = copy.deepcopy(values)
+    deleted = [
+        f"{old} no longer exists: {why}. Remove the setting"
+        for old, why in DELETED.items()
+        if old.rpartition(".")[2] in (_holder(placed, old) or {})
+    ]
     moved: list[tuple[str, str]] = []
-    deleted: list[str] = []
-    for section, keys in values.items():
-        for key in keys if isinstance(keys, dict) else ():
-            old = f"{section}.{key}"
-            if old in DELETED:
-                deleted.append(f"{old} no longer exists: {DELETED[old]}. Remove the setting")
-            if old not in moves:
-                continue
-            *parents, last = moves[old].split(".")
-            target = placed
-            for parent in parents:
-                inner = target.get(parent, {})
-                if not isinstance(inner, dict):
-                    raise ConfigError(f"{'.'.join(parents)} must hold settings (got {inner!r})")
-                target[parent] = target = {**inner}
-            value = placed[section].pop(key)
-            if target.setdefault(last, value) != value:
-                raise ConfigError(_two_values(old, value, moves[old], target[last]))
-            moved.append((old, moves[old]))
+    for old, new in moved_settings().items():
+        holder, key = _holder(placed, old), old.rpartition(".")[2]
+        if not holder or key not in holder:
+            continue
+        *parents, last = new.split(".")
+        target = placed
+        for parent in parents:
+            target = target.setdefault(parent, {})
+            if not isinstance(target, dict):
+                raise ConfigError(f"{'.'.join(parents)} must hold settings (got {target!r})")
+        value = holder.pop(key)
+        if target.setdefault(last, value) != value:
+            raise ConfigError(_two_values(old, value, new, target[last]))
+        moved.append((old, new))
     if deleted:
         raise ConfigError("; ".join(deleted))
     return placed, moved
+
+
+def _holder(values: dict[str, Any], name: str) -> dict[str, Any] | None:
+    """The part of nested values that holds the setting `name`; None where there is no such part."""
+    part: Any = values
+    for parent in name.split(".")[:-1]:
+        part = part.get(parent) if isinstance(part, dict) else None
+    return part if isinstance(part, dict) else None
 
 
 def moved_settings() -> dict[str, str]:

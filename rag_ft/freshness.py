@@ -53,6 +53,7 @@ PATHS = {
     "llm.model",
     "llm.prompts",
     "encoder.model",
+    "reranker.model",
     "evaluate.adapter",
     "evaluate.encoder",
     "evaluate.advanced.index",
@@ -162,12 +163,12 @@ def plan_stage(
         if mark:
             sources[file] = mark
 
-    # The settings that change the result.
     wanted = {*sections, "run"}
     chosen = {
         key: value
         for key, value in flat(config).items()
-        if {key, key.split(".")[0]} & wanted and key not in NEUTRAL and key != "run.dir"
+        if key not in {*NEUTRAL, "run.dir"}
+        and any(f"{key}.".startswith(f"{part}.") for part in wanted)
     }
     portable = {k: _without_folder(v) if k in PATHS else v for k, v in chosen.items()}
     fingerprint = content_hash(name, portable, inputs)
@@ -280,6 +281,7 @@ def source_files(stage: str, sections: Sequence[str], config: Config) -> dict[st
     folders: dict[str, dict[str, Path | str | None]] = {
         "llm": {"llm.model": config.llm.model, "llm.prompts": config.llm.prompts},
         "encoder": {"encoder.model": config.encoder.model},
+        "reranker": {"reranker.model": config.reranker.model},
         "evaluate": {
             "evaluate.adapter": config.evaluate.adapter,
             "evaluate.encoder": config.evaluate.encoder,

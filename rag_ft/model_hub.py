@@ -19,11 +19,15 @@ from rag_ft.storage import content_hash, file_sha256
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Kind = Literal["llm", "encoder"]  # also the configuration section that names the model
+Kind = Literal["llm", "encoder", "reranker"]  # also the configuration section that names the model
 CountTokens = Callable[[list[str]], list[int]]
 
 # Of each kind: patterns; a folder that holds such a model matches at least one.
-NEEDED = {"llm": ("config.json",), "encoder": ("*.safetensors", "*/*.safetensors")}
+NEEDED = {
+    "llm": ("config.json",),
+    "encoder": ("*.safetensors", "*/*.safetensors"),
+    "reranker": ("*.safetensors",),
+}
 # The files that decide a model's results. Only they are fetched from a hub and fingerprinted.
 FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 NOT_FETCHED = ("onnx/*", "openvino/*")

@@ -110,7 +110,7 @@ class RagPipeline:
             session.chunks,
             session.answer_prompt,
             open_language_model(llm, config.run.seed, adapters),
-            config.retrieval.top_k,
+            config.retrieval.num_shown,
             config.evaluate.advanced.max_tokens,
             adapter=next(iter(adapters), None),
         )
@@ -118,7 +118,7 @@ class RagPipeline:
     def retrieve(
         self, question: str, k: int | None = None, filters: Filters | None = None
     ) -> list[RetrievedChunk]:
-        """The `k` best chunks (default: retrieval.top_k), best first.
+        """The `k` best chunks (default: as many as answers are made from), best first.
 
         `filters` leave out the chunks of other documents before the ranking:
         {field: value, list of values, or "prefix*"}, where a field is one of the documents'

@@ -30,6 +30,8 @@ FILES: dict[str, dict[str, FileKind]] = {
     "train_retriever": {
         "retriever": "result",
         "retriever_index": "result",
+        "fusion.json": "result",
+        "ranker": "result",
         "rejects/train_retriever.jsonl": "result",
         "training/train_retriever.jsonl": "result",
         "lm_scores.jsonl": "replies",
@@ -141,6 +143,17 @@ class RunDir:
         return self.path / "retriever_index"
 
     @property
+    def fusion(self) -> Path:
+        """train_retriever: {base, tuned}: the share of BM25 in the ranking that is served, chosen
+        on dev questions, and whether the feature ranker is, with gains, intervals and reasons."""
+        return self.path / "fusion.json"
+
+    def ranker(self, name: str) -> Path:
+        """train_retriever, where one is served: the feature ranker over the scores of the encoder
+        `name` (base or tuned), a LightGBM model as text."""
+        return self.path / "ranker" / f"{name}.txt"
+
+    @property
     def given_index(self) -> Path:
         """evaluate, where evaluate.encoder names an encoder: as index/, made with that encoder."""
         return self.path / "given_index"
@@ -185,7 +198,8 @@ class RunDir:
 
     def hits(self, system: str) -> Path:
         """evaluate: a Hit a line, for each retriever: base and tuned as they are served, lexical,
-        dense_base and dense_tuned alone."""
+        dense_base and dense_tuned alone, and where a feature ranker is served mixture_base and
+        mixture_tuned without it."""
         return self.path / "hits" / f"{system}.jsonl"
 
     def predictions(self, system: str) -> Path:

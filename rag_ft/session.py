@@ -14,11 +14,12 @@ from rag_ft.config import Config, LLMConfig
 from rag_ft.llm.factory import open_language_model
 from rag_ft.llm.interface import LanguageModel
 from rag_ft.model_hub import TUNED_MARKS
-from rag_ft.prompts.answer_prompt import AnswerPrompt
+from rag_ft.prompts.answer_prompt import AnswerPrompt, chunk_text
 from rag_ft.prompts.prompt_set import Prompts, load_prompts
 from rag_ft.run_dir import RunDir
 
 if TYPE_CHECKING:
+    from rag_ft.retrieval.reranker import Reranker
     from rag_ft.retrieval.retriever import Retriever
 
 
@@ -43,7 +44,9 @@ class Session:
     @cached_property
     def answer_prompt(self) -> AnswerPrompt:
         """How questions and chunks are put to the generator."""
-        return AnswerPrompt(self.prompts, self.config.retrieval.advanced.with_title)
+        retrieval = self.config.retrieval
+        neighbours = self.chunks if retrieval.expand == "neighbours" else None
+        return AnswerPrompt(self.prompts, retrieval.with_title, neighbours)
 
     @cached_property
     def chunks(self) -> ChunkStore:
@@ -86,7 +89,32 @@ class Session:
             self._retrievers[tuned] = search.open_retriever(
                 self.run_dir, config.retrieval, config.encoder, tuned=tuned
             )
+            if self.reranker:
+                self._retrievers[tuned].reranker = self.reranker
         return self._retrievers[tuned]
+
+    @cached_property
+    def reranker(self) -> Reranker | None:
+        """The reranker of the configuration, if it names one; loaded for its first question."""
+        from rag_ft.retrieval.reranker import Reranker
+
+        config, with_title = self.config.reranker, self.config.retrieval.with_title
+        if not config.model:
+            return None
+        return Reranker(config, lambda chunk_id: chunk_text(self.chunks[chunk_id], with_title))
+
+    def plain_retriever(self) -> Retriever:
+        """The base retriever with the mixture that holds before train_retriever chooses one. The
+        stages up to train_retriever search with it, so that their results do not depend on later
+        ones.
+
+        Raises:
+            DataError, ConfigError: see retrieval.retriever.open_retriever.
+        """
+        from rag_ft.retrieval import retriever as search
+
+        config = self.config
+        return search.open_retriever(self.run_dir, config.retrieval, config.encoder, chosen=False)
 
     def close_retrievers(self) -> None:
         """Frees the encoders' memory, for the language model that comes next."""

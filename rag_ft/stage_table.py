@@ -11,7 +11,7 @@ class Stage(NamedTuple):
     """One step of the pipeline. The files that it writes stand in `run_dir.FILES`.
 
     `does` is its help text. `after` names the stages that it builds on. `sections` are the sections
-    of the configuration, or single settings, that change its result. `computes` says whether its
+    of the configuration, or parts of them, that change its result. `computes` says whether its
     result can depend on the number of threads.
     """
 
@@ -22,6 +22,8 @@ class Stage(NamedTuple):
     computes: bool = True
 
 
+# What the retriever finds depends on these. How found chunks are shown does not change it.
+_SEARCH = ("retrieval.mode", "retrieval.top_k", "retrieval.context", "retrieval.advanced")
 STAGES: tuple[Stage, ...] = (
     Stage(
         "ingest",
@@ -34,31 +36,31 @@ STAGES: tuple[Stage, ...] = (
         "index",
         "embed the chunks; build the FAISS and BM25 indexes",
         ("ingest",),
-        ("encoder", "retrieval.advanced.with_title", "retrieval.advanced.faiss"),
+        ("encoder", "retrieval.context", "retrieval.advanced.faiss"),
     ),
     Stage(
         "generate",
         "let the LLM write question-answer pairs, and check them",
         ("index",),
-        ("llm", "generate", "retrieval"),
+        ("llm", "generate", *_SEARCH),
     ),
     Stage(
         "train_retriever",
         "tune the encoder on the pairs; keep it where dev questions show a gain",
         ("generate",),
-        ("train_retriever", "encoder", "retrieval", "llm"),
+        ("train_retriever", "encoder", *_SEARCH, "retrieval.ranker", "reranker", "llm"),
     ),
     Stage(
         "train_generator",
         "tune the generator with LoRA on pairs and retrieved chunks",
         ("train_retriever",),
-        ("train_generator", "retrieval", "llm"),
+        ("train_generator", "retrieval", "reranker", "llm"),
     ),
     Stage(
         "evaluate",
         "answer the test questions with every system and score the answers",
         ("train_retriever", "train_generator"),
-        ("evaluate", "retrieval", "llm"),
+        ("evaluate", "retrieval", "reranker", "llm"),
     ),
     Stage(
         "report",

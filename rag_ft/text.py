@@ -56,6 +56,12 @@ def single_spaced(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
+def excerpt(text: str, length: int = 160) -> str:
+    """The beginning of a text on one line, of at most `length` characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= length else f"{line[: length - 3]}..."
+
+
 def normalise_question(text: str) -> str:
     """Letters and digits only, compatibility forms unified, lower case, single spaces: two
     spellings of one question become equal."""

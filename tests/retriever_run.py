@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -90,7 +90,11 @@ def write_pairs(run_dir: RunDir, each: int = 6) -> None:
 
 
 def prepare(
-    make_run: MakeRun, each: int = 6, mode: str = "hybrid", **settings: Any
+    make_run: MakeRun,
+    each: int = 6,
+    mode: str = "hybrid",
+    retrieval: Mapping[str, Any] | None = None,
+    **settings: Any,
 ) -> tuple[Config, RunDir]:
     """A run that is ready for train_retriever, whose settings the keys are."""
     values = {
@@ -99,12 +103,14 @@ def prepare(
         "epochs": 3,
         "rank": 4,
         "gate": False,
+        "crossfit": "never",
         **settings,
     }
     config, run_dir = make_run(
         documents(),
-        retrieval__advanced__with_title=False,
+        retrieval__context="none",
         retrieval__mode=mode,
+        **{f"retrieval__{k}": v for k, v in (retrieval or {}).items()},
         **{f"train_retriever__{k}": v for k, v in values.items()},
     )
     ingest.run(Session(config, run_dir))

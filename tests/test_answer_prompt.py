@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from rag_ft.prompts.answer_prompt import chunk_text
+from pathlib import Path
+
+from rag_ft.chunk_store import ChunkStore
+from rag_ft.prompts.answer_prompt import AnswerPrompt, chunk_text
+from rag_ft.prompts.prompt_set import load_prompts
 from rag_ft.schema import Chunk
+from rag_ft.storage import write_jsonl
+
+ABSTAIN = "I don't know."
 
 
 def chunks_of(texts: list[str], title: str = "") -> list[Chunk]:
@@ -21,3 +28,26 @@ def test_the_title_stands_before_a_chunk_once() -> None:
     assert chunk_text(same, True) == "Mill\nIt grinds."
     [untitled] = chunks_of(["It grinds."])
     assert chunk_text(untitled, True) == "It grinds."
+
+
+def test_neighbours_are_shown_as_one_part_of_the_document(tmp_path: Path) -> None:
+    text = "One two three. Four five six.  Seven eight nine. Ten."
+    spans = [(0, 29), (15, 29), (31, 48), (49, 53)]
+    chunks = [
+        Chunk(f"d#{n}", "d", "Title", text[start:end], start, end, 3, "train")
+        for n, (start, end) in enumerate(spans)
+    ]
+    other = Chunk("e#0", "e", "", "Elsewhere.", 0, 10, 2, "train")
+    write_jsonl(tmp_path / "chunks.jsonl", [*chunks, other])
+    store = ChunkStore(tmp_path / "chunks.jsonl")
+    prompt = AnswerPrompt(load_prompts("full", ABSTAIN), False, store)
+    shown = prompt.shown(chunks[1])
+    # They overlap, and leave out white space; positions in the document stay right.
+    assert (shown.id, shown.start, shown.end) == ("d#1", 0, 48)
+    assert shown.text == text[0:48]
+    assert prompt.shown(shown) == shown
+    assert prompt.shown(chunks[3]).text == text[31:53]
+    assert prompt.text(other) == "Elsewhere."
+    assert "Seven eight nine." in prompt.messages("Who?", [chunks[1]])[-1]["content"]
+    alone = AnswerPrompt(load_prompts("full", ABSTAIN), False)
+    assert alone.shown(chunks[1]) == chunks[1]

@@ -21,10 +21,12 @@ from rag_ft.report.browser import (
     NEEDLESS_ABSTENTION,
     RIGHT_ABSTENTION,
     UNJUDGED_ABSTENTION,
+    add_ranks,
     reason,
     script_json,
 )
 from rag_ft.run_dir import RunDir
+from rag_ft.schema import Hit
 from rag_ft.session import Session
 from rag_ft.stages import report
 from rag_ft.storage import write_jsonl
@@ -53,6 +55,22 @@ def test_every_answer_says_why_it_has_its_score() -> None:
     assert reason(abstained, answerable=True, seen=False) == BLIND_ABSTENTION
     assert reason(abstained, answerable=True, seen=None) == UNJUDGED_ABSTENTION
     assert reason(abstained, answerable=False, seen=None) == RIGHT_ABSTENTION
+
+
+def test_a_shown_chunk_says_where_it_stands_in_every_ranking() -> None:
+    answer = ["said", 0, 0.0, 3, [1], []]
+    data = {
+        "chunks": [{"id": "a#0"}, {"id": "a#1"}],
+        "questions": [{"id": "q1", "a": {0: answer}}, {"id": "q2", "a": {}}],
+    }
+    hits = {
+        "base": [Hit("q1", 1, "a#0", 0.9), Hit("q1", 2, "a#1", 0.51234), Hit("q2", 1, "a#1", 1.0)],
+        "lexical": [Hit("q1", 7, "a#1", 12.3456), Hit("q9", 1, "a#1", 1.0)],
+    }
+    add_ranks(data, hits)
+    assert data["rankings"] == ["base", "lexical"]
+    assert data["questions"][0]["r"] == {1: {0: [2, 0.512], 1: [7, 12.3]}}
+    assert data["questions"][1]["r"] == {}
 
 
 PROBE = """<script>

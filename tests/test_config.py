@@ -183,9 +183,11 @@ def test_only_a_read_of_the_own_section_counts_as_use() -> None:
 
 
 def test_every_setting_is_read_from_its_own_section() -> None:
+    # Config gives the dtype to encoder and LLM, tested below; the others are read by properties.
     read = all_reads() | {
-        ("RunConfig", "dtype")
-    }  # Config gives it to encoder and LLM, tested below
+        ("RunConfig", "dtype"),
+        ("RetrievalConfig", "context"),
+    }
     unread = []
     for section in SECTIONS.values():
         for name, field in section.model_fields.items():
@@ -228,12 +230,21 @@ def test_the_table_says_what_a_reader_needs_of_every_setting() -> None:
 def test_a_moved_setting_takes_effect_and_says_its_new_place(
     old: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    section, key = old.split(".")
+    *sections, key = old.split(".")
     new = moved_settings()[old]
     value = flat(Config())[new]
     wanted = {"run.dtype": "bfloat16"}.get(new, value)
-    assert flat(make_config({section: {key: wanted}}))[new] == wanted
+    values = {key: wanted}
+    for section in reversed(sections):
+        values = {section: values}
+    assert flat(make_config(values))[new] == wanted
     assert [record.message for record in caplog.records] == [f"{old} has moved: write {new}"]
+
+
+def test_with_title_was_true_or_false() -> None:
+    for old, new in ((True, "title"), (False, "none")):
+        config = make_config({"retrieval": {"advanced": {"with_title": old}}})
+        assert config.retrieval.context == new
 
 
 def test_the_command_line_beats_the_file_by_old_and_new_names(tmp_path: Path) -> None:

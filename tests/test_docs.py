@@ -11,6 +11,7 @@ import make_docs
 import pytest
 import yaml
 
+from rag_ft.commands.sweep import combinations
 from rag_ft.config import Config
 from rag_ft.config_loader import load_config, make_config
 
@@ -131,8 +132,12 @@ def test_overrides_in_shown_commands_are_accepted(tmp_path: Path) -> None:
     file.write_text("", encoding="utf-8")
     for path in WRITTEN:
         for block in fenced(path, "sh"):
-            overrides = re.findall(rf"(?<= )(?:{'|'.join(SECTIONS)})\.[a-z_.]+=\S+", block)
-            load_config(file, overrides)
+            for line in block.splitlines():
+                overrides = re.findall(rf"(?<= )(?:{'|'.join(SECTIONS)})\.[a-z_.]+=\S+", line)
+                if "rag-ft sweep" in line:
+                    assert combinations(file, overrides)
+                else:
+                    load_config(file, overrides)
 
 
 def test_python_in_the_pages_can_be_parsed() -> None:

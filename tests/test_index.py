@@ -53,9 +53,7 @@ def test_the_stage_writes_the_public_files(make_run: MakeRun, kind: str) -> None
 
 
 def test_chunks_longer_than_the_encoder_reads_are_counted(make_run: MakeRun) -> None:
-    config, run_dir = make_run(
-        [], encoder__advanced__max_tokens=16, retrieval__advanced__with_title=False
-    )
+    config, run_dir = make_run([], encoder__advanced__max_tokens=16, retrieval__context="none")
     texts = ["short", "long " * 40]
     write_jsonl(
         run_dir.chunks,

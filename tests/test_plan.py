@@ -126,7 +126,7 @@ def test_every_phase_of_the_retriever_is_planned_and_what_the_language_model_rea
         _, tokens, steps, *_ = row_of(plan(config), "train_retriever")
         return float(tokens.replace(",", "")), int(steps)
 
-    settings = {"epochs": 2, "batch_size": 2}
+    settings = {"epochs": 2, "batch_size": 2, "crossfit": "never"}
     config, run_dir = prepared()
     pairs = sum(
         pair.split == "train" and pair.answerable for pair in read_jsonl(run_dir.qa, QAPair)
@@ -139,6 +139,7 @@ def test_every_phase_of_the_retriever_is_planned_and_what_the_language_model_rea
         "each scored by the LM"
     )
     assert planned(**settings, self_supervised=True)[1] == steps + train_chunks // 2
+    assert planned(**{**settings, "crossfit": "always"})[1] == 2 * steps, "once more, on halves"
 
 
 def test_imported_questions_are_shared_out_by_split_before_there_are_pairs(

@@ -96,9 +96,8 @@ def test_an_index_of_other_titles_or_chunks_is_refused(
     indexed: tuple[Config, RunDir, Encoder],
 ) -> None:
     config, run_dir, encoder = indexed
-    flipped = {"with_title": not config.retrieval.advanced.with_title}
-    other = make_config({**config.model_dump(), "retrieval": {"advanced": flipped}})
-    with pytest.raises(ConfigError, match="with_title"):
+    other = make_config({**config.model_dump(), "retrieval": {"context": "none"}})
+    with pytest.raises(ConfigError, match=r"retrieval\.context=title"):
         open_retriever(run_dir, other.retrieval, encoder)
     write_jsonl(run_dir.chunks, chunks_of([*TEXTS[:-1], "the tower fell"]))
     with pytest.raises(ConfigError, match="other chunks"):

@@ -19,7 +19,7 @@ from rag_ft.schema import Chunk, QAPair, Reject
 from rag_ft.session import Session
 from rag_ft.stages import index, ingest, train_retriever
 from rag_ft.storage import read_jsonl, read_rows, write_jsonl
-from rag_ft.training.retriever import losses, phases
+from rag_ft.training.retriever import candidates, losses, phases
 from rag_ft.training.retriever.dataset import select_pairs
 
 
@@ -95,18 +95,18 @@ def test_documents_without_questions_are_learned_and_measured_by_inverse_cloze(
     index.run(Session(config, run_dir))
     write_jsonl(run_dir.qa, [])
     measured: list[str] = []
-    measure = phases.measure
+    measure = candidates.measure
 
     def noting(retriever: Retriever, dev: Sequence[QAPair], gold: Any) -> Any:
         measured.append(Path(retriever.folder).name)
         return measure(retriever, dev, gold)
 
-    monkeypatch.setattr(phases, "measure", noting)
+    monkeypatch.setattr(candidates, "measure", noting)
     counts = train_retriever.run(Session(config, run_dir))
     assert counts["phases"] == "cloze"
     assert f"on {len(COLOURS) - 8} questions" in str(counts["reason"])
     assert train_retriever.SELECTED_BY_CLOZES in str(counts["reason"])
-    assert len(measured) > 1 and set(measured) == {phases.CLOZE_INDEX}
+    assert len(measured) > 1 and set(measured) == {candidates.CLOZE_INDEX}
 
 
 def test_too_few_questions_are_a_reason_and_no_error(prepared: MakeRun) -> None:

@@ -102,7 +102,7 @@ def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(
 ) -> None:
     from safetensors.numpy import load_file
 
-    config, run_dir = prepared(epochs=6)
+    config, run_dir = prepared(epochs=6, crossfit="always")
     train_retriever.run(Session(config, run_dir))
     wanted = load_file(run_dir.retriever / "model.safetensors")
     values = {
@@ -152,7 +152,7 @@ def test_two_processes_train_what_one_trains(
             documents(),
             run__dir=tmp_path / name,
             encoder__model=str(encoder),
-            retrieval__advanced__with_title=False,
+            retrieval__context="none",
             generate__questions=[str(questions)],
             generate__pairs_per_chunk=0,
             train_retriever__advanced__gate=False,

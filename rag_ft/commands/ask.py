@@ -10,6 +10,7 @@ from rag_ft.commands.arguments import checked_config_of
 from rag_ft.config import Config
 from rag_ft.errors import DataError
 from rag_ft.rag import RagPipeline
+from rag_ft.text import excerpt
 
 
 def ask(
@@ -30,10 +31,7 @@ def ask(
     lines = [said.answer, ""]
     for number, found in enumerate(said.chunks, 1):
         star = "*" if found.chunk.id in said.citations else " "
-        excerpt = " ".join(found.chunk.text.split())
-        if len(excerpt) > 160:
-            excerpt = excerpt[:157] + "..."
-        lines.append(f"{star}[{number}] {found.chunk.id}  {excerpt}")
+        lines.append(f"{star}[{number}] {found.chunk.id}  {excerpt(found.chunk.text)}")
     if filters and not said.chunks:
         lines.append("(the filters allow no chunk)")
     return "\n".join(lines)

@@ -118,11 +118,11 @@ def plain_examples(task: Task) -> Iterator[tuple[Messages, str]]:
 
 def examples_in_context(task: Task) -> Iterator[tuple[Messages, str]]:
     """The prompt that is served, over the chunks that the serving retriever finds."""
-    session = task.session
+    session, num = task.session, task.session.config.retrieval.num_shown
     retriever = session.retriever(tuned=session.serves_tuned_retriever)
     for batch in batched(task.pairs(), SEARCH_BATCH):
         questions, filters = [pair.question for pair in batch], [pair.filters for pair in batch]
-        found = retriever.search(questions, session.config.retrieval.top_k, filters=filters)
+        found = retriever.search(questions, num, filters=filters)
         for pair, hits in zip(batch, found, strict=True):
             chunks = [session.chunks[chunk_id] for chunk_id, _ in hits]
             context = with_gold(pair, chunks, session.chunks)

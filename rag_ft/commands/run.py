@@ -117,8 +117,15 @@ def summarise_generate(counts: Counts) -> str:
 
 def summarise_train_retriever(counts: Counts) -> str:
     """Of what is served, and why."""
-    served = "the tuned encoder is served" if counts["shipped"] else "the base encoder is served"
-    return f"{served} ({counts['reason']})"
+    name = "tuned" if counts["shipped"] else "base"
+    text = f"the {name} encoder is served ({counts['reason']})"
+    if fusion := counts.get(f"fusion_{name}"):
+        text += f"; its mixture: {fusion}"
+    if counts.get(f"ranker_{name}"):
+        text += f"; ordered by the feature ranker ({counts[f'ranker_reason_{name}']})"
+    if reranker := counts.get(f"reranker_{name}"):
+        text += f"; reranker: {reranker}"
+    return text
 
 
 def summarise_train_generator(counts: Counts) -> str:

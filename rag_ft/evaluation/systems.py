@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Literal
 
 from rag_ft.evaluation.components import COMPONENTS, EVERY, EVERY_WORD, RANKING, in_order
-from rag_ft.relevance import mentions_answer, oracle_context, second_chunk_id
+from rag_ft.relevance import contains_evidence, mentions_answer, oracle_context, second_chunk_id
 from rag_ft.schema import Chunk, QAPair
 
 # recall@10 needs ten, and top_k chunks must be left when the gold chunks are withheld.
@@ -56,12 +56,13 @@ class System:
 
 @dataclass(frozen=True)
 class Ranking:
-    """A row of the table of retrieval, and a file in hits/. `context`: "served" is the mode that
-    users get, "lexical" and "dense" are one part of it alone."""
+    """A row of the table of retrieval, and a file in hits/. `context`: "served" is the order that
+    users get, "mixture" is it before the feature ranker, "lexical" and "dense" are one part of it
+    alone."""
 
     name: str
     tuned: frozenset[str]
-    context: Literal["served", "lexical", "dense"]
+    context: Literal["served", "mixture", "lexical", "dense"]
     meaning: str
 
 
@@ -88,6 +89,13 @@ RANKINGS = SERVED | {
         Ranking("lexical", NOTHING, "lexical", "BM25 alone"),
         Ranking("dense_base", NOTHING, "dense", "base encoder alone"),
         Ranking("dense_tuned", frozenset({"retriever"}), "dense", "tuned encoder alone"),
+        Ranking("mixture_base", NOTHING, "mixture", "base encoder and BM25 alone"),
+        Ranking(
+            "mixture_tuned",
+            frozenset({"retriever"}),
+            "mixture",
+            "tuned encoder and BM25 alone",
+        ),
     )
 }
 RETRIEVERS = {name: ranking.meaning for name, ranking in RANKINGS.items()}
@@ -106,7 +114,7 @@ SYSTEMS = (
         "none",
         "tuned generator without any context: what it knows by heart",
     ),
-    System("base", NOTHING, "retrieved", "nothing tuned: what you have today"),
+    System("base", NOTHING, "retrieved", "no model tuned"),
     *TUNED_SYSTEMS,
     System("oracle_base", NOTHING, "oracle", "base generator, shown the gold chunk"),
     System("oracle_tuned", _TUNED, "oracle", "tuned generator, shown the gold chunk"),
@@ -202,7 +210,11 @@ def ask_of(
         withheld = {*gold, second_chunk_id(pair)}
         answers = [a for a in pair.answers if pair.answerable and len(a) >= MIN_WITHHELD_CHARACTERS]
         others = (
-            i for i in ranked if i not in withheld and not mentions_answer(chunks[i], answers)
+            i
+            for i in ranked
+            if i not in withheld
+            and not contains_evidence(chunks[i], pair)
+            and not mentions_answer(chunks[i], answers)
         )
         shown = islice(others, top_k)
     else:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from rag_ft.chunk_store import ChunkStore
 from rag_ft.llm.interface import Messages
 from rag_ft.prompts.prompt_set import Prompts, is_abstention, parse_answer
 from rag_ft.schema import Chunk
@@ -24,15 +25,21 @@ class AnswerPrompt:
     """Makes prompts of questions and chunks, and answers of replies: the same in training,
     evaluation, export and serving.
 
-    `with_title` puts the document's title before each chunk.
+    `with_title` puts the document's title before each chunk. `neighbours` are the chunks of the run
+    where each chunk is shown together with the one before and the one after it.
     """
 
     prompts: Prompts
     with_title: bool
+    neighbours: ChunkStore | None = None
+
+    def shown(self, chunk: Chunk) -> Chunk:
+        """What is shown of a found chunk: itself, or a longer part of its document under its id."""
+        return with_neighbours(chunk, self.neighbours) if self.neighbours else chunk
 
     def text(self, chunk: Chunk) -> str:
         """A chunk as the generator reads it."""
-        return chunk_text(chunk, self.with_title)
+        return chunk_text(self.shown(chunk), self.with_title)
 
     def messages(self, question: str, chunks: Iterable[Chunk]) -> Messages:
         """Asks `question` over `chunks` in this order, numbered from [1]."""
@@ -46,6 +53,20 @@ class AnswerPrompt:
     def abstains(self, answer: str) -> bool:
         """Whether an answer says that the documents do not contain one."""
         return is_abstention(answer, self.prompts.abstain)
+
+
+def with_neighbours(chunk: Chunk, chunks: ChunkStore) -> Chunk:
+    """The chunk with the chunks before and after it in its document, as one part of the document
+    under its id. White space between them that no chunk holds is shown as blanks."""
+    document, _, number = chunk.id.rpartition("#")
+    around = (f"{document}#{int(number) + step}" for step in (-1, 1)) if number.isdigit() else ()
+    parts = sorted([chunk, *chunks.select(around).values()], key=lambda part: part.start)
+    text, end = parts[0].text, parts[0].end
+    for part in parts[1:]:
+        # Chunks overlap, or leave out the white space between them.
+        text += " " * (part.start - end) + part.text[max(0, end - part.start) :]
+        end = max(end, part.end)
+    return replace(chunk, text=text, start=parts[0].start, end=end)
 
 
 def chunk_text(chunk: Chunk, with_title: bool) -> str:

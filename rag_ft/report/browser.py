@@ -11,7 +11,7 @@ import numpy as np
 from rag_ft.evaluation.comparisons import ScoreTable
 from rag_ft.evaluation.metric_table import DECIDING_ANSWER, EXACT_MATCH, LABELS
 from rag_ft.evaluation.systems import SYSTEMS
-from rag_ft.schema import Chunk, Document, Prediction
+from rag_ft.schema import Chunk, Document, Hit, Prediction
 from rag_ft.text import normalise
 
 # Why an answer has its score; page.js holds the words for each code (WHY).
@@ -88,6 +88,25 @@ def browser_data(
         "chunks": texts,
         "questions": questions,
     }
+
+
+def add_ranks(data: dict[str, Any], hits: Mapping[str, Iterable[Hit]]) -> None:
+    """Adds to the result of `browser_data` where chunks stand in the rankings: "rankings", their
+    names, and for each question "r", {chunk number: {ranking number: [rank, score]}} of the chunks
+    that some system was shown. `hits` are those of each ranking."""
+    data["rankings"] = list(hits)
+    chunk_of = {chunk["id"]: number for number, chunk in enumerate(data["chunks"])}
+    shown: dict[str, tuple[dict[int, Any], set[int]]] = {}
+    for question in data["questions"]:
+        question["r"] = {}
+        seen = {number for answer in question["a"].values() for number in answer[4]}
+        shown[question["id"]] = question["r"], seen
+    for number, ranked in enumerate(hits.values()):
+        for hit in ranked:
+            ranks, seen = shown.get(hit.question_id, ({}, set()))
+            chunk = chunk_of.get(hit.chunk_id)
+            if chunk is not None and chunk in seen:
+                ranks.setdefault(chunk, {})[number] = [hit.rank, float(f"{hit.score:.3g}")]
 
 
 def script_json(data: Any) -> str:

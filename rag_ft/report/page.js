@@ -76,7 +76,8 @@
     const passage = element("div", "passage", part(0, span[0]));
     if (span[1] > span[0]) passage.append(element("mark", "", part(span[0], span[1])));
     passage.append(part(Math.max(span[0], span[1])));
-    box.append(name, passage);
+    const places = Object.entries(question.r[number] || {}).map(([ranking, [place, score]]) => `${data.rankings[ranking].replaceAll("_", " ")} ${place} (${score})`);
+    box.append(name, passage, element("div", "why", places.length ? "rank (score): " + places.join(" · ") : "found by no ranking"));
     return box;
   }
   function contexts(question, system) {

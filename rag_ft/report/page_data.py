@@ -22,7 +22,7 @@ from rag_ft.evaluation.metric_table import (
 from rag_ft.evaluation.systems import ENSEMBLES, NAMES, RETRIEVERS
 from rag_ft.relevance import gold_by_pair
 from rag_ft.report import charts, retriever, run_data, slices
-from rag_ft.report.browser import browser_data, script_json
+from rag_ft.report.browser import add_ranks, browser_data, script_json
 from rag_ft.report.metrics_json import is_answered, slice_metrics
 from rag_ft.report.rendering import script, style
 from rag_ft.report.summary import asked_about, grid, main_metrics
@@ -53,6 +53,9 @@ def page_data(
     chunks |= store.select(shown - chunks.keys())
     gold = gold_by_pair(table.pairs, chunks.values())
     browser = browser_data(table, predictions, gold, chunks, documents) if predictions else None
+    if browser:
+        hits = {n: read_jsonl(run_dir.hits(n), Hit) for n in RETRIEVERS if run_dir.hits(n).exists()}
+        add_ranks(browser, hits)
     scored = {metric for levels in metrics["systems"].values() for metric in levels}
     retrieval, settings = in_family("retrieval"), flat(config)
     stages = [row["stage"] for row in metrics["cost"]]

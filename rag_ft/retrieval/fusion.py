@@ -1,10 +1,38 @@
-"""Rankings of chunks, and the mixture of a dense and a lexical one."""
+"""Rankings of chunks, the mixture of a dense and a lexical one, and fusion.json, which says how a
+run mixes them."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
 import numpy as np
 
+from rag_ft.errors import DataError
+
 Ranking = tuple[np.ndarray, np.ndarray]  # rows of chunks and their scores, best first
+DEFAULT_LEXICAL_WEIGHT = 0.5
+
+
+class Candidates(NamedTuple):
+    """What both indexes find for one question."""
+
+    dense: Ranking
+    lexical: Ranking
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """How dense and lexical ranking become one: the share of BM25 (0-1), the file of the feature
+    ranker that orders the mixture where there is one, and the share (0-1) of a reranker's score in
+    the order of the first chunks, with the model that it was chosen for."""
+
+    lexical_weight: float = DEFAULT_LEXICAL_WEIGHT
+    ranker: Path | None = None
+    rerank_weight: float = 0.0
+    reranker: str | None = None
 
 
 def best_first(rows: np.ndarray, scores: np.ndarray) -> Ranking:
@@ -24,10 +52,37 @@ def fuse(dense: Ranking, lexical: Ranking, lexical_weight: float) -> Ranking:
     for (found, scores), weight in ((dense, 1 - lexical_weight), (lexical, lexical_weight)):
         if len(found) == 0:
             continue
-        low, high = float(scores.min()), float(scores.max())
-        # A ranking whose scores are all equal has no scale: every chunk counts as its best.
-        normalised = np.ones(len(scores))
-        if high > low:
-            normalised = (scores.astype(np.float64) - low) / (high - low)
-        mixed[np.searchsorted(rows, found)] += weight * normalised
+        mixed[np.searchsorted(rows, found)] += weight * min_max(scores)
     return best_first(rows, mixed)
+
+
+def min_max(scores: np.ndarray) -> np.ndarray:
+    """The scores (n,) moved and stretched to 0..1. Equal scores have no scale: each becomes 1."""
+    if len(scores) == 0:
+        return np.zeros(0)
+    low, high = float(scores.min()), float(scores.max())
+    if high == low:
+        return np.ones(len(scores))
+    stretched: np.ndarray = (scores.astype(np.float64) - low) / (high - low)
+    return stretched
+
+
+def read_fusion(path: Path, encoder: str) -> dict[str, Any]:
+    """The row of fusion.json that holds for the encoder with this fingerprint; empty where there is
+    none.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8")).values()
+        row: dict[str, Any] = next((r for r in rows if r and r["encoder"] == encoder), {})
+        if row and not 0 <= float(row["lexical_weight"]) <= 1:
+            raise ValueError("lexical_weight must be 0-1")
+        return row
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DataError(
+            f"{path} is damaged ({error}): run `rag-ft train_retriever CONFIG --force`"
+        ) from error

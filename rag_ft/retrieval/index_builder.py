@@ -98,7 +98,7 @@ def build_index(
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "manifest.json").unlink(missing_ok=True)
-    with_title = retrieval.advanced.with_title
+    with_title = retrieval.with_title
     ids, digest, lexical, num_cut = [], hashlib.sha256(), LexicalBuilder(), 0
 
     # One pass over the chunks fills vectors, words, ids and the hash of their lines.

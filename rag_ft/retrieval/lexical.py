@@ -125,3 +125,26 @@ class LexicalIndex:
             rows, best = best_first(rows, scores[rows])
             found.append((rows[:k], best[:k]))
         return found
+
+    def compare(self, question: str, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Three values of each of `rows`: its BM25 score; the share (0-1) of the question's words
+        that it contains, weighted by idf; the highest idf of a word that both contain, or 0."""
+        vocabulary: dict[str, int] = self._bm25.vocab_dict
+        asked = words(question)
+        known = {vocabulary[word]: asked.count(word) for word in asked if word in vocabulary}
+        matrix, num_texts = self._bm25.scores, int(self._bm25.scores["num_docs"])
+        scores, shared, rarest = (np.zeros(len(rows)) for _ in range(3))
+        # A word that no text has is as rare as can be.
+        most = float(np.log(1 + (num_texts + 0.5) / 0.5))
+        total = most * sum(word not in vocabulary for word in set(asked))
+        for word, count in known.items():
+            start, end = int(matrix["indptr"][word]), int(matrix["indptr"][word + 1])
+            texts = matrix["indices"][start:end]
+            idf = float(np.log(1 + (num_texts - len(texts) + 0.5) / (len(texts) + 0.5)))
+            total += idf
+            place = np.minimum(np.searchsorted(texts, rows), max(len(texts) - 1, 0))
+            has = texts[place] == rows if len(texts) else np.zeros(len(rows), bool)
+            scores[has] += count * matrix["data"][start:end][place[has]]
+            shared[has] += idf
+            rarest[has] = np.maximum(rarest[has], idf)
+        return scores, shared / total if total else shared, rarest

@@ -4,24 +4,34 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 
 from rag_ft.config import EncoderConfig, RetrievalConfig
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.retrieval.encoder import Encoder, load_encoder
-from rag_ft.retrieval.fusion import Ranking, fuse
+from rag_ft.retrieval.feature_ranker import ChunkPlaces, FeatureRanker, features
+from rag_ft.retrieval.fusion import (
+    DEFAULT_LEXICAL_WEIGHT,
+    Candidates,
+    Fusion,
+    Ranking,
+    fuse,
+    read_fusion,
+)
 from rag_ft.retrieval.index_builder import Manifest, open_vectors, read_manifest
 from rag_ft.retrieval.lexical import LexicalIndex
 from rag_ft.retrieval.metadata_filter import DocumentTable, Filter, Filters, group_by_filter
+from rag_ft.retrieval.reranker import Reranker, rerank
 from rag_ft.retrieval.vector_store import VectorStore, open_store
 from rag_ft.run_dir import RunDir
 from rag_ft.storage import file_sha256
 
 Mode = Literal["dense", "lexical", "hybrid"]
+SERVED = "served"  # retrieval.mode, in the order that users get
 Hits = list[tuple[str, float]]  # (chunk id, score), best first
 
 
@@ -49,16 +59,21 @@ class Retriever:
         manifest: Manifest,
         encoder: Encoder,
         config: RetrievalConfig,
+        fusion: Fusion | None = None,
         documents: DocumentTable | None = None,
     ) -> None:
         """Reads the chunk ids; vectors and indices are opened by the first search that needs them.
         Only with `documents` it can search with filters.
+
+        `fusion` says how mode hybrid mixes; None: as the configuration sets it, or half and half.
 
         Raises:
             DataError: chunk_ids.json is missing, damaged, or does not fit the manifest.
         """
         self.folder, self.manifest, self.encoder = folder, manifest, encoder
         self._config, self._documents = config, documents
+        self.fusion = fusion or set_fusion(config)
+        self._reranker: Reranker | None = None
         try:
             ids: list[str] = json.loads((folder / "chunk_ids.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -91,8 +106,9 @@ class Retriever:
     ) -> list[Hits]:
         """For every question at most `k` (chunk id, score), best first, ties in chunk order.
 
-        `mode` is dense, lexical or hybrid, by default retrieval.mode. Scores: cosine -1..1, BM25
-        above 0 (a chunk that shares no word with the question is not found), fused 0..1.
+        `mode` is dense, lexical, hybrid or served, by default served: retrieval.mode, ordered by
+        the feature ranker where there is one. Scores: cosine -1..1, BM25 above 0 (a chunk that
+        shares no word with the question is not found), others 0..1.
 
         `filters` has one for each question (see metadata_filter.py). Chunks of other documents are
         left out before they are ranked, so dense and hybrid find `k` chunks wherever there are so
@@ -101,7 +117,7 @@ class Retriever:
         Raises:
             DataError: a filter is malformed, or the documents that it needs cannot be read.
         """
-        chosen = mode or self._config.mode
+        chosen = mode or SERVED
         return self.search_modes(questions, k, [chosen], filters)[chosen]
 
     def search_modes(
@@ -119,7 +135,7 @@ class Retriever:
             raise ValueError(f"{len(filters)} filters for {len(questions)} questions")
         groups = group_by_filter(filters or [{}] * len(questions))
         vectors = None
-        if "hybrid" in modes or "dense" in modes:
+        if {"hybrid", "dense"} & {self._mode_of(mode) for mode in modes}:
             vectors = self.encoder.encode_queries(list(questions))
 
         hits: dict[str, list[Hits]] = {mode: [[]] * len(questions) for mode in modes}
@@ -138,27 +154,6 @@ class Retriever:
                     hits[mode][place] = [(self.chunk_ids[row], float(score)) for row, score in best]
         return hits
 
-    def _rank(
-        self,
-        questions: list[str],
-        vectors: np.ndarray | None,
-        k: int,
-        modes: Sequence[str],
-        allowed: np.ndarray | None,
-    ) -> dict[str, list[Ranking]]:
-        """{mode: a ranking of at least the best `k` allowed rows for each question}."""
-        hybrid, advanced = "hybrid" in modes, self._config.advanced
-        depth = max(k, advanced.candidates) if hybrid else k
-        rankings: dict[str, list[Ranking]] = {}
-        if vectors is not None:
-            rankings["dense"] = self._store.search(vectors, depth, allowed)
-        if hybrid or "lexical" in modes:
-            rankings["lexical"] = self._lexical.search(questions, depth, allowed)
-        if hybrid:
-            both = zip(rankings["dense"], rankings["lexical"], strict=True)
-            rankings["hybrid"] = [fuse(*pair, advanced.lexical_weight) for pair in both]
-        return rankings
-
     def allowed(self, wanted: Filter) -> np.ndarray:
         """A boolean for each row of `vectors`: whether the filter allows the chunk.
 
@@ -175,6 +170,108 @@ class Retriever:
             )
         return rows
 
+    def _mode_of(self, mode: str) -> str:
+        return self._config.mode if mode == SERVED else mode
+
+    def _rank(
+        self,
+        questions: list[str],
+        vectors: np.ndarray | None,
+        k: int,
+        modes: Sequence[str],
+        allowed: np.ndarray | None,
+    ) -> dict[str, list[Ranking]]:
+        """{mode: a ranking of at least the best `k` allowed rows for each question}."""
+        wanted = {self._mode_of(mode) for mode in modes}
+        hybrid = "hybrid" in wanted
+        depth = max(k, self._config.advanced.candidates) if hybrid else k
+        if SERVED in modes and self.reranker:
+            depth = max(depth, self.reranker.depth)
+        rankings: dict[str, list[Ranking]] = {}
+        if vectors is not None:
+            rankings["dense"] = self._store.search(vectors, depth, allowed)
+        if hybrid or "lexical" in wanted:
+            rankings["lexical"] = self._lexical.search(questions, depth, allowed)
+        if hybrid:
+            both = list(map(Candidates, rankings["dense"], rankings["lexical"]))
+            rankings["hybrid"] = [fuse(*found, self.fusion.lexical_weight) for found in both]
+        if SERVED in modes:
+            rankings[SERVED] = rankings[self._config.mode]
+            if hybrid and vectors is not None and (ranker := self._ranker):
+                rankings[SERVED] = [
+                    ranker.rank(*self.features(question, vector, found))
+                    for question, vector, found in zip(questions, vectors, both, strict=True)
+                ]
+            if self.reranker:
+                rankings[SERVED] = list(map(self._rerank, questions, rankings[SERVED]))
+        return rankings
+
+    @property
+    def reranker(self) -> Reranker | None:
+        """What scores the first served chunks again; None where that is not served."""
+        return self._reranker if self.fusion.rerank_weight else None
+
+    @reranker.setter
+    def reranker(self, reranker: Reranker | None) -> None:
+        # The share was chosen for one model: another one is not served by it.
+        fits = reranker is not None and reranker.config.model == self.fusion.reranker
+        self._reranker = reranker if fits else None
+
+    def _rerank(self, question: str, ranking: Ranking) -> Ranking:
+        assert self.reranker is not None
+        first = ranking[0][: self.reranker.depth]
+        scores = self.reranker.scores(question, [self.chunk_ids[row] for row in first])
+        return rerank(ranking, scores, self.fusion.rerank_weight)
+
+    def explain(self, question: str, k: int) -> dict[str, dict[str, tuple[int, float]]]:
+        """{chunk id: {mode: (rank from 1, score)}} of the `k` chunks that are served, best first.
+        The modes: dense, lexical, hybrid and served; one that does not find the chunk among its
+        candidates is left out. "reranker" is its score where one is served, ranked among these."""
+        modes = [*get_args(Mode), SERVED]
+        depth = max(k, self._config.advanced.candidates)
+        found: dict[str, dict[str, tuple[int, float]]] = {}
+        for mode, [hits] in self.search_modes([question], 2 * depth, modes).items():
+            for rank, (chunk_id, score) in enumerate(hits, 1):
+                found.setdefault(chunk_id, {})[mode] = (rank, score)
+        served = {i: ranks for i, ranks in found.items() if ranks.get(SERVED, (k + 1,))[0] <= k}
+        if self.reranker:
+            scores = self.reranker.scores(question, list(served))
+            for rank, place in enumerate(np.argsort(-scores), 1):
+                served[list(served)[place]]["reranker"] = (rank, float(scores[place]))
+        return dict(sorted(served.items(), key=lambda item: item[1][SERVED][0]))
+
+    def candidates(
+        self, questions: Sequence[str], filters: Sequence[Filters]
+    ) -> tuple[np.ndarray, list[Candidates]]:
+        """The vectors of the questions, and what both indexes find for each, as its filters allow:
+        as many chunks as retrieval.advanced.candidates says. Rows are those of `chunk_ids`."""
+        vectors, depth = self.encoder.encode_queries(list(questions)), 1
+        none = (np.empty(0, dtype=np.int64), np.empty(0))
+        found = [Candidates(none, none)] * len(questions)
+        for wanted, places in group_by_filter(filters).items():
+            allowed = None if wanted is None else self.allowed(wanted)
+            asked = [questions[place] for place in places]
+            ranked = self._rank(asked, vectors[places], depth, ["hybrid"], allowed)
+            both = map(Candidates, ranked["dense"], ranked["lexical"])
+            for place, candidates in zip(places, both, strict=True):
+                found[place] = candidates
+        return vectors, found
+
+    def features(
+        self, question: str, vector: np.ndarray, found: Candidates
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The rows that either index found, and what a feature ranker looks at (see
+        feature_ranker.py)."""
+        return features(question, vector, found, self.vectors, self._lexical, self._places)
+
+    @functools.cached_property
+    def _ranker(self) -> FeatureRanker | None:
+        return FeatureRanker(self.fusion.ranker) if self.fusion.ranker else None
+
+    @functools.cached_property
+    def _places(self) -> ChunkPlaces:
+        return ChunkPlaces(self.chunk_ids)
+
     @functools.cached_property
     def _store(self) -> VectorStore:
         return open_store(self.manifest.store, self.folder, self.manifest.store_data)
@@ -189,13 +286,15 @@ def open_retriever(
     retrieval: RetrievalConfig,
     encoder: EncoderConfig | Encoder,
     tuned: bool = False,
+    chosen: bool = True,
     documents_of: RunDir | None = None,
 ) -> Retriever:
     """The base retriever of a run, or the tuned one.
 
     `encoder` is loaded here where it is a section of the configuration; an `Encoder` is used as it
-    is, with the tuned index where `tuned`. `documents_of` is the run whose documents and chunks
-    filters look at, where it is another one.
+    is, with the tuned index where `tuned`. `chosen` mixes as fusion.json of the run says, where
+    train_retriever wrote it; otherwise as before any choice. `documents_of` is the run whose
+    documents and chunks filters look at, where it is another one.
 
     Raises:
         DataError: there is no finished index, or no tuned encoder.
@@ -216,18 +315,33 @@ def open_retriever(
     remedy = f"run `rag-ft {stage} CONFIG --force`"
     if manifest.encoder != loaded.fingerprint:
         raise ConfigError(f"the index in {folder} was made by another encoder: {remedy}")
-    if manifest.with_title != retrieval.advanced.with_title:
+    if manifest.with_title != retrieval.with_title:
         raise ConfigError(
             f"the index in {folder} was made with "
-            f"retrieval.advanced.with_title={manifest.with_title}: {remedy}"
+            f"retrieval.context={'title' if manifest.with_title else 'none'}: {remedy}"
         )
     if run_dir.chunks.exists() and manifest.chunks != file_sha256(run_dir.chunks):
         raise ConfigError(
             f"the index in {folder} was made from other chunks than {run_dir.chunks}: {remedy}"
         )
+    row = read_fusion(run_dir.fusion, loaded.fingerprint) if chosen else {}
+    fusion = set_fusion(retrieval, row, run_dir.path)
     source = documents_of or run_dir
     documents = DocumentTable(source.documents, source.chunks)
-    return Retriever(folder, manifest, loaded, retrieval, documents)
+    return Retriever(folder, manifest, loaded, retrieval, fusion, documents)
+
+
+def set_fusion(
+    retrieval: RetrievalConfig, row: Mapping[str, Any] | None = None, folder: Path = Path()
+) -> Fusion:
+    """The fusion that the configuration sets; what it leaves open comes from `row` of fusion.json
+    in the run `folder`, or is half and half."""
+    row, weight = row or {}, retrieval.advanced.lexical_weight
+    if weight is None:
+        weight = row.get("lexical_weight", DEFAULT_LEXICAL_WEIGHT)
+    ranker = row.get("ranker") if retrieval.ranker != "none" else None
+    share = float(row.get("rerank_weight", 0))
+    return Fusion(weight, folder / ranker if ranker else None, share, row.get("reranker"))
 
 
 def served_tuned(run_dir: RunDir) -> bool:

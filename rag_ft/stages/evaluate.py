@@ -21,6 +21,7 @@ from rag_ft.evaluation.systems import MIN_HITS, RANKINGS, SERVED, Ask, asks_of
 from rag_ft.prompts.answer_prompt import AnswerPrompt
 from rag_ft.relevance import evidence_shown, gold_by_pair, second_chunk_id
 from rag_ft.retrieval.encoder import load_encoder
+from rag_ft.retrieval.retriever import SERVED as AS_SERVED
 from rag_ft.retrieval.retriever import Hits
 from rag_ft.schema import Chunk, Hit, Prediction, QAPair, Score
 from rag_ft.session import Session
@@ -119,12 +120,16 @@ def retrieve(session: Session, pairs: list[QAPair]) -> Rankings:
     k = max(MIN_HITS, settings.top_k + 10)
     questions = [pair.question for pair in pairs]
     found: dict[str, list[Hits]] = {}
-    modes = {"served": settings.mode, "dense": "dense", "lexical": "lexical"}
+    modes = {"served": AS_SERVED, "mixture": "hybrid", "dense": "dense", "lexical": "lexical"}
     for tuned in (False, True) if session.serves_tuned_retriever else (False,):
+        retriever = session.retriever(tuned)
         rows = [row for row in RANKINGS.values() if ("retriever" in row.tuned) == tuned]
+        # Without a feature ranker and a reranker the mixture is what is served.
+        if not retriever.fusion.ranker and not retriever.reranker:
+            rows = [row for row in rows if row.context != "mixture"]
         rows.sort(key=lambda row: [*modes].index(row.context))
         # One call for all modes: questions are encoded once, and each index is searched once.
-        by_mode = session.retriever(tuned).search_modes(
+        by_mode = retriever.search_modes(
             questions, k, [modes[row.context] for row in rows], [pair.filters for pair in pairs]
         )
         found |= {row.name: by_mode[modes[row.context]] for row in rows}
@@ -170,13 +175,14 @@ def retrieval_scores(material: Material) -> Iterator[Score]:
 def _answer(session: Session, material: Material) -> tuple[Iterator[Score], dict[str, int]]:
     """Writes predictions and rejects of all systems; returns the answers' scores, and counts."""
     config, settings = session.config, session.config.evaluate.advanced
-    run_dir, prompt, top_k = session.run_dir, session.answer_prompt, config.retrieval.top_k
+    run_dir, prompt, top_k = session.run_dir, session.answer_prompt, config.retrieval.num_shown
 
     # What every system, probe and part of an ensemble is shown.
     asks: list[Ask] = []
+    chunks = {chunk_id: prompt.shown(chunk) for chunk_id, chunk in material.chunks.items()}
     for pair in material.pairs:
         hits = {name: material.rankings[name][pair.id] for name in SERVED}
-        asks += asks_of(pair, hits, material.gold[pair.id], material.chunks, top_k)
+        asks += asks_of(pair, hits, material.gold[pair.id], chunks, top_k)
     if settings.robustness:
         ranking = material.rankings["base"]
         asks += probes(
@@ -227,7 +233,7 @@ def answer_scores(
     scored."""
     for ask, prediction in answered:
         abstained = prompt.abstains(prediction.answer)
-        shown = [material.chunks[chunk_id] for chunk_id in prediction.chunk_ids]
+        shown = [prompt.shown(material.chunks[chunk_id]) for chunk_id in prediction.chunk_ids]
         values = score_answer(prediction.answer, ask.answers, abstained)
         # Where passages replace the chunks' texts, offsets of evidence and gold chunks say nothing.
         if ask.passages is None:
@@ -238,7 +244,7 @@ def answer_scores(
                 gold = material.gold[ask.pair.id]
                 values |= citation_scores(prediction.citations, ask.chunk_ids, gold)
         if shown and not abstained:
-            texts = ask.passages or [prompt.text(chunk) for chunk in shown]
+            texts = ask.passages or [prompt.text(material.chunks[i]) for i in prediction.chunk_ids]
             supported = faithfulness(prediction.answer, texts)
             if supported is not None:
                 values["faithfulness"] = supported

@@ -75,7 +75,7 @@ def run(session: Session) -> dict[str, Any]:
             stats.note(reject)
         imported.check_kept(least_share, settings.questions, rejects)
         if settings.pairs_per_chunk:
-            prompt = AnswerPrompt(prompts, config.retrieval.advanced.with_title)
+            prompt = AnswerPrompt(prompts, config.retrieval.with_title)
             seconds = _run_passes(session, prompt, imported.pairs, stats)
             generated = read_jsonl(run_dir.pass_pairs("kept"), QAPair)
     stats.check_kept(least_share)
@@ -96,7 +96,7 @@ def _run_passes(
     that each pass took."""
     config, run_dir, settings = session.config, session.run_dir, session.config.generate
     checks, seed, chunks = settings.advanced.checks, config.run.seed, session.chunks
-    retriever = session.retriever()
+    retriever = session.plain_retriever()
     retriever.encoder = CachedQueryEncoder(retriever.encoder)  # type: ignore[assignment]
     trip = RoundTrip(settings, config.retrieval.top_k, prompt, retriever, chunks)
     ended = {"start": time.monotonic()}

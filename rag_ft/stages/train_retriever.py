@@ -1,15 +1,16 @@
 """Tunes the encoder on the pairs, and ships it where it finds no less on dev documents.
 
 The phases (inverse cloze, contrastive, LM-supervised) and their files are in
-training/retriever/phases.py.
+training/retriever/phases.py; what is served of them in candidates.py.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -18,11 +19,12 @@ from rag_ft.config import TrainRetrieverConfig
 from rag_ft.errors import ConfigError
 from rag_ft.run_dir import RunDir
 from rag_ft.session import Session
-from rag_ft.storage import write_jsonl
+from rag_ft.storage import write_jsonl, write_text
 
 if TYPE_CHECKING:
+    from rag_ft.training.retriever.candidates import Candidate, LeftOut, RetrieverTraining
     from rag_ft.training.retriever.dataset import Pairs
-    from rag_ft.training.retriever.phases import Candidate, LeftOut, RetrieverTraining
+    from rag_ft.training.retriever.fusion_choice import FusionChoice
     from rag_ft.training.retriever.ship_gate import DevScores, Selection
 
 logger = logging.getLogger(__name__)
@@ -34,8 +36,8 @@ Counts = dict[str, int | float | str]
 
 
 def run(session: Session) -> Counts:
-    """Writes the training log and the rejects, and retriever/ and retriever_index/ where the tuned
-    encoder is selected; with LM-supervised retrieval also lm_scores.jsonl.
+    """Writes the training log and the rejects, fusion.json, and retriever/ and retriever_index/
+    where the tuned encoder is selected; with LM-supervised retrieval also lm_scores.jsonl.
 
     Raises:
         DataError: something of a test document is among the pairs to train on.
@@ -45,13 +47,11 @@ def run(session: Session) -> Counts:
     from rag_ft.training.distributed import join_processes
     from rag_ft.training.generator.lora import sharded
     from rag_ft.training.leakage import TEST_QUESTION
+    from rag_ft.training.retriever.candidates import base_candidate, open_training
     from rag_ft.training.retriever.dataset import select_pairs, with_cloze_dev
-    from rag_ft.training.retriever.phases import base_candidate, open_training
 
     config, run_dir, settings = session.config, session.run_dir, session.config.train_retriever
-    if not settings.enabled:
-        return {"shipped": 0, "reason": "train_retriever.enabled is false"}
-    if sharded():
+    if settings.enabled and sharded():
         raise ConfigError(
             "with FSDP no process holds the whole encoder, which is small: launch train_retriever "
             "with configs/accelerate/ddp.yaml (the generator may be trained with FSDP)"
@@ -69,6 +69,7 @@ def run(session: Session) -> Counts:
         "num_dropped_test_questions": sum(r.reason == TEST_QUESTION for r in pairs.rejects),
     }
     if reason := nothing_to_train_on(settings, pairs):
+        processes.first(lambda: counts.update(choose_base_fusion(session, pairs)))
         return {**counts, "shipped": 0, "reason": reason}
 
     # Training, phase after phase; then the gate selects an encoder.
@@ -87,6 +88,7 @@ def run(session: Session) -> Counts:
         "reason": selection.reason,
         "phases": ", ".join(phase.name for phase in kept[1:]) or "none",
         "left_out": "; ".join(f"{phase.name}: {phase.reason}" for phase in left_out) or "none",
+        **fusion_counts({"base": base.scores.fusion, "tuned": selection.scores.fusion}),
         "dev_recall_base": before["dev_served_recall"],
         "dev_recall_tuned": after["dev_served_recall"],
         "dev_dense_recall_base": before["dev_dense_recall"],
@@ -95,8 +97,51 @@ def run(session: Session) -> Counts:
     }
 
 
+def choose_base_fusion(session: Session, pairs: Pairs) -> Counts:
+    """Writes fusion.json, and the ranker where there is one, for the base encoder; returns its
+    choice as counts."""
+    from rag_ft.training.retriever.ranker_choice import choose_fusion, rank_train, unmixed
+
+    retrieval, run_dir, seed = session.config.retrieval, session.run_dir, session.config.run.seed
+    choice = unmixed(retrieval)
+    if retrieval.mode == "hybrid":
+        retriever, path = session.plain_retriever(), run_dir.ranker("base")
+        unseen = rank_train(retriever, retrieval, pairs, pairs.train)
+        choice, _ = choose_fusion(
+            retriever, retrieval, pairs, unseen, [], path, seed, session.reranker
+        )
+    write_fusion(run_dir, {"base": choice})
+    return fusion_counts({"base": choice})
+
+
+def write_fusion(run_dir: RunDir, choices: Mapping[str, FusionChoice]) -> None:
+    """Writes fusion.json: a row for the base encoder, and one for the tuned one where it is
+    served. A ranker stands in the run's place for it."""
+    rows: dict[str, Any] = {"base": None, "tuned": None}
+    for name, choice in choices.items():
+        place = run_dir.ranker(name).relative_to(run_dir.path).as_posix()
+        rows[name] = replace(choice, ranker=place if choice.ranker else None).row()
+    write_text(run_dir.fusion, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+
+
+def fusion_counts(choices: Mapping[str, FusionChoice]) -> Counts:
+    """What was chosen, and why, for the done-file and the report."""
+    counts: Counts = {}
+    for name, choice in choices.items():
+        counts |= {
+            f"lexical_weight_{name}": choice.lexical_weight,
+            f"fusion_{name}": choice.reason,
+            f"ranker_{name}": int(choice.ranker is not None),
+            f"ranker_reason_{name}": choice.ranker_reason,
+            **({f"reranker_{name}": choice.rerank_reason} if choice.rerank_reason else {}),
+        }
+    return counts
+
+
 def nothing_to_train_on(settings: TrainRetrieverConfig, pairs: Pairs) -> str | None:
-    """Why no phase can be trained, or None."""
+    """Why no phase is trained, or None."""
+    if not settings.enabled:
+        return "train_retriever.enabled is false"
     if settings.advanced.self_supervised and len(pairs.chunks) > 1:
         return None
     if len(pairs.train) < 2:
@@ -116,11 +161,18 @@ def train(training: RetrieverTraining, base: Candidate) -> tuple[list[Candidate]
     and ends the training, where it finds no more on dev than before; an LM-supervised phase is left
     out where it finds less.
     """
+    from rag_ft.training.retriever.candidates import LeftOut
     from rag_ft.training.retriever.dataset import with_positive
-    from rag_ft.training.retriever.phases import LeftOut, cloze_phase, contrastive_phase, lsr_phase
+    from rag_ft.training.retriever.phases import (
+        cloze_phase,
+        contrastive_phase,
+        lsr_phase,
+        train_halves,
+    )
 
     settings, pairs = training.config.train_retriever, training.pairs
     kept, left_out = [base], list[LeftOut]()
+    training.halves = train_halves(training, base)
     if settings.advanced.self_supervised:
         kept.append(cloze_phase(training, kept[-1]))
     for number in range(settings.advanced.rounds):
@@ -152,7 +204,7 @@ def train(training: RetrieverTraining, base: Candidate) -> tuple[list[Candidate]
 
 def select(training: RetrieverTraining, base: Candidate, tuned: Candidate) -> Selection:
     """The gate: the tuned encoder, one between base and tuned, or the base."""
-    from rag_ft.training.retriever.phases import build_candidate, measure_candidate
+    from rag_ft.training.retriever.candidates import build_candidate, measure_candidate
     from rag_ft.training.retriever.ship_gate import (
         INTERPOLATIONS,
         Selection,
@@ -196,7 +248,7 @@ def ship(
     selection: Selection,
 ) -> None:
     """Writes the training log and the rejects, moves the selected encoder and index to their
-    places, and removes the folders of the phases."""
+    places, writes fusion.json, and removes the folders of the phases."""
     run_dir = training.run_dir
     rejects = [*training.pairs.rejects, *training.rejects]
     write_jsonl(run_dir.rejects("train_retriever"), rejects)
@@ -206,10 +258,18 @@ def ship(
     # What an earlier run shipped goes first: it may be the base that is served now.
     for folder in (run_dir.retriever_index, run_dir.retriever):
         shutil.rmtree(folder, ignore_errors=True)
+    choices, places = {"base": kept[0].scores.fusion}, {"base": training.folder / "base"}
     if selection.shipped:
         selected = candidate_folder(training, kept[-1], selection.interpolation)
+        choices["tuned"], places["tuned"] = selection.scores.fusion, selected.path
         os.replace(selected.retriever, run_dir.retriever)
         os.replace(selected.retriever_index, run_dir.retriever_index)
+    shutil.rmtree(run_dir.ranker("base").parent, ignore_errors=True)
+    for name, choice in choices.items():
+        if choice.ranker:
+            run_dir.ranker(name).parent.mkdir(exist_ok=True)
+            os.replace(places[name] / choice.ranker, run_dir.ranker(name))
+    write_fusion(run_dir, choices)
     shutil.rmtree(training.folder, ignore_errors=True)
     result = "tuned encoder shipped" if selection.shipped else "base encoder kept"
     logger.info("retriever: %s (%s)", result, selection.reason)

@@ -19,6 +19,9 @@ from rag_ft.storage import read_jsonl
 
 MIN_DEV_QUESTIONS = 20  # with fewer, a gain cannot be told from noise: train documents join dev
 DEV_SHARE = 0.15  # of the train documents
+# With fewer dev questions hardly any gain of a mixture is certain: train questions join, ranked by
+# an encoder that was not trained on them.
+ENOUGH_QUESTIONS = 60
 
 
 @dataclass(frozen=True)

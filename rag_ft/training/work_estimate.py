@@ -18,6 +18,7 @@ from rag_ft.evaluation.systems import SYSTEMS
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import QAPair
 from rag_ft.storage import read_jsonl, read_rows
+from rag_ft.training.dev_split import DEV_SHARE, ENOUGH_QUESTIONS
 from rag_ft.training.memory_estimate import ModelShape
 
 CHARACTERS_PER_TOKEN = 4.0
@@ -168,7 +169,10 @@ def retriever_work(
     chunk = chunk_tokens if advanced.sides == "both" else 0
     scored = min(advanced.lsr_top_k, corpus.num_train_chunks)  # chunks of a question
     cloze_steps = corpus.num_train_chunks // batch if advanced.self_supervised else 0
-    contrastive_steps = advanced.rounds * int(settings.epochs * pairs / batch)
+    # The two encoders that are tuned on half of the pairs each take as long as one on all.
+    few = pairs * DEV_SHARE < ENOUGH_QUESTIONS
+    halves = {"auto": int(few), "always": 1, "never": 0}[advanced.crossfit]
+    contrastive_steps = (advanced.rounds + halves) * int(settings.epochs * pairs / batch)
     lsr_steps = advanced.rounds * advanced.lsr_steps if pairs else 0
     phases = [  # (steps, chunks of a row)
         (cloze_steps, 1),
@@ -176,7 +180,7 @@ def retriever_work(
         (lsr_steps, scored),
     ]
     learned = batch * sum(steps * (QUESTION_TOKENS + n * chunk) for steps, n in phases)
-    encoded = corpus.num_chunks * chunk
+    encoded = (1 + 2 * halves) * corpus.num_chunks * chunk
     read = 0
     if advanced.lsr_steps:
         # Scores are kept: a later round only reads the chunks that it finds for the first time.

@@ -55,12 +55,12 @@ def probes(
             asks += _both(pair, f"noise{round(100 * number / (number + 1))}", context)
 
         # Order: the gold chunk changes its place, all else stays.
-        others = noise[: max(2, settings.top_k - 1)]
+        others = noise[: max(2, settings.num_shown - 1)]
         places = (0, (len(others) + 1) // 2, len(others))
         for place, at in zip(PLACES, places, strict=True):
             asks += _both(pair, f"order_{place}", [*others[:at], shown[0], *others[at:]])
 
-        asks += _swap(pair, chunks[shown[0]], pairs, rng, settings.advanced.with_title)
+        asks += _swap(pair, chunks[shown[0]], pairs, rng, settings.with_title)
     return asks
 
 

@@ -114,7 +114,7 @@ def build_training_set(session: Session, encode: Encode, folder: Path) -> dict[s
     session.close_retrievers()
 
     # Examples: a new arrangement for each pass, the same rehearsal in all of them.
-    layout = layout_settings(settings, config.retrieval.top_k, seed)
+    layout = layout_settings(settings, config.retrieval.num_shown, seed)
     num_passes = min(math.ceil(settings.epochs), ENOUGH_EXAMPLES // len(pairs))
     train, rejected = make_examples(prompt, found, pairs, encode, layout, max(1, num_passes))
     dev, rejected_dev = make_examples(prompt, found, some_dev, encode, layout)
@@ -189,7 +189,9 @@ def retrieve(session: Session, pairs: Sequence[QAPair]) -> Retrieved:
         wanted.update(chunk_id for chunk_id in own if chunk_id)
 
     # Without chunks of test documents, the others keep the order of serving.
-    chunks = {i: c for i, c in session.chunks.select(wanted).items() if c.split != "test"}
+    # As they are shown: a neighbour may contain the answer.
+    shown = session.answer_prompt.shown
+    chunks = {i: shown(c) for i, c in session.chunks.select(wanted).items() if c.split != "test"}
     return Retrieved({p: [i for i in ids if i in chunks] for p, ids in hits.items()}, chunks)
 
 
@@ -227,7 +229,7 @@ def sample_examples(
     config = session.config
     similarity = config.ingest.advanced.near_duplicate_similarity
     pairs, _, _ = select_pairs(session.run_dir, session.chunks, similarity)
-    layout = layout_settings(config.train_generator, config.retrieval.top_k, config.run.seed)
+    layout = layout_settings(config.train_generator, config.retrieval.num_shown, config.run.seed)
     kept, balanced, _ = balance_unanswerable(pairs, layout)
     chosen = kept[:: max(1, len(kept) // most)][:most]
     found = retrieve(session, chosen)

@@ -9,40 +9,34 @@ processes, the first one makes the files and all of them train.
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from rag_ft.chunk_store import ChunkStore
-from rag_ft.config import Config
 from rag_ft.hardware import choose_dtype
 from rag_ft.llm.factory import open_language_model
-from rag_ft.prompts.answer_prompt import chunk_text
 from rag_ft.prompts.prompt_set import load_prompts
-from rag_ft.retrieval.encoder import load_encoder, load_sentence_transformer
-from rag_ft.retrieval.index_builder import adopt_index, build_index, read_manifest
-from rag_ft.retrieval.retriever import Retriever, open_retriever, served_tuned
 from rag_ft.run_dir import RunDir
-from rag_ft.schema import Chunk, Reject
-from rag_ft.session import Session
-from rag_ft.storage import write_jsonl, write_text
-from rag_ft.training.distributed import Processes
-from rag_ft.training.leakage import check_chunks_allowed
+from rag_ft.schema import QAPair
+from rag_ft.storage import content_hash
+from rag_ft.training.dev_split import ENOUGH_QUESTIONS, train_groups
 from rag_ft.training.retriever.batch_sampler import fitting_batch_size
+from rag_ft.training.retriever.candidates import (
+    Candidate,
+    LeftOut,
+    RetrieverTraining,
+    build_candidate,
+    measure_candidate,
+)
 from rag_ft.training.retriever.dataset import (
-    Pairs,
     TrainingRow,
     cloze_rows,
     contrastive_rows,
     make_clozes,
-    read_training_rows,
     scored_rows,
     to_dataset,
     with_positive,
@@ -55,108 +49,12 @@ from rag_ft.training.retriever.lm_supervision import (
     score_retrieved,
 )
 from rag_ft.training.retriever.loss_settings import LossSettings, MakeLoss
-from rag_ft.training.retriever.losses import find_loss, lm_supervised_loss
-from rag_ft.training.retriever.ship_gate import DevScores, measure
-from rag_ft.training.retriever.trainable_encoder import State, TrainableEncoder, make_trainable
+from rag_ft.training.retriever.losses import lm_supervised_loss
 from rag_ft.training.retriever.trainer import WEIGHTS, Schedule, fit, frozen_vectors
 
 logger = logging.getLogger(__name__)
-CLOZE_INDEX = "cloze_index"
 # Searched for each of the k wanted chunks: chunks of dev and test documents are passed over.
 SEARCHED_FOR_EACH = 4
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """An encoder as it would be served: the result of a phase, or the base.
-
-    `folder` holds encoder and index; that of the base is the run's own. `state` are the trainable
-    weights, `history` rows of {step, loss}, `notes` further values for the training log.
-    """
-
-    name: str
-    folder: RunDir
-    state: State
-    scores: DevScores
-    history: list[dict[str, float]]
-    notes: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """A phase whose weights are not used, and why; `scores` is None where nothing was trained."""
-
-    name: str
-    reason: str
-    scores: DevScores | None = None
-
-
-@dataclass
-class RetrieverTraining:
-    """What every phase needs.
-
-    `folder` holds the folders of the phases. `loss` makes the loss of cloze and contrastive phases.
-    Phases add to `rejects` the train pairs that they do not train on.
-    """
-
-    config: Config
-    run_dir: RunDir
-    folder: Path
-    pairs: Pairs
-    encoder: TrainableEncoder
-    processes: Processes
-    chunks: ChunkStore
-    loss: MakeLoss
-    rejects: list[Reject] = field(default_factory=list)
-
-    @property
-    def frozen_chunks(self) -> bool:
-        """Whether only questions are encoded anew, so that chunk vectors and index stay."""
-        return self.config.train_retriever.advanced.sides == "query"
-
-    def text_of(self, chunk: Chunk) -> str:
-        """What the encoder reads of a chunk, without its prompt."""
-        return chunk_text(chunk, self.config.retrieval.advanced.with_title)
-
-    def retriever_in(self, served: RunDir) -> Retriever:
-        """The encoder and index of a candidate's folder; in the run's own that of the base."""
-        tuned, config = served is not self.run_dir, self.config
-        return open_retriever(served, config.retrieval, config.encoder, tuned, self.run_dir)
-
-    def rows(self, phase: str, make: Callable[[], Iterable[TrainingRow]]) -> list[TrainingRow]:
-        """The phase's rows.jsonl; the first process makes it where it is missing.
-
-        Raises:
-            DataError: a chunk of a test document is among them.
-        """
-        path = self.folder / phase / "rows.jsonl"
-        self.processes.first(lambda: path.exists() or write_jsonl(path, make()))
-        rows = read_training_rows(path)
-        trained = (chunk.id for row in rows for chunk in row.chunks)
-        check_chunks_allowed(trained, self.chunks.of_splits({"test"}), f"chunks of {phase}")
-        return rows
-
-
-def open_training(session: Session, pairs: Pairs, processes: Processes) -> RetrieverTraining:
-    """The encoder ready to be trained, and what the phases need. They keep their files in the run's
-    checkpoints.
-
-    Raises:
-        ConfigError: there is no such loss; the encoder cannot be loaded or takes no adapter.
-    """
-    config, settings = session.config, session.config.train_retriever.advanced
-    loss = find_loss(settings.loss)
-    model = load_sentence_transformer(config.encoder)
-    encoder = make_trainable(model, settings.method, settings.rank, config.run.seed)
-    run_dir, chunks = session.run_dir, session.chunks
-    folder = run_dir.checkpoints("train_retriever")
-    return RetrieverTraining(config, run_dir, folder, pairs, encoder, processes, chunks, loss)
-
-
-def base_candidate(training: RetrieverTraining) -> Candidate:
-    """The encoder before training."""
-    scores = measure_candidate(training, training.run_dir, training.folder / "base")
-    return Candidate("base", training.run_dir, training.encoder.state(), scores, [], {})
 
 
 def cloze_phase(training: RetrieverTraining, before: Candidate) -> Candidate:
@@ -193,6 +91,46 @@ def contrastive_phase(training: RetrieverTraining, number: int, before: Candidat
     size, rate, epochs = settings.batch_size, settings.learning_rate, settings.epochs
     schedule = Schedule(size, rate, epochs=epochs, seed=seed, no_duplicates=True)
     return train_phase(training, name, before, rows, training.loss, schedule)
+
+
+def train_halves(
+    training: RetrieverTraining, base: Candidate
+) -> list[tuple[Candidate, list[QAPair]]]:
+    """Two encoders, each tuned by a contrastive phase on half of the train documents, with the
+    train pairs of the other half, which it never saw.
+
+    They say how a tuned encoder ranks questions that it did not see, where dev questions are too
+    few, or where it is asked for; none otherwise.
+    """
+    config, pairs = training.config, training.pairs
+    settings, retrieval = config.train_retriever, config.retrieval
+    fixed = retrieval.advanced.lexical_weight is not None and retrieval.ranker == "none"
+    chosen = retrieval.mode == "hybrid" and not fixed
+    few = not pairs.clozed and len(pairs.dev) < ENOUGH_QUESTIONS
+    wanted = {"auto": few, "always": True, "never": False}[settings.advanced.crossfit]
+    if not (wanted and chosen and settings.epochs):
+        return []
+
+    # Near-duplicates stay together: one half would learn what the other one is asked.
+    group_of = train_groups(training.run_dir, config.ingest.advanced.near_duplicate_similarity)
+    group = {pair.id: group_of.get(pair.document_id or "", pair.id) for pair in pairs.train}
+    names = sorted(set(group.values()), key=lambda name: content_hash("half", name))
+    halves = [
+        [pair for pair in pairs.train if (names.index(group[pair.id]) % 2 == 0) == first]
+        for first in (True, False)
+    ]
+    if min(len(with_positive(half, pairs.chunks)) for half in halves) < ENOUGH_QUESTIONS // 2:
+        return []
+    found = []
+    for number, own in enumerate(halves):
+        half = dataclasses.replace(
+            training,
+            folder=training.folder / f"half-{number}",
+            pairs=dataclasses.replace(pairs, train=own, dev=[], gold={}),
+            rejects=[],
+        )
+        found.append((contrastive_phase(half, 0, base), halves[1 - number]))
+    return found
 
 
 def lsr_phase(training: RetrieverTraining, number: int, before: Candidate) -> Candidate | LeftOut:
@@ -307,43 +245,3 @@ def train_phase(
     scores = measure_candidate(training, served, folder)
     logger.info("%s: %s", name, scores.summary)
     return Candidate(name, served, load_file(folder / WEIGHTS), scores, history, notes)
-
-
-def build_candidate(training: RetrieverTraining, folder: RunDir, interpolation: float = 1) -> None:
-    """Writes the encoder as it would be served, with its index, unless they are there."""
-    if served_tuned(folder):
-        return
-    training.encoder.save(folder.retriever, interpolation)
-    encoder = load_encoder(training.config.encoder, folder.retriever)
-    if training.frozen_chunks:
-        adopt_index(training.run_dir.index, folder.retriever_index, encoder)
-    else:
-        retrieval, seed = training.config.retrieval, training.config.run.seed
-        build_index(folder.retriever_index, training.chunks, encoder, retrieval, seed)
-
-
-def measure_candidate(training: RetrieverTraining, served: RunDir, place: Path) -> DevScores:
-    """Dev scores of the encoder and index in `served`; where that is the run's own, of the base.
-    The first process measures them and keeps them in `place`/dev.json."""
-    path, pairs, config = place / "dev.json", training.pairs, training.config
-
-    def write() -> None:
-        if path.exists():
-            return
-        retriever = training.retriever_in(served)
-        if pairs.clozed:
-            # An index in which each dev chunk lacks the sentence that asks for it. With frozen
-            # chunk vectors all encoders share the one made for the base.
-            index, base_index = place / CLOZE_INDEX, training.folder / "base" / CLOZE_INDEX
-            if training.frozen_chunks and index != base_index:
-                adopt_index(base_index, index, retriever.encoder)
-            else:
-                searched = (pairs.clozed.get(chunk.id, chunk) for chunk in training.chunks)
-                build_index(index, searched, retriever.encoder, config.retrieval, config.run.seed)
-            retriever = Retriever(index, read_manifest(index), retriever.encoder, config.retrieval)
-        scores = dataclasses.asdict(measure(retriever, pairs.dev, pairs.gold))
-        write_text(path, json.dumps({name: values.tolist() for name, values in scores.items()}))
-
-    training.processes.first(write)
-    values = json.loads(path.read_text(encoding="utf-8"))
-    return DevScores(**{name: np.array(scores) for name, scores in values.items()})

@@ -8,22 +8,21 @@ With few dev questions the choice is uncertain. A true loss of 2 points passes w
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rag_ft.evaluation.metric_table import DECIDING_RETRIEVAL, LABELS, RANK
 from rag_ft.evaluation.metrics.retrieval import score_ranking
-from rag_ft.evaluation.statistics import bootstrap
 from rag_ft.schema import QAPair
+from rag_ft.training.retriever.fusion_choice import FusionChoice, gain_of
 
 if TYPE_CHECKING:
     from rag_ft.retrieval.retriever import Searcher
 
 # Shares of the weight change that are tried where all of it is worse than none (WiSE-FT).
 INTERPOLATIONS = (0.75, 0.5, 0.25)
-NUM_RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
@@ -32,12 +31,13 @@ class DevScores:
 
     `served` is recall (DECIDING_RETRIEVAL, 0 or 1) of what is served (retrieval.mode), `dense` that
     of dense retrieval alone. `served_mrr` is mrr@10 of what is served, which decides between equal
-    recalls.
+    recalls. `fusion` is how the encoder's ranking and BM25 are mixed in what is served.
     """
 
     served: np.ndarray
     dense: np.ndarray
     served_mrr: np.ndarray
+    fusion: FusionChoice = field(default_factory=FusionChoice)
 
     @property
     def summary(self) -> dict[str, float]:
@@ -99,6 +99,15 @@ def measure(
     return DevScores(served[DECIDING_RETRIEVAL], dense[DECIDING_RETRIEVAL], served[RANK])
 
 
+def with_ranker(scores: DevScores, rows: Sequence[Mapping[str, float]]) -> DevScores:
+    """The scores with those of a feature ranker as what is served: {"served", "served_mrr"} of each
+    dev question."""
+    served, mrr = (
+        np.array([row[name] for row in rows], float) for name in ("served", "served_mrr")
+    )
+    return replace(scores, served=served, served_mrr=mrr)
+
+
 def select_encoder(
     base: DevScores, candidates: Iterable[tuple[float, DevScores]], pairs: Sequence[QAPair]
 ) -> Selection:
@@ -128,11 +137,8 @@ def describe_change(base: DevScores, tuned: DevScores, pairs: Sequence[QAPair]) 
     if not pairs:
         return "no dev questions to measure by"
     # Questions about one document are not independent: documents are what is resampled.
-    names = sorted({pair.document_id or pair.id for pair in pairs})
-    number_of = {name: number for number, name in enumerate(names)}
-    groups = np.array([number_of[pair.document_id or pair.id] for pair in pairs])
-    deltas = (tuned.served - base.served)[:, None]
-    estimate = bootstrap(deltas, np.ones_like(deltas), groups, NUM_RESAMPLES)[0]
+    documents = [pair.document_id or pair.id for pair in pairs]
+    estimate = gain_of(tuned.served - base.served, documents)
     interval = ""
     if estimate.ci95:
         interval = f" [{100 * estimate.ci95[0]:+.1f}, {100 * estimate.ci95[1]:+.1f}]"

@@ -1,0 +1,62 @@
+"""Why each chunk stands where it stands for one question: its score and rank in every ranking, base
+and tuned."""
+
+from __future__ import annotations
+
+import argparse
+
+from rag_ft.commands.arguments import checked_config_of
+from rag_ft.config import Config
+from rag_ft.errors import DataError
+from rag_ft.session import Session
+from rag_ft.text import excerpt
+
+COLUMNS = {
+    "served": "served",
+    "dense": "dense",
+    "lexical": "BM25",
+    "hybrid": "mixture",
+    "reranker": "reranker",
+}
+
+
+def explain(config: Config, question: str) -> str:
+    """For each chunk that the base or the tuned retriever shows, its rank and score in every
+    ranking, as text for a terminal.
+
+    Raises:
+        DataError: the question is empty, or the run has no index.
+        ConfigError: the index does not fit the configuration.
+    """
+    if not question.strip():
+        raise DataError('the question is empty: ask one, such as "Who built the pier?"')
+    session = Session.of(config)
+    lines: list[str] = []
+    for tuned in (False, True) if session.serves_tuned_retriever else (False,):
+        retriever = session.retriever(tuned)
+        fusion, mode = retriever.fusion, config.retrieval.mode
+        how = f"mode {mode}"
+        if mode == "hybrid":
+            how = f"BM25 weighs {fusion.lexical_weight:g}"
+            how += ", ordered by the feature ranker" if fusion.ranker else ""
+        if retriever.reranker:
+            how += f", the reranker's score weighs {fusion.rerank_weight:g}"
+        lines += [f"{'tuned' if tuned else 'base'} encoder, {how}", _row("chunk", COLUMNS)]
+        for chunk_id, ranks in retriever.explain(question, config.retrieval.num_shown).items():
+            cells = {
+                name: f"{ranks[name][0]} ({ranks[name][1]:.3f})" if name in ranks else "-"
+                for name in COLUMNS
+            }
+            lines += [_row(chunk_id, cells), f"    {excerpt(session.chunks[chunk_id].text)}"]
+        lines.append("")
+    lines.append("Each cell: rank (score). -: not among the candidates of that ranking.")
+    return "\n".join(lines)
+
+
+def explain_command(args: argparse.Namespace) -> None:
+    """`rag-ft explain`."""
+    print(explain(checked_config_of(args, "ingest", "index", "train_retriever"), args.question))
+
+
+def _row(name: str, cells: dict[str, str]) -> str:
+    return f"  {name:30}" + "".join(f"{cells[column]:>16}" for column in COLUMNS)

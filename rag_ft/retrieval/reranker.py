@@ -1,0 +1,82 @@
+"""A cross-encoder that reads question and chunk together, as one more score of the first chunks."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rag_ft.config import RerankerConfig
+from rag_ft.errors import ConfigError
+from rag_ft.hardware import choose_device, choose_dtype
+from rag_ft.model_hub import resolve
+from rag_ft.retrieval.fusion import Ranking, best_first, min_max
+
+if TYPE_CHECKING:
+    from sentence_transformers import CrossEncoder
+
+
+class Reranker:
+    """Any CrossEncoder of sentence-transformers with one score. It is loaded for the first
+    question."""
+
+    def __init__(self, config: RerankerConfig, text_of: Callable[[str], str]) -> None:
+        """`text_of` gives what it reads of a chunk, by id. `depth`: how many chunks of a question
+        it scores."""
+        self.config, self._text_of, self.depth = config, text_of, config.advanced.depth
+
+    def scores(self, question: str, chunk_ids: Sequence[str]) -> np.ndarray:
+        """How well each chunk answers the question, 0-1.
+
+        Raises:
+            ConfigError: the model cannot be loaded, or has several scores.
+        """
+        if not chunk_ids:
+            return np.zeros(0)
+        import torch
+
+        pairs = [(question, self._text_of(chunk_id)) for chunk_id in chunk_ids]
+        # The same activation for every model: mixtures need one scale.
+        logits = self._model.predict(
+            pairs, activation_fn=torch.nn.Identity(), show_progress_bar=False
+        )
+        return 1 / (1 + np.exp(-np.asarray(logits, dtype=np.float64)))
+
+    @functools.cached_property
+    def _model(self) -> CrossEncoder:
+        from sentence_transformers import CrossEncoder
+
+        folder, device = resolve(self.config.required_model, "reranker"), choose_device()
+        try:
+            model = CrossEncoder(
+                str(folder),
+                device=device,
+                max_length=self.config.advanced.max_tokens,
+                model_kwargs={"dtype": choose_dtype(self.config.dtype, device)},
+                local_files_only=True,
+            )
+        except (OSError, ValueError, KeyError) as error:
+            raise ConfigError(
+                f"reranker.model: {folder} cannot be loaded as a CrossEncoder ({error})"
+            ) from error
+        if model.num_labels != 1:
+            raise ConfigError(
+                f"reranker.model: {folder} has {model.num_labels} scores, a reranker has one"
+            )
+        return model
+
+
+def rerank(ranking: Ranking, scores: np.ndarray, weight: float) -> Ranking:
+    """The ranking with its first `len(scores)` rows ordered by (1 - w) x their own score + w x
+    `scores`, both min-max normalised; the others follow as they were. Scores 0-1."""
+    rows, own = ranking
+    depth = len(scores)
+    mixed = (1 - weight) * min_max(own[:depth]) + weight * min_max(scores)
+    first_rows, first = best_first(rows[:depth], mixed)
+    # The first ones stay above the others, whatever both scores say.
+    return (
+        np.concatenate([first_rows, rows[depth:]]),
+        np.concatenate([0.5 + 0.5 * first, 0.5 * np.clip(own[depth:], 0, 1)]),
+    )

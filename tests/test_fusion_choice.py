@@ -1,0 +1,141 @@
+"""The share of BM25 that is served: chosen where its gain is certain, else half and half."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from retriever_run import MakeRun, prepare, record_training_rows
+
+from rag_ft.errors import DataError
+from rag_ft.retrieval.fusion import Candidates, Fusion, Ranking, read_fusion
+from rag_ft.retrieval.retriever import open_retriever
+from rag_ft.schema import QAPair
+from rag_ft.session import Session
+from rag_ft.stages import train_retriever
+from rag_ft.storage import read_jsonl
+from rag_ft.training.dev_split import ENOUGH_QUESTIONS
+from rag_ft.training.retriever import fusion_choice
+from rag_ft.training.retriever.fusion_choice import Ranked, choose_weight
+
+
+def ranking(*rows: int) -> Ranking:
+    return np.array(rows), np.linspace(1, 0.1, len(rows))
+
+
+def question(number: int, dense: Ranking, lexical: Ranking, document: str = "") -> Ranked:
+    none = (np.empty(0, dtype=np.int64), np.empty((0, 0), dtype=np.float32))
+    found = Candidates(dense, lexical)
+    return Ranked(f"q{number}", found, frozenset({3}), document or f"d{number}", none)
+
+
+# Of equal scores the first row leads, so gold is the last.
+RIGHT, WRONG = ranking(3, 2, 1, 0), ranking(0, 1, 2, 3)
+
+
+def test_a_good_encoder_is_served_with_less_of_a_bad_bm25() -> None:
+    choice = choose_weight([question(n, RIGHT, WRONG) for n in range(20)])
+    assert choice.lexical_weight < 0.5
+    assert choice.gain and choice.gain > 0 and choice.ci95 and choice.ci95[0] > 0
+    assert "on 20 questions" in choice.reason
+
+
+def test_a_good_bm25_is_served_with_less_of_a_bad_encoder() -> None:
+    assert choose_weight([question(n, WRONG, RIGHT) for n in range(20)]).lexical_weight > 0.5
+
+
+def test_an_uncertain_gain_leaves_half_and_half_and_the_reason_says_so() -> None:
+    mixed = [question(n, RIGHT, RIGHT) for n in range(10)] + [question(10, RIGHT, WRONG)]
+    choice = choose_weight(mixed)
+    assert choice.lexical_weight == 0.5
+    assert choice.gain and choice.ci95 and choice.ci95[0] <= 0 < choice.gain
+    assert "half and half" in choice.reason
+
+
+def test_questions_about_one_document_make_no_gain_certain() -> None:
+    choice = choose_weight([question(n, RIGHT, WRONG, "one") for n in range(20)])
+    assert (choice.lexical_weight, choice.ci95) == (0.5, None)
+
+
+def test_without_questions_nothing_is_chosen() -> None:
+    assert choose_weight([]).lexical_weight == 0.5
+
+
+def test_train_retriever_writes_the_choice_also_where_it_is_disabled(make_run: MakeRun) -> None:
+    config, run_dir = prepare(make_run, enabled=False)
+    counts = train_retriever.run(Session(config, run_dir))
+    rows = json.loads(run_dir.fusion.read_text())
+    assert rows["tuned"] is None
+    assert rows["base"]["num_questions"] > ENOUGH_QUESTIONS
+    assert counts["fusion_base"] == rows["base"]["reason"]
+
+
+def test_both_encoders_are_served_with_their_own_choice(make_run: MakeRun) -> None:
+    config, run_dir = prepare(make_run)
+    train_retriever.run(Session(config, run_dir))
+    rows = json.loads(run_dir.fusion.read_text())
+    for name, weight in (("base", 0.2), ("tuned", 0.9)):
+        rows[name]["lexical_weight"] = weight
+    run_dir.fusion.write_text(json.dumps(rows))
+    session = Session(config, run_dir)
+    assert session.retriever().fusion == Fusion(0.2)
+    assert session.retriever(tuned=True).fusion == Fusion(0.9)
+    # What comes before train_retriever does not depend on it.
+    assert session.plain_retriever().fusion == Fusion(0.5)
+    fixed = config.retrieval.advanced.model_copy(update={"lexical_weight": 0.7})
+    retrieval = config.retrieval.model_copy(update={"advanced": fixed})
+    assert open_retriever(run_dir, retrieval, config.encoder).fusion == Fusion(0.7)
+
+
+def test_a_choice_for_another_encoder_is_not_used(tmp_path: Path) -> None:
+    path = tmp_path / "fusion.json"
+    assert read_fusion(path, "a") == {}
+    row = dataclasses.replace(choose_weight([]), encoder="a", lexical_weight=0.3).row()
+    path.write_text(json.dumps({"base": row, "tuned": None}))
+    assert read_fusion(path, "a")["lexical_weight"] == 0.3
+    assert read_fusion(path, "b") == {}
+    path.write_text("{")
+    with pytest.raises(DataError, match="train_retriever CONFIG --force"):
+        read_fusion(path, "a")
+
+
+def test_with_few_dev_questions_train_questions_choose_by_an_encoder_that_did_not_see_them(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = record_training_rows(monkeypatch)
+    config, run_dir = prepare(make_run, crossfit="always", num_negatives=0, epochs=1)
+    train_retriever.run(Session(config, run_dir))
+    # One encoder on each half, none of whose questions the other one saw, then one on all.
+    first, second, everything = ({row["question"] for row in rows} for rows in trained)
+    assert not first & second and first | second == everything
+    rows = json.loads(run_dir.fusion.read_text())
+    dev = sum(pair.split == "dev" for pair in read_jsonl(run_dir.qa, QAPair))
+    assert rows["tuned"]["num_questions"] == dev + len(everything)
+
+
+def test_with_a_fixed_weight_no_half_is_trained(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = record_training_rows(monkeypatch)
+    fixed = {"advanced__lexical_weight": 0.7, "ranker": "none"}
+    config, run_dir = prepare(make_run, crossfit="always", epochs=1, retrieval=fixed)
+    train_retriever.run(Session(config, run_dir))
+    assert len(trained) == 1
+    row = json.loads(run_dir.fusion.read_text())["tuned"]
+    assert row["lexical_weight"] == 0.7 and "set by" in row["reason"]
+
+
+def test_of_many_questions_a_fixed_choice_is_ranked(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fusion_choice, "MAX_QUESTIONS", 10)
+    config, run_dir = prepare(make_run, enabled=False)
+    retriever = Session(config, run_dir).plain_retriever()
+    pairs = list(read_jsonl(run_dir.qa, QAPair))
+    gold = {pair.id: {pair.chunk_id or ""} for pair in pairs}
+    first = fusion_choice.rank_questions(retriever, pairs, gold)
+    again = fusion_choice.rank_questions(retriever, pairs[::-1], gold)
+    assert len(first) == 10 and {q.id for q in first} == {q.id for q in again}

@@ -1,0 +1,115 @@
+"""A reranker: one more score of the first chunks, served only where dev questions show a gain."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from retriever_run import MakeRun, prepare
+
+from rag_ft.config import RerankerConfig
+from rag_ft.errors import ConfigError
+from rag_ft.evaluation.metrics.retrieval import score_ranking
+from rag_ft.retrieval.fusion import Candidates
+from rag_ft.retrieval.reranker import Reranker, rerank
+from rag_ft.schema import QAPair
+from rag_ft.session import Session
+from rag_ft.stages import train_retriever
+from rag_ft.storage import read_jsonl
+from rag_ft.training.retriever.fusion_choice import FusionChoice, Ranked
+from rag_ft.training.retriever.ranker_choice import with_reranker
+
+TEXTS = {"a": "red apples", "b": "the harbour", "c": "a ferry"}
+
+
+@pytest.fixture
+def tiny_reranker(tiny_encoder_dir: Path, tmp_path: Path) -> Path:
+    """A CrossEncoder with random weights."""
+    from sentence_transformers import CrossEncoder
+
+    folder = tmp_path / "reranker"
+    CrossEncoder(str(tiny_encoder_dir), num_labels=1, device="cpu").save_pretrained(str(folder))
+    return folder
+
+
+def planted(found: Sequence[float]) -> Reranker:
+    """A reranker that gives these scores to any chunks."""
+    reranker = Reranker(RerankerConfig(model="planted"), str)
+    reranker.scores = lambda question, ids: np.array(found[: len(ids)])  # type: ignore[method-assign]
+    return reranker
+
+
+def test_a_cross_encoder_scores_chunks_between_0_and_1(tiny_reranker: Path) -> None:
+    reranker = Reranker(RerankerConfig(model=str(tiny_reranker)), TEXTS.__getitem__)
+    scores = reranker.scores("where is the ferry", ["a", "b", "c"])
+    assert scores.shape == (3,) and (scores > 0).all() and (scores < 1).all()
+    again = reranker.scores("where is the ferry", ["c", "a"])
+    np.testing.assert_allclose(again, scores[[2, 0]], atol=1e-5)
+    assert len(reranker.scores("nothing found", [])) == 0
+
+
+def test_a_folder_that_is_no_reranker_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"reranker\.model"):
+        Reranker(RerankerConfig(model=str(tmp_path)), str).scores("who", ["a"])
+
+
+def test_the_first_chunks_are_reordered_and_the_others_stay_below() -> None:
+    ranking = (np.array([7, 3, 5, 9]), np.array([1.0, 0.9, 0.8, 0.7]))
+    rows, scores = rerank(ranking, np.array([0.1, 0.2, 0.9]), 1.0)
+    assert rows.tolist() == [5, 3, 7, 9]
+    assert (np.diff(scores) <= 0).all() and 0 <= scores[-1] <= scores[0] <= 1
+    rows, _ = rerank(ranking, np.array([0.1, 0.2, 0.9]), 0.0)
+    assert rows.tolist() == [7, 3, 5, 9]
+
+
+def questions(num: int) -> list[Ranked]:
+    """The mixture puts the gold chunk (row 2) third."""
+    none = (np.empty(0, dtype=np.int64), np.empty((0, 0), dtype=np.float32))
+    ranking = (np.array([0, 1, 2]), np.array([1.0, 0.95, 0.9]))
+    found = Candidates(ranking, ranking)
+    return [Ranked(f"q{n}", found, frozenset({2}), f"d{n}", none, "who") for n in range(num)]
+
+
+def test_the_smallest_share_that_brings_the_gain_is_served() -> None:
+    right = planted([0.1, 0.2, 0.9])
+    choice = with_reranker(FusionChoice(), right, ["a", "b", "c"], questions(12), {})
+    assert 0 < choice.rerank_weight <= 0.6 and choice.reranker == "planted"
+    wrong = planted([0.9, 0.2, 0.1])
+    kept = with_reranker(FusionChoice(), wrong, ["a", "b", "c"], questions(12), {})
+    assert kept.rerank_weight == 0 and "left out" in kept.rerank_reason
+    assert with_reranker(FusionChoice(), right, ["a", "b", "c"], [], {}).rerank_weight == 0
+
+
+def test_what_dev_questions_chose_is_what_every_user_gets(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dense = {"advanced__lexical_weight": 0.0}
+    config, run_dir = prepare(make_run, enabled=False, retrieval=dense)
+    named = config.model_copy(update={"reranker": RerankerConfig(model="planted")})
+    gold = {pair.question: pair.chunk_id for pair in read_jsonl(run_dir.qa, QAPair)}
+
+    def scores(self: Reranker, question: str, ids: Sequence[str]) -> np.ndarray:
+        return np.array([float(chunk_id == gold[question]) for chunk_id in ids])
+
+    monkeypatch.setattr(Reranker, "scores", scores)
+    train_retriever.run(Session(named, run_dir))
+    row = json.loads(run_dir.fusion.read_text())["base"]
+    assert row["reranker"] == "planted" and row["rerank_weight"] > 0
+    asked = list(gold)
+    served = Session(named, run_dir).retriever()
+    recall = [
+        np.mean([score_ranking([i for i, _ in hits], [gold[q]])["recall@1"] for q, hits in found])
+        for found in (
+            list(zip(asked, served.search(asked, 10), strict=True)),
+            list(zip(asked, served.search(asked, 10, "hybrid"), strict=True)),
+        )
+    ]
+    assert recall[0] > recall[1]
+    assert "reranker" in next(iter(served.explain(asked[0], 3).values()))
+    # Another reranker than the one that was chosen for is not served.
+    other = named.model_copy(update={"reranker": RerankerConfig(model="other")})
+    assert Session(other, run_dir).retriever().reranker is None
+    assert Session(config, run_dir).retriever().reranker is None
