@@ -97,6 +97,9 @@ def run(session: Session) -> Counts:
     }
 
 
+PART_OF_TUNED = "a part of the tuned retriever"
+
+
 def choose_base_fusion(session: Session, pairs: Pairs) -> Counts:
     """Writes fusion.json, and the ranker where there is one, for the base encoder; returns its
     choice as counts."""
@@ -260,6 +263,8 @@ def ship(
         shutil.rmtree(folder, ignore_errors=True)
     choices, places = {"base": kept[0].scores.fusion}, {"base": training.folder / "base"}
     if selection.shipped:
+        # What was learned belongs to the tuned retriever: the base stays what it was without it.
+        choices["base"] = replace(choices["base"], ranker=None, ranker_reason=PART_OF_TUNED)
         selected = candidate_folder(training, kept[-1], selection.interpolation)
         choices["tuned"], places["tuned"] = selection.scores.fusion, selected.path
         os.replace(selected.retriever, run_dir.retriever)
