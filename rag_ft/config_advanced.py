@@ -63,6 +63,11 @@ class EncoderAdvanced(Section):
         ge=0,
         description="Tokens of one batch, padding included. 0: 2,048 on a CPU, 65,536 on a GPU.",
     )
+    trust_remote_code: bool = Field(
+        False,
+        description="true: Python code in the model's folder may run (models with auto_map). Read "
+        "it first.",
+    )
 
 
 class RetrievalAdvanced(Section):
@@ -105,6 +110,11 @@ class LLMAdvanced(Section):
         0.9, gt=0, le=1, description="vllm: share (0-1) of each GPU's memory it may take."
     )
     quantization: str | None = Field(None, description="vllm: value of its --quantization.")
+    trust_remote_code: bool = Field(
+        False,
+        description="true: Python code in the model's folder may run (models with auto_map). Read "
+        "it first.",
+    )
     vllm_python: str | None = Field(
         None, description="Python that has vLLM. None: .venv-vllm/bin/python, then ours."
     )

@@ -36,11 +36,15 @@ def merge(config: Config, to: Path) -> Path:
     try:
         if (adapter / "adapter_config.json").exists():
             temporary.mkdir()  # fails where something has the name: no link is followed
-            model = merged_model(config.llm.required_model, adapter)
+            model = merged_model(
+                config.llm.required_model, adapter, config.llm.advanced.trust_remote_code
+            )
             model.save_pretrained(temporary)
             from transformers import AutoTokenizer
 
-            AutoTokenizer.from_pretrained(adapter).save_pretrained(temporary)
+            AutoTokenizer.from_pretrained(adapter, trust_remote_code=False).save_pretrained(
+                temporary
+            )
         else:  # all weights were trained: it is a whole model already
             shutil.copytree(adapter, temporary)
         os.replace(temporary, to)
@@ -49,16 +53,17 @@ def merge(config: Config, to: Path) -> Path:
     return to
 
 
-def merged_model(base: str, adapter: Path) -> Any:
+def merged_model(base: str, adapter: Path, trust_code: bool = False) -> Any:
     """The model `base` (llm.model) with the adapter's weights added to its own.
 
     Raises:
         ConfigError: the adapter was trained on another model, or does not fit this one.
     """
     from peft import PeftModel
-    from transformers import AutoModelForCausalLM
 
-    from rag_ft.model_hub import read_json, resolve
+    from rag_ft.llm.causal_lm import load_causal_lm
+    from rag_ft.model_files import read_json
+    from rag_ft.model_hub import resolve
     from rag_ft.training.generator.lora import drop_unused_sampling
 
     # An adapter loads into every model of the same shape, but only makes sense on its own base.
@@ -72,7 +77,7 @@ def merged_model(base: str, adapter: Path) -> Any:
                 f"llm.model={trained}, or, if that model was moved, base_model_name_or_path in "
                 f"{path}"
             )
-    model = AutoModelForCausalLM.from_pretrained(resolve(base, "llm"), dtype="auto")
+    model = load_causal_lm(resolve(base, "llm"), "auto", None, trust_code)
     drop_unused_sampling(model)
     try:
         return PeftModel.from_pretrained(model, adapter).merge_and_unload()

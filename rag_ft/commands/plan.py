@@ -15,7 +15,8 @@ from rag_ft.config import Config, GenerateConfig, TrainGeneratorConfig
 from rag_ft.config_loader import apply_override, make_config, moved_settings
 from rag_ft.errors import ConfigError
 from rag_ft.hardware import CPU_BFLOAT16_FLAGS, choose_dtype, processor, total_memory_gb
-from rag_ft.model_hub import resolve, transformer_folder
+from rag_ft.model_files import transformer_folder
+from rag_ft.model_hub import resolve
 from rag_ft.pipeline import read_done
 from rag_ft.report.rendering import aligned
 from rag_ft.run_dir import RunDir

@@ -21,7 +21,8 @@ def preview(session: Session, n: int = 10) -> str:
 
     if n < 1:
         raise ConfigError(f"--num {n} shows nothing: give 1 or more")
-    tokens = load_chat_tokens(session.config.llm.required_model)
+    llm = session.config.llm
+    tokens = load_chat_tokens(llm.required_model, llm.advanced.trust_remote_code)
     examples, rejects = sample_examples(session, tokens.encode, n)
     # A block for each example, then a line for each reject: what is left out is worth seeing too.
     blocks = []

@@ -53,7 +53,7 @@ def open_server(
     }
     if config.backend == "vllm":
         folder = resolve(config.required_model, "llm")
-        load_chat_tokenizer(folder)
+        load_chat_tokenizer(folder, config.advanced.trust_remote_code)
         served = {served_names[name]: Path(path) for name, path in adapters.items()}
         server = VLLMServer(config, folder, served, log_path)
         return ServerModel(config, adapters, served_names, folder, server)
@@ -88,7 +88,8 @@ class ServerModel:
         self._config, self._folder, self._server = config, folder, server
         self._adapters, self._served = adapters, dict(served_adapters)
         self._base = "base" if server else config.required_model
-        self._tokenizer = load_chat_tokenizer(folder) if folder else None
+        trust_code = config.advanced.trust_remote_code
+        self._tokenizer = load_chat_tokenizer(folder, trust_code) if folder else None
         self._schemas_enforced = True
         self._lora_enabled = bool(adapters)
         # A running server says on entering whether it is vLLM.

@@ -26,7 +26,8 @@ from rag_ft.config import LLMConfig
 from rag_ft.errors import ConfigError, RagFtError
 from rag_ft.hardware import check_gpu_memory, release_gpu
 from rag_ft.llm import vllm_watchdog
-from rag_ft.model_hub import context_tokens, read_json
+from rag_ft.model_files import read_json
+from rag_ft.model_hub import context_tokens
 
 log = logging.getLogger(__name__)
 
@@ -176,6 +177,8 @@ class VLLMServer:
             options["--max-loras"] = [len(modules)]
             options["--lora-modules"] = modules
 
+        if settings.trust_remote_code:
+            options["--trust-remote-code"] = []
         command = [self._python, "-m", "vllm.entrypoints.openai.api_server"]
         for name, values in options.items():
             command += [name, *map(str, values)]

@@ -80,8 +80,8 @@ class Retriever:
     def search_modes(
         self, questions: Sequence[str], k: int, modes: Sequence[str]
     ) -> dict[str, list[Hits]]:
-        """{mode: as `search` returns}. Questions are encoded once, and each index is searched
-        once."""
+        """{mode: as `search` returns}; a mode may be named more than once. Questions are encoded
+        once, and each index is searched once."""
         if not questions:
             return {mode: [] for mode in modes}
         hybrid, advanced = "hybrid" in modes, self._config.advanced
@@ -99,7 +99,7 @@ class Retriever:
 
         # Rows of the index become chunk ids.
         hits: dict[str, list[Hits]] = {mode: [] for mode in modes}
-        for mode in modes:
+        for mode in hits:
             for rows, scores in rankings[mode]:
                 best = zip(rows[:k], scores[:k], strict=True)
                 hits[mode].append([(self.chunk_ids[row], float(score)) for row, score in best])
