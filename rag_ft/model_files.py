@@ -109,14 +109,15 @@ def weight_files(folder: Path, stem: str) -> list[Path]:
     return [folder / name for name in sorted(set(names))]
 
 
-def read_weight_headers(folder: Path) -> dict[str, tuple[str, int]]:
-    """{tensor: (type, bytes)} of all the weights in a folder, by the headers of their files.
+def read_weight_headers(folder: Path, stem: str = "model") -> dict[str, tuple[str, int]]:
+    """{tensor: (type, bytes)} of all the weights in a folder, by the headers of the files that
+    begin with `stem`.
 
     Raises:
         ConfigError: a file of weights is missing, cut off, or none.
     """
     found: dict[str, tuple[str, int]] = {}
-    for path in weight_files(folder, "model"):
+    for path in weight_files(folder, stem):
         # A safetensors file begins with the length of a JSON header, which lists its tensors.
         try:
             size = path.stat().st_size

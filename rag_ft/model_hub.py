@@ -19,6 +19,7 @@ from rag_ft.model_files import (
     read_json,
     read_weight_headers,
     transformer_folder,
+    weight_files,
 )
 from rag_ft.storage import content_hash, file_sha256
 
@@ -185,17 +186,63 @@ def load_token_counter(folder: Path) -> CountTokens:
 
 
 def check_adapter(name: str, folder: Path) -> dict[str, Any]:
-    """The adapter_config.json of a PEFT folder.
+    """The adapter_config.json of a PEFT folder with whole weights.
 
     Raises:
         ConfigError: the folder has none, or it cannot be read; names the adapter.
     """
+    folder = Path(folder)
     try:
-        return read_json(Path(folder) / "adapter_config.json")
+        config = read_json(folder / "adapter_config.json")
+        read_weight_headers(folder, "adapter_model")
     except ConfigError as error:
         raise ConfigError(
             f"adapter '{name}': {folder} is no PEFT adapter folder ({error}): train one first"
         ) from error
+    if (folder / "adapter_model.bin").exists() and not weight_files(folder, "adapter_model"):
+        raise ConfigError(
+            f"adapter '{name}': {folder} holds pickled weights (adapter_model.bin): load it and "
+            "save it as safetensors by save_pretrained"
+        )
+    return config
+
+
+def check_adapter_base(adapter: Path, base: str) -> None:
+    """Makes sure that an adapter was trained on `base` (llm.model): it loads into every model of
+    the same shape, but only makes sense on its own.
+
+    A base that is not on this machine counts as the same model where its name ends alike.
+
+    Raises:
+        ConfigError: it was trained on another model.
+    """
+    path = adapter / "adapter_config.json"
+    trained = read_json(path).get("base_model_name_or_path")
+    if trained in (None, "", base):
+        return
+    folder, wanted = local_folder(str(trained)), local_folder(base)
+    if folder is None and Path(str(trained)).name == Path(base).name:
+        return
+    if folder is None or wanted is None or folder != wanted:
+        same = folder and wanted and fingerprint(folder) == fingerprint(wanted)  # a copy
+        if not same:
+            raise ConfigError(
+                f"{adapter} was trained on {trained}, and llm.model is {base}: set "
+                f"llm.model={trained}, or, if that model was moved, base_model_name_or_path in "
+                f"{path}"
+            )
+
+
+def local_folder(model: str) -> Path | None:
+    """The folder of a model, itself or in the hub's cache; None where it is not on this machine."""
+    from huggingface_hub import snapshot_download
+
+    if (folder := Path(model).expanduser()).is_dir():
+        return folder.resolve()
+    try:
+        return Path(snapshot_download(model, local_files_only=True)).resolve()
+    except (OSError, ValueError):  # not in the cache, or no hub id
+        return None
 
 
 def with_tuned(llm: LLMConfig, tuned: Path | None) -> tuple[LLMConfig, dict[str, Path]]:
@@ -207,6 +254,8 @@ def with_tuned(llm: LLMConfig, tuned: Path | None) -> tuple[LLMConfig, dict[str,
     if tuned is None:
         return llm, {}
     if (tuned / "adapter_config.json").exists():
+        if llm.backend != "openai" and llm.model:  # a server's names say nothing of the model
+            check_adapter_base(tuned, llm.model)
         return llm, {"tuned": tuned}
     return llm.model_copy(update={"model": str(tuned)}), {}
 

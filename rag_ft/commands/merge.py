@@ -62,21 +62,10 @@ def merged_model(base: str, adapter: Path, trust_code: bool = False) -> Any:
     from peft import PeftModel
 
     from rag_ft.llm.causal_lm import load_causal_lm
-    from rag_ft.model_files import read_json
-    from rag_ft.model_hub import resolve
+    from rag_ft.model_hub import check_adapter_base, resolve
     from rag_ft.training.generator.lora import drop_unused_sampling
 
-    # An adapter loads into every model of the same shape, but only makes sense on its own base.
-    path = adapter / "adapter_config.json"
-    trained = read_json(path).get("base_model_name_or_path")
-    if trained not in (None, base):
-        folder = local_folder(trained)
-        if folder is None or folder != local_folder(base):
-            raise ConfigError(
-                f"{adapter} was trained on {trained}, and llm.model is {base}: set "
-                f"llm.model={trained}, or, if that model was moved, base_model_name_or_path in "
-                f"{path}"
-            )
+    check_adapter_base(adapter, base)
     model = load_causal_lm(resolve(base, "llm"), "auto", None, trust_code)
     drop_unused_sampling(model)
     try:
@@ -85,18 +74,6 @@ def merged_model(base: str, adapter: Path, trust_code: bool = False) -> Any:
         raise ConfigError(
             f"{adapter} does not fit llm.model {base}: {first_line(error)}"
         ) from error
-
-
-def local_folder(model: str) -> Path | None:
-    """The folder of a model, itself or in the hub's cache; None where it is not on this machine."""
-    from huggingface_hub import snapshot_download
-
-    if (folder := Path(model).expanduser()).is_dir():
-        return folder.resolve()
-    try:
-        return Path(snapshot_download(model, local_files_only=True)).resolve()
-    except (OSError, ValueError):  # not in the cache, or no hub id
-        return None
 
 
 def merge_command(args: argparse.Namespace) -> None:

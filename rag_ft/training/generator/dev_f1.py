@@ -77,11 +77,13 @@ def plain_text_loss(model: Any, tokenizer: Any, texts: Sequence[str]) -> float:
     """Mean -log p (nats per token) of plain texts, by a model that is whole in this process; nan
     without texts."""
     total, count = 0.0, 0
+    shape = model.config.get_text_config()
+    positions = getattr(shape, "max_position_embeddings", None) or PLAIN_TEXT_TOKENS
     model.eval()
     with torch.no_grad():
         for text in texts:
             encoded = tokenizer(text, return_tensors="pt", add_special_tokens=False)
-            ids = encoded["input_ids"][:, :PLAIN_TEXT_TOKENS]
+            ids = encoded["input_ids"][:, : min(PLAIN_TEXT_TOKENS, positions)]
             if ids.shape[1] > 1:
                 ids = ids.to(model.device)
                 logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
