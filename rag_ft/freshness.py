@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import stat
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -301,9 +302,9 @@ def source_files(stage: str, sections: Sequence[str], config: Config) -> dict[st
         from rag_ft.documents.discovery import find_files
 
         # Files of questions may lie among the documents: they are not documents.
-        questions = {path.resolve() for path in config.generate.questions}
+        questions = {os.path.realpath(path) for path in config.generate.questions}
         for file in find_files(config.ingest.sources):
-            if not questions or file.path.resolve() not in questions:
+            if not questions or os.path.realpath(file.path) not in questions:
                 named.append((f"ingest.sources/{file.id}", file.path))
 
     # Two files may have the same name.

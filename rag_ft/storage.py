@@ -7,6 +7,7 @@ import functools
 import hashlib
 import itertools
 import json
+import math
 import os
 import re
 import secrets
@@ -178,6 +179,17 @@ def encodable(value: Any) -> Any:
         return [encodable(item) for item in value]
     if isinstance(value, dict):
         return {encodable(key): encodable(item) for key, item in value.items()}
+    return value
+
+
+def finite(value: Any) -> Any:
+    """A JSON value without NaN and infinity, which JSON does not have: null in their place."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
     return value
 
 

@@ -247,12 +247,12 @@ def test_the_command_line_beats_the_file_by_old_and_new_names(tmp_path: Path) ->
 def test_one_dtype_is_that_of_encoder_and_language_model() -> None:
     config = make_config({"llm": {"dtype": "float32"}, "encoder": {"dtype": "float32"}})
     assert (config.run.dtype, config.llm.dtype, config.encoder.dtype) == ("float32",) * 3
-    with pytest.raises(ConfigError, match=r"encoder.dtype=bfloat16 sets run.dtype, .* float32"):
+    with pytest.raises(ConfigError, match=r"encoder.dtype='bfloat16' sets run.dtype, .* 'float32'"):
         make_config({"llm": {"dtype": "float32"}, "encoder": {"dtype": "bfloat16"}})
 
 
 def test_two_old_names_with_two_values_on_the_command_line_are_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"encoder.dtype=bfloat16 sets run.dtype"):
+    with pytest.raises(ConfigError, match=r"encoder.dtype='bfloat16' sets run.dtype"):
         load_config(write(tmp_path, ""), ["llm.dtype=float32", "encoder.dtype=bfloat16"])
 
 

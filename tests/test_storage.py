@@ -4,7 +4,15 @@ import pytest
 
 from rag_ft.errors import DataError
 from rag_ft.schema import Evidence, QAPair
-from rag_ft.storage import JsonlAppender, from_json, read_jsonl, read_rows, to_json, write_jsonl
+from rag_ft.storage import (
+    JsonlAppender,
+    finite,
+    from_json,
+    read_jsonl,
+    read_rows,
+    to_json,
+    write_jsonl,
+)
 
 PAIR = QAPair(
     "1",
@@ -70,3 +78,8 @@ def test_unicode_line_separators_inside_a_text_do_not_split_the_line(tmp_path: P
     with JsonlAppender(path) as out:
         out.write({"a": "one\u2028two\x85three"})
     assert [row["a"] for row in read_rows(path)] == ["one\u2028two\x85three"]
+
+
+def test_numbers_that_json_does_not_have_become_null() -> None:
+    value = {"a": [1.5, float("nan"), (float("inf"), 2)], "b": {"c": -float("inf")}, "d": "NaN"}
+    assert finite(value) == {"a": [1.5, None, [None, 2]], "b": {"c": None}, "d": "NaN"}

@@ -7,6 +7,7 @@ import argparse
 from rag_ft.commands.arguments import checked_config_of
 from rag_ft.config import Config
 from rag_ft.rag import RagPipeline
+from rag_ft.terminal import say
 
 
 def ask(config: Config, question: str, tuned: bool = True) -> str:
@@ -33,4 +34,4 @@ def ask(config: Config, question: str, tuned: bool = True) -> str:
 def ask_command(args: argparse.Namespace) -> None:
     """`rag-ft ask`."""
     config = checked_config_of(args, "ingest", "index", "train_retriever", "train_generator")
-    print(ask(config, args.question, tuned=not args.base))
+    say(ask(config, args.question, tuned=not args.base))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from rag_ft.chunk_store import ChunkStore
 from rag_ft.commands.arguments import checked_config_of
@@ -22,7 +24,10 @@ from rag_ft.relevance import gold_chunk_ids, gold_chunks, locate
 from rag_ft.schema import SPLITS, Chunk, QAPair, Split
 from rag_ft.session import Session
 from rag_ft.storage import batched, read_jsonl, temporary_beside, write_jsonl
+from rag_ft.terminal import say
 
+_BREAKS_TABLE = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]|%(?=[0-9A-F]{2})")
+FORMULA_STARTS = ("=", "+", "-", "@")
 SEARCH_BATCH = 64  # questions
 WRITE_ERRORS = (OSError, ValueError, RuntimeError, ImportError)
 
@@ -170,9 +175,16 @@ def trl_row(messages: Messages, answer: str) -> dict[str, Any]:
 # --- test collections
 
 
+def cell_id(id: str) -> str:
+    """An id as it stands in a table and in the files that the table refers to: what would break a
+    line, or begin a formula in a spreadsheet, is written as %XX."""
+    broken = _BREAKS_TABLE.sub(lambda match: quote(match[0]), id)
+    return f"%{ord(broken[0]):02X}{broken[1:]}" if broken[:1] in FORMULA_STARTS else broken
+
+
 def write_beir(task: Task, folder: Path) -> None:
     """The chunks as corpus, answerable questions as queries, gold chunks as relevant."""
-    corpus = ({"_id": c.id, "title": c.title, "text": c.text} for c in task.session.chunks)
+    corpus = ({"_id": cell_id(c.id), "title": c.title, "text": c.text} for c in task.session.chunks)
     write_jsonl(folder / "corpus.jsonl", corpus)
     (folder / "qrels").mkdir()
     tables = {}
@@ -184,9 +196,9 @@ def write_beir(task: Task, folder: Path) -> None:
             gold = gold_chunks(pair, chunks)
             if task.count(bool(gold)):
                 for chunk in gold:
-                    tables[pair.split].write(f"{pair.id}\t{chunk.id}\t1\n")
+                    tables[pair.split].write(f"{cell_id(pair.id)}\t{cell_id(chunk.id)}\t1\n")
                 metadata = {"answers": pair.answers, "kind": pair.kind}
-                yield {"_id": pair.id, "text": pair.question, "metadata": metadata}
+                yield {"_id": cell_id(pair.id), "text": pair.question, "metadata": metadata}
 
     try:
         for table in tables.values():
@@ -346,4 +358,4 @@ def cannot_write(to: str, error: Exception) -> ConfigError:
 def export_command(args: argparse.Namespace) -> None:
     """`rag-ft export`."""
     config = checked_config_of(args, "ingest", "index", "generate", "train_retriever")
-    print(export(config, args.format, args.to, args.with_context))
+    say(str(export(config, args.format, args.to, args.with_context)))

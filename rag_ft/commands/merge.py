@@ -14,6 +14,7 @@ from rag_ft.config import Config
 from rag_ft.errors import ConfigError, DataError, first_line
 from rag_ft.run_dir import RunDir
 from rag_ft.storage import temporary_beside
+from rag_ft.terminal import say
 
 
 def merge(config: Config, to: Path) -> Path:
@@ -78,4 +79,4 @@ def merged_model(base: str, adapter: Path, trust_code: bool = False) -> Any:
 
 def merge_command(args: argparse.Namespace) -> None:
     """`rag-ft merge`."""
-    print(merge(checked_config_of(args, "train_generator"), args.to))
+    say(str(merge(checked_config_of(args, "train_generator"), args.to)))

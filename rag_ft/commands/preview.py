@@ -7,6 +7,7 @@ import argparse
 from rag_ft.commands.arguments import checked_config_of
 from rag_ft.errors import ConfigError
 from rag_ft.session import Session
+from rag_ft.terminal import say
 
 
 def preview(session: Session, n: int = 10) -> str:
@@ -40,4 +41,4 @@ def preview(session: Session, n: int = 10) -> str:
 def preview_command(args: argparse.Namespace) -> None:
     """`rag-ft preview`."""
     config = checked_config_of(args, "ingest", "index", "generate", "train_retriever")
-    print(preview(Session.of(config), args.num))
+    say(preview(Session.of(config), args.num))

@@ -5,6 +5,7 @@ Generation, scoring, training and serving render prompts in the same way.
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -146,9 +147,22 @@ def safe_messages(messages: Messages, specials: Iterable[str] = ()) -> Messages:
     )
 
 
+def special_tokens(tokenizer: Any) -> tuple[str, ...]:
+    """Every token that the tokenizer reads as a control token: also those that tokenizer.json marks
+    as special without naming them in the map of special tokens."""
+    return _special_tokens(tokenizer, len(tokenizer))
+
+
+@functools.lru_cache(maxsize=8)  # some models have thousands
+def _special_tokens(tokenizer: Any, size: int) -> tuple[str, ...]:
+    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    marked = (str(token.content) for token in added if token.special)
+    return tuple(dict.fromkeys([*tokenizer.all_special_tokens, *marked]))
+
+
 def render(tokenizer: Any, messages: Messages) -> str:
     """The prompt text up to and including the opening of the assistant's turn."""
-    safe = safe_messages(messages, tokenizer.all_special_tokens)
+    safe = safe_messages(messages, special_tokens(tokenizer))
     return tokenizer.apply_chat_template(
         list(safe), tokenize=False, add_generation_prompt=True, **TEMPLATE_OPTIONS
     )
@@ -175,4 +189,6 @@ def encode_answers(tokenizer: Any, answers: Sequence[str]) -> list[list[int]]:
     """Answer token ids. Tokenised without the prompt, so that no token spans the boundary."""
     if not answers:
         return []
-    return tokenizer(list(answers), add_special_tokens=False)["input_ids"]
+    specials = special_tokens(tokenizer)
+    safe = [escape_control_tokens(answer, specials) for answer in answers]
+    return tokenizer(safe, add_special_tokens=False)["input_ids"]

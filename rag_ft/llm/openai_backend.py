@@ -19,10 +19,11 @@ from rag_ft.llm.chat_template import (
     encode_prompts,
     load_chat_tokenizer,
     safe_messages,
+    special_tokens,
 )
 from rag_ft.llm.http_client import HttpClient, Request, Response
 from rag_ft.llm.http_errors import server_message
-from rag_ft.llm.interface import JSON_STYLE, ChatRequest, Messages, Reply
+from rag_ft.llm.interface import JSON_STYLE, ChatRequest, Messages, Reply, token_count
 from rag_ft.llm.vllm_process import VLLMServer
 from rag_ft.model_hub import check_adapter, fingerprint, resolve
 from rag_ft.storage import content_hash
@@ -213,7 +214,7 @@ class ServerModel:
                 f"no adapter '{request.adapter}' is served (there are: "
                 f"{', '.join(self._served) or 'none'})"
             )
-        specials = self._tokenizer.all_special_tokens if self._tokenizer else ()
+        specials = special_tokens(self._tokenizer) if self._tokenizer else ()
         body: dict[str, Any] = {
             "model": self._served[request.adapter] if request.adapter is not None else self._base,
             "messages": list(safe_messages(request.messages, specials)),
@@ -313,7 +314,7 @@ def _read_chat(reply: Any) -> tuple[str, str, int, int]:
     usage = reply.get("usage")
     counts = usage if isinstance(usage, dict) else {}
     prompt_tokens, completion_tokens = counts.get("prompt_tokens"), counts.get("completion_tokens")
-    return text, finish_reason, prompt_tokens or 0, completion_tokens or 0
+    return text, finish_reason, token_count(prompt_tokens), token_count(completion_tokens)
 
 
 def _read_logprobs(reply: Any, jobs: list[tuple[list[int], list[int]]]) -> list[np.ndarray]:
@@ -328,7 +329,10 @@ def _read_logprobs(reply: Any, jobs: list[tuple[list[int], list[int]]]) -> list[
         values = [
             entry[str(token)]["logprob"] for entry, token in zip(entries, answer, strict=True)
         ]
-        results.append(np.array(values, np.float32))
+        scores = np.array(values, np.float32)
+        if not np.isfinite(scores).all():
+            raise ValueError("a log-probability that is no number")
+        results.append(scores)
     return results
 
 

@@ -7,9 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from rag_ft.errors import ConfigError
-from rag_ft.llm.chat_template import answer_ending, end_token_ids, load_chat_tokenizer, render
+from rag_ft.llm.chat_template import (
+    answer_ending,
+    end_token_ids,
+    load_chat_tokenizer,
+    render,
+    special_tokens,
+)
 from rag_ft.llm.interface import Messages
 from rag_ft.model_hub import resolve
+from rag_ft.text import escape_control_tokens
 
 IGNORED = -100  # the label of a token without a loss, as PyTorch's cross_entropy ignores it
 
@@ -54,7 +61,9 @@ class ChatTokens:
         prompt of serving either holds that already or does without, so it is not added here.
         """
         prompt_ids = self._ids(render(self.tokenizer, messages))
-        answer_ids = self._ids(answer + self._ending)
+        # A control token in an answer would end it, or open another turn.
+        safe = escape_control_tokens(answer, special_tokens(self.tokenizer))
+        answer_ids = self._ids(safe + self._ending)
         end = next((i for i, id in enumerate(answer_ids) if id in self._ends), None)
         if end is not None:
             answer_ids = answer_ids[: end + 1]
