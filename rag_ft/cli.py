@@ -6,6 +6,7 @@ import argparse
 import errno
 import importlib
 import logging
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -63,11 +64,31 @@ def main(argv: list[str] | None = None) -> int:
             "the same command again to continue"
         )
         return 1
+    except Exception as error:  # what another library says of the machine has no type of its own
+        told = machine_error(error)
+        if args.debug or told is None:
+            raise
+        note(f"rag-ft: error: {told}")
+        return 1
     except KeyboardInterrupt:
         forced = getattr(args, "force", False)
         again = "the command without --force" if forced else "the same command again"
         note(f"\nrag-ft: interrupted; run {again} to continue")
         return 130
+
+
+def machine_error(error: BaseException) -> str | None:
+    """A line for a full disk or full memory that another library reports in words of its own; None
+    for any other error."""
+    text = " ".join(str(error).split())
+    if isinstance(error, MemoryError) or re.search(r"out of memory|can't allocate memory", text):
+        return (
+            f"out of memory ({text[:200] or type(error).__name__}): end other programs, or lower "
+            "batch sizes and settings in tokens; run the same command again to continue"
+        )
+    if re.search(r"No space left on device|os error 28|Disk quota exceeded", text):
+        return f"{text[:300]}; free some space and run the same command again to continue"
+    return None
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.run_dir import FILES, RunDir
-from rag_ft.storage import content_hash, encodable, file_sha256
+from rag_ft.storage import content_hash, encodable, file_sha256, sync
 
 if TYPE_CHECKING:
     from rag_ft.config import Config
@@ -217,6 +217,8 @@ def record_outputs(run_dir: RunDir, name: str) -> dict[str, Any]:
     over those that later stages read."""
     results = mark_files(run_dir.path, run_dir.writes(name, "result"))
     others = mark_files(run_dir.path, [*run_dir.writes(name, "replies"), run_dir.started(name)])
+    for file in (*results, *others):
+        sync(run_dir.path / file)  # before the done-file says that they are there
     hashes = {file: mark[2] for file, mark in results.items()}
     return {"outputs": results | others, "result": content_hash(hashes)}
 
@@ -318,21 +320,24 @@ def source_files(stage: str, sections: Sequence[str], config: Config) -> dict[st
 
 
 def read_json(path: Path) -> Plan | None:
-    """The JSON object in a file of the run; None where there is no such file.
+    """The content of a started-file or done-file; None where there is no such file.
 
     Raises:
         ConfigError: the file cannot be read.
         DataError: the file is damaged.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict) or "fingerprint" not in found:
+            raise ValueError("it holds no fingerprint")
+        return found
     except FileNotFoundError:
         return None
     except OSError as error:
         raise ConfigError(
             f"cannot read {path}: {error.strerror}; is run.dir a folder of yours?"
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is damaged ({error}): run the stage again with --force") from error
 
 
