@@ -19,9 +19,8 @@ from rag_ft.config_advanced import (
     LLMAdvanced,
     RetrievalAdvanced,
     Section,
-    TrainGeneratorAdvanced,
-    TrainRetrieverAdvanced,
 )
+from rag_ft.config_training import TrainGeneratorAdvanced, TrainRetrieverAdvanced
 from rag_ft.errors import ConfigError
 from rag_ft.schema import Kind
 

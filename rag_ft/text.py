@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import string
@@ -24,6 +25,8 @@ _CREDENTIALS = re.compile(
 _TERMINAL = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060\u2066-\u2069\ufeff]"
 )
+_BREAKS_TABLE = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]|%(?=[0-9A-F]{2})")
+FORMULA_STARTS = ("=", "+", "-", "@")
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ASCII_WORDS = re.compile(r"[a-z0-9]+")
@@ -79,6 +82,13 @@ def for_terminal(text: str) -> str:
     return _TERMINAL.sub(lambda match: ascii(match[0])[1:-1], redact(text))
 
 
+def cell_id(id: str) -> str:
+    """An id as it stands in a table and in the files that the table refers to: what would break a
+    line, or begin a formula in a spreadsheet, is written as %XX."""
+    broken = _BREAKS_TABLE.sub(lambda match: quote(match[0]), id)
+    return f"%{ord(broken[0]):02X}{broken[1:]}" if broken[:1] in FORMULA_STARTS else broken
+
+
 def without_punctuation(text: str) -> str:
     """SQuAD's normal form with its articles: lower case, no ASCII punctuation, single spaces."""
     return " ".join(text.lower().translate(_PUNCTUATION).split())
@@ -94,6 +104,35 @@ def normalise_question(text: str) -> str:
     spellings of one question become equal."""
     kept = (c if c.isalnum() else " " for c in unicodedata.normalize("NFKC", text).casefold())
     return " ".join("".join(kept).split())
+
+
+def skeleton(text: str) -> str:
+    """The words of a text as a reader sees them: compatibility forms and look-alike letters
+    unified, without accents, invisible characters, case and punctuation; single spaces.
+
+    Two texts that a writer could pass off as different ones become equal.
+    """
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text).translate(_look_alikes())
+        parts = unicodedata.normalize("NFKD", text.casefold())
+        text = "".join(c for c in parts if unicodedata.category(c) not in ("Mn", "Cf"))
+    return " ".join(_WORD.findall(text.casefold()))
+
+
+@lru_cache(maxsize=1)
+def _look_alikes() -> dict[int, str]:
+    """{character: the ASCII letter or digit that it looks like}, by Unicode's confusables."""
+    from importlib.resources import files
+
+    path = files("confusable_homoglyphs") / "confusables.json"
+    table = json.loads(path.read_text(encoding="utf-8"))
+    letters = string.ascii_letters + string.digits
+    return {
+        ord(entry["c"]): letter
+        for letter in reversed(letters)  # of two that look alike, lower case counts
+        for entry in table.get(letter, ())
+        if len(entry["c"]) == 1 and not entry["c"].isascii()
+    }
 
 
 def contains_words(text: str, wanted: str) -> bool:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from rag_ft import config, config_advanced
+from rag_ft import config, config_advanced, config_training
 from rag_ft.config import Config, LLMConfig
 from rag_ft.config_loader import (
     DELETED,
@@ -20,7 +20,7 @@ from rag_ft.errors import ConfigError
 ROOT = Path(__file__).parent.parent
 SECTIONS = {
     name: section
-    for module in (config, config_advanced)
+    for module in (config, config_advanced, config_training)
     for name, section in vars(module).items()
     if isinstance(section, type)
     and issubclass(section, BaseModel)

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 from rag_ft.commands import export as export_module
-from rag_ft.commands.export import FORMATS, cell_id, export, with_gold
+from rag_ft.commands.export import FORMATS, export, with_gold
 from rag_ft.config import Config
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.pipeline import run_stage
 from rag_ft.schema import Chunk, Evidence, QAPair
+from rag_ft.text import cell_id
 
 DOCUMENTS = [
     {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +12,6 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from rag_ft.chunk_store import ChunkStore
 from rag_ft.commands.arguments import checked_config_of
@@ -25,9 +23,8 @@ from rag_ft.schema import SPLITS, Chunk, QAPair, Split
 from rag_ft.session import Session
 from rag_ft.storage import batched, read_jsonl, temporary_beside, write_jsonl
 from rag_ft.terminal import say
+from rag_ft.text import cell_id
 
-_BREAKS_TABLE = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]|%(?=[0-9A-F]{2})")
-FORMULA_STARTS = ("=", "+", "-", "@")
 SEARCH_BATCH = 64  # questions
 WRITE_ERRORS = (OSError, ValueError, RuntimeError, ImportError)
 
@@ -175,13 +172,6 @@ def trl_row(messages: Messages, answer: str) -> dict[str, Any]:
 # --- test collections
 
 
-def cell_id(id: str) -> str:
-    """An id as it stands in a table and in the files that the table refers to: what would break a
-    line, or begin a formula in a spreadsheet, is written as %XX."""
-    broken = _BREAKS_TABLE.sub(lambda match: quote(match[0]), id)
-    return f"%{ord(broken[0]):02X}{broken[1:]}" if broken[:1] in FORMULA_STARTS else broken
-
-
 def write_beir(task: Task, folder: Path) -> None:
     """The chunks as corpus, answerable questions as queries, gold chunks as relevant."""
     corpus = ({"_id": cell_id(c.id), "title": c.title, "text": c.text} for c in task.session.chunks)
@@ -276,7 +266,6 @@ FORMATS: dict[str, Callable[[Task, Path], None]] = {
     "beir": write_beir,
     "squad": write_squad,
 }
-
 
 # --- where the files go
 

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from rag_ft.config import IngestConfig
 from rag_ft.documents.chunking import CountTokens, split_chunks
+from rag_ft.documents.containment import TestParts
 from rag_ft.documents.discovery import RawDocument, find_files, free_id, read_documents
 from rag_ft.documents.near_duplicates import groups, signature
 from rag_ft.documents.splits import split_of, strictest
@@ -69,16 +70,33 @@ def run(session: Session) -> dict[str, int | float]:
     finally:
         unsplit.unlink(missing_ok=True)
 
-    # Second pass: chunks inherit the split of their document.
+    # Second pass: chunks inherit the split of their document. Of train and dev documents, those
+    # that hold a part of a test document are left out.
+    parts = TestParts(lambda: read_jsonl(run_dir.documents, Document))
     rows = read_jsonl(run_dir.documents, Document)
     documents = tqdm(rows, desc="ingest: chunk", total=len(sources.ids), unit="doc")
-    chunks = (c for document in documents for c in chunks_of(document, count_tokens, settings))
+    leaks: list[Reject] = []
+    chunks = (
+        chunk
+        for document in documents
+        for chunk in parts.without(list(chunks_of(document, count_tokens, settings)), leaks)
+    )
     num_chunks = write_jsonl(run_dir.chunks, chunks)
+    if leaks:
+        logger.warning(
+            "%d chunks of train and dev documents hold parts of test documents and are left out, "
+            "such as %s: see %s",
+            len(leaks),
+            leaks[0].item,
+            run_dir.rejects("ingest"),
+        )
+        write_jsonl(run_dir.rejects("ingest"), [*sources.rejects, *leaks])
     return {
         "num_sources": len(sources.ids) + len(sources.rejects),
         "num_documents": len(sources.ids),
         "num_rejects": len(sources.rejects),
         "num_chunks": num_chunks,
+        "num_leaking_chunks": len(leaks),
         **{f"num_{split}_documents": splits.count(split) for split in ("train", "dev", "test")},
         "num_near_duplicate_groups": sum(number > 1 for number in Counter(near).values()),
     }
