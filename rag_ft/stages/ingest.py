@@ -70,8 +70,24 @@ def run(session: Session) -> dict[str, int | float]:
     finally:
         unsplit.unlink(missing_ok=True)
 
-    # Second pass: chunks inherit the split of their document. Of train and dev documents, those
-    # that hold a part of a test document are left out.
+    num_chunks, num_leaking = _write_chunks(run_dir, settings, count_tokens, sources)
+    return {
+        "num_sources": len(sources.ids) + len(sources.rejects),
+        "num_documents": len(sources.ids),
+        "num_rejects": len(sources.rejects),
+        "num_chunks": num_chunks,
+        "num_leaking_chunks": num_leaking,
+        **{f"num_{split}_documents": splits.count(split) for split in ("train", "dev", "test")},
+        "num_near_duplicate_groups": sum(number > 1 for number in Counter(near).values()),
+    }
+
+
+def _write_chunks(
+    run_dir: RunDir, settings: IngestConfig, count_tokens: CountTokens, sources: Sources
+) -> tuple[int, int]:
+    """Second pass: writes the chunks, which inherit the split of their document; returns their
+    number, and that of chunks of train and dev documents that hold a part of a test document: they
+    are left out."""
     parts = TestParts(lambda: read_jsonl(run_dir.documents, Document))
     rows = read_jsonl(run_dir.documents, Document)
     documents = tqdm(rows, desc="ingest: chunk", total=len(sources.ids), unit="doc")
@@ -85,21 +101,14 @@ def run(session: Session) -> dict[str, int | float]:
     if leaks:
         logger.warning(
             "%d chunks of train and dev documents hold parts of test documents and are left out, "
-            "such as %s: see %s",
+            "such as %s (%s): see %s",
             len(leaks),
             leaks[0].item,
+            leaks[0].detail,
             run_dir.rejects("ingest"),
         )
         write_jsonl(run_dir.rejects("ingest"), [*sources.rejects, *leaks])
-    return {
-        "num_sources": len(sources.ids) + len(sources.rejects),
-        "num_documents": len(sources.ids),
-        "num_rejects": len(sources.rejects),
-        "num_chunks": num_chunks,
-        "num_leaking_chunks": len(leaks),
-        **{f"num_{split}_documents": splits.count(split) for split in ("train", "dev", "test")},
-        "num_near_duplicate_groups": sum(number > 1 for number in Counter(near).values()),
-    }
+    return num_chunks, len(leaks)
 
 
 def check(config: IngestConfig) -> None:
