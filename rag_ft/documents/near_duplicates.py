@@ -77,6 +77,13 @@ def signature(text: str) -> np.ndarray:
     return least
 
 
+def least_estimate(similarity: float) -> float:
+    """What the estimate of two texts of this similarity (0-1) is at least: three standard errors
+    less, which is wrong for one of 700. Two documents that are a little less alike then share a
+    split, which costs nothing."""
+    return max(0.01, similarity - 3 * math.sqrt(similarity * (1 - similarity) / NUM_HASHES))
+
+
 def groups(signatures: np.ndarray, similarity: float) -> list[int]:
     """Returns for each of (n, NUM_HASHES) signatures the lowest index of its group.
 

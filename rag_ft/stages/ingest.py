@@ -22,7 +22,7 @@ from rag_ft.config import IngestConfig
 from rag_ft.documents.chunking import CountTokens, split_chunks
 from rag_ft.documents.containment import TestParts
 from rag_ft.documents.discovery import RawDocument, find_files, free_id, read_documents
-from rag_ft.documents.near_duplicates import groups, signature
+from rag_ft.documents.near_duplicates import groups, least_estimate, signature
 from rag_ft.documents.splits import content_key, split_of, strictest
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.model_hub import load_token_counter, resolve
@@ -58,7 +58,8 @@ def run(session: Session) -> dict[str, int | float]:
         _check_kept(settings, sources, run_dir)
 
         # Near-duplicates share a split, so that no test document resembles a train document.
-        near = groups(np.array(sources.signatures), settings.advanced.near_duplicate_similarity)
+        similarity = least_estimate(settings.advanced.near_duplicate_similarity)
+        near = groups(np.array(sources.signatures), similarity)
         splits = decide_splits(sources, near, settings)
         for split in ("train", "test"):
             if split not in splits:
