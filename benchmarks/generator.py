@@ -26,6 +26,7 @@ import transformers
 import trl
 from datasets import Dataset
 from hardware import processor, write_result
+from transformers import AutoModelForCausalLM
 
 from rag_ft.config import Config
 from rag_ft.config_loader import make_config
@@ -135,8 +136,9 @@ def _peer(config: Config, tokenizer: Any, examples: Sequence[Example], folder: P
         {"prompt": list(e.messages), "completion": [{"role": "assistant", "content": e.answer}]}
         for e in examples
     ]
+    model = AutoModelForCausalLM.from_pretrained(config.llm.model)
     trainer = trl.SFTTrainer(
-        model=config.llm.model,
+        model=model,
         args=trl.SFTConfig(
             str(folder),
             num_train_epochs=1,
@@ -152,7 +154,7 @@ def _peer(config: Config, tokenizer: Any, examples: Sequence[Example], folder: P
         ),
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
-        peft_config=adapter_config(settings),
+        peft_config=adapter_config(settings, model),
     )
     trainer.train()
     return trainer.model

@@ -70,7 +70,7 @@ def measure(case: str) -> dict[str, Any]:
         from peft import get_peft_model
 
         with torch.device("meta"):
-            model = get_peft_model(model, adapter_config(config.train_generator))
+            model = get_peft_model(model, adapter_config(config.train_generator, model))
     with FakeTensorMode():
         _make_fake(model)
         simulated = _peak(model, int(rows), int(tokens), bool(checkpointing))

@@ -94,7 +94,10 @@ def main() -> None:
 
 def _examples(config: Config, run_dir: RunDir, pairs: list[QAPair], tokens: Any) -> list[Example]:
     session = Session(config, run_dir)
-    layout = layout_settings(config.train_generator, config.retrieval.top_k, config.run.seed)
+    context = config.llm.max_model_tokens
+    layout = layout_settings(
+        config.train_generator, config.retrieval.top_k, config.run.seed, context
+    )
     found = retrieve(session, pairs)
     answering, _ = make_examples(session.answer_prompt, found, pairs, tokens.encode, layout)
     return [*answering, *_writing(config, run_dir, pairs, tokens)]

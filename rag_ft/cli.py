@@ -6,12 +6,14 @@ import argparse
 import errno
 import importlib
 import logging
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 from rag_ft.errors import RagFtError
 from rag_ft.stage_table import NAMES, STAGES
+from rag_ft.terminal import SafeFormatter, note
 from rag_ft.version import __version__
 
 # What the machine refuses and the user can repair. Any other OSError is a defect of rag_ft.
@@ -25,6 +27,7 @@ SYSTEM_ERRORS = {
     errno.EIO,
 }
 FORCE_HELP = "run it again even if it is up to date; replies of a language model are reused"
+RETRY_HELP = "ask again for the pairs that were lost to errors of the server, and only for those"
 DROP_HELP = "with --force: also delete the replies, so that the language model is asked again"
 
 
@@ -37,9 +40,9 @@ def main(argv: list[str] | None = None) -> int:
         enough.
     """
     args = parse_arguments(argv)
-    logging.basicConfig(
-        level=logging.INFO if args.debug else logging.WARNING, format="%(levelname)s %(message)s"
-    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(SafeFormatter("%(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.INFO if args.debug else logging.WARNING, handlers=[handler])
     try:
         # Commands are imported when they are called: most load numpy, and some load torch.
         module, function = args.function.rsplit(".", 1)
@@ -48,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     except RagFtError as error:
         if args.debug:
             raise
-        print(f"rag-ft: error: {error}", file=sys.stderr)
+        note(f"rag-ft: error: {' '.join(str(error).split())}")
         return 1
     except BrokenPipeError:
         sys.stderr.close()
@@ -56,17 +59,36 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         if args.debug or error.errno not in SYSTEM_ERRORS:
             raise
-        print(
+        note(
             f"rag-ft: error: {error.filename or 'a file'}: {error.strerror}; repair that and run "
-            "the same command again to continue",
-            file=sys.stderr,
+            "the same command again to continue"
         )
+        return 1
+    except Exception as error:  # what another library says of the machine has no type of its own
+        told = machine_error(error)
+        if args.debug or told is None:
+            raise
+        note(f"rag-ft: error: {told}")
         return 1
     except KeyboardInterrupt:
         forced = getattr(args, "force", False)
         again = "the command without --force" if forced else "the same command again"
-        print(f"\nrag-ft: interrupted; run {again} to continue", file=sys.stderr)
+        note(f"\nrag-ft: interrupted; run {again} to continue")
         return 130
+
+
+def machine_error(error: BaseException) -> str | None:
+    """A line for a full disk or full memory that another library reports in words of its own; None
+    for any other error."""
+    text = " ".join(str(error).split())
+    if isinstance(error, MemoryError) or re.search(r"out of memory|can't allocate memory", text):
+        return (
+            f"out of memory ({text[:200] or type(error).__name__}): end other programs, or lower "
+            "batch sizes and settings in tokens; run the same command again to continue"
+        )
+    if re.search(r"No space left on device|os error 28|Disk quota exceeded", text):
+        return f"{text[:300]}; free some space and run the same command again to continue"
+    return None
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -99,7 +121,10 @@ def make_parser() -> argparse.ArgumentParser:
 
     # Stages.
     for stage in STAGES:
-        _add_force(_add(commands, stage.name, stage.does, "run.stage_command"))
+        command = _add(commands, stage.name, stage.does, "run.stage_command")
+        _add_force(command)
+        if stage.name == "generate":
+            command.add_argument("--retry-rejected", action="store_true", help=RETRY_HELP)
     run = _add(
         commands, "run", "all stages in order; those up to date are skipped", "run.run_command"
     )

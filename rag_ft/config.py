@@ -21,9 +21,8 @@ from rag_ft.config_advanced import (
     RetrievalAdvanced,
     Section,
     ServeAdvanced,
-    TrainGeneratorAdvanced,
-    TrainRetrieverAdvanced,
 )
+from rag_ft.config_training import TrainGeneratorAdvanced, TrainRetrieverAdvanced
 from rag_ft.errors import ConfigError
 from rag_ft.schema import Kind
 
@@ -33,7 +32,10 @@ Dtype = Literal["auto", "float32", "bfloat16"]
 class RunConfig(Section):
     dir: Path | None = Field(None, description="Run folder. None: runs/<name of the config file>.")
     seed: int = Field(
-        0, description="Seed of every random choice: sampling, training order, bootstrap."
+        0,
+        ge=0,
+        lt=2**32,
+        description="Seed of every random choice: sampling, training order, bootstrap.",
     )
     dtype: Dtype = Field(
         "auto",
@@ -55,8 +57,16 @@ class IngestConfig(Section):
         description="Files or folders of md, html, txt, pdf, docx, and jsonl {id, title, text, "
         "metadata, split}.",
     )
+    follow_links: bool = Field(
+        False,
+        description="true: also reads links that lead out of their source folder. false: they are "
+        "rejected, since such a file would be sent to the language model.",
+    )
     chunk_tokens: int = Field(
-        128, ge=16, description="Longest chunk, in the encoder's tokens without special ones."
+        128,
+        ge=16,
+        le=32_768,
+        description="Longest chunk, in the encoder's tokens without special ones.",
     )
     test_share: float = Field(
         0.3, ge=0, lt=1, description="Share of documents (0-1) kept for evaluation."
@@ -89,7 +99,7 @@ class RetrievalConfig(Section):
     mode: Literal["dense", "lexical", "hybrid"] = Field(
         "hybrid", description="What finds chunks: the encoder, BM25, or both, their scores mixed."
     )
-    top_k: int = Field(3, ge=1, description="Chunks shown to the generator.")
+    top_k: int = Field(3, ge=1, le=1000, description="Chunks shown to the generator.")
     context: Annotated[Literal["none", "title"], BeforeValidator(_title_or_none)] = Field(
         "title",
         description="What encoder and LLM read before each chunk: nothing, or the document's title "
@@ -157,7 +167,9 @@ class LLMConfig(Section):
         description="Prompt set: full (instruction-tuned models), compact (small models), or a "
         "folder.",
     )
-    max_model_tokens: int = Field(4096, ge=64, description="Longest prompt plus reply, in tokens.")
+    max_model_tokens: int = Field(
+        4096, ge=64, le=10_000_000, description="Longest prompt plus reply, in tokens."
+    )
     dtype: Dtype = Field("auto", exclude=True, description="The value of run.dtype.")
     advanced: LLMAdvanced = LLMAdvanced()
 
@@ -171,7 +183,7 @@ class LLMConfig(Section):
 
 class GenerateConfig(Section):
     pairs_per_chunk: int = Field(
-        4, ge=0, description="Pairs asked of every chunk. 0: imported questions alone."
+        4, ge=0, le=1000, description="Pairs asked of every chunk. 0: imported questions alone."
     )
     kinds: dict[Kind, float] | None = Field(
         None,
@@ -182,7 +194,10 @@ class GenerateConfig(Section):
         default_factory=list, description="Human questions to import (jsonl, see README)."
     )
     max_chunks: int = Field(
-        0, ge=0, description="Asks only this many chunks, spread over the documents. 0: all."
+        0,
+        ge=0,
+        le=1_000_000_000,
+        description="Asks only this many chunks, spread over the documents. 0: all.",
     )
     advanced: GenerateAdvanced = GenerateAdvanced()
 
@@ -190,15 +205,22 @@ class GenerateConfig(Section):
 class TrainRetrieverConfig(Section):
     enabled: bool = Field(True, description="false: the base encoder is kept.")
     epochs: float = Field(
-        2, ge=0, description="Passes over the pairs in the contrastive stage. 0: skips the stage."
+        2,
+        ge=0,
+        le=1000,
+        description="Passes over the pairs in the contrastive stage. 0: skips the stage.",
     )
     batch_size: int = Field(
         16,
         ge=2,
+        le=65_536,
         description="Pairs per step over all processes; the other pairs' chunks are negatives.",
     )
     learning_rate: float = Field(
-        5e-4, gt=0, description="Peak learning rate of the contrastive stage; full wants 2e-5."
+        5e-4,
+        gt=0,
+        le=1,
+        description="Peak learning rate of the contrastive stage; full wants 2e-5.",
     )
     advanced: TrainRetrieverAdvanced = TrainRetrieverAdvanced()
 
@@ -209,10 +231,12 @@ class TrainGeneratorConfig(Section):
         "lora", description="What is trained: a kind of adapter, or all weights (full)."
     )
     epochs: float = Field(
-        3, gt=0, description="Passes over the pairs; each one arranges their chunks anew."
+        3, gt=0, le=1000, description="Passes over the pairs; each one arranges their chunks anew."
     )
-    batch_size: int = Field(16, ge=1, description="Examples per optimiser step over all processes.")
-    learning_rate: float = Field(2e-4, gt=0, description="Peak; 5 % warm-up, then cosine.")
+    batch_size: int = Field(
+        16, ge=1, le=65_536, description="Examples per optimiser step over all processes."
+    )
+    learning_rate: float = Field(2e-4, gt=0, le=1, description="Peak; 5 % warm-up, then cosine.")
     advanced: TrainGeneratorAdvanced = TrainGeneratorAdvanced()
 
 

@@ -11,6 +11,7 @@ import difflib
 import json
 import logging
 import re
+import reprlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +23,15 @@ from pydantic.fields import FieldInfo
 
 from rag_ft.config import Config, Source
 from rag_ft.errors import ConfigError
+from rag_ft.text import redact
 
 log = logging.getLogger(__name__)
 
+# What a text that is no YAML raises, also 3,000 nested brackets or a number of 5,000 digits.
+YAML_ERRORS = (yaml.YAMLError, ValueError, RecursionError, OverflowError)
+MAX_SHOWN = 200  # characters of a value in an error message
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 2, MAX_SHOWN, MAX_SHOWN, 40
 DELETED = {
     "train_retriever.lsr_kl": "measured no better than KL(retriever || LM), which is used",
     "train_retriever.lsr_mix": "measured no better than LM-supervised retrieval alone",
@@ -61,13 +68,14 @@ def load_config(path: Path, overrides: list[str] | None = None) -> Config:
     """
     # The file.
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        content = load_yaml(path.read_text(encoding="utf-8")) or {}
     except FileNotFoundError as error:
         raise ConfigError(f"no configuration file {path}: see configs/ for examples") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the configuration file {path}: {error}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    except YAML_ERRORS as error:
+        reason = " ".join((str(error) or type(error).__name__).split())[:300]
+        raise ConfigError(f"{path} is not YAML: {reason}") from error
     sections = content.items() if isinstance(content, dict) else [(None, None)]
     if not all(isinstance(name, str) and isinstance(keys, dict) for name, keys in sections):
         raise ConfigError(
@@ -92,6 +100,34 @@ def load_config(path: Path, overrides: list[str] | None = None) -> Config:
             "its folder"
         )
     return make_config({**values, "name": path.stem})
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML's safe loader, for which a key that stands twice is an error: the last one would win
+    and the other's settings vanish."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Called for every mapping of a document."""
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            name = key.value if isinstance(key, yaml.ScalarNode) else None
+            if name is not None and lines.setdefault(name, line) != line:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"'{name}' stands on line {lines[name]} and again on line {line}"
+                )
+        return super().construct_mapping(node, deep)
+
+
+def load_yaml(text: str) -> Any:
+    """The value of a YAML text. Raises one of YAML_ERRORS where it is none, also where a key of a
+    mapping stands twice."""
+    return yaml.load(text, Loader=_UniqueKeys)
+
+
+def _shown(value: Any) -> str:
+    """A value in an error message: in short, since aliases can make one that is endless."""
+    return _SHORT.repr(value)[:MAX_SHOWN]
 
 
 def make_config(values: dict[str, Any]) -> Config:
@@ -126,7 +162,7 @@ def move_settings(values: dict[str, Any]) -> tuple[dict[str, Any], list[tuple[st
         for parent in parents:
             target = target.setdefault(parent, {})
             if not isinstance(target, dict):
-                raise ConfigError(f"{'.'.join(parents)} must hold settings (got {target!r})")
+                raise ConfigError(f"{'.'.join(parents)} must hold settings (got {_shown(target)})")
         value = holder.pop(key)
         if target.setdefault(last, value) != value:
             raise ConfigError(_two_values(old, value, new, target[last]))
@@ -153,7 +189,7 @@ def moved_settings() -> dict[str, str]:
 def flat(config: Config) -> dict[str, Any]:
     """{"section.key" or "section.advanced.key": value} in JSON types.
 
-    For done-files, the report and comparing two configurations.
+    For done-files, the report and comparing two configurations; without secrets.
     """
     plain = config.model_dump(mode="json")
     plain.pop("name")
@@ -162,7 +198,7 @@ def flat(config: Config) -> dict[str, Any]:
         advanced = keys.pop("advanced", {})
         values |= {f"{section}.{key}": value for key, value in keys.items()}
         values |= {f"{section}.advanced.{key}": value for key, value in advanced.items()}
-    return values
+    return {k: redact(value) if isinstance(value, str) else value for k, value in values.items()}
 
 
 def settings_table() -> list[Setting]:
@@ -189,8 +225,8 @@ def apply_override(values: dict[str, Any], override: str) -> None:
     if not (equals and dot and section and name):
         raise ConfigError(f"'{override}' is not of the form section.key=value")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        value = load_yaml(text)
+    except YAML_ERRORS as error:
         raise ConfigError(f"the value of '{override}' is not YAML: quote it") from error
     target = values.setdefault(section, {})
     *parents, last = name.split(".")
@@ -207,7 +243,9 @@ def _say_moved(moved: Sequence[tuple[str, str]]) -> None:
 
 
 def _two_values(old: str, value: Any, new: str, other: Any) -> str:
-    return f"{old}={value} sets {new}, which is also set to {other}: keep {new} alone"
+    return (
+        f"{old}={_shown(value)} sets {new}, which is also set to {_shown(other)}: keep {new} alone"
+    )
 
 
 def _fields() -> Iterator[tuple[str, FieldInfo]]:
@@ -242,7 +280,7 @@ def explain_errors(errors: Sequence[Any]) -> list[str]:
             lines.append(f"unknown key {name}" + (f": {nearest}" if nearest else ""))
         else:
             reason = f"{error['msg'][:1].lower()}{error['msg'][1:]}"
-            lines.append(f"{name}: {reason} (got {error['input']!r})")
+            lines.append(f"{name}: {reason} (got {_shown(error['input'])})")
     return list(dict.fromkeys(lines))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import os
 import stat
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.run_dir import FILES, RunDir
-from rag_ft.storage import content_hash, encodable, file_sha256
+from rag_ft.storage import content_hash, encodable, file_sha256, sync
 
 if TYPE_CHECKING:
     from rag_ft.config import Config
@@ -218,6 +219,8 @@ def record_outputs(run_dir: RunDir, name: str) -> dict[str, Any]:
     over those that later stages read."""
     results = mark_files(run_dir.path, run_dir.writes(name, "result"))
     others = mark_files(run_dir.path, [*run_dir.writes(name, "replies"), run_dir.started(name)])
+    for file in (*results, *others):
+        sync(run_dir.path / file)  # before the done-file says that they are there
     hashes = {file: mark[2] for file, mark in results.items()}
     return {"outputs": results | others, "result": content_hash(hashes)}
 
@@ -304,9 +307,9 @@ def source_files(stage: str, sections: Sequence[str], config: Config) -> dict[st
         from rag_ft.documents.discovery import find_files
 
         # Files of questions may lie among the documents: they are not documents.
-        questions = {path.resolve() for path in config.generate.questions}
+        questions = {os.path.realpath(path) for path in config.generate.questions}
         for file in find_files(config.ingest.sources):
-            if not questions or file.path.resolve() not in questions:
+            if not questions or os.path.realpath(file.path) not in questions:
                 named.append((f"ingest.sources/{file.id}", file.path))
 
     # Two files may have the same name.
@@ -320,7 +323,8 @@ def source_files(stage: str, sections: Sequence[str], config: Config) -> dict[st
 
 
 def read_json(path: Path) -> Plan | None:
-    """The JSON object in a file of the run, not to be changed; None where there is no such file.
+    """The content of a started-file or done-file, not to be changed; None where there is no such
+    file.
 
     Raises:
         ConfigError: the file cannot be read.
@@ -334,14 +338,17 @@ def read_json(path: Path) -> Plan | None:
         raise ConfigError(
             f"cannot read {path}: {error.strerror}; is run.dir a folder of yours?"
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is damaged ({error}): run the stage again with --force") from error
 
 
 # With many documents these files are large, and each stage of a command asks for them.
 @functools.lru_cache(maxsize=2 * len(FILES))
 def _parse_once(path: Path, *version: int) -> Plan:
-    return json.loads(path.read_text(encoding="utf-8"))
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(found, dict) or "fingerprint" not in found:
+        raise ValueError("it holds no fingerprint")
+    return found
 
 
 def _hash_of(path: Path) -> str:

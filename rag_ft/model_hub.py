@@ -6,20 +6,26 @@ Reads folders without loading a model; `hardware.choose_dtype` says in which typ
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from rag_ft.config import LLMConfig
 from rag_ft.errors import ConfigError
+from rag_ft.model_files import (
+    Kind,
+    check_model,
+    read_json,
+    read_weight_headers,
+    transformer_folder,
+    weight_files,
+)
 from rag_ft.storage import content_hash, file_sha256
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Kind = Literal["llm", "encoder", "reranker"]  # also the configuration section that names the model
 CountTokens = Callable[[list[str]], list[int]]
 
 # Of each kind: patterns; a folder that holds such a model matches at least one.
@@ -29,7 +35,7 @@ NEEDED = {
     "reranker": ("*.safetensors",),
 }
 # The files that decide a model's results. Only they are fetched from a hub and fingerprinted.
-FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
+FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.py")
 NOT_FETCHED = ("onnx/*", "openvino/*")
 NOT_COUNTED = ("training_args.json", "adapter/")
 # A folder with one of these files is a tuned generator: an adapter, or a whole model.
@@ -62,12 +68,18 @@ def resolve(model: str, kind: Kind) -> Path:
     """
     folder = Path(model).expanduser()
     if folder.is_dir():
+        check_model(folder, kind)
         if not _holds(folder, kind):
             raise ConfigError(
                 f"{folder} holds no {kind}: it is a folder without {NEEDED[kind][0]}; "
                 f"set {kind}.model to a folder saved by save_pretrained"
             )
         return folder
+    if folder.suffix == ".gguf":
+        raise ConfigError(
+            f"{model} is a GGUF file, of another library: set {kind}.model to a folder in "
+            "safetensors, the format before it was converted"
+        )
     if model.startswith((".", "/", "~")) or model.count("/") > 1:
         raise ConfigError(f"no such folder: {model}; set {kind}.model to a folder or a hub id")
     hub_id = f"sentence-transformers/{model}" if kind == "encoder" and "/" not in model else model
@@ -129,18 +141,6 @@ def context_tokens(folder: Path, wanted: int) -> int:
     return min(wanted, limit) if limit else wanted
 
 
-def transformer_folder(folder: Path) -> Path:
-    """The folder of a sentence encoder's config and tokenizer.
-
-    It is the folder of the encoder's first module, or `folder` itself.
-    """
-    try:
-        modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
-        return folder / modules[0]["path"]
-    except (OSError, ValueError, LookupError, TypeError):
-        return folder
-
-
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """An encoder's tokenizer, without its model and without a length limit.
 
@@ -151,7 +151,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
     place = transformer_folder(folder)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(place), local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(place), local_files_only=True, trust_remote_code=False
+        )
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"{place} has no readable tokenizer: copy the model's tokenizer files beside it"
@@ -188,17 +190,63 @@ def load_token_counter(folder: Path) -> CountTokens:
 
 
 def check_adapter(name: str, folder: Path) -> dict[str, Any]:
-    """The adapter_config.json of a PEFT folder.
+    """The adapter_config.json of a PEFT folder with whole weights.
 
     Raises:
         ConfigError: the folder has none, or it cannot be read; names the adapter.
     """
+    folder = Path(folder)
     try:
-        return read_json(Path(folder) / "adapter_config.json")
+        config = read_json(folder / "adapter_config.json")
+        read_weight_headers(folder, "adapter_model")
     except ConfigError as error:
         raise ConfigError(
             f"adapter '{name}': {folder} is no PEFT adapter folder ({error}): train one first"
         ) from error
+    if (folder / "adapter_model.bin").exists() and not weight_files(folder, "adapter_model"):
+        raise ConfigError(
+            f"adapter '{name}': {folder} holds pickled weights (adapter_model.bin): load it and "
+            "save it as safetensors by save_pretrained"
+        )
+    return config
+
+
+def check_adapter_base(adapter: Path, base: str) -> None:
+    """Makes sure that an adapter was trained on `base` (llm.model): it loads into every model of
+    the same shape, but only makes sense on its own.
+
+    A base that is not on this machine counts as the same model where its name ends alike.
+
+    Raises:
+        ConfigError: it was trained on another model.
+    """
+    path = adapter / "adapter_config.json"
+    trained = read_json(path).get("base_model_name_or_path")
+    if trained in (None, "", base):
+        return
+    folder, wanted = local_folder(str(trained)), local_folder(base)
+    if folder is None and Path(str(trained)).name == Path(base).name:
+        return
+    if folder is None or wanted is None or folder != wanted:
+        same = folder and wanted and fingerprint(folder) == fingerprint(wanted)  # a copy
+        if not same:
+            raise ConfigError(
+                f"{adapter} was trained on {trained}, and llm.model is {base}: set "
+                f"llm.model={trained}, or, if that model was moved, base_model_name_or_path in "
+                f"{path}"
+            )
+
+
+def local_folder(model: str) -> Path | None:
+    """The folder of a model, itself or in the hub's cache; None where it is not on this machine."""
+    from huggingface_hub import snapshot_download
+
+    if (folder := Path(model).expanduser()).is_dir():
+        return folder.resolve()
+    try:
+        return Path(snapshot_download(model, local_files_only=True)).resolve()
+    except (OSError, ValueError):  # not in the cache, or no hub id
+        return None
 
 
 def with_tuned(llm: LLMConfig, tuned: Path | None) -> tuple[LLMConfig, dict[str, Path]]:
@@ -210,20 +258,10 @@ def with_tuned(llm: LLMConfig, tuned: Path | None) -> tuple[LLMConfig, dict[str,
     if tuned is None:
         return llm, {}
     if (tuned / "adapter_config.json").exists():
+        if llm.backend != "openai" and llm.model:  # a server's names say nothing of the model
+            check_adapter_base(tuned, llm.model)
         return llm, {"tuned": tuned}
     return llm.model_copy(update={"model": str(tuned)}), {}
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a model's file.
-
-    Raises:
-        ConfigError: the file is missing or is not JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read {path}: {error}") from error
 
 
 def weights_gb(folder: Path, dtype: str) -> float:
@@ -232,35 +270,11 @@ def weights_gb(folder: Path, dtype: str) -> float:
     Raises:
         ConfigError: a weight file is incomplete.
     """
-    # The files that transformers loads; others may be beside them.
-    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
-    names: set[str] = set()
-    if single.exists():
-        names = {single.name}
-    elif index.exists():
-        names = set(read_json(index).get("weight_map", {}).values())
-
-    remedy = "copy or download the model again"
-    total = 0
-    for path in (folder / name for name in sorted(names)):
-        # A safetensors file begins with the length of a JSON header, which lists its tensors.
-        try:
-            size = path.stat().st_size
-            with path.open("rb") as raw:
-                length = int.from_bytes(raw.read(8), "little")
-                header = json.loads(raw.read(length)) if length <= size else {}
-            header.pop("__metadata__", None)
-            tensors = [(t["dtype"], *t["data_offsets"]) for t in header.values()]
-            needed = 8 + length + max((end for _, _, end in tensors), default=0)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ConfigError(f"cannot read the weights {path} ({error}): {remedy}") from error
-        if not tensors or size < needed:
-            raise ConfigError(f"the weights {path} are incomplete: {remedy}")
-        # Floating-point tensors are converted to `dtype`; quantised ones stay as they are.
-        for stored, start, end in tensors:
-            float_bytes = FLOAT_BYTES.get(stored)
-            wanted = 4 if dtype == "float32" else 2
-            total += (end - start) * wanted // float_bytes if float_bytes else end - start
+    # Floating-point tensors are converted to `dtype`; quantised ones stay as they are.
+    wanted, total = 4 if dtype == "float32" else 2, 0
+    for stored, size in read_weight_headers(folder).values():
+        float_bytes = FLOAT_BYTES.get(stored)
+        total += size * wanted // float_bytes if float_bytes else size
     return total / 2**30
 
 
@@ -294,4 +308,5 @@ def _fetch(hub_id: str, kind: Kind) -> Path:
             f"the hub's {hub_id} holds no {kind} (no {NEEDED[kind][0]}): set {kind}.model to "
             "another model"
         )
+    check_model(folder, kind)
     return folder

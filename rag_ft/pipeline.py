@@ -30,7 +30,8 @@ from rag_ft.freshness import (
 )
 from rag_ft.run_dir import RunDir
 from rag_ft.stage_table import NAMES, STAGES, Stage, find_stage
-from rag_ft.storage import content_hash, leftovers, write_text
+from rag_ft.storage import content_hash, finite, leftovers, write_text
+from rag_ft.text import redact
 
 if TYPE_CHECKING:
     from rag_ft.config import Config, EvaluateConfig
@@ -125,7 +126,8 @@ def _run_locked(
     done |= {"peak_memory_gb": peak_memory_gb(), **peak_gpu_memory(), "versions": versions()}
     if _is_main_process():
         done |= record_outputs(run_dir, stage.name)
-        write_text(run_dir.done(stage.name), json.dumps(done, indent=1, ensure_ascii=False) + "\n")
+        text = json.dumps(finite(done), indent=1, ensure_ascii=False)
+        write_text(run_dir.done(stage.name), text + "\n")
     return done
 
 
@@ -187,7 +189,8 @@ def write_start(config: Config, run_dir: RunDir, stage: Stage, plan: Plan) -> No
     for path in [*run_dir.writes(stage.name), started, done, run_dir.config]:
         for leftover in leftovers(path):
             leftover.unlink(missing_ok=True)
-    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    plain = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    text = redact(plain)
     try:
         done.unlink(missing_ok=True)
         write_text(run_dir.config, text)

@@ -24,6 +24,7 @@ from rag_ft.errors import DataError
 from rag_ft.llm.interface import ChatRequest, LanguageModel, Messages
 from rag_ft.prompts.answer_prompt import AnswerPrompt, ParsedReply
 from rag_ft.schema import Chunk
+from rag_ft.storage import encodable
 
 if TYPE_CHECKING:
     from rag_ft.config import Config
@@ -92,16 +93,22 @@ class RagPipeline:
         `tuned` takes the components that the run tuned and serves, where there are any.
 
         Raises:
-            DataError: the run has no finished index.
+            DataError: the run has no finished index, or one of its files is missing or has changed.
             ConfigError: the index or a model does not fit the configuration.
         """
         # Imported here: a retriever and a language model take seconds to import.
         from rag_ft.evaluation.external_models import with_external_models
+        from rag_ft.freshness import check_files
         from rag_ft.llm.factory import open_language_model
         from rag_ft.model_hub import with_tuned
         from rag_ft.run_dir import RunDir
         from rag_ft.session import Session
 
+        # A lost file would turn tuned components into base ones without a word.
+        settings = config.evaluate
+        own = {"train_retriever": settings.encoder, "train_generator": settings.adapter}
+        trained = [stage for stage, external in own.items() if tuned and not external]
+        check_files(RunDir(config.run_path), ["ingest", "index", *trained], trained)
         session = Session(config, with_external_models(config.evaluate, RunDir(config.run_path)))
         # A tuned generator is an adapter of the configured model, or a model in its place.
         llm, adapters = with_tuned(config.llm, session.tuned_generator if tuned else None)
@@ -145,6 +152,7 @@ class RagPipeline:
         Raises:
             DataError: the question is empty, the filters are malformed, or the model gave no reply.
         """
+        question = encodable(question)  # bytes of a command line that are no UTF-8
         if not question.strip():
             raise DataError('the question is empty: ask one, such as "Who built the pier?"')
         clock = time.monotonic()

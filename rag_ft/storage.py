@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import itertools
 import json
+import math
 import os
 import re
 import secrets
@@ -28,6 +30,9 @@ from rag_ft.schema import (
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 TEMPORARY = ".tmp"
+# Only setting it tells what it is.
+_UMASK = os.umask(0o022)
+os.umask(_UMASK)
 _TEMPORARY_NAME = re.compile(r"\.[0-9a-f]{8}\.tmp$")
 
 
@@ -47,6 +52,8 @@ def to_json(record: Any) -> str:
 def from_json(line: str, kind: type[Record]) -> Record:
     """The record in a JSON line. Raises ValueError, TypeError or KeyError where it is none."""
     row = json.loads(line)
+    if not isinstance(row, dict):
+        raise ValueError("no JSON object")
     if kind is QAPair:
         row["evidence"] = Evidence(**row["evidence"]) if row["evidence"] else None
     for name, value in row.items():
@@ -68,11 +75,13 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
                     continue  # the last line of a killed writer
                 try:
                     row = json.loads(line)
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     raise DataError(f"{path} line {number} is not JSON: {error}") from error
                 if not isinstance(row, dict):
                     raise DataError(f"{path} line {number} is not a JSON object")
                 yield row
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8: {error}") from error
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
 
@@ -88,12 +97,33 @@ def read_jsonl(path: Path, kind: type[Record]) -> Iterator[Record]:
             for number, line in enumerate(lines, 1):
                 try:
                     yield from_json(line, kind)
-                except (ValueError, TypeError, KeyError) as error:
+                except (ValueError, TypeError, KeyError, RecursionError) as error:
                     raise DataError(
                         f"{path} line {number} is not a {kind.__name__}: {error}"
                     ) from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8: {error}; run its stage with --force") from error
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist: run the stage that writes it first") from error
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An error of the system in the block names `path`: a full disk names no file itself."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
+def sync(path: Path) -> None:
+    """Waits until a file is on the disk, and gives it the rights of any new file: some libraries
+    write theirs for the owner alone."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    with contextlib.suppress(PermissionError):
+        path.chmod(0o666 & ~_UMASK)
 
 
 def temporary_beside(path: Path) -> Path:
@@ -121,8 +151,12 @@ def write_jsonl(path: Path, records: Iterable[Any]) -> int:
     try:
         with temporary.open("x", encoding="utf-8", newline="\n") as out:
             for record in records:
-                out.write(to_json(record) + "\n")
+                with naming(path):
+                    out.write(to_json(record) + "\n")
                 count += 1
+            with naming(path):
+                out.flush()
+                os.fsync(out.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -133,8 +167,10 @@ def write_text(path: Path, text: str) -> None:
     """Writes a small file: to a temporary file, which is renamed to `path`."""
     temporary = temporary_beside(path)
     try:
-        with temporary.open("x", encoding="utf-8", newline="\n") as out:
+        with naming(path), temporary.open("x", encoding="utf-8", newline="\n") as out:
             out.write(text)
+            out.flush()
+            os.fsync(out.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -145,6 +181,7 @@ class JsonlAppender:
     killed writer."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
             with path.open("rb+") as raw:
@@ -161,8 +198,9 @@ class JsonlAppender:
     def write(self, *rows: dict[str, Any]) -> list[int]:
         """Writes and flushes each row as one line. Returns the lengths of the lines in bytes."""
         lines = [(json.dumps(row, ensure_ascii=False) + "\n").encode() for row in rows]
-        self._out.write(b"".join(lines))
-        self._out.flush()
+        with naming(self._path):
+            self._out.write(b"".join(lines))
+            self._out.flush()
         return [len(line) for line in lines]
 
     def __enter__(self) -> JsonlAppender:
@@ -181,6 +219,17 @@ def encodable(value: Any) -> Any:
         return [encodable(item) for item in value]
     if isinstance(value, dict):
         return {encodable(key): encodable(item) for key, item in value.items()}
+    return value
+
+
+def finite(value: Any) -> Any:
+    """A JSON value without NaN and infinity, which JSON does not have: null in their place."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
     return value
 
 

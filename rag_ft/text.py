@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import string
 import unicodedata
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
+from urllib.parse import quote
 
+# Names of environment variables that hold secrets, and how long a secret is at least.
+_SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD)$", re.IGNORECASE)
+MIN_SECRET = 6
+HIDDEN = "***"
+_CREDENTIALS = re.compile(
+    r"(?<=://)[^/\s@\"']+(?=@)|(?<=\bBearer )\S{6,}"
+    r"|(?<=[?&]key=)[^&\s\"']+|(?<=[?&]api_key=)[^&\s\"']+|(?<=[?&]token=)[^&\s\"']+"
+)
+# What a terminal would act on, or show in another order than it stands: control characters but
+# newline and tab, and the bidirectional and invisible controls of Unicode.
+_TERMINAL = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060\u2066-\u2069\ufeff]"
+)
+_BREAKS_TABLE = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]|%(?=[0-9A-F]{2})")
+FORMULA_STARTS = ("=", "+", "-", "@")
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ASCII_WORDS = re.compile(r"[a-z0-9]+")
@@ -30,10 +48,11 @@ STOP_WORDS = """
 # What some tokenizer reads as a control token: turn marks, special tokens, tags of reasoning and
 # of tool calls.
 CONTROL_TOKENS = re.compile(
-    r"<\|[^<>|]{1,61}\|>|<｜[^<>｜\n]{1,60}｜>"
+    r"<\|[^<>|\s]{1,61}>|<[^<>|\s]{1,61}\|>|<\|[^<>|]{1,61}\|>|<｜[^<>｜\n]{1,60}｜>"
     r"|</?(?:s|bos|eos|pad|unk|mask|think|tool_call|tool_response|start_of_turn|end_of_turn"
-    r"|start_of_image)>"
-    r"|<</?SYS>>|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|IMG|THINK)\]",
+    r"|start_of_image|end_of_utterance|end_of_text|fim_(?:prefix|middle|suffix|pad))>"
+    r"|<</?SYS>>|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS"
+    r"|TOOL_CONTENT|ARGS|CALL_ID|IMG|THINK|SEP|CLS|MASK)\]",
     re.IGNORECASE,
 )
 # The tags that our own prompts put around passages and quotes.
@@ -44,6 +63,30 @@ PROMPT_TAGS = re.compile(r"</?passages?(?:\s[^<>\n]{0,40})?>|</?quote>", re.IGNO
 def normalise(text: str) -> str:
     """SQuAD's normal form: lower case, no ASCII punctuation, no English articles, single spaces."""
     return " ".join(_ARTICLES.sub(" ", without_punctuation(text)).split())
+
+
+def redact(text: str) -> str:
+    """`text` without secrets: the values of environment variables that hold keys or passwords, and
+    the credentials in addresses. For error texts and settings that are printed or written."""
+    for name, value in os.environ.items():
+        secret = value.strip()
+        if len(secret) >= MIN_SECRET and _SECRET_NAME.search(name):
+            for form in (secret, quote(secret, safe="")):
+                text = text.replace(form, HIDDEN)
+    return _CREDENTIALS.sub(HIDDEN, text)
+
+
+def for_terminal(text: str) -> str:
+    r"""`text` ready to be shown on a terminal: escape sequences, carriage returns and bidirectional
+    controls are written out (\x1b), secrets are left out."""
+    return _TERMINAL.sub(lambda match: ascii(match[0])[1:-1], redact(text))
+
+
+def cell_id(id: str) -> str:
+    """An id as it stands in a table and in the files that the table refers to: what would break a
+    line, or begin a formula in a spreadsheet, is written as %XX."""
+    broken = _BREAKS_TABLE.sub(lambda match: quote(match[0]), id)
+    return f"%{ord(broken[0]):02X}{broken[1:]}" if broken[:1] in FORMULA_STARTS else broken
 
 
 def without_punctuation(text: str) -> str:
@@ -67,6 +110,35 @@ def normalise_question(text: str) -> str:
     spellings of one question become equal."""
     kept = (c if c.isalnum() else " " for c in unicodedata.normalize("NFKC", text).casefold())
     return " ".join("".join(kept).split())
+
+
+def skeleton(text: str) -> str:
+    """The words of a text as a reader sees them: compatibility forms and look-alike letters
+    unified, without accents, invisible characters, case and punctuation; single spaces.
+
+    Two texts that a writer could pass off as different ones become equal.
+    """
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text).translate(_look_alikes())
+        parts = unicodedata.normalize("NFKD", text.casefold())
+        text = "".join(c for c in parts if unicodedata.category(c) not in ("Mn", "Cf"))
+    return " ".join(_WORD.findall(text.casefold()))
+
+
+@lru_cache(maxsize=1)
+def _look_alikes() -> dict[int, str]:
+    """{character: the ASCII letter or digit that it looks like}, by Unicode's confusables."""
+    from importlib.resources import files
+
+    path = files("confusable_homoglyphs") / "confusables.json"
+    table = json.loads(path.read_text(encoding="utf-8"))
+    letters = string.ascii_letters + string.digits
+    return {
+        ord(entry["c"]): letter
+        for letter in reversed(letters)  # of two that look alike, lower case counts
+        for entry in table.get(letter, ())
+        if len(entry["c"]) == 1 and not entry["c"].isascii()
+    }
 
 
 def contains_words(text: str, wanted: str) -> bool:

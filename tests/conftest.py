@@ -22,6 +22,9 @@ from rag_ft.config import Config
 from rag_ft.config_loader import make_config
 from rag_ft.run_dir import RunDir
 
+# Waiting for the disk at every small file tests nothing here and takes seconds.
+os.fsync = lambda _: None
+
 ROOT = Path(__file__).parent.parent
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"

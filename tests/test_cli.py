@@ -120,3 +120,28 @@ def test_a_missing_vllm_is_told_before_anything_runs(
     ]
     assert main(["run", "configs/demo.yaml", *words]) == 1
     assert "llm.advanced.vllm_python" in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (MemoryError(), "out of memory"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "out of mem"),
+        (RuntimeError("Error in write: No space left on device"), "free some space"),
+    ],
+)
+def test_a_full_machine_is_one_line(
+    error: Exception,
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from rag_ft.commands import env
+
+    def fails(_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(env, "env_command", fails)
+    assert main(["env"]) == 1
+    text = capsys.readouterr().err
+    assert told in text and text.count("\n") == 1

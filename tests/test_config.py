@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from rag_ft import config, config_advanced
+from rag_ft import config, config_advanced, config_training
 from rag_ft.config import Config, LLMConfig
 from rag_ft.config_loader import (
     DELETED,
@@ -20,7 +20,7 @@ from rag_ft.errors import ConfigError
 ROOT = Path(__file__).parent.parent
 SECTIONS = {
     name: section
-    for module in (config, config_advanced)
+    for module in (config, config_advanced, config_training)
     for name, section in vars(module).items()
     if isinstance(section, type)
     and issubclass(section, BaseModel)
@@ -258,12 +258,12 @@ def test_the_command_line_beats_the_file_by_old_and_new_names(tmp_path: Path) ->
 def test_one_dtype_is_that_of_encoder_and_language_model() -> None:
     config = make_config({"llm": {"dtype": "float32"}, "encoder": {"dtype": "float32"}})
     assert (config.run.dtype, config.llm.dtype, config.encoder.dtype) == ("float32",) * 3
-    with pytest.raises(ConfigError, match=r"encoder.dtype=bfloat16 sets run.dtype, .* float32"):
+    with pytest.raises(ConfigError, match=r"encoder.dtype='bfloat16' sets run.dtype, .* 'float32'"):
         make_config({"llm": {"dtype": "float32"}, "encoder": {"dtype": "bfloat16"}})
 
 
 def test_two_old_names_with_two_values_on_the_command_line_are_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"encoder.dtype=bfloat16 sets run.dtype"):
+    with pytest.raises(ConfigError, match=r"encoder.dtype='bfloat16' sets run.dtype"):
         load_config(write(tmp_path, ""), ["llm.dtype=float32", "encoder.dtype=bfloat16"])
 
 

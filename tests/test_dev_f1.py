@@ -31,7 +31,10 @@ def test_answers_during_training_are_scored_as_those_of_the_evaluation(prepared:
     pairs = list(read_jsonl(run_dir.qa, QAPair))
     session, tokens = Session(config, run_dir), load_chat_tokens(config.llm.required_model)
     found, prompt = retrieve(session, pairs), session.answer_prompt
-    layout = layout_settings(config.train_generator, config.retrieval.top_k, config.run.seed)
+    context = config.llm.max_model_tokens
+    layout = layout_settings(
+        config.train_generator, config.retrieval.top_k, config.run.seed, context
+    )
     questions = list(make_questions(prompt, found, pairs, tokens.encode, layout))
     requests = []
     for pair in pairs:

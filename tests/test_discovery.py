@@ -14,10 +14,12 @@ import pytest
 from rag_ft.config import Source
 from rag_ft.config_loader import make_config
 from rag_ft.documents.discovery import (
+    RawDocument,
     find_files,
     lines_within,
     parse_row,
     raw_document,
+    read_documents,
     walk_files,
 )
 from rag_ft.documents.formats.content import UnreadableError
@@ -257,3 +259,29 @@ def test_a_row_takes_what_it_lacks_from_its_file(tmp_path: Path) -> None:
     assert raw_document({"text": "One.", "split": "test"}, file, "here").split == "test"
     with pytest.raises(UnreadableError, match="unknown split"):
         raw_document({"text": "One.", "split": "valid"}, file, "here")
+
+
+def test_a_link_out_of_the_source_folder_is_read_only_where_a_setting_allows_it(
+    tmp_path: Path,
+) -> None:
+    folder, secret = tmp_path / "docs", tmp_path / "secret.txt"
+    folder.mkdir()
+    secret.write_text("The password is swordfish.")
+    (folder / "inside.txt").write_text("A public text.")
+    (folder / "out.txt").symlink_to(secret)
+    (folder / "again.txt").symlink_to(folder / "inside.txt")
+    (folder / "loop.txt").symlink_to(folder / "loop.txt")
+    found = {file.id: file for file in find_files([folder])}
+
+    def read(name: str, follow: bool = False) -> RawDocument | Reject:
+        [only] = read_documents(found[name], 1000, follow)
+        return only
+
+    for name in ("out.txt", "loop.txt"):
+        rejected = read(name)
+        assert isinstance(rejected, Reject) and rejected.reason == "link"
+        assert "set ingest.follow_links" in rejected.detail and "swordfish" not in str(rejected)
+    assert isinstance(read("again.txt"), RawDocument)
+    followed = read("out.txt", follow=True)
+    assert isinstance(followed, RawDocument) and "swordfish" in followed.text
+    assert isinstance(read("loop.txt", follow=True), Reject)

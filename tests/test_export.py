@@ -17,6 +17,7 @@ from rag_ft.config import Config
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.pipeline import run_stage
 from rag_ft.schema import Chunk, Evidence, QAPair
+from rag_ft.text import cell_id
 
 DOCUMENTS = [
     {
@@ -333,3 +334,12 @@ def test_a_neighbour_that_shares_a_few_characters_with_the_evidence_is_no_proof(
     assert with_gold(pair, [other, before], chunks) == [other, own]
     assert with_gold(pair, [other, own], chunks) == [other, own]
     assert with_gold(pair, [wider, other], chunks) == [wider, other]
+
+
+def test_ids_break_no_line_of_a_table_and_begin_no_formula() -> None:
+    assert cell_id("a.md#0") == "a.md#0"
+    odd = ["=cmd()", "+1", "-1", "@x", "a\tb", "a\nb", "a\rb", "a\x85b", "100%"]
+    made = [cell_id(id) for id in odd]
+    assert made[:5] == ["%3Dcmd()", "%2B1", "%2D1", "%40x", "a%09b"]
+    assert len(set(made)) == len(odd) and all(len(id.splitlines()) == 1 for id in made)
+    assert cell_id("a%09b") != cell_id("a\tb")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import yaml
 from test_evaluate import ANSWERS, TEXTS, tiny_adapter
 
 from rag_ft.cli import main
+from rag_ft.errors import ConfigError
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import Prediction
 from rag_ft.storage import read_jsonl, write_jsonl
@@ -190,3 +192,19 @@ def test_ask_uses_the_external_components(
         assert main(["ask", str(config), "Who made the mill?", *components]) == 0
         said.append(capsys.readouterr().out.splitlines()[0])
     assert said[0] != said[1]
+
+
+def test_an_adapter_of_another_base_is_refused(
+    tiny_lm_dir: Path, other_adapter: Path, tmp_path: Path
+) -> None:
+    from rag_ft.config import LLMConfig
+    from rag_ft.model_hub import with_tuned
+    from rag_ft.storage import write_text
+
+    base = shutil.copytree(tiny_lm_dir, tmp_path / "base")
+    assert with_tuned(LLMConfig(model=str(base)), other_adapter)[1] == {"tuned": other_adapter}
+    write_text(base / "generation_config.json", '{"eos_token_id": 1}')
+    with pytest.raises(
+        ConfigError, match=r"was trained on .*, and llm\.model is .* set llm\.model"
+    ):
+        with_tuned(LLMConfig(model=str(base)), other_adapter)

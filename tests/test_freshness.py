@@ -21,6 +21,7 @@ from rag_ft.config import Config
 from rag_ft.config_loader import make_config
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.hardware import num_threads
+from rag_ft.rag import RagPipeline
 from rag_ft.run_dir import FILES, RunDir
 from rag_ft.session import Session
 from rag_ft.stage_table import NAMES
@@ -363,3 +364,38 @@ def test_a_stage_that_continues_uses_the_number_of_threads_it_began_with(
 
 def test_openmp_threads_sleep_while_they_wait() -> None:
     assert os.environ["OMP_WAIT_POLICY"]
+
+
+@pytest.mark.parametrize("lost", ["retriever", "retriever_index", "generator", "index"])
+def test_a_lost_mark_of_a_tuned_component_is_refused_and_not_answered_by_the_base(
+    finished: Callable[..., Config], lost: str
+) -> None:
+    config = finished(llm={"model": "x"})
+    (config.run_path / lost / "file").unlink()
+    with pytest.raises(DataError, match=f"{lost}/file is missing"):
+        RagPipeline.from_config(config)
+    with pytest.raises(DataError, match=f"{lost}/file is missing"):
+        pipeline.run_stage("evaluate", config)
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "null", "[" * 5000, "\xff"])
+def test_a_done_file_that_says_nothing_is_damaged(
+    finished: Callable[..., Config], content: str
+) -> None:
+    config = finished()
+    path = RunDir(config.run_path).done("index")
+    path.write_bytes(content.encode("latin-1"))
+    with pytest.raises(DataError, match=r"index\.done\.json is damaged"):
+        pipeline.run_stage("generate", config)
+    assert states(config)["index"] == "stale"
+
+
+def test_what_a_stage_wrote_has_the_rights_of_any_new_file(
+    finished: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = finished()
+    weights = config.run_path / "generator" / "file"
+    weights.chmod(0o600)
+    freshness.record_outputs(RunDir(config.run_path), "train_generator")
+    (tmp_path / "new").touch()
+    assert weights.stat().st_mode == (tmp_path / "new").stat().st_mode

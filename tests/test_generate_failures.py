@@ -6,10 +6,13 @@ import re
 from typing import Any
 
 import pytest
+import yaml
 from foreteller import NAMES, THINGS, Foreteller, documents, rejects_of, use
 from foreteller import prepared as prepared
 
 from rag_ft import session
+from rag_ft.cli import main
+from rag_ft.commands.run import num_lost
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.llm.interface import ChatRequest
 from rag_ft.pipeline import run_stage
@@ -166,3 +169,29 @@ def test_the_stage_runs_with_a_tiny_real_model_and_its_done_file_explains_what_w
     with pytest.raises(DataError):
         run_stage("generate", config)
     assert run_dir.replies("generate").read_bytes() == first
+
+
+def test_pairs_lost_to_errors_are_asked_again_alone(
+    prepared: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, run_dir = prepared(generate__kinds={"factoid": 1}, generate__pairs_per_chunk=5)
+    fail = [True]
+
+    def fails(request: ChatRequest, text: str) -> str | None:
+        lost = "Sentence: The price of the Old Tower" in request.messages[0]["content"]
+        return None if lost and fail[0] else text
+
+    model = Foreteller(fails)
+    use(monkeypatch, model)
+    for stage in ("ingest", "index", "generate"):
+        run_stage(stage, config)
+    before, num_pairs = num_lost(run_dir), len(run_dir.qa.read_text().splitlines())
+    path = run_dir.path.parent / "again.yaml"
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json", exclude={"name"})))
+    fail[0], asked = False, len(model.asked)
+    arguments = ["generate", str(path), "--retry-rejected"]
+    assert before == 1 and main(arguments) == 0
+    assert num_lost(run_dir) == 0 and "1 pairs were lost" in capsys.readouterr().err
+    assert len(run_dir.qa.read_text().splitlines()) == num_pairs + 1
+    assert 0 < len(model.asked) - asked < 5
+    assert main(arguments) == 0 and "nothing is asked again" in capsys.readouterr().err

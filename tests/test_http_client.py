@@ -15,6 +15,7 @@ from faulty_server import (
     Handler,
     Serve,
     all_right,
+    always,
     ask,
     chat_reply,
     config_of,
@@ -23,7 +24,7 @@ from faulty_server import (
 )
 from faulty_server import serve as serve
 
-from rag_ft.errors import DataError, RagFtError
+from rag_ft.errors import ConfigError, DataError, RagFtError
 from rag_ft.llm.factory import open_language_model
 from rag_ft.llm.reply_cache import cached_chat
 
@@ -203,3 +204,27 @@ def test_a_key_that_ends_midway_ends_the_run_at_once_and_what_was_answered_is_ke
     ):
         list(cached_chat(model, requests(1000), path, "ask"))
     assert len(path.read_text().splitlines()) == 8 and len(server.bodies) < 20
+
+
+def test_a_redirect_is_not_followed_and_says_where_it_leads(serve: Serve) -> None:
+    other = serve()
+
+    def elsewhere(handler: Handler, prompt: str, tries: int) -> bool:
+        handler.send(307, "", {"Location": f"{other.url}/chat/completions"})
+        return True
+
+    replies = ask(serve(elsewhere), 3)
+    assert all("redirects to" in str(reply.error) for reply in replies.values())
+    assert other.bodies == []
+
+
+def test_a_key_that_the_server_echoes_is_not_kept(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-a1b2c3d4\n")
+    echo = {"error": {"message": "model not found for key sk-a1b2c3d4"}}
+    replies = ask(serve(always(400, echo)), 2)
+    assert all("for key ***" in str(reply.error) for reply in replies.values())
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-a1\nb2c3d4")
+    with pytest.raises(ConfigError, match="OPENAI_API_KEY holds characters"):
+        ask(serve(), 1)

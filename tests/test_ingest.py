@@ -381,3 +381,20 @@ def test_names_and_escapes_that_are_no_unicode_do_not_stop_the_stage(
     found = ingest_folder(min_kept_share=0)
     assert list(found["documents"]) == ["caf\ufffd.txt", "\ufffd"]
     assert found["documents"]["\ufffd"].metadata == {"\ufffd": "\ufffd"}
+
+
+def test_splits_follow_the_text_and_not_names_of_files_or_folders(
+    folder: Path, make_run: MakeRun
+) -> None:
+    def splits(source: Path) -> dict[str, str]:
+        config, run_dir = make_run([], ingest__sources=[source], ingest__test_share=0.4)
+        ingest.run(Session(config, run_dir))
+        return {d.text: d.split for d in read_jsonl(run_dir.documents, Document)}
+
+    for n in range(30):
+        (folder / f"a{n}.txt").write_text(TEXT.format(f"colour{n}", 100 + 13 * n))
+    before = splits(folder)
+    assert len(set(before.values())) >= 2
+    for n in range(30):
+        (folder / f"a{n}.txt").rename(folder / "sub" / f"{7 * n}.md")
+    assert splits(folder) == before == splits(folder / "sub")

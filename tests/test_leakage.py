@@ -8,7 +8,12 @@ import pytest
 
 from rag_ft.errors import DataError
 from rag_ft.schema import Chunk, Document, Evidence, QAPair
-from rag_ft.training.leakage import check_chunks_allowed, check_no_leakage, without_test_questions
+from rag_ft.training.leakage import (
+    TEST_QUESTION,
+    check_chunks_allowed,
+    check_no_leakage,
+    without_test_questions,
+)
 
 CHUNKS = [
     Chunk("a.md#0", "a.md", "A", "The bridge opened in 1900.", 0, 26, 6, "train"),
@@ -94,3 +99,32 @@ def test_a_training_question_asked_of_a_test_document_too_is_left_out_and_kept_a
     assert kept == [TRAINED]
     assert [(r.item, r.reason) for r in rejects] == [("q3", "asked of a test document too")]
     check_no_leakage(kept, [HELDOUT], CHUNKS)
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        "When did the to\u00adwer open?",  # soft hyphen
+        "When did the to\u200dwer open?",  # zero-width joiner
+        "When did the t\u00f6wer \u00f3pen?",  # accents
+        "When did the t\u043ewer \u043epen?",  # Cyrillic letters
+        "\uff37hen did the \U0001d42dower open?",  # full width, mathematical bold
+        "Open when did the tower?",  # another order
+        "When exactly did the tower open?",  # one word more
+        "WHEN DID THE TOWER, open",
+    ],
+)
+def test_a_hidden_test_question_is_left_out(hidden: str) -> None:
+    heldout = replace(HELDOUT, question="When did the tower open?")
+    kept, rejects = without_test_questions([replace(TRAINED, question=hidden)], [heldout])
+    assert kept == [] and [reject.reason for reject in rejects] == [TEST_QUESTION]
+    kept, _ = without_test_questions([replace(TRAINED, question=heldout.question)], [heldout])
+    assert kept == []
+
+
+def test_another_question_of_the_same_form_is_kept() -> None:
+    heldout = replace(HELDOUT, question="When did the tower of Salt House open?")
+    other = replace(TRAINED, question="When did the tower of Port Sorrel open?")
+    assert without_test_questions([other], [heldout]) == ([other], [])
+    short = replace(TRAINED, question="Who keeps it now?")
+    assert without_test_questions([short], [replace(HELDOUT, question="Who keeps it?")])[0]

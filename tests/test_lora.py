@@ -61,4 +61,4 @@ def test_flash_attention_is_chosen_where_it_can_compute(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(adapters, "find_spec", lambda _: object())
     chosen = {dtype: adapters.attention(config) for dtype, config in configs.items()}
-    assert chosen == {"bfloat16": "flash_attention_2", "float32": "sdpa"}
+    assert chosen == {"bfloat16": "flash_attention_2", "float32": ""}

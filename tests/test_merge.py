@@ -49,6 +49,7 @@ def test_an_adapter_is_merged_into_its_own_base_alone(
     config, run_dir = prepared(settings={"max_steps": 1})
     train_generator.run(Session(config, run_dir))
     copy = shutil.copytree(tiny_lm_dir, tmp_path / "other-lm")
+    (copy / "generation_config.json").write_text('{"eos_token_id": 1}')  # not merely a copy
     other, _ = prepared(llm__model=str(copy))
     with pytest.raises(
         ConfigError, match=rf"was trained on {tiny_lm_dir}, and llm.model is {copy}: set llm.model="

@@ -14,6 +14,7 @@ from rag_ft.documents.near_duplicates import (
     bands,
     equal_rows,
     groups,
+    least_estimate,
     signature,
 )
 
@@ -121,3 +122,24 @@ def test_near_duplicates_are_linked_through_each_other() -> None:
     assert groups(np.array([signature(t) for t in texts]), 0.85) == [0, 1, 1, 1, 4]
     assert groups(np.array([signature(t) for t in texts]), 1.0) == [0, 1, 2, 3, 4]
     assert groups(np.array([signature("alone")]), 0.8) == [0]
+
+
+def test_no_pair_at_the_threshold_is_missed() -> None:
+    import random
+
+    def similar(seed: int) -> tuple[str, str, float]:
+        draw = random.Random(seed)
+        words = [f"w{draw.randrange(5000)}" for _ in range(400)]
+        other = list(words)
+        for place in draw.sample(range(400), 8):
+            other[place] = "another"
+        grams = [{tuple(t[n : n + 5]) for n in range(396)} for t in (words, other)]
+        jaccard = len(grams[0] & grams[1]) / len(grams[0] | grams[1])
+        return " ".join(words), " ".join(other), jaccard
+
+    pairs = [pair for seed in range(60) if (pair := similar(seed))[2] >= 0.8]
+    assert len(pairs) >= 30
+    for one, other, _ in pairs:
+        table = np.array([signature(one), signature(other)])
+        assert groups(table, least_estimate(0.8)) == [0, 0]
+    assert least_estimate(1.0) == 1.0

@@ -122,7 +122,15 @@ def test_half_a_character_in_a_reply_can_still_be_written(serve: Serve, tmp_path
 
 
 @pytest.mark.parametrize(
-    "usage", [None, {}, [], {"prompt_tokens": None, "completion_tokens": None}]
+    "usage",
+    [
+        None,
+        {},
+        [],
+        {"prompt_tokens": None, "completion_tokens": None},
+        {"prompt_tokens": "many", "completion_tokens": float("nan")},
+        {"prompt_tokens": -1, "completion_tokens": True},
+    ],
 )
 def test_a_server_may_tell_no_numbers_of_tokens(usage: Any, serve: Serve) -> None:
     [reply] = ask(serve(always(200, chat_reply("HI") | {"usage": usage})), 1).values()

@@ -17,7 +17,7 @@ from rag_ft.errors import DataError
 from rag_ft.llm import reply_cache
 from rag_ft.llm.factory import open_language_model
 from rag_ft.llm.interface import ChatRequest, Reply
-from rag_ft.llm.reply_cache import cached_chat
+from rag_ft.llm.reply_cache import ReplyStore, cached_chat
 
 
 class Counting:
@@ -209,3 +209,13 @@ def test_the_bar_moves_with_every_reply_and_ends_full(
     assert (bars[-1].n, bars[-1].total) == (10, 10)
     list(cached_chat(model, requests, tmp_path / "replies.jsonl", "ask"))
     assert (len(moves), bars[-1].n) == (20, 10)
+
+
+def test_odd_numbers_in_a_stored_reply_do_not_stop_later_runs(tmp_path: Path) -> None:
+    path = tmp_path / "replies.jsonl"
+    row = {"key": "k", "text": "Yes.", "finish_reason": "stop", "seconds": float("inf")}
+    path.write_text(json.dumps(row | {"prompt_tokens": "many", "completion_tokens": 1e400}) + "\n")
+    with ReplyStore(path) as store:
+        reply = store.get("k", "id")
+    assert (reply.text, reply.prompt_tokens, reply.completion_tokens) == ("Yes.", 0, 0)
+    assert reply.seconds == 0.0

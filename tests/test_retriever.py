@@ -197,3 +197,12 @@ def _holding_answer(row: dict[str, Any], chunks: list[Chunk]) -> set[str]:
         for start, end in spans
         if chunk.start <= start and end <= chunk.end
     }
+
+
+def test_a_mode_that_is_asked_for_twice_gives_each_question_one_ranking(
+    indexed: tuple[Config, RunDir, Encoder],
+) -> None:
+    config, run_dir, encoder = indexed
+    retriever = open_retriever(run_dir, config.retrieval, encoder)
+    found = retriever.search_modes(["the mill", "the pier"], 2, ["dense", "dense", "lexical"])
+    assert {mode: len(hits) for mode, hits in found.items()} == {"dense": 2, "lexical": 2}

@@ -1,10 +1,20 @@
+import errno
 from pathlib import Path
 
 import pytest
 
 from rag_ft.errors import DataError
-from rag_ft.schema import Evidence, QAPair
-from rag_ft.storage import JsonlAppender, from_json, read_jsonl, read_rows, to_json, write_jsonl
+from rag_ft.schema import Chunk, Evidence, QAPair
+from rag_ft.storage import (
+    JsonlAppender,
+    finite,
+    from_json,
+    naming,
+    read_jsonl,
+    read_rows,
+    to_json,
+    write_jsonl,
+)
 
 PAIR = QAPair(
     "1",
@@ -70,3 +80,27 @@ def test_unicode_line_separators_inside_a_text_do_not_split_the_line(tmp_path: P
     with JsonlAppender(path) as out:
         out.write({"a": "one\u2028two\x85three"})
     assert [row["a"] for row in read_rows(path)] == ["one\u2028two\x85three"]
+
+
+def test_numbers_that_json_does_not_have_become_null() -> None:
+    value = {"a": [1.5, float("nan"), (float("inf"), 2)], "b": {"c": -float("inf")}, "d": "NaN"}
+    assert finite(value) == {"a": [1.5, None, [None, 2]], "b": {"c": None}, "d": "NaN"}
+
+
+@pytest.mark.parametrize(
+    "content", [b"[]\n", b"null\n", b'"text"\n', b"\xff\n", b"[" * 9000 + b"\n"]
+)
+def test_a_line_that_is_no_record_names_the_file(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(content)
+    for kind in (QAPair, Chunk):
+        with pytest.raises(DataError, match=r"rows\.jsonl"):
+            list(read_jsonl(path, kind))
+    with pytest.raises(DataError, match=r"rows\.jsonl"):
+        list(read_rows(path))
+
+
+def test_a_full_disk_names_the_file(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space") as error, naming(tmp_path / "x.jsonl"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert error.value.filename == str(tmp_path / "x.jsonl")

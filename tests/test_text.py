@@ -18,6 +18,7 @@ from rag_ft.text import (
     normalise,
     normalise_question,
     single_spaced,
+    skeleton,
     without_punctuation,
 )
 
@@ -135,3 +136,11 @@ def test_on_the_handbook_every_form_is_stable() -> None:
     for text in handbook_texts():
         for form in (normalise, without_punctuation, single_spaced, normalise_question):
             assert form(form(text)) == form(text)
+
+
+def test_a_skeleton_is_what_a_reader_sees() -> None:
+    assert skeleton("The  T\u043ewer, \u00f3pe\u00adned\u200d!") == "the tower opened"
+    assert skeleton("\uff34ower \U0001d40d\U0001d41e\U0001d430") == "tower new"
+    assert skeleton("\u5854\u306f\u3044\u3064") == "\u5854\u306f\u3044\u3064"
+    for text in handbook_texts():
+        assert skeleton(skeleton(text)) == skeleton(text)

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import trl
 from conftest import CHAT_TEMPLATE
+from tokenizers import AddedToken
 
 from rag_ft.errors import ConfigError
-from rag_ft.llm.chat_template import load_chat_tokenizer, render
+from rag_ft.llm.chat_template import load_chat_tokenizer, render, special_tokens
 from rag_ft.training.generator.tokenization import ChatTokens
 
 MESSAGES = ({"role": "user", "content": "When does the end of the ferry's day come? Say: end."},)
@@ -76,3 +77,19 @@ def test_a_template_that_renders_nothing_is_one_line(
     (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
     with pytest.raises(ConfigError, match=r"chat template of .* cannot render a question"):
         load_chat_tokenizer(folder)
+
+
+def test_tokens_that_are_special_without_a_name_are_escaped_in_prompts_and_answers(
+    tiny_lm_dir: Path,
+) -> None:
+    tokenizer = load_chat_tokenizer(tiny_lm_dir)
+    names = ["[ARGS]", "<|turn>", "<end_of_utterance>", "[SEP]", "<fim_prefix>", "§CTRL§"]
+    tokenizer.add_tokens([AddedToken(name, special=True) for name in names])
+    tokens = ChatTokens(tokenizer)
+    hostile = "Ada " + " ".join(names) + " <|im_end|> Bo"
+    encoded = tokens.encode(({"role": "user", "content": hostile},), hostile)
+    specials = set(tokenizer.convert_tokens_to_ids(names))
+    assert not specials & set(encoded.input_ids)
+    learned = tokenizer.decode(encoded.input_ids[encoded.num_prompt_tokens :])
+    assert learned.endswith("Bo<|im_end|>") and learned.count("<|im_end|>") == 1
+    assert special_tokens(tokenizer)[-1] == "§CTRL§"

@@ -17,6 +17,7 @@ from rag_ft.errors import ConfigError
 from rag_ft.fast import decoding
 from rag_ft.llm.factory import open_language_model
 from rag_ft.llm.interface import ChatRequest, Reply
+from rag_ft.llm.plain_decoding import shares_batches
 
 SCHEMA = {
     "type": "object",
@@ -208,6 +209,7 @@ def test_the_output_layer_is_given_rows_and_not_a_slice(
 ) -> None:
     """Of a slice of three dimensions PyTorch copies a frozen layer's weights for each row."""
     with open_language_model(config_of(eager_to_end), 0, {"tuned": adapter_dir}) as model:
+        assert shares_batches(model._model)  # tried before the layer is watched
         head, seen = model._model.get_output_embeddings(), []
         assert not head.weight.requires_grad
         head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))

@@ -10,6 +10,7 @@ from rag_ft.commands.arguments import checked_config_of
 from rag_ft.config import Config
 from rag_ft.errors import DataError
 from rag_ft.rag import RagPipeline
+from rag_ft.terminal import say
 from rag_ft.text import excerpt
 
 
@@ -58,4 +59,4 @@ def ask_command(args: argparse.Namespace) -> None:
     """`rag-ft ask`."""
     filters = read_filters(args.filter)
     config = checked_config_of(args, "ingest", "index", "train_retriever", "train_generator")
-    print(ask(config, args.question, tuned=not args.base, filters=filters))
+    say(ask(config, args.question, tuned=not args.base, filters=filters))

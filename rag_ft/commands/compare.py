@@ -19,6 +19,7 @@ from rag_ft.report.summary import cell
 from rag_ft.run_dir import RunDir
 from rag_ft.stage_table import NAMES
 from rag_ft.storage import write_text
+from rag_ft.terminal import say
 
 
 def compare(runs: Sequence[Path], page: Path) -> str:
@@ -94,4 +95,4 @@ def compare_command(args: argparse.Namespace) -> None:
     """`rag-ft compare`."""
     for folder in args.runs:
         check_files(RunDir(folder), finished=NAMES)
-    print(compare(args.runs, args.to))
+    say(compare(args.runs, args.to))

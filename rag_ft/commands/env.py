@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rag_ft import pipeline
 from rag_ft.hardware import CPU_BFLOAT16_FLAGS, processor
+from rag_ft.terminal import say
 from rag_ft.version import __version__
 
 PACKAGES = (
@@ -82,4 +83,4 @@ def devices() -> dict[str, str]:
 
 def env_command(args: argparse.Namespace) -> None:
     """`rag-ft env`."""
-    print(env())
+    say(env())

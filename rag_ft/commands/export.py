@@ -22,6 +22,8 @@ from rag_ft.relevance import gold_chunk_ids, gold_chunks, locate
 from rag_ft.schema import SPLITS, Chunk, QAPair, Split
 from rag_ft.session import Session
 from rag_ft.storage import batched, read_jsonl, temporary_beside, write_jsonl
+from rag_ft.terminal import say
+from rag_ft.text import cell_id
 
 SEARCH_BATCH = 64  # questions
 WRITE_ERRORS = (OSError, ValueError, RuntimeError, ImportError)
@@ -173,7 +175,7 @@ def trl_row(messages: Messages, answer: str) -> dict[str, Any]:
 
 def write_beir(task: Task, folder: Path) -> None:
     """The chunks as corpus, answerable questions as queries, gold chunks as relevant."""
-    corpus = ({"_id": c.id, "title": c.title, "text": c.text} for c in task.session.chunks)
+    corpus = ({"_id": cell_id(c.id), "title": c.title, "text": c.text} for c in task.session.chunks)
     write_jsonl(folder / "corpus.jsonl", corpus)
     (folder / "qrels").mkdir()
     tables = {}
@@ -185,9 +187,9 @@ def write_beir(task: Task, folder: Path) -> None:
             gold = gold_chunks(pair, chunks)
             if task.count(bool(gold)):
                 for chunk in gold:
-                    tables[pair.split].write(f"{pair.id}\t{chunk.id}\t1\n")
+                    tables[pair.split].write(f"{cell_id(pair.id)}\t{cell_id(chunk.id)}\t1\n")
                 metadata = {"answers": pair.answers, "kind": pair.kind}
-                yield {"_id": pair.id, "text": pair.question, "metadata": metadata}
+                yield {"_id": cell_id(pair.id), "text": pair.question, "metadata": metadata}
 
     try:
         for table in tables.values():
@@ -265,7 +267,6 @@ FORMATS: dict[str, Callable[[Task, Path], None]] = {
     "beir": write_beir,
     "squad": write_squad,
 }
-
 
 # --- where the files go
 
@@ -347,4 +348,4 @@ def cannot_write(to: str, error: Exception) -> ConfigError:
 def export_command(args: argparse.Namespace) -> None:
     """`rag-ft export`."""
     config = checked_config_of(args, "ingest", "index", "generate", "train_retriever")
-    print(export(config, args.format, args.to, args.with_context))
+    say(str(export(config, args.format, args.to, args.with_context)))

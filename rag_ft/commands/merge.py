@@ -14,6 +14,7 @@ from rag_ft.config import Config
 from rag_ft.errors import ConfigError, DataError, first_line
 from rag_ft.run_dir import RunDir
 from rag_ft.storage import temporary_beside
+from rag_ft.terminal import say
 
 
 def merge(config: Config, to: Path) -> Path:
@@ -36,11 +37,15 @@ def merge(config: Config, to: Path) -> Path:
     try:
         if (adapter / "adapter_config.json").exists():
             temporary.mkdir()  # fails where something has the name: no link is followed
-            model = merged_model(config.llm.required_model, adapter)
+            model = merged_model(
+                config.llm.required_model, adapter, config.llm.advanced.trust_remote_code
+            )
             model.save_pretrained(temporary)
             from transformers import AutoTokenizer
 
-            AutoTokenizer.from_pretrained(adapter).save_pretrained(temporary)
+            AutoTokenizer.from_pretrained(adapter, trust_remote_code=False).save_pretrained(
+                temporary
+            )
         else:  # all weights were trained: it is a whole model already
             shutil.copytree(adapter, temporary)
         os.replace(temporary, to)
@@ -49,30 +54,20 @@ def merge(config: Config, to: Path) -> Path:
     return to
 
 
-def merged_model(base: str, adapter: Path) -> Any:
+def merged_model(base: str, adapter: Path, trust_code: bool = False) -> Any:
     """The model `base` (llm.model) with the adapter's weights added to its own.
 
     Raises:
         ConfigError: the adapter was trained on another model, or does not fit this one.
     """
     from peft import PeftModel
-    from transformers import AutoModelForCausalLM
 
-    from rag_ft.model_hub import read_json, resolve
+    from rag_ft.llm.causal_lm import load_causal_lm
+    from rag_ft.model_hub import check_adapter_base, resolve
     from rag_ft.training.generator.lora import drop_unused_sampling
 
-    # An adapter loads into every model of the same shape, but only makes sense on its own base.
-    path = adapter / "adapter_config.json"
-    trained = read_json(path).get("base_model_name_or_path")
-    if trained not in (None, base):
-        folder = local_folder(trained)
-        if folder is None or folder != local_folder(base):
-            raise ConfigError(
-                f"{adapter} was trained on {trained}, and llm.model is {base}: set "
-                f"llm.model={trained}, or, if that model was moved, base_model_name_or_path in "
-                f"{path}"
-            )
-    model = AutoModelForCausalLM.from_pretrained(resolve(base, "llm"), dtype="auto")
+    check_adapter_base(adapter, base)
+    model = load_causal_lm(resolve(base, "llm"), "auto", None, trust_code)
     drop_unused_sampling(model)
     try:
         return PeftModel.from_pretrained(model, adapter).merge_and_unload()
@@ -82,18 +77,6 @@ def merged_model(base: str, adapter: Path) -> Any:
         ) from error
 
 
-def local_folder(model: str) -> Path | None:
-    """The folder of a model, itself or in the hub's cache; None where it is not on this machine."""
-    from huggingface_hub import snapshot_download
-
-    if (folder := Path(model).expanduser()).is_dir():
-        return folder.resolve()
-    try:
-        return Path(snapshot_download(model, local_files_only=True)).resolve()
-    except (OSError, ValueError):  # not in the cache, or no hub id
-        return None
-
-
 def merge_command(args: argparse.Namespace) -> None:
     """`rag-ft merge`."""
-    print(merge(checked_config_of(args, "train_generator"), args.to))
+    say(str(merge(checked_config_of(args, "train_generator"), args.to)))

@@ -15,10 +15,12 @@ from rag_ft.config import Config, GenerateConfig, TrainGeneratorConfig
 from rag_ft.config_loader import apply_override, make_config, moved_settings
 from rag_ft.errors import ConfigError
 from rag_ft.hardware import CPU_BFLOAT16_FLAGS, choose_dtype, processor, total_memory_gb
-from rag_ft.model_hub import resolve, transformer_folder
+from rag_ft.model_files import transformer_folder
+from rag_ft.model_hub import resolve
 from rag_ft.pipeline import read_done
 from rag_ft.report.rendering import aligned
 from rag_ft.run_dir import RunDir
+from rag_ft.terminal import say
 from rag_ft.training.memory_estimate import (
     GIB,
     SPARE,
@@ -256,4 +258,4 @@ def in_words(parts: Mapping[str, float], digits: int = 2) -> str:
 
 def plan_command(args: argparse.Namespace) -> None:
     """`rag-ft plan`."""
-    print(plan(checked_config_of(args, "ingest", "generate")))
+    say(plan(checked_config_of(args, "ingest", "generate")))

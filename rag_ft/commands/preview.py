@@ -7,6 +7,7 @@ import argparse
 from rag_ft.commands.arguments import checked_config_of
 from rag_ft.errors import ConfigError
 from rag_ft.session import Session
+from rag_ft.terminal import say
 
 
 def preview(session: Session, n: int = 10) -> str:
@@ -21,7 +22,8 @@ def preview(session: Session, n: int = 10) -> str:
 
     if n < 1:
         raise ConfigError(f"--num {n} shows nothing: give 1 or more")
-    tokens = load_chat_tokens(session.config.llm.required_model)
+    llm = session.config.llm
+    tokens = load_chat_tokens(llm.required_model, llm.advanced.trust_remote_code)
     examples, rejects = sample_examples(session, tokens.encode, n)
     # A block for each example, then a line for each reject: what is left out is worth seeing too.
     blocks = []
@@ -39,4 +41,4 @@ def preview(session: Session, n: int = 10) -> str:
 def preview_command(args: argparse.Namespace) -> None:
     """`rag-ft preview`."""
     config = checked_config_of(args, "ingest", "index", "generate", "train_retriever")
-    print(preview(Session.of(config), args.num))
+    say(preview(Session.of(config), args.num))

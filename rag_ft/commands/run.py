@@ -16,6 +16,8 @@ from rag_ft.errors import RagFtError
 from rag_ft.pipeline import run_stage, stages_to_run, stages_until, stages_with_llm, status
 from rag_ft.run_dir import RunDir
 from rag_ft.stage_table import NAMES, find_stage
+from rag_ft.storage import read_rows
+from rag_ft.terminal import note, say
 
 Counts = Mapping[str, Any]
 
@@ -52,8 +54,8 @@ def run_command(args: argparse.Namespace) -> None:
         from rag_ft.report.summary import summary_table
 
         run_dir = RunDir(config.run_path)
-        print(summary_table(run_dir))
-        print(f"report: {run_dir.report_html}")
+        say(summary_table(run_dir))
+        say(f"report: {run_dir.report_html}")
 
 
 def stage_command(args: argparse.Namespace) -> None:
@@ -61,13 +63,30 @@ def stage_command(args: argparse.Namespace) -> None:
     config = config_of(args)
     *before, last = stages_to_run(args.command, config)
     run_stages(config, before)
-    run_stages(config, [last], args.force, args.drop_replies)
+    force = args.force
+    if getattr(args, "retry_rejected", False):
+        # An error is never stored as a reply: running again asks for what is missing alone.
+        lost = num_lost(RunDir(config.run_path))
+        if not lost:
+            note("[generate] no pair was lost to an error of the server: nothing is asked again")
+            return
+        note(f"[generate] {lost} pairs were lost to errors of the server and are asked again")
+        force = True
+    run_stages(config, [last], force, args.drop_replies)
+
+
+def num_lost(run_dir: RunDir) -> int:
+    """Pairs that `generate` rejected because the language model gave no reply."""
+    path = run_dir.rejects("generate")
+    if not path.exists():
+        return 0
+    return sum(row.get("reason") == "llm_error" for row in read_rows(path))
 
 
 def status_command(args: argparse.Namespace) -> None:
     """`rag-ft status`: a line for each stage."""
     for name, state, why in status(config_of(args)):
-        print(f"{name:16} {state:11} {why}".rstrip())
+        say(f"{name:16} {state:11} {why}".rstrip())
 
 
 def run_stages(
@@ -75,13 +94,13 @@ def run_stages(
 ) -> None:
     """Runs stages one after the other. Says on stderr what each one does and what came out."""
     for name in names:
-        print(f"[{name}] {find_stage(name).does}", file=sys.stderr)
+        note(f"[{name}] {find_stage(name).does}")
         done = run_stage(name, config, force, drop_replies)
         if done.get("skipped"):
             line = "up to date"
         else:
             line = f"done in {done['seconds']:.0f} s: {SUMMARIES[name](done['counts'])}"
-        print(f"[{name}] {line}", file=sys.stderr)
+        note(f"[{name}] {line}")
 
 
 # What came out of a stage, in a sentence.

@@ -63,6 +63,19 @@ class RawDocument:
     folder: Path | None = None
 
 
+def leads_out(file: SourceFile) -> bool:
+    """Whether a file of a source folder is a link to a file outside of it, or to itself. Linked
+    folders and links to nothing are left to the reader, which rejects them."""
+    if file.alone or file.folder is None or file.path.is_dir():
+        return False
+    try:
+        return not file.path.resolve(strict=True).is_relative_to(file.folder)
+    except FileNotFoundError:
+        return False
+    except (OSError, RuntimeError):  # a loop
+        return True
+
+
 def find_files(sources: list[Path | Source]) -> list[SourceFile]:
     """Returns all files of all sources, without hidden ones, folders in sorted order of paths.
 
@@ -141,12 +154,19 @@ def free_id(document: RawDocument, taken: Container[str]) -> str:
     return own
 
 
-def read_documents(file: SourceFile, max_bytes: float) -> Iterator[RawDocument | Reject]:
+def read_documents(
+    file: SourceFile, max_bytes: float, follow_links: bool = False
+) -> Iterator[RawDocument | Reject]:
     """Yields the document of a file, or those of a JSONL file's lines.
 
-    What cannot be read gives a Reject; `max_bytes` limits a file or a line.
+    What cannot be read gives a Reject; `max_bytes` limits a file or a line. `follow_links`: whether
+    a link may lead out of its source folder.
     """
     where = encodable(str(file.path))
+    if not follow_links and leads_out(file):
+        detail = "the link leads out of the source folder or to nothing: set ingest.follow_links"
+        yield Reject(where, "link", detail)
+        return
     try:
         # JSONL is no entry of FORMATS: one file holds many documents, with ids and splits of their
         # own, while a reader of formats/ returns the text of one file.

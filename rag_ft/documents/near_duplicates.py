@@ -45,14 +45,20 @@ _FACTORS = splitmix64(np.arange(1, NUM_HASHES + 1, dtype=np.uint64)) | np.uint64
 _OFFSETS = splitmix64(np.arange(NUM_HASHES + 1, 2 * NUM_HASHES + 1, dtype=np.uint64))
 
 
+def hash_words(text: str) -> np.ndarray:
+    """A hash of each word of a text, uint64 (words,), in order. Punctuation does not count; a
+    character of a script without spaces is a word."""
+    found = (zlib.crc32(match[0].encode()) for match in _WORD.finditer(text))
+    return np.fromiter(found, dtype=np.uint64)
+
+
 def signature(text: str) -> np.ndarray:
     """Returns the MinHash signature of the text's word 5-grams, uint32 (NUM_HASHES,).
 
     The share of equal places of two signatures estimates the Jaccard similarity of their sets of
     5-grams. Case and punctuation do not count. A text of fewer than five words is one gram.
     """
-    found = (zlib.crc32(match[0].encode()) for match in _WORD.finditer(text.lower()))
-    words = np.fromiter(found, dtype=np.uint64)
+    words = hash_words(text.lower())
     if not len(words):
         # A text of punctuation alone is one gram of all its characters.
         words = np.array([zlib.crc32(text.encode())], dtype=np.uint64)
@@ -69,6 +75,13 @@ def signature(text: str) -> np.ndarray:
         hashed = (block * _FACTORS + _OFFSETS) >> np.uint64(32)
         np.minimum(least, hashed.min(axis=0).astype(np.uint32), out=least)
     return least
+
+
+def least_estimate(similarity: float) -> float:
+    """What the estimate of two texts of this similarity (0-1) is at least: three standard errors
+    less, which is wrong for one of 700. Two documents that are a little less alike then share a
+    split, which costs nothing."""
+    return max(0.01, similarity - 3 * math.sqrt(similarity * (1 - similarity) / NUM_HASHES))
 
 
 def groups(signatures: np.ndarray, similarity: float) -> list[int]:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
-from rag_ft.errors import DataError, RagFtError
+from rag_ft.errors import ConfigError, DataError, RagFtError
 from rag_ft.llm.adaptive_concurrency import FIRST, FIRST_OURS, AdaptiveConcurrency
 from rag_ft.llm.http_errors import (
     FailedError,
@@ -30,6 +30,7 @@ from rag_ft.llm.http_errors import (
     failure_of,
     json_or_none,
     read_limited,
+    redirected,
     server_message,
 )
 
@@ -171,7 +172,10 @@ class HttpClient:
         url = path if path.startswith("http") else self.base_url + path
 
         async def ask() -> tuple[int, Any]:
-            async with self._session.request(method, url, json=body) as response:
+            options: Any = {"json": body, "allow_redirects": False}
+            async with self._session.request(method, url, **options) as response:
+                if 300 <= response.status < 400:
+                    raise ConfigError(f"{self.base_url}: {redirected(response)}")
                 text = await response.text()
                 return response.status, json_or_none(text)
 
@@ -185,7 +189,11 @@ class HttpClient:
     async def _open(self) -> aiohttp.ClientSession:
         headers = {"Content-Type": "application/json"}
         # From the environment: a secret must not reach config.yaml.
-        if key := os.environ.get("OPENAI_API_KEY"):
+        if key := os.environ.get("OPENAI_API_KEY", "").strip():
+            if not key.isascii() or not key.isprintable():
+                raise ConfigError(
+                    "OPENAI_API_KEY holds characters that no HTTP header takes: set it again"
+                )
             headers["Authorization"] = f"Bearer {key}"
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),
@@ -265,7 +273,9 @@ class HttpClient:
             DataError: the server rejects the API key.
         """
         try:
-            async with self._session.post(self.base_url + request.path, data=payload) as response:
+            url = self.base_url + request.path
+            asked = self._session.post(url, data=payload, allow_redirects=False)
+            async with asked as response:
                 body = await read_limited(response, request.max_bytes)
                 if response.status != 200:
                     raise failure_of(response, body)

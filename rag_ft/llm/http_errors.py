@@ -15,6 +15,7 @@ from typing import Any
 import aiohttp
 
 from rag_ft.storage import encodable
+from rag_ft.text import redact
 
 # What servers say of a request that is longer than their model's context.
 _TOO_LONG = re.compile(
@@ -70,10 +71,10 @@ def server_message(body: Any) -> str:
     Any other body is shown as it is. At most 500 characters.
     """
     if not isinstance(body, dict):
-        return " ".join(encodable(str(body)).split())[:300]
+        return redact(" ".join(encodable(str(body)).split()))[:300]
     error = body.get("error", body)
     found = error.get("message") or error.get("detail") if isinstance(error, dict) else error
-    return " ".join(encodable(str(found or body)).split())[:500]
+    return redact(" ".join(encodable(str(found or body)).split()))[:500]
 
 
 async def read_limited(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
@@ -91,6 +92,8 @@ async def read_limited(response: aiohttp.ClientResponse, max_bytes: int) -> byte
 def failure_of(response: aiohttp.ClientResponse, body: bytes) -> Exception:
     """The error that a response with an HTTP status other than 200 stands for."""
     status = response.status
+    if 300 <= status < 400:
+        return RejectedError(f"HTTP {status}: {redirected(response)}", status)
     said = server_message(json_or_none(body) or body.decode("utf-8", "replace"))
     message = f"HTTP {status}: {said}"
     if status in (401, 403):
@@ -106,6 +109,12 @@ def failure_of(response: aiohttp.ClientResponse, body: bytes) -> Exception:
                 wait = email.utils.parsedate_to_datetime(asked).timestamp() - time.time()
         return FailedError(message, status, max(0.0, wait), busy=status in (408, 429, 503))
     return RejectedError(message, status)
+
+
+def redirected(response: aiohttp.ClientResponse) -> str:
+    """What to say of a redirect, which is not followed: the other server would get the prompts."""
+    to = redact(response.headers.get("Location", "another address"))
+    return f"the server redirects to {to[:200]}, which is not followed: correct llm.base_url"
 
 
 def json_or_none(text: str | bytes) -> Any:

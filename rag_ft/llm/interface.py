@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from rag_ft.storage import encodable
+from rag_ft.text import redact
 
 Messages = tuple[dict[str, str], ...]
 # How every backend writes the JSON of a schema: as json.dumps does, so that a weak model cannot
@@ -19,6 +21,9 @@ JSON_STYLE: dict[str, Any] = {
     "item_separator": ", ",
     "key_separator": ": ",
 }
+
+
+MOST_TOKENS = 2**31  # a larger count is none
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,18 @@ class Reply:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "text", encodable(without_thinking(self.text)))
-        object.__setattr__(self, "error", None if self.error is None else encodable(self.error))
+        error = None if self.error is None else redact(encodable(str(self.error)))
+        object.__setattr__(self, "error", error)
+        for name in ("prompt_tokens", "completion_tokens"):
+            object.__setattr__(self, name, token_count(getattr(self, name)))
+        seconds = self.seconds if isinstance(self.seconds, int | float) else 0.0
+        object.__setattr__(self, "seconds", seconds if math.isfinite(seconds) else 0.0)
+
+
+def token_count(value: Any) -> int:
+    """A number of tokens that a server or a file claims; 0 where it is none ("many", NaN, null)."""
+    is_count = isinstance(value, int) and not isinstance(value, bool)
+    return value if is_count and 0 <= value < MOST_TOKENS else 0
 
 
 def without_thinking(text: str) -> str:

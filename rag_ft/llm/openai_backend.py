@@ -19,6 +19,7 @@ from rag_ft.llm.chat_template import (
     encode_prompts,
     load_chat_tokenizer,
     safe_messages,
+    special_tokens,
 )
 from rag_ft.llm.http_client import HttpClient, Request
 from rag_ft.llm.http_errors import server_message
@@ -55,7 +56,7 @@ def open_server(
     }
     if config.backend == "vllm":
         folder = resolve(config.required_model, "llm")
-        load_chat_tokenizer(folder)
+        load_chat_tokenizer(folder, config.advanced.trust_remote_code)
         served = {served_names[name]: Path(path) for name, path in adapters.items()}
         server = VLLMServer(config, folder, served, log_path)
         return ServerModel(config, adapters, served_names, folder, server)
@@ -90,7 +91,8 @@ class ServerModel:
         self._config, self._folder, self._server = config, folder, server
         self._adapters, self._served = adapters, dict(served_adapters)
         self._base = "base" if server else config.required_model
-        self._tokenizer = load_chat_tokenizer(folder) if folder else None
+        trust_code = config.advanced.trust_remote_code
+        self._tokenizer = load_chat_tokenizer(folder, trust_code) if folder else None
         self._schemas_enforced = True
         self._lora_enabled = bool(adapters)
         # A running server says on entering whether it is vLLM.
@@ -220,7 +222,7 @@ class ServerModel:
                 f"no adapter '{request.adapter}' is served (there are: "
                 f"{', '.join(self._served) or 'none'})"
             )
-        specials = self._tokenizer.all_special_tokens if self._tokenizer else ()
+        specials = special_tokens(self._tokenizer) if self._tokenizer else ()
         body: dict[str, Any] = {
             "model": self._served[request.adapter] if request.adapter is not None else self._base,
             "messages": list(safe_messages(request.messages, specials)),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from rag_ft.llm.http_client import Response
-from rag_ft.llm.interface import ChatRequest, Reply
+from rag_ft.llm.interface import ChatRequest, Reply, token_count
 
 
 def read_chat(reply: Any) -> tuple[str, str, int, int]:
@@ -28,7 +28,7 @@ def read_chat(reply: Any) -> tuple[str, str, int, int]:
     usage = reply.get("usage")
     counts = usage if isinstance(usage, dict) else {}
     prompt_tokens, completion_tokens = counts.get("prompt_tokens"), counts.get("completion_tokens")
-    return text, finish_reason, prompt_tokens or 0, completion_tokens or 0
+    return text, finish_reason, token_count(prompt_tokens), token_count(completion_tokens)
 
 
 def read_logprobs(reply: Any, jobs: list[tuple[list[int], list[int]]]) -> list[np.ndarray]:
@@ -43,7 +43,10 @@ def read_logprobs(reply: Any, jobs: list[tuple[list[int], list[int]]]) -> list[n
         values = [
             entry[str(token)]["logprob"] for entry, token in zip(entries, answer, strict=True)
         ]
-        results.append(np.array(values, np.float32))
+        scores = np.array(values, np.float32)
+        if not np.isfinite(scores).all():
+            raise ValueError("a log-probability that is no number")
+        results.append(scores)
     return results
 
 

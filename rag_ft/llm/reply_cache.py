@@ -79,7 +79,7 @@ class ReplyStore:
             except ValueError:
                 row = None
             complete = isinstance(row, dict) and row.keys() >= NEEDED_KEYS
-            if not complete or not isinstance(row["text"], str):
+            if not complete or not isinstance(row["text"], str) or not isinstance(row["key"], str):
                 raise DataError(
                     f"{path} line {number} is not a valid cached reply: delete the line; the "
                     "request will be sent again"
@@ -98,8 +98,7 @@ class ReplyStore:
         """The reply of a key that the file holds, with the id of the request."""
         self._in.seek(self._offsets[key][0])
         row = json.loads(self._in.readline())
-        # null where the server counted no tokens
-        tokens = (row.get("prompt_tokens") or 0, row.get("completion_tokens") or 0)
+        tokens = (row.get("prompt_tokens"), row.get("completion_tokens"))
         return Reply(request_id, row["text"], row["finish_reason"], *tokens, row["seconds"])
 
     def add(self, replies: list[tuple[str, Reply]], window: str = "") -> None:

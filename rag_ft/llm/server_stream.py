@@ -20,7 +20,7 @@ from rag_ft.llm.http_errors import (
     read_limited,
     server_message,
 )
-from rag_ft.llm.interface import ChatRequest, Reply
+from rag_ft.llm.interface import ChatRequest, Reply, token_count
 
 if TYPE_CHECKING:
     from rag_ft.llm.vllm_process import VLLMServer
@@ -95,8 +95,8 @@ class ServerStream:
             await asyncio.sleep(max(BACKOFF_SECONDS * tries, min(wait, self._timeout)))
 
         # Servers that count no tokens have written about one a piece.
-        counted = usage.get("completion_tokens"), usage.get("prompt_tokens")
-        completion_tokens, prompt_tokens = (n if isinstance(n, int) else 0 for n in counted)
+        completion_tokens = token_count(usage.get("completion_tokens"))
+        prompt_tokens = token_count(usage.get("prompt_tokens"))
         yield Reply(
             request.id,
             "".join(parts),

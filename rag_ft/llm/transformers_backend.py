@@ -22,11 +22,12 @@ from tokenizers.decoders import DecodeStream
 
 from rag_ft.config import LLMConfig
 from rag_ft.errors import ConfigError, first_line
-from rag_ft.fast.answer_logprobs import score_jobs
-from rag_ft.fast.decoding import GrammarCompiler, Row, decode
+from rag_ft.fast.decoding import GrammarCompiler, Row
 from rag_ft.hardware import choose_device, choose_dtype, free_memory_gb, release_gpu
+from rag_ft.llm.causal_lm import check_language_model, load_causal_lm
 from rag_ft.llm.chat_template import encode_answers, encode_prompts, load_chat_tokenizer
 from rag_ft.llm.interface import JSON_STYLE, ChatRequest, Messages, Reply, Stream
+from rag_ft.llm.plain_decoding import decode_rows, score
 from rag_ft.model_hub import check_adapter, context_tokens, fingerprint, resolve, weights_gb
 from rag_ft.storage import batched, content_hash
 
@@ -50,13 +51,15 @@ class TransformersModel:
         folder = resolve(config.required_model, "llm")
         for name, path in adapters.items():
             check_adapter(name, path)
-        self.tokenizer = load_chat_tokenizer(folder)
+        self.tokenizer = load_chat_tokenizer(folder, config.advanced.trust_remote_code)
         self._device = choose_device()
         self._dtype = choose_dtype(config.dtype, self._device)
         self._seed, self._batch_tokens = seed, config.advanced.batch_tokens
         self._limit = context_tokens(folder, config.max_model_tokens)
         check_memory(folder, self._dtype, self._device)
-        self._model = load_causal_lm(folder, self._dtype, self._device)
+        trust_code = config.advanced.trust_remote_code
+        self._model = load_causal_lm(folder, self._dtype, self._device, trust_code)
+        check_language_model(self._model, folder, config.max_model_tokens)
 
         # PEFT wraps the model and holds all adapters. They keep the model's type: they are not
         # raised to float32 as for training.
@@ -127,7 +130,7 @@ class TransformersModel:
                 "lower ingest.chunk_tokens, or raise llm.max_model_tokens where the model can"
             )
         with self._adapter(None):
-            return score_jobs(self._model, encoded, self._batch_tokens, self._pad)
+            return score(self._model, encoded, self._batch_tokens, self._pad)
 
     def count_tokens(self, messages: Messages) -> int:
         """Prompt tokens after the chat template."""
@@ -205,7 +208,7 @@ class TransformersModel:
 
         row = self._row(request, prompt, take)
         with self._adapter(request.adapter):
-            for _ in decode(self._model, [row], self._ends, self._pad):
+            for _ in decode_rows(self._model, [row], self._ends, self._pad):
                 pass
         # The text of all tokens can end later than that of one after the other.
         text = self.tokenizer.decode(row.tokens, skip_special_tokens=True)
@@ -256,7 +259,7 @@ class TransformersModel:
         began = time.monotonic()
         rows = [self._row(request, prompt) for request, prompt in batch]
         request_of = {id(row): request for row, (request, _) in zip(rows, batch, strict=True)}
-        for row in decode(self._model, rows, self._ends, self._pad):
+        for row in decode_rows(self._model, rows, self._ends, self._pad):
             text = self.tokenizer.decode(row.tokens, skip_special_tokens=True)
             seconds, name = time.monotonic() - began, request_of[id(row)].id
             yield Reply(name, text, row.finish_reason, len(row.prompt), len(row.tokens), seconds)
@@ -272,26 +275,6 @@ class TransformersModel:
         else:
             self._peft.set_adapter(name, inference_mode=True)
             yield
-
-
-def load_causal_lm(folder: Path, dtype: str, device: str) -> Any:
-    """A causal transformers model in evaluation mode on `device`, computing in `dtype`.
-
-    Raises:
-        ConfigError: transformers cannot load it.
-    """
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
-    try:
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ConfigError(
-            f"{folder} does not load as a causal language model: {first_line(error)}"
-        ) from error
-    return model.to(device).eval()
 
 
 def check_memory(folder: Path, dtype: str, device: str) -> None:

@@ -26,10 +26,12 @@ from rag_ft.config import LLMConfig
 from rag_ft.errors import ConfigError, RagFtError
 from rag_ft.hardware import check_gpu_memory, release_gpu
 from rag_ft.llm import vllm_watchdog
-from rag_ft.model_hub import context_tokens, read_json
+from rag_ft.model_files import read_json
+from rag_ft.model_hub import context_tokens
 
 log = logging.getLogger(__name__)
 
+CHECKOUT = Path(__file__).parents[2]  # where `make vllm` puts .venv-vllm
 MAX_RESTARTS = 2  # of a server that died; one that dies more often ends the stage
 START_SECONDS = 1800  # large models load for minutes; a server that fails exits long before
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -53,6 +55,7 @@ class VLLMServer:
         log_path: Path | None = None,
     ) -> None:
         self._python = find_vllm_python(config.advanced.vllm_python)
+        log.warning("vLLM runs under %s", self._python)
         self._on_cpu = is_cpu_build(self._python)
         if not self._on_cpu:
             # An encoder may have been trained or used in this process before.
@@ -176,6 +179,8 @@ class VLLMServer:
             options["--max-loras"] = [len(modules)]
             options["--lora-modules"] = modules
 
+        if settings.trust_remote_code:
+            options["--trust-remote-code"] = []
         command = [self._python, "-m", "vllm.entrypoints.openai.api_server"]
         for name, values in options.items():
             command += [name, *map(str, values)]
@@ -230,7 +235,8 @@ class VLLMServer:
 
 
 def find_vllm_python(wanted: str | None) -> str:
-    """The Python that has vLLM: `wanted`, else .venv-vllm of this folder, else the running one.
+    """The Python that has vLLM: `wanted`, else .venv-vllm beside this package's own checkout (never
+    that of the working directory), else the running one.
 
     Raises:
         ConfigError: there is none.
@@ -243,9 +249,9 @@ def find_vllm_python(wanted: str | None) -> str:
                 "has vLLM"
             )
         return found
-    beside = Path(".venv-vllm/bin/python")
+    beside = CHECKOUT / ".venv-vllm/bin/python"
     if beside.is_file():
-        return str(beside.absolute())
+        return str(beside)
     if find_spec("vllm") is not None:
         return sys.executable
     raise ConfigError(

@@ -20,12 +20,21 @@ from rag_ft.config import EncoderConfig
 from rag_ft.errors import ConfigError
 from rag_ft.fast.encode import can_encode, encode
 from rag_ft.hardware import choose_dtype
+from rag_ft.model_files import check_model, transformer_folder
 from rag_ft.model_hub import fingerprint, resolve
+from rag_ft.model_loading import (
+    POSITION_TABLE,
+    check_all_loaded,
+    load_errors,
+    loading_error,
+    quiet_loading,
+)
 from rag_ft.storage import content_hash
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
+PROBE_TEXTS = ["The ferry leaves.", "A text that is a little longer than the one before it."]
 # Names under which models store the prefix of a chunk; the first that is there counts.
 DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 
@@ -163,7 +172,7 @@ def load_encoder(config: EncoderConfig, path: Path | None = None) -> Encoder:
     device_type = model.device.type
     model.to(getattr(torch, choose_dtype(config.dtype, device_type)))
     if device_type == "cpu":
-        pack_linears(model)
+        pack_linears(model, lambda: model.encode(PROBE_TEXTS, convert_to_tensor=True))
     # Every process of a distributed run has a GPU of its own; a process alone uses all of them.
     devices: list[str] = []
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
@@ -186,12 +195,13 @@ def load_sentence_transformer(
     from sentence_transformers.sentence_transformer.modules import Normalize
 
     folder, advanced = path or resolve(config.model, "encoder"), config.advanced
+    check_model(folder, "encoder")
     if not (folder / "modules.json").exists() and advanced.pooling is None:
         raise ConfigError(
             f"the pooling of {folder} is unknown: set encoder.advanced.pooling to mean, cls or "
             "lasttoken"
         )
-    model = _open_model(folder)
+    model = _open_model(folder, advanced.trust_remote_code)
     if advanced.pooling is not None:
         pooling = _pooling(model)
         if pooling is None:
@@ -201,16 +211,19 @@ def load_sentence_transformer(
             )
         pooling.pooling_mode = advanced.pooling
         pooling.pooling_output_dimension = pooling.embedding_dimension
+    positions = usable_positions(model)
     if advanced.max_tokens:
-        own = getattr(getattr(model[0], "auto_model", None), "config", None)
-        positions = getattr(own, "max_position_embeddings", None)
         if positions and advanced.max_tokens > positions:
             raise ConfigError(
                 f"encoder.advanced.max_tokens is {advanced.max_tokens}, but {config.model} has "
                 f"{positions} positions: lower it"
             )
         model.max_seq_length = advanced.max_tokens
-    if not any(isinstance(module, Normalize) for module in model):
+    elif positions and (model.max_seq_length or positions + 1) > positions:
+        model.max_seq_length = positions  # the tokenizer's limit is not the model's
+    if model.truncate_dim:
+        _cut_by_module(model)
+    if not isinstance(model[-1], Normalize):
         model.append(Normalize())
 
     # Prefixes: the configuration's, else those of the model's files, else none.
@@ -224,28 +237,82 @@ def load_sentence_transformer(
     return model
 
 
-def _open_model(folder: Path) -> SentenceTransformer:
-    """The model of a folder in float32 and in evaluation mode, loaded without a progress bar."""
-    import torch
-    from safetensors import SafetensorError
-    from sentence_transformers import SentenceTransformer
-    from transformers.utils import logging as transformers_logging
+def usable_positions(model: SentenceTransformer) -> int | None:
+    """Tokens that the transformer has a position for; None where nothing limits them.
 
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
+    RoBERTa and its relatives keep the rows of the position table up to the padding token's for
+    themselves: of 514 rows 512 count.
+    """
+    transformer = getattr(model[0], "auto_model", None)
+    if transformer is None:
+        return None
+    for name, module in transformer.named_modules():
+        if POSITION_TABLE.search(name) and hasattr(module, "num_embeddings"):
+            padding = module.padding_idx
+            return module.num_embeddings - (0 if padding is None else padding + 1)
+    return getattr(transformer.config, "max_position_embeddings", None)
+
+
+def _cut_by_module(model: SentenceTransformer) -> None:
+    """Cuts the vectors at the model's `truncate_dim` by a module of the model, so that training and
+    every library see the cut vectors; sentence-transformers cuts them in `encode` alone."""
+    import torch
+    from sentence_transformers.sentence_transformer.modules import Dense
+
+    kept = int(model.truncate_dim or 0)
+    model.truncate_dim = None
+    width = int(model.get_embedding_dimension() or kept)
+    if kept >= width:
+        return
+    cut = Dense(width, kept, bias=False, activation_function=torch.nn.Identity())
+    with torch.no_grad():
+        cut.linear.weight.copy_(torch.eye(kept, width))
+    model.append(cut.to(model.device))
+
+
+def _open_model(folder: Path, trust_code: bool) -> SentenceTransformer:
+    """The model of a folder in float32 and in evaluation mode, loaded without a progress bar.
+
+    Raises:
+        ConfigError: it cannot be loaded, its files lack weights, or it has no tokenizer.
+    """
+    import torch
+    from sentence_transformers import SentenceTransformer
+
     try:
-        model = SentenceTransformer(
-            str(folder), local_files_only=True, model_kwargs={"dtype": torch.float32}
-        )
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ConfigError(
-            f"cannot load the encoder {folder} ({reason}): set encoder.model to another"
-        ) from error
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()
+        with quiet_loading():
+            model = SentenceTransformer(
+                str(folder),
+                local_files_only=True,
+                trust_remote_code=trust_code,
+                model_kwargs={"dtype": torch.float32},
+            )
+            # Once more without reading a weight, for the names that the files lack.
+            transformer = getattr(model[0], "auto_model", None)
+            if transformer is not None:
+                _, report = type(transformer).from_pretrained(
+                    transformer_folder(folder),
+                    config=transformer.config,
+                    device_map="meta",
+                    output_loading_info=True,
+                )
+                check_all_loaded(folder, "encoder", report)
+    except load_errors() as error:
+        raise loading_error(folder, "encoder", error) from error
     model.eval()
+    tokenizer: Any = model.tokenizer
+    if tokenizer is None:
+        raise ConfigError(
+            f"{folder} has no tokenizer: copy the model's tokenizer files beside its weights"
+        )
+    if getattr(tokenizer, "pad_token", "") is None:
+        # Padding is masked, so any token will do.
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+        if tokenizer.pad_token is None:
+            raise ConfigError(
+                f"the tokenizer of {folder} has no token to pad with: give it a pad_token and save "
+                "it"
+            )
     return model
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import logging
 import re
 import unicodedata
@@ -97,7 +96,7 @@ class LexicalIndex:
 
         try:
             self._bm25 = bm25s.BM25.load(folder, mmap=True, allow_pickle=False, show_progress=False)
-        except (OSError, ValueError, json.JSONDecodeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
                 f"{folder} is not a BM25 index ({error}): run `rag-ft index CONFIG --force`"
             ) from error

@@ -127,8 +127,8 @@ class Retriever:
         modes: Sequence[str],
         filters: Sequence[Filters] | None = None,
     ) -> dict[str, list[Hits]]:
-        """{mode: as `search` returns}. Questions are encoded once, and each index is searched
-        once for each distinct filter."""
+        """{mode: as `search` returns}; a mode may be named more than once. Questions are encoded
+        once, and each index is searched once for each distinct filter."""
         if not questions:
             return {mode: [] for mode in modes}
         if filters is not None and len(filters) != len(questions):

@@ -20,9 +20,10 @@ from tqdm import tqdm
 
 from rag_ft.config import IngestConfig
 from rag_ft.documents.chunking import CountTokens, split_chunks
+from rag_ft.documents.containment import TestParts
 from rag_ft.documents.discovery import RawDocument, find_files, free_id, read_documents
-from rag_ft.documents.near_duplicates import groups, signature
-from rag_ft.documents.splits import split_of, strictest
+from rag_ft.documents.near_duplicates import groups, least_estimate, signature
+from rag_ft.documents.splits import content_key, split_of, strictest
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.model_hub import load_token_counter, resolve
 from rag_ft.run_dir import RunDir
@@ -57,8 +58,9 @@ def run(session: Session) -> dict[str, int | float]:
         _check_kept(settings, sources, run_dir)
 
         # Near-duplicates share a split, so that no test document resembles a train document.
-        near = groups(np.array(sources.signatures), settings.advanced.near_duplicate_similarity)
-        splits = decide_splits(sources.ids, sources.fixed, near, settings)
+        similarity = least_estimate(settings.advanced.near_duplicate_similarity)
+        near = groups(np.array(sources.signatures), similarity)
+        splits = decide_splits(sources, near, settings)
         for split in ("train", "test"):
             if split not in splits:
                 logger.warning(
@@ -69,19 +71,45 @@ def run(session: Session) -> dict[str, int | float]:
     finally:
         unsplit.unlink(missing_ok=True)
 
-    # Second pass: chunks inherit the split of their document.
-    rows = read_jsonl(run_dir.documents, Document)
-    documents = tqdm(rows, desc="ingest: chunk", total=len(sources.ids), unit="doc")
-    chunks = (c for document in documents for c in chunks_of(document, count_tokens, settings))
-    num_chunks = write_jsonl(run_dir.chunks, chunks)
+    num_chunks, num_leaking = _write_chunks(run_dir, settings, count_tokens, sources)
     return {
         "num_sources": len(sources.ids) + len(sources.rejects),
         "num_documents": len(sources.ids),
         "num_rejects": len(sources.rejects),
         "num_chunks": num_chunks,
+        "num_leaking_chunks": num_leaking,
         **{f"num_{split}_documents": splits.count(split) for split in ("train", "dev", "test")},
         "num_near_duplicate_groups": sum(number > 1 for number in Counter(near).values()),
     }
+
+
+def _write_chunks(
+    run_dir: RunDir, settings: IngestConfig, count_tokens: CountTokens, sources: Sources
+) -> tuple[int, int]:
+    """Second pass: writes the chunks, which inherit the split of their document; returns their
+    number, and that of chunks of train and dev documents that hold a part of a test document: they
+    are left out."""
+    parts = TestParts(lambda: read_jsonl(run_dir.documents, Document))
+    rows = read_jsonl(run_dir.documents, Document)
+    documents = tqdm(rows, desc="ingest: chunk", total=len(sources.ids), unit="doc")
+    leaks: list[Reject] = []
+    chunks = (
+        chunk
+        for document in documents
+        for chunk in parts.without(list(chunks_of(document, count_tokens, settings)), leaks)
+    )
+    num_chunks = write_jsonl(run_dir.chunks, chunks)
+    if leaks:
+        logger.warning(
+            "%d chunks of train and dev documents hold parts of test documents and are left out, "
+            "such as %s (%s): see %s",
+            len(leaks),
+            leaks[0].item,
+            leaks[0].detail,
+            run_dir.rejects("ingest"),
+        )
+        write_jsonl(run_dir.rejects("ingest"), [*sources.rejects, *leaks])
+    return num_chunks, len(leaks)
 
 
 def check(config: IngestConfig) -> None:
@@ -108,11 +136,12 @@ def check(config: IngestConfig) -> None:
 class Sources:
     """What is kept in memory of all documents; the lists have one element a document.
 
-    `fixed` are the splits that the user set, `by_id` says where an id comes from, and `by_text`
-    gives the place of a text in the lists, by its hash.
+    `keys` stand for the texts, `fixed` are the splits that the user set, `by_id` says where an id
+    comes from, and `by_text` gives the place of a text in the lists, by its hash.
     """
 
     ids: list[str] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
     fixed: list[Split | None] = field(default_factory=list)
     signatures: list[np.ndarray] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
@@ -126,7 +155,8 @@ class Sources:
         """
         files = find_files(config.sources)
         for file in tqdm(files, desc="ingest: read", unit="file"):
-            for found in read_documents(file, config.advanced.max_document_mb * 2**20):
+            max_bytes = config.advanced.max_document_mb * 2**20
+            for found in read_documents(file, max_bytes, config.follow_links):
                 kept = found if isinstance(found, Reject) else self.add(found)
                 if isinstance(kept, Reject):
                     self.rejects.append(kept)
@@ -164,6 +194,7 @@ class Sources:
         self.by_id[document.id] = document.where
         self.by_text[digest] = len(self.ids)
         self.ids.append(document.id)
+        self.keys.append(content_key(document.text))
         self.fixed.append(document.split)
         self.signatures.append(signature(document.text))
         return document
@@ -187,21 +218,20 @@ def _check_kept(config: IngestConfig, sources: Sources, run_dir: RunDir) -> None
         )
 
 
-def decide_splits(
-    ids: list[str], fixed: list[Split | None], near: list[int], config: IngestConfig
-) -> list[Split]:
+def decide_splits(sources: Sources, near: list[int], config: IngestConfig) -> list[Split]:
     """Returns the split of each document, the same for a whole group of near-duplicates.
 
     `near` has the lowest index of each document's group. The split is the strictest one that the
-    user fixed for a member, else it depends on the hash of the group's smallest id.
+    user fixed for a member, else it depends on the smallest key of the group's texts.
     """
+    ids, keys, fixed = sources.ids, sources.keys, sources.fixed
     members: dict[int, list[int]] = {}
     for n, lowest in enumerate(near):
         members.setdefault(lowest, []).append(n)
     splits: list[Split] = ["train"] * len(ids)
     for group in members.values():
         wanted = {split for n in group if (split := fixed[n])}
-        split = strictest(wanted) if wanted else split_of(min(ids[n] for n in group), config)
+        split = strictest(wanted) if wanted else split_of(min(keys[n] for n in group), config)
         if len(wanted) > 1:
             names = ", ".join(ids[n] for n in group[:5])
             logger.warning("near-duplicates with different splits all go to %s: %s", split, names)

@@ -47,7 +47,7 @@ def run(session: Session) -> Counts:
     # What cannot work ends the stage here, before hours of work.
     check_method(settings, llm)
     processes, work = join_processes(), run_dir.checkpoints(STAGE)
-    tokens = load_chat_tokens(llm.required_model)
+    tokens = load_chat_tokens(llm.required_model, llm.advanced.trust_remote_code)
     tokenizer = tokens.tokenizer
 
     # Examples: the first process makes them, every process reads them.
@@ -146,7 +146,9 @@ def write_generator(
     config, run_dir = session.config, session.run_dir
     settings, unfinished = config.train_generator, run_dir.generator_unfinished
     processes.first(lambda: shutil.rmtree(unfinished, ignore_errors=True))
-    save_generator(trained, settings, config.llm.required_model, unfinished, processes)
+    llm = config.llm
+    trust_code = llm.advanced.trust_remote_code
+    save_generator(trained, settings, llm.required_model, unfinished, processes, trust_code)
     processes.wait()
     if processes.main:
         write_text(unfinished / "README.md", model_card(config, counts, __version__))

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 
 from rag_ft.errors import DataError
 from rag_ft.schema import Chunk, Document, QAPair, Reject
-from rag_ft.text import normalise_question
+from rag_ft.text import skeleton
 
+FEW_WORDS = 4  # of a question in which every word counts
 NUM_NAMED = 3  # leaks that an error names
 TEST_QUESTION = "asked of a test document too"  # the reason of a Reject
 
@@ -15,22 +16,41 @@ TEST_QUESTION = "asked of a test document too"  # the reason of a Reject
 def without_test_questions(
     training: Iterable[QAPair], heldout: Iterable[QAPair]
 ) -> tuple[list[QAPair], list[Reject]]:
-    """Leaves out training pairs whose question is asked, word for word, of a test document too.
+    """Leaves out training pairs whose question is asked of a test document too: in the same words
+    as a reader sees them, in any order, or with one word more or less.
 
     People ask "What is the conclusion?" of many documents.
 
     Returns:
         The kept pairs in order, and a Reject for each other pair.
     """
-    asked = {normalise_question(pair.question): pair.id for pair in heldout}
+    asked: dict[frozenset[str], str] = {}
+    shorter: dict[frozenset[str], str] = {}
+    for pair in heldout:
+        words = question_words(pair.question)
+        asked.setdefault(words, pair.id)
+        for fewer in without_a_word(words):
+            shorter.setdefault(fewer, pair.id)
     kept, rejects = [], []
     for pair in training:
-        twin = asked.get(normalise_question(pair.question))
+        words = question_words(pair.question)
+        added = (asked[fewer] for fewer in without_a_word(words) if fewer in asked)
+        twin = asked.get(words) or shorter.get(words) or next(added, None)
         if twin is None:
             kept.append(pair)
         else:
             rejects.append(Reject(pair.id, TEST_QUESTION, f"{twin}: {pair.question}"))
     return kept, rejects
+
+
+def question_words(question: str) -> frozenset[str]:
+    """The words of a question as a reader sees them."""
+    return frozenset(skeleton(question).split())
+
+
+def without_a_word(words: frozenset[str]) -> list[frozenset[str]]:
+    """The words without each one of them; none where they are few, and every word counts."""
+    return [words - {word} for word in sorted(words)] if len(words) > FEW_WORDS else []
 
 
 def check_no_leakage(
@@ -53,12 +73,12 @@ def check_no_leakage(
         d.document_id if isinstance(d, Chunk) else d.id for d in documents if d.split == "test"
     }
     heldout, pairs = list(heldout), list(training)
-    asked = {normalise_question(pair.question): pair.id for pair in heldout}
+    asked = {question_words(pair.question): pair.id for pair in heldout}
 
     # A pair can leak by its split, its document, its chunk or its question.
     leaks = []
     for pair in pairs:
-        twin = asked.get(normalise_question(pair.question))
+        twin = asked.get(question_words(pair.question))
         if pair.split == "test":
             leaks.append(f"{pair.id} (its split is test)")
         elif pair.document_id in test_ids:

@@ -89,11 +89,17 @@ class ModelShape:
 def read_shape(folder: Path) -> ModelShape:
     """The shape of a language model by its config.json; loads no weights."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(folder)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+    from rag_ft.llm.causal_lm import model_class
+    from rag_ft.model_loading import load_errors, loading_error
+
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        with torch.device("meta"):
+            model = model_class(folder, trust_code=False).from_config(config)
+    except load_errors() as error:
+        raise loading_error(folder, "llm", error) from error
     return shape_of(model)
 
 
@@ -109,9 +115,11 @@ def shape_of(model: Any) -> ModelShape:
     tables = {id(module.weight): module.weight for module in found}
     linear = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
 
-    # Configurations leave out what follows from other values.
-    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    key_heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    # Configurations leave out what follows from other values; a model without attention has no
+    # heads.
+    heads = getattr(text, "num_attention_heads", None) or 1
+    width = getattr(text, "head_dim", None) or text.hidden_size // heads
+    key_heads = getattr(text, "num_key_value_heads", None) or heads
     return ModelShape(
         # Counts each 4-bit weight, although two of them are stored in one byte.
         parameters=model.num_parameters(),
@@ -119,7 +127,7 @@ def shape_of(model: Any) -> ModelShape:
         layers=text.num_hidden_layers,
         hidden=text.hidden_size,
         feed_forward=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
-        query_width=width * text.num_attention_heads,
+        query_width=width * heads,
         key_width=width * key_heads,
         vocabulary=text.vocab_size,
         adapted=tuple((m.in_features, m.out_features) for m in linear),

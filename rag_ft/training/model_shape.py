@@ -8,7 +8,7 @@ import math
 import re
 from pathlib import Path
 
-from rag_ft.model_hub import read_json
+from rag_ft.model_files import read_json
 from rag_ft.training.memory_estimate import ModelShape, read_shape
 
 FLOATS = {"F64", "F32", "F16", "BF16"}

@@ -7,6 +7,7 @@ versions of both are pinned, and tests compare what each override promises with 
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -192,13 +193,23 @@ def answer_losses(model: Any, input_ids: Any, labels: Any, fused: bool) -> Any:
     first = int((labels != IGNORED).any(0).nonzero()[0, 0])
     first = max(1, first - first % WIDTH_STEP)
     num_kept = labels.shape[1] - first + 1
-    outputs = model(input_ids=input_ids, use_cache=False, logits_to_keep=num_kept)
+    # Some models (BLOOM, Mamba) always compute all logits.
+    options = {"logits_to_keep": num_kept} if takes(model, "logits_to_keep") else {}
+    logits = model(input_ids=input_ids, use_cache=False, **options).logits[:, -num_kept:]
     return functional.cross_entropy(
-        outputs.logits[:, :-1].flatten(0, 1).float(),
+        logits[:, :-1].flatten(0, 1).float(),
         labels[:, first:].flatten(),
         ignore_index=IGNORED,
         reduction="none",
     ).view(len(labels), -1)
+
+
+def takes(model: Any, argument: str) -> bool:
+    """Whether the model's forward has an argument of this name; wrappers (PEFT, DDP) are looked
+    through."""
+    model = getattr(model, "module", model)
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return argument in inspect.signature(model.forward).parameters
 
 
 class Progress(ProgressCallback):

@@ -114,7 +114,8 @@ def build_training_set(session: Session, encode: Encode, folder: Path) -> dict[s
     session.close_retrievers()
 
     # Examples: a new arrangement for each pass, the same rehearsal in all of them.
-    layout = layout_settings(settings, config.retrieval.num_shown, seed)
+    shown, context = config.retrieval.num_shown, config.llm.max_model_tokens
+    layout = layout_settings(settings, shown, seed, context)
     num_passes = min(math.ceil(settings.epochs), ENOUGH_EXAMPLES // len(pairs))
     train, rejected = make_examples(prompt, found, pairs, encode, layout, max(1, num_passes))
     dev, rejected_dev = make_examples(prompt, found, some_dev, encode, layout)
@@ -138,7 +139,9 @@ def build_training_set(session: Session, encode: Encode, folder: Path) -> dict[s
         "dev": dev,
         "dev_questions": make_questions(prompt, found, dev_sample, encode, layout),
         "fold_questions": make_questions(prompt, found, fold_sample, encode, layout),
-        "closed_book": closed_book_questions(session.prompts, closed_sample, encode),
+        "closed_book": closed_book_questions(
+            session.prompts, closed_sample, encode, layout.max_tokens
+        ),
         "plain": ({"text": text} for text in _sample(plain, MAX_PLAIN_TEXTS, seed)),
     }
     write_jsonl(session.run_dir.rejects("train_generator"), [*rejects, *rejected, *rejected_dev])
@@ -160,15 +163,18 @@ def read_training_set(folder: Path) -> TrainingSet:
     )
 
 
-def layout_settings(settings: TrainGeneratorConfig, top_k: int, seed: int) -> LayoutSettings:
-    """The layout that the settings ask for, in the first pass over the pairs."""
+def layout_settings(
+    settings: TrainGeneratorConfig, top_k: int, seed: int, context: int
+) -> LayoutSettings:
+    """The layout that the settings ask for, in the first pass over the pairs. `context`: tokens
+    that the model reads (llm.max_model_tokens)."""
     advanced = settings.advanced
     return LayoutSettings(
         name=advanced.layout,
         top_k=top_k,
         gold_share=advanced.gold_share,
         cite=advanced.cite,
-        max_tokens=advanced.max_tokens,
+        max_tokens=min(advanced.max_tokens, context),
         seed=seed,
         quote=advanced.quote,
     )
@@ -229,7 +235,8 @@ def sample_examples(
     config = session.config
     similarity = config.ingest.advanced.near_duplicate_similarity
     pairs, _, _ = select_pairs(session.run_dir, session.chunks, similarity)
-    layout = layout_settings(config.train_generator, config.retrieval.num_shown, config.run.seed)
+    shown, context = config.retrieval.num_shown, config.llm.max_model_tokens
+    layout = layout_settings(config.train_generator, shown, config.run.seed, context)
     kept, balanced, _ = balance_unanswerable(pairs, layout)
     chosen = kept[:: max(1, len(kept) // most)][:most]
     found = retrieve(session, chosen)
@@ -253,12 +260,15 @@ def make_questions(
 
 
 def closed_book_questions(
-    prompts: Prompts, pairs: Sequence[QAPair], encode: Encode
+    prompts: Prompts, pairs: Sequence[QAPair], encode: Encode, max_tokens: int
 ) -> Iterator[DevQuestion]:
-    """The questions of the answerable pairs, without any context."""
+    """The questions of the answerable pairs, without any context, that fit into `max_tokens` with
+    their answers."""
     for pair in pairs:
         if pair.answerable:
-            yield _dev_question(pair, encode(prompts.closed_book(pair.question), pair.answer), 0)
+            encoded = encode(prompts.closed_book(pair.question), pair.answer)
+            if len(encoded.input_ids) <= max_tokens:
+                yield _dev_question(pair, encoded, 0)
 
 
 def _sample(items: Sequence[Item], most: int, seed: int) -> list[Item]:
@@ -306,7 +316,8 @@ def _replay(
     chunks = session.chunks.select(p.chunk_id for p in pairs if p.chunk_id) if count else {}
     prompts = replay_prompts(pairs, chunks, session.answer_prompt, count, config.run.seed)
     path = session.run_dir.replies("train_generator")
-    seed, most = config.run.seed, advanced.max_tokens
+    seed = config.run.seed
+    most = min(advanced.max_tokens, config.llm.max_model_tokens)
     return list(replay_examples(config.llm, seed, prompts, encode, most, path))
 
 

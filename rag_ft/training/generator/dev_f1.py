@@ -35,7 +35,8 @@ def answer_f1(
     model: Any, tokenizer: Any, questions: Sequence[DevQuestion], abstain: str, max_tokens: int
 ) -> list[float]:
     """F1 (0-1) of each question's greedy answer of at most `max_tokens` tokens, in order."""
-    from rag_ft.fast.decoding import Row, decode
+    from rag_ft.fast.decoding import Row
+    from rag_ft.llm.plain_decoding import decode_rows
     from rag_ft.llm.transformers_backend import end_tokens
 
     # Questions of similar length share a batch, so that little is padded.
@@ -44,7 +45,7 @@ def answer_f1(
     rows = [Row(list(question.prompt), max_tokens) for question in questions]
     by_length = sorted(rows, key=lambda row: len(row.prompt))
     for batch in batched(by_length, ROWS):
-        for _ in decode(model, batch, ends, tokenizer.pad_token_id):
+        for _ in decode_rows(model, batch, ends, tokenizer.pad_token_id):
             pass  # the rows hold the replies
     model.train(training)
 
@@ -76,11 +77,13 @@ def plain_text_loss(model: Any, tokenizer: Any, texts: Sequence[str]) -> float:
     """Mean -log p (nats per token) of plain texts, by a model that is whole in this process; nan
     without texts."""
     total, count = 0.0, 0
+    shape = model.config.get_text_config()
+    positions = getattr(shape, "max_position_embeddings", None) or PLAIN_TEXT_TOKENS
     model.eval()
     with torch.no_grad():
         for text in texts:
             encoded = tokenizer(text, return_tensors="pt", add_special_tokens=False)
-            ids = encoded["input_ids"][:, :PLAIN_TEXT_TOKENS]
+            ids = encoded["input_ids"][:, : min(PLAIN_TEXT_TOKENS, positions)]
             if ids.shape[1] > 1:
                 ids = ids.to(model.device)
                 logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()

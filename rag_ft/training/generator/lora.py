@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 
 from rag_ft.config import Config, LLMConfig, TrainGeneratorConfig
-from rag_ft.errors import ConfigError, first_line
+from rag_ft.errors import ConfigError
 from rag_ft.hardware import choose_dtype
+from rag_ft.llm.causal_lm import check_language_model, load_causal_lm
 from rag_ft.model_hub import resolve
 
 FLASH = "flash_attention_2"
@@ -84,18 +86,16 @@ def load_base(config: Config) -> Any:
     Raises:
         ConfigError: there is no such model, or it does not load.
     """
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
-    from transformers.utils import logging as transformers_logging
+    from transformers import BitsAndBytesConfig
 
-    transformers_logging.disable_progress_bar()
     # All weights are trained in float32: bfloat16 is too coarse for small steps.
     folder = resolve(config.llm.required_model, "llm")
     gpu, method = torch.cuda.is_available(), config.train_generator.method
     dtype = choose_dtype(config.llm.dtype, "cuda" if gpu else "cpu")
-    options: dict[str, Any] = {
-        "dtype": torch.float32 if method == "full" else getattr(torch, dtype),
-        "attn_implementation": attention(config),
-    }
+    dtype = "float32" if method == "full" else dtype
+    options: dict[str, Any] = {}
+    if attention(config) == FLASH:
+        options["attn_implementation"] = FLASH
     # QLoRA (Dettmers et al. 2023): frozen weights in 4-bit NormalFloat, quantised twice.
     if method == "qlora":
         options["quantization_config"] = BitsAndBytesConfig(
@@ -105,15 +105,14 @@ def load_base(config: Config) -> Any:
             bnb_4bit_use_double_quant=True,
         )
         options["device_map"] = {"": torch.cuda.current_device()}
-    try:
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, **options)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        reason = first_line(error)
-        raise ConfigError(f"{folder} does not load as a causal language model: {reason}") from error
+    trust_code = config.llm.advanced.trust_remote_code
+    model = load_causal_lm(folder, dtype, None, trust_code, **options)
     drop_unused_sampling(model)
     # FSDP places sharded weights itself, and a device_map has placed 4-bit weights already.
     if gpu and not sharded() and "device_map" not in options:
         model = model.to("cuda")
+    if not sharded():
+        check_language_model(model, folder, config.llm.max_model_tokens)
     return model
 
 
@@ -132,8 +131,8 @@ def sharded() -> bool:
     return os.environ.get("ACCELERATE_USE_FSDP") == "true"
 
 
-def adapter_config(settings: TrainGeneratorConfig) -> Any | None:
-    """PEFT's settings (a LoraConfig); None where all weights are trained."""
+def adapter_config(settings: TrainGeneratorConfig, model: Any) -> Any | None:
+    """PEFT's settings (a LoraConfig) for `model`; None where all weights are trained."""
     from peft import LoraConfig
 
     if settings.method == "full":
@@ -144,20 +143,44 @@ def adapter_config(settings: TrainGeneratorConfig) -> Any | None:
         lora_alpha=2 * settings.advanced.rank,
         lora_dropout=settings.advanced.dropout,
         target_modules="all-linear",
+        exclude_modules=without_adapter(model),
         use_dora=settings.method == "dora",
         use_rslora=settings.method == "rslora",
     )
 
 
+def without_adapter(model: Any) -> str | None:
+    """A regular expression of the linear layers that get no adapter; None where all of them do.
+
+    Those are the layers outside of the language model (of images or sounds), which no text goes
+    through, and the layers of a state-space mixer whose weights its kernels read past the adapter.
+    """
+    decoder, head = model.get_decoder(), model.get_output_embeddings()
+    named = dict(model.named_modules())
+    prefix = next((name for name, module in named.items() if module is decoder), "")
+    linear = [n for n, m in named.items() if isinstance(m, torch.nn.Linear) and m is not head]
+    parts = []
+    if prefix and any(not name.startswith(f"{prefix}.") for name in linear):
+        parts.append(rf"(?!{re.escape(prefix)}\.).*")
+    # A_log is what makes a mixer a state space (Mamba and its relatives).
+    inside = set()
+    for name in linear:
+        mixer, _, own = name.rpartition(".")
+        if hasattr(named.get(mixer), "A_log") and not own.startswith("in_proj"):
+            inside.add(rf".*\.{re.escape(mixer.rpartition('.')[2])}\.{re.escape(own)}")
+    parts += sorted(inside)
+    return "|".join(parts) or None
+
+
 def attention(config: Config) -> str:
-    """transformers' name of the attention that training uses.
+    """transformers' name of the attention that training uses; "" for the model's own.
 
     Flash attention computes in bfloat16 alone, and is chosen only where examples are to be packed:
     it separates packed examples at no cost. Without it a packed row is one dense, masked attention,
-    slower than padding on CPUs, so examples are batched by length instead ("sdpa").
+    slower than padding on CPUs, so examples are batched by length instead.
     """
     wanted = config.train_generator.advanced.packing and torch.cuda.is_available()
     possible = wanted and find_spec("flash_attn") is not None
     if possible and choose_dtype(config.llm.dtype, "cuda") == "bfloat16":
         return FLASH
-    return "sdpa"
+    return ""

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 from rag_ft.errors import ConfigError
-from rag_ft.llm.chat_template import answer_ending, load_chat_tokenizer, render
+from rag_ft.llm.chat_template import (
+    answer_ending,
+    end_token_ids,
+    load_chat_tokenizer,
+    render,
+    special_tokens,
+)
 from rag_ft.llm.interface import Messages
 from rag_ft.model_hub import resolve
+from rag_ft.text import escape_control_tokens
 
 IGNORED = -100  # the label of a token without a loss, as PyTorch's cross_entropy ignores it
 
@@ -35,13 +43,15 @@ class Encoded:
 class ChatTokens:
     """Tokenises as serving does: the prompt alone, then the answer, so that no token spans both."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, ends: Collection[int] = ()) -> None:
+        """`ends`: ids of the tokens that end a reply beside the tokenizer's own."""
         if tokenizer.eos_token_id is None:
             raise ConfigError(
                 "llm.model has no end-of-sequence token: choose an instruction-tuned model"
             )
         self.tokenizer = tokenizer
         self._ending = answer_ending(tokenizer)
+        self._ends = {tokenizer.eos_token_id, *ends}
 
     def encode(self, messages: Messages, answer: str) -> Encoded:
         """Ids of the prompt as it is served, and of the answer with its end of turn.
@@ -51,23 +61,27 @@ class ChatTokens:
         prompt of serving either holds that already or does without, so it is not added here.
         """
         prompt_ids = self._ids(render(self.tokenizer, messages))
-        answer_ids = self._ids(answer + self._ending)
-        end = self.tokenizer.eos_token_id
-        if end in answer_ids:
-            answer_ids = answer_ids[: answer_ids.index(end) + 1]
+        # A control token in an answer would end it, or open another turn.
+        safe = escape_control_tokens(answer, special_tokens(self.tokenizer))
+        answer_ids = self._ids(safe + self._ending)
+        end = next((i for i, id in enumerate(answer_ids) if id in self._ends), None)
+        if end is not None:
+            answer_ids = answer_ids[: end + 1]
         return Encoded((*prompt_ids, *answer_ids), len(prompt_ids))
 
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def load_chat_tokens(model: str) -> ChatTokens:
-    """The tokenizer of `model` (a folder or a hub id) as training uses it.
+def load_chat_tokens(model: str, trust_code: bool = False) -> ChatTokens:
+    """The tokenizer of `model` (a folder or a hub id) as training uses it. `trust_code`: whether
+    Python code in its folder may run.
 
     Raises:
         ConfigError: there is no such model, or it has no chat template.
     """
-    tokenizer = load_chat_tokenizer(resolve(model, "llm"))
+    folder = resolve(model, "llm")
+    tokenizer = load_chat_tokenizer(folder, trust_code)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return ChatTokens(tokenizer)
+    return ChatTokens(tokenizer, end_token_ids(folder, tokenizer))

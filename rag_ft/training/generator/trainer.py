@@ -105,7 +105,7 @@ def train(
         train_dataset=dataset_of(examples),
         eval_dataset=dataset_of(by_length) if dev else None,
         processing_class=tokenizer,
-        peft_config=adapter_config(settings),
+        peft_config=adapter_config(settings, model),
         patience=settings.advanced.patience if dev else 0,
         callbacks=callbacks,
         arrangements=[example.arrangement for example in examples],
@@ -300,6 +300,7 @@ def save_generator(
     base_model: str,
     folder: Path,
     processes: Processes,
+    trust_code: bool = False,
 ) -> None:
     """Writes weights and tokenizer into `folder`, as PEFT, transformers and vLLM read them. Equal
     weights give equal bytes.
@@ -309,7 +310,8 @@ def save_generator(
     """
     trainer = trained.trainer
     if settings.method == "full":
-        base = AutoConfig.from_pretrained(resolve(base_model, "llm"))
+        folder_of_base = resolve(base_model, "llm")
+        base = AutoConfig.from_pretrained(folder_of_base, trust_remote_code=trust_code)
         trainer.model.to(base.get_text_config().dtype or torch.float32)
     trainer.save_model(str(folder))
     if not processes.main:

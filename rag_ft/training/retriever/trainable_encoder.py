@@ -82,7 +82,13 @@ class TrainableEncoder:
     def save(self, folder: Path, interpolation: float = 1.0) -> None:
         """Writes the merged encoder, which SentenceTransformer loads alone, and for LoRA adapter/
         beside it. `interpolation` is that of `merged`."""
-        self.merged(interpolation).save_pretrained(str(folder), create_model_card=False)
+        merged = self.merged(interpolation)
+        # A tokenizer keeps how it last cut and padded a batch, which its files shall not.
+        fast = getattr(merged.tokenizer, "backend_tokenizer", None)
+        if fast is not None:
+            fast.no_truncation()
+            fast.no_padding()
+        merged.save_pretrained(str(folder), create_model_card=False)
         if self.method == "full":
             return
         from safetensors.torch import load_file, save_file

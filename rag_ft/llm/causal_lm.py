@@ -1,0 +1,105 @@
+"""A causal language model of transformers: loaded, and checked for what would fail later."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rag_ft.errors import ConfigError
+from rag_ft.model_loading import (
+    POSITION_TABLE,
+    check_all_loaded,
+    load_errors,
+    loading_error,
+    quiet_loading,
+)
+
+
+def load_causal_lm(
+    folder: Path, dtype: str, device: str | None, trust_code: bool = False, **options: Any
+) -> Any:
+    """A causal model in evaluation mode on `device` (None: where it is loaded), in `dtype`.
+
+    A language model inside one that also reads images is loaded with the whole. The attention is
+    the fastest that the model has, unless `options` name one.
+
+    Args:
+        folder: of the model.
+        dtype: float32, bfloat16, or "auto": the type of the files.
+        device: "cpu", "cuda", ...
+        trust_code: whether Python code in the model's folder may run.
+        options: further arguments of transformers' from_pretrained.
+
+    Raises:
+        ConfigError: transformers cannot load it, or its files lack weights.
+    """
+    try:
+        with quiet_loading():
+            model, report = model_class(folder, trust_code).from_pretrained(
+                folder,
+                dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+                trust_remote_code=trust_code,
+                use_safetensors=True,
+                output_loading_info=True,
+                **options,
+            )
+    except load_errors() as error:
+        raise loading_error(folder, "llm", error) from error
+    check_all_loaded(folder, "llm", report)
+    return (model if device is None else model.to(device)).eval()
+
+
+def model_class(folder: Path, trust_code: bool) -> Any:
+    """transformers' class that loads the folder: of text models, or of models that also read
+    images."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    )
+
+    kind = AutoConfig.from_pretrained(folder, trust_remote_code=trust_code).model_type
+    only_images = kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    if only_images and kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        return AutoModelForImageTextToText
+    return AutoModelForCausalLM
+
+
+@torch.inference_mode()
+def check_language_model(model: Any, folder: Path, max_model_tokens: int) -> None:
+    """Makes sure that the model continues texts, and has a position for every token of them.
+
+    Raises:
+        ConfigError: it reads texts in both directions, or has fewer positions than
+            llm.max_model_tokens.
+    """
+    shape = model.config.get_text_config()
+    positions = getattr(shape, "max_position_embeddings", None) or getattr(
+        shape, "max_seq_len", None
+    )
+    tables = [name for name, module in model.named_modules() if POSITION_TABLE.search(name)]
+    tables += [name for name, _ in model.named_buffers() if POSITION_TABLE.search(name)]
+    if tables and positions and max_model_tokens > positions:
+        raise ConfigError(
+            f"{folder} has {positions} positions, and llm.max_model_tokens={max_model_tokens}: set "
+            f"it to at most {positions}, or use a model with a longer context"
+        )
+    # In a causal model no token changes what stands before it.
+    first, *_ = probe_prompts(shape.vocab_size)
+    texts = torch.tensor([first, [*first[:-1], first[0]]], device=model.device)
+    logits = model(input_ids=texts).logits[:, :-1].float()
+    rounding = 1e-4 if model.dtype == torch.float32 else 0.02
+    if (logits[0] - logits[1]).norm() > rounding * logits[0].norm():
+        raise ConfigError(
+            f"{folder} ({shape.model_type}) reads texts in both directions, so it cannot continue "
+            "one: set llm.model to a causal language model"
+        )
+
+
+def probe_prompts(vocabulary: int) -> list[list[int]]:
+    """Token ids of a few short texts of unequal length, to try a model on: no control tokens, as
+    those stand at the beginning or the end of vocabularies."""
+    start, width = vocabulary // 3, max(1, vocabulary // 3)
+    return [[start + (7 * i * (n + 2)) % width for i in range(12 - 4 * n)] for n in range(3)]

@@ -1,0 +1,89 @@
+"""What loading a model by another library can go wrong with, and the line that says so.
+
+Used for language models and encoders; imports neither transformers nor torch before it has to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rag_ft.errors import ConfigError, first_line
+from rag_ft.model_files import read_json
+
+MANY_NAMES = 3  # of missing weights that a message shows
+# Tables of positions in a model: a token beyond the last row cannot be read.
+POSITION_TABLE = re.compile(r"(^|\.)(wpe|embed_positions|position_embeddings?)$")
+
+
+def load_errors() -> tuple[type[Exception], ...]:
+    """What loading a model raises for files or packages that do not fit."""
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
+
+    python = (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError, TypeError)
+    return (*python, SafetensorError, StrictDataclassError)
+
+
+@contextlib.contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Without transformers' progress bar and its report of weights, which we check ourselves."""
+    from transformers.utils import logging
+
+    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if shown:
+            logging.enable_progress_bar()
+
+
+def loading_error(folder: Path, section: str, error: BaseException) -> ConfigError:
+    """One line for what loading a model or its tokenizer raised; `section` is llm or encoder."""
+    if "trust_remote_code" in str(error):
+        return ConfigError(
+            f"{folder} needs Python code of its own (auto_map), which does not run by default: "
+            f"read that code and set {section}.advanced.trust_remote_code=true, or choose a model "
+            "that transformers knows"
+        )
+    settings = folder / "config.json"
+    quantised = read_json(settings).get("quantization_config") if settings.exists() else None
+    if isinstance(error, ImportError | RuntimeError | ValueError) and isinstance(quantised, dict):
+        method = quantised.get("quant_method", "unknown")
+        return ConfigError(
+            f"{folder} has quantised weights ({method}) and cannot be loaded here: install the "
+            f"package that reads {method}, or set {section}.model to the model in full precision "
+            f"({first_line(error)[:120]})"
+        )
+    kind = "causal language model" if section == "llm" else "encoder"
+    return ConfigError(
+        f"{folder} does not load as {'a' if section == 'llm' else 'an'} {kind} "
+        f"({first_line(error)[:200]}): copy or download it again, or set {section}.model to another"
+    )
+
+
+def check_all_loaded(folder: Path, section: str, report: dict[str, Any]) -> None:
+    """Makes sure that every weight came from the files: transformers fills the rest with random
+    numbers. `report` is what it returns with output_loading_info.
+
+    Raises:
+        ConfigError: weights are missing; names them.
+    """
+    mismatched = {str(entry[0]) for entry in report.get("mismatched_keys", ())}
+    # Nothing reads the pooler of BERT, which many encoders are published without.
+    missing = {*report["missing_keys"], *mismatched}
+    missing = {name for name in missing if not re.search(r"(^|\.)pooler\.", name)}
+    if missing:
+        names = sorted(missing)[:MANY_NAMES]
+        more = ", ..." if len(missing) > MANY_NAMES else ""
+        raise ConfigError(
+            f"the files of {folder} lack {len(missing)} weights of its architecture "
+            f"({', '.join(names)}{more}), which would be random: copy or download the model again, "
+            f"or set {section}.model to another"
+        )

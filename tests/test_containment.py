@@ -1,0 +1,83 @@
+"""What a train document holds of a test document is not trained on."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from rag_ft.documents.containment import MANY_DOCUMENTS, REASON, TestParts, grams
+from rag_ft.schema import Chunk, Document, Reject
+
+WORDS = [f"{a}{b}" for a in ("har", "mil", "bri", "fer", "gar", "lan") for b in "abcdefghijklmnop"]
+
+
+def prose(seed: int, num: int = 120) -> str:
+    return " ".join(random.Random(seed).choices(WORDS, k=num)).capitalize() + "."
+
+
+def document(name: str, text: str, split: str) -> Document:
+    return Document(name, name, text, name, split, {})  # type: ignore[arg-type]
+
+
+def chunks_of(owner: Document, size: int = 60) -> list[Chunk]:
+    words, made = owner.text.split(), []
+    for n, start in enumerate(range(0, len(words), size)):
+        text = " ".join(words[start : start + size])
+        made.append(Chunk(f"{owner.id}#{n}", owner.id, "", text, 0, 1, size, owner.split))
+    return made
+
+
+def left_out(test_text: str, train_text: str, others: int = 3) -> list[str]:
+    """The ids of the train document's chunks that are rejects."""
+    test, train = document("test", test_text, "test"), document("train", train_text, "train")
+    more = [document(f"other{n}", prose(100 + n), "train") for n in range(others)]
+    parts, rejects = TestParts(lambda: [test, train, *more]), list[Reject]()
+    kept = list(parts.without(chunks_of(train), rejects))
+    assert len(kept) + len(rejects) == len(chunks_of(train))
+    assert all(reject.reason == REASON and "test" in reject.detail for reject in rejects)
+    assert list(parts.without(chunks_of(test), rejects)) == chunks_of(test)
+    for other in more:
+        assert list(parts.without(chunks_of(other), rejects)) == chunks_of(other)
+    return [reject.item for reject in rejects]
+
+
+def changed(text: str, share: float) -> str:
+    draw = random.Random(1)
+    return " ".join(w if draw.random() > share else "another" for w in text.split())
+
+
+HIDDEN = {
+    "whole": lambda text: text,
+    "half": lambda text: " ".join(text.split()[:60]),
+    "a paragraph": lambda text: " ".join(text.split()[40:70]),
+    "2 % changed": lambda text: changed(text, 0.02),
+    "homoglyphs": lambda text: text.replace("a", "\u0430").replace("e", "\u0435"),
+    "soft hyphens": lambda text: text.replace("r", "r\u00ad"),
+    "upper case": str.upper,
+    "accents": lambda text: text.replace("a", "a\u0301"),
+    "line breaks": lambda text: text.replace(" ", "\n  "),
+    "punctuation": lambda text: text.replace(" ", ", "),
+}
+
+
+@pytest.mark.parametrize("how", HIDDEN)
+def test_a_test_document_inside_a_longer_train_document_is_found(how: str) -> None:
+    test = prose(1)
+    train = f"{prose(2, 180)} {HIDDEN[how](test)} {prose(3, 180)}"
+    found = left_out(test, train)
+    assert found and "train#0" not in found and len(found) <= 4
+    assert left_out(test, f"{prose(2, 180)} {prose(3, 180)}") == []
+
+
+def test_what_stands_in_many_documents_is_a_template() -> None:
+    licence = prose(9, 40)
+    texts = [f"{licence} {prose(n)}" for n in range(20, 20 + MANY_DOCUMENTS + 2)]
+    documents = [document(f"d{n}", t, "train" if n else "test") for n, t in enumerate(texts)]
+    parts = TestParts(lambda: documents)
+    assert parts.find(licence) == (0.0, "") and parts.find(texts[0])[0] > 0.3
+
+
+def test_no_test_document_and_short_texts_have_no_parts() -> None:
+    parts = TestParts(lambda: [document("a", prose(1), "train")])
+    assert parts.find(prose(1)) == (0.0, "") and len(grams("only a few words")) == 0
