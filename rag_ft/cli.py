@@ -132,7 +132,13 @@ def make_parser() -> argparse.ArgumentParser:
     run.add_argument("--until", metavar="STAGE", choices=NAMES, help="stop after this stage")
     _add(commands, "status", "which stages are done, stale or missing", "run.status_command")
 
-    # Questions.
+    _add_questions(commands)
+    _add_tools(commands)
+    return parser
+
+
+def _add_questions(commands: Any) -> None:
+    """Adds the commands that answer questions, and the one that explains a ranking."""
     ask = _add(
         commands, "ask", "answer one question with cited chunks", "ask.ask_command", overrides=False
     )
@@ -181,9 +187,6 @@ def make_parser() -> argparse.ArgumentParser:
     explain.add_argument(
         "overrides", nargs="*", metavar="section.key=value", help="change a setting"
     )
-
-    _add_tools(commands)
-    return parser
 
 
 def _add_tools(commands: Any) -> None:

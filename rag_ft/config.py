@@ -57,11 +57,6 @@ class IngestConfig(Section):
         description="Files or folders of md, html, txt, pdf, docx, and jsonl {id, title, text, "
         "metadata, split}.",
     )
-    follow_links: bool = Field(
-        False,
-        description="true: also reads links that lead out of their source folder. false: they are "
-        "rejected, since such a file would be sent to the language model.",
-    )
     chunk_tokens: int = Field(
         128,
         ge=16,
@@ -106,11 +101,6 @@ class RetrievalConfig(Section):
         "(BM25 always reads it). It helps with short titles, and hurts where they are as long as "
         "sentences.",
     )
-    expand: Literal["none", "neighbours"] = Field(
-        "none",
-        description="What the generator is shown of a found chunk: the chunk alone, or with the "
-        "chunks before and after it, then a third of top_k, so that prompts stay as long.",
-    )
     ranker: Literal["auto", "none", "lightgbm"] = Field(
         "auto",
         description="What orders the found chunks after mode hybrid has mixed them: nothing, or a "
@@ -122,7 +112,7 @@ class RetrievalConfig(Section):
     @property
     def num_shown(self) -> int:
         """The number of found chunks that the generator is shown, each perhaps with neighbours."""
-        return self.top_k if self.expand == "none" else max(1, round(self.top_k / 3))
+        return self.top_k if self.advanced.expand == "none" else max(1, round(self.top_k / 3))
 
     @property
     def with_title(self) -> bool:
@@ -268,18 +258,6 @@ class ServeConfig(Section):
         False,
         description="true: every question with its answer is written to served.jsonl. false: only "
         "those that somebody judges, to feedback.jsonl.",
-    )
-    public_url: str | None = Field(
-        None,
-        description="Address under which people reach the server, for the links of citations. "
-        "None: the address of the request.",
-    )
-    max_concurrent: int = Field(
-        64, ge=1, le=100_000, description="Requests at a time; more get status 429."
-    )
-    cors: list[str] = Field(
-        default_factory=list,
-        description="Origins, such as https://intranet.example, whose pages may call the server.",
     )
     advanced: ServeAdvanced = ServeAdvanced()
 

@@ -53,6 +53,11 @@ class IngestAdvanced(Section):
         description="Documents with at least this Jaccard similarity (0-1) of their word 5-grams "
         "are kept in the same split.",
     )
+    follow_links: bool = Field(
+        False,
+        description="true: also reads links that lead out of their source folder. false: they are "
+        "rejected, since such a file would be sent to the language model.",
+    )
     max_document_mb: float = Field(
         20, gt=0, le=100_000, description="Larger files (MB) are rejected."
     )
@@ -107,6 +112,11 @@ class RetrievalAdvanced(Section):
         ge=1,
         le=100_000,
         description="Chunks taken from each index before their scores are mixed.",
+    )
+    expand: Literal["none", "neighbours"] = Field(
+        "none",
+        description="What the generator is shown of a found chunk: the chunk alone, or with the "
+        "chunks before and after it, then a third of top_k, so that prompts stay as long.",
     )
     faiss: Literal["auto", "flat", "ivf"] = Field(
         "auto", description="Kind of vector index. auto: flat up to 200,000 chunks, then IVF."
@@ -255,6 +265,18 @@ class EvaluateAdvanced(Section):
 
 
 class ServeAdvanced(Section):
+    public_url: str | None = Field(
+        None,
+        description="Address under which people reach the server, for the links of citations. "
+        "None: the address of the request.",
+    )
+    max_concurrent: int = Field(
+        64, ge=1, le=100_000, description="Requests at a time; more get status 429."
+    )
+    cors: list[str] = Field(
+        default_factory=list,
+        description="Origins, such as https://intranet.example, whose pages may call the server.",
+    )
     timeout_seconds: float = Field(
         300, gt=0, le=86_400, description="Seconds after which a request is ended."
     )

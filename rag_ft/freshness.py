@@ -7,15 +7,14 @@ the same bytes stays up to date.
 from __future__ import annotations
 
 import contextlib
-import functools
-import json
 import os
 import stat
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rag_ft.errors import ConfigError, DataError
+from rag_ft.done_files import Plan, read_plan
+from rag_ft.errors import DataError
 from rag_ft.run_dir import FILES, RunDir
 from rag_ft.storage import content_hash, encodable, file_sha256, sync
 
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 
 # [size in bytes, time of the last change in ns, sha256]; JSON has lists, so this is one.
 Mark = list[int | str]
-Plan = dict[str, Any]
 
 # Settings that change how fast or where a stage runs, never what it writes.
 NEUTRAL = {
@@ -183,7 +181,7 @@ def recorded_sources(run_dir: RunDir) -> dict[str, Mark]:
     for stage in FILES:
         for path in (run_dir.started(stage), run_dir.done(stage)):
             with contextlib.suppress(DataError):  # a damaged file is reported where it matters
-                known |= (read_json(path) or {}).get("sources", {})
+                known |= (read_plan(path) or {}).get("sources", {})
     return known
 
 
@@ -211,7 +209,7 @@ def what_changed(plan: Plan, before: Plan) -> str:
 
 def read_done(run_dir: RunDir, name: str) -> Plan | None:
     """The done-file of a stage, or None where it has not finished."""
-    return read_json(run_dir.done(name))
+    return read_plan(run_dir.done(name))
 
 
 def record_outputs(run_dir: RunDir, name: str) -> dict[str, Any]:
@@ -261,7 +259,7 @@ def config_is_damaged(run_dir: RunDir) -> bool:
     known = set()
     for name in FILES:
         with contextlib.suppress(DataError):  # a damaged file is reported with its stage
-            known |= {(read_json(run_dir.started(name)) or {}).get("config_file")} - {None}
+            known |= {(read_plan(run_dir.started(name)) or {}).get("config_file")} - {None}
     try:
         return bool(known) and content_hash(run_dir.config.read_text(encoding="utf-8")) not in known
     except (OSError, UnicodeDecodeError):
@@ -320,35 +318,6 @@ def source_files(stage: str, sections: Sequence[str], config: Config) -> dict[st
             unique, number = f"{encodable(name)} ({number})", number + 1
         files[unique] = path
     return files
-
-
-def read_json(path: Path) -> Plan | None:
-    """The content of a started-file or done-file, not to be changed; None where there is no such
-    file.
-
-    Raises:
-        ConfigError: the file cannot be read.
-        DataError: the file is damaged.
-    """
-    try:
-        return _parse_once(path, (now := path.stat()).st_ino, now.st_size, now.st_mtime_ns)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise ConfigError(
-            f"cannot read {path}: {error.strerror}; is run.dir a folder of yours?"
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is damaged ({error}): run the stage again with --force") from error
-
-
-# With many documents these files are large, and each stage of a command asks for them.
-@functools.lru_cache(maxsize=2 * len(FILES))
-def _parse_once(path: Path, *version: int) -> Plan:
-    found = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(found, dict) or "fingerprint" not in found:
-        raise ValueError("it holds no fingerprint")
-    return found
 
 
 def _hash_of(path: Path) -> str:

@@ -14,16 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from rag_ft.done_files import Plan, read_plan
 from rag_ft.errors import ConfigError, DataError, RagFtError
 from rag_ft.evaluation.components import COMPONENTS
 from rag_ft.freshness import (
     OLD_LAYOUT,
-    Plan,
     config_is_damaged,
     mark_files,
     plan_stage,
     read_done,
-    read_json,
     record_outputs,
     what_changed,
     why_stale,
@@ -143,7 +142,7 @@ def before_this_run(stage: Stage, plan: Plan, run_dir: RunDir) -> Plan | None:
     written = [path for path in run_dir.writes(stage.name) if path != run_dir.vllm_log]
     begun = None
     if any(path.exists() for path in written):
-        begun = read_json(run_dir.started(stage.name))
+        begun = read_plan(run_dir.started(stage.name))
     before = done or begun
     if not before:
         return None

@@ -45,7 +45,7 @@ class Session:
     def answer_prompt(self) -> AnswerPrompt:
         """How questions and chunks are put to the generator."""
         retrieval = self.config.retrieval
-        neighbours = self.chunks if retrieval.expand == "neighbours" else None
+        neighbours = self.chunks if retrieval.advanced.expand == "neighbours" else None
         return AnswerPrompt(self.prompts, retrieval.with_title, neighbours)
 
     @cached_property

@@ -280,7 +280,9 @@ def test_a_link_out_of_the_source_folder_is_read_only_where_a_setting_allows_it(
     for name in ("out.txt", "loop.txt"):
         rejected = read(name)
         assert isinstance(rejected, Reject) and rejected.reason == "link"
-        assert "set ingest.follow_links" in rejected.detail and "swordfish" not in str(rejected)
+        assert "set ingest.advanced.follow_links" in rejected.detail and "swordfish" not in str(
+            rejected
+        )
     assert isinstance(read("again.txt"), RawDocument)
     followed = read("out.txt", follow=True)
     assert isinstance(followed, RawDocument) and "swordfish" in followed.text

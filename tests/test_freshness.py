@@ -383,8 +383,7 @@ def test_a_done_file_that_says_nothing_is_damaged(
     finished: Callable[..., Config], content: str
 ) -> None:
     config = finished()
-    path = RunDir(config.run_path).done("index")
-    path.write_bytes(content.encode("latin-1"))
+    RunDir(config.run_path).done("index").write_bytes(content.encode("latin-1"))
     with pytest.raises(DataError, match=r"index\.done\.json is damaged"):
         pipeline.run_stage("generate", config)
     assert states(config)["index"] == "stale"
@@ -397,5 +396,5 @@ def test_what_a_stage_wrote_has_the_rights_of_any_new_file(
     weights = config.run_path / "generator" / "file"
     weights.chmod(0o600)
     freshness.record_outputs(RunDir(config.run_path), "train_generator")
-    (tmp_path / "new").touch()
-    assert weights.stat().st_mode == (tmp_path / "new").stat().st_mode
+    (new := tmp_path / "new").touch()
+    assert weights.stat().st_mode == new.stat().st_mode

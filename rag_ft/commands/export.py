@@ -170,7 +170,7 @@ def trl_row(messages: Messages, answer: str) -> dict[str, Any]:
     return {"prompt": list(messages), "completion": [{"role": "assistant", "content": answer}]}
 
 
-# --- test collections
+# Test collections.
 
 
 def write_beir(task: Task, folder: Path) -> None:
@@ -178,9 +178,8 @@ def write_beir(task: Task, folder: Path) -> None:
     corpus = ({"_id": cell_id(c.id), "title": c.title, "text": c.text} for c in task.session.chunks)
     write_jsonl(folder / "corpus.jsonl", corpus)
     (folder / "qrels").mkdir()
-    tables = {}
-    for split in task.splits:
-        tables[split] = (folder / "qrels" / f"{split}.tsv").open("x", encoding="utf-8")
+    places = {split: folder / "qrels" / f"{split}.tsv" for split in task.splits}
+    tables = {split: path.open("x", encoding="utf-8") for split, path in places.items()}
 
     def queries() -> Iterator[dict[str, Any]]:
         for pair, chunks in pairs_with_chunks(task):

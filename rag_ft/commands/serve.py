@@ -59,14 +59,15 @@ def serve(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 
     from rag_ft.serving.app import make_app
-    from rag_ft.serving.collections import described, open_collections
+    from rag_ft.serving.collections import described, open_collection, open_models
     from rag_ft.serving.running import run
 
     key = Key(secret) if secret is not None else None
-    with listener, open_collections(configs, base) as models:
+    collections = [open_collection(config, base) for config in configs]
+    with listener, open_models(collections) as models:
         settings = configs[0].serve
-        about = dict.fromkeys(described(model.collection) for model in models)
-        run(make_app(models, settings, key, any_host=insecure), listener, host, list(about))
+        about = [described(collection) for collection in collections]
+        run(make_app(models, settings, key, any_host=insecure), listener, host, about)
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -24,7 +24,13 @@ from rag_ft.config import Config
 from rag_ft.config_loader import apply_override, flat, load_config, move_settings
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.evaluation.answering import answer_all
-from rag_ft.evaluation.metric_table import DECIDING_ANSWER, DECIDING_RETRIEVAL, LABELS, RANK
+from rag_ft.evaluation.metric_table import (
+    DECIDING_ANSWER,
+    DECIDING_RETRIEVAL,
+    FIRST,
+    LABELS,
+    RANK,
+)
 from rag_ft.evaluation.metrics.answers import score_answer
 from rag_ft.evaluation.metrics.retrieval import score_ranking
 from rag_ft.evaluation.statistics import bootstrap
@@ -47,7 +53,7 @@ SWEPT = ("ingest", "encoder", "retrieval", "llm")
 # Settings by which documents change their split: a test document could become a question's.
 OF_SPLIT = re.compile(r"ingest\.(sources|test_share|dev_share|advanced\.(folds?|near_dup.*))$")
 MIN_HITS = 10
-SHOWN = ("recall@1", DECIDING_RETRIEVAL, RANK, DECIDING_ANSWER)
+SHOWN = (FIRST, DECIDING_RETRIEVAL, RANK, DECIDING_ANSWER)
 TOKENS, SECONDS = "tokens shown", "seconds"
 
 

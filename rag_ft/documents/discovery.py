@@ -164,7 +164,7 @@ def read_documents(
     """
     where = encodable(str(file.path))
     if not follow_links and leads_out(file):
-        detail = "the link leads out of the source folder or to nothing: set ingest.follow_links"
+        detail = "it leads out of the source folder or to nothing: set ingest.advanced.follow_links"
         yield Reject(where, "link", detail)
         return
     try:

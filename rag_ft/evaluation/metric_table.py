@@ -91,3 +91,4 @@ ABSTENTION_F1 = in_family("abstention")[-1]
 [DECIDING_ANSWER] = foremost(in_family("answer"), 1)
 [DECIDING_RETRIEVAL] = foremost(in_family("retrieval"), 1)
 RANK = "mrr@10"
+FIRST = "recall@1"  # how often the best chunk is gold

@@ -54,7 +54,7 @@ class ServedModel:
 
 
 @contextmanager
-def open_collections(configs: Sequence[Config], base_only: bool) -> Iterator[list[ServedModel]]:
+def open_models(collections: Sequence[Collection]) -> Iterator[list[ServedModel]]:
     """The models of the runs, in order: what the verdict ships, base, closed book.
 
     Language models are started on entering, and stopped on leaving.
@@ -63,17 +63,16 @@ def open_collections(configs: Sequence[Config], base_only: bool) -> Iterator[lis
         ConfigError: two runs have one name, or a model does not fit.
         DataError: a run has no finished index.
     """
-    collections = [open_collection(config, base_only) for config in configs]
     names = [collection.name for collection in collections]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ConfigError(
-            f"two run folders are named {twice.pop()}, and that name tells them apart: rename one "
-            "(run.dir)"
+            f"two run folders are named {twice.pop()}, and a model id is made of that name: rename "
+            "one (run.dir)"
         )
 
     # Runs over the same base model share one, with all their adapters beside it.
     adapters: dict[str, dict[str, Path]] = {}
-    settings: dict[str, tuple[LLMConfig, int]] = {}
+    wanted: dict[str, tuple[LLMConfig, int]] = {}
     roles: list[tuple[str, str | None, str]] = []  # key of the model, its adapter, key of the base
     for collection in collections:
         config = collection.session.config
@@ -82,7 +81,7 @@ def open_collections(configs: Sequence[Config], base_only: bool) -> Iterator[lis
         keys = []
         for settled in (llm, config.llm):
             key = json.dumps([settled.model_dump(mode="json"), settled.dtype])
-            settings.setdefault(key, (settled, config.run.seed))
+            wanted.setdefault(key, (settled, config.run.seed))
             adapters.setdefault(key, {})
             keys.append(key)
         adapter = None
@@ -94,7 +93,7 @@ def open_collections(configs: Sequence[Config], base_only: bool) -> Iterator[lis
     with ExitStack() as stack:
         opened = {
             key: stack.enter_context(open_language_model(llm, seed, adapters[key]))
-            for key, (llm, seed) in settings.items()
+            for key, (llm, seed) in wanted.items()
         }
         served = []
         for collection, (key, adapter, base) in zip(collections, roles, strict=True):
@@ -148,13 +147,19 @@ def _models_of(
     found = session.retriever(True) if "retriever" in collection.tuned else base
     return [
         ServedModel(
-            name, collection, _pipeline(session, found, llm, adapter), found, llm, adapter, base_llm
+            name,
+            collection,
+            _pipeline(collection, found, llm, adapter),
+            found,
+            llm,
+            adapter,
+            base_llm,
         ),
         *(
             ServedModel(
                 f"{name}-{suffix}",
                 collection,
-                _pipeline(session, base, base_llm, None),
+                _pipeline(collection, base, base_llm, None),
                 base,
                 base_llm,
                 None,
@@ -167,15 +172,15 @@ def _models_of(
 
 
 def _pipeline(
-    session: Session, retriever: Retriever, llm: LanguageModel, adapter: str | None
+    collection: Collection, retriever: Retriever, llm: LanguageModel, adapter: str | None
 ) -> RagPipeline:
-    config = session.config
+    session, config = collection.session, collection.session.config
     return RagPipeline(
         retriever,
         session.chunks,
         session.answer_prompt,
         nullcontext(llm),
-        config.retrieval.top_k,
+        config.retrieval.num_shown,
         config.evaluate.advanced.max_tokens,
         adapter,
     )

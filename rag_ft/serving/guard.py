@@ -127,9 +127,9 @@ class Guard:
         path = scope["path"]
         # Another site's page can send requests to this machine, but not hide where it comes from.
         origin, host = headers.get("origin"), headers.get("host", "")
-        allowed = (None, *self._settings.cors)
+        allowed = (None, *self._settings.advanced.cors)
         if origin not in allowed and (origin or "").partition("://")[2] != host:
-            raise ApiError(403, "requests from pages of this origin are not allowed (serve.cors)")
+            raise ApiError(403, "pages of this origin may not call (serve.advanced.cors)")
         if self._key is None:
             if not self._any_host and not is_loopback(host):
                 raise ApiError(403, "the Host must be a loopback name, such as 127.0.0.1")
@@ -152,7 +152,7 @@ class Guard:
     def _cors(self, headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
         """Headers for a page of another origin that may call the server."""
         origin = headers.get("origin", "")
-        if origin not in self._settings.cors:
+        if origin not in self._settings.advanced.cors:
             return []
         return [
             (b"access-control-allow-origin", origin.encode()),
@@ -175,7 +175,7 @@ class Guard:
             raise ApiError(408, f"the body took more than {BODY_SECONDS} s") from error
         if body is None:
             return
-        if self._num_working >= self._settings.max_concurrent:
+        if self._num_working >= self._settings.advanced.max_concurrent:
             raise ApiError(429, "too many requests at a time: try again", code="busy")
         self._num_working += 1
         self._telemetry.in_flight.inc()

@@ -27,17 +27,17 @@ def run(app: ASGIApp, listener: socket.socket, host: str, about: Sequence[str] =
     shown = f"[{host}]" if ":" in host else host
     lines = [f"http://{shown}:{listener.getsockname()[1]}", *about]
     with contextlib.suppress(KeyboardInterrupt):
-        _Server(config, lines).run(sockets=[listener])
+        server = _Server(config)
+        server.lines = lines
+        server.run(sockets=[listener])
 
 
 class _Server(uvicorn.Server):
     """Says where it listens, once it does."""
 
-    def __init__(self, config: uvicorn.Config, lines: Sequence[str]) -> None:
-        super().__init__(config)
-        self._lines = lines
+    lines: Sequence[str] = ()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
-            print("\n".join(self._lines), flush=True)
+            print("\n".join(self.lines), flush=True)

@@ -43,7 +43,7 @@ class ServerState:
 
     def links(self, request: Request, collection: Collection) -> UrlOf:
         """The address of a chunk in the page of its document."""
-        root = (self.settings.public_url or str(request.base_url)).rstrip("/")
+        root = (self.settings.advanced.public_url or str(request.base_url)).rstrip("/")
         several = len(self.collections) > 1
 
         def url_of(document_id: str, chunk_id: str) -> str:

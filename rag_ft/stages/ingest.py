@@ -156,7 +156,7 @@ class Sources:
         files = find_files(config.sources)
         for file in tqdm(files, desc="ingest: read", unit="file"):
             max_bytes = config.advanced.max_document_mb * 2**20
-            for found in read_documents(file, max_bytes, config.follow_links):
+            for found in read_documents(file, max_bytes, config.advanced.follow_links):
                 kept = found if isinstance(found, Reject) else self.add(found)
                 if isinstance(kept, Reject):
                     self.rejects.append(kept)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from rag_ft.config import Config, LLMConfig, TrainGeneratorConfig
+from rag_ft.config import Config, Dtype, LLMConfig, TrainGeneratorConfig
 from rag_ft.errors import ConfigError
 from rag_ft.hardware import choose_dtype
 from rag_ft.llm.causal_lm import check_language_model, load_causal_lm
@@ -94,7 +94,7 @@ def load_base(config: Config) -> Any:
     dtype = choose_dtype(config.llm.dtype, "cuda" if gpu else "cpu")
     dtype = "float32" if method == "full" else dtype
     options: dict[str, Any] = {}
-    if attention(config) == FLASH:
+    if attention(config.train_generator.advanced.packing, config.llm.dtype) == FLASH:
         options["attn_implementation"] = FLASH
     # QLoRA (Dettmers et al. 2023): frozen weights in 4-bit NormalFloat, quantised twice.
     if method == "qlora":
@@ -172,15 +172,15 @@ def without_adapter(model: Any) -> str | None:
     return "|".join(parts) or None
 
 
-def attention(config: Config) -> str:
+def attention(packing: bool, dtype: Dtype) -> str:
     """transformers' name of the attention that training uses; "" for the model's own.
 
     Flash attention computes in bfloat16 alone, and is chosen only where examples are to be packed:
     it separates packed examples at no cost. Without it a packed row is one dense, masked attention,
     slower than padding on CPUs, so examples are batched by length instead.
     """
-    wanted = config.train_generator.advanced.packing and torch.cuda.is_available()
+    wanted = packing and torch.cuda.is_available()
     possible = wanted and find_spec("flash_attn") is not None
-    if possible and choose_dtype(config.llm.dtype, "cuda") == "bfloat16":
+    if possible and choose_dtype(dtype, "cuda") == "bfloat16":
         return FLASH
     return ""

@@ -149,7 +149,7 @@ def plan_schedule(
     share = batch_size // num_processes
     lengths = [len(example.encoded.input_ids) for example in examples]
     longest_target = max(example.encoded.num_answer_tokens for example in examples)
-    packed = attention(config) == FLASH
+    packed = attention(config.train_generator.advanced.packing, config.llm.dtype) == FLASH
     if packed:
         # A packed row holds about so many examples; the rows of a pass are laid end to end.
         per_row = max(1.0, advanced.max_tokens / (sum(lengths) / len(lengths)))

@@ -1,0 +1,42 @@
+"""Started- and done-files: what a stage was given, and what it wrote."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+from rag_ft.errors import ConfigError, DataError
+from rag_ft.run_dir import FILES
+
+Plan = dict[str, Any]
+
+
+def read_plan(path: Path) -> Plan | None:
+    """The content of a started-file or done-file, not to be changed; None where there is no such
+    file.
+
+    Raises:
+        ConfigError: the file cannot be read.
+        DataError: the file is damaged.
+    """
+    try:
+        return _parse_once(path, (now := path.stat()).st_ino, now.st_size, now.st_mtime_ns)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read {path}: {error.strerror}; is run.dir a folder of yours?"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is damaged ({error}): run the stage again with --force") from error
+
+
+# With many documents these files are large, and each stage of a command asks for them.
+@functools.lru_cache(maxsize=2 * len(FILES))
+def _parse_once(path: Path, *version: int) -> Plan:
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(found, dict) or "fingerprint" not in found:
+        raise ValueError("it holds no fingerprint")
+    return found
