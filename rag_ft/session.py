@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from rag_ft.chunk_store import ChunkStore
 from rag_ft.config import Config, LLMConfig
+from rag_ft.config_loader import load_config
 from rag_ft.llm.factory import open_language_model
 from rag_ft.llm.interface import LanguageModel
 from rag_ft.model_hub import TUNED_MARKS
@@ -32,9 +33,10 @@ class Session:
     _retrievers: dict[bool, Retriever] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
-    def of(cls, config: Config) -> Session:
-        """The session of the run folder that the configuration names."""
-        return cls(config, RunDir(config.run_path))
+    def of(cls, config: Config | str | Path) -> Session:
+        """The session of the run folder that the configuration, or a file with one, names."""
+        found = config if isinstance(config, Config) else load_config(Path(config))
+        return cls(found, RunDir(found.run_path))
 
     @cached_property
     def prompts(self) -> Prompts:

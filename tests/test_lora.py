@@ -60,5 +60,8 @@ def test_flash_attention_is_chosen_where_it_can_compute(
     configs = {dtype: prepared(run__dtype=dtype)[0] for dtype in ("bfloat16", "float32")}
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(adapters, "find_spec", lambda _: object())
-    chosen = {dtype: adapters.attention(config) for dtype, config in configs.items()}
+    chosen = {
+        dtype: adapters.attention(config.train_generator.advanced.packing, config.llm.dtype)
+        for dtype, config in configs.items()
+    }
     assert chosen == {"bfloat16": "flash_attention_2", "float32": ""}

@@ -27,7 +27,6 @@ from pydantic import PrivateAttr
 
 from rag_ft.chunk_store import ChunkStore
 from rag_ft.config import Config
-from rag_ft.config_loader import load_config
 from rag_ft.retrieval.encoder import Encoder, load_encoder
 from rag_ft.retrieval.metadata_filter import Filters
 from rag_ft.retrieval.retriever import Retriever
@@ -73,7 +72,7 @@ class RunRetriever(BaseRetriever):
         Raises:
             DataError, ConfigError: there is no index, or it was made by another encoder.
         """
-        session = _session(config)
+        session = Session.of(config)
         if tuned is None:
             tuned = session.serves_tuned_retriever
         top_k = session.config.retrieval.top_k
@@ -121,7 +120,7 @@ class RunEmbedding(BaseEmbedding):
         Raises:
             ConfigError: the encoder is missing or damaged.
         """
-        session = _session(config)
+        session = Session.of(config)
         if tuned is None:
             tuned = session.serves_tuned_retriever
         folder = session.run_dir.retriever if tuned else None
@@ -146,7 +145,3 @@ class RunEmbedding(BaseEmbedding):
     def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
         vectors: list[list[float]] = self._encoder.encode_chunks(texts).tolist()
         return vectors
-
-
-def _session(config: Config | str | Path) -> Session:
-    return Session.of(config if isinstance(config, Config) else load_config(Path(config)))
