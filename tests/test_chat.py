@@ -134,6 +134,16 @@ def test_a_rewrite_of_no_use_leaves_the_last_question(url: str, llm: Says, reply
     assert context["standalone_question"] == QUESTION[0]["content"]
 
 
+def test_filters_leave_out_other_documents(url: str, llm: Says) -> None:
+    message = ask(url, filters={"id": "mill*"}).json()["choices"][0]["message"]
+    assert {c["document_id"] for c in message["context"]["citations"]} == {"mill.md"}
+    num_asked = len(llm.asked)
+    message = ask(url, filters={"id": "none"}).json()["choices"][0]["message"]
+    assert (message["content"], message["context"]["citations"]) == ("I don't know.", [])
+    assert len(llm.asked) == num_asked
+    assert ask(url, filters={"id": {"deep": 1}}).status_code == 400
+
+
 def test_a_task_of_a_chat_page_goes_to_the_model_without_chunks(url: str, llm: Says) -> None:
     llm.reply = "Ferry times [1]"
     task = [{"role": "user", "content": "### Task:\nGenerate a title."}]

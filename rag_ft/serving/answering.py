@@ -110,8 +110,7 @@ class Answerer:
         Raises:
             ApiError: the filters are malformed.
         """
-        extra = (filters,) if filters else ()
-        search = functools.partial(model.pipeline.retrieve, question, k, *extra)
+        search = functools.partial(model.pipeline.retrieve, question, k, filters)
         return await self.in_thread(search, "retrieve")
 
     async def in_thread(self, work: Any, step: str) -> Any:
