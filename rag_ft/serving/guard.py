@@ -22,7 +22,7 @@ from rag_ft.serving.telemetry import Telemetry
 COOKIE = "rag_ft_key"
 BODY_SECONDS = 60
 # Without data of the run, so that a load balancer and a person without the key get an answer.
-OPEN = ("/health", "/login", "/static/login.css")
+OPEN = ("/health", "/login", "/static/page.css", "/static/icon.svg")
 PAGES = ("/", "/documents/")
 HEADERS = (
     (

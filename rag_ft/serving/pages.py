@@ -10,6 +10,8 @@ import jinja2
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
+from rag_ft.evaluation.components import in_order
+from rag_ft.serving.collections import ServedModel
 from rag_ft.serving.errors import ApiError
 from rag_ft.serving.guard import COOKIE, Key
 from rag_ft.serving.requests import FeedbackBody, read_body
@@ -24,8 +26,23 @@ MAX_LOGIN_BYTES = 4096
 
 async def chat_page(request: Request) -> Response:
     """GET /."""
-    names = list(state_of(request).models)
-    return HTMLResponse(_render("chat.html", models=names))
+    models = [
+        {
+            "id": model.id,
+            "run": model.collection.name,
+            "what": what_answers(model),
+            "tuned": bool(model.collection.tuned),
+        }
+        for model in state_of(request).models.values()
+    ]
+    return HTMLResponse(_render("chat.html", models=models))
+
+
+def what_answers(model: ServedModel) -> str:
+    """ "tuned retriever and generator", "base", or "base, closed book"."""
+    if model.id == model.collection.name and model.collection.tuned:
+        return f"tuned {' and '.join(in_order(model.collection.tuned))}"
+    return "base, closed book" if model.closed_book else "base"
 
 
 async def document_page(request: Request) -> Response:
@@ -49,6 +66,7 @@ async def document_page(request: Request) -> Response:
         before=document.text[:start],
         cited=document.text[start:end],
         after=document.text[end:],
+        missing_chunk=bool(chunk_id) and start == end,
     )
     return HTMLResponse(page)
 
