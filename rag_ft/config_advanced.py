@@ -127,11 +127,15 @@ class RerankerAdvanced(Section):
     depth: int = Field(
         10,
         ge=2,
+        le=1000,
         description="Chunks that the reranker scores for each question, the first ones. Its time "
         "grows with them.",
     )
     max_tokens: int = Field(
-        512, ge=16, description="Longest question plus chunk (tokens); longer ones are cut."
+        512,
+        ge=16,
+        le=1_000_000,
+        description="Longest question plus chunk (tokens); longer ones are cut.",
     )
 
 

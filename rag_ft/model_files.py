@@ -67,7 +67,8 @@ def check_model(folder: Path, kind: Kind) -> None:
         _check_llm(folder)
         check_weights(folder, kind)
         return
-    _check_encoder(folder)
+    if kind == "encoder":
+        _check_encoder(folder)
     check_weights(transformer_folder(folder), kind)
 
 

@@ -241,7 +241,9 @@ def _examples(count: int, longest: int, model: Any) -> list[Example]:
 def _model(size: str, tiny: bool, **changes: Any) -> Any:
     from rag_ft.training.generator.lora import attention
 
-    return random_model("tiny" if tiny else size, attention(_config()), **changes)
+    return random_model(
+        "tiny" if tiny else size, attention(True, _config().llm.dtype) or "sdpa", **changes
+    )
 
 
 def _clock() -> float:

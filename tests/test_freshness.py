@@ -15,7 +15,7 @@ import pytest
 import yaml
 from synthetic_run import make_synthetic_run
 
-from rag_ft import freshness, pipeline
+from rag_ft import done_files, freshness, pipeline
 from rag_ft.cli import main
 from rag_ft.config import Config
 from rag_ft.config_loader import make_config
@@ -81,7 +81,7 @@ def test_a_command_parses_each_file_of_the_stages_once(
     finished: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, parsed = finished(), list[str]()
-    freshness._parse_once.cache_clear()
+    done_files._parse_once.cache_clear()
     read = Path.read_text
 
     def counting(path: Path, *args: object, **options: object) -> str:

@@ -65,7 +65,7 @@ def test_packed_rows_are_trained_on_and_evaluated_as_others(
 
     config, run_dir = prepared(settings={"max_steps": 2, "evaluations": 2, "learning_rate": 1e-7})
     padded = losses()
-    monkeypatch.setattr("rag_ft.training.generator.trainer.attention", lambda _: FLASH)
+    monkeypatch.setattr("rag_ft.training.generator.trainer.attention", lambda *_: FLASH)
     assert losses() == pytest.approx(padded, rel=1e-4)
 
 
@@ -74,7 +74,7 @@ def test_a_packed_step_is_the_same_however_many_rows_a_pass_holds(
 ) -> None:
     from rag_ft.training.generator import trainer as sft
 
-    monkeypatch.setattr(sft, "attention", lambda _: FLASH)
+    monkeypatch.setattr(sft, "attention", lambda *_: FLASH)
     monkeypatch.setattr("rag_ft.training.memory_estimate.CPU_PASS_TOKENS", 100_000)
     planned, first = {}, {}
     plan = sft.plan_schedule

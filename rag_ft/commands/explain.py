@@ -9,6 +9,7 @@ from rag_ft.commands.arguments import checked_config_of
 from rag_ft.config import Config
 from rag_ft.errors import DataError
 from rag_ft.session import Session
+from rag_ft.terminal import say
 from rag_ft.text import excerpt
 
 COLUMNS = {
@@ -55,7 +56,7 @@ def explain(config: Config, question: str) -> str:
 
 def explain_command(args: argparse.Namespace) -> None:
     """`rag-ft explain`."""
-    print(explain(checked_config_of(args, "ingest", "index", "train_retriever"), args.question))
+    say(explain(checked_config_of(args, "ingest", "index", "train_retriever"), args.question))
 
 
 def _row(name: str, cells: dict[str, str]) -> str:

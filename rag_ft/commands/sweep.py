@@ -44,6 +44,7 @@ from rag_ft.run_dir import RunDir
 from rag_ft.schema import Chunk, QAPair
 from rag_ft.session import Session
 from rag_ft.storage import content_hash, write_text
+from rag_ft.terminal import say
 from rag_ft.training.dev_split import ENOUGH_QUESTIONS
 from rag_ft.training.retriever.dataset import select_pairs
 
@@ -293,7 +294,7 @@ def sweep_command(args: argparse.Namespace) -> None:
     run_dir = RunDir(combined[0].config.run_path)
     measured = sweep(combined, run_dir, args.questions)
     pairs = questions_of(Session(combined[0].config, run_dir), args.questions)
-    print(table(measured, pairs))
+    say(table(measured, pairs))
     to = args.to or args.config.with_suffix(".best.yaml")
     write_best(args.config, measured[best_of(measured)].combination, to)
     rows = [
@@ -301,4 +302,4 @@ def sweep_command(args: argparse.Namespace) -> None:
         for one in measured
     ]
     write_text(to.with_suffix(".json"), json.dumps(rows) + "\n")
-    print(f"written: {to}")
+    say(f"written: {to}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.util import find_spec
 from typing import Any
 
 from anyio import fail_after, to_thread
@@ -39,6 +40,9 @@ def make_app(
 ) -> ASGIApp:
     """The ASGI application that serves `models`; see Guard for `key` and `any_host`."""
     telemetry = Telemetry()
+    has_mcp = find_spec("mcp") is not None  # an extra
+    if has_mcp:
+        from rag_ft.serving.mcp import mcp, mcp_app
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[dict[str, Any]]:
@@ -53,7 +57,11 @@ def make_app(
             exchanges = Exchanges(settings.log, models[0].collection)
             by_id = {model.id: model for model in models}
             state = ServerState(by_id, settings, answerer, exchanges, telemetry)
-            yield {"server": state, "key": key, "health": Health(state, list(llms.values()))}
+            health_of = Health(state, list(llms.values()))
+            shared: dict[str, Any] = {"server": state, "key": key, "health": health_of}
+            if has_mcp:
+                shared["mcp"] = await stack.enter_async_context(mcp_app(state))
+            yield shared
 
     routes = [
         Route("/", pages.chat_page),
@@ -72,6 +80,8 @@ def make_app(
         Route("/health", health),
         Route("/metrics", metrics),
     ]
+    if has_mcp:
+        routes.append(Route("/mcp", mcp, methods=["POST"]))
     handlers: dict[Any, Any] = {
         ApiError: _api_error,
         HTTPException: _http_error,

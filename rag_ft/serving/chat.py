@@ -12,10 +12,9 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from rag_ft.serving.answering import TASK, Asked, Finished
-from rag_ft.serving.citations import Citation, citation_events, context_citations, url_annotations
+from rag_ft.serving.answering import Asked, Finished
+from rag_ft.serving.citations import Citation, citation_events, url_annotations
 from rag_ft.serving.errors import ApiError
-from rag_ft.serving.exchanges import Exchange
 from rag_ft.serving.requests import ChatBody, read_body
 from rag_ft.serving.state import ServerState, state_of
 
@@ -61,7 +60,7 @@ class Completion:
 
     def whole(self, finished: Finished) -> dict[str, Any]:
         """The body of an answer that is not streamed."""
-        citations = self._finish(finished)
+        citations = self._state.finish(self._request, self._asked, finished)
         message = {
             "role": "assistant",
             "content": finished.answer.text,
@@ -89,24 +88,13 @@ class Completion:
             except ApiError as error:  # the status is sent already
                 yield f"data: {json.dumps(error.body)}\n\n"
                 return
-        citations = self._finish(piece)
+        citations = self._state.finish(self._request, self._asked, piece)
         yield self._delta(self._sources(piece, citations), piece.reply.finish_reason)
         if self._body.stream_options and self._body.stream_options.include_usage:
             yield _event(self._frame([]) | {"usage": _usage(piece)})
         for event in citation_events(citations) if piece.answer.marks else []:
             yield _event(self._frame([]) | {"event": event})
         yield "data: [DONE]\n\n"
-
-    def _finish(self, finished: Finished) -> list[Citation]:
-        """The citations of the answer, which becomes an exchange that can be judged."""
-        state, asked = self._state, self._asked
-        url_of = state.links(self._request, asked.model.collection)
-        citations = context_citations(
-            finished.answer, asked.chunks or (), finished.inferred, url_of
-        )
-        if not asked.question.startswith(TASK):
-            state.exchanges.add(Exchange.of(asked, finished.answer, citations))
-        return citations
 
     def _sources(self, finished: Finished, citations: list[Citation]) -> dict[str, Any]:
         """What the last frame of a stream, or the message, says of its sources."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from rag_ft.config import Config, LLMConfig
 from rag_ft.document_store import DocumentStore
@@ -53,6 +54,14 @@ class ServedModel:
     closed_book: bool = False
 
 
+class _Wanted(NamedTuple):
+    """A language model to open, with its adapters {name: folder}."""
+
+    llm: LLMConfig
+    seed: int
+    adapters: dict[str, Path]
+
+
 @contextmanager
 def open_models(collections: Sequence[Collection]) -> Iterator[list[ServedModel]]:
     """The models of the runs, in order: what the verdict ships, base, closed book.
@@ -71,29 +80,25 @@ def open_models(collections: Sequence[Collection]) -> Iterator[list[ServedModel]
         )
 
     # Runs over the same base model share one, with all their adapters beside it.
-    adapters: dict[str, dict[str, Path]] = {}
-    wanted: dict[str, tuple[LLMConfig, int]] = {}
+    wanted: dict[str, _Wanted] = {}
     roles: list[tuple[str, str | None, str]] = []  # key of the model, its adapter, key of the base
     for collection in collections:
         config = collection.session.config
         folder = collection.session.tuned_generator if "generator" in collection.tuned else None
         llm, found = with_tuned(config.llm, folder)
         keys = []
-        for settled in (llm, config.llm):
-            key = json.dumps([settled.model_dump(mode="json"), settled.dtype])
-            wanted.setdefault(key, (settled, config.run.seed))
-            adapters.setdefault(key, {})
-            keys.append(key)
+        for one in (llm, config.llm):
+            keys.append(json.dumps([one.model_dump(mode="json"), one.dtype]))
+            wanted.setdefault(keys[-1], _Wanted(one, config.run.seed, {}))
         adapter = None
         for name, path in found.items():
             adapter = name if len(collections) == 1 else f"{name}-{collection.name}"
-            adapters[keys[0]][adapter] = path
+            wanted[keys[0]].adapters[adapter] = path
         roles.append((keys[0], adapter, keys[1]))
 
     with ExitStack() as stack:
         opened = {
-            key: stack.enter_context(open_language_model(llm, seed, adapters[key]))
-            for key, (llm, seed) in wanted.items()
+            key: stack.enter_context(open_language_model(*one)) for key, one in wanted.items()
         }
         served = []
         for collection, (key, adapter, base) in zip(collections, roles, strict=True):

@@ -10,11 +10,11 @@ from urllib.parse import quote, urlencode
 from starlette.requests import Request
 
 from rag_ft.config import ServeConfig
-from rag_ft.serving.answering import Answerer
-from rag_ft.serving.citations import UrlOf
+from rag_ft.serving.answering import TASK, Answerer, Asked, Finished
+from rag_ft.serving.citations import Citation, UrlOf, context_citations
 from rag_ft.serving.collections import Collection, ServedModel
 from rag_ft.serving.errors import ApiError
-from rag_ft.serving.exchanges import Exchanges
+from rag_ft.serving.exchanges import Exchange, Exchanges
 from rag_ft.serving.telemetry import Telemetry
 
 
@@ -51,6 +51,16 @@ class ServerState:
             return f"{root}/documents/{quote(document_id)}?{urlencode(query)}#cited"
 
         return url_of
+
+    def finish(self, request: Request, asked: Asked, finished: Finished) -> list[Citation]:
+        """The citations of an answer, which becomes an exchange that can be judged."""
+        url_of = self.links(request, asked.model.collection)
+        citations = context_citations(
+            finished.answer, asked.chunks or (), finished.inferred, url_of
+        )
+        if not asked.question.startswith(TASK):
+            self.exchanges.add(Exchange.of(asked, finished.answer, citations))
+        return citations
 
 
 def state_of(request: Request) -> ServerState:
