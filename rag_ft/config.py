@@ -50,8 +50,14 @@ class Source(Section):
 class IngestConfig(Section):
     sources: list[Path | Source] = Field(
         default_factory=list,
-        description="Files or folders of md, html, txt, pdf, docx, and jsonl {id, title, text, "
-        "metadata, split}.",
+        description="Files or folders of md, html, txt, pdf, docx, pptx, xlsx, csv, epub, eml, "
+        "mbox, odt, rtf, ipynb, rst, tex, xml, source code, zip and tar of these, and jsonl "
+        "{id, title, text, metadata, split}.",
+    )
+    parser_command: list[str] = Field(
+        default_factory=list,
+        description="A program that reads the files of ingest.advanced.parser_suffixes instead: "
+        "its arguments, {file} for the file. It writes Markdown to its standard output.",
     )
     chunk_tokens: int = Field(
         128, ge=16, description="Longest chunk, in the encoder's tokens without special ones."

@@ -36,6 +36,23 @@ class IngestAdvanced(Section):
         "are kept in the same split.",
     )
     max_document_mb: float = Field(20, gt=0, description="Larger files (MB) are rejected.")
+    max_file_seconds: float = Field(
+        120,
+        gt=0,
+        description="A file that takes longer to read (seconds) is rejected; reading goes on.",
+    )
+    max_file_memory_mb: float = Field(
+        4096,
+        ge=256,
+        description="A file that needs more memory to read (MB) is rejected; reading goes on.",
+    )
+    workers: int = Field(
+        0, ge=0, description="Processes that read files. 0: one for each processor."
+    )
+    parser_suffixes: list[str] = Field(
+        default_factory=lambda: ["pdf"],
+        description="The types of file that ingest.parser_command reads.",
+    )
     min_kept_share: float = Field(
         0.5, ge=0, le=1, description="Ingestion fails when a smaller share (0-1) was readable."
     )

@@ -27,7 +27,11 @@ class Document:
 @dataclass(frozen=True)
 class Chunk:
     """A part of a document: `text` is exactly `document.text[start:end]`. `num_tokens` counts the
-    encoder's tokens without special ones."""
+    encoder's tokens without special ones.
+
+    `page` to `page_end` are the pages it stands on, from 1; None where the format has no pages.
+    `headings` are those above its first sentence, the top one first.
+    """
 
     id: str
     document_id: str
@@ -37,6 +41,9 @@ class Chunk:
     end: int
     num_tokens: int
     split: Split
+    page: int | None = None
+    page_end: int | None = None
+    headings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -118,8 +125,9 @@ class Score:
 @dataclass(frozen=True)
 class Reject:
     """An input or a pair that was left out, with the reason. Bad input is data, not an
-    exception."""
+    exception. `partial` marks a part of a document whose rest was read: a page, an attachment."""
 
     item: str
     reason: str
     detail: str = ""
+    partial: bool = False

@@ -11,7 +11,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from rag_ft.documents.chunking import divide_ranges, split_chunks, split_sentences
+from rag_ft.documents.chunking import divide_ranges, split_chunks
+from rag_ft.documents.sentences import split_sentences
 
 MEGABYTE = 2**20
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from rag_ft.documents.chunking import split_chunks, split_sentences
+from rag_ft.documents.chunking import split_chunks
+from rag_ft.documents.sentences import split_sentences
 from rag_ft.relevance import (
     chunks_by_document,
     contains_evidence,

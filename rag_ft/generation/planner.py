@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 
-from rag_ft.documents.chunking import split_sentences
+from rag_ft.documents.sentences import split_sentences
 from rag_ft.errors import ConfigError
 from rag_ft.relevance import Span
 from rag_ft.schema import Chunk, Kind

@@ -1,8 +1,8 @@
 """Reads the sources and writes documents.jsonl and chunks.jsonl, with splits by document.
 
-There are two passes, so that only one document's text is in memory at a time. The first reads and
-tidies every document into a temporary file and keeps its signature. Then near-duplicates are known
-and splits are decided. The second pass writes documents and chunks.
+There are two passes, so that only a few documents' texts are in memory at a time. In the first,
+worker processes read every document and cut it into chunks, and a temporary file takes both. Then
+near-duplicates are known and splits are decided. The second pass writes documents and chunks.
 """
 
 from __future__ import annotations
@@ -13,22 +13,26 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from rag_ft.config import IngestConfig
-from rag_ft.documents.chunking import CountTokens, split_chunks
-from rag_ft.documents.discovery import RawDocument, find_files, free_id, read_documents
-from rag_ft.documents.near_duplicates import groups, signature
+from rag_ft.documents.chunking import ChunkPlace
+from rag_ft.documents.discovery import RawDocument, find_files, free_id
+from rag_ft.documents.near_duplicates import groups
+from rag_ft.documents.prepare import PrepareSettings, prepare_all
+from rag_ft.documents.reading import ReadSettings
+from rag_ft.documents.workers import Limits
 from rag_ft.documents.splits import split_of, strictest
 from rag_ft.errors import ConfigError, DataError
-from rag_ft.model_hub import load_token_counter, resolve
+from rag_ft.model_hub import resolve
 from rag_ft.run_dir import RunDir
-from rag_ft.schema import Chunk, Document, Reject, Split
+from rag_ft.schema import Reject, Split
 from rag_ft.session import Session
-from rag_ft.storage import read_jsonl, write_jsonl
+from rag_ft.storage import read_rows, write_jsonl
 
 logger = logging.getLogger(__name__)
 # These rejects are no failures: min_kept_share does not count them.
@@ -46,13 +50,13 @@ def run(session: Session) -> dict[str, int | float]:
     """
     settings, run_dir = session.config.ingest, session.run_dir
     check(settings)
-    count_tokens = load_token_counter(resolve(session.config.encoder.model, "encoder"))
+    encoder = resolve(session.config.encoder.model, "encoder")
 
     # First pass: read everything; the split is not known yet.
     sources = Sources()
     unsplit = run_dir.documents_unsplit
     try:
-        write_jsonl(unsplit, sources.read(settings))
+        write_jsonl(unsplit, sources.read(settings, encoder))
         write_jsonl(run_dir.rejects("ingest"), sources.rejects)
         _check_kept(settings, sources, run_dir)
 
@@ -64,23 +68,25 @@ def run(session: Session) -> dict[str, int | float]:
                 logger.warning(
                     "the %s split has no documents: add documents, or set splits in JSONL", split
                 )
-        pairs = zip(read_jsonl(unsplit, Document), splits, strict=True)
-        write_jsonl(run_dir.documents, (replace(document, split=s) for document, s in pairs))
+
+        # Second pass: every document gets its split, and its chunks inherit it.
+        rows = zip(read_rows(unsplit), splits, strict=True)
+        write_jsonl(run_dir.documents, (document_row(row, split) for row, split in rows))
+        rows = zip(read_rows(unsplit), splits, strict=True)
+        chunks = (chunk for row, split in rows for chunk in chunk_rows(row, split))
+        num_chunks = write_jsonl(run_dir.chunks, chunks)
     finally:
         unsplit.unlink(missing_ok=True)
-
-    # Second pass: chunks inherit the split of their document.
-    rows = read_jsonl(run_dir.documents, Document)
-    documents = tqdm(rows, desc="ingest: chunk", total=len(sources.ids), unit="doc")
-    chunks = (c for document in documents for c in chunks_of(document, count_tokens, settings))
-    num_chunks = write_jsonl(run_dir.chunks, chunks)
+    partial = sum(reject.partial for reject in sources.rejects)
     return {
-        "num_sources": len(sources.ids) + len(sources.rejects),
+        "num_sources": len(sources.ids) + len(sources.rejects) - partial,
         "num_documents": len(sources.ids),
-        "num_rejects": len(sources.rejects),
+        "num_rejects": len(sources.rejects) - partial,
+        "num_partly_read": partial,
         "num_chunks": num_chunks,
         **{f"num_{split}_documents": splits.count(split) for split in ("train", "dev", "test")},
         "num_near_duplicate_groups": sum(number > 1 for number in Counter(near).values()),
+        **sources.summary(),
     }
 
 
@@ -118,27 +124,50 @@ class Sources:
     rejects: list[Reject] = field(default_factory=list)
     by_id: dict[str, str] = field(default_factory=dict)
     by_text: dict[bytes, int] = field(default_factory=dict)
+    num_words: int = 0
+    num_pages: int = 0
 
-    def read(self, config: IngestConfig) -> Iterator[dict[str, Any]]:
+    def read(self, config: IngestConfig, encoder: Path) -> Iterator[dict[str, Any]]:
         """Yields the rows of the temporary file, and fills the lists meanwhile.
 
-        Each row is a Document whose split is a placeholder.
+        Each row is a document with its chunks, both without a split.
         """
-        files = find_files(config.sources)
-        for file in tqdm(files, desc="ingest: read", unit="file"):
-            for found in read_documents(file, config.advanced.max_document_mb * 2**20):
-                kept = found if isinstance(found, Reject) else self.add(found)
-                if isinstance(kept, Reject):
-                    self.rejects.append(kept)
-                    continue
-                yield {
-                    "id": kept.id,
-                    "title": kept.title,
-                    "text": kept.text,
-                    "source": kept.source,
-                    "split": "train",
-                    "metadata": kept.metadata,
-                }
+        advanced = config.advanced
+        settings = PrepareSettings(
+            ReadSettings(
+                advanced.max_document_mb * 2**20,
+                tuple(config.parser_command),
+                tuple(f".{suffix.lstrip('.').lower()}" for suffix in advanced.parser_suffixes),
+            ),
+            encoder,
+            config.chunk_tokens,
+            advanced.chunk_overlap_tokens,
+        )
+        limits = Limits(advanced.max_file_seconds, advanced.max_file_memory_mb, advanced.workers)
+        files = tqdm(find_files(config.sources), desc="ingest", unit="file")
+        for found in prepare_all(files, settings, limits):
+            if isinstance(found, Reject):
+                self.rejects.append(found)
+                continue
+            kept = self.add(found.document)
+            if isinstance(kept, Reject):
+                self.rejects.append(kept)
+                continue
+            self.signatures.append(found.signature)
+            self.num_words += len(kept.text.split())
+            self.num_pages += int(kept.metadata.get("num_pages") or 0)
+            yield {
+                "id": kept.id,
+                "title": kept.title,
+                "text": kept.text,
+                "source": kept.source,
+                "metadata": kept.metadata,
+                "chunks": found.chunks,
+            }
+
+    def summary(self) -> dict[str, int | float]:
+        """Returns what was found, for the user: words and pages."""
+        return {"num_words": self.num_words, "num_pages": self.num_pages}
 
     def add(self, found: RawDocument) -> RawDocument | Reject:
         """Returns the document with an id that is unique, or why it is rejected."""
@@ -165,13 +194,12 @@ class Sources:
         self.by_text[digest] = len(self.ids)
         self.ids.append(document.id)
         self.fixed.append(document.split)
-        self.signatures.append(signature(document.text))
         return document
 
 
 def _check_kept(config: IngestConfig, sources: Sources, run_dir: RunDir) -> None:
     where = f"see {run_dir.rejects('ingest')}"
-    reasons = Counter(reject.reason for reject in sources.rejects)
+    reasons = Counter(reject.reason for reject in sources.rejects if not reject.partial)
     summary = ", ".join(f"{number} {reason}" for reason, number in reasons.most_common(4))
     if not sources.ids:
         paths = ", ".join(str(getattr(source, "path", source)) for source in config.sources)
@@ -210,21 +238,27 @@ def decide_splits(
     return splits
 
 
-def chunks_of(
-    document: Document, count_tokens: CountTokens, config: IngestConfig
-) -> Iterator[Chunk]:
-    """Yields the chunks of a document in order, with ids `<document id>#<number from 0>`."""
-    spans = split_chunks(
-        document.text, count_tokens, config.chunk_tokens, config.advanced.chunk_overlap_tokens
-    )
-    for number, (start, end, num_tokens) in enumerate(spans):
-        yield Chunk(
-            id=f"{document.id}#{number}",
-            document_id=document.id,
-            title=document.title,
-            text=document.text[start:end],
-            start=start,
-            end=end,
-            num_tokens=num_tokens,
-            split=document.split,
-        )
+def document_row(row: dict[str, Any], split: Split) -> dict[str, Any]:
+    """Returns the line of documents.jsonl for a row of the temporary file."""
+    kept = {name: value for name, value in row.items() if name not in ("chunks", "metadata")}
+    return {**kept, "split": split, "metadata": row["metadata"]}
+
+
+def chunk_rows(row: dict[str, Any], split: Split) -> Iterator[dict[str, Any]]:
+    """Yields the lines of chunks.jsonl for a row of the temporary file, with ids
+    `<document id>#<number from 0>`."""
+    for number, chunk in enumerate(row["chunks"]):
+        place = ChunkPlace(*chunk)
+        yield {
+            "id": f"{row['id']}#{number}",
+            "document_id": row["id"],
+            "title": row["title"],
+            "text": row["text"][place.start : place.end],
+            "start": place.start,
+            "end": place.end,
+            "num_tokens": place.num_tokens,
+            "split": split,
+            "page": place.page,
+            "page_end": place.page_end,
+            "headings": place.headings,
+        }

@@ -1,0 +1,210 @@
+"""From the lines of PDF pages to headings, paragraphs, items and footnotes."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from statistics import median
+
+from rag_ft.documents.formats.cleaning import join_broken_words, unwrap
+from rag_ft.documents.formats.content import Block, BlockKind
+
+# A heading is printed this much larger than the text, and a footnote this much smaller.
+HEADING_SIZE, FOOTNOTE_SIZE = 1.14, 0.93
+MAX_HEADING_CHARS = 160
+# A distance between lines above this multiple of the usual one ends a paragraph.
+PARAGRAPH_GAP = 1.35
+# What stands at the same place (points) of at least this share of the pages is a running head.
+SAME_PLACE, HEAD_SHARE = 8.0, 0.4
+# The lines at the top and at the bottom of a page that may be running heads.
+MAX_HEAD_LINES = 4
+
+_ITEM = re.compile(
+    r"(?:[-*•‣–◦●○■□▪▫➢➤✓✔·o]|\d{1,3}[.)]|[ivxIVX]{1,5}[.)]|\(?\w[.)])\s+\S"
+)
+_NOTE = re.compile(r"(?:\[?\d{1,3}[\].)]?|[*†‡§]+)\s*\S")
+_SENTENCE_END = (".", "!", "?", ":", ";", "。", "！", "？", "”", '"', "…")
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a page, its box in points from the page's lower left corner, and its font."""
+
+    text: str
+    left: float
+    right: float
+    bottom: float
+    top: float
+    size: float
+    bold: bool
+    page: int
+    page_height: float
+    is_field: bool = False
+
+
+def place_fields(lines: list[Line], fields: list[Line]) -> list[Line]:
+    """Puts the values of form fields and the texts of notes after the lines that label them: the
+    nearest line at the same height, else the last one above."""
+    placed = list(lines)
+    for field in fields:
+        middle = (field.bottom + field.top) / 2
+        beside = [
+            n for n, line in enumerate(placed) if line.bottom - 3 <= middle <= line.top + 3
+        ]
+        if beside and field.is_field:
+            at = min(beside, key=lambda n: abs(placed[n].left - field.left))
+            before = [n for n in beside if placed[n].right <= field.left + 3]
+            at = max(before, key=lambda n: placed[n].right, default=at)
+            label = placed[at]
+            placed[at] = replace(
+                label, text=f"{label.text} {field.text}", right=max(label.right, field.right)
+            )
+            continue
+        above = [n for n, line in enumerate(placed) if line.bottom >= middle]
+        at = min(above, key=lambda n: placed[n].bottom - middle, default=-1)
+        size = placed[at].size if placed else 10.0
+        placed.insert(at + 1 if placed else 0, replace(field, size=size))
+    return placed
+
+
+def blocks_of_pages(pages: list[list[Line]]) -> list[Block]:
+    """Returns the blocks of a document, without what repeats at the edges of its pages."""
+    pages = without_running_heads(pages)
+    every = [line for lines in pages for line in lines]
+    if not every:
+        return []
+    sizes = Counter[float]()
+    for line in every:
+        sizes[line.size] += len(line.text)
+    body = sizes.most_common(1)[0][0] or 10.0
+    levels = _heading_levels(every, body)
+    whole = "\n".join(line.text for line in every)
+    blocks: list[Block] = []
+    for lines in pages:
+        found = [_block(group, kind, levels, whole) for kind, group in _groups(lines, body, levels)]
+        # Footnotes stand after the text of their page.
+        found.sort(key=lambda block: block.kind == "footnote")
+        _continue_over_page(blocks, found)
+        blocks += found
+    return blocks
+
+
+def without_running_heads(pages: list[list[Line]]) -> list[list[Line]]:
+    """Leaves out the lines that stand at the same place on many pages, but for their numbers."""
+    places: dict[str, list[float]] = defaultdict(list)
+    for lines in pages:
+        ordered = sorted(lines, key=lambda line: -line.top)
+        edges = {id(line): line for line in ordered[:MAX_HEAD_LINES] + ordered[-MAX_HEAD_LINES:]}
+        for line in edges.values():
+            places[_without_numbers(line.text)].append(line.bottom)
+    num_pages = sum(map(bool, pages))
+    kept_pages: list[list[Line]] = []
+    for lines in pages:
+        ordered = sorted(lines, key=lambda line: -line.top)
+        dropped: set[int] = set()
+        for edge in (ordered, ordered[::-1]):
+            for line in edge[:MAX_HEAD_LINES]:
+                found = places[_without_numbers(line.text)]
+                same = sum(abs(bottom - line.bottom) <= SAME_PLACE for bottom in found)
+                if same < max(2, HEAD_SHARE * num_pages) or num_pages < 2:
+                    break
+                dropped.add(id(line))
+        kept_pages.append([line for line in lines if id(line) not in dropped])
+    # A document of equal pages, such as labels, keeps them.
+    left = sum(len(line.text) for lines in kept_pages for line in lines)
+    total = sum(len(line.text) for lines in pages for line in lines)
+    return kept_pages if 2 * left >= total or any(kept_pages[1:]) else pages
+
+
+def _without_numbers(text: str) -> str:
+    return re.sub(r"\d+|(?<!\w)[ivxlc]+(?!\w)", "#", text.strip())
+
+
+def _heading_levels(lines: list[Line], body: float) -> dict[float, int]:
+    """Returns font size -> heading level for the sizes that are larger than the text's."""
+    larger = {
+        line.size
+        for line in lines
+        if line.size >= HEADING_SIZE * body and len(line.text) <= MAX_HEADING_CHARS
+    }
+    return {size: min(n, 6) for n, size in enumerate(sorted(larger, reverse=True), 1)}
+
+
+def _groups(
+    lines: list[Line], body: float, levels: dict[float, int]
+) -> Iterator[tuple[BlockKind, list[Line]]]:
+    """Yields the lines that belong to one block, and the kind of the block."""
+    gaps = [
+        a.bottom - b.bottom
+        for a, b in zip(lines, lines[1:], strict=False)
+        if 0 < a.bottom - b.bottom < 4 * body and abs(a.size - b.size) < 1
+    ]
+    pitch = median(gaps) if gaps else 1.2 * body
+    group: list[Line] = []
+    kind: BlockKind = "paragraph"
+    for line in lines:
+        own = _kind(line, body, levels)
+        if group:
+            last = group[-1]
+            gap = last.bottom - line.bottom
+            # A new column begins higher on the page: the paragraph may go on there.
+            apart = gap > PARAGRAPH_GAP * max(pitch, line.size) or gap < -pitch
+            other = abs(last.size - line.size) > 0.08 * body and min(len(last.text), len(line.text)) > 3
+            if apart or other or own == "item" or (own != kind and kind != "item") or (
+                kind == "item" and own == "heading"
+            ):
+                yield kind, group
+                group = []
+        if not group:
+            kind = own
+        group.append(line)
+    if group:
+        yield kind, group
+
+
+def _kind(line: Line, body: float, levels: dict[float, int]) -> BlockKind:
+    if line.size in levels and len(line.text) <= MAX_HEADING_CHARS:
+        return "heading"
+    if line.bold and len(line.text) < 80 and not line.text.endswith(_SENTENCE_END):
+        return "heading"
+    if (
+        0 < line.size <= FOOTNOTE_SIZE * body
+        and line.top < line.page_height / 2
+        and _NOTE.match(line.text)
+    ):
+        return "footnote"
+    return "item" if _ITEM.match(line.text) else "paragraph"
+
+
+def _block(lines: list[Line], kind: BlockKind, levels: dict[float, int], whole: str) -> Block:
+    first = lines[0]
+    text = "\n".join(line.text for line in lines)
+    if kind == "heading":
+        level = levels.get(first.size, len(set(levels.values())) + 1)
+        text = " ".join(join_broken_words(text, whole).split("\n"))
+        return Block("heading", text, min(level, 6), first.page)
+    text = unwrap(text, whole)
+    tight = kind == "item"
+    return Block(kind, text, page=first.page, tight=tight)
+
+
+def _continue_over_page(blocks: list[Block], found: list[Block]) -> None:
+    """Joins the last paragraph of the pages before with the first of this one, where a sentence
+    goes on; changes both lists."""
+    at = len(blocks) - 1
+    while at >= 0 and blocks[at].kind == "footnote":
+        at -= 1
+    if at < 0 or not found:
+        return
+    last, first = blocks[at], found[0]
+    if last.kind not in ("paragraph", "item") or first.kind != "paragraph":
+        return
+    end, begin = last.text.rstrip(), first.text.lstrip()
+    ended = end.endswith(_SENTENCE_END) or len(end) < 20
+    if ended or not (begin[:1].islower() or end.endswith("-") or end[-1:] == ","):
+        return
+    joined = join_broken_words(f"{end}\n{begin}", f"{end}\n{begin}")
+    blocks[at] = replace(last, text=joined.replace("\n" + begin[:20], " " + begin[:20]), page_end=first.page)
+    del found[0]
