@@ -37,7 +37,16 @@ Record = TypeVar("Record", Document, Chunk, QAPair, Hit, Prediction, Score, Reje
 
 def to_json(record: Any) -> str:
     """The JSON line of a record, without its newline."""
-    return json.dumps(dataclasses.asdict(record), ensure_ascii=False)
+    return _line(dataclasses.asdict(record))
+
+
+def _line(row: dict[str, Any]) -> str:
+    """A row as JSON; NaN and infinity, which JSON lacks, become null."""
+    try:
+        return json.dumps(row, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        plain = json.loads(json.dumps(row), parse_constant=lambda _: None)
+        return json.dumps(plain, ensure_ascii=False, allow_nan=False)
 
 
 def from_json(line: str, kind: type[Record]) -> Record:
@@ -118,7 +127,7 @@ def write_jsonl(path: Path, records: Iterable[Any]) -> int:
         with temporary.open("x", encoding="utf-8", newline="\n") as out:
             for record in records:
                 row = record if isinstance(record, dict) else dataclasses.asdict(record)
-                out.write(json.dumps(row, ensure_ascii=False) + "\n")
+                out.write(_line(row) + "\n")
                 count += 1
         os.replace(temporary, path)
     finally:
@@ -157,7 +166,7 @@ class JsonlAppender:
 
     def write(self, *rows: dict[str, Any]) -> list[int]:
         """Writes and flushes each row as one line. Returns the lengths of the lines in bytes."""
-        lines = [(json.dumps(row, ensure_ascii=False) + "\n").encode() for row in rows]
+        lines = [(_line(row) + "\n").encode() for row in rows]
         self._out.write(b"".join(lines))
         self._out.flush()
         return [len(line) for line in lines]

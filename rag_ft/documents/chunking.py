@@ -23,6 +23,7 @@ MAX_HEADING_CHARS = 200
 # The characters tokenised at once: this bounds the memory for a document of one line.
 TOKENIZER_BATCH_CHARS = 200_000
 
+
 class Span(NamedTuple):
     """`text[start:end]`, and the number of its tokens when it is tokenised alone."""
 

@@ -64,7 +64,9 @@ def read_file(path: Path, settings: ReadSettings) -> ReadFile:
     return read_content(read_bytes(path, settings.max_bytes), encodable(path.name), settings)
 
 
-def read_parts(path: Path, settings: ReadSettings) -> Iterator[tuple[str, ReadFile | UnreadableError]]:
+def read_parts(
+    path: Path, settings: ReadSettings
+) -> Iterator[tuple[str, ReadFile | UnreadableError]]:
     """Yields (name, what was read) of the documents in an archive or a mailbox.
 
     Raises:
@@ -74,7 +76,9 @@ def read_parts(path: Path, settings: ReadSettings) -> Iterator[tuple[str, ReadFi
     raw = read_bytes(path, settings.max_bytes)
     is_mailbox = path.suffix.lower() in MAILBOXES
     number = 0
-    for name, part in messages_of(raw) if is_mailbox else members_of(raw, path.name, settings.max_bytes):
+    for name, part in (
+        messages_of(raw) if is_mailbox else members_of(raw, path.name, settings.max_bytes)
+    ):
         number += 1
         try:
             if isinstance(part, UnreadableError):

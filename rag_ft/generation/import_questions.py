@@ -16,6 +16,7 @@ from rag_ft.errors import DataError
 from rag_ft.relevance import Span, gold_chunks, locate, occurrences
 from rag_ft.schema import KINDS, SPLITS, Chunk, Document, Evidence, QAPair, Reject, Split
 from rag_ft.storage import content_hash, encodable
+from rag_ft.text import composed
 
 CONTEXT_CHARACTERS = 200
 MAX_LINE_BYTES = 1_000_000
@@ -62,7 +63,7 @@ class QuestionRow:
     def find_wanted(self, text: str) -> Evidence | None:
         """Where a text contains a wanted text word for word; None if nowhere."""
         for wanted in self.wanted:
-            if wanted in text and (found := occurrences(wanted, text)):
+            if composed(wanted) in composed(text) and (found := occurrences(wanted, text)):
                 return _best_fit(found, text, self.question)
         return None
 
@@ -303,7 +304,9 @@ class _RareWordIndex:
     """
 
     def __init__(self, rows: Iterable[QuestionRow]) -> None:
-        wanted = [(row, _ALPHANUMERIC.findall(text)) for row in rows for text in row.wanted]
+        wanted = [
+            (row, _ALPHANUMERIC.findall(composed(text))) for row in rows for text in row.wanted
+        ]
         num_rows = Counter(word for _, words in wanted for word in set(words))
         self._rows: dict[str, list[QuestionRow]] = defaultdict(list)
         for row, words in wanted:
@@ -319,7 +322,7 @@ class _RareWordIndex:
 
     def candidates(self, text: str) -> list[QuestionRow]:
         """The rows that may be found in a text, each once. No other row is found in it."""
-        words = set(_ALPHANUMERIC.findall(text)) if self._rows else ()
+        words = set(_ALPHANUMERIC.findall(composed(text))) if self._rows else ()
         wanted = {found for word in words for found in self._within(word)}
         return list({id(row): row for word in wanted for row in self._rows[word]}.values())
 

@@ -25,8 +25,8 @@ from rag_ft.documents.discovery import RawDocument, find_files, free_id
 from rag_ft.documents.near_duplicates import groups
 from rag_ft.documents.prepare import PrepareSettings, prepare_all
 from rag_ft.documents.reading import ReadSettings
-from rag_ft.documents.workers import Limits
 from rag_ft.documents.splits import split_of, strictest
+from rag_ft.documents.workers import Limits
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.model_hub import resolve
 from rag_ft.run_dir import RunDir

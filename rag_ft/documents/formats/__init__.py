@@ -34,12 +34,56 @@ def reader(module: str, function: str = "") -> Reader:
 
 
 # Source code is read as it stands.
-CODE_SUFFIXES = (
-    ".py .pyi .js .mjs .jsx .ts .tsx .java .kt .scala .c .h .cc .cpp .hpp .cs .go .rs .rb .php "
-    ".swift "
-    ".pl .lua .r .jl .m .sh .bash .ps1 .bat .sql .vue .svelte .yaml .yml .toml "
-    ".proto .graphql .tf .dart .ex .exs .erl .hs .ml .clj .f90 .asm"
-).split()
+CODE_SUFFIXES = [
+    ".py",
+    ".pyi",
+    ".js",
+    ".mjs",
+    ".jsx",
+    ".ts",
+    ".tsx",
+    ".java",
+    ".kt",
+    ".scala",
+    ".c",
+    ".h",
+    ".cc",
+    ".cpp",
+    ".hpp",
+    ".cs",
+    ".go",
+    ".rs",
+    ".rb",
+    ".php",
+    ".swift",
+    ".pl",
+    ".lua",
+    ".r",
+    ".jl",
+    ".m",
+    ".sh",
+    ".bash",
+    ".ps1",
+    ".bat",
+    ".sql",
+    ".vue",
+    ".svelte",
+    ".yaml",
+    ".yml",
+    ".toml",
+    ".proto",
+    ".graphql",
+    ".tf",
+    ".dart",
+    ".ex",
+    ".exs",
+    ".erl",
+    ".hs",
+    ".ml",
+    ".clj",
+    ".f90",
+    ".asm",
+]
 # Suffix in lower case -> reader.
 FORMATS: dict[str, Reader] = {
     ".md": reader("markdown"),
@@ -107,7 +151,9 @@ def _package_suffix(raw: bytes) -> str:
         return _MIME_TYPES[mime]
     if "[Content_Types].xml" not in names:
         return ""
-    return next((s for name in names for start, s in _PACKAGES.items() if name.startswith(start)), "")
+    return next(
+        (s for name in names for start, s in _PACKAGES.items() if name.startswith(start)), ""
+    )
 
 
 @lru_cache(maxsize=64)

@@ -40,8 +40,11 @@ def members_of(
             if number > MAX_MEMBERS:
                 raise UnreadableError("too large", f"the archive has more than {MAX_MEMBERS} files")
             if size > max_bytes:
-                yield inner, UnreadableError(
-                    "too large", f"{size / 2**20:.1f} MB; see ingest.advanced.max_document_mb"
+                yield (
+                    inner,
+                    UnreadableError(
+                        "too large", f"{size / 2**20:.1f} MB; see ingest.advanced.max_document_mb"
+                    ),
                 )
                 continue
             total += size

@@ -26,7 +26,27 @@ _LAID_OUT = re.compile(r"\S(?: {3,}|\t+)\S|\s--?[a-z][\w-]*(?:[\s=]|$)")
 _BROKEN_WORD = re.compile(r"(?<=[^\W\d_])-[ \t]*\n[ \t]*(?=(\w{1,40}))")
 _LAST_WORD = re.compile(r"\w+$")
 # "Vor- und Nachteile": the hyphen stands for what follows.
-_CONJUNCTIONS = frozenset("und oder bzw and or y e o et ou og och eller en of i a".split())
+_CONJUNCTIONS = frozenset(
+    [
+        "und",
+        "oder",
+        "bzw",
+        "and",
+        "or",
+        "y",
+        "e",
+        "o",
+        "et",
+        "ou",
+        "og",
+        "och",
+        "eller",
+        "en",
+        "of",
+        "i",
+        "a",
+    ]
+)
 _NEWLINE = re.compile("\r\n?|[\v\f\x85\u2028\u2029]")
 # NUL and other controls, soft hyphen, zero-width space and byte order mark. Zero-width joiners
 # stay, because they change the meaning of some scripts.

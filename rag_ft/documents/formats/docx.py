@@ -78,7 +78,11 @@ class _DocxReader:
         self.styles = read_styles(self._related("styles"))
         self.numbering = Numbering.of(self._related("numbering"))
         self.notes = {
-            kind: {note.get(f"{W}id", ""): note for note in tree if note.get(f"{W}type") in (None, "normal")}
+            kind: {
+                note.get(f"{W}id", ""): note
+                for note in tree
+                if note.get(f"{W}type") in (None, "normal")
+            }
             for kind, tree in (
                 ("footnote", self._related("footnotes")),
                 ("endnote", self._related("endnotes")),

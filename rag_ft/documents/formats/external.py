@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rag_ft.documents.formats.content import Content, UnreadableError
-from rag_ft.documents.formats.markdown import content_of_markdown
 from rag_ft.documents.formats.encodings import decode
+from rag_ft.documents.formats.markdown import content_of_markdown
 
 # In the command this stands for the file; without it the file is the last argument.
 PLACE = "{file}"

@@ -28,7 +28,9 @@ _KINDS: dict[str, BlockKind] = {
     **dict.fromkeys(("caption", "figcaption"), "caption"),
 }
 # What draws a formula that stands beside as MathML or TeX.
-_DRAWN_FORMULA = re.compile(r"(?:^|\s)(?:katex-html|MathJax(?:_\w+)?|mwe-math-fallback-\S+)(?:\s|$)")
+_DRAWN_FORMULA = re.compile(
+    r"(?:^|\s)(?:katex-html|MathJax(?:_\w+)?|mwe-math-fallback-\S+)(?:\s|$)"
+)
 _LAYOUT = frozenset(("table", *_HEADINGS))
 # A rowspan that a page claims repeats its cell in at most this many rows.
 MAX_ROWSPAN = 1000
@@ -218,9 +220,7 @@ class _Walk:
         """Ends the block that is read, if it has text."""
         text = _clean("".join(self.pieces), keep_lines=self.kind == "code")
         if text.strip():
-            self.blocks.append(
-                Block(self.kind, self.marker + text, self.level, tight=self.tight)
-            )
+            self.blocks.append(Block(self.kind, self.marker + text, self.level, tight=self.tight))
         elif self.marker and not self.pieces:
             return  # the item begins with a block of its own
         self.pieces.clear()
@@ -299,9 +299,7 @@ def _rows(table: Any) -> list[Block]:
         if any(cells):
             is_head = bool(found) and all(cell.tag == "th" for cell in found)
             first = not any(block.kind == "row" for block in blocks)
-            blocks.append(
-                Block("row", " | ".join(cells), int(is_head and first), tight=not first)
-            )
+            blocks.append(Block("row", " | ".join(cells), int(is_head and first), tight=not first))
     return blocks
 
 

@@ -8,7 +8,14 @@ from rag_ft.documents.formats.content import MALFORMED_FILE_ERRORS, Block, Conte
 from rag_ft.documents.formats.encodings import decode
 from rag_ft.documents.formats.text import content_of_text
 
-_LEVELS = {"part": 1, "chapter": 1, "section": 2, "subsection": 3, "subsubsection": 4, "paragraph": 5}
+_LEVELS = {
+    "part": 1,
+    "chapter": 1,
+    "section": 2,
+    "subsection": 3,
+    "subsubsection": 4,
+    "paragraph": 5,
+}
 _HEADING = re.compile(
     r"\\(part|chapter|section|subsection|subsubsection|paragraph)\*?\s*(?:\[[^\]]*\])?\{"
 )
@@ -30,7 +37,9 @@ def read_latex(raw: bytes) -> Content:
     from pylatexenc.latex2text import LatexNodes2Text
 
     text = decode(raw)
-    converter = LatexNodes2Text(math_mode="verbatim", keep_comments=False, strict_latex_spaces=False)
+    converter = LatexNodes2Text(
+        math_mode="verbatim", keep_comments=False, strict_latex_spaces=False
+    )
 
     def plain(part: str) -> str:
         try:

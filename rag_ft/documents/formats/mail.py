@@ -85,7 +85,11 @@ def _body(message: EmailMessage) -> list[Block]:
     if part is None:
         return []
     payload = part.get_payload(decode=True)
-    text = decode(payload, part.get_content_charset()) if isinstance(payload, bytes) and payload else ""
+    text = (
+        decode(payload, part.get_content_charset())
+        if isinstance(payload, bytes) and payload
+        else ""
+    )
     if part.get_content_type() == "text/html":
         return content_of_html(text).blocks
     return content_of_text(text).blocks if text.strip() else []

@@ -73,9 +73,7 @@ def content_of_markdown(text: str) -> Content:
     """Returns the content of Markdown that is decoded already; see `read_markdown`."""
     metadata, text = front_matter(tidy(text, keep_indent=True))
     # Comments go, also around code; inside code they stay, and one that never ends is none.
-    text = _COMMENT.sub(
-        lambda m: m[0] if m["kept"] or not m[0].endswith("-->") else "", text
-    )
+    text = _COMMENT.sub(lambda m: m[0] if m["kept"] or not m[0].endswith("-->") else "", text)
     text = _TABLE.sub(lambda m: m[0] if m["kept"] else re.sub(r"\n\s*\n", "\n", m[0]), text)
     blocks = list(_blocks(text))
     title = str(metadata.pop("title", ""))
@@ -172,7 +170,9 @@ def _blocks(text: str) -> Iterator[Block]:
         elif kind == "inline" and cells is not None:
             cells.append(" ".join(_inline(token).split()))
         elif kind == "inline":
-            said = marker + unwrap(_inline(token)) if not level else " ".join(_inline(token).split())
+            said = (
+                marker + unwrap(_inline(token)) if not level else " ".join(_inline(token).split())
+            )
             name: BlockKind = "heading" if level else "item" if marker else "paragraph"
             yield Block(name, said, level, tight=opened[0] == end)
             level, marker, end = 0, "", opened[1]

@@ -33,7 +33,9 @@ def _linear(node: Any, depth: int) -> str:
     if name.startswith("-") or name in ("annotation", "annotation-xml") or depth > 100:
         return ""
     parts = [
-        _linear(child, depth + 1) for child in node.iter(include_text=True) if child.tag != "-comment"
+        _linear(child, depth + 1)
+        for child in node.iter(include_text=True)
+        if child.tag != "-comment"
     ]
     parts = [part for part in parts if part]
     if name in ("msup", "mover") and len(parts) == 2:

@@ -65,7 +65,9 @@ def _items(parent: ElementTree.Element, depth: int) -> Iterator[Block]:
     for item in parent.iterfind(f"{_T}list-item"):
         for number, block in enumerate(_blocks(item, depth + 1)):
             if number == 0 and block.kind == "paragraph":
-                yield Block("item", "  " * depth + "- " + block.text, tight=depth > 0 or not is_first)
+                yield Block(
+                    "item", "  " * depth + "- " + block.text, tight=depth > 0 or not is_first
+                )
                 is_first = False
             else:
                 yield block

@@ -34,7 +34,9 @@ def equation_text(element: ElementTree.Element) -> str:
     if name == "nary":
         sign = element.find(f"{M}naryPr/{M}chr")
         symbol = "∫" if sign is None else sign.get(f"{M}val", "")
-        bounds = "".join(f"{mark}{text}" for mark, text in (("_", part("sub")), ("^", part("sup"))) if text)
+        bounds = "".join(
+            f"{mark}{text}" for mark, text in (("_", part("sub")), ("^", part("sup"))) if text
+        )
         return f"{symbol}{bounds} {part('e')}"
     if name == "d":
         properties = element.find(f"{M}dPr")

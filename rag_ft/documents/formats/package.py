@@ -60,8 +60,8 @@ class Package:
         size = sum(info.file_size for info in self._zip.infolist())
         if size > MAX_UNPACKED_MB * 2**20:
             raise UnreadableError(
-                "too large", f"the {kind} unpacks to {size / 2**20:.0f} MB, more than "
-                f"{MAX_UNPACKED_MB} MB"
+                "too large",
+                f"the {kind} unpacks to {size / 2**20:.0f} MB, more than {MAX_UNPACKED_MB} MB",
             )
 
     def __enter__(self) -> Package:

@@ -40,7 +40,9 @@ def read_pdf(raw: bytes) -> Content:
         document = pypdfium2.PdfDocument(raw)
     except pypdfium2.PdfiumError as error:
         if "password" in str(error).lower() or "security" in str(error).lower():
-            raise UnreadableError("encrypted", "password required; save the PDF without one") from error
+            raise UnreadableError(
+                "encrypted", "password required; save the PDF without one"
+            ) from error
         raise UnreadableError("corrupt", f"PDF: {error}") from error
     try:
         document.init_forms()
@@ -77,7 +79,9 @@ def _read(document: Any) -> Content:
     title = (document.get_metadata_value("Title") or "").strip()
     blocks = blocks_of_pages(pages)
     if is_program_title(title):
-        first = next((b for b in blocks if b.kind == "heading" and b.level == 1 and b.page == 1), None)
+        first = next(
+            (b for b in blocks if b.kind == "heading" and b.level == 1 and b.page == 1), None
+        )
         title = "" if first is None else " ".join(first.text.split())
     return Content(title, blocks, {"num_pages": num_pages}, notes)
 

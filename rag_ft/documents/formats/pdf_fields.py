@@ -29,7 +29,11 @@ def fields_of(page: Any, number: int) -> list[Line]:
         kind = pdfium.FPDFAnnot_GetSubtype(note)
         text = ""
         if kind in (_FREE_TEXT, _NOTE):
-            text = _string(lambda buffer, size: pdfium.FPDFAnnot_GetStringValue(note, b"Contents", buffer, size))
+            text = _string(
+                lambda buffer, size: pdfium.FPDFAnnot_GetStringValue(
+                    note, b"Contents", buffer, size
+                )
+            )
         elif kind == _WIDGET and form is not None:
             text = _value(form, note)
         rect = pdfium.FS_RECTF()

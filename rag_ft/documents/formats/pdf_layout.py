@@ -21,9 +21,7 @@ SAME_PLACE, HEAD_SHARE = 8.0, 0.4
 # The lines at the top and at the bottom of a page that may be running heads.
 MAX_HEAD_LINES = 4
 
-_ITEM = re.compile(
-    r"(?:[-*•‣–◦●○■□▪▫➢➤✓✔·o]|\d{1,3}[.)]|[ivxIVX]{1,5}[.)]|\(?\w[.)])\s+\S"
-)
+_ITEM = re.compile(r"(?:[-*•‣–◦●○■□▪▫➢➤✓✔·o]|\d{1,3}[.)]|[ivxIVX]{1,5}[.)]|\(?\w[.)])\s+\S")
 _NOTE = re.compile(r"(?:\[?\d{1,3}[\].)]?|[*†‡§]+)\s*\S")
 _SENTENCE_END = (".", "!", "?", ":", ";", "。", "！", "？", "”", '"', "…")
 
@@ -50,9 +48,7 @@ def place_fields(lines: list[Line], fields: list[Line]) -> list[Line]:
     placed = list(lines)
     for field in fields:
         middle = (field.bottom + field.top) / 2
-        beside = [
-            n for n, line in enumerate(placed) if line.bottom - 3 <= middle <= line.top + 3
-        ]
+        beside = [n for n, line in enumerate(placed) if line.bottom - 3 <= middle <= line.top + 3]
         if beside and field.is_field:
             at = min(beside, key=lambda n: abs(placed[n].left - field.left))
             before = [n for n in beside if placed[n].right <= field.left + 3]
@@ -151,9 +147,15 @@ def _groups(
             gap = last.bottom - line.bottom
             # A new column begins higher on the page: the paragraph may go on there.
             apart = gap > PARAGRAPH_GAP * max(pitch, line.size) or gap < -pitch
-            other = abs(last.size - line.size) > 0.08 * body and min(len(last.text), len(line.text)) > 3
-            if apart or other or own == "item" or (own != kind and kind != "item") or (
-                kind == "item" and own == "heading"
+            other = (
+                abs(last.size - line.size) > 0.08 * body and min(len(last.text), len(line.text)) > 3
+            )
+            if (
+                apart
+                or other
+                or own == "item"
+                or (own != kind and kind != "item")
+                or (kind == "item" and own == "heading")
             ):
                 yield kind, group
                 group = []
@@ -206,5 +208,7 @@ def _continue_over_page(blocks: list[Block], found: list[Block]) -> None:
     if ended or not (begin[:1].islower() or end.endswith("-") or end[-1:] == ","):
         return
     joined = join_broken_words(f"{end}\n{begin}", f"{end}\n{begin}")
-    blocks[at] = replace(last, text=joined.replace("\n" + begin[:20], " " + begin[:20]), page_end=first.page)
+    blocks[at] = replace(
+        last, text=joined.replace("\n" + begin[:20], " " + begin[:20]), page_end=first.page
+    )
     del found[0]

@@ -84,5 +84,8 @@ def _chart(chart: Any) -> Iterator[Block]:
     plot = chart.plots[0]
     names = [str(name) for name in plot.categories]
     rows = [["", *names]]
-    rows += [[series.name or "", *(f"{v:g}" if v is not None else "" for v in series.values)] for series in plot.series]
+    rows += [
+        [series.name or "", *(f"{v:g}" if v is not None else "" for v in series.values)]
+        for series in plot.series
+    ]
     yield from table_blocks(rows)

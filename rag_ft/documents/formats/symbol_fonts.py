@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 # Adobe's Symbol encoding, from 0x20 and from 0xA1.
-_SYMBOL = dict(
-    enumerate(
-        " !∀#∃%&∍()∗+,−./0123456789:;<=>?≅ΑΒΧΔΕΦΓΗΙϑΚΛΜΝΟΠΘΡΣΤΥςΩΞΨΖ[∴]⊥_‾αβχδεφγηιϕκλμνοπθρστυϖωξψζ{|}∼",
-        0x20,
+_SYMBOL = (
+    dict(
+        enumerate(
+            " !∀#∃%&∍()∗+,−./0123456789:;<=>?≅ΑΒΧΔΕΦΓΗΙϑΚΛΜΝΟΠΘΡΣΤΥςΩΞΨΖ[∴]⊥_‾αβχδεφγηιϕκλμνοπθρστυϖωξψζ{|}∼",
+            0x20,
+        )
     )
-) | dict(
-    enumerate(
-        "ϒ′≤⁄∞ƒ♣♦♥♠↔←↑→↓°±″≥×∝∂•÷≠≡≈…⏐⎯↵ℵℑℜ℘⊗⊕∅∩∪⊃⊇⊄⊂⊆∈∉∠∇®©™∏√⋅¬∧∨⇔⇐⇑⇒⇓◊〈®©™∑⎛⎜⎝⎡⎢⎣⎧⎨⎩⎪",
-        0xA1,
+    | dict(
+        enumerate(
+            "ϒ′≤⁄∞ƒ♣♦♥♠↔←↑→↓°±″≥×∝∂•÷≠≡≈…⏐⎯↵ℵℑℜ℘⊗⊕∅∩∪⊃⊇⊄⊂⊆∈∉∠∇®©™∏√⋅¬∧∨⇔⇐⇑⇒⇓◊〈®©™∑⎛⎜⎝⎡⎢⎣⎧⎨⎩⎪",
+            0xA1,
+        )
     )
-) | dict(enumerate("〉∫⌠⎮⌡⎞⎟⎠⎤⎥⎦⎫⎬⎭", 0xF1))
+    | dict(enumerate("〉∫⌠⎮⌡⎞⎟⎠⎤⎥⎦⎫⎬⎭", 0xF1))
+)
 _WINGDINGS = {
     0x21: "✏", 0x22: "✂", 0x28: "☎", 0x29: "✆", 0x2A: "✉", 0x36: "⌛", 0x3A: "💻", 0x3F: "✍",
     0x45: "☜", 0x46: "☞", 0x47: "☝", 0x48: "☟", 0x4A: "☺", 0x4B: "😐", 0x4C: "☹", 0x51: "✈",
@@ -36,6 +40,8 @@ def symbol(font: str, code: int) -> str:
         code -= 0xF000
     table = _FONTS.get(font.strip().lower())
     if table is None:
-        printable = 0x20 < code < 0x110000 and not 0xD800 <= code <= 0xF8FF and chr(code).isprintable()
+        printable = (
+            0x20 < code < 0x110000 and not 0xD800 <= code <= 0xF8FF and chr(code).isprintable()
+        )
         return chr(code) if printable else UNKNOWN
     return table.get(code, UNKNOWN)

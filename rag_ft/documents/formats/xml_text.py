@@ -10,7 +10,9 @@ from rag_ft.documents.formats.scripts import END, SUB, SUP, plain_scripts
 
 _MARKS = {"sup": SUP, "sub": SUB}
 _LEFT_OUT = frozenset(("graphic", "object-id", "ref-list", "back", "journal-meta", "contrib-group"))
-_BLOCKS = frozenset(("p", "title", "label", "caption", "list", "list-item", "sec", "table-wrap", "fig"))
+_BLOCKS = frozenset(
+    ("p", "title", "label", "caption", "list", "list-item", "sec", "table-wrap", "fig")
+)
 
 
 def read_xml(raw: bytes) -> Content:
@@ -33,7 +35,7 @@ def read_xml(raw: bytes) -> Content:
     if root is None:
         raise UnreadableError("corrupt", "XML: no element")
     article = root if _name(root) == "article" else root.find(".//article")
-    if article is None or article.find(".//body") is None and article.find(".//abstract") is None:
+    if article is None or (article.find(".//body") is None and article.find(".//abstract") is None):
         return Content("", list(_any(root)))
     named = article.find(".//article-title")
     title = _text(named) if named is not None else ""
@@ -74,7 +76,13 @@ def _sections(parent: Any, level: int) -> Iterator[Block]:
             if said:
                 yield Block("caption", said)
             yield from _table(child)
-        elif name in ("disp-quote", "boxed-text", "statement", "fn-group", "supplementary-material"):
+        elif name in (
+            "disp-quote",
+            "boxed-text",
+            "statement",
+            "fn-group",
+            "supplementary-material",
+        ):
             yield from _sections(child, level)
         elif isinstance(child.tag, str) and name not in _LEFT_OUT:
             yield Block("paragraph", _text(child))
