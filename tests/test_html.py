@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 
 import pytest
+from document_files import text_of
 
-from rag_ft.documents.formats.cleaning import tidy
 from rag_ft.documents.formats.html import read_html
 
 
 def lines(html: str) -> list[str]:
-    return [line for line in tidy(read_html(html.encode()).text).split("\n") if line]
+    return [line for line in text_of(read_html(html.encode())).split("\n") if line]
 
 
 def test_cells_and_rows_may_leave_out_their_end_tags() -> None:
@@ -55,23 +55,23 @@ def test_unclosed_elements_take_linear_time(piece: str) -> None:
 def test_a_page_that_declares_nonsense_is_read_all_the_same(charset: str) -> None:
     filling = "<p>The hall opens at nine.</p>" * 9
     raw = f'<meta charset="{charset}"><p>caf\u00e9</p>{filling}'
-    assert read_html(raw.encode("latin-1")).text.strip().startswith("caf\u00e9\n")
-    assert read_html(raw.encode()).text.strip().startswith("caf\u00e9\n")
+    assert text_of(read_html(raw.encode("latin-1"))).startswith("caf\u00e9\n")
+    assert text_of(read_html(raw.encode())).startswith("caf\u00e9\n")
 
 
 def test_japanese_in_seven_bits_is_read_as_declared() -> None:
     raw = "<meta charset=iso-2022-jp><title>港</title><p>日本語のテキスト"
     content = read_html(raw.encode("iso-2022-jp"))
-    title, text = content.title, content.text
-    assert (title, text.strip()) == ("港", "日本語のテキスト")
-    assert read_html(raw.encode()).text.strip() == "日本語のテキスト", "declared, but UTF-8"
+    title, text = content.title, text_of(content)
+    assert (title, text) == ("港", "日本語のテキスト")
+    assert text_of(read_html(raw.encode())) == "日本語のテキスト", "declared, but UTF-8"
 
 
 @pytest.mark.parametrize(
     "odd", ["<![ y ]>", "<![if IE]>", "<!DOCTYPE [", "<!ELEMENT x>", "<?php echo ?>", "</ >", "<>"]
 )
 def test_odd_markup_costs_no_more_than_itself(odd: str) -> None:
-    text = read_html(f"<p>see {odd} here</p><p>and there</p>".encode()).text
+    text = text_of(read_html(f"<p>see {odd} here</p><p>and there</p>".encode()))
     assert "see" in text and "and there" in text
 
 
@@ -85,7 +85,7 @@ def test_html_keeps_blocks_lists_and_tables_and_drops_scripts_and_navigation() -
         b"<pre>a\n  b</pre></body></html>"
     )
     assert content.title == "House rules"
-    text = tidy(content.text)
+    text = text_of(content)
     assert text.startswith("House rules\n\nFirst paragraph.\n\nLine\nbreak & more\n\n- one\n")
     assert (
         "\n- two\n" in text
@@ -99,11 +99,11 @@ def test_html_keeps_blocks_lists_and_tables_and_drops_scripts_and_navigation() -
 def test_html_is_read_in_the_encoding_it_declares() -> None:
     raw = '<meta charset="koi8-r"><title>Почта</title><p>Индекс</p>'.encode("koi8-r")
     content = read_html(raw)
-    assert (content.title, content.text.strip()) == ("Почта", "Индекс")
+    assert (content.title, text_of(content)) == ("Почта", "Индекс")
 
 
 def test_a_table_that_lays_out_the_page_is_no_table_of_facts() -> None:
     content = read_html(
         b"<table><tr><td>menu<td><h1>House<br>rules</h1><p>One.</p><p>Two.</p></table>"
     )
-    assert content.title == "House rules" and "One.\n\nTwo." in content.text
+    assert content.title == "House rules" and "One.\n\nTwo." in text_of(content)

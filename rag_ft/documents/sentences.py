@@ -26,8 +26,8 @@ _ABBREVIATION = re.compile(
       | nat | habil | dent | evtl | ggf | ggü | sog | inkl | exkl | zzgl | Str | geb | gest
       | Mlles | Mmes | MM | Mgr | av | boul | éd | env | apr
       | Dña | Dn | Srta | Lic | Arq | Avda | Av | Excmo | Ilmo | Rvdo | Fdo
-      | ул | рис | табл | стр | гл | проф | акад | им | тел | см | ср | напр | обл | тыс | млн | млрд
-      | руб | гг | вв | пр | просп | пер | доц )$""",
+      | ул | рис | табл | стр | гл | проф | акад | им | тел | см | ср | напр | обл | тыс | млн
+      | млрд      | руб | гг | вв | пр | просп | пер | доц )$""",
     re.VERBOSE,
 )
 _BEFORE_NUMBER = re.compile(

@@ -267,7 +267,7 @@ _ESCAPE = re.compile(
     re.VERBOSE,
 )
 _WRITTEN_OUT = re.compile(r"\\u([0-9a-fA-F]{4})")
-_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\ufffd]")
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f]")
 _TRUE_OR_FALSE = re.compile(r"\btrue\b|\bfalse\b", re.IGNORECASE)
 
 _CHOICE = re.compile(r"\b(or|oder|ou)\b", re.IGNORECASE)

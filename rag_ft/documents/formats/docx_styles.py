@@ -49,8 +49,8 @@ class Numbering:
         for item in tree.iter(f"{W}num") if tree is not None else ():
             starts = {}
             for override in item.iter(f"{W}lvlOverride"):
-                if (start := _value(override, "startOverride")) is not None:
-                    starts[_number(override.get(f"{W}ilvl"))] = _number(start)
+                if (own := _value(override, "startOverride")) is not None:
+                    starts[_number(override.get(f"{W}ilvl"))] = _number(own)
             found.lists[item.get(f"{W}numId", "")] = (_value(item, "abstractNumId") or "", starts)
         return found
 
@@ -97,7 +97,8 @@ def read_styles(tree: ElementTree.Element | None) -> dict[str, Style]:
             raw[style.get(f"{W}styleId", "")] = style
     found: dict[str, Style] = {}
     for own_id, style in raw.items():
-        chain, parent = [style], _value(style, "basedOn")
+        chain: list[ElementTree.Element] = [style]
+        parent = _value(style, "basedOn")
         while parent in raw and len(chain) < MAX_STYLES:
             chain.append(raw[parent])
             parent = _value(raw[parent], "basedOn")

@@ -119,6 +119,8 @@ _LABELS = {
     "koi": "koi8_r",
     "koi8": "koi8_r",
 }
+# What Python can decode and no page is written in.
+_NO_TEXT = frozenset(("undefined", "idna", "punycode", "unicode-escape", "raw-unicode-escape", "utf-7"))
 _CONTROL_BYTES = bytes(set(range(32)) - set(b"\t\n\r\f\v\x1b")) + b"\x7f"
 _DECLARED = re.compile(
     rb"""<meta[^>]{0,300}?charset\s*=\s*["']?\s*([\w:.\-]{1,40})|<\?xml[^>]{0,200}?encoding\s*=\s*"""
@@ -187,7 +189,7 @@ def _codec(label: str | None) -> str | None:
     label = (label or "").strip().lower()
     try:
         found = codecs.lookup(_LABELS.get(label, label))
-        return found.name if found._is_text_encoding else None
+        return found.name if found._is_text_encoding and found.name not in _NO_TEXT else None
     except (LookupError, ValueError):
         return None
 

@@ -16,11 +16,10 @@ _NOT_TEXT = ("script", "style", "template", "svg", "title", "head", "iframe", "n
 DROPPED = frozenset((*_NOT_TEXT, "nav", "button", "select", "datalist", "mjx-math"))
 # Elements that end the words before and after them; every other element stands inside a line.
 BLOCKS = frozenset(
-    (*_HEADINGS, "address", "article", "aside", "blockquote", "body", "canvas", "caption")
-    + ("center", "dd", "details", "dialog", "dir", "div", "dl", "dt", "fieldset", "figcaption")
-    + ("figure", "footer", "form", "header", "hgroup", "hr", "legend", "li", "listing", "main")
-    + ("menu", "ol", "optgroup", "option", "p", "plaintext", "pre", "search", "section", "summary")
-    + ("table", "tbody", "textarea", "tfoot", "thead", "tr", "ul", "video", "audio", "xmp", "html")
+    f"""{" ".join(_HEADINGS)} address article aside audio blockquote body canvas caption center dd
+    details dialog dir div dl dt fieldset figcaption figure footer form header hgroup hr html legend
+    li listing main menu ol optgroup option p plaintext pre search section summary table tbody
+    textarea tfoot thead tr ul video xmp""".split()
 )
 _KINDS: dict[str, BlockKind] = {
     **dict.fromkeys(_HEADINGS, "heading"),
@@ -142,16 +141,17 @@ class _Walk:
     def blocks_of(self, root: Any) -> list[Block]:
         # A stack instead of recursion, because unclosed elements nest thousands deep. An entry is
         # a node to enter, or the name of an element to leave.
+        layouts = _layout_tables(root)
         stack: list[Any] = [root]
         while stack:
             node = stack.pop()
             if isinstance(node, str):
                 self._leave(node)
                 continue
-            name = node.tag
+            name = node.tag or "-"
             if name == "-text":
                 self._add(node.text_content or "")
-            elif name == "table" and not _lays_out(node):
+            elif name == "table" and node.mem_id not in layouts:
                 self._flush()
                 self.blocks += _rows(node)
             elif name == "math":
@@ -219,6 +219,8 @@ class _Walk:
     def _flush(self) -> None:
         """Ends the block that is read, if it has text."""
         text = _clean("".join(self.pieces), keep_lines=self.kind == "code")
+        if self.kind == "heading":
+            text = " ".join(text.split())
         if text.strip():
             self.blocks.append(Block(self.kind, self.marker + text, self.level, tight=self.tight))
         elif self.marker and not self.pieces:
@@ -247,7 +249,7 @@ def _clean(text: str, *, keep_lines: bool = False) -> str:
 
 
 def _left_out(node: Any) -> bool:
-    name = node.tag
+    name = node.tag or "-"
     if name.startswith(("-", "!")) or name in DROPPED or name.startswith("o:"):
         return name not in ("-document",)
     return name in ("span", "div", "img") and bool(
@@ -255,9 +257,16 @@ def _left_out(node: Any) -> bool:
     )
 
 
-def _lays_out(table: Any) -> bool:
-    """Whether a table lays out the page: a cell holds a table or a heading."""
-    return any(node is not None for node in (table.css_first(f"td {n}, th {n}") for n in _LAYOUT))
+def _layout_tables(root: Any) -> set[int]:
+    """Returns the elements that hold a table or a heading, each looked at once: such a table lays
+    out the page and is no table of facts."""
+    holders: set[int] = set()
+    for found in root.css(", ".join(_LAYOUT)):
+        parent = found.parent
+        while parent is not None and parent.mem_id not in holders:
+            holders.add(parent.mem_id)
+            parent = parent.parent
+    return holders
 
 
 def _numbers(node: Any) -> tuple[int, int]:
@@ -312,7 +321,7 @@ def _cell_text(cell: Any) -> str:
         if isinstance(node, str):
             pieces.append(node)
             continue
-        name = node.tag
+        name = node.tag or "-"
         if name == "-text":
             pieces.append(node.text_content or "")
         elif name == "math":

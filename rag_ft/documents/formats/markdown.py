@@ -45,6 +45,8 @@ _DEFINITION = re.compile(
     re.MULTILINE,
 )
 _TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9]*)(?![\w-])[^<>]{0,300}>")
+# A link whose address is defined nowhere.
+_TWO_BRACKETS = re.compile(r"\[([^\[\]\n]{1,500})\]\[[^\[\]\n]{0,200}\]")
 # What tags inside a line become: the text before and after what they hold.
 _INLINE_TAGS = {
     **dict.fromkeys(("br", "/br", "hr"), "\n"),
@@ -132,7 +134,15 @@ def _parser() -> Any:
         state.pos += 1
         return True
 
+    autolink = next(r.fn for r in parser.inline.ruler.__rules__ if r.name == "autolink")
+
+    def address(state: Any, silent: bool) -> bool:
+        # `Map<std::string>` is no address.
+        inside_word = state.pos > 0 and state.src[state.pos - 1].isalnum()
+        return not inside_word and bool(autolink(state, silent))
+
     parser.inline.ruler.before("emphasis", "star", star)
+    parser.inline.ruler.at("autolink", address)
     parser.block.ruler.at("reference", reference)
     parser.block.ruler.at("html_block", html_block, {"alt": ["paragraph", "reference"]})
     return parser
@@ -194,6 +204,7 @@ def _marker(token: Any, line: str) -> str:
 def _inline(token: Any) -> str:
     """Returns the text of a paragraph, heading or cell, its lines as in the file."""
     parts: list[str] = []
+    codes: list[str] = []
     for child in token.children or []:
         if child.type in ("softbreak", "hardbreak"):
             parts.append("\n")
@@ -204,6 +215,11 @@ def _inline(token: Any) -> str:
             name = tag[2].lower() if tag else ""
             known = tag is not None and name in _TAG_NAMES
             parts.append(_INLINE_TAGS.get(tag[1] + name, "") if tag and known else child.content)
+        elif child.type == "code_inline":
+            # Code keeps its brackets: it is put back at the end.
+            codes.append(child.content)
+            parts.append(f"\0{len(codes) - 1}\0")
         else:
             parts.append(child.content.removeprefix("mailto:"))
-    return plain_scripts("".join(parts))
+    said = _TWO_BRACKETS.sub(r"\1", plain_scripts("".join(parts)))
+    return re.sub("\0(\\d+)\0", lambda match: codes[int(match[1])], said)

@@ -27,7 +27,7 @@ def _unstyled(tex: str) -> str:
 
 
 def _linear(node: Any, depth: int) -> str:
-    name = node.tag
+    name = node.tag or "-"
     if name == "-text":
         return " ".join((node.text_content or "").split())
     if name.startswith("-") or name in ("annotation", "annotation-xml") or depth > 100:

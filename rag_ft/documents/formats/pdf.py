@@ -11,8 +11,8 @@ from rag_ft.documents.formats.content import MALFORMED_FILE_ERRORS, Content, Unr
 from rag_ft.documents.formats.pdf_fields import fields_of
 from rag_ft.documents.formats.pdf_layout import Line, blocks_of_pages, place_fields
 
-# A page with fewer characters has no text layer worth reading: it is a scan.
-MIN_PAGE_CHARS = 2
+# A page with fewer characters has no text layer: it is a scan.
+MIN_PAGE_CHARS = 1
 # Where a larger share of the characters has no meaning, the letters of the page cannot be told.
 MAX_UNKNOWN_SHARE = 0.2
 _UNKNOWN = re.compile("[\ufffd\uffff\ue000-\uf8ff\x00-\x01\x03-\x08\x0e-\x1f]")

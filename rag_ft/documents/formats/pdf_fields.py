@@ -29,11 +29,7 @@ def fields_of(page: Any, number: int) -> list[Line]:
         kind = pdfium.FPDFAnnot_GetSubtype(note)
         text = ""
         if kind in (_FREE_TEXT, _NOTE):
-            text = _string(
-                lambda buffer, size: pdfium.FPDFAnnot_GetStringValue(
-                    note, b"Contents", buffer, size
-                )
-            )
+            text = _contents(note)
         elif kind == _WIDGET and form is not None:
             text = _value(form, note)
         rect = pdfium.FS_RECTF()
@@ -46,6 +42,12 @@ def fields_of(page: Any, number: int) -> list[Line]:
             )  # fmt: skip
         pdfium.FPDFPage_CloseAnnot(note)
     return found
+
+
+def _contents(note: Any) -> str:
+    import pypdfium2.raw as pdfium
+
+    return _string(lambda b, n: pdfium.FPDFAnnot_GetStringValue(note, b"Contents", b, n))
 
 
 def _value(form: Any, note: Any) -> str:

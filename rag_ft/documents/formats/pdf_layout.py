@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -134,7 +135,7 @@ def _groups(
     """Yields the lines that belong to one block, and the kind of the block."""
     gaps = [
         a.bottom - b.bottom
-        for a, b in zip(lines, lines[1:], strict=False)
+        for a, b in itertools.pairwise(lines)
         if 0 < a.bottom - b.bottom < 4 * body and abs(a.size - b.size) < 1
     ]
     pitch = median(gaps) if gaps else 1.2 * body

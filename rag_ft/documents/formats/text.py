@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from rag_ft.documents.formats.cleaning import tidy, unwrap
-from rag_ft.documents.formats.content import Block, Content
+from rag_ft.documents.formats.content import Block, BlockKind, Content
 from rag_ft.documents.formats.encodings import decode
 
 MAX_FIRST_LINE_CHARS = 100
@@ -50,7 +50,7 @@ def paragraphs_and_items(lines: list[str]) -> list[Block]:
     for number in range(1, len(lines) + 1):
         if number == len(lines) or _ITEM.match(lines[number]):
             text = "\n".join(lines[start:number])
-            kind = "item" if _ITEM.match(text) else "paragraph"
+            kind: BlockKind = "item" if _ITEM.match(text) else "paragraph"
             blocks.append(Block(kind, text, tight=start > 0))
             start = number
     return blocks
