@@ -6,9 +6,8 @@ import random
 from pathlib import Path
 from typing import Any
 
-from rag_ft.documents.formats.content import UnreadableError
 from rag_ft.documents.blocks import join_blocks
-from rag_ft.documents.formats.content import Content
+from rag_ft.documents.formats.content import Content, UnreadableError
 from rag_ft.documents.reading import ReadFile, ReadSettings, read_file
 
 MEGABYTE = 2**20

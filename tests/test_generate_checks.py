@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from foreteller import NAMES, SPLITS, THINGS, Foreteller, pairs_of, rejects_of, use
+from foreteller import SPLITS, THINGS, Foreteller, pairs_of, rejects_of, use
 from foreteller import prepared as prepared
 
 from rag_ft.config import Config

@@ -81,8 +81,7 @@ def test_three_backticks_inside_a_paragraph_open_no_block() -> None:
 def test_a_block_of_code_ends_at_a_fence_as_long_as_its_own() -> None:
     assert plain("````md\n```\n*a*\n```\n````\n*b*") == "```\n*a*\n```\nb"
     assert (
-        plain("1. Run\n   ```sh\n   cat <file>\n   ```\n2. *Wait*")
-        == "1. Run\ncat <file>\n2. Wait"
+        plain("1. Run\n   ```sh\n   cat <file>\n   ```\n2. *Wait*") == "1. Run\ncat <file>\n2. Wait"
     )
     assert plain("~~~\n*never closed*") == "*never closed*"
 

@@ -8,6 +8,7 @@ chunk may have. So sentences are packed here, on positions.
 from __future__ import annotations
 
 import bisect
+import itertools
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -79,6 +80,8 @@ def chunk_blocks(
     count_tokens: CountTokens,
     max_tokens: int,
     overlap_tokens: int,
+    *,
+    adds_up: bool = False,
 ) -> Iterator[ChunkPlace]:
     """Yields chunks of whole sentences, each of at most `max_tokens` tokens.
 
@@ -88,17 +91,25 @@ def chunk_blocks(
     sentences of the chunk before, as many as fit into `overlap_tokens` (perhaps none). Every
     character of the blocks except white space lies in at least one chunk.
 
-    `count_tokens` maps texts to their numbers of tokens, without special tokens.
+    `count_tokens` maps texts to their numbers of tokens, without special tokens. `adds_up` says
+    that the tokens of texts with white space between them add up, so that nothing is counted twice.
     """
     pieces = _pieces(text, blocks, count_tokens, max_tokens, overlap_tokens)
     ranges = _pack(pieces, max_tokens, overlap_tokens)
 
-    # The tokens of two sentences need not add up, so every chunk is counted as a whole. A chunk of
+    # Where the tokens of two sentences need not add up, a chunk is counted as a whole. A chunk of
     # several pieces that turns out too long is divided in two, and all are counted again.
     counts: list[int] = []
     while ranges:
         spans = [(pieces[i].start, pieces[j].end) for i, j in ranges]
-        counts = _count(text, spans, count_tokens)
+        counts = [sum(p.num_tokens for p in pieces[i : j + 1]) for i, j in ranges]
+        # Parts of a word, and sentences without a space between them, are counted as a whole.
+        unsure = [
+            n for n, (i, j) in enumerate(ranges) if not adds_up or not _spaced(pieces[i : j + 1])
+        ]
+        recounted = _count(text, [spans[n] for n in unsure], count_tokens)
+        for n, count in zip(unsure, recounted, strict=True):
+            counts[n] = count
         too_long = [count > max_tokens for count in counts]
         if all(i == j for (i, j), long in zip(ranges, too_long, strict=True) if long):
             break
@@ -116,6 +127,10 @@ def chunk_blocks(
         yield ChunkPlace(
             inside[0].start, inside[-1].end, count, first.page, last.page_end, headings
         )
+
+
+def _spaced(pieces: list[_Piece]) -> bool:
+    return all(a.end < b.start for a, b in itertools.pairwise(pieces))
 
 
 def _pack(pieces: list[_Piece], max_tokens: int, overlap_tokens: int) -> list[tuple[int, int]]:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from rag_ft.documents.chunking import ChunkPlace, CountTokens, chunk_blocks
+from rag_ft.config import IngestConfig
+from rag_ft.documents.chunking import ChunkPlace, chunk_blocks
 from rag_ft.documents.discovery import (
     RawDocument,
     SourceFile,
@@ -21,7 +22,7 @@ from rag_ft.documents.formats.content import UnreadableError
 from rag_ft.documents.near_duplicates import signature
 from rag_ft.documents.reading import ReadSettings
 from rag_ft.documents.workers import Limits, in_workers
-from rag_ft.model_hub import load_token_counter
+from rag_ft.model_hub import TokenCounter, load_token_counter
 from rag_ft.schema import Reject
 from rag_ft.storage import encodable
 
@@ -57,6 +58,23 @@ class ReadTask:
     file: SourceFile
     rows: tuple[tuple[int, bytes | None], ...] = ()
     failure: UnreadableError | None = None
+
+
+def prepare_settings(config: IngestConfig, encoder: Path) -> PrepareSettings:
+    """Returns how the section `ingest` says that documents are read; `encoder` is a folder."""
+    advanced = config.advanced
+    read = ReadSettings(
+        advanced.max_document_mb * 2**20,
+        tuple(config.parser_command),
+        tuple(f".{suffix.lstrip('.').lower()}" for suffix in advanced.parser_suffixes),
+    )
+    return PrepareSettings(read, encoder, config.chunk_tokens, advanced.chunk_overlap_tokens)
+
+
+def limits_of(config: IngestConfig) -> Limits:
+    """Returns what the section `ingest` allows a file to take."""
+    advanced = config.advanced
+    return Limits(advanced.max_file_seconds, advanced.max_file_memory_mb, advanced.workers)
 
 
 def prepare_all(
@@ -107,9 +125,10 @@ def prepare(task: ReadTask, settings: PrepareSettings) -> list[Prepared | Reject
         chunks = chunk_blocks(
             document.text,
             document.blocks,
-            count_tokens,
+            count_tokens.numbers,
             settings.chunk_tokens,
             settings.overlap_tokens,
+            adds_up=count_tokens.adds_up,
         )
         done.append(Prepared(document, list(chunks), signature(document.text)))
     return done
@@ -136,5 +155,5 @@ def _tasks(files: Iterable[SourceFile], max_bytes: float) -> Iterator[ReadTask]:
 
 
 @lru_cache(maxsize=1)
-def _counter(encoder: Path) -> CountTokens:
+def _counter(encoder: Path) -> TokenCounter:
     return load_token_counter(encoder)

@@ -86,8 +86,12 @@ def _ends_sentence(text: str, match: re.Match[str]) -> bool:
     line_start = text.rfind("\n", max(0, at - 8), at) + 1
     if _LIST_MARK.fullmatch(text[line_start : match.end()] + " "):
         return False
-    if _BEFORE_NUMBER.search(before) and _NUMBER_AHEAD.match(text, match.end()):
+    if _NUMBER_AHEAD.match(text, match.end()) and _BEFORE_NUMBER.search(before):
         return False
+    # No abbreviation is so long without a dot inside.
+    last = before.rsplit(None, 1)[-1] if before and not before[-1].isspace() else ""
+    if len(last) > 9 and "." not in last:
+        return True
     # No sentence ends after "Dr.", but one may end after "at 9 p.m.".
     return _ABBREVIATION.search(before) is None or _AFTER_HOURS.search(before) is not None
 

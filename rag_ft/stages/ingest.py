@@ -23,10 +23,8 @@ from rag_ft.config import IngestConfig
 from rag_ft.documents.chunking import ChunkPlace
 from rag_ft.documents.discovery import RawDocument, find_files, free_id
 from rag_ft.documents.near_duplicates import groups
-from rag_ft.documents.prepare import PrepareSettings, prepare_all
-from rag_ft.documents.reading import ReadSettings
+from rag_ft.documents.prepare import limits_of, prepare_all, prepare_settings
 from rag_ft.documents.splits import split_of, strictest
-from rag_ft.documents.workers import Limits
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.model_hub import resolve
 from rag_ft.run_dir import RunDir
@@ -39,7 +37,7 @@ logger = logging.getLogger(__name__)
 HARMLESS = frozenset({"unknown type", "duplicate"})
 
 
-def run(session: Session) -> dict[str, int | float]:
+def run(session: Session) -> dict[str, Any]:
     """Writes documents.jsonl, chunks.jsonl and rejects/ingest.jsonl, and returns their counts.
 
     A source that cannot be read is a reject.
@@ -132,18 +130,7 @@ class Sources:
 
         Each row is a document with its chunks, both without a split.
         """
-        advanced = config.advanced
-        settings = PrepareSettings(
-            ReadSettings(
-                advanced.max_document_mb * 2**20,
-                tuple(config.parser_command),
-                tuple(f".{suffix.lstrip('.').lower()}" for suffix in advanced.parser_suffixes),
-            ),
-            encoder,
-            config.chunk_tokens,
-            advanced.chunk_overlap_tokens,
-        )
-        limits = Limits(advanced.max_file_seconds, advanced.max_file_memory_mb, advanced.workers)
+        settings, limits = prepare_settings(config, encoder), limits_of(config)
         files = tqdm(find_files(config.sources), desc="ingest", unit="file")
         for found in prepare_all(files, settings, limits):
             if isinstance(found, Reject):
@@ -165,9 +152,20 @@ class Sources:
                 "chunks": found.chunks,
             }
 
-    def summary(self) -> dict[str, int | float]:
-        """Returns what was found, for the user: words and pages."""
-        return {"num_words": self.num_words, "num_pages": self.num_pages}
+    def summary(self) -> dict[str, Any]:
+        """Returns what was found: words and pages, and how many sources were rejected or read in
+        part, by reason."""
+        parts = Counter(reject.detail.split(":")[0] for reject in self.rejects if reject.partial)
+        return {
+            "num_words": self.num_words,
+            "num_pages": self.num_pages,
+            "rejected_by_reason": dict(self.reasons().most_common()),
+            "partly_read_by_reason": dict(parts.most_common()),
+        }
+
+    def reasons(self) -> Counter[str]:
+        """Returns why sources were rejected, and how many."""
+        return Counter(reject.reason for reject in self.rejects if not reject.partial)
 
     def add(self, found: RawDocument) -> RawDocument | Reject:
         """Returns the document with an id that is unique, or why it is rejected."""
@@ -199,7 +197,7 @@ class Sources:
 
 def _check_kept(config: IngestConfig, sources: Sources, run_dir: RunDir) -> None:
     where = f"see {run_dir.rejects('ingest')}"
-    reasons = Counter(reject.reason for reject in sources.rejects if not reject.partial)
+    reasons = sources.reasons()
     summary = ", ".join(f"{number} {reason}" for reason, number in reasons.most_common(4))
     if not sources.ids:
         paths = ", ".join(str(getattr(source, "path", source)) for source in config.sources)

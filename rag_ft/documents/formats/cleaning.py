@@ -76,7 +76,9 @@ def tidy(text: str, *, keep_indent: bool = False) -> str:
         text = _SOFT_BREAK.sub("", text).translate(_CONTROLS_OF_1252)
         text = _LIGATURE.sub(lambda match: unicodedata.normalize("NFKC", match[0]), text)
         text = unicodedata.normalize("NFC", encodable(_SPACE.sub(" ", text)))
-    text = _BLANK_LINES.sub("\n\n\n", _LINE_END.sub("", _INVISIBLE.sub("", text)))
+    text = _INVISIBLE.sub("", text)
+    if "\n" in text:
+        text = _BLANK_LINES.sub("\n\n\n", _LINE_END.sub("", text))
     return text.strip("\n").rstrip() if keep_indent else text.strip()
 
 

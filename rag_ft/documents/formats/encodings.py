@@ -120,7 +120,9 @@ _LABELS = {
     "koi8": "koi8_r",
 }
 # What Python can decode and no page is written in.
-_NO_TEXT = frozenset(("undefined", "idna", "punycode", "unicode-escape", "raw-unicode-escape", "utf-7"))
+_NO_TEXT = frozenset(
+    ("undefined", "idna", "punycode", "unicode-escape", "raw-unicode-escape", "utf-7")
+)
 _CONTROL_BYTES = bytes(set(range(32)) - set(b"\t\n\r\f\v\x1b")) + b"\x7f"
 _DECLARED = re.compile(
     rb"""<meta[^>]{0,300}?charset\s*=\s*["']?\s*([\w:.\-]{1,40})|<\?xml[^>]{0,200}?encoding\s*=\s*"""

@@ -75,8 +75,10 @@ def content_of_markdown(text: str) -> Content:
     """Returns the content of Markdown that is decoded already; see `read_markdown`."""
     metadata, text = front_matter(tidy(text, keep_indent=True))
     # Comments go, also around code; inside code they stay, and one that never ends is none.
-    text = _COMMENT.sub(lambda m: m[0] if m["kept"] or not m[0].endswith("-->") else "", text)
-    text = _TABLE.sub(lambda m: m[0] if m["kept"] else re.sub(r"\n\s*\n", "\n", m[0]), text)
+    if "<!--" in text:
+        text = _COMMENT.sub(lambda m: m[0] if m["kept"] or not m[0].endswith("-->") else "", text)
+    if "<table" in text.lower():
+        text = _TABLE.sub(lambda m: m[0] if m["kept"] else re.sub(r"\n\s*\n", "\n", m[0]), text)
     blocks = list(_blocks(text))
     title = str(metadata.pop("title", ""))
     headings = [block for block in blocks if block.kind == "heading"]

@@ -9,7 +9,13 @@ from typing import Any
 from rag_ft.documents.formats.cleaning import is_program_title
 from rag_ft.documents.formats.content import MALFORMED_FILE_ERRORS, Content, UnreadableError
 from rag_ft.documents.formats.pdf_fields import fields_of
-from rag_ft.documents.formats.pdf_layout import Line, blocks_of_pages, place_fields
+from rag_ft.documents.formats.pdf_layout import (
+    MIN_COLUMN_CHARS,
+    Line,
+    blocks_of_pages,
+    in_reading_order,
+    place_fields,
+)
 
 # A page with fewer characters has no text layer: it is a scan.
 MIN_PAGE_CHARS = 1
@@ -19,6 +25,8 @@ _UNKNOWN = re.compile("[\ufffd\uffff\ue000-\uf8ff\x00-\x01\x03-\x08\x0e-\x1f]")
 # PDFium writes one of these for a hyphen at the end of a line and the line break after it.
 _HYPHENS = ("\ufffe", "\x02")
 _LINE = re.compile("(?P<said>[^\r\n\ufffe\x02]*)(?P<end>\r\n?|\n|\ufffe|\x02|\\Z)")
+# A blank between columns (points).
+MIN_GAP = 10.0
 # The weight of a font, from 100 to 900.
 BOLD = 600
 
@@ -114,6 +122,7 @@ def _page_lines(page: Any, number: int) -> list[Line]:
         return index, left, right, bottom, top
 
     lines: list[Line] = []
+    gaps: list[list[tuple[float, float, int]]] = []
     for match in _LINE.finditer(text):
         bare = match["said"].strip()
         if not bare:
@@ -121,6 +130,7 @@ def _page_lines(page: Any, number: int) -> list[Line]:
         start = match.start() + len(match["said"]) - len(match["said"].lstrip())
         index, left, first_right, first_bottom, first_top = corner(start)
         _, _, right, bottom, top = corner(start + len(bare) - 1)
+        size = round(pdfium.FPDFText_GetFontSize(handle, index), 1)
         lines.append(
             Line(
                 bare + ("-" if match["end"] in _HYPHENS else ""),
@@ -128,10 +138,29 @@ def _page_lines(page: Any, number: int) -> list[Line]:
                 max(right, first_right),
                 min(bottom, first_bottom),
                 max(top, first_top),
-                round(pdfium.FPDFText_GetFontSize(handle, index), 1),
-                pdfium.FPDFText_GetFontWeight(handle, index) >= BOLD,
+                size,
+                _is_bold(handle, index),
                 number,
                 height,
             )
         )
-    return place_fields(lines, fields_of(page, number))
+        # Blanks that are much wider than a space.
+        found = []
+        if len(bare) > 2 * MIN_COLUMN_CHARS:
+            for blank in re.finditer(r"(?<=\S) +(?=\S)", bare):
+                end, begin = corner(start + blank.start() - 1)[2], corner(start + blank.end())[1]
+                if begin - end > max(size, MIN_GAP):
+                    found.append((end, begin, blank.start()))
+        gaps.append(found)
+    return place_fields(in_reading_order(lines, gaps), fields_of(page, number))
+
+
+def _is_bold(handle: Any, index: int) -> bool:
+    """Whether a character is printed bold, by the weight or the name of its font."""
+    import pypdfium2.raw as pdfium
+
+    if pdfium.FPDFText_GetFontWeight(handle, index) >= BOLD:
+        return True
+    name = ctypes.create_string_buffer(100)
+    pdfium.FPDFText_GetFontInfo(handle, index, name, len(name), None)
+    return b"bold" in name.value.lower()

@@ -19,11 +19,17 @@ MAX_HEADING_CHARS = 160
 PARAGRAPH_GAP = 1.35
 # What stands at the same place (points) of at least this share of the pages is a running head.
 SAME_PLACE, HEAD_SHARE = 8.0, 0.4
+# Two columns of text have at least this many lines side by side, of this many characters each.
+MIN_COLUMN_LINES, MIN_COLUMN_CHARS = 5, 20
 # The lines at the top and at the bottom of a page that may be running heads.
 MAX_HEAD_LINES = 4
 
 _ITEM = re.compile(r"(?:[-*•‣–◦●○■□▪▫➢➤✓✔·o]|\d{1,3}[.)]|[ivxIVX]{1,5}[.)]|\(?\w[.)])\s+\S")
 _NOTE = re.compile(r"(?:\[?\d{1,3}[\].)]?|[*†‡§]+)\s*\S")
+# A page number alone: "3", "- 3 -", "Page 3 of 7", "iv".
+_PAGE = re.compile(
+    r"\W*(?:[^\W\d]{1,9}\.?\s*)?(?:\d+|[ivxlc]+)(?:\s*\S{1,4}\s*\d+)?\W*$", re.IGNORECASE
+)
 _SENTENCE_END = (".", "!", "?", ":", ";", "。", "！", "？", "”", '"', "…")
 
 
@@ -41,6 +47,49 @@ class Line:
     page: int
     page_height: float
     is_field: bool = False
+
+
+def in_reading_order(lines: list[Line], gaps: list[list[tuple[float, float, int]]]) -> list[Line]:
+    """Returns the lines of a page, those of two columns one column after the other.
+
+    Some programs draw columns line by line, so that each line holds a part of both. `gaps` are the
+    wide blanks of each line: (left, right, place in the text).
+    """
+    middle = _gutter(lines, gaps)
+    if middle is None:
+        return lines
+    ordered: list[Line] = []
+    right: list[Line] = []
+    for line, found in zip(lines, gaps, strict=True):
+        gap = next((g for g in found if g[0] <= middle <= g[1]), None)
+        if gap is not None:
+            ordered.append(replace(line, text=line.text[: gap[2]].rstrip(), right=gap[0]))
+            right.append(replace(line, text=line.text[gap[2] :].lstrip(), left=gap[1]))
+        elif line.left >= middle and right:
+            right.append(line)
+        else:
+            # A line over both columns ends them.
+            if line.right > middle:
+                ordered += right
+                right = []
+            ordered.append(line)
+    return ordered + right
+
+
+def _gutter(lines: list[Line], gaps: list[list[tuple[float, float, int]]]) -> float | None:
+    """Returns where the blank between two columns of text is; None where there is none. The columns
+    of a table are no columns of text: their cells are short."""
+    halves = [
+        ((left + right) / 2, place, len(line.text) - place)
+        for line, found in zip(lines, gaps, strict=True)
+        for left, right, place in found
+        if place >= MIN_COLUMN_CHARS and len(line.text) - place >= MIN_COLUMN_CHARS
+    ]
+    if len(halves) < MIN_COLUMN_LINES:
+        return None
+    middle = median(half[0] for half in halves)
+    inside = [left <= middle <= right for found in gaps for left, right, _ in found]
+    return middle if sum(inside) >= MIN_COLUMN_LINES else None
 
 
 def place_fields(lines: list[Line], fields: list[Line]) -> list[Line]:
@@ -97,22 +146,27 @@ def without_running_heads(pages: list[list[Line]]) -> list[list[Line]]:
         for line in edges.values():
             places[_without_numbers(line.text)].append(line.bottom)
     num_pages = sum(map(bool, pages))
+    if num_pages < 2:
+        return pages
+    texts = Counter(line.text for lines in pages for line in lines)
     kept_pages: list[list[Line]] = []
     for lines in pages:
         ordered = sorted(lines, key=lambda line: -line.top)
-        dropped: set[int] = set()
+        dropped: dict[int, Line] = {}
         for edge in (ordered, ordered[::-1]):
             for line in edge[:MAX_HEAD_LINES]:
                 found = places[_without_numbers(line.text)]
                 same = sum(abs(bottom - line.bottom) <= SAME_PLACE for bottom in found)
-                if same < max(2, HEAD_SHARE * num_pages) or num_pages < 2:
+                if same < max(2, HEAD_SHARE * num_pages):
                     break
-                dropped.add(id(line))
+                dropped[id(line)] = line
+        if len(dropped) == len(lines):
+            # Pages of one sentence each, equal but for its numbers: only true repeats go.
+            repeats = (n for n, d in dropped.items() if texts[d.text] > 1 or _PAGE.match(d.text))
+            dropped = {n: dropped[n] for n in repeats}
         kept_pages.append([line for line in lines if id(line) not in dropped])
     # A document of equal pages, such as labels, keeps them.
-    left = sum(len(line.text) for lines in kept_pages for line in lines)
-    total = sum(len(line.text) for lines in pages for line in lines)
-    return kept_pages if 2 * left >= total or any(kept_pages[1:]) else pages
+    return kept_pages if any(kept_pages) else pages
 
 
 def _without_numbers(text: str) -> str:
