@@ -145,3 +145,39 @@ def test_front_matter_gives_its_scalars_and_the_text_after_it() -> None:
     assert front_matter(block + "# Title") == (metadata, "# Title")
     for text in ("# Title", "---\n- a list\n---\n# Title", "\n---\nyear: 2024\n---\n"):
         assert front_matter(text) == ({}, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("<table><tr><td>a</td>\n\n<td>1</td></tr></table>\n\nEnd", "a | 1\n\nEnd"),
+        ("| Day |\n|---|\n| Mon<br>Tue |", "Day\nMon Tue"),
+        ("<ul><li>one</li><li>two</li></ul>\n\n<p>a</p><p>b</p>", "- one\n- two\n\na\n\nb"),
+        ("Call 12<br>34 now.", "Call 12\n34 now."),
+        ("10<sup>7</sup> litres", "10^7 litres"),
+        ("# R&amp;D\n\n5&nbsp;km &lt; 6 &#39;x&#39; `&amp;`", "R&D\n\n5 km < 6 'x' &amp;"),
+        ("Use:\n\n    f(*args)\n    >>> a*b*c\n\nEnd", "Use:\n\nf(*args)\n>>> a*b*c\n\nEnd"),
+        ('<div\n  class="box">\nMade here\n</div>', "Made here"),
+        ("<style>\n.a {color: red}\n</style>\n\nEnd", "End"),
+        ("See [the bay](https://e.org/Bay_(water)) first.", "See the bay first."),
+        ("It is 2*3*4 and x[1][2] as `a[1][2]`.", "It is 2*3*4 and x1 as a[1][2]."),
+        ("The office opens in the mor-\nning, the north-west in the north-\nwest.",
+         "The office opens in the morning, the north-west in the north-west."),
+    ],
+)  # fmt: skip
+def test_html_and_references_inside_markdown_are_read(text: str, expected: str) -> None:
+    assert plain(text) == expected
+
+
+def test_markdown_gives_blocks_with_levels_items_and_rows() -> None:
+    blocks = read_markdown(
+        b"# A\n\n* x\n* y\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n```\nc\n```\n"
+    ).blocks
+    assert [(block.kind, block.level, block.tight) for block in blocks] == [
+        ("heading", 1, False),
+        ("item", 0, False),
+        ("item", 0, True),
+        ("row", 1, False),
+        ("row", 0, True),
+        ("code", 0, False),
+    ]

@@ -52,7 +52,8 @@ class ChunkPlace(NamedTuple):
 class _Piece(NamedTuple):
     """A sentence, or a part of a long one: what chunks are made of.
 
-    `may_begin` is false in the middle of a list item; no chunk goes from one `section` to the next;
+    `may_begin` is false in the middle of a list item; a heading and the head of a table `lead` what
+    follows and end no chunk; no chunk goes from one `section` to the next;
     `block` is the index of its block.
     """
 
@@ -60,7 +61,7 @@ class _Piece(NamedTuple):
     end: int
     num_tokens: int
     may_begin: bool
-    is_heading: bool
+    leads: bool
     section: int
     block: int
 
@@ -119,7 +120,7 @@ def chunk_blocks(
     for (i, j), count in zip(ranges, counts, strict=True):
         inside = pieces[i : j + 1]
         # The headings of a chunk are those of its first sentence.
-        said = next((piece for piece in inside if not piece.is_heading), inside[-1])
+        said = next((piece for piece in inside if not piece.leads), inside[-1])
         headings, head = paths[said.block]
         if head is not None and head < blocks[inside[0].block].start:
             headings = (*headings, text[head : blocks[_block_at(blocks, head)].end])
@@ -170,7 +171,7 @@ def _last_break(pieces: list[_Piece], first: int, full_at: int, max_tokens: int)
     a heading, and not inside a list item, if what follows still fits into one chunk."""
     at = full_at
     moved = pieces[full_at].num_tokens
-    while at > first and (not pieces[at].may_begin or pieces[at - 1].is_heading):
+    while at > first and (not pieces[at].may_begin or pieces[at - 1].leads):
         at -= 1
         moved += pieces[at].num_tokens
         if moved > max_tokens:
@@ -257,6 +258,7 @@ def _sentences(text: str, blocks: Sequence[PlacedBlock]) -> Iterator[_Piece]:
             section += 1
             has_text = False
         has_text = has_text or not is_heading
+        leads = is_heading or (block.kind == "row" and block.level > 0)
         if is_heading or block.kind == "row":
             spans = [trim(text, block.start, block.end)]
         else:
@@ -265,7 +267,7 @@ def _sentences(text: str, blocks: Sequence[PlacedBlock]) -> Iterator[_Piece]:
         for place, (start, end) in enumerate(spans):
             if start < end:
                 may_begin = place == 0 or block.kind != "item"
-                yield _Piece(start, end, 0, may_begin, is_heading, section, number)
+                yield _Piece(start, end, 0, may_begin, leads, section, number)
 
 
 def divide_ranges(ranges: list[tuple[int, int]], too_long: list[bool]) -> list[tuple[int, int]]:

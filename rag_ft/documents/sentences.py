@@ -26,6 +26,7 @@ _ABBREVIATION = re.compile(
       | nat | habil | dent | evtl | ggf | ggü | sog | inkl | exkl | zzgl | Str | geb | gest
       | Mlles | Mmes | MM | Mgr | av | boul | éd | env | apr
       | Dña | Dn | Srta | Lic | Arq | Avda | Av | Excmo | Ilmo | Rvdo | Fdo
+      | Проф | Акад | Ул | Рис | Табл | См | Гл | Стр
       | ул | рис | табл | стр | гл | проф | акад | им | тел | см | ср | напр | обл | тыс | млн
       | млрд      | руб | гг | вв | пр | просп | пер | доц )$""",
     re.VERBOSE,

@@ -18,7 +18,8 @@ MIN_WRAPPED_CHARS = 45
 _KEEPS_LINE = re.compile(
     r"""\s | [-*•‣–+|>#$◦●○■□▪▫➢➤✓✔·] | \d{1,3}[.)]\s | \(?\w{1,3}\)\s
     | (?:[A-Za-z]|[ivxIVX]{1,5})\.\s | o\s | [^\W\d_][\w ]{0,25}:\s | [\w.\[\]-]+\s?[:+]?=
-    | \S*[/\\]\S*\s?$""",
+    | \S*[/\\]\S*\s?$
+    | (?:sudo|pip3?|npm|npx|git|cd|docker|apt(?:-get)?|curl|wget|mkdir|chmod|kubectl|ssh)\s""",
     re.VERBOSE,
 )
 # Columns that blanks lay out, and the options of a command.
@@ -91,29 +92,29 @@ def tidy_in_place(text: str) -> str:
     return encodable(text)
 
 
-def unwrap(text: str, whole: str = "") -> str:
+def unwrap(text: str, whole: str = "", min_chars: int = MIN_WRAPPED_CHARS) -> str:
     """Replaces the line breaks inside wrapped paragraphs by spaces, and makes broken words whole;
     see `join_broken_words`.
 
     A line continues in the next where that begins in lower case, or where its first word would not
-    have fitted: the line is at least 45 characters long and nearly as long as the longest of its
+    have fitted: the line is at least `min_chars` long and nearly as long as the longest of its
     block. Lists, tables, verse, fields, settings and commands keep their lines.
     """
     blocks = []
     for block in join_broken_words(text, whole).split("\n\n"):
         lines = block.split("\n")
         width = max(map(len, lines))
-        if width < MIN_WRAPPED_CHARS:
+        if width < min_chars:
             blocks.append(block)
             continue
         parts = [lines[0]]
         for line, following in itertools.pairwise(lines):
-            parts += [" " if _goes_on(line, following, width) else "\n", following]
+            parts += [" " if _goes_on(line, following, width, min_chars) else "\n", following]
         blocks.append("".join(parts))
     return "\n\n".join(blocks)
 
 
-def _goes_on(line: str, following: str, width: int) -> bool:
+def _goes_on(line: str, following: str, width: int, min_chars: int) -> bool:
     """Whether a paragraph of `width` characters continues from one line to the next."""
     word = following.split(" ", 1)[0]
     if not word or "|" in line or _KEEPS_LINE.match(following):
@@ -122,7 +123,7 @@ def _goes_on(line: str, following: str, width: int) -> bool:
         return False
     if word[0].islower():
         return len(line) > width / 3 and not line.endswith((".", "!", "?", ";"))
-    return len(line) >= MIN_WRAPPED_CHARS and len(line) + 1 + len(word) > 0.85 * width
+    return len(line) >= min_chars and len(line) + 1 + len(word) > 0.85 * width
 
 
 def join_broken_words(text: str, whole: str = "") -> str:

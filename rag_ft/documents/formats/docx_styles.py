@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass, field
 from xml.etree import ElementTree
 
+from rag_ft.documents.formats.numerals import numeral
+
 W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 
 # Word writes the names of its own styles in English, whatever the language of the user; the ids,
@@ -18,8 +20,6 @@ _HEADING_NAME = re.compile(
 _TITLE_NAMES = frozenset(("title", "titel", "book title"))
 _LIST_NAME = re.compile(r"list (bullet|number)", re.IGNORECASE)
 MAX_STYLES = 50
-_ROMAN = ((1000, "m"), (900, "cm"), (500, "d"), (400, "cd"), (100, "c"), (90, "xc"), (50, "l"))
-_ROMAN_SMALL = ((40, "xl"), (10, "x"), (9, "ix"), (5, "v"), (4, "iv"), (1, "i"))
 
 
 @dataclass
@@ -74,7 +74,7 @@ class Numbering:
         def number(match: re.Match[str]) -> str:
             place = int(match[1]) - 1
             form, _, first = levels.get(place, ("decimal", "", 1))
-            return _formatted(counts.get(place, first), form)
+            return numeral(counts.get(place, first), form)
 
         return re.sub(r"%(\d)", number, text).strip() + " "
 
@@ -150,16 +150,3 @@ def _value(parent: ElementTree.Element, name: str) -> str | None:
 
 def _number(text: str | None) -> int:
     return int(text) if text and text.isdecimal() and len(text) < 7 else 0
-
-
-def _formatted(number: int, form: str) -> str:
-    if form in ("lowerLetter", "upperLetter") and number > 0:
-        letter = chr(ord("a") + (number - 1) % 26) * ((number - 1) // 26 + 1)
-        return letter if form == "lowerLetter" else letter.upper()
-    if form in ("lowerRoman", "upperRoman") and 0 < number < 4000:
-        roman = ""
-        for value, letters in _ROMAN + _ROMAN_SMALL:
-            roman += letters * (number // value)
-            number %= value
-        return roman if form == "lowerRoman" else roman.upper()
-    return f"{number:02d}" if form == "decimalZero" else str(number)

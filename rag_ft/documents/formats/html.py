@@ -9,11 +9,12 @@ from rag_ft.documents.formats.cleaning import one_line
 from rag_ft.documents.formats.content import Block, BlockKind, Content, UnreadableError
 from rag_ft.documents.formats.encodings import declared_charset, decode
 from rag_ft.documents.formats.mathml import formula_text
+from rag_ft.documents.formats.numerals import numeral
 from rag_ft.documents.formats.scripts import END, SUB, SUP, plain_scripts
 
 _HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
 _NOT_TEXT = ("script", "style", "template", "svg", "title", "head", "iframe", "noscript", "object")
-DROPPED = frozenset((*_NOT_TEXT, "nav", "button", "select", "datalist", "mjx-math"))
+DROPPED = frozenset((*_NOT_TEXT, "mjx-math"))
 # Elements that end the words before and after them; every other element stands inside a line.
 BLOCKS = frozenset(
     f"""{" ".join(_HEADINGS)} address article aside audio blockquote body canvas caption center dd
@@ -37,7 +38,7 @@ MAX_ROWSPAN = 1000
 _SKIPPED = re.compile(
     r"<!--.*?(?:-->|\Z)|<(?P<raw>script|style|textarea|title|xmp)\b.*?</(?P=raw)\s*>"
     r"|<(?P<rawend>noscript|iframe)\b[^>]*>.*?</(?P=rawend)\s*>"
-    r"|<(?P<end>/?)(?P<name>nav|button)\b(?:[^>\"']|\"[^\"]*\"|'[^']*')*>",
+    r"|<(?P<end>/?)(?P<name>nav|button|select|datalist)\b(?:[^>\"']|\"[^\"]*\"|'[^']*')*>",
     re.DOTALL | re.IGNORECASE,
 )
 _XHTML = re.compile(r"\s*(?:<\?xml|<!DOCTYPE html PUBLIC \"-//W3C//DTD XHTML)", re.IGNORECASE)
@@ -97,7 +98,8 @@ def _as_html(text: str) -> str:
 
 
 def _without_skipped(text: str) -> str:
-    """Removes what is left out of a page, each from its start tag to its own end tag.
+    """Removes navigation and controls from a page, each from its start tag to its own end tag; one
+    that never ends stays.
 
     The tree is no help here: by the standard, an element that was left open inside decides where
     the outer one ends.
@@ -135,8 +137,9 @@ class _Walk:
         self.level = 0
         self.marker = ""
         self.tight = False
-        # For each open list its next number, or None for bullets.
-        self.lists: list[tuple[int, int] | None] = []
+        # For each open list its next number, the step to the following one and its type, or None
+        # for bullets.
+        self.lists: list[tuple[int, int, str] | None] = []
 
     def blocks_of(self, root: Any) -> list[Block]:
         # A stack instead of recursion, because unclosed elements nest thousands deep. An entry is
@@ -194,12 +197,13 @@ class _Walk:
         self.kind, self.marker = "item", "- "
         indent = "  " * max(0, len(self.lists) - 1)
         if self.lists and (numbers := self.lists[-1]) is not None:
-            number, step = numbers
+            number, step, kind = numbers
             value = (node.attributes.get("value") or "").strip()
             if re.fullmatch(r"-?\d{1,9}", value):
                 number = int(value)
-            self.marker = f"{number}. "
-            self.lists[-1] = (number + step, step)
+            form = _LIST_TYPES.get(kind, "decimal")
+            self.marker = f"{numeral(number, form)}. "
+            self.lists[-1] = (number + step, step, kind)
         self.marker = indent + self.marker
         self.tight = bool(self.blocks) and self.blocks[-1].kind == "item"
 
@@ -229,6 +233,8 @@ class _Walk:
         self.kind, self.level, self.marker, self.tight = "paragraph", 0, "", False
 
 
+# The types of ordered lists, and what they are called in `numeral`.
+_LIST_TYPES = {"a": "lowerLetter", "A": "upperLetter", "i": "lowerRoman", "I": "upperRoman"}
 _INLINE = {
     "br": ("\n", ""),
     "sup": (SUP, END),
@@ -269,14 +275,17 @@ def _layout_tables(root: Any) -> set[int]:
     return holders
 
 
-def _numbers(node: Any) -> tuple[int, int]:
-    """Returns the first number of an ordered list, and the step to the next."""
+def _numbers(node: Any) -> tuple[int, int, str]:
+    """Returns the first number of an ordered list, the step to the next, and its type."""
     attributes = node.attributes
     start = (attributes.get("start") or "").strip()
     is_reversed = "reversed" in attributes
+    kind = (attributes.get("type") or "").strip()
     if re.fullmatch(r"-?\d{1,9}", start):
-        return int(start), -1 if is_reversed else 1
-    return (sum(child.tag == "li" for child in node.iter()), -1) if is_reversed else (1, 1)
+        return int(start), -1 if is_reversed else 1, kind
+    if is_reversed:
+        return sum(child.tag == "li" for child in node.iter()), -1, kind
+    return 1, 1, kind
 
 
 def _rows(table: Any) -> list[Block]:

@@ -159,7 +159,7 @@ def _blocks(text: str) -> Iterator[Block]:
     lines = text.split("\n")
     markers: list[str] = []  # of the list items around a token
     marker = ""  # of an item that has no text yet
-    level = end = 0
+    level, end = 0, -1
     cells: list[str] | None = None
     place, head = [0, 0], False
     for token in _parser().parse(text):
@@ -216,7 +216,9 @@ def _inline(token: Any) -> str:
             tag = _TAG.fullmatch(child.content)
             name = tag[2].lower() if tag else ""
             known = tag is not None and name in _TAG_NAMES
-            parts.append(_INLINE_TAGS.get(tag[1] + name, "") if tag and known else child.content)
+            inner = _INLINE_TAGS.get(tag[1] + name, "") if tag and known else child.content
+            spaced = not parts or parts[-1].endswith((" ", "\n"))
+            parts.append("" if inner == " " and spaced else inner)
         elif child.type == "code_inline":
             # Code keeps its brackets: it is put back at the end.
             codes.append(child.content)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from statistics import median
 
-from rag_ft.documents.formats.cleaning import join_broken_words, unwrap
+from rag_ft.documents.formats.cleaning import MIN_WRAPPED_CHARS, join_broken_words, unwrap
 from rag_ft.documents.formats.content import Block, BlockKind
 
 # A heading is printed this much larger than the text, and a footnote this much smaller.
@@ -21,6 +21,8 @@ PARAGRAPH_GAP = 1.35
 SAME_PLACE, HEAD_SHARE = 8.0, 0.4
 # Two columns of text have at least this many lines side by side, of this many characters each.
 MIN_COLUMN_LINES, MIN_COLUMN_CHARS = 5, 20
+# The fewest characters of a wrapped line in a narrow column.
+NARROW = 22
 # The lines at the top and at the bottom of a page that may be running heads.
 MAX_HEAD_LINES = 4
 
@@ -242,7 +244,8 @@ def _block(lines: list[Line], kind: BlockKind, levels: dict[float, int], whole: 
         level = levels.get(first.size, len(set(levels.values())) + 1)
         text = " ".join(join_broken_words(text, whole).split("\n"))
         return Block("heading", text, min(level, 6), first.page)
-    text = unwrap(text, whole)
+    # Columns are narrow: a paragraph of several lines is known by its shape.
+    text = unwrap(text, whole, NARROW if len(lines) > 2 else MIN_WRAPPED_CHARS)
     tight = kind == "item"
     return Block(kind, text, page=first.page, tight=tight)
 
