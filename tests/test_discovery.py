@@ -243,6 +243,7 @@ def test_lines_over_the_limit_are_none_and_keep_their_number(tmp_path: Path) -> 
 
 def test_a_row_is_an_object_of_json() -> None:
     assert parse_row(b'\xef\xbb\xbf{"id": "\\ud800"}') == {"id": "\ufffd"}
+    assert parse_row(b'{"a": NaN, "b": [-Infinity]}') == {"a": None, "b": [None]}
     for line, reason in ((None, "too large"), (b"[1]", "not JSON"), (b"{", "not JSON")):
         with pytest.raises(UnreadableError) as caught:
             parse_row(line)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pdf_files import pdf_of
 
 from rag_ft.config import Config
 from rag_ft.config_loader import make_config
@@ -381,3 +382,22 @@ def test_names_and_escapes_that_are_no_unicode_do_not_stop_the_stage(
     found = ingest_folder(min_kept_share=0)
     assert list(found["documents"]) == ["caf\ufffd.txt", "\ufffd"]
     assert found["documents"]["\ufffd"].metadata == {"\ufffd": "\ufffd"}
+
+
+def test_a_part_that_is_lost_is_noted_and_the_rest_is_read(
+    folder: Path, ingest_folder: Callable[..., dict[str, Any]]
+) -> None:
+    red, blue = [(72, 700, 11, "The red hall.")], [(72, 700, 11, "The blue hall.")]
+    (folder / "a.pdf").write_bytes(pdf_of([red, [], blue]))
+    found = ingest_folder()
+    (note,) = found["rejects"].values()
+    assert (note.reason, note.detail, note.partial) == (
+        "partly read",
+        "no text layer; a scan?",
+        True,
+    )
+    counts = found["counts"]
+    assert (counts["num_sources"], counts["num_rejects"], counts["num_partly_read"]) == (1, 0, 1)
+    assert counts["num_pages"] == 3 and counts["num_words"] == 6
+    assert counts["partly_read_by_reason"] == {"no text layer; a scan?": 1}
+    assert (found["chunks"][0].page, found["chunks"][0].page_end) == (1, 3)

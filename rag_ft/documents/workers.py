@@ -95,10 +95,7 @@ def in_workers(
                 yield task, result
     finally:
         for worker in workers:
-            worker.process.kill()
-        for worker in workers:
-            worker.process.join()
-            worker.connection.close()
+            _end(worker)
 
 
 def _start(work: Callable[[Any], Any], limits: Limits) -> _Worker[Any]:
@@ -119,6 +116,8 @@ def _serve(connection: Connection, work: Callable[[Any], Any], memory_mb: float)
     """Answers tasks until the other end is closed."""
     # Ctrl-C is for the parent, which ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()  # a program that the work starts ends with this process
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     limit_memory(memory_mb)
     while True:
@@ -180,7 +179,18 @@ def _receive(worker: _Worker[Any], limits: Limits) -> Any:
         worker.process.join(1)
         code = worker.process.exitcode
         failure = UnreadableError("crashed", f"the reader ended with code {code}")
+    _end(worker)
+    return failure
+
+
+def _end(worker: _Worker[Any]) -> None:
+    """Ends a worker and what it started."""
+    pid = worker.process.pid
+    try:
+        if pid and hasattr(os, "killpg"):
+            os.killpg(pid, signal.SIGKILL)
+    except OSError:
+        pass  # it has ended, or has no group of its own yet
     worker.process.kill()
     worker.process.join()
     worker.connection.close()
-    return failure

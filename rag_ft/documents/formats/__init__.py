@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Callable
 from functools import lru_cache
 
-from rag_ft.documents.formats.content import Content
+from rag_ft.documents.formats.content import MALFORMED_FILE_ERRORS, Content
 
 Reader = Callable[[bytes], Content]
 # Other packages offer readers under this name: `.suffix = "package.module:function"`.
@@ -145,7 +145,7 @@ def _package_suffix(raw: bytes) -> str:
         with zipfile.ZipFile(io.BytesIO(raw)) as archive:
             names = archive.namelist()
             mime = archive.read("mimetype")[:80].strip() if "mimetype" in names else b""
-    except (zipfile.BadZipFile, KeyError, OSError, ValueError, NotImplementedError, RuntimeError):
+    except (zipfile.BadZipFile, NotImplementedError, *MALFORMED_FILE_ERRORS):
         return ""
     if mime in _MIME_TYPES:
         return _MIME_TYPES[mime]
