@@ -115,6 +115,22 @@ def make_parser() -> argparse.ArgumentParser:
     ask.add_argument("overrides", nargs="*", metavar="section.key=value", help="change a setting")
     ask.add_argument("--base", action="store_true", help="with the base models, not the tuned ones")
 
+    # Documents and examples.
+    preview = _add(
+        commands,
+        "preview",
+        "show training examples of the generator, or documents as blocks and chunks",
+        "preview.preview_command",
+    )
+    preview.add_argument(
+        "--documents",
+        metavar="TEXT",
+        nargs="?",
+        const="",
+        help="show documents whose path contains TEXT instead, as they are read and split",
+    )
+    preview.add_argument("--num", type=int, default=10, help="how many (default 10)")
+
     _add_tools(commands)
     return parser
 
@@ -137,20 +153,6 @@ def _add_tools(commands: Any) -> None:
     export.add_argument(
         "--with-context", action="store_true", help="with the retrieved chunks in the prompt"
     )
-    preview = _add(
-        commands,
-        "preview",
-        "show training examples of the generator, or documents as blocks and chunks",
-        "preview.preview_command",
-    )
-    preview.add_argument(
-        "--documents",
-        metavar="TEXT",
-        nargs="?",
-        const="",
-        help="show documents whose path contains TEXT instead, as they are read and split",
-    )
-    preview.add_argument("--num", type=int, default=10, help="how many (default 10)")
     merge = _add(
         commands,
         "merge",

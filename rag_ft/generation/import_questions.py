@@ -331,9 +331,7 @@ class _RareWordIndex:
         parts: set[str] = set()
         for size in self._lengths:
             parts.update(word[at : at + size] for at in range(len(word) - size + 1))
-        begun = [
-            found for part in parts & self._beginning.keys() for found in self._beginning[part]
-        ]
+        begun = (own for part in parts & self._beginning.keys() for own in self._beginning[part])
         return tuple(found for found in begun if found in word)
 
 

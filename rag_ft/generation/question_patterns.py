@@ -20,7 +20,8 @@ _ASKS = re.compile(
     r"|[吗嗎呢么麼][。．.]?$|什么|什麼|甚麼|为什么|為什麼|为何|為何|谁|誰|哪|几[个位年月日天次种人名岁点条]"
     r"|幾|多少|多大|多长|多長|多久|多高|多远|多遠|怎|如何|何时|何時|何地|何处|何處|是否|是不是|有没有|有沒有"
     # Thai, Lao, Khmer, Burmese.
-    r"|อะไร|ใคร|ไหม|มั้ย|ไหน|เมื่อไร|เมื่อไหร่|เมื่อใด|ทำไม|เหตุใด|อย่างไร|ยังไง|เท่าไร|เท่าไหร่|เท่าใด|กี่|หรือไม่|หรือเปล่า|ใด"
+    r"|อะไร|ใคร|ไหม|มั้ย|ไหน|เมื่อไร|เมื่อไหร่|เมื่อใด|ทำไม|เหตุใด|อย่างไร|ยังไง"
+    r"|เท่าไร|เท่าไหร่|เท่าใด|กี่|หรือไม่|หรือเปล่า|ใด"
     r"|ຫຍັງ|ຫຍັງ|ໃຜ|ໃສ|ບໍ່?$|ເທົ່າໃດ|ເທົ່າໃດ|ເມື່ອໃດ|ແນວໃດ|ຍ້ອນຫຍັງ|ຈັກ|ໃດ"
     r"|អ្វី|នរណា|អ្នកណា|ឯណា|ណា|ប៉ុន្មាន|ហេតុអ្វី|យ៉ាងណា|យ៉ាងម៉េច|ឬទេ|ទេ[។]?$|ឬ[។]?$"
     r"|လဲ|လား|နည်း[။]?$|ဘာ|ဘယ်|ဘယ်သူ"
@@ -86,9 +87,10 @@ REFERENCES = (
         r"|\b(?:Beispiel|Code|Text|Tabelle|Abbildung)\s+(?:oben|unten)\b|\boben\s+genannt",
         r"\b(?:le|ce|du|au)\s+(?:texte|passage|paragraphe|extrait|contexte)\b",
         r"\bce(?:tte)?\s+(?:document|article|étude|rapport|section)\b|ci-dessus|ci-dessous",
-        r"\b(?:texte|passage|contexte|contenu|extrait|document|article|informations?|exemple|code)\s+"
-        r"(?:donnée?s?|fournie?s?|suivante?s?|précédente?s?)\b",
-        r"\bl['’](?:auteure?|autrice|étude|extrait|article)\b(?!\s+(?:de|du|des)\b)|\bles\s+auteurs\b",
+        r"\b(?:texte|passage|contexte|contenu|extrait|document|article|informations?|exemple|code)"
+        r"\s+(?:donnée?s?|fournie?s?|suivante?s?|précédente?s?)\b",
+        r"\bl['’](?:auteure?|autrice|étude|extrait|article)\b(?!\s+(?:de|du|des)\b)",
+        r"\bles\s+auteurs\b",
         r"\b(?:Figure|Tableau|Section|Équation)\s*\d",
         r"\b(?:el|este|del|al)\s+(?:texto|pasaje|fragmento|párrafo|contexto)\b",
         r"\best[ea]\s+(?:documento|artículo|estudio|informe|sección)\b",

@@ -125,8 +125,8 @@ _NO_TEXT = frozenset(
 )
 _CONTROL_BYTES = bytes(set(range(32)) - set(b"\t\n\r\f\v\x1b")) + b"\x7f"
 _DECLARED = re.compile(
-    rb"""<meta[^>]{0,300}?charset\s*=\s*["']?\s*([\w:.\-]{1,40})|<\?xml[^>]{0,200}?encoding\s*=\s*"""
-    rb"""["']([\w:.\-]{1,40})""",
+    rb"""<meta[^>]{0,300}?charset\s*=\s*["']?\s*([\w:.\-]{1,40})|<\?xml[^>]{0,200}?encoding"""
+    rb"""\s*=\s*["']([\w:.\-]{1,40})""",
     re.IGNORECASE,
 )
 # Letters of Western languages, and signs that stand between words: text in cp1252 holds few others.
