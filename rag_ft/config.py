@@ -54,6 +54,11 @@ class IngestConfig(Section):
         "mbox, odt, rtf, ipynb, rst, tex, xml, source code, zip and tar of these, and jsonl "
         "{id, title, text, metadata, split}.",
     )
+    ocr: Literal["auto", "off"] = Field(
+        "auto",
+        description="auto: the text of scanned PDF pages is recognised where the program tesseract "
+        "is installed, in all its languages. off: such pages are noted.",
+    )
     parser_command: list[str] = Field(
         default_factory=list,
         description="A program that reads the files of ingest.advanced.parser_suffixes instead: "

@@ -45,6 +45,17 @@ class Chunk:
     page_end: int | None = None
     headings: tuple[str, ...] = ()
 
+    @property
+    def place(self) -> str:
+        """Where the chunk stands, for people: `page 3-4, Opening hours > Summer`; "" if unknown."""
+        parts = []
+        if self.page is not None:
+            last = self.page_end or self.page
+            parts.append(f"page {self.page}" + (f"-{last}" if last != self.page else ""))
+        if self.headings:
+            parts.append(" > ".join(self.headings))
+        return ", ".join(parts)
+
 
 @dataclass(frozen=True)
 class Evidence:

@@ -26,7 +26,8 @@ def ask(config: Config, question: str, tuned: bool = True) -> str:
         excerpt = " ".join(found.chunk.text.split())
         if len(excerpt) > 160:
             excerpt = excerpt[:157] + "..."
-        lines.append(f"{star}[{number}] {found.chunk.id}  {excerpt}")
+        place = f" ({found.chunk.place})" if found.chunk.place else ""
+        lines.append(f"{star}[{number}] {found.chunk.id}{place}  {excerpt}")
     return "\n".join(lines)
 
 

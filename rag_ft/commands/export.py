@@ -172,7 +172,8 @@ def trl_row(messages: Messages, answer: str) -> dict[str, Any]:
 
 def write_beir(task: Task, folder: Path) -> None:
     """The chunks as corpus, answerable questions as queries, gold chunks as relevant."""
-    corpus = ({"_id": c.id, "title": c.title, "text": c.text} for c in task.session.chunks)
+    chunks = task.session.chunks
+    corpus = ({"_id": c.id, "title": c.title, "text": c.text, "place": c.place} for c in chunks)
     write_jsonl(folder / "corpus.jsonl", corpus)
     (folder / "qrels").mkdir()
     tables = {}

@@ -19,6 +19,7 @@ from rag_ft.documents.discovery import (
     read_rows_of,
 )
 from rag_ft.documents.formats.content import UnreadableError
+from rag_ft.documents.formats.ocr import can_recognise
 from rag_ft.documents.near_duplicates import signature
 from rag_ft.documents.reading import ReadSettings
 from rag_ft.documents.workers import Limits, in_workers
@@ -67,6 +68,7 @@ def prepare_settings(config: IngestConfig, encoder: Path) -> PrepareSettings:
         advanced.max_document_mb * 2**20,
         tuple(config.parser_command),
         tuple(f".{suffix.lstrip('.').lower()}" for suffix in advanced.parser_suffixes),
+        config.ocr == "auto" and can_recognise(),
     )
     return PrepareSettings(read, encoder, config.chunk_tokens, advanced.chunk_overlap_tokens)
 

@@ -110,6 +110,10 @@ def read_content(raw: bytes, name: str, settings: ReadSettings) -> ReadFile:
     if reader is None:
         known = ", ".join(suffix.lstrip(".") for suffix in FORMATS if len(suffix) > 1)
         raise UnreadableError("unknown type", f"'{suffix}'; known types: {known}, jsonl, zip, tar")
+    if settings.ocr and reader is FORMATS[".pdf"]:
+        from rag_ft.documents.formats.pdf import read_pdf
+
+        return finished(read_pdf(raw, ocr=True), name)
     return finished(reader(raw), name)
 
 

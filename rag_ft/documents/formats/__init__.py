@@ -103,8 +103,7 @@ FORMATS: dict[str, Reader] = {
     ".pptx": reader("pptx"),
     ".pptm": reader("pptx"),
     ".ppsx": reader("pptx"),
-    ".xlsx": reader("xlsx"),
-    ".xlsm": reader("xlsx"),
+    **{s: reader("spreadsheet") for s in (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods")},
     ".csv": reader("csv_table", "read_csv"),
     ".tsv": reader("csv_table", "read_csv"),
     ".epub": reader("epub"),
@@ -126,6 +125,7 @@ _PACKAGES = {
 _MIME_TYPES = {
     b"application/epub+zip": ".epub",
     b"application/vnd.oasis.opendocument.text": ".odt",
+    b"application/vnd.oasis.opendocument.spreadsheet": ".ods",
 }
 
 

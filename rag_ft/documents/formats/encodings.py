@@ -135,6 +135,10 @@ _WESTERN = frozenset(
 )
 _SIGNS = "‘“”„‚…–—•€£§©®°±²³µ«»½¼¾¡¿×™‰†\u00a0\u00ad"
 _INSIDE_WORD = re.compile(rf"[^\W\d_][{re.escape(_SIGNS[:5] + _SIGNS[7:])}][^\W\d_]")
+# Few texts of other encodings decode in these without a fault.
+_MULTI_BYTE = frozenset(
+    ("cp932", "shift_jis", "euc_jp", "cp949", "euc_kr", "gb18030", "big5hkscs", "big5")
+)
 # The detector's older names for what is written today.
 _NEWER = {"iso8859-4": "cp1257", "iso8859-15": "cp1252", "iso-8859-1": "cp1252"}
 
@@ -213,7 +217,7 @@ def _detected(raw: bytes, declared: str | None) -> str:
     found = chardet.detect(raw[:DETECTED_BYTES])
     name, confidence = found["encoding"], found["confidence"] or 0.0
     codec = _codec(_NEWER.get((name or "").lower(), name))
-    if codec is not None and confidence >= MIN_CONFIDENCE:
+    if codec is not None and (confidence >= MIN_CONFIDENCE or codec in _MULTI_BYTE):
         text = _forgiving(raw, codec)
         if text.count("\ufffd") * CHARACTERS_PER_DAMAGE <= len(text) and _is_prose(text):
             return text

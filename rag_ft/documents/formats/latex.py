@@ -26,6 +26,14 @@ _NOT_TEXT = re.compile(
 )
 
 
+# Environments of text go: the converter looks for the end of one that never ends again and again.
+_ENVIRONMENT = re.compile(
+    r"\\(?:begin|end)\s*\{(?!(?:equation|align|gather|multline|eqnarray|math|displaymath|verbatim"
+    r"|lstlisting|tabular|array|cases)\*?\})[a-zA-Z]+\*?\}(?:\[[^\]\n]*\])?"
+)
+_DEFINITION = re.compile(r"\\(?:re)?new(?:command|environment|theorem)\b[^\n]*|\\def\\[^\n]*")
+
+
 def read_latex(raw: bytes) -> Content:
     """Returns the document without its commands; formulas stay as they are written.
 
@@ -52,6 +60,7 @@ def read_latex(raw: bytes) -> Content:
     begin = text.find(r"\begin{document}")
     body = text[begin + len(r"\begin{document}") :] if begin >= 0 else text
     body = _NOT_TEXT.sub("", body.split(r"\end{document}")[0])
+    body = _ENVIRONMENT.sub("", _DEFINITION.sub("", body))
     blocks: list[Block] = [Block("heading", title, 1)] if title else []
     at, heading = 0, None
     for match in [*_HEADING.finditer(body), None]:

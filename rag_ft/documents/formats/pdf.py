@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import re
+from dataclasses import replace
 from typing import Any
 
 from rag_ft.documents.formats.cleaning import is_program_title
 from rag_ft.documents.formats.content import MALFORMED_FILE_ERRORS, Content, UnreadableError
+from rag_ft.documents.formats.ocr import page_text
 from rag_ft.documents.formats.pdf_fields import fields_of
 from rag_ft.documents.formats.pdf_layout import (
     MIN_COLUMN_CHARS,
@@ -16,6 +18,7 @@ from rag_ft.documents.formats.pdf_layout import (
     in_reading_order,
     place_fields,
 )
+from rag_ft.documents.formats.text import content_of_text
 
 # A page with fewer characters has no text layer: it is a scan.
 MIN_PAGE_CHARS = 1
@@ -31,12 +34,13 @@ MIN_GAP = 10.0
 BOLD = 600
 
 
-def read_pdf(raw: bytes) -> Content:
+def read_pdf(raw: bytes, *, ocr: bool = False) -> Content:
     """Returns headings, paragraphs, list items and footnotes with their pages.
 
     Lines and broken words are joined, also over pages; running heads and page numbers that repeat
     are left out; filled form fields and notes stand after their labels. Pages that cannot be read
-    are noted, also those without text: they may be scans. The metadata are {num_pages}.
+    are noted, also those without text: they may be scans, whose text is recognised with `ocr`. The
+    metadata are {num_pages}.
 
     Raises:
         UnreadableError: "corrupt"; "encrypted" where an empty password does not open the file;
@@ -54,30 +58,32 @@ def read_pdf(raw: bytes) -> Content:
         raise UnreadableError("corrupt", f"PDF: {error}") from error
     try:
         document.init_forms()
-        return _read(document)
+        return _read(document, ocr=ocr)
     except (pypdfium2.PdfiumError, *MALFORMED_FILE_ERRORS) as error:
         raise UnreadableError("corrupt", f"PDF: {str(error) or type(error).__name__}") from error
     finally:
         document.close()
 
 
-def _read(document: Any) -> Content:
+def _read(document: Any, *, ocr: bool) -> Content:
     pages: list[list[Line]] = []
+    scans: dict[int, str] = {}  # page -> the text that was recognised
     notes: list[tuple[str, str]] = []
     num_pages = len(document)
     for number in range(1, num_pages + 1):
+        lines: list[Line] = []
         try:
             lines = _page_lines(document[number - 1], number)
-        except (RuntimeError, *MALFORMED_FILE_ERRORS) as error:
-            notes.append((f"page {number}", f"damaged: {str(error)[:100]}"))
-            lines = []
-        else:
             reason = _unreadable(lines)
-            if reason:
-                notes.append((f"page {number}", reason))
-                lines = []
-        pages.append(lines)
-    if not any(pages):
+            if reason and ocr:
+                scans[number] = page_text(document[number - 1])
+                reason = "" if scans[number] else _SCAN
+        except (RuntimeError, *MALFORMED_FILE_ERRORS) as error:
+            reason = f"damaged: {str(error)[:100]}"
+        if reason:
+            notes.append((f"page {number}", reason))
+        pages.append([] if reason or number in scans else lines)
+    if not any(pages) and not any(scans.values()):
         reasons = {reason for _, reason in notes}
         if _LETTERS in reasons:
             raise UnreadableError("not text", _LETTERS)
@@ -86,6 +92,10 @@ def _read(document: Any) -> Content:
         raise UnreadableError("empty", "no text layer; if the pages are scanned, run OCR first")
     title = (document.get_metadata_value("Title") or "").strip()
     blocks = blocks_of_pages(pages)
+    for number, text in scans.items():
+        found = [replace(block, page=number) for block in content_of_text(text).blocks]
+        at = next((n for n, b in enumerate(blocks) if (b.page or 0) > number), len(blocks))
+        blocks[at:at] = found
     if is_program_title(title):
         first = next(
             (b for b in blocks if b.kind == "heading" and b.level == 1 and b.page == 1), None

@@ -19,6 +19,8 @@ MAX_HEADING_CHARS = 160
 PARAGRAPH_GAP = 1.35
 # What stands at the same place (points) of at least this share of the pages is a running head.
 SAME_PLACE, HEAD_SHARE = 8.0, 0.4
+# Running heads stand in this share of the page at its top and at its bottom.
+MARGIN = 0.15
 # Two columns of text have at least this many lines side by side, of this many characters each.
 MIN_COLUMN_LINES, MIN_COLUMN_CHARS = 5, 20
 # The fewest characters of a wrapped line in a narrow column.
@@ -157,6 +159,8 @@ def without_running_heads(pages: list[list[Line]]) -> list[list[Line]]:
         dropped: dict[int, Line] = {}
         for edge in (ordered, ordered[::-1]):
             for line in edge[:MAX_HEAD_LINES]:
+                if MARGIN * line.page_height < line.bottom < (1 - MARGIN) * line.page_height:
+                    break
                 found = places[_without_numbers(line.text)]
                 same = sum(abs(bottom - line.bottom) <= SAME_PLACE for bottom in found)
                 if same < max(2, HEAD_SHARE * num_pages):

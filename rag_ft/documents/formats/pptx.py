@@ -81,7 +81,10 @@ def _chart(chart: Any) -> Iterator[Block]:
     """Yields the numbers of a chart as a table."""
     if chart.has_title and chart.chart_title.has_text_frame:
         yield Block("caption", chart.chart_title.text_frame.text)
-    plot = chart.plots[0]
+    try:
+        plot = chart.plots[0]
+    except (ValueError, IndexError, KeyError):  # a kind of chart that python-pptx does not know
+        return
     names = [str(name) for name in plot.categories]
     rows = [["", *names]]
     rows += [

@@ -9,7 +9,9 @@ from rag_ft.documents.formats.content import Block, Content, UnreadableError
 from rag_ft.documents.formats.scripts import END, SUB, SUP, plain_scripts
 
 _MARKS = {"sup": SUP, "sub": SUB}
-_LEFT_OUT = frozenset(("graphic", "object-id", "ref-list", "back", "journal-meta", "contrib-group"))
+_LEFT_OUT = frozenset(("graphic", "object-id", "journal-meta"))
+# Their titles are headings.
+_TITLED = frozenset(("sec", "abstract", "ack", "app", "app-group", "ref-list", "glossary"))
 _BLOCKS = frozenset(
     ("p", "title", "label", "caption", "list", "list-item", "sec", "table-wrap", "fig")
 )
@@ -40,27 +42,33 @@ def read_xml(raw: bytes) -> Content:
     named = article.find(".//article-title")
     title = _text(named) if named is not None else ""
     blocks = [Block("heading", title, 1)] if title else []
+    names = [_text(name) for name in article.iterfind(".//front//contrib/name")]
+    names += [_text(place) for place in article.iterfind(".//front//aff")]
+    blocks += [Block("paragraph", "; ".join(names))] if names else []
     for abstract in article.iterfind(".//abstract"):
         blocks.append(Block("heading", "Abstract", 2))
         blocks += _sections(abstract, 3)
     body = article.find(".//body")
-    if body is not None:
-        blocks += _sections(body, 2)
+    for part in (body, article.find("./back")):
+        if part is not None:
+            blocks += _sections(part, 2)
     return Content(title, blocks)
 
 
 def _sections(parent: Any, level: int) -> Iterator[Block]:
     for child in parent:
         name = _name(child)
-        if name == "sec":
+        if name in ("sec", "ack", "app", "app-group", "ref-list", "glossary"):
             title = child.find("title")
             label = child.find("label")
             said = " ".join(filter(None, (_text(e) for e in (label, title) if e is not None)))
             if said:
                 yield Block("heading", said, min(level, 6))
             yield from _sections(child, level + 1)
+        elif name == "ref":
+            yield Block("item", "- " + _text(child), tight=child.getprevious() is not None)
         elif name in ("title", "label"):
-            if _name(parent) not in ("sec", "abstract"):
+            if _name(parent) not in _TITLED:
                 yield Block("paragraph", _text(child))
         elif name == "p":
             inner = [e for e in child if _name(e) in ("list", "table-wrap", "fig", "disp-quote")]
