@@ -87,3 +87,26 @@ def _object(value: Any) -> Any:
     if isinstance(value, int):
         return NumberObject(value)
     return NameObject(value) if value.startswith("/") else TextStringObject(value)
+
+
+def pdf_in_codes(codes: str, ordering: str, encoding: str) -> bytes:
+    """A PDF of one line in a font that does not say which letters its codes (in hexadecimal) show,
+    unless `ordering` and `encoding` name a known set."""
+    from pypdf import PdfWriter
+    from pypdf.generic import DecodedStreamObject, NameObject
+
+    writer = PdfWriter()
+    page = writer.add_blank_page(612, 792)
+    system = {"/Registry": "Adobe", "/Ordering": ordering, "/Supplement": 0}
+    base = {"/Type": "/Font", "/BaseFont": "/ABCDEF+Odd"}
+    descendant = writer._add_object(
+        _object({**base, "/Subtype": "/CIDFontType2", "/CIDSystemInfo": system})
+    )
+    font = {**base, "/Subtype": "/Type0", "/Encoding": encoding, "/DescendantFonts": [descendant]}
+    page[NameObject("/Resources")] = _object({"/Font": {"/F1": writer._add_object(_object(font))}})
+    content = DecodedStreamObject()
+    content.set_data(f"BT /F1 12 Tf 72 700 Td <{codes}> Tj ET".encode())
+    page[NameObject("/Contents")] = writer._add_object(content)
+    out = io.BytesIO()
+    writer.write(out)
+    return out.getvalue()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from document_files import check_that_damage_is_a_reject, read_as
-from pdf_files import pdf_of, widget
+from pdf_files import pdf_in_codes, pdf_of, widget
 
 from rag_ft.documents.blocks import join_blocks
 from rag_ft.documents.formats.content import UnreadableError
@@ -168,3 +168,13 @@ def test_a_page_without_text_is_noted_and_the_others_stay() -> None:
     )
     assert content.notes == [("page 2", "no text layer; a scan?")]
     assert content.metadata == {"num_pages": 3}
+
+
+def test_letters_that_cannot_be_told_are_no_text() -> None:
+    known = pdf_in_codes("82A082A2", "Japan1", "/90ms-RKSJ-H")
+    assert [text for *_, text in read(known)] == ["あい"]
+    # What Word prints as "the harbour opens at nine", in the numbers of the glyphs.
+    glyphs = [ord(c) - 29 for c in "theharbouropensatnineeveryday"]
+    unknown = pdf_in_codes("".join(f"{n:04X}" for n in glyphs), "Identity", "/Identity-H")
+    with pytest.raises(UnreadableError, match="not text: the font does not say which letters"):
+        read_pdf(unknown)

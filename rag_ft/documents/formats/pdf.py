@@ -28,6 +28,11 @@ _UNKNOWN = re.compile("[\ufffd\uffff\ue000-\uf8ff\x00-\x01\x03-\x08\x0e-\x1f]")
 # PDFium writes one of these for a hyphen at the end of a line and the line break after it.
 _HYPHENS = ("\ufffe", "\x02")
 _LINE = re.compile("(?P<said>[^\r\n\ufffe\x02]*)(?P<end>\r\n?|\n|\ufffe|\x02|\\Z)")
+# The characters of a page that are looked at, and the fewest letters that tell a language.
+MAX_SAMPLE, MIN_LETTERS = 500, 12
+# Two in five letters of English are vowels, and fewer than one in five of a wrong font.
+MIN_VOWELS = 0.2
+_GUESSED = "\ufffd"
 # A blank between columns (points).
 MIN_GAP = 10.0
 # The weight of a font, from 100 to 900.
@@ -122,6 +127,8 @@ def _page_lines(page: Any, number: int) -> list[Line]:
 
     text_page = page.get_textpage()
     text = text_page.get_text_range()
+    if _is_guessed(text_page, text):
+        return [Line(_GUESSED * len(text), 0, 0, 0, 0, 1, False, number, 1)]
     handle, height = text_page.raw, page.get_height()
     box = [ctypes.c_double() for _ in range(4)]
 
@@ -163,6 +170,22 @@ def _page_lines(page: Any, number: int) -> list[Line]:
                     found.append((end, begin, blank.start()))
         gaps.append(found)
     return place_fields(in_reading_order(lines, gaps), fields_of(page, number))
+
+
+def _is_guessed(text_page: Any, text: str) -> bool:
+    """Whether most letters of a page are guessed, wrongly: the font does not say which letter a
+    code shows, and the codes taken as letters make no words of any language with Latin letters."""
+    import pypdfium2.raw as pdfium
+
+    sample = min(text_page.count_chars(), MAX_SAMPLE)
+    errors = (pdfium.FPDFText_HasUnicodeMapError(text_page.raw, n) == 1 for n in range(sample))
+    if 2 * sum(errors) <= sample:
+        return False
+    shown = [c for c in text[:sample] if not c.isspace()]
+    letters = [c for c in shown if "a" <= c.lower() <= "z"]
+    vowels = sum(c.lower() in "aeiouy" for c in letters)
+    few_letters = sum(map(str.isalnum, shown)) < 0.4 * len(shown)
+    return few_letters or (len(letters) >= MIN_LETTERS and vowels < MIN_VOWELS * len(letters))
 
 
 def _is_bold(handle: Any, index: int) -> bool:
