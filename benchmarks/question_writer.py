@@ -30,7 +30,7 @@ from rag_ft.chunk_store import ChunkStore
 from rag_ft.commands.merge import merge
 from rag_ft.config import Config
 from rag_ft.config_loader import apply_override, make_config
-from rag_ft.documents.chunking import split_sentences
+from rag_ft.documents.sentences import split_sentences
 from rag_ft.prompts.prompt_set import load_prompts
 from rag_ft.relevance import evidence_sentence
 from rag_ft.run_dir import RunDir

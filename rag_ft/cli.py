@@ -210,8 +210,15 @@ def _add_tools(commands: Any) -> None:
     preview = _add(
         commands,
         "preview",
-        "show training examples of the generator, the learned part marked",
+        "show training examples of the generator, or documents as blocks and chunks",
         "preview.preview_command",
+    )
+    preview.add_argument(
+        "--documents",
+        metavar="TEXT",
+        nargs="?",
+        const="",
+        help="show documents whose path contains TEXT instead, as they are read and split",
     )
     preview.add_argument("--num", type=int, default=10, help="how many (default 10)")
     merge = _add(

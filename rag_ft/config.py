@@ -54,8 +54,9 @@ class Source(Section):
 class IngestConfig(Section):
     sources: list[Path | Source] = Field(
         default_factory=list,
-        description="Files or folders of md, html, txt, pdf, docx, and jsonl {id, title, text, "
-        "metadata, split}.",
+        description="Files or folders of md, html, txt, pdf, docx, pptx, xlsx, csv, epub, eml, "
+        "mbox, odt, rtf, ipynb, rst, tex, xml, source code, zip and tar of these, and jsonl "
+        "{id, title, text, metadata, split}.",
     )
     chunk_tokens: int = Field(
         128,

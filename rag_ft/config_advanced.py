@@ -61,6 +61,35 @@ class IngestAdvanced(Section):
     max_document_mb: float = Field(
         20, gt=0, le=100_000, description="Larger files (MB) are rejected."
     )
+    max_file_seconds: float = Field(
+        120,
+        gt=0,
+        le=86_400,
+        description="A file that takes longer to read (seconds) is rejected; reading goes on.",
+    )
+    max_file_memory_mb: float = Field(
+        4096,
+        ge=256,
+        le=10_000_000,
+        description="A file that needs more memory to read (MB) is rejected; reading goes on.",
+    )
+    workers: int = Field(
+        0, ge=0, le=10_000, description="Processes that read files. 0: one for each processor."
+    )
+    ocr: Literal["auto", "off"] = Field(
+        "auto",
+        description="auto: the text of scanned PDF pages is recognised where the program tesseract "
+        "is installed, in all its languages. off: such pages are noted.",
+    )
+    parser_command: list[str] = Field(
+        default_factory=list,
+        description="A program that reads the files of parser_suffixes instead: "
+        "its arguments, {file} for the file. It writes Markdown to its standard output.",
+    )
+    parser_suffixes: list[str] = Field(
+        default_factory=lambda: ["pdf"],
+        description="The types of file that parser_command reads.",
+    )
     min_kept_share: float = Field(
         0.5, ge=0, le=1, description="Ingestion fails when a smaller share (0-1) was readable."
     )

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rag_ft.config import LLMConfig
 from rag_ft.errors import ConfigError
@@ -27,6 +27,19 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 CountTokens = Callable[[list[str]], list[int]]
+
+
+class TokenCounter(NamedTuple):
+    """`numbers` maps texts to their numbers of tokens, without special tokens. With `adds_up` the
+    tokens of two texts with white space between them are those of both together."""
+
+    numbers: CountTokens
+    adds_up: bool
+
+    def __call__(self, texts: list[str]) -> list[int]:
+        """The numbers of tokens of the texts."""
+        return self.numbers(texts)
+
 
 # Of each kind: patterns; a folder that holds such a model matches at least one.
 NEEDED = {
@@ -162,8 +175,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_token_counter(folder: Path) -> CountTokens:
-    """A function from texts to their numbers of tokens, special tokens not counted.
+def load_token_counter(folder: Path) -> TokenCounter:
+    """What counts the tokens of texts, special tokens not counted.
 
     Reads tokenizer.json without importing transformers, which takes 13 CPU seconds; the counts are
     equal. A folder without that file is read by transformers.
@@ -175,8 +188,12 @@ def load_token_counter(folder: Path) -> CountTokens:
     if not path.is_file():
         tokenizer: Any = load_tokenizer(folder)
         options = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
-        return lambda texts: [len(ids) for ids in tokenizer(texts, **options)["input_ids"]]
+        return TokenCounter(
+            lambda texts: [len(ids) for ids in tokenizer(texts, **options)["input_ids"]], False
+        )
     from tokenizers import Tokenizer
+    from tokenizers.models import WordPiece
+    from tokenizers.pre_tokenizers import BertPreTokenizer
 
     try:
         fast = Tokenizer.from_file(str(path))
@@ -186,7 +203,12 @@ def load_token_counter(folder: Path) -> CountTokens:
         ) from error
     fast.no_truncation()
     fast.no_padding()
-    return lambda texts: [len(e) for e in fast.encode_batch_fast(texts, add_special_tokens=False)]
+    # WordPiece after BERT's splitting at white space looks at one word at a time.
+    adds_up = isinstance(fast.model, WordPiece) and isinstance(fast.pre_tokenizer, BertPreTokenizer)
+    return TokenCounter(
+        lambda texts: [len(e) for e in fast.encode_batch_fast(texts, add_special_tokens=False)],
+        adds_up,
+    )
 
 
 def check_adapter(name: str, folder: Path) -> dict[str, Any]:

@@ -7,13 +7,14 @@ question, so they cannot disagree.
 from __future__ import annotations
 
 import re
+import unicodedata
 from array import array
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 
 from rag_ft.schema import Chunk, Evidence, QAPair
-from rag_ft.text import contains_words, content_words, is_unspaced, normalise
+from rag_ft.text import composed, contains_words, content_words, is_unspaced, normalise
 
 Span = tuple[int, int]
 
@@ -31,6 +32,12 @@ _SAME = str.maketrans(
         **dict.fromkeys("‐‑‒–—―−", "-"),
         "…": ".",
     }
+)
+# A character with the combining marks after it: "e" and an accent are the same as "é".
+_LETTER = re.compile(
+    r".[\u0300-\u036f\u0483-\u0487\u0591-\u05bd\u064b-\u065f"
+    r"\u1160-\u11ff\u3099\u309a]*",
+    re.DOTALL,
 )
 _INVISIBLE = re.compile(r"[\s\u00ad\u200b-\u200f\u2060\ufeff]")
 # What may surround a quote without being part of it. Dots are tried last: they can be part of it.
@@ -193,8 +200,8 @@ def mentions_answer(chunk: Chunk, answers: Iterable[str]) -> bool:
     """Whether a chunk's title or text contains one of the answers: as whole words in SQuAD's normal
     form, or as a substring in scripts without spaces. Answers of which that form leaves nothing
     ("A", "+") are never mentioned: they would be found everywhere."""
-    text = normalise(f"{chunk.title} {chunk.text}")
-    wanted = filter(None, map(normalise, answers))
+    text = normalise(composed(f"{chunk.title} {chunk.text}"))
+    wanted = filter(None, (normalise(composed(answer)) for answer in answers))
     return any(contains_words(text, answer) for answer in wanted)
 
 
@@ -238,7 +245,9 @@ def occurrences(quote: str, text: str) -> list[Span]:
         wanted, _ = _fold(quote.strip(edges) if edges else quote)
         starts = _find_all(wanted, folded) if wanted else []
         if starts:
-            spans = [(places[at], places[at + len(wanted) - 1] + 1) for at in starts]
+            spans = [
+                (places[at], _end_of_letter(text, places[at + len(wanted) - 1])) for at in starts
+            ]
             return _at_boundaries(spans, quote, text)
     return []
 
@@ -272,14 +281,26 @@ def _find_all(quote: str, text: str) -> list[int]:
 
 @lru_cache(maxsize=8)
 def _fold(text: str) -> tuple[str, array[int]]:
-    """The text without white space and case, and the place in `text` of each of its characters."""
+    """The text without white space and case, in composed characters, and the place in `text` of
+    each of its characters."""
     folded, places = [], array("I")
-    for place, character in enumerate(text.translate(_SAME)):
+    text = text.translate(_SAME)
+    # One place for each letter with its accents, however they are written.
+    parts = (
+        enumerate(text) if text.isascii() else ((m.start(), m[0]) for m in _LETTER.finditer(text))
+    )
+    for place, character in parts:
         if not _INVISIBLE.match(character):
-            same = character.casefold()
+            same = unicodedata.normalize("NFC", character).casefold()
             folded.append(same)
             places.extend([place] * len(same))
     return "".join(folded), places
+
+
+def _end_of_letter(text: str, start: int) -> int:
+    """Where the letter at `start` ends, its accents included."""
+    match = _LETTER.match(text, start)
+    return match.end() if match else start + 1
 
 
 def _at_boundaries(spans: list[Span], quote: str, text: str) -> list[Span]:

@@ -27,7 +27,11 @@ class Document:
 @dataclass(frozen=True)
 class Chunk:
     """A part of a document: `text` is exactly `document.text[start:end]`. `num_tokens` counts the
-    encoder's tokens without special ones."""
+    encoder's tokens without special ones.
+
+    `page` to `page_end` are the pages it stands on, from 1; None where the format has no pages.
+    `headings` are those above its first sentence, the top one first.
+    """
 
     id: str
     document_id: str
@@ -37,6 +41,20 @@ class Chunk:
     end: int
     num_tokens: int
     split: Split
+    page: int | None = None
+    page_end: int | None = None
+    headings: tuple[str, ...] = ()
+
+    @property
+    def place(self) -> str:
+        """Where the chunk stands, for people: `page 3-4, Opening hours > Summer`; "" if unknown."""
+        parts = []
+        if self.page is not None:
+            last = self.page_end or self.page
+            parts.append(f"page {self.page}" + (f"-{last}" if last != self.page else ""))
+        if self.headings:
+            parts.append(" > ".join(self.headings))
+        return ", ".join(parts)
 
 
 @dataclass(frozen=True)
@@ -120,8 +138,9 @@ class Score:
 @dataclass(frozen=True)
 class Reject:
     """An input or a pair that was left out, with the reason. Bad input is data, not an
-    exception."""
+    exception. `partial` marks a part of a document whose rest was read: a page, an attachment."""
 
     item: str
     reason: str
     detail: str = ""
+    partial: bool = False

@@ -41,12 +41,17 @@ Record = TypeVar("Record", Document, Chunk, QAPair, Hit, Prediction, Score, Reje
 
 
 def to_json(record: Any) -> str:
-    """The JSON line of a record or a dict, without its newline."""
+    """The JSON line of a record or a dict, without its newline; NaN and infinity, which JSON lacks,
+    become null."""
     row = record if isinstance(record, dict) else dataclasses.asdict(record)
     # Only some pairs have filters: the lines of the others stay as they were before there were any.
     if isinstance(record, QAPair) and not record.filters:
         del row["filters"]
-    return json.dumps(row, ensure_ascii=False)
+    try:
+        return json.dumps(row, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        plain = json.loads(json.dumps(row), parse_constant=lambda _: None)
+        return json.dumps(plain, ensure_ascii=False, allow_nan=False)
 
 
 def from_json(line: str, kind: type[Record]) -> Record:
@@ -197,7 +202,7 @@ class JsonlAppender:
 
     def write(self, *rows: dict[str, Any]) -> list[int]:
         """Writes and flushes each row as one line. Returns the lengths of the lines in bytes."""
-        lines = [(json.dumps(row, ensure_ascii=False) + "\n").encode() for row in rows]
+        lines = [(to_json(row) + "\n").encode() for row in rows]
         with naming(self._path):
             self._out.write(b"".join(lines))
             self._out.flush()

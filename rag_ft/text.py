@@ -94,6 +94,11 @@ def without_punctuation(text: str) -> str:
     return " ".join(text.lower().translate(_PUNCTUATION).split())
 
 
+def composed(text: str) -> str:
+    """The text in composed characters (NFC): an accent is part of its letter."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
 def single_spaced(text: str) -> str:
     """Case folded, white space single, all else left in."""
     return " ".join(text.casefold().split())

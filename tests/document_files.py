@@ -6,16 +6,24 @@ import random
 from pathlib import Path
 from typing import Any
 
-from rag_ft.documents.formats.content import UnreadableError
-from rag_ft.documents.reading import read_file
+from rag_ft.documents.blocks import join_blocks
+from rag_ft.documents.formats.content import Content, UnreadableError
+from rag_ft.documents.reading import ReadFile, ReadSettings, read_file
 
 MEGABYTE = 2**20
 
 
-def read_as(tmp_path: Path, name: str, raw: bytes, max_bytes: float = MEGABYTE) -> Any:
+def read_as(
+    tmp_path: Path, name: str, raw: bytes, max_bytes: float = MEGABYTE, **settings: Any
+) -> ReadFile:
     path = tmp_path / name
     path.write_bytes(raw)
-    return read_file(path, max_bytes)
+    return read_file(path, ReadSettings(max_bytes, **settings))
+
+
+def text_of(content: Content) -> str:
+    """The text of a document that consists of what a reader returned."""
+    return join_blocks(content.blocks)[0]
 
 
 def check_that_damage_is_a_reject(tmp_path: Path, name: str, whole: bytes) -> None:

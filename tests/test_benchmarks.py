@@ -57,6 +57,9 @@ def handbook_sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("decoding", ["--chunks", "8", "--rounds", "1"], "times_generate"),
         ("generator", ["--num-examples", "8", "--threads", "1"], "rag-ft"),
         ("memory", ["--cases", "tiny:1:64:lora"], "tiny"),
+        ("documents", ["speed", "--documents", "20"], "2 workers"),
+        ("documents", ["files", "data/handbook"], "'read': "),
+        ("documents", ["damage", "data/handbook", "--copies", "20"], "slowest"),
     ],
 )
 def test_a_benchmark_runs_and_writes_its_result(

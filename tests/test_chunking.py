@@ -11,7 +11,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from rag_ft.documents.chunking import divide_ranges, split_chunks, split_sentences
+from rag_ft.documents.blocks import join_blocks
+from rag_ft.documents.chunking import ChunkPlace, chunk_blocks, divide_ranges, split_chunks
+from rag_ft.documents.formats.content import Block
+from rag_ft.documents.sentences import split_sentences
 
 MEGABYTE = 2**20
 
@@ -184,3 +187,70 @@ def test_one_endless_line_takes_little_memory() -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert number > 1000 and peak < 20 * MEGABYTE
+
+
+# Blocks
+
+
+def chunk_texts(blocks: list[Block], size: int = 12, overlap: int = 0) -> list[ChunkPlace]:
+    text, placed = join_blocks(blocks)
+    found = list(chunk_blocks(text, placed, count_words, size, overlap))
+    assert all(place.num_tokens <= size for place in found)
+    covered = {n for place in found for n in range(place.start, place.end)}
+    assert all(n in covered or text[n].isspace() for n in range(len(text)))
+    return found
+
+
+def said(blocks: list[Block], size: int = 12, overlap: int = 0) -> list[str]:
+    text, _ = join_blocks(blocks)
+    return [text[p.start : p.end] for p in chunk_texts(blocks, size, overlap)]
+
+
+SENTENCE = "This is a sentence of eight words here."
+
+
+def test_no_chunk_ends_with_a_heading_that_has_text_below() -> None:
+    blocks = [
+        block
+        for n in range(6)
+        for block in (Block("heading", f"Part {n}", 2), Block("paragraph", SENTENCE))
+    ]
+    found = said([Block("heading", "Guide", 1), *blocks], size=14)
+    assert len(found) == 6 and all(text.endswith("here.") for text in found)
+
+
+def test_a_chunk_never_crosses_a_heading_of_the_top_level() -> None:
+    blocks = [
+        block
+        for n in range(3)
+        for block in (Block("heading", f"Part {n}", 2), Block("paragraph", "Few words."))
+    ]
+    assert said(blocks, size=50, overlap=10) == [f"Part {n}\n\nFew words." for n in range(3)]
+
+
+def test_list_items_and_rows_are_kept_whole_where_they_fit() -> None:
+    blocks = [Block("paragraph", "One two three four five.")]
+    blocks += [Block("item", "- One two. Three four. Five.", tight=True) for _ in range(3)]
+    found = said(blocks, size=12)
+    assert all(text.startswith(("One", "- One")) for text in found)
+    assert said([Block("row", "a b. | C d. e | f")] * 2, size=9) == ["a b. | C d. e | f"] * 2
+
+
+def test_chunks_carry_pages_headings_and_the_head_of_a_table() -> None:
+    blocks = [
+        Block("heading", "Harbour", 1, page=1),
+        Block("heading", "Fees", 2, page=1),
+        Block("paragraph", SENTENCE, page=1, page_end=2),
+        Block("row", "Item | Fee", 1, page=2),
+        *(Block("row", f"Pump {n} | {n} | euro", page=2, tight=True) for n in range(4)),
+        Block("heading", "Rules", 2, page=3),
+        Block("paragraph", SENTENCE, page=3),
+    ]
+    found = chunk_texts(blocks, size=14)
+    assert [(p.page, p.page_end, p.headings) for p in found] == [
+        (1, 2, ("Harbour", "Fees")),
+        (2, 2, ("Harbour", "Fees")),
+        (2, 2, ("Harbour", "Fees", "Item | Fee")),
+        (2, 2, ("Harbour", "Fees", "Item | Fee")),
+        (3, 3, ("Harbour", "Rules")),
+    ]

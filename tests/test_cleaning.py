@@ -6,8 +6,9 @@ import random
 
 import pytest
 
-from rag_ft.documents.formats.cleaning import decode, readable, tidy, tidy_in_place, unwrap
+from rag_ft.documents.formats.cleaning import readable, tidy, tidy_in_place, unwrap
 from rag_ft.documents.formats.content import UnreadableError
+from rag_ft.documents.formats.encodings import decode
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32", "cp1252"])
@@ -28,8 +29,6 @@ def test_utf8_with_a_damaged_character_stays_utf8() -> None:
         random.Random(0).randbytes(3000),
         b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 9,
         "Sixteen bits and no mark".encode("utf-16-le"),
-        "Почтовый индекс и адрес".encode("koi8-r"),
-        "営業時間は午前九時からです".encode("shift-jis"),
         b"\xff\xfeodd",
     ],
 )
@@ -72,3 +71,45 @@ def test_tidying_in_place_keeps_every_position() -> None:
 
 def test_the_name_of_a_file_becomes_a_title() -> None:
     assert readable("a.b__c") == "A b c"
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        "The visitor has to bring the following three things along to the gate:\n"
+        "iv. a valid ticket for the day\nv. one photo",
+        "There are three berths at the eastern quay of the old harbour, as follows\n"
+        "▪ one for the ferry\no one for the crane",
+        "The settings of the lamp server were agreed upon in the meeting of last week\n"
+        "max_lamps = 100\nlog.level=debug",
+        "To install the lamp server on a machine of the harbour office run this command\n"
+        "sudo apt install lamp\nlamp --start now",
+        "item        price   hours of sale of each of the goods\npump        40      9-17\n"
+        "valve       7       10-12",
+    ],
+)
+def test_only_wrapped_sentences_are_joined(kept: str) -> None:
+    assert unwrap(kept) == kept
+
+
+@pytest.mark.parametrize(
+    ("broken", "whole"),
+    [
+        ("a admin\u00ad\nistração", "a administração"),
+        ("administra-\nção", "administração"),
+        ("op-\nørte Нико-\n  лай ελλη-\nνικά", "opørte Николай ελληνικά"),
+        ("north-west, north-\nwest", "north-west, north-west"),
+        ("pages 10-\n20, Nord-\nSee", "pages 10-20, Nord-See"),
+        (
+            "vor- und nach-\nmittags, Vor-\nund Nachteile",
+            "vor- und nachmittags, Vor- und Nachteile",
+        ),
+    ],
+)
+def test_a_word_broken_at_the_end_of_a_line_is_one_word(broken: str, whole: str) -> None:
+    assert unwrap(tidy(broken)) == whole
+
+
+def test_ligatures_become_letters_and_odd_spaces_become_spaces() -> None:
+    assert tidy("The o\ufb03ce\u2009of\u202fthe sta\ufb00") == "The office of the staff"
+    assert tidy("it\x92s \x805") == "it’s €5", "C1 controls are what cp1252 has there"

@@ -23,6 +23,7 @@ from rag_ft.documents.discovery import (
     walk_files,
 )
 from rag_ft.documents.formats.content import UnreadableError
+from rag_ft.documents.reading import ReadSettings
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import Chunk, Document, Reject
 from rag_ft.session import Session
@@ -245,6 +246,7 @@ def test_lines_over_the_limit_are_none_and_keep_their_number(tmp_path: Path) -> 
 
 def test_a_row_is_an_object_of_json() -> None:
     assert parse_row(b'\xef\xbb\xbf{"id": "\\ud800"}') == {"id": "\ufffd"}
+    assert parse_row(b'{"a": NaN, "b": [-Infinity]}') == {"a": None, "b": [None]}
     for line, reason in ((None, "too large"), (b"[1]", "not JSON"), (b"{", "not JSON")):
         with pytest.raises(UnreadableError) as caught:
             parse_row(line)
@@ -274,7 +276,7 @@ def test_a_link_out_of_the_source_folder_is_read_only_where_a_setting_allows_it(
     found = {file.id: file for file in find_files([folder])}
 
     def read(name: str, follow: bool = False) -> RawDocument | Reject:
-        [only] = read_documents(found[name], 1000, follow)
+        [only] = read_documents(found[name], ReadSettings(1000, follow_links=follow))
         return only
 
     for name in ("out.txt", "loop.txt"):

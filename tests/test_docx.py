@@ -7,9 +7,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from document_files import check_that_damage_is_a_reject, read_as
+from document_files import check_that_damage_is_a_reject, read_as, text_of
 
-from rag_ft.documents.formats.cleaning import tidy
+from rag_ft.documents.formats import package
 from rag_ft.documents.formats.content import UnreadableError
 from rag_ft.documents.formats.docx import read_docx
 
@@ -38,7 +38,7 @@ def make_docx(
 def lines(body: str, namespace: str = TRANSITIONAL) -> list[str]:
     # Not packed: a body that repeats itself a thousand times looks like a zip bomb when packed.
     raw = make_docx(body, namespace=namespace, packing=zipfile.ZIP_STORED)
-    text = tidy(read_docx(raw).text)
+    text = text_of(read_docx(raw))
     return [line for line in text.split("\n") if line]
 
 
@@ -127,10 +127,10 @@ def test_word_paragraphs_headings_lists_and_tables_are_read(tmp_path: Path) -> N
     assert content.text.split("\n") == [
         "House rules",
         "",
-        "",
         "The hall opens.",
         "",
         "- Item",
+        "",
         "Day | Time",
         "",
         "a link",
@@ -138,10 +138,154 @@ def test_word_paragraphs_headings_lists_and_tables_are_read(tmp_path: Path) -> N
     assert read_as(tmp_path, "b.docx", make_docx(paragraph("x"), "Named")).title == "Named"
 
 
-def test_a_zip_bomb_is_not_unpacked(tmp_path: Path) -> None:
+def test_a_zip_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(package, "MAX_UNPACKED_MB", 5)
     with pytest.raises(UnreadableError, match="too large"):
         read_as(tmp_path, "a.docx", make_docx(paragraph("x" * 10_000_000)))
 
 
 def test_a_damaged_word_file_raises_nothing_else(tmp_path: Path) -> None:
     check_that_damage_is_a_reject(tmp_path, "a.docx", make_docx(paragraph("The hall opens.")))
+
+
+W = f'xmlns:w="{TRANSITIONAL}"'
+RELATIONS = "http://schemas.openxmlformats.org/package/2006/relationships"
+OFFICE = "http://schemas.openxmlformats.org/officeDocument/2006"
+MATH = f'xmlns:m="{OFFICE}/math"'
+
+
+def package_of(
+    body: str,
+    parts: dict[str, str],
+    relations: dict[str, str] | None = None,
+    main: str = "document",
+) -> bytes:
+    """A Word file whose main part has other parts beside it: name -> XML inside its root, and
+    relation id -> "type target"."""
+    out = io.BytesIO()
+    names = f'{W} {MATH} xmlns:r="{OFFICE}/relationships"'
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(
+            "_rels/.rels",
+            f'<Relationships xmlns="{RELATIONS}"><Relationship Id="r1" Target="word/{main}.xml" '
+            f'Type="{OFFICE}/relationships/officeDocument"/></Relationships>',
+        )
+        archive.writestr(
+            f"word/{main}.xml", f"<w:document {names}><w:body>{body}</w:body></w:document>"
+        )
+        for name, content in parts.items():
+            root = name.split("/")[-1].split(".")[0]
+            whole = f"<w:{root} {W}>{content}</w:{root}>" if name.endswith(".xml") else content
+            archive.writestr(f"word/{name}", whole)
+        related = "".join(
+            f'<Relationship Id="{key}" Type="{OFFICE}/relationships/{value.split()[0]}" '
+            f'Target="{value.split()[1]}"/>'
+            for key, value in (relations or {}).items()
+        )
+        archive.writestr(
+            f"word/_rels/{main}.xml.rels",
+            f'<Relationships xmlns="{RELATIONS}">{related}</Relationships>',
+        )
+    return out.getvalue()
+
+
+def listed(text: str, num_id: int, level: int = 0) -> str:
+    number = f'<w:numPr><w:ilvl w:val="{level}"/><w:numId w:val="{num_id}"/></w:numPr>'
+    return f"<w:p><w:pPr>{number}</w:pPr><w:r><w:t>{text}</w:t></w:r></w:p>"
+
+
+def level(number: int, form: str, text: str, start: int = 1) -> str:
+    return (
+        f'<w:lvl w:ilvl="{number}"><w:start w:val="{start}"/><w:numFmt w:val="{form}"/>'
+        f'<w:lvlText w:val="{text}"/></w:lvl>'
+    )
+
+
+def test_notes_stand_after_the_paragraph_that_refers_to_them() -> None:
+    note = '<w:footnote w:id="{}"{}><w:p><w:r><w:t>{}</w:t></w:r></w:p></w:footnote>'
+    notes = note.format(0, ' w:type="separator"', "---") + note.format(2, "", "Measured in 1998.")
+    body = (
+        '<w:p><w:r><w:t>40 m high</w:t></w:r><w:r><w:footnoteReference w:id="2"/></w:r></w:p>'
+        + paragraph("Next.")
+    )
+    content = read_docx(package_of(body, {"footnotes.xml": notes}))
+    assert text_of(content) == "40 m high [1]\n\n[1] Measured in 1998.\n\nNext."
+    assert [block.kind for block in content.blocks] == ["paragraph", "footnote", "paragraph"]
+
+
+def test_lists_keep_the_numbers_of_their_definition() -> None:
+    numbering = (
+        f'<w:abstractNum w:abstractNumId="7">{level(0, "decimal", "%1.", 4)}'
+        f"{level(1, 'lowerLetter', '%1.%2)')}</w:abstractNum>"
+        f'<w:abstractNum w:abstractNumId="8">{level(0, "bullet", "•")}</w:abstractNum>'
+        '<w:num w:numId="1"><w:abstractNumId w:val="7"/></w:num>'
+        '<w:num w:numId="2"><w:abstractNumId w:val="8"/></w:num>'
+        '<w:num w:numId="3"><w:abstractNumId w:val="7"/><w:lvlOverride w:ilvl="0">'
+        '<w:startOverride w:val="1"/></w:lvlOverride></w:num>'
+    )
+    items = [("a", 1, 0), ("b", 1, 0), ("c", 1, 1), ("d", 1, 1), ("e", 1, 0), ("f", 2, 0)]
+    body = "".join(listed(*item) for item in [*items, ("g", 3, 0), ("h", 0, 0)])
+    text = text_of(read_docx(package_of(body, {"numbering.xml": numbering})))
+    assert text == "4. a\n5. b\n  5.a) c\n  5.b) d\n6. e\n- f\n1. g\n\nh", "numId 0 is no list"
+
+
+def test_headings_and_lists_are_known_by_their_style() -> None:
+    styles = (
+        '<w:style w:styleId="Titre1"><w:name w:val="heading 1"/></w:style>'
+        '<w:style w:styleId="X"><w:name w:val="Own"/><w:basedOn w:val="Titre1"/></w:style>'
+        '<w:style w:styleId="Y"><w:name w:val="Level"/><w:pPr><w:outlineLvl w:val="2"/></w:pPr>'
+        '</w:style><w:style w:styleId="L"><w:name w:val="List Bullet"/></w:style>'
+    )
+    body = paragraph("One", "Titre1") + paragraph("Two", "X") + paragraph("Three", "Y")
+    numbered = (
+        '<w:p><w:pPr><w:pStyle w:val="Titre1"/><w:numPr><w:numId w:val="1"/></w:numPr></w:pPr>'
+    )
+    body += paragraph("item", "L") + f"{numbered}<w:r><w:t>Four</w:t></w:r></w:p>"
+    content = read_docx(package_of(body, {"styles.xml": styles}))
+    assert [(b.kind, b.level, b.text) for b in content.blocks] == [
+        ("heading", 1, "One"),
+        ("heading", 1, "Two"),
+        ("heading", 3, "Three"),
+        ("item", 0, "- item"),
+        ("heading", 1, "Four"),
+    ]
+    assert content.title == "One"
+
+
+def test_equations_symbols_and_raised_text_are_read() -> None:
+    equation = (
+        "<m:oMath><m:r><m:t>P=</m:t></m:r><m:f><m:num><m:r><m:t>a+b</m:t></m:r></m:num><m:den>"
+        "<m:r><m:t>2</m:t></m:r></m:den></m:f></m:oMath>"
+    )
+    raised = '<w:r><w:rPr><w:vertAlign w:val="superscript"/></w:rPr><w:t>6</w:t></w:r>'
+    micro = '<w:r><w:sym w:font="Symbol" w:char="F06D"/></w:r>'
+    odd = '<w:r><w:sym w:font="Wingdings" w:char="F0FC"/><w:sym w:font="Odd" w:char="E123"/></w:r>'
+    body = f"<w:p><w:r><w:t>5 </w:t></w:r>{micro}<w:r><w:t>m, 10</w:t></w:r>{raised}{odd}</w:p>"
+    body += f"<w:p>{equation}</w:p><w:tbl>{row(f'<w:p>{equation}</w:p>', paragraph('x'))}</w:tbl>"
+    assert text_of(read_docx(package_of(body, {}))) == (
+        "5 μm, 10^6✓□\n\nP=(a+b)/2\n\nP=(a+b)/2 | x"
+    )
+
+
+def test_imported_parts_are_read_and_others_are_noted() -> None:
+    body = (
+        paragraph("Before") + '<w:altChunk r:id="a"/><w:altChunk r:id="b"/><w:altChunk r:id="c"/>'
+    )
+    parts = {"a.html": "<p>cooled by <b>Dagny</b></p>", "b.txt": "plain words", "c.bin": "x"}
+    related = {key: f"aFChunk {name}" for key, name in zip("abc", parts, strict=True)}
+    content = read_docx(package_of(body, parts, related, main="document2"))
+    assert text_of(content) == "Before\n\ncooled by Dagny\n\nplain words"
+    assert content.notes == [("imported part word/c.bin", "unknown type: .bin")]
+
+
+def test_a_merged_cell_is_repeated_and_a_row_is_one_line() -> None:
+    def merged(how: str, text: str) -> str:
+        return (
+            f"<w:tc><w:tcPr><w:vMerge{how}/></w:tcPr>{paragraph(text) if text else '<w:p/>'}</w:tc>"
+        )
+
+    broken = "<w:p><w:r><w:t>a</w:t><w:br/><w:t>b</w:t></w:r></w:p>"
+    pump, below = merged(' w:val="restart"', "Pump"), merged("", "")
+    first = f"<w:tr>{pump}<w:tc>{broken}</w:tc></w:tr>"
+    second = f"<w:tr>{below}<w:tc>{paragraph('c')}</w:tc></w:tr>"
+    assert lines(f"<w:tbl>{first}{second}</w:tbl>") == ["Pump | a b", "Pump | c"]

@@ -77,18 +77,19 @@ def test_an_own_metric_scores_every_system_that_was_evaluated(config: Path) -> N
 def test_an_own_reader_makes_documents_of_a_new_format(
     tmp_path: Path, tiny_encoder_dir: Path
 ) -> None:
-    table = tmp_path / "tables" / "boats.csv"
-    table.parent.mkdir()
-    table.write_text("name,built\nLittle Crown,1901\n", encoding="utf-8")
+    film = tmp_path / "films" / "boats.srt"
+    film.parent.mkdir()
+    captions = "1\n00:00 --> 00:02\nThe ferry\nsails.\n\n2\n00:02 --> 00:04\nIt lands.\n"
+    film.write_text(captions, encoding="utf-8")
     values = {
         "run": {"dir": str(tmp_path / "run")},
-        "ingest": {"sources": [str(table.parent)]},
+        "ingest": {"sources": [str(film.parent)]},
         "encoder": {"model": str(tiny_encoder_dir)},
     }
-    path = tmp_path / "csv.yaml"
+    path = tmp_path / "srt.yaml"
     path.write_text(json.dumps(values), encoding="utf-8")
     run_example("own_reader.py", str(path))
-    assert "name: Little Crown, built: 1901" in (tmp_path / "run" / "documents.jsonl").read_text()
+    assert "The ferry sails.\\n\\nIt lands." in (tmp_path / "run" / "documents.jsonl").read_text()
 
 
 @pytest.mark.slow

@@ -283,3 +283,39 @@ def test_invented_evidence_and_unsupported_facts_are_rejected() -> None:
 )
 def test_answers_agree_by_f1_or_containment(said: str, answer: str, same: bool) -> None:
     assert same_answer(said, answer, 0.5) is same
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        (r"What does $\theta$ mean?", r"What does $\theta$ mean?"),
+        (r"Is $\frac{1}{2} \rho \nu \beta$ right?", r"Is $\frac{1}{2} \rho \nu \beta$ right?"),
+        (r"Is $\\theta$ small and \alpha big?", r"Is $\theta$ small and \alpha big?"),
+        (r"Line one\nline two\tand more?", "Line one line two and more?"),
+        (r"Whom does Caf\\u00e9 Zorn serve \\ud83d\\ude00?", "Whom does Café Zorn serve 😀?"),
+        (r"Whom does Caf\u00e9 Zorn serve?", "Whom does Café Zorn serve?"),
+    ],
+)
+def test_an_escape_that_eats_a_letter_is_not_believed(written: str, read: str) -> None:
+    reply = f'{{"evidence": "x", "question": "{written}", "answer": "y"}}'
+    pair = parse_reply(reply, "stop")
+    assert isinstance(pair, WrittenPair) and pair.question == read
+
+
+@pytest.mark.parametrize(
+    ("question", "value", "answer"),
+    [
+        ("When was it opened?", "1998", "1998"),
+        ("What is the price?", "2.50", "2.50"),
+        ("Is the hall open?", "true", "yes"),
+        ("True or false: is the hall open?", "false", "false"),
+    ],
+)
+def test_a_number_and_a_truth_value_are_answers(question: str, value: str, answer: str) -> None:
+    pair = parse_reply(f'{{"evidence": "x", "question": "{question}", "answer": {value}}}', "stop")
+    assert isinstance(pair, WrittenPair) and pair.answer == answer
+
+
+def test_no_control_character_gets_into_a_pair() -> None:
+    failure = parse_reply('{"evidence": "x", "question": "a\\u0007b?", "answer": "y"}', "stop")
+    assert isinstance(failure, Failure) and failure.reason == "form"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from foreteller import NAMES, SPLITS, THINGS, Foreteller, pairs_of, rejects_of, use
+from foreteller import SPLITS, THINGS, Foreteller, pairs_of, rejects_of, use
 from foreteller import prepared as prepared
 
 from rag_ft.config import Config
@@ -71,7 +71,7 @@ def test_each_bad_pair_is_rejected_by_its_check(
     config, run_dir = prepared(generate__kinds={"factoid": 1}, generate__pairs_per_chunk=5)
     use(monkeypatch, Foreteller(written_by(spoilt)))
     counts = generate.run(Session(config, run_dir))
-    assert counts["rejected_by_check"][reason] == 1 + (reason == "nothing_to_ask") * len(NAMES)
+    assert counts["rejected_by_check"][reason] == 1
     assert reason in {
         reject.reason for reject in rejects_of(run_dir) if reject.item.startswith("d0#0/")
     }

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 
 import pytest
+from document_files import text_of
 
-from rag_ft.documents.formats.cleaning import tidy
 from rag_ft.documents.formats.html import read_html
 
 
 def lines(html: str) -> list[str]:
-    return [line for line in tidy(read_html(html.encode()).text).split("\n") if line]
+    return [line for line in text_of(read_html(html.encode())).split("\n") if line]
 
 
 def test_cells_and_rows_may_leave_out_their_end_tags() -> None:
@@ -55,23 +55,23 @@ def test_unclosed_elements_take_linear_time(piece: str) -> None:
 def test_a_page_that_declares_nonsense_is_read_all_the_same(charset: str) -> None:
     filling = "<p>The hall opens at nine.</p>" * 9
     raw = f'<meta charset="{charset}"><p>caf\u00e9</p>{filling}'
-    assert read_html(raw.encode("latin-1")).text.strip().startswith("caf\u00e9\n")
-    assert read_html(raw.encode()).text.strip().startswith("caf\u00e9\n")
+    assert text_of(read_html(raw.encode("latin-1"))).startswith("caf\u00e9\n")
+    assert text_of(read_html(raw.encode())).startswith("caf\u00e9\n")
 
 
 def test_japanese_in_seven_bits_is_read_as_declared() -> None:
     raw = "<meta charset=iso-2022-jp><title>港</title><p>日本語のテキスト"
     content = read_html(raw.encode("iso-2022-jp"))
-    title, text = content.title, content.text
-    assert (title, text.strip()) == ("港", "日本語のテキスト")
-    assert read_html(raw.encode()).text.strip() == "日本語のテキスト", "declared, but UTF-8"
+    title, text = content.title, text_of(content)
+    assert (title, text) == ("港", "日本語のテキスト")
+    assert text_of(read_html(raw.encode())) == "日本語のテキスト", "declared, but UTF-8"
 
 
 @pytest.mark.parametrize(
     "odd", ["<![ y ]>", "<![if IE]>", "<!DOCTYPE [", "<!ELEMENT x>", "<?php echo ?>", "</ >", "<>"]
 )
 def test_odd_markup_costs_no_more_than_itself(odd: str) -> None:
-    text = read_html(f"<p>see {odd} here</p><p>and there</p>".encode()).text
+    text = text_of(read_html(f"<p>see {odd} here</p><p>and there</p>".encode()))
     assert "see" in text and "and there" in text
 
 
@@ -85,7 +85,7 @@ def test_html_keeps_blocks_lists_and_tables_and_drops_scripts_and_navigation() -
         b"<pre>a\n  b</pre></body></html>"
     )
     assert content.title == "House rules"
-    text = tidy(content.text)
+    text = text_of(content)
     assert text.startswith("House rules\n\nFirst paragraph.\n\nLine\nbreak & more\n\n- one\n")
     assert (
         "\n- two\n" in text
@@ -99,11 +99,84 @@ def test_html_keeps_blocks_lists_and_tables_and_drops_scripts_and_navigation() -
 def test_html_is_read_in_the_encoding_it_declares() -> None:
     raw = '<meta charset="koi8-r"><title>Почта</title><p>Индекс</p>'.encode("koi8-r")
     content = read_html(raw)
-    assert (content.title, content.text.strip()) == ("Почта", "Индекс")
+    assert (content.title, text_of(content)) == ("Почта", "Индекс")
 
 
 def test_a_table_that_lays_out_the_page_is_no_table_of_facts() -> None:
     content = read_html(
         b"<table><tr><td>menu<td><h1>House<br>rules</h1><p>One.</p><p>Two.</p></table>"
     )
-    assert content.title == "House rules" and "One.\n\nTwo." in content.text
+    assert content.title == "House rules" and "One.\n\nTwo." in text_of(content)
+
+
+@pytest.mark.parametrize(
+    ("html", "expected"),
+    [
+        # What is left out ends where its own end tag is.
+        ("<nav><ul><li><a>Home</nav><p>kept</p>", "kept"),
+        ("<table><tr><td><button><b>Go</button><p>kept</p></table>", "kept"),
+        ("<noscript><img><noscript></noscript><p>kept</p></noscript>", "kept"),
+        ("<iframe src=x><p>no</p></iframe><p>kept</p>", "kept"),
+        ("<nav><p>never closed</p><h1>T</h1>", "never closed\n\nT"),
+        ("a<!-- <nav> -->b</nav> kept", "ab kept"),
+        # Blocks part words.
+        ("<fieldset><legend>Fee</legend>Cash</fieldset>", "Fee\n\nCash"),
+        ("<center>a</center><center>b</center><search>c</search>", "a\n\nb\n\nc"),
+        ("<hgroup>a<p>b</p></hgroup><video>c</video><canvas>d</canvas>", "a\n\nb\n\nc\n\nd"),
+        # A row is one line.
+        (
+            "<table><tr><td>Mon<br>Tue<td><ul><li>a<li>b</ul><td><pre>x\ny</pre></table>",
+            "Mon Tue | a; b | x y",
+        ),
+        (
+            "<table><tr><td rowspan=2>P1<td>11<td>13<tr><td>12<td>14</table>",
+            "P1 | 11 | 13\nP1 | 12 | 14",
+        ),
+        # Lists keep their numbers.
+        ("<ol start=4><li>Open<li>Turn</ol>", "4. Open\n5. Turn"),
+        ("<ol reversed><li>x<li value=9>y</ol>", "2. x\n9. y"),
+        ("<ol type=a><li>x<ol><li>n</ol><li>y</ol>", "a. x\n  1. n\nb. y"),
+        # Raised digits are not glued.
+        ("10<sup>6</sup> l, 1931<sup>4</sup>, 5 m<sup>2</sup>", "10^6 l, 1931 [4], 5 m²"),
+        ("H<sub>2</sub>O, 3<sup>n+1</sup>, the 1<sup>st</sup>", "H2O, 3^(n+1), the 1st"),
+        # A formula is said once, a reading is set apart.
+        (
+            "is <math><semantics><msup><mi>x</mi><mn>2</mn></msup><annotation "
+            'encoding="application/x-tex">x^2</annotation></semantics></math> wide',
+            "is x^2 wide",
+        ),
+        (
+            '<span class="katex"><math><mi>a</mi></math><span class="katex-html">a</span></span>',
+            "a",
+        ),
+        (
+            "<math><mfrac><mn>1</mn><mrow><mi>x</mi><mo>+</mo><mn>2</mn></mrow></mfrac></math>",
+            "1/(x + 2)",
+        ),
+        (
+            "<ruby>漢字<rt>かんじ</rt></ruby> <ruby>東<rp>(</rp><rt>とう</rt><rp>)</rp></ruby>",
+            "漢字(かんじ) 東(とう)",
+        ),
+    ],
+)
+def test_what_a_page_shows_is_read_once_and_in_order(html: str, expected: str) -> None:
+    assert text_of(read_html(f"<body>{html}</body>".encode())) == expected
+
+
+def test_xhtml_may_close_elements_in_their_start_tag() -> None:
+    head = '<?xml version="1.0"?><html><head><title/><script src="x"/></head>'
+    page = f"{head}<body><p>kept</p></body></html>"
+    assert text_of(read_html(page.encode())) == "kept"
+
+
+def test_headings_carry_their_level_and_head_rows_are_marked() -> None:
+    blocks = read_html(
+        b"<h1>A</h1><h3>B</h3><table><tr><th>x<th>y<tr><td>1<td>2</table><pre>c</pre>"
+    ).blocks
+    assert [(block.kind, block.level) for block in blocks] == [
+        ("heading", 1),
+        ("heading", 3),
+        ("row", 1),
+        ("row", 0),
+        ("code", 0),
+    ]

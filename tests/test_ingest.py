@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pdf_files import pdf_of
 
 from rag_ft.config import Config
 from rag_ft.config_loader import make_config
@@ -383,18 +384,16 @@ def test_names_and_escapes_that_are_no_unicode_do_not_stop_the_stage(
     assert found["documents"]["\ufffd"].metadata == {"\ufffd": "\ufffd"}
 
 
-def test_splits_follow_the_text_and_not_names_of_files_or_folders(
-    folder: Path, make_run: MakeRun
+def test_a_part_that_is_lost_is_noted_and_the_rest_is_read(
+    folder: Path, ingest_folder: Callable[..., dict[str, Any]]
 ) -> None:
-    def splits(source: Path) -> dict[str, str]:
-        config, run_dir = make_run([], ingest__sources=[source], ingest__test_share=0.4)
-        ingest.run(Session(config, run_dir))
-        return {d.text: d.split for d in read_jsonl(run_dir.documents, Document)}
-
-    for n in range(30):
-        (folder / f"a{n}.txt").write_text(TEXT.format(f"colour{n}", 100 + 13 * n))
-    before = splits(folder)
-    assert len(set(before.values())) >= 2
-    for n in range(30):
-        (folder / f"a{n}.txt").rename(folder / "sub" / f"{7 * n}.md")
-    assert splits(folder) == before == splits(folder / "sub")
+    red, blue = [(72, 700, 11, "The red hall.")], [(72, 700, 11, "The blue hall.")]
+    (folder / "a.pdf").write_bytes(pdf_of([red, [], blue]))
+    found = ingest_folder()
+    (note,) = found["rejects"].values()
+    assert (note.reason, note.partial) == ("partly read", True)
+    counts = found["counts"]
+    assert (counts["num_sources"], counts["num_rejects"], counts["num_partly_read"]) == (1, 0, 1)
+    assert counts["num_pages"] == 3 and counts["num_words"] == 6
+    assert counts["partly_read_by_reason"] == {"no text layer; a scan?": 1}
+    assert (found["chunks"][0].page, found["chunks"][0].page_end) == (1, 3)

@@ -112,3 +112,12 @@ def test_a_limit_on_chunks_is_spread_over_documents() -> None:
     chosen = list(choose_chunks(made, Counter(c.document_id for c in made), 2))
     assert [c.id for c in chosen] == ["a#1", "b#1"]
     assert list(choose_chunks(made, Counter(), 0)) == made
+
+
+def test_no_heading_is_asked_about_where_there_are_sentences() -> None:
+    text = "Salt store\n\nIt is led by Marek.\n\nOpening hours\n\nNine.\n\n- a list item\n\n| a | b"
+    chunk = Chunk("d#0", "d", "D", text, 0, len(text), 9, "train", headings=("Salt store",))
+    asked = [text[start:end] for start, end in focus_sentences(chunk, 0)]
+    assert asked == ["It is led by Marek.", "Nine.", "- a list item", "| a | b"]
+    only = Chunk("d#0", "d", "D", "Salt store", 0, 10, 9, "train", headings=("Salt store",))
+    assert focus_sentences(only, 0) == [(0, 10)]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import unicodedata
 from functools import cache
 from pathlib import Path
 
 import pytest
 
-from rag_ft.documents.chunking import split_chunks, split_sentences
+from rag_ft.documents.chunking import split_chunks
+from rag_ft.documents.sentences import split_sentences
 from rag_ft.relevance import (
     chunks_by_document,
     contains_evidence,
@@ -337,3 +339,12 @@ def test_offsets_of_evidence_count_in_the_document() -> None:
     chunk = Chunk("d#0", "d", "t", document[7:], 7, len(document), 5, "train")
     evidence = evidence_in_chunk(chunk, (0, 3))
     assert document[evidence.start : evidence.end] == evidence.text == "Ola"
+
+
+def test_accents_are_found_however_they_are_written() -> None:
+    text = unicodedata.normalize("NFD", "Die Chefin heißt Zoë Brontë. 박물관은 열다.")
+    start, end = locate("Zoë Brontë", text) or (0, 0)
+    assert unicodedata.normalize("NFC", text[start:end]) == "Zoë Brontë"
+    assert not unicodedata.combining(text[end]), "the last accent belongs to the quote"
+    assert locate("박물관은", text) is not None
+    assert locate(unicodedata.normalize("NFD", "Brontë"), "bei Zoë Brontë.") == (8, 14)

@@ -32,7 +32,8 @@ def ask(
     lines = [said.answer, ""]
     for number, found in enumerate(said.chunks, 1):
         star = "*" if found.chunk.id in said.citations else " "
-        lines.append(f"{star}[{number}] {found.chunk.id}  {excerpt(found.chunk.text)}")
+        place = f" ({found.chunk.place})" if found.chunk.place else ""
+        lines.append(f"{star}[{number}] {found.chunk.id}{place}  {excerpt(found.chunk.text)}")
     if filters and not said.chunks:
         lines.append("(the filters allow no chunk)")
     return "\n".join(lines)

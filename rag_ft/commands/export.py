@@ -17,6 +17,7 @@ from rag_ft.chunk_store import ChunkStore
 from rag_ft.commands.arguments import checked_config_of
 from rag_ft.config import Config
 from rag_ft.errors import ConfigError, DataError
+from rag_ft.integrations import export_rows as rows
 from rag_ft.llm.interface import Messages
 from rag_ft.relevance import gold_chunk_ids, gold_chunks, locate
 from rag_ft.schema import SPLITS, Chunk, QAPair, Split
@@ -143,40 +144,12 @@ def with_gold(pair: QAPair, found: list[Chunk], chunks: ChunkStore) -> list[Chun
     return found if shows_gold else [*found[:-1], own]
 
 
-def openai_row(messages: Messages, answer: str) -> dict[str, Any]:
-    """OpenAI's chat format."""
-    return {"messages": [*messages, {"role": "assistant", "content": answer}]}
-
-
-def gemini_row(messages: Messages, answer: str) -> dict[str, Any]:
-    """The tuning format of Gemini on Vertex AI."""
-    turns = [("user", message["content"]) for message in messages] + [("model", answer)]
-    return {"contents": [{"role": role, "parts": [{"text": text}]} for role, text in turns]}
-
-
-def sharegpt_row(messages: Messages, answer: str) -> dict[str, Any]:
-    """The ShareGPT format."""
-    turns = [("human", message["content"]) for message in messages] + [("gpt", answer)]
-    return {"conversations": [{"from": speaker, "value": text} for speaker, text in turns]}
-
-
-def alpaca_row(messages: Messages, answer: str) -> dict[str, Any]:
-    """The Alpaca format."""
-    return {"instruction": messages[0]["content"], "input": "", "output": answer}
-
-
-def trl_row(messages: Messages, answer: str) -> dict[str, Any]:
-    """TRL's conversational prompt-completion format."""
-    return {"prompt": list(messages), "completion": [{"role": "assistant", "content": answer}]}
-
-
 # Test collections.
 
 
 def write_beir(task: Task, folder: Path) -> None:
     """The chunks as corpus, answerable questions as queries, gold chunks as relevant."""
-    corpus = ({"_id": cell_id(c.id), "title": c.title, "text": c.text} for c in task.session.chunks)
-    write_jsonl(folder / "corpus.jsonl", corpus)
+    write_jsonl(folder / "corpus.jsonl", map(rows.beir_row, task.session.chunks))
     (folder / "qrels").mkdir()
     places = {split: folder / "qrels" / f"{split}.tsv" for split in task.splits}
     tables = {split: path.open("x", encoding="utf-8") for split, path in places.items()}
@@ -258,11 +231,11 @@ def pairs_with_chunks(task: Task) -> Iterator[tuple[QAPair, list[Chunk]]]:
 
 
 FORMATS: dict[str, Callable[[Task, Path], None]] = {
-    "openai": tuning(openai_row),
-    "gemini": tuning(gemini_row),
-    "sharegpt": tuning(sharegpt_row),
-    "alpaca": tuning(alpaca_row),
-    "trl": tuning(trl_row),
+    "openai": tuning(rows.openai_row),
+    "gemini": tuning(rows.gemini_row),
+    "sharegpt": tuning(rows.sharegpt_row),
+    "alpaca": tuning(rows.alpaca_row),
+    "trl": tuning(rows.trl_row),
     "beir": write_beir,
     "squad": write_squad,
 }

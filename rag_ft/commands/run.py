@@ -107,11 +107,20 @@ def run_stages(
 
 
 def summarise_ingest(counts: Counts) -> str:
-    """Of documents, rejected sources and chunks."""
+    """Of documents, chunks, words and pages, and of what was rejected or read in part."""
+    rejected, parts = (
+        ", ".join(f"{number} {reason}" for reason, number in counts.get(name, {}).items())
+        for name in ("rejected_by_reason", "partly_read_by_reason")
+    )
+    found = f"{counts['num_chunks']} chunks, {counts.get('num_words', 0):,} words"
+    if counts.get("num_pages"):
+        found += f", {counts['num_pages']} pages"
     return (
         f"{counts['num_documents']} documents ({counts['num_train_documents']} train, "
         f"{counts['num_dev_documents']} dev, {counts['num_test_documents']} test), "
-        f"{counts['num_chunks']} chunks; {counts['num_rejects']} sources rejected"
+        f"{found}; {counts['num_rejects']} sources rejected"
+        + (f" ({rejected})" if rejected else "")
+        + (f"; parts not read: {parts}" if parts else "")
     )
 
 

@@ -1,4 +1,4 @@
-"""Splits a text into sentences and packs sentences into chunks, both as positions in the text.
+"""Packs the sentences of a document into chunks, as positions in its text.
 
 llama-index's SentenceSplitter returns strings and searches for their positions afterwards, which
 gives wrong positions where sentences repeat. It also fails on a character with more tokens than a
@@ -7,45 +7,22 @@ chunk may have. So sentences are packed here, on positions.
 
 from __future__ import annotations
 
-import re
+import bisect
+import itertools
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
+
+from rag_ft.documents.blocks import PlacedBlock
+from rag_ft.documents.sentences import split_sentences, trim
 
 CountTokens = Callable[[list[str]], list[int]]
 # Runs of blanks and endless words give few tokens for many characters: such text is cut by length.
 MAX_CHARS_PER_TOKEN = 16
+# A longer heading is cut in the path of headings that a chunk carries.
+MAX_HEADING_CHARS = 200
 # The characters tokenised at once: this bounds the memory for a document of one line.
 TOKENIZER_BATCH_CHARS = 200_000
-
-# Where a sentence may end: CJK marks anywhere, others before white space, a blank line, and
-# perhaps a single newline.
-_END = re.compile(
-    r"""(?P<wide>[。！？｡]++[」』”’）〉》】\)\]]*+)
-    | (?<![.!?])(?P<stop>[.!?؟۔…।॥]++["'”’»\)\]]*+)(?=\s)
-    | (?P<blank>\n\s*\n)
-    | (?P<line>\n)""",
-    re.VERBOSE,
-)
-_ABBREVIATION = re.compile(
-    r"""(?:^|(?<=[\s(\["'„“‘]))(?:
-      (?!I$)[^\W\d_] | (?:[^\W\d_]\.)+[^\W\d_]
-      | Drs? | Mrs? | Ms | Mme | Mlle | Prof | Rev | Hon | St | Sr | Jr | Gen | Col | Capt | Lt
-      | Sgt | Messrs | Sra? | Dra | Uds? | vs | al | cf | viz | resp | incl | approx | bzw | ca
-      | vgl | usw | eds? | Inc | Ltd | Co | Corp | Bros | Dept | Univ | Ave | Mt
-      | Jan | Feb | Mar | Apr | Jun | Jul | Aug | Sept? | Oct | Nov | Dec )$""",
-    re.VERBOSE,
-)
-_BEFORE_NUMBER = re.compile(
-    r"\b(?:nos?|nr|núm|pág|figs?|eqs?|refs?|sec|chap|ch|vol|art|abs|pp?|est|tel|ext)$",
-    re.IGNORECASE,
-)
-# A German date: "am 3. Mai".
-_GERMAN_DAY = re.compile(r"\d\.\s+(?:Jan|Feb|März|Apr|Mai|Jun|Jul|Aug|Sep|Okt|Nov|Dez)[a-z]*")
-_AFTER_HOURS = re.compile(r"(?:^|\s|\d)[ap]\.m$")
-_LIST_MARK = re.compile(r"[ \t]*(?:[-*•‣–+|>#]|\d{1,3}[.)]|\(?\w{1,3}\))[ \t]")
-# A shorter line is a heading, an address or a field, not the beginning of a wrapped sentence.
-_WRAPPED_CHARS = 45
 
 
 class Span(NamedTuple):
@@ -56,112 +33,196 @@ class Span(NamedTuple):
     num_tokens: int
 
 
-def split_sentences(text: str) -> list[tuple[int, int]]:
-    """Returns (start, end) of every sentence, heading, list item and table row, in order.
+class ChunkPlace(NamedTuple):
+    """A chunk as a part of its document: `text[start:end]`, of `num_tokens` tokens.
 
-    The parts do not overlap, and no part begins or ends with white space. Every other character
-    lies in exactly one part.
+    `page` and `page_end` count from 1, None where the format has no pages. `headings` are those
+    above the chunk's first sentence, the top one first; for a table that began in an earlier chunk
+    its head row comes last.
     """
-    spans, start = [], 0
-    for match in _END.finditer(text):
-        if _ends_sentence(text, match):
-            spans.append(_trim(text, start, match.end()))
-            start = match.end()
-    spans.append(_trim(text, start, len(text)))
-    return [(s, e) for s, e in spans if s < e]
+
+    start: int
+    end: int
+    num_tokens: int
+    page: int | None
+    page_end: int | None
+    headings: tuple[str, ...]
+
+
+class _Piece(NamedTuple):
+    """A sentence, or a part of a long one: what chunks are made of.
+
+    `may_begin` is false in the middle of a list item; a heading and the head of a table `lead` what
+    follows and end no chunk; no chunk goes from one `section` to the next;
+    `block` is the index of its block.
+    """
+
+    start: int
+    end: int
+    num_tokens: int
+    may_begin: bool
+    leads: bool
+    section: int
+    block: int
 
 
 def split_chunks(
     text: str, count_tokens: CountTokens, max_tokens: int, overlap_tokens: int
 ) -> Iterator[Span]:
+    """Yields the chunks of a text without blocks; see `chunk_blocks`."""
+    whole = [PlacedBlock("paragraph", 0, len(text))]
+    for place in chunk_blocks(text, whole, count_tokens, max_tokens, overlap_tokens):
+        yield Span(place.start, place.end, place.num_tokens)
+
+
+def chunk_blocks(
+    text: str,
+    blocks: Sequence[PlacedBlock],
+    count_tokens: CountTokens,
+    max_tokens: int,
+    overlap_tokens: int,
+    *,
+    adds_up: bool = False,
+) -> Iterator[ChunkPlace]:
     """Yields chunks of whole sentences, each of at most `max_tokens` tokens.
 
-    A longer sentence is cut between words, a longer word between characters. A chunk begins with
-    the last sentences of the chunk before, as many as fit into `overlap_tokens` (perhaps none).
-    Every character except white space lies in at least one chunk.
+    A chunk ends before every heading of the document's top level, and no chunk ends with a heading
+    that has text below it. List items and table rows are kept whole where they fit. A longer
+    sentence is cut between words, a longer word between characters. A chunk begins with the last
+    sentences of the chunk before, as many as fit into `overlap_tokens` (perhaps none). Every
+    character of the blocks except white space lies in at least one chunk.
 
-    `count_tokens` maps texts to their numbers of tokens, without special tokens.
+    `count_tokens` maps texts to their numbers of tokens, without special tokens. `adds_up` says
+    that the tokens of texts with white space between them add up, so that nothing is counted twice.
     """
-    pieces = _pieces(text, count_tokens, max_tokens, overlap_tokens)
-    max_chars = MAX_CHARS_PER_TOKEN * max_tokens
+    pieces = _pieces(text, blocks, count_tokens, max_tokens, overlap_tokens)
+    ranges = _pack(pieces, max_tokens, overlap_tokens)
 
-    # Pack pieces by the sum of their tokens: `ranges` has the (first, last) piece of each chunk.
-    ranges: list[tuple[int, int]] = []
-    first = total = 0
-    for n, piece in enumerate(pieces):
-        full = total + piece.num_tokens > max_tokens
-        if n > first and (full or piece.end - pieces[first].start > max_chars):
-            ranges.append((first, n - 1))
-            # The next chunk begins with the last pieces of this one, as many as there is room for.
-            room = min(overlap_tokens, max_tokens - piece.num_tokens)
-            first, total = n, 0
-            while first > 0 and piece.end - pieces[first - 1].start <= max_chars:
-                if total + pieces[first - 1].num_tokens > room:
-                    break
-                first -= 1
-                total += pieces[first].num_tokens
-        total += piece.num_tokens
-    if pieces:
-        ranges.append((first, len(pieces) - 1))
-
-    # The tokens of two sentences need not add up, so every chunk is counted as a whole. A chunk of
+    # Where the tokens of two sentences need not add up, a chunk is counted as a whole. A chunk of
     # several pieces that turns out too long is divided in two, and all are counted again.
     counts: list[int] = []
     while ranges:
         spans = [(pieces[i].start, pieces[j].end) for i, j in ranges]
-        counts = _count(text, spans, count_tokens)
+        counts = [sum(p.num_tokens for p in pieces[i : j + 1]) for i, j in ranges]
+        # Parts of a word, and sentences without a space between them, are counted as a whole.
+        unsure = [
+            n for n, (i, j) in enumerate(ranges) if not adds_up or not _spaced(pieces[i : j + 1])
+        ]
+        recounted = _count(text, [spans[n] for n in unsure], count_tokens)
+        for n, count in zip(unsure, recounted, strict=True):
+            counts[n] = count
         too_long = [count > max_tokens for count in counts]
         if all(i == j for (i, j), long in zip(ranges, too_long, strict=True) if long):
             break
         ranges = divide_ranges(ranges, too_long)
+
+    paths = _heading_paths(text, blocks)
     for (i, j), count in zip(ranges, counts, strict=True):
-        yield Span(pieces[i].start, pieces[j].end, count)
+        inside = pieces[i : j + 1]
+        # The headings of a chunk are those of its first sentence.
+        said = next((piece for piece in inside if not piece.leads), inside[-1])
+        headings, head = paths[said.block]
+        if head is not None and head < blocks[inside[0].block].start:
+            headings = (*headings, text[head : blocks[_block_at(blocks, head)].end])
+        first, last = blocks[inside[0].block], blocks[inside[-1].block]
+        yield ChunkPlace(
+            inside[0].start, inside[-1].end, count, first.page, last.page_end, headings
+        )
 
 
-def _ends_sentence(text: str, match: re.Match[str]) -> bool:
-    """Whether a match of `_END` ends a sentence."""
-    kind, at = match.lastgroup, match.start()
-    if kind == "line":
-        # A newline ends a sentence unless it only wraps one.
-        line = text[max(text.rfind("\n", 0, at) + 1, at - 400) : at].rstrip()
-        if _LIST_MARK.match(text, at + 1):
-            return True
-        if line.endswith((".", "!", "?", ":", "。", "！", "？", "؟", "…")):
-            return True
-        goes_on = text[at + 1 : at + 50].lstrip()[:1].islower()
-        return not goes_on and len(line) < _WRAPPED_CHARS
-    if kind != "stop":
-        return True
-    following = text[match.end() : match.end() + 200].lstrip()[:1]
-    if following.islower():
-        return False
-    if match["stop"] != ".":
-        return True
-    before = text[max(0, at - 24) : at]
-    if before[-1:].isdigit() and _GERMAN_DAY.match(text, at - 1):
-        return False
-    # "2. Open the valve": the number belongs to the words after it.
-    line_start = text.rfind("\n", max(0, at - 8), at) + 1
-    if _LIST_MARK.fullmatch(text[line_start : match.end()] + " "):
-        return False
-    if following.isdigit() and _BEFORE_NUMBER.search(before):
-        return False
-    # No sentence ends after "Dr.", but one may end after "at 9 p.m.".
-    return _ABBREVIATION.search(before) is None or _AFTER_HOURS.search(before) is not None
+def _spaced(pieces: list[_Piece]) -> bool:
+    return all(a.end < b.start for a, b in itertools.pairwise(pieces))
+
+
+def _pack(pieces: list[_Piece], max_tokens: int, overlap_tokens: int) -> list[tuple[int, int]]:
+    """Returns the (first, last) piece of each chunk, by the sums of the pieces' tokens."""
+    max_chars = MAX_CHARS_PER_TOKEN * max_tokens
+    ranges: list[tuple[int, int]] = []
+    first = total = 0
+    for n, piece in enumerate(pieces):
+        full = total + piece.num_tokens > max_tokens
+        new_section = n > first and piece.section != pieces[n - 1].section
+        if n > first and (new_section or full or piece.end - pieces[first].start > max_chars):
+            stop = n if new_section else _last_break(pieces, first, n, max_tokens)
+            ranges.append((first, stop - 1))
+            # The next chunk begins with what was moved to it, and before that with the last pieces
+            # of this one, as many as there is room for.
+            moved = sum(p.num_tokens for p in pieces[stop:n])
+            room = min(overlap_tokens, max_tokens - piece.num_tokens - moved)
+            first, total = stop, 0
+            while not new_section and first > 0 and pieces[first - 1].section == piece.section:
+                before = pieces[first - 1]
+                if piece.end - before.start > max_chars or total + before.num_tokens > room:
+                    break
+                first -= 1
+                total += before.num_tokens
+            while first < stop and not pieces[first].may_begin:
+                total -= pieces[first].num_tokens
+                first += 1
+            total += moved
+        total += piece.num_tokens
+    if pieces:
+        ranges.append((first, len(pieces) - 1))
+    return ranges
+
+
+def _last_break(pieces: list[_Piece], first: int, full_at: int, max_tokens: int) -> int:
+    """Returns where the chunk that began at `first` and is full at `full_at` best ends: not after
+    a heading, and not inside a list item, if what follows still fits into one chunk."""
+    at = full_at
+    moved = pieces[full_at].num_tokens
+    while at > first and (not pieces[at].may_begin or pieces[at - 1].leads):
+        at -= 1
+        moved += pieces[at].num_tokens
+        if moved > max_tokens:
+            return full_at
+    return at if at > first else full_at
+
+
+def _heading_paths(
+    text: str, blocks: Sequence[PlacedBlock]
+) -> list[tuple[tuple[str, ...], int | None]]:
+    """Returns for each block the headings above it, itself included where it is one, and the start
+    of the head row of its table."""
+    paths: list[tuple[tuple[str, ...], int | None]] = []
+    path: list[tuple[int, str]] = []
+    head: int | None = None
+    for n, block in enumerate(blocks):
+        if block.kind == "heading":
+            path = [(level, name) for level, name in path if level < block.level]
+            name = text[block.start : block.end].split("\n", 1)[0].lstrip("# ")
+            path.append((block.level, name[:MAX_HEADING_CHARS]))
+        if block.kind == "row":
+            is_first = n == 0 or blocks[n - 1].kind != "row"
+            head = block.start if block.level else None if is_first else head
+        else:
+            head = None
+        paths.append((tuple(name for _, name in path), head))
+    return paths
+
+
+def _block_at(blocks: Sequence[PlacedBlock], start: int) -> int:
+    return bisect.bisect_left(blocks, start, key=lambda block: block.start)
 
 
 def _pieces(
-    text: str, count_tokens: CountTokens, max_tokens: int, overlap_tokens: int
-) -> list[Span]:
+    text: str,
+    blocks: Sequence[PlacedBlock],
+    count_tokens: CountTokens,
+    max_tokens: int,
+    overlap_tokens: int,
+) -> list[_Piece]:
     """Sentences of at most `max_tokens` tokens; longer ones in parts that can form an overlap."""
     small = max(overlap_tokens // 2, max_tokens // 8, 1)
     # An extremely long sentence is cut by characters first: counting it whole is slow.
     waiting: list[tuple[int, int]] = []
-    for start, end in split_sentences(text):
-        if end - start > MAX_CHARS_PER_TOKEN * max_tokens:
-            waiting += _cut(text, start, end, 4 * small)
+    kinds: dict[int, _Piece] = {}
+    for piece in _sentences(text, blocks):
+        kinds[piece.start] = piece
+        if piece.end - piece.start > MAX_CHARS_PER_TOKEN * max_tokens:
+            waiting += _cut(text, piece.start, piece.end, 4 * small)
         else:
-            waiting.append((start, end))
+            waiting.append((piece.start, piece.end))
     done: list[Span] = []
     while waiting:
         counts = _count(text, waiting, count_tokens)
@@ -175,7 +236,38 @@ def _pieces(
             size = max(1, min(length // 2, length * small // num_tokens))
             too_long += _cut(text, start, end, size)
         waiting = too_long
-    return sorted(done)
+    pieces: list[_Piece] = []
+    for span in sorted(done):
+        # A later part of a long sentence may begin a chunk, whatever the sentence stands in.
+        whole = kinds.get(span.start)
+        last = pieces[-1] if pieces else None
+        base = whole or (last._replace(may_begin=True) if last else None)
+        assert base is not None
+        pieces.append(base._replace(start=span.start, end=span.end, num_tokens=span.num_tokens))
+    return pieces
+
+
+def _sentences(text: str, blocks: Sequence[PlacedBlock]) -> Iterator[_Piece]:
+    """Yields the sentences of the blocks; headings and table rows are one piece each."""
+    top = min((block.level for block in blocks if block.kind == "heading"), default=0)
+    section = 0
+    has_text = False  # whether the section has more than headings
+    for number, block in enumerate(blocks):
+        is_heading = block.kind == "heading"
+        if is_heading and block.level == top and has_text:
+            section += 1
+            has_text = False
+        has_text = has_text or not is_heading
+        leads = is_heading or (block.kind == "row" and block.level > 0)
+        if is_heading or block.kind == "row":
+            spans = [trim(text, block.start, block.end)]
+        else:
+            part = text if block.end - block.start == len(text) else text[block.start : block.end]
+            spans = [(block.start + s, block.start + e) for s, e in split_sentences(part)]
+        for place, (start, end) in enumerate(spans):
+            if start < end:
+                may_begin = place == 0 or block.kind != "item"
+                yield _Piece(start, end, 0, may_begin, leads, section, number)
 
 
 def divide_ranges(ranges: list[tuple[int, int]], too_long: list[bool]) -> list[tuple[int, int]]:
@@ -206,10 +298,10 @@ def _cut(text: str, start: int, end: int, size: int) -> Iterator[tuple[int, int]
             # An accent stays with its letter.
             while stop > start + 1 and unicodedata.combining(text[stop]):
                 stop -= 1
-        part = _trim(text, start, stop)
+        part = trim(text, start, stop)
         if part[0] < part[1]:
             yield part
-        start = _trim(text, stop, end)[0]
+        start = trim(text, stop, end)[0]
     if start < end:
         yield start, end
 
@@ -226,12 +318,3 @@ def _count(text: str, spans: list[tuple[int, int]], count_tokens: CountTokens) -
             counts += count_tokens(batch)
             batch, size = [], 0
     return counts + (count_tokens(batch) if batch else [])
-
-
-def _trim(text: str, start: int, end: int) -> tuple[int, int]:
-    """The span without the white space at its ends."""
-    while start < end and text[start].isspace():
-        start += 1
-    while end > start and text[end - 1].isspace():
-        end -= 1
-    return start, end

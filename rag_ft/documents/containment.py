@@ -7,12 +7,13 @@ many documents, such as a licence or a template, is no part of any.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
 from rag_ft.documents.near_duplicates import hash_words, splitmix64
-from rag_ft.schema import Chunk, Document, Reject
+from rag_ft.schema import Document, Reject
 from rag_ft.text import skeleton
 
 GRAM_WORDS = 13
@@ -53,16 +54,18 @@ class TestParts:
         owner = np.bincount(self._owners[places]).argmax()
         return len(places) / len(own), self._names[owner]
 
-    def without(self, chunks: Sequence[Chunk], rejects: list[Reject]) -> Iterator[Chunk]:
-        """The chunks of one document but those that hold a part of a test document; these become
-        rejects, which name it."""
+    def without(
+        self, chunks: Iterable[dict[str, Any]], rejects: list[Reject]
+    ) -> Iterator[dict[str, Any]]:
+        """The chunks (lines of chunks.jsonl) but those that hold a part of a test document; these
+        become rejects, which name it."""
         for chunk in chunks:
-            shared, owner = (0.0, "") if chunk.split == "test" else self.find(chunk.text)
+            shared, owner = (0.0, "") if chunk["split"] == "test" else self.find(chunk["text"])
             if not shared:
                 yield chunk
                 continue
             detail = f"{shared:.0%} of its {GRAM_WORDS}-word sequences stand in {owner}"
-            rejects.append(Reject(chunk.id, REASON, detail))
+            rejects.append(Reject(chunk["id"], REASON, detail))
 
 
 def grams(text: str) -> np.ndarray:

@@ -6,15 +6,23 @@ import json
 import logging
 import os
 import unicodedata
-from collections.abc import Container, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Container, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
 from rag_ft.config import Source
+from rag_ft.documents.blocks import PlacedBlock, blocks_of_text
 from rag_ft.documents.formats.cleaning import MAX_TITLE_CHARS, one_line, readable, tidy_in_place
 from rag_ft.documents.formats.content import UnreadableError
-from rag_ft.documents.reading import check_file, read_file
+from rag_ft.documents.reading import (
+    ReadFile,
+    ReadSettings,
+    check_file,
+    holds_documents,
+    read_file,
+    read_parts,
+)
 from rag_ft.errors import DataError
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import Reject, Split
@@ -61,6 +69,7 @@ class RawDocument:
     metadata: dict[str, Any]
     where: str
     folder: Path | None = None
+    blocks: list[PlacedBlock] = field(default_factory=list)
 
 
 def leads_out(file: SourceFile) -> bool:
@@ -74,6 +83,14 @@ def leads_out(file: SourceFile) -> bool:
         return False
     except (OSError, RuntimeError):  # a loop
         return True
+
+
+def check_link(file: SourceFile, follow_links: bool) -> None:
+    """Raises UnreadableError for a file that leads out of its source folder, unless links are
+    followed."""
+    if not follow_links and leads_out(file):
+        detail = "it leads out of the source folder or to nothing: set ingest.advanced.follow_links"
+        raise UnreadableError("link", detail)
 
 
 def find_files(sources: list[Path | Source]) -> list[SourceFile]:
@@ -154,68 +171,89 @@ def free_id(document: RawDocument, taken: Container[str]) -> str:
     return own
 
 
-def read_documents(
-    file: SourceFile, max_bytes: float, follow_links: bool = False
-) -> Iterator[RawDocument | Reject]:
-    """Yields the document of a file, or those of a JSONL file's lines.
-
-    What cannot be read gives a Reject; `max_bytes` limits a file or a line. `follow_links`: whether
-    a link may lead out of its source folder.
-    """
+def read_documents(file: SourceFile, settings: ReadSettings) -> Iterator[RawDocument | Reject]:
+    """Yields the document of a file, or those of an archive or a mailbox, with a partial Reject for
+    each part that could not be read. What cannot be read at all gives a Reject."""
     where = encodable(str(file.path))
-    if not follow_links and leads_out(file):
-        detail = "it leads out of the source folder or to nothing: set ingest.advanced.follow_links"
-        yield Reject(where, "link", detail)
-        return
     try:
-        # JSONL is no entry of FORMATS: one file holds many documents, with ids and splits of their
-        # own, while a reader of formats/ returns the text of one file.
-        if file.path.suffix.lower() == ".jsonl":
-            yield from _read_jsonl(file, max_bytes)
+        check_link(file, settings.follow_links)
+        if not holds_documents(file.path):
+            yield from _document(file, read_file(file.path, settings), file.id, where)
             return
-        content = read_file(file.path, max_bytes)
+        for name, found in read_parts(file.path, settings):
+            inner = f"{where}/{encodable(name)}"
+            if isinstance(found, UnreadableError):
+                yield Reject(inner, found.reason, found.detail)
+            else:
+                yield from _document(file, found, f"{file.id}/{path_id(name)}", inner)
     except UnreadableError as error:
         yield Reject(where, error.reason, error.detail)
-        return
+
+
+def _document(
+    file: SourceFile, found: ReadFile, own_id: str, where: str
+) -> Iterator[RawDocument | Reject]:
     yield RawDocument(
-        id=file.id,
-        title=content.title,
-        text=content.text,
+        id=own_id,
+        title=found.title,
+        text=found.text,
         source=where,
         split=file.split,
-        metadata=content.metadata,
+        metadata=found.metadata,
         where=where,
         folder=file.folder,
+        blocks=found.blocks,
     )
+    for part, reason in found.notes:
+        yield Reject(f"{where} {part}", "partly read", reason, partial=True)
 
 
-def _read_jsonl(file: SourceFile, max_bytes: float) -> Iterator[RawDocument | Reject]:
+def read_rows_of(
+    file: SourceFile, rows: Iterable[tuple[int, bytes | None]]
+) -> Iterator[RawDocument | Reject]:
+    """Yields the documents of lines of a JSONL file, given as (number, line); see `jsonl_lines`."""
+    for number, line in rows:
+        where = f"{encodable(str(file.path))} line {number}"
+        try:
+            yield raw_document(parse_row(line), file, where)
+        except UnreadableError as error:
+            yield Reject(where, error.reason, error.detail)
+
+
+def jsonl_lines(file: SourceFile, max_bytes: float) -> Iterator[tuple[int, bytes | None]]:
+    """Yields (number from 1, line) of a JSONL file of documents; nothing for one of questions.
+
+    Raises:
+        UnreadableError: the file cannot be read, has no lines, or holds questions although it is a
+            source of its own.
+    """
     check_file(file.path)
-    name = encodable(str(file.path))
-    num_rows = 0
+    empty = True
     try:
         for number, line in lines_within(file.path, max_bytes):
-            where = f"{name} line {number}"
-            try:
-                row = parse_row(line)
+            if empty and _is_question(line):
+                if file.alone:
+                    raise UnreadableError(
+                        "not documents",
+                        "the lines are questions: list the file in generate.questions",
+                    )
                 # A file of questions may lie among the documents: that is no error.
-                if not num_rows and "question" in row and "text" not in row:
-                    if file.alone:
-                        raise UnreadableError(
-                            "not documents",
-                            "the lines are questions: list the file in generate.questions",
-                        )
-                    logger.info("%s skipped: it has questions, not documents", name)
-                    return
-                num_rows += 1
-                yield raw_document(row, file, where)
-            except UnreadableError as error:
-                num_rows += 1
-                yield Reject(where, error.reason, error.detail)
+                logger.info("%s skipped: it has questions, not documents", file.path)
+                return
+            empty = False
+            yield number, line
     except OSError as error:
         raise UnreadableError("unreadable", error.strerror or str(error)) from error
-    if not num_rows:
+    if empty:
         raise UnreadableError("empty", "the file has no lines")
+
+
+def _is_question(line: bytes | None) -> bool:
+    try:
+        row = parse_row(line)
+    except UnreadableError:
+        return False
+    return "question" in row and "text" not in row
 
 
 def lines_within(path: Path, max_bytes: float) -> Iterator[tuple[int, bytes | None]]:
@@ -248,7 +286,8 @@ def parse_row(line: bytes | None) -> dict[str, Any]:
     if line is None:
         raise UnreadableError("too large", "line longer than ingest.advanced.max_document_mb")
     try:
-        row = json.loads(line.decode("utf-8-sig"))
+        # NaN and Infinity are no JSON, and no reader of what is written here knows them.
+        row = json.loads(line.decode("utf-8-sig"), parse_constant=lambda _: None)
         # An escape can write a lone surrogate, which no UTF-8 file can hold.
         if b"\\ud" in line.lower():
             row = encodable(row)
@@ -288,13 +327,15 @@ def raw_document(row: dict[str, Any], file: SourceFile, where: str) -> RawDocume
         raise UnreadableError("bad metadata", '"metadata" is not an object')
     own_id = one_line("" if own is None else str(own))
     title = one_line(str(row.get("title") or ""))[:MAX_TITLE_CHARS]
+    kept = tidy_in_place(text)
     return RawDocument(
         # Without an id the hash of the text: a line number changes when lines are added.
         id=own_id or content_hash(text),
         title=title or readable(own_id or encodable(file.path.stem)),
-        text=tidy_in_place(text),
+        text=kept,
         source=encodable(str(file.path)),
         split=split or file.split,
         metadata=metadata,
         where=where,
+        blocks=blocks_of_text(kept),
     )

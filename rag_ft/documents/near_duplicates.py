@@ -23,6 +23,8 @@ MAX_MISSED = 1e-3
 WORDS_PER_GRAM = 5
 # The 5-grams hashed at once: 4096 x 128 hashes are 4 MB.
 BLOCK_GRAMS = 4096
+# The words whose hashes are held: about 30 MB.
+MAX_HASHED_WORDS = 200_000
 # A Thai, Lao, Chinese or Japanese character is a word of its own.
 _WORD = re.compile(
     r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]"
@@ -40,6 +42,15 @@ def splitmix64(values: np.ndarray) -> np.ndarray:
     return values ^ (values >> np.uint64(31))
 
 
+class _WordHashes(dict[str, int]):
+    """The hashes of the words that were seen: most words come again and again."""
+
+    def __missing__(self, word: str) -> int:
+        self[word] = value = zlib.crc32(word.encode())
+        return value
+
+
+_hashes = _WordHashes()
 # One multiply-shift hash function a place: an odd factor and an offset.
 _FACTORS = splitmix64(np.arange(1, NUM_HASHES + 1, dtype=np.uint64)) | np.uint64(1)
 _OFFSETS = splitmix64(np.arange(NUM_HASHES + 1, 2 * NUM_HASHES + 1, dtype=np.uint64))
@@ -48,8 +59,10 @@ _OFFSETS = splitmix64(np.arange(NUM_HASHES + 1, 2 * NUM_HASHES + 1, dtype=np.uin
 def hash_words(text: str) -> np.ndarray:
     """A hash of each word of a text, uint64 (words,), in order. Punctuation does not count; a
     character of a script without spaces is a word."""
-    found = (zlib.crc32(match[0].encode()) for match in _WORD.finditer(text))
-    return np.fromiter(found, dtype=np.uint64)
+    found = _WORD.findall(text)
+    if len(_hashes) > MAX_HASHED_WORDS:
+        _hashes.clear()
+    return np.fromiter(map(_hashes.__getitem__, found), dtype=np.uint64, count=len(found))
 
 
 def signature(text: str) -> np.ndarray:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rag_ft.evaluation.metrics.squad import contains, token_f1
+from rag_ft.generation.question_patterns import REFERENCES, asks
 from rag_ft.prompts.prompt_set import is_abstention
 from rag_ft.relevance import Span, locate, occurrences
 from rag_ft.storage import encodable
@@ -49,10 +50,13 @@ class Failure:
 def parse_reply(text: str, finish_reason: str) -> WrittenPair | Failure:
     """The pair in a reply: a JSON object, possibly in a code fence or with words around it.
 
-    Failures: cut_off (the reply reached its length limit), bad_json, nothing_to_ask (no question).
+    A number, true or false is an answer. Failures: cut_off (the reply reached its length limit),
+    bad_json, nothing_to_ask (no question), form (control characters are left).
     """
-    decoder = json.JSONDecoder(strict=False)
+    # A number keeps its spelling: 2.50 is not 2.5.
+    decoder = json.JSONDecoder(strict=False, parse_int=str, parse_float=str)
     row: dict[str, Any] = {}
+    text = _whole_commands(text)
     start = text.find("{")
     # Take the first JSON object that has all keys; other braces may stand before it.
     while start >= 0 and len(text) <= MAX_REPLY_CHARACTERS and not set(PAIR_KEYS) <= row.keys():
@@ -64,12 +68,31 @@ def parse_reply(text: str, finish_reason: str) -> WrittenPair | Failure:
     if not set(PAIR_KEYS) <= row.keys():
         reason = "cut_off" if finish_reason == "length" else "bad_json"
         return Failure(reason, _shorten(text))
+    if isinstance(row["answer"], bool):
+        words = ("false", "true") if _TRUE_OR_FALSE.search(str(row["question"])) else ("no", "yes")
+        row["answer"] = words[row["answer"]]
     if not all(isinstance(row[key], str) for key in PAIR_KEYS):
         return Failure("bad_json", f"evidence, question and answer must be texts: {_shorten(text)}")
-    evidence, question, answer = (" ".join(row[key].split()) for key in PAIR_KEYS)
+    evidence, question, answer = (" ".join(_decoded(row[key]).split()) for key in PAIR_KEYS)
     if not question:
         return Failure("nothing_to_ask", _shorten(evidence))
+    if _CONTROLS.search(evidence + question + answer):
+        return Failure("form", f"control characters: {_shorten(question)}")
     return WrittenPair(evidence, question, answer)
+
+
+def _whole_commands(text: str) -> str:
+    r"""Doubles the backslash of LaTeX commands: JSON would read `\theta` as a tab and `heta`."""
+    return _ESCAPE.sub(lambda match: match[0] if match["is_escape"] else "\\" + match[0], text)
+
+
+def _decoded(text: str) -> str:
+    """Decodes escapes that a model wrote out: six characters that mean one."""
+    if "\\u" not in text:
+        return text
+    found = _WRITTEN_OUT.sub(lambda match: chr(int(match[1], 16)), text)
+    # A pair of surrogates is one character; a lone one is none.
+    return found.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 # Question and answer.
@@ -89,7 +112,7 @@ def check_form(pair: WrittenPair, kind: str) -> Failure | None:
     """The question has a question mark, a sensible length and no markup, and does not contain its
     answer."""
     question, words = pair.question, pair.question.split()
-    if not question.endswith(("?", "？", "؟", "\u037e")) and not _GREEK_QUESTION.search(question):
+    if not asks(question):
         return Failure("form", f"no question mark: {_shorten(question)}")
     # Languages that use endings where English uses words need fewer words for a question. Letters
     # that English lacks show such a language.
@@ -115,7 +138,7 @@ def check_form(pair: WrittenPair, kind: str) -> Failure | None:
 def check_stands_alone(question: str) -> Failure | None:
     """A reader who has not seen the passage understands the question: it neither refers to "the
     passage" nor asks about an "it" without a name."""
-    for pattern in _REFERENCES:
+    for pattern in REFERENCES:
         if match := pattern.search(question):
             return Failure("stands_alone", f"'{match[0]}': {_shorten(question)}")
     if _PRONOUN_SUBJECT.match(question):
@@ -235,53 +258,18 @@ def _shorten(text: str) -> str:
 
 # Patterns.
 
-
-def _pattern(*parts: str) -> re.Pattern[str]:
-    return re.compile("|".join(parts), re.IGNORECASE)
-
-
-# References to the passage. The detail of a rejected pair shows the match of the first pattern.
-_REFERENCES = (
-    # English.
-    _pattern(
-        r"\b(?:the|this|that|these|above|given|following|provided)"
-        r"\s+(?:passages?|excerpts?|paragraphs?|snippets?)\b",
-        # A text or context that is a thing in the documents ("the text editor") is no reference.
-        r"\b(?:the|this)\s+(?:text|context)\b"
-        r"(?!\s+(?:of|messages?|editor|file|field|box|windows?|menus?|lengths?|sizes?|switch"
-        r"|in which)\b)",
-        r"\b(?:this|that|above|given|following|provided)"
-        r"\s+(?:document|article|section|sentence|chapter|page|table|figure|report|study|paper"
-        r"|list|information|statement|chunk)\b",
-        r"\b(?:in|from|by|to|according to|based on|per)"
-        r"\s+the\s+(?:document|article|section|sentence|table|figure|information|statement|chunk"
-        r"|author|authors|text|list)\b(?!\s+(?:of|on|about|called|for)\b)",
-        r"\b(?:mentioned|described|listed|discussed|stated|shown|given)"
-        r"\s+(?:above|below|here|earlier)\b",
-        r"\bas\s+(?:mentioned|described|stated)\b",
-    ),
-    # German, French, Spanish, Italian, Portuguese, Dutch, Russian.
-    _pattern(
-        r"\b(?:im|dem|diesem|den|diesen|der|dieser|dieses|vorliegenden)"
-        r"\s+(?:Text|Textes|Abschnitt|Passage|Absatz|Textabschnitt)\b",
-        r"\b(?:diesem|dieses|vorliegenden)\s+(?:Dokument|Artikel)\b",
-        r"\b(?:le|ce|du|au)\s+(?:texte|passage|paragraphe|extrait)\b",
-        r"\bce\s+(?:document|article)\b|ci-dessus",
-        r"\b(?:el|este|del|al)\s+(?:texto|pasaje|fragmento|párrafo)\b",
-        r"\beste\s+(?:documento|artículo)\b",
-        r"\b(?:il|questo|nel|del|dal)\s+(?:testo|brano|paragrafo)\b",
-        r"\bquesto\s+(?:documento|articolo)\b",
-        r"\b(?:o|este|no|do)\s+(?:texto|trecho|parágrafo)\b",
-        r"\b(?:de|deze)\s+(?:passage|tekst|alinea)\b",
-        r"\b(?:в|этом|данном)\s+(?:тексте|отрывке|абзаце)\b",
-    ),
-    # Chinese, Japanese, Korean, Arabic.
-    _pattern(
-        r"本文|上文|这段|该段|短文中|(?:^|[，,：:、])文中|この文章|上記の|이 글|본문|النص|الفقرة"
-    ),
+# An escape of JSON, or the backslash of a command of LaTeX that begins like one.
+_ESCAPE = re.compile(
+    r"""(?P<is_escape>\\[\\"/] | \\u[0-9a-fA-F]{4} | \\[bfr](?![a-zA-Z])
+    | \\t(?!(?:heta|au|imes|o|ext\w*|anh?|ilde|op|riangle\w*|frac|herefore|bar)(?![a-zA-Z]))
+    | \\n(?!(?:u|abla|eq|e|ot|otin|eg|i|atural|earrow|mid|leq|geq|orm|onumber|ewline)(?![a-zA-Z])))
+    | \\""",
+    re.VERBOSE,
 )
-# Greek asks with a semicolon.
-_GREEK_QUESTION = re.compile(r"[\u0370-\u03ff\u1f00-\u1fff].*;$", re.DOTALL)
+_WRITTEN_OUT = re.compile(r"\\u([0-9a-fA-F]{4})")
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f]")
+_TRUE_OR_FALSE = re.compile(r"\btrue\b|\bfalse\b", re.IGNORECASE)
+
 _CHOICE = re.compile(r"\b(or|oder|ou)\b", re.IGNORECASE)
 _NUMBER = re.compile(r"\d+(?:[.,:'’]\d+)*|[〇零一二三四五六七八九十百千万億亿]+")
 # Of an answer in normal form; "no 5" is a number.

@@ -18,6 +18,7 @@ from rag_ft.relevance import Span, gold_chunks, locate, occurrences
 from rag_ft.retrieval.metadata_filter import Filter, parse_filters
 from rag_ft.schema import KINDS, SPLITS, Chunk, Document, Evidence, QAPair, Reject, Split
 from rag_ft.storage import content_hash, encodable
+from rag_ft.text import composed
 
 CONTEXT_CHARACTERS = 200
 MAX_LINE_BYTES = 1_000_000
@@ -74,7 +75,7 @@ class QuestionRow:
     def find_wanted(self, text: str) -> Evidence | None:
         """Where a text contains a wanted text word for word; None if nowhere."""
         for wanted in self.wanted:
-            if wanted in text and (found := occurrences(wanted, text)):
+            if composed(wanted) in composed(text) and (found := occurrences(wanted, text)):
                 return _best_fit(found, text, self.question)
         return None
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+import re
 from bisect import bisect
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 
-from rag_ft.documents.chunking import split_sentences
+from rag_ft.documents.sentences import split_sentences
 from rag_ft.errors import ConfigError
 from rag_ft.relevance import Span
 from rag_ft.schema import Chunk, Kind
@@ -22,6 +23,11 @@ DEFAULT_KINDS: dict[Kind, float] = {
     "unanswerable": 0.12,
     "multi_hop": 0.08,
 }
+
+# A longer line is a sentence without its full stop.
+MAX_HEADING_CHARS = 80
+# List items, table rows and fields are asked about.
+_LISTED = re.compile(r"[-*•‣–+]\s|\(?\w{1,3}[.)]\s|.*(?:\||: |=)")
 
 
 @dataclass(frozen=True)
@@ -135,8 +141,21 @@ def focus_sentences(chunk: Chunk, shared_until: int) -> list[Span]:
         if chunk.start + end > shared_until
         and any(character.isalnum() for character in chunk.text[start:end])
     ]
-    prose = [span for span in spans if not chunk.text[span[0] : span[1]].lstrip().startswith("#")]
+    prose = [span for span in spans if not _is_heading(chunk, span)]
     return prose or spans
+
+
+def _is_heading(chunk: Chunk, span: Span) -> bool:
+    """Whether a sentence is a heading: one of those that the chunk carries, marked as in Markdown,
+    or a short line without an end between blank lines, with text below it."""
+    text = chunk.text[span[0] : span[1]].strip()
+    if text.startswith("#") or text in (*chunk.headings, chunk.title):
+        return True
+    alone = span[0] == 0 or chunk.text[: span[0]].endswith("\n")
+    below = chunk.text[span[1] :]
+    short = len(text) <= MAX_HEADING_CHARS and "\n" not in text
+    unfinished = text[-1:].isalnum() or text[-1:] in ")]"
+    return alone and short and unfinished and below.startswith("\n\n") and not _LISTED.match(text)
 
 
 def spread(num_wanted: int, num_there: int) -> list[int]:

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Generic, Protocol, TypeVar
 
+from rag_ft.text import composed
+
 KEY_CHARACTERS = 8
 _ALPHANUMERIC = re.compile(r"[^\W_]+")
 
@@ -30,7 +32,9 @@ class RareWordIndex(Generic[Wanting]):
     """
 
     def __init__(self, rows: Iterable[Wanting]) -> None:
-        wanted = [(row, _ALPHANUMERIC.findall(text)) for row in rows for text in row.wanted]
+        wanted = [
+            (row, _ALPHANUMERIC.findall(composed(text))) for row in rows for text in row.wanted
+        ]
         num_rows = Counter(word for _, words in wanted for word in set(words))
         self._rows: dict[str, list[Wanting]] = defaultdict(list)
         for row, words in wanted:
@@ -46,7 +50,7 @@ class RareWordIndex(Generic[Wanting]):
 
     def candidates(self, text: str) -> list[Wanting]:
         """The rows that may be found in a text, each once. No other row is found in it."""
-        words = set(_ALPHANUMERIC.findall(text)) if self._rows else ()
+        words = set(_ALPHANUMERIC.findall(composed(text))) if self._rows else ()
         wanted = {found for word in words for found in self._within(word)}
         return list({id(row): row for word in wanted for row in self._rows[word]}.values())
 

@@ -94,6 +94,8 @@ class RunRetriever(BaseRetriever):
                     "title": chunk.title,
                     "document_id": chunk.document_id,
                     "split": chunk.split,
+                    "page": chunk.page,
+                    "headings": list(chunk.headings),
                 },
                 relationships={NodeRelationship.SOURCE: document},
             )

@@ -153,5 +153,7 @@ def _attributes(
         "chunk_id": chunk.id,
         "start": chunk.start,
         "end": chunk.end,
+        "page": chunk.page,
+        "headings": list(chunk.headings),
         "url": url,
     }

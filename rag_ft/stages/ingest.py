@@ -1,8 +1,8 @@
 """Reads the sources and writes documents.jsonl and chunks.jsonl, with splits by document.
 
-There are two passes, so that only one document's text is in memory at a time. The first reads and
-tidies every document into a temporary file and keeps its signature. Then near-duplicates are known
-and splits are decided. The second pass writes documents and chunks.
+There are two passes, so that only a few documents' texts are in memory at a time. In the first,
+worker processes read every document and cut it into chunks, and a temporary file takes both. Then
+near-duplicates are known and splits are decided. The second pass writes documents and chunks.
 """
 
 from __future__ import annotations
@@ -11,32 +11,34 @@ import hashlib
 import logging
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from rag_ft.config import IngestConfig
-from rag_ft.documents.chunking import CountTokens, split_chunks
+from rag_ft.documents.chunking import ChunkPlace
 from rag_ft.documents.containment import TestParts
-from rag_ft.documents.discovery import RawDocument, find_files, free_id, read_documents
-from rag_ft.documents.near_duplicates import groups, least_estimate, signature
+from rag_ft.documents.discovery import RawDocument, find_files, free_id
+from rag_ft.documents.near_duplicates import groups, least_estimate
+from rag_ft.documents.prepare import limits_of, prepare_all, prepare_settings
 from rag_ft.documents.splits import content_key, split_of, strictest
 from rag_ft.errors import ConfigError, DataError
-from rag_ft.model_hub import load_token_counter, resolve
+from rag_ft.model_hub import resolve
 from rag_ft.run_dir import RunDir
-from rag_ft.schema import Chunk, Document, Reject, Split
+from rag_ft.schema import Document, Reject, Split
 from rag_ft.session import Session
-from rag_ft.storage import read_jsonl, write_jsonl
+from rag_ft.storage import read_jsonl, read_rows, write_jsonl
 
 logger = logging.getLogger(__name__)
 # These rejects are no failures: min_kept_share does not count them.
 HARMLESS = frozenset({"unknown type", "duplicate"})
 
 
-def run(session: Session) -> dict[str, int | float]:
+def run(session: Session) -> dict[str, Any]:
     """Writes documents.jsonl, chunks.jsonl and rejects/ingest.jsonl, and returns their counts.
 
     A source that cannot be read is a reject.
@@ -47,13 +49,13 @@ def run(session: Session) -> dict[str, int | float]:
     """
     settings, run_dir = session.config.ingest, session.run_dir
     check(settings)
-    count_tokens = load_token_counter(resolve(session.config.encoder.model, "encoder"))
+    encoder = resolve(session.config.encoder.model, "encoder")
 
     # First pass: read everything; the split is not known yet.
     sources = Sources()
     unsplit = run_dir.documents_unsplit
     try:
-        write_jsonl(unsplit, sources.read(settings))
+        write_jsonl(unsplit, sources.read(settings, encoder))
         write_jsonl(run_dir.rejects("ingest"), sources.rejects)
         _check_kept(settings, sources, run_dir)
 
@@ -66,37 +68,38 @@ def run(session: Session) -> dict[str, int | float]:
                 logger.warning(
                     "the %s split has no documents: add documents, or set splits in JSONL", split
                 )
-        pairs = zip(read_jsonl(unsplit, Document), splits, strict=True)
-        write_jsonl(run_dir.documents, (replace(document, split=s) for document, s in pairs))
+
+        # Second pass: every document gets its split, and its chunks inherit it.
+        rows = zip(read_rows(unsplit), splits, strict=True)
+        write_jsonl(run_dir.documents, (document_row(row, split) for row, split in rows))
+        rows = zip(read_rows(unsplit), splits, strict=True)
+        num_chunks, num_leaking = write_chunks(run_dir, rows, sources.rejects)
     finally:
         unsplit.unlink(missing_ok=True)
-
-    num_chunks, num_leaking = _write_chunks(run_dir, settings, count_tokens, sources)
+    partial = sum(reject.partial for reject in sources.rejects)
     return {
-        "num_sources": len(sources.ids) + len(sources.rejects),
+        "num_sources": len(sources.ids) + len(sources.rejects) - partial,
         "num_documents": len(sources.ids),
-        "num_rejects": len(sources.rejects),
+        "num_rejects": len(sources.rejects) - partial,
+        "num_partly_read": partial,
         "num_chunks": num_chunks,
         "num_leaking_chunks": num_leaking,
         **{f"num_{split}_documents": splits.count(split) for split in ("train", "dev", "test")},
         "num_near_duplicate_groups": sum(number > 1 for number in Counter(near).values()),
+        **sources.summary(),
     }
 
 
-def _write_chunks(
-    run_dir: RunDir, settings: IngestConfig, count_tokens: CountTokens, sources: Sources
+def write_chunks(
+    run_dir: RunDir, rows: Iterable[tuple[dict[str, Any], Split]], rejects: list[Reject]
 ) -> tuple[int, int]:
-    """Second pass: writes the chunks, which inherit the split of their document; returns their
-    number, and that of chunks of train and dev documents that hold a part of a test document: they
-    are left out."""
+    """Writes the chunks of the documents in `rows`; returns their number, and that of chunks of
+    train and dev documents that hold a part of a test document: they are left out, and listed after
+    `rejects`."""
     parts = TestParts(lambda: read_jsonl(run_dir.documents, Document))
-    rows = read_jsonl(run_dir.documents, Document)
-    documents = tqdm(rows, desc="ingest: chunk", total=len(sources.ids), unit="doc")
     leaks: list[Reject] = []
     chunks = (
-        chunk
-        for document in documents
-        for chunk in parts.without(list(chunks_of(document, count_tokens, settings)), leaks)
+        chunk for row, split in rows for chunk in parts.without(chunk_rows(row, split), leaks)
     )
     num_chunks = write_jsonl(run_dir.chunks, chunks)
     if leaks:
@@ -108,7 +111,7 @@ def _write_chunks(
             leaks[0].detail,
             run_dir.rejects("ingest"),
         )
-        write_jsonl(run_dir.rejects("ingest"), [*sources.rejects, *leaks])
+        write_jsonl(run_dir.rejects("ingest"), [*rejects, *leaks])
     return num_chunks, len(leaks)
 
 
@@ -147,28 +150,50 @@ class Sources:
     rejects: list[Reject] = field(default_factory=list)
     by_id: dict[str, str] = field(default_factory=dict)
     by_text: dict[bytes, int] = field(default_factory=dict)
+    num_words: int = 0
+    num_pages: int = 0
 
-    def read(self, config: IngestConfig) -> Iterator[dict[str, Any]]:
+    def read(self, config: IngestConfig, encoder: Path) -> Iterator[dict[str, Any]]:
         """Yields the rows of the temporary file, and fills the lists meanwhile.
 
-        Each row is a Document whose split is a placeholder.
+        Each row is a document with its chunks, both without a split.
         """
-        files = find_files(config.sources)
-        for file in tqdm(files, desc="ingest: read", unit="file"):
-            max_bytes = config.advanced.max_document_mb * 2**20
-            for found in read_documents(file, max_bytes, config.advanced.follow_links):
-                kept = found if isinstance(found, Reject) else self.add(found)
-                if isinstance(kept, Reject):
-                    self.rejects.append(kept)
-                    continue
-                yield {
-                    "id": kept.id,
-                    "title": kept.title,
-                    "text": kept.text,
-                    "source": kept.source,
-                    "split": "train",
-                    "metadata": kept.metadata,
-                }
+        settings, limits = prepare_settings(config, encoder), limits_of(config)
+        files = tqdm(find_files(config.sources), desc="ingest", unit="file")
+        for found in prepare_all(files, settings, limits):
+            if isinstance(found, Reject):
+                self.rejects.append(found)
+                continue
+            kept = self.add(found.document)
+            if isinstance(kept, Reject):
+                self.rejects.append(kept)
+                continue
+            self.signatures.append(found.signature)
+            self.num_words += len(kept.text.split())
+            self.num_pages += int(kept.metadata.get("num_pages") or 0)
+            yield {
+                "id": kept.id,
+                "title": kept.title,
+                "text": kept.text,
+                "source": kept.source,
+                "metadata": kept.metadata,
+                "chunks": found.chunks,
+            }
+
+    def summary(self) -> dict[str, Any]:
+        """Returns what was found: words and pages, and how many sources were rejected or read in
+        part, by reason."""
+        parts = Counter(reject.detail.split(":")[0] for reject in self.rejects if reject.partial)
+        return {
+            "num_words": self.num_words,
+            "num_pages": self.num_pages,
+            "rejected_by_reason": dict(self.reasons().most_common()),
+            "partly_read_by_reason": dict(parts.most_common()),
+        }
+
+    def reasons(self) -> Counter[str]:
+        """Returns why sources were rejected, and how many."""
+        return Counter(reject.reason for reject in self.rejects if not reject.partial)
 
     def add(self, found: RawDocument) -> RawDocument | Reject:
         """Returns the document with an id that is unique, or why it is rejected."""
@@ -196,13 +221,12 @@ class Sources:
         self.ids.append(document.id)
         self.keys.append(content_key(document.text))
         self.fixed.append(document.split)
-        self.signatures.append(signature(document.text))
         return document
 
 
 def _check_kept(config: IngestConfig, sources: Sources, run_dir: RunDir) -> None:
     where = f"see {run_dir.rejects('ingest')}"
-    reasons = Counter(reject.reason for reject in sources.rejects)
+    reasons = sources.reasons()
     summary = ", ".join(f"{number} {reason}" for reason, number in reasons.most_common(4))
     if not sources.ids:
         paths = ", ".join(str(getattr(source, "path", source)) for source in config.sources)
@@ -240,21 +264,27 @@ def decide_splits(sources: Sources, near: list[int], config: IngestConfig) -> li
     return splits
 
 
-def chunks_of(
-    document: Document, count_tokens: CountTokens, config: IngestConfig
-) -> Iterator[Chunk]:
-    """Yields the chunks of a document in order, with ids `<document id>#<number from 0>`."""
-    spans = split_chunks(
-        document.text, count_tokens, config.chunk_tokens, config.advanced.chunk_overlap_tokens
-    )
-    for number, (start, end, num_tokens) in enumerate(spans):
-        yield Chunk(
-            id=f"{document.id}#{number}",
-            document_id=document.id,
-            title=document.title,
-            text=document.text[start:end],
-            start=start,
-            end=end,
-            num_tokens=num_tokens,
-            split=document.split,
-        )
+def document_row(row: dict[str, Any], split: Split) -> dict[str, Any]:
+    """Returns the line of documents.jsonl for a row of the temporary file."""
+    kept = {name: value for name, value in row.items() if name not in ("chunks", "metadata")}
+    return {**kept, "split": split, "metadata": row["metadata"]}
+
+
+def chunk_rows(row: dict[str, Any], split: Split) -> Iterator[dict[str, Any]]:
+    """Yields the lines of chunks.jsonl for a row of the temporary file, with ids
+    `<document id>#<number from 0>`."""
+    for number, chunk in enumerate(row["chunks"]):
+        place = ChunkPlace(*chunk)
+        yield {
+            "id": f"{row['id']}#{number}",
+            "document_id": row["id"],
+            "title": row["title"],
+            "text": row["text"][place.start : place.end],
+            "start": place.start,
+            "end": place.end,
+            "num_tokens": place.num_tokens,
+            "split": split,
+            "page": place.page,
+            "page_end": place.page_end,
+            "headings": place.headings,
+        }

@@ -1,97 +1,86 @@
-"""Decodes bytes to text and tidies text: the first and the last step of every reader."""
+"""Tidies text: the last step of every reader."""
 
 from __future__ import annotations
 
-import codecs
 import itertools
 import re
 import unicodedata
 
-from rag_ft.documents.formats.content import UnreadableError
 from rag_ft.storage import encodable
 
-BOMS = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    # UTF-32 stands before UTF-16, because its mark begins with that of UTF-16.
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
-MAX_CONTROL_SHARE = 0.01
 # The encoder reads the title before every chunk, so a title is short.
 MAX_TITLE_CHARS = 200
-# Western text has few bytes above 127. Other 8-bit encodings (KOI8, Shift-JIS) have mostly such
-# bytes, and decoding them as cp1252 gives wrong letters.
-MAX_CP1252_HIGH_SHARE = 0.25
 # A block of shorter lines is a list or verse, not a wrapped paragraph.
 MIN_WRAPPED_CHARS = 45
 
-_CONTROL_BYTES = bytes(set(range(32)) - set(b"\t\n\r\f\v\x1b")) + b"\x7f"
-_HIGH_BYTES = bytes(range(128, 256))
-# A list item, a table row, a quotation or a field ("Phone: 12") begins a line of its own.
-_KEEPS_LINE = re.compile(r"\s|[-*•‣–+|>#]|\d{1,3}[.)]\s|\(?\w{1,3}\)\s|[^\W\d_][\w ]{0,25}:\s")
+# A list item, a table row, a quotation, a field ("Phone: 12"), a setting or a command begins a line
+# of its own.
+_KEEPS_LINE = re.compile(
+    r"""\s | [-*•‣–+|>#$◦●○■□▪▫➢➤✓✔·] | \d{1,3}[.)]\s | \(?\w{1,3}\)\s
+    | (?:[A-Za-z]|[ivxIVX]{1,5})\.\s | o\s | [^\W\d_][\w ]{0,25}:\s | [\w.\[\]-]+\s?[:+]?=
+    | \S*[/\\]\S*\s?$
+    | (?:sudo|pip3?|npm|npx|git|cd|docker|apt(?:-get)?|curl|wget|mkdir|chmod|kubectl|ssh)\s""",
+    re.VERBOSE,
+)
+# Columns that blanks lay out, and the options of a command.
+_LAID_OUT = re.compile(r"\S(?: {3,}|\t+)\S|\s--?[a-z][\w-]*(?:[\s=]|$)")
+_BROKEN_WORD = re.compile(r"(?<=[^\W\d_])-[ \t]*\n[ \t]*(?=(\w{1,40}))")
+_LAST_WORD = re.compile(r"\w+$")
+# "Vor- und Nachteile": the hyphen stands for what follows.
+_CONJUNCTIONS = frozenset(
+    [
+        "und",
+        "oder",
+        "bzw",
+        "and",
+        "or",
+        "y",
+        "e",
+        "o",
+        "et",
+        "ou",
+        "og",
+        "och",
+        "eller",
+        "en",
+        "of",
+        "i",
+        "a",
+    ]
+)
 _NEWLINE = re.compile("\r\n?|[\v\f\x85\u2028\u2029]")
 # NUL and other controls, soft hyphen, zero-width space and byte order mark. Zero-width joiners
 # stay, because they change the meaning of some scripts.
-_INVISIBLE = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u200b\ufeff]")
-_SPACE = re.compile("[\u00a0\u202f\u2007]")
+_INVISIBLE = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u200b\u2060\ufeff]")
+_SPACE = re.compile("[\u00a0\u2000-\u200a\u202f\u205f]")
+_SOFT_BREAK = re.compile("\u00ad[ \t]*\n[ \t]*(?=\\w)")
+# Ligatures of Latin and Armenian, and the forms of Arabic letters, as some fonts of PDFs have them.
+_LIGATURE = re.compile("[\ufb00-\ufb06\ufb13-\ufb17\ufb50-\ufdc7\ufe70-\ufefc]")
+# C1 controls are what cp1252 has at their places, as in character references of HTML.
+_CONTROLS_OF_1252 = {
+    code: bytes((code,)).decode("cp1252", "ignore") for code in range(0x80, 0xA0) if code != 0x85
+}
 # The look-behind keeps the time linear for a line of a million spaces.
 _LINE_END = re.compile("(?<![ \t])[ \t]+(?=\n)")
 _BLANK_LINES = re.compile("\n{4,}")
 
 
-def decode(raw: bytes, declared: str | None = None) -> str:
-    """Returns the text of a file.
-
-    The encoding is that of the byte order mark, else UTF-8, else the declared one, else cp1252
-    where the bytes look like Western text.
-
-    Raises:
-        UnreadableError: "not text" for binary content or an unknown encoding.
-    """
-    for mark, encoding in BOMS:
-        if raw.startswith(mark):
-            try:
-                return raw.decode(encoding)
-            except UnicodeDecodeError as error:
-                detail = f"the byte order mark says {encoding}, but {error.reason}"
-                raise UnreadableError("not text", detail) from error
-    if len(raw.translate(None, _CONTROL_BYTES)) < (1 - MAX_CONTROL_SHARE) * len(raw):
-        raise UnreadableError("not text", "binary content, or UTF-16 without a byte order mark")
-
-    # ISO-2022 comes before UTF-8, because its bytes are ASCII and decode as UTF-8 too.
-    seven_bits = declared is not None and declared.lower().startswith("iso-2022-")
-    for name in [declared, "utf-8"] if seven_bits else ["utf-8", declared]:
-        try:
-            if name:
-                return raw.decode(name)
-        except (ValueError, LookupError):
-            # A page may declare anything: other letters, no encoding, or no encoding of text.
-            continue
-
-    # UTF-8 with a few damaged characters is still UTF-8.
-    text = raw.decode("utf-8", "replace")
-    if sum(c > "\x7f" for c in text) > 5 * text.count("\ufffd"):
-        return text
-    num_high = len(raw) - len(raw.translate(None, _HIGH_BYTES))
-    unknown = "neither UTF-8, UTF-16 with a byte order mark, nor cp1252"
-    if b"\x00" in raw or num_high > MAX_CP1252_HIGH_SHARE * len(raw):
-        raise UnreadableError("not text", unknown)
-    try:
-        return raw.decode("cp1252")
-    except UnicodeDecodeError as error:
-        raise UnreadableError("not text", unknown) from error
-
-
-def tidy(text: str) -> str:
+def tidy(text: str, *, keep_indent: bool = False) -> str:
     """Returns the text in NFC with LF as newline, ordinary spaces and no control characters.
 
-    At most two blank lines stand in a row, and no line ends in a space.
+    Ligatures become letters, and a word that a soft hyphen breaks at the end of a line is whole.
+    At most two blank lines stand in a row, and no line ends in a space. With `keep_indent` the
+    blanks before the first line stay.
     """
-    text = _SPACE.sub(" ", _INVISIBLE.sub("", _NEWLINE.sub("\n", text)))
-    text = unicodedata.normalize("NFC", encodable(text))
-    return _BLANK_LINES.sub("\n\n\n", _LINE_END.sub("", text)).strip()
+    text = _NEWLINE.sub("\n", text)
+    if not text.isascii():
+        text = _SOFT_BREAK.sub("", text).translate(_CONTROLS_OF_1252)
+        text = _LIGATURE.sub(lambda match: unicodedata.normalize("NFKC", match[0]), text)
+        text = unicodedata.normalize("NFC", encodable(_SPACE.sub(" ", text)))
+    text = _INVISIBLE.sub("", text)
+    if "\n" in text:
+        text = _BLANK_LINES.sub("\n\n\n", _LINE_END.sub("", text))
+    return text.strip("\n").rstrip() if keep_indent else text.strip()
 
 
 def tidy_in_place(text: str) -> str:
@@ -103,28 +92,60 @@ def tidy_in_place(text: str) -> str:
     return encodable(text)
 
 
-def unwrap(text: str) -> str:
-    """Replaces the line breaks inside wrapped paragraphs by spaces, one by one.
+def unwrap(text: str, whole: str = "", min_chars: int = MIN_WRAPPED_CHARS) -> str:
+    """Replaces the line breaks inside wrapped paragraphs by spaces, and makes broken words whole;
+    see `join_broken_words`.
 
     A line continues in the next where that begins in lower case, or where its first word would not
-    have fitted: the line is at least 45 characters long and nearly as long as the longest of its
-    block. Lists, tables, verse and fields keep their lines.
+    have fitted: the line is at least `min_chars` long and nearly as long as the longest of its
+    block. Lists, tables, verse, fields, settings and commands keep their lines.
     """
     blocks = []
-    for block in text.split("\n\n"):
+    for block in join_broken_words(text, whole).split("\n\n"):
         lines = block.split("\n")
         width = max(map(len, lines))
-        if width < MIN_WRAPPED_CHARS:
+        if width < min_chars:
             blocks.append(block)
             continue
         parts = [lines[0]]
         for line, following in itertools.pairwise(lines):
-            word = following.split(" ", 1)[0]
-            full = len(line) >= MIN_WRAPPED_CHARS and len(line) + 1 + len(word) > 0.85 * width
-            goes_on = word[:1].islower() or (full and not _KEEPS_LINE.match(following))
-            parts += [" " if goes_on and word and "|" not in line else "\n", following]
+            parts += [" " if _goes_on(line, following, width, min_chars) else "\n", following]
         blocks.append("".join(parts))
     return "\n\n".join(blocks)
+
+
+def _goes_on(line: str, following: str, width: int, min_chars: int) -> bool:
+    """Whether a paragraph of `width` characters continues from one line to the next."""
+    word = following.split(" ", 1)[0]
+    if not word or "|" in line or _KEEPS_LINE.match(following):
+        return False
+    if _LAID_OUT.search(line) or _LAID_OUT.search(following) or line.endswith(":"):
+        return False
+    if word[0].islower():
+        return len(line) > width / 3 and not line.endswith((".", "!", "?", ";"))
+    return len(line) >= min_chars and len(line) + 1 + len(word) > 0.85 * width
+
+
+def join_broken_words(text: str, whole: str = "") -> str:
+    """Joins the words that a hyphen breaks at the end of a line.
+
+    A compound keeps its hyphen where `whole`, the document around the text, has it in one line
+    (`north-west`), and so do ranges and names (`10-20`, `Nord-Süd`). The hyphen of `Vor- und
+    Nachteile` keeps its blank.
+    """
+    if "-" not in text:
+        return text
+
+    def join(match: re.Match[str]) -> str:
+        left = _LAST_WORD.findall(text[max(0, match.start() - 40) : match.start()])[0]
+        right = match[1]
+        if right.lower() in _CONJUNCTIONS:
+            return "- "
+        broken = left[-1].islower() and right[0].islower() and len(left) > 1
+        return "" if broken and f"{left}-{right}" not in (whole or text) else "-"
+
+    text = re.sub(r"(?<=\d)-[ \t]*\n[ \t]*(?=\d)", "-", text)
+    return _BROKEN_WORD.sub(join, text)
 
 
 def one_line(text: str) -> str:

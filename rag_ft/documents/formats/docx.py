@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-import io
-import zipfile
+import posixpath
 from collections.abc import Iterator
 from xml.etree import ElementTree
 
 from rag_ft.documents.formats.cleaning import is_program_title
-from rag_ft.documents.formats.content import MALFORMED_FILE_ERRORS, Content, UnreadableError
+from rag_ft.documents.formats.content import Block, BlockKind, Content, UnreadableError
+from rag_ft.documents.formats.docx_styles import (
+    Numbering,
+    Style,
+    W,
+    list_of,
+    outline_level,
+    read_styles,
+    style_by_id,
+)
+from rag_ft.documents.formats.office_math import M, equation_text
+from rag_ft.documents.formats.package import Package
+from rag_ft.documents.formats.scripts import END, SUB, SUP, plain_scripts
+from rag_ft.documents.formats.symbol_fonts import symbol
 
-# A part that unpacks to more than this multiple of the file is a zip bomb.
-MAX_EXPANSION = 100
-
-_NAMESPACE = "http://schemas.openxmlformats.org/wordprocessingml/2006/main"
-# Word uses this one for files saved as "Strict Open XML Document".
-_STRICT_NAMESPACE = "http://purl.oclc.org/ooxml/wordprocessingml/main"
-W = f"{{{_NAMESPACE}}}"
 _MC = "{http://schemas.openxmlformats.org/markup-compatibility/2006}"
+_R = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}"
 # These stand around paragraphs, tables, rows or cells: content controls, custom XML, insertions.
 _WRAPPERS = frozenset(
     (
@@ -31,12 +37,16 @@ _WRAPPERS = frozenset(
     )
 )
 # The fallback repeats the choice before it, and moved text stands at its new place.
-_LEFT_OUT = frozenset((f"{_MC}Fallback", f"{W}moveFrom", f"{W}pPr"))
+_LEFT_OUT = frozenset((f"{_MC}Fallback", f"{W}moveFrom", f"{W}pPr", f"{W}rPr", f"{W}del"))
 _CHARACTERS = {f"{W}tab": "\t", f"{W}br": "\n", f"{W}cr": "\n", f"{W}noBreakHyphen": "-"}
+_RAISED = {"superscript": SUP, "subscript": SUB}
+# Word files inside a Word file are read to this depth.
+MAX_IMPORTS = 3
 
 
-def read_docx(raw: bytes) -> Content:
-    """Returns paragraphs and headings as blocks, list items and table rows as lines.
+def read_docx(raw: bytes, depth: int = 0) -> Content:
+    """Returns headings, paragraphs, list items and table rows, notes after the paragraph that
+    refers to them, and the text of imported parts.
 
     Cells are separated by ` | `. The title is the first heading, else that of the file's
     properties.
@@ -44,73 +54,223 @@ def read_docx(raw: bytes) -> Content:
     Raises:
         UnreadableError: "corrupt", "encrypted", or "too large" when unpacked.
     """
-    # The signature of OLE files: Word 97-2003, and what a password encrypts.
-    if raw.startswith(b"\xd0\xcf\x11\xe0"):
-        raise UnreadableError(
-            "encrypted", "password-protected or older than Word 2007; save it as plain .docx"
-        )
-    try:
-        with zipfile.ZipFile(io.BytesIO(raw)) as archive:
-            body = _part(archive, "word/document.xml", len(raw)).find(f"{W}body")
-            title = ""
-            if "docProps/core.xml" in archive.namelist():
-                properties = _part(archive, "docProps/core.xml", len(raw))
-                title = properties.findtext("{http://purl.org/dc/elements/1.1/}title") or ""
-        # This stands inside the try, because elements may nest too deep for recursion.
-        blocks = list(_blocks(body)) if body is not None else []
-    except (
-        zipfile.BadZipFile,
-        KeyError,
-        ElementTree.ParseError,
-        NotImplementedError,
-        *MALFORMED_FILE_ERRORS,
-    ) as error:
-        raise UnreadableError("corrupt", f"Word file: {error}") from error
+    with Package(raw, "Word file") as package:
+        reader = _DocxReader(package, depth)
+        blocks = list(reader.blocks())
+        title = package.title()
     if is_program_title(title):
         title = ""
-    # The style of a heading has its English or German name ("berschrift1" in German files).
-    for style, text in blocks:
-        if style.lower().startswith(("title", "heading", "berschrift")):
-            title = text
-            break
-    lines = (f"{text}\n" if style in ("row", "list") else f"\n{text}\n\n" for style, text in blocks)
-    return Content(title, "".join(lines))
+    heading = next((block.text for block in blocks if block.kind == "heading"), None)
+    return Content(heading or title, blocks, notes=reader.lost)
 
 
-def _part(archive: zipfile.ZipFile, name: str, packed_size: int) -> ElementTree.Element:
-    """Parses one XML file of the archive."""
-    if archive.getinfo(name).file_size > MAX_EXPANSION * packed_size:
-        raise UnreadableError(
-            "too large", f"the Word file unpacks to more than {MAX_EXPANSION} times its size"
-        )
-    xml = archive.read(name).replace(_STRICT_NAMESPACE.encode(), _NAMESPACE.encode())
-    return ElementTree.fromstring(xml)
+class _DocxReader:
+    """Reads the main part of a package, with what other parts say about it."""
+
+    def __init__(self, package: Package, depth: int) -> None:
+        self.package, self.depth = package, depth
+        self.main = package.main_part("word/document.xml")
+        tree = package.xml(self.main)
+        if tree is None:
+            raise UnreadableError("corrupt", f"Word file: it has no {self.main}")
+        self.body = tree.find(f"{W}body")
+        self.relations = package.relations(self.main)
+        self.styles = read_styles(self._related("styles"))
+        self.numbering = Numbering.of(self._related("numbering"))
+        self.notes = {
+            kind: {
+                note.get(f"{W}id", ""): note
+                for note in tree
+                if note.get(f"{W}type") in (None, "normal")
+            }
+            for kind, tree in (
+                ("footnote", self._related("footnotes")),
+                ("endnote", self._related("endnotes")),
+            )
+            if tree is not None
+        }
+        # The notes that the paragraph at hand refers to, and how many there were so far.
+        self.referred: list[tuple[str, ElementTree.Element]] = []
+        self.num_notes = 0
+        self.lost: list[tuple[str, str]] = []
+
+    def _related(self, kind: str) -> ElementTree.Element | None:
+        names = [name for own, name in self.relations.values() if own == kind]
+        folder = posixpath.dirname(self.main)
+        return self.package.xml(names[0] if names else posixpath.join(folder, f"{kind}.xml"))
+
+    def blocks(self) -> Iterator[Block]:
+        """Yields the blocks of the document."""
+        if self.body is not None:
+            yield from self._blocks(self.body)
+
+    def _blocks(self, parent: ElementTree.Element) -> Iterator[Block]:
+        previous: BlockKind | None = None
+        for child in _unwrapped(parent):
+            if child.tag == f"{W}p":
+                found = self._paragraph_blocks(child, after_item=previous == "item")
+            elif child.tag == f"{W}tbl":
+                found = self._rows(child)
+            elif child.tag == f"{W}altChunk":
+                found = self._imported(child)
+            elif child.tag in (f"{M}oMathPara", f"{M}oMath"):
+                found = iter([Block("paragraph", equation_text(child))])
+            else:
+                continue
+            for block in found:
+                yield block
+                previous = block.kind
+
+    def _paragraph_blocks(
+        self, paragraph: ElementTree.Element, *, after_item: bool
+    ) -> Iterator[Block]:
+        """Yields the paragraph, if it has text, and the notes that it refers to."""
+        text = self._text(paragraph)
+        properties = paragraph.find(f"{W}pPr")
+        style = self._style(properties)
+        own = list_of(properties)
+        num = own if own is not None else style.num
+        level = outline_level(properties) or style.heading
+        if text and level:
+            yield Block("heading", " ".join(text.split()), min(level, 6))
+        elif text and num is not None and num[0] != "0":
+            marker = "  " * num[1] + self.numbering.marker(*num)
+            yield Block("item", marker + text, tight=after_item)
+        elif text:
+            is_caption = style.name.lower() in ("caption", "beschriftung")
+            yield Block("caption" if is_caption else "paragraph", text)
+        yield from self._footnotes()
+
+    def _style(self, properties: ElementTree.Element | None) -> Style:
+        found = None if properties is None else properties.find(f"{W}pStyle")
+        style_id = "" if found is None else found.get(f"{W}val", "")
+        return self.styles.get(style_id) or style_by_id(style_id)
+
+    def _footnotes(self) -> Iterator[Block]:
+        referred, self.referred = self.referred, []
+        for mark, note in referred:
+            text = " ".join(filter(None, (self._text(p) for p in note.iter(f"{W}p"))))
+            if text:
+                yield Block("footnote", f"[{mark}] {text}")
+
+    def _imported(self, element: ElementTree.Element) -> Iterator[Block]:
+        """Yields the blocks of a part that was imported as HTML, MHT, text or Word."""
+        kind, name = self.relations.get(element.get(f"{_R}id", ""), ("", ""))
+        suffix = posixpath.splitext(name)[1].lower()
+        try:
+            if self.depth >= MAX_IMPORTS:
+                raise UnreadableError("too deep", "Word files inside Word files")
+            yield from _read_part(self.package.read(name), suffix, self.depth)
+        except (UnreadableError, KeyError) as error:
+            self.lost.append((f"imported part {name or kind}", str(error)))
+
+    def _rows(self, table: ElementTree.Element) -> Iterator[Block]:
+        """Yields the rows of a table; a table inside a cell follows the row that holds it. A cell
+        that is merged with those below is repeated in their rows."""
+        above: dict[int, str] = {}
+        is_first = True
+        for row in _unwrapped(table, "tr"):
+            cells = list(_unwrapped(row, "tc"))
+            texts = []
+            column = 0
+            for cell in cells:
+                properties = cell.find(f"{W}tcPr")
+                text = self._cell(cell)
+                merged = None if properties is None else properties.find(f"{W}vMerge")
+                if merged is not None and merged.get(f"{W}val") != "restart" and not text:
+                    text = above.get(column, "")
+                above[column] = text
+                texts.append(text)
+                span = None if properties is None else properties.find(f"{W}gridSpan")
+                width = "" if span is None else span.get(f"{W}val", "")
+                column += int(width) if width.isdecimal() and len(width) < 4 else 1
+            if any(texts):
+                marked = row.find(f"{W}trPr/{W}tblHeader") is not None
+                yield Block("row", " | ".join(texts), int(marked and is_first), tight=not is_first)
+                is_first = False
+            for cell in cells:
+                for inner in _unwrapped(cell, "tbl"):
+                    yield from self._rows(inner)
+            yield from self._footnotes()
+
+    def _cell(self, cell: ElementTree.Element) -> str:
+        """Returns a cell in one line: `;` between list items, blanks for every other break."""
+        text = ""
+        for paragraph in _unwrapped(cell, "p"):
+            properties = paragraph.find(f"{W}pPr")
+            num = list_of(properties) or self._style(properties).num
+            said = " ".join(self._text(paragraph).split())
+            is_item = num is not None and num[0] != "0"
+            text += ("; " if is_item and text else " " if text else "") + said if said else ""
+        return text.strip()
+
+    def _text(self, element: ElementTree.Element) -> str:
+        return plain_scripts("".join(self._runs(element, ""))).strip()
+
+    def _runs(self, element: ElementTree.Element, font: str) -> Iterator[str]:
+        """Yields the texts of a paragraph and the characters that elements stand for."""
+        for child in element:
+            tag = child.tag
+            if tag == f"{W}t":
+                text = child.text or ""
+                yield "".join(
+                    symbol(font, ord(c)) if "\uf000" <= c <= "\uf0ff" else c for c in text
+                )
+            elif tag in _CHARACTERS:
+                yield _CHARACTERS[tag]
+            elif tag == f"{W}sym":
+                code = child.get(f"{W}char", "")
+                yield symbol(child.get(f"{W}font", ""), int(code, 16) if code.isalnum() else 0)
+            elif tag == f"{W}r":
+                yield from self._run(child)
+            elif tag in (f"{W}footnoteReference", f"{W}endnoteReference"):
+                yield self._reference(child)
+            elif tag in (f"{M}oMath", f"{M}oMathPara"):
+                yield equation_text(child)
+            elif tag == f"{W}txbxContent":
+                # The paragraphs of a text box get lines of their own.
+                yield from (f"\n{block.text}" for block in self._blocks(child))
+                yield "\n"
+            elif tag not in _LEFT_OUT:
+                yield from self._runs(child, font)
+
+    def _run(self, run: ElementTree.Element) -> Iterator[str]:
+        font = run.find(f"{W}rPr/{W}rFonts")
+        name = "" if font is None else font.get(f"{W}ascii", "") or font.get(f"{W}hAnsi", "")
+        raised = run.find(f"{W}rPr/{W}vertAlign")
+        mark = _RAISED.get("" if raised is None else raised.get(f"{W}val", ""), "")
+        text = "".join(self._runs(run, name))
+        # The reference to a note is set apart already.
+        yield f"{mark}{text}{END}" if mark and text and not text.startswith(" [") else text
+
+    def _reference(self, element: ElementTree.Element) -> str:
+        kind = element.tag.removeprefix(W).removesuffix("Reference")
+        note = self.notes.get(kind, {}).get(element.get(f"{W}id", ""))
+        if note is None:
+            return ""
+        self.num_notes += 1
+        self.referred.append((str(self.num_notes), note))
+        return f" [{self.num_notes}]"
 
 
-def _blocks(parent: ElementTree.Element) -> Iterator[tuple[str, str]]:
-    """Yields (style, text) of paragraphs and table rows that have text, in document order."""
-    for child in _unwrapped(parent):
-        if child.tag == f"{W}p":
-            text = _paragraph(child)
-            style = child.find(f"{W}pPr/{W}pStyle")
-            if text and child.find(f"{W}pPr/{W}numPr") is not None:
-                yield "list", f"- {text}"
-            elif text:
-                yield style.get(f"{W}val", "") if style is not None else "", text
-        elif child.tag == f"{W}tbl":
-            yield from _rows(child)
+def _read_part(raw: bytes, suffix: str, depth: int) -> list[Block]:
+    """Returns the blocks of an imported part."""
+    from rag_ft.documents.formats.html import read_html
+    from rag_ft.documents.formats.mail import html_of_mht
+    from rag_ft.documents.formats.rtf import read_rtf
+    from rag_ft.documents.formats.text import read_text
 
-
-def _rows(table: ElementTree.Element) -> Iterator[tuple[str, str]]:
-    """Yields ("row", cells) of a table; a table inside a cell follows the row that holds it."""
-    for row in _unwrapped(table, "tr"):
-        cells = list(_unwrapped(row, "tc"))
-        texts = [" ".join(map(_paragraph, _unwrapped(cell, "p"))).strip() for cell in cells]
-        if any(texts):
-            yield "row", " | ".join(texts)
-        for cell in cells:
-            for inner in _unwrapped(cell, "tbl"):
-                yield from _rows(inner)
+    if suffix in (".docx", ".docm", ".dotx"):
+        return read_docx(raw, depth + 1).blocks
+    if suffix in (".mht", ".mhtml"):
+        return read_html(html_of_mht(raw)).blocks
+    if suffix in (".htm", ".html", ".xhtml", ".xht"):
+        return read_html(raw).blocks
+    if suffix in (".txt", ".text"):
+        return read_text(raw).blocks
+    if suffix == ".rtf":
+        return read_rtf(raw).blocks
+    raise UnreadableError("unknown type", suffix)
 
 
 def _unwrapped(parent: ElementTree.Element, name: str = "") -> Iterator[ElementTree.Element]:
@@ -120,22 +280,3 @@ def _unwrapped(parent: ElementTree.Element, name: str = "") -> Iterator[ElementT
             yield from _unwrapped(child, name)
         elif not name or child.tag == f"{W}{name}":
             yield child
-
-
-def _paragraph(element: ElementTree.Element) -> str:
-    return "".join(_runs(element)).strip()
-
-
-def _runs(element: ElementTree.Element) -> Iterator[str]:
-    """Yields the texts of a paragraph and the characters that elements stand for."""
-    for child in element:
-        if child.tag == f"{W}t":
-            yield child.text or ""
-        elif child.tag in _CHARACTERS:
-            yield _CHARACTERS[child.tag]
-        elif child.tag == f"{W}txbxContent":
-            # The paragraphs of a text box get lines of their own.
-            yield from (f"\n{text}" for _, text in _blocks(child))
-            yield "\n"
-        elif child.tag not in _LEFT_OUT:
-            yield from _runs(child)

@@ -1,118 +1,345 @@
-"""Reads HTML files: BeautifulSoup's tree to plain text.
-
-lxml parses, because it knows which end tags may be left out (`<td>a<td>b`), in linear time.
-"""
+"""Reads HTML files: the tree of lexbor, a parser that follows the HTML standard, to blocks."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
-from rag_ft.documents.formats.cleaning import decode, one_line
-from rag_ft.documents.formats.content import Content, UnreadableError
-
-_NOT_TEXT = ("script", "style", "noscript", "template", "svg", "iframe", "title")
-DROPPED = frozenset((*_NOT_TEXT, "nav", "button", "select"))
+from rag_ft.documents.formats.cleaning import one_line
+from rag_ft.documents.formats.content import Block, BlockKind, Content, UnreadableError
+from rag_ft.documents.formats.encodings import declared_charset, decode
+from rag_ft.documents.formats.mathml import formula_text
+from rag_ft.documents.formats.numerals import numeral
+from rag_ft.documents.formats.scripts import END, SUB, SUP, plain_scripts
 
 _HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
-_SECTIONS = ("address", "article", "aside", "body", "div", "footer", "form", "header", "main")
-_TEXTS = ("blockquote", "details", "figcaption", "figure", "hr", "p", "pre", "section", "summary")
-_LISTS = ("dd", "dl", "dt", "ol", "ul", "fieldset")
-_TABLES = ("caption", "table", "tbody", "tfoot", "thead")
-BLOCKS = frozenset(_HEADINGS + _SECTIONS + _TEXTS + _LISTS + _TABLES)
-# A cell that holds one of these lays out the page: it is no cell of a table of facts.
-_LAYOUT = ("table", *_HEADINGS)
+_NOT_TEXT = ("script", "style", "template", "svg", "title", "head", "iframe", "noscript", "object")
+DROPPED = frozenset((*_NOT_TEXT, "mjx-math"))
+# Elements that end the words before and after them; every other element stands inside a line.
+BLOCKS = frozenset(
+    f"""{" ".join(_HEADINGS)} address article aside audio blockquote body canvas caption center dd
+    details dialog dir div dl dt fieldset figcaption figure footer form header hgroup hr html legend
+    li listing main menu ol optgroup option p plaintext pre search section summary table tbody
+    textarea tfoot thead tr ul video xmp""".split()
+)
+_KINDS: dict[str, BlockKind] = {
+    **dict.fromkeys(_HEADINGS, "heading"),
+    **dict.fromkeys(("pre", "listing", "xmp", "textarea"), "code"),
+    **dict.fromkeys(("caption", "figcaption"), "caption"),
+}
+# What draws a formula that stands beside as MathML or TeX.
+_DRAWN_FORMULA = re.compile(
+    r"(?:^|\s)(?:katex-html|MathJax(?:_\w+)?|mwe-math-fallback-\S+)(?:\s|$)"
+)
+_LAYOUT = frozenset(("table", *_HEADINGS))
+# A rowspan that a page claims repeats its cell in at most this many rows.
+MAX_ROWSPAN = 1000
+
+_SKIPPED = re.compile(
+    r"<!--.*?(?:-->|\Z)|<(?P<raw>script|style|textarea|title|xmp)\b.*?</(?P=raw)\s*>"
+    r"|<(?P<rawend>noscript|iframe)\b[^>]*>.*?</(?P=rawend)\s*>"
+    r"|<(?P<end>/?)(?P<name>nav|button|select|datalist)\b(?:[^>\"']|\"[^\"]*\"|'[^']*')*>",
+    re.DOTALL | re.IGNORECASE,
+)
+_XHTML = re.compile(r"\s*(?:<\?xml|<!DOCTYPE html PUBLIC \"-//W3C//DTD XHTML)", re.IGNORECASE)
 
 
 def read_html(raw: bytes) -> Content:
-    """Returns the text with a blank line between blocks and a line per list item and table row.
+    """Returns headings, paragraphs, list items, table rows and code; cells are parted by ` | `.
 
-    Cells are separated by ` | `. The title is the first h1, else the title element, else the first
-    h2 or h3.
+    Scripts, navigation and controls are left out. The title is the first h1, else the title
+    element, else the first h2 or h3.
 
     Raises:
-        UnreadableError: "not text", or "corrupt" where the parser gives up.
+        UnreadableError: "not text".
     """
-    from bs4 import BeautifulSoup
-    from bs4.dammit import EncodingDetector
-    from bs4.exceptions import ParserRejectedMarkup
+    return content_of_html(decode(raw, declared_charset(raw)))
 
-    declared = EncodingDetector.find_declared_encoding(
-        raw, is_html=True, search_entire_document=False
-    )
-    # A declaration that can be read byte by byte is not UTF-16, whatever it says. By the HTML
-    # standard such a page is UTF-8.
-    if declared and declared.lower().startswith(("utf-16", "utf-32")):
-        declared = None
-    text = decode(raw, declared)
+
+def content_of_html(text: str) -> Content:
+    """Returns the content of a page that is decoded already.
+
+    Raises:
+        UnreadableError: "corrupt" where the parser gives up.
+    """
+    from selectolax.lexbor import LexborHTMLParser
+
     try:
-        soup = BeautifulSoup(text, "lxml")
-    except (AssertionError, RecursionError, ValueError, ParserRejectedMarkup) as error:
+        tree = LexborHTMLParser(_without_skipped(_as_html(text)))
+        blocks = _Walk().blocks_of(tree.root) if tree.root is not None else []
+    except (RuntimeError, ValueError, MemoryError) as error:
         raise UnreadableError("corrupt", f"HTML: {error}") from error
-
-    title = one_line(soup.title.get_text(" ")) if soup.title else ""
-    heading = soup.h1 or (None if title else soup.find(["h2", "h3"]))
-    if heading:
-        title = one_line("".join(_pieces(heading)))
-
-    # The breaks around inline elements and empty cells leave spaces at ends of lines and cells.
-    text = re.sub(r"(?<![ \t])[ \t]+\n", "\n", "".join(_pieces(soup)))
-    text = re.sub(r"^ (?=\S)", "", text, flags=re.MULTILINE)
-    text = re.sub(r"(?<! ) {2,}+\| ", " | ", text)
-    text = re.sub(r"(^ ?-|\|) +", r"\1 ", text, flags=re.MULTILINE)
-    return Content(title, re.sub("\n{3,}", "\n\n", text))
+    named = tree.css_first("title")
+    title = one_line(named.text()) if named is not None else ""
+    headings = [block for block in blocks if block.kind == "heading"]
+    first = next((block.text for block in headings if block.level == 1), None)
+    if first is None and not title:
+        first = next((block.text for block in headings if block.level <= 3), None)
+    return Content(first or title, blocks)
 
 
-def _pieces(root: Any) -> Iterator[str]:
-    """Yields the strings of the tree with breaks between them."""
-    from bs4.element import PreformattedString, Tag
+def blocks_of_fragment(text: str) -> list[Block]:
+    """Returns the blocks of a piece of HTML inside another format."""
+    return content_of_html(text).blocks
 
-    # The id() of every element that holds a table or a heading. Each element is looked at once.
-    holders: set[int] = set()
-    for found in root.find_all(_LAYOUT):
-        parent = found.parent
-        while parent is not None and id(parent) not in holders:
-            holders.add(id(parent))
-            parent = parent.parent
 
-    # A stack instead of recursion, because unclosed elements nest thousands deep. An entry is
-    # (node, keep white space, inside a cell or a list item, a cell but not the first of its row).
-    stack: list[tuple[Any, bool, bool, bool]] = [(root, False, False, False)]
-    while stack:
-        node, as_is, inside, later_cell = stack.pop()
-        if isinstance(node, Tag):
-            if node.name in DROPPED:
+def _as_html(text: str) -> str:
+    """Writes XHTML as HTML, where `<title/>` and `<script/>` would swallow all that follows."""
+    if not _XHTML.match(text):
+        return text
+    from lxml import etree
+
+    parser = etree.XMLParser(resolve_entities=False, no_network=True, huge_tree=False)
+    try:
+        root = etree.fromstring(re.sub(r"^\s*<\?xml[^>]*\?>", "", text).encode(), parser)
+    except (etree.XMLSyntaxError, ValueError):
+        return text
+    return etree.tostring(root, method="html", encoding="unicode")
+
+
+def _without_skipped(text: str) -> str:
+    """Removes navigation and controls from a page, each from its start tag to its own end tag; one
+    that never ends stays.
+
+    The tree is no help here: by the standard, an element that was left open inside decides where
+    the outer one ends.
+    """
+    cut: list[tuple[int, int]] = []
+    opened: list[tuple[str, int]] = []
+    for match in _SKIPPED.finditer(text):
+        if match["rawend"]:
+            cut.append(match.span())
+        elif match["name"] and not match["end"]:
+            opened.append((match["name"].lower(), match.start()))
+        elif match["name"]:
+            name = match["name"].lower()
+            while opened and any(n == name for n, _ in opened):
+                last, start = opened.pop()
+                if last == name:
+                    cut.append((start, match.end()))
+                    break
+    parts, at = [], 0
+    for start, end in sorted(cut, key=lambda span: (span[0], -span[1])):
+        if start >= at:
+            parts += [text[at:start], " "]
+        at = max(at, end)
+    return "".join([*parts, text[at:]])
+
+
+class _Walk:
+    """Goes through a tree from its first node to its last, and collects blocks."""
+
+    def __init__(self) -> None:
+        self.blocks: list[Block] = []
+        # The pieces of the block that is read now.
+        self.pieces: list[str] = []
+        self.kind: BlockKind = "paragraph"
+        self.level = 0
+        self.marker = ""
+        self.tight = False
+        # For each open list its next number, the step to the following one and its type, or None
+        # for bullets.
+        self.lists: list[tuple[int, int, str] | None] = []
+
+    def blocks_of(self, root: Any) -> list[Block]:
+        # A stack instead of recursion, because unclosed elements nest thousands deep. An entry is
+        # a node to enter, or the name of an element to leave.
+        layouts = _layout_tables(root)
+        stack: list[Any] = [root]
+        while stack:
+            node = stack.pop()
+            if isinstance(node, str):
+                self._leave(node)
                 continue
-            before, after, inside = _breaks(node.name, inside, later_cell, id(node) in holders)
-            yield before
-            stack.append((after, True, inside, False))
-            # The last child goes onto the stack first, so that the first child is read first.
-            children: list[tuple[Any, bool, bool, bool]] = []
-            num_cells = 0
-            as_is = as_is or node.name == "pre"
-            for child in node.children:
-                is_cell = isinstance(child, Tag) and child.name in ("td", "th")
-                children.append((child, as_is, inside, is_cell and num_cells > 0))
-                num_cells += is_cell
-            stack += reversed(children)
-        elif not isinstance(node, PreformattedString):  # comments and the doctype are left out
-            yield str(node) if as_is else re.sub(r"\s+", " ", node)
+            name = node.tag or "-"
+            if name == "-text":
+                self._add(node.text_content or "")
+            elif name == "table" and node.mem_id not in layouts:
+                self._flush()
+                self.blocks += _rows(node)
+            elif name == "math":
+                self.pieces.append(formula_text(node))
+            elif not _left_out(node):
+                self._enter(node)
+                stack.append(name)
+                stack += reversed(list(node.iter(include_text=True)))
+        self._flush()
+        return self.blocks
+
+    def _add(self, text: str) -> None:
+        self.pieces.append(text if self.kind == "code" else re.sub(r"[ \t\n\r\f]+", " ", text))
+
+    def _enter(self, node: Any) -> None:
+        name = node.tag
+        if name in ("td", "th"):
+            self._flush()
+        elif name not in BLOCKS:
+            self.pieces.append(_INLINE.get(name, ("", ""))[0])
+            return
+        elif self.kind == "item" and name in ("p", "div", "span") and not self._has_text():
+            return
+        elif self.kind == "item" and name in ("p", "div"):
+            self.pieces.append(" ")
+            return
+        else:
+            self._flush()
+        if name in ("ol", "ul", "menu", "dir"):
+            self.lists.append(_numbers(node) if name == "ol" else None)
+        elif name == "li":
+            self._begin_item(node)
+        elif name in _KINDS:
+            self.kind = _KINDS[name]
+            self.level = int(name[1]) if name in _HEADINGS else 0
+        elif name == "dd":
+            self.tight = True
+
+    def _begin_item(self, node: Any) -> None:
+        self.kind, self.marker = "item", "- "
+        indent = "  " * max(0, len(self.lists) - 1)
+        if self.lists and (numbers := self.lists[-1]) is not None:
+            number, step, kind = numbers
+            value = (node.attributes.get("value") or "").strip()
+            if re.fullmatch(r"-?\d{1,9}", value):
+                number = int(value)
+            form = _LIST_TYPES.get(kind, "decimal")
+            self.marker = f"{numeral(number, form)}. "
+            self.lists[-1] = (number + step, step, kind)
+        self.marker = indent + self.marker
+        self.tight = bool(self.blocks) and self.blocks[-1].kind == "item"
+
+    def _leave(self, name: str) -> None:
+        if name in ("p", "div") and self.kind == "item":
+            self.pieces.append(" ")
+        elif name in BLOCKS or name in ("td", "th"):
+            self._flush()
+            if name in ("ol", "ul", "menu", "dir") and self.lists:
+                self.lists.pop()
+        else:
+            self.pieces.append(_INLINE.get(name, ("", ""))[1])
+
+    def _has_text(self) -> bool:
+        return any(not piece.isspace() for piece in self.pieces)
+
+    def _flush(self) -> None:
+        """Ends the block that is read, if it has text."""
+        text = _clean("".join(self.pieces), keep_lines=self.kind == "code")
+        if self.kind == "heading":
+            text = " ".join(text.split())
+        if text.strip():
+            self.blocks.append(Block(self.kind, self.marker + text, self.level, tight=self.tight))
+        elif self.marker and not self.pieces:
+            return  # the item begins with a block of its own
+        self.pieces.clear()
+        self.kind, self.level, self.marker, self.tight = "paragraph", 0, "", False
 
 
-def _breaks(name: str, inside: bool, later_cell: bool, lays_out: bool) -> tuple[str, str, bool]:
-    """Returns the text before and after an element, and whether its content is inside a cell or a
-    list item, where a paragraph begins no new line."""
-    if name == "br":
-        return "\n", "", inside
-    if name in ("td", "th"):
-        if lays_out:
-            return "\n\n", "\n\n", False
-        return " | " if later_cell else "", "", True
-    if name == "li":
-        return "\n- ", "\n", True
-    if name == "tr":
-        return "\n", "\n", inside
-    if name not in BLOCKS:
-        return "", "", inside
-    return (" ", " ", True) if inside else ("\n\n", "\n\n", False)
+# The types of ordered lists, and what they are called in `numeral`.
+_LIST_TYPES = {"a": "lowerLetter", "A": "upperLetter", "i": "lowerRoman", "I": "upperRoman"}
+_INLINE = {
+    "br": ("\n", ""),
+    "sup": (SUP, END),
+    "sub": (SUB, END),
+    "rt": ("(", ")"),
+    "q": ("", ""),
+    "td": (" ", " "),
+}
+
+
+def _clean(text: str, *, keep_lines: bool = False) -> str:
+    text = plain_scripts(text)
+    if keep_lines:
+        return text.strip("\n")
+    # Blanks around breaks; a reading that the page sets apart itself has brackets already.
+    text = re.sub(r"[ \t]*\n[ \t]*", "\n", re.sub(r"[ \t]{2,}", " ", text)).strip()
+    return re.sub(r"[(（]\(([^()]*)\)[)）]", r"(\1)", text)
+
+
+def _left_out(node: Any) -> bool:
+    name = node.tag or "-"
+    if name.startswith(("-", "!")) or name in DROPPED or name.startswith("o:"):
+        return name not in ("-document",)
+    return name in ("span", "div", "img") and bool(
+        _DRAWN_FORMULA.search(node.attributes.get("class") or "")
+    )
+
+
+def _layout_tables(root: Any) -> set[int]:
+    """Returns the elements that hold a table or a heading, each looked at once: such a table lays
+    out the page and is no table of facts."""
+    holders: set[int] = set()
+    for found in root.css(", ".join(_LAYOUT)):
+        parent = found.parent
+        while parent is not None and parent.mem_id not in holders:
+            holders.add(parent.mem_id)
+            parent = parent.parent
+    return holders
+
+
+def _numbers(node: Any) -> tuple[int, int, str]:
+    """Returns the first number of an ordered list, the step to the next, and its type."""
+    attributes = node.attributes
+    start = (attributes.get("start") or "").strip()
+    is_reversed = "reversed" in attributes
+    kind = (attributes.get("type") or "").strip()
+    if re.fullmatch(r"-?\d{1,9}", start):
+        return int(start), -1 if is_reversed else 1, kind
+    if is_reversed:
+        return sum(child.tag == "li" for child in node.iter()), -1, kind
+    return 1, 1, kind
+
+
+def _rows(table: Any) -> list[Block]:
+    """Returns the caption and the rows of a table of facts, each in one line.
+
+    A cell that spans rows is repeated in each of them.
+    """
+    blocks: list[Block] = []
+    # column -> (text, number of rows that it still fills)
+    spanning: dict[int, tuple[str, int]] = {}
+    for node in table.css("caption, tr"):
+        if node.tag == "caption":
+            blocks.append(Block("caption", _cell_text(node)))
+            continue
+        cells: list[str] = []
+        found = [child for child in node.iter() if child.tag in ("td", "th")]
+        for cell in found:
+            while (above := spanning.get(len(cells), ("", 0)))[1] > 0:
+                spanning[len(cells)] = (above[0], above[1] - 1)
+                cells.append(above[0])
+            rows = (cell.attributes.get("rowspan") or "").strip()
+            text = _cell_text(cell)
+            if rows.isdecimal() and len(rows) < 6 and int(rows) > 1:
+                spanning[len(cells)] = (text, min(int(rows), MAX_ROWSPAN) - 1)
+            cells.append(text)
+        while (above := spanning.get(len(cells), ("", 0)))[1] > 0:
+            spanning[len(cells)] = (above[0], above[1] - 1)
+            cells.append(above[0])
+        if any(cells):
+            is_head = bool(found) and all(cell.tag == "th" for cell in found)
+            first = not any(block.kind == "row" for block in blocks)
+            blocks.append(Block("row", " | ".join(cells), int(is_head and first), tight=not first))
+    return blocks
+
+
+def _cell_text(cell: Any) -> str:
+    """Returns a cell in one line: `;` between list items, blanks for every other break."""
+    pieces: list[str] = []
+    stack: list[Any] = list(reversed(list(cell.iter(include_text=True))))
+    while stack:
+        node = stack.pop()
+        if isinstance(node, str):
+            pieces.append(node)
+            continue
+        name = node.tag or "-"
+        if name == "-text":
+            pieces.append(node.text_content or "")
+        elif name == "math":
+            pieces.append(formula_text(node))
+        elif not _left_out(node):
+            before, after = _INLINE.get(name, (" ", " ") if name in BLOCKS else ("", ""))
+            if name == "li" and any(not piece.isspace() for piece in pieces):
+                before = "; "
+            pieces.append(before)
+            stack.append(after)
+            stack += reversed(list(node.iter(include_text=True)))
+    return " ".join(_clean("".join(pieces)).replace(" ; ", "; ").split())

@@ -1,4 +1,4 @@
-"""Reads Markdown files: removes the marks and keeps the text.
+"""Reads Markdown files with markdown-it: its tokens to blocks, without the marks.
 
 Where it is unclear whether something is a mark, it stays.
 """
@@ -6,15 +6,20 @@ Where it is unclear whether something is a mark, it stays.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import yaml
 from lxml.html import defs
 
-from rag_ft.documents.formats.cleaning import decode, tidy, unwrap
-from rag_ft.documents.formats.content import Content
+from rag_ft.documents.formats.cleaning import tidy, unwrap
+from rag_ft.documents.formats.content import Block, BlockKind, Content
+from rag_ft.documents.formats.encodings import decode
+from rag_ft.documents.formats.html import blocks_of_fragment
+from rag_ft.documents.formats.scripts import END, SUB, SUP, plain_scripts
 
-_TAG_NAMES = defs.tags | {"main", "picture"}
+_TAG_NAMES = defs.tags | {"main", "picture", "details", "summary", "section", "article", "aside"}
 # Possessive quantifiers and bounds keep each pattern linear, also for a line of a million stars.
 _FENCED = (
     r"^[ \t]*+(?P<fence>`{3,}+(?=[^`\n]*\n)|~{3,}+)[^\n]*\n(?P<block>.*?)"
@@ -25,11 +30,12 @@ _CODE = (
     r"(?<![\\`])(?P<ticks>`{1,9}+)(?P<code>(?:[^\n]|\n(?![ \t]{0,8}(?:[\n>|#]|[-*+][ ]))){1,1000}?)"
     r"(?<!`)(?P=ticks)(?!`)"
 )
-_FENCE = re.compile(_FENCED, re.DOTALL | re.MULTILINE)
-_CODE_SPAN = re.compile(_CODE)
-_COMMENT = re.compile(rf"(?P<kept>{_FENCED}|{_CODE})|<!--.*?(?:-->|\Z)", re.DOTALL | re.MULTILINE)
-_HEADING = re.compile(r"^[ ]{0,3}(#{1,6})[ \t]+([^\n]+)$", re.MULTILINE)
-_UNDERLINED = re.compile(r"^(?=\S)([^\n]+)\n(=++|-{3,}+)$", re.MULTILINE)
+_NO_CODE = rf"(?P<kept>{_FENCED}|{_CODE})"
+_COMMENT = re.compile(rf"{_NO_CODE}|<!--.*?(?:-->|\Z)", re.DOTALL | re.MULTILINE)
+# In a table of HTML a blank line would end the HTML.
+_TABLE = re.compile(
+    rf"{_NO_CODE}|<table\b[^>]*>.*?</table>", re.DOTALL | re.MULTILINE | re.IGNORECASE
+)
 # A link definition: one word that looks like an address, and perhaps a title in quotes.
 # `[Anna]: Come at nine.` is no definition.
 _DEFINITION = re.compile(
@@ -38,43 +44,23 @@ _DEFINITION = re.compile(
     r"(?:[ \t]++(?:\"[^\"\n]*\"|'[^'\n]*'|\([^()\n]*\)))?$\n?",
     re.MULTILINE,
 )
-_TAG = re.compile(r"</?([a-zA-Z][a-zA-Z0-9]*)(?![\w-])[^<>\n]{0,300}>")
-# What each mark becomes, in this order.
-_MARKS = (
-    (_UNDERLINED, r"\1"),
-    # A rule (`---`).
-    (re.compile(r"^[ ]{0,3}(?:[-*_][ \t]*+){3,}+$", re.MULTILINE), ""),
-    # The row of dashes below the head of a table, then the outer bars of table rows.
-    (
-        re.compile(
-            r"^[ \t]*+(?:\|[ \t]*+)?:?-{2,}+:?[ \t]*+(?:\|[ \t]*+:?-{2,}+:?[ \t]*+)*+\|?\n",
-            re.MULTILINE,
-        ),
-        "",
-    ),
-    (re.compile(r"^[ \t]*+\|[ \t]*+([^\n]*)\|$", re.MULTILINE), r"\1"),
-    # Quotations.
-    (re.compile(r"^[ \t]*+>[ \t]?", re.MULTILINE), ""),
-    # Links and images: their text stays. Of `<a@b.org>` and `<https://...>` the address stays.
-    (_DEFINITION, ""),
-    (re.compile(r"!?\[([^\[\]\n]{0,500})\]\([^()\n]{0,1000}\)"), r"\1"),
-    (re.compile(r"\[([^\[\]\n]{1,500})\]\[[^\[\]\n]{0,200}\]"), r"\1"),
-    (re.compile(r"(?<!\w)<(?:mailto:)?([^<>\s@]{1,200}@[^<>\s@]{1,200})>"), r"\1"),
-    (re.compile(r"(?<!\w)<([a-zA-Z][\w+.\-]{1,30}:[^<>\s]{1,1000})>"), r"\1"),
-    # Tags of HTML are removed, while `<folder>` and `Vec<String>` stay.
-    (_TAG, lambda match: "" if match[1].lower() in _TAG_NAMES else match[0]),
-    # Emphasis.
-    (re.compile(r"(\*\*|__)(?=\S)([^\n]{1,300}?)(?<=\S)\1"), r"\2"),
-    (re.compile(r"(?<![\w*])\*(?=\S)([^*\n]{1,300})(?<=\S)\*(?![\w*])"), r"\1"),
-    (re.compile(r"(?<!\w)_(?=\S)([^_\n]{1,300})(?<=\S)_(?!\w)"), r"\1"),
-    # Escapes, after all marks: `\*` is a star.
-    (re.compile(r"\\([\\`*_{}\[\]()#+\-.!|>])"), r"\1"),
-)
+_TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9]*)(?![\w-])[^<>]{0,300}>")
+# A link whose address is defined nowhere.
+_TWO_BRACKETS = re.compile(r"\[([^\[\]\n]{1,500})\]\[[^\[\]\n]{0,200}\]")
+# What tags inside a line become: the text before and after what they hold.
+_INLINE_TAGS = {
+    **dict.fromkeys(("br", "/br", "hr"), "\n"),
+    **dict.fromkeys(("p", "/p", "div", "/div", "li", "/li", "td", "/td", "th", "/th", "tr"), " "),
+    "sup": SUP,
+    "/sup": END,
+    "sub": SUB,
+    "/sub": END,
+}
 
 
 def read_markdown(raw: bytes) -> Content:
     """Returns headings, paragraphs, list items, table rows, footnotes and code, without the marks
-    of emphasis and links.
+    of emphasis and links. HTML is read as HTML.
 
     The metadata are the scalars of the YAML front matter. The title is that of the front matter,
     else the first heading of level 1, else the first heading.
@@ -82,34 +68,23 @@ def read_markdown(raw: bytes) -> Content:
     Raises:
         UnreadableError: "not text".
     """
-    metadata, text = front_matter(tidy(decode(raw)))
+    return content_of_markdown(decode(raw))
 
+
+def content_of_markdown(text: str) -> Content:
+    """Returns the content of Markdown that is decoded already; see `read_markdown`."""
+    metadata, text = front_matter(tidy(text, keep_indent=True))
     # Comments go, also around code; inside code they stay, and one that never ends is none.
-    def drop_comment(match: re.Match[str]) -> str:
-        return match[0] if match["kept"] or not match[0].endswith("-->") else ""
-
-    text = _COMMENT.sub(drop_comment, text)
-
-    # Fenced code stays as it is: `parts` is the text before, between and after the blocks.
-    parts, blocks = [], []
-    start = 0
-    for fence in _FENCE.finditer(text):
-        parts.append(text[start : fence.start()])
-        blocks.append(fence["block"])
-        start = fence.end()
-    parts.append(text[start:])
-
+    if "<!--" in text:
+        text = _COMMENT.sub(lambda m: m[0] if m["kept"] or not m[0].endswith("-->") else "", text)
+    if "<table" in text.lower():
+        text = _TABLE.sub(lambda m: m[0] if m["kept"] else re.sub(r"\n\s*\n", "\n", m[0]), text)
+    blocks = list(_blocks(text))
     title = str(metadata.pop("title", ""))
-    if not title:
-        # (not of level 1, place, text): the least is the heading that counts.
-        outside = "\n".join(parts)
-        headings = [(len(m[1]) > 1, m.start(), _heading(m[2])) for m in _HEADING.finditer(outside)]
-        headings += [(m[2][0] != "=", m.start(), m[1]) for m in _UNDERLINED.finditer(outside)]
-        title = _plain(min(headings)[2]) if headings else ""
-    whole = ""
-    for part, block in zip(parts, [*blocks, ""], strict=True):
-        whole += unwrap(_plain(part)) + block
-    return Content(title, whole, metadata)
+    headings = [block for block in blocks if block.kind == "heading"]
+    if not title and headings:
+        title = min(headings, key=lambda block: block.level > 1).text
+    return Content(title, blocks, metadata)
 
 
 def front_matter(text: str) -> tuple[dict[str, Any], str]:
@@ -133,27 +108,122 @@ def front_matter(text: str) -> tuple[dict[str, Any], str]:
     return scalars, text[match.end() :]
 
 
-def _plain(text: str) -> str:
-    """Returns the text without marks."""
-    # Code spans are replaced by `NUL number NUL` meanwhile: tidy text holds no NUL.
+@lru_cache(maxsize=1)
+def _parser() -> Any:
+    from markdown_it import MarkdownIt
+
+    parser = MarkdownIt("commonmark", {"maxNesting": 60}).enable(["table", "strikethrough"])
+    # `[Anna]: Come at nine.` and `<Enter>` at the beginning of a line are text.
+    rules = {rule.name: rule.fn for rule in parser.block.ruler.__rules__}
+
+    def reference(state: Any, start: int, end: int, silent: bool) -> bool:
+        return _DEFINITION.match(_line(state, start)) is not None and bool(
+            rules["reference"](state, start, end, silent)
+        )
+
+    def html_block(state: Any, start: int, end: int, silent: bool) -> bool:
+        tag = re.match(r"[ ]{0,3}</?([a-zA-Z][a-zA-Z0-9]*)(?![\w-])", _line(state, start))
+        known = tag is not None and tag[1].lower() in _TAG_NAMES
+        return known and bool(rules["html_block"](state, start, end, silent))
+
+    def star(state: Any, silent: bool) -> bool:
+        # `2*3*4` is a product: a star between letters or digits stays.
+        at, text = state.pos, state.src
+        around = text[max(0, at - 1) : at] + text[at + 1 : at + 2]
+        if text[at] != "*" or len(around) != 2 or not around.isalnum():
+            return False
+        state.pending += "" if silent else "*"
+        state.pos += 1
+        return True
+
+    autolink = next(r.fn for r in parser.inline.ruler.__rules__ if r.name == "autolink")
+
+    def address(state: Any, silent: bool) -> bool:
+        # `Map<std::string>` is no address.
+        inside_word = state.pos > 0 and state.src[state.pos - 1].isalnum()
+        return not inside_word and bool(autolink(state, silent))
+
+    parser.inline.ruler.before("emphasis", "star", star)
+    parser.inline.ruler.at("autolink", address)
+    parser.block.ruler.at("reference", reference)
+    parser.block.ruler.at("html_block", html_block, {"alt": ["paragraph", "reference"]})
+    return parser
+
+
+def _line(state: Any, number: int) -> str:
+    return state.src[state.bMarks[number] + state.tShift[number] : state.eMarks[number]]
+
+
+def _blocks(text: str) -> Iterator[Block]:
+    """Yields the blocks of a text; each is tight where no blank line stands before it."""
+    lines = text.split("\n")
+    markers: list[str] = []  # of the list items around a token
+    marker = ""  # of an item that has no text yet
+    level, end = 0, -1
+    cells: list[str] | None = None
+    place, head = [0, 0], False
+    for token in _parser().parse(text):
+        kind, opened = token.type, token.map or [0, 0]
+        if kind == "list_item_open":
+            markers.append(_marker(token, lines[opened[0]]))
+            marker = markers[-1]
+        elif kind == "list_item_close":
+            markers.pop()
+            marker = ""
+        elif kind == "heading_open":
+            level = int(token.tag[1])
+        elif kind == "tr_open":
+            cells, place = [], opened
+        elif kind == "tr_close" and cells is not None:
+            yield Block("row", " | ".join(cells).rstrip(), int(head), tight=not head)
+            cells, end = None, place[1]
+        elif kind in ("thead_open", "tbody_open"):
+            head = kind == "thead_open"
+        elif kind == "inline" and cells is not None:
+            cells.append(" ".join(_inline(token).split()))
+        elif kind == "inline":
+            said = (
+                marker + unwrap(_inline(token)) if not level else " ".join(_inline(token).split())
+            )
+            name: BlockKind = "heading" if level else "item" if marker else "paragraph"
+            yield Block(name, said, level, tight=opened[0] == end)
+            level, marker, end = 0, "", opened[1]
+        elif kind == "html_block":
+            yield from blocks_of_fragment(token.content)
+            marker, end = "", opened[1]
+        elif kind in ("fence", "code_block"):
+            yield Block("code", token.content, tight=opened[0] == end)
+            marker, end = "", opened[1]
+
+
+def _marker(token: Any, line: str) -> str:
+    """Returns the marker of a list item as it stands in its line, with its indentation."""
+    marker = f"{token.info}{token.markup} "
+    bare = line.lstrip()
+    return line[: len(line) - len(bare)] + marker if bare.startswith(marker.rstrip()) else marker
+
+
+def _inline(token: Any) -> str:
+    """Returns the text of a paragraph, heading or cell, its lines as in the file."""
+    parts: list[str] = []
     codes: list[str] = []
-
-    def set_aside(match: re.Match[str]) -> str:
-        code = match["code"]
-        # A code span may have a space on either side, so that it can begin with a backtick.
-        if code[:1] == code[-1:] == " " and code.strip():
-            code = code[1:-1]
-        codes.append(code)
-        return f"\0{len(codes) - 1}\0"
-
-    text = _CODE_SPAN.sub(set_aside, text)
-    text = _HEADING.sub(lambda match: _heading(match[2]), text)
-    for pattern, replacement in _MARKS:
-        text = pattern.sub(replacement, text)
-    return re.sub("\0(\\d+)\0", lambda match: codes[int(match[1])], text)
-
-
-def _heading(text: str) -> str:
-    """Returns a heading without the closing marks of `## Heading ##`; `C#` keeps its own."""
-    bare = text.rstrip("#")
-    return bare.rstrip() if bare != text and not bare[-1:].strip() else text
+    for child in token.children or []:
+        if child.type in ("softbreak", "hardbreak"):
+            parts.append("\n")
+        elif child.type == "image":
+            parts.append(_inline(child))
+        elif child.type == "html_inline":
+            tag = _TAG.fullmatch(child.content)
+            name = tag[2].lower() if tag else ""
+            known = tag is not None and name in _TAG_NAMES
+            inner = _INLINE_TAGS.get(tag[1] + name, "") if tag and known else child.content
+            spaced = not parts or parts[-1].endswith((" ", "\n"))
+            parts.append("" if inner == " " and spaced else inner)
+        elif child.type == "code_inline":
+            # Code keeps its brackets: it is put back at the end.
+            codes.append(child.content)
+            parts.append(f"\0{len(codes) - 1}\0")
+        else:
+            parts.append(child.content.removeprefix("mailto:"))
+    said = _TWO_BRACKETS.sub(r"\1", plain_scripts("".join(parts)))
+    return re.sub("\0(\\d+)\0", lambda match: codes[int(match[1])], said)

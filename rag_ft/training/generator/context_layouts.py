@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from rag_ft.documents.chunking import split_sentences
+from rag_ft.documents.sentences import split_sentences
 from rag_ft.llm.interface import Messages
 from rag_ft.prompts.prompt_set import quoting
 from rag_ft.relevance import (

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rag_ft.chunk_store import ChunkStore
-from rag_ft.documents.chunking import split_sentences
+from rag_ft.documents.sentences import split_sentences
 from rag_ft.relevance import gold_by_pair
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import Chunk, QAPair, Reject

@@ -1,0 +1,204 @@
+"""What reading keeps of real files, what damage does to it, and what it costs.
+
+    python benchmarks/documents.py files FOLDER    # words kept, against references and peers
+    python benchmarks/documents.py damage FOLDER [--copies 500]
+    python benchmarks/documents.py speed [--documents 3000]
+
+`files` reads every file below FOLDER, such as the test files of pypdf, python-docx, docling and
+markitdown, in worker processes. The reference of `x/a.pdf` is `a.pdf.md` in a folder `groundtruth`
+beside it or above it, else what pypdf (PDF) and markitdown (where it is installed) find in it. A
+file may have several references: each gives a share of its words that was kept. `damage` cuts the
+files or changes some of their bytes. `speed` ingests made-up documents of 1,500 characters. Each
+prints a table and writes benchmarks/results/documents-<measure>-<hardware>-<date>.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hardware import processor, write_result
+
+from rag_ft.documents.formats import FORMATS
+from rag_ft.documents.formats.content import UnreadableError
+from rag_ft.documents.reading import ReadSettings, read_content
+from rag_ft.documents.workers import Limits, in_workers
+
+SETTINGS = ReadSettings(100 * 2**20)
+LIMITS = Limits(20, 4096)
+# The reference's marks of Markdown and HTML are no words.
+_MARKS = re.compile(r"<!--.*?-->|</?[a-z][^>]*>|\]\([^)]*\)|&[a-z]+;", re.DOTALL)
+_WORD = re.compile(r"[^\W_]+")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("measure", choices=["files", "damage", "speed"])
+    parser.add_argument("folder", nargs="?", type=Path)
+    parser.add_argument("--copies", type=int, default=500)
+    parser.add_argument("--documents", type=int, default=3000)
+    args = parser.parse_args()
+    if args.measure == "speed":
+        result = speed(args.documents)
+    elif args.folder is None:
+        parser.error("give the folder with the files")
+    else:
+        result = files(args.folder) if args.measure == "files" else damage(args.folder, args.copies)
+    write_result(f"documents-{args.measure}", processor(), result)
+
+
+def files(folder: Path) -> dict[str, Any]:
+    """Words kept by format (median and 5th percentile), and what was rejected or slow."""
+    found = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in FORMATS]
+    found = [path for path in found if "groundtruth" not in path.parts]
+    kept: dict[str, list[tuple[float, str]]] = defaultdict(list)
+    outcomes: Counter[str] = Counter()
+    worst: list[str] = []
+    for path, result in in_workers(found, measured, LIMITS):
+        where = str(path.relative_to(folder))
+        if isinstance(result, UnreadableError):
+            outcomes[result.reason] += 1
+            worst.append(f"{where}: {result}")
+            continue
+        outcomes["read"] += 1
+        for peer, share in result.items():
+            kept[f"{path.suffix.lower()[1:]} {peer}"].append((share, where))
+    table = {}
+    for name, shares in sorted(kept.items()):
+        ordered = sorted(share for share, _ in shares)
+        low = ordered[len(ordered) // 20]
+        table[name] = {"files": len(ordered), "median": statistics.median(ordered), "p5": low}
+        print(
+            f"{name:24} {len(ordered):4} {100 * statistics.median(ordered):6.1f} {100 * low:6.1f}"
+        )
+        worst += [f"{where}: {share:.3f} of {name}" for share, where in sorted(shares)[:4]]
+    print(dict(outcomes))
+    print("\n".join(worst))
+    return {"files": len(found), "outcomes": dict(outcomes), "kept": table}
+
+
+def measured(path: Path) -> dict[str, float]:
+    """peer -> share of its words that our text has."""
+    ours = words(read_content(path.read_bytes(), path.name, SETTINGS).text)
+    shares = {}
+    for peer, text in references(path):
+        theirs = words(_MARKS.sub(" ", text))
+        if theirs.total() >= 10:
+            shares[peer] = (theirs & ours).total() / theirs.total()
+    return shares
+
+
+def references(path: Path) -> Iterator[tuple[str, str]]:
+    """(peer, text) of what others say that a file holds."""
+    for parent in list(path.parents)[:4]:
+        for name in (f"{path.name}.md", f"{path.stem}.md"):
+            for place in parent.glob(f"groundtruth/**/{name}"):
+                yield "ground truth", place.read_text(encoding="utf-8")
+                return
+    with contextlib.suppress(Exception):  # a peer may fail on a file in any way
+        if path.suffix == ".pdf":
+            import pypdf
+
+            pages = pypdf.PdfReader(path).pages
+            yield "pypdf", "\n".join(page.extract_text() for page in pages)
+    with contextlib.suppress(Exception):
+        from markitdown import MarkItDown
+
+        yield "markitdown", MarkItDown().convert(str(path)).text_content
+
+
+def words(text: str) -> Counter[str]:
+    """The words of a text, lower case, with how often each comes."""
+    return Counter(_WORD.findall(text.lower()))
+
+
+def damage(folder: Path, copies: int) -> dict[str, Any]:
+    """What becomes of damaged copies: every one is read or rejected for a known reason."""
+    found = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in FORMATS]
+    chance = random.Random(1)
+    tasks = [(chance.choice(found), chance.random()) for _ in range(copies)]
+    outcomes: Counter[str] = Counter()
+    slowest = 0.0
+    for _, result in in_workers(tasks, read_damaged, Limits(10, 2048)):
+        outcome, seconds = result if isinstance(result, tuple) else (result.reason, 10.0)
+        outcomes[outcome] += 1
+        slowest = max(slowest, seconds)
+    print(dict(outcomes.most_common()), f"slowest {slowest:.1f} s")
+    return {"copies": copies, "outcomes": dict(outcomes), "slowest_seconds": round(slowest, 2)}
+
+
+def read_damaged(task: tuple[Path, float]) -> tuple[str, float]:
+    """(what came of it, seconds) for a copy of a file that is cut or has some bytes changed."""
+    path, seed = task
+    chance = random.Random(seed)
+    raw = bytearray(path.read_bytes())
+    if chance.random() < 0.3:
+        del raw[chance.randrange(1, len(raw)) :]
+    for _ in range(chance.randrange(1, 30)):
+        raw[chance.randrange(len(raw))] = chance.randrange(256)
+    begin = time.monotonic()
+    try:
+        read_content(bytes(raw), path.name, SETTINGS)
+        outcome = "read"
+    except UnreadableError as error:
+        outcome = error.reason
+    return outcome, time.monotonic() - begin
+
+
+def speed(documents: int) -> dict[str, Any]:
+    """CPU and wall seconds of `ingest` with one worker and with two, for text files and JSONL."""
+    chance = random.Random(1)
+    vocabulary = [f"{a}{b}" for a in ("har", "lam", "qua", "fer") for b in ("bour", "p", "y", "ry")]
+    table: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        rows = []
+        (root / "txt").mkdir()
+        (root / "jsonl").mkdir()
+        for number in range(documents):
+            text = ""
+            while len(text) < 1500:
+                said = " ".join(chance.choices(vocabulary, k=12)).capitalize()
+                text += f"{said} {chance.randrange(9999)}.{chance.choice([' ', ' ', chr(10) * 2])}"
+            (root / "txt" / f"{number}.txt").write_text(text, encoding="utf-8")
+            rows.append(json.dumps({"id": str(number), "text": text}))
+        (root / "jsonl" / "a.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+        (root / "c.yaml").write_text("run: {name: speed}\n", encoding="utf-8")
+        for kind in ("txt", "jsonl"):
+            for workers in (1, 2):
+                table[f"{kind}, {workers} workers"] = timed_ingest(root, kind, workers)
+    return {"documents": documents, "seconds": table}
+
+
+def timed_ingest(root: Path, kind: str, workers: int) -> dict[str, float]:
+    """CPU and wall seconds of one `rag-ft ingest`, its start included."""
+    command = [sys.executable, "-m", "rag_ft", "ingest", str(root / "c.yaml"), "--force"]
+    command += [f"ingest.sources=[{root / kind}]", f"ingest.advanced.workers={workers}"]
+    command.append(f"run.dir={root / 'run'}")
+    before, begin = os.times(), time.monotonic()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    after = os.times()
+    if done.returncode:
+        raise SystemExit(done.stderr[-2000:])
+    cpu = after.children_user + after.children_system
+    cpu -= before.children_user + before.children_system
+    row = {"cpu": round(cpu, 2), "wall": round(time.monotonic() - begin, 2)}
+    print(f"{kind:6} {workers} workers: {row['cpu']:6.2f} CPU s, {row['wall']:6.2f} s")
+    return row
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""Reads OpenDocument texts with the standard library."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from xml.etree import ElementTree
+
+from rag_ft.documents.formats.content import Block, Content, UnreadableError
+from rag_ft.documents.formats.package import Package
+
+_T = "{urn:oasis:names:tc:opendocument:xmlns:text:1.0}"
+_TABLE = "{urn:oasis:names:tc:opendocument:xmlns:table:1.0}"
+_OFFICE = "{urn:oasis:names:tc:opendocument:xmlns:office:1.0}"
+_DC = "{http://purl.org/dc/elements/1.1/}"
+_MANIFEST = "{urn:oasis:names:tc:opendocument:xmlns:manifest:1.0}"
+_CHARACTERS = {f"{_T}tab": "\t", f"{_T}line-break": "\n"}
+_LEFT_OUT = frozenset(
+    (f"{_T}tracked-changes", f"{_OFFICE}annotation", f"{_T}note-citation", f"{_T}table-of-content")
+)
+MAX_REPEATED = 1000
+
+
+def read_odt(raw: bytes) -> Content:
+    """Returns headings, paragraphs, list items, table rows and footnotes.
+
+    The title is that of the file's properties, else the first heading.
+
+    Raises:
+        UnreadableError: "corrupt", "encrypted", or "too large" when unpacked.
+    """
+    with Package(raw, "OpenDocument text") as package:
+        manifest = package.xml("META-INF/manifest.xml")
+        if manifest is not None and manifest.find(f".//{_MANIFEST}encryption-data") is not None:
+            raise UnreadableError("encrypted", "password required; save it without one")
+        tree = package.xml("content.xml")
+        if tree is None:
+            raise UnreadableError("corrupt", "OpenDocument text: it has no content.xml")
+        body = tree.find(f"{_OFFICE}body/{_OFFICE}text")
+        blocks = list(_blocks(body, 0)) if body is not None else []
+        meta = package.xml("meta.xml")
+    title = (None if meta is None else meta.findtext(f".//{_DC}title")) or ""
+    heading = next((block.text for block in blocks if block.kind == "heading"), "")
+    return Content(title or heading, blocks)
+
+
+def _blocks(parent: ElementTree.Element, depth: int) -> Iterator[Block]:
+    for child in parent:
+        if child.tag == f"{_T}h":
+            level = child.get(f"{_T}outline-level", "1")
+            yield Block("heading", _text(child), min(int(level), 6) if level.isdecimal() else 1)
+            yield from _footnotes(child)
+        elif child.tag == f"{_T}p":
+            yield Block("paragraph", _text(child))
+            yield from _footnotes(child)
+        elif child.tag == f"{_T}list":
+            yield from _items(child, depth)
+        elif child.tag == f"{_TABLE}table":
+            yield from _rows(child)
+        elif child.tag not in _LEFT_OUT:
+            yield from _blocks(child, depth)
+
+
+def _items(parent: ElementTree.Element, depth: int) -> Iterator[Block]:
+    is_first = True
+    for item in parent.iterfind(f"{_T}list-item"):
+        for number, block in enumerate(_blocks(item, depth + 1)):
+            if number == 0 and block.kind == "paragraph":
+                yield Block(
+                    "item", "  " * depth + "- " + block.text, tight=depth > 0 or not is_first
+                )
+                is_first = False
+            else:
+                yield block
+
+
+def _rows(table: ElementTree.Element) -> Iterator[Block]:
+    """Yields the rows of a table, each in one line; the cells of a head row are marked."""
+    heads = {id(row) for head in table.iter(f"{_TABLE}table-header-rows") for row in head}
+    is_first = True
+    for row in table.iter(f"{_TABLE}table-row"):
+        cells: list[str] = []
+        for cell in row:
+            if cell.tag not in (f"{_TABLE}table-cell", f"{_TABLE}covered-table-cell"):
+                continue
+            texts = (_text(p) for p in cell.iter() if p.tag in (f"{_T}p", f"{_T}h"))
+            repeated = cell.get(f"{_TABLE}number-columns-repeated", "1")
+            number = min(int(repeated), MAX_REPEATED) if repeated.isdecimal() else 1
+            cells += [" ".join(" ".join(texts).split())] * number
+        while cells and not cells[-1]:
+            cells.pop()
+        if cells:
+            yield Block("row", " | ".join(cells), int(id(row) in heads), tight=not is_first)
+            is_first = False
+
+
+def _text(element: ElementTree.Element) -> str:
+    return "".join(_pieces(element)).strip()
+
+
+def _pieces(element: ElementTree.Element) -> Iterator[str]:
+    yield element.text or ""
+    for child in element:
+        if child.tag == f"{_T}s":
+            count = child.get(f"{_T}c", "1")
+            yield " " * (min(int(count), 100) if count.isdecimal() else 1)
+        elif child.tag == f"{_T}note":
+            yield f" [{_citation(child)}]"
+        elif child.tag in _CHARACTERS:
+            yield _CHARACTERS[child.tag]
+        elif child.tag not in _LEFT_OUT:
+            yield from _pieces(child)
+        yield child.tail or ""
+
+
+def _citation(note: ElementTree.Element) -> str:
+    return note.findtext(f"{_T}note-citation") or "*"
+
+
+def _footnotes(element: ElementTree.Element) -> Iterator[Block]:
+    for note in element.iter(f"{_T}note"):
+        body = note.find(f"{_T}note-body")
+        if body is not None:
+            text = " ".join(_text(p) for p in body.iter(f"{_T}p"))
+            yield Block("footnote", f"[{_citation(note)}] {text}")

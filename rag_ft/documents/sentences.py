@@ -1,0 +1,106 @@
+"""Splits a text into sentences, as positions in the text."""
+
+from __future__ import annotations
+
+import re
+
+# Where a sentence may end: CJK marks anywhere, others before white space, a blank line, and
+# perhaps a single newline.
+_END = re.compile(
+    r"""(?P<wide>[。！？｡]++[」』”’）〉》】\)\]]*+)
+    | (?<![.!?])(?P<stop>[.!?؟۔…।॥]++["'”’»\)\]]*+)(?=\s)
+    | (?P<blank>\n\s*\n)
+    | (?P<line>\n)""",
+    re.VERBOSE,
+)
+_ABBREVIATION = re.compile(
+    r"""(?:^|(?<=[\s(\["'„“‘]))(?:
+      (?!I$)[^\W\d_] | (?:[^\W\d_]\.)+[^\W\d_]
+      | Drs? | Mrs? | Ms | Mme | Mlle | Prof | Rev | Hon | St | Sr | Jr | Gen | Col | Capt | Lt
+      | Sgt | Messrs | Sra? | Dra | Uds? | vs | al | cf | viz | resp | incl | approx | bzw | ca
+      | vgl | usw | eds? | Inc | Ltd | Co | Corp | Bros | Dept | Univ | Ave | Mt
+      | Jan | Feb | Mar | Apr | Jun | Jul | Aug | Sept? | Oct | Nov | Dec
+      | Gov | Sen | Rep | Pres | Maj | Adm | Cmdr | Cpl | Pvt | Insp | Supt | Amb | Fr
+      | Eqs? | Figs? | Secs? | Sects? | Chs? | Chaps? | Refs? | Vols? | Suppl
+      | Abb | Taf | Kap | Bd | Ziff | Hrsg | Hr | Frl | Dipl | Ing | Mag | med | phil | jur | rer
+      | nat | habil | dent | evtl | ggf | ggü | sog | inkl | exkl | zzgl | Str | geb | gest
+      | Mlles | Mmes | MM | Mgr | av | boul | éd | env | apr
+      | Dña | Dn | Srta | Lic | Arq | Avda | Av | Excmo | Ilmo | Rvdo | Fdo
+      | Проф | Акад | Ул | Рис | Табл | См | Гл | Стр
+      | ул | рис | табл | стр | гл | проф | акад | им | тел | см | ср | напр | обл | тыс | млн
+      | млрд      | руб | гг | вв | пр | просп | пер | доц )$""",
+    re.VERBOSE,
+)
+_BEFORE_NUMBER = re.compile(
+    r"\b(?:nos?|nr|núm|pág|págs|figs?|eqs?|refs?|sec|sect|chap|ch|vol|art|arts|abs|pp?|est|tel|ext"
+    r"|app|par|tab|tabl|abb|bd|kap|ziff|s|z|cap|lib|ed|fasc|ст|п|пп|ч|т|рис|табл|гл|стр|№)$",
+    re.IGNORECASE,
+)
+# A German date: "am 3. Mai".
+_GERMAN_DAY = re.compile(r"\d\.\s+(?:Jan|Feb|März|Apr|Mai|Jun|Jul|Aug|Sep|Okt|Nov|Dez)[a-z]*")
+# What is numbered goes on with its number: "No. (3)", "vol. IV", "fig. S1".
+_NUMBER_AHEAD = re.compile(r"\s*(?:[(\[]?\d|[(\[]?[IVXLC]+\b|[(\[]?[A-Z]\.?\d|[(\[][a-z]?[)\].\d])")
+_AFTER_HOURS = re.compile(r"(?:^|\s|\d)[ap]\.m$")
+_LIST_MARK = re.compile(r"[ \t]*(?:[-*•‣–+|>#]|\d{1,3}[.)]|\(?\w{1,3}\))[ \t]")
+# A shorter line is a heading, an address or a field, not the beginning of a wrapped sentence.
+_WRAPPED_CHARS = 45
+
+
+def split_sentences(text: str) -> list[tuple[int, int]]:
+    """Returns (start, end) of every sentence, heading, list item and table row, in order.
+
+    The parts do not overlap, and no part begins or ends with white space. Every other character
+    lies in exactly one part.
+    """
+    spans, start = [], 0
+    for match in _END.finditer(text):
+        if _ends_sentence(text, match):
+            spans.append(trim(text, start, match.end()))
+            start = match.end()
+    spans.append(trim(text, start, len(text)))
+    return [(s, e) for s, e in spans if s < e]
+
+
+def _ends_sentence(text: str, match: re.Match[str]) -> bool:
+    """Whether a match of `_END` ends a sentence."""
+    kind, at = match.lastgroup, match.start()
+    if kind == "line":
+        # A newline ends a sentence unless it only wraps one.
+        line = text[max(text.rfind("\n", 0, at) + 1, at - 400) : at].rstrip()
+        if _LIST_MARK.match(text, at + 1):
+            return True
+        if line.endswith((".", "!", "?", ":", "。", "！", "？", "؟", "…")):
+            return True
+        goes_on = text[at + 1 : at + 50].lstrip()[:1].islower()
+        return not goes_on and len(line) < _WRAPPED_CHARS
+    if kind != "stop":
+        return True
+    following = text[match.end() : match.end() + 200].lstrip()[:1]
+    if following.islower():
+        return False
+    if match["stop"] != ".":
+        return True
+    before = text[max(0, at - 24) : at]
+    if before[-1:].isdigit() and _GERMAN_DAY.match(text, at - 1):
+        return False
+    # "2. Open the valve": the number belongs to the words after it.
+    line_start = text.rfind("\n", max(0, at - 8), at) + 1
+    if _LIST_MARK.fullmatch(text[line_start : match.end()] + " "):
+        return False
+    if _NUMBER_AHEAD.match(text, match.end()) and _BEFORE_NUMBER.search(before):
+        return False
+    # No abbreviation is so long without a dot inside.
+    last = before.rsplit(None, 1)[-1] if before and not before[-1].isspace() else ""
+    if len(last) > 9 and "." not in last:
+        return True
+    # No sentence ends after "Dr.", but one may end after "at 9 p.m.".
+    return _ABBREVIATION.search(before) is None or _AFTER_HOURS.search(before) is not None
+
+
+def trim(text: str, start: int, end: int) -> tuple[int, int]:
+    """Returns the span without the white space at its ends."""
+    while start < end and text[start].isspace():
+        start += 1
+    while end > start and text[end - 1].isspace():
+        end -= 1
+    return start, end

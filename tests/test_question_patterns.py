@@ -1,0 +1,83 @@
+"""Questions and references to a text that is not there, in many languages."""
+
+from __future__ import annotations
+
+import pytest
+
+from rag_ft.generation.filters import check_stands_alone
+from rag_ft.generation.question_patterns import asks
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "Who keeps the lamp?",
+        'Who said "here I am?"',
+        "青灯台博物館の入館料はいくらですか。",
+        "これは古いですよね。",
+        "博物馆几点开门",
+        "谁管理博物馆",
+        "พิพิธภัณฑ์เปิดเมื่อไร",
+        "ຫໍພິພິທະພັນເປີດເວລາໃດ",
+        "តើសារមន្ទីរបើកនៅពេលណា",
+        "ပြတိုက်က ဘယ်အချိန်ဖွင့်လဲ",
+        "Ե՞րբ է բացվում թանգարանը",
+        "ሙዚየሙ መቼ ይከፈታል፧",
+        "Πότε ανοίγει το μουσείο;",
+        "박물관은 언제 엽니까",
+    ],
+)
+def test_questions_are_known_as_their_language_marks_them(question: str) -> None:
+    assert asks(question)
+
+
+@pytest.mark.parametrize("said", ["The lamp is lit.", "博物馆九点开门。", "これは港です。", "ok"])
+def test_statements_are_no_questions(said: str) -> None:
+    assert not asks(said)
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "Based on the provided text, what does the Net Loft charge?",
+        "According to the given context, who cools the Ice House?",
+        "What does the preceding content say about the crane?",
+        "What does the author say about the Rope Walk?",
+        "Which method do the authors use for the lamp?",
+        "What did the study find about the tide?",
+        "What is shown in Figure 3?",
+        "What does Table 2 list for the pump?",
+        "What does the code above print for the lamp?",
+        "Welchen Preis nennt der gegebene Text?",
+        "Was zeigt Abbildung 4 des Hafens?",
+        "Was sagt der Autor über den Kran?",
+        "Que dit l'auteur à propos du phare ?",
+        "Selon le texte fourni, qui garde le phare ?",
+        "¿Qué dice el texto anterior sobre el faro?",
+        "Secondo il testo fornito, chi custodisce il faro?",
+        "De acordo com o texto fornecido, quem guarda o farol?",
+        "Согласно приведённому тексту, кто хранит маяк?",
+        "根据上述内容，谁管理灯塔？",
+        "作者认为灯塔建于哪一年？",
+        "上記の文章によると、灯台は誰が管理しますか？",
+        "다음 글에 따르면 등대는 누가 관리합니까?",
+    ],
+)
+def test_a_question_that_leans_on_a_text_is_rejected(question: str) -> None:
+    failure = check_stands_alone(question)
+    assert failure is not None and failure.reason == "stands_alone"
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "Who wrote the report of the harbour board?",
+        "Which text editor does the museum use?",
+        "Who is the author of the Harbour Chronicle?",
+        "Where is the information desk of the museum?",
+        "Wer ist der Autor von Hafenlicht?",
+        "Who steers the Evening Launch?",
+    ],
+)
+def test_a_question_about_a_thing_of_that_name_stands_alone(question: str) -> None:
+    assert check_stands_alone(question) is None

@@ -1,0 +1,30 @@
+"""Sentences end where a reader would end them, in several languages."""
+
+from __future__ import annotations
+
+import pytest
+
+from rag_ft.documents.sentences import split_sentences
+
+
+@pytest.mark.parametrize(
+    "whole",
+    [
+        "The load follows from Eq. (3) and is drawn in Fig. S1 for the quay.",
+        "The board sent Gov. Ruiz and Sen. Olsen to Bremnes.",
+        "Dr. med. Moe leads the ward, see Abb. 3 and Kap. IV of the report.",
+        "It is said in vol. II and in sec. [4] of the book.",
+        "Siehe Bd. 2, Nr. 7 und Str. Nord.",
+        "Le Dr. Moreau et Mme. Petit sont venus, voir fig. 2 et art. 4 de la loi.",
+        "La Dra. Ruiz y el Sr. Gómez viven en la Avda. Mayor, véase pág. 3 del libro.",
+        "Проф. Иванов живёт на ул. Мира, см. рис. 2 на стр. 5 книги.",
+    ],
+)
+def test_no_sentence_ends_after_an_abbreviation(whole: str) -> None:
+    text = f"{whole} Next one."
+    assert [text[s:e] for s, e in split_sentences(text)] == [whole, "Next one."]
+
+
+def test_words_that_look_like_abbreviations_still_end_sentences() -> None:
+    text = "He said no. Then he opened the art. It was his figure. We left."
+    assert len(list(split_sentences(text))) == 4
