@@ -60,7 +60,8 @@ def test_splits_follow_the_text_and_not_names_of_files_or_folders(
         return {d.text: d.split for d in read_jsonl(run_dir.documents, Document)}
 
     for n in range(30):
-        text = f"The hall number{n} opens at nine and has seats for {100 + 13 * n} guests of colour{n}."
+        guests = f"{100 + 13 * n} guests of colour{n}"
+        text = f"The hall number{n} opens at nine and has seats for {guests}."
         (folder / f"a{n}.txt").write_text(text)
     before = splits(folder)
     assert len(set(before.values())) >= 2
