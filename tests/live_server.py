@@ -95,12 +95,12 @@ def small_run(folder: Path, encoder: Path, documents: Any = DOCUMENTS, **serve: 
     return session
 
 
-def served_models(session: Session, llm: Says, name: str = "run") -> list[ServedModel]:
-    """The three model ids of a run, all with the base retriever."""
+def served_models(
+    session: Session, llm: Says, name: str = "run", tuned: frozenset[str] = frozenset()
+) -> list[ServedModel]:
+    """The three model ids of a run, all with the base retriever, which may be called tuned."""
     retriever, config = session.retriever(), session.config
-    collection = Collection(
-        name, session, DocumentStore(session.run_dir.documents), frozenset(), "test"
-    )
+    collection = Collection(name, session, DocumentStore(session.run_dir.documents), tuned, "test")
     pipeline = RagPipeline(
         retriever,
         session.chunks,

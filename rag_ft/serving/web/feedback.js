@@ -9,8 +9,8 @@ const SNIPPET = 140;
 export function feedbackControls(answer) {
   const status = element("span", { class: "soft", role: "status" });
   const thumbs = [
-    [1, "👍", "Good answer"],
-    [-1, "👎", "Bad answer"],
+    [1, "Good", "Good answer"],
+    [-1, "Bad", "Bad answer"],
   ].map(([rating, sign, label]) =>
     element(
       "button",
