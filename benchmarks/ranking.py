@@ -143,7 +143,7 @@ def latency(args: argparse.Namespace) -> dict[str, float]:
         seconds: dict[str, list[float]] = {"candidates": [], "mixture": [], "ranker": []}
         for question in asked:
             clock = [time.perf_counter()]
-            vectors, [found] = retriever.candidates([question])
+            vectors, [found] = retriever.candidates([question], [{}])
             clock.append(time.perf_counter())
             fuse(*found, PLAIN)
             clock.append(time.perf_counter())
