@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 
 from rag_ft.documents.containment import MANY_DOCUMENTS, REASON, TestParts, grams
-from rag_ft.schema import Chunk, Document, Reject
+from rag_ft.schema import Document, Reject
 
 WORDS = [f"{a}{b}" for a in ("har", "mil", "bri", "fer", "gar", "lan") for b in "abcdefghijklmnop"]
 
@@ -20,11 +21,11 @@ def document(name: str, text: str, split: str) -> Document:
     return Document(name, name, text, name, split, {})  # type: ignore[arg-type]
 
 
-def chunks_of(owner: Document, size: int = 60) -> list[Chunk]:
+def chunks_of(owner: Document, size: int = 60) -> list[dict[str, Any]]:
     words, made = owner.text.split(), []
     for n, start in enumerate(range(0, len(words), size)):
         text = " ".join(words[start : start + size])
-        made.append(Chunk(f"{owner.id}#{n}", owner.id, "", text, 0, 1, size, owner.split))
+        made.append({"id": f"{owner.id}#{n}", "text": text, "split": owner.split})
     return made
 
 
