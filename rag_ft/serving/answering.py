@@ -32,11 +32,12 @@ class Asked:
     """A request that is ready for the language model.
 
     `standalone` is the question that chunks were looked up for. `chunks` is None where no answer
-    from chunks is asked for: a task of a chat page, or a closed book. `llm` is the model to ask.
+    from chunks is asked for: a task of a chat page, or a closed book. `llm` is the model to ask;
+    None: filters allow no chunk, and a tuned model may know by heart what they exclude.
     """
 
     model: ServedModel
-    llm: LanguageModel
+    llm: LanguageModel | None
     question: str
     standalone: str
     chunks: tuple[RetrievedChunk, ...] | None
@@ -86,7 +87,8 @@ class Answerer:
                 model, model.base_llm, question, question, None, request, tuple(body.stops)
             )
 
-        standalone, chunks, llm, adapter = question, None, model.base_llm, None
+        standalone, chunks, adapter = question, None, None
+        llm: LanguageModel | None = model.base_llm
         if len(turns) > 1 and self._rewrite:
             standalone = await self._standalone(model, turns[:-1], question)
         if model.closed_book:
@@ -94,7 +96,8 @@ class Answerer:
         else:
             chunks = tuple(await self.retrieve(model, standalone, None, body.filters))
             messages = model.pipeline.prompt(standalone, chunks)
-            llm, adapter = model.llm, model.adapter
+            adapter = model.adapter
+            llm = model.llm if chunks or not body.filters else None
         request = await self._request(model, body, request_id, messages, adapter)
         return Asked(model, llm, question, standalone, chunks, request, tuple(body.stops))
 
@@ -162,7 +165,7 @@ class Answerer:
 
     def _pieces(self, asked: Asked) -> AsyncGenerator[str | Reply, None]:
         """The reply to a request: the model's, or an abstention where filters allow no chunk."""
-        if asked.chunks != ():
+        if asked.llm is not None:
             return self._streams[id(asked.llm)](asked.request)
         return _said(asked.request.id, asked.model.collection.session.prompts.abstain)
 

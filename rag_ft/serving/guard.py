@@ -178,16 +178,29 @@ class Guard:
             return
         if self._num_working >= self._settings.advanced.max_concurrent:
             raise ApiError(429, "too many requests at a time: try again", code="busy")
-        self._num_working += 1
-        self._telemetry.in_flight.inc()
+        has_slot = False
+
+        def take_slot(taken: bool) -> None:
+            nonlocal has_slot
+            if taken != has_slot:
+                self._num_working += 1 if taken else -1
+                self._telemetry.in_flight.set(self._num_working)
+                has_slot = taken
+
+        async def answer(message: Message) -> None:
+            # Free before the client has the end of its answer: it may ask again at once.
+            if message["type"] == "http.response.body" and not message.get("more_body"):
+                take_slot(False)
+            await send(message)
+
+        take_slot(True)
         try:
             async with asyncio.timeout(self._settings.advanced.timeout_seconds):
-                await _until_gone(self._app, scope, receive, send, body)
+                await _until_gone(self._app, scope, receive, answer, body)
         except TimeoutError as error:
             raise ApiError(504, "no answer within serve.advanced.timeout_seconds") from error
         finally:
-            self._num_working -= 1
-            self._telemetry.in_flight.dec()
+            take_slot(False)
 
     async def _body(self, receive: Receive) -> bytes | None:
         """The whole body; None where the client has gone meanwhile."""
