@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from rag_ft.config_loader import load_config
+from rag_ft.pipeline import run_stage
+
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.slow
 
@@ -103,3 +106,18 @@ def test_the_ranking_benchmark_chooses_on_one_part_and_measures_on_the_other(
     words = ["--only", "halvings,latency", "--sets", "covidqa", "--halvings", "2"]
     out = run(tmp_path, "ranking", str(handbook_sets), *words, "--work", str(tmp_path / "work"))
     assert "more than a point lost in" in out and "ranker_ms" in out
+
+
+def test_the_serving_benchmark_asks_directly_and_through_the_server(
+    tmp_path: Path, demo_encoder: str
+) -> None:
+    config = load_config(Path("configs/demo.yaml"), [f"run.dir={tmp_path / 'run'}"])
+    for stage in ("ingest", "index"):
+        run_stage(stage, config)
+    words = ["configs/demo.yaml", f"run.dir={tmp_path / 'run'}", "--clients", "4"]
+    out = run(tmp_path, "serving", *words, "--seconds", "4", "--warm-up", "1", "--soak", "4")
+    [result] = tmp_path.glob("serving-*.json")
+    found = json.loads(result.read_text(encoding="utf-8"))
+    assert "throughput_loss_percent" in out
+    assert found["soak"]["in_flight_at_the_end"] == 0
+    assert found["with_retrieval"]["tokens_per_s_served"] > 0
