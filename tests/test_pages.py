@@ -42,22 +42,32 @@ def session(tmp_path_factory: pytest.TempPathFactory, tiny_encoder_dir: Path) ->
     return small_run(folder, tiny_encoder_dir, [*DOCUMENTS, HOSTILE, WIDE])
 
 
-@pytest.fixture
-def llm() -> Says:
-    return Says("at noon [1]")
+@pytest.fixture(scope="module")
+def served(session: Session) -> Iterator[tuple[str, Says]]:
+    says = Says("")
+    with live(served_models(session, says, tuned=("retriever", "generator"))) as address:
+        yield address, says
 
 
 @pytest.fixture
-def url(session: Session, llm: Says) -> Iterator[str]:
-    with live(served_models(session, llm, tuned=("retriever", "generator"))) as address:
-        yield address
+def url(served: tuple[str, Says]) -> str:
+    return served[0]
+
+
+@pytest.fixture
+def llm(served: tuple[str, Says]) -> Says:
+    says = served[1]
+    says.reply, says.pause, says.error = "at noon [1]", 0.0, None
+    return says
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
+def context() -> Iterator[Any]:
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
+        context = browser.new_context(viewport={"width": 1280, "height": 800})
+        context.set_default_timeout(15_000)
+        yield context
         browser.close()
 
 
@@ -76,25 +86,24 @@ class Seen:
             self.complaints.append(message.text)
 
 
-@pytest.fixture
-def context(browser: Any) -> Iterator[Any]:
-    context = browser.new_context(viewport={"width": 1280, "height": 800})
-    context.set_default_timeout(5000)
-    yield context
-    context.close()
+@pytest.fixture(scope="module")
+def all_seen(context: Any) -> Seen:
+    return Seen(context)
 
 
 @pytest.fixture
-def seen(context: Any) -> Iterator[Seen]:
-    seen = Seen(context)
-    yield seen
-    assert seen.complaints == []
-    assert seen.hosts <= {"127.0.0.1"}
+def seen(all_seen: Seen) -> Iterator[Seen]:
+    all_seen.complaints.clear()
+    yield all_seen
+    assert all_seen.complaints == []
+    assert all_seen.hosts <= {"127.0.0.1"}
 
 
 @pytest.fixture
-def page(context: Any, seen: Seen) -> Any:
-    return context.new_page()
+def page(context: Any, seen: Seen, llm: Says) -> Iterator[Any]:
+    yield context.new_page()
+    for page in context.pages:
+        page.close()
 
 
 def ask(page: Any, question: str = QUESTION) -> Any:
