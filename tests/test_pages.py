@@ -19,6 +19,7 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH")
 
+WINDOW = {"width": 1280, "height": 800}
 QUESTION = "When does the ferry leave?"
 EVIL = (
     "<script>document.title='pwned'</script><img src=x onerror=document.title='pwned'>"
@@ -65,7 +66,7 @@ def llm(served: tuple[str, Says]) -> Says:
 def context() -> Iterator[Any]:
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        context = browser.new_context(viewport={"width": 1280, "height": 800})
+        context = browser.new_context(viewport=WINDOW)
         context.set_default_timeout(15_000)
         yield context
         browser.close()
@@ -99,11 +100,16 @@ def seen(all_seen: Seen) -> Iterator[Seen]:
     assert all_seen.hosts <= {"127.0.0.1"}
 
 
+@pytest.fixture(scope="module")
+def tab(context: Any) -> Any:
+    return context.new_page()
+
+
 @pytest.fixture
-def page(context: Any, seen: Seen, llm: Says) -> Iterator[Any]:
-    yield context.new_page()
-    for page in context.pages:
-        page.close()
+def page(tab: Any, seen: Seen, llm: Says) -> Any:
+    tab.set_viewport_size(WINDOW)
+    tab.emulate_media(color_scheme="light")
+    return tab
 
 
 def ask(page: Any, question: str = QUESTION) -> Any:
@@ -162,6 +168,7 @@ def test_a_link_in_the_drawer_opens_the_document_at_the_chunk(
     document.wait_for_load_state()
     assert document.locator("mark#cited").inner_text() == DOCUMENTS[0]["text"]
     assert document.title() == "Ferry"
+    document.close()  # a tab behind another one is slow
 
 
 def test_a_document_marks_only_the_cited_chunk(page: Any, url: str, session: Session) -> None:
