@@ -17,7 +17,10 @@ from rag_ft.session import Session
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH"),
+]
 
 WINDOW = {"width": 1280, "height": 800}
 QUESTION = "When does the ferry leave?"
