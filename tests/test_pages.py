@@ -157,7 +157,7 @@ def test_the_focus_is_not_lost_with_the_button_that_was_pressed(page: Any, url: 
     page.focus("#send")
     page.keyboard.press("Enter")
     page.wait_for_selector(".mark")
-    page.wait_for_function("document.activeElement.id === 'send'")
+    page.wait_for_selector("#send:focus")
 
 
 def test_a_link_in_the_drawer_opens_the_document_at_the_chunk(
