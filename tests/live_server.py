@@ -96,11 +96,14 @@ def small_run(folder: Path, encoder: Path, documents: Any = DOCUMENTS, **serve: 
 
 
 def served_models(
-    session: Session, llm: Says, name: str = "run", tuned: frozenset[str] = frozenset()
+    session: Session, llm: Says, name: str = "run", tuned: Iterable[str] = ()
 ) -> list[ServedModel]:
-    """The three model ids of a run, all with the base retriever, which may be called tuned."""
+    """The three model ids of a run, all with the base retriever; `tuned` are the components that
+    are said to be tuned."""
     retriever, config = session.retriever(), session.config
-    collection = Collection(name, session, DocumentStore(session.run_dir.documents), tuned, "test")
+    collection = Collection(
+        name, session, DocumentStore(session.run_dir.documents), frozenset(tuned), "test"
+    )
     pipeline = RagPipeline(
         retriever,
         session.chunks,

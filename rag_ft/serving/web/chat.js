@@ -68,8 +68,11 @@ function closeExports() {
 
 /** What can be done at the moment. */
 function offerControls() {
+  const pressed = [send, stop].includes(document.activeElement);
   stop.hidden = running.size === 0;
   send.hidden = running.size > 0;
+  // A button that hides would take the focus with it.
+  if (pressed) (stop.hidden ? send : stop).focus();
   exports.hidden = turns.length === 0;
   document.getElementById("welcome").hidden = turns.length > 0;
   // Without tuned components both answers would be the same.

@@ -9,9 +9,9 @@ const SNIPPET = 140;
 export function feedbackControls(answer) {
   const status = element("span", { class: "soft", role: "status" });
   const thumbs = [
-    [1, "Good", "Good answer"],
-    [-1, "Bad", "Bad answer"],
-  ].map(([rating, sign, label]) =>
+    [1, "Good answer"],
+    [-1, "Bad answer"],
+  ].map(([rating, label]) =>
     element(
       "button",
       {
@@ -23,7 +23,7 @@ export function feedbackControls(answer) {
         click: () => rate(rating),
         "data-rating": rating,
       },
-      element("span", { "aria-hidden": "true" }, sign),
+      element("span", { "aria-hidden": "true" }),
     ),
   );
   const correct = element(
