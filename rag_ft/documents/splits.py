@@ -1,4 +1,4 @@
-"""Puts each document into train, dev or test, by a hash of its text."""
+"""Puts each document into train, dev or test, by a hash of its id."""
 
 from __future__ import annotations
 
@@ -7,31 +7,24 @@ from collections.abc import Iterable
 
 from rag_ft.config import IngestConfig
 from rag_ft.schema import Split
-from rag_ft.text import skeleton
 
 _STRICTEST_FIRST: tuple[Split, ...] = ("test", "dev", "train")
 
 
-def content_key(text: str) -> str:
-    """What stands for a document when its split is decided: a hash of its words. Names of files and
-    folders, layout and punctuation do not count."""
-    return hashlib.sha256(skeleton(text).encode()).hexdigest()
-
-
-def hash_share(key: str) -> float:
-    """Returns a number in [0, 1) that depends on the key alone.
+def hash_share(document_id: str) -> float:
+    """Returns a number in [0, 1) that depends on the id alone.
 
     So the split of a document stays the same when others are added or removed.
     """
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:6], "big") / 2**48
+    return int.from_bytes(hashlib.sha256(document_id.encode()).digest()[:6], "big") / 2**48
 
 
-def split_of(key: str, config: IngestConfig) -> Split:
-    """Returns the split of a document (see `content_key`) by `test_share` and `dev_share`.
+def split_of(document_id: str, config: IngestConfig) -> Split:
+    """Returns the split by `test_share` and `dev_share`.
 
     With `folds`, fold number `fold` is the test split, and `dev_share` of the others is dev.
     """
-    share = hash_share(key)
+    share = hash_share(document_id)
     if config.advanced.folds:
         place = share * config.advanced.folds
         if int(place) == config.advanced.fold:

@@ -25,7 +25,7 @@ from rag_ft.documents.containment import TestParts
 from rag_ft.documents.discovery import RawDocument, find_files, free_id
 from rag_ft.documents.near_duplicates import groups, least_estimate
 from rag_ft.documents.prepare import limits_of, prepare_all, prepare_settings
-from rag_ft.documents.splits import content_key, split_of, strictest
+from rag_ft.documents.splits import split_of, strictest
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.model_hub import resolve
 from rag_ft.run_dir import RunDir
@@ -62,7 +62,7 @@ def run(session: Session) -> dict[str, Any]:
         # Near-duplicates share a split, so that no test document resembles a train document.
         similarity = least_estimate(settings.advanced.near_duplicate_similarity)
         near = groups(np.array(sources.signatures), similarity)
-        splits = decide_splits(sources, near, settings)
+        splits = decide_splits(sources.ids, sources.fixed, near, settings)
         for split in ("train", "test"):
             if split not in splits:
                 logger.warning(
@@ -139,12 +139,11 @@ def check(config: IngestConfig) -> None:
 class Sources:
     """What is kept in memory of all documents; the lists have one element a document.
 
-    `keys` stand for the texts, `fixed` are the splits that the user set, `by_id` says where an id
-    comes from, and `by_text` gives the place of a text in the lists, by its hash.
+    `fixed` are the splits that the user set, `by_id` says where an id comes from, and `by_text`
+    gives the place of a text in the lists, by its hash.
     """
 
     ids: list[str] = field(default_factory=list)
-    keys: list[str] = field(default_factory=list)
     fixed: list[Split | None] = field(default_factory=list)
     signatures: list[np.ndarray] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
@@ -219,7 +218,6 @@ class Sources:
         self.by_id[document.id] = document.where
         self.by_text[digest] = len(self.ids)
         self.ids.append(document.id)
-        self.keys.append(content_key(document.text))
         self.fixed.append(document.split)
         return document
 
@@ -242,20 +240,21 @@ def _check_kept(config: IngestConfig, sources: Sources, run_dir: RunDir) -> None
         )
 
 
-def decide_splits(sources: Sources, near: list[int], config: IngestConfig) -> list[Split]:
+def decide_splits(
+    ids: list[str], fixed: list[Split | None], near: list[int], config: IngestConfig
+) -> list[Split]:
     """Returns the split of each document, the same for a whole group of near-duplicates.
 
     `near` has the lowest index of each document's group. The split is the strictest one that the
-    user fixed for a member, else it depends on the smallest key of the group's texts.
+    user fixed for a member, else it depends on the hash of the group's smallest id.
     """
-    ids, keys, fixed = sources.ids, sources.keys, sources.fixed
     members: dict[int, list[int]] = {}
     for n, lowest in enumerate(near):
         members.setdefault(lowest, []).append(n)
     splits: list[Split] = ["train"] * len(ids)
     for group in members.values():
         wanted = {split for n in group if (split := fixed[n])}
-        split = strictest(wanted) if wanted else split_of(min(keys[n] for n in group), config)
+        split = strictest(wanted) if wanted else split_of(min(ids[n] for n in group), config)
         if len(wanted) > 1:
             names = ", ".join(ids[n] for n in group[:5])
             logger.warning("near-duplicates with different splits all go to %s: %s", split, names)
