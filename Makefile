@@ -55,7 +55,7 @@ test: setup check ## checks and the fast tests
 	$(BIN)/python -m pytest -q -n auto --dist worksteal
 
 test-slow: setup ## the tests that take minutes (no GPU, no vLLM)
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -m slow -n auto --dist worksteal
 
 vllm: .venv-vllm/.installed ## vLLM in an environment of its own: the CPU build, or with a GPU the CUDA one
 
