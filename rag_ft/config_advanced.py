@@ -304,7 +304,10 @@ class ServeAdvanced(Section):
         "None: the address of the request.",
     )
     max_concurrent: int = Field(
-        64, ge=1, le=100_000, description="Requests at a time; more get status 429."
+        64,
+        ge=1,
+        le=100_000,
+        description="Requests at a time; more wait a second, then get status 429.",
     )
     cors: list[str] = Field(
         default_factory=list,

@@ -134,8 +134,15 @@ class RagPipeline:
         Raises:
             DataError: the filters are malformed.
         """
-        [hits] = self._retriever.search([question], k or self._top_k, filters=[filters or {}])
-        return [RetrievedChunk(self._chunks[chunk_id], score) for chunk_id, score in hits]
+        [found] = self.retrieve_many([question], k, [filters or {}])
+        return found
+
+    def retrieve_many(
+        self, questions: Sequence[str], k: int | None, filters: Sequence[Filters]
+    ) -> list[list[RetrievedChunk]]:
+        """What `retrieve` returns for each question, with its filters; encoded in one batch."""
+        hits = self._retriever.search(questions, k or self._top_k, filters=filters)
+        return [[RetrievedChunk(self._chunks[id], score) for id, score in one] for one in hits]
 
     def prompt(self, question: str, chunks: Sequence[RetrievedChunk]) -> Messages:
         """The messages that ask the model to answer `question` from `chunks`."""

@@ -140,7 +140,7 @@ def test_a_large_body_is_refused(url: str) -> None:
 
 
 def test_more_requests_than_slots_are_told_to_come_again(url: str, llm: Says) -> None:
-    llm.pause = 0.3
+    llm.pause = 0.6
     with ThreadPoolExecutor(6) as threads:
         responses = list(threads.map(lambda _: chat(url), range(6)))
     codes = sorted(response.status_code for response in responses)
@@ -148,6 +148,13 @@ def test_more_requests_than_slots_are_told_to_come_again(url: str, llm: Says) ->
     busy = next(response for response in responses if response.status_code == 429)
     assert busy.headers["retry-after"] == "1"
     assert in_flight(url) == 0
+
+
+def test_a_request_waits_a_moment_for_a_slot(url: str, llm: Says) -> None:
+    llm.pause = 0.3
+    with ThreadPoolExecutor(4) as threads:
+        responses = list(threads.map(lambda _: chat(url), range(4)))
+    assert [response.status_code for response in responses] == [200] * 4
 
 
 def test_a_request_that_takes_too_long_is_ended_and_frees_its_slot(url: str, llm: Says) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import time
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 from anyio import to_thread
@@ -21,7 +20,10 @@ from rag_ft.serving.collections import ServedModel
 from rag_ft.serving.errors import ApiError
 from rag_ft.serving.requests import ChatBody
 from rag_ft.serving.rewriting import MAX_TOKENS, Turn, rewrite_prompt, rewritten
+from rag_ft.serving.searching import SearchQueue
 from rag_ft.serving.telemetry import Telemetry
+
+T = TypeVar("T")
 
 # Chat pages ask the same model for titles, tags and follow-up questions.
 TASK = "### Task:"
@@ -55,7 +57,7 @@ class Finished:
 
 
 class Answerer:
-    """Retrieves in threads, one search at a time, and streams from the language models."""
+    """Retrieves in threads and streams from the language models."""
 
     def __init__(self, streams: Mapping[int, Stream], rewrite: bool, telemetry: Telemetry) -> None:
         """
@@ -65,8 +67,9 @@ class Answerer:
             telemetry: Where seconds and tokens are counted.
         """
         self._streams, self._rewrite, self._telemetry = streams, rewrite, telemetry
-        # An encoder uses all cores already: searches side by side would only wait for each other.
-        self._searching = anyio.CapacityLimiter(1)
+        # An encoder uses all cores already: work side by side would only wait for each other.
+        self._encoding = anyio.CapacityLimiter(1)
+        self._searches = SearchQueue(self._encoding)
 
     async def prepare(self, model: ServedModel, body: ChatBody, request_id: str) -> Asked:
         """Retrieval and prompt of a chat request.
@@ -113,18 +116,24 @@ class Answerer:
         Raises:
             ApiError: the filters are malformed.
         """
-        search = functools.partial(model.pipeline.retrieve, question, k, filters)
-        return await self.in_thread(search, "retrieve")
+        with self._step("retrieve"):
+            return await self._searches.retrieve(model.pipeline, question, k, filters)
 
-    async def in_thread(self, work: Any, step: str) -> Any:
+    async def in_thread(self, work: Callable[[], T], step: str) -> T:
         """What `work()` returns, in a thread, one at a time; its seconds are those of `step`."""
+        with self._step(step):
+            return await to_thread.run_sync(work, limiter=self._encoding, abandon_on_cancel=True)
+
+    @contextmanager
+    def _step(self, name: str) -> Iterator[None]:
+        """Counts the seconds, also of waiting. Raises ApiError where what is asked is wrong."""
         began = time.monotonic()
         try:
-            return await to_thread.run_sync(work, limiter=self._searching)
+            yield
         except DataError as error:
             raise ApiError(400, str(error)) from error
         finally:
-            self._telemetry.step(step, time.monotonic() - began)
+            self._telemetry.step(name, time.monotonic() - began)
 
     async def stream(self, asked: Asked) -> AsyncGenerator[str | Finished, None]:
         """Pieces of the answer as they can be shown, then the finished answer.

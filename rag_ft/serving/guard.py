@@ -21,6 +21,7 @@ from rag_ft.serving.telemetry import Telemetry
 
 COOKIE = "rag_ft_key"
 BODY_SECONDS = 60
+SLOT_SECONDS = 1.0  # a request waits so long for one
 # Without data of the run, so that a load balancer and a person without the key get an answer.
 OPEN = ("/health", "/login", "/static/page.css", "/static/icon.svg")
 PAGES = ("/", "/documents/")
@@ -79,6 +80,7 @@ class Guard:
         """
         self._app, self._settings, self._key = app, settings, key
         self._telemetry, self._any_host = telemetry, any_host
+        self._slots = asyncio.Semaphore(settings.advanced.max_concurrent)
         self._num_working = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -176,31 +178,39 @@ class Guard:
             raise ApiError(408, f"the body took more than {BODY_SECONDS} s") from error
         if body is None:
             return
-        if self._num_working >= self._settings.advanced.max_concurrent:
-            raise ApiError(429, "too many requests at a time: try again", code="busy")
-        has_slot = False
+        # A client that has left may hold its slot for a moment longer.
+        try:
+            async with asyncio.timeout(SLOT_SECONDS):
+                await self._slots.acquire()
+        except TimeoutError as error:
+            raise ApiError(429, "too many requests at a time: try again", code="busy") from error
+        self._count_working(1)
+        has_slot = True
 
-        def take_slot(taken: bool) -> None:
+        def free_slot() -> None:
             nonlocal has_slot
-            if taken != has_slot:
-                self._num_working += 1 if taken else -1
-                self._telemetry.in_flight.set(self._num_working)
-                has_slot = taken
+            if has_slot:
+                has_slot = False
+                self._slots.release()
+                self._count_working(-1)
 
         async def answer(message: Message) -> None:
             # Free before the client has the end of its answer: it may ask again at once.
             if message["type"] == "http.response.body" and not message.get("more_body"):
-                take_slot(False)
+                free_slot()
             await send(message)
 
-        take_slot(True)
         try:
             async with asyncio.timeout(self._settings.advanced.timeout_seconds):
                 await _until_gone(self._app, scope, receive, answer, body)
         except TimeoutError as error:
             raise ApiError(504, "no answer within serve.advanced.timeout_seconds") from error
         finally:
-            take_slot(False)
+            free_slot()
+
+    def _count_working(self, change: int) -> None:
+        self._num_working += change
+        self._telemetry.in_flight.set(self._num_working)
 
     async def _body(self, receive: Receive) -> bytes | None:
         """The whole body; None where the client has gone meanwhile."""
