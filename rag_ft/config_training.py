@@ -84,6 +84,13 @@ class TrainGeneratorAdvanced(Section):
         description="Share of examples (0-1) whose chunks contain the answer; the others teach "
         "to abstain. Layout concat only limits the number of unanswerable pairs by it.",
     )
+    human_weight: int = Field(
+        2,
+        ge=1,
+        le=100,
+        description="How often a pass uses an imported pair, which people wrote, for once that it "
+        "uses a generated one; each time its chunks are arranged anew.",
+    )
     cite: bool = Field(False, description="Answers end with the number of the gold chunk.")
     quote: bool = Field(
         False,

@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -117,7 +118,8 @@ def build_training_set(session: Session, encode: Encode, folder: Path) -> dict[s
     shown, context = config.retrieval.num_shown, config.llm.max_model_tokens
     layout = layout_settings(settings, shown, seed, context)
     num_passes = min(math.ceil(settings.epochs), ENOUGH_EXAMPLES // len(pairs))
-    train, rejected = make_examples(prompt, found, pairs, encode, layout, max(1, num_passes))
+    num_passes, weight = max(1, num_passes), settings.advanced.human_weight
+    train, rejected = make_examples(prompt, found, pairs, encode, layout, num_passes, weight)
     dev, rejected_dev = make_examples(prompt, found, some_dev, encode, layout)
     num_made = num_arrangements(train)
     replayed = _replay(session, pairs, encode, len(train) // num_made)
@@ -208,20 +210,23 @@ def make_examples(
     encode: Encode,
     layout: LayoutSettings,
     num_passes: int = 1,
+    human_weight: int = 1,
 ) -> tuple[list[Example], list[Reject]]:
     """Examples for `num_passes` passes over the pairs, one pass after the other, each in the order
-    of the pairs, and a Reject for every pair or context that is in none of the passes.
+    of the pairs, and a Reject for every pair or context that is in none of the passes. A pass has
+    imported pairs, which people wrote, `human_weight` times.
 
-    Each pass arranges the chunks anew: the same contexts, seen three times, would be learned by
+    Each time the chunks are arranged anew: the same contexts, seen three times, would be learned by
     heart.
     """
     examples: list[Example] = []
     rejects: dict[str, Reject] = {}
-    for number in range(num_passes):
-        arranged = replace(layout, arrangement=number)
-        kept, balanced, surplus = balance_unanswerable(pairs, arranged)
+    human = [pair for pair in pairs if pair.origin == "imported"]
+    for number, time in product(range(num_passes), range(human_weight)):
+        arranged = replace(layout, arrangement=number + time * num_passes)
+        kept, balanced, surplus = balance_unanswerable(human if time else pairs, arranged)
         made, rejected = _examples_of(prompt, found, kept, encode, balanced)
-        examples += made
+        examples += [replace(example, arrangement=number) for example in made]
         rejects |= {reject.item: reject for reject in [*surplus, *rejected]}
     # What one pass rejects, another may use.
     used = {example.id for example in examples}
