@@ -85,7 +85,7 @@ def overrides(args: argparse.Namespace, folder: str) -> list[str]:
         "ingest.chunk_tokens=128",
         f"llm.model={args.model}",
         "llm.backend=vllm",
-        f"generate.max_chunks={args.chunks}",
+        f"generate.advanced.max_chunks={args.chunks}",
         f"generate.pairs_per_chunk={args.pairs}",
         f"generate.advanced.max_tokens={args.max_tokens}",
         "generate.advanced.temperature=0",

@@ -184,12 +184,6 @@ class GenerateConfig(Section):
     questions: list[Path] = Field(
         default_factory=list, description="Human questions to import (jsonl, see README)."
     )
-    max_chunks: int = Field(
-        0,
-        ge=0,
-        le=1_000_000_000,
-        description="Asks only this many chunks, spread over the documents. 0: all.",
-    )
     advanced: GenerateAdvanced = GenerateAdvanced()
 
 
@@ -228,6 +222,11 @@ class TrainGeneratorConfig(Section):
         16, ge=1, le=65_536, description="Examples per optimiser step over all processes."
     )
     learning_rate: float = Field(2e-4, gt=0, le=1, description="Peak; 5 % warm-up, then cosine.")
+    preference: Literal["none", "dpo"] = Field(
+        "none",
+        description="dpo: after fine-tuning the generator learns from its own good and bad "
+        "replies to train questions; kept where dev questions gain.",
+    )
     advanced: TrainGeneratorAdvanced = TrainGeneratorAdvanced()
 
 

@@ -224,6 +224,12 @@ class GenerateAdvanced(Section):
     splits: list[Literal["train", "dev", "test"]] = Field(
         ["train", "dev", "test"], description="Splits whose documents get generated pairs."
     )
+    max_chunks: int = Field(
+        0,
+        ge=0,
+        le=1_000_000_000,
+        description="Asks only this many chunks, spread over the documents. 0: all.",
+    )
     swaps_per_pair: int = Field(
         0,
         ge=0,

@@ -84,6 +84,13 @@ class TrainGeneratorAdvanced(Section):
         description="Share of examples (0-1) whose chunks contain the answer; the others teach "
         "to abstain. Layout concat only limits the number of unanswerable pairs by it.",
     )
+    human_weight: int = Field(
+        2,
+        ge=1,
+        le=100,
+        description="How often a pass uses a pair that people wrote or reviewed, for once that it "
+        "uses a generated one; each time its chunks are arranged anew.",
+    )
     cite: bool = Field(False, description="Answers end with the number of the gold chunk.")
     quote: bool = Field(
         False,
@@ -142,6 +149,25 @@ class TrainGeneratorAdvanced(Section):
         ge=1,
         le=10_000,
         description="Dev evaluations (and checkpoints) spread over the training.",
+    )
+    preference_questions: int = Field(
+        400,
+        ge=1,
+        le=10_000_000,
+        description="preference=dpo: at most so many train pairs are asked about, first those of "
+        "people.",
+    )
+    preference_samples: int = Field(
+        4, ge=1, le=1000, description="preference=dpo: random replies to each prompt."
+    )
+    preference_learning_rate: float = Field(
+        5e-5, gt=0, le=1, description="preference=dpo: its peak learning rate."
+    )
+    preference_beta: float = Field(
+        0.1,
+        gt=0,
+        le=100,
+        description="preference=dpo: how much it costs to move away from the fine-tuned weights.",
     )
     report_to: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = Field(
         default_factory=list,

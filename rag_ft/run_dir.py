@@ -166,7 +166,7 @@ class RunDir:
 
     def training_log(self, stage: str) -> Path:
         """train_*: {step, loss, eval_loss, ...} a line, what the curves of the report are drawn
-        from."""
+        from. Preference tuning adds {stage, known, gold_shown, prompts, ...} for each quadrant."""
         return self.path / "training" / f"{stage}.jsonl"
 
     @property

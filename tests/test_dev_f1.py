@@ -24,8 +24,10 @@ def test_answers_during_training_are_scored_as_those_of_the_evaluation(prepared:
     from rag_ft.llm.factory import open_language_model
     from rag_ft.llm.interface import ChatRequest
     from rag_ft.prompts.prompt_set import is_abstention
-    from rag_ft.training.generator.dataset import layout_settings, make_questions, retrieve
+    from rag_ft.training.generator.dataset import layout_settings
     from rag_ft.training.generator.dev_f1 import answer_f1, mean_f1
+    from rag_ft.training.generator.dev_questions import make_questions
+    from rag_ft.training.generator.retrieved import retrieve
 
     config, run_dir = prepared(llm__model="data/models/demo-lm")
     pairs = list(read_jsonl(run_dir.qa, QAPair))

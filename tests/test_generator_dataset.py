@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -95,3 +96,26 @@ def test_retriever_and_generator_hold_out_the_same_documents(tmp_path: Path, num
     assert held == {p.document_id for p in of_retriever.dev} and len(held) > num_dev
     assert {p.document_id for p in train} == {p.document_id for p in of_retriever.train}
     assert not held & {p.document_id for p in train}
+
+
+def test_a_pass_uses_imported_pairs_more_often_than_generated_ones(
+    prepared: Make, tmp_path: Path
+) -> None:
+    config, run_dir = prepared(settings={"epochs": 2, "human_weight": 3})
+    pairs = list(read_jsonl(run_dir.qa, QAPair))
+    by_people = {p.id for p in pairs if p.split == "train" and p.document_id in ("d1", "d2")}
+    write_jsonl(
+        run_dir.qa,
+        [dataclasses.replace(p, origin="imported") if p.id in by_people else p for p in pairs],
+    )
+    encode = load_chat_tokens(config.llm.required_model).encode
+    build_training_set(Session(config, run_dir), encode, tmp_path / "set")
+    answered = [e for e in read_training_set(tmp_path / "set").train if e.kind == "answer"]
+    times = Counter((e.id, e.arrangement) for e in answered)
+    assert {times[i, n] for i in ("qd1", "qd2") for n in (0, 1)} == {3}
+    assert {number for (i, _), number in times.items() if i not in by_people} == {1}
+    shown = {e.chunk_ids for e in answered if e.id == "qd1"}
+    assert len(shown) > 2  # arranged anew each time
+    # Of the unanswerable questions those of people are kept.
+    abstained = [e.id for e in read_training_set(tmp_path / "set").train if e.kind == "abstain"]
+    assert {"ud1", "ud2"} <= set(abstained)

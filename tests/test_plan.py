@@ -216,7 +216,7 @@ def test_planned_memory_is_within_a_quarter_of_the_measured_peak_on_the_demo(
 ) -> None:
     overrides = [
         f"run.dir={tmp_path / 'run'}",
-        "generate.max_chunks=120",
+        "generate.advanced.max_chunks=120",
         "train_retriever.epochs=1",
     ]
     config = load_config(

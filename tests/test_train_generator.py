@@ -197,7 +197,8 @@ def test_float32_weights_on_a_gpu_are_asked_in_the_precision_of_their_training(
     monkeypatch.setattr(questions, "plain_text_loss", lambda *_: bfloat16())
     monkeypatch.setattr(questions, "mean_f1", lambda *_: bfloat16())
     monkeypatch.setattr(train_generator, "longest_answer", lambda _: 1)
-    data = TrainingSet([], [], [], [], [questions.DevQuestion("q", None, (), 0, ())], [])
+    asked = [questions.DevQuestion("q", None, (), 0, ())]
+    data = TrainingSet([], [], [], [], asked, [], [], [])
 
     def probed(device: str, dtype: torch.dtype, asked: Any = config) -> set[Any]:
         model = SimpleNamespace(device=torch.device(device), dtype=dtype)

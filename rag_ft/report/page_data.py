@@ -58,6 +58,7 @@ def page_data(
         add_ranks(browser, hits)
     scored = {metric for levels in metrics["systems"].values() for metric in levels}
     retrieval, settings = in_family("retrieval"), flat(config)
+    trained = training_log(run_dir, "train_generator")
     stages = [row["stage"] for row in metrics["cost"]]
     return {
         "config": config,
@@ -81,7 +82,8 @@ def page_data(
         "why_untuned": run_data.why_untuned(run_dir),
         "num_unlocated": sum(pair.answerable and not gold[pair.id] for pair in table.pairs),
         "retriever": retriever_data(run_dir, table, documents, chunks, gold, config.run.seed),
-        "curves": charts.training_curves(training_log(run_dir, "train_generator")),
+        "curves": charts.training_curves(trained),
+        "quadrants": [row for row in trained if "gold_shown" in row],
         "noise": noise_curve(metrics["robustness"]),
         "pairs": run_data.pairs_by_split(run_dir),
         "counts": {stage: run_data.counts_of(run_dir, stage) for stage in stages},

@@ -154,7 +154,7 @@ def _planned(
     """The questions to ask about the chunks of the splits that generate.advanced.splits names."""
     splits = settings.advanced.splits
     counts = Counter(chunks.count_by_document(splits))
-    chosen = choose_chunks(chunks.of_splits(splits), counts, settings.max_chunks)
+    chosen = choose_chunks(chunks.of_splits(splits), counts, settings.advanced.max_chunks)
     shares = kind_shares(settings.kinds, writable, "")
     return plan(chosen, settings.pairs_per_chunk, shares, seed)
 

@@ -12,7 +12,7 @@ from rag_ft.config import LLMConfig
 from rag_ft.errors import DataError
 from rag_ft.session import Session
 from rag_ft.storage import write_jsonl, write_text
-from rag_ft.training.generator.context_layouts import count_kinds, longest_answer
+from rag_ft.training.generator.context_layouts import Encode, count_kinds, longest_answer
 from rag_ft.version import __version__
 
 if TYPE_CHECKING:
@@ -40,7 +40,6 @@ def run(session: Session) -> Counts:
     if not settings.enabled:
         return {"trained": 0, "reason": "train_generator.enabled is false"}
     from rag_ft.training.distributed import join_processes
-    from rag_ft.training.generator.dataset import build_training_set, read_training_set
     from rag_ft.training.generator.lora import check_method, load_base
     from rag_ft.training.generator.tokenization import load_chat_tokens
 
@@ -50,17 +49,7 @@ def run(session: Session) -> Counts:
     tokens = load_chat_tokens(llm.required_model, llm.advanced.trust_remote_code)
     tokenizer = tokens.tokenizer
 
-    # Examples: the first process makes them, every process reads them.
-    made = processes.first(lambda: build_training_set(session, tokens.encode, work))
-    counts: Counts = dict(made or {})  # None in the other processes
-    data = read_training_set(work)
-    if not data.train:
-        raise DataError(f"no pair gave a training example: see {run_dir.rejects(STAGE)}")
-    longest, room = longest_answer(data.train), config.evaluate.advanced.max_tokens
-    if longest > room:
-        message = "evaluate.advanced.max_tokens=%d cuts off answers of %d tokens: raise it."
-        logger.warning(message, room, longest)
-
+    counts, data = training_set(session, tokens.encode, processes)
     from rag_ft.training.generator.trainer import train  # loads TRL, so only with data to train on
 
     # By default tensorboard would write among the checkpoints, which are deleted.
@@ -76,10 +65,49 @@ def run(session: Session) -> Counts:
     trained = train(
         config, tokenizer, data.train, data.dev, work, processes, model, data.dev_questions
     )
+    counts |= training_counts(data, trained)
+    history = trained.history
+    if settings.preference == "dpo":
+        from rag_ft.training.generator.preference import Asking, tune_by_preference
+
+        rows, of_preference = tune_by_preference(
+            trained.trainer.model,
+            tokenizer,
+            data.preference,
+            data.preference_dev,
+            settings,
+            Asking(llm.dtype, llm.advanced.abstain, longest_answer(data.train), config.run.seed),
+            trained.trainer.args.per_device_train_batch_size,
+            work / "preference",
+            processes,
+        )
+        history, counts = [*history, *rows], counts | of_preference
     after = side_effects(trained.trainer.model, tokenizer, data, llm, "tuned")
-    counts |= training_counts(data, trained) | before | after
-    write_generator(session, trained, counts, processes)
+    counts |= before | after
+    write_generator(session, trained, history, counts, processes)
     return counts
+
+
+def training_set(
+    session: Session, encode: Encode, processes: Processes
+) -> tuple[Counts, TrainingSet]:
+    """The first process makes the examples, every process reads them. Counts are empty in others.
+
+    Raises:
+        DataError: there is no example to train on, or something of a test document is among them.
+    """
+    from rag_ft.training.generator.dataset import build_training_set, read_training_set
+
+    work = session.run_dir.checkpoints(STAGE)
+    made = processes.first(lambda: build_training_set(session, encode, work))
+    data = read_training_set(work)
+    if not data.train:
+        raise DataError(f"no pair gave a training example: see {session.run_dir.rejects(STAGE)}")
+    longest, room = longest_answer(data.train), session.config.evaluate.advanced.max_tokens
+    if longest > room:
+        message = "evaluate.advanced.max_tokens=%d cuts off answers of %d tokens: raise it."
+        logger.warning(message, room, longest)
+    return dict(made or {}), data
 
 
 def side_effects(
@@ -136,10 +164,14 @@ def training_counts(data: TrainingSet, trained: Trained) -> Counts:
 
 
 def write_generator(
-    session: Session, trained: Trained, counts: Counts, processes: Processes
+    session: Session,
+    trained: Trained,
+    history: list[dict[str, Any]],
+    counts: Counts,
+    processes: Processes,
 ) -> None:
-    """Writes generator/ and the training log, and deletes the checkpoints. generator/ appears by
-    one rename, complete. All processes must call it."""
+    """Writes generator/ and the training log (`history`), and deletes the checkpoints. generator/
+    appears by one rename, complete. All processes must call it."""
     from rag_ft.training.generator.model_card import model_card
     from rag_ft.training.generator.trainer import save_generator
 
@@ -152,7 +184,7 @@ def write_generator(
     processes.wait()
     if processes.main:
         write_text(unfinished / "README.md", model_card(config, counts, __version__))
-        write_jsonl(run_dir.training_log(STAGE), trained.history)
+        write_jsonl(run_dir.training_log(STAGE), history)
         shutil.rmtree(run_dir.generator, ignore_errors=True)
         os.replace(unfinished, run_dir.generator)
         shutil.rmtree(run_dir.checkpoints(STAGE), ignore_errors=True)

@@ -70,7 +70,7 @@ def count_corpus(ingest: IngestConfig, generate: GenerateConfig, run_dir: RunDir
         chunks = estimated_chunks(ingest)
     # Pairs are written about chunks of the chosen splits, up to the limit.
     asked = Counter({split: chunks[split] for split in generate.advanced.splits})
-    num_asked = min(asked.total(), generate.max_chunks or asked.total())
+    num_asked = min(asked.total(), generate.advanced.max_chunks or asked.total())
 
     if run_dir.qa.exists():
         pairs = Counter((pair.split, pair.answerable) for pair in read_jsonl(run_dir.qa, QAPair))

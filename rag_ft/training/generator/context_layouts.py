@@ -101,9 +101,9 @@ def balance_unanswerable(
         return list(pairs), layout, []
 
     # So many examples to abstain from belong to these answered ones; which pairs are surplus is
-    # drawn anew in each pass.
+    # drawn anew in each pass, and those that people wrote come first.
     num_abstain = (1 - layout.gold_share) / layout.gold_share * num_answerable
-    unanswerable.sort(key=lambda pair: layout.rng(pair.id).random())
+    unanswerable.sort(key=lambda pair: (pair.origin == "generated", layout.rng(pair.id).random()))
     surplus = {pair.id for pair in unanswerable[math.ceil(num_abstain) :]}
     rejects = [
         Reject(pair.id, "surplus unanswerable pair", "see train_generator.advanced.gold_share")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,15 +14,12 @@ from rag_ft.chunk_store import ChunkStore
 from rag_ft.config import TrainGeneratorConfig
 from rag_ft.errors import DataError
 from rag_ft.prompts.answer_prompt import AnswerPrompt
-from rag_ft.prompts.prompt_set import Prompts
-from rag_ft.relevance import second_chunk_id
 from rag_ft.run_dir import RunDir
-from rag_ft.schema import Chunk, QAPair, Reject
+from rag_ft.schema import QAPair, Reject
 from rag_ft.session import Session
 from rag_ft.storage import read_jsonl, read_rows, write_jsonl
 from rag_ft.training.dev_split import split_train_dev, train_groups
 from rag_ft.training.generator.context_layouts import (
-    Context,
     Encode,
     Example,
     LayoutSettings,
@@ -31,18 +29,37 @@ from rag_ft.training.generator.context_layouts import (
     num_arrangements,
 )
 from rag_ft.training.generator.dev_f1 import DevQuestion
+from rag_ft.training.generator.dev_questions import (
+    closed_book_questions,
+    make_questions,
+    question_from,
+)
+from rag_ft.training.generator.preference_prompts import (
+    PreferencePrompt,
+    preference_prompts,
+    prompt_from,
+)
 from rag_ft.training.generator.replay import num_replayed, replay_examples, replay_prompts
+from rag_ft.training.generator.retrieved import Retrieved, retrieve
 from rag_ft.training.generator.tokenization import Encoded
 from rag_ft.training.leakage import check_chunks_allowed, check_no_leakage, without_test_questions
 
 MAX_DEV_EXAMPLES = 100
 MAX_QUESTIONS = 64  # asked at each dev evaluation, of each fold, and closed book
 MAX_PLAIN_TEXTS = 32
-EXTRA_HITS = 10  # beyond what is shown: distractors to choose from
 # From so many examples on, another arrangement of the same pairs teaches little and takes memory.
 ENOUGH_EXAMPLES = 100_000
 # The files of a training set in writing order: the last one marks it as complete.
-PARTS = ("train", "dev", "dev_questions", "fold_questions", "closed_book", "plain")
+PARTS = (
+    "train",
+    "dev",
+    "dev_questions",
+    "fold_questions",
+    "closed_book",
+    "preference",
+    "preference_dev",
+    "plain",
+)
 Item = TypeVar("Item")
 
 
@@ -50,25 +67,18 @@ Item = TypeVar("Item")
 class TrainingSet:
     """`train` and `dev` examples share no document. `dev_questions`: of dev documents, where F1
     selects the weights. `fold_questions`: of train documents, where there is cross-validation.
-    `closed_book`: training questions without context, to measure memorisation. `plain_texts`:
-    chunks of dev documents, to measure what training does to plain language."""
+    `closed_book`: training questions without context, to measure memorisation. `preference` and
+    `preference_dev`: of train and dev documents, for preference tuning. `plain_texts`: chunks of
+    dev documents, to measure what training does to plain language."""
 
     train: list[Example]
     dev: list[Example]
     dev_questions: list[DevQuestion]
     fold_questions: list[DevQuestion]
     closed_book: list[DevQuestion]
+    preference: list[PreferencePrompt]
+    preference_dev: list[PreferencePrompt]
     plain_texts: list[str]
-
-
-@dataclass(frozen=True)
-class Retrieved:
-    """`hits`: pair id -> ids of the chunks that the serving index finds, best first, without chunks
-    of test documents and those that the pair's filters exclude. `chunks`: those chunks and the
-    pairs' own, by id."""
-
-    hits: dict[str, list[str]]
-    chunks: dict[str, Chunk]
 
 
 def select_pairs(
@@ -117,37 +127,56 @@ def build_training_set(session: Session, encode: Encode, folder: Path) -> dict[s
     shown, context = config.retrieval.num_shown, config.llm.max_model_tokens
     layout = layout_settings(settings, shown, seed, context)
     num_passes = min(math.ceil(settings.epochs), ENOUGH_EXAMPLES // len(pairs))
-    train, rejected = make_examples(prompt, found, pairs, encode, layout, max(1, num_passes))
+    num_passes, weight = max(1, num_passes), settings.advanced.human_weight
+    train, rejected = make_examples(prompt, found, pairs, encode, layout, num_passes, weight)
     dev, rejected_dev = make_examples(prompt, found, some_dev, encode, layout)
     num_made = num_arrangements(train)
     replayed = _replay(session, pairs, encode, len(train) // num_made)
     for number in range(num_made):
         train += [replace(example, arrangement=number) for example in replayed]
 
-    # Questions that the model answers before, during and after the training.
-    num_dev = MAX_QUESTIONS if settings.advanced.select_by == "f1" else 0
-    num_folds = settings.advanced.cross_validation_folds
-    dev_sample = _sample(some_dev, num_dev, seed)
-    fold_sample = _sample(pairs, MAX_QUESTIONS * num_folds, seed)
-    closed_sample = _sample(pairs, MAX_QUESTIONS, seed)
+    asked = _questions(session, found, pairs, some_dev, encode, layout)
+
     dev_documents = {p.document_id for p in dev_pairs}
     candidates = store.of_splits({"train", "dev"})
     plain = [c.text for c in candidates if c.split == "dev" or c.document_id in dev_documents]
+    texts = ({"text": text} for text in _sample(plain, MAX_PLAIN_TEXTS, seed))
+    parts: dict[str, Iterable[Any]] = {"train": train, "dev": dev, **asked, "plain": texts}
+    write_jsonl(session.run_dir.rejects("train_generator"), [*rejects, *rejected, *rejected_dev])
+    for name in PARTS:
+        write_jsonl(folder / f"{name}.jsonl", parts[name])
+    return counts
 
-    parts: dict[str, Iterable[Any]] = {
-        "train": train,
-        "dev": dev,
+
+def _questions(
+    session: Session,
+    found: Retrieved,
+    pairs: Sequence[QAPair],
+    dev_pairs: Sequence[QAPair],
+    encode: Encode,
+    layout: LayoutSettings,
+) -> dict[str, Iterable[Any]]:
+    """Questions that the model answers before, during and after its training, by their part."""
+    settings, seed, prompt = session.config.train_generator, layout.seed, session.answer_prompt
+    num_dev = MAX_QUESTIONS if settings.advanced.select_by == "f1" else 0
+    num_folds = settings.advanced.cross_validation_folds
+    dev_sample = _sample(dev_pairs, num_dev, seed)
+    fold_sample = _sample(pairs, MAX_QUESTIONS * num_folds, seed)
+    closed_sample = _sample(pairs, MAX_QUESTIONS, seed)
+
+    # Preference tuning asks people's questions first.
+    most = settings.advanced.preference_questions if settings.preference == "dpo" else 0
+    people_first = sorted(pairs, key=lambda pair: pair.origin == "generated")[:most]
+    of_dev = preference_prompts(prompt, found, dev_pairs if most else [], encode, layout)
+    return {
         "dev_questions": make_questions(prompt, found, dev_sample, encode, layout),
         "fold_questions": make_questions(prompt, found, fold_sample, encode, layout),
         "closed_book": closed_book_questions(
             session.prompts, closed_sample, encode, layout.max_tokens
         ),
-        "plain": ({"text": text} for text in _sample(plain, MAX_PLAIN_TEXTS, seed)),
+        "preference": preference_prompts(prompt, found, people_first, encode, layout),
+        "preference_dev": (p for p in of_dev if p.shown in ("retrieved", "withheld")),
     }
-    write_jsonl(session.run_dir.rejects("train_generator"), [*rejects, *rejected, *rejected_dev])
-    for name in PARTS:
-        write_jsonl(folder / f"{name}.jsonl", parts[name])
-    return counts
 
 
 def read_training_set(folder: Path) -> TrainingSet:
@@ -156,9 +185,11 @@ def read_training_set(folder: Path) -> TrainingSet:
     return TrainingSet(
         train=[_example(row) for row in rows["train"]],
         dev=[_example(row) for row in rows["dev"]],
-        dev_questions=[_question(row) for row in rows["dev_questions"]],
-        fold_questions=[_question(row) for row in rows["fold_questions"]],
-        closed_book=[_question(row) for row in rows["closed_book"]],
+        dev_questions=[question_from(row) for row in rows["dev_questions"]],
+        fold_questions=[question_from(row) for row in rows["fold_questions"]],
+        closed_book=[question_from(row) for row in rows["closed_book"]],
+        preference=[prompt_from(row) for row in rows["preference"]],
+        preference_dev=[prompt_from(row) for row in rows["preference_dev"]],
         plain_texts=[row["text"] for row in rows["plain"]],
     )
 
@@ -180,27 +211,6 @@ def layout_settings(
     )
 
 
-def retrieve(session: Session, pairs: Sequence[QAPair]) -> Retrieved:
-    """One search for all pairs, in the index that serving uses, twice as deep as serving."""
-    retriever = session.retriever(tuned=session.serves_tuned_retriever)
-    depth = 2 * session.config.retrieval.top_k + EXTRA_HITS
-    questions, filters = [pair.question for pair in pairs], [pair.filters for pair in pairs]
-    found = retriever.search(questions, depth, filters=filters)
-    hits = {p.id: [i for i, _ in ranked] for p, ranked in zip(pairs, found, strict=True)}
-
-    # Chunks that a pair names itself may not be among its hits.
-    wanted = {chunk_id for ids in hits.values() for chunk_id in ids}
-    for pair in pairs:
-        own = (pair.chunk_id, second_chunk_id(pair), *pair.hard_chunk_ids)
-        wanted.update(chunk_id for chunk_id in own if chunk_id)
-
-    # Without chunks of test documents, the others keep the order of serving.
-    # As they are shown: a neighbour may contain the answer.
-    shown = session.answer_prompt.shown
-    chunks = {i: shown(c) for i, c in session.chunks.select(wanted).items() if c.split != "test"}
-    return Retrieved({p: [i for i in ids if i in chunks] for p, ids in hits.items()}, chunks)
-
-
 def make_examples(
     prompt: AnswerPrompt,
     found: Retrieved,
@@ -208,20 +218,23 @@ def make_examples(
     encode: Encode,
     layout: LayoutSettings,
     num_passes: int = 1,
+    human_weight: int = 1,
 ) -> tuple[list[Example], list[Reject]]:
     """Examples for `num_passes` passes over the pairs, one pass after the other, each in the order
-    of the pairs, and a Reject for every pair or context that is in none of the passes.
+    of the pairs, and a Reject for every pair or context that is in none of the passes. A pass has
+    pairs that people wrote or reviewed `human_weight` times.
 
-    Each pass arranges the chunks anew: the same contexts, seen three times, would be learned by
+    Each time the chunks are arranged anew: the same contexts, seen three times, would be learned by
     heart.
     """
     examples: list[Example] = []
     rejects: dict[str, Reject] = {}
-    for number in range(num_passes):
-        arranged = replace(layout, arrangement=number)
-        kept, balanced, surplus = balance_unanswerable(pairs, arranged)
+    human = [pair for pair in pairs if pair.origin != "generated"]
+    for number, time in product(range(num_passes), range(human_weight)):
+        arranged = replace(layout, arrangement=number + time * num_passes)
+        kept, balanced, surplus = balance_unanswerable(human if time else pairs, arranged)
         made, rejected = _examples_of(prompt, found, kept, encode, balanced)
-        examples += made
+        examples += [replace(example, arrangement=number) for example in made]
         rejects |= {reject.item: reject for reject in [*surplus, *rejected]}
     # What one pass rejects, another may use.
     used = {example.id for example in examples}
@@ -241,34 +254,6 @@ def sample_examples(
     chosen = kept[:: max(1, len(kept) // most)][:most]
     found = retrieve(session, chosen)
     return _examples_of(session.answer_prompt, found, chosen, encode, balanced)
-
-
-def make_questions(
-    prompt: AnswerPrompt,
-    found: Retrieved,
-    pairs: Sequence[QAPair],
-    encode: Encode,
-    layout: LayoutSettings,
-) -> Iterator[DevQuestion]:
-    """The questions of the pairs as they are served: over the top chunks, as many as fit."""
-    for pair in pairs:
-        served = tuple(found.chunks[i] for i in found.hits[pair.id][: layout.top_k])
-        context = Context(pair.id, pair.question, served, gold=frozenset(), answer=None)
-        example = fit_to_length(context, prompt.messages, prompt.prompts.abstain, encode, layout)
-        if isinstance(example, Example):
-            yield _dev_question(pair, example.encoded, len(example.chunk_ids))
-
-
-def closed_book_questions(
-    prompts: Prompts, pairs: Sequence[QAPair], encode: Encode, max_tokens: int
-) -> Iterator[DevQuestion]:
-    """The questions of the answerable pairs, without any context, that fit into `max_tokens` with
-    their answers."""
-    for pair in pairs:
-        if pair.answerable:
-            encoded = encode(prompts.closed_book(pair.question), pair.answer)
-            if len(encoded.input_ids) <= max_tokens:
-                yield _dev_question(pair, encoded, 0)
 
 
 def _sample(items: Sequence[Item], most: int, seed: int) -> list[Item]:
@@ -321,18 +306,7 @@ def _replay(
     return list(replay_examples(config.llm, seed, prompts, encode, most, path))
 
 
-def _dev_question(pair: QAPair, encoded: Encoded, num_chunks: int) -> DevQuestion:
-    prompt = encoded.input_ids[: encoded.num_prompt_tokens]
-    answers = pair.answers if pair.answerable else ()
-    return DevQuestion(pair.id, pair.document_id, prompt, num_chunks, answers)
-
-
 def _example(row: dict[str, Any]) -> Example:
     encoded = Encoded(tuple(row["encoded"]["input_ids"]), row["encoded"]["num_prompt_tokens"])
     lists = {name: tuple(row[name]) for name in ("messages", "chunk_ids")}
     return Example(**{**row, **lists, "encoded": encoded})
-
-
-def _question(row: dict[str, Any]) -> DevQuestion:
-    lists = {name: tuple(row[name]) for name in ("prompt", "answers")}
-    return DevQuestion(**{**row, **lists})

@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional
 
 from rag_ft.evaluation.metrics.answers import score_answer
+from rag_ft.fast.decoding import Row
 from rag_ft.prompts.prompt_set import is_abstention, parse_answer
 from rag_ft.storage import batched
 
@@ -35,28 +36,32 @@ def answer_f1(
     model: Any, tokenizer: Any, questions: Sequence[DevQuestion], abstain: str, max_tokens: int
 ) -> list[float]:
     """F1 (0-1) of each question's greedy answer of at most `max_tokens` tokens, in order."""
-    from rag_ft.fast.decoding import Row
-    from rag_ft.llm.plain_decoding import decode_rows
-    from rag_ft.llm.transformers_backend import end_tokens
-
-    # Questions of similar length share a batch, so that little is padded.
-    training, ends = model.training, end_tokens(model, tokenizer)
-    model.eval()
     rows = [Row(list(question.prompt), max_tokens) for question in questions]
-    by_length = sorted(rows, key=lambda row: len(row.prompt))
-    for batch in batched(by_length, ROWS):
-        for _ in decode_rows(model, batch, ends, tokenizer.pad_token_id):
-            pass  # the rows hold the replies
-    model.train(training)
+    replies = continue_rows(model, tokenizer, rows)
 
     # Scored as the evaluation scores: after the citations are taken out of the reply.
-    replies = tokenizer.batch_decode([row.tokens for row in rows], skip_special_tokens=True)
     scores = []
     for question, reply in zip(questions, replies, strict=True):
         answer, _ = parse_answer(reply, question.num_chunks)
         abstained = is_abstention(answer, abstain)
         scores.append(score_answer(answer, question.answers, abstained)["f1"])
     return scores
+
+
+def continue_rows(model: Any, tokenizer: Any, rows: Sequence[Row]) -> list[str]:
+    """Fills the rows with a model in training, and returns their replies as text, in order."""
+    from rag_ft.llm.plain_decoding import decode_rows
+    from rag_ft.llm.transformers_backend import end_tokens
+
+    # Prompts of similar length share a batch, so that little is padded.
+    training, ends = model.training, end_tokens(model, tokenizer)
+    model.eval()
+    by_length = sorted(rows, key=lambda row: len(row.prompt))
+    for batch in batched(by_length, ROWS):
+        for _ in decode_rows(model, batch, ends, tokenizer.pad_token_id):
+            pass  # the rows hold the replies
+    model.train(training)
+    return tokenizer.batch_decode([row.tokens for row in rows], skip_special_tokens=True)
 
 
 def mean_f1(

@@ -57,6 +57,16 @@ RESULTS = [
     ("dev loss, first and best (nats per token)", "dev_loss_first", "dev_loss_best"),
     ("dev F1, first and best", "dev_f1_first", "dev_f1_best"),
     (
+        "preference tuning: dev F1 where answered, start and kept",
+        "dev_answered_f1_start",
+        "dev_answered_f1_best",
+    ),
+    (
+        "preference tuning: dev abstention F1, start and kept",
+        "dev_abstention_f1_start",
+        "dev_abstention_f1_best",
+    ),
+    (
         "plain text of dev documents, base and tuned (nats per token)",
         "plain_text_loss_base",
         "plain_text_loss_tuned",

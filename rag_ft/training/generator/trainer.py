@@ -199,10 +199,9 @@ def arguments(
 
     `dtype` is run.dtype; `best_by` selects the weights and is None without dev examples.
     """
-    advanced, gpu = settings.advanced, torch.cuda.is_available()
-    # A launcher sets this variable, and transformers reads it wherever bf16 is False.
-    os.environ.pop("ACCELERATE_MIXED_PRECISION", None)
+    advanced = settings.advanced
     return SFTConfig(
+        **shared_arguments(settings, dtype, seed),
         output_dir=str(folder),
         num_train_epochs=schedule.epochs,
         max_steps=advanced.max_steps or -1,
@@ -210,13 +209,6 @@ def arguments(
         per_device_eval_batch_size=max(1, schedule.device_batch_size),
         gradient_accumulation_steps=schedule.accumulation,
         learning_rate=settings.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=0.05,
-        weight_decay=0.0,
-        max_grad_norm=1.0,
-        bf16=computes_bf16(dtype),
-        use_cpu=not gpu,
-        gradient_checkpointing=advanced.gradient_checkpointing,
         packing=schedule.packed,
         eval_packing=False,
         max_length=advanced.max_tokens,
@@ -224,22 +216,39 @@ def arguments(
         dataset_kwargs=None if schedule.packed else {"skip_prepare_dataset": True},
         eval_strategy="steps" if best_by else "no",
         eval_steps=schedule.evaluate_every,
-        save_strategy="steps",
         save_steps=schedule.evaluate_every,
-        save_total_limit=2,
-        restore_callback_states_from_checkpoint=True,  # how long early stopping has waited
         load_best_model_at_end=best_by is not None,
         metric_for_best_model=f"eval_{best_by}" if best_by else None,
         greater_is_better=best_by == "f1",
-        prediction_loss_only=True,
         logging_steps=max(1, schedule.num_steps // NUM_LOGGED),
-        dataloader_pin_memory=gpu,
-        ddp_find_unused_parameters=False,
-        report_to=list(advanced.report_to) or "none",
-        seed=seed,
-        data_seed=seed,
-        disable_tqdm=False,
     )
+
+
+def shared_arguments(settings: TrainGeneratorConfig, dtype: str, seed: int) -> dict[str, Any]:
+    """What fine-tuning and preference tuning tell transformers' trainer alike. `dtype` is
+    run.dtype."""
+    advanced, gpu = settings.advanced, torch.cuda.is_available()
+    # A launcher sets this variable, and transformers reads it wherever bf16 is False.
+    os.environ.pop("ACCELERATE_MIXED_PRECISION", None)
+    return {
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 0.05,
+        "weight_decay": 0.0,
+        "max_grad_norm": 1.0,
+        "bf16": computes_bf16(dtype),
+        "use_cpu": not gpu,
+        "gradient_checkpointing": advanced.gradient_checkpointing,
+        "save_strategy": "steps",
+        "save_total_limit": 2,
+        "restore_callback_states_from_checkpoint": True,  # how long early stopping has waited
+        "prediction_loss_only": True,
+        "dataloader_pin_memory": gpu,
+        "ddp_find_unused_parameters": False,
+        "report_to": list(advanced.report_to) or "none",
+        "seed": seed,
+        "data_seed": seed,
+        "disable_tqdm": False,
+    }
 
 
 def dataset_of(examples: Sequence[Example]) -> Dataset:
