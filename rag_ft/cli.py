@@ -28,6 +28,8 @@ SYSTEM_ERRORS = {
 }
 FORCE_HELP = "run it again even if it is up to date; replies of a language model are reused"
 RETRY_HELP = "ask again for the pairs that were lost to errors of the server, and only for those"
+UPDATE_HELP = "take documents that were added, changed or removed; the rest stays as it is"
+COMPACT_HELP = "as --update, and write the index without deleted vectors, as one segment"
 DROP_HELP = "with --force: also delete the replies, so that the language model is asked again"
 
 
@@ -123,6 +125,10 @@ def make_parser() -> argparse.ArgumentParser:
     for stage in STAGES:
         command = _add(commands, stage.name, stage.does, "run.stage_command")
         _add_force(command)
+        if stage.grows:
+            command.add_argument("--update", action="store_true", help=UPDATE_HELP)
+        if stage.name == "index":
+            command.add_argument("--compact", action="store_true", help=COMPACT_HELP)
         if stage.name == "generate":
             command.add_argument("--retry-rejected", action="store_true", help=RETRY_HELP)
     run = _add(

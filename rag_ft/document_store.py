@@ -40,6 +40,13 @@ class DocumentStore:
         except (ValueError, TypeError, KeyError) as error:
             raise DataError(f"{self.path}: {document_id} is not a Document: {error}") from error
 
+    def close(self) -> None:
+        """Closes the file; the next access opens it again."""
+        if "_file" in self.__dict__:
+            self._file.close()
+            del self._file
+        self.__dict__.pop("_places", None)
+
     @functools.cached_property
     def _file(self) -> BinaryIO:
         try:

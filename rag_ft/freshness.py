@@ -185,6 +185,25 @@ def recorded_sources(run_dir: RunDir) -> dict[str, Mark]:
     return known
 
 
+def unchanged_sources(plan: Plan, done: Plan) -> set[str]:
+    """The ids of the source files of ingest that are as they were; none where something else that
+    ingest reads has changed."""
+    prefix = "ingest.sources/"
+
+    def others(inputs: Mapping[str, str]) -> dict[str, str]:
+        return {name: value for name, value in inputs.items() if not name.startswith(prefix)}
+
+    if others(plan["inputs"]) != others(done["inputs"]):
+        return set()
+    same = {
+        name.removeprefix(prefix)
+        for name, value in plan["inputs"].items()
+        if name.startswith(prefix) and value != "unreadable" and done["inputs"].get(name) == value
+    }
+    # Two files with one id cannot be told apart.
+    return {name for name in same if f"{prefix}{name} (2)" not in plan["inputs"]}
+
+
 def why_stale(plan: Plan, done: Plan, run_dir: RunDir) -> str | None:
     """Why a finished stage is stale; None where it is up to date."""
     if "outputs" not in done:

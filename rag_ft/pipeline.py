@@ -1,4 +1,4 @@
-"""The pipeline: runs a stage unless it is up to date, and tells the state of a run."""
+"""The pipeline: runs a stage unless it is up to date."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
@@ -19,16 +19,17 @@ from rag_ft.errors import ConfigError, DataError, RagFtError
 from rag_ft.evaluation.components import COMPONENTS
 from rag_ft.freshness import (
     OLD_LAYOUT,
-    config_is_damaged,
+    damage,
     mark_files,
     plan_stage,
     read_done,
     record_outputs,
+    unchanged_sources,
     what_changed,
     why_stale,
 )
 from rag_ft.run_dir import RunDir
-from rag_ft.stage_table import NAMES, STAGES, Stage, find_stage
+from rag_ft.stage_table import NAMES, Stage, find_stage
 from rag_ft.storage import content_hash, finite, leftovers, write_text
 from rag_ft.text import redact
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from rag_ft.config import Config, EvaluateConfig
 
 logger = logging.getLogger(__name__)
+Change = Literal["update", "compact"]
 # The packages whose versions a done-file records.
 PACKAGES = (
     "torch",
@@ -49,11 +51,12 @@ PACKAGES = (
 )
 
 
-# Running one stage.
-
-
 def run_stage(
-    name: str, config: Config, force: bool = False, drop_replies: bool = False
+    name: str,
+    config: Config,
+    force: bool = False,
+    drop_replies: bool = False,
+    change: Change | None = None,
 ) -> dict[str, Any]:
     """Runs a stage unless it is up to date, and writes its done-file last.
 
@@ -63,6 +66,8 @@ def run_stage(
         force: first removes what the stage wrote before, except the replies of a language model,
             which are found again by model and prompt.
         drop_replies: with `force`, removes the replies too.
+        change: "update" changes what ingest or index wrote where documents have changed; "compact"
+            also makes one segment of the index.
 
     Returns:
         The content of the done-file, with "skipped": True where the stage was up to date.
@@ -77,30 +82,44 @@ def run_stage(
     from rag_ft.lock import locked
 
     stage, run_dir = find_stage(name), RunDir(config.run_path)
-    plan = _plan(stage, config, run_dir)
-    if not force and (done := read_done(run_dir, name)) and not why_stale(plan, done, run_dir):
+    plan = plan_of(stage, config, run_dir)
+    done = None if force or change == "compact" else read_done(run_dir, name)
+    if done and not why_stale(plan, done, run_dir):
         _remember_times(run_dir, name, done, plan)
         return {**done, "skipped": True}
 
     # Launched processes of one training work together: the first one holds the lock for all.
     with locked(run_dir, name) if _is_main_process() else contextlib.nullcontext():
         # Planned again: another process may have worked here until the lock was free.
-        plan = _plan(stage, config, run_dir)
-        done = None if force else read_done(run_dir, name)
+        plan = plan_of(stage, config, run_dir)
+        done = None if force or change == "compact" else read_done(run_dir, name)
         if done and not why_stale(plan, done, run_dir):
             return {**done, "skipped": True}
-        return _run_locked(stage, config, run_dir, plan, force, drop_replies)
+        return _run_locked(stage, config, run_dir, plan, force, drop_replies, change)
 
 
 def _run_locked(
-    stage: Stage, config: Config, run_dir: RunDir, plan: Plan, force: bool, drop_replies: bool
+    stage: Stage,
+    config: Config,
+    run_dir: RunDir,
+    plan: Plan,
+    force: bool,
+    drop_replies: bool,
+    change: Change | None,
 ) -> dict[str, Any]:
-    # What stands in the folder is removed, continued, or refused.
+    # What stands in the folder is removed, updated, continued, or refused.
     begun: Plan | None = None
-    if not force:
+    unchanged: set[str] = set()
+    if change and not force:
+        unchanged = before_update(stage, plan, run_dir)
+    elif not force:
         begun = before_this_run(stage, plan, run_dir)
+        # An update that was killed is finished as one: documents keep their splits.
+        change = (begun or {}).get("change")
     elif _is_main_process():
         remove_outputs(stage, run_dir, drop_replies)
+    if change:
+        plan["change"] = change
 
     # A stage that continues uses the number of threads that it began with.
     from rag_ft.hardware import num_threads, peak_gpu_memory, peak_memory_gb
@@ -117,7 +136,11 @@ def _run_locked(
     if _is_main_process():
         write_start(config, run_dir, stage, plan)
     clock = time.monotonic()
-    counts = importlib.import_module(f"rag_ft.stages.{stage.name}").run(Session(config, run_dir))
+    options: dict[str, Any] = {"compact": True} if change == "compact" else {}
+    if change and stage.name == "ingest":
+        options = {"unchanged": unchanged}
+    module = importlib.import_module(f"rag_ft.stages.{stage.name}")
+    counts = module.run(Session(config, run_dir), **options)
     done = {**plan, "counts": counts, "seconds": round(time.monotonic() - clock, 2)}
     if begun or answered:
         # Replies of an earlier run are not asked for again: the seconds are those of the rest.
@@ -149,14 +172,37 @@ def before_this_run(stage: Stage, plan: Plan, run_dir: RunDir) -> Plan | None:
     if "sources" not in before:
         raise ConfigError(OLD_LAYOUT.format(path=run_dir.path, stage=stage.name))
     if before["fingerprint"] != plan["fingerprint"]:
+        remedy = "use --force to replace it, or another run.dir"
+        if stage.grows and before["config"] == plan["config"]:
+            remedy = f"use --update to keep what is unchanged, {remedy[4:]}"
         raise ConfigError(
             f"{run_dir.path} holds {stage.name} for other settings "
-            f"({what_changed(plan, before)}): use --force to replace it, or another run.dir"
+            f"({what_changed(plan, before)}): {remedy}"
         )
     if done:
         why = why_stale(plan, done, run_dir)
         raise DataError(f"{run_dir.path}: {stage.name} is stale ({why}): run it again with --force")
     return begun
+
+
+def before_update(stage: Stage, plan: Plan, run_dir: RunDir) -> set[str]:
+    """The ids of the source files that are as they were when the stage was done.
+
+    Raises:
+        ConfigError: the folder holds the stage for other settings.
+        DataError: one of the stage's files has changed.
+    """
+    done = read_done(run_dir, stage.name)
+    before = done or read_plan(run_dir.started(stage.name)) or plan
+    if before["config"] != plan["config"]:
+        changed = what_changed({**plan, "inputs": {}}, {**before, "inputs": {}})
+        raise ConfigError(
+            f"{run_dir.path} holds {stage.name} for other settings ({changed}): an update only "
+            "takes other documents; use --force to replace it, or another run.dir"
+        )
+    if done and (why := damage(run_dir.path, done["outputs"])):
+        raise DataError(f"{run_dir.path}: {why} since {stage.name} wrote it: use --force")
+    return unchanged_sources(plan, done) if done else set()
 
 
 def remove_outputs(stage: Stage, run_dir: RunDir, drop_replies: bool) -> None:
@@ -199,9 +245,6 @@ def write_start(config: Config, run_dir: RunDir, stage: Stage, plan: Plan) -> No
         raise ConfigError(
             f"cannot write to the run folder {run_dir.path}: {error.strerror}; set run.dir"
         ) from error
-
-
-# Which stages a command runs.
 
 
 def stages_to_run(name: str, config: Config) -> list[str]:
@@ -259,50 +302,6 @@ def stages_with_llm(config: Config) -> set[str]:
     return {stage for stage, asks in asking.items() if asks} - external_stages(config.evaluate)
 
 
-# The state of a run.
-
-
-def status(config: Config) -> list[tuple[str, str, str]]:
-    """(stage, state, why) in pipeline order. The states: done, stale, interrupted, missing,
-    external.
-
-    Reads done-files. Of other files it compares size and time, and reads those where these differ.
-    """
-    run_dir, rows = RunDir(config.run_path), list[tuple[str, str, str]]()
-    for stage in STAGES:
-        if stage.name in external_stages(config.evaluate):
-            rows.append((stage.name, "external", "the section evaluate names its result by path"))
-            continue
-        # The stage's own files and inputs.
-        finished = run_dir.done(stage.name).exists()
-        state, why = "missing", ""
-        try:
-            done, plan = read_done(run_dir, stage.name), _plan(stage, config, run_dir)
-            if done and (reason := why_stale(plan, done, run_dir)):
-                state, why = "stale", f"{reason}: run it again with --force"
-            elif done:
-                resumed = " (after resume)" if "continued" in done else ""
-                state, why = "done", f"{done['seconds']} s{resumed}"
-            elif run_dir.started(stage.name).exists():
-                state, why = "interrupted", "run it again to continue"
-        except DataError as error:
-            state, why = "stale" if finished else "missing", str(error)
-
-        # Staleness goes down the whole chain.
-        earlier = _upstream(stage, config.evaluate)
-        unfinished = [row[0] for row in rows if row[0] in earlier and row[1] != "done"]
-        if state == "done" and unfinished:
-            state, why = "stale", f"builds on {unfinished[0]}, which is not done"
-        rows.append((stage.name, state, why))
-
-    # config.yaml belongs to the stage that ran last.
-    up_to_date = [number for number, row in enumerate(rows) if row[1] == "done"]
-    if up_to_date and config_is_damaged(run_dir):
-        why = f"{run_dir.config.name} is missing or has changed: run it again with --force"
-        rows[up_to_date[-1]] = (rows[up_to_date[-1]][0], "stale", why)
-    return rows
-
-
 def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
     """{package: version} of those that are installed."""
     import importlib.metadata  # `rag-ft --help` need not load it
@@ -314,17 +313,18 @@ def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
     return found
 
 
-def _plan(stage: Stage, config: Config, run_dir: RunDir) -> Plan:
+def plan_of(stage: Stage, config: Config, run_dir: RunDir) -> Plan:
+    """What the stage's result depends on; see `freshness.plan_stage`."""
     return plan_stage(
-        stage.name, stage.sections, _upstream(stage, config.evaluate), config, run_dir
+        stage.name, stage.sections, upstream_of(stage, config.evaluate), config, run_dir
     )
 
 
-def _upstream(stage: Stage, evaluate: EvaluateConfig) -> list[str]:
+def upstream_of(stage: Stage, evaluate: EvaluateConfig) -> list[str]:
     """All earlier stages whose results it reads, in pipeline order, without external ones."""
     found: set[str] = set()
     for name in stage.after:
-        found |= {name, *_upstream(find_stage(name), evaluate)}
+        found |= {name, *upstream_of(find_stage(name), evaluate)}
     return [name for name in NAMES if name in found - external_stages(evaluate)]
 
 

@@ -18,6 +18,7 @@ FILES: dict[str, dict[str, FileKind]] = {
         "chunks.jsonl": "result",
         "rejects/ingest.jsonl": "result",
         "documents.unsplit.jsonl": "scratch",
+        "signatures.npy": "scratch",
     },
     "index": {"index": "result"},
     "generate": {
@@ -97,6 +98,12 @@ class RunDir:
         return self.path / "documents.unsplit.jsonl"
 
     @property
+    def signatures(self) -> Path:
+        """ingest, for its next update: the MinHash signature of each document, uint32 (documents,
+        128)."""
+        return self.path / "signatures.npy"
+
+    @property
     def chunks(self) -> Path:
         """ingest: a Chunk a line, in document order."""
         return self.path / "chunks.jsonl"
@@ -112,7 +119,8 @@ class RunDir:
 
     @property
     def index(self) -> Path:
-        """index: folder with vectors.npy, chunk_ids.json, index.faiss, lexical/, manifest.json."""
+        """index: folder with manifest.json, chunk_ids.json, rows.npy (the vector of each chunk),
+        segments/ (vectors.npy, keys.npy, index.faiss, segment.json each) and lexical/."""
         return self.path / "index"
 
     @property

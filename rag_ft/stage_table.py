@@ -12,7 +12,8 @@ class Stage(NamedTuple):
 
     `does` is its help text. `after` names the stages that it builds on. `sections` are the sections
     of the configuration, or parts of them, that change its result. `computes` says whether its
-    result can depend on the number of threads.
+    result can depend on the number of threads, `grows` whether it can take other documents without
+    being made anew (--update).
     """
 
     name: str
@@ -20,6 +21,7 @@ class Stage(NamedTuple):
     after: tuple[str, ...]
     sections: tuple[str, ...]
     computes: bool = True
+    grows: bool = False
 
 
 # What the retriever finds depends on these. How found chunks are shown does not change it.
@@ -31,12 +33,14 @@ STAGES: tuple[Stage, ...] = (
         (),
         ("ingest", "encoder"),
         computes=False,
+        grows=True,
     ),
     Stage(
         "index",
         "embed the chunks; build the FAISS and BM25 indexes",
         ("ingest",),
         ("encoder", "retrieval.context", "retrieval.advanced.faiss"),
+        grows=True,
     ),
     Stage(
         "generate",

@@ -29,7 +29,7 @@ GROUND = {
     "version",
 }
 # What stands above the rooms, besides the folders stages/ and commands/.
-ABOVE = {"__main__", "cli", "pipeline"}
+ABOVE = {"__main__", "cli", "pipeline", "run_status"}
 
 
 @pytest.fixture(scope="module")

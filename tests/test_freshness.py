@@ -15,7 +15,7 @@ import pytest
 import yaml
 from synthetic_run import make_synthetic_run
 
-from rag_ft import done_files, freshness, pipeline
+from rag_ft import done_files, freshness, pipeline, run_status
 from rag_ft.cli import main
 from rag_ft.config import Config
 from rag_ft.config_loader import make_config
@@ -95,7 +95,7 @@ def test_a_command_parses_each_file_of_the_stages_once(
 
 
 def states(config: Config) -> dict[str, str]:
-    return {name: state for name, state, _ in pipeline.status(config)}
+    return {name: state for name, state, _ in run_status.status(config)}
 
 
 def changes_time(path: Path) -> None:
@@ -179,7 +179,7 @@ def test_other_settings_of_a_stage_make_the_later_ones_stale_in_status(
     finished: Callable[..., Config],
 ) -> None:
     other = make_config({**_sections(finished()), "generate": {"pairs_per_chunk": 1}})
-    found = pipeline.status(other)
+    found = run_status.status(other)
     assert [state for _, state, _ in found] == ["done", "done", *["stale"] * 5]
     assert "generate.pairs_per_chunk" in found[2][2] and "builds on generate" in found[3][2]
 
@@ -210,7 +210,7 @@ def test_a_document_of_the_same_size_and_other_words_makes_ingest_stale(
     config = finished()
     (tmp_path / "documents" / "a.md").write_text("two\n", encoding="utf-8")
     changes_time(tmp_path / "documents" / "a.md")
-    assert pipeline.status(config)[0][1:] == (
+    assert run_status.status(config)[0][1:] == (
         "stale",
         "ingest.sources/a.md changed: run it again with --force",
     )

@@ -35,21 +35,27 @@ def test_the_stage_writes_the_public_files(make_run: MakeRun, kind: str) -> None
     counts = index.run(Session(config, run_dir))
     assert counts == {
         "num_chunks": 120,
+        "num_encoded": 120,
+        "num_segments": 1,
         "dim": 32,
         "num_cut_chunks": 0,
         "faiss_recall": counts["faiss_recall"],
     }
     assert counts["faiss_recall"] >= 0.99
     names = {p.name for p in run_dir.index.iterdir()}
-    assert names == {"vectors.npy", "chunk_ids.json", "index.faiss", "lexical", "manifest.json"}
-    vectors = np.load(run_dir.index / "vectors.npy", allow_pickle=False)
+    assert names == {"segments", "rows.npy", "chunk_ids.json", "lexical", "manifest.json"}
+    manifest = json.loads((run_dir.index / "manifest.json").read_text())
+    [segment] = manifest["segments"]
+    folder = run_dir.index / "segments" / segment["name"]
+    files = {p.name for p in folder.iterdir()}
+    assert files == {"vectors.npy", "keys.npy", "index.faiss", "segment.json"}
+    vectors = np.load(folder / "vectors.npy", allow_pickle=False)
     assert vectors.shape == (120, 32) and vectors.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     assert json.loads((run_dir.index / "chunk_ids.json").read_text()) == [c.id for c in chunks]
-    manifest = json.loads((run_dir.index / "manifest.json").read_text())
     assert manifest["num_chunks"] == 120 and manifest["dim"] == 32
-    assert manifest["store"] == "faiss" and manifest["store_data"]["kind"] == kind
-    assert manifest["store_data"]["recall"] == counts["faiss_recall"]
+    assert manifest["store"] == "faiss" and segment["data"]["kind"] == kind
+    assert segment["data"]["recall"] == counts["faiss_recall"]
 
 
 def test_chunks_longer_than_the_encoder_reads_are_counted(make_run: MakeRun) -> None:

@@ -139,7 +139,7 @@ def test_an_index_of_an_earlier_version_is_one_line_with_the_remedy(
     encoder = load_encoder(config.encoder)
     build_index(tmp_path, some_chunks(3), encoder, SETTINGS, 0)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
-    del manifest["store"], manifest["store_data"]
+    del manifest["store"], manifest["segments"]
     manifest |= {"faiss": "flat", "nprobe": 0, "recall": 1.0}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(DataError, match="made by an earlier version: rebuild it with") as error:

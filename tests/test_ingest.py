@@ -281,6 +281,7 @@ def test_two_runs_are_byte_equal_and_leave_no_temporary_file(make_run: MakeRun) 
             "chunks.jsonl",
             "documents.jsonl",
             "rejects",
+            "signatures.npy",
         ]
 
 

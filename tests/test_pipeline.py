@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rag_ft import pipeline
+from rag_ft import pipeline, run_status
 from rag_ft.config import Config
 from rag_ft.config_loader import make_config
 from rag_ft.errors import ConfigError, DataError
@@ -103,7 +103,7 @@ def test_half_finished_work_of_other_settings_is_not_continued(
         pipeline.run_stage("ingest", counted(ingest={"chunk_tokens": 64}))
     done = pipeline.run_stage("ingest", counted())
     assert done["counts"] == {"num_calls": 1} and done["continued"]
-    assert pipeline.status(counted())[0][2].endswith("s (after resume)")
+    assert run_status.status(counted())[0][2].endswith("s (after resume)")
 
 
 def test_a_stage_that_failed_before_it_wrote_anything_takes_other_settings(
@@ -132,7 +132,7 @@ def test_a_changed_input_makes_the_later_stage_stale(counted: Callable[..., Conf
     pipeline.run_stage("index", counted())
     changed = counted(ingest={"chunk_tokens": 64})
     pipeline.run_stage("ingest", changed, force=True)
-    states = {name: state for name, state, _ in pipeline.status(changed)}
+    states = {name: state for name, state, _ in run_status.status(changed)}
     assert states == {
         "ingest": "done",
         "index": "stale",
@@ -179,9 +179,9 @@ def test_edited_prompts_and_replaced_weights_make_a_stage_stale(
     run_dir = RunDir(config.run_path)
     for name in ("ingest", "index"):
         pipeline.run_stage(name, config)
-    before = pipeline._plan(find_stage("generate"), config, run_dir)
+    before = pipeline.plan_of(find_stage("generate"), config, run_dir)
     (tmp_path / changed).write_text("another", encoding="utf-8")
-    after = pipeline._plan(find_stage("generate"), config, run_dir)
+    after = pipeline.plan_of(find_stage("generate"), config, run_dir)
     assert before["fingerprint"] != after["fingerprint"]
     assert pipeline.run_stage("index", config)["skipped"]
 

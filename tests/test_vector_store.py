@@ -59,7 +59,8 @@ def test_a_store_that_is_added_to_the_table_is_built_adopted_and_searched(
     own = tmp_path / "own"
     counts = build_index(own, chunks, encoder, settings, 0, store="transposed")
     assert counts["transposed_recall"] == 1.0
-    assert not (own / "index.faiss").exists() and (own / "vectors.npy").exists()
+    [segment] = (own / "segments").iterdir()
+    assert not (segment / "index.faiss").exists() and (segment / "vectors.npy").exists()
     adopt_index(own, tmp_path / "adopted", encoder)
 
     found = []

@@ -13,8 +13,9 @@ from typing import Any
 from rag_ft.commands.arguments import config_of
 from rag_ft.config import Config
 from rag_ft.errors import RagFtError
-from rag_ft.pipeline import run_stage, stages_to_run, stages_until, stages_with_llm, status
+from rag_ft.pipeline import Change, run_stage, stages_to_run, stages_until, stages_with_llm
 from rag_ft.run_dir import RunDir
+from rag_ft.run_status import status
 from rag_ft.stage_table import NAMES, find_stage
 from rag_ft.storage import read_rows
 from rag_ft.terminal import note, say
@@ -72,7 +73,12 @@ def stage_command(args: argparse.Namespace) -> None:
             return
         note(f"[generate] {lost} pairs were lost to errors of the server and are asked again")
         force = True
-    run_stages(config, [last], force, args.drop_replies)
+    change: Change | None = None
+    if getattr(args, "compact", False):
+        change = "compact"
+    elif getattr(args, "update", False):
+        change = "update"
+    run_stages(config, [last], force, args.drop_replies, change)
 
 
 def num_lost(run_dir: RunDir) -> int:
@@ -90,12 +96,16 @@ def status_command(args: argparse.Namespace) -> None:
 
 
 def run_stages(
-    config: Config, names: list[str], force: bool = False, drop_replies: bool = False
+    config: Config,
+    names: list[str],
+    force: bool = False,
+    drop_replies: bool = False,
+    change: Change | None = None,
 ) -> None:
     """Runs stages one after the other. Says on stderr what each one does and what came out."""
     for name in names:
         note(f"[{name}] {find_stage(name).does}")
-        done = run_stage(name, config, force, drop_replies)
+        done = run_stage(name, config, force, drop_replies, change)
         if done.get("skipped"):
             line = "up to date"
         else:
@@ -115,6 +125,8 @@ def summarise_ingest(counts: Counts) -> str:
     found = f"{counts['num_chunks']} chunks, {counts.get('num_words', 0):,} words"
     if counts.get("num_pages"):
         found += f", {counts['num_pages']} pages"
+    if counts.get("num_reused_documents"):
+        found += f"; {counts['num_reused_documents']} documents unchanged"
     return (
         f"{counts['num_documents']} documents ({counts['num_train_documents']} train, "
         f"{counts['num_dev_documents']} dev, {counts['num_test_documents']} test), "
@@ -128,7 +140,9 @@ def summarise_index(counts: Counts) -> str:
     """Of vectors and of what was cut."""
     cut = counts["num_cut_chunks"]
     longer = f"; {cut} chunks are longer than the encoder reads" if cut else ""
-    return f"{counts['num_chunks']} vectors of {counts['dim']} numbers{longer}"
+    kept = counts["num_chunks"] - counts.get("num_encoded", counts["num_chunks"])
+    of_which = f", {kept} of them kept" if kept else ""
+    return f"{counts['num_chunks']} vectors of {counts['dim']} numbers{of_which}{longer}"
 
 
 def summarise_generate(counts: Counts) -> str:

@@ -18,6 +18,7 @@ from rag_ft.retrieval.fusion import Candidates, Ranking, best_first, fuse, min_m
 
 if TYPE_CHECKING:
     from rag_ft.retrieval.lexical import LexicalIndex
+    from rag_ft.retrieval.segments import ChunkVectors
 
 # The columns of `features`, in order.
 FEATURES = (
@@ -68,7 +69,7 @@ def features(
     question: str,
     vector: np.ndarray,
     found: Candidates,
-    vectors: np.ndarray,
+    vectors: ChunkVectors,
     lexical: LexicalIndex,
     places: ChunkPlaces,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -84,7 +85,7 @@ def features(
 
     # Both scores of all candidates and their neighbours, also where only one index found a chunk.
     every, place = np.unique(np.concatenate([rows, before, after]), return_inverse=True)
-    all_dense = np.asarray(vectors[every]) @ vector
+    all_dense = vectors[every] @ vector
     all_bm25, all_overlap, all_rarest = lexical.compare(question, every)
     own, left, right = np.split(place, 3)
     dense, bm25 = all_dense[own], all_bm25[own]

@@ -1,9 +1,12 @@
-"""Chunks -> an index folder: vectors.npy, chunk_ids.json, lexical/, the vector store's files, and
-manifest.json, written last.
+"""Chunks -> an index folder: chunk_ids.json, rows.npy, segments/, lexical/, and manifest.json,
+written last.
 
-Chunks are encoded block by block and the vectors appended to a file, so memory does not grow with
-the corpus (BM25 keeps four bytes a word, the vector store what it needs). A killed build continues
-after its last whole block and ends with the same bytes.
+Vectors are kept by the content of their texts: a build over an older index encodes only texts that
+are new. They stand in at most two segments, a large one and one of recent vectors; where a tenth of
+all is recent or deleted, both become one (`compact`). The result finds what a new index would find.
+
+Memory does not grow with the corpus, but for 200 bytes a chunk, four bytes a word for BM25, and
+what the vector store needs.
 """
 
 from __future__ import annotations
@@ -13,24 +16,37 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from rag_ft.config import RetrievalConfig
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.prompts.answer_prompt import chunk_text
 from rag_ft.retrieval.encoder import Encoder
 from rag_ft.retrieval.lexical import LexicalBuilder
-from rag_ft.retrieval.vector_store import STORES
+from rag_ft.retrieval.segments import (
+    KEYS,
+    ChunkVectors,
+    KnownRows,
+    MadeBy,
+    Segment,
+    TextKeys,
+    remove_others,
+    reusable_segments,
+    write_segment,
+)
+from rag_ft.retrieval.vector_file import VectorFile, write_vectors
 from rag_ft.schema import Chunk
-from rag_ft.storage import JsonlAppender, batched, content_hash, read_rows, to_json, write_text
+from rag_ft.storage import batched, to_json, write_text
 
 _NUM_TUNING_QUERIES = 256
+# Above this share of recent and deleted vectors an index is made of one segment again.
+MAX_RECENT_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -38,8 +54,8 @@ class Manifest:
     """What an index was made of.
 
     `encoder` is the fingerprint of the encoder that its questions need, `chunks` the sha256 of the
-    lines of chunks.jsonl. `store` is a name of vector_store.STORES, `store_data` what that store
-    needs to open its files.
+    lines of chunks.jsonl. `store` is a name of vector_store.STORES. `segments` holds {name,
+    num_rows, data} of each segment, where `data` is what the store needs to open its files.
     """
 
     encoder: str
@@ -48,15 +64,15 @@ class Manifest:
     chunks: str
     with_title: bool
     store: str
-    store_data: dict[str, Any]
+    segments: list[dict[str, Any]]
 
 
 def read_manifest(folder: Path) -> Manifest:
     """Raises DataError where `folder` holds no finished index, or one of an earlier version."""
     try:
         fields = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        # Earlier versions kept the numbers of FAISS among the fields.
-        if "nprobe" in fields:
+        # Earlier versions had no segments.
+        if "nprobe" in fields or "store_data" in fields:
             raise DataError(
                 f"the index in {folder} was made by an earlier version: rebuild it with "
                 "`rag-ft index CONFIG --force`"
@@ -77,6 +93,57 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     write_text(folder / "manifest.json", json.dumps(asdict(manifest), indent=1) + "\n")
 
 
+def read_ids(folder: Path, manifest: Manifest) -> list[str]:
+    """The ids of the chunks, in their order.
+
+    Raises:
+        DataError: chunk_ids.json is missing, damaged, or does not fit the manifest.
+    """
+    try:
+        ids: list[str] = json.loads((folder / "chunk_ids.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{folder}/chunk_ids.json is missing or damaged: run `rag-ft index CONFIG --force`"
+        ) from error
+    if len(ids) != manifest.num_chunks:
+        raise DataError(
+            f"the index in {folder} is inconsistent ({len(ids)} ids, {manifest.num_chunks} "
+            "chunks): run `rag-ft index CONFIG --force`"
+        )
+    return ids
+
+
+def open_parts(folder: Path, manifest: Manifest) -> tuple[list[Segment], np.ndarray]:
+    """The segments of a finished index, and the vector of each chunk, numbered through them.
+
+    Raises:
+        DataError: rows.npy is missing, damaged, or does not fit the manifest.
+    """
+    segments = [
+        Segment(folder / "segments" / one["name"], one["num_rows"], one["data"])
+        for one in manifest.segments
+    ]
+    try:
+        rows = np.load(folder / "rows.npy", allow_pickle=False)
+        if len(rows) != manifest.num_chunks or rows.max() >= sum(s.num_rows for s in segments):
+            raise ValueError("it names other vectors")
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{folder}/rows.npy is missing or damaged: run `rag-ft index CONFIG --force`"
+        ) from error
+    return segments, rows
+
+
+def open_vectors(folder: Path) -> ChunkVectors:
+    """The vectors of a finished index, in the order of its chunks: float32, unit norm.
+
+    Raises:
+        DataError: there is no finished index, or a file is missing or damaged.
+    """
+    segments, rows = open_parts(folder, read_manifest(folder))
+    return ChunkVectors([segment.vectors for segment in segments], rows)
+
+
 def build_index(
     folder: Path,
     chunks: Iterable[Chunk],
@@ -85,12 +152,15 @@ def build_index(
     seed: int,
     total: int | None = None,
     store: str = "faiss",
+    compact: bool = False,
 ) -> dict[str, int | float]:
-    """Writes the index of `chunks` to `folder`; continues a killed build of the same chunks.
+    """Writes the index of `chunks` to `folder`. Continues a killed build, and keeps the vectors of
+    an older index there whose texts are unchanged.
 
     `seed` is of the store's random choices, `total` for the progress bar alone. `store` names the
-    vector store. Returns counts: num_chunks, dim, num_cut_chunks (longer than the encoder reads),
-    faiss_recall (against exact search, 0..1; named after the store).
+    vector store. `compact` writes one segment without deleted vectors, as a new build does. Returns
+    counts: num_chunks, num_encoded, num_segments, dim, num_cut_chunks (longer than the encoder
+    reads), faiss_recall (against exact search, 0..1; named after the store).
 
     Raises:
         DataError: there is no chunk.
@@ -98,13 +168,100 @@ def build_index(
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "manifest.json").unlink(missing_ok=True)
-    with_title = retrieval.with_title
-    ids, digest, lexical, num_cut = [], hashlib.sha256(), LexicalBuilder(), 0
+    made_by = MadeBy(encoder.fingerprint, store, retrieval.advanced.faiss, seed)
+    segments = reusable_segments(folder / "segments", made_by)
+    new = VectorFile(folder, encoder, total)
+    read = _read_chunks(folder, chunks, encoder, retrieval.with_title, KnownRows(segments), new)
 
-    # One pass over the chunks fills vectors, words, ids and the hash of their lines.
-    with VectorFile(folder, encoder, total) as vectors:
+    cut = np.concatenate([*(segment.keys["cut"] for segment in segments), new.cut])[read.rows]
+    kept, moved = _arrange(segments, read.rows, compact)
+    if len(moved):
+        keys = np.zeros(len(moved), dtype=KEYS)
+        keys["key"], keys["cut"] = read.keys[moved], cut[moved]
+        write = partial(_write_moved, moved=moved, rows=read.rows, segments=segments, new=new)
+        queries = partial(read.queries, encoder)
+        kept.append(write_segment(folder / "segments", keys, made_by, write, queries))
+        read.rows[moved] = sum(s.num_rows for s in kept[:-1]) + np.arange(len(moved))
+
+    # Another index may share the old file by a hard link, so it is not written over.
+    (folder / "rows.npy").unlink(missing_ok=True)
+    np.save(folder / "rows.npy", read.rows)
+    listed = [{"name": s.folder.name, "num_rows": s.num_rows, "data": s.data} for s in kept]
+    made = (encoder.fingerprint, encoder.dim, len(read.rows), read.digest, retrieval.with_title)
+    write_manifest(folder, Manifest(*made, store, listed))
+    remove_others(folder / "segments", kept)
+    new.remove()
+    return {
+        "num_chunks": len(read.rows),
+        "num_encoded": read.num_new,
+        "num_segments": len(kept),
+        "dim": encoder.dim,
+        "num_cut_chunks": int(cut.sum()),
+        f"{store}_recall": min(segment.data["recall"] for segment in kept),
+    }
+
+
+def _write_moved(
+    path: Path, moved: np.ndarray, rows: np.ndarray, segments: Sequence[Segment], new: VectorFile
+) -> None:
+    """Writes the vectors of the chunks `moved` to a file; `rows` names the vector of each chunk."""
+    num_old = sum(segment.num_rows for segment in segments)
+    if np.array_equal(rows[moved], num_old + np.arange(new.num_rows)):
+        _link_or_copy(new.path, path)  # all that were encoded, in their order
+    else:
+        parts = [*(segment.vectors for segment in segments), new.vectors]
+        write_vectors(path, ChunkVectors(parts, rows), moved)
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What one pass over the chunks found: the sha256 of their lines, the key of each text, the
+    vector of each chunk (numbered through the segments, then the `num_new` new ones), and some
+    texts from all over the corpus."""
+
+    digest: str
+    keys: np.ndarray
+    rows: np.ndarray
+    num_new: int
+    samples: list[str]
+
+    def queries(self, encoder: Encoder) -> np.ndarray:
+        """Vectors like those of questions (m, dim), to tune a vector store on: the first sentences
+        of at most 512 chunks, spread evenly over the corpus, encoded as questions."""
+        sentences = []
+        for text in self.samples[:: max(1, len(self.samples) // _NUM_TUNING_QUERIES)]:
+            parts = re.split(r"(?<=[.?!。？！])\s*|\n", text.strip(), maxsplit=1)
+            sentences.append(parts[0])
+        return encoder.encode_queries(sentences or [""])
+
+
+def _read_chunks(
+    folder: Path,
+    chunks: Iterable[Chunk],
+    encoder: Encoder,
+    with_title: bool,
+    known: KnownRows,
+    new: VectorFile,
+) -> _Read:
+    """Encodes the texts that `known` lacks into `new`; writes chunk_ids.json and lexical/."""
+    ids, digest, lexical, text_keys = list[str](), hashlib.sha256(), LexicalBuilder(), TextKeys()
+    keys, rows, num_new = list[np.ndarray](), list[np.ndarray](), 0
+    samples, step = list[str](), 1
+    with new:
         for block in batched(chunks, encoder.block_size):
-            num_cut += vectors.add([chunk_text(chunk, with_title) for chunk in block])
+            texts = [chunk_text(chunk, with_title) for chunk in block]
+            keys.append(text_keys.of(texts))
+            found = known.rows(keys[-1])
+            missing = np.flatnonzero(found < 0)
+            found[missing] = len(known) + num_new + np.arange(len(missing))
+            num_new += len(missing)
+            new.add([texts[place] for place in missing], len(texts) - len(missing))
+            rows.append(found)
+
+            # Every n-th text is a sample. n doubles as the corpus grows, so they spread evenly.
+            samples += texts[-len(ids) % step :: step]
+            while len(samples) > 2 * _NUM_TUNING_QUERIES:
+                samples, step = samples[::2], 2 * step
             # BM25 always reads the titles: in no measurement was it better without.
             lexical.add([chunk_text(chunk, True) for chunk in block])
             ids += [chunk.id for chunk in block]
@@ -116,23 +273,30 @@ def build_index(
     write_text(folder / "chunk_ids.json", json.dumps(ids, ensure_ascii=False) + "\n")
     shutil.rmtree(folder / "lexical", ignore_errors=True)
     lexical.save(folder / "lexical")
+    return _Read(digest.hexdigest(), np.concatenate(keys), np.concatenate(rows), num_new, samples)
 
-    build_store, _ = STORES[store]
-    kind = retrieval.advanced.faiss
-    data = build_store(vectors.finish(), vectors.tuning_queries, kind, folder, seed)
-    manifest = Manifest(
-        encoder=encoder.fingerprint,
-        dim=encoder.dim,
-        num_chunks=len(ids),
-        chunks=digest.hexdigest(),
-        with_title=with_title,
-        store=store,
-        store_data=data,
-    )
-    write_manifest(folder, manifest)
-    vectors.forget_progress()
-    counts = {"num_chunks": len(ids), "dim": encoder.dim, "num_cut_chunks": num_cut}
-    return {**counts, f"{store}_recall": data["recall"]}
+
+def _arrange(
+    segments: Sequence[Segment], row_of: np.ndarray, compact: bool
+) -> tuple[list[Segment], np.ndarray]:
+    """Which segments stay as they are, and the chunks whose vectors a new segment takes. `row_of`
+    numbers the vectors through the segments; what is above is new."""
+    everything = np.arange(len(row_of))
+    if not segments:
+        return [], everything
+    # The largest segment comes first.
+    main = segments[0]
+    others = np.flatnonzero(row_of >= main.num_rows)
+    num_deleted = main.num_rows - (len(row_of) - len(others))
+    if not len(others) and not num_deleted:
+        in_order = bool((row_of == everything).all())
+        return ([], everything) if compact and not in_order else ([main], others)
+    if compact or len(others) + num_deleted > MAX_RECENT_SHARE * len(row_of):
+        return [], everything
+    recent = segments[1] if len(segments) > 1 else None
+    if recent and np.array_equal(row_of[others], main.num_rows + np.arange(recent.num_rows)):
+        return [main, recent], others[:0]
+    return [main], others
 
 
 def adopt_index(source: Path, folder: Path, encoder: Encoder) -> None:
@@ -152,126 +316,14 @@ def adopt_index(source: Path, folder: Path, encoder: Encoder) -> None:
             f"{encoder.dim}: run `rag-ft index CONFIG --force`"
         )
 
-    def link_or_copy(file: str, target: str) -> None:
-        try:
-            os.link(file, target)
-        except OSError:
-            shutil.copy2(file, target)
-
     shutil.rmtree(folder, ignore_errors=True)
     but_manifest = shutil.ignore_patterns("manifest.json")
-    shutil.copytree(source, folder, copy_function=link_or_copy, ignore=but_manifest)
+    shutil.copytree(source, folder, copy_function=_link_or_copy, ignore=but_manifest)
     write_manifest(folder, replace(manifest, encoder=encoder.fingerprint))
 
 
-def open_vectors(folder: Path) -> np.ndarray:
-    """vectors.npy memory-mapped: float32 (num_chunks, dim), unit norm.
-
-    Raises:
-        DataError: the file is missing or damaged.
-    """
+def _link_or_copy(file: str | Path, target: str | Path) -> None:
     try:
-        vectors: np.ndarray = np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{folder}/vectors.npy is missing or damaged: run `rag-ft index CONFIG --force`"
-        ) from error
-    return vectors
-
-
-class VectorFile:
-    """vectors.npy while it grows, as a context manager.
-
-    The vectors stand in `vectors.npy.tmp`. `progress.jsonl` has a line {key, num_chunks, num_cut}
-    for each whole block; `key` is a hash of the encoder and the texts.
-    """
-
-    def __init__(self, folder: Path, encoder: Encoder, total: int | None = None) -> None:
-        """Takes over what a killed build left in `folder`; `total` is for the progress bar."""
-        self._folder, self._encoder = folder, encoder
-        self._temporary, self._progress_path = folder / "vectors.npy.tmp", folder / "progress.jsonl"
-        self._known: list[dict[str, Any]] = []
-        self._rows = self._block = 0
-        self._samples, self._sample_step = list[str](), 1
-        self._bar = tqdm(desc="encode chunks", total=total, unit=" chunks", smoothing=0.1)
-
-        # A build that was killed after `finish` has its vectors under the final name already.
-        finished = folder / "vectors.npy"
-        if self._progress_path.exists() and finished.exists():
-            os.replace(finished, self._temporary)
-        if self._progress_path.exists() and self._temporary.exists():
-            self._known = list(read_rows(self._progress_path))
-        else:
-            self._temporary.unlink(missing_ok=True)
-            self._progress_path.unlink(missing_ok=True)
-
-    def __enter__(self) -> VectorFile:
-        self._progress = JsonlAppender(self._progress_path)
-        self._out = self._temporary.open("r+b" if self._temporary.exists() else "w+b")
-        _write_header(self._out, 0, self._encoder.dim)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-        self._out.close()
-        self._progress.__exit__()
-
-    def add(self, texts: list[str]) -> int:
-        """Appends the vectors of a block, which are encoded unless the killed build wrote them.
-        Returns how many of the texts are longer than the encoder reads."""
-        key = content_hash(self._encoder.fingerprint, texts)
-        if self._block < len(self._known) and self._known[self._block]["key"] == key:
-            num_cut = int(self._known[self._block]["num_cut"])
-            self._out.seek(len(texts) * self._encoder.dim * 4, os.SEEK_CUR)
-        else:
-            if self._block < len(self._known):
-                # The chunks differ from here on, so the killed build's later blocks are void.
-                self._known = self._known[: self._block]
-                self._progress.__exit__()
-                kept = "".join(json.dumps(row) + "\n" for row in self._known)
-                write_text(self._progress_path, kept)
-                self._progress = JsonlAppender(self._progress_path)
-            num_cut = sum(n > self._encoder.max_tokens for n in self._encoder.count_tokens(texts))
-            # The vectors first: a block without its line is encoded again, never trusted.
-            self._out.write(self._encoder.encode_chunks(texts).tobytes())
-            self._out.flush()
-            self._progress.write({"key": key, "num_chunks": len(texts), "num_cut": num_cut})
-        # Every n-th text is a sample. n doubles as the corpus grows, so they spread evenly over it.
-        self._samples += texts[-self._rows % self._sample_step :: self._sample_step]
-        while len(self._samples) > 2 * _NUM_TUNING_QUERIES:
-            self._samples = self._samples[::2]
-            self._sample_step *= 2
-        self._block += 1
-        self._rows += len(texts)
-        self._bar.update(len(texts))
-        return num_cut
-
-    def finish(self) -> np.ndarray:
-        """Sets the number of rows, gives the file its name, and returns it memory-mapped."""
-        with self._temporary.open("r+b") as out:
-            _write_header(out, self._rows, self._encoder.dim)
-            out.truncate(out.tell() + self._rows * self._encoder.dim * 4)
-            os.fsync(out.fileno())
-        os.replace(self._temporary, self._folder / "vectors.npy")
-        return open_vectors(self._folder)
-
-    def tuning_queries(self) -> np.ndarray:
-        """Vectors like those of questions (m, dim), to tune a vector store on: the first sentences
-        of at most 512 chunks, spread evenly over the corpus, encoded as questions."""
-        step = max(1, len(self._samples) // _NUM_TUNING_QUERIES)
-        sentences = []
-        for text in self._samples[::step]:
-            parts = re.split(r"(?<=[.?!。？！])\s*|\n", text.strip(), maxsplit=1)
-            sentences.append(parts[0])
-        return self._encoder.encode_queries(sentences or [""])
-
-    def forget_progress(self) -> None:
-        """Call it when the whole index is written: until then a killed build needs the progress."""
-        self._progress_path.unlink()
-
-
-def _write_header(out: BinaryIO, num_rows: int, dim: int) -> None:
-    # numpy pads the header for a first axis that grows, so its length is the same for any rows.
-    out.seek(0)
-    header = {"descr": "<f4", "fortran_order": False, "shape": (num_rows, dim)}
-    np.lib.format.write_array_header_1_0(out, header)
+        os.link(file, target)
+    except OSError:
+        shutil.copy2(file, target)

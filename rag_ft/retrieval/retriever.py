@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
@@ -22,11 +21,12 @@ from rag_ft.retrieval.fusion import (
     fuse,
     read_fusion,
 )
-from rag_ft.retrieval.index_builder import Manifest, open_vectors, read_manifest
+from rag_ft.retrieval.index_builder import Manifest, open_parts, read_ids, read_manifest
 from rag_ft.retrieval.lexical import LexicalIndex
 from rag_ft.retrieval.metadata_filter import DocumentTable, Filter, Filters, group_by_filter
 from rag_ft.retrieval.reranker import Reranker, rerank
-from rag_ft.retrieval.vector_store import VectorStore, open_store
+from rag_ft.retrieval.segments import ChunkVectors, Segment, open_segments
+from rag_ft.retrieval.vector_store import VectorStore
 from rag_ft.run_dir import RunDir
 from rag_ft.storage import file_sha256
 
@@ -74,23 +74,13 @@ class Retriever:
         self._config, self._documents = config, documents
         self.fusion = fusion or set_fusion(config)
         self._reranker: Reranker | None = None
-        try:
-            ids: list[str] = json.loads((folder / "chunk_ids.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise DataError(
-                f"{folder}/chunk_ids.json is missing or damaged: run `rag-ft index CONFIG --force`"
-            ) from error
-        if len(ids) != manifest.num_chunks:
-            raise DataError(
-                f"the index in {folder} is inconsistent ({len(ids)} ids, {manifest.num_chunks} "
-                "chunks): run `rag-ft index CONFIG --force`"
-            )
-        self.chunk_ids = ids
+        self.chunk_ids = read_ids(folder, manifest)
 
     @functools.cached_property
-    def vectors(self) -> np.ndarray:
-        """Memory-mapped float32 (num_chunks, dim), unit norm."""
-        return open_vectors(self.folder)
+    def vectors(self) -> ChunkVectors:
+        """float32 (num_chunks, dim), unit norm, read from memory-mapped files when asked for."""
+        segments, rows = self._parts
+        return ChunkVectors([segment.vectors for segment in segments], rows)
 
     @functools.cached_property
     def row_of(self) -> dict[str, int]:
@@ -274,7 +264,11 @@ class Retriever:
 
     @functools.cached_property
     def _store(self) -> VectorStore:
-        return open_store(self.manifest.store, self.folder, self.manifest.store_data)
+        return open_segments(self.manifest.store, *self._parts)
+
+    @functools.cached_property
+    def _parts(self) -> tuple[list[Segment], np.ndarray]:
+        return open_parts(self.folder, self.manifest)
 
     @functools.cached_property
     def _lexical(self) -> LexicalIndex:

@@ -2,7 +2,7 @@
 
 To add a store, write a file in `stores/` with what BuildStore and OpenStore describe, import it
 here and add a line to STORES. vectors.npy stays beside the store's own files: training reads the
-vectors from there.
+vectors from there. Each segment of an index has a store of its own (see segments.py).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class VectorStore(Protocol):
 
 
 class BuildStore(Protocol):
-    """Writes a store into an index folder."""
+    """Writes a store into the folder of a segment."""
 
     def __call__(
         self,

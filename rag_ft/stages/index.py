@@ -11,9 +11,10 @@ from rag_ft.session import Session
 logger = logging.getLogger(__name__)
 
 
-def run(session: Session) -> dict[str, int | float]:
+def run(session: Session, compact: bool = False) -> dict[str, int | float]:
     """Encodes every chunk and writes the index folder. A stage that was killed continues after its
-    last whole block. Returns the counts of `build_index`.
+    last whole block, and over an older index only new texts are encoded. `compact`, and what is
+    returned: see `build_index`.
 
     Raises:
         DataError: ingest has not run, or left no chunk.
@@ -22,7 +23,13 @@ def run(session: Session) -> dict[str, int | float]:
     config, chunks = session.config, session.chunks
     encoder = load_encoder(config.encoder)
     counts = build_index(
-        session.run_dir.index, chunks, encoder, config.retrieval, config.run.seed, len(chunks)
+        session.run_dir.index,
+        chunks,
+        encoder,
+        config.retrieval,
+        config.run.seed,
+        len(chunks),
+        compact=compact,
     )
     if counts["num_cut_chunks"]:
         logger.warning(

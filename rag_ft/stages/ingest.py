@@ -3,15 +3,18 @@
 There are two passes, so that only a few documents' texts are in memory at a time. In the first,
 worker processes read every document and cut it into chunks, and a temporary file takes both. Then
 near-duplicates are known and splits are decided. The second pass writes documents and chunks.
+
+An update takes over the documents of unchanged files, and every known document keeps its split.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +27,9 @@ from rag_ft.documents.chunking import ChunkPlace
 from rag_ft.documents.containment import TestParts
 from rag_ft.documents.discovery import RawDocument, find_files, free_id
 from rag_ft.documents.near_duplicates import groups, least_estimate
-from rag_ft.documents.prepare import limits_of, prepare_all, prepare_settings
+from rag_ft.documents.prepare import Prepared, limits_of, prepare_all, prepare_settings
 from rag_ft.documents.splits import split_of, strictest
+from rag_ft.documents.stored import StoredDocuments
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.model_hub import resolve
 from rag_ft.run_dir import RunDir
@@ -38,10 +42,12 @@ logger = logging.getLogger(__name__)
 HARMLESS = frozenset({"unknown type", "duplicate"})
 
 
-def run(session: Session) -> dict[str, Any]:
+def run(session: Session, unchanged: Container[str] | None = None) -> dict[str, Any]:
     """Writes documents.jsonl, chunks.jsonl and rejects/ingest.jsonl, and returns their counts.
 
-    A source that cannot be read is a reject.
+    A source that cannot be read is a reject. `unchanged` makes it an update of an earlier ingest:
+    it has the ids of the source files whose documents are taken over without reading them. Known
+    documents keep their split, except near-duplicates of test documents: these join the test split.
 
     Raises:
         ConfigError: settings contradict each other, or there is no source.
@@ -52,7 +58,8 @@ def run(session: Session) -> dict[str, Any]:
     encoder = resolve(session.config.encoder.model, "encoder")
 
     # First pass: read everything; the split is not known yet.
-    sources = Sources()
+    stored = None if unchanged is None else StoredDocuments(run_dir, unchanged)
+    sources = Sources(stored)
     unsplit = run_dir.documents_unsplit
     try:
         write_jsonl(unsplit, sources.read(settings, encoder))
@@ -61,7 +68,8 @@ def run(session: Session) -> dict[str, Any]:
 
         # Near-duplicates share a split, so that no test document resembles a train document.
         similarity = least_estimate(settings.advanced.near_duplicate_similarity)
-        near = groups(np.array(sources.signatures), similarity)
+        signatures = np.array(sources.signatures)
+        near = groups(signatures, similarity)
         splits = decide_splits(sources.ids, sources.fixed, near, settings)
         for split in ("train", "test"):
             if split not in splits:
@@ -74,12 +82,16 @@ def run(session: Session) -> dict[str, Any]:
         write_jsonl(run_dir.documents, (document_row(row, split) for row, split in rows))
         rows = zip(read_rows(unsplit), splits, strict=True)
         num_chunks, num_leaking = write_chunks(run_dir, rows, sources.rejects)
+        np.save(run_dir.signatures, signatures)
     finally:
         unsplit.unlink(missing_ok=True)
+        if stored:
+            stored.close()
     partial = sum(reject.partial for reject in sources.rejects)
     return {
         "num_sources": len(sources.ids) + len(sources.rejects) - partial,
         "num_documents": len(sources.ids),
+        "num_reused_documents": sources.num_reused,
         "num_rejects": len(sources.rejects) - partial,
         "num_partly_read": partial,
         "num_chunks": num_chunks,
@@ -139,27 +151,44 @@ def check(config: IngestConfig) -> None:
 class Sources:
     """What is kept in memory of all documents; the lists have one element a document.
 
-    `fixed` are the splits that the user set, `by_id` says where an id comes from, and `by_text`
-    gives the place of a text in the lists, by its hash.
+    `stored` is what an earlier ingest knows. `fixed` are the splits that the user set, or else
+    those that it knows; `by_id` says where an id comes from, and `by_text` gives the place of a
+    text in the lists, by its hash.
     """
 
+    stored: StoredDocuments | None = None
     ids: list[str] = field(default_factory=list)
     fixed: list[Split | None] = field(default_factory=list)
     signatures: list[np.ndarray] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
     by_id: dict[str, str] = field(default_factory=dict)
     by_text: dict[bytes, int] = field(default_factory=dict)
+    num_reused: int = 0
     num_words: int = 0
     num_pages: int = 0
 
     def read(self, config: IngestConfig, encoder: Path) -> Iterator[dict[str, Any]]:
         """Yields the rows of the temporary file, and fills the lists meanwhile.
 
-        Each row is a document with its chunks, both without a split.
+        Each row is a document with its chunks, both without a split. What `stored` has is not read.
         """
         settings, limits = prepare_settings(config, encoder), limits_of(config)
         files = tqdm(find_files(config.sources), desc="ingest", unit="file")
-        for found in prepare_all(files, settings, limits):
+
+        def prepared() -> Iterator[Prepared | Reject]:
+            if not (stored := self.stored):
+                yield from prepare_all(files, settings, limits)
+                return
+            # Files that follow each other are read together, so that the order stays.
+            for known, several in itertools.groupby(files, stored.has):
+                if not known:
+                    yield from prepare_all(several, settings, limits)
+                    continue
+                for document in itertools.chain.from_iterable(map(stored.of, several)):
+                    self.num_reused += 1
+                    yield document
+
+        for found in prepared():
             if isinstance(found, Reject):
                 self.rejects.append(found)
                 continue
@@ -218,7 +247,8 @@ class Sources:
         self.by_id[document.id] = document.where
         self.by_text[digest] = len(self.ids)
         self.ids.append(document.id)
-        self.fixed.append(document.split)
+        known = self.stored.splits if self.stored else {}
+        self.fixed.append(document.split or known.get(document.id))
         return document
 
 

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
 from rag_ft.errors import DataError
-from rag_ft.retrieval.index_builder import open_vectors
+from rag_ft.retrieval.index_builder import open_vectors, read_ids, read_manifest
 from rag_ft.storage import write_text
 from rag_ft.training.retriever.trainable_encoder import TrainableEncoder
 
@@ -122,7 +122,7 @@ def fit(
 def frozen_vectors(index: Path) -> VectorsOf:
     """Looks up the vectors (n, dim) of n chunk ids in an index. A dataset that is trained on with
     frozen vectors has the column `chunk_ids`."""
-    ids = json.loads((index / "chunk_ids.json").read_text(encoding="utf-8"))
+    ids = read_ids(index, read_manifest(index))
     row_of = {chunk_id: row for row, chunk_id in enumerate(ids)}
     vectors = open_vectors(index)
 
