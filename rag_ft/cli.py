@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rag_ft.cli_shipping import add_bundle, add_require, finish
+from rag_ft.cli_shipping import add_bundle, add_demo, add_require, finish
 from rag_ft.errors import NotGoodEnoughError, RagFtError
 from rag_ft.stage_table import NAMES, STAGES
 from rag_ft.terminal import SafeFormatter, note
@@ -238,6 +238,7 @@ def _add_tools(commands: Any) -> None:
     merge.add_argument("--to", type=Path, required=True, help="the folder to write")
 
     add_bundle(commands)
+    add_demo(commands)
     _add_comparisons(commands)
     env = commands.add_parser(
         "env",

@@ -72,3 +72,19 @@ def add_require(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--junit", type=Path, metavar="FILE", help="with --require: also write JUnit XML"
     )
+
+
+def add_demo(commands: Any) -> None:
+    """Adds the demo."""
+    text = "copy a handbook and a small model into a folder, and run everything on them"
+    demo = commands.add_parser("demo", help=text, description=text)
+    demo.add_argument(
+        "folder",
+        nargs="?",
+        type=Path,
+        default=Path("rag-ft-demo"),
+        metavar="FOLDER",
+        help="where to (default rag-ft-demo)",
+    )
+    demo.add_argument("overrides", nargs="*", metavar="section.key=value", help="change a setting")
+    finish(demo, "demo.demo_command")
