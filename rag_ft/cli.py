@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rag_ft.errors import RagFtError
+from rag_ft.cli_shipping import add_bundle, add_demo, add_require, finish
+from rag_ft.errors import NotGoodEnoughError, RagFtError
 from rag_ft.stage_table import NAMES, STAGES
 from rag_ft.terminal import SafeFormatter, note
 from rag_ft.version import __version__
@@ -38,8 +39,7 @@ def main(argv: list[str] | None = None) -> int:
 
     Returns:
         The exit code: 0 done, 1 an error that the user can fix, 130 interrupted. argparse exits
-        with 2 for a wrong command line. 3 is kept for results that are measured and not good
-        enough.
+        with 2 for a wrong command line. 3: measured and not good enough.
     """
     args = parse_arguments(argv)
     handler = logging.StreamHandler()
@@ -50,6 +50,9 @@ def main(argv: list[str] | None = None) -> int:
         module, function = args.function.rsplit(".", 1)
         getattr(importlib.import_module(f"rag_ft.commands.{module}"), function)(args)
         return 0
+    except NotGoodEnoughError as error:
+        note(f"rag-ft: not good enough: {error}")
+        return 3
     except RagFtError as error:
         if args.debug:
             raise
@@ -105,6 +108,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     if getattr(args, "drop_replies", False) and not args.force:
         parser.error("--drop-replies needs --force: it deletes hours of a language model's work")
+    if (getattr(args, "strict", False) or getattr(args, "junit", None)) and not args.require:
+        parser.error("--strict and --junit need --require")
     if left:
         args.overrides = [*args.overrides, *left]
     return args
@@ -131,6 +136,8 @@ def make_parser() -> argparse.ArgumentParser:
             command.add_argument("--compact", action="store_true", help=COMPACT_HELP)
         if stage.name == "generate":
             command.add_argument("--retry-rejected", action="store_true", help=RETRY_HELP)
+        if stage.name == "evaluate":
+            add_require(command)
     run = _add(
         commands, "run", "all stages in order; those up to date are skipped", "run.run_command"
     )
@@ -169,7 +176,8 @@ def _add_questions(commands: Any) -> None:
         "configs",
         nargs="+",
         metavar="CONFIG",
-        help="YAML files, each a collection with model ids of its own; also section.key=value",
+        help="YAML files or bundles, each a collection with model ids of its own; also "
+        "section.key=value",
     )
     serve.set_defaults(overrides=[])
     serve.add_argument("--host", default="127.0.0.1", help="address (default 127.0.0.1)")
@@ -180,7 +188,7 @@ def _add_questions(commands: Any) -> None:
         action="store_true",
         help="listen on the network without a key (RAG_FT_API_KEY): everybody can ask",
     )
-    _finish(serve, "serve.serve_command")
+    finish(serve, "serve.serve_command")
 
     explain = _add(
         commands,
@@ -235,13 +243,15 @@ def _add_tools(commands: Any) -> None:
     )
     merge.add_argument("--to", type=Path, required=True, help="the folder to write")
 
+    add_bundle(commands)
+    add_demo(commands)
     _add_comparisons(commands)
     env = commands.add_parser(
         "env",
         help="versions and hardware, for an issue report",
         description="versions and hardware, for an issue report",
     )
-    _finish(env, "env.env_command")
+    finish(env, "env.env_command")
 
 
 def _add_comparisons(commands: Any) -> None:
@@ -273,7 +283,7 @@ def _add_comparisons(commands: Any) -> None:
         "runs", nargs="+", type=Path, metavar="RUN", help="run folders; the first is the base"
     )
     compare.add_argument("--to", type=Path, default=Path("compare.html"), help="the page to write")
-    _finish(compare, "compare.compare_command")
+    finish(compare, "compare.compare_command")
 
 
 def _add(
@@ -288,14 +298,7 @@ def _add(
         command.add_argument(
             "overrides", nargs="*", metavar="section.key=value", help="change a setting"
         )
-    return _finish(command, function)
-
-
-def _finish(command: argparse.ArgumentParser, function: str) -> argparse.ArgumentParser:
-    """`function` is "module.name" under rag_ft.commands."""
-    command.add_argument("--debug", action="store_true", help="show tracebacks and notes")
-    command.set_defaults(function=function)
-    return command
+    return finish(command, function)
 
 
 def _add_force(command: argparse.ArgumentParser) -> None:

@@ -15,6 +15,11 @@ class DataError(RagFtError):
     expected."""
 
 
+class NotGoodEnoughError(RagFtError):
+    """Something was measured and is worse than what was asked for. It ends a command with exit code
+    3."""
+
+
 def first_line(error: BaseException) -> str:
     """The first line of another library's error message; the error's type where it has none."""
     return next(iter(str(error).splitlines()), type(error).__name__)

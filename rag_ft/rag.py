@@ -14,7 +14,7 @@ The commands and your own code answer through RagPipeline:
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from rag_ft.config import Config
     from rag_ft.retrieval.metadata_filter import Filters
     from rag_ft.retrieval.retriever import Searcher
+    from rag_ft.session import Session
 
 
 @dataclass(frozen=True)
@@ -99,8 +100,6 @@ class RagPipeline:
         # Imported here: a retriever and a language model take seconds to import.
         from rag_ft.evaluation.external_models import with_external_models
         from rag_ft.freshness import check_files
-        from rag_ft.llm.factory import open_language_model
-        from rag_ft.model_hub import with_tuned
         from rag_ft.run_dir import RunDir
         from rag_ft.session import Session
 
@@ -110,10 +109,25 @@ class RagPipeline:
         trained = [stage for stage, external in own.items() if tuned and not external]
         check_files(RunDir(config.run_path), ["ingest", "index", *trained], trained)
         session = Session(config, with_external_models(config.evaluate, RunDir(config.run_path)))
+        return cls.from_session(session, session.tuned_components if tuned else ())
+
+    @classmethod
+    def from_session(cls, session: Session, tuned: Collection[str]) -> RagPipeline:
+        """The pipeline of an opened run with these tuned components, base ones in place of the
+        others.
+
+        Raises:
+            DataError, ConfigError: as from_config, but files of the run are not checked.
+        """
+        from rag_ft.llm.factory import open_language_model
+        from rag_ft.model_hub import with_tuned
+
+        config = session.config
         # A tuned generator is an adapter of the configured model, or a model in its place.
-        llm, adapters = with_tuned(config.llm, session.tuned_generator if tuned else None)
+        folder = session.tuned_generator if "generator" in tuned else None
+        llm, adapters = with_tuned(config.llm, folder)
         return cls(
-            session.retriever(tuned and session.serves_tuned_retriever),
+            session.retriever("retriever" in tuned),
             session.chunks,
             session.answer_prompt,
             open_language_model(llm, config.run.seed, adapters),

@@ -248,7 +248,7 @@ def test_an_upload_that_breaks_leaves_the_old_file_and_no_new_name(
         out.write(source.read(5))
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("rag_ft.commands.export.shutil.copyfileobj", breaks)
+    monkeypatch.setattr("rag_ft.publishing.shutil.copyfileobj", breaks)
     for name, to in (("trl", "memory://broken/out.jsonl"), ("beir", "memory://broken/beir")):
         with pytest.raises(ConfigError, match="No space left on device"):
             export(finished, name, to)

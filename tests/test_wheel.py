@@ -18,6 +18,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+FILES = (
+    "pyproject.toml",
+    "setup.py",
+    "MANIFEST.in",
+    "README.md",
+    "CHANGELOG.md",
+    "LICENSE",
+    "constraints.txt",
+)
 TEXTS = {
     "ferry.md": "# Ferry\n\nThe ferry leaves Port Sorrel at noon. It carries forty people.\n",
     "mill.md": "# Mill\n\nThe mill was built by Ada Brand. It stands at the river.\n",
@@ -38,11 +47,15 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bin folder of an environment with the wheel and, by a path, its dependencies."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
-    shutil.copytree(
-        ROOT / "rag_ft", source / "rag_ft", ignore=shutil.ignore_patterns("__pycache__")
-    )
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("rag_ft", "configs", "data"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in FILES:
         shutil.copy(ROOT / name, source)
+    # The wheel is made from the source package alone, so that both are whole.
+    make = f"from setuptools import build_meta; build_meta.build_sdist({str(folder)!r})"
+    subprocess.run([sys.executable, "-c", make], cwd=source, check=True, capture_output=True)
+    shutil.rmtree(source)
+    [packed] = folder.glob("rag_ft-*.tar.gz")
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     build = [
         *pip,
@@ -51,10 +64,9 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--no-build-isolation",
         "--wheel-dir",
         str(folder),
-        str(source),
+        str(packed),
     ]
     subprocess.run(build, check=True)
-    shutil.rmtree(source)
     [wheel] = folder.glob("rag_ft-*.whl")
 
     environment = folder / "environment"
@@ -116,6 +128,30 @@ def test_the_installed_wheel_runs_all_stages_on_three_files(
     assert (
         json.loads((run / "metrics.json").read_text(encoding="utf-8"))["headline"]["questions"] == 2
     )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_installed_wheel_carries_the_demo_and_runs_it(installed: Path, tmp_path: Path) -> None:
+    # Without training and answers: the whole demo takes minutes.
+    settings = [
+        "generate.pairs_per_chunk=0",
+        "train_retriever.enabled=false",
+        "train_generator.enabled=false",
+        "evaluate.answers=false",
+    ]
+    done = call(installed, tmp_path, "rag-ft", "demo", "try", *settings)
+    assert done.returncode == 0, done.stderr
+    assert "rag-ft ask configs/demo.yaml" in done.stdout
+    metrics = json.loads((tmp_path / "try" / "runs" / "demo" / "metrics.json").read_text())
+    assert metrics["headline"]["questions"] == 204  # those with a gold chunk
+    found = subprocess.run(
+        [str(installed / "rag-ft"), "status", "configs/demo.yaml", *settings],
+        cwd=tmp_path / "try",
+        capture_output=True,
+        text=True,
+    )
+    assert "stale" not in found.stdout and found.stdout.count("done") == 7, found.stdout
 
 
 def imported_packages(paths: list[Path]) -> set[str]:

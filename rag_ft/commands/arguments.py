@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from rag_ft.bundle.manifest import open_bundle
 from rag_ft.config import Config
 from rag_ft.config_loader import load_config
 from rag_ft.freshness import check_files
@@ -26,7 +27,10 @@ def checked_config_of(args: argparse.Namespace, *stages: str) -> Config:
 
 
 def load_checked(path: Path, overrides: list[str], *stages: str) -> Config:
-    """As checked_config_of, of a path and overrides."""
+    """As checked_config_of, of a path and overrides. The path may be a bundle: all its files are
+    checked then."""
+    if path.is_dir():
+        return open_bundle(path, overrides)
     config = load_config(path, overrides)
     check_files(RunDir(config.run_path), stages)
     return config

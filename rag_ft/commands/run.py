@@ -4,21 +4,25 @@ did."""
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rag_ft.commands.arguments import config_of
 from rag_ft.config import Config
-from rag_ft.errors import RagFtError
+from rag_ft.errors import NotGoodEnoughError, RagFtError
 from rag_ft.pipeline import Change, run_stage, stages_to_run, stages_until, stages_with_llm
 from rag_ft.run_dir import RunDir
 from rag_ft.run_status import status
 from rag_ft.stage_table import NAMES, find_stage
 from rag_ft.storage import read_rows
 from rag_ft.terminal import note, say
+
+if TYPE_CHECKING:
+    from rag_ft.report.requirements import Requirement
 
 Counts = Mapping[str, Any]
 
@@ -60,8 +64,14 @@ def run_command(args: argparse.Namespace) -> None:
 
 
 def stage_command(args: argparse.Namespace) -> None:
-    """`rag-ft STAGE`: one stage, after the disabled ones before it."""
+    """`rag-ft STAGE`: one stage, after the disabled ones before it. With --require also the report,
+    whose numbers must meet it."""
     config = config_of(args)
+    requirements = []
+    if getattr(args, "require", None):
+        from rag_ft.report.requirements import parse_requirements
+
+        requirements = parse_requirements(args.require)  # what is wrong is said before the work
     *before, last = stages_to_run(args.command, config)
     run_stages(config, before)
     force = args.force
@@ -79,6 +89,25 @@ def stage_command(args: argparse.Namespace) -> None:
     elif getattr(args, "update", False):
         change = "update"
     run_stages(config, [last], force, args.drop_replies, change)
+    if requirements:
+        run_stages(config, ["report"])
+        _require(requirements, args, RunDir(config.run_path))
+
+
+def _require(
+    requirements: Sequence[Requirement], args: argparse.Namespace, run_dir: RunDir
+) -> None:
+    """Says what was measured. Raises NotGoodEnoughError where a requirement is not met."""
+    from rag_ft.report.requirements import outcomes, write_junit
+
+    metrics = json.loads(run_dir.metrics.read_text(encoding="utf-8"))
+    results = outcomes(requirements, metrics, args.strict)
+    for result in results:
+        say(str(result))
+    if args.junit:
+        write_junit(args.junit, metrics["run"], results)
+    if failed := [str(result) for result in results if not result.is_met]:
+        raise NotGoodEnoughError("; ".join(failed))
 
 
 def num_lost(run_dir: RunDir) -> int:

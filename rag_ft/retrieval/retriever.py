@@ -203,9 +203,9 @@ class Retriever:
 
     @reranker.setter
     def reranker(self, reranker: Reranker | None) -> None:
-        # The share was chosen for one model: another one is not served by it.
-        fits = reranker is not None and reranker.config.model == self.fusion.reranker
-        self._reranker = reranker if fits else None
+        # The share was chosen for one model, known by its name: another one is not served by it.
+        chosen, given = self.fusion.reranker, reranker.config.required_model if reranker else ""
+        self._reranker = reranker if chosen and Path(given).name == Path(chosen).name else None
 
     def _rerank(self, question: str, ranking: Ranking) -> Ranking:
         assert self.reranker is not None

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from rag_ft.bundle.manifest import bundled
 from rag_ft.config import Config, LLMConfig
 from rag_ft.document_store import DocumentStore
 from rag_ft.errors import ConfigError
@@ -26,14 +27,15 @@ from rag_ft.session import Session
 
 @dataclass(frozen=True)
 class Collection:
-    """One run. `tuned` names the tuned components that it serves, `why` says where that comes
-    from."""
+    """One run, or one bundle. `tuned` names the tuned components that it serves, `why` says where
+    that comes from. `has_base`: the base components are there too; a bundle can be without."""
 
     name: str
     session: Session
     documents: DocumentStore
     tuned: frozenset[str]
     why: str
+    has_base: bool = True
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,8 @@ class _Wanted(NamedTuple):
 
 @contextmanager
 def open_models(collections: Sequence[Collection]) -> Iterator[list[ServedModel]]:
-    """The models of the runs, in order: what the verdict ships, base, closed book.
+    """The models of the runs, in order: what the verdict ships, base, closed book; the last two
+    where base components are there.
 
     Language models are started on entering, and stopped on leaving.
 
@@ -116,13 +119,19 @@ def open_collection(config: Config, base_only: bool) -> Collection:
     session = Session(config, run_dir)
     there = session.tuned_components
     tuned, why = there, "not evaluated: all tuned components" if there else "nothing is tuned"
+    name, bundle = config.run_path.resolve().name, bundled(run_dir)
+    if bundle:
+        name, why = bundle["name"], "what the bundle holds"
+    if base_only and bundle and not bundle["base"]:
+        raise ConfigError(f"{run_dir.path} holds no base components: bundle it with --with-base")
     if base_only:
         tuned, why = set(), "--base"
-    elif there and (ship := shipped(run_dir.metrics)) is not None:
+    elif there and not bundle and (ship := shipped(run_dir.metrics)) is not None:
         names = set(COMPONENTS) if ship in ("both", "all") else set(ship.split("_"))
         tuned, why = there & names, f"the verdict of its report is {ship}"
-    name = config.run_path.resolve().name
-    return Collection(name, session, DocumentStore(run_dir.documents), frozenset(tuned), why)
+    has_base = bundle is None or bundle["base"]
+    documents = DocumentStore(run_dir.documents)
+    return Collection(name, session, documents, frozenset(tuned), why, has_base)
 
 
 def shipped(metrics: Path) -> str | None:
@@ -148,32 +157,26 @@ def _models_of(
     collection: Collection, llm: LanguageModel, adapter: str | None, base_llm: LanguageModel
 ) -> list[ServedModel]:
     session, name = collection.session, collection.name
-    base = session.retriever(False)
-    found = session.retriever(True) if "retriever" in collection.tuned else base
-    return [
-        ServedModel(
-            name,
-            collection,
-            _pipeline(collection, found, llm, adapter),
-            found,
-            llm,
-            adapter,
-            base_llm,
-        ),
-        *(
-            ServedModel(
-                f"{name}-{suffix}",
-                collection,
-                _pipeline(collection, base, base_llm, None),
-                base,
-                base_llm,
-                None,
-                base_llm,
-                suffix == "closed-book",
+    found = session.retriever("retriever" in collection.tuned)
+    pipeline = _pipeline(collection, found, llm, adapter)
+    served = [ServedModel(name, collection, pipeline, found, llm, adapter, base_llm)]
+    if collection.has_base:
+        base = session.retriever(False)
+        pipeline = _pipeline(collection, base, base_llm, None)
+        for suffix in ("base", "closed-book"):
+            served.append(
+                ServedModel(
+                    f"{name}-{suffix}",
+                    collection,
+                    pipeline,
+                    base,
+                    base_llm,
+                    None,
+                    base_llm,
+                    suffix == "closed-book",
+                )
             )
-            for suffix in ("base", "closed-book")
-        ),
-    ]
+    return served
 
 
 def _pipeline(

