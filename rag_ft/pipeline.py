@@ -20,7 +20,9 @@ from rag_ft.evaluation.components import COMPONENTS
 from rag_ft.freshness import (
     OLD_LAYOUT,
     config_is_damaged,
+    damage,
     mark_files,
+    only_reviews_changed,
     plan_stage,
     read_done,
     record_outputs,
@@ -149,6 +151,9 @@ def before_this_run(stage: Stage, plan: Plan, run_dir: RunDir) -> Plan | None:
     if "sources" not in before:
         raise ConfigError(OLD_LAYOUT.format(path=run_dir.path, stage=stage.name))
     if before["fingerprint"] != plan["fingerprint"]:
+        others = {k: v for k, v in before.get("outputs", {}).items() if k != run_dir.qa.name}
+        if only_reviews_changed(plan, before) and not damage(run_dir.path, others):
+            return begun  # what the passes wrote stays, and the reviews are applied again
         raise ConfigError(
             f"{run_dir.path} holds {stage.name} for other settings "
             f"({what_changed(plan, before)}): use --force to replace it, or another run.dir"
@@ -279,7 +284,10 @@ def status(config: Config) -> list[tuple[str, str, str]]:
         try:
             done, plan = read_done(run_dir, stage.name), _plan(stage, config, run_dir)
             if done and (reason := why_stale(plan, done, run_dir)):
-                state, why = "stale", f"{reason}: run it again with --force"
+                again = "run it again" if done["fingerprint"] != plan["fingerprint"] else ""
+                if not again or not only_reviews_changed(plan, done):
+                    again = "run it again with --force"
+                state, why = "stale", f"{reason}: {again}"
             elif done:
                 resumed = " (after resume)" if "continued" in done else ""
                 state, why = "done", f"{done['seconds']} s{resumed}"
