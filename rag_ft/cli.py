@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from rag_ft.cli_review import add_review_commands
 from rag_ft.errors import RagFtError
-from rag_ft.schema import SPLITS
 from rag_ft.stage_table import NAMES, STAGES
 from rag_ft.terminal import SafeFormatter, note
 from rag_ft.version import __version__
@@ -177,7 +177,7 @@ def _add_questions(commands: Any) -> None:
     )
     _finish(serve, "serve.serve_command")
 
-    _add_review(commands)
+    add_review_commands(commands, _add)
     explain = _add(
         commands,
         "explain",
@@ -191,49 +191,20 @@ def _add_questions(commands: Any) -> None:
     )
 
 
-def _add_review(commands: Any) -> None:
-    """Adds the command with which people decide on pairs."""
-    review = _add(
-        commands,
-        "review",
-        "a page to accept, reject and edit pairs by keyboard",
-        "review.review_command",
-    )
-    review.add_argument("--host", default="127.0.0.1", help="address (default 127.0.0.1)")
-    review.add_argument("--port", type=int, default=8001, help="default 8001; 0: any free one")
-    review.add_argument(
-        "--order",
-        choices=("worst", "random", "disagreement"),
-        default="worst",
-        help="what comes first (default worst); only random gives an unbiased accept rate",
-    )
-    review.add_argument(
-        "--sample", type=int, metavar="N", help="only the first N pairs of that order"
-    )
-    review.add_argument("--split", choices=SPLITS, help="only pairs of this split")
-    review.add_argument(
-        "--reviewer", metavar="NAME", help="who decides (default: the user of this machine)"
-    )
-    review.add_argument(
-        "--overlap",
-        type=float,
-        default=0.2,
-        help="share of the pairs (0-1) that every reviewer decides, for the agreement (default "
-        "0.2); the others are done when one has decided",
-    )
-
-
 def _add_tools(commands: Any) -> None:
     """Adds the commands beside stages and questions."""
     # Data.
     export = _add(
         commands,
         "export",
-        "write the pairs as training data for another tool",
+        "write the pairs for another tool: to train, or to review",
         "export.export_command",
     )
     export.add_argument(
-        "--format", required=True, help="openai, gemini, sharegpt, alpaca, trl, beir or squad"
+        "--format",
+        required=True,
+        help="openai, gemini, sharegpt, alpaca, trl, beir or squad; for review label-studio, "
+        "argilla, csv or xlsx",
     )
     export.add_argument(
         "--to", required=True, help="a path, or any fsspec address (s3://, gs://, hf://)"

@@ -104,7 +104,10 @@ def written_checks(
     kind = card.pair.kind if own is not None and card.pair.answerable else "factoid"
     rows = check_text(" ".join(question.split()), answers, evidence, kind, chunk)
     repeated = deck.repeats(" ".join(question.split()), own)
-    return [*rows, Checked("not asked yet", not repeated, "another pair asks the same" if repeated else "")]
+    return [
+        *rows,
+        Checked("not asked yet", not repeated, "another pair asks the same" if repeated else ""),
+    ]
 
 
 def judge_data(card: Card) -> dict[str, Any] | None:
