@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from rag_ft.cli_review import add_review_commands
 from rag_ft.cli_shipping import add_bundle, add_demo, add_require, finish
 from rag_ft.errors import NotGoodEnoughError, RagFtError
 from rag_ft.stage_table import NAMES, STAGES
@@ -190,6 +191,7 @@ def _add_questions(commands: Any) -> None:
     )
     finish(serve, "serve.serve_command")
 
+    add_review_commands(commands, _add)
     explain = _add(
         commands,
         "explain",
@@ -209,11 +211,14 @@ def _add_tools(commands: Any) -> None:
     export = _add(
         commands,
         "export",
-        "write the pairs as training data for another tool",
+        "write the pairs for another tool: to train, or to review",
         "export.export_command",
     )
     export.add_argument(
-        "--format", required=True, help="openai, gemini, sharegpt, alpaca, trl, beir or squad"
+        "--format",
+        required=True,
+        help="openai, gemini, sharegpt, alpaca, trl, beir or squad; for review label-studio, "
+        "argilla, csv or xlsx",
     )
     export.add_argument(
         "--to", required=True, help="a path, or any fsspec address (s3://, gs://, hf://)"

@@ -57,6 +57,7 @@ PATHS = {
     "evaluate.encoder",
     "evaluate.advanced.index",
 }
+REVIEWS = "reviews.jsonl"  # an input of generate that people write at any time
 OLD_LAYOUT = (
     "{path} holds {stage} of an earlier version of rag-ft, which recorded no hashes: run it again "
     "with --force (replies of a language model are reused), or use another run.dir"
@@ -226,6 +227,12 @@ def what_changed(plan: Plan, before: Plan) -> str:
     return ", ".join(shown) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
 
 
+def only_reviews_changed(plan: Plan, before: Plan) -> bool:
+    """Whether a stage would do the same again but for the reviews that it applies at its end."""
+    inputs = [{k: v for k, v in p["inputs"].items() if k != REVIEWS} for p in (plan, before)]
+    return plan["config"] == before["config"] and inputs[0] == inputs[1]
+
+
 def read_done(run_dir: RunDir, name: str) -> Plan | None:
     """The done-file of a stage, or None where it has not finished."""
     return read_plan(run_dir.done(name))
@@ -318,6 +325,9 @@ def source_files(stage: str, sections: Sequence[str], config: Config) -> dict[st
                     named.append((f"{setting}/{path.relative_to(folder).as_posix()}", path))
     if stage == "generate":
         named += [(f"generate.questions/{path.name}", path) for path in config.generate.questions]
+        reviews = RunDir(config.run_path).reviews
+        if reviews.exists():
+            named.append((REVIEWS, reviews))
         if examples := config.generate.advanced.examples:
             named.append((f"generate.examples/{examples.name}", examples))
     if stage == "ingest":

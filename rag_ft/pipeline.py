@@ -21,6 +21,7 @@ from rag_ft.freshness import (
     OLD_LAYOUT,
     damage,
     mark_files,
+    only_reviews_changed,
     plan_stage,
     read_done,
     record_outputs,
@@ -172,6 +173,9 @@ def before_this_run(stage: Stage, plan: Plan, run_dir: RunDir) -> Plan | None:
     if "sources" not in before:
         raise ConfigError(OLD_LAYOUT.format(path=run_dir.path, stage=stage.name))
     if before["fingerprint"] != plan["fingerprint"]:
+        others = {k: v for k, v in before.get("outputs", {}).items() if k != run_dir.qa.name}
+        if only_reviews_changed(plan, before) and not damage(run_dir.path, others):
+            return begun  # what the passes wrote stays, and the reviews are applied again
         remedy = "use --force to replace it, or another run.dir"
         if stage.grows and before["config"] == plan["config"]:
             remedy = f"use --update to keep what is unchanged, {remedy[4:]}"

@@ -23,7 +23,9 @@ FILES: dict[str, dict[str, FileKind]] = {
     "index": {"index": "result"},
     "generate": {
         "qa.jsonl": "result",
+        "generated": "result",
         "rejects/generate.jsonl": "result",
+        "rejects/reviews.jsonl": "result",
         "replies/generate.jsonl": "replies",
         "checkpoints/generate": "scratch",
         "vllm.log": "scratch",
@@ -114,7 +116,8 @@ class RunDir:
         return self.path / "vllm.log"
 
     def rejects(self, stage: str) -> Path:
-        """Any stage: a Reject a line."""
+        """Any stage: a Reject a line. generate also writes rejects/reviews.jsonl: reviews that it
+        cannot apply."""
         return self.path / "rejects" / f"{stage}.jsonl"
 
     @property
@@ -125,8 +128,23 @@ class RunDir:
 
     @property
     def qa(self) -> Path:
-        """generate: an accepted QAPair a line, by document."""
+        """generate: an accepted QAPair a line, by document; reviews.jsonl is applied."""
         return self.path / "qa.jsonl"
+
+    @property
+    def generated_pairs(self) -> Path:
+        """generate: as qa.jsonl, before reviews.jsonl is applied."""
+        return self.path / "generated" / "pairs.jsonl"
+
+    @property
+    def generated_rejects(self) -> Path:
+        """generate: a QAPair a line that a check rejected; its `checks` hold {rejected, detail}."""
+        return self.path / "generated" / "rejected.jsonl"
+
+    @property
+    def generated_counts(self) -> Path:
+        """generate: the counts of its passes; the done-file adds those of the reviews."""
+        return self.path / "generated" / "counts.json"
 
     def replies(self, stage: str) -> Path:
         """generate, train_generator, evaluate: {key, text, ...} a line, append-only: every reply of
@@ -248,8 +266,9 @@ class RunDir:
 
     @property
     def reviews(self) -> Path:
-        """serve: a decision about a pair a line {pair_id, key, source, decision, reason, question,
-        answers, document_id, evidence, reviewer, time}, append-only; corrections of answers."""
+        """review, serve, import: a decision about a pair a line {pair_id, key, source, decision,
+        reason, question, answers, document_id, evidence, reviewer, time}, append-only; corrections
+        of answers are lines too. The last line of a reviewer about a `key` holds."""
         return self.path / "reviews.jsonl"
 
     def started(self, stage: str) -> Path:

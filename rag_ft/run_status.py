@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rag_ft.errors import DataError
-from rag_ft.freshness import config_is_damaged, read_done, why_stale
+from rag_ft.freshness import config_is_damaged, only_reviews_changed, read_done, why_stale
 from rag_ft.pipeline import external_stages, plan_of, upstream_of
 from rag_ft.run_dir import RunDir
 from rag_ft.stage_table import STAGES
@@ -31,7 +31,10 @@ def status(config: Config) -> list[tuple[str, str, str]]:
         try:
             done, plan = read_done(run_dir, stage.name), plan_of(stage, config, run_dir)
             if done and (reason := why_stale(plan, done, run_dir)):
-                state, why = "stale", f"{reason}: run it again with --force"
+                again = "run it again" if done["fingerprint"] != plan["fingerprint"] else ""
+                if not again or not only_reviews_changed(plan, done):
+                    again = "run it again with --force"
+                state, why = "stale", f"{reason}: {again}"
             elif done:
                 resumed = " (after resume)" if "continued" in done else ""
                 state, why = "done", f"{done['seconds']} s{resumed}"

@@ -9,6 +9,8 @@ Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 Kind = Literal["factoid", "summary", "inference", "multi_hop", "unanswerable"]
 KINDS: tuple[Kind, ...] = ("factoid", "summary", "inference", "multi_hop", "unanswerable")
+Decision = Literal["accept", "reject", "edit", "unsure", "add", "undo"]
+DECISIONS: tuple[Decision, ...] = ("accept", "reject", "edit", "unsure", "add", "undo")
 
 
 @dataclass(frozen=True)
@@ -144,3 +146,34 @@ class Reject:
     reason: str
     detail: str = ""
     partial: bool = False
+
+
+@dataclass(frozen=True)
+class Place:
+    """A span of a chunk, as positions in its document."""
+
+    chunk_id: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Review:
+    """One decision of one reviewer: a line of reviews.jsonl.
+
+    `key` is the sha256 of the question and the document id of the pair as it was generated, so that
+    a review finds its pair again in a later run. `question`, `answers` (none: the documents do not
+    say) and `evidence` are those that the reviewer decided on, or wrote.
+    """
+
+    pair_id: str
+    key: str
+    source: Literal["review", "serve", "import"]
+    decision: Decision
+    reason: str | None
+    question: str
+    answers: tuple[str, ...]
+    document_id: str | None
+    evidence: tuple[Place, ...]
+    reviewer: str
+    time: str

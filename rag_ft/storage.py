@@ -13,8 +13,11 @@ import os
 import re
 import secrets
 from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
+
+from filelock import FileLock
 
 from rag_ft.errors import DataError
 from rag_ft.schema import (
@@ -22,9 +25,11 @@ from rag_ft.schema import (
     Document,
     Evidence,
     Hit,
+    Place,
     Prediction,
     QAPair,
     Reject,
+    Review,
     Score,
 )
 
@@ -37,7 +42,7 @@ _TEMPORARY_NAME = re.compile(r"\.[0-9a-f]{8}\.tmp$")
 
 
 Item = TypeVar("Item")
-Record = TypeVar("Record", Document, Chunk, QAPair, Hit, Prediction, Score, Reject)
+Record = TypeVar("Record", Document, Chunk, QAPair, Hit, Prediction, Score, Reject, Review)
 
 
 def to_json(record: Any) -> str:
@@ -61,6 +66,8 @@ def from_json(line: str, kind: type[Record]) -> Record:
         raise ValueError("no JSON object")
     if kind is QAPair:
         row["evidence"] = Evidence(**row["evidence"]) if row["evidence"] else None
+    if kind is Review:
+        row["evidence"] = [Place(**place) for place in row["evidence"]]
     for name, value in row.items():
         if isinstance(value, list):
             row[name] = tuple(value)
@@ -208,11 +215,32 @@ class JsonlAppender:
             self._out.flush()
         return [len(line) for line in lines]
 
+    def sync(self) -> None:
+        """Waits until the written rows are on the disk."""
+        with naming(self._path):
+            os.fsync(self._out.fileno())
+
     def __enter__(self) -> JsonlAppender:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._out.close()
+
+
+def append_lines(path: Path, *rows: Any, durable: bool = True) -> None:
+    """Appends records or dicts as lines; processes that append at the same time wait for each
+    other. `durable`: returns when the lines are on the disk."""
+    plain = [row if isinstance(row, dict) else dataclasses.asdict(row) for row in rows]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f".{path.name}.lock")), JsonlAppender(path) as out:
+        out.write(*plain)
+        if durable:
+            out.sync()
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def encodable(value: Any) -> Any:

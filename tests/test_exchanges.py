@@ -11,8 +11,8 @@ import httpx
 import pytest
 from live_server import Says, lines_of, live, served_models, small_run
 
+from rag_ft.review.store import review_key
 from rag_ft.serving import exchanges
-from rag_ft.serving.exchanges import review_key
 from rag_ft.session import Session
 
 QUESTION = "When does the ferry leave?"

@@ -17,12 +17,13 @@ import pytest
 import yaml
 from live_server import DOCUMENTS
 
-from rag_ft.commands.serve import bind, read_key, serve
+from rag_ft.commands.serve import serve
 from rag_ft.config import Config
 from rag_ft.errors import ConfigError
 from rag_ft.pipeline import run_stage
 from rag_ft.run_dir import RunDir
 from rag_ft.serving.collections import described, open_collection, open_models
+from rag_ft.serving.listening import bind, read_key
 from rag_ft.session import Session
 from rag_ft.stages import index, ingest
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -14,10 +14,13 @@ from rag_ft.chunk_store import ChunkStore
 from rag_ft.commands.arguments import checked_config_of
 from rag_ft.config import Config
 from rag_ft.errors import ConfigError, DataError
+from rag_ft.integrations import argilla, label_studio, spreadsheets
 from rag_ft.integrations import export_rows as rows
 from rag_ft.llm.interface import Messages
 from rag_ft.publishing import publish
 from rag_ft.relevance import gold_chunk_ids, gold_chunks, locate
+from rag_ft.review.deck import open_deck
+from rag_ft.review.exchange import ReviewRow, review_rows
 from rag_ft.schema import SPLITS, Chunk, QAPair, Split
 from rag_ft.session import Session
 from rag_ft.storage import batched, read_jsonl, write_jsonl
@@ -41,13 +44,13 @@ def export(
         config: of the run.
         format: openai, gemini, sharegpt, alpaca, trl: one tuning example a line; squad: one SQuAD
             v2 JSON file over the chunks; beir: a folder with corpus.jsonl, queries.jsonl and
-            qrels/<split>.tsv.
+            qrels/<split>.tsv; csv, xlsx, argilla: a file for review, label-studio: a folder.
         to: a path or an fsspec address (s3://, gs://, hf://, ...). A file appears whole or not at
             all.
         with_context: tuning formats: put the question in the serving prompt, with the chunks that
             the serving retriever finds; where none of them is a gold chunk, the pair's own chunk
             replaces the last one.
-        splits: pairs of these splits. None: train, and for beir all three.
+        splits: pairs of these splits. None: train, and for beir and review all three.
 
     Raises:
         ConfigError: an unknown format, or an address that cannot be written to.
@@ -60,7 +63,7 @@ def export(
     if not run_dir.qa.exists():
         raise DataError(f"{run_dir.qa} does not exist: run `rag-ft generate CONFIG` first")
     # A test collection needs every split, a training set only pairs to train on.
-    wanted = splits or (SPLITS if format == "beir" else ("train",))
+    wanted = splits or (SPLITS if format in ("beir", *REVIEW_FORMATS) else ("train",))
     task = Task(session, tuple(wanted), with_context)
 
     def write(target: Path) -> None:
@@ -71,7 +74,7 @@ def export(
                 f"{format}: name other splits, or another format"
             )
 
-    publish(write, to, is_folder=format == "beir")
+    publish(write, to, is_folder=format in ("beir", "label-studio"))
     return task.counts
 
 
@@ -227,7 +230,30 @@ def pairs_with_chunks(task: Task) -> Iterator[tuple[QAPair, list[Chunk]]]:
         yield pair, current[1] if pair.document_id is not None else []
 
 
+# Review in another tool; `rag-ft import` reads what comes back.
+
+
+def reviewing(
+    write: Callable[[Iterable[ReviewRow], Path], None],
+) -> Callable[[Task, Path], None]:
+    """A writer of pairs for review, the most doubtful first."""
+
+    def write_rows(task: Task, target: Path) -> None:
+        deck = open_deck(task.session.run_dir, task.session.chunks)
+        rows = (row for row in review_rows(deck) if row.card.pair.split in task.splits)
+        write((row for row in rows if task.count(True)), target)
+
+    return write_rows
+
+
+REVIEW_FORMATS: dict[str, Callable[[Iterable[ReviewRow], Path], None]] = {
+    "label-studio": label_studio.write,
+    "argilla": argilla.write,
+    "csv": spreadsheets.write_csv,
+    "xlsx": spreadsheets.write_xlsx,
+}
 FORMATS: dict[str, Callable[[Task, Path], None]] = {
+    **{name: reviewing(write) for name, write in REVIEW_FORMATS.items()},
     "openai": tuning(rows.openai_row),
     "gemini": tuning(rows.gemini_row),
     "sharegpt": tuning(rows.sharegpt_row),

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import os
 import signal
-import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +11,7 @@ from pathlib import Path
 from rag_ft.commands.arguments import load_checked
 from rag_ft.config import Config
 from rag_ft.errors import ConfigError
-
-KEY, KEY_FILE = "RAG_FT_API_KEY", "RAG_FT_API_KEY_FILE"
+from rag_ft.serving.listening import listen
 
 
 def serve_command(args: argparse.Namespace) -> None:
@@ -45,16 +42,8 @@ def serve(
             fit.
         DataError: a run has no finished index.
     """
-    # Imported here, so that a wrong address is said at once.
-    from rag_ft.serving.guard import Key, is_loopback
-
-    secret = read_key()
-    if secret is None and not insecure and not is_loopback(f"[{host}]" if ":" in host else host):
-        raise ConfigError(
-            f"{host} can be reached from the network: set {KEY} (or {KEY_FILE}), or --insecure to "
-            "let everybody in"
-        )
-    listener = bind(host, port)
+    # A wrong address is said at once, before anything heavy is imported.
+    key, listener = listen(host, port, insecure)
     # The default would end the process at once, and leave a vLLM server to its watchdog.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 
@@ -62,42 +51,8 @@ def serve(
     from rag_ft.serving.collections import described, open_collection, open_models
     from rag_ft.serving.running import run
 
-    key = Key(secret) if secret is not None else None
     collections = [open_collection(config, base) for config in configs]
     with listener, open_models(collections) as models:
         settings = configs[0].serve
         about = [described(collection) for collection in collections]
         run(make_app(models, settings, key, any_host=insecure), listener, host, about)
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A socket bound to the address. Raises ConfigError where that cannot be."""
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        listener = socket.socket(family)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        return listener
-    except (OSError, OverflowError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"cannot listen on {host} port {port}: {reason}") from error
-
-
-def read_key() -> str | None:
-    """The key that clients must give; None where there is none.
-
-    Raises:
-        ConfigError: the key is empty, not ASCII, or its file cannot be read.
-    """
-    key, file = os.environ.get(KEY), os.environ.get(KEY_FILE)
-    if key is None and file:
-        try:
-            key = Path(file).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"cannot read the file that {KEY_FILE} names") from error
-    if key is None:
-        return None
-    key = key.strip()
-    if not key or not key.isascii() or not key.isprintable():
-        raise ConfigError(f"{KEY} must be printable ASCII and not empty")
-    return key

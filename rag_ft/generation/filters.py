@@ -15,6 +15,7 @@ from rag_ft.evaluation.metrics.squad import contains, token_f1
 from rag_ft.generation.question_patterns import REFERENCES, asks
 from rag_ft.prompts.prompt_set import is_abstention
 from rag_ft.relevance import Span, locate, occurrences
+from rag_ft.schema import QAPair
 from rag_ft.storage import encodable
 from rag_ft.text import all_words, entity_words, is_unspaced, neutralise, normalise, stems
 
@@ -38,10 +39,11 @@ class WrittenPair:
 @dataclass(frozen=True)
 class Failure:
     """Why a pair is rejected: `reason` is one of a few fixed words that are counted, `detail` shows
-    the pair at hand."""
+    the pair at hand. `pair` is what was rejected, where there is a question at all."""
 
     reason: str
     detail: str = ""
+    pair: QAPair | None = None
 
 
 # The reply.

@@ -6,7 +6,7 @@ import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,17 @@ from rag_ft.generation.filters import Failure
 from rag_ft.generation.planner import PlannedQuestion
 from rag_ft.llm.interface import Reply
 from rag_ft.schema import QAPair, Reject
-from rag_ft.storage import temporary_beside
+from rag_ft.storage import temporary_beside, to_json
 
 EXAMPLES_PER_REASON = 3
 LOWEST_DOCUMENTS = 10
 
 
 class GenerationStats:
-    """A context manager; at its end the rejects file gets its name."""
+    """A context manager; at its end the rejects file and the file of rejected pairs get their
+    names."""
 
-    def __init__(self, rejects: Path) -> None:
+    def __init__(self, rejects: Path, rejected_pairs: Path) -> None:
         self.asked: Counter[str] = Counter()
         self.accepted: Counter[str] = Counter()
         self.rejected: Counter[str] = Counter()
@@ -35,6 +36,8 @@ class GenerationStats:
         self._examples: dict[str, list[dict[str, str]]] = defaultdict(list)
         self._path, self._temporary = rejects, temporary_beside(rejects)
         self._out = self._temporary.open("x", encoding="utf-8", newline="\n")
+        self._pairs_path, self._pairs_temporary = rejected_pairs, temporary_beside(rejected_pairs)
+        self._pairs = self._pairs_temporary.open("x", encoding="utf-8", newline="\n")
 
     def reject(self, item: PlannedQuestion | QAPair, failure: Failure) -> None:
         """Counts a question asked for that is not kept, and notes it in the rejects file."""
@@ -47,6 +50,11 @@ class GenerationStats:
         if len(self._examples[failure.reason]) < EXAMPLES_PER_REASON:
             self._examples[failure.reason].append({"item": name, "detail": failure.detail})
         self.note(Reject(name, failure.reason, failure.detail))
+        # The pair itself, for people who see it differently.
+        pair = item if isinstance(item, QAPair) else failure.pair
+        if pair is not None:
+            why = {"rejected": failure.reason, "detail": failure.detail}
+            self._pairs.write(to_json(replace(pair, checks={**pair.checks, **why})) + "\n")
 
     def note(self, reject: Reject) -> None:
         """Writes a line of the rejects file without counting it as a question asked for."""
@@ -101,6 +109,8 @@ class GenerationStats:
         # Also after an error: the rejects show what went wrong.
         self._out.close()
         os.replace(self._temporary, self._path)
+        self._pairs.close()
+        os.replace(self._pairs_temporary, self._pairs_path)
 
 
 @dataclass

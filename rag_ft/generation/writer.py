@@ -11,6 +11,7 @@ from rag_ft.config import GenerateConfig
 from rag_ft.generation.ask_model import PassItem
 from rag_ft.generation.filters import (
     Failure,
+    WrittenPair,
     check_evidence,
     check_form,
     check_kind,
@@ -93,11 +94,20 @@ class QuestionWriter:
 
     def check(self, planned: PlannedQuestion, reply: Reply) -> QAPair | Failure:
         """The pair in a reply, or the first check that it fails."""
-        checks, chunk = self.settings.advanced.checks, planned.chunk
-        abstain = self.prompt.prompts.abstain
         written = parse_reply(reply.text, reply.finish_reason)
         if isinstance(written, Failure):
             return written
+        result = self._checked(planned, written)
+        if isinstance(result, Failure):
+            # People may see it differently.
+            abstain = self.prompt.prompts.abstain
+            pair = self._pair(planned, written.question, written.answer or abstain)
+            return replace(result, pair=pair)
+        return result
+
+    def _checked(self, planned: PlannedQuestion, written: WrittenPair) -> QAPair | Failure:
+        checks, chunk = self.settings.advanced.checks, planned.chunk
+        abstain = self.prompt.prompts.abstain
         # The cheapest checks come first; only those in generate.advanced.checks are made.
         failure = check_kind(written, planned.kind, abstain)
         if not failure and "form" in checks:

@@ -17,6 +17,7 @@ slices [{field, part, n, metrics: {metric: {base, tuned, delta, ci95}}, gap, com
     report/slices.py.
 robustness: null, or see report/robustness.py.
 cross_validation (null without folds), leakage, funnel, cost: see report/run_data.py.
+reviews: null where nobody has reviewed a pair, or see report/reviews.py.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from rag_ft.evaluation.metric_table import DECIDING_ANSWER, DECIDING_RETRIEVAL, 
 from rag_ft.evaluation.systems import ENSEMBLES, NAMES, RETRIEVERS
 from rag_ft.evaluation.verdict import FEW_DOCUMENTS, verdict
 from rag_ft.report import run_data, slices
+from rag_ft.report.reviews import reviews
 from rag_ft.report.robustness import robustness
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import Document
@@ -88,6 +90,7 @@ def make_metrics(
         "cross_validation": run_data.cross_validation(run_dir),
         "leakage": run_data.leakage(run_dir),
         "funnel": run_data.funnel(run_dir),
+        "reviews": reviews(run_dir, seed),
         "cost": run_data.costs(run_dir),
     }
 

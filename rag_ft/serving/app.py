@@ -10,7 +10,6 @@ from typing import Any
 
 from anyio import fail_after, to_thread
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -22,7 +21,7 @@ from rag_ft.llm.interface import ChatRequest, LanguageModel
 from rag_ft.serving import chat, pages, retrieval_api
 from rag_ft.serving.answering import Answerer
 from rag_ft.serving.collections import ServedModel
-from rag_ft.serving.errors import ApiError
+from rag_ft.serving.errors import HANDLERS, ApiError
 from rag_ft.serving.exchanges import Exchanges
 from rag_ft.serving.guard import Guard, Key
 from rag_ft.serving.state import ServerState, state_of
@@ -59,6 +58,7 @@ def make_app(
             state = ServerState(by_id, settings, answerer, exchanges, telemetry)
             health_of = Health(state, list(llms.values()))
             shared: dict[str, Any] = {"server": state, "key": key, "health": health_of}
+            shared |= {"collections": state.collections, "home": "chat"}
             if has_mcp:
                 shared["mcp"] = await stack.enter_async_context(mcp_app(state))
             yield shared
@@ -82,13 +82,7 @@ def make_app(
     ]
     if has_mcp:
         routes.append(Route("/mcp", mcp, methods=["POST"]))
-    handlers: dict[Any, Any] = {
-        ApiError: _api_error,
-        HTTPException: _http_error,
-        RagFtError: _failed,
-        Exception: _defect,
-    }
-    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
+    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=HANDLERS)
     return Guard(app, settings, key, telemetry, any_host)
 
 
@@ -130,22 +124,3 @@ async def metrics(request: Request) -> Response:
     """GET /metrics."""
     page = await to_thread.run_sync(state_of(request).telemetry.page)
     return Response(page, media_type="text/plain; version=0.0.4; charset=utf-8")
-
-
-async def _api_error(_: Request, error: Exception) -> Response:
-    assert isinstance(error, ApiError)
-    return error.response()
-
-
-async def _http_error(_: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    return ApiError(error.status_code, error.detail).response()
-
-
-async def _failed(_: Request, error: Exception) -> Response:
-    return ApiError(503, str(error)).response()
-
-
-async def _defect(_: Request, __: Exception) -> Response:
-    # Starlette raises the exception again after the response, and the log shows it.
-    return ApiError(500, "an error in the server: its log says more").response()

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
-
-from filelock import FileLock
 
 from rag_ft.prompts.answer_stream import AnswerStream
 from rag_ft.relevance import evidence_in_chunk, locate
+from rag_ft.review.store import SERVE, review_key
+from rag_ft.schema import Place, Review
 from rag_ft.serving.answering import Asked
 from rag_ft.serving.citations import Citation
 from rag_ft.serving.collections import Collection, ServedModel
-from rag_ft.storage import JsonlAppender
+from rag_ft.storage import append_lines, now
 
 KEPT = 1000
 
@@ -68,7 +65,7 @@ class Exchanges:
         if len(self._kept) > KEPT:
             self._kept.popitem(last=False)
         if self._log:
-            append(exchange.collection.session.run_dir.served, exchange.served)
+            append_lines(exchange.collection.session.run_dir.served, exchange.served, durable=False)
 
     def judge(
         self,
@@ -91,59 +88,43 @@ class Exchanges:
             "chunk_ids": list(chunk_ids) if chunk_ids is not None else None,
             "exchange": exchange.served if exchange else None,
         }
-        append(run_dir.feedback, line)
+        append_lines(run_dir.feedback, line)
         if exchange and answer and answer.strip():
             chosen = chunk_ids if chunk_ids is not None else exchange.served["citations"]
-            append(run_dir.reviews, correction(exchange, answer.strip(), chosen, comment))
+            review = correction(exchange, answer.strip(), chosen, comment)
+            append_lines(run_dir.reviews, review)
         return exchange is not None
 
 
 def correction(
     exchange: Exchange, answer: str, chunk_ids: Sequence[str], comment: str | None
-) -> dict[str, Any]:
-    """A line of reviews.jsonl: the question with the answer that somebody gave, and where it stands
-    in `chunk_ids`; offsets are those of the document."""
+) -> Review:
+    """The question with the answer that somebody gave, and where it stands in `chunk_ids`."""
     served = exchange.served
     chunks = list(exchange.collection.session.chunks.select(chunk_ids).values())
     evidence = []
     for chunk in chunks:
         if span := locate(answer, chunk.text):
             found = evidence_in_chunk(chunk, span)
-            evidence.append({"chunk_id": chunk.id, "start": found.start, "end": found.end})
+            evidence.append(Place(chunk.id, found.start, found.end))
     if not evidence:
-        evidence = [{"chunk_id": c.id, "start": c.start, "end": c.end} for c in chunks]
+        evidence = [Place(chunk.id, chunk.start, chunk.end) for chunk in chunks]
     document_id = chunks[0].document_id if chunks else None
-    return {
-        "pair_id": served["id"],
-        "key": review_key(served["standalone"], document_id),
-        "source": "serve",
-        "decision": "add",
-        "reason": comment,
-        "question": served["standalone"],
-        "answers": [answer],
-        "document_id": document_id,
-        "evidence": evidence,
-        "reviewer": "serve",
-        "time": now(),
-    }
-
-
-def review_key(question: str, document_id: str | None) -> str:
-    """sha256 of a question and the id of its document, as 64 hex digits: what a review is about."""
-    return hashlib.sha256(f"{question}\n{document_id or ''}".encode()).hexdigest()
+    return Review(
+        pair_id=served["id"],
+        key=review_key(served["standalone"], document_id),
+        source="serve",
+        decision="add",
+        reason=comment,
+        question=served["standalone"],
+        answers=(answer,),
+        document_id=document_id,
+        evidence=tuple(evidence),
+        reviewer=SERVE,
+        time=now(),
+    )
 
 
 def fingerprints(model: ServedModel) -> dict[str, str]:
     """What answered: the encoder, and the language model with its adapters."""
     return {"encoder": model.retriever.manifest.encoder, "llm": model.llm.name}
-
-
-def append(path: Path, line: dict[str, Any]) -> None:
-    """Appends one line; processes that append at the same time wait for each other."""
-    with FileLock(path.with_name(f".{path.name}.lock")), JsonlAppender(path) as out:
-        out.write(line)
-
-
-def now() -> str:
-    """The time in UTC, ISO 8601."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import parse_qs
 
@@ -11,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from rag_ft.evaluation.components import in_order
-from rag_ft.serving.collections import ServedModel
+from rag_ft.serving.collections import Collection, ServedModel
 from rag_ft.serving.errors import ApiError
 from rag_ft.serving.guard import COOKIE, Key
 from rag_ft.serving.requests import FeedbackBody, read_body
@@ -35,7 +36,7 @@ async def chat_page(request: Request) -> Response:
         }
         for model in state_of(request).models.values()
     ]
-    return HTMLResponse(_render("chat.html", models=models))
+    return HTMLResponse(render("chat.html", models=models))
 
 
 def what_answers(model: ServedModel) -> str:
@@ -47,21 +48,23 @@ def what_answers(model: ServedModel) -> str:
 
 async def document_page(request: Request) -> Response:
     """GET /documents/{id}?chunk=: the document as text, with the chunk marked."""
-    state, document_id = state_of(request), request.path_params["id"]
+    collections: Sequence[Collection] = request.state.collections
+    document_id, home = request.path_params["id"], request.state.home
     run = request.query_params.get("run")
     found = next(
-        (c for c in state.collections if run in (None, c.name) and document_id in c.documents), None
+        (c for c in collections if run in (None, c.name) and document_id in c.documents), None
     )
     if found is None:
-        return HTMLResponse(_render("missing.html"), 404)
+        return HTMLResponse(render("missing.html", home=home), 404)
     document = found.documents[document_id]
     chunk_id = request.query_params.get("chunk", "")
     chunk = found.session.chunks.select([chunk_id]).get(chunk_id)
     start, end = (0, 0)
     if chunk is not None and chunk.document_id == document.id:
         start, end = chunk.start, chunk.end
-    page = _render(
+    page = render(
         "document.html",
+        home=home,
         document=document,
         before=document.text[:start],
         cited=document.text[start:end],
@@ -81,7 +84,7 @@ async def static_file(request: Request) -> Response:
 
 async def login_page(request: Request) -> Response:
     """GET /login: asks for the key once."""
-    return HTMLResponse(_render("login.html", wrong=False))
+    return HTMLResponse(render("login.html", wrong=False))
 
 
 async def login(request: Request) -> Response:
@@ -92,7 +95,7 @@ async def login(request: Request) -> Response:
     body = (await request.body())[:MAX_LOGIN_BYTES].decode("utf-8", "replace")
     given = parse_qs(body).get("key", [""])[0]
     if not key.opens(given.strip()):
-        return HTMLResponse(_render("login.html", wrong=True), 401)
+        return HTMLResponse(render("login.html", wrong=True), 401)
     response = RedirectResponse("/", 303)
     secure = request.url.scheme == "https"
     response.set_cookie(COOKIE, key.cookie, httponly=True, samesite="strict", secure=secure)
@@ -115,5 +118,6 @@ def _environment() -> jinja2.Environment:
     return jinja2.Environment(loader=jinja2.FileSystemLoader(FOLDER), autoescape=True)
 
 
-def _render(name: str, **values: object) -> str:
+def render(name: str, **values: object) -> str:
+    """The page of a template in web/; values are escaped."""
     return _environment().get_template(name).render(**values)

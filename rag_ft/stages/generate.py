@@ -1,14 +1,15 @@
 """Chunks -> a language model -> question-answer pairs that pass every check, and imported ones.
 
 The passes follow each other and each reads the file that the one before wrote: write the pairs,
-drop repeated questions, check the round trip, swap names, check without chunks (closed book). At
-the end the imported questions are merged in. Every reply is cached, so a resumed run sends no
-request twice.
+drop repeated questions, check the round trip, swap names, check without chunks (closed book). Then
+the imported questions are merged in, and at last the reviews are applied. Every reply is cached, so
+a resumed run sends no request twice.
 """
 
 from __future__ import annotations
 
 import heapq
+import json
 import math
 import shutil
 import time
@@ -34,20 +35,56 @@ from rag_ft.generation.writer import QuestionWriter
 from rag_ft.llm.interface import LanguageModel, Reply
 from rag_ft.prompts.answer_prompt import AnswerPrompt
 from rag_ft.prompts.prompt_set import load_prompts
+from rag_ft.review.apply import Reviewed
+from rag_ft.review.store import ReviewStore
 from rag_ft.schema import Document, QAPair
 from rag_ft.session import Session
-from rag_ft.storage import batched, read_jsonl, write_jsonl
+from rag_ft.storage import batched, read_jsonl, write_jsonl, write_text
 
 QUESTION_BATCH = 64
 
 
 def run(session: Session) -> dict[str, Any]:
-    """Writes qa.jsonl in document order and rejects/generate.jsonl; returns the counts.
+    """Writes qa.jsonl in document order, generated/ and rejects/generate.jsonl; returns the counts.
+
+    Where generated/ is complete, only the reviews are applied.
 
     Raises:
         ConfigError: nothing is asked for, or kinds that the prompt set cannot write.
         DataError: questions cannot be read, the model is down, or too few pairs are kept.
     """
+    run_dir = session.run_dir
+    if not run_dir.generated_counts.exists():
+        counts = _generate(session)
+        write_text(run_dir.generated_counts, json.dumps(counts, ensure_ascii=False) + "\n")
+        shutil.rmtree(run_dir.checkpoints("generate"), ignore_errors=True)
+    counts = json.loads(run_dir.generated_counts.read_text(encoding="utf-8"))
+    return {**counts, **_apply_reviews(session)}
+
+
+def _apply_reviews(session: Session) -> dict[str, int]:
+    """Writes qa.jsonl: the generated pairs as people reviewed them. Returns the counts."""
+    run_dir = session.run_dir
+
+    def pairs() -> Iterator[QAPair]:
+        return read_jsonl(run_dir.generated_pairs, QAPair)
+
+    abstain = session.config.llm.advanced.abstain
+    reviewed = Reviewed(ReviewStore(run_dir.reviews), session.chunks, abstain)
+    extra = reviewed.extra(pairs, lambda: read_jsonl(run_dir.generated_rejects, QAPair))
+    kept = reviewed.kept(pairs())
+    if extra:
+        kept = in_document_order(kept, extra, read_jsonl(run_dir.documents, Document))
+    write_jsonl(run_dir.qa, kept)
+    if reviewed.rejects:
+        write_jsonl(run_dir.rejects("reviews"), reviewed.rejects)
+    else:
+        run_dir.rejects("reviews").unlink(missing_ok=True)
+    return reviewed.counts
+
+
+def _generate(session: Session) -> dict[str, Any]:
+    """Writes the pairs before any review; returns the counts of the passes."""
     config, run_dir, settings = session.config, session.run_dir, session.config.generate
     # Find what is wrong with the settings and the imported questions before hours of LLM work.
     if not settings.pairs_per_chunk and not settings.questions:
@@ -70,7 +107,7 @@ def run(session: Session) -> dict[str, Any]:
     generated: Iterable[QAPair] = ()
     seconds: dict[str, float] = {}
     rejects, least_share = run_dir.rejects("generate"), settings.advanced.min_kept_share
-    with GenerationStats(rejects) as stats:
+    with GenerationStats(rejects, run_dir.generated_rejects) as stats:
         for reject in imported.rejects:
             stats.note(reject)
         imported.check_kept(least_share, settings.questions, rejects)
@@ -84,8 +121,7 @@ def run(session: Session) -> dict[str, Any]:
     if imported.pairs:
         documents = read_jsonl(run_dir.documents, Document)
         generated = in_document_order(generated, imported.pairs, documents)
-    write_jsonl(run_dir.qa, generated)
-    shutil.rmtree(run_dir.checkpoints("generate"), ignore_errors=True)
+    write_jsonl(run_dir.generated_pairs, generated)
     return {**stats.counts(), **imported.counts(), "seconds_by_pass": seconds}
 
 

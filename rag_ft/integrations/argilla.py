@@ -1,0 +1,108 @@
+"""Pairs as records of Argilla 2, and its responses as decisions: the files of
+`dataset.records.from_json` and `to_json`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from rag_ft.errors import DataError
+from rag_ft.review.exchange import Returned, ReviewRow
+
+QUESTIONS = ("decision", "reason", "question", "answers", "evidence")
+
+
+def write(rows: Iterable[ReviewRow], target: Path) -> None:
+    """A list of records; docs/how-to/review.md shows the settings of their dataset."""
+    with target.open("x", encoding="utf-8", newline="\n") as out:
+        out.write("[")
+        for number, row in enumerate(rows):
+            record = json.dumps(record_of(row), ensure_ascii=False)
+            out.write(("," if number else "") + "\n" + record)
+        out.write("\n]\n")
+
+
+def record_of(row: ReviewRow) -> dict[str, Any]:
+    """A record; the pair, or what a reviewer made of it, is suggested."""
+    card, last = row.card, row.last
+    decision = last.decision if last else "accept"
+    values: dict[str, Any] = {
+        "decision": {"edit": "accept", "add": "accept"}.get(decision, decision),
+        "question": row.question,
+        "answers": "\n".join(row.answers),
+    }
+    if last and last.decision == "reject" and last.reason:
+        values["reason"] = last.reason
+    if row.evidence:
+        start, end = row.evidence
+        values["evidence"] = [{"start": start, "end": end, "label": "evidence"}]
+    agent, score = (last.reviewer, None) if last else ("rag_ft", row.confidence)
+    return {
+        "id": card.key,
+        "fields": {
+            "pair": f"{row.question}\n\n" + "\n".join(row.answers or ("(no answer)",)),
+            "chunk": row.text or "(no chunk)",
+        },
+        "metadata": {
+            "pair_id": card.pair.id,
+            "document_id": card.pair.document_id or "",
+            "kind": card.pair.kind,
+            "split": card.pair.split,
+            "origin": card.pair.origin,
+        },
+        "suggestions": {
+            name: {"value": value, "score": score if name == "decision" else None, "agent": agent}
+            for name, value in values.items()
+        },
+        "responses": {},
+        "vectors": {},
+    }
+
+
+def read(path: Path) -> Iterator[Returned]:
+    """The responses of all users.
+
+    Raises:
+        DataError: the file is not a list of records.
+    """
+    try:
+        records = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read {path} as JSON: {error}") from error
+    if not isinstance(records, list):
+        raise DataError(f"{path} is not a file of Argilla: it must be a list of records")
+    for number, record in enumerate(records, 1):
+        responses = record.get("responses") if isinstance(record, dict) else None
+        by_user: dict[str, dict[str, Any]] = {}
+        for name, given in (responses or {}).items():
+            for response in given if isinstance(given, list) else []:
+                if isinstance(response, dict) and name in QUESTIONS:
+                    user = str(response.get("user_id") or "")
+                    by_user.setdefault(user, {})[name] = response.get("value")
+        for user, values in by_user.items():
+            yield _returned(f"record {number}", str(record.get("id")), user, values)
+
+
+def _returned(item: str, key: str, user: str, values: dict[str, Any]) -> Returned:
+    answers = values.get("answers")
+    spans = values.get("evidence")
+    span, quote = None, None
+    if isinstance(spans, list):
+        # No span: the reviewer removed the evidence.
+        first = spans[0] if spans and isinstance(spans[0], dict) else None
+        quote = None if first else ""
+        span = (int(first["start"]), int(first["end"])) if first else None
+    decision = values.get("decision")
+    return Returned(
+        item,
+        key,
+        decision,
+        values.get("reason") if decision == "reject" else None,
+        values.get("question"),
+        None if answers is None else tuple(filter(None, map(str.strip, answers.split("\n")))),
+        span,
+        quote,
+        user or None,
+    )

@@ -1,0 +1,163 @@
+"""Pairs as tasks of Label Studio with predictions, and its annotations as decisions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from rag_ft.errors import DataError
+from rag_ft.relevance import Span
+from rag_ft.review.exchange import Returned, ReviewRow
+from rag_ft.review.store import REASONS
+
+CONFIG = f"""<View>
+  <Header value="$question"/>
+  <Labels name="evidence" toName="chunk">
+    <Label value="evidence" hotkey="v"/>
+  </Labels>
+  <Text name="chunk" value="$chunk"/>
+  <TextArea name="question" toName="chunk" editable="true" maxSubmissions="1"/>
+  <TextArea name="answers" toName="chunk" editable="true"/>
+  <Choices name="decision" toName="chunk" choice="single">
+    <Choice value="accept" hotkey="a"/>
+    <Choice value="reject" hotkey="r"/>
+    <Choice value="unsure" hotkey="s"/>
+  </Choices>
+  <Choices name="reason" toName="chunk" choice="single" visibleWhen="choice-selected"
+    whenTagName="decision" whenChoiceValue="reject">
+{"".join(f'    <Choice value="{reason}"/>{chr(10)}' for reason in REASONS)}  </Choices>
+</View>
+"""
+
+
+def write(rows: Iterable[ReviewRow], folder: Path) -> None:
+    """tasks.json, to import into a project, and config.xml, its labelling configuration."""
+    (folder / "config.xml").write_text(CONFIG, encoding="utf-8")
+    with (folder / "tasks.json").open("x", encoding="utf-8", newline="\n") as out:
+        out.write("[")
+        for number, row in enumerate(rows):
+            task = json.dumps(task_of(row), ensure_ascii=False)
+            out.write(("," if number else "") + "\n" + task)
+        out.write("\n]\n")
+
+
+def task_of(row: ReviewRow) -> dict[str, Any]:
+    """A task; the pair, or what a reviewer made of it, is its prediction."""
+    card = row.card
+    result = [
+        _result("question", "textarea", {"text": [row.question]}),
+        _result("answers", "textarea", {"text": list(row.answers)}),
+    ]
+    if row.evidence:
+        start, end = (utf16_length(row.text[:place]) for place in row.evidence)
+        value = {"start": start, "end": end, "text": row.quote, "labels": ["evidence"]}
+        result.append(_result("evidence", "labels", value))
+    decision = row.last.decision if row.last else "accept"
+    shown = {"edit": "accept", "add": "accept"}.get(decision, decision)
+    result.append(_result("decision", "choices", {"choices": [shown]}))
+    if row.last and row.last.decision == "reject" and row.last.reason:
+        result.append(_result("reason", "choices", {"choices": [row.last.reason]}))
+    return {
+        "data": {
+            "key": card.key,
+            "pair_id": card.pair.id,
+            "question": row.question,
+            "answers": "\n".join(row.answers),
+            "chunk": row.text,
+            "document_id": card.pair.document_id,
+            "kind": card.pair.kind,
+            "split": card.pair.split,
+            "origin": card.pair.origin,
+        },
+        "predictions": [
+            {
+                "model_version": f"reviewed by {row.last.reviewer}" if row.last else "rag_ft",
+                "score": row.confidence,
+                "result": result,
+            }
+        ],
+    }
+
+
+def read(path: Path) -> Iterator[Returned]:
+    """The annotations of an exported JSON file; those that were skipped are left out.
+
+    Raises:
+        DataError: the file is not a JSON export of Label Studio.
+    """
+    try:
+        tasks = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read {path} as JSON: {error}") from error
+    if not isinstance(tasks, list):
+        raise DataError(f"{path} is not a JSON export of Label Studio: it must be a list of tasks")
+    for number, task in enumerate(tasks, 1):
+        data = task.get("data") if isinstance(task, dict) else None
+        annotations = task.get("annotations") if isinstance(task, dict) else None
+        for annotation in annotations if isinstance(annotations, list) else []:
+            if isinstance(annotation, dict) and not annotation.get("was_cancelled"):
+                yield _returned(f"task {number}", data or {}, annotation)
+
+
+def _returned(item: str, data: dict[str, Any], annotation: dict[str, Any]) -> Returned:
+    values: dict[str, dict[str, Any]] = {}
+    for part in annotation.get("result") or []:
+        if isinstance(part, dict) and isinstance(part.get("value"), dict):
+            # Of several marked spans the first one counts.
+            values.setdefault(str(part.get("from_name")), part["value"])
+    question, answers = _texts(values, "question"), _texts(values, "answers")
+    decision, reason = (_chosen(values, name) for name in ("decision", "reason"))
+    evidence, text = values.get("evidence"), str(data.get("chunk") or "")
+    span = _code_points(evidence, text) if evidence else None
+    quote = str(evidence["text"]) if evidence and evidence.get("text") else None
+    return Returned(
+        item,
+        str(data.get("key")),
+        decision,
+        reason if decision == "reject" else None,
+        question[0] if question else None,
+        tuple(filter(None, (" ".join(a.split()) for a in answers))),
+        span,
+        quote if evidence else "",
+        _who(annotation.get("completed_by")),
+        annotation.get("updated_at") or annotation.get("created_at"),
+    )
+
+
+def utf16_length(text: str) -> int:
+    """Label Studio counts as browsers do: in UTF-16 units."""
+    return len(text.encode("utf-16-le")) // 2
+
+
+def _code_points(value: dict[str, Any], text: str) -> Span | None:
+    units = text.encode("utf-16-le", "surrogatepass")
+    try:
+        start, end = 2 * int(value["start"]), 2 * int(value["end"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    lengths = (len(units[:place].decode("utf-16-le", "ignore")) for place in (start, end))
+    first, last = lengths
+    return (first, last)
+
+
+def _result(name: str, kind: str, value: dict[str, Any]) -> dict[str, Any]:
+    return {"from_name": name, "to_name": "chunk", "type": kind, "value": value}
+
+
+def _texts(values: dict[str, dict[str, Any]], name: str) -> list[str]:
+    found = values.get(name, {}).get("text") or []
+    return [str(text) for text in ([found] if isinstance(found, str) else found)]
+
+
+def _chosen(values: dict[str, dict[str, Any]], name: str) -> str | None:
+    found = values.get(name, {}).get("choices") or []
+    return str(found[0]) if found else None
+
+
+def _who(completed_by: Any) -> str | None:
+    """The e-mail address of a user, else the number."""
+    if isinstance(completed_by, dict):
+        return str(completed_by.get("email") or completed_by.get("id") or "") or None
+    return f"label-studio {completed_by}" if completed_by is not None else None

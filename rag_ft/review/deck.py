@@ -1,0 +1,343 @@
+"""The cards of a review: pairs, pairs that a check rejected, corrections and thumbs from the
+server, questions that people added; in which order, and who still has to decide which."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from rag_ft.chunk_store import ChunkStore
+from rag_ft.review.agreement import Rate, rate
+from rag_ft.review.checks import doubt
+from rag_ft.review.store import ReviewStore, key_of
+from rag_ft.run_dir import RunDir
+from rag_ft.schema import KINDS, Chunk, Evidence, QAPair, Review, Split
+from rag_ft.storage import content_hash, read_jsonl, read_rows
+
+Order = Literal["worst", "random", "disagreement"]
+ORDERS: tuple[Order, ...] = ("worst", "random", "disagreement")
+# pair: passed the checks; rejected: by a check; added: by people; served: a user rated it.
+Where = Literal["pair", "rejected", "added", "served"]
+COMPARED = re.compile(r"^(\w+)(<=|>=|<|>|=)(.+)$")
+JUDGED = ("accept", "edit", "add", "reject")
+FACTS = ("rank", "agreement", "doubt", "evidence")
+
+
+@dataclass(frozen=True)
+class Card:
+    """One pair to look at. `said` is what users of the server said of the answer."""
+
+    number: int
+    key: str
+    pair: QAPair
+    where: Where
+    doubt: float
+    said: tuple[dict[str, Any], ...] = ()
+
+    @functools.cached_property
+    def words(self) -> str:
+        """What the text filter searches."""
+        return "\n".join([self.pair.question, *self.pair.answers]).casefold()
+
+    def fact(self, name: str) -> float | str | None:
+        """The value of a check, by which cards are filtered; None where there is none."""
+        checks = self.pair.checks
+        if name == "doubt":
+            return self.doubt
+        if name == "evidence":
+            return checks.get("evidence")
+        stored = {"rank": "round_trip_rank", "agreement": "round_trip_f1"}.get(name, name)
+        return checks.get(stored)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which cards to show; an empty text is no condition.
+
+    `status`: open (not yet decided by me, and not another reviewer's), mine, decided, disputed or
+    all. `where` may also be a pair's origin. `text` holds words, and comparisons such as rank>1.
+    """
+
+    status: str = "open"
+    where: str = ""
+    kind: str = ""
+    split: str = ""
+    document: str = ""
+    text: str = ""
+
+    def matches(self, card: Card) -> bool:
+        """Whether the card fulfils every condition but the status."""
+        pair = card.pair
+        if self.where:
+            if self.where != (pair.origin if card.where == "pair" else card.where):
+                return False
+        elif card.where == "rejected":
+            return False
+        if (self.kind and pair.kind != self.kind) or (self.split and pair.split != self.split):
+            return False
+        if self.document and pair.document_id != self.document:
+            return False
+        return all(test(card) for test in self._tests)
+
+    @functools.cached_property
+    def _tests(self) -> list[Callable[[Card], bool]]:
+        tests: list[Callable[[Card], bool]] = []
+        for word in self.text.casefold().split():
+            if (match := COMPARED.match(word)) and match[1] in FACTS:
+                name, sign, limit = match.groups()
+                tests.append(functools.partial(_compares, name, sign, limit))
+            else:
+                tests.append(lambda card, word=word: word in card.words)  # type: ignore[misc]
+        return tests
+
+
+def _compares(name: str, sign: str, wanted: str, card: Card) -> bool:
+    value = card.fact(name)
+    if value is None:
+        return False
+    if isinstance(value, str) or sign == "=":
+        return str(value) == wanted or (not isinstance(value, str) and f"{value:g}" == wanted)
+    try:
+        limit = float(wanted)
+    except ValueError:
+        return False
+    return {"<": value < limit, ">": value > limit, "<=": value <= limit, ">=": value >= limit}[
+        sign
+    ]
+
+
+class Deck:
+    """All cards in their order, with the reviews of everybody. Not for several threads."""
+
+    def __init__(
+        self,
+        cards: list[Card],
+        store: ReviewStore,
+        chunks: ChunkStore,
+        order: Order,
+        overlap: float,
+    ) -> None:
+        """
+        Args:
+            cards: in the order in which they are shown.
+            store: of the run.
+            chunks: of the run.
+            order: disagreement puts cards over which reviewers differ first.
+            overlap: share (0-1) of the cards that every reviewer is to decide; the others are done
+                when one has.
+        """
+        self.cards, self.store, self.chunks = cards, store, chunks
+        self._order, self._overlap = order, overlap
+        self._number_of = {card.key: card.number for card in cards}
+        self._asked: dict[str, list[int]] = {}
+        for card in cards:
+            self._asked.setdefault(card.pair.question.casefold(), []).append(card.number)
+        self._followed = 0
+        # number -> (kind, whether the pair was accepted as it was), of the cards with an outcome.
+        self._outcomes: dict[int, tuple[str, bool]] = {}
+        self.follow()
+
+    def follow(self) -> None:
+        """Takes over what this and other processes have appended to reviews.jsonl."""
+        self.store.refresh()
+        changed = self.store.changed[self._followed :]
+        self._followed = len(self.store.changed)
+        for key in dict.fromkeys(changed):
+            if key not in self._number_of and key in self.store.added:
+                card = added_card(self.store.added[key], len(self.cards), self.chunks)
+                self._number_of[key] = card.number
+                self._asked.setdefault(card.pair.question.casefold(), []).append(card.number)
+                self.cards.append(card)
+            if key in self._number_of:
+                self._count(self.cards[self._number_of[key]])
+
+    def _count(self, card: Card) -> None:
+        self._outcomes.pop(card.number, None)
+        if card.where in ("pair", "rejected"):
+            decided = self.store.outcome(card.key)
+            if decided.keeps is not None and decided.reviewers:
+                text = decided.text
+                unchanged = text is not None and text.decision == "accept"
+                # What a check rejected has a rate of its own.
+                name = card.pair.kind if card.where == "pair" else "rejected by a check"
+                self._outcomes[card.number] = (name, unchanged)
+
+    def queue(self, reviewer: str, wanted: Wanted) -> list[int]:
+        """The numbers of the cards to show, in their order."""
+        found = [
+            card.number
+            for card in self.cards
+            if wanted.matches(card) and self._has_status(card, reviewer, wanted.status)
+        ]
+        if self._order == "disagreement":
+            found.sort(key=lambda number: not self._disputed(self.cards[number]))
+        return found
+
+    def _has_status(self, card: Card, reviewer: str, status: str) -> bool:
+        reviews = self.store.latest(card.key)
+        if status == "all":
+            return True
+        if status == "mine":
+            return reviewer in reviews
+        people = {name for name, review in reviews.items() if review.source != "serve"}
+        if status == "decided":
+            return bool(people)
+        if status == "disputed":
+            return self._disputed(card)
+        return reviewer not in reviews and (not people or self.is_shared(card))
+
+    def _disputed(self, card: Card) -> bool:
+        """Whether reviewers, or the checks and a reviewer, disagree about a card."""
+        reviews = self.store.latest(card.key).values()
+        votes = {r.decision == "reject" for r in reviews if r.decision in JUDGED}
+        if card.where in ("pair", "rejected") and votes:
+            votes.add(card.where == "rejected")
+        return len(votes) > 1
+
+    def is_shared(self, card: Card) -> bool:
+        """Whether every reviewer is to decide the card."""
+        return int(card.key[:8], 16) < self._overlap * 2**32
+
+    def rates(self) -> list[Rate]:
+        """Of the decided pairs the share that was accepted as it was, in all and by kind."""
+        looked = Counter(kind for kind, _ in self._outcomes.values())
+        good = Counter(kind for kind, accepted in self._outcomes.values() if accepted)
+        kinds = sorted(looked, key=lambda name: (name not in KINDS, name))
+        passed = [kind for kind in kinds if kind in KINDS]
+        every = rate("all", sum(good[k] for k in passed), sum(looked[k] for k in passed))
+        return [every, *(rate(kind, good[kind], looked[kind]) for kind in kinds)]
+
+    def number_of(self, key: str) -> int | None:
+        """The number of the card with this key."""
+        return self._number_of.get(key)
+
+    def repeats(self, question: str, number: int | None) -> bool:
+        """Whether a card other than `number`, that no check rejected, asks the same."""
+        same = self._asked.get(question.casefold(), ())
+        return any(n != number and self.cards[n].where != "rejected" for n in same)
+
+
+def open_deck(
+    run_dir: RunDir,
+    chunks: ChunkStore,
+    order: Order = "worst",
+    overlap: float = 0.2,
+    split: Split | None = None,
+    sample: int | None = None,
+    seed: int = 0,
+) -> Deck:
+    """The cards of a run.
+
+    Args:
+        run_dir: of the run, after generate.
+        chunks: of the run.
+        order: worst: by `doubt`; random: by the seed; disagreement: what people disagree over
+            first, then the worst.
+        overlap: see Deck.
+        split: of these pairs alone. None: of all.
+        sample: at most this many pairs, the first in the order. None: all.
+        seed: of the order random.
+    """
+    store = ReviewStore(run_dir.reviews)
+    with_text = functools.lru_cache(maxsize=64)(lambda i: chunks.select([i]).get(i))
+    cards: dict[str, Card] = {}
+    for pair, where, said in _material(run_dir, chunks, store):
+        key = key_of(pair)
+        if key in cards and said:
+            cards[key] = replace(cards[key], said=(*cards[key].said, *said))
+        elif key not in cards and split in (None, pair.split):
+            value = doubt(pair, with_text(source_chunk_id(pair) or ""))
+            cards[key] = Card(0, key, pair, where, round(value, 3), said)
+
+    def place(card: Card) -> tuple[float, str]:
+        return (0.0 if order == "random" else -card.doubt, content_hash(seed, card.key))
+
+    in_order = sorted(cards.values(), key=place)
+    if sample is not None:
+        kept = {c.key for c in [c for c in in_order if c.where != "rejected"][:sample]}
+        in_order = [c for c in in_order if c.where == "rejected" or c.key in kept]
+    numbered = [replace(card, number=number) for number, card in enumerate(in_order)]
+    return Deck(numbered, store, chunks, order, overlap)
+
+
+def _material(
+    run_dir: RunDir, chunks: ChunkStore, store: ReviewStore
+) -> Iterator[tuple[QAPair, Where, tuple[dict[str, Any], ...]]]:
+    """(pair, where it comes from, what users said of it): kept pairs first."""
+    # Runs of earlier versions have qa.jsonl alone.
+    pairs = run_dir.generated_pairs if run_dir.generated_pairs.exists() else run_dir.qa
+    for pair in read_jsonl(pairs, QAPair):
+        yield pair, "pair", ()
+    for review in store.added.values():
+        yield added_card(review, 0, chunks).pair, "added", ()
+    if run_dir.feedback.exists():
+        for row in read_rows(run_dir.feedback):
+            if (liked := served_pair(row, chunks)) is not None:
+                yield liked, "served", ({k: row.get(k) for k in ("rating", "comment", "time")},)
+    if run_dir.generated_rejects.exists():
+        for pair in read_jsonl(run_dir.generated_rejects, QAPair):
+            yield pair, "rejected", ()
+
+
+def served_pair(row: dict[str, Any], chunks: ChunkStore) -> QAPair | None:
+    """The question and answer that a line of feedback.jsonl is about; None where the server did
+    not know them any more, it abstained, or the line is a correction (a review of its own)."""
+    exchange = row.get("exchange") or {}
+    if row.get("rating") is None or row.get("answer") or exchange.get("abstained", True):
+        return None
+    cited = exchange.get("citations") or exchange.get("chunk_ids") or []
+    found = list(chunks.select(cited[:1]).values())
+    question, answer = exchange.get("standalone"), exchange.get("answer")
+    if not found or not question or not answer:
+        return None
+    return people_pair(str(exchange["id"]), question, (answer,), found[0], None)
+
+
+def added_card(review: Review, number: int, chunks: ChunkStore) -> Card:
+    """The card of a question that somebody added."""
+    places = chunks.select([place.chunk_id for place in review.evidence[:1]])
+    chunk = next(iter(places.values()), None)
+    if chunk is None:
+        chunk = next(iter(chunks.of_documents([review.document_id])), None)
+    evidence = None
+    if chunk is not None and review.evidence:
+        start, end = review.evidence[0].start, review.evidence[0].end
+        if chunk.start <= start < end <= chunk.end:
+            text = chunk.text[start - chunk.start : end - chunk.start]
+            evidence = Evidence(text, start, end)
+    pair = people_pair(review.pair_id, review.question, review.answers, chunk, evidence)
+    said = ({"rating": None, "comment": review.reason, "time": review.time},)
+    return Card(
+        number, review.key, pair, "added", doubt(pair, chunk), said if review.reason else ()
+    )
+
+
+def people_pair(
+    pair_id: str,
+    question: str,
+    answers: tuple[str, ...],
+    chunk: Chunk | None,
+    evidence: Evidence | None,
+) -> QAPair:
+    """A pair that people asked or wrote, as it is shown on a card."""
+    return QAPair(
+        id=pair_id,
+        question=question,
+        answers=answers,
+        chunk_id=chunk.id if chunk and answers else None,
+        document_id=chunk.document_id if chunk else None,
+        evidence=evidence,
+        kind="factoid" if answers else "unanswerable",
+        split=chunk.split if chunk else "train",
+        origin="reviewed",
+        provenance={"chunk_id": chunk.id} if chunk else {},
+    )
+
+
+def source_chunk_id(pair: QAPair) -> str | None:
+    """The chunk that a pair was asked about, also where it is unanswerable."""
+    return pair.chunk_id or pair.provenance.get("chunk_id")
