@@ -18,6 +18,7 @@ FILES: dict[str, dict[str, FileKind]] = {
         "chunks.jsonl": "result",
         "rejects/ingest.jsonl": "result",
         "documents.unsplit.jsonl": "scratch",
+        "documents.unsplit.grams": "scratch",
     },
     "index": {"index": "result"},
     "generate": {
@@ -95,6 +96,11 @@ class RunDir:
     def documents_unsplit(self) -> Path:
         """ingest, while it runs: the documents before their split is decided."""
         return self.path / "documents.unsplit.jsonl"
+
+    @property
+    def grams_unsplit(self) -> Path:
+        """ingest, while it runs: hashes of their word sequences, one document after the other."""
+        return self.path / "documents.unsplit.grams"
 
     @property
     def chunks(self) -> Path:
