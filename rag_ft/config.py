@@ -73,6 +73,12 @@ class IngestConfig(Section):
         lt=1,
         description="Share of documents (0-1) that decide when training stops and what is kept.",
     )
+    sensitive: Literal["report", "mask", "off"] = Field(
+        "report",
+        description="Keys, passwords, card, account and telephone numbers and e-mail addresses in "
+        "the documents. report: counts them. mask: also replaces their characters by █ before "
+        "anything is indexed or trained, since a tuned model repeats what it has read.",
+    )
     advanced: IngestAdvanced = IngestAdvanced()
 
 

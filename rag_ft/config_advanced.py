@@ -90,6 +90,11 @@ class IngestAdvanced(Section):
         default_factory=lambda: ["pdf"],
         description="The types of file that parser_command reads.",
     )
+    phone_regions: list[str] = Field(
+        default_factory=lambda: ["US"],
+        description="Countries (two letters) whose telephone numbers `sensitive` also knows "
+        "without `+` and without a word such as `tel.` before them.",
+    )
     min_kept_share: float = Field(
         0.5, ge=0, le=1, description="Ingestion fails when a smaller share (0-1) was readable."
     )

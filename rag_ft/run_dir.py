@@ -19,6 +19,7 @@ FILES: dict[str, dict[str, FileKind]] = {
         "rejects/ingest.jsonl": "result",
         "documents.unsplit.jsonl": "scratch",
         "signatures.npy": "scratch",
+        "documents.unsplit.grams": "scratch",
     },
     "index": {"index": "result"},
     "generate": {
@@ -104,6 +105,11 @@ class RunDir:
         """ingest, for its next update: the MinHash signature of each document, uint32 (documents,
         128)."""
         return self.path / "signatures.npy"
+
+    @property
+    def grams_unsplit(self) -> Path:
+        """ingest, while it runs: hashes of their word sequences, one document after the other."""
+        return self.path / "documents.unsplit.grams"
 
     @property
     def chunks(self) -> Path:

@@ -16,6 +16,8 @@ from urllib.parse import quote
 _SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD)$", re.IGNORECASE)
 MIN_SECRET = 6
 HIDDEN = "***"
+# Stands for every character of a document that is masked.
+MASK = "█"
 _CREDENTIALS = re.compile(
     r"(?<=://)[^/\s@\"']+(?=@)|(?<=\bBearer )\S{6,}"
     r"|(?<=[?&]key=)[^&\s\"']+|(?<=[?&]api_key=)[^&\s\"']+|(?<=[?&]token=)[^&\s\"']+"

@@ -178,12 +178,14 @@ def circles(trees: dict[Path, ast.Module]) -> list[list[str]]:
 
 
 def num_basic_settings(trees: dict[Path, ast.Module]) -> int:
-    """Fields of the sections of Config, without `advanced` and its fields."""
+    """Fields of the sections of Config, without `advanced` and its fields, and without those that
+    no file sets: the sections' copies of run.dtype."""
     tree = trees[ROOT / "rag_ft" / "config.py"]
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
 
     def fields(name: str) -> list[tuple[str, str]]:
         nodes = [node for node in classes[name].body if isinstance(node, ast.AnnAssign)]
+        nodes = [node for node in nodes if "exclude=True" not in ast.unparse(node)]
         return [(ast.unparse(node.target), ast.unparse(node.annotation)) for node in nodes]
 
     sections = [annotation for _, annotation in fields("Config") if annotation in classes]

@@ -21,6 +21,10 @@ def document(name: str, text: str, split: str) -> Document:
     return Document(name, name, text, name, split, {})  # type: ignore[arg-type]
 
 
+def parts_of(documents: list[Document]) -> TestParts:
+    return TestParts(lambda: [(d.id, d.split, grams(d.text)) for d in documents])
+
+
 def chunks_of(owner: Document, size: int = 60) -> list[dict[str, Any]]:
     words, made = owner.text.split(), []
     for n, start in enumerate(range(0, len(words), size)):
@@ -33,8 +37,9 @@ def left_out(test_text: str, train_text: str, others: int = 3) -> list[str]:
     """The ids of the train document's chunks that are rejects."""
     test, train = document("test", test_text, "test"), document("train", train_text, "train")
     more = [document(f"other{n}", prose(100 + n), "train") for n in range(others)]
-    parts, rejects = TestParts(lambda: [test, train, *more]), list[Reject]()
+    parts, rejects = parts_of([test, train, *more]), list[Reject]()
     kept = list(parts.without(chunks_of(train), rejects))
+    assert parts.touches(grams(train.text)) == bool(rejects)
     assert len(kept) + len(rejects) == len(chunks_of(train))
     assert all(reject.reason == REASON and "test" in reject.detail for reject in rejects)
     assert list(parts.without(chunks_of(test), rejects)) == chunks_of(test)
@@ -75,10 +80,10 @@ def test_what_stands_in_many_documents_is_a_template() -> None:
     licence = prose(9, 40)
     texts = [f"{licence} {prose(n)}" for n in range(20, 20 + MANY_DOCUMENTS + 2)]
     documents = [document(f"d{n}", t, "train" if n else "test") for n, t in enumerate(texts)]
-    parts = TestParts(lambda: documents)
+    parts = parts_of(documents)
     assert parts.find(licence) == (0.0, "") and parts.find(texts[0])[0] > 0.3
 
 
 def test_no_test_document_and_short_texts_have_no_parts() -> None:
-    parts = TestParts(lambda: [document("a", prose(1), "train")])
+    parts = parts_of([document("a", prose(1), "train")])
     assert parts.find(prose(1)) == (0.0, "") and len(grams("only a few words")) == 0

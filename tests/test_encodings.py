@@ -59,6 +59,44 @@ def test_text_without_a_declaration_keeps_its_letters(codec: str, text: str) -> 
     assert decode(text.encode(codec)) == text
 
 
+ENGLISH = "The harbour office is open daily and the keeper lives in the house by the quay. " * 4
+
+
+@pytest.mark.parametrize(
+    ("codec", "text"),
+    [
+        ("cp1250", "Muzeum je otevřeno každý den kromě pondělí, děti mají vstup zdarma."),
+        ("iso8859_2", "Żółte łodzie stoją przy nabrzeżu, a źródła są dalej."),
+        ("cp1254", "Müze pazartesi günü kapalıdır. Öğrenciler için giriş ücretsizdir."),
+        ("cp1257", "Muziejus dirba kiekvieną dieną, išskyrus pirmadienį."),
+        ("mac_roman", "Das Museum öffnet täglich außer montags. Für Schüler ist es frei."),
+        ("cp437", "Le musée est ouvert. L'entrée coûte cinq francs, à côté de l'école."),
+        ("cp852", "Muzeum w Łodzi jest otwarte codziennie od dziewiątej."),
+        ("cp1251", "Музей открыт каждый день, кроме понедельника."),
+        ("cp1253", "Το μουσείο ανοίγει κάθε μέρα εκτός Δευτέρας."),
+        ("cp1255", "המוזיאון פתוח כל יום חוץ מיום שני."),
+        ("cp932", "港の博物館は毎日九時に開きます。"),
+        ("gb18030", "港口博物馆每天九点开门。"),
+        ("cp1252", "The café’s owner, Mr. Müller, and “Ærø”; a naïve façade."),
+        ("cp1252", "Il porto è aperto perché c’è più gente."),
+        ("cp1252", "Höfnin opnar klukkan níu. Börn fá frítt inn. Það er þó ekki alltaf."),
+    ],
+)
+def test_few_words_among_english_ones_keep_their_letters(codec: str, text: str) -> None:
+    assert decode((ENGLISH + text + ENGLISH).encode(codec)) == ENGLISH + text + ENGLISH
+
+
+@pytest.mark.parametrize(
+    ("codec", "word"),
+    [("cp1250", "otevřeno"), ("cp1257", "kiekvieną"), ("cp437", "öffnet"), ("cp1251", "Музей")],
+)
+def test_a_single_word_never_gets_other_letters(codec: str, word: str) -> None:
+    try:
+        assert word in decode((ENGLISH + word).encode(codec))
+    except UnreadableError as error:
+        assert error.reason == "not text"
+
+
 def test_a_reject_names_what_the_page_declares() -> None:
     with pytest.raises(UnreadableError, match="it declares x-unknown"):
         decode(bytes(range(128, 256)) * 3, "x-unknown")

@@ -70,6 +70,9 @@ def _described(found: Prepared | Reject) -> str:
         return f"# {found.item}: {found.reason} ({found.detail})"
     document, text = found.document, found.document.text
     lines = [f"# {document.id}: {document.title}"]
+    if found.sensitive:
+        kinds = ", ".join(f"{number} {kind}" for kind, number in found.sensitive.items())
+        lines.append(f"# sensitive: {kinds}")
     for block in document.blocks:
         kind = f"{block.kind} {block.level}" if block.kind == "heading" else block.kind
         page = "" if block.page is None else f", page {block.page}"

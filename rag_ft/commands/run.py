@@ -146,11 +146,13 @@ def run_stages(
 
 
 def summarise_ingest(counts: Counts) -> str:
-    """Of documents, chunks, words and pages, and of what was rejected or read in part."""
-    rejected, parts = (
+    """Of documents, chunks, words and pages, of what was rejected or read in part, and of what is
+    sensitive."""
+    rejected, parts, sensitive = (
         ", ".join(f"{number} {reason}" for reason, number in counts.get(name, {}).items())
-        for name in ("rejected_by_reason", "partly_read_by_reason")
+        for name in ("rejected_by_reason", "partly_read_by_reason", "sensitive_by_kind")
     )
+    hidden = "masked" if counts.get("sensitive_masked") else "see ingest.sensitive"
     found = f"{counts['num_chunks']} chunks, {counts.get('num_words', 0):,} words"
     if counts.get("num_pages"):
         found += f", {counts['num_pages']} pages"
@@ -162,6 +164,7 @@ def summarise_ingest(counts: Counts) -> str:
         f"{found}; {counts['num_rejects']} sources rejected"
         + (f" ({rejected})" if rejected else "")
         + (f"; parts not read: {parts}" if parts else "")
+        + (f"; sensitive: {sensitive} ({hidden})" if sensitive else "")
     )
 
 

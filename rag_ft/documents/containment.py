@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 
 from rag_ft.documents.near_duplicates import hash_words, splitmix64
-from rag_ft.schema import Document, Reject
+from rag_ft.schema import Reject, Split
 from rag_ft.text import skeleton
 
 GRAM_WORDS = 13
 # Words in a row that stand in more documents than this are a template's.
 MANY_DOCUMENTS = 5
+_FACTORS = splitmix64(np.arange(GRAM_WORDS, dtype=np.uint64)) | np.uint64(1)
 REASON = "part of a test document"
 
 
@@ -27,32 +28,44 @@ class TestParts:
 
     __test__ = False  # no test of pytest's
 
-    def __init__(self, documents: Callable[[], Iterable[Document]]) -> None:
-        """`documents` gives all documents, each time from the first one on."""
+    def __init__(self, documents: Callable[[], Iterable[tuple[str, Split, np.ndarray]]]) -> None:
+        """`documents` gives (id, split, `grams` of the text) of all documents, each time from the
+        first one on."""
         self._names: list[str] = []
         found, owners = [np.zeros(0, np.uint64)], [np.zeros(0, np.int32)]
-        for document in documents():
-            if document.split == "test":
-                found.append(grams(document.text))
-                owners.append(np.full(len(found[-1]), len(self._names), np.int32))
-                self._names.append(document.id)
-        known, first = np.unique(np.concatenate(found), return_index=True)
+        for name, split, own in documents():
+            if split == "test":
+                found.append(own)
+                owners.append(np.full(len(own), len(self._names), np.int32))
+                self._names.append(name)
+        self._known, first = np.unique(np.concatenate(found), return_index=True)
         # In how many documents each one stands.
-        counts = np.zeros(len(known), np.int32)
-        for document in documents():
-            counts[places(known, grams(document.text))] += 1
-        self._known = known[counts <= MANY_DOCUMENTS]
+        counts = np.zeros(len(self._known), np.int32)
+        for _, _, own in documents():
+            counts[self._places(own)] += 1
+        self._known = self._known[counts <= MANY_DOCUMENTS]
         self._owners = np.concatenate(owners)[first][counts <= MANY_DOCUMENTS]
+
+    def _places(self, own: np.ndarray) -> np.ndarray:
+        """Where those of `own` that are known stand among the known ones."""
+        if not len(self._known):
+            return np.zeros(0, np.intp)
+        places = np.minimum(np.searchsorted(self._known, own), len(self._known) - 1)
+        return places[self._known[places] == own]
+
+    def touches(self, own: np.ndarray) -> bool:
+        """Whether a text with these 13-grams holds a part of a test document."""
+        return bool(len(self._places(own)))
 
     def find(self, text: str) -> tuple[float, str]:
         """The share (0-1) of the text's 13-grams that stand in a test document, and the document
         that holds most of them; (0, "") where there is none."""
         own = grams(text)
-        found = places(self._known, own)
-        if not len(found):
+        places = self._places(own)
+        if not len(places):
             return 0.0, ""
-        owner = np.bincount(self._owners[found]).argmax()
-        return len(found) / len(own), self._names[owner]
+        owner = np.bincount(self._owners[places]).argmax()
+        return len(places) / len(own), self._names[owner]
 
     def without(
         self, chunks: Iterable[dict[str, Any]], rejects: list[Reject]
@@ -68,23 +81,14 @@ class TestParts:
             rejects.append(Reject(chunk["id"], REASON, detail))
 
 
-def places(known: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Where `values` stand in `known`, both ascending and unique; those that do not are left out.
-    The time does not grow with `known`, but for its logarithm."""
-    if not len(known):
-        return np.zeros(0, np.int64)
-    found = np.searchsorted(known, values).clip(max=len(known) - 1)
-    return found[known[found] == values]
-
-
 def grams(text: str) -> np.ndarray:
     """The hashes of a text's word 13-grams, uint64, ascending and unique. A shorter text has
     none: it is too short to be known again."""
-    words = hash_words(skeleton(text))
+    words = splitmix64(hash_words(skeleton(text)))
     number = len(words) - GRAM_WORDS + 1
     if number <= 0:
         return np.zeros(0, np.uint64)
     hashed = np.zeros(number, np.uint64)
     for n in range(GRAM_WORDS):
-        hashed = splitmix64(hashed * np.uint64(31) + words[n : n + number])
+        hashed += words[n : n + number] * _FACTORS[n]
     return np.unique(hashed)

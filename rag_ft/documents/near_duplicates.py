@@ -104,9 +104,6 @@ def groups(signatures: np.ndarray, similarity: float) -> list[int]:
     group is everything linked over any number of steps. A signature without links has its own
     index.
     """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
     num = len(signatures)
     lowest = np.arange(num)
     for places in bands(similarity):
@@ -117,6 +114,10 @@ def groups(signatures: np.ndarray, similarity: float) -> list[int]:
                 links += _links(signatures, members, similarity)
         if not links:
             continue
+        # Most collections have no link, and importing scipy takes longer than all else here.
+        from scipy.sparse import coo_array
+        from scipy.sparse.csgraph import connected_components
+
         # Join the new links with the groups so far, and number the groups by their lowest index.
         edges = np.concatenate([*links, np.column_stack((np.arange(num), lowest))])
         graph = coo_array((np.ones(len(edges), dtype=bool), edges.T), shape=(num, num))

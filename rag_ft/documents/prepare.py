@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from rag_ft.config import IngestConfig
 from rag_ft.documents.chunking import ChunkPlace, chunk_blocks
+from rag_ft.documents.containment import grams
 from rag_ft.documents.discovery import (
     RawDocument,
     SourceFile,
@@ -23,41 +26,52 @@ from rag_ft.documents.formats.content import UnreadableError
 from rag_ft.documents.formats.ocr import can_recognise
 from rag_ft.documents.near_duplicates import signature
 from rag_ft.documents.reading import ReadSettings
+from rag_ft.documents.sensitive import count_kinds, find_sensitive, masked_values
 from rag_ft.documents.workers import Limits, in_workers
 from rag_ft.model_hub import TokenCounter, load_token_counter
 from rag_ft.schema import Reject
-from rag_ft.storage import encodable
+from rag_ft.storage import batched, encodable
 
-# Lines of a JSONL file that a worker reads at once.
+# Lines of a JSONL file, or small files, that a worker reads at once.
 MAX_BATCH_ROWS, MAX_BATCH_BYTES = 64, 2**18
+MAX_BATCH_FILES = 16
+# Only files that are read within milliseconds: the limits of a file are those of a whole batch.
+SMALL_BYTES = 2**16
+QUICK = frozenset({".txt", ".md", ".html", ".htm", ".rst", ".csv", ".tsv", ".xml", ".json"})
 
 
 @dataclass(frozen=True)
 class PrepareSettings:
     """How documents are read and cut: see `ReadSettings` and `chunk_blocks`. `encoder` is the
-    folder of the encoder whose tokens are counted."""
+    folder of the encoder whose tokens are counted. `sensitive` and `phone_regions` are settings of
+    the section `ingest`."""
 
     read: ReadSettings
     encoder: Path
     chunk_tokens: int
     overlap_tokens: int
+    sensitive: Literal["report", "mask", "off"] = "off"
+    phone_regions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A document, its chunks in order, and its signature; see `near_duplicates.signature`."""
+    """A document and its chunks in order; `near_duplicates.signature` and `containment.grams` of
+    its text; and how much of each kind is sensitive in it."""
 
     document: RawDocument
     chunks: list[ChunkPlace]
     signature: np.ndarray
+    grams: np.ndarray
+    sensitive: dict[str, int]
 
 
 @dataclass(frozen=True)
 class ReadTask:
-    """A file to read, or lines of it as (number, line). `failure` is why there is nothing to
+    """Files to read, or lines of one file as (number, line). `failure` is why there is nothing to
     read."""
 
-    file: SourceFile
+    files: tuple[SourceFile, ...]
     rows: tuple[tuple[int, bytes | None], ...] = ()
     failure: UnreadableError | None = None
 
@@ -72,7 +86,14 @@ def prepare_settings(config: IngestConfig, encoder: Path) -> PrepareSettings:
         advanced.ocr == "auto" and can_recognise(),
         advanced.follow_links,
     )
-    return PrepareSettings(read, encoder, config.chunk_tokens, advanced.chunk_overlap_tokens)
+    return PrepareSettings(
+        read,
+        encoder,
+        config.chunk_tokens,
+        advanced.chunk_overlap_tokens,
+        config.sensitive,
+        tuple(advanced.phone_regions),
+    )
 
 
 def limits_of(config: IngestConfig) -> Limits:
@@ -86,8 +107,8 @@ def prepare_all(
 ) -> Iterator[Prepared | Reject]:
     """Yields the documents of the files, in their order, and a Reject for what cannot be read.
 
-    Files are read in worker processes; a file that breaks a limit gives a Reject. Lines of a JSONL
-    file are read many at once, and one by one where that breaks a limit.
+    Files are read in worker processes; a file that breaks a limit gives a Reject. Small files and
+    lines of a JSONL file are read many at once, and one by one where that breaks a limit.
 
     Raises:
         ConfigError: the encoder's tokenizer cannot be read.
@@ -101,11 +122,13 @@ def prepare_all(
         for task, found in in_workers(tasks, work, limits):
             if not isinstance(found, UnreadableError):
                 yield from found
+            elif len(task.files) > 1:
+                yield from results([ReadTask((file,)) for file in task.files])
             elif len(task.rows) > 1:
-                yield from results([ReadTask(task.file, (row,)) for row in task.rows])
+                yield from results([ReadTask(task.files, (row,)) for row in task.rows])
             else:
                 line = f" line {task.rows[0][0]}" if task.rows else ""
-                where = encodable(str(task.file.path)) + line
+                where = encodable(str(task.files[0].path)) + line
                 yield Reject(where, found.reason, found.detail)
 
     yield from results(_tasks(files, settings.read))
@@ -115,48 +138,80 @@ def prepare(task: ReadTask, settings: PrepareSettings) -> list[Prepared | Reject
     """Returns what a task gives: documents with their chunks, and rejects."""
     if task.failure is not None:
         raise task.failure
-    found: Iterator[RawDocument | Reject]
+    found: Iterable[RawDocument | Reject]
     if task.rows:
-        found = read_rows_of(task.file, task.rows)
+        found = read_rows_of(task.files[0], task.rows)
     else:
-        found = read_documents(task.file, settings.read)
-    count_tokens = _counter(settings.encoder)
-    done: list[Prepared | Reject] = []
-    for document in found:
-        if isinstance(document, Reject):
-            done.append(document)
-            continue
-        chunks = chunk_blocks(
-            document.text,
-            document.blocks,
-            count_tokens.numbers,
-            settings.chunk_tokens,
-            settings.overlap_tokens,
-            adds_up=count_tokens.adds_up,
+        found = itertools.chain.from_iterable(
+            read_documents(file, settings.read) for file in task.files
         )
-        done.append(Prepared(document, list(chunks), signature(document.text)))
-    return done
+    return [
+        document if isinstance(document, Reject) else _prepared(document, settings)
+        for document in found
+    ]
+
+
+def _prepared(document: RawDocument, settings: PrepareSettings) -> Prepared:
+    sensitive: dict[str, int] = {}
+    if settings.sensitive != "off":
+        sensitive = count_kinds(find_sensitive(document.text, settings.phone_regions))
+    if settings.sensitive == "mask":
+        # Before all else, so that neither a chunk nor a heading nor a title holds any of it.
+        hidden = {
+            name: masked_values(getattr(document, name), settings.phone_regions)
+            for name in ("text", "title", "metadata")
+        }
+        document = replace(document, **hidden)
+    count_tokens = _counter(settings.encoder)
+    chunks = chunk_blocks(
+        document.text,
+        document.blocks,
+        count_tokens.numbers,
+        settings.chunk_tokens,
+        settings.overlap_tokens,
+        adds_up=count_tokens.adds_up,
+    )
+    text = document.text
+    return Prepared(document, list(chunks), signature(text), grams(text), sensitive)
 
 
 def _tasks(files: Iterable[SourceFile], read: ReadSettings) -> Iterator[ReadTask]:
-    for file in files:
-        if file.path.suffix.lower() != ".jsonl":
-            yield ReadTask(file)
+    for is_quick, group in itertools.groupby(files, lambda file: _is_quick(file, read)):
+        if is_quick:
+            yield from (ReadTask(tuple(batch)) for batch in batched(group, MAX_BATCH_FILES))
             continue
-        rows: list[tuple[int, bytes | None]] = []
-        size = 0
-        try:
-            check_link(file, read.follow_links)
-            for number, line in jsonl_lines(file, read.max_bytes):
-                rows.append((number, line))
-                size += len(line or b"")
-                if len(rows) >= MAX_BATCH_ROWS or size >= MAX_BATCH_BYTES:
-                    yield ReadTask(file, tuple(rows))
-                    rows, size = [], 0
-        except UnreadableError as error:
-            yield ReadTask(file, failure=error)
-        if rows:
-            yield ReadTask(file, tuple(rows))
+        for file in group:
+            if file.path.suffix.lower() == ".jsonl":
+                yield from _row_tasks(file, read)
+            else:
+                yield ReadTask((file,))
+
+
+def _is_quick(file: SourceFile, read: ReadSettings) -> bool:
+    suffix = file.path.suffix.lower()
+    if suffix not in QUICK or (read.parser_command and suffix in read.parser_suffixes):
+        return False
+    try:
+        return file.path.stat().st_size <= SMALL_BYTES
+    except OSError:  # the reader says what is wrong with it
+        return False
+
+
+def _row_tasks(file: SourceFile, read: ReadSettings) -> Iterator[ReadTask]:
+    rows: list[tuple[int, bytes | None]] = []
+    size = 0
+    try:
+        check_link(file, read.follow_links)
+        for number, line in jsonl_lines(file, read.max_bytes):
+            rows.append((number, line))
+            size += len(line or b"")
+            if len(rows) >= MAX_BATCH_ROWS or size >= MAX_BATCH_BYTES:
+                yield ReadTask((file,), tuple(rows))
+                rows, size = [], 0
+    except UnreadableError as error:
+        yield ReadTask((file,), failure=error)
+    if rows:
+        yield ReadTask((file,), tuple(rows))
 
 
 @lru_cache(maxsize=1)

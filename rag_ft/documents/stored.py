@@ -4,31 +4,37 @@ files, which need not be read again."""
 from __future__ import annotations
 
 import bisect
+import re
 from collections import defaultdict
 from collections.abc import Container, Iterator
 
 import numpy as np
 
 from rag_ft.chunk_store import ChunkStore
+from rag_ft.config import IngestConfig
 from rag_ft.document_store import DocumentStore
 from rag_ft.documents.chunking import ChunkPlace
-from rag_ft.documents.containment import REASON
+from rag_ft.documents.containment import REASON, grams
 from rag_ft.documents.discovery import RawDocument, SourceFile
 from rag_ft.documents.near_duplicates import NUM_HASHES, signature
 from rag_ft.documents.prepare import Prepared
 from rag_ft.documents.reading import holds_documents
+from rag_ft.documents.sensitive import count_kinds, find_sensitive
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import Document, Reject, Split
 from rag_ft.storage import encodable, read_jsonl
+from rag_ft.text import MASK
+
+_MASKED = re.compile(f"{MASK}+")
 
 
 class StoredDocuments:
     """The documents that ingest wrote to a run folder; none where it wrote nothing."""
 
-    def __init__(self, run_dir: RunDir, unchanged: Container[str] = frozenset()) -> None:
+    def __init__(self, run_dir: RunDir, unchanged: Container[str], settings: IngestConfig) -> None:
         """`unchanged` has the ids (paths) of source files that are as they were then."""
         self.splits: dict[str, Split] = {}
-        self._unchanged = unchanged
+        self._unchanged, self._settings = unchanged, settings
         self._documents, self._chunks = DocumentStore(run_dir.documents), ChunkStore(run_dir.chunks)
         self._ids_of: dict[str, list[str]] = defaultdict(list)
         if not run_dir.documents.exists() or not run_dir.chunks.exists():
@@ -81,7 +87,15 @@ class StoredDocuments:
                 own = self._signatures[self._place[document_id]]
             else:
                 own = signature(stored.text)
-            yield Prepared(document, chunks, own)
+            yield Prepared(document, chunks, own, grams(stored.text), self._sensitive(stored.text))
+
+    def _sensitive(self, text: str) -> dict[str, int]:
+        """How much of each kind is sensitive; the kind of what was masked is not known any more."""
+        if self._settings.sensitive == "off":
+            return {}
+        found = find_sensitive(text, self._settings.advanced.phone_regions)
+        num_masked = len(_MASKED.findall(text))
+        return count_kinds(found) | ({"masked before": num_masked} if num_masked else {})
 
     def close(self) -> None:
         """Closes the files."""

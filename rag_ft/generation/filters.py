@@ -17,7 +17,7 @@ from rag_ft.prompts.prompt_set import is_abstention
 from rag_ft.relevance import Span, locate, occurrences
 from rag_ft.schema import QAPair
 from rag_ft.storage import encodable
-from rag_ft.text import all_words, entity_words, is_unspaced, neutralise, normalise, stems
+from rag_ft.text import MASK, all_words, entity_words, is_unspaced, neutralise, normalise, stems
 
 MAX_REPLY_CHARACTERS = 20_000
 MAX_QUESTION_CHARACTERS = 400
@@ -124,6 +124,8 @@ def check_form(pair: WrittenPair, kind: str) -> Failure | None:
         too_short = len(question) < MIN_UNSPACED_CHARACTERS
     if too_short or len(words) > MAX_QUESTION_WORDS or len(question) > MAX_QUESTION_CHARACTERS:
         return Failure("form", f"{len(words)} words: {_shorten(question)}")
+    if MASK in question + pair.answer:
+        return Failure("form", f"asks for what is masked: {_shorten(question)}")
     if neutralise(question + pair.answer) != question + pair.answer:
         return Failure("form", f"control tokens: {_shorten(question)}")
     if kind == "factoid" and len(pair.answer.split()) > MAX_FACT_WORDS:

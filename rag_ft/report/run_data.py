@@ -70,9 +70,9 @@ def costs(run_dir: RunDir) -> list[dict[str, Any]]:
 
 
 def funnel(run_dir: RunDir) -> dict[str, Any]:
-    """{"documents", "chunks", "asked", "steps": [{reason, rejected, left, examples}], "accepted",
-    "imported", "other_rejects": [{stage, reason, count, examples}]}: what happened to every
-    document and pair."""
+    """{"documents", "chunks", "sensitive": {documents, by_kind, masked}, "asked", "steps":
+    [{reason, rejected, left, examples}], "accepted", "imported", "other_rejects": [{stage, reason,
+    count, examples}]}: what happened to every document and pair."""
     ingested, generated = counts_of(run_dir, "ingest"), counts_of(run_dir, "generate")
     rejected = dict(generated.get("rejected_by_check") or {})
     examples = generated.get("reject_examples") or {}
@@ -96,6 +96,11 @@ def funnel(run_dir: RunDir) -> dict[str, Any]:
     return {
         "documents": ingested.get("num_documents"),
         "chunks": ingested.get("num_chunks"),
+        "sensitive": {
+            "documents": ingested.get("num_sensitive_documents", 0),
+            "by_kind": ingested.get("sensitive_by_kind", {}),
+            "masked": ingested.get("sensitive_masked", False),
+        },
         "asked": generated.get("asked", 0),
         "steps": steps,
         "accepted": generated.get("accepted", 0),

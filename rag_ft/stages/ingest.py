@@ -1,8 +1,9 @@
 """Reads the sources and writes documents.jsonl and chunks.jsonl, with splits by document.
 
 There are two passes, so that only a few documents' texts are in memory at a time. In the first,
-worker processes read every document and cut it into chunks, and a temporary file takes both. Then
-near-duplicates are known and splits are decided. The second pass writes documents and chunks.
+worker processes read every document and cut it into chunks; temporary files take both, and what
+tells whether a document holds a part of another one. Then near-duplicates are known and splits are
+decided. The second pass writes documents and chunks.
 
 An update takes over the documents of unchanged files, and every known document keeps its split.
 """
@@ -14,10 +15,10 @@ import itertools
 import logging
 import unicodedata
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from tqdm import tqdm
@@ -33,9 +34,9 @@ from rag_ft.documents.stored import StoredDocuments
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.model_hub import resolve
 from rag_ft.run_dir import RunDir
-from rag_ft.schema import Document, Reject, Split
+from rag_ft.schema import Reject, Split
 from rag_ft.session import Session
-from rag_ft.storage import read_jsonl, read_rows, write_jsonl
+from rag_ft.storage import read_rows, write_jsonl
 
 logger = logging.getLogger(__name__)
 # These rejects are no failures: min_kept_share does not count them.
@@ -58,11 +59,13 @@ def run(session: Session, unchanged: Container[str] | None = None) -> dict[str, 
     encoder = resolve(session.config.encoder.model, "encoder")
 
     # First pass: read everything; the split is not known yet.
-    stored = None if unchanged is None else StoredDocuments(run_dir, unchanged)
+    stored = None if unchanged is None else StoredDocuments(run_dir, unchanged, settings)
     sources = Sources(stored)
     unsplit = run_dir.documents_unsplit
+    unsplit.parent.mkdir(parents=True, exist_ok=True)
     try:
-        write_jsonl(unsplit, sources.read(settings, encoder))
+        with run_dir.grams_unsplit.open("wb") as grams:
+            write_jsonl(unsplit, sources.read(settings, encoder, grams))
         write_jsonl(run_dir.rejects("ingest"), sources.rejects)
         _check_kept(settings, sources, run_dir)
 
@@ -80,11 +83,11 @@ def run(session: Session, unchanged: Container[str] | None = None) -> dict[str, 
         # Second pass: every document gets its split, and its chunks inherit it.
         rows = zip(read_rows(unsplit), splits, strict=True)
         write_jsonl(run_dir.documents, (document_row(row, split) for row, split in rows))
-        rows = zip(read_rows(unsplit), splits, strict=True)
-        num_chunks, num_leaking = write_chunks(run_dir, rows, sources.rejects)
+        num_chunks, num_leaking = write_chunks(run_dir, sources, splits)
         np.save(run_dir.signatures, signatures)
     finally:
         unsplit.unlink(missing_ok=True)
+        run_dir.grams_unsplit.unlink(missing_ok=True)
         if stored:
             stored.close()
     partial = sum(reject.partial for reject in sources.rejects)
@@ -99,21 +102,30 @@ def run(session: Session, unchanged: Container[str] | None = None) -> dict[str, 
         **{f"num_{split}_documents": splits.count(split) for split in ("train", "dev", "test")},
         "num_near_duplicate_groups": sum(number > 1 for number in Counter(near).values()),
         **sources.summary(),
+        "sensitive_masked": settings.sensitive == "mask",
     }
 
 
-def write_chunks(
-    run_dir: RunDir, rows: Iterable[tuple[dict[str, Any], Split]], rejects: list[Reject]
-) -> tuple[int, int]:
-    """Writes the chunks of the documents in `rows`; returns their number, and that of chunks of
-    train and dev documents that hold a part of a test document: they are left out, and listed after
-    `rejects`."""
-    parts = TestParts(lambda: read_jsonl(run_dir.documents, Document))
-    leaks: list[Reject] = []
-    chunks = (
-        chunk for row, split in rows for chunk in parts.without(chunk_rows(row, split), leaks)
+def write_chunks(run_dir: RunDir, sources: Sources, splits: list[Split]) -> tuple[int, int]:
+    """Writes the chunks of all documents; returns their number, and that of chunks of train and dev
+    documents that hold a part of a test document: they are left out, and listed after the other
+    rejects."""
+    parts = TestParts(
+        lambda: zip(sources.ids, splits, sources.grams(run_dir.grams_unsplit), strict=True)
     )
-    num_chunks = write_jsonl(run_dir.chunks, chunks)
+    leaks: list[Reject] = []
+
+    def chunks() -> Iterator[dict[str, Any]]:
+        rows = read_rows(run_dir.documents_unsplit)
+        owned = sources.grams(run_dir.grams_unsplit)
+        for row, split, grams in zip(rows, splits, owned, strict=True):
+            # Few documents hold anything of another one: only their chunks are looked at.
+            if split != "test" and parts.touches(grams):
+                yield from parts.without(chunk_rows(row, split), leaks)
+            else:
+                yield from chunk_rows(row, split)
+
+    num_chunks = write_jsonl(run_dir.chunks, chunks())
     if leaks:
         logger.warning(
             "%d chunks of train and dev documents hold parts of test documents and are left out, "
@@ -123,7 +135,7 @@ def write_chunks(
             leaks[0].detail,
             run_dir.rejects("ingest"),
         )
-        write_jsonl(run_dir.rejects("ingest"), [*rejects, *leaks])
+        write_jsonl(run_dir.rejects("ingest"), [*sources.rejects, *leaks])
     return num_chunks, len(leaks)
 
 
@@ -153,22 +165,28 @@ class Sources:
 
     `stored` is what an earlier ingest knows. `fixed` are the splits that the user set, or else
     those that it knows; `by_id` says where an id comes from, and `by_text` gives the place of a
-    text in the lists, by its hash.
+    text in the lists, by its hash. `sensitive` counts what is sensitive, by kind.
     """
 
     stored: StoredDocuments | None = None
     ids: list[str] = field(default_factory=list)
     fixed: list[Split | None] = field(default_factory=list)
     signatures: list[np.ndarray] = field(default_factory=list)
+    num_grams: list[int] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
     by_id: dict[str, str] = field(default_factory=dict)
     by_text: dict[bytes, int] = field(default_factory=dict)
     num_reused: int = 0
     num_words: int = 0
     num_pages: int = 0
+    sensitive: Counter[str] = field(default_factory=Counter)
+    num_sensitive_documents: int = 0
 
-    def read(self, config: IngestConfig, encoder: Path) -> Iterator[dict[str, Any]]:
-        """Yields the rows of the temporary file, and fills the lists meanwhile.
+    def read(
+        self, config: IngestConfig, encoder: Path, grams: BinaryIO
+    ) -> Iterator[dict[str, Any]]:
+        """Yields the rows of the temporary file, fills the lists meanwhile, and appends the
+        documents' 13-grams to `grams`.
 
         Each row is a document with its chunks, both without a split. What `stored` has is not read.
         """
@@ -197,6 +215,10 @@ class Sources:
                 self.rejects.append(kept)
                 continue
             self.signatures.append(found.signature)
+            self.num_grams.append(len(found.grams))
+            grams.write(found.grams.tobytes())
+            self.sensitive.update(found.sensitive)
+            self.num_sensitive_documents += bool(found.sensitive)
             self.num_words += len(kept.text.split())
             self.num_pages += int(kept.metadata.get("num_pages") or 0)
             yield {
@@ -208,15 +230,23 @@ class Sources:
                 "chunks": found.chunks,
             }
 
+    def grams(self, path: Path) -> Iterator[np.ndarray]:
+        """Yields the 13-grams of each document, from the file that `read` has written."""
+        with path.open("rb") as stored:
+            for number in self.num_grams:
+                yield np.frombuffer(stored.read(8 * number), np.uint64)
+
     def summary(self) -> dict[str, Any]:
-        """Returns what was found: words and pages, and how many sources were rejected or read in
-        part, by reason."""
+        """Returns what was found: words and pages, how many sources were rejected or read in part,
+        by reason, and what is sensitive, by kind."""
         parts = Counter(reject.detail.split(":")[0] for reject in self.rejects if reject.partial)
         return {
             "num_words": self.num_words,
             "num_pages": self.num_pages,
             "rejected_by_reason": dict(self.reasons().most_common()),
             "partly_read_by_reason": dict(parts.most_common()),
+            "num_sensitive_documents": self.num_sensitive_documents,
+            "sensitive_by_kind": dict(self.sensitive.most_common()),
         }
 
     def reasons(self) -> Counter[str]:
