@@ -121,9 +121,9 @@ def test_as_much_teaches_to_abstain_as_to_answer(
 def test_each_quadrant_tells_its_prompts_its_score_and_its_pairs() -> None:
     one, other = _preferences("abstain", 2)
     compared = [
-        Compared(True, True, 1.0, None),
-        Compared(False, False, 1.0, one),
-        Compared(False, False, 0.0, other),
+        Compared("a", True, True, 1.0, None),
+        Compared("b", False, False, 1.0, one),
+        Compared("c", False, False, 0.0, other),
     ]
     assert quadrants(compared, [one]) == [
         {"known": True, "gold_shown": True, "prompts": 1, "score": 1.0, "preferences": 0},
@@ -232,9 +232,10 @@ def test_a_killed_preference_tuning_ends_with_the_bytes_of_an_undisturbed_one(
 def test_two_processes_tune_as_one(prepared: Make, tmp_path: Path) -> None:
     import sys
 
-    from conftest import free_port
+    from rag_ft.llm.vllm_process import free_port
 
-    config, run_dir = prepared(settings={**SETTINGS, "device_batch_size": 2})
+    settings = {**SETTINGS, "device_batch_size": 2}
+    config, run_dir = prepared(settings=settings, run__dtype="float32")
     train_generator.run(Session(config, run_dir))
     one = _logged(run_dir)
     config_file = as_file(config, run_dir, tmp_path / "two.yaml")
