@@ -190,6 +190,7 @@ def test_the_loss_is_that_of_trl(
         return loss
 
     monkeypatch.setattr(preference_trainer, "CHOSEN_LOSS", 0.0)
+    monkeypatch.setattr(preference_trainer, "_agree", lambda *_: False)
     monkeypatch.setattr(preference_trainer.PreferenceTrainer, "compute_loss", both)
     settings = {**SETTINGS, "method": method, "preference_learning_rate": 1e-3}
     config, run_dir = prepared(settings=settings, run__dtype="float32")
@@ -197,6 +198,35 @@ def test_the_loss_is_that_of_trl(
     assert len(seen) > 2 and seen[0][0] != pytest.approx(seen[-1][0], rel=1e-3)
     for loss, of_trl in seen:
         assert loss == pytest.approx(of_trl, rel=1e-4)
+
+
+def test_a_prompt_shared_by_its_replies_gives_what_each_gives_alone(tiny_lm_dir: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+    from trl.trainer.dpo_trainer import DataCollatorForPreference
+
+    from rag_ft.fast.shared_prompt import SharedPrompts, shared_logps
+    from rag_ft.training.generator.preference_trainer import plain_logps
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_lm_dir, dtype=torch.float32)
+    rows = [
+        {
+            "prompt_ids": list(range(5, 5 + prompt)),
+            "chosen_ids": list(range(30, 30 + chosen)),
+            "rejected_ids": list(range(40, 40 + rejected)),
+            "ref_chosen_logps": 0.5,
+        }
+        for prompt, chosen, rejected in ((20, 3, 1), (4, 1, 6), (11, 5, 5))
+    ]
+    together, alone = SharedPrompts(0, 8)(rows), DataCollatorForPreference(0)(rows)
+    assert together["input_ids"].shape == (3, 24) and together["ref_chosen_logps"][0] == 0.5
+    for shared, plain in zip(shared_logps(model, together), plain_logps(model, alone), strict=True):
+        assert torch.allclose(shared.float(), plain.float(), atol=1e-4)
+    # The other reply changes nothing.
+    changed = SharedPrompts(0, 8)([{**row, "chosen_ids": [50, 51, 52, 53]} for row in rows])
+    assert torch.allclose(
+        shared_logps(model, together)[1], shared_logps(model, changed)[1], atol=1e-4
+    )
 
 
 @pytest.mark.slow
