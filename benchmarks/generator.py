@@ -49,9 +49,9 @@ def main() -> None:
     args = _arguments()
     torch.set_num_threads(args.threads)
     work = Path(tempfile.mkdtemp(prefix="benchmark-generator-"))
-    config = _config(args, work)
+    config = demo_config(args.model, work)
     tokens = load_chat_tokens(config.llm.model)
-    examples = _examples(config, tokens, args.num_examples + DEV_EXAMPLES)
+    examples = demo_examples(config, tokens, args.num_examples + DEV_EXAMPLES)
     learned, dev = examples[DEV_EXAMPLES:], examples[:DEV_EXAMPLES]
     rows = []
     for name, way in (("trl defaults", _peer), ("rag-ft", _ours)):
@@ -83,16 +83,17 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _config(args: argparse.Namespace, work: Path) -> Config:
+def demo_config(model: str, work: Path, dtype: str = "auto") -> Config:
+    """A run in `work` over the handbook, with chunks as long as real ones."""
     return make_config(
         {
-            "run": {"dir": work / "run"},
+            "run": {"dir": work / "run", "dtype": dtype},
             "ingest": {
                 "sources": [Path("data/handbook")],
                 "chunk_tokens": 96,
                 "advanced": {"chunk_overlap_tokens": 12},
             },
-            "llm": {"model": args.model, "prompts": "compact"},
+            "llm": {"model": model, "prompts": "compact"},
             "train_generator": {
                 "epochs": 1,
                 "batch_size": 8,
@@ -103,7 +104,7 @@ def _config(args: argparse.Namespace, work: Path) -> Config:
     )
 
 
-def _examples(config: Config, tokens: Any, count: int) -> list[Example]:
+def demo_examples(config: Config, tokens: Any, count: int) -> list[Example]:
     """Questions that ask to go on with a sentence of one of three chunks: real lengths, something
     to learn."""
     run_dir = RunDir(config.run_path)

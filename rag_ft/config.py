@@ -301,3 +301,13 @@ class Config(Section):
                 if isinstance(section, dict):
                     values = {**values, name: {**section, "dtype": dtype}}
         return values
+
+    @model_validator(mode="after")
+    def _cite_where_asked(self) -> Config:
+        """Answers cite where the prompts ask for it, unless the setting says otherwise."""
+        advanced = self.train_generator.advanced
+        if advanced.cite is None:
+            cites = advanced.model_copy(update={"cite": self.llm.prompts == "full"})
+            settings = self.train_generator.model_copy(update={"advanced": cites})
+            object.__setattr__(self, "train_generator", settings)  # sections are frozen
+        return self

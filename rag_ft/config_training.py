@@ -91,7 +91,11 @@ class TrainGeneratorAdvanced(Section):
         description="How often a pass uses a pair that people wrote or reviewed, for once that it "
         "uses a generated one; each time its chunks are arranged anew.",
     )
-    cite: bool = Field(False, description="Answers end with the number of the gold chunk.")
+    cite: bool | None = Field(
+        None,
+        description="Answers end with the numbers of the chunks that prove them. None: with prompt "
+        "set full, which asks for them.",
+    )
     quote: bool = Field(
         False,
         description="Answers begin with the evidence, which evaluation and `ask` remove. "

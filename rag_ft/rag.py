@@ -45,8 +45,9 @@ class RetrievedChunk:
 class RagAnswer:
     """An answer with its sources.
 
-    `chunks` were shown to the model, best first; `citations` are the ids of those that it cites;
-    `abstained`: it says that the chunks do not contain an answer; `seconds` of retrieval and reply.
+    `chunks` were shown to the model, best first; `citations` are the ids of those that it cites, or
+    of the one that contains its answer where it cites none; `abstained`: it says that the chunks do
+    not contain an answer; `seconds` of retrieval and reply.
     """
 
     answer: str
@@ -164,7 +165,7 @@ class RagPipeline:
 
     def parse(self, reply: str, chunks: Sequence[RetrievedChunk]) -> ParsedReply:
         """Answer and citations of the model's reply to the prompt over the same `chunks`."""
-        return self._prompt.parse(reply, [found.chunk.id for found in chunks])
+        return self._prompt.parse(reply, [found.chunk for found in chunks])
 
     def answer(self, question: str, filters: Filters | None = None) -> RagAnswer:
         """Retrieves chunks that `filters` allow (see `retrieve`) and answers from them. Where they

@@ -117,7 +117,8 @@ class Hit:
 @dataclass(frozen=True)
 class Prediction:
     """What a system answered. `answer` has no citation marks; `chunk_ids` were shown, in order, and
-    `citations` are those among them that the reply cites."""
+    `citations` are those among them that the reply cites. `inferred`: it cites none, and the one
+    that contains the answer stands there."""
 
     question_id: str
     system: str
@@ -125,6 +126,7 @@ class Prediction:
     chunk_ids: tuple[str, ...]
     citations: tuple[str, ...]
     seconds: float
+    inferred: bool = False
 
 
 @dataclass(frozen=True)

@@ -227,9 +227,10 @@ def _answer_scores(
         if ask.passages is None:
             covered = evidence_shown(ask.pair, shown)
             values |= {} if covered is None else {"evidence_shown": covered}
-            if config.train_generator.advanced.cite:
-                gold = material.gold[ask.pair.id]
-                values |= citation_scores(prediction.citations, ask.chunk_ids, gold)
+            gold = material.gold[ask.pair.id]
+            values |= citation_scores(prediction.citations, ask.chunk_ids, gold)
+            if prediction.citations:
+                values["citation_inferred"] = float(prediction.inferred)
         if not abstained and shown:
             read = ask.passages or [prompt.text(chunk) for chunk in shown]
             supported = faithfulness(prediction.answer, read)

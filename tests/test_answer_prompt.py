@@ -51,3 +51,18 @@ def test_neighbours_are_shown_as_one_part_of_the_document(tmp_path: Path) -> Non
     assert "Seven eight nine." in prompt.messages("Who?", [chunks[1]])[-1]["content"]
     alone = AnswerPrompt(load_prompts("full", ABSTAIN), False)
     assert alone.shown(chunks[1]) == chunks[1]
+
+
+def test_an_answer_without_marks_cites_the_chunk_that_contains_it() -> None:
+    prompt = AnswerPrompt(load_prompts("full", "I don't know."), False)
+    chunks = [
+        Chunk("a#0", "a", "", "The tower is old.", 0, 17, 4, "test"),
+        Chunk("b#0", "b", "", "The dye is violet.", 0, 18, 4, "test"),
+    ]
+    said = prompt.parse("violet", chunks)
+    assert (said.answer, said.citations, said.inferred) == ("violet", ("b#0",), True)
+    said = prompt.parse("violet [1, 2]", chunks)
+    assert (said.answer, said.citations, said.inferred) == ("violet", ("a#0", "b#0"), False)
+    for reply in ("I don't know.", "green", ""):
+        said = prompt.parse(reply, chunks)
+        assert said.citations == () and not said.inferred

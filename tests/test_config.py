@@ -331,3 +331,15 @@ def test_a_section_that_is_no_word_is_refused(tmp_path: Path) -> None:
     path.write_text("1: {a: 2}", encoding="utf-8")
     with pytest.raises(ConfigError, match="must hold sections"):
         load_config(path)
+
+
+def test_answers_cite_where_the_prompts_ask_for_it(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    for text, cites in (
+        ("llm: {prompts: full}", True),
+        ("llm: {prompts: compact}", False),
+        ("llm: {prompts: compact}\ntrain_generator: {advanced: {cite: true}}", True),
+        ("llm: {prompts: full}\ntrain_generator: {advanced: {cite: false}}", False),
+    ):
+        path.write_text(text, encoding="utf-8")
+        assert load_config(path).train_generator.advanced.cite is cites

@@ -227,10 +227,13 @@ def test_a_cited_answer_names_the_place_the_gold_chunk_has_after_trimming() -> N
     )
     assert isinstance(trimmed, Example) and trimmed.answer == f"1871 [{len(trimmed.chunk_ids)}]"
     assert len(trimmed.chunk_ids) < 3
+    both = dataclasses.replace(context, needed=frozenset({"d#0", OTHERS[0].id}))
+    told = fit_to_length(both, render, ABSTAIN, count, layout)
+    assert isinstance(told, Example) and told.answer == "1871 [1, 3]"
 
 
 def test_a_quoting_answer_begins_with_its_sentence_word_for_word_and_is_scored_without_it() -> None:
-    from rag_ft.evaluation.answering import to_prediction
+    from rag_ft.evaluation.answering import Prompting, to_prediction
     from rag_ft.evaluation.metrics.squad import exact_match
     from rag_ft.evaluation.systems import Ask
     from rag_ft.llm.interface import Reply
@@ -256,7 +259,7 @@ def test_a_quoting_answer_begins_with_its_sentence_word_for_word_and_is_scored_w
     said = to_prediction(
         ask,
         Reply("q", quoted.answer, "stop", 1, 1, 0.0),
-        AnswerPrompt(load_prompts("compact", ABSTAIN), True),
+        Prompting(AnswerPrompt(load_prompts("compact", ABSTAIN), True), {**CHUNKS, "d#0": gold}),
     )
     assert exact_match(said.answer, ask.answers) == 1.0 and said.citations == ("d#0",)
     whole = dataclasses.replace(placed, evidence=Evidence(text[:20], 0, 20))

@@ -121,9 +121,9 @@ def test_as_much_teaches_to_abstain_as_to_answer(
 def test_each_quadrant_tells_its_prompts_its_score_and_its_pairs() -> None:
     one, other = _preferences("abstain", 2)
     compared = [
-        Compared(True, True, 1.0, None),
-        Compared(False, False, 1.0, one),
-        Compared(False, False, 0.0, other),
+        Compared("a", True, True, 1.0, None),
+        Compared("b", False, False, 1.0, one),
+        Compared("c", False, False, 0.0, other),
     ]
     assert quadrants(compared, [one]) == [
         {"known": True, "gold_shown": True, "prompts": 1, "score": 1.0, "preferences": 0},
@@ -190,6 +190,7 @@ def test_the_loss_is_that_of_trl(
         return loss
 
     monkeypatch.setattr(preference_trainer, "CHOSEN_LOSS", 0.0)
+    monkeypatch.setattr(preference_trainer, "_agree", lambda *_: False)
     monkeypatch.setattr(preference_trainer.PreferenceTrainer, "compute_loss", both)
     settings = {**SETTINGS, "method": method, "preference_learning_rate": 1e-3}
     config, run_dir = prepared(settings=settings, run__dtype="float32")
@@ -197,6 +198,35 @@ def test_the_loss_is_that_of_trl(
     assert len(seen) > 2 and seen[0][0] != pytest.approx(seen[-1][0], rel=1e-3)
     for loss, of_trl in seen:
         assert loss == pytest.approx(of_trl, rel=1e-4)
+
+
+def test_a_prompt_shared_by_its_replies_gives_what_each_gives_alone(tiny_lm_dir: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+    from trl.trainer.dpo_trainer import DataCollatorForPreference
+
+    from rag_ft.fast.shared_prompt import SharedPrompts, shared_logps
+    from rag_ft.training.generator.preference_trainer import plain_logps
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_lm_dir, dtype=torch.float32)
+    rows = [
+        {
+            "prompt_ids": list(range(5, 5 + prompt)),
+            "chosen_ids": list(range(30, 30 + chosen)),
+            "rejected_ids": list(range(40, 40 + rejected)),
+            "ref_chosen_logps": 0.5,
+        }
+        for prompt, chosen, rejected in ((20, 3, 1), (4, 1, 6), (11, 5, 5))
+    ]
+    together, alone = SharedPrompts(0, 8)(rows), DataCollatorForPreference(0)(rows)
+    assert together["input_ids"].shape == (3, 24) and together["ref_chosen_logps"][0] == 0.5
+    for shared, plain in zip(shared_logps(model, together), plain_logps(model, alone), strict=True):
+        assert torch.allclose(shared.float(), plain.float(), atol=1e-4)
+    # The other reply changes nothing.
+    changed = SharedPrompts(0, 8)([{**row, "chosen_ids": [50, 51, 52, 53]} for row in rows])
+    assert torch.allclose(
+        shared_logps(model, together)[1], shared_logps(model, changed)[1], atol=1e-4
+    )
 
 
 @pytest.mark.slow
@@ -232,9 +262,10 @@ def test_a_killed_preference_tuning_ends_with_the_bytes_of_an_undisturbed_one(
 def test_two_processes_tune_as_one(prepared: Make, tmp_path: Path) -> None:
     import sys
 
-    from conftest import free_port
+    from rag_ft.llm.vllm_process import free_port
 
-    config, run_dir = prepared(settings={**SETTINGS, "device_batch_size": 2})
+    settings = {**SETTINGS, "device_batch_size": 2}
+    config, run_dir = prepared(settings=settings, run__dtype="float32")
     train_generator.run(Session(config, run_dir))
     one = _logged(run_dir)
     config_file = as_file(config, run_dir, tmp_path / "two.yaml")

@@ -98,7 +98,7 @@ def answer_all(
     answered: list[Answered] = []
     for ask, key in zip(asks, keys, strict=True):
         if replies[key].error is None:
-            answered.append((ask, to_prediction(ask, replies[key], prompting.prompt)))
+            answered.append((ask, to_prediction(ask, replies[key], prompting)))
     failed = [reply for reply in replies.values() if reply.error is not None]
     if not answered:
         raise DataError(
@@ -114,12 +114,19 @@ def answer_all(
     return answered, rejects, len(replies)
 
 
-def to_prediction(ask: Ask, reply: Reply, prompt: AnswerPrompt) -> Prediction:
+def to_prediction(ask: Ask, reply: Reply, prompting: Prompting) -> Prediction:
     """The answer in a reply, with the ids of the chunks it was shown and of those it cites.
 
     The reply is one that did not fail; its seconds are kept.
     """
-    said = prompt.parse(reply.text, ask.chunk_ids)
+    shown = [prompting.chunks[chunk_id] for chunk_id in ask.chunk_ids]
+    said = prompting.prompt.parse(reply.text, shown)
     return Prediction(
-        ask.pair.id, ask.system, said.answer, ask.chunk_ids, said.citations, round(reply.seconds, 4)
+        question_id=ask.pair.id,
+        system=ask.system,
+        answer=said.answer,
+        chunk_ids=ask.chunk_ids,
+        citations=said.citations,
+        seconds=round(reply.seconds, 4),
+        inferred=said.inferred,
     )

@@ -8,16 +8,19 @@ from dataclasses import dataclass, replace
 from rag_ft.chunk_store import ChunkStore
 from rag_ft.llm.interface import Messages
 from rag_ft.prompts.prompt_set import Prompts, is_abstention, parse_answer
+from rag_ft.relevance import chunk_with_answer
 from rag_ft.schema import Chunk
 
 
 @dataclass(frozen=True)
 class ParsedReply:
-    """`citations` are the ids of the cited chunks, each once, in the order of the reply."""
+    """`citations` are the ids of the cited chunks, each once, in the order of the reply.
+    `inferred`: the reply cites nothing, and the chunk that contains its answer is cited instead."""
 
     answer: str
     citations: tuple[str, ...]
     abstained: bool
+    inferred: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,10 +48,15 @@ class AnswerPrompt:
         """Asks `question` over `chunks` in this order, numbered from [1]."""
         return self.prompts.answer(question, [self.text(chunk) for chunk in chunks])
 
-    def parse(self, reply: str, chunk_ids: Sequence[str]) -> ParsedReply:
-        """The answer in a reply. `chunk_ids` are the chunks of the prompt, in its order."""
-        answer, numbers = parse_answer(reply, len(chunk_ids))
-        return ParsedReply(answer, tuple(chunk_ids[n - 1] for n in numbers), self.abstains(answer))
+    def parse(self, reply: str, chunks: Sequence[Chunk]) -> ParsedReply:
+        """The answer in a reply. `chunks` are those of the prompt, in its order."""
+        answer, numbers = parse_answer(reply, len(chunks))
+        cited = tuple(chunks[n - 1].id for n in numbers)
+        abstained = self.abstains(answer)
+        if cited or abstained or not answer:
+            return ParsedReply(answer, cited, abstained)
+        found = chunk_with_answer(answer, [self.shown(chunk) for chunk in chunks])
+        return ParsedReply(answer, (found.id,) if found else (), abstained, found is not None)
 
     def abstains(self, answer: str) -> bool:
         """Whether an answer says that the documents do not contain one."""

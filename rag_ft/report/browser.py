@@ -40,8 +40,8 @@ def browser_data(
     once each, referred to by number.
 
     A question's answers are {system number: [answer, em, f1, why, chunk numbers, cited chunk
-    numbers]}. `scores` are the labels of em and f1. `unlocated` are the numbers of the systems that
-    are only asked questions with a known gold chunk.
+    numbers, whether these are inferred]}. `scores` are the labels of em and f1. `unlocated` are the
+    numbers of the systems that are only asked questions with a known gold chunk.
     """
     # Numbers instead of ids keep the page small.
     numbers = Numbers()
@@ -69,6 +69,7 @@ def browser_data(
                 answer = shown_answer(table, row, prediction, gold.get(prediction.question_id))
                 answer.append([numbers.chunk(i) for i in prediction.chunk_ids])
                 answer.append([numbers.chunk(i) for i in prediction.citations])
+                answer.append(int(prediction.inferred))
                 questions[row]["a"][number] = answer
 
     # By now every chunk that the page shows has a number; its document may still need one.

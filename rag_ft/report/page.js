@@ -57,11 +57,11 @@
       box.append(element("div", "why", leftOut ? "not asked: the gold chunk is not known" : "no reply: the language model failed"));
       return box;
     }
-    const [said, em, f1, why, , cited] = answer;
+    const [said, em, f1, why, , cited, inferred] = answer;
     box.classList.add(f1 === 1 ? "right" : f1 === 0 ? "wrong" : "part");
     box.append(element("div", "said", said || "(empty)"));
     box.append(element("div", "why", `${WHY[why]} · ${data.scores[0]} ${100 * em} · ${data.scores[1]} ${(100 * f1).toFixed(0)}`));
-    if (cited.length) box.append(element("div", "why", "cites " + cited.map((n) => data.chunks[n].id).join(", ")));
+    if (cited.length) box.append(element("div", "why", (inferred ? "found in " : "cites ") + cited.map((n) => data.chunks[n].id).join(", ")));
     return box;
   }
   function context(question, number, rank) {

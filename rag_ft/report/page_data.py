@@ -33,7 +33,7 @@ from rag_ft.storage import read_jsonl, read_rows
 BADGES = {"none": "Keep the base", "undecided": "Undecided", EVERY_WORD: f"Ship {EVERY_WORD}"} | {
     name: f"Ship the {name}" for name in COMPONENTS
 }
-PAGE_METRICS = 5  # the columns there is room for
+PAGE_METRICS = 6  # the columns there is room for
 
 
 def page_data(

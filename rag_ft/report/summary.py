@@ -65,7 +65,9 @@ def main_metrics(metrics: Mapping[str, Any], room: int) -> list[str]:
     measured = {metric for metric, level in base.items() if level["value"] is not None}
     if "abstention_recall" not in measured:
         measured -= set(in_family("abstention"))
-    return foremost(measured & set(in_family("answer", "abstention", "retrieval")), room)
+    return foremost(
+        measured & set(in_family("answer", "abstention", "citation", "retrieval")), room
+    )
 
 
 def grid(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -209,8 +209,7 @@ def _answer(session: Session, material: Material) -> tuple[Iterator[Score], dict
     )
 
     # Scores that need a model are on request.
-    cites = config.train_generator.advanced.cite
-    scores: Iterator[Score] = answer_scores(prompt, cites, material, answered)
+    scores: Iterator[Score] = answer_scores(prompt, material, answered)
     if settings.similarity:
         encoder = load_encoder(config.encoder)
         scores = chain(scores, similarity_scores(encoder, answered, prompt.abstains))
@@ -227,10 +226,9 @@ def _answer(session: Session, material: Material) -> tuple[Iterator[Score], dict
 
 
 def answer_scores(
-    prompt: AnswerPrompt, cites: bool, material: Material, answered: Iterable[Answered]
+    prompt: AnswerPrompt, material: Material, answered: Iterable[Answered]
 ) -> Iterator[Score]:
-    """Scores of the answers. `cites`: the tuned generator learned to cite, so citations are
-    scored."""
+    """Scores of the answers."""
     for ask, prediction in answered:
         abstained = prompt.abstains(prediction.answer)
         shown = [prompt.shown(material.chunks[chunk_id]) for chunk_id in prediction.chunk_ids]
@@ -240,9 +238,10 @@ def answer_scores(
             covered = evidence_shown(ask.pair, shown)
             if covered is not None:
                 values["evidence_shown"] = covered
-            if cites:
-                gold = material.gold[ask.pair.id]
-                values |= citation_scores(prediction.citations, ask.chunk_ids, gold)
+            gold = material.gold[ask.pair.id]
+            values |= citation_scores(prediction.citations, ask.chunk_ids, gold)
+            if prediction.citations:
+                values["citation_inferred"] = float(prediction.inferred)
         if shown and not abstained:
             texts = ask.passages or [prompt.text(material.chunks[i]) for i in prediction.chunk_ids]
             supported = faithfulness(prediction.answer, texts)

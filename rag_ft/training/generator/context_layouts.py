@@ -291,10 +291,11 @@ def fit_to_length(
         target = abstain
         if context.answer is not None:
             target = context.answer
-            # The cited number is the gold chunk's place among the chunks that are left.
+            # A cited number is a chunk's place among the chunks that are left.
             if layout.cite:
-                places = (n for n, chunk in enumerate(chunks, 1) if chunk.id in context.gold)
-                target += f" [{next(places)}]"
+                proving = context.needed or context.gold
+                places = [n for n, chunk in enumerate(chunks, 1) if chunk.id in proving]
+                target += f" [{', '.join(map(str, places))}]"
             if layout.quote and context.quote:
                 target = quoting(context.quote, target)
         messages = render(context.question, chunks)

@@ -204,7 +204,7 @@ def layout_settings(
         name=advanced.layout,
         top_k=top_k,
         gold_share=advanced.gold_share,
-        cite=advanced.cite,
+        cite=bool(advanced.cite),
         max_tokens=min(advanced.max_tokens, context),
         seed=seed,
         quote=advanced.quote,

@@ -103,8 +103,8 @@ def _compare_all(
         folder / f"compared-{rank}-of-{processes.count}.jsonl" for rank in range(processes.count)
     ]
     mine = files[processes.rank]
+    numbers = {id: n for n, id in enumerate(dict.fromkeys(p.pair_id for p in prompts))}
     if not mine.exists():
-        numbers = {id: n for n, id in enumerate(dict.fromkeys(p.pair_id for p in prompts))}
         part = [p for p in prompts if numbers[p.pair_id] % processes.count == processes.rank]
         with as_in_training(model, asking.dtype):
             compared = compare(
@@ -112,7 +112,7 @@ def _compare_all(
                 tokenizer,
                 part,
                 asking.abstain,
-                settings.advanced.cite,
+                bool(settings.advanced.cite),
                 settings.advanced.preference_samples,
                 asking.max_tokens,
                 asking.seed,
@@ -120,7 +120,8 @@ def _compare_all(
         folder.mkdir(parents=True, exist_ok=True)
         write_jsonl(mine, compared)
     processes.wait()
-    return [_compared(row) for file in files for row in read_rows(file)]
+    found = [_compared(row) for file in files for row in read_rows(file)]
+    return sorted(found, key=lambda one: numbers[one.pair_id])
 
 
 def _compared(row: dict[str, Any]) -> Compared:

@@ -58,6 +58,7 @@ class Preference:
 class Compared:
     """What became of a prompt: the score (0-1) of the greedy reply, and a preference if any."""
 
+    pair_id: str
     known: bool
     gold_shown: bool
     score: float
@@ -112,7 +113,8 @@ def compare(
             if prompt.shown != "none":
                 preference = prefer(prompt, [r for *_, r in replies], known, abstaining)
                 score = replies[0][2].score
-                compared.append(Compared(known, bool(prompt.answers), score, preference))
+                gold_shown = bool(prompt.answers)
+                compared.append(Compared(prompt.pair_id, known, gold_shown, score, preference))
     return compared
 
 

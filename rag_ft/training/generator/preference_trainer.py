@@ -19,8 +19,10 @@ from peft import PeftModel
 from torch.nn import functional
 from transformers import PrinterCallback, ProgressCallback, Trainer
 from trl import DPOConfig, DPOTrainer
+from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from rag_ft.config import TrainGeneratorConfig
+from rag_ft.fast.shared_prompt import SharedPrompts, shared_logps
 from rag_ft.storage import batched
 from rag_ft.training.generator.completion_trainer import (
     WIDTH_STEP,
@@ -127,7 +129,8 @@ def tune(
 
 
 class PreferenceTrainer(DPOTrainer):
-    """DPOTrainer over rows that are tokenised already, for the sigmoid loss.
+    """DPOTrainer over rows that are tokenised already, for the sigmoid loss. A prompt is computed
+    once for both of its replies, where the model can read such rows.
 
     Args:
         start: the scores of the model as it is.
@@ -139,7 +142,13 @@ class PreferenceTrainer(DPOTrainer):
         self, *, start: DevScores, measure: Callable[[Any], DevScores], **rest: Any
     ) -> None:
         self.start, self.measure = start, measure
-        super().__init__(callbacks=[MarkComplete()], **rest)
+        pad = rest["processing_class"].pad_token_id
+        plain = DataCollatorForPreference(pad, pad_to_multiple_of=WIDTH_STEP)
+        shared = SharedPrompts(pad, WIDTH_STEP)
+        some = list(rest["train_dataset"].select(range(min(2, len(rest["train_dataset"])))))
+        self.shares_prompt = _agree(rest["model"], plain(some), shared(some))
+        collator = shared if self.shares_prompt else plain
+        super().__init__(callbacks=[MarkComplete()], data_collator=collator, **rest)
         # TRL keeps a copy of the adapter as reference, which precomputed log-probabilities replace.
         if isinstance(self.model, PeftModel):
             self.model.delete_adapter("ref")
@@ -172,7 +181,7 @@ class PreferenceTrainer(DPOTrainer):
             batch = self.data_collator([dataset[n] for n in some])
             inputs = {name: tensor.to(self.args.device) for name, tensor in batch.items()}
             with torch.no_grad(), self.compute_loss_context_manager():
-                chosen, rejected = self.reply_logps(self.model, inputs)
+                chosen, rejected, _ = self.reply_logps(self.model, inputs)
             scores += list(zip(some, chosen.tolist(), rejected.tolist(), strict=True))
         found = {n: logps for n, *logps in gather_object(scores)}
         columns = zip(*(found[n] for n in range(len(dataset))), strict=True)
@@ -180,25 +189,20 @@ class PreferenceTrainer(DPOTrainer):
             dataset = dataset.add_column(column, list(values))
         return dataset
 
-    def reply_logps(self, model: Any, inputs: Any) -> tuple[Any, Any]:
-        """log p (nats, float32) of the chosen and of the rejected replies."""
-        labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, IGNORED)
-        on_gpu = labels.device.type == "cuda"
-        losses = answer_losses(model, inputs["input_ids"], labels, fused=on_gpu)
-        chosen, rejected = (-losses.sum(1)).chunk(2)
-        return chosen, rejected
+    def reply_logps(self, model: Any, inputs: Any) -> tuple[Any, Any, Any]:
+        """log p (nats, float32) of the chosen and of the rejected replies, and the tokens of the
+        chosen ones."""
+        return (shared_logps if self.shares_prompt else plain_logps)(model, inputs)
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """-log sigmoid of the margin, and a share of the chosen replies' own loss, which keeps them
         likely. A mean over the pairs of the step, over all forward passes and processes."""
-        chosen, rejected = self.reply_logps(model, inputs)
+        chosen, rejected, num_tokens = self.reply_logps(model, inputs)
         gains = chosen - inputs["ref_chosen_logps"], rejected - inputs["ref_rejected_logps"]
         margins = self.beta * (gains[0] - gains[1])
-        num_chosen = len(chosen)
-        lengths = inputs["completion_mask"][:num_chosen].sum(1)
-        kept = CHOSEN_LOSS * -chosen / lengths
+        kept = CHOSEN_LOSS * -chosen / num_tokens
         logged = self._metrics["train" if model.training else "eval"]
         logged["rewards/margins"].append(margins.mean().item())
         logged["rewards/accuracies"].append((margins > 0).float().mean().item())
@@ -278,6 +282,33 @@ def arguments(
         precompute_ref_log_probs=True,
         max_length=None,
         pad_to_multiple_of=WIDTH_STEP,
+    )
+
+
+def plain_logps(model: Any, inputs: Any) -> tuple[Any, Any, Any]:
+    """As `shared_logps`, of a batch of TRL's, in which each reply is a row with its prompt."""
+    mask = inputs["completion_mask"]
+    labels = inputs["input_ids"].masked_fill(mask == 0, IGNORED)
+    losses = answer_losses(model, inputs["input_ids"], labels, fused=labels.device.type == "cuda")
+    chosen, rejected = (-losses.sum(1)).chunk(2)
+    return chosen, rejected, mask[: len(chosen)].sum(1)
+
+
+def _agree(model: Any, plain: Any, shared: Any) -> bool:
+    """Whether the model gives the same log-probabilities where a prompt is computed once for both
+    replies: not all kinds of attention read such a mask."""
+    unfit = (TypeError, ValueError, IndexError, RuntimeError, NotImplementedError)
+    device = model.device
+    try:
+        with torch.no_grad():
+            one = plain_logps(model, {n: t.to(device) for n, t in plain.items()})
+            other = shared_logps(model, {n: t.to(device) for n, t in shared.items()})
+    except unfit:
+        return False
+    tolerance = 1e-3 if model.dtype == torch.float32 else 0.05
+    return all(
+        torch.allclose(a.float(), b.float(), rtol=tolerance, atol=tolerance)
+        for a, b in zip(one, other, strict=True)
     )
 
 
