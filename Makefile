@@ -3,6 +3,7 @@ CONFIG ?= configs/demo.yaml
 ARGS   ?=
 LAUNCH ?=
 PYTHON ?= python3
+JOBS   ?= 2
 # cpu on a machine without a GPU driver; gpu (faiss-gpu, and vLLM before stages that configs/gpu.yaml runs with it) with one
 DEVICE ?= $(shell test -e /dev/nvidia0 && echo gpu || echo cpu)
 SERVER := $(if $(filter gpu,$(DEVICE)),vllm)
@@ -10,7 +11,7 @@ SERVER := $(if $(filter gpu,$(DEVICE)),vllm)
 BIN    := .venv/bin
 RAG_FT := $(BIN)/rag-ft
 
-.PHONY: help setup demo generate finetune evaluate run status test test-slow test-vllm check format vllm docs clean
+.PHONY: help setup demo generate finetune evaluate run status test test-slow test-vllm check format vllm gguf docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -70,6 +71,20 @@ else
 endif
 	touch $@
 
+gguf: .llama.cpp/.installed ## llama.cpp for rag-ft bundle --gguf; compiles for 10 to 30 minutes
+
+# The source package of llama-cpp-python holds llama.cpp with its converter. JOBS=8 compiles faster.
+.llama.cpp/.installed:
+	$(PYTHON) -m venv .llama.cpp/tools
+	.llama.cpp/tools/bin/python -m pip install --quiet scikit-build-core cmake ninja sentencepiece
+	.llama.cpp/tools/bin/python -m pip download --quiet --no-deps --no-binary :all: --no-build-isolation --dest .llama.cpp llama-cpp-python==0.3.36
+	tar -xzf .llama.cpp/llama_cpp_python-0.3.36.tar.gz -C .llama.cpp
+	rm -rf .llama.cpp/source && mv .llama.cpp/llama_cpp_python-0.3.36/vendor/llama.cpp .llama.cpp/source
+	PATH="$(CURDIR)/.llama.cpp/tools/bin:$$PATH" cmake -S .llama.cpp/source -B .llama.cpp/source/build -G Ninja -DCMAKE_BUILD_TYPE=Release \
+	  -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_APP=OFF -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_OPENSSL=OFF
+	PATH="$(CURDIR)/.llama.cpp/tools/bin:$$PATH" cmake --build .llama.cpp/source/build --parallel $(JOBS) --target llama-quantize llama-server
+	touch $@
+
 test-vllm: setup vllm ## the tests against a real vLLM server on the CPU
 	$(BIN)/python -m pytest -q -m vllm
 
@@ -89,4 +104,4 @@ docs: setup ## the documentation as a site, in build/site
 	$(BIN)/properdocs build --config-file mkdocs.yml --strict
 
 clean: ## remove runs and environments
-	rm -rf runs .venv .venv-vllm
+	rm -rf runs .venv .venv-vllm .llama.cpp

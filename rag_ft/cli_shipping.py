@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+GGUF_TYPES = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M")
+
 
 def finish(command: argparse.ArgumentParser, function: str) -> argparse.ArgumentParser:
     """`function` is "module.name" under rag_ft.commands."""
@@ -30,6 +32,17 @@ def add_bundle(commands: Any) -> None:
     )
     bundle.add_argument(
         "--merge", action="store_true", help="merge the tuned adapter into its base model"
+    )
+    bundle.add_argument(
+        "--gguf",
+        choices=GGUF_TYPES,
+        help="also merge the generator and write it as a GGUF file for llama.cpp and Ollama",
+    )
+    bundle.add_argument(
+        "--llama-cpp",
+        type=Path,
+        metavar="FOLDER",
+        help="where llama.cpp was built (default: by `make gguf`)",
     )
     bundle.add_argument(
         "--with-base", action="store_true", help="with the base components, to compare with"

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rag_ft.bundle.manifest import is_bundle
 from rag_ft.chunk_store import ChunkStore
 from rag_ft.config import Config, LLMConfig
 from rag_ft.config_loader import load_config
@@ -64,8 +65,12 @@ class Session:
 
     @property
     def tuned_generator(self) -> Path | None:
-        """The folder of the tuned generator (an adapter or a whole model), if there is one."""
+        """The folder of the tuned generator (an adapter or a whole model), if there is one. The
+        whole generator of a bundle is llm.model itself where a server has it."""
         folder = self.run_dir.generator
+        whole = (folder / "config.json").exists()
+        if whole and self.config.llm.backend == "openai" and is_bundle(self.run_dir.path):
+            return None
         return folder if any((folder / mark).exists() for mark in TUNED_MARKS) else None
 
     @property

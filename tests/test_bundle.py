@@ -41,7 +41,7 @@ def run(make_run: Make) -> tuple[Config, RunDir]:
 def bundle_of(run: tuple[Config, RunDir], folder: Path, **options: Any) -> Path:
     folder.mkdir()
     contents = Contents(Session(*run), frozenset({"generator"}), **options)
-    drift = make_bundle(contents, folder, "people", {"torch": "2.13.0+cpu"}, 6)
+    [drift] = make_bundle(contents, folder, "people", {"torch": "2.13.0+cpu"}, 6).values()
     assert (drift.questions, drift.equal, drift.same_chunks) == (6, 6, 6)
     return folder
 

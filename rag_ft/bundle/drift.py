@@ -64,8 +64,9 @@ class Drift:
         )
 
     def numbers(self) -> dict[str, Any]:
-        """The same for bundle.json."""
+        """The same for bundle.json, and in a sentence."""
         return {
+            "sentence": str(self),
             "questions": self.questions,
             "equal": self.equal,
             "same_chunks": self.same_chunks,

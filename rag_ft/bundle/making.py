@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from rag_ft.bundle.cards import write_cards
 from rag_ft.bundle.contents import Contents
 from rag_ft.bundle.drift import CHECK, Drift, answer_rows, measure_drift, questions_to_check
+from rag_ft.bundle.gguf import LlamaCpp, convert, llama_server, ollama_prompt
 from rag_ft.bundle.manifest import open_bundle, write_manifest
 from rag_ft.rag import RagPipeline
 from rag_ft.session import Session
@@ -17,6 +20,15 @@ from rag_ft.storage import read_rows, write_jsonl
 from rag_ft.version import __version__
 
 NUM_QUESTIONS = 100
+NUM_TEXTS = 2000  # chunks on which the tokens of a converted model are compared
+
+
+@dataclass(frozen=True)
+class Gguf:
+    """A GGUF file that is wanted: its type, and what makes it."""
+
+    type: str
+    tools: LlamaCpp
 
 
 def make_bundle(
@@ -25,7 +37,8 @@ def make_bundle(
     name: str,
     versions: Mapping[str, str],
     num_questions: int = NUM_QUESTIONS,
-) -> Drift:
+    gguf: Gguf | None = None,
+) -> dict[str, Drift]:
     """Writes a bundle into the empty `folder`, and asks it what the run was asked.
 
     Args:
@@ -34,9 +47,10 @@ def make_bundle(
         name: Its model id.
         versions: {package: version} of what it was made with.
         num_questions: At most this many questions are stored with the run's answers.
+        gguf: The GGUF file that is made too, if any.
 
     Returns:
-        What changed between the run's answers and those of the bundle.
+        {"bundle", and the type of the GGUF file: what changed between the run's answers and its}.
 
     Raises:
         DataError: the run has no question, or no finished index.
@@ -60,10 +74,29 @@ def make_bundle(
     # The bundle is opened as anybody opens it; then its card says what came out.
     contents.session.close_retrievers()
     write_manifest(folder, content)
-    drift = check_bundle(folder)
-    content["check"] = {"sentence": str(drift), **drift.numbers()}
+    drifts = {"bundle": check_bundle(folder)}
+    content["check"] = drifts["bundle"].numbers()
+    if gguf:
+        drifts[gguf.type] = add_gguf(folder, content, gguf)
     write_cards(folder, content)
     write_manifest(folder, content)
+    return drifts
+
+
+def add_gguf(folder: Path, content: dict[str, Any], gguf: Gguf) -> Drift:
+    """Adds the generator of a bundle as a GGUF file, and asks llama-server the stored questions."""
+    name, settings = content["name"], content["settings"]
+    model, file = folder / settings["llm.model"], f"gguf/{name}-{gguf.type}.gguf"
+    chunks = islice(read_rows(folder / "chunks.jsonl"), NUM_TEXTS)
+    texts = [row["question"] for row in read_rows(folder / CHECK)]
+    convert(gguf.tools, model, gguf.type, folder / file, [*texts, *(c["text"] for c in chunks)])
+    content["gguf"] = {"path": file, "type": gguf.type, **ollama_prompt(model)}
+    write_manifest(folder, content)
+    limit = settings["llm.max_model_tokens"]
+    with llama_server(gguf.tools, folder / file, name, limit) as url:
+        words = ("llm.backend=openai", f"llm.base_url={url}", f"llm.model={name}")
+        drift = check_bundle(folder, words)
+    content["gguf"] |= drift.numbers()
     return drift
 
 

@@ -110,7 +110,7 @@ def open_bundle(folder: Path, overrides: Sequence[str] = ()) -> Config:
         if not _is_served(key):
             raise DataError(f"{folder / MANIFEST} sets {key}, which a bundle cannot: {MAKE_AGAIN}")
         if key in PATHS and value is not None:
-            value = str(_inside(folder, value))
+            value = str(_inside(folder, str(value)))
         *parents, last = key.split(".")
         part = values
         for parent in parents:
