@@ -19,6 +19,8 @@ FILES: dict[str, dict[str, FileKind]] = {
         "rejects/ingest.jsonl": "result",
         "documents.unsplit.jsonl": "scratch",
         "signatures.npy": "scratch",
+        "documents.offsets.npy": "scratch",
+        "chunks.offsets.npy": "scratch",
     },
     "index": {"index": "result"},
     "generate": {
