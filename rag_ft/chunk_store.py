@@ -63,6 +63,10 @@ class ChunkStore:
         found = [row for chunk_id in set(chunk_ids) if (row := self._find(chunk_id)) is not None]
         return {chunk.id: chunk for _, chunk in sorted(found, key=lambda item: item[0])}
 
+    def at(self, rows: Iterable[int]) -> Iterator[Chunk]:
+        """The chunks on these lines, counted from 0."""
+        return map(self._read, rows)
+
     def of_documents(self, document_ids: Iterable[str | None]) -> list[Chunk]:
         """All chunks of these documents, in file order."""
         wanted, of = {*document_ids}, self.rows_by_document
