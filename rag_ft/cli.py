@@ -254,11 +254,20 @@ def _add_tools(commands: Any) -> None:
 
 def _add_comparisons(commands: Any) -> None:
     """Adds the commands that plan and compare."""
-    _add(
+    plan = _add(
         commands,
         "plan",
         "estimate tokens, steps, memory, disk and hours before anything is run",
         "plan.plan_command",
+    )
+    plan.add_argument(
+        "--corpus", metavar="SIZE", help="plan for so much text (10TB) in place of the sources"
+    )
+    plan.add_argument(
+        "--gpus", metavar="NUMBERxNAME", default="8xH100", help="with --corpus (default 8xH100)"
+    )
+    plan.add_argument(
+        "--price", type=float, default=0, help="with --corpus: price of a GPU hour, for costs"
     )
     sweep = _add(
         commands,
