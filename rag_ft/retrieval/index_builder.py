@@ -5,8 +5,8 @@ Vectors are kept by the content of their texts: a build over an older index enco
 are new. They stand in at most two segments, a large one and one of recent vectors; where a tenth of
 all is recent or deleted, both become one (`compact`). The result finds what a new index would find.
 
-Memory does not grow with the corpus, but for 200 bytes a chunk, four bytes a word for BM25, and
-what the vector store needs.
+Memory does not grow with the corpus, but for some 400 bytes a chunk, the vocabulary, and what the
+vector store needs.
 """
 
 from __future__ import annotations
@@ -249,7 +249,12 @@ def _read_chunks(
     new: VectorFile,
 ) -> _Read:
     """Encodes the texts that `known` lacks into `new`; writes chunk_ids.json and lexical/."""
-    ids, digest, lexical, text_keys = list[str](), hashlib.sha256(), LexicalBuilder(), TextKeys()
+    ids, digest, lexical, text_keys = (
+        list[str](),
+        hashlib.sha256(),
+        LexicalBuilder(folder),
+        TextKeys(),
+    )
     keys, rows, num_new = list[np.ndarray](), list[np.ndarray](), 0
     samples, step = list[str](), 1
     with new:
