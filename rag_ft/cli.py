@@ -32,6 +32,7 @@ FORCE_HELP = "run it again even if it is up to date; replies of a language model
 RETRY_HELP = "ask again for the pairs that were lost to errors of the server, and only for those"
 UPDATE_HELP = "take documents that were added, changed or removed; the rest stays as it is"
 COMPACT_HELP = "as --update, and write the index without deleted vectors, as one segment"
+SHARD_HELP = "only encode the buckets of one part of N (I from 0); merge-shards writes the index"
 DROP_HELP = "with --force: also delete the replies, so that the language model is asked again"
 
 
@@ -134,6 +135,7 @@ def make_parser() -> argparse.ArgumentParser:
         if stage.grows:
             command.add_argument("--update", action="store_true", help=UPDATE_HELP)
         if stage.name == "index":
+            command.add_argument("--shard", metavar="I/N", help=SHARD_HELP)
             command.add_argument("--compact", action="store_true", help=COMPACT_HELP)
         if stage.name == "generate":
             command.add_argument("--retry-rejected", action="store_true", help=RETRY_HELP)
@@ -144,6 +146,12 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _add_force(run)
     run.add_argument("--until", metavar="STAGE", choices=NAMES, help="stop after this stage")
+    _add(
+        commands,
+        "merge-shards",
+        "write the index from the buckets that `index --shard` encoded",
+        "run.merge_command",
+    )
     _add(commands, "status", "which stages are done, stale or missing", "run.status_command")
 
     _add_questions(commands)
@@ -261,11 +269,20 @@ def _add_tools(commands: Any) -> None:
 
 def _add_comparisons(commands: Any) -> None:
     """Adds the commands that plan and compare."""
-    _add(
+    plan = _add(
         commands,
         "plan",
         "estimate tokens, steps, memory, disk and hours before anything is run",
         "plan.plan_command",
+    )
+    plan.add_argument(
+        "--corpus", metavar="SIZE", help="plan for so much text (10TB) in place of the sources"
+    )
+    plan.add_argument(
+        "--gpus", metavar="NUMBERxNAME", default="8xH100", help="with --corpus (default 8xH100)"
+    )
+    plan.add_argument(
+        "--price", type=float, default=0, help="with --corpus: price of a GPU hour, for costs"
     )
     sweep = _add(
         commands,

@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from rag_ft.config_advanced import (
     EncoderAdvanced,
+    EngineAdvanced,
     EvaluateAdvanced,
     GenerateAdvanced,
     IngestAdvanced,
@@ -268,6 +269,10 @@ class ServeConfig(Section):
     advanced: ServeAdvanced = ServeAdvanced()
 
 
+class EngineConfig(Section):
+    advanced: EngineAdvanced = EngineAdvanced()
+
+
 class Config(Section):
     """The resolved configuration of one run; `name` is the config file's stem."""
 
@@ -283,6 +288,7 @@ class Config(Section):
     train_generator: TrainGeneratorConfig = TrainGeneratorConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     serve: ServeConfig = ServeConfig()
+    engine: EngineConfig = EngineConfig()
 
     @property
     def run_path(self) -> Path:

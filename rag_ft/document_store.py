@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import re
 from pathlib import Path
-from typing import BinaryIO
 
 from rag_ft.errors import DataError
+from rag_ft.line_index import LineIndex
 from rag_ft.schema import Document
 from rag_ft.storage import from_json
 
@@ -17,8 +16,9 @@ _HEAD = re.compile(rb'\{"id": ("(?:[^"\\]|\\.)*"), ')
 
 
 class DocumentStore:
-    """Opening reads nothing; the first access scans the file once for ids. Only documents that are
-    asked for are parsed. Threads may share a store.
+    """Opening reads nothing; the first access of a new file reads it once and keeps the places of
+    its lines beside it (see LineIndex). Only documents that are asked for are parsed. Threads may
+    share a store.
 
     Raises:
         DataError: (on first access) the file is missing, or a line is not a document.
@@ -29,45 +29,35 @@ class DocumentStore:
 
     def __contains__(self, document_id: str) -> bool:
         """Whether the run has a document of this id."""
-        return document_id in self._places
+        return self._find(document_id) is not None
 
     def __getitem__(self, document_id: str) -> Document:
         """Raises KeyError where the run has no such document."""
-        start, length = self._places[document_id]
-        line = os.pread(self._file.fileno(), length, start)
-        try:
-            return from_json(line.decode("utf-8"), Document)
-        except (ValueError, TypeError, KeyError) as error:
-            raise DataError(f"{self.path}: {document_id} is not a Document: {error}") from error
+        found = self._find(document_id)
+        if found is None:
+            raise KeyError(document_id)
+        return found
 
     def close(self) -> None:
         """Closes the file; the next access opens it again."""
-        if "_file" in self.__dict__:
-            self._file.close()
-            del self._file
-        self.__dict__.pop("_places", None)
+        if "_lines" in self.__dict__:
+            self._lines.close()
+            del self._lines
 
     @functools.cached_property
-    def _file(self) -> BinaryIO:
-        try:
-            return self.path.open("rb")
-        except FileNotFoundError as error:
-            raise DataError(
-                f"{self.path} does not exist: run the stage that writes it first"
-            ) from error
-
-    @functools.cached_property
-    def _places(self) -> dict[str, tuple[int, int]]:
-        """Document id -> where its line begins, and its length in bytes."""
-        places: dict[str, tuple[int, int]] = {}
-        at = 0
-        for number, line in enumerate(self._file, 1):
+    def _lines(self) -> LineIndex:
+        def head_of(line: bytes) -> tuple[str, int] | None:
             head = _HEAD.match(line)
-            if head is None:
-                raise DataError(
-                    f"{self.path} line {number} is not a Document: run `rag-ft ingest CONFIG "
-                    "--force`"
-                )
-            places[json.loads(head[1])] = (at, len(line))
-            at += len(line)
-        return places
+            return (json.loads(head[1]), 0) if head else None
+
+        return LineIndex(self.path, head_of)
+
+    def _find(self, document_id: str) -> Document | None:
+        for line in self._lines.find(document_id):
+            try:
+                found = from_json(self._lines.read(line).decode("utf-8"), Document)
+            except (ValueError, TypeError, KeyError) as error:
+                raise DataError(f"{self.path}: {document_id} is not a Document: {error}") from error
+            if found.id == document_id:
+                return found
+        return None

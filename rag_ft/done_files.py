@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from rag_ft.errors import ConfigError, DataError
-from rag_ft.run_dir import FILES
+from rag_ft.run_dir import FILES, RunDir
+from rag_ft.storage import file_sha256
 
 Plan = dict[str, Any]
 
@@ -31,6 +32,16 @@ def read_plan(path: Path) -> Plan | None:
         ) from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is damaged ({error}): run the stage again with --force") from error
+
+
+def chunks_hash(run_dir: RunDir) -> str:
+    """sha256 of chunks.jsonl: the one that ingest recorded, while size and time are the same."""
+    found = run_dir.chunks.stat()
+    outputs = (read_plan(run_dir.done("ingest")) or {}).get("outputs", {})
+    size, time, known = outputs.get(run_dir.chunks.name, (None, None, ""))
+    if (found.st_size, found.st_mtime_ns) == (size, time):
+        return str(known)
+    return file_sha256(run_dir.chunks)
 
 
 # With many documents these files are large, and each stage of a command asks for them.

@@ -1,28 +1,22 @@
-"""Whether a stage is up to date: what its result depends on, and whether its files are unchanged.
-
-Files are compared by size and time first, and by hash where these differ. So a copied folder with
-the same bytes stays up to date.
-"""
+"""Whether a stage is up to date: what its result depends on, and whether files are unchanged."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
-import stat
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rag_ft.done_files import Plan, read_plan
 from rag_ft.errors import DataError
+from rag_ft.file_marks import Mark, damage, folder_times, mark_file, mark_files, same_times
 from rag_ft.run_dir import FILES, RunDir
-from rag_ft.storage import content_hash, encodable, file_sha256, sync
+from rag_ft.storage import content_hash, encodable, sync
 
 if TYPE_CHECKING:
     from rag_ft.config import Config
-
-# [size in bytes, time of the last change in ns, sha256]; JSON has lists, so this is one.
-Mark = list[int | str]
 
 # Settings that change how fast or where a stage runs, never what it writes.
 NEUTRAL = {
@@ -58,65 +52,25 @@ PATHS = {
     "evaluate.advanced.index",
 }
 REVIEWS = "reviews.jsonl"  # an input of generate that people write at any time
+# What the names of source files begin with, and how many are so many that `status` looks at their
+# folders alone.
+SOURCES = "ingest.sources/"
+MANY_SOURCES = 1000
 OLD_LAYOUT = (
     "{path} holds {stage} of an earlier version of rag-ft, which recorded no hashes: run it again "
     "with --force (replies of a language model are reused), or use another run.dir"
 )
 
 
-def mark_file(path: Path, known: Mark | None = None) -> Mark | None:
-    """The mark of a file; None where there is no such file.
-
-    Args:
-        path: of the file.
-        known: an earlier mark. Where size and time are the same, its hash is reused, so that a
-            large file is read once. A file that cannot be read has "unreadable" in place of a hash.
-    """
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    size, time = found.st_size, found.st_mtime_ns
-    if known and known[:2] == [size, time] and known[2] != "unreadable":
-        return known
-    # Opening a pipe would wait for its writer.
-    return [size, time, _hash_of(path) if stat.S_ISREG(found.st_mode) else "unreadable"]
-
-
-def mark_files(
-    folder: Path, paths: Iterable[Path], known: Mapping[str, Mark] | None = None
-) -> dict[str, Mark]:
-    """{path relative to `folder`: mark} of the existing files among `paths`, and of all files in
-    those that are folders."""
-    marks: dict[str, Mark] = {}
-    for path in paths:
-        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            name = encodable(file.relative_to(folder).as_posix())
-            mark = None if file.is_dir() else mark_file(file, (known or {}).get(name))
-            if mark:
-                marks[name] = mark
-    return marks
-
-
-def damage(folder: Path, recorded: Mapping[str, Mark]) -> str | None:
-    """What happened to the first recorded file that differs from its mark, such as "qa.jsonl is
-    missing"; None where all files are unchanged."""
-    for name, mark in recorded.items():
-        try:
-            found = (folder / name).stat()
-        except OSError:
-            return f"{name} is missing"
-        size, time = found.st_size, found.st_mtime_ns
-        # A copy has another time; its bytes decide.
-        if size != mark[0] or (time != mark[1] and _hash_of(folder / name) != mark[2]):
-            return f"{name} has changed"
-    return None
-
-
 def plan_stage(
-    name: str, sections: Sequence[str], upstream: Sequence[str], config: Config, run_dir: RunDir
+    name: str,
+    sections: Sequence[str],
+    upstream: Sequence[str],
+    config: Config,
+    run_dir: RunDir,
+    quick: bool = False,
 ) -> Plan:
-    """What the stage's result depends on, as of now.
+    """What a stage's result depends on, as of now.
 
     Args:
         name: of the stage.
@@ -124,10 +78,12 @@ def plan_stage(
         upstream: earlier stages whose results it reads, in pipeline order.
         config: of the run.
         run_dir: of the run.
+        quick: of many source files only the times of their folders are looked at.
 
     Returns:
         {fingerprint, config, inputs, sources}. `inputs` holds a hash for every stage of `upstream`
-        and for every file of the user; `sources` holds the marks of these files.
+        and for every file of the user; `sources` holds the marks of these files. `folders` are
+        those of many source files, with their times.
 
     Raises:
         DataError: an earlier stage has not finished, one of its files has changed, or one of its
@@ -135,7 +91,26 @@ def plan_stage(
     """
     from rag_ft.config_loader import flat
 
-    # The earlier stages: finished, undamaged, and made from each other.
+    inputs = _finished_inputs(name, upstream, run_dir)
+    find = functools.partial(source_files, sections=sections, config=config)
+    roots = {path if isinstance(path, Path) else path.path for path in config.ingest.sources}
+    own, sources, folders = _user_files(name, find, roots, run_dir, quick)
+    inputs |= own
+    wanted = {*sections, "run"}
+    chosen = {
+        key: value
+        for key, value in flat(config).items()
+        if key not in {*NEUTRAL, "run.dir"}
+        and any(f"{key}.".startswith(f"{part}.") for part in wanted)
+    }
+    portable = {k: _without_folder(v) if k in PATHS else v for k, v in chosen.items()}
+    fingerprint = content_hash(name, portable, inputs)
+    plan = {"fingerprint": fingerprint, "config": chosen, "inputs": inputs, "sources": sources}
+    return {**plan, "folders": folders} if folders else plan
+
+
+def _finished_inputs(name: str, upstream: Sequence[str], run_dir: RunDir) -> dict[str, str]:
+    """{stage: hash of its result} of earlier stages: finished, undamaged, made from each other."""
     inputs: dict[str, str] = {}
     for earlier in upstream:
         done = read_done(run_dir, earlier)
@@ -154,25 +129,39 @@ def plan_stage(
             remedy = f"run `rag-ft {earlier} CONFIG --force` first"
             raise DataError(f"{name} builds on {earlier}, which is stale ({why}): {remedy}")
         inputs[earlier] = done["result"]
+    return inputs
 
-    # The user's own files.
-    known, sources = recorded_sources(run_dir), {}
-    for file, path in source_files(name, sections, config).items():
+
+def _user_files(
+    stage: str,
+    find: Callable[[str], dict[str, Path]],
+    roots: set[Path],
+    run_dir: RunDir,
+    quick: bool,
+) -> tuple[dict[str, str], dict[str, Mark], dict[str, int]]:
+    """(hashes, marks, folders with their times) of the user's files, which `find` gives for a
+    stage; see plan_stage."""
+    inputs: dict[str, str] = {}
+    sources: dict[str, Mark] = {}
+    before = (read_done(run_dir, stage) or {}) if quick else {}
+    folders: dict[str, int] = before.get("folders", {})
+    skips = bool(folders) and same_times(folders)
+    if skips:
+        inputs = {n: v for n, v in before["inputs"].items() if n.startswith(SOURCES)}
+        sources = {n: v for n, v in before["sources"].items() if n.startswith(SOURCES)}
+    known = recorded_sources(run_dir)
+    files = find("" if skips else stage)
+    for file, path in files.items():
         mark = mark_file(path, known.get(file))
         inputs[file] = str(mark[2]) if mark else "missing"
         if mark:
             sources[file] = mark
-
-    wanted = {*sections, "run"}
-    chosen = {
-        key: value
-        for key, value in flat(config).items()
-        if key not in {*NEUTRAL, "run.dir"}
-        and any(f"{key}.".startswith(f"{part}.") for part in wanted)
-    }
-    portable = {k: _without_folder(v) if k in PATHS else v for k, v in chosen.items()}
-    fingerprint = content_hash(name, portable, inputs)
-    return {"fingerprint": fingerprint, "config": chosen, "inputs": inputs, "sources": sources}
+    if skips or stage != "ingest" or len(files) <= MANY_SOURCES:
+        return inputs, sources, folders if skips else {}
+    if not all(map(Path.is_dir, roots)):
+        return inputs, sources, {}
+    inside = [path for file, path in files.items() if file.startswith(SOURCES)]
+    return inputs, sources, folder_times(inside, roots)
 
 
 def recorded_sources(run_dir: RunDir) -> dict[str, Mark]:
@@ -180,29 +169,28 @@ def recorded_sources(run_dir: RunDir) -> dict[str, Mark]:
     read again."""
     known: dict[str, Mark] = {}
     for stage in FILES:
-        for path in (run_dir.started(stage), run_dir.done(stage)):
-            with contextlib.suppress(DataError):  # a damaged file is reported where it matters
-                known |= (read_plan(path) or {}).get("sources", {})
+        with contextlib.suppress(DataError):  # a damaged file is reported where it matters
+            recorded = read_plan(run_dir.done(stage)) or read_plan(run_dir.started(stage))
+            known |= (recorded or {}).get("sources", {})
     return known
 
 
 def unchanged_sources(plan: Plan, done: Plan) -> set[str]:
     """The ids of the source files of ingest that are as they were; none where something else that
     ingest reads has changed."""
-    prefix = "ingest.sources/"
 
     def others(inputs: Mapping[str, str]) -> dict[str, str]:
-        return {name: value for name, value in inputs.items() if not name.startswith(prefix)}
+        return {name: value for name, value in inputs.items() if not name.startswith(SOURCES)}
 
     if others(plan["inputs"]) != others(done["inputs"]):
         return set()
     same = {
-        name.removeprefix(prefix)
+        name.removeprefix(SOURCES)
         for name, value in plan["inputs"].items()
-        if name.startswith(prefix) and value != "unreadable" and done["inputs"].get(name) == value
+        if name.startswith(SOURCES) and value != "unreadable" and done["inputs"].get(name) == value
     }
     # Two files with one id cannot be told apart.
-    return {name for name in same if f"{prefix}{name} (2)" not in plan["inputs"]}
+    return {name for name in same if f"{SOURCES}{name} (2)" not in plan["inputs"]}
 
 
 def why_stale(plan: Plan, done: Plan, run_dir: RunDir) -> str | None:
@@ -337,7 +325,7 @@ def source_files(stage: str, sections: Sequence[str], config: Config) -> dict[st
         questions = {os.path.realpath(path) for path in config.generate.questions}
         for file in find_files(config.ingest.sources):
             if not questions or os.path.realpath(file.path) not in questions:
-                named.append((f"ingest.sources/{file.id}", file.path))
+                named.append((f"{SOURCES}{file.id}", file.path))
 
     # Two files may have the same name.
     files: dict[str, Path] = {}
@@ -347,11 +335,3 @@ def source_files(stage: str, sections: Sequence[str], config: Config) -> dict[st
             unique, number = f"{encodable(name)} ({number})", number + 1
         files[unique] = path
     return files
-
-
-def _hash_of(path: Path) -> str:
-    """The file's sha256, or "unreadable" where it cannot be read."""
-    try:
-        return file_sha256(path)
-    except OSError:
-        return "unreadable"

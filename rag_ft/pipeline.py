@@ -17,10 +17,9 @@ import yaml
 from rag_ft.done_files import Plan, read_plan
 from rag_ft.errors import ConfigError, DataError, RagFtError
 from rag_ft.evaluation.components import COMPONENTS
+from rag_ft.file_marks import damage, mark_files
 from rag_ft.freshness import (
     OLD_LAYOUT,
-    damage,
-    mark_files,
     only_reviews_changed,
     plan_stage,
     read_done,
@@ -317,11 +316,10 @@ def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
     return found
 
 
-def plan_of(stage: Stage, config: Config, run_dir: RunDir) -> Plan:
+def plan_of(stage: Stage, config: Config, run_dir: RunDir, quick: bool = False) -> Plan:
     """What the stage's result depends on; see `freshness.plan_stage`."""
-    return plan_stage(
-        stage.name, stage.sections, upstream_of(stage, config.evaluate), config, run_dir
-    )
+    upstream = upstream_of(stage, config.evaluate)
+    return plan_stage(stage.name, stage.sections, upstream, config, run_dir, quick)
 
 
 def upstream_of(stage: Stage, evaluate: EvaluateConfig) -> list[str]:

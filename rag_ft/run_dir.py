@@ -20,6 +20,8 @@ FILES: dict[str, dict[str, FileKind]] = {
         "documents.unsplit.jsonl": "scratch",
         "signatures.npy": "scratch",
         "documents.unsplit.grams": "scratch",
+        "documents.offsets.npy": "scratch",
+        "chunks.offsets.npy": "scratch",
     },
     "index": {"index": "result"},
     "generate": {

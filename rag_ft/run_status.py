@@ -18,7 +18,8 @@ def status(config: Config) -> list[tuple[str, str, str]]:
     """(stage, state, why) in pipeline order. The states: done, stale, interrupted, missing,
     external.
 
-    Reads done-files. Of other files it compares size and time, and reads those where these differ.
+    Reads done-files. Of other files it compares size and time, and reads those where these differ;
+    of more than 1,000 files in source folders it only compares the times of the folders.
     """
     run_dir, rows = RunDir(config.run_path), list[tuple[str, str, str]]()
     for stage in STAGES:
@@ -29,7 +30,7 @@ def status(config: Config) -> list[tuple[str, str, str]]:
         finished = run_dir.done(stage.name).exists()
         state, why = "missing", ""
         try:
-            done, plan = read_done(run_dir, stage.name), plan_of(stage, config, run_dir)
+            done, plan = read_done(run_dir, stage.name), plan_of(stage, config, run_dir, quick=True)
             if done and (reason := why_stale(plan, done, run_dir)):
                 again = "run it again" if done["fingerprint"] != plan["fingerprint"] else ""
                 if not again or not only_reviews_changed(plan, done):
@@ -38,6 +39,8 @@ def status(config: Config) -> list[tuple[str, str, str]]:
             elif done:
                 resumed = " (after resume)" if "continued" in done else ""
                 state, why = "done", f"{done['seconds']} s{resumed}"
+                if plan.get("folders"):
+                    why += "; no file was added or removed (`run` also looks at their content)"
             elif run_dir.started(stage.name).exists():
                 state, why = "interrupted", "run it again to continue"
         except DataError as error:

@@ -20,6 +20,7 @@ GROUND = {
     "config_training",
     "config_loader",
     "errors",
+    "line_index",
     "relevance",
     "run_dir",
     "schema",

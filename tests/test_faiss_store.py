@@ -44,11 +44,55 @@ def test_inverted_lists_are_tuned_to_the_recall_and_reopened_with_it(
     assert recall >= 0.99
 
 
-def test_above_the_limit_auto_makes_inverted_lists(
+@pytest.mark.parametrize("kind", ["ivf_sq8", "ivf_pq"])
+def test_smaller_vectors_are_scored_again_by_the_exact_ones(
+    monkeypatch: pytest.MonkeyPatch, vectors: np.ndarray, tmp_path: Path, kind: str
+) -> None:
+    monkeypatch.setattr(faiss_store, "_LEAST_PQ", 1000)
+    np.save(tmp_path / "vectors.npy", vectors)
+    queries = vectors[::40]
+    made = build_faiss(vectors, lambda: queries, kind, tmp_path)
+    assert made["kind"] == kind and made["recall"] >= 0.99
+    assert (tmp_path / "index.faiss").stat().st_size < 0.75 * vectors.nbytes
+    store = FaissStore(tmp_path, made)
+    found, wanted = store.search(queries, 10), exact_search(vectors, queries, 10)
+    shares = [len(set(rows) & set(w)) / 10 for (rows, _), w in zip(found, wanted, strict=True)]
+    assert np.mean(shares) >= 0.985
+    for (rows, scores), query in zip(found, queries, strict=True):
+        np.testing.assert_allclose(scores, vectors[rows] @ query, atol=1e-6)
+    # Filters leave out rows before the best are chosen.
+    allowed = np.arange(len(vectors)) % 7 == 0
+    [(rows, _)] = store.search(queries[:1], 10, allowed)
+    best = exact_search(vectors[::7], queries[:1], 10)[0] * 7
+    assert len(set(rows) & set(best)) >= 9 and (rows % 7 == 0).all()
+
+
+def test_a_kind_that_misses_the_recall_is_replaced(
     monkeypatch: pytest.MonkeyPatch, vectors: np.ndarray, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(faiss_store, "FLAT_LIMIT", 1000)
-    assert build_faiss(vectors, lambda: vectors[:20], "auto", tmp_path)["kind"] == "ivf"
+    monkeypatch.setattr(faiss_store, "_LEAST_PQ", 1000)
+    monkeypatch.setattr(faiss_store, "_REFINED", {"ivf_sq8": 2, "ivf_pq": 1})
+    noise = np.random.default_rng(3).normal(size=(3000, 16)).astype(np.float32)
+    made = build_faiss(noise, lambda: noise[:50], "ivf_pq", tmp_path)
+    assert made["kind"] in {"ivf_sq8", "ivf"} and made["recall"] >= 0.99
+    # Too few vectors to learn codes from.
+    assert build_faiss(vectors[:500], lambda: vectors[:9], "ivf_pq", tmp_path)["kind"] != "ivf_pq"
+
+
+@pytest.mark.parametrize(
+    ("limits", "kind"),
+    [((4000, 9999), "flat"), ((1000, 4000), "ivf"), ((10, 20), "ivf_sq8")],
+)
+def test_auto_goes_up_a_ladder_by_size(
+    monkeypatch: pytest.MonkeyPatch,
+    vectors: np.ndarray,
+    tmp_path: Path,
+    limits: tuple[int, int],
+    kind: str,
+) -> None:
+    ladder = dict(zip(("flat", "ivf"), limits, strict=True))
+    monkeypatch.setattr(faiss_store, "LADDER", {**ladder, "ivf_sq8": 4000, "ivf_pq": 2**63})
+    assert build_faiss(vectors, lambda: vectors[:20], "auto", tmp_path)["kind"] == kind
     assert build_faiss(vectors, lambda: vectors[:20], "flat", tmp_path)["kind"] == "flat"
 
 

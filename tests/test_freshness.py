@@ -15,7 +15,7 @@ import pytest
 import yaml
 from synthetic_run import make_synthetic_run
 
-from rag_ft import done_files, freshness, pipeline, run_status
+from rag_ft import done_files, file_marks, freshness, pipeline, run_status
 from rag_ft.cli import main
 from rag_ft.config import Config
 from rag_ft.config_loader import make_config
@@ -200,7 +200,7 @@ def test_a_copied_folder_and_a_copied_source_stay_fresh_and_are_not_read_again(
     for name in NAMES:
         assert pipeline.run_stage(name, copied)["skipped"]
     read: list[Path] = []
-    monkeypatch.setattr(freshness, "file_sha256", lambda path: read.append(path) or "")
+    monkeypatch.setattr(file_marks, "file_sha256", lambda path: read.append(path) or "")
     assert set(states(copied).values()) == {"done"} and not read
 
 

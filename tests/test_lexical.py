@@ -10,6 +10,7 @@ import pytest
 from tiny_texts import TEXTS
 
 from rag_ft.errors import DataError
+from rag_ft.retrieval import lexical
 from rag_ft.retrieval.lexical import LexicalBuilder, LexicalIndex, words
 
 
@@ -65,3 +66,29 @@ def test_bm25_files_hold_no_pickle_and_are_memory_mapped(tmp_path: Path) -> None
 def test_a_damaged_bm25_index_is_one_line_with_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="--force"):
         LexicalIndex(tmp_path)
+
+
+@pytest.mark.parametrize("block_words", [1, 50, 4_000_000])
+def test_the_index_is_that_of_bm25s_whatever_the_size_of_a_block(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, block_words: int
+) -> None:
+    import bm25s
+
+    monkeypatch.setattr(lexical, "BLOCK_WORDS", block_words)
+    draw = np.random.default_rng(0)
+    vocabulary = [f"w{n}" for n in range(40)]
+    texts = [" ".join(draw.choice(vocabulary, draw.integers(0, 30))) for _ in range(60)]
+    builder = LexicalBuilder(tmp_path)
+    builder.add(texts[:25])
+    builder.add(texts[25:])
+    builder.save(tmp_path / "lexical")
+    assert [path.name for path in tmp_path.iterdir()] == ["lexical"]
+
+    peer = bm25s.BM25(k1=1.2, b=0.75, method="lucene")
+    peer.index([words(text) for text in texts], show_progress=False)
+    index = LexicalIndex(tmp_path / "lexical")
+    for word in vocabulary:
+        [(rows, scores)] = index.search([word], 60)
+        wanted = peer.get_scores([word])
+        np.testing.assert_array_equal(np.sort(rows), np.flatnonzero(wanted > 0))
+        np.testing.assert_array_equal(scores, wanted[rows])

@@ -10,9 +10,18 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from rag_ft.commands.arguments import checked_config_of
+from rag_ft.commands.arguments import checked_config_of, config_of
 from rag_ft.config import Config, GenerateConfig, TrainGeneratorConfig
 from rag_ft.config_loader import apply_override, make_config, moved_settings
+from rag_ft.corpus_plan import (
+    BYTES_PER_WORD,
+    CHARACTERS_PER_DOCUMENT,
+    Gpus,
+    plan_corpus,
+    read_gpus,
+    read_size,
+    shapes,
+)
 from rag_ft.errors import ConfigError
 from rag_ft.hardware import CPU_BFLOAT16_FLAGS, choose_dtype, processor, total_memory_gb
 from rag_ft.model_files import transformer_folder
@@ -256,6 +265,61 @@ def in_words(parts: Mapping[str, float], digits: int = 2) -> str:
     return ", ".join(f"{name} {size:.{digits}f}" for name, size in parts.items())
 
 
+def plan_for_corpus(args: argparse.Namespace) -> str:
+    """A table of what --corpus takes on --gpus; see corpus_plan.py.
+
+    Raises:
+        ConfigError: a size or a number of GPUs is malformed, or the language model is unknown.
+    """
+    config, price = config_of(args), args.price
+    size, (count, name) = read_size(args.corpus), read_gpus(args.gpus)
+    peak = next((t for key, t in GPU_TFLOPS.items() if key in name.upper()), OTHER_GPU_TFLOPS)
+    counts = (read_done(RunDir(config.run_path), "ingest") or {}).get("counts", {})
+    per_document = CHARACTERS_PER_DOCUMENT
+    if counts.get("num_words"):
+        per_document = counts["num_words"] * BYTES_PER_WORD / counts["num_documents"]
+    llm, encoder = shapes(config.llm.required_model, config.encoder.model)
+    found = plan_corpus(
+        size,
+        per_document,
+        Gpus(count, peak * 1e12 * GPU_SHARE),
+        encoder,
+        config.ingest,
+        config.generate,
+        lambda corpus: stage_work(config, llm, encoder, corpus),
+    )
+    rows: list[tuple[str, ...]] = [("stage", "amount", "core hours", "GPU hours", "hours", "cost")]
+    for stage in found.stages:
+        hours = (stage.cpu_hours, stage.gpu_hours, stage.wall_hours)
+        cost = f"{price * count * stage.wall_hours:,.0f}" if price else ""
+        rows.append((stage.name, stage.amount, *(f"{number:,.2f}" for number in hours), cost))
+    slowest = found.bottleneck
+    return "\n".join(
+        [
+            f"{args.corpus} of text on {count} x {name} ({peak} TFLOP/s in bfloat16, "
+            f"{GPU_SHARE:.0%} of it reached), {per_document:,.0f} bytes a document",
+            "",
+            *aligned(rows),
+            "",
+            f"{found.tokens:,.0f} tokens to encode; FAISS kind {found.faiss}",
+            f"memory (GB): {in_gigabytes(found.memory)}",
+            f"disk (GB): {in_gigabytes(found.disk)}",
+            f"bottleneck: {slowest.name}, {slowest.wall_hours:,.1f} hours",
+            *(f"obstacle: {text}" for text in found.obstacles),
+            "Core hours follow from measurements on two cores; for GPU hours the share of the peak "
+            "is assumed.",
+        ]
+    )
+
+
+def in_gigabytes(sizes: Mapping[str, float]) -> str:
+    """ "vectors 12.3, FAISS 4.5": GB by part."""
+    return ", ".join(f"{name} {size / 1e9:,.1f}" for name, size in sizes.items())
+
+
 def plan_command(args: argparse.Namespace) -> None:
     """`rag-ft plan`."""
+    if args.corpus:
+        say(plan_for_corpus(args))
+        return
     say(plan(checked_config_of(args, "ingest", "generate")))

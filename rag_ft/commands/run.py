@@ -11,10 +11,11 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rag_ft.chunk_store import ChunkStore
 from rag_ft.commands.arguments import config_of
 from rag_ft.config import Config
-from rag_ft.errors import NotGoodEnoughError, RagFtError
-from rag_ft.pipeline import Change, run_stage, stages_to_run, stages_until, stages_with_llm
+from rag_ft.errors import ConfigError, NotGoodEnoughError, RagFtError
+from rag_ft.pipeline import Change, plan_of, run_stage, stages_to_run, stages_until, stages_with_llm
 from rag_ft.run_dir import RunDir
 from rag_ft.run_status import status
 from rag_ft.stage_table import NAMES, find_stage
@@ -66,6 +67,9 @@ def run_command(args: argparse.Namespace) -> None:
 def stage_command(args: argparse.Namespace) -> None:
     """`rag-ft STAGE`: one stage, after the disabled ones before it. With --require also the report,
     whose numbers must meet it."""
+    if getattr(args, "shard", None):
+        shard_command(args)
+        return
     config = config_of(args)
     requirements = []
     if getattr(args, "require", None):
@@ -108,6 +112,41 @@ def _require(
         write_junit(args.junit, metrics["run"], results)
     if failed := [str(result) for result in results if not result.is_met]:
         raise NotGoodEnoughError("; ".join(failed))
+
+
+def shard_command(args: argparse.Namespace) -> None:
+    """`rag-ft index --shard I/N`: encodes one part of the chunks.
+
+    Raises:
+        ConfigError: the shard is something else, or I is not below N.
+        DataError: ingest has not finished, or its files have changed.
+    """
+    config, text = config_of(args), args.shard
+    number, _, of = text.partition("/")
+    if not (number.isdigit() and of.isdigit() and int(number) < int(of)):
+        raise ConfigError(f"--shard {text}: write I/N with I from 0 to N - 1, such as 0/4")
+    run_dir, stage = RunDir(config.run_path), find_stage("index")
+    plan_of(stage, config, run_dir)  # checks what it builds on
+    # Imported here: the encoder takes seconds to import.
+    from rag_ft.retrieval.buckets import encode_shard
+    from rag_ft.retrieval.encoder import load_encoder
+
+    encoder, chunks = load_encoder(config.encoder), ChunkStore(run_dir.chunks)
+    shard, seed = (int(number), int(of)), config.run.seed
+    made = encode_shard(run_dir.index, chunks, encoder, config.retrieval, seed, shard)
+    note(f"[index] shard {text}: {made} buckets encoded; merge-shards writes the index")
+
+
+def merge_command(args: argparse.Namespace) -> None:
+    """`rag-ft merge-shards`: the index from the buckets of all shards; those that are missing are
+    encoded."""
+    config = config_of(args)
+    engine = config.engine.advanced
+    if not engine.num_workers:
+        advanced = engine.model_copy(update={"num_workers": 1})
+        engine_config = config.engine.model_copy(update={"advanced": advanced})
+        config = config.model_copy(update={"engine": engine_config})
+    run_stages(config, ["index"], change="update")
 
 
 def num_lost(run_dir: RunDir) -> int:

@@ -5,8 +5,8 @@ Vectors are kept by the content of their texts: a build over an older index enco
 are new. They stand in at most two segments, a large one and one of recent vectors; where a tenth of
 all is recent or deleted, both become one (`compact`). The result finds what a new index would find.
 
-Memory does not grow with the corpus, but for 200 bytes a chunk, four bytes a word for BM25, and
-what the vector store needs.
+Memory does not grow with the corpus, but for some 400 bytes a chunk, the vocabulary, and what the
+vector store needs.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import numpy as np
 from rag_ft.config import RetrievalConfig
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.prompts.answer_prompt import chunk_text
+from rag_ft.retrieval.buckets import BUCKETS, open_buckets
 from rag_ft.retrieval.encoder import Encoder
 from rag_ft.retrieval.lexical import LexicalBuilder
 from rag_ft.retrieval.segments import (
@@ -36,8 +37,8 @@ from rag_ft.retrieval.segments import (
     MadeBy,
     Segment,
     TextKeys,
+    find_segments,
     remove_others,
-    reusable_segments,
     write_segment,
 )
 from rag_ft.retrieval.vector_file import VectorFile, write_vectors
@@ -154,8 +155,9 @@ def build_index(
     store: str = "faiss",
     compact: bool = False,
 ) -> dict[str, int | float]:
-    """Writes the index of `chunks` to `folder`. Continues a killed build, and keeps the vectors of
-    an older index there whose texts are unchanged.
+    """Writes the index of `chunks` to `folder`. Continues a killed build, takes vectors from
+    finished buckets (see buckets.py), and keeps those of an older index there whose texts are
+    unchanged.
 
     `seed` is of the store's random choices, `total` for the progress bar alone. `store` names the
     vector store. `compact` writes one segment without deleted vectors, as a new build does. Returns
@@ -169,16 +171,18 @@ def build_index(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "manifest.json").unlink(missing_ok=True)
     made_by = MadeBy(encoder.fingerprint, store, retrieval.advanced.faiss, seed)
-    segments = reusable_segments(folder / "segments", made_by)
+    segments = find_segments(folder / "segments", made_by)
+    remove_others(folder / "segments", segments)
+    parts = [*segments, *open_buckets(folder / BUCKETS, encoder.fingerprint)]
     new = VectorFile(folder, encoder, total)
-    read = _read_chunks(folder, chunks, encoder, retrieval.with_title, KnownRows(segments), new)
+    read = _read_chunks(folder, chunks, encoder, retrieval.with_title, KnownRows(parts), new)
 
-    cut = np.concatenate([*(segment.keys["cut"] for segment in segments), new.cut])[read.rows]
+    cut = np.concatenate([*(part.keys["cut"] for part in parts), new.cut])[read.rows]
     kept, moved = _arrange(segments, read.rows, compact)
     if len(moved):
         keys = np.zeros(len(moved), dtype=KEYS)
         keys["key"], keys["cut"] = read.keys[moved], cut[moved]
-        write = partial(_write_moved, moved=moved, rows=read.rows, segments=segments, new=new)
+        write = partial(_write_moved, moved=moved, rows=read.rows, parts=parts, new=new)
         queries = partial(read.queries, encoder)
         kept.append(write_segment(folder / "segments", keys, made_by, write, queries))
         read.rows[moved] = sum(s.num_rows for s in kept[:-1]) + np.arange(len(moved))
@@ -190,6 +194,7 @@ def build_index(
     made = (encoder.fingerprint, encoder.dim, len(read.rows), read.digest, retrieval.with_title)
     write_manifest(folder, Manifest(*made, store, listed))
     remove_others(folder / "segments", kept)
+    shutil.rmtree(folder / BUCKETS, ignore_errors=True)
     new.remove()
     return {
         "num_chunks": len(read.rows),
@@ -202,15 +207,15 @@ def build_index(
 
 
 def _write_moved(
-    path: Path, moved: np.ndarray, rows: np.ndarray, segments: Sequence[Segment], new: VectorFile
+    path: Path, moved: np.ndarray, rows: np.ndarray, parts: Sequence[Segment], new: VectorFile
 ) -> None:
     """Writes the vectors of the chunks `moved` to a file; `rows` names the vector of each chunk."""
-    num_old = sum(segment.num_rows for segment in segments)
+    num_old = sum(part.num_rows for part in parts)
     if np.array_equal(rows[moved], num_old + np.arange(new.num_rows)):
         _link_or_copy(new.path, path)  # all that were encoded, in their order
     else:
-        parts = [*(segment.vectors for segment in segments), new.vectors]
-        write_vectors(path, ChunkVectors(parts, rows), moved)
+        vectors = [*(part.vectors for part in parts), new.vectors]
+        write_vectors(path, ChunkVectors(vectors, rows), moved)
 
 
 @dataclass(frozen=True)
@@ -244,7 +249,12 @@ def _read_chunks(
     new: VectorFile,
 ) -> _Read:
     """Encodes the texts that `known` lacks into `new`; writes chunk_ids.json and lexical/."""
-    ids, digest, lexical, text_keys = list[str](), hashlib.sha256(), LexicalBuilder(), TextKeys()
+    ids, digest, lexical, text_keys = (
+        list[str](),
+        hashlib.sha256(),
+        LexicalBuilder(folder),
+        TextKeys(),
+    )
     keys, rows, num_new = list[np.ndarray](), list[np.ndarray](), 0
     samples, step = list[str](), 1
     with new:

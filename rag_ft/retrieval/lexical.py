@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import logging
 import re
+import tempfile
 import unicodedata
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,6 +20,8 @@ from rag_ft.retrieval.fusion import Ranking, best_first
 # bm25s sets its own logger to DEBUG.
 logging.getLogger("bm25s").setLevel(logging.WARNING)
 K1, B = 1.2, 0.75
+# The words that are counted at once: about 100 MB while they are sorted.
+BLOCK_WORDS = 2_000_000
 _ASCII_WORD = re.compile(r"\w+")
 # Vowel points of Hebrew and Arabic and the Arabic stretching stroke: writers may leave them out.
 _POINTS = dict.fromkeys([*range(0x591, 0x5BE), *range(0x64B, 0x660)]) | dict.fromkeys(
@@ -57,34 +61,106 @@ def _any_word() -> re.Pattern[str]:
     return re.compile(rf"[\w{''.join(marks)}]+")
 
 
-class LexicalBuilder:
-    """Takes texts block by block and keeps four bytes a word until `save`."""
+class _Block(NamedTuple):
+    """Texts that were counted together: where their postings stand in the file, by word and then by
+    text; the words that they have, and the number of postings of each."""
 
-    def __init__(self) -> None:
+    start: int
+    words: np.ndarray
+    numbers: np.ndarray
+
+
+class LexicalBuilder:
+    """Takes texts block by block. It counts the words of a block at once and keeps the counts in a
+    file, so that its memory is that of the vocabulary and of one block.
+
+    The result is that of `bm25s.BM25.index`, which takes five times as long and ten times the
+    memory for a million texts.
+    """
+
+    def __init__(self, scratch: Path | None = None) -> None:
+        """`scratch` is the folder of the file, which is gone at the end; None: the system's."""
+        self._scratch = scratch
+        self._file = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115 - `save` closes it
         self._vocabulary: dict[str, int] = {}
-        self._rows: list[array[int]] = []
+        self._blocks: list[_Block] = []
+        self._lengths: list[np.ndarray] = []  # words of each text, for each block
+        self._words, self._new_lengths = array("i"), array("I")  # of the texts in no block yet
 
     def add(self, texts: Sequence[str]) -> None:
         """Appends `texts`; their rows continue those of the texts before."""
         vocabulary = self._vocabulary
         for text in texts:
             ids = [vocabulary.setdefault(word, len(vocabulary)) for word in words(text)]
-            self._rows.append(array("i", ids))
+            self._words.extend(ids)
+            self._new_lengths.append(len(ids))
+            if len(self._words) >= BLOCK_WORDS:
+                self._count()
 
     def save(self, folder: Path) -> None:
         """Writes the index of all texts added, in their order."""
         import bm25s
 
+        self._count()
         bm25 = bm25s.BM25(k1=K1, b=B, method="lucene", csc_backend="scipy", backend="numpy")
         # bm25s needs a word, also where no text has one.
-        vocabulary = self._vocabulary or {"": 0}
-        # A corpus without words has a mean length of 0, by which bm25s divides.
-        with np.errstate(divide="ignore", invalid="ignore"):
-            bm25.scores = bm25.build_index_from_ids(
-                list(vocabulary.values()), self._rows, show_progress=False
-            )
-        bm25.vocab_dict = vocabulary
-        bm25.save(folder, allow_pickle=False, show_progress=False)
+        bm25.vocab_dict, bm25.nonoccurrence_array = self._vocabulary or {"": 0}, None
+        lengths, texts_of = np.concatenate(self._lengths), np.zeros(len(bm25.vocab_dict), np.int64)
+        for block in self._blocks:
+            texts_of[block.words] += block.numbers
+        starts = np.concatenate([[0], np.cumsum(texts_of)])
+        idf = np.log(1 + (len(lengths) - texts_of + 0.5) / (texts_of + 0.5)).astype(np.float32)
+
+        # The scores of a word stand together: each block's go behind those of the blocks before.
+        with tempfile.TemporaryDirectory(dir=self._scratch) as place:
+            data = _mapped(Path(place) / "data.npy", np.float32, int(starts[-1]))
+            indices = _mapped(Path(place) / "indices.npy", np.int32, int(starts[-1]))
+            after = starts[:-1].copy()
+            for block in self._blocks:
+                texts, counts = self._postings(block)
+                before = np.cumsum(block.numbers) - block.numbers
+                places = np.repeat(after[block.words] - before, block.numbers) + np.arange(
+                    len(texts)
+                )
+                norm = K1 * ((1 - B) + B * lengths[texts] / lengths.mean())
+                data[places] = np.repeat(idf[block.words], block.numbers) * (
+                    counts / (norm + counts)
+                )
+                indices[places] = texts
+                after[block.words] += block.numbers
+            pointers = starts.astype(np.int32) if starts[-1] < 2**31 else starts
+            scores = {"data": data, "indices": indices, "indptr": pointers}
+            bm25.scores = {**scores, "num_docs": len(lengths)}
+            bm25.save(folder, allow_pickle=False, show_progress=False)
+        self._file.close()
+
+    def _count(self) -> None:
+        """Makes a block of the texts that are in none."""
+        lengths = np.array(self._new_lengths, dtype=np.int64)
+        rows = np.repeat(np.arange(len(lengths)), lengths)
+        pairs = np.array(self._words, dtype=np.int64) << 32 | rows
+        pairs, counts = np.unique(pairs, return_counts=True)
+        present, numbers = np.unique(pairs >> 32, return_counts=True)
+        first = sum(map(len, self._lengths))
+        self._blocks.append(_Block(self._file.tell(), present, numbers))
+        for values in ((pairs & 0xFFFFFFFF) + first, counts):
+            self._file.write(values.astype(np.uint32).tobytes())
+        self._lengths.append(lengths)
+        self._words, self._new_lengths = array("i"), array("I")
+
+    def _postings(self, block: _Block) -> tuple[np.ndarray, np.ndarray]:
+        """(text, how often it has the word) of each posting."""
+        number = int(block.numbers.sum())
+        self._file.seek(block.start)
+        found = np.frombuffer(self._file.read(8 * number), dtype=np.uint32)
+        return found[:number].astype(np.int64), found[number:].astype(np.float64)
+
+
+def _mapped(path: Path, dtype: Any, number: int) -> np.ndarray:
+    """An array in a file; an empty file cannot be mapped."""
+    if not number:
+        return np.empty(0, dtype)
+    return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(number,))
 
 
 class LexicalIndex:

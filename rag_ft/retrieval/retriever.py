@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol, get_args
 import numpy as np
 
 from rag_ft.config import EncoderConfig, RetrievalConfig
+from rag_ft.done_files import chunks_hash
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.retrieval.encoder import Encoder, load_encoder
 from rag_ft.retrieval.feature_ranker import ChunkPlaces, FeatureRanker, features
@@ -28,7 +29,6 @@ from rag_ft.retrieval.reranker import Reranker, rerank
 from rag_ft.retrieval.segments import ChunkVectors, Segment, open_segments
 from rag_ft.retrieval.vector_store import VectorStore
 from rag_ft.run_dir import RunDir
-from rag_ft.storage import file_sha256
 
 Mode = Literal["dense", "lexical", "hybrid"]
 SERVED = "served"  # retrieval.mode, in the order that users get
@@ -314,7 +314,7 @@ def open_retriever(
             f"the index in {folder} was made with "
             f"retrieval.context={'title' if manifest.with_title else 'none'}: {remedy}"
         )
-    if run_dir.chunks.exists() and manifest.chunks != file_sha256(run_dir.chunks):
+    if run_dir.chunks.exists() and manifest.chunks != chunks_hash(run_dir):
         raise ConfigError(
             f"the index in {folder} was made from other chunks than {run_dir.chunks}: {remedy}"
         )

@@ -69,9 +69,8 @@ class Segment:
         return found
 
 
-def reusable_segments(folder: Path, made_by: MadeBy) -> list[Segment]:
-    """The segments in `folder` whose vectors and stores still hold, the largest one first. Removes
-    unfinished ones, and those that were made otherwise."""
+def find_segments(folder: Path, made_by: MadeBy) -> list[Segment]:
+    """The finished segments in `folder` that were made in this way, the largest one first."""
     found = []
     for path in sorted(folder.iterdir()) if folder.exists() else ():
         try:
@@ -81,8 +80,6 @@ def reusable_segments(folder: Path, made_by: MadeBy) -> list[Segment]:
             fits = False
         if fits:
             found.append(Segment(path, row["num_rows"], row["data"]))
-        else:
-            shutil.rmtree(path, ignore_errors=True)
     return sorted(found, key=lambda segment: -segment.num_rows)
 
 
@@ -115,7 +112,7 @@ def write_segment(
 def remove_others(folder: Path, kept: Sequence[Segment]) -> None:
     """Removes all segments in `folder` but these."""
     names = {segment.folder.name for segment in kept}
-    for path in folder.iterdir():
+    for path in folder.iterdir() if folder.exists() else ():
         if path.name not in names:
             shutil.rmtree(path)
 

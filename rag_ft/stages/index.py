@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from rag_ft.retrieval.buckets import encode_in_processes
 from rag_ft.retrieval.encoder import load_encoder
 from rag_ft.retrieval.index_builder import build_index
 from rag_ft.session import Session
@@ -21,15 +22,12 @@ def run(session: Session, compact: bool = False) -> dict[str, int | float]:
         ConfigError: the encoder is missing, or FAISS is not installed.
     """
     config, chunks = session.config, session.chunks
+    folder, seed = session.run_dir.index, config.run.seed
+    if num_workers := config.engine.advanced.num_workers:
+        encode_in_processes(folder, chunks, config.encoder, config.retrieval, seed, num_workers)
     encoder = load_encoder(config.encoder)
     counts = build_index(
-        session.run_dir.index,
-        chunks,
-        encoder,
-        config.retrieval,
-        config.run.seed,
-        len(chunks),
-        compact=compact,
+        folder, chunks, encoder, config.retrieval, seed, len(chunks), compact=compact
     )
     if counts["num_cut_chunks"]:
         logger.warning(

@@ -1,4 +1,5 @@
-"""FAISS: exact search of up to 200,000 vectors, inverted lists with a recall of 0.99 above."""
+"""FAISS: exact search of few vectors, and inverted lists of smaller and smaller vectors for more,
+with a recall of 0.99 each."""
 
 from __future__ import annotations
 
@@ -17,7 +18,14 @@ from rag_ft.retrieval.fusion import Ranking, best_first
 
 logger = logging.getLogger(__name__)
 FILE = "index.faiss"
-FLAT_LIMIT = 200_000
+# The ladder of kinds: the largest number of vectors for which `auto` takes each one. Flat: a
+# question reads all vectors. ivf reads those of some lists. ivf_sq8 holds a byte a number and
+# ivf_pq a byte for four numbers in memory; both read the best vectors again from vectors.npy.
+LADDER = {"flat": 30_000, "ivf": 2_000_000, "ivf_sq8": 20_000_000, "ivf_pq": 2**63}
+# Candidates whose vectors are read again, for each chunk that is asked for.
+_REFINED = {"ivf_sq8": 2, "ivf_pq": 8}
+# Below it the codes of ivf_pq cannot be learnt.
+_LEAST_PQ = 10_000
 LEAST_RECALL = 0.99
 # From this number of queries on several threads share the work well.
 FEW_QUERIES = 4
@@ -32,7 +40,7 @@ class FaissKind:
     """What was built. A search reads `nprobe` inverted lists (0 for flat); `recall` is recall@10
     against exact search, 0..1."""
 
-    kind: Literal["flat", "ivf"]
+    kind: Literal["flat", "ivf", "ivf_sq8", "ivf_pq"]
     nprobe: int
     recall: float
 
@@ -47,32 +55,92 @@ def build_faiss(
     """Builds the inner-product index of `vectors` (n, dim; may be memory-mapped), writes it to
     `folder`/index.faiss and returns the fields of FaissKind.
 
-    `kind` is auto, flat or ivf. For ivf, `queries` gives vectors like those of questions (m, dim),
-    on which the number of lists to read is raised until recall@10 reaches 0.99.
+    `kind` is auto or a name of LADDER. For the kinds with lists, `queries` gives vectors like those
+    of questions (m, dim), on which the number of lists to read is raised until recall@10 reaches
+    0.99. Where reading all lists does not reach it, the kind before it in LADDER is built.
 
     Raises:
         ConfigError: FAISS is not installed.
     """
     faiss = load_faiss()
+    chosen = next(name for name, limit in LADDER.items() if len(vectors) <= limit)
+    chosen = chosen if kind == "auto" else kind
+    if chosen == "ivf_pq" and len(vectors) < _LEAST_PQ:
+        chosen = "ivf_sq8"
+    kinds, asked = list(LADDER), queries() if chosen != "flat" else vectors[:0]
+    while True:
+        index = _filled(chosen, vectors, seed)
+        made = FaissKind("flat", 0, 1.0)
+        if chosen != "flat":
+            made = _tuned(chosen, index, vectors, asked)
+        if made.recall >= LEAST_RECALL:
+            break
+        chosen, lower = kinds[kinds.index(chosen) - 1], chosen
+        logger.warning("FAISS %s: recall@10 is %.3f; %s is built", lower, made.recall, chosen)
+    faiss.write_index(index, str(folder / FILE))
+    return asdict(made)
+
+
+def _filled(kind: str, vectors: np.ndarray, seed: int) -> Any:
+    """An index of this kind over all vectors."""
+    faiss = load_faiss()
     num_vectors, dim = vectors.shape
-    flat = kind == "flat" or (kind == "auto" and num_vectors <= FLAT_LIMIT)
     index = faiss.IndexFlatIP(dim)
-    if not flat:
+    if kind != "flat":
         num_lists = max(1, min(int(4 * math.sqrt(num_vectors)), num_vectors // _LIST_ROWS))
-        index = faiss.IndexIVFFlat(index, dim, num_lists, faiss.METRIC_INNER_PRODUCT)
+        space = (index, dim, num_lists)
+        product = faiss.METRIC_INNER_PRODUCT
+        if kind == "ivf":
+            index = faiss.IndexIVFFlat(*space, product)
+        elif kind == "ivf_sq8":
+            index = faiss.IndexIVFScalarQuantizer(*space, faiss.ScalarQuantizer.QT_8bit, product)
+        else:
+            num_codes = next(n for n in range(max(1, dim // 4), 0, -1) if dim % n == 0)
+            index = faiss.IndexIVFPQ(*space, num_codes, 8, product)
         index.cp.seed = seed + 1
         index.cp.min_points_per_centroid = 1
         # The lists' centres are learnt on a sample: all vectors would take hours, not minutes.
-        num_train = min(num_vectors, num_lists * _TRAIN_ROWS_PER_LIST)
+        num_train = min(num_vectors, max(num_lists * _TRAIN_ROWS_PER_LIST, _LEAST_PQ))
         sample = np.random.default_rng(seed).choice(num_vectors, num_train, replace=False)
         index.train(np.ascontiguousarray(vectors[np.sort(sample)]))
 
     # Block by block, since `vectors` may be larger than memory.
     for _, block in _blocks(vectors):
         index.add(block)
-    made = FaissKind("flat", 0, 1.0) if flat else _tune_nprobe(index, vectors, queries())
-    faiss.write_index(index, str(folder / FILE))
-    return asdict(made)
+    return index
+
+
+def _tuned(kind: str, index: Any, vectors: np.ndarray, queries: np.ndarray) -> FaissKind:
+    """Doubles the number of lists that a search reads until recall@10 is reached, and sets it in
+    `index`. Reading all lists is exact, but for the smaller vectors of some kinds."""
+    k = min(10, len(vectors))
+    wanted = exact_search(vectors, queries, k)
+    nprobe = 1
+    while True:
+        index.nprobe = nprobe = min(nprobe, index.nlist)
+        found = index.search(queries, min(k * _REFINED.get(kind, 1), len(vectors)))[1]
+        if kind in _REFINED:
+            found = _refined(vectors, queries, found, k)[1]
+        shares = [len(np.intersect1d(f, w)) / k for f, w in zip(found, wanted, strict=True)]
+        recall = float(np.mean(shares))
+        if recall >= LEAST_RECALL or nprobe == index.nlist:
+            told = "FAISS reads %d of %d inverted lists: recall@%d is %.3f"
+            logger.info(told, nprobe, index.nlist, k, recall)
+            return FaissKind(kind, nprobe, round(recall, 4))  # type: ignore[arg-type]
+        nprobe *= 2
+
+
+def _refined(
+    vectors: np.ndarray, queries: np.ndarray, rows: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """(scores, rows) as FAISS gives them, of the best `k` of the `rows` (m, n) found for each
+    question by their exact inner products. Missing rows are -1."""
+    scores = np.full(rows.shape, -np.inf, dtype=np.float32)
+    for place, (query, found) in enumerate(zip(queries, rows, strict=True)):
+        there = found >= 0
+        scores[place, there] = np.asarray(vectors[found[there]]) @ query
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(scores, best, 1), np.take_along_axis(rows, best, 1)
 
 
 class FaissStore:
@@ -95,7 +163,7 @@ class FaissStore:
             raise DataError(
                 f"{path} is not a FAISS index: run `rag-ft index CONFIG --force`"
             ) from error
-        if made.kind == "ivf":
+        if made.kind != "flat":
             index.nprobe = made.nprobe
         if num_gpus:
             import torch
@@ -121,10 +189,13 @@ class FaissStore:
         num_threads = self._faiss.omp_get_max_threads()
         self._faiss.omp_set_num_threads(1 if len(vectors) < FEW_QUERIES else num_threads)
         try:
+            depth = min(k * _REFINED.get(self._made.kind, 1), self._index.ntotal)
             if allowed is None:
-                scores, rows = self._index.search(vectors, k)
+                scores, rows = self._index.search(vectors, depth)
             else:
-                scores, rows = self._search_allowed(vectors, k, allowed)
+                scores, rows = self._search_allowed(vectors, depth, allowed)
+            if self._made.kind in _REFINED:
+                scores, rows = _refined(self._vectors, vectors, rows, k)
         finally:
             self._faiss.omp_set_num_threads(num_threads)
         # FAISS fills up with row -1 where the lists it read hold fewer than k vectors.
@@ -155,6 +226,11 @@ class FaissStore:
             if rows.min() >= 0:
                 break
         return scores, rows
+
+    @functools.cached_property
+    def _vectors(self) -> np.ndarray:
+        found: np.ndarray = np.load(self._path.with_name("vectors.npy"), mmap_mode="r")
+        return found
 
     @functools.cached_property
     def _on_cpu(self) -> Any:
@@ -195,26 +271,3 @@ def exact_search(vectors: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray
 def _blocks(vectors: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     for start in range(0, len(vectors), _BLOCK_ROWS):
         yield start, np.ascontiguousarray(vectors[start : start + _BLOCK_ROWS])
-
-
-def _tune_nprobe(index: Any, vectors: np.ndarray, queries: np.ndarray) -> FaissKind:
-    """Doubles the number of lists that a search reads until recall@10 is reached, and sets it in
-    `index`. Reading all lists is exact."""
-    k = min(10, len(vectors))
-    wanted = exact_search(vectors, queries, k)
-    nprobe = 1
-    while True:
-        index.nprobe = nprobe = min(nprobe, index.nlist)
-        found = index.search(queries, k)[1]
-        shares = [len(np.intersect1d(f, w)) / k for f, w in zip(found, wanted, strict=True)]
-        recall = float(np.mean(shares))
-        if recall >= LEAST_RECALL or nprobe == index.nlist:
-            logger.info(
-                "FAISS reads %d of %d inverted lists: recall@%d is %.3f",
-                nprobe,
-                index.nlist,
-                k,
-                recall,
-            )
-            return FaissKind("ivf", nprobe, round(recall, 4))
-        nprobe *= 2

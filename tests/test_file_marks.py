@@ -1,0 +1,37 @@
+"""Of many source files, `status` looks at the folders; other commands look at every file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rag_ft import freshness, pipeline, run_status
+from rag_ft.config_loader import make_config
+from rag_ft.errors import ConfigError
+
+
+def test_of_many_source_files_status_looks_at_the_folders_and_run_at_all_files(
+    tmp_path: Path, tiny_encoder_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(freshness, "MANY_SOURCES", 5)
+    folder = tmp_path / "documents"
+    for number in range(8):
+        (folder / str(number % 2)).mkdir(parents=True, exist_ok=True)
+        (folder / str(number % 2) / f"{number}.md").write_text(f"word{number}\n")
+    values = {
+        "run": {"dir": tmp_path / "run"},
+        "ingest": {"sources": [folder]},
+        "encoder": {"model": str(tiny_encoder_dir)},
+    }
+    config = make_config(values)
+    pipeline.run_stage("ingest", config)
+    _, state, why = run_status.status(config)[0]
+    assert state == "done" and "no file was added or removed" in why
+    # A changed file is seen by whatever works with it.
+    (folder / "1" / "3.md").write_text("another\n")
+    assert run_status.status(config)[0][1] == "done"
+    with pytest.raises(ConfigError, match=r"ingest.sources/1/3.md changed"):
+        pipeline.run_stage("ingest", config)
+    (folder / "1" / "9.md").write_text("new\n")
+    assert run_status.status(config)[0][1] == "stale"
