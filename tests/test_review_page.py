@@ -238,7 +238,7 @@ def test_an_edit_is_checked_at_once_and_its_evidence_is_selected(
             document.getSelection().setBaseAndExtent(node, at, node, at + 'Per Holm'.length);
         }"""
     )
-    page.wait_for_function("() => document.querySelector('.hint').innerText.includes('“Per Holm”')")
+    page.wait_for_function("() => document.querySelector('[name=evidence]').value === 'Per Holm'")
     page.focus("[name=question]")
     page.keyboard.press("Control+Enter")
     page.wait_for_selector(".write", state="detached")
@@ -248,6 +248,24 @@ def test_an_edit_is_checked_at_once_and_its_evidence_is_selected(
     [place] = row["evidence"]
     chunk = chunks[place["chunk_id"]]
     assert chunk.text[place["start"] - chunk.start : place["end"] - chunk.start] == "Per Holm"
+
+
+def test_evidence_can_be_typed(page: Any, url: str, session: Session) -> None:
+    opened(page, url)
+    page.fill("#text", '"part 1 of mill 7"')
+    page.wait_for_function("() => document.querySelector('#card h2').innerText.includes('mill 7')")
+    page.press("#text", "Enter")
+    press(page, "e")
+    page.fill("[name=evidence]", "not in the chunk")
+    page.wait_for_selector(".write .fail")
+    assert "does not contain" in page.inner_text(".hint")
+    page.fill("[name=evidence]", "Per Holm in 1701")
+    page.wait_for_function("() => !document.querySelector('.write .fail')")
+    assert page.inner_text("#chunks mark") == "Per Holm in 1701"
+    page.keyboard.press("Control+Enter")
+    page.wait_for_selector(".write", state="detached")
+    [row] = reviews(session)
+    assert row["decision"] == "edit" and len(row["evidence"]) == 1
 
 
 def test_escape_leaves_an_edit_and_nothing_is_written(

@@ -127,9 +127,11 @@ function percent(share) {
 
 function drawRates(rates) {
   const [all] = rates;
-  $("rate").textContent = all.num
-    ? `Accepted ${percent(all.share)} (${percent(all.low)} to ${percent(all.high)})`
-    : "Accept rate";
+  const interval = all.num ? ` (${percent(all.low)} to ${percent(all.high)})` : "";
+  $("rate").replaceChildren(
+    all.num ? `Accepted ${percent(all.share)}` : "Accept rate",
+    element("span", { class: "interval" }, interval),
+  );
   $("rates").querySelector("tbody").replaceChildren(
     ...rates.map((row) =>
       element(
