@@ -222,7 +222,7 @@ def _corpus(ingest: IngestConfig, generate: GenerateConfig, chunks: float) -> Co
     shares["train"] = 1 - sum(shares.values())
     splits = generate.advanced.splits
     asked = chunks * sum(shares[split] for split in splits)
-    asked = min(asked, generate.max_chunks or asked)
+    asked = min(asked, generate.advanced.max_chunks or asked)
     pairs = ACCEPTED_SHARE * asked * generate.pairs_per_chunk
     train, test = (pairs * shares[split] * (split in splits) for split in ("train", "test"))
     num_train_chunks = round(chunks * shares["train"])

@@ -141,8 +141,10 @@ def _run_locked(
         options = {"unchanged": unchanged}
     module = importlib.import_module(f"rag_ft.stages.{stage.name}")
     counts = module.run(Session(config, run_dir), **options)
-    done = {**plan, "counts": counts, "seconds": round(time.monotonic() - clock, 2)}
-    if begun or answered:
+    # Where only reviews were applied, the seconds of what they are applied to count too.
+    before = counts.pop("seconds_before", 0)
+    done = {**plan, "counts": counts, "seconds": round(time.monotonic() - clock + before, 2)}
+    if (begun or answered) and not before:
         # Replies of an earlier run are not asked for again: the seconds are those of the rest.
         done["continued"] = True
     done |= {"peak_memory_gb": peak_memory_gb(), **peak_gpu_memory(), "versions": versions()}

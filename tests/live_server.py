@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from rag_ft.config_loader import make_config
 from rag_ft.document_store import DocumentStore
@@ -126,7 +127,13 @@ def live(
 ) -> Iterator[str]:
     """The address of a running server."""
     settings = models[0].collection.session.config.serve
-    app = make_app(models, settings, Key(key) if key else None, any_host)
+    with running(make_app(models, settings, Key(key) if key else None, any_host)) as address:
+        yield address
+
+
+@contextlib.contextmanager
+def running(app: ASGIApp) -> Iterator[str]:
+    """The address of an application that runs in a thread."""
     config = uvicorn.Config(app, port=0, log_level="critical", access_log=False)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from rag_ft.commands import export as export_module
-from rag_ft.commands.export import FORMATS, export, with_gold
+from rag_ft.commands.export import FORMATS, REVIEW_FORMATS, export, with_gold
 from rag_ft.config import Config
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.pipeline import run_stage
@@ -320,7 +320,7 @@ def test_splits_without_pairs_are_an_error_and_leave_no_file(
     with pytest.raises(DataError, match="in the splits dev fits the format"):
         export(finished, "openai", str(tmp_path / "x.jsonl"), splits=["dev"])
     assert not (tmp_path / "x.jsonl").exists()
-    assert set(FORMATS) == {*EXPECTED, "beir", "squad"}
+    assert set(FORMATS) == {*EXPECTED, "beir", "squad", *REVIEW_FORMATS}
 
 
 def test_a_neighbour_that_shares_a_few_characters_with_the_evidence_is_no_proof() -> None:

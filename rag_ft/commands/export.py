@@ -253,7 +253,6 @@ REVIEW_FORMATS: dict[str, Callable[[Iterable[ReviewRow], Path], None]] = {
     "xlsx": spreadsheets.write_xlsx,
 }
 FORMATS: dict[str, Callable[[Task, Path], None]] = {
-    **{name: reviewing(write) for name, write in REVIEW_FORMATS.items()},
     "openai": tuning(rows.openai_row),
     "gemini": tuning(rows.gemini_row),
     "sharegpt": tuning(rows.sharegpt_row),
@@ -261,6 +260,7 @@ FORMATS: dict[str, Callable[[Task, Path], None]] = {
     "trl": tuning(rows.trl_row),
     "beir": write_beir,
     "squad": write_squad,
+    **{name: reviewing(write) for name, write in REVIEW_FORMATS.items()},
 }
 
 

@@ -225,6 +225,10 @@ def summarise_generate(counts: Counts) -> str:
     if counts["imported"] or counts["imported_rejected"]:
         rejected = counts["imported_rejected"]
         parts.append(f"{counts['imported']} imported" + (f", {rejected} rejected" * bool(rejected)))
+    decided = {k.removeprefix("reviews_"): n for k, n in counts.items() if k.startswith("reviews_")}
+    if any(decided.values()):
+        found = ", ".join(f"{number} {name}" for name, number in decided.items() if number)
+        parts.append(f"reviews: {found}")
     return "; ".join(parts) or "no pairs"
 
 

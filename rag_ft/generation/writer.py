@@ -99,11 +99,17 @@ class QuestionWriter:
             return written
         result = self._checked(planned, written)
         if isinstance(result, Failure):
-            # People may see it differently.
-            abstain = self.prompt.prompts.abstain
-            pair = self._pair(planned, written.question, written.answer or abstain)
-            return replace(result, pair=pair)
+            return replace(result, pair=self._rejected(planned, written))
         return result
+
+    def _rejected(self, planned: PlannedQuestion, written: WrittenPair) -> QAPair:
+        """The pair as it is shown to people, who may see it differently."""
+        pair = self._pair(planned, written.question, written.answer or self.prompt.prompts.abstain)
+        if planned.kind == "unanswerable":
+            return pair
+        span, _ = find_evidence(written, planned.chunk.text, planned.focus)
+        evidence = evidence_in_chunk(planned.chunk, span) if span else None
+        return replace(pair, chunk_id=planned.chunk.id, evidence=evidence)
 
     def _checked(self, planned: PlannedQuestion, written: WrittenPair) -> QAPair | Failure:
         checks, chunk = self.settings.advanced.checks, planned.chunk

@@ -118,7 +118,7 @@ def _returned(item: str, data: dict[str, Any], annotation: dict[str, Any]) -> Re
         decision,
         reason if decision == "reject" else None,
         question[0] if question else None,
-        tuple(filter(None, (" ".join(a.split()) for a in answers))),
+        tuple(answer for answer in answers if answer.strip()),
         span,
         quote if evidence else "",
         _who(annotation.get("completed_by")),

@@ -43,7 +43,7 @@ def reviews(run_dir: RunDir, seed: int) -> dict[str, Any] | None:
             seen.add(key)
             looked[group] += 1
             decisions.update(review.decision for review in people.values())
-            reviewers.update(people)
+            reviewers.update(people.keys())
             of_pair = votes_of(people)
             found = store.outcome(key)
             if found.keeps is None:

@@ -24,6 +24,7 @@ ORDERS: tuple[Order, ...] = ("worst", "random", "disagreement")
 Where = Literal["pair", "rejected", "added", "served"]
 COMPARED = re.compile(r"^(\w+)(<=|>=|<|>|=)(.+)$")
 JUDGED = ("accept", "edit", "add", "reject")
+WORDS = re.compile(r'"([^"]+)"|(\S+)')  # "words in this order", or one word
 FACTS = ("rank", "agreement", "doubt", "evidence")
 
 
@@ -59,7 +60,8 @@ class Wanted:
     """Which cards to show; an empty text is no condition.
 
     `status`: open (not yet decided by me, and not another reviewer's), mine, decided, disputed or
-    all. `where` may also be a pair's origin. `text` holds words, and comparisons such as rank>1.
+    all. `where` may also be a pair's origin. `text` holds words, "phrases", and comparisons such as
+    rank>1.
     """
 
     status: str = "open"
@@ -86,7 +88,8 @@ class Wanted:
     @functools.cached_property
     def _tests(self) -> list[Callable[[Card], bool]]:
         tests: list[Callable[[Card], bool]] = []
-        for word in self.text.casefold().split():
+        for phrase, single in WORDS.findall(self.text.casefold()):
+            word = phrase or single
             if (match := COMPARED.match(word)) and match[1] in FACTS:
                 name, sign, limit = match.groups()
                 tests.append(functools.partial(_compares, name, sign, limit))
@@ -245,8 +248,7 @@ def open_deck(
     store = ReviewStore(run_dir.reviews)
     with_text = functools.lru_cache(maxsize=64)(lambda i: chunks.select([i]).get(i))
     cards: dict[str, Card] = {}
-    for pair, where, said in _material(run_dir, chunks, store):
-        key = key_of(pair)
+    for key, pair, where, said in _material(run_dir, chunks, store):
         if key in cards and said:
             cards[key] = replace(cards[key], said=(*cards[key].said, *said))
         elif key not in cards and split in (None, pair.split):
@@ -266,21 +268,23 @@ def open_deck(
 
 def _material(
     run_dir: RunDir, chunks: ChunkStore, store: ReviewStore
-) -> Iterator[tuple[QAPair, Where, tuple[dict[str, Any], ...]]]:
-    """(pair, where it comes from, what users said of it): kept pairs first."""
+) -> Iterator[tuple[str, QAPair, Where, tuple[dict[str, Any], ...]]]:
+    """(key, pair, where it comes from, what users said of it): kept pairs first."""
     # Runs of earlier versions have qa.jsonl alone.
     pairs = run_dir.generated_pairs if run_dir.generated_pairs.exists() else run_dir.qa
     for pair in read_jsonl(pairs, QAPair):
-        yield pair, "pair", ()
+        yield key_of(pair), pair, "pair", ()
     for review in store.added.values():
-        yield added_card(review, 0, chunks).pair, "added", ()
+        added = added_card(review, 0, chunks)
+        yield added.key, added.pair, "added", added.said
     if run_dir.feedback.exists():
         for row in read_rows(run_dir.feedback):
             if (liked := served_pair(row, chunks)) is not None:
-                yield liked, "served", ({k: row.get(k) for k in ("rating", "comment", "time")},)
+                said = {name: row.get(name) for name in ("rating", "comment", "time")}
+                yield key_of(liked), liked, "served", (said,)
     if run_dir.generated_rejects.exists():
         for pair in read_jsonl(run_dir.generated_rejects, QAPair):
-            yield pair, "rejected", ()
+            yield key_of(pair), pair, "rejected", ()
 
 
 def served_pair(row: dict[str, Any], chunks: ChunkStore) -> QAPair | None:

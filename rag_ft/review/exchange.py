@@ -128,8 +128,13 @@ def _review(deck: Deck, row: Returned, reviewer: str) -> Review | None:
     if row.decision is not None and row.decision not in DECIDED:
         raise ValueError(f"the decision must be one of {', '.join(DECIDED)}")
     base = review_row(deck, deck.cards[number])
-    question = " ".join((row.question or "").split()) or base.question
-    answers = base.answers if row.answers is None else row.answers
+    # Cells and forms change white space, and several answers are lines of one text: what is the
+    # same but for that was not edited.
+    question, answers = base.question, base.answers
+    if row.question is not None and row.question.split() not in (question.split(), []):
+        question = " ".join(row.question.split())
+    if row.answers is not None and _lines(row.answers) != _lines(answers):
+        answers = tuple(" ".join(answer.split()) for answer in row.answers)
     span = _span(row, base)
     changed = (question, answers, span) != (base.question, base.answers, base.evidence)
     decision = row.decision or ("edit" if changed else None)
@@ -158,6 +163,11 @@ def _review(deck: Deck, row: Returned, reviewer: str) -> Review | None:
         evidence=evidence,
         time=row.time or now(),
     )
+
+
+def _lines(answers: Iterable[str]) -> list[list[str]]:
+    """The words of each line that is not empty."""
+    return [line.split() for answer in answers for line in answer.splitlines() if line.strip()]
 
 
 def _span(row: Returned, base: ReviewRow) -> Span | None:

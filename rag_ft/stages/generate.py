@@ -54,11 +54,15 @@ def run(session: Session) -> dict[str, Any]:
         DataError: questions cannot be read, the model is down, or too few pairs are kept.
     """
     run_dir = session.run_dir
-    if not run_dir.generated_counts.exists():
+    if run_dir.generated_counts.exists():
+        counts = json.loads(run_dir.generated_counts.read_text(encoding="utf-8"))
+    else:
+        began = time.monotonic()
         counts = _generate(session)
-        write_text(run_dir.generated_counts, json.dumps(counts, ensure_ascii=False) + "\n")
+        spent = {"seconds_before": round(time.monotonic() - began, 2)}
+        text = json.dumps({**counts, **spent}, ensure_ascii=False)
+        write_text(run_dir.generated_counts, text + "\n")
         shutil.rmtree(run_dir.checkpoints("generate"), ignore_errors=True)
-    counts = json.loads(run_dir.generated_counts.read_text(encoding="utf-8"))
     return {**counts, **_apply_reviews(session)}
 
 

@@ -48,12 +48,14 @@ function say(text, isError = false) {
 async function run(action) {
   if (busy) return;
   busy = true;
+  document.body.dataset.busy = "yes";
   try {
     await action();
   } catch (error) {
     say(error.message, true);
   } finally {
     busy = false;
+    document.body.dataset.busy = "no";
   }
 }
 
@@ -125,9 +127,11 @@ function percent(share) {
 
 function drawRates(rates) {
   const [all] = rates;
-  $("rate").textContent = all.num
-    ? `Accepted ${percent(all.share)} (${percent(all.low)} to ${percent(all.high)})`
-    : "Accept rate";
+  const interval = all.num ? ` (${percent(all.low)} to ${percent(all.high)})` : "";
+  $("rate").replaceChildren(
+    all.num ? `Accepted ${percent(all.share)}` : "Accept rate",
+    element("span", { class: "interval" }, interval),
+  );
   $("rates").querySelector("tbody").replaceChildren(
     ...rates.map((row) =>
       element(
@@ -322,7 +326,8 @@ document.addEventListener("keydown", (event) => {
   const typing = event.target.closest("input, textarea, select");
   if (typing) {
     // Esc leaves a field; what is written in a card listens for itself.
-    if (event.key === "Escape" && !event.target.closest(".write")) $("card").focus();
+    const leaves = event.key === "Escape" || (event.key === "Enter" && typing.tagName === "INPUT");
+    if (leaves && !typing.closest(".write")) $("card").focus();
     return;
   }
   if (!$("why").hidden) {
@@ -357,10 +362,7 @@ filters.addEventListener("input", () => {
   clearTimeout(typed);
   typed = setTimeout(() => run(loadQueue), 120);
 });
-filters.addEventListener("submit", (event) => {
-  event.preventDefault();
-  $("card").focus();
-});
+filters.addEventListener("submit", (event) => event.preventDefault());
 $("clear").addEventListener("click", () => {
   filters.reset();
   run(loadQueue);

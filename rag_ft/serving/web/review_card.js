@@ -175,8 +175,8 @@ function verdicts(card) {
   ];
   if (card.judge) {
     const verb = card.judge.keeps ? "The checks of generation kept it" : "A check of generation rejected it";
-    const detail = card.judge.detail ? `: ${card.judge.detail}` : "";
-    rows.push(element("p", { class: "verdict", dir: "auto" }, `${verb}${detail}.`));
+    const detail = card.judge.detail ? `: ${card.judge.detail}` : ".";
+    rows.push(element("p", { class: "verdict", dir: "auto" }, `${verb}${detail}`));
   }
   for (const other of card.others) {
     const why = other.reason ? ` (${other.reason})` : "";

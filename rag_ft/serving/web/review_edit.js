@@ -35,6 +35,12 @@ export function openWriter(node, card, isNew, on) {
       "Answers, one a line; none: the documents do not say",
       element("textarea", { name: "answers", rows: 2, dir: "auto" }, start.answers.join("\n")),
     ),
+    element(
+      "label",
+      {},
+      "Evidence: select it in the chunk, or type it",
+      element("textarea", { name: "evidence", rows: 2, dir: "auto", input: typeEvidence }),
+    ),
     hint,
     element("h3", {}, "Checks"),
     checks,
@@ -53,7 +59,8 @@ export function openWriter(node, card, isNew, on) {
     document.removeEventListener("selectionchange", select);
     document.body.classList.remove("writing");
   };
-  drawEvidence();
+  showEvidence();
+  markEvidence();
   form.elements.question.focus();
   let waiting = 0;
   form.addEventListener("input", later);
@@ -106,24 +113,37 @@ export function openWriter(node, card, isNew, on) {
     if (lead < 0) return;
     const trail = text.findLastIndex((point) => point.trim());
     evidence = { chunk_id: chunk.dataset.chunk, start: from + lead, end: from + trail + 1 };
-    drawHint();
+    showEvidence();
     later();
   }
 
-  function drawHint() {
-    const places = node.querySelector(`[data-chunk="${CSS.escape(evidence?.chunk_id ?? "")}"]`);
-    const text = evidence && places ? Array.from(places.textContent).slice(evidence.start, evidence.end).join("") : "";
-    hint.textContent = text
-      ? `Evidence: “${text.length > 160 ? `${text.slice(0, 160)}…` : text}” Select other text in the chunk to change it.`
-      : "Select the text in the chunk that gives the answer.";
+  /** Typed evidence must stand in a chunk of the card word for word. */
+  function typeEvidence() {
+    const quote = form.elements.evidence.value.trim();
+    evidence = null;
+    for (const chunk of quote ? node.querySelectorAll("[data-chunk]") : []) {
+      const at = chunk.textContent.indexOf(quote);
+      if (at < 0) continue;
+      const start = Array.from(chunk.textContent.slice(0, at)).length;
+      evidence = { chunk_id: chunk.dataset.chunk, start, end: start + Array.from(quote).length };
+      break;
+    }
+    hint.textContent = quote && !evidence ? "The chunk does not contain this text." : "";
+    markEvidence();
   }
 
-  function drawEvidence() {
+  function showEvidence() {
+    const chunk = node.querySelector(`[data-chunk="${CSS.escape(evidence?.chunk_id ?? "")}"]`);
+    const points = Array.from(chunk?.textContent ?? "");
+    form.elements.evidence.value = evidence ? points.slice(evidence.start, evidence.end).join("") : "";
+    hint.textContent = "";
+  }
+
+  function markEvidence() {
     for (const chunk of node.querySelectorAll("[data-chunk]")) {
       const span = evidence?.chunk_id === chunk.dataset.chunk ? [evidence.start, evidence.end] : null;
       markChunk(chunk, chunk.textContent, span);
     }
-    drawHint();
   }
 
   function keys(event) {
