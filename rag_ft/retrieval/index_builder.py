@@ -27,7 +27,7 @@ from rag_ft.prompts.answer_prompt import chunk_text
 from rag_ft.retrieval.encoder import Encoder
 from rag_ft.retrieval.lexical import LexicalBuilder
 from rag_ft.retrieval.vector_store import STORES
-from rag_ft.schema import Chunk
+from rag_ft.schema import Chunk, ChunkContext
 from rag_ft.storage import JsonlAppender, batched, content_hash, read_rows, to_json, write_text
 
 _NUM_TUNING_QUERIES = 256
@@ -46,7 +46,7 @@ class Manifest:
     dim: int
     num_chunks: int
     chunks: str
-    with_title: bool
+    context: ChunkContext
     store: str
     store_data: dict[str, Any]
 
@@ -55,8 +55,8 @@ def read_manifest(folder: Path) -> Manifest:
     """Raises DataError where `folder` holds no finished index, or one of an earlier version."""
     try:
         fields = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        # Earlier versions kept the numbers of FAISS among the fields.
-        if "nprobe" in fields:
+        # Earlier versions kept the numbers of FAISS among the fields, and knew titles alone.
+        if "nprobe" in fields or "with_title" in fields:
             raise DataError(
                 f"the index in {folder} was made by an earlier version: rebuild it with "
                 "`rag-ft index CONFIG --force`"
@@ -98,15 +98,16 @@ def build_index(
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "manifest.json").unlink(missing_ok=True)
-    with_title = retrieval.with_title
+    context = retrieval.context
+    # BM25 always reads the titles: in no measurement was it better without.
+    lexical_context: ChunkContext = "title" if context == "none" else context
     ids, digest, lexical, num_cut = [], hashlib.sha256(), LexicalBuilder(), 0
 
     # One pass over the chunks fills vectors, words, ids and the hash of their lines.
     with VectorFile(folder, encoder, total) as vectors:
         for block in batched(chunks, encoder.block_size):
-            num_cut += vectors.add([chunk_text(chunk, with_title) for chunk in block])
-            # BM25 always reads the titles: in no measurement was it better without.
-            lexical.add([chunk_text(chunk, True) for chunk in block])
+            num_cut += vectors.add([chunk_text(chunk, context) for chunk in block])
+            lexical.add([chunk_text(chunk, lexical_context) for chunk in block])
             ids += [chunk.id for chunk in block]
             digest.update("".join(to_json(chunk) + "\n" for chunk in block).encode())
     if not ids:
@@ -125,7 +126,7 @@ def build_index(
         dim=encoder.dim,
         num_chunks=len(ids),
         chunks=digest.hexdigest(),
-        with_title=with_title,
+        context=context,
         store=store,
         store_data=data,
     )
