@@ -152,6 +152,7 @@ def words(text: str) -> Counter[str]:
 def damage(folder: Path, copies: int) -> dict[str, Any]:
     """What becomes of damaged copies: every one is read or rejected for a known reason."""
     found = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in FORMATS]
+    found = [path for path in found if path.stat().st_size > 1]
     chance = random.Random(1)
     tasks = [(chance.choice(found), chance.random()) for _ in range(copies)]
     outcomes: Counter[str] = Counter()

@@ -43,7 +43,12 @@ def read_html(raw: bytes) -> Content:
     Raises:
         UnreadableError: "not text".
     """
-    return content_of_html(decode(raw, declared_charset(raw)))
+    try:
+        text = decode(raw, declared_charset(raw))
+    except UnreadableError:
+        # One odd byte in a page that declares nothing does not reject it.
+        text = decode(raw, "utf-8")
+    return content_of_html(text)
 
 
 def content_of_html(text: str) -> Content:
