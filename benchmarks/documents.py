@@ -1,13 +1,14 @@
 """What reading keeps of real files, what damage does to it, and what it costs.
 
-    python benchmarks/documents.py files FOLDER    # words kept, against references and peers
+    python benchmarks/documents.py files FOLDER [--peers PEERS]   # words kept
     python benchmarks/documents.py damage FOLDER [--copies 500]
     python benchmarks/documents.py speed [--documents 3000]
 
 `files` reads every file below FOLDER, such as the test files of pypdf, python-docx, docling and
 markitdown, in worker processes. The reference of `x/a.pdf` is `a.pdf.md` in a folder `groundtruth`
-beside it or above it, else what pypdf (PDF) and markitdown (where it is installed) find in it. A
-file may have several references: each gives a share of its words that was kept. `damage` cuts the
+beside it or above it, what pypdf finds in a PDF, and `PEERS/<peer>/x/a.pdf.txt`: what another
+parser, in an environment of its own, found in it. Each reference gives the share of its words that
+was kept, and the one of its union with the others what each peer keeps. `damage` cuts the
 files or changes some of their bytes. `speed` ingests made-up documents of 1,500 characters. Each
 prints a table and writes benchmarks/results/documents-<measure>-<hardware>-<date>.json.
 """
@@ -48,6 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("measure", choices=["files", "damage", "speed"])
     parser.add_argument("folder", nargs="?", type=Path)
+    parser.add_argument("--peers", type=Path)
     parser.add_argument("--copies", type=int, default=500)
     parser.add_argument("--documents", type=int, default=3000)
     args = parser.parse_args()
@@ -56,68 +58,90 @@ def main() -> None:
     elif args.folder is None:
         parser.error("give the folder with the files")
     else:
-        result = files(args.folder) if args.measure == "files" else damage(args.folder, args.copies)
+        result = (
+            files(args.folder, args.peers)
+            if args.measure == "files"
+            else damage(args.folder, args.copies)
+        )
     write_result(f"documents-{args.measure}", processor(), result)
 
 
-def files(folder: Path) -> dict[str, Any]:
-    """Words kept by format (median and 5th percentile), and what was rejected or slow."""
+def files(folder: Path, peers: Path | None) -> dict[str, Any]:
+    """Words kept by format and parser (median and 5th percentile), and what was rejected."""
     found = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in FORMATS]
-    found = [path for path in found if "groundtruth" not in path.parts]
-    kept: dict[str, list[tuple[float, str]]] = defaultdict(list)
+    tasks = [(path, folder, peers) for path in found if "groundtruth" not in path.parts]
+    kept: dict[tuple[str, str], list[tuple[float, str]]] = defaultdict(list)
     outcomes: Counter[str] = Counter()
     worst: list[str] = []
-    for path, result in in_workers(found, measured, LIMITS):
+    for (path, _, _), result in in_workers(tasks, measured, LIMITS):
         where = str(path.relative_to(folder))
         if isinstance(result, UnreadableError):
             outcomes[result.reason] += 1
             worst.append(f"{where}: {result}")
             continue
         outcomes["read"] += 1
-        for peer, share in result.items():
-            kept[f"{path.suffix.lower()[1:]} {peer}"].append((share, where))
-    table = {}
-    for name, shares in sorted(kept.items()):
+        for name, share in result.items():
+            kept[path.suffix.lower()[1:], name].append((share, where))
+    table = []
+    for (suffix, name), shares in sorted(kept.items()):
         ordered = sorted(share for share, _ in shares)
         low = ordered[len(ordered) // 20]
-        table[name] = {"files": len(ordered), "median": statistics.median(ordered), "p5": low}
-        print(
-            f"{name:24} {len(ordered):4} {100 * statistics.median(ordered):6.1f} {100 * low:6.1f}"
-        )
-        worst += [f"{where}: {share:.3f} of {name}" for share, where in sorted(shares)[:4]]
+        row = {"format": suffix, "what": name, "files": len(ordered)}
+        table.append(row | {"median": round(statistics.median(ordered), 4), "p5": round(low, 4)})
+        print(f"{suffix:6} {name:36} {len(ordered):4}", end=" ")
+        print(f"{100 * statistics.median(ordered):6.1f} {100 * low:6.1f}")
+        if name.startswith("rag_ft"):
+            worst += [f"{where}: {share:.3f} {name}" for share, where in sorted(shares)[:4]]
     print(dict(outcomes))
     print("\n".join(worst))
-    return {"files": len(found), "outcomes": dict(outcomes), "kept": table}
+    return {"files": len(tasks), "outcomes": dict(outcomes), "kept": table}
 
 
-def measured(path: Path) -> dict[str, float]:
-    """peer -> share of its words that our text has."""
-    ours = words(read_content(path.read_bytes(), path.name, SETTINGS).text)
-    shares = {}
-    for peer, text in references(path):
-        theirs = words(_MARKS.sub(" ", text))
-        if theirs.total() >= 10:
-            shares[peer] = (theirs & ours).total() / theirs.total()
+def measured(task: tuple[Path, Path, Path | None]) -> dict[str, float]:
+    """`<parser> of <reference>` -> share of the reference's words that the parser kept."""
+    path, folder, peers = task
+    texts = {"rag_ft": read_content(path.read_bytes(), path.name, SETTINGS).text}
+    texts |= dict(found_by_peers(path, folder, peers))
+    found = {name: words(_MARKS.sub(" ", text)) for name, text in texts.items()}
+    shares: dict[str, float] = {}
+    # What is right: the ground truth, else all that any parser found.
+    truth = found.pop("ground truth", None)
+    reference = "ground truth" if truth is not None else "all parsers"
+    if truth is None and len(found) > 1:
+        truth = Counter()
+        for counted in found.values():
+            truth |= counted
+    if truth is not None and truth.total() >= 10:
+        for name, counted in found.items():
+            shares[f"{name} of {reference}"] = (truth & counted).total() / truth.total()
+    for name, counted in found.items():
+        if name != "rag_ft" and counted.total() >= 10:
+            kept = (counted & found["rag_ft"]).total()
+            shares[f"rag_ft of {name}"] = kept / counted.total()
     return shares
 
 
-def references(path: Path) -> Iterator[tuple[str, str]]:
-    """(peer, text) of what others say that a file holds."""
+def found_by_peers(path: Path, folder: Path, peers: Path | None) -> Iterator[tuple[str, str]]:
+    """(parser, text) of what others say that a file holds."""
     for parent in list(path.parents)[:4]:
-        for name in (f"{path.name}.md", f"{path.stem}.md"):
-            for place in parent.glob(f"groundtruth/**/{name}"):
-                yield "ground truth", place.read_text(encoding="utf-8")
-                return
-    with contextlib.suppress(Exception):  # a peer may fail on a file in any way
-        if path.suffix == ".pdf":
+        places = [
+            p
+            for n in (f"{path.name}.md", f"{path.stem}.md")
+            for p in parent.glob(f"groundtruth/**/{n}")
+        ]
+        if places:
+            yield "ground truth", places[0].read_text(encoding="utf-8")
+            break
+    if path.suffix == ".pdf":
+        with contextlib.suppress(Exception):  # a peer may fail on a file in any way
             import pypdf
 
             pages = pypdf.PdfReader(path).pages
             yield "pypdf", "\n".join(page.extract_text() for page in pages)
-    with contextlib.suppress(Exception):
-        from markitdown import MarkItDown
-
-        yield "markitdown", MarkItDown().convert(str(path)).text_content
+    for peer in sorted(peers.iterdir()) if peers else ():
+        stored = peer / f"{path.relative_to(folder)}.txt"
+        if stored.exists():
+            yield peer.name, stored.read_text(encoding="utf-8")
 
 
 def words(text: str) -> Counter[str]:
@@ -128,6 +152,7 @@ def words(text: str) -> Counter[str]:
 def damage(folder: Path, copies: int) -> dict[str, Any]:
     """What becomes of damaged copies: every one is read or rejected for a known reason."""
     found = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in FORMATS]
+    found = [path for path in found if path.stat().st_size > 1]
     chance = random.Random(1)
     tasks = [(chance.choice(found), chance.random()) for _ in range(copies)]
     outcomes: Counter[str] = Counter()

@@ -25,7 +25,7 @@ from rag_ft.config_advanced import (
 )
 from rag_ft.config_training import TrainGeneratorAdvanced, TrainRetrieverAdvanced
 from rag_ft.errors import ConfigError
-from rag_ft.schema import Kind
+from rag_ft.schema import ChunkContext, Kind
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 
@@ -103,11 +103,11 @@ class RetrievalConfig(Section):
         "hybrid", description="What finds chunks: the encoder, BM25, or both, their scores mixed."
     )
     top_k: int = Field(3, ge=1, le=1000, description="Chunks shown to the generator.")
-    context: Annotated[Literal["none", "title"], BeforeValidator(_title_or_none)] = Field(
+    context: Annotated[ChunkContext, BeforeValidator(_title_or_none)] = Field(
         "title",
-        description="What encoder and LLM read before each chunk: nothing, or the document's title "
-        "(BM25 always reads it). It helps with short titles, and hurts where they are as long as "
-        "sentences.",
+        description="What encoder and LLM read before each chunk: nothing, the document's title "
+        "(BM25 always reads it), or title and headings, which BM25 then reads too. It helps where "
+        "titles and headings are short, and hurts where they are as long as sentences.",
     )
     ranker: Literal["auto", "none", "lightgbm"] = Field(
         "auto",
@@ -121,11 +121,6 @@ class RetrievalConfig(Section):
     def num_shown(self) -> int:
         """The number of found chunks that the generator is shown, each perhaps with neighbours."""
         return self.top_k if self.advanced.expand == "none" else max(1, round(self.top_k / 3))
-
-    @property
-    def with_title(self) -> bool:
-        """Whether encoder and LLM read the document's title before each chunk."""
-        return self.context == "title"
 
 
 class RerankerConfig(Section):

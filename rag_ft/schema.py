@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
+# What stands before a chunk where a model reads it.
+ChunkContext = Literal["none", "title", "headings"]
 Kind = Literal["factoid", "summary", "inference", "multi_hop", "unanswerable"]
 KINDS: tuple[Kind, ...] = ("factoid", "summary", "inference", "multi_hop", "unanswerable")
 Decision = Literal["accept", "reject", "edit", "unsure", "add", "undo"]

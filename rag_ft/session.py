@@ -49,7 +49,7 @@ class Session:
         """How questions and chunks are put to the generator."""
         retrieval = self.config.retrieval
         neighbours = self.chunks if retrieval.advanced.expand == "neighbours" else None
-        return AnswerPrompt(self.prompts, retrieval.with_title, neighbours)
+        return AnswerPrompt(self.prompts, retrieval.context, neighbours)
 
     @cached_property
     def chunks(self) -> ChunkStore:
@@ -105,10 +105,10 @@ class Session:
         """The reranker of the configuration, if it names one; loaded for its first question."""
         from rag_ft.retrieval.reranker import Reranker
 
-        config, with_title = self.config.reranker, self.config.retrieval.with_title
+        config, context = self.config.reranker, self.config.retrieval.context
         if not config.model:
             return None
-        return Reranker(config, lambda chunk_id: chunk_text(self.chunks[chunk_id], with_title))
+        return Reranker(config, lambda chunk_id: chunk_text(self.chunks[chunk_id], context))
 
     def plain_retriever(self) -> Retriever:
         """The base retriever with the mixture that holds before train_retriever chooses one. The

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from rag_ft.chunk_store import ChunkStore
@@ -22,12 +23,24 @@ def chunks_of(texts: list[str], title: str = "") -> list[Chunk]:
 
 def test_the_title_stands_before_a_chunk_once() -> None:
     [chunk] = chunks_of(["The mill grinds."], title="Mill")
-    assert chunk_text(chunk, True) == "Mill\nThe mill grinds."
-    assert chunk_text(chunk, False) == "The mill grinds."
+    assert chunk_text(chunk, "title") == "Mill\nThe mill grinds."
+    assert chunk_text(chunk, "none") == "The mill grinds."
     [same] = chunks_of(["Mill\nIt grinds."], title="Mill")
-    assert chunk_text(same, True) == "Mill\nIt grinds."
+    assert chunk_text(same, "title") == "Mill\nIt grinds."
     [untitled] = chunks_of(["It grinds."])
-    assert chunk_text(untitled, True) == "It grinds."
+    assert chunk_text(untitled, "title") == "It grinds."
+
+
+def test_headings_stand_before_a_chunk_unless_it_begins_with_them() -> None:
+    [chunk] = chunks_of(["Summer\nIt opens at nine."], title="Mill")
+    chunk = replace(chunk, headings=("Mill", "Opening hours", "Summer"))
+    assert chunk_text(chunk, "headings") == "Mill\nOpening hours\nSummer\nIt opens at nine."
+    later = replace(chunk, text="It closes at six.")
+    expected = "Mill\nOpening hours\nSummer\nIt closes at six."
+    assert chunk_text(later, "headings") == expected
+    assert chunk_text(later, "title") == "Mill\nIt closes at six."
+    marked = replace(chunk, text="## Summer\nIt opens.", title="")
+    assert chunk_text(marked, "headings") == "Mill\nOpening hours\n## Summer\nIt opens."
 
 
 def test_neighbours_are_shown_as_one_part_of_the_document(tmp_path: Path) -> None:

@@ -76,6 +76,12 @@ def test_the_name_of_a_file_becomes_a_title() -> None:
 @pytest.mark.parametrize(
     "kept",
     [
+        "These are the things that every visitor has to bring along to the gate:\n"
+        "→ a valid ticket for the day of the visit, printed or on the phone\n→ a passport",
+        "① a valid ticket for the day of the visit, printed or on the phone\n② a passport",
+        "1.1 a valid ticket for the day of the visit, printed or on the phone\n1.2 a passport",
+        "Run these commands in the folder of the project on your machine first\nmake install",
+        "export LAMP_HOME=/opt/lamp and other variables are set in the profile\nexport B=1",
         "The visitor has to bring the following three things along to the gate:\n"
         "iv. a valid ticket for the day\nv. one photo",
         "There are three berths at the eastern quay of the old harbour, as follows\n"

@@ -35,6 +35,14 @@ def make_docx(
     return out.getvalue()
 
 
+def with_parts(body: str, parts: dict[str, str]) -> bytes:
+    out = io.BytesIO(make_docx(body))
+    with zipfile.ZipFile(out, "a") as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+    return out.getvalue()
+
+
 def lines(body: str, namespace: str = TRANSITIONAL) -> list[str]:
     # Not packed: a body that repeats itself a thousand times looks like a zip bomb when packed.
     raw = make_docx(body, namespace=namespace, packing=zipfile.ZIP_STORED)
@@ -289,3 +297,45 @@ def test_a_merged_cell_is_repeated_and_a_row_is_one_line() -> None:
     first = f"<w:tr>{pump}<w:tc>{broken}</w:tc></w:tr>"
     second = f"<w:tr>{below}<w:tc>{paragraph('c')}</w:tc></w:tr>"
     assert lines(f"<w:tbl>{first}{second}</w:tbl>") == ["Pump | a b", "Pump | c"]
+
+
+def test_what_a_style_or_a_position_raises_is_an_exponent() -> None:
+    moved = '<w:rPr><w:position w:val="10"/><w:sz w:val="12"/></w:rPr>'
+    body = f"<w:p><w:r><w:t>10</w:t></w:r><w:r>{moved}<w:t>6</w:t></w:r></w:p>"
+    assert lines(body) == ["10^6"]
+    styled = '<w:rPr><w:rStyle w:val="Hoch"/></w:rPr>'
+    rule = '<w:rPr><w:vertAlign w:val="superscript"/></w:rPr>'
+    style = f'<w:style w:type="character" w:styleId="Hoch">{rule}</w:style>'
+    raw = with_parts(
+        f"<w:p><w:r><w:t>10</w:t></w:r><w:r>{styled}<w:t>7</w:t></w:r></w:p>",
+        {"word/styles.xml": f'<w:styles xmlns:w="{TRANSITIONAL}">{style}</w:styles>'},
+    )
+    assert text_of(read_docx(raw)) == "10^7"
+
+
+def test_imported_parts_are_known_by_their_type_and_read_in_cells() -> None:
+    relation = (
+        '<Relationships xmlns="http://schemas.openxmlformats.org/package/2006/relationships">'
+        '<Relationship Id="a" Type="http://x/aFChunk" Target="a.dat"/></Relationships>'
+    )
+    types = (
+        '<Types xmlns="http://schemas.openxmlformats.org/package/2006/content-types">'
+        '<Default Extension="dat" ContentType="text/html"/></Types>'
+    )
+    parts = {
+        "word/_rels/document.xml.rels": relation,
+        "[Content_Types].xml": types,
+        "word/a.dat": "<p>Cooled by Dagny Moe",
+    }
+    chunk = f'<w:altChunk xmlns:r="{OFFICE}/relationships" r:id="a"/>'
+    for body in (chunk, f"<w:tbl>{row(chunk)}</w:tbl>"):
+        assert text_of(read_docx(with_parts(body, parts))) == "Cooled by Dagny Moe"
+
+
+def test_names_of_parts_may_differ_in_case_and_slashes() -> None:
+    raw = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(make_docx(paragraph("House rules")))) as usual:
+        body = usual.read("word/document.xml")
+    with zipfile.ZipFile(raw, "w") as archive:
+        archive.writestr("Word\\Document.xml", body)
+    assert text_of(read_docx(raw.getvalue())) == "House rules"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from document_files import text_of
 
 from rag_ft.documents.formats.content import UnreadableError
 from rag_ft.documents.formats.encodings import declared_charset, decode
+from rag_ft.documents.formats.html import read_html
 
 
 @pytest.mark.parametrize(
@@ -83,7 +85,8 @@ ENGLISH = "The harbour office is open daily and the keeper lives in the house by
     ],
 )
 def test_few_words_among_english_ones_keep_their_letters(codec: str, text: str) -> None:
-    assert decode((ENGLISH + text + ENGLISH).encode(codec)) == ENGLISH + text + ENGLISH
+    whole = f"{ENGLISH}{text} {ENGLISH}"
+    assert decode(whole.encode(codec)) == whole
 
 
 @pytest.mark.parametrize(
@@ -95,6 +98,15 @@ def test_a_single_word_never_gets_other_letters(codec: str, word: str) -> None:
         assert word in decode((ENGLISH + word).encode(codec))
     except UnreadableError as error:
         assert error.reason == "not text"
+
+
+def test_one_stray_byte_does_not_reject_a_long_text_or_a_page() -> None:
+    whole = (ENGLISH * 20).encode()
+    assert decode(whole + b"\x9d end").endswith("\ufffd end")
+    page = text_of(read_html(b"<p>" + ENGLISH.encode() + b"\x9d end"))
+    assert page.endswith("\ufffd end")
+    with pytest.raises(UnreadableError):
+        decode(ENGLISH.encode() + b"\x9dd end")
 
 
 def test_a_reject_names_what_the_page_declares() -> None:

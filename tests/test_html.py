@@ -180,3 +180,17 @@ def test_headings_carry_their_level_and_head_rows_are_marked() -> None:
         ("row", 0),
         ("code", 0),
     ]
+
+
+def test_a_style_raises_characters_as_the_element_does() -> None:
+    raised = '<span style="vertical-align: super; font-size: 60%">6</span>'
+    lowered = '<span style="vertical-align:sub">2</span>'
+    assert lines(f"<p>10{raised} l of H{lowered}O") == ["10^6 l of H2O"]
+    assert lines(f"<table><tr><td>10{raised}<td>b</table>") == ["10^6 | b"]
+
+
+def test_a_table_with_headings_in_short_cells_is_one_of_facts() -> None:
+    rows = "<tr><td><h3>Gull</h3>red<td>12<tr><td><h3>Heron</h3><td>40"
+    assert lines(f"<table>{rows}</table>") == ["Gull red | 12", "Heron | 40"]
+    long = "<p>" + "A long text that the page lays out. " * 9
+    assert lines(f"<table><tr><td><h3>Gull</h3>{long}<td>12<tr><td>x<td>y</table>")[0] == "Gull"

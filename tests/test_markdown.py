@@ -181,3 +181,8 @@ def test_markdown_gives_blocks_with_levels_items_and_rows() -> None:
         ("row", 0, True),
         ("code", 0, False),
     ]
+
+
+def test_a_tag_whose_end_stands_alone_in_a_line_goes() -> None:
+    text = '<a\nhref="https://example.org/x"\n>The bay</a> is wide.'
+    assert text_of(read_markdown(text.encode())) == "The bay is wide."

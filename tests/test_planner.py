@@ -121,3 +121,13 @@ def test_no_heading_is_asked_about_where_there_are_sentences() -> None:
     assert asked == ["It is led by Marek.", "Nine.", "- a list item", "| a | b"]
     only = Chunk("d#0", "d", "D", "Salt store", 0, 10, 9, "train", headings=("Salt store",))
     assert focus_sentences(only, 0) == [(0, 10)]
+
+
+def test_rows_items_and_lines_of_code_are_asked_about() -> None:
+    table = "Item | Fee\nPump | 40 euro\nValve | 7 euro"
+    text = f"{table}\n\n- Bring a lamp\n- Bring a rope\n\nrate = 4 * fee"
+    [chunk] = chunks(1)
+    chunk = dataclasses.replace(chunk, text=text, start=0, end=len(text))
+    asked = [text[start:end] for start, end in focus_sentences(chunk, 0)]
+    wanted = {"Pump | 40 euro", "Valve | 7 euro", "- Bring a lamp", "- Bring a rope"}
+    assert wanted | {"rate = 4 * fee"} <= set(asked)

@@ -27,7 +27,7 @@ from rag_ft.storage import write_jsonl
 
 TEXTS = ["the mill at the river", "who painted the tower in 1842?", "the ferry leaves at noon"]
 ABSTAIN = "I don't know."
-PROMPT = AnswerPrompt(load_prompts("full", ABSTAIN), with_title=True)
+PROMPT = AnswerPrompt(load_prompts("full", ABSTAIN), context="title")
 
 
 class Model:

@@ -17,6 +17,10 @@ from rag_ft.documents.sentences import split_sentences
         "Siehe Bd. 2, Nr. 7 und Str. Nord.",
         "Le Dr. Moreau et Mme. Petit sont venus, voir fig. 2 et art. 4 de la loi.",
         "La Dra. Ruiz y el Sr. Gómez viven en la Avda. Mayor, véase pág. 3 del libro.",
+        "Das Haus, u. a. von Hrn. Holm gebaut, stand im 19. Jahrhundert am 3. Platz.",
+        "Il sig. Rossi e il dott. Verdi sono qui, cfr. pag. 12.",
+        "Op. cit. Brand, ibid. Holm, and the Ph.D. Student of Bremnes.",
+        "Ул. Мира, д. 5, кв. 3 и 5 тыс. Рублей.",
         "Проф. Иванов живёт на ул. Мира, см. рис. 2 на стр. 5 книги.",
     ],
 )

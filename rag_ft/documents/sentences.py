@@ -15,7 +15,7 @@ _END = re.compile(
 )
 _ABBREVIATION = re.compile(
     r"""(?:^|(?<=[\s(\["'„“‘]))(?:
-      (?!I$)[^\W\d_] | (?:[^\W\d_]\.)+[^\W\d_]
+      (?!I$)[^\W\d_] | (?:[^\W\d_]\.)+[^\W\d_] | Ph\.?D | op\.\s?cit | Op\.\s?cit | ibid
       | Drs? | Mrs? | Ms | Mme | Mlle | Prof | Rev | Hon | St | Sr | Jr | Gen | Col | Capt | Lt
       | Sgt | Messrs | Sra? | Dra | Uds? | vs | al | cf | viz | resp | incl | approx | bzw | ca
       | vgl | usw | eds? | Inc | Ltd | Co | Corp | Bros | Dept | Univ | Ave | Mt
@@ -24,20 +24,25 @@ _ABBREVIATION = re.compile(
       | Eqs? | Figs? | Secs? | Sects? | Chs? | Chaps? | Refs? | Vols? | Suppl
       | Abb | Taf | Kap | Bd | Ziff | Hrsg | Hr | Frl | Dipl | Ing | Mag | med | phil | jur | rer
       | nat | habil | dent | evtl | ggf | ggü | sog | inkl | exkl | zzgl | Str | geb | gest
-      | Mlles | Mmes | MM | Mgr | av | boul | éd | env | apr
+      | Hrn | Joh | Jh | Jhdt | Aufl | Mio | Mrd | Tsd | dgl
+      | Sig | sig | sigg | dott | avv | arch | geom | cfr | pag | Exmo | Eng | kl | dhr | mevr | blz
+      | bijv | temp | deg | Mlles | Mmes | MM | Mgr | av | boul | éd | env | apr
       | Dña | Dn | Srta | Lic | Arq | Avda | Av | Excmo | Ilmo | Rvdo | Fdo
       | Проф | Акад | Ул | Рис | Табл | См | Гл | Стр
       | ул | рис | табл | стр | гл | проф | акад | им | тел | см | ср | напр | обл | тыс | млн
-      | млрд      | руб | гг | вв | пр | просп | пер | доц )$""",
+      | млрд | кв | корп | стр | изд | ред | руб | гг | вв | пр | просп | пер | доц )$""",
     re.VERBOSE,
 )
 _BEFORE_NUMBER = re.compile(
     r"\b(?:nos?|nr|núm|pág|págs|figs?|eqs?|refs?|sec|sect|chap|ch|vol|art|arts|abs|pp?|est|tel|ext"
-    r"|app|par|tab|tabl|abb|bd|kap|ziff|s|z|cap|lib|ed|fasc|ст|п|пп|ч|т|рис|табл|гл|стр|№)$",
+    r"|app|par|tab|tabl|abb|bd|kap|ziff|s|z|cap|lib|ed|fasc|ст|п|пп|ч|т|рис|табл|гл|стр|№|кв|д|корп)$",
     re.IGNORECASE,
 )
-# A German date: "am 3. Mai".
-_GERMAN_DAY = re.compile(r"\d\.\s+(?:Jan|Feb|März|Apr|Mai|Jun|Jul|Aug|Sep|Okt|Nov|Dez)[a-z]*")
+# A German ordinal number: "am 3. Mai", "im 19. Jahrhundert".
+_GERMAN_DAY = re.compile(
+    r"\d\.\s+(?:Jan|Feb|März|Apr|Mai|Jun|Jul|Aug|Sep|Okt|Nov|Dez|Jahrh|Jh|Aufl|Kap|Stock|Klasse|Platz"
+    r"|Band|Geburtstag)[a-z]*"
+)
 # What is numbered goes on with its number: "No. (3)", "vol. IV", "fig. S1".
 _NUMBER_AHEAD = re.compile(r"\s*(?:[(\[]?\d|[(\[]?[IVXLC]+\b|[(\[]?[A-Z]\.?\d|[(\[][a-z]?[)\].\d])")
 _AFTER_HOURS = re.compile(r"(?:^|\s|\d)[ap]\.m$")

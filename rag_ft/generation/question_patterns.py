@@ -52,7 +52,7 @@ REFERENCES = (
         r"|list|information|statement|chunk)\b",
         rf"\b{_GIVEN}\s+(?:texts?|contexts?|contents?|information|details?|data|facts?|material"
         r"|extract|code|examples?|snippets?|quotes?|quotation|story|document|article|source|table"
-        r"|figure|image|description)\b",
+        r"|figure|image|description|passages?|paragraphs?|sections?|sentences?|study|report)\b",
         r"\b(?:in|from|by|to|according to|based on|per)"
         r"\s+the\s+(?:document|article|section|sentence|table|figure|information|statement|chunk"
         r"|author|authors|text|list|content|contents)\b(?!\s+(?:of|on|about|called|for|office)\b)",

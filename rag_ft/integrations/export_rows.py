@@ -36,11 +36,13 @@ def trl_row(messages: Messages, answer: str) -> dict[str, Any]:
     return {"prompt": list(messages), "completion": [{"role": "assistant", "content": answer}]}
 
 
-def beir_row(chunk: Chunk) -> dict[str, str]:
-    """A chunk of BEIR's corpus."""
+def beir_row(chunk: Chunk) -> dict[str, Any]:
+    """A chunk of BEIR's corpus, with its place, which BEIR does not ask for."""
     return {
         "_id": cell_id(chunk.id),
         "title": chunk.title,
         "text": chunk.text,
         "place": chunk.place,
+        "page": chunk.page,
+        "headings": list(chunk.headings),
     }

@@ -9,7 +9,7 @@ from rag_ft.chunk_store import ChunkStore
 from rag_ft.llm.interface import Messages
 from rag_ft.prompts.prompt_set import Prompts, is_abstention, parse_answer
 from rag_ft.relevance import chunk_with_answer
-from rag_ft.schema import Chunk
+from rag_ft.schema import Chunk, ChunkContext
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,12 @@ class AnswerPrompt:
     """Makes prompts of questions and chunks, and answers of replies: the same in training,
     evaluation, export and serving.
 
-    `with_title` puts the document's title before each chunk. `neighbours` are the chunks of the run
+    `context` stands before each chunk, see `chunk_text`. `neighbours` are the chunks of the run
     where each chunk is shown together with the one before and the one after it.
     """
 
     prompts: Prompts
-    with_title: bool
+    context: ChunkContext
     neighbours: ChunkStore | None = None
 
     def shown(self, chunk: Chunk) -> Chunk:
@@ -42,7 +42,7 @@ class AnswerPrompt:
 
     def text(self, chunk: Chunk) -> str:
         """A chunk as the generator reads it."""
-        return chunk_text(self.shown(chunk), self.with_title)
+        return chunk_text(self.shown(chunk), self.context)
 
     def messages(self, question: str, chunks: Iterable[Chunk]) -> Messages:
         """Asks `question` over `chunks` in this order, numbered from [1]."""
@@ -77,12 +77,19 @@ def with_neighbours(chunk: Chunk, chunks: ChunkStore) -> Chunk:
     return replace(chunk, text=text, start=parts[0].start, end=end)
 
 
-def chunk_text(chunk: Chunk, with_title: bool) -> str:
-    """The text of a chunk as the encoder and the generator read it.
+def chunk_text(chunk: Chunk, context: ChunkContext) -> str:
+    """The text of a chunk as the encoder and the generator read it: behind the document's title, or
+    title and headings, each a line, but for those that the text begins with.
 
-    With `with_title` the document's title is a line before it, unless the text begins with it. The
-    lexical index always reads the title.
+    Positions of evidence count from the chunk's own text. BM25 always reads the title.
     """
-    if not with_title or not chunk.title or chunk.text.lstrip().startswith(chunk.title):
-        return chunk.text
-    return f"{chunk.title}\n{chunk.text}"
+    text = chunk.text.lstrip()
+    before: list[str] = []
+    if context != "none" and chunk.title and not text.startswith(chunk.title):
+        before.append(chunk.title)
+    if context == "headings":
+        # The headings at the top of a chunk are part of its text.
+        lines = text.split("\n", 2 * len(chunk.headings))[: 2 * len(chunk.headings)]
+        known = {chunk.title, *(line.lstrip("# ").rstrip() for line in lines)}
+        before += [heading for heading in chunk.headings if heading not in known]
+    return "\n".join([*before, chunk.text])

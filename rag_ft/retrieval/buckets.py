@@ -27,6 +27,7 @@ from rag_ft.errors import RagFtError
 from rag_ft.prompts.answer_prompt import chunk_text
 from rag_ft.retrieval.encoder import Encoder, load_encoder
 from rag_ft.retrieval.segments import KEYS, KnownRows, MadeBy, Segment, TextKeys, find_segments
+from rag_ft.schema import ChunkContext
 from rag_ft.storage import batched
 
 BUCKETS = "buckets"
@@ -64,7 +65,7 @@ def encode_shard(
     made_by = MadeBy(encoder.fingerprint, "faiss", retrieval.advanced.faiss, seed)
     known = KnownRows(find_segments(index / "segments", made_by))
     number, of = shard
-    buckets = _lines_of_buckets(chunks, retrieval.with_title, known)
+    buckets = _lines_of_buckets(chunks, retrieval.context, known)
     wanted = [bucket for bucket in buckets if bucket[0] % of == number]
     made = 0
     with tqdm(desc="encode buckets", total=len(wanted), unit=" buckets") as bar:
@@ -72,7 +73,7 @@ def encode_shard(
             content = hashlib.sha256(keys.tobytes()).hexdigest()[:16]
             name = f"{encoder.fingerprint}-{bucket:06}-{content}"
             if not (index / BUCKETS / name).exists():
-                texts = (chunk_text(chunk, retrieval.with_title) for chunk in chunks.at(lines))
+                texts = (chunk_text(chunk, retrieval.context) for chunk in chunks.at(lines))
                 _write_bucket(index / BUCKETS / name, texts, keys, encoder)
                 made += 1
             bar.update()
@@ -116,14 +117,14 @@ def _work(index: Path, chunks: Path, encoder: EncoderConfig, *others: Any) -> No
 
 
 def _lines_of_buckets(
-    chunks: ChunkStore, with_title: bool, known: KnownRows
+    chunks: ChunkStore, context: ChunkContext, known: KnownRows
 ) -> Iterator[tuple[int, list[int], np.ndarray]]:
     """(bucket, lines of its chunks, their keys) of every bucket with texts that `known` lacks."""
     num_buckets = math.ceil(len(chunks) / CHUNKS_PER_BUCKET)
     lines: dict[int, list[int]] = defaultdict(list)
     text_keys, every, line = TextKeys(), list[np.ndarray](), 0
     for block in batched(chunks, 1024):
-        keys = text_keys.of([chunk_text(chunk, with_title) for chunk in block])
+        keys = text_keys.of([chunk_text(chunk, context) for chunk in block])
         for place in np.flatnonzero(known.rows(keys) < 0):
             lines[int(keys[place]) % num_buckets].append(line + int(place))
         line += len(block)

@@ -42,7 +42,7 @@ from rag_ft.retrieval.segments import (
     write_segment,
 )
 from rag_ft.retrieval.vector_file import VectorFile, write_vectors
-from rag_ft.schema import Chunk
+from rag_ft.schema import Chunk, ChunkContext
 from rag_ft.storage import batched, to_json, write_text
 
 _NUM_TUNING_QUERIES = 256
@@ -63,7 +63,7 @@ class Manifest:
     dim: int
     num_chunks: int
     chunks: str
-    with_title: bool
+    context: ChunkContext
     store: str
     segments: list[dict[str, Any]]
 
@@ -72,8 +72,8 @@ def read_manifest(folder: Path) -> Manifest:
     """Raises DataError where `folder` holds no finished index, or one of an earlier version."""
     try:
         fields = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        # Earlier versions had no segments.
-        if "nprobe" in fields or "store_data" in fields:
+        # Earlier versions had no segments, and knew titles alone.
+        if "nprobe" in fields or "store_data" in fields or "with_title" in fields:
             raise DataError(
                 f"the index in {folder} was made by an earlier version: rebuild it with "
                 "`rag-ft index CONFIG --force`"
@@ -175,7 +175,7 @@ def build_index(
     remove_others(folder / "segments", segments)
     parts = [*segments, *open_buckets(folder / BUCKETS, encoder.fingerprint)]
     new = VectorFile(folder, encoder, total)
-    read = _read_chunks(folder, chunks, encoder, retrieval.with_title, KnownRows(parts), new)
+    read = _read_chunks(folder, chunks, encoder, retrieval.context, KnownRows(parts), new)
 
     cut = np.concatenate([*(part.keys["cut"] for part in parts), new.cut])[read.rows]
     kept, moved = _arrange(segments, read.rows, compact)
@@ -191,7 +191,7 @@ def build_index(
     (folder / "rows.npy").unlink(missing_ok=True)
     np.save(folder / "rows.npy", read.rows)
     listed = [{"name": s.folder.name, "num_rows": s.num_rows, "data": s.data} for s in kept]
-    made = (encoder.fingerprint, encoder.dim, len(read.rows), read.digest, retrieval.with_title)
+    made = (encoder.fingerprint, encoder.dim, len(read.rows), read.digest, retrieval.context)
     write_manifest(folder, Manifest(*made, store, listed))
     remove_others(folder / "segments", kept)
     shutil.rmtree(folder / BUCKETS, ignore_errors=True)
@@ -244,7 +244,7 @@ def _read_chunks(
     folder: Path,
     chunks: Iterable[Chunk],
     encoder: Encoder,
-    with_title: bool,
+    context: ChunkContext,
     known: KnownRows,
     new: VectorFile,
 ) -> _Read:
@@ -255,11 +255,13 @@ def _read_chunks(
         LexicalBuilder(folder),
         TextKeys(),
     )
+    # BM25 always reads the titles: in no measurement was it better without.
+    lexical_context: ChunkContext = "title" if context == "none" else context
     keys, rows, num_new = list[np.ndarray](), list[np.ndarray](), 0
     samples, step = list[str](), 1
     with new:
         for block in batched(chunks, encoder.block_size):
-            texts = [chunk_text(chunk, with_title) for chunk in block]
+            texts = [chunk_text(chunk, context) for chunk in block]
             keys.append(text_keys.of(texts))
             found = known.rows(keys[-1])
             missing = np.flatnonzero(found < 0)
@@ -272,8 +274,7 @@ def _read_chunks(
             samples += texts[-len(ids) % step :: step]
             while len(samples) > 2 * _NUM_TUNING_QUERIES:
                 samples, step = samples[::2], 2 * step
-            # BM25 always reads the titles: in no measurement was it better without.
-            lexical.add([chunk_text(chunk, True) for chunk in block])
+            lexical.add([chunk_text(chunk, lexical_context) for chunk in block])
             ids += [chunk.id for chunk in block]
             digest.update("".join(to_json(chunk) + "\n" for chunk in block).encode())
     if not ids:

@@ -309,10 +309,9 @@ def open_retriever(
     remedy = f"run `rag-ft {stage} CONFIG --force`"
     if manifest.encoder != loaded.fingerprint:
         raise ConfigError(f"the index in {folder} was made by another encoder: {remedy}")
-    if manifest.with_title != retrieval.with_title:
+    if manifest.context != retrieval.context:
         raise ConfigError(
-            f"the index in {folder} was made with "
-            f"retrieval.context={'title' if manifest.with_title else 'none'}: {remedy}"
+            f"the index in {folder} was made with retrieval.context={manifest.context}: {remedy}"
         )
     if run_dir.chunks.exists() and manifest.chunks != chunks_hash(run_dir):
         raise ConfigError(

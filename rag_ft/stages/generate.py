@@ -116,7 +116,7 @@ def _generate(session: Session) -> dict[str, Any]:
             stats.note(reject)
         imported.check_kept(least_share, settings.questions, rejects)
         if settings.pairs_per_chunk:
-            prompt = AnswerPrompt(prompts, config.retrieval.with_title)
+            prompt = AnswerPrompt(prompts, config.retrieval.context)
             seconds = _run_passes(session, prompt, imported.pairs, stats)
             generated = read_jsonl(run_dir.pass_pairs("kept"), QAPair)
     stats.check_kept(least_share)

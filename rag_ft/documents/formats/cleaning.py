@@ -16,15 +16,19 @@ MIN_WRAPPED_CHARS = 45
 # A list item, a table row, a quotation, a field ("Phone: 12"), a setting or a command begins a line
 # of its own.
 _KEEPS_LINE = re.compile(
-    r"""\s | [-*•‣–+|>#$◦●○■□▪▫➢➤✓✔·] | \d{1,3}[.)]\s | \(?\w{1,3}\)\s
+    r"""\s | [-*•‣–+|>#$·\u2190-\u21ff\u2460-\u24ff\u25a0-\u27bf] | \d{1,3}[.)]\s | \(?\w{1,3}\)\s
     | (?:[A-Za-z]|[ivxIVX]{1,5})\.\s | o\s | [^\W\d_][\w ]{0,25}:\s | [\w.\[\]-]+\s?[:+]?=
     | \S*[/\\]\S*\s?$
-    | (?:sudo|pip3?|npm|npx|git|cd|docker|apt(?:-get)?|curl|wget|mkdir|chmod|kubectl|ssh)\s""",
+    | (?:sudo|pip3?|npm|npx|yarn|git|cd|docker|apt(?:-get)?|curl|wget|mkdir|chmod|kubectl|helm|ssh
+      |scp|rsync|export|brew|cargo|systemctl|journalctl|cp|mv|rm|ls|psql|mvn|python3?\s-m)\s
+    | make\s[\w-]+$""",
     re.VERBOSE,
 )
 # Columns that blanks lay out, and the options of a command.
 _LAID_OUT = re.compile(r"\S(?: {3,}|\t+)\S|\s--?[a-z][\w-]*(?:[\s=]|$)")
-_BROKEN_WORD = re.compile(r"(?<=[^\W\d_])-[ \t]*\n[ \t]*(?=(\w{1,40}))")
+# "1.2 a passport" after "1.1 a ticket", but not "3.5 metres" after any line.
+_SECTION = re.compile(r"\d{1,3}(?:\.\d{1,3})+\.?\s")
+_BROKEN_WORD = re.compile(r"(?<=[^\W\d_])[-\u2010][ \t]*\n[ \t]*(?=(\w{1,40}))")
 _LAST_WORD = re.compile(r"\w+$")
 # "Vor- und Nachteile": the hyphen stands for what follows.
 _CONJUNCTIONS = frozenset(
@@ -119,6 +123,8 @@ def _goes_on(line: str, following: str, width: int, min_chars: int) -> bool:
     word = following.split(" ", 1)[0]
     if not word or "|" in line or _KEEPS_LINE.match(following):
         return False
+    if _SECTION.match(line) and _SECTION.match(following):
+        return False
     if _LAID_OUT.search(line) or _LAID_OUT.search(following) or line.endswith(":"):
         return False
     if word[0].islower():
@@ -133,7 +139,7 @@ def join_broken_words(text: str, whole: str = "") -> str:
     (`north-west`), and so do ranges and names (`10-20`, `Nord-Süd`). The hyphen of `Vor- und
     Nachteile` keeps its blank.
     """
-    if "-" not in text:
+    if "-" not in text and "\u2010" not in text:
         return text
 
     def join(match: re.Match[str]) -> str:

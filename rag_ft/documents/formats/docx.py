@@ -14,6 +14,8 @@ from rag_ft.documents.formats.docx_styles import (
     W,
     list_of,
     outline_level,
+    raised_by,
+    raised_styles,
     read_styles,
     style_by_id,
 )
@@ -40,6 +42,16 @@ _WRAPPERS = frozenset(
 _LEFT_OUT = frozenset((f"{_MC}Fallback", f"{W}moveFrom", f"{W}pPr", f"{W}rPr", f"{W}del"))
 _CHARACTERS = {f"{W}tab": "\t", f"{W}br": "\n", f"{W}cr": "\n", f"{W}noBreakHyphen": "-"}
 _RAISED = {"superscript": SUP, "subscript": SUB}
+# The types of imported parts whose suffix may be any.
+_IMPORTED = {
+    "text/html": ".html",
+    "application/xhtml+xml": ".html",
+    "message/rfc822": ".mht",
+    "multipart/related": ".mht",
+    "text/plain": ".txt",
+    "application/rtf": ".rtf",
+    "text/rtf": ".rtf",
+}
 # Word files inside a Word file are read to this depth.
 MAX_IMPORTS = 3
 
@@ -75,7 +87,8 @@ class _DocxReader:
             raise UnreadableError("corrupt", f"Word file: it has no {self.main}")
         self.body = tree.find(f"{W}body")
         self.relations = package.relations(self.main)
-        self.styles = read_styles(self._related("styles"))
+        styles = self._related("styles")
+        self.styles, self.raised = read_styles(styles), raised_styles(styles)
         self.numbering = Numbering.of(self._related("numbering"))
         self.notes = {
             kind: {
@@ -156,11 +169,11 @@ class _DocxReader:
     def _imported(self, element: ElementTree.Element) -> Iterator[Block]:
         """Yields the blocks of a part that was imported as HTML, MHT, text or Word."""
         kind, name = self.relations.get(element.get(f"{_R}id", ""), ("", ""))
-        suffix = posixpath.splitext(name)[1].lower()
+        suffix = _IMPORTED.get(self.package.content_type(name)) or posixpath.splitext(name)[1]
         try:
             if self.depth >= MAX_IMPORTS:
                 raise UnreadableError("too deep", "Word files inside Word files")
-            yield from _read_part(self.package.read(name), suffix, self.depth)
+            yield from _read_part(self.package.read(name), suffix.lower(), self.depth)
         except (UnreadableError, KeyError) as error:
             self.lost.append((f"imported part {name or kind}", str(error)))
 
@@ -191,6 +204,8 @@ class _DocxReader:
             for cell in cells:
                 for inner in _unwrapped(cell, "tbl"):
                     yield from self._rows(inner)
+                for part in _unwrapped(cell, "altChunk"):
+                    yield from self._imported(part)
             yield from self._footnotes()
 
     def _cell(self, cell: ElementTree.Element) -> str:
@@ -237,8 +252,11 @@ class _DocxReader:
     def _run(self, run: ElementTree.Element) -> Iterator[str]:
         font = run.find(f"{W}rPr/{W}rFonts")
         name = "" if font is None else font.get(f"{W}ascii", "") or font.get(f"{W}hAnsi", "")
-        raised = run.find(f"{W}rPr/{W}vertAlign")
-        mark = _RAISED.get("" if raised is None else raised.get(f"{W}val", ""), "")
+        properties = run.find(f"{W}rPr")
+        style = run.find(f"{W}rPr/{W}rStyle")
+        how = "" if properties is None else raised_by(properties)
+        how = how or ("" if style is None else self.raised.get(style.get(f"{W}val", ""), ""))
+        mark = _RAISED.get(how, "")
         text = "".join(self._runs(run, name))
         # The reference to a note is set apart already.
         yield f"{mark}{text}{END}" if mark and text and not text.startswith(" [") else text

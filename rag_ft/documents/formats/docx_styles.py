@@ -110,6 +110,26 @@ def read_styles(tree: ElementTree.Element | None) -> dict[str, Style]:
     return found
 
 
+def raised_styles(tree: ElementTree.Element | None) -> dict[str, str]:
+    """Returns the id of each style of characters that raises or lowers them -> how."""
+    found: dict[str, str] = {}
+    for style in tree.iter(f"{W}style") if tree is not None else ():
+        properties = style.find(f"{W}rPr")
+        if properties is not None and (how := raised_by(properties)):
+            found[style.get(f"{W}styleId", "")] = how
+    return found
+
+
+def raised_by(properties: ElementTree.Element) -> str:
+    """Returns superscript, subscript or "", by the properties of a run: also small characters that
+    are moved up or down."""
+    how = _value(properties, "vertAlign") or ""
+    moved = _value(properties, "position") or "0"
+    if not how and _value(properties, "sz") and moved not in ("0", ""):
+        how = "subscript" if moved.startswith("-") else "superscript"
+    return how if how in ("superscript", "subscript") else ""
+
+
 def style_by_id(style_id: str) -> Style:
     """Returns what can be told of a style that styles.xml does not hold."""
     num = ("", 0) if _LIST_NAME.match(re.sub(r"(?<=[a-z])(?=[A-Z])", " ", style_id)) else None

@@ -18,9 +18,11 @@ BOMS = (
 MAX_CONTROL_SHARE = 0.01
 # A declared encoding is believed while fewer than one in this many characters is damaged.
 CHARACTERS_PER_DAMAGE = 50
+# So few characters whose encoding cannot be told are replaced, and the text is kept.
+CHARACTERS_PER_STRAY = 5000
 # chardet's confidence is low for a few words even where it is right, and higher for letters that
 # are not Latin. Of 300 short texts in 35 encodings, 150 of them among English words, 9 got wrong
-# letters with these floors; all had one word of two letters, or an encoding hardly used today.
+# letters with these floors: single words, and encodings that are hardly used today.
 MIN_CONFIDENCE, MIN_OTHER_CONFIDENCE = 0.03, 0.12
 # Another encoding than cp1252 is this many times as likely, or it is cp1252.
 MIN_LEAD = 1.75
@@ -230,6 +232,10 @@ def _detected(raw: bytes, declared: str | None) -> str:
     codec = _likeliest(sample)
     if codec is not None:
         return _forgiving(raw, codec)
+    # A long text is not lost to one stray byte.
+    text = raw.decode("utf-8", "replace")
+    if text.count("\ufffd") * CHARACTERS_PER_STRAY <= len(text):
+        return text
     said = f"; it declares {declared}" if declared else ""
     raise UnreadableError("not text", f"unknown encoding, save the file as UTF-8{said}")
 

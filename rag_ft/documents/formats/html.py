@@ -8,33 +8,23 @@ from typing import Any
 from rag_ft.documents.formats.cleaning import one_line
 from rag_ft.documents.formats.content import Block, BlockKind, Content, UnreadableError
 from rag_ft.documents.formats.encodings import declared_charset, decode
+from rag_ft.documents.formats.html_inline import (
+    BLOCKS,
+    HEADINGS,
+    INLINE,
+    clean,
+    left_out,
+    raised,
+)
+from rag_ft.documents.formats.html_tables import layout_tables, rows_of
 from rag_ft.documents.formats.mathml import formula_text
 from rag_ft.documents.formats.numerals import numeral
-from rag_ft.documents.formats.scripts import END, SUB, SUP, plain_scripts
 
-_HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
-_NOT_TEXT = ("script", "style", "template", "svg", "title", "head", "iframe", "noscript", "object")
-DROPPED = frozenset((*_NOT_TEXT, "mjx-math"))
-# Elements that end the words before and after them; every other element stands inside a line.
-BLOCKS = frozenset(
-    f"""{" ".join(_HEADINGS)} address article aside audio blockquote body canvas caption center dd
-    details dialog dir div dl dt fieldset figcaption figure footer form header hgroup hr html legend
-    li listing main menu ol optgroup option p plaintext pre search section summary table tbody
-    textarea tfoot thead tr ul video xmp""".split()
-)
 _KINDS: dict[str, BlockKind] = {
-    **dict.fromkeys(_HEADINGS, "heading"),
+    **dict.fromkeys(HEADINGS, "heading"),
     **dict.fromkeys(("pre", "listing", "xmp", "textarea"), "code"),
     **dict.fromkeys(("caption", "figcaption"), "caption"),
 }
-# What draws a formula that stands beside as MathML or TeX.
-_DRAWN_FORMULA = re.compile(
-    r"(?:^|\s)(?:katex-html|MathJax(?:_\w+)?|mwe-math-fallback-\S+)(?:\s|$)"
-)
-_LAYOUT = frozenset(("table", *_HEADINGS))
-# A rowspan that a page claims repeats its cell in at most this many rows.
-MAX_ROWSPAN = 1000
-
 _SKIPPED = re.compile(
     r"<!--.*?(?:-->|\Z)|<(?P<raw>script|style|textarea|title|xmp)\b.*?</(?P=raw)\s*>"
     r"|<(?P<rawend>noscript|iframe)\b[^>]*>.*?</(?P=rawend)\s*>"
@@ -53,7 +43,12 @@ def read_html(raw: bytes) -> Content:
     Raises:
         UnreadableError: "not text".
     """
-    return content_of_html(decode(raw, declared_charset(raw)))
+    try:
+        text = decode(raw, declared_charset(raw))
+    except UnreadableError:
+        # One odd byte in a page that declares nothing does not reject it.
+        text = decode(raw, "utf-8")
+    return content_of_html(text)
 
 
 def content_of_html(text: str) -> Content:
@@ -144,7 +139,7 @@ class _Walk:
     def blocks_of(self, root: Any) -> list[Block]:
         # A stack instead of recursion, because unclosed elements nest thousands deep. An entry is
         # a node to enter, or the name of an element to leave.
-        layouts = _layout_tables(root)
+        layouts = layout_tables(root)
         stack: list[Any] = [root]
         while stack:
             node = stack.pop()
@@ -156,11 +151,12 @@ class _Walk:
                 self._add(node.text_content or "")
             elif name == "table" and node.mem_id not in layouts:
                 self._flush()
-                self.blocks += _rows(node)
+                self.blocks += rows_of(node)
             elif name == "math":
                 self.pieces.append(formula_text(node))
-            elif not _left_out(node):
-                self._enter(node)
+            elif not left_out(node):
+                name = raised(node) or name
+                self._enter(node, name)
                 stack.append(name)
                 stack += reversed(list(node.iter(include_text=True)))
         self._flush()
@@ -169,12 +165,11 @@ class _Walk:
     def _add(self, text: str) -> None:
         self.pieces.append(text if self.kind == "code" else re.sub(r"[ \t\n\r\f]+", " ", text))
 
-    def _enter(self, node: Any) -> None:
-        name = node.tag
+    def _enter(self, node: Any, name: str) -> None:
         if name in ("td", "th"):
             self._flush()
         elif name not in BLOCKS:
-            self.pieces.append(_INLINE.get(name, ("", ""))[0])
+            self.pieces.append(INLINE.get(name, ("", ""))[0])
             return
         elif self.kind == "item" and name in ("p", "div", "span") and not self._has_text():
             return
@@ -189,7 +184,7 @@ class _Walk:
             self._begin_item(node)
         elif name in _KINDS:
             self.kind = _KINDS[name]
-            self.level = int(name[1]) if name in _HEADINGS else 0
+            self.level = int(name[1]) if name in HEADINGS else 0
         elif name == "dd":
             self.tight = True
 
@@ -215,14 +210,14 @@ class _Walk:
             if name in ("ol", "ul", "menu", "dir") and self.lists:
                 self.lists.pop()
         else:
-            self.pieces.append(_INLINE.get(name, ("", ""))[1])
+            self.pieces.append(INLINE.get(name, ("", ""))[1])
 
     def _has_text(self) -> bool:
         return any(not piece.isspace() for piece in self.pieces)
 
     def _flush(self) -> None:
         """Ends the block that is read, if it has text."""
-        text = _clean("".join(self.pieces), keep_lines=self.kind == "code")
+        text = clean("".join(self.pieces), keep_lines=self.kind == "code")
         if self.kind == "heading":
             text = " ".join(text.split())
         if text.strip():
@@ -235,44 +230,6 @@ class _Walk:
 
 # The types of ordered lists, and what they are called in `numeral`.
 _LIST_TYPES = {"a": "lowerLetter", "A": "upperLetter", "i": "lowerRoman", "I": "upperRoman"}
-_INLINE = {
-    "br": ("\n", ""),
-    "sup": (SUP, END),
-    "sub": (SUB, END),
-    "rt": ("(", ")"),
-    "q": ("", ""),
-    "td": (" ", " "),
-}
-
-
-def _clean(text: str, *, keep_lines: bool = False) -> str:
-    text = plain_scripts(text)
-    if keep_lines:
-        return text.strip("\n")
-    # Blanks around breaks; a reading that the page sets apart itself has brackets already.
-    text = re.sub(r"[ \t]*\n[ \t]*", "\n", re.sub(r"[ \t]{2,}", " ", text)).strip()
-    return re.sub(r"[(（]\(([^()]*)\)[)）]", r"(\1)", text)
-
-
-def _left_out(node: Any) -> bool:
-    name = node.tag or "-"
-    if name.startswith(("-", "!")) or name in DROPPED or name.startswith("o:"):
-        return name not in ("-document",)
-    return name in ("span", "div", "img") and bool(
-        _DRAWN_FORMULA.search(node.attributes.get("class") or "")
-    )
-
-
-def _layout_tables(root: Any) -> set[int]:
-    """Returns the elements that hold a table or a heading, each looked at once: such a table lays
-    out the page and is no table of facts."""
-    holders: set[int] = set()
-    for found in root.css(", ".join(_LAYOUT)):
-        parent = found.parent
-        while parent is not None and parent.mem_id not in holders:
-            holders.add(parent.mem_id)
-            parent = parent.parent
-    return holders
 
 
 def _numbers(node: Any) -> tuple[int, int, str]:
@@ -286,60 +243,3 @@ def _numbers(node: Any) -> tuple[int, int, str]:
     if is_reversed:
         return sum(child.tag == "li" for child in node.iter()), -1, kind
     return 1, 1, kind
-
-
-def _rows(table: Any) -> list[Block]:
-    """Returns the caption and the rows of a table of facts, each in one line.
-
-    A cell that spans rows is repeated in each of them.
-    """
-    blocks: list[Block] = []
-    # column -> (text, number of rows that it still fills)
-    spanning: dict[int, tuple[str, int]] = {}
-    for node in table.css("caption, tr"):
-        if node.tag == "caption":
-            blocks.append(Block("caption", _cell_text(node)))
-            continue
-        cells: list[str] = []
-        found = [child for child in node.iter() if child.tag in ("td", "th")]
-        for cell in found:
-            while (above := spanning.get(len(cells), ("", 0)))[1] > 0:
-                spanning[len(cells)] = (above[0], above[1] - 1)
-                cells.append(above[0])
-            rows = (cell.attributes.get("rowspan") or "").strip()
-            text = _cell_text(cell)
-            if rows.isdecimal() and len(rows) < 6 and int(rows) > 1:
-                spanning[len(cells)] = (text, min(int(rows), MAX_ROWSPAN) - 1)
-            cells.append(text)
-        while (above := spanning.get(len(cells), ("", 0)))[1] > 0:
-            spanning[len(cells)] = (above[0], above[1] - 1)
-            cells.append(above[0])
-        if any(cells):
-            is_head = bool(found) and all(cell.tag == "th" for cell in found)
-            first = not any(block.kind == "row" for block in blocks)
-            blocks.append(Block("row", " | ".join(cells), int(is_head and first), tight=not first))
-    return blocks
-
-
-def _cell_text(cell: Any) -> str:
-    """Returns a cell in one line: `;` between list items, blanks for every other break."""
-    pieces: list[str] = []
-    stack: list[Any] = list(reversed(list(cell.iter(include_text=True))))
-    while stack:
-        node = stack.pop()
-        if isinstance(node, str):
-            pieces.append(node)
-            continue
-        name = node.tag or "-"
-        if name == "-text":
-            pieces.append(node.text_content or "")
-        elif name == "math":
-            pieces.append(formula_text(node))
-        elif not _left_out(node):
-            before, after = _INLINE.get(name, (" ", " ") if name in BLOCKS else ("", ""))
-            if name == "li" and any(not piece.isspace() for piece in pieces):
-                before = "; "
-            pieces.append(before)
-            stack.append(after)
-            stack += reversed(list(node.iter(include_text=True)))
-    return " ".join(_clean("".join(pieces)).replace(" ; ", "; ").split())

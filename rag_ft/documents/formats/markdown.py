@@ -36,6 +36,8 @@ _COMMENT = re.compile(rf"{_NO_CODE}|<!--.*?(?:-->|\Z)", re.DOTALL | re.MULTILINE
 _TABLE = re.compile(
     rf"{_NO_CODE}|<table\b[^>]*>.*?</table>", re.DOTALL | re.MULTILINE | re.IGNORECASE
 )
+# A tag whose `>` stands alone in a line, where it would begin a quotation.
+_LATE_END = re.compile(r"(<[a-zA-Z][^<>`]{0,300}?=[^<>`]{0,300}?)\n[ \t]*(?=>)")
 # A link definition: one word that looks like an address, and perhaps a title in quotes.
 # `[Anna]: Come at nine.` is no definition.
 _DEFINITION = re.compile(
@@ -79,7 +81,7 @@ def content_of_markdown(text: str) -> Content:
         text = _COMMENT.sub(lambda m: m[0] if m["kept"] or not m[0].endswith("-->") else "", text)
     if "<table" in text.lower():
         text = _TABLE.sub(lambda m: m[0] if m["kept"] else re.sub(r"\n\s*\n", "\n", m[0]), text)
-    blocks = list(_blocks(text))
+    blocks = list(_blocks(_LATE_END.sub(r"\1 ", text)))
     title = str(metadata.pop("title", ""))
     headings = [block for block in blocks if block.kind == "heading"]
     if not title and headings:

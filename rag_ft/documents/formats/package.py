@@ -22,7 +22,7 @@ PACKAGE_ERRORS = (
     *MALFORMED_FILE_ERRORS,
 )
 _RELATION = "{http://schemas.openxmlformats.org/package/2006/relationships}Relationship"
-_OVERRIDE = "{http://schemas.openxmlformats.org/package/2006/content-types}Override"
+_TYPES = "{http://schemas.openxmlformats.org/package/2006/content-types}"
 # Word writes the first of these in files saved as "Strict Open XML Document".
 _STRICT = (
     (
@@ -57,6 +57,7 @@ class Package:
             self._zip = zipfile.ZipFile(io.BytesIO(raw))
         except PACKAGE_ERRORS as error:
             raise UnreadableError("corrupt", f"{kind}: {error}") from error
+        self._stored = {self._plain(name): name for name in self.names()}
         size = sum(info.file_size for info in self._zip.infolist())
         if size > MAX_UNPACKED_MB * 2**20:
             raise UnreadableError(
@@ -82,13 +83,22 @@ class Package:
         """Returns the names of all parts."""
         return self._zip.namelist()
 
+    def holds(self, name: str) -> bool:
+        """Returns whether there is such a part."""
+        return self._plain(name) in self._stored
+
     def read(self, name: str) -> bytes:
-        """Returns a part as bytes."""
-        return self._zip.read(name)
+        """Returns a part as bytes. Raises KeyError where there is none."""
+        return self._zip.read(self._stored[self._plain(name)])
+
+    @staticmethod
+    def _plain(name: str) -> str:
+        # Names of parts are the same in small and capital letters, and some programs write "\\".
+        return name.replace("\\", "/").lower()
 
     def xml(self, name: str) -> ElementTree.Element | None:
         """Returns a part as a tree, with the usual namespaces; None where there is no such part."""
-        if name not in self.names():
+        if not self.holds(name):
             return None
         raw = self.read(name)
         for strict, usual in _STRICT:
@@ -112,14 +122,27 @@ class Package:
     def main_part(self, usual: str) -> str:
         """Returns the name of the part that holds the document."""
         for kind, name in self.relations("").values():
-            if kind == "officeDocument" and name in self.names():
+            if kind == "officeDocument" and self.holds(name):
                 return name
-        types = self.xml("[Content_Types].xml")
-        for override in types.iter(_OVERRIDE) if types is not None else ():
-            name = (override.get("PartName") or "").lstrip("/")
-            if ".main+xml" in (override.get("ContentType") or "") and name in self.names():
+        for name, kind in self._content_types().items():
+            if ".main+xml" in kind and self.holds(name):
                 return name
         return usual
+
+    def content_type(self, name: str) -> str:
+        """Returns the type of a part: its own, else that of its suffix, else ""."""
+        types = self._content_types()
+        return types.get(self._plain(name)) or types.get(posixpath.splitext(name)[1].lower(), "")
+
+    def _content_types(self) -> dict[str, str]:
+        """Returns the name of a part, or a suffix such as `.xml` -> its type."""
+        tree = self.xml("[Content_Types].xml")
+        found: dict[str, str] = {}
+        for entry in tree.iter() if tree is not None else ():
+            own = (entry.get("PartName") or "").lstrip("/") or f".{entry.get('Extension') or ''}"
+            if entry.tag in (f"{_TYPES}Override", f"{_TYPES}Default"):
+                found[self._plain(own)] = entry.get("ContentType") or ""
+        return found
 
     def title(self) -> str:
         """Returns the title of the file's properties."""

@@ -10,7 +10,9 @@ from rag_ft.documents.formats.encodings import decode
 
 MAX_FIRST_LINE_CHARS = 100
 _UNDERLINED = re.compile(r"(?P<said>\S[^\n]{0,99})\n(?P<mark>={3,}|-{3,}|~{3,}|\*{3,})$")
-_ITEM = re.compile(r"[ \t]*(?:[-*•‣–◦●▪]|\d{1,3}[.)]|\(?\w{1,2}[.)])[ \t]")
+_ITEM = re.compile(
+    r"[ \t]*(?:[-*•‣–\u2190-\u21ff\u2460-\u24ff\u25a0-\u27bf]|\d{1,3}[.)]|\(?\w{1,2}[.)])[ \t]"
+)
 
 
 def read_text(raw: bytes) -> Content:

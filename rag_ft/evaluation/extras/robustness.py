@@ -9,7 +9,7 @@ from rag_ft.config import RetrievalConfig
 from rag_ft.evaluation.systems import Ask, State
 from rag_ft.prompts.answer_prompt import chunk_text
 from rag_ft.relevance import is_negative, occurrences, oracle_context
-from rag_ft.schema import Chunk, QAPair
+from rag_ft.schema import Chunk, ChunkContext, QAPair
 from rag_ft.text import is_unspaced, normalise
 
 NOISE_CHUNKS = (0, 1, 2, 4)  # beside one gold chunk: 0, 50, 67, 80 % of the context is noise
@@ -60,15 +60,15 @@ def probes(
         for place, at in zip(PLACES, places, strict=True):
             asks += _both(pair, f"order_{place}", [*others[:at], shown[0], *others[at:]])
 
-        asks += _swap(pair, chunks[shown[0]], pairs, rng, settings.with_title)
+        asks += _swap(pair, chunks[shown[0]], pairs, rng, settings.context)
     return asks
 
 
 def _swap(
-    pair: QAPair, chunk: Chunk, pairs: Sequence[QAPair], rng: random.Random, with_title: bool
+    pair: QAPair, chunk: Chunk, pairs: Sequence[QAPair], rng: random.Random, context: ChunkContext
 ) -> list[Ask]:
     """The context contradicts the document: does the answer follow what is shown?"""
-    text = chunk_text(chunk, with_title)
+    text = chunk_text(chunk, context)
     spans = occurrences(pair.answer, text)
     # Another answer fits if a number replaces a number, and it has about as many words.
     # The answer of a question with other filters may come from documents that these exclude.

@@ -108,7 +108,7 @@ class RetrieverTraining:
 
     def text_of(self, chunk: Chunk) -> str:
         """What the encoder reads of a chunk, without its prompt."""
-        return chunk_text(chunk, self.config.retrieval.with_title)
+        return chunk_text(chunk, self.config.retrieval.context)
 
     def retriever_in(self, served: RunDir) -> Retriever:
         """The encoder and index of a candidate's folder, in the run's own that of the base, with

@@ -1,0 +1,56 @@
+"""What stands inside a line of HTML: which elements end it, and what the others become."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from rag_ft.documents.formats.scripts import END, SUB, SUP, plain_scripts
+
+HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
+_NOT_TEXT = ("script", "style", "template", "svg", "title", "head", "iframe", "noscript", "object")
+DROPPED = frozenset((*_NOT_TEXT, "mjx-math"))
+# Elements that end the words before and after them; every other element stands inside a line.
+BLOCKS = frozenset(
+    f"""{" ".join(HEADINGS)} address article aside audio blockquote body canvas caption center dd
+    details dialog dir div dl dt fieldset figcaption figure footer form header hgroup hr html legend
+    li listing main menu ol optgroup option p plaintext pre search section summary table tbody
+    textarea tfoot thead tr ul video xmp""".split()
+)
+# What draws a formula that stands beside as MathML or TeX.
+_DRAWN_FORMULA = re.compile(
+    r"(?:^|\s)(?:katex-html|MathJax(?:_\w+)?|mwe-math-fallback-\S+)(?:\s|$)"
+)
+INLINE = {
+    "br": ("\n", ""),
+    "sup": (SUP, END),
+    "sub": (SUB, END),
+    "rt": ("(", ")"),
+    "q": ("", ""),
+    "td": (" ", " "),
+}
+
+
+def clean(text: str, *, keep_lines: bool = False) -> str:
+    text = plain_scripts(text)
+    if keep_lines:
+        return text.strip("\n")
+    # Blanks around breaks; a reading that the page sets apart itself has brackets already.
+    text = re.sub(r"[ \t]*\n[ \t]*", "\n", re.sub(r"[ \t]{2,}", " ", text)).strip()
+    return re.sub(r"[(（]\(([^()]*)\)[)）]", r"(\1)", text)
+
+
+def left_out(node: Any) -> bool:
+    name = node.tag or "-"
+    if name.startswith(("-", "!")) or name in DROPPED or name.startswith("o:"):
+        return name not in ("-document",)
+    return name in ("span", "div", "img") and bool(
+        _DRAWN_FORMULA.search(node.attributes.get("class") or "")
+    )
+
+
+def raised(node: Any) -> str:
+    """Returns sup or sub for an element that a style raises or lowers."""
+    style = node.attributes.get("style") or "" if node.tag in ("span", "font", "a") else ""
+    found = re.search(r"vertical-align\s*:\s*(super|sub|text-top)", style)
+    return "" if found is None else "sub" if found[1] == "sub" else "sup"
