@@ -9,8 +9,9 @@ chunk, with its title and headings, states exactly this answer to it; grammar do
 150 of part `develop` were there to write the checks and to choose their threshold; the 150 of part
 `report` are for the result.
 
-Makes the checks `evidence` and `subject` and the second opinion of `evidence_similarity`, one after
-the other, and prints precision and the share of right pairs kept, with Wilson's 95 % intervals.
+Makes the checks `evidence` and `subject`, compares the stored F1 of the round trip with
+`round_trip_f1`, and asks for the second opinion of `evidence_similarity`, one after the other.
+Prints precision and the share of right pairs kept, with Wilson's 95 % intervals.
 Writes benchmarks/results/pairs-<part>-<hardware>-<date>.json.
 """
 
@@ -55,7 +56,8 @@ def main() -> None:
     args = _arguments()
     config = load_config(args.config, args.overrides)
     labelled = read_labels(args.part, args.pairs)
-    least = config.generate.advanced.evidence_similarity
+    settings = config.generate.advanced
+    least = settings.evidence_similarity
     encoder = load_encoder(config.encoder)
 
     def opinion(rows: Sequence[LabelledPair]) -> list[LabelledPair]:
@@ -68,6 +70,12 @@ def main() -> None:
         "all": list,
         "evidence": lambda rows: [row for row in rows if not _fails_evidence(row)],
         "subject": lambda rows: [row for row in rows if not _fails_subject(row)],
+        f"round_trip_f1 {settings.round_trip_f1:g}": lambda rows: [
+            # Those below it passed because one answer contained the other, which 1 rules out.
+            row
+            for row in rows
+            if settings.round_trip_f1 < 1 or row.pair.checks["round_trip_f1"] == 1
+        ],
         f"evidence_similarity {least}": opinion,
     }
     dtype = str(encoder.sentence_transformer.dtype).removeprefix("torch.")

@@ -254,7 +254,8 @@ class GenerateAdvanced(Section):
         0.5,
         ge=0,
         le=1,
-        description="Least F1 (0-1) of the LLM's answer from the chunk against the pair's answer.",
+        description="Least F1 (0-1) of the LLM's answer from the chunk against the pair's answer. "
+        "Below 1 an answer that contains the other passes too.",
     )
     duplicate_similarity: float = Field(
         0.95, gt=0, le=1, description="Cosine (0-1) from which two questions count as the same."

@@ -253,14 +253,14 @@ def supports(evidence: str, answer: str) -> bool:
 
 
 def same_answer(said: str, answer: str, least_f1: float) -> bool:
-    """Whether two answers agree: their F1 (0-1) is at least `least_f1`, or one contains the other;
-    and they differ neither by a number nor by a "not"."""
+    """Whether two answers agree: their F1 (0-1) is at least `least_f1`, or one contains the other
+    (not with a `least_f1` of 1); and they differ neither by a number nor by a "not"."""
     said, answer = (unicodedata.normalize("NFKC", text) for text in (said, answer))
     if not normalise(said) or not normalise(answer) or _contradict(said, answer):
         return False
-    return agreement(said, answer) >= least_f1 or bool(
-        contains(said, [answer]) or contains(answer, [said])
-    )
+    if agreement(said, answer) >= least_f1:
+        return True
+    return least_f1 < 1 and bool(contains(said, [answer]) or contains(answer, [said]))
 
 
 def agreement(said: str, answer: str) -> float:
