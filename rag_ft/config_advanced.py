@@ -8,7 +8,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-Check = Literal["evidence", "form", "stands_alone", "duplicate", "round_trip", "closed_book"]
+Check = Literal[
+    "evidence", "form", "stands_alone", "subject", "duplicate", "round_trip", "closed_book"
+]
 
 
 class Section(BaseModel):
@@ -251,12 +253,13 @@ class GenerateAdvanced(Section):
         "question, answer.",
     )
     checks: list[Check] = Field(
-        ["evidence", "form", "stands_alone", "duplicate", "round_trip", "closed_book"],
+        ["evidence", "form", "stands_alone", "subject", "duplicate", "round_trip", "closed_book"],
         description="Checks that a generated pair must pass, cheapest first. evidence: the quote "
         "is in the chunk. form: question and answer are well formed. stands_alone: the question "
-        "makes sense without the passage. duplicate: it was not asked before. round_trip: its "
-        "chunk is found and gives the same answer. closed_book: a test question is not answered "
-        "without the chunk.",
+        "makes sense without the passage. subject: the evidence, the sentence before it or the "
+        "headings over it name what is asked about. duplicate: it was not asked before. "
+        "round_trip: its chunk is found and gives the same answer. closed_book: a test question "
+        "is not answered without the chunk.",
     )
     round_trip_k: int = Field(
         10, ge=1, le=1000, description="The pair's chunk must be among this many retrieved chunks."
@@ -265,10 +268,19 @@ class GenerateAdvanced(Section):
         0.5,
         ge=0,
         le=1,
-        description="Least F1 (0-1) of the LLM's answer from the chunk against the pair's answer.",
+        description="Least F1 (0-1) of the LLM's answer from the chunk against the pair's answer. "
+        "Below 1 an answer that contains the other passes too.",
     )
     duplicate_similarity: float = Field(
         0.95, gt=0, le=1, description="Cosine (0-1) from which two questions count as the same."
+    )
+    evidence_similarity: float = Field(
+        0,
+        ge=0,
+        le=1,
+        description="Least cosine (0-1) of a single-fact question and its evidence, by the base "
+        "encoder; for small LLMs that misread sentences. People's questions have 0.6 in the "
+        "median with MiniLM. 0: not checked.",
     )
     temperature: float = Field(
         0.7, ge=0, le=10, description="Sampling temperature of question writing."

@@ -33,6 +33,7 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ASCII_WORDS = re.compile(r"[a-z0-9]+")
 _WORD = re.compile(r"\w+")
+_NAME_WORD = re.compile(r"\w[\w-]*")
 # Scripts written without spaces. Each character counts as a word there: otherwise two such texts
 # would never share a word.
 _UNSPACED = re.compile(
@@ -193,6 +194,25 @@ def entity_words(text: str) -> set[str]:
         for place, word in enumerate(_WORD.findall(text))
         if any(c.isdigit() for c in word) or (place > 0 and word[0].isupper())
     }
+
+
+def name_runs(text: str) -> list[str]:
+    """The names in a question or sentence: runs of words in upper case, which digits may follow.
+
+    The first word does not count. Scripts without upper case have no names here.
+    """
+    names: list[str] = []
+    end = -1  # of the name that the next word may continue
+    for place, word in enumerate(_NAME_WORD.finditer(text)):
+        if place and (word[0][0].isupper() or (end >= 0 and word[0][0].isdigit())):
+            if end >= 0 and text[end : word.start()] == " ":
+                names[-1] += f" {word[0]}"
+            else:
+                names.append(word[0])
+            end = word.end()
+        else:
+            end = -1
+    return names
 
 
 def is_unspaced(text: str) -> bool:

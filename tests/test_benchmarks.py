@@ -60,6 +60,7 @@ def handbook_sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("decoding", ["--chunks", "8", "--rounds", "1"], "times_generate"),
         ("generator", ["--num-examples", "8", "--threads", "1"], "rag-ft"),
         ("memory", ["--cases", "tiny:1:64:lora"], "tiny"),
+        ("pairs", ["--pairs", "20"], "/20 ="),
         ("documents", ["speed", "--documents", "20"], "2 workers"),
         ("documents", ["files", "data/handbook"], "'read': "),
         ("documents", ["damage", "data/handbook", "--copies", "20"], "slowest"),

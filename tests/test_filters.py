@@ -12,11 +12,13 @@ from rag_ft.generation.filters import (
     check_evidence,
     check_form,
     check_kind,
+    check_named,
     check_stands_alone,
     check_subject,
     find_evidence,
     parse_reply,
     same_answer,
+    told_about,
 )
 
 TEXT = (
@@ -244,6 +246,57 @@ def test_invented_evidence_and_unsupported_facts_are_rejected() -> None:
 
 
 @pytest.mark.parametrize(
+    ("answer", "whole"),
+    [("Ola Brand", True), ("Ola", False), ("Brand", True), ("captain Ola", False)],
+)
+def test_an_answer_is_not_cut_from_a_name(answer: str, whole: bool) -> None:
+    pair = WrittenPair(GOOD.evidence, GOOD.question, answer)
+    failure = check_evidence(pair, FOCUS, TEXT, "factoid")
+    assert (failure is None) == whole
+    assert whole or reason(failure) == "unsupported"
+
+
+def test_an_answer_before_a_german_noun_is_not_cut_from_a_name() -> None:
+    text = "Im Jahr 1520 schrieb Luther Briefe nach Worms."
+    pair = WrittenPair(text, "Wer schrieb im Jahr 1520 Briefe?", "Luther")
+    assert check_evidence(pair, (0, len(text)), text.replace("Im", "im"), "factoid") is not None
+    text = "Die Briefe hat Luther Kurfürsten gesandt."
+    pair = WrittenPair(text, "Wer hat die Briefe gesandt?", "Luther")
+    assert check_evidence(pair, (0, len(text)), text, "factoid") is None
+
+
+@pytest.mark.parametrize(
+    ("question", "named"),
+    [
+        ("Who is the captain of the Grey Heron?", True),
+        ("Who are the Grey Herons' captains?", True),
+        ("Who is captain in Port Sorrel?", True),  # the title
+        ("Who is the captain of the Brey Heron?", False),
+        ("Who is the captain of the Rose Villa?", False),
+        ("What does a captain earn?", True),
+        ("Wie heißt der Kapitän?", True),  # nouns in upper case are no names
+        ("Wer ist Kapitän der Grauen Möwe?", False),
+    ],
+)
+def test_the_evidence_or_what_stands_over_it_names_what_is_asked_about(
+    question: str, named: bool
+) -> None:
+    failure = check_named(question, f"{told_about(TEXT, FOCUS)} Boats of Port Sorrel")
+    assert (failure is None) == named
+    assert named or reason(failure) == "off_subject"
+
+
+def test_a_pronoun_in_the_evidence_refers_to_the_sentence_before() -> None:
+    salt, minutes = TEXT.index("carries"), TEXT.index("40")
+    assert told_about(TEXT, (salt, salt + 12)) == (
+        "The Grey Heron sails under captain Ola Brand. It carries salt."
+    )
+    assert told_about(TEXT, (minutes, minutes + 2)) == (
+        "It carries salt. The crossing takes 40 minutes."
+    )
+
+
+@pytest.mark.parametrize(
     ("said", "answer", "same"),
     [
         ("Ola Brand", "the Ola Brand", True),
@@ -283,6 +336,12 @@ def test_invented_evidence_and_unsupported_facts_are_rejected() -> None:
 )
 def test_answers_agree_by_f1_or_containment(said: str, answer: str, same: bool) -> None:
     assert same_answer(said, answer, 0.5) is same
+
+
+def test_with_an_f1_of_1_an_answer_that_contains_the_other_does_not_agree() -> None:
+    assert same_answer("a copper", "copper", 1) and same_answer("Ola Brand", "the Ola Brand", 1)
+    assert not same_answer("a copper", "a copper lamp", 1)
+    assert same_answer("a copper", "a copper lamp", 0.99)
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,7 @@ def pair_json(
             "evidence",
         ),
         (pair_json("What is the price of the Grey Heron?", "50 crowns"), "unsupported"),
+        (pair_json("What is the price of the Brey Heron?", "40 euros"), "off_subject"),
         (pair_json("What is the price of the Grey Heron?", "I don't know."), "nothing_to_ask"),
         (pair_json("What is the weight of the Grey Heron?", "40 euros"), "round_trip_answer"),
         (

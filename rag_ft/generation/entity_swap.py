@@ -9,7 +9,6 @@ Entity swaps as in Gautam et al. 2023 (https://arxiv.org/abs/2310.19403).
 from __future__ import annotations
 
 import random
-import re
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -22,10 +21,10 @@ from rag_ft.generation.round_trip import SHORT_ANSWER_TOKENS, RoundTrip, answer_
 from rag_ft.llm.interface import Reply
 from rag_ft.schema import QAPair
 from rag_ft.storage import content_hash
+from rag_ft.text import name_runs
 
 SWAPPED, SWAPPED_TO = "swapped_from", "swapped_to"
 LEAST_CHARACTERS = 4  # a shorter word in upper case, such as "The", is no name
-_NAME_WORD = re.compile(r"\w[\w-]*")
 
 
 @dataclass(frozen=True)
@@ -143,22 +142,8 @@ def swap_names(pairs: Sequence[QAPair], abstain: str, per_pair: int, seed: int) 
 
 
 def subject(pair: QAPair) -> str | None:
-    """The longest name in a question that its evidence contains too; None if there is none.
-
-    A name is a run of words in upper case; digits may follow, and the question's first word does
-    not count. Scripts without upper case have no names here.
-    """
-    names: list[str] = []
-    end = -1  # of the name that the next word may continue
-    for place, word in enumerate(_NAME_WORD.finditer(pair.question)):
-        if place and (word[0][0].isupper() or (end >= 0 and word[0][0].isdigit())):
-            if end >= 0 and pair.question[end : word.start()] == " ":
-                names[-1] += f" {word[0]}"
-            else:
-                names.append(word[0])
-            end = word.end()
-        else:
-            end = -1
+    """The longest name in a question that its evidence contains too; None if there is none."""
     evidence = pair.evidence.text if pair.evidence else ""
+    names = name_runs(pair.question)
     known = [name for name in names if len(name) >= LEAST_CHARACTERS and name in evidence]
     return max(known, key=len, default=None)

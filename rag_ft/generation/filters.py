@@ -11,13 +11,23 @@ import unicodedata
 from dataclasses import dataclass
 from typing import Any
 
+from rag_ft.documents.sentences import split_sentences
 from rag_ft.evaluation.metrics.squad import contains, token_f1
-from rag_ft.generation.question_patterns import REFERENCES, asks
+from rag_ft.generation.question_patterns import REFERENCES, asks, capitalises_nouns
 from rag_ft.prompts.prompt_set import is_abstention
 from rag_ft.relevance import Span, locate, occurrences
 from rag_ft.schema import QAPair
 from rag_ft.storage import encodable
-from rag_ft.text import MASK, all_words, entity_words, is_unspaced, neutralise, normalise, stems
+from rag_ft.text import (
+    MASK,
+    all_words,
+    entity_words,
+    is_unspaced,
+    name_runs,
+    neutralise,
+    normalise,
+    stems,
+)
 
 MAX_REPLY_CHARACTERS = 20_000
 MAX_QUESTION_CHARACTERS = 400
@@ -172,6 +182,21 @@ def check_subject(question: str, passage: str) -> Failure | None:
     return Failure("off_subject", f"the passage names none of {names}: {_shorten(question)}")
 
 
+def check_named(question: str, told: str) -> Failure | None:
+    """The longest name in an answerable question stands in `told`: its evidence, and what stands
+    over that.
+
+    Where all nouns have upper case, only names of several words count.
+    """
+    names = name_runs(question)
+    if capitalises_nouns(question):
+        names = [name for name in names if " " in name]
+    longest = max(names, key=len, default="")
+    if set(stems(longest)) <= set(stems(told)):
+        return None
+    return Failure("off_subject", f"the evidence does not name {longest}: {_shorten(question)}")
+
+
 # Evidence.
 
 
@@ -190,14 +215,35 @@ def find_evidence(pair: WrittenPair, text: str, focus: Span) -> tuple[Span | Non
     return quoted, False
 
 
+def told_about(text: str, span: Span) -> str:
+    """The sentences of the evidence, with the one before, which "it" in them may refer to."""
+    sentences = split_sentences(text)
+    first = sum(start <= span[0] for start, _ in sentences) - 1
+    start = sentences[max(0, first - 1)][0]
+    return text[start : next((end for _, end in sentences if end >= span[1]), len(text))]
+
+
 def check_evidence(pair: WrittenPair, span: Span | None, text: str, kind: str) -> Failure | None:
-    """The quote is in the chunk; the evidence of a single fact contains the answer."""
+    """The quote is in the chunk; the evidence of a single fact contains the answer, and no name
+    that only begins with it."""
     if span is None:
         return Failure("evidence", f"not in the chunk: {_shorten(pair.evidence)}")
     evidence = text[span[0] : span[1]]
     if kind == "factoid" and not supports(evidence, pair.answer):
         return Failure("unsupported", f"{_shorten(pair.answer)} is not in: {_shorten(evidence)}")
+    if kind == "factoid" and _cuts_name(pair.answer, evidence):
+        return Failure("unsupported", f"{pair.answer} is cut from a name: {_shorten(evidence)}")
     return None
+
+
+def _cuts_name(answer: str, evidence: str) -> bool:
+    """Whether the answer ends inside a name wherever it stands in the evidence: "Ola" of "Ola
+    Brand"."""
+    last = answer.split()[-1:]
+    if not last or not last[0][0].isupper() or capitalises_nouns(evidence):
+        return False
+    rests = [evidence[end:] for _, end in occurrences(answer, evidence)]
+    return bool(rests) and all(rest[:1] == " " and rest[1:2].isupper() for rest in rests)
 
 
 def supports(evidence: str, answer: str) -> bool:
@@ -212,14 +258,14 @@ def supports(evidence: str, answer: str) -> bool:
 
 
 def same_answer(said: str, answer: str, least_f1: float) -> bool:
-    """Whether two answers agree: their F1 (0-1) is at least `least_f1`, or one contains the other;
-    and they differ neither by a number nor by a "not"."""
+    """Whether two answers agree: their F1 (0-1) is at least `least_f1`, or one contains the other
+    (not with a `least_f1` of 1); and they differ neither by a number nor by a "not"."""
     said, answer = (unicodedata.normalize("NFKC", text) for text in (said, answer))
     if not normalise(said) or not normalise(answer) or _contradict(said, answer):
         return False
-    return agreement(said, answer) >= least_f1 or bool(
-        contains(said, [answer]) or contains(answer, [said])
-    )
+    if agreement(said, answer) >= least_f1:
+        return True
+    return least_f1 < 1 and bool(contains(said, [answer]) or contains(answer, [said]))
 
 
 def agreement(said: str, answer: str) -> float:

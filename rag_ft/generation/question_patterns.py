@@ -11,6 +11,17 @@ def asks(question: str) -> bool:
     return bare.endswith(("?", "？", "؟", "\u037e", "⸮", "፧")) or bool(_ASKS.search(bare))
 
 
+def capitalises_nouns(text: str) -> bool:
+    """Whether a text is of a language that writes every noun in upper case (German), as far as
+    its function words show it."""
+    return bool(_GERMAN.search(text))
+
+
+_GERMAN = re.compile(
+    r"\b(?:der|dem|das|den|ist|wurden?|wird|werden|hat|haben|welche[mnrs]?|wann|wer|wie|wo|warum"
+    r"|womit|wofür|worauf)\b",
+    re.IGNORECASE,
+)
 _ASKS = re.compile(
     # Greek asks with a semicolon, Armenian with a mark inside the word.
     r"[\u0370-\u03ff\u1f00-\u1fff][^;]*;$|[\u0531-\u058f]*՞"

@@ -15,10 +15,12 @@ from rag_ft.generation.filters import (
     check_evidence,
     check_form,
     check_kind,
+    check_named,
     check_stands_alone,
     check_subject,
     find_evidence,
     parse_reply,
+    told_about,
 )
 from rag_ft.generation.planner import PlannedQuestion
 from rag_ft.generation.statistics import GenerationStats
@@ -124,12 +126,15 @@ class QuestionWriter:
             return failure
         # The evidence: of an unanswerable question the passage must at least name its subject.
         if planned.kind == "unanswerable":
-            if "evidence" in checks:
+            if "subject" in checks:
                 failure = check_subject(written.question, self.prompt.text(chunk))
             return failure or self._pair(planned, written.question, abstain)
         span, repaired = find_evidence(written, chunk.text, planned.focus)
         if "evidence" in checks:
             failure = check_evidence(written, span, chunk.text, planned.kind)
+        if not failure and span is not None and "subject" in checks:
+            told = " ".join((told_about(chunk.text, span), chunk.title, *chunk.headings))
+            failure = check_named(written.question, told)
         if failure:
             return failure
         self.stats.repaired += repaired

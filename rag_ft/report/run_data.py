@@ -33,6 +33,7 @@ CHECK_ORDER = (
     "stands_alone",
     "off_subject",
     "duplicate",
+    "evidence_similarity",
     "round_trip_rank",
     "no_answer",
     "round_trip_answer",

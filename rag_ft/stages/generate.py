@@ -1,9 +1,9 @@
 """Chunks -> a language model -> question-answer pairs that pass every check, and imported ones.
 
 The passes follow each other and each reads the file that the one before wrote: write the pairs,
-drop repeated questions, check the round trip, swap names, check without chunks (closed book). Then
-the imported questions are merged in, and at last the reviews are applied. Every reply is cached, so
-a resumed run sends no request twice.
+drop repeated questions and those far from their evidence, check the round trip, swap names, check
+without chunks (closed book). Then the imported questions are merged in, and at last the reviews are
+applied. Every reply is cached, so a resumed run sends no request twice.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from rag_ft.generation.import_questions import Imported, import_questions
 from rag_ft.generation.planner import PlannedQuestion, choose_chunks, kind_shares, plan
 from rag_ft.generation.question_dedup import CachedQueryEncoder, QuestionDeduplicator, duplicate
 from rag_ft.generation.round_trip import ClosedBook, RoundTrip
+from rag_ft.generation.second_opinion import near_evidence
 from rag_ft.generation.statistics import GenerationStats
 from rag_ft.generation.writer import QuestionWriter
 from rag_ft.llm.interface import LanguageModel, Reply
@@ -137,7 +138,8 @@ def _run_passes(
     config, run_dir, settings = session.config, session.run_dir, session.config.generate
     checks, seed, chunks = settings.advanced.checks, config.run.seed, session.chunks
     retriever = session.plain_retriever()
-    retriever.encoder = CachedQueryEncoder(retriever.encoder)  # type: ignore[assignment]
+    encoder = retriever.encoder
+    retriever.encoder = CachedQueryEncoder(encoder)  # type: ignore[assignment]
     trip = RoundTrip(settings, config.retrieval.top_k, prompt, retriever, chunks)
     ended = {"start": time.monotonic()}
     with session.language_model() as model:
@@ -153,7 +155,7 @@ def _run_passes(
         num = write_jsonl(run_dir.pass_pairs("drafted"), pairs)
         ended["write"] = time.monotonic()
 
-        # De-duplicate: reject what a person or an earlier pair asks.
+        # De-duplicate: reject what a person or an earlier pair asks. Then the second opinion.
         pairs = read_jsonl(run_dir.pass_pairs("drafted"), QAPair)
         asked_before = None
         if "duplicate" in checks:
@@ -161,6 +163,8 @@ def _run_passes(
                 retriever.encoder.encode_queries, settings.advanced.duplicate_similarity
             )
             pairs = _first_asked(pairs, imported, asked_before, stats)
+        if least := settings.advanced.evidence_similarity:
+            pairs = near_evidence(pairs, retriever.encoder, encoder, least, stats.reject)
 
         # Round trip: the retriever finds the chunk, and the model gives the same answer from it.
         if "round_trip" in checks:
