@@ -163,6 +163,9 @@ def plan_stage(
             sources[file] = mark
 
     wanted = {*sections, "run"}
+    # Before it is tuned, a reranker that starts from the encoder ranks nothing.
+    if config.reranker.untuned is None and (name == "train_retriever" or not config.reranker.model):
+        wanted.discard("reranker")
     chosen = {
         key: value
         for key, value in flat(config).items()

@@ -9,7 +9,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -33,7 +33,7 @@ from rag_ft.storage import content_hash, finite, leftovers, write_text
 from rag_ft.text import redact
 
 if TYPE_CHECKING:
-    from rag_ft.config import Config, EvaluateConfig
+    from rag_ft.config import Config, EvaluateConfig, RerankerConfig
 
 logger = logging.getLogger(__name__)
 # The packages whose versions a done-file records.
@@ -47,6 +47,10 @@ PACKAGES = (
     "datasets",
     "numpy",
 )
+
+
+EXTERNAL = "the section evaluate names its result by path"
+NO_RERANKER = "reranker.model is none"
 
 
 # Running one stage.
@@ -216,10 +220,10 @@ def stages_to_run(name: str, config: Config) -> list[str]:
         component.stage: getattr(config, component.stage).enabled
         for component in COMPONENTS.values()
     }
-    external = external_stages(config.evaluate)
-    to_train = {stage for stage, is_enabled in enabled.items() if is_enabled} - external
-    before = stages_until(name, config.evaluate)
-    if name == "evaluate" and external:
+    left_out = left_out_stages(config.evaluate, config.reranker)
+    to_train = {stage for stage, is_enabled in enabled.items() if is_enabled} - left_out.keys()
+    before = stages_until(name, left_out)
+    if name == "evaluate" and EXTERNAL in left_out.values():
         run_dir = RunDir(config.run_path)
         untrained = sorted(stage for stage in to_train if read_done(run_dir, stage) is None)
         if untrained:
@@ -235,28 +239,33 @@ def stages_to_run(name: str, config: Config) -> list[str]:
     return [*(stage for stage in before if stage in switched_off), name]
 
 
-def stages_until(name: str, evaluate: EvaluateConfig) -> list[str]:
-    """All stages up to this one, in order, without those of external components."""
+def stages_until(name: str, left_out: Collection[str]) -> list[str]:
+    """All stages up to this one, in order, without those `left_out`."""
     names = NAMES[: NAMES.index(find_stage(name).name) + 1]
-    return [stage for stage in names if stage not in external_stages(evaluate)]
+    return [stage for stage in names if stage not in left_out]
 
 
-def external_stages(evaluate: EvaluateConfig) -> set[str]:
-    """Training stages that are left out, because `evaluate` names the tuned component by path."""
+def left_out_stages(evaluate: EvaluateConfig, reranker: RerankerConfig) -> dict[str, str]:
+    """{stage: why} of the training stages that nothing builds on: `evaluate` names the tuned
+    component by path, or there is no reranker."""
     external = (c for c in COMPONENTS.values() if c.setting and getattr(evaluate, c.setting))
-    return {component.stage for component in external}
+    left_out = {component.stage: EXTERNAL for component in external}
+    return left_out if reranker.model else {**left_out, "train_reranker": NO_RERANKER}
 
 
 def stages_with_llm(config: Config) -> set[str]:
     """Stages that ask a language model anything with these settings."""
-    retriever, evaluate = config.train_retriever, config.evaluate
+    retriever, reranker = config.train_retriever, config.train_reranker
+    evaluate = config.evaluate
     asking = {
         "generate": config.generate.pairs_per_chunk > 0,
         "train_retriever": retriever.enabled and retriever.advanced.lsr_steps > 0,
+        "train_reranker": reranker.enabled and reranker.advanced.labels != "evidence",
         "train_generator": config.train_generator.enabled,
         "evaluate": evaluate.answers,
     }
-    return {stage for stage, asks in asking.items() if asks} - external_stages(config.evaluate)
+    left_out = left_out_stages(evaluate, config.reranker)
+    return {stage for stage, asks in asking.items() if asks and stage not in left_out}
 
 
 # The state of a run.
@@ -264,14 +273,15 @@ def stages_with_llm(config: Config) -> set[str]:
 
 def status(config: Config) -> list[tuple[str, str, str]]:
     """(stage, state, why) in pipeline order. The states: done, stale, interrupted, missing,
-    external.
+    external, unused.
 
     Reads done-files. Of other files it compares size and time, and reads those where these differ.
     """
     run_dir, rows = RunDir(config.run_path), list[tuple[str, str, str]]()
+    left_out = left_out_stages(config.evaluate, config.reranker)
     for stage in STAGES:
-        if stage.name in external_stages(config.evaluate):
-            rows.append((stage.name, "external", "the section evaluate names its result by path"))
+        if why := left_out.get(stage.name, ""):
+            rows.append((stage.name, "external" if why == EXTERNAL else "unused", why))
             continue
         # The stage's own files and inputs.
         finished = run_dir.done(stage.name).exists()
@@ -289,7 +299,7 @@ def status(config: Config) -> list[tuple[str, str, str]]:
             state, why = "stale" if finished else "missing", str(error)
 
         # Staleness goes down the whole chain.
-        earlier = _upstream(stage, config.evaluate)
+        earlier = _upstream(stage, left_out)
         unfinished = [row[0] for row in rows if row[0] in earlier and row[1] != "done"]
         if state == "done" and unfinished:
             state, why = "stale", f"builds on {unfinished[0]}, which is not done"
@@ -315,17 +325,16 @@ def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
 
 
 def _plan(stage: Stage, config: Config, run_dir: RunDir) -> Plan:
-    return plan_stage(
-        stage.name, stage.sections, _upstream(stage, config.evaluate), config, run_dir
-    )
+    left_out = left_out_stages(config.evaluate, config.reranker)
+    return plan_stage(stage.name, stage.sections, _upstream(stage, left_out), config, run_dir)
 
 
-def _upstream(stage: Stage, evaluate: EvaluateConfig) -> list[str]:
-    """All earlier stages whose results it reads, in pipeline order, without external ones."""
+def _upstream(stage: Stage, left_out: Collection[str]) -> list[str]:
+    """All earlier stages whose results it reads, in pipeline order, without those `left_out`."""
     found: set[str] = set()
     for name in stage.after:
-        found |= {name, *_upstream(find_stage(name), evaluate)}
-    return [name for name in NAMES if name in found - external_stages(evaluate)]
+        found |= {name, *_upstream(find_stage(name), left_out)}
+    return [name for name in NAMES if name in found.difference(left_out)]
 
 
 def _remember_times(run_dir: RunDir, name: str, done: dict[str, Any], plan: Plan) -> None:

@@ -106,14 +106,18 @@ class RagPipeline:
 
         # A lost file would turn tuned components into base ones without a word.
         settings = config.evaluate
-        own = {"train_retriever": settings.encoder, "train_generator": settings.adapter}
+        own = {
+            "train_retriever": settings.encoder,
+            "train_reranker": None,
+            "train_generator": settings.adapter,
+        }
         trained = [stage for stage, external in own.items() if tuned and not external]
         check_files(RunDir(config.run_path), ["ingest", "index", *trained], trained)
         session = Session(config, with_external_models(config.evaluate, RunDir(config.run_path)))
         # A tuned generator is an adapter of the configured model, or a model in its place.
         llm, adapters = with_tuned(config.llm, session.tuned_generator if tuned else None)
         return cls(
-            session.retriever(tuned and session.serves_tuned_retriever),
+            session.retriever(session.tuned_components if tuned else ()),
             session.chunks,
             session.answer_prompt,
             open_language_model(llm, config.run.seed, adapters),

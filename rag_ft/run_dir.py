@@ -38,6 +38,15 @@ FILES: dict[str, dict[str, FileKind]] = {
         "checkpoints/train_retriever": "scratch",
         "vllm.log": "scratch",
     },
+    "train_reranker": {
+        "reranker": "result",
+        "reranking.json": "result",
+        "rejects/train_reranker.jsonl": "result",
+        "training/train_reranker.jsonl": "result",
+        "reranker_lm_scores.jsonl": "replies",
+        "checkpoints/train_reranker": "scratch",
+        "vllm.log": "scratch",
+    },
     "train_generator": {
         "generator": "result",
         "rejects/train_generator.jsonl": "result",
@@ -152,6 +161,23 @@ class RunDir:
         """train_retriever, where one is served: the feature ranker over the scores of the encoder
         `name` (base or tuned), a LightGBM model as text."""
         return self.path / "ranker" / f"{name}.txt"
+
+    @property
+    def reranker(self) -> Path:
+        """train_reranker: the tuned reranker, loadable by CrossEncoder alone."""
+        return self.path / "reranker"
+
+    @property
+    def reranking(self) -> Path:
+        """train_reranker: {base, tuned}: for each encoder the number of chunks that the tuned
+        reranker scores and the share of its score in their order, chosen on dev questions, with
+        gains, intervals and reasons."""
+        return self.path / "reranking.json"
+
+    @property
+    def reranker_lm_scores(self) -> Path:
+        """train_reranker, with labels lm or both: as lm_scores.jsonl, which it begins with."""
+        return self.path / "reranker_lm_scores.jsonl"
 
     @property
     def given_index(self) -> Path:

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Component:
     """`stage` trains it. `setting`, in the section `evaluate`, names a tuned one from elsewhere by
-    path, where there is such a setting. `ranks`: it takes part in which chunks are shown."""
+    path, where there is such a setting. `ranks`: it takes part in which chunks are shown.
+    `optional`: few runs have one, so the others do not show a row for it."""
 
     name: str
     stage: str
     setting: str | None
     ranks: bool
+    optional: bool = False
 
 
 COMPONENTS: Mapping[str, Component] = {
@@ -23,6 +25,7 @@ COMPONENTS: Mapping[str, Component] = {
     for component in (
         Component("generator", "train_generator", "adapter", ranks=False),
         Component("retriever", "train_retriever", "encoder", ranks=True),
+        Component("reranker", "train_reranker", None, ranks=True, optional=True),
     )
 }
 EVERY = frozenset(COMPONENTS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import functools
 import json
 from collections.abc import Mapping, Sequence
@@ -20,7 +22,7 @@ from rag_ft.retrieval.fusion import (
     Fusion,
     Ranking,
     fuse,
-    read_fusion,
+    read_choice,
 )
 from rag_ft.retrieval.index_builder import Manifest, open_vectors, read_manifest
 from rag_ft.retrieval.lexical import LexicalIndex
@@ -186,7 +188,7 @@ class Retriever:
         hybrid = "hybrid" in wanted
         depth = max(k, self._config.advanced.candidates) if hybrid else k
         if SERVED in modes and self.reranker:
-            depth = max(depth, self.reranker.depth)
+            depth = max(depth, self.fusion.rerank_depth)
         rankings: dict[str, list[Ranking]] = {}
         if vectors is not None:
             rankings["dense"] = self._store.search(vectors, depth, allowed)
@@ -214,12 +216,26 @@ class Retriever:
     @reranker.setter
     def reranker(self, reranker: Reranker | None) -> None:
         # The share was chosen for one model: another one is not served by it.
-        fits = reranker is not None and reranker.config.model == self.fusion.reranker
+        fits = reranker is not None and reranker.name == self.fusion.reranker
         self._reranker = reranker if fits else None
+
+    def reranked_by(self, reranker: Reranker | None, weight: float, depth: int) -> Retriever:
+        """The same retriever, over the same index in memory, with another reranker or without."""
+        # Opened now, so that both share them.
+        _ = self._store, self._lexical
+        twin = copy.copy(self)
+        twin.fusion = dataclasses.replace(
+            self.fusion,
+            rerank_weight=weight,
+            rerank_depth=depth,
+            reranker=reranker.name if reranker else None,
+        )
+        twin.reranker = reranker
+        return twin
 
     def _rerank(self, question: str, ranking: Ranking) -> Ranking:
         assert self.reranker is not None
-        first = ranking[0][: self.reranker.depth]
+        first = ranking[0][: self.fusion.rerank_depth]
         scores = self.reranker.scores(question, [self.chunk_ids[row] for row in first])
         return rerank(ranking, scores, self.fusion.rerank_weight)
 
@@ -324,7 +340,10 @@ def open_retriever(
         raise ConfigError(
             f"the index in {folder} was made from other chunks than {run_dir.chunks}: {remedy}"
         )
-    row = read_fusion(run_dir.fusion, loaded.fingerprint) if chosen else {}
+    row: dict[str, Any] = {}
+    if chosen:
+        fingerprint = loaded.fingerprint
+        row = read_choice(run_dir.fusion, fingerprint, "lexical_weight", "train_retriever")
     fusion = set_fusion(retrieval, row, run_dir.path)
     source = documents_of or run_dir
     documents = DocumentTable(source.documents, source.chunks)
@@ -340,8 +359,8 @@ def set_fusion(
     if weight is None:
         weight = row.get("lexical_weight", DEFAULT_LEXICAL_WEIGHT)
     ranker = row.get("ranker") if retrieval.ranker != "none" else None
-    share = float(row.get("rerank_weight", 0))
-    return Fusion(weight, folder / ranker if ranker else None, share, row.get("reranker"))
+    share, depth = float(row.get("rerank_weight", 0)), int(row.get("rerank_depth", 0))
+    return Fusion(weight, folder / ranker if ranker else None, share, depth, row.get("reranker"))
 
 
 def served_tuned(run_dir: RunDir) -> bool:

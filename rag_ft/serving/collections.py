@@ -148,8 +148,7 @@ def _models_of(
     collection: Collection, llm: LanguageModel, adapter: str | None, base_llm: LanguageModel
 ) -> list[ServedModel]:
     session, name = collection.session, collection.name
-    base = session.retriever(False)
-    found = session.retriever(True) if "retriever" in collection.tuned else base
+    base, found = session.retriever(), session.retriever(collection.tuned)
     return [
         ServedModel(
             name,
