@@ -99,7 +99,8 @@ class Session:
             found = search.open_retriever(
                 self.run_dir, self.config.retrieval, self.config.encoder, tuned="retriever" in key
             )
-            found.reranker = self.reranker
+            if self.reranker:
+                found.reranker = self.reranker
         else:
             found = self.retriever(key - {"reranker"})
             encoder = found.encoder.fingerprint

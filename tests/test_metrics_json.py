@@ -80,7 +80,7 @@ def test_where_every_question_has_an_answer_abstention_is_not_compared(tmp_path:
 def test_an_untuned_component_is_compared_with_nothing_and_named(tmp_path: Path) -> None:
     run_dir = reported_with(tmp_path, tuned=["retriever"])
     metrics = metrics_of(run_dir)
-    assert metrics["tuned"] == {"generator": False, "retriever": True}
+    assert metrics["tuned"] == {"generator": False, "retriever": True, "reranker": False}
     compared = {(row["a"], row["b"]) for row in metrics["comparisons"]}
     assert ("base", "tuned_generator") not in compared
     assert ("base", "tuned") in compared

@@ -61,7 +61,12 @@ def explain(config: Config, question: str) -> str:
 
 def explain_command(args: argparse.Namespace) -> None:
     """`rag-ft explain`."""
-    say(explain(checked_config_of(args, "ingest", "index", "train_retriever", "train_reranker"), args.question))
+    say(
+        explain(
+            checked_config_of(args, "ingest", "index", "train_retriever", "train_reranker"),
+            args.question,
+        )
+    )
 
 
 def _row(name: str, cells: dict[str, str]) -> str:

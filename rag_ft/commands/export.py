@@ -319,5 +319,7 @@ def cannot_write(to: str, error: Exception) -> ConfigError:
 
 def export_command(args: argparse.Namespace) -> None:
     """`rag-ft export`."""
-    config = checked_config_of(args, "ingest", "index", "generate", "train_retriever", "train_reranker")
+    config = checked_config_of(
+        args, "ingest", "index", "generate", "train_retriever", "train_reranker"
+    )
     say(str(export(config, args.format, args.to, args.with_context)))

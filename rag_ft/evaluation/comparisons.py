@@ -55,6 +55,7 @@ RETRIEVAL_PAIRS = (
     ("dense_base", "base"),
     ("dense_base", "dense_tuned"),
     ("dense_tuned", "tuned"),
+    *((name, "tuned") for name in SERVED if name not in ("base", "tuned")),
 )
 DECIDING = (
     *((a, b, DECIDING_ANSWER) for a, b in FROM_BASE),

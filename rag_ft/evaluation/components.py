@@ -30,7 +30,11 @@ COMPONENTS: Mapping[str, Component] = {
 }
 EVERY = frozenset(COMPONENTS)
 RANKING = frozenset(name for name, component in COMPONENTS.items() if component.ranks)
-EVERY_WORD = "both" if len(COMPONENTS) == 2 else "all"
+# Sets that have a word of their own: the components that every run can tune, and all of them.
+WORDS = {
+    frozenset(name for name, c in COMPONENTS.items() if not c.optional): "both",
+    EVERY: "all",
+}
 
 
 def in_order(components: Collection[str]) -> list[str]:
@@ -40,11 +44,17 @@ def in_order(components: Collection[str]) -> list[str]:
 
 def set_name(components: Collection[str]) -> str:
     """A set of tuned components in one word, as in the verdict's `ship`: "generator", "both"."""
-    return EVERY_WORD if set(components) == EVERY else "_".join(in_order(components))
+    return WORDS.get(frozenset(components)) or "_".join(in_order(components))
+
+
+def named_set(name: str) -> frozenset[str]:
+    """The components that `set_name` gave this name."""
+    sets = {word: components for components, word in WORDS.items()}
+    return sets.get(name, EVERY & frozenset(name.split("_")))
 
 
 def set_words(components: Collection[str]) -> str:
     """A set of tuned components in a sentence: "the tuned generator", "both components tuned"."""
-    if set(components) == EVERY:
-        return f"{EVERY_WORD} components tuned"
+    if word := WORDS.get(frozenset(components)):
+        return f"{word} components tuned"
     return f"the tuned {' and '.join(in_order(components))}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
 
-from rag_ft.evaluation.components import COMPONENTS, EVERY, EVERY_WORD, RANKING, in_order
+from rag_ft.evaluation.components import COMPONENTS, EVERY, RANKING, in_order
 from rag_ft.relevance import contains_evidence, mentions_answer, oracle_context, second_chunk_id
 from rag_ft.schema import Chunk, QAPair
 
@@ -104,7 +104,7 @@ RETRIEVERS = {name: ranking.meaning for name, ranking in RANKINGS.items()}
 # Each system with one tuned component, then the one with every component.
 TUNED_SYSTEMS = (
     *(System(f"tuned_{name}", frozenset({name}), "retrieved", _alone(name)) for name in COMPONENTS),
-    System("tuned", EVERY, "retrieved", f"{EVERY_WORD} components tuned"),
+    System("tuned", EVERY, "retrieved", "all components tuned"),
 )
 _TUNED = frozenset({GENERATOR})
 SYSTEMS = (
@@ -136,7 +136,7 @@ NAMES = tuple(system.name for system in SYSTEMS)
 # On request, RA-DIT's own decoding: one prompt per chunk, answers weighted by the retriever.
 ENSEMBLES = (
     System("ensemble_base", NOTHING, "each", "nothing tuned, one chunk at a time"),
-    System("ensemble_tuned", EVERY, "each", f"{EVERY_WORD} components tuned, one chunk at a time"),
+    System("ensemble_tuned", EVERY, "each", "all components tuned, one chunk at a time"),
 )
 
 

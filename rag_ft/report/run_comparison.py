@@ -42,7 +42,15 @@ from rag_ft.evaluation.metric_table import (
     in_family,
 )
 from rag_ft.evaluation.statistics import holm, more_questions, spread
-from rag_ft.evaluation.systems import SYSTEMS, System, distinct
+from rag_ft.evaluation.systems import (
+    SERVED,
+    SYSTEMS,
+    System,
+    distinct,
+    distinct_rankings,
+    ranking_name,
+    shown_systems,
+)
 from rag_ft.evaluation.verdict import described, points, verdict
 from rag_ft.report.run_data import tuned_components
 from rag_ft.run_dir import RunDir
@@ -79,6 +87,7 @@ def comparison(
     # A component counts as tuned where some run tuned it; a run without it is named.
     shipped = [tuned_components(run_dir) for run_dir in run_dirs]
     tuned = frozenset[str]().union(*shipped)
+    tables = [completed(*one, tuned) for one in zip(tables, shipped, strict=True)]
     notes = []
     for component in COMPONENTS:
         without = [run for run, has in zip(names, shipped, strict=True) if component not in has]
@@ -158,19 +167,20 @@ def paired(
     keys: list[Key] = [
         (system, metric)
         for system, metric in itertools.product(systems, COMPARED_METRICS)
-        if all(scores_of(table, system, metric) is not None for table in tables)
+        if all(scores_of(table, system, metric, tuned) is not None for table in tables)
     ]
     # Systems that read one ranking share its recall: the system of that name is tested.
-    testers = {s.ranking: s for s in sorted(systems, key=lambda s: s.name == s.ranking)}
-    tested = [(s, m) for s, m in keys if not is_retrieval(m) or testers[s.ranking] == s]
+    reads = {system: ranking_name(system.tuned, tuned) for system in systems}
+    testers = {reads[s]: s for s in sorted(systems, key=lambda s: s.name == reads[s])}
+    tested = [(s, m) for s, m in keys if not is_retrieval(m) or testers[reads[s]] == s]
 
     # One bootstrap estimates all levels, and then all changes from the first run.
     levels = [(run, *key) for run in range(len(names)) for key in keys]
     changes = [(run, *key) for run in range(1, len(names)) for key in tested]
-    columns = [mean_column(scores_of(tables[run], system, m)) for run, system, m in levels]
+    columns = [mean_column(scores_of(tables[run], system, m, tuned)) for run, system, m in levels]
     for run, system, metric in changes:
-        first = scores_of(tables[0], system, metric)
-        columns.append(mean_column(scores_of(tables[run], system, metric) - first))
+        first = scores_of(tables[0], system, metric, tuned)
+        columns.append(mean_column(scores_of(tables[run], system, metric, tuned) - first))
     estimates = estimate_columns(tables[0], columns, num_resamples, seed)
 
     # The levels of each run and system, for the table.
@@ -305,10 +315,29 @@ def shared_keys(tables: Sequence[ScoreTable]) -> list[tuple[str, str]]:
     return [key for key in tables[0].values if all(key in table.values for table in tables)]
 
 
-def scores_of(table: ScoreTable, system: System, metric: str) -> Any:
+def completed(table: ScoreTable, own: Collection[str], tuned: Collection[str]) -> ScoreTable:
+    """The table of a run that tuned the components `own`, with what a run leaves out where it
+    repeats another row, so that it has all rows of runs that tuned the components `tuned`."""
+    same = {name: ranking_name(SERVED[name].tuned, own) for name in SERVED}
+    missing = {name: same[name] for name in distinct_rankings(tuned) if name in SERVED}
+    # A system with a tuned component that this run does not have is the base.
+    left_out = {s.name for s in shown_systems(tuned)} - {s.name for s in shown_systems(own)}
+    values = dict(table.values)
+    for (system, metric), column in table.values.items():
+        others = left_out if system == "base" and not is_retrieval(metric) else set[str]()
+        if is_retrieval(metric):
+            others = {name for name, repeated in missing.items() if repeated == system}
+        for name in others:
+            values.setdefault((name, metric), column)
+    return ScoreTable(table.pairs, table.documents, values)
+
+
+def scores_of(table: ScoreTable, system: System, metric: str, tuned: Collection[str]) -> Any:
     """The scores of a system; a system that retrieves has the recall of the ranking it reads."""
     of_ranking = is_retrieval(metric) and system.is_retrieved
-    return table.values.get((system.ranking if of_ranking else system.name, metric))
+    return table.values.get(
+        (ranking_name(system.tuned, tuned) if of_ranking else system.name, metric)
+    )
 
 
 def is_retrieval(metric: str) -> bool:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from rag_ft.config import Config, LLMConfig
 from rag_ft.document_store import DocumentStore
 from rag_ft.errors import ConfigError
-from rag_ft.evaluation.components import COMPONENTS, in_order
+from rag_ft.evaluation.components import in_order, named_set
 from rag_ft.evaluation.external_models import with_external_models
 from rag_ft.llm.factory import open_language_model
 from rag_ft.llm.interface import LanguageModel
@@ -119,8 +119,7 @@ def open_collection(config: Config, base_only: bool) -> Collection:
     if base_only:
         tuned, why = set(), "--base"
     elif there and (ship := shipped(run_dir.metrics)) is not None:
-        names = set(COMPONENTS) if ship in ("both", "all") else set(ship.split("_"))
-        tuned, why = there & names, f"the verdict of its report is {ship}"
+        tuned, why = there & named_set(ship), f"the verdict of its report is {ship}"
     name = config.run_path.resolve().name
     return Collection(name, session, DocumentStore(run_dir.documents), frozenset(tuned), why)
 

@@ -1,5 +1,5 @@
-"""How a reranker is served: how many of the first chunks it scores, and how much its score weighs in
-their order. Dev questions choose both, only where the gain is certain.
+"""How a reranker is served: how many of the first chunks it scores, and how much its score weighs
+in their order. Dev questions choose both, only where the gain is certain.
 
 Rerankers often lower a mixture that was tuned well: their score is one beside the others.
 """
