@@ -19,7 +19,7 @@ from rag_ft.run_dir import FILES, RunDir
 from rag_ft.storage import content_hash, encodable, file_sha256, sync
 
 if TYPE_CHECKING:
-    from rag_ft.config import Config
+    from rag_ft.config import Config, RerankerConfig
 
 # [size in bytes, time of the last change in ns, sha256]; JSON has lists, so this is one.
 Mark = list[int | str]
@@ -162,10 +162,7 @@ def plan_stage(
         if mark:
             sources[file] = mark
 
-    wanted = {*sections, "run"}
-    # Before it is tuned, a reranker that starts from the encoder ranks nothing.
-    if config.reranker.untuned is None and (name == "train_retriever" or not config.reranker.model):
-        wanted.discard("reranker")
+    wanted = {*sections, "run"} - _unused_sections(name, config.reranker)
     chosen = {
         key: value
         for key, value in flat(config).items()
@@ -175,6 +172,12 @@ def plan_stage(
     portable = {k: _without_folder(v) if k in PATHS else v for k, v in chosen.items()}
     fingerprint = content_hash(name, portable, inputs)
     return {"fingerprint": fingerprint, "config": chosen, "inputs": inputs, "sources": sources}
+
+
+def _unused_sections(stage: str, reranker: RerankerConfig) -> set[str]:
+    # Before it is tuned, a reranker that starts from the encoder ranks nothing.
+    unused = not reranker.model or (stage == "train_retriever" and not reranker.untuned)
+    return {"reranker"} if unused else set()
 
 
 def recorded_sources(run_dir: RunDir) -> dict[str, Mark]:

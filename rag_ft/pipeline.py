@@ -16,7 +16,7 @@ import yaml
 
 from rag_ft.done_files import Plan, read_plan
 from rag_ft.errors import ConfigError, DataError, RagFtError
-from rag_ft.evaluation.components import COMPONENTS
+from rag_ft.evaluation.components import COMPONENTS, EXTERNAL, left_out_stages
 from rag_ft.freshness import (
     OLD_LAYOUT,
     config_is_damaged,
@@ -33,7 +33,7 @@ from rag_ft.storage import content_hash, finite, leftovers, write_text
 from rag_ft.text import redact
 
 if TYPE_CHECKING:
-    from rag_ft.config import Config, EvaluateConfig, RerankerConfig
+    from rag_ft.config import Config
 
 logger = logging.getLogger(__name__)
 # The packages whose versions a done-file records.
@@ -47,10 +47,6 @@ PACKAGES = (
     "datasets",
     "numpy",
 )
-
-
-EXTERNAL = "the section evaluate names its result by path"
-NO_RERANKER = "reranker.model is none"
 
 
 # Running one stage.
@@ -243,14 +239,6 @@ def stages_until(name: str, left_out: Collection[str]) -> list[str]:
     """All stages up to this one, in order, without those `left_out`."""
     names = NAMES[: NAMES.index(find_stage(name).name) + 1]
     return [stage for stage in names if stage not in left_out]
-
-
-def left_out_stages(evaluate: EvaluateConfig, reranker: RerankerConfig) -> dict[str, str]:
-    """{stage: why} of the training stages that nothing builds on: `evaluate` names the tuned
-    component by path, or there is no reranker."""
-    external = (c for c in COMPONENTS.values() if c.setting and getattr(evaluate, c.setting))
-    left_out = {component.stage: EXTERNAL for component in external}
-    return left_out if reranker.model else {**left_out, "train_reranker": NO_RERANKER}
 
 
 def stages_with_llm(config: Config) -> set[str]:

@@ -16,6 +16,7 @@ from rag_ft import pipeline
 from rag_ft.commands.explain import explain
 from rag_ft.config import Config, RerankerConfig
 from rag_ft.errors import ConfigError, DataError
+from rag_ft.evaluation.components import left_out_stages
 from rag_ft.evaluation.metrics.retrieval import score_ranking
 from rag_ft.retrieval.reranker import Reranker
 from rag_ft.run_dir import RunDir
@@ -297,12 +298,12 @@ def test_without_a_reranker_the_stage_is_not_used(prepared: Prepared) -> None:
     config, run_dir = prepared
     states = {name: (state, why) for name, state, why in pipeline.status(config)}
     assert states["train_reranker"] == ("unused", "reranker.model is none")
-    left_out = pipeline.left_out_stages(config.evaluate, config.reranker)
+    left_out = left_out_stages(config.evaluate, config.reranker)
     assert "train_reranker" not in pipeline.stages_until("report", left_out)
     assert train_reranker.run(Session(config, run_dir))["shipped"] == 0
     assert not run_dir.reranking.exists()
     on = with_reranker(config)
-    left_out = pipeline.left_out_stages(on.evaluate, on.reranker)
+    left_out = left_out_stages(on.evaluate, on.reranker)
     assert "train_reranker" in pipeline.stages_until("train_generator", left_out)
     assert "train_reranker" not in pipeline.stages_with_llm(on)
     assert "train_reranker" in pipeline.stages_with_llm(with_reranker(config, labels="both"))

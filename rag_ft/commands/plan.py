@@ -93,13 +93,9 @@ def plan(config: Config) -> str:
     memory, note = {}, "train_generator: not enabled"
     if config.train_retriever.enabled:
         longest = config.encoder.advanced.max_tokens or config.ingest.chunk_tokens
+        texts = (longest, QUESTION_TOKENS, corpus.num_chunks)
         memory["train_retriever"] = retriever_memory(
-            encoder,
-            config.train_retriever,
-            longest,
-            QUESTION_TOKENS,
-            corpus.num_chunks,
-            device.gpu,
+            encoder, config.train_retriever, *texts, device.gpu
         )
     if config.train_reranker.enabled and config.reranker.model:
         longest = QUESTION_TOKENS + config.ingest.chunk_tokens

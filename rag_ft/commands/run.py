@@ -13,14 +13,8 @@ from typing import Any
 from rag_ft.commands.arguments import config_of
 from rag_ft.config import Config
 from rag_ft.errors import RagFtError
-from rag_ft.pipeline import (
-    left_out_stages,
-    run_stage,
-    stages_to_run,
-    stages_until,
-    stages_with_llm,
-    status,
-)
+from rag_ft.evaluation.components import left_out_stages
+from rag_ft.pipeline import run_stage, stages_to_run, stages_until, stages_with_llm, status
 from rag_ft.run_dir import RunDir
 from rag_ft.stage_table import NAMES, find_stage
 from rag_ft.storage import read_rows

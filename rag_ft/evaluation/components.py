@@ -5,6 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rag_ft.config import EvaluateConfig, RerankerConfig
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,9 @@ COMPONENTS: Mapping[str, Component] = {
 }
 EVERY = frozenset(COMPONENTS)
 RANKING = frozenset(name for name, component in COMPONENTS.items() if component.ranks)
+# Why a training stage is left out.
+EXTERNAL = "the section evaluate names its result by path"
+NO_RERANKER = "reranker.model is none"
 # Sets that have a word of their own: the components that every run can tune, and all of them.
 WORDS = {
     frozenset(name for name, c in COMPONENTS.items() if not c.optional): "both",
@@ -58,3 +65,11 @@ def set_words(components: Collection[str]) -> str:
     if word := WORDS.get(frozenset(components)):
         return f"{word} components tuned"
     return f"the tuned {' and '.join(in_order(components))}"
+
+
+def left_out_stages(evaluate: EvaluateConfig, reranker: RerankerConfig) -> dict[str, str]:
+    """{stage: why} of the training stages that nothing builds on: `evaluate` names the tuned
+    component by path, or there is no reranker."""
+    external = (c for c in COMPONENTS.values() if c.setting and getattr(evaluate, c.setting))
+    left_out = {component.stage: EXTERNAL for component in external}
+    return left_out if reranker.model else {**left_out, "train_reranker": NO_RERANKER}

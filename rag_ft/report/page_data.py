@@ -61,6 +61,7 @@ def page_data(
         add_ranks(browser, hits)
     scored = {metric for levels in metrics["systems"].values() for metric in levels}
     retrieval, settings = in_family("retrieval"), flat(config)
+    rankings = distinct_rankings(run_data.tuned_components(run_dir))
     stages = [row["stage"] for row in metrics["cost"]]
     return {
         "config": config,
@@ -79,11 +80,7 @@ def page_data(
         "answered": is_answered(table),
         "untuned": [name for name, is_tuned in metrics["tuned"].items() if not is_tuned],
         "badges": BADGES,
-        "retrievers": {
-            name: RETRIEVERS[name]
-            for name in distinct_rankings(run_data.tuned_components(run_dir))
-            if name in metrics["systems"]
-        },
+        "retrievers": {n: RETRIEVERS[n] for n in rankings if n in metrics["systems"]},
         "documents": slices.by_document(table, slice_metrics(table), documents),
         "why_untuned": run_data.why_untuned(run_dir),
         "num_unlocated": sum(pair.answerable and not gold[pair.id] for pair in table.pairs),

@@ -26,6 +26,7 @@ import yaml
 from rag_ft.errors import DataError
 from rag_ft.evaluation.comparisons import (
     ScoreTable,
+    completed,
     estimate_columns,
     make_table,
     mean_column,
@@ -43,13 +44,10 @@ from rag_ft.evaluation.metric_table import (
 )
 from rag_ft.evaluation.statistics import holm, more_questions, spread
 from rag_ft.evaluation.systems import (
-    SERVED,
     SYSTEMS,
     System,
     distinct,
-    distinct_rankings,
     ranking_name,
-    shown_systems,
 )
 from rag_ft.evaluation.verdict import described, points, verdict
 from rag_ft.report.run_data import tuned_components
@@ -164,12 +162,11 @@ def paired(
 ) -> dict[str, Any]:
     """The comparison of tables whose rows are the same questions."""
     systems = distinct(COMPARED_SYSTEMS, tuned)
+    possible = itertools.product(systems, COMPARED_METRICS)
     keys: list[Key] = [
-        (system, metric)
-        for system, metric in itertools.product(systems, COMPARED_METRICS)
-        if all(scores_of(table, system, metric, tuned) is not None for table in tables)
+        key for key in possible if all(scores_of(t, *key, tuned) is not None for t in tables)
     ]
-    # Systems that read one ranking share its recall: the system of that name is tested.
+    # Systems that read one ranking share its recall: that of its name is tested.
     reads = {system: ranking_name(system.tuned, tuned) for system in systems}
     testers = {reads[s]: s for s in sorted(systems, key=lambda s: s.name == reads[s])}
     tested = [(s, m) for s, m in keys if not is_retrieval(m) or testers[reads[s]] == s]
@@ -179,14 +176,14 @@ def paired(
     changes = [(run, *key) for run in range(1, len(names)) for key in tested]
     columns = [mean_column(scores_of(tables[run], system, m, tuned)) for run, system, m in levels]
     for run, system, metric in changes:
-        first = scores_of(tables[0], system, metric, tuned)
-        columns.append(mean_column(scores_of(tables[run], system, metric, tuned) - first))
+        now, first = (scores_of(tables[n], system, metric, tuned) for n in (run, 0))
+        columns.append(mean_column(now - first))
     estimates = estimate_columns(tables[0], columns, num_resamples, seed)
 
     # The levels of each run and system, for the table.
     by_run: dict[str, Any] = {name: {} for name in names}
-    for (run, system, metric), estimate in zip(levels, estimates, strict=False):
-        level = {"value": round(estimate.value, 6), "ci95": estimate.ci95, "n": estimate.n}
+    for (run, system, metric), e in zip(levels, estimates, strict=False):
+        level = {"value": round(e.value, 6), "ci95": e.ci95, "n": e.n}
         by_run[names[run]].setdefault(system.name, {})[metric] = level
 
     # The changes from the first run, as one family of tests.
@@ -313,23 +310,6 @@ def pooled(tables: list[ScoreTable]) -> ScoreTable:
 def shared_keys(tables: Sequence[ScoreTable]) -> list[tuple[str, str]]:
     """The (system, metric) that every run scored."""
     return [key for key in tables[0].values if all(key in table.values for table in tables)]
-
-
-def completed(table: ScoreTable, own: Collection[str], tuned: Collection[str]) -> ScoreTable:
-    """The table of a run that tuned the components `own`, with what a run leaves out where it
-    repeats another row, so that it has all rows of runs that tuned the components `tuned`."""
-    same = {name: ranking_name(SERVED[name].tuned, own) for name in SERVED}
-    missing = {name: same[name] for name in distinct_rankings(tuned) if name in SERVED}
-    # A system with a tuned component that this run does not have is the base.
-    left_out = {s.name for s in shown_systems(tuned)} - {s.name for s in shown_systems(own)}
-    values = dict(table.values)
-    for (system, metric), column in table.values.items():
-        others = left_out if system == "base" and not is_retrieval(metric) else set[str]()
-        if is_retrieval(metric):
-            others = {name for name, repeated in missing.items() if repeated == system}
-        for name in others:
-            values.setdefault((name, metric), column)
-    return ScoreTable(table.pairs, table.documents, values)
 
 
 def scores_of(table: ScoreTable, system: System, metric: str, tuned: Collection[str]) -> Any:

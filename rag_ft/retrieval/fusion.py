@@ -4,12 +4,14 @@ run mixes them."""
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from rag_ft.config import RetrievalConfig
 from rag_ft.errors import DataError
 
 Ranking = tuple[np.ndarray, np.ndarray]  # rows of chunks and their scores, best first
@@ -87,3 +89,16 @@ def read_choice(path: Path, encoder: str, weight: str, stage: str) -> dict[str, 
         raise DataError(
             f"{path} is damaged ({error}): run `rag-ft {stage} CONFIG --force`"
         ) from error
+
+
+def set_fusion(
+    retrieval: RetrievalConfig, row: Mapping[str, Any] | None = None, folder: Path = Path()
+) -> Fusion:
+    """The fusion that the configuration sets; what it leaves open comes from `row` of fusion.json
+    in the run `folder`, or is half and half."""
+    row, weight = row or {}, retrieval.advanced.lexical_weight
+    if weight is None:
+        weight = row.get("lexical_weight", DEFAULT_LEXICAL_WEIGHT)
+    ranker = row.get("ranker") if retrieval.ranker != "none" else None
+    share, depth = float(row.get("rerank_weight", 0)), int(row.get("rerank_depth", 0))
+    return Fusion(weight, folder / ranker if ranker else None, share, depth, row.get("reranker"))

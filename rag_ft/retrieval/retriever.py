@@ -6,9 +6,9 @@ import copy
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 
@@ -16,14 +16,7 @@ from rag_ft.config import EncoderConfig, RetrievalConfig
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.retrieval.encoder import Encoder, load_encoder
 from rag_ft.retrieval.feature_ranker import ChunkPlaces, FeatureRanker, features
-from rag_ft.retrieval.fusion import (
-    DEFAULT_LEXICAL_WEIGHT,
-    Candidates,
-    Fusion,
-    Ranking,
-    fuse,
-    read_choice,
-)
+from rag_ft.retrieval.fusion import Candidates, Fusion, Ranking, fuse, read_choice, set_fusion
 from rag_ft.retrieval.index_builder import Manifest, open_vectors, read_manifest
 from rag_ft.retrieval.lexical import LexicalIndex
 from rag_ft.retrieval.metadata_filter import DocumentTable, Filter, Filters, group_by_filter
@@ -224,11 +217,9 @@ class Retriever:
         # Opened now, so that both share them.
         _ = self._store, self._lexical
         twin = copy.copy(self)
+        name = reranker.name if reranker else None
         twin.fusion = dataclasses.replace(
-            self.fusion,
-            rerank_weight=weight,
-            rerank_depth=depth,
-            reranker=reranker.name if reranker else None,
+            self.fusion, rerank_weight=weight, rerank_depth=depth, reranker=name
         )
         twin.reranker = reranker
         return twin
@@ -340,27 +331,12 @@ def open_retriever(
         raise ConfigError(
             f"the index in {folder} was made from other chunks than {run_dir.chunks}: {remedy}"
         )
-    row: dict[str, Any] = {}
-    if chosen:
-        fingerprint = loaded.fingerprint
-        row = read_choice(run_dir.fusion, fingerprint, "lexical_weight", "train_retriever")
+    choice = (run_dir.fusion, loaded.fingerprint, "lexical_weight", "train_retriever")
+    row = read_choice(*choice) if chosen else {}
     fusion = set_fusion(retrieval, row, run_dir.path)
     source = documents_of or run_dir
     documents = DocumentTable(source.documents, source.chunks)
     return Retriever(folder, manifest, loaded, retrieval, fusion, documents)
-
-
-def set_fusion(
-    retrieval: RetrievalConfig, row: Mapping[str, Any] | None = None, folder: Path = Path()
-) -> Fusion:
-    """The fusion that the configuration sets; what it leaves open comes from `row` of fusion.json
-    in the run `folder`, or is half and half."""
-    row, weight = row or {}, retrieval.advanced.lexical_weight
-    if weight is None:
-        weight = row.get("lexical_weight", DEFAULT_LEXICAL_WEIGHT)
-    ranker = row.get("ranker") if retrieval.ranker != "none" else None
-    share, depth = float(row.get("rerank_weight", 0)), int(row.get("rerank_depth", 0))
-    return Fusion(weight, folder / ranker if ranker else None, share, depth, row.get("reranker"))
 
 
 def served_tuned(run_dir: RunDir) -> bool:

@@ -8,14 +8,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rag_ft.errors import ConfigError
+from rag_ft.evaluation.components import NO_RERANKER
 from rag_ft.session import Session
 from rag_ft.storage import write_jsonl, write_text
 
 if TYPE_CHECKING:
-    from rag_ft.training.retriever.rerank_choice import RerankChoice
+    from rag_ft.training.reranker.training import RerankerTraining
 
 Counts = dict[str, int | float | str]
 
@@ -31,12 +33,14 @@ def run(session: Session) -> Counts:
     """
     config, run_dir, settings = session.config, session.run_dir, session.config.train_reranker
     if not config.reranker.model or not settings.enabled:
-        return {"shipped": 0, "reason": "train_reranker.advanced.enabled is false"}
+        reason = (
+            "train_reranker.advanced.enabled is false" if config.reranker.model else NO_RERANKER
+        )
+        return {"shipped": 0, "reason": reason}
     from rag_ft.training.distributed import join_processes
     from rag_ft.training.generator.lora import sharded
     from rag_ft.training.reranker.training import (
         RerankerTraining,
-        choose,
         teacher_temperature,
         train_reranker,
     )
@@ -52,44 +56,48 @@ def run(session: Session) -> Counts:
     processes = join_processes()
     pairs = select_pairs(run_dir, session.chunks, config.ingest.advanced.near_duplicate_similarity)
     training = RerankerTraining(session, pairs, processes, list(pairs.rejects))
-    rows, tau, reason = training.rows(), 1.0, None
+    rows, tau = training.rows(), 1.0
     processes.first(lambda: write_jsonl(run_dir.rejects("train_reranker"), training.rejects))
     counts: Counts = {"num_train_pairs": len(pairs.train), "num_dev_pairs": len(pairs.dev)}
+    refusal: str | None = None
     if not rows:
-        reason = "no question of a train document has a gold chunk and another chunk to compare"
+        refusal = "no question of a train document has a gold chunk and another chunk to compare"
     elif settings.advanced.labels != "evidence":
-        tau, reason = teacher_temperature(rows)
-    if reason:
-        return {**counts, "shipped": 0, "reason": reason}
+        tau, refusal = teacher_temperature(rows)
+    if refusal:
+        return {**counts, "shipped": 0, "reason": refusal}
 
     # Training; then dev questions choose, for each encoder, whether and how it is served.
     history = train_reranker(training, rows, tau)
-    choices: dict[str, RerankChoice] = {}
-    milliseconds = 0.0
-
-    def decide() -> None:
-        nonlocal milliseconds
-        for state, tuned in training.states.items():
-            choices[state], milliseconds = choose(training, tuned)
-        found: dict[str, Any] = {"base": None, "tuned": None}
-        found |= {name: choice.row() for name, choice in choices.items()}
-        log = [{"stage": "train_reranker", **row} for row in history]
-        write_jsonl(run_dir.training_log("train_reranker"), log)
-        shutil.rmtree(run_dir.reranker, ignore_errors=True)
-        write_text(run_dir.reranking, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
-        if any(choice.weight for choice in choices.values()):
-            os.replace(training.built, run_dir.reranker)
-        shutil.rmtree(training.folder, ignore_errors=True)
-
-    processes.first(decide)
-    if not processes.main:
-        return counts
-    served = list(choices.values())[-1]
-    counts |= {"num_rows": len(rows), "num_steps": len(history)}
-    counts |= {f"reranking_{name}": choice.reason for name, choice in choices.items()}
+    milliseconds = processes.first(lambda: serve(training, history)) or 0.0
+    rows_by_state = json.loads(run_dir.reranking.read_text(encoding="utf-8"))
+    choices = {state: row for state, row in rows_by_state.items() if row}
     return {
         **counts,
-        "shipped": int(any(choice.weight for choice in choices.values())),
-        "reason": served.reason,
+        "num_rows": len(rows),
+        "num_steps": len(history),
+        "shipped": int(any(row["weight"] for row in choices.values())),
+        "reason": list(choices.values())[-1]["reason"],
         "milliseconds": milliseconds,
+        **{f"reranking_{state}": row["reason"] for state, row in choices.items()},
     }
+
+
+def serve(training: RerankerTraining, history: Sequence[Mapping[str, float]]) -> float:
+    """Chooses how the tuned reranker follows each retriever, and writes the training log,
+    reranking.json, and reranker/ where some choice takes it. Returns its milliseconds."""
+    from rag_ft.training.reranker.training import choose
+
+    run_dir = training.session.run_dir
+    choices, milliseconds = dict[str, Any](), 0.0
+    for state, tuned in training.states.items():
+        choices[state], milliseconds = choose(training, tuned)
+    log = ({"stage": "train_reranker", **row} for row in history)
+    write_jsonl(run_dir.training_log("train_reranker"), log)
+    rows = {"base": None, "tuned": None, **{name: c.row() for name, c in choices.items()}}
+    write_text(run_dir.reranking, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+    shutil.rmtree(run_dir.reranker, ignore_errors=True)
+    if any(choice.weight for choice in choices.values()):
+        os.replace(training.built, run_dir.reranker)
+    shutil.rmtree(training.folder, ignore_errors=True)
+    return milliseconds

@@ -213,7 +213,7 @@ def train_reranker(
     dataset = to_lists(rows, settings.labels, tau)
     loss = ListNetLoss(trainable.model, mini_batch_size=MINI_BATCH)
     folder = training.folder / "train_reranker"
-    history = fit(trainable, dataset, loss, schedule, folder, trainer_class=RerankerTrainer)
+    history = fit(trainable, dataset, loss, schedule, folder, RerankerTrainer)
 
     def build() -> None:
         if training.built.exists():

@@ -8,7 +8,7 @@ on its own training questions look better than they will ever be again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -116,26 +116,7 @@ def choose_fusion(
             ranker = RankerChoice(False, str(error))
     if reranker:
         orders = ranker.orders if ranker.served and ranker.orders else {}
-        found = choose_reranking(
-            reranker,
-            retriever.chunk_ids,
-            [
-                Asked(
-                    question.question,
-                    orders.get(question.id) or fuse(*question.candidates, choice.lexical_weight),
-                    question.gold,
-                    question.document,
-                )
-                for question in judged
-            ],
-        )
-        choice = replace(
-            choice,
-            reranker=reranker.name if found.weight else None,
-            rerank_weight=found.weight,
-            rerank_depth=found.depth,
-            rerank_reason=found.reason,
-        )
+        choice = with_reranker(choice, reranker, retriever.chunk_ids, judged, orders)
     choice = replace(
         choice,
         encoder=retriever.encoder.fingerprint,
@@ -145,6 +126,29 @@ def choose_fusion(
         ranker_ci95=ranker.ci95,
     )
     return choice, ranker
+
+
+def with_reranker(
+    choice: FusionChoice,
+    reranker: Reranker,
+    chunk_ids: Sequence[str],
+    judged: Sequence[Ranked],
+    orders: Mapping[str, Ranking],
+) -> FusionChoice:
+    """The choice with how the reranker is served. `orders` are those of the feature ranker by
+    question; without one the mixture is reordered."""
+    asked = []
+    for question in judged:
+        order = orders.get(question.id) or fuse(*question.candidates, choice.lexical_weight)
+        asked.append(Asked(question.question, order, question.gold, question.document))
+    found = choose_reranking(reranker, chunk_ids, asked)
+    return replace(
+        choice,
+        reranker=reranker.name if found.weight else None,
+        rerank_weight=found.weight,
+        rerank_depth=found.depth,
+        rerank_reason=found.reason,
+    )
 
 
 def unmixed(retrieval: RetrievalConfig) -> FusionChoice:

@@ -65,42 +65,39 @@ def fit(
     loss: nn.Module,
     schedule: Schedule,
     folder: Path,
+    trainer_class: Any,
     vectors_of: VectorsOf | None = None,
-    trainer_class: type[EncoderTrainer | RerankerTrainer] | None = None,
 ) -> list[dict[str, float]]:
-    """Trains the encoder in place and writes its weights into `folder`. A finished phase is loaded.
+    """Trains the encoder in place and writes its weights into `folder`; a finished phase is loaded.
+    Returns [{step, loss}] of every step, also of those before an interruption.
 
     Args:
-        encoder: its weights are changed; a reranker with RerankerTrainer.
-        dataset: text columns in the order the loss wants them, and `label` where the loss reads it.
+        encoder: is changed.
+        dataset: columns in the order the loss wants them, and `label` where the loss reads it.
         loss: takes (features of each text column, labels) and returns a scalar.
         schedule: how long, how large, how fast.
-        folder: the phase's own; holds checkpoints while it runs.
-        vectors_of: as of `frozen_vectors`; only the questions of the dataset are then encoded.
-        trainer_class: None is EncoderTrainer.
-
-    Returns [{step, loss}] of every step, also of those before an interruption.
+        folder: the phase's own, with its checkpoints.
+        trainer_class: EncoderTrainer or RerankerTrainer.
+        vectors_of: as of `frozen_vectors`; only questions are then encoded.
 
     Raises:
         DataError: the rows do not fill one batch.
     """
     finished = folder / WEIGHTS
     if not finished.exists():
-        collator = None
-        if vectors_of:
-            collator = FrozenChunksCollator(encoder.model.preprocess, vectors_of=vectors_of)
-        kind: Any = trainer_class or EncoderTrainer
-        trainer = kind(
+        collator = vectors_of and FrozenChunksCollator(
+            encoder.model.preprocess, vectors_of=vectors_of
+        )
+        trainer = trainer_class(
             model=encoder.model,
-            args=training_arguments(schedule, len(dataset), folder, kind.arguments),
+            args=training_arguments(schedule, len(dataset), folder, trainer_class.arguments),
             train_dataset=dataset,
             loss=loss,
             data_collator=collator,
             callbacks=[MarkComplete(), ProgressBar(folder.name)],
         )
-        # These would print every loss to stdout.
-        for printing in (PrinterCallback, ProgressCallback):
-            trainer.remove_callback(printing)
+        trainer.remove_callback(PrinterCallback)  # they print every loss to stdout
+        trainer.remove_callback(ProgressCallback)
         trainer.encoder = encoder
         trainer.train(resume_from_checkpoint=last_complete(folder))
         trainer.accelerator.wait_for_everyone()
