@@ -153,6 +153,8 @@ def test_two_processes_train_what_one_trains(
     make_run: MakeRun, tiny_encoder_dir: Path, tmp_path: Path
 ) -> None:
     """Two CPU processes (gloo) share each batch; without dropout, which each process draws anew."""
+    from safetensors.numpy import load_file
+
     encoder = shutil.copytree(tiny_encoder_dir, tmp_path / "still-encoder")
     shape = json.loads((encoder / "config.json").read_text())
     shape |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -168,6 +170,10 @@ def test_two_processes_train_what_one_trains(
         subprocess.run(command, check=True, timeout=800, env={**os.environ, "OMP_NUM_THREADS": "1"})
         assert json.loads(run_dir.done("train_reranker").read_text())["counts"]["shipped"] == 1
         trained.append(weights(run_dir))
+    base = load_file(encoder / "model.safetensors")
+    moved = [np.abs(trained[0][f"bert.{name}"] - base[name]).max() for name in base]
+    assert max(moved) > 1e-3
+    # Adam makes a step of every gradient, however small: rounding shows in single weights.
     for launched in trained[1:]:
         for name, one in trained[0].items():
-            np.testing.assert_allclose(launched[name], one, atol=1e-5)
+            np.testing.assert_allclose(launched[name], one, atol=1e-4)

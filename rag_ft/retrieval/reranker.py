@@ -31,8 +31,9 @@ class Reranker:
         self, config: RerankerConfig, text_of: Callable[[str], str], folder: Path | None = None
     ) -> None:
         """`text_of` gives what it reads of a chunk, by id; `folder` is that of a tuned one, in
-        place of the configured model."""
+        place of the configured model. `depth`: most chunks of a question that it may score."""
         self.config, self._text_of, self._folder = config, text_of, folder
+        self.depth = config.advanced.depth
         self.name = TUNED if folder else str(config.untuned)
 
     def scores(self, question: str, chunk_ids: Sequence[str]) -> np.ndarray:

@@ -41,7 +41,7 @@ from rag_ft.training.retriever.dataset import (
     with_positive,
     without_row,
 )
-from rag_ft.training.retriever.fusion_choice import rank_score
+from rag_ft.training.retriever.fusion_choice import RANK_DEPTH, rank_score
 from rag_ft.training.retriever.lm_supervision import choose_temperature, score_retrieved
 from rag_ft.training.retriever.rerank_choice import Asked, RerankChoice, choose_reranking
 from rag_ft.training.retriever.trainable_encoder import (
@@ -239,7 +239,7 @@ def choose(training: RerankerTraining, tuned: Sequence[str]) -> tuple[RerankChoi
         return replace(RerankChoice(), encoder=retriever.encoder.fingerprint), 0.0
     reranker: Reranker = session.open_reranker(training.built)
     questions, filters = [pair.question for pair in dev], [pair.filters for pair in dev]
-    depth, row_of = max(reranker.config.advanced.depth, 10), retriever.row_of
+    depth, row_of = max(reranker.depth, RANK_DEPTH), retriever.row_of
     # An untuned reranker would be replaced by the tuned one.
     plain = retriever.reranked_by(None, 0.0, 0)
     rankings = [one.search(questions, depth, filters=filters) for one in (plain, retriever)]

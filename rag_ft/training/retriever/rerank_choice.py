@@ -70,7 +70,7 @@ def choose_reranking(
     asked = sorted(questions, key=lambda q: content_hash(q.question, q.document))[:MAX_QUESTIONS]
     if not asked:
         return RerankChoice()
-    most = reranker.config.advanced.depth
+    most = reranker.depth
     depths = sorted({depth for depth in DEPTHS if depth < most} | {most})
     ways = [(0, 0.0), *((depth, weight) for depth in depths for weight in WEIGHTS[1:])]
     table = np.zeros((len(asked), len(ways)))
