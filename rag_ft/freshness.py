@@ -175,8 +175,10 @@ def plan_stage(
 
 
 def _unused_sections(stage: str, reranker: RerankerConfig) -> set[str]:
-    # Before it is tuned, a reranker that starts from the encoder ranks nothing.
-    unused = not reranker.model or (stage == "train_retriever" and not reranker.untuned)
+    # The trainings of the other components use a reranker only as it is: one that starts from the
+    # encoder ranks nothing before it is tuned.
+    others = stage in ("train_retriever", "train_generator")
+    unused = not reranker.model or (others and not reranker.untuned)
     return {"reranker"} if unused else set()
 
 

@@ -59,7 +59,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "train_generator",
         "tune the generator with LoRA on pairs and retrieved chunks",
-        ("train_retriever", "train_reranker"),
+        ("train_retriever",),
         ("train_generator", "retrieval", "reranker", "llm"),
     ),
     Stage(

@@ -18,10 +18,12 @@ from rag_ft.config import Config, RerankerConfig
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.evaluation.components import left_out_stages
 from rag_ft.evaluation.metrics.retrieval import score_ranking
+from rag_ft.freshness import plan_stage
 from rag_ft.retrieval.reranker import Reranker
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import Chunk, Hit, QAPair
 from rag_ft.session import Session
+from rag_ft.stage_table import find_stage
 from rag_ft.stages import evaluate, train_reranker, train_retriever
 from rag_ft.storage import read_jsonl, read_rows, write_jsonl
 from rag_ft.training.distributed import join_processes
@@ -302,7 +304,16 @@ def test_without_a_reranker_the_stage_is_not_used(prepared: Prepared) -> None:
     assert "train_reranker" not in pipeline.stages_until("report", left_out)
     assert train_reranker.run(Session(config, run_dir))["shipped"] == 0
     assert not run_dir.reranking.exists()
+    # Added to a finished run, it leaves the other trainings as they are.
     on = with_reranker(config)
+    for stage in ("train_retriever", "train_generator"):
+        plans = [
+            plan_stage(stage, find_stage(stage).sections, [], c, run_dir) for c in (config, on)
+        ]
+        assert plans[0]["fingerprint"] == plans[1]["fingerprint"]
+    sections = find_stage("evaluate").sections
+    plans = [plan_stage("evaluate", sections, [], c, run_dir) for c in (config, on)]
+    assert plans[0]["fingerprint"] != plans[1]["fingerprint"]
     left_out = left_out_stages(on.evaluate, on.reranker)
     assert "train_reranker" in pipeline.stages_until("train_generator", left_out)
     assert "train_reranker" not in pipeline.stages_with_llm(on)

@@ -174,6 +174,9 @@ def test_two_processes_train_what_one_trains(
     moved = [np.abs(trained[0][f"bert.{name}"] - base[name]).max() for name in base]
     assert max(moved) > 1e-3
     # Adam makes a step of every gradient, however small: rounding shows in single weights.
+    # The bias of the head moves all scores alike, so it gets no gradient but rounding.
     for launched in trained[1:]:
         for name, one in trained[0].items():
+            if name == "classifier.bias":
+                continue
             np.testing.assert_allclose(launched[name], one, atol=1e-4)
