@@ -36,12 +36,14 @@ generate: setup $(SERVER) ## ingest, index, generate
 	$(RAG_FT) run $(CONFIG) $(ARGS) --until generate
 
 # With LAUNCH, training is started by it: make finetune LAUNCH="accelerate launch --config_file configs/accelerate/ddp.yaml"
-finetune: setup $(SERVER) ## tune the retriever and the generator
+finetune: setup $(SERVER) ## tune the retriever, the reranker (where CONFIG has one) and the generator
 ifeq ($(strip $(LAUNCH)),)
 	$(RAG_FT) train_retriever $(CONFIG) $(ARGS)
+	$(RAG_FT) train_reranker $(CONFIG) $(ARGS)
 	$(RAG_FT) train_generator $(CONFIG) $(ARGS)
 else
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(LAUNCH) -m rag_ft train_retriever $(CONFIG) $(ARGS)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(LAUNCH) -m rag_ft train_reranker $(CONFIG) $(ARGS)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(LAUNCH) -m rag_ft train_generator $(CONFIG) $(ARGS)
 endif
 

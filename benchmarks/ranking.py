@@ -1,11 +1,13 @@
 """What the choices of ranking bring on real questions: the share of BM25, and the feature ranker.
 
-    python benchmarks/ranking.py DATA [--only halvings,languages,latency,crossfit] [--work DIR]
-        [--halvings 20] [--run RUN]
+    python benchmarks/ranking.py DATA [--only halvings,languages,latency,crossfit,reranker]
+        [--work DIR] [--halvings 20] [--run RUN]
 
 DATA holds the sets of docs/how-to/questions.md as <set>_train and <set>_dev. Nothing is trained
 but rankers, except by `crossfit`, which tunes the encoder on each half of COVID-QA and reports the
-other one. `halvings`: chosen on half of the documents, measured on the other half, against the
+other one. `reranker` also tunes a cross-encoder on each half that starts from the encoder, and
+reports on the other one every depth and share, and what dev questions of the half choose.
+`halvings`: chosen on half of the documents, measured on the other half, against the
 plain mixture of the base encoder; no choice may lose more than a point of recall@5 in more than one
 of them. `--run RUN` reports the retrieval of a finished run.
 """
@@ -31,17 +33,20 @@ from rag_ft.pipeline import run_stage
 from rag_ft.relevance import gold_by_pair
 from rag_ft.retrieval.feature_ranker import FeatureRanker
 from rag_ft.retrieval.fusion import fuse
+from rag_ft.retrieval.reranker import Reranker, rerank
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import QAPair, Score
 from rag_ft.session import Session
 from rag_ft.storage import content_hash, read_jsonl
 from rag_ft.training.retriever.fusion_choice import Ranked, choose_weight, gain_of, rank_questions
 from rag_ft.training.retriever.ranker_choice import choose_ranker, train_ranker
+from rag_ft.training.retriever.rerank_choice import Asked
 
 SHOWN = ("recall@1", "recall@5", "mrr@10")
 LANGUAGES = ("xquad_de", "xquad_es", "xquad_zh", "xquad_ar")
 PLAIN = 0.5
 ALLOWED_LOSS = 0.01  # of recall@5
+WAYS = [(0, 0.0), *((depth, w / 10) for depth in (5, 10, 20) for w in range(1, 11))]
 ARMS = ("lexical", "dense_base", "mixture_base", "base", "dense_tuned", "mixture_tuned", "tuned")
 
 
@@ -59,6 +64,7 @@ def main() -> None:
         "languages": languages,
         "latency": latency,
         "crossfit": crossfit,
+        "reranker": reranker,
     }
     found = {name: measures[name](args) for name in args.only.split(",") if name}
     if args.run:
@@ -203,10 +209,93 @@ def crossfit(args: argparse.Namespace) -> dict[str, Any]:
     for fold in (0, 1):
         settings = {"folds": 2, "fold": fold}
         session = prepare(args, "covidqa", ("train", "dev"), settings, f"covidqa-{fold}")
-        for stage in ("train_retriever", "train_generator", "evaluate"):
+        for stage in ("train_retriever", "train_reranker", "train_generator", "evaluate"):
             run_stage(stage, session.config)
         runs[f"covidqa-{fold}"] = session.run_dir
     return report_arms(runs)
+
+
+def reranker(args: argparse.Namespace) -> dict[str, Any]:
+    """COVID-QA: a reranker tuned on half of the documents, over the other half, both ways: what
+    dev questions choose, and every other way to use it."""
+    from rag_ft.training.distributed import join_processes
+    from rag_ft.training.reranker.training import RerankerTraining, choose, train_reranker
+    from rag_ft.training.retriever.dataset import select_pairs
+
+    results: dict[str, Any] = {}
+    tables: dict[str, list[np.ndarray]] = {}
+    documents: dict[str, list[str]] = {}
+    for fold in (0, 1):
+        settings = {"folds": 2, "fold": fold}
+        session = prepare(args, "covidqa", ("train", "dev"), settings, f"covidqa-{fold}")
+        run_stage("train_retriever", session.config)
+        pairs = select_pairs(session.run_dir, session.chunks, 0.8)
+        training = RerankerTraining(session, pairs, join_processes())
+        clock = time.perf_counter()
+        rows = training.rows()
+        train_reranker(training, rows, 1.0)
+        seconds = time.perf_counter() - clock
+        for state, tuned in training.states.items():
+            choice, milliseconds = choose(training, tuned)
+            test = [p for p in read_jsonl(session.run_dir.qa, QAPair) if p.split == "test"]
+            asked = ask_served(session, tuned, test)
+            scorer = session.open_reranker(training.built)
+            table = reranked(scorer, session.retriever(tuned).chunk_ids, asked)
+            chosen = WAYS.index((choice.depth, choice.weight))
+            tables.setdefault(state, []).append(np.concatenate([table, table[:, [chosen]]], axis=1))
+            documents.setdefault(state, []).extend(f"{fold}/{a.document}" for a in asked)
+            results[f"{state}-{fold}"] = {
+                "num_rows": len(rows),
+                "seconds": round(seconds),
+                "milliseconds": milliseconds,
+                "choice": choice.row(),
+            }
+            print(fold, state, results[f"{state}-{fold}"], flush=True)
+    for state, parts in tables.items():
+        whole = np.concatenate(parts)
+        for number, way in enumerate([*WAYS, "chosen"]):
+            gains = whole[:, number] - whole[:, 0]
+            found = {}
+            for column, metric in enumerate(SHOWN):
+                gain = gain_of(gains[:, column], documents[state])
+                found[metric] = {
+                    "value": round(float(whole[:, number, column].mean()), 4),
+                    "gain": round(gain.value, 4),
+                    "ci95": [round(bound, 4) for bound in gain.ci95 or ()],
+                }
+            results[f"{state} {way}"] = found
+            print(state, way, found, flush=True)
+    return results
+
+
+def ask_served(session: Session, tuned: Sequence[str], pairs: Sequence[QAPair]) -> list[Asked]:
+    """The questions as the retriever with these tuned components serves them."""
+    retriever, gold = session.retriever(tuned), gold_by_pair(pairs, session.chunks)
+    located = [pair for pair in pairs if gold[pair.id]]
+    hits = retriever.search([pair.question for pair in located], 20)
+    return [
+        Asked(
+            pair.question,
+            (np.array([retriever.row_of[i] for i, _ in found]), np.array([s for _, s in found])),
+            frozenset(retriever.row_of[i] for i in gold[pair.id]),
+            pair.document_id or pair.id,
+        )
+        for pair, found in zip(located, hits, strict=True)
+    ]
+
+
+def reranked(scorer: Reranker, chunk_ids: Sequence[str], asked: Sequence[Asked]) -> np.ndarray:
+    """SHOWN of each question in every one of WAYS: (num_questions, num_ways, 3)."""
+    table = np.zeros((len(asked), len(WAYS), len(SHOWN)))
+    for number, question in enumerate(asked):
+        rows, _ = question.order
+        scores = scorer.scores(question.question, [chunk_ids[row] for row in rows])
+        gold = {str(row) for row in question.gold}
+        for way, (depth, weight) in enumerate(WAYS):
+            order = rerank(question.order, scores[:depth], weight)[0] if depth else rows
+            found = score_ranking([str(row) for row in order[:10]], gold)
+            table[number, way] = [found[metric] for metric in SHOWN]
+    return table
 
 
 def report_arms(runs: Mapping[str, RunDir]) -> dict[str, Any]:
@@ -277,6 +366,7 @@ def prepare(
             },
             "llm": {"model": "data/models/demo-lm"},
             "train_generator": {"enabled": False},
+            "reranker": {"model": "auto"},
             "evaluate": {"answers": False},
         }
     )

@@ -23,7 +23,11 @@ from rag_ft.config_advanced import (
     Section,
     ServeAdvanced,
 )
-from rag_ft.config_training import TrainGeneratorAdvanced, TrainRetrieverAdvanced
+from rag_ft.config_training import (
+    TrainGeneratorAdvanced,
+    TrainRerankerAdvanced,
+    TrainRetrieverAdvanced,
+)
 from rag_ft.errors import ConfigError
 from rag_ft.schema import ChunkContext, Kind
 
@@ -123,21 +127,23 @@ class RetrievalConfig(Section):
         return self.top_k if self.advanced.expand == "none" else max(1, round(self.top_k / 3))
 
 
+AUTO = "auto"
+
+
 class RerankerConfig(Section):
-    model: str | None = Field(
+    model: Annotated[str | None, BeforeValidator(lambda v: None if v == "none" else v)] = Field(
         None,
         description="A CrossEncoder, folder or hub id, whose score of the first chunks is mixed "
-        "into their order, where dev questions show a certain gain. None: no reranker.",
+        "into their order where dev questions show a certain gain: as it is, and tuned by "
+        "train_reranker. auto: one that starts from the encoder's weights. None: no reranker.",
     )
     dtype: Dtype = Field("auto", exclude=True, description="The value of run.dtype.")
     advanced: RerankerAdvanced = RerankerAdvanced()
 
     @property
-    def required_model(self) -> str:
-        """`model`, for work that uses it. Raises ConfigError where it is not set."""
-        if not self.model:
-            raise ConfigError("set reranker.model: a folder or a hub id of a CrossEncoder")
-        return self.model
+    def untuned(self) -> str | None:
+        """The model that can rank before it is tuned, if there is one."""
+        return None if self.model == AUTO else self.model
 
 
 class LLMConfig(Section):
@@ -212,6 +218,15 @@ class TrainRetrieverConfig(Section):
     advanced: TrainRetrieverAdvanced = TrainRetrieverAdvanced()
 
 
+class TrainRerankerConfig(Section):
+    advanced: TrainRerankerAdvanced = TrainRerankerAdvanced()
+
+    @property
+    def enabled(self) -> bool:
+        """false: no reranker is tuned."""
+        return self.advanced.enabled
+
+
 class TrainGeneratorConfig(Section):
     enabled: bool = Field(True, description="false: the base generator is kept.")
     method: Literal["lora", "dora", "rslora", "qlora", "full"] = Field(
@@ -280,6 +295,7 @@ class Config(Section):
     llm: LLMConfig = LLMConfig()
     generate: GenerateConfig = GenerateConfig()
     train_retriever: TrainRetrieverConfig = TrainRetrieverConfig()
+    train_reranker: TrainRerankerConfig = TrainRerankerConfig()
     train_generator: TrainGeneratorConfig = TrainGeneratorConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     serve: ServeConfig = ServeConfig()

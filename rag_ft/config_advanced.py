@@ -164,11 +164,11 @@ class RetrievalAdvanced(Section):
 
 class RerankerAdvanced(Section):
     depth: int = Field(
-        10,
+        20,
         ge=2,
         le=1000,
-        description="Chunks that the reranker scores for each question, the first ones. Its time "
-        "grows with them.",
+        description="Most chunks that the reranker scores for each question, the first ones. Dev "
+        "questions choose how many of them it takes: its time grows with them.",
     )
     max_tokens: int = Field(
         512,

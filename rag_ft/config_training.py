@@ -71,6 +71,42 @@ class TrainRetrieverAdvanced(Section):
     )
 
 
+class TrainRerankerAdvanced(Section):
+    enabled: bool = Field(
+        True, description="false: the model of reranker.model is not tuned. Its own score may rank."
+    )
+    method: Literal["full", "lora"] = Field(
+        "full", description="What is trained: all weights, or a LoRA adapter, merged afterwards."
+    )
+    labels: Literal["evidence", "lm", "both"] = Field(
+        "evidence",
+        description="Which of a question's chunks should score high. evidence: the gold chunk. lm: "
+        "those that make the answer likely to the LM. both: half of each.",
+    )
+    epochs: float = Field(3, gt=0, le=1000, description="Passes over the pairs.")
+    batch_size: int = Field(
+        4,
+        ge=1,
+        le=65_536,
+        description="Questions per step over all processes, each with all its chunks.",
+    )
+    learning_rate: float = Field(
+        1e-4,
+        gt=0,
+        le=1,
+        description="Peak learning rate. A model that is a good reranker already wants 2e-5, lora "
+        "ten times as much.",
+    )
+    num_negatives: int = Field(
+        5,
+        ge=1,
+        le=1000,
+        description="Chunks of each question that the base or the tuned retriever ranks high and "
+        "that do not contain the answer.",
+    )
+    rank: int = Field(16, ge=1, le=4096, description="LoRA rank.")
+
+
 class TrainGeneratorAdvanced(Section):
     layout: Literal["raft", "radit", "concat"] = Field(
         "raft",

@@ -16,7 +16,7 @@ from rag_ft.run_dir import FILES, RunDir
 from rag_ft.storage import content_hash, encodable, sync
 
 if TYPE_CHECKING:
-    from rag_ft.config import Config
+    from rag_ft.config import Config, RerankerConfig
 
 # Settings that change how fast or where a stage runs, never what it writes.
 NEUTRAL = {
@@ -96,7 +96,7 @@ def plan_stage(
     roots = {path if isinstance(path, Path) else path.path for path in config.ingest.sources}
     own, sources, folders = _user_files(name, find, roots, run_dir, quick)
     inputs |= own
-    wanted = {*sections, "run"}
+    wanted = {*sections, "run"} - _unused_sections(name, config.reranker)
     chosen = {
         key: value
         for key, value in flat(config).items()
@@ -162,6 +162,14 @@ def _user_files(
         return inputs, sources, {}
     inside = [path for file, path in files.items() if file.startswith(SOURCES)]
     return inputs, sources, folder_times(inside, roots)
+
+
+def _unused_sections(stage: str, reranker: RerankerConfig) -> set[str]:
+    # The trainings of the other components use a reranker only as it is: one that starts from the
+    # encoder ranks nothing before it is tuned.
+    others = stage in ("train_retriever", "train_generator")
+    unused = not reranker.model or (others and not reranker.untuned)
+    return {"reranker"} if unused else set()
 
 
 def recorded_sources(run_dir: RunDir) -> dict[str, Mark]:

@@ -9,14 +9,14 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
 from rag_ft.done_files import Plan, read_plan
 from rag_ft.errors import ConfigError, DataError, RagFtError
-from rag_ft.evaluation.components import COMPONENTS
+from rag_ft.evaluation.components import COMPONENTS, EXTERNAL, left_out_stages
 from rag_ft.file_marks import damage, mark_files
 from rag_ft.freshness import (
     OLD_LAYOUT,
@@ -34,7 +34,7 @@ from rag_ft.storage import content_hash, finite, leftovers, write_text
 from rag_ft.text import redact
 
 if TYPE_CHECKING:
-    from rag_ft.config import Config, EvaluateConfig
+    from rag_ft.config import Config
 
 logger = logging.getLogger(__name__)
 Change = Literal["update", "compact"]
@@ -264,10 +264,10 @@ def stages_to_run(name: str, config: Config) -> list[str]:
         component.stage: getattr(config, component.stage).enabled
         for component in COMPONENTS.values()
     }
-    external = external_stages(config.evaluate)
-    to_train = {stage for stage, is_enabled in enabled.items() if is_enabled} - external
-    before = stages_until(name, config.evaluate)
-    if name == "evaluate" and external:
+    left_out = left_out_stages(config.evaluate, config.reranker)
+    to_train = {stage for stage, is_enabled in enabled.items() if is_enabled} - left_out.keys()
+    before = stages_until(name, left_out)
+    if name == "evaluate" and EXTERNAL in left_out.values():
         run_dir = RunDir(config.run_path)
         untrained = sorted(stage for stage in to_train if read_done(run_dir, stage) is None)
         if untrained:
@@ -283,28 +283,25 @@ def stages_to_run(name: str, config: Config) -> list[str]:
     return [*(stage for stage in before if stage in switched_off), name]
 
 
-def stages_until(name: str, evaluate: EvaluateConfig) -> list[str]:
-    """All stages up to this one, in order, without those of external components."""
+def stages_until(name: str, left_out: Collection[str]) -> list[str]:
+    """All stages up to this one, in order, without those `left_out`."""
     names = NAMES[: NAMES.index(find_stage(name).name) + 1]
-    return [stage for stage in names if stage not in external_stages(evaluate)]
-
-
-def external_stages(evaluate: EvaluateConfig) -> set[str]:
-    """Training stages that are left out, because `evaluate` names the tuned component by path."""
-    external = (c for c in COMPONENTS.values() if c.setting and getattr(evaluate, c.setting))
-    return {component.stage for component in external}
+    return [stage for stage in names if stage not in left_out]
 
 
 def stages_with_llm(config: Config) -> set[str]:
     """Stages that ask a language model anything with these settings."""
-    retriever, evaluate = config.train_retriever, config.evaluate
+    retriever, reranker = config.train_retriever, config.train_reranker
+    evaluate = config.evaluate
     asking = {
         "generate": config.generate.pairs_per_chunk > 0,
         "train_retriever": retriever.enabled and retriever.advanced.lsr_steps > 0,
+        "train_reranker": reranker.enabled and reranker.advanced.labels != "evidence",
         "train_generator": config.train_generator.enabled,
         "evaluate": evaluate.answers,
     }
-    return {stage for stage, asks in asking.items() if asks} - external_stages(config.evaluate)
+    left_out = left_out_stages(evaluate, config.reranker)
+    return {stage for stage, asks in asking.items() if asks and stage not in left_out}
 
 
 def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
@@ -320,16 +317,16 @@ def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
 
 def plan_of(stage: Stage, config: Config, run_dir: RunDir, quick: bool = False) -> Plan:
     """What the stage's result depends on; see `freshness.plan_stage`."""
-    upstream = upstream_of(stage, config.evaluate)
+    upstream = upstream_of(stage, left_out_stages(config.evaluate, config.reranker))
     return plan_stage(stage.name, stage.sections, upstream, config, run_dir, quick)
 
 
-def upstream_of(stage: Stage, evaluate: EvaluateConfig) -> list[str]:
-    """All earlier stages whose results it reads, in pipeline order, without external ones."""
+def upstream_of(stage: Stage, left_out: Collection[str]) -> list[str]:
+    """All earlier stages whose results it reads, in pipeline order, without those `left_out`."""
     found: set[str] = set()
     for name in stage.after:
-        found |= {name, *upstream_of(find_stage(name), evaluate)}
-    return [name for name in NAMES if name in found - external_stages(evaluate)]
+        found |= {name, *upstream_of(find_stage(name), left_out)}
+    return [name for name in NAMES if name in found.difference(left_out)]
 
 
 def _remember_times(run_dir: RunDir, name: str, done: dict[str, Any], plan: Plan) -> None:

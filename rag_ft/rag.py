@@ -106,7 +106,11 @@ class RagPipeline:
 
         # A lost file would turn tuned components into base ones without a word.
         settings = config.evaluate
-        own = {"train_retriever": settings.encoder, "train_generator": settings.adapter}
+        own = {
+            "train_retriever": settings.encoder,
+            "train_reranker": None,
+            "train_generator": settings.adapter,
+        }
         trained = [stage for stage, external in own.items() if tuned and not external]
         check_files(RunDir(config.run_path), ["ingest", "index", *trained], trained)
         session = Session(config, with_external_models(config.evaluate, RunDir(config.run_path)))
@@ -128,7 +132,7 @@ class RagPipeline:
         folder = session.tuned_generator if "generator" in tuned else None
         llm, adapters = with_tuned(config.llm, folder)
         return cls(
-            session.retriever("retriever" in tuned),
+            session.retriever(tuned),
             session.chunks,
             session.answer_prompt,
             open_language_model(llm, config.run.seed, adapters),

@@ -44,6 +44,15 @@ FILES: dict[str, dict[str, FileKind]] = {
         "checkpoints/train_retriever": "scratch",
         "vllm.log": "scratch",
     },
+    "train_reranker": {
+        "reranker": "result",
+        "reranking.json": "result",
+        "rejects/train_reranker.jsonl": "result",
+        "training/train_reranker.jsonl": "result",
+        "reranker_lm_scores.jsonl": "replies",
+        "checkpoints/train_reranker": "scratch",
+        "vllm.log": "scratch",
+    },
     "train_generator": {
         "generator": "result",
         "rejects/train_generator.jsonl": "result",
@@ -188,6 +197,23 @@ class RunDir:
         return self.path / "ranker" / f"{name}.txt"
 
     @property
+    def reranker(self) -> Path:
+        """train_reranker: the tuned reranker, loadable by CrossEncoder alone."""
+        return self.path / "reranker"
+
+    @property
+    def reranking(self) -> Path:
+        """train_reranker: {base, tuned}: for each encoder the number of chunks that the tuned
+        reranker scores and the share of its score in their order, chosen on dev questions, with
+        gains, intervals and reasons."""
+        return self.path / "reranking.json"
+
+    @property
+    def reranker_lm_scores(self) -> Path:
+        """train_reranker, with labels lm or both: as lm_scores.jsonl, which it begins with."""
+        return self.path / "reranker_lm_scores.jsonl"
+
+    @property
     def given_index(self) -> Path:
         """evaluate, where evaluate.encoder names an encoder: as index/, made with that encoder."""
         return self.path / "given_index"
@@ -231,8 +257,9 @@ class RunDir:
         return self.path / "generator.tmp"
 
     def hits(self, system: str) -> Path:
-        """evaluate: a Hit a line, for each retriever: base and tuned as they are served, lexical,
-        dense_base and dense_tuned alone, and where a feature ranker is served mixture_base and
+        """evaluate: a Hit a line, for each retriever: base and tuned as they are served, and where
+        a reranker was tuned too tuned_retriever and tuned_reranker; lexical, dense_base and
+        dense_tuned alone; where a feature ranker or a reranker is served mixture_base and
         mixture_tuned without it."""
         return self.path / "hits" / f"{system}.jsonl"
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rag_ft.errors import DataError
+from rag_ft.evaluation.components import EXTERNAL, left_out_stages
 from rag_ft.freshness import config_is_damaged, only_reviews_changed, read_done, why_stale
-from rag_ft.pipeline import external_stages, plan_of, upstream_of
+from rag_ft.pipeline import plan_of, upstream_of
 from rag_ft.run_dir import RunDir
 from rag_ft.stage_table import STAGES
 
@@ -16,15 +17,16 @@ if TYPE_CHECKING:
 
 def status(config: Config) -> list[tuple[str, str, str]]:
     """(stage, state, why) in pipeline order. The states: done, stale, interrupted, missing,
-    external.
+    external, unused.
 
     Reads done-files. Of other files it compares size and time, and reads those where these differ;
     of more than 1,000 files in source folders it only compares the times of the folders.
     """
     run_dir, rows = RunDir(config.run_path), list[tuple[str, str, str]]()
+    left_out = left_out_stages(config.evaluate, config.reranker)
     for stage in STAGES:
-        if stage.name in external_stages(config.evaluate):
-            rows.append((stage.name, "external", "the section evaluate names its result by path"))
+        if why := left_out.get(stage.name, ""):
+            rows.append((stage.name, "external" if why == EXTERNAL else "unused", why))
             continue
         # The stage's own files and inputs.
         finished = run_dir.done(stage.name).exists()
@@ -47,7 +49,7 @@ def status(config: Config) -> list[tuple[str, str, str]]:
             state, why = "stale" if finished else "missing", str(error)
 
         # Staleness goes down the whole chain.
-        earlier = upstream_of(stage, config.evaluate)
+        earlier = upstream_of(stage, left_out)
         unfinished = [row[0] for row in rows if row[0] in earlier and row[1] != "done"]
         if state == "done" and unfinished:
             state, why = "stale", f"builds on {unfinished[0]}, which is not done"

@@ -3,6 +3,7 @@ there."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -31,7 +32,9 @@ class Session:
 
     config: Config
     run_dir: RunDir
-    _retrievers: dict[bool, Retriever] = field(default_factory=dict, init=False, repr=False)
+    _retrievers: dict[frozenset[str], Retriever] = field(
+        default_factory=dict, init=False, repr=False
+    )
 
     @classmethod
     def of(cls, config: Config | str | Path) -> Session:
@@ -78,37 +81,63 @@ class Session:
         """The components of which a tuned one is there."""
         tuned = {
             "retriever": self.serves_tuned_retriever,
+            "reranker": self.tuned_reranker is not None,
             "generator": self.tuned_generator is not None,
         }
         return {name for name, is_tuned in tuned.items() if is_tuned}
 
-    def retriever(self, tuned: bool = False) -> Retriever:
-        """The base retriever, or the tuned one; opened once and kept.
+    def retriever(self, tuned: Collection[str] = ()) -> Retriever:
+        """What finds chunks, with the tuned components that `tuned` names of those that take part:
+        retriever and reranker. Opened once and kept.
 
         Raises:
             DataError, ConfigError: see retrieval.retriever.open_retriever.
         """
         # The import takes a while, and most commands search nothing.
         from rag_ft.retrieval import retriever as search
+        from rag_ft.retrieval.fusion import read_choice
 
-        if tuned not in self._retrievers:
-            config = self.config
-            self._retrievers[tuned] = search.open_retriever(
-                self.run_dir, config.retrieval, config.encoder, tuned=tuned
+        key = frozenset(tuned) & {"retriever", "reranker"}
+        if key in self._retrievers:
+            return self._retrievers[key]
+        if "reranker" not in key:
+            found = search.open_retriever(
+                self.run_dir, self.config.retrieval, self.config.encoder, tuned="retriever" in key
             )
             if self.reranker:
-                self._retrievers[tuned].reranker = self.reranker
-        return self._retrievers[tuned]
+                found.reranker = self.reranker
+        else:
+            found = self.retriever(key - {"reranker"})
+            encoder = found.encoder.fingerprint
+            row = read_choice(self.run_dir.reranking, encoder, "weight", "train_reranker")
+            if row and row["weight"]:
+                found = found.reranked_by(self.tuned_reranker, row["weight"], row["depth"])
+        self._retrievers[key] = found
+        return found
 
     @cached_property
     def reranker(self) -> Reranker | None:
-        """The reranker of the configuration, if it names one; loaded for its first question."""
+        """The reranker of the configuration, if it names one that can rank untuned; loaded for its
+        first question."""
+        return self.open_reranker() if self.config.reranker.untuned else None
+
+    @cached_property
+    def tuned_reranker(self) -> Reranker | None:
+        """The reranker that train_reranker tuned and kept, if there is one."""
+        folder = self.run_dir.reranker
+        there = self.config.reranker.model and (folder / "config.json").exists()
+        return self.open_reranker(folder) if there else None
+
+    def open_reranker(self, folder: Path | None = None) -> Reranker:
+        """The reranker of the configuration, or the tuned one in `folder`."""
         from rag_ft.retrieval.reranker import Reranker
 
         config, context = self.config.reranker, self.config.retrieval.context
-        if not config.model:
-            return None
-        return Reranker(config, lambda chunk_id: chunk_text(self.chunks[chunk_id], context))
+
+        def text_of(chunk_id: str) -> str:
+            return chunk_text(self.chunks[chunk_id], context)
+
+        return Reranker(config, text_of, folder)
 
     def plain_retriever(self) -> Retriever:
         """The base retriever with the mixture that holds before train_retriever chooses one. The

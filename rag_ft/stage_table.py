@@ -55,6 +55,12 @@ STAGES: tuple[Stage, ...] = (
         ("train_retriever", "encoder", *_SEARCH, "retrieval.ranker", "reranker", "llm"),
     ),
     Stage(
+        "train_reranker",
+        "tune a cross-encoder on the retrievers' mistakes; keep it where dev questions show a gain",
+        ("train_retriever",),
+        ("train_reranker", "reranker", "encoder", *_SEARCH, "retrieval.ranker", "llm"),
+    ),
+    Stage(
         "train_generator",
         "tune the generator with LoRA on pairs and retrieved chunks",
         ("train_retriever",),
@@ -63,7 +69,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "evaluate",
         "answer the test questions with every system and score the answers",
-        ("train_retriever", "train_generator"),
+        ("train_retriever", "train_reranker", "train_generator"),
         ("evaluate", "retrieval", "reranker", "llm"),
     ),
     Stage(

@@ -136,6 +136,46 @@ def encoding(tiny: bool, work: Path) -> Row:
     }
 
 
+def reranking(tiny: bool, work: Path) -> Row:
+    """A reranker of BERT-base's shape: pairs/s of its training, milliseconds of a question with 20
+    chunks of 200 tokens."""
+    from sentence_transformers.cross_encoder.losses import ListNetLoss
+
+    from rag_ft.retrieval.reranker import load_cross_encoder
+
+    folder, device = random_encoder(work / "reranker", tiny), "cuda" if GPU else "cpu"
+    rng, num_chunks = random.Random(0), 4 if tiny else 20
+    chunks = [random_text(rng, 20 if tiny else 200) for _ in range(num_chunks)]
+
+    # Training, as the stage does it: float32 weights, products in bfloat16.
+    model = load_cross_encoder(folder, 512, "float32", device)
+    loss, optimiser = ListNetLoss(model), torch.optim.AdamW(model.parameters())
+    labels = [torch.zeros(num_chunks)] * 4
+
+    def train(steps: int) -> None:
+        for _ in range(steps):
+            with torch.autocast(device, torch.bfloat16):
+                value = loss([["what is it"] * 4, [chunks] * 4], labels)
+            value.backward()
+            optimiser.step()
+            optimiser.zero_grad()
+
+    train(WARM_STEPS)
+    steps = 1 if tiny else TIMED_STEPS
+    seconds = _timed(lambda: train(steps))
+
+    # Serving, in the type of the device.
+    model.to(torch.bfloat16 if GPU else torch.float32)
+    pairs = [("what is it", chunk) for chunk in chunks]
+    model.predict(pairs, show_progress_bar=False)
+    served = _timed(lambda: model.predict(pairs, show_progress_bar=False))
+    return {
+        "trained_pairs_per_second": round(steps * 4 * num_chunks / seconds, 1),
+        "milliseconds_for_20_chunks": round(1000 * served * 20 / num_chunks, 1),
+        "peak_gb": _peak_gb(),
+    }
+
+
 def search(tiny: bool) -> Row:
     """Exact search over a million vectors of 768 numbers: questions/s in batches."""
     import faiss
@@ -275,6 +315,7 @@ CHECKS: dict[str, Callable[[bool, Path], Row]] = {
     "scoring-0.6b": lambda tiny, _: scoring("0.6b", tiny),
     "scoring-8b": lambda tiny, _: scoring("8b", tiny),
     "encoding": encoding,
+    "reranking": reranking,
     "search": lambda tiny, _: search(tiny),
     "vllm": vllm,
     "demo": lambda _, work: demo(work),

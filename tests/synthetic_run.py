@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from rag_ft.evaluation.components import COMPONENTS
 from rag_ft.evaluation.extras.robustness import probes
 from rag_ft.evaluation.metrics.answers import citation_scores, faithfulness, score_answer
 from rag_ft.evaluation.metrics.retrieval import score_ranking
-from rag_ft.evaluation.systems import SERVED, Ask, asks_of
+from rag_ft.evaluation.systems import SERVED, Ask, asks_of, ranking_name
 from rag_ft.pipeline import record_outputs
 from rag_ft.relevance import evidence_shown, gold_chunk_ids
 from rag_ft.run_dir import RunDir
@@ -46,6 +46,7 @@ RIGHT = {"closed_book": 0.02, "closed_book_tuned": 0.02, "base": 0.4, "tuned_gen
          "tuned_retriever": 0.45, "tuned": 0.68, "oracle_base": 0.6, "oracle_tuned": 0.8,
          "withheld_base": 0.3, "withheld_tuned": 0.7}  # fmt: skip
 FINDS = {"base": 0.6, "tuned": 0.75, "lexical": 0.5, "dense_base": 0.5, "dense_tuned": 0.7}
+FINDS_RERANKED = {"tuned_retriever": 0.7, "tuned_reranker": 0.7}
 FIRST = _words("Ada Bo Cleo Dan Eli Fay Gus Hal Ida Jon Kai Lea Mia Ned Ola Pia Rik Sue Tor Uma")
 LAST = _words("Abel Brand Corin Dahl Engel Falk Grim Holm Iver Juhl Kron Lind Moen Nord Oberg Palm")
 THINGS = _words("mill pier tower lamp bridge garden library chapel harbour barn")
@@ -86,7 +87,8 @@ def make_synthetic_run(
     write_jsonl(run_dir.documents, documents)
     write_jsonl(run_dir.chunks, chunks)
     write_jsonl(run_dir.qa, pairs)
-    material = _material(rng, pairs, chunks)
+    finds = {**FINDS, **(FINDS_RERANKED if "reranker" in tuned else {})}
+    material = _material(rng, pairs, chunks, finds)
     _evaluate(rng, config, run_dir, material, {**RIGHT, **(right or {})}, tuned)
     _other_stages(run_dir, config, pairs, tuned)
     return config, run_dir
@@ -142,7 +144,9 @@ def _pair(
     return QAPair(key, question, (text[start:end],), home.id, name, evidence, kind, "test", origin)
 
 
-def _material(rng: random.Random, pairs: list[QAPair], chunks: list[Chunk]) -> Material:
+def _material(
+    rng: random.Random, pairs: list[QAPair], chunks: list[Chunk], finds: Mapping[str, float]
+) -> Material:
     by_document: dict[str, list[Chunk]] = {}
     for chunk in chunks:
         by_document.setdefault(chunk.document_id, []).append(chunk)
@@ -151,7 +155,7 @@ def _material(rng: random.Random, pairs: list[QAPair], chunks: list[Chunk]) -> M
     }
     ids = [chunk.id for chunk in chunks]
     rankings: dict[str, dict[str, list[str]]] = {}
-    for name, share in FINDS.items():
+    for name, share in finds.items():
         rankings[name] = {}
         for pair in pairs:
             ranked = [i for i in rng.sample(ids, min(24, len(ids))) if i not in gold[pair.id]]
@@ -171,9 +175,12 @@ def _evaluate(
 ) -> None:
     asks: list[Ask] = []
     for pair in material.pairs:
-        hits = {name: material.rankings[name][pair.id] for name in SERVED}
+        found = {
+            name: material.rankings[ranking_name(SERVED[name].tuned, tuned)] for name in SERVED
+        }
+        hits = {name: ranking[pair.id] for name, ranking in found.items()}
         gold, top_k = material.gold[pair.id], config.retrieval.top_k
-        asks += asks_of(pair, hits, gold, material.chunks, top_k)
+        asks += asks_of(pair, hits, gold, material.chunks, top_k, tuned)
     if config.evaluate.advanced.robustness:
         asks += probes(
             material.pairs,
@@ -318,7 +325,11 @@ def _other_stages(
         for i in range(50)
     ]
     write_jsonl(run_dir.replies("evaluate"), replies)
+    if "reranker" in tuned:
+        _done(run_dir, "train_reranker", {"shipped": 1, "reason": "MRR@10 on dev rose"})
     for stage in NAMES[:-1]:
+        if not run_dir.done(stage).exists():
+            continue
         done = json.loads(run_dir.done(stage).read_text(encoding="utf-8"))
         write_text(run_dir.done(stage), json.dumps(done | record_outputs(run_dir, stage)) + "\n")
 

@@ -110,6 +110,21 @@ def test_a_run_without_a_component_that_others_tuned_is_named(tmp_path: Path) ->
     assert note not in comparison(runs[::2], 200)["verdict"]["notes"]
 
 
+def test_a_run_with_a_reranker_is_compared_with_one_without(tmp_path: Path) -> None:
+    every = (*BOTH, "reranker")
+    runs = [run(tmp_path / "a"), run(tmp_path / "b", shipped=every)]
+    result = comparison(runs, 500)
+    # Where there is none, the base one stands in its place.
+    a, b = (result["levels"][name] for name in "ab")
+    assert a["tuned_reranker"]["f1"]["value"] == a["base"]["f1"]["value"]
+    assert a["tuned_reranker"]["recall@5"]["value"] == a["base"]["recall@5"]["value"]
+    assert a["tuned_retriever"]["recall@5"]["value"] == a["tuned"]["recall@5"]["value"]
+    assert b["tuned_reranker"]["recall@5"]["value"] != b["base"]["recall@5"]["value"]
+    assert any("No tuned reranker was shipped in a" in line for line in result["sentences"])
+    alone = comparison([runs[0], run(tmp_path / "c")], 500)
+    assert "tuned_reranker" not in alone["levels"]["a"]
+
+
 def test_folds_are_pooled_into_one_verdict(tmp_path: Path) -> None:
     folds = [run(tmp_path / f"fold{n}", seed=n, tuned=0.9) for n in range(3)]
     for n, fold in enumerate(folds):

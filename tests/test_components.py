@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
-from rag_ft.evaluation import components
-from rag_ft.evaluation.components import COMPONENTS, set_name, set_words
-from rag_ft.evaluation.systems import NAMES, RETRIEVERS, SYSTEMS, distinct
+from rag_ft.evaluation.comparisons import DECIDING
+from rag_ft.evaluation.components import COMPONENTS, named_set, set_name, set_words
+from rag_ft.evaluation.systems import (
+    NAMES,
+    RETRIEVERS,
+    SYSTEMS,
+    distinct,
+    distinct_rankings,
+    ranking_name,
+    shown_systems,
+)
+from rag_ft.evaluation.verdict import verdict
 
 
 def test_the_names_that_others_read_stay() -> None:
@@ -19,6 +23,7 @@ def test_the_names_that_others_read_stay() -> None:
         "base",
         "tuned_generator",
         "tuned_retriever",
+        "tuned_reranker",
         "tuned",
         "oracle_base",
         "oracle_tuned",
@@ -26,13 +31,15 @@ def test_the_names_that_others_read_stay() -> None:
         "withheld_tuned",
     )
     rankings = ["lexical", "dense_base", "dense_tuned", "mixture_base", "mixture_tuned"]
-    assert list(RETRIEVERS) == ["base", "tuned", *rankings]
+    served = ["base", "tuned", "tuned_retriever", "tuned_reranker"]
+    assert list(RETRIEVERS) == [*served, *rankings]
 
 
 def test_a_system_reads_the_ranking_of_its_own_components() -> None:
     read = {system.name: (system.generator, system.ranking) for system in SYSTEMS}
     assert read["tuned_generator"] == ("tuned", "base")
-    assert read["tuned_retriever"] == ("base", "tuned")
+    assert read["tuned_retriever"] == ("base", "tuned_retriever")
+    assert read["tuned_reranker"] == ("base", "tuned_reranker")
     assert read["tuned"] == ("tuned", "tuned")
     assert read["oracle_tuned"] == read["withheld_tuned"] == ("tuned", "base")
 
@@ -43,41 +50,50 @@ def test_without_a_tuned_component_the_systems_that_need_it_repeat_others() -> N
     assert [system.name for system in distinct(SYSTEMS, COMPONENTS)] == list(NAMES)
 
 
+def test_without_a_tuned_reranker_there_is_no_row_for_it() -> None:
+    usual = {"generator", "retriever"}
+    names = [system.name for system in shown_systems(usual)]
+    assert names == [name for name in NAMES if name != "tuned_reranker"]
+    assert [system.name for system in shown_systems(COMPONENTS)] == list(NAMES)
+    left = ["base", "tuned", "lexical", "dense_base", "dense_tuned"]
+    assert distinct_rankings(usual) == [*left, "mixture_base", "mixture_tuned"]
+    assert distinct_rankings({"reranker"}) == [*left[:-1], "mixture_base"]
+    assert {"tuned_retriever", "tuned_reranker"} < set(distinct_rankings(COMPONENTS))
+
+
+def test_a_ranking_that_repeats_another_one_has_its_name() -> None:
+    retriever, reranker = frozenset({"retriever"}), frozenset({"reranker"})
+    assert ranking_name(retriever, {"retriever"}) == "tuned"
+    assert ranking_name(reranker, {"retriever"}) == "base"
+    assert ranking_name(retriever, COMPONENTS) == "tuned_retriever"
+    assert ranking_name(retriever | reranker, COMPONENTS) == "tuned"
+
+
 def test_sets_of_components_have_names_and_words() -> None:
-    assert (set_name({"generator"}), set_name({"retriever", "generator"})) == ("generator", "both")
+    usual = {"retriever", "generator"}
+    assert (set_name({"generator"}), set_name(usual), set_name(COMPONENTS)) == (
+        "generator",
+        "both",
+        "all",
+    )
     assert set_words({"retriever"}) == "the tuned retriever"
-    assert set_words(COMPONENTS) == "both components tuned"
+    assert set_words(usual) == "both components tuned"
+    assert set_words({"reranker", "retriever"}) == "the tuned retriever and reranker"
+    for names in ({"generator"}, usual, {"retriever", "reranker"}, set(COMPONENTS)):
+        assert named_set(set_name(names)) == names
+    assert named_set("none") == named_set("undecided") == frozenset()
 
 
-THIRD = """
-import sys, types
-source = open(sys.argv[1], encoding="utf-8").read()
-row = 'Component("reranker", "train_reranker", None, ranks=True),'
-last = 'Component("retriever", "train_retriever", "encoder", ranks=True),'
-assert last in source
-import rag_ft.evaluation
-made = types.ModuleType("rag_ft.evaluation.components")
-sys.modules[made.__name__] = rag_ft.evaluation.components = made
-exec(compile(source.replace(last, last + row), sys.argv[1], "exec"), made.__dict__)
-from rag_ft.evaluation.systems import NAMES, SERVED
-from rag_ft.evaluation.comparisons import DECIDING
-from rag_ft.evaluation.verdict import verdict
-assert {"tuned_reranker", "tuned"} < set(NAMES), NAMES
-assert list(SERVED) == ["base", "tuned_retriever", "tuned_reranker", "tuned"]
-assert ("base", "tuned_reranker", "recall@5") in DECIDING
-row = {"a": "base", "b": "tuned_reranker", "metric": "f1", "delta": 0.1, "ci95": [0.05, 0.15],
-       "p": 0.001, "p_holm": 0.001, "n": 300, "num_documents": 40, "family": "decides",
-       "more_questions": 0}
-found = verdict([row, {**row, "b": "tuned", "delta": 0.2}], {"reranker", "retriever"})
-assert found["sentence"].startswith("Ship the tuned retriever and reranker: +20.0 F1"), found
-assert "the tuned reranker alone brings +10.0 F1" in found["sentence"], found
-"""
-
-
-def test_a_third_component_is_a_row_of_the_table() -> None:
-    """Fresh process: the tables are made when they are imported."""
-    path = Path(components.__file__)
-    command = [sys.executable, "-c", THIRD, str(path)]
-    environment = {**os.environ, "PYTHONPATH": str(path.parents[2])}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
+def test_the_reranker_has_deciding_differences_and_a_verdict() -> None:
+    assert ("base", "tuned_reranker", "recall@5") in DECIDING
+    row = {
+        **{"a": "base", "b": "tuned_reranker", "metric": "f1", "delta": 0.1, "ci95": [0.05, 0.15]},
+        **{"p": 0.001, "p_holm": 0.001, "n": 300, "num_documents": 40, "family": "decides"},
+        "more_questions": 0,
+    }
+    found = verdict([row, {**row, "b": "tuned", "delta": 0.2}], {"reranker", "retriever"})
+    assert found["ship"] == "retriever_reranker"
+    assert found["sentence"].startswith("Ship the tuned retriever and reranker: +20.0 F1"), found
+    assert "the tuned reranker alone brings +10.0 F1" in found["sentence"], found
+    everything = verdict([{**row, "b": "tuned", "delta": 0.2}], COMPONENTS)
+    assert everything["ship"] == "all" and everything["sentence"].startswith("Ship all: +20.0 F1")

@@ -187,6 +187,7 @@ def test_every_setting_is_read_from_its_own_section() -> None:
     read = all_reads() | {
         ("RunConfig", "dtype"),
         ("RetrievalConfig", "context"),
+        ("TrainRerankerAdvanced", "enabled"),
     }
     unread = []
     for section in SECTIONS.values():

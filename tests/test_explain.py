@@ -16,7 +16,7 @@ def test_every_served_chunk_has_rank_and_score_in_every_ranking(make_run: MakeRu
     train_retriever.run(Session(config, run_dir))
     question = "who has the blue oar"
     text = explain(config, question)
-    retriever = Session(config, run_dir).retriever(tuned=True)
+    retriever = Session(config, run_dir).retriever({"retriever"})
     base, tuned = text.split("\n\n")[:2]
     assert "base encoder, BM25 weighs 0.5" in base and "tuned encoder" in tuned
     served = retriever.search([question], config.retrieval.top_k)[0]

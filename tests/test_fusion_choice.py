@@ -11,7 +11,7 @@ import pytest
 from retriever_run import MakeRun, prepare, record_training_rows
 
 from rag_ft.errors import DataError
-from rag_ft.retrieval.fusion import Candidates, Fusion, Ranking, read_fusion
+from rag_ft.retrieval.fusion import Candidates, Fusion, Ranking, read_choice
 from rag_ft.retrieval.retriever import open_retriever
 from rag_ft.schema import QAPair
 from rag_ft.session import Session
@@ -82,7 +82,7 @@ def test_both_encoders_are_served_with_their_own_choice(make_run: MakeRun) -> No
     run_dir.fusion.write_text(json.dumps(rows))
     session = Session(config, run_dir)
     assert session.retriever().fusion == Fusion(0.2)
-    assert session.retriever(tuned=True).fusion == Fusion(0.9)
+    assert session.retriever({"retriever"}).fusion == Fusion(0.9)
     # What comes before train_retriever does not depend on it.
     assert session.plain_retriever().fusion == Fusion(0.5)
     fixed = config.retrieval.advanced.model_copy(update={"lexical_weight": 0.7})
@@ -92,14 +92,14 @@ def test_both_encoders_are_served_with_their_own_choice(make_run: MakeRun) -> No
 
 def test_a_choice_for_another_encoder_is_not_used(tmp_path: Path) -> None:
     path = tmp_path / "fusion.json"
-    assert read_fusion(path, "a") == {}
+    assert read_choice(path, "a", "lexical_weight", "train_retriever") == {}
     row = dataclasses.replace(choose_weight([]), encoder="a", lexical_weight=0.3).row()
     path.write_text(json.dumps({"base": row, "tuned": None}))
-    assert read_fusion(path, "a")["lexical_weight"] == 0.3
-    assert read_fusion(path, "b") == {}
+    assert read_choice(path, "a", "lexical_weight", "train_retriever")["lexical_weight"] == 0.3
+    assert read_choice(path, "b", "lexical_weight", "train_retriever") == {}
     path.write_text("{")
     with pytest.raises(DataError, match="train_retriever CONFIG --force"):
-        read_fusion(path, "a")
+        read_choice(path, "a", "lexical_weight", "train_retriever")
 
 
 def test_with_few_dev_questions_train_questions_choose_by_an_encoder_that_did_not_see_them(

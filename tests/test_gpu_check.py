@@ -48,6 +48,7 @@ def test_a_check_that_ends_badly_takes_no_other_ones_result(
         "scoring-0.6b",
         "scoring-8b",
         "encoding",
+        "reranking",
     ]
     assert [row.get("error") for row in rows] == [
         None,
@@ -55,8 +56,9 @@ def test_a_check_that_ends_badly_takes_no_other_ones_result(
         None,
         None,
         None,
+        None,
     ]
-    assert written == [1, 2, 3, 4, 5]
+    assert written == [1, 2, 3, 4, 5, 6]
 
 
 def test_the_training_is_timed_between_its_steps(gpu_check: ModuleType, tmp_path: Path) -> None:

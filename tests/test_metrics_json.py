@@ -11,7 +11,7 @@ from synthetic_run import QUICK, make_synthetic_run, metrics_of, reported_with
 
 from rag_ft.config import Config
 from rag_ft.report.metrics_json import MIN_HUMAN_QUESTIONS
-from rag_ft.report.summary import summary_table
+from rag_ft.report.summary import grid, summary_table
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import QAPair
 from rag_ft.session import Session
@@ -80,11 +80,38 @@ def test_where_every_question_has_an_answer_abstention_is_not_compared(tmp_path:
 def test_an_untuned_component_is_compared_with_nothing_and_named(tmp_path: Path) -> None:
     run_dir = reported_with(tmp_path, tuned=["retriever"])
     metrics = metrics_of(run_dir)
-    assert metrics["tuned"] == {"generator": False, "retriever": True}
+    assert metrics["tuned"] == {"generator": False, "retriever": True, "reranker": False}
     compared = {(row["a"], row["b"]) for row in metrics["comparisons"]}
     assert ("base", "tuned_generator") not in compared
     assert ("base", "tuned") in compared
     assert "The generator is the base one: no pair to train on." in run_dir.report_html.read_text()
+
+
+def test_a_tuned_reranker_is_the_third_component(tmp_path: Path) -> None:
+    run_dir = reported_with(tmp_path, tuned=["generator", "retriever", "reranker"])
+    metrics, page = metrics_of(run_dir), run_dir.report_html.read_text()
+    assert all(metrics["tuned"].values())
+    assert {"f1", "recall@5"} <= metrics["systems"]["tuned_reranker"].keys()
+    compared = {(c["a"], c["b"]) for c in metrics["comparisons"] if c["metric"] == "recall@5"}
+    served = {"tuned_retriever", "tuned_reranker", "tuned"}
+    assert {("base", name) for name in served} < compared
+    assert {("tuned_retriever", "tuned"), ("tuned_reranker", "tuned")} < compared
+    # Every row of the grid has the recall of the ranking that it reads.
+    rows = {row["name"]: row for row in grid(metrics)}
+    for name in served:
+        cell = rows[name]["cells"]["recall@5"]
+        assert cell == metrics["systems"][name]["recall@5"] and rows[name]["changes"]["recall@5"]
+    assert rows["tuned_generator"]["cells"]["recall@5"] == rows["base"]["cells"]["recall@5"]
+    assert "tuned reranker" in page and "all components tuned" in page
+
+
+def test_without_a_tuned_reranker_nothing_is_shown_of_it(tmp_path: Path) -> None:
+    run_dir = reported_with(tmp_path)
+    metrics = metrics_of(run_dir)
+    assert "tuned_reranker" not in metrics["systems"]
+    rows = {row["name"]: row for row in grid(metrics)}
+    assert rows["tuned_retriever"]["cells"]["recall@5"] == metrics["systems"]["tuned"]["recall@5"]
+    assert rows["tuned_retriever"]["changes"]["recall@5"]["b"] == "tuned"
 
 
 def test_enough_human_questions_make_the_headline_alone(tmp_path: Path) -> None:

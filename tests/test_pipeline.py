@@ -138,6 +138,7 @@ def test_a_changed_input_makes_the_later_stage_stale(counted: Callable[..., Conf
         "index": "stale",
         "generate": "missing",
         "train_retriever": "missing",
+        "train_reranker": "unused",
         "train_generator": "missing",
         "evaluate": "missing",
         "report": "missing",

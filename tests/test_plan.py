@@ -18,7 +18,9 @@ from generator_run import ROOT, Make, prepare, start_process
 
 import rag_ft.commands.plan
 from rag_ft.commands.plan import plan, visible_device
+from rag_ft.config import RerankerConfig, TrainRerankerConfig
 from rag_ft.config_loader import load_config
+from rag_ft.config_training import TrainRerankerAdvanced
 from rag_ft.errors import ConfigError
 from rag_ft.hardware import choose_dtype
 from rag_ft.model_hub import transformer_folder
@@ -55,6 +57,21 @@ def test_the_plan_names_steps_and_memory_and_refuses_what_does_not_fit(
         ConfigError, match=r"training needs .* tiny card has 0.5: no setting would fit"
     ):
         plan(config)
+
+
+def test_a_reranker_is_planned_where_there_is_one(prepared: Make) -> None:
+    config, _ = prepared()
+    assert "train_reranker" not in plan(config)
+    named = config.model_copy(update={"reranker": RerankerConfig(model="auto")})
+    row = row_of(plan(named), "train_reranker")
+    assert int(row[2]) > 0 and float(row[5]) > 0
+
+    def tokens(**settings: Any) -> int:
+        section = TrainRerankerConfig(advanced=TrainRerankerAdvanced(**settings))
+        changed = named.model_copy(update={"train_reranker": section})
+        return int(row_of(plan(changed), "train_reranker")[1].replace(",", ""))
+
+    assert tokens(labels="lm") > tokens() > tokens(num_negatives=1)
 
 
 def test_hours_are_scaled_from_what_a_stage_took_in_the_run_folder(prepared: Make) -> None:

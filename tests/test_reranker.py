@@ -13,14 +13,12 @@ from retriever_run import MakeRun, prepare
 from rag_ft.config import RerankerConfig
 from rag_ft.errors import ConfigError
 from rag_ft.evaluation.metrics.retrieval import score_ranking
-from rag_ft.retrieval.fusion import Candidates
 from rag_ft.retrieval.reranker import Reranker, rerank
 from rag_ft.schema import QAPair
 from rag_ft.session import Session
 from rag_ft.stages import train_retriever
 from rag_ft.storage import read_jsonl
-from rag_ft.training.retriever.fusion_choice import FusionChoice, Ranked
-from rag_ft.training.retriever.ranker_choice import with_reranker
+from rag_ft.training.retriever.rerank_choice import Asked, choose_reranking
 
 TEXTS = {"a": "red apples", "b": "the harbour", "c": "a ferry"}
 
@@ -65,22 +63,33 @@ def test_the_first_chunks_are_reordered_and_the_others_stay_below() -> None:
     assert rows.tolist() == [7, 3, 5, 9]
 
 
-def questions(num: int) -> list[Ranked]:
+def questions(num: int) -> list[Asked]:
     """The mixture puts the gold chunk (row 2) third."""
-    none = (np.empty(0, dtype=np.int64), np.empty((0, 0), dtype=np.float32))
     ranking = (np.array([0, 1, 2]), np.array([1.0, 0.95, 0.9]))
-    found = Candidates(ranking, ranking)
-    return [Ranked(f"q{n}", found, frozenset({2}), f"d{n}", none, "who") for n in range(num)]
+    return [Asked(f"who {n}", ranking, frozenset({2}), f"d{n}") for n in range(num)]
 
 
-def test_the_smallest_share_that_brings_the_gain_is_served() -> None:
+def test_the_smallest_share_and_depth_that_bring_the_gain_are_served() -> None:
     right = planted([0.1, 0.2, 0.9])
-    choice = with_reranker(FusionChoice(), right, ["a", "b", "c"], questions(12), {})
-    assert 0 < choice.rerank_weight <= 0.6 and choice.reranker == "planted"
+    choice = choose_reranking(right, ["a", "b", "c"], questions(12))
+    assert 0 < choice.weight <= 0.6 and choice.depth == 5
+    assert choice.gain == pytest.approx(2 / 3, abs=1e-4) and choice.ci95 is not None
     wrong = planted([0.9, 0.2, 0.1])
-    kept = with_reranker(FusionChoice(), wrong, ["a", "b", "c"], questions(12), {})
-    assert kept.rerank_weight == 0 and "left out" in kept.rerank_reason
-    assert with_reranker(FusionChoice(), right, ["a", "b", "c"], [], {}).rerank_weight == 0
+    kept = choose_reranking(wrong, ["a", "b", "c"], questions(12))
+    assert (kept.weight, kept.depth) == (0, 0) and "left out" in kept.reason
+    assert choose_reranking(right, ["a", "b", "c"], []).weight == 0
+
+
+def test_a_gold_chunk_far_down_asks_for_more_chunks() -> None:
+    ranking = (np.arange(20), np.linspace(1, 0.9, 20))
+    asked = [Asked(f"who {n}", ranking, frozenset({14}), f"d{n}") for n in range(12)]
+    reranker = planted([float(n == 14) for n in range(20)])
+    assert choose_reranking(reranker, [str(n) for n in range(20)], asked).depth == 20
+
+
+def test_what_is_served_today_is_what_must_be_beaten() -> None:
+    asked = [question._replace(now=1.0) for question in questions(12)]
+    assert choose_reranking(planted([0.1, 0.2, 0.9]), ["a", "b", "c"], asked).weight == 0
 
 
 def test_what_dev_questions_chose_is_what_every_user_gets(

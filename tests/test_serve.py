@@ -18,7 +18,7 @@ import yaml
 from live_server import DOCUMENTS
 
 from rag_ft.commands.serve import serve
-from rag_ft.config import Config
+from rag_ft.config import Config, RerankerConfig
 from rag_ft.errors import ConfigError
 from rag_ft.pipeline import run_stage
 from rag_ft.run_dir import RunDir
@@ -73,6 +73,27 @@ def test_what_the_verdict_ships_is_served(
     assert collection.tuned == served
     assert (verdict or "not evaluated") in described(collection)
     assert open_collection(config, base_only=True).tuned == set()
+
+
+@pytest.mark.parametrize(
+    ("verdict", "served"),
+    [
+        ("all", {"retriever", "generator", "reranker"}),
+        ("both", {"retriever", "generator"}),
+        ("retriever_reranker", {"retriever", "reranker"}),
+    ],
+)
+def test_a_tuned_reranker_is_served_where_the_verdict_ships_it(
+    run: tuple[Config, RunDir], verdict: str, served: set[str]
+) -> None:
+    config, run_dir = run
+    run_dir.path.mkdir()
+    tuned(run_dir, verdict)
+    run_dir.reranker.mkdir()
+    (run_dir.reranker / "config.json").write_text("{}")
+    named = config.model_copy(update={"reranker": RerankerConfig(model="auto")})
+    assert open_collection(named, base_only=False).tuned == served
+    assert open_collection(config, base_only=False).tuned == served - {"reranker"}
 
 
 def test_two_runs_of_one_name_are_refused(run: tuple[Config, RunDir]) -> None:

@@ -46,7 +46,7 @@ def test_a_retriever_is_opened_once_until_it_is_closed(
     config = Config.model_validate({"encoder": {"model": "e"}, "retrieval": {"top_k": 7}})
     session = Session(config, RunDir(tmp_path))
     assert session.retriever() is session.retriever()
-    assert session.retriever(tuned=True) is not session.retriever()
+    assert session.retriever({"retriever"}) is not session.retriever()
     assert opened == [False, True]
     session.close_retrievers()
     session.retriever()

@@ -6,7 +6,7 @@ import dataclasses
 
 from test_evaluate import TEXTS, question
 
-from rag_ft.evaluation.systems import NAMES, SYSTEMS, ask_of, asks_of
+from rag_ft.evaluation.systems import NAMES, SERVED, SYSTEMS, ask_of, asks_of
 from rag_ft.relevance import oracle_context
 from rag_ft.schema import Chunk, QAPair
 
@@ -34,7 +34,7 @@ def test_a_question_over_two_chunks_shows_the_oracle_the_second_too() -> None:
 
 def test_an_unknown_gold_chunk_is_neither_shown_nor_withheld() -> None:
     chunks = {f"{n}#0": Chunk(f"{n}#0", n, n, t, 0, len(t), 5, "test") for n, t in TEXTS.items()}
-    hits = {"base": list(chunks), "tuned": list(chunks)}
+    hits = {name: list(chunks) for name in SERVED}
     nowhere = QAPair("q", "Who?", ("Ruth Falk",), None, None, None, "factoid", "test", "imported")
     asked = [ask.system for ask in asks_of(nowhere, hits, set(), chunks, top_k=2)]
     assert asked == [name for name in NAMES if not name.startswith(("oracle", "withheld"))]

@@ -11,11 +11,13 @@ from typing import Any
 
 from rag_ft.bundle.licences import licence_of
 from rag_ft.bundle.manifest import served_settings
+from rag_ft.config import AUTO
 from rag_ft.config_loader import flat
 from rag_ft.errors import ConfigError
 from rag_ft.model_files import Kind, read_json
 from rag_ft.model_hub import FILES, fingerprint, resolve
 from rag_ft.prompts.prompt_set import BUILT_IN
+from rag_ft.retrieval.reranker import TUNED as TUNED_RERANKER
 from rag_ft.run_dir import RunDir
 from rag_ft.session import Session
 from rag_ft.storage import write_text
@@ -76,10 +78,10 @@ class Contents:
             ("encoder", config.encoder.model, self.with_base or not tuned_encoder),
             ("llm", config.llm.required_model, self.with_base or not self.has_whole_generator),
         ]
-        served = [self.session.retriever(tuned_encoder)]
-        served += [self.session.retriever(False)] if self.with_base else []
-        if any(retriever.reranker for retriever in served):
-            rows.append(("reranker", config.reranker.required_model, True))
+        served = [self.session.retriever(self.tuned)]
+        served += [self.session.retriever()] if self.with_base else []
+        names = {retriever.reranker.name for retriever in served if retriever.reranker}
+        rows += [("reranker", name, True) for name in names - {TUNED_RERANKER}]
         return [
             BaseModel(kind, Path(model).expanduser().resolve().name, resolve(model, kind), is_held)
             for kind, model, is_held in rows
@@ -91,6 +93,8 @@ class Contents:
         # A whole generator is the language model; so is a tuned encoder the encoder.
         own = {"encoder": "retriever", "llm": "generator"}
         places = {m.setting: m.place if m.is_held else own[m.setting] for m in self.base_models}
+        if "reranker" in self.tuned:
+            places.setdefault("reranker", AUTO)
         return values | {
             f"{kind}.model": places.get(kind) for kind in ("encoder", "llm", "reranker")
         }
@@ -116,7 +120,7 @@ class Contents:
         built_in = BUILT_IN / prompts
         copy_files(built_in if built_in.is_dir() else Path(prompts), folder / "prompts", ("*.txt",))
 
-        # The retriever: encoder, index and feature ranker.
+        # The retriever: encoder, index, feature ranker and reranker.
         if self.with_base or "retriever" not in self.tuned:
             shutil.copytree(source.index, target.index)
         if "retriever" in self.tuned:
@@ -126,6 +130,10 @@ class Contents:
             if (ranker := source.ranker(name)).exists():
                 target.ranker(name).parent.mkdir(exist_ok=True)
                 shutil.copyfile(ranker, target.ranker(name))
+
+        if "reranker" in self.tuned:
+            copy_model(source.reranker, target.reranker)
+            shutil.copyfile(source.reranking, target.reranking)
 
         # The generator, and the base models.
         tuned = self.session.tuned_generator if "generator" in self.tuned else None

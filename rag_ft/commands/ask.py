@@ -59,5 +59,7 @@ def read_filters(words: Sequence[str]) -> dict[str, list[str]]:
 def ask_command(args: argparse.Namespace) -> None:
     """`rag-ft ask`."""
     filters = read_filters(args.filter)
-    config = checked_config_of(args, "ingest", "index", "train_retriever", "train_generator")
+    config = checked_config_of(
+        args, "ingest", "index", "train_retriever", "train_reranker", "train_generator"
+    )
     say(ask(config, args.question, tuned=not args.base, filters=filters))

@@ -8,6 +8,7 @@ import argparse
 from rag_ft.commands.arguments import checked_config_of
 from rag_ft.config import Config
 from rag_ft.errors import DataError
+from rag_ft.evaluation.components import RANKING, in_order
 from rag_ft.session import Session
 from rag_ft.terminal import say
 from rag_ft.text import excerpt
@@ -33,7 +34,8 @@ def explain(config: Config, question: str) -> str:
         raise DataError('the question is empty: ask one, such as "Who built the pier?"')
     session = Session.of(config)
     lines: list[str] = []
-    for tuned in (False, True) if session.serves_tuned_retriever else (False,):
+    there = in_order(session.tuned_components & RANKING)
+    for tuned in ([], there) if there else ([],):
         retriever = session.retriever(tuned)
         fusion, mode = retriever.fusion, config.retrieval.mode
         how = f"mode {mode}"
@@ -41,8 +43,11 @@ def explain(config: Config, question: str) -> str:
             how = f"BM25 weighs {fusion.lexical_weight:g}"
             how += ", ordered by the feature ranker" if fusion.ranker else ""
         if retriever.reranker:
-            how += f", the reranker's score weighs {fusion.rerank_weight:g}"
-        lines += [f"{'tuned' if tuned else 'base'} encoder, {how}", _row("chunk", COLUMNS)]
+            which = "tuned reranker" if "reranker" in tuned else "reranker"
+            how += f", the {which}'s score weighs {fusion.rerank_weight:g} in the first "
+            how += f"{fusion.rerank_depth}"
+        encoder = "tuned" if "retriever" in tuned else "base"
+        lines += [f"{encoder} encoder, {how}", _row("chunk", COLUMNS)]
         for chunk_id, ranks in retriever.explain(question, config.retrieval.num_shown).items():
             cells = {
                 name: f"{ranks[name][0]} ({ranks[name][1]:.3f})" if name in ranks else "-"
@@ -56,7 +61,12 @@ def explain(config: Config, question: str) -> str:
 
 def explain_command(args: argparse.Namespace) -> None:
     """`rag-ft explain`."""
-    say(explain(checked_config_of(args, "ingest", "index", "train_retriever"), args.question))
+    say(
+        explain(
+            checked_config_of(args, "ingest", "index", "train_retriever", "train_reranker"),
+            args.question,
+        )
+    )
 
 
 def _row(name: str, cells: dict[str, str]) -> str:

@@ -122,7 +122,7 @@ def plain_examples(task: Task) -> Iterator[tuple[Messages, str]]:
 def examples_in_context(task: Task) -> Iterator[tuple[Messages, str]]:
     """The prompt that is served, over the chunks that the serving retriever finds."""
     session, num = task.session, task.session.config.retrieval.num_shown
-    retriever = session.retriever(tuned=session.serves_tuned_retriever)
+    retriever = session.retriever(session.tuned_components)
     for batch in batched(task.pairs(), SEARCH_BATCH):
         questions, filters = [pair.question for pair in batch], [pair.filters for pair in batch]
         found = retriever.search(questions, num, filters=filters)
@@ -266,5 +266,7 @@ FORMATS: dict[str, Callable[[Task, Path], None]] = {
 
 def export_command(args: argparse.Namespace) -> None:
     """`rag-ft export`."""
-    config = checked_config_of(args, "ingest", "index", "generate", "train_retriever")
+    config = checked_config_of(
+        args, "ingest", "index", "generate", "train_retriever", "train_reranker"
+    )
     say(str(export(config, args.format, args.to, args.with_context)))

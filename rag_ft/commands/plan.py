@@ -36,6 +36,7 @@ from rag_ft.training.memory_estimate import (
     ModelShape,
     divisors,
     largest_pass,
+    reranker_memory,
     retriever_memory,
     training_memory,
 )
@@ -97,17 +98,18 @@ def plan(config: Config) -> str:
     config = config.model_copy(update={"llm": llm})
     corpus = count_corpus(config.ingest, config.generate, run_dir)
 
-    # Memory of both trainings; the generator's pass is chosen so that it fits.
+    # Memory of the trainings; the generator's pass is chosen so that it fits.
     memory, note = {}, "train_generator: not enabled"
     if config.train_retriever.enabled:
         longest = config.encoder.advanced.max_tokens or config.ingest.chunk_tokens
+        texts = (longest, QUESTION_TOKENS, corpus.num_chunks)
         memory["train_retriever"] = retriever_memory(
-            encoder,
-            config.train_retriever,
-            longest,
-            QUESTION_TOKENS,
-            corpus.num_chunks,
-            device.gpu,
+            encoder, config.train_retriever, *texts, device.gpu
+        )
+    if config.train_reranker.enabled and config.reranker.model:
+        longest = QUESTION_TOKENS + config.ingest.chunk_tokens
+        memory["train_reranker"] = reranker_memory(
+            encoder, config.train_reranker, longest, device.gpu
         )
     if config.train_generator.enabled:
         chunk_tokens = config.ingest.chunk_tokens

@@ -94,5 +94,7 @@ def preview_command(args: argparse.Namespace) -> None:
         config = config_of(args)
         say(preview_documents(config.ingest, config.encoder, args.documents, args.num))
         return
-    config = checked_config_of(args, "ingest", "index", "generate", "train_retriever")
+    config = checked_config_of(
+        args, "ingest", "index", "generate", "train_retriever", "train_reranker"
+    )
     say(preview(Session.of(config), args.num))

@@ -15,6 +15,7 @@ from rag_ft.chunk_store import ChunkStore
 from rag_ft.commands.arguments import config_of
 from rag_ft.config import Config
 from rag_ft.errors import ConfigError, NotGoodEnoughError, RagFtError
+from rag_ft.evaluation.components import left_out_stages
 from rag_ft.pipeline import Change, plan_of, run_stage, stages_to_run, stages_until, stages_with_llm
 from rag_ft.run_dir import RunDir
 from rag_ft.run_status import status
@@ -31,7 +32,8 @@ Counts = Mapping[str, Any]
 def run_command(args: argparse.Namespace) -> None:
     """`rag-ft run`: all stages in order, then the result table."""
     config = config_of(args)
-    names = stages_until(args.until or NAMES[-1], config.evaluate)
+    left_out = left_out_stages(config.evaluate, config.reranker)
+    names = stages_until(args.until or NAMES[-1], left_out)
 
     # What is missing is said now, and not after hours of ingesting and encoding.
     if stages_with_llm(config) & set(names):
@@ -245,6 +247,17 @@ def summarise_train_retriever(counts: Counts) -> str:
     return text
 
 
+def summarise_train_reranker(counts: Counts) -> str:
+    """Of what is served, and why."""
+    if "num_rows" not in counts:
+        return f"no reranker is tuned ({counts['reason']})"
+    state = "is served" if counts["shipped"] else "is left out"
+    return (
+        f"{counts['num_steps']} steps over {counts['num_rows']} questions; "
+        f"the tuned reranker {state} ({counts['reason']})"
+    )
+
+
 def summarise_train_generator(counts: Counts) -> str:
     """Of examples, steps and the dev loss."""
     if "num_steps" not in counts:
@@ -275,6 +288,7 @@ SUMMARIES: dict[str, Callable[[Counts], str]] = {
     "index": summarise_index,
     "generate": summarise_generate,
     "train_retriever": summarise_train_retriever,
+    "train_reranker": summarise_train_reranker,
     "train_generator": summarise_train_generator,
     "evaluate": summarise_evaluate,
     "report": summarise_report,

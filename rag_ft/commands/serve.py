@@ -20,7 +20,7 @@ def serve_command(args: argparse.Namespace) -> None:
     overrides = [*args.overrides, *(word for word in args.configs if "=" in word)]
     if not paths:
         raise ConfigError("name at least one configuration file, such as configs/demo.yaml")
-    stages = ("ingest", "index", "train_retriever", "train_generator")
+    stages = ("ingest", "index", "train_retriever", "train_reranker", "train_generator")
     configs = [load_checked(path, overrides, *stages) for path in paths]
     serve(configs, args.host, args.port, args.base, args.insecure)
 

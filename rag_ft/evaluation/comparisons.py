@@ -33,6 +33,9 @@ from rag_ft.evaluation.systems import (
     TUNED_SYSTEMS,
     Ranking,
     System,
+    distinct_rankings,
+    ranking_name,
+    shown_systems,
 )
 from rag_ft.schema import QAPair, Score
 
@@ -55,6 +58,7 @@ RETRIEVAL_PAIRS = (
     ("dense_base", "base"),
     ("dense_base", "dense_tuned"),
     ("dense_tuned", "tuned"),
+    *((name, "tuned") for name in SERVED if name not in ("base", "tuned")),
 )
 DECIDING = (
     *((a, b, DECIDING_ANSWER) for a, b in FROM_BASE),
@@ -120,6 +124,23 @@ def subset(table: ScoreTable, chosen: np.ndarray) -> ScoreTable:
     _, documents = np.unique(table.documents[rows], return_inverse=True)
     values = {key: column[rows] for key, column in table.values.items()}
     return ScoreTable([table.pairs[row] for row in rows], documents, values)
+
+
+def completed(table: ScoreTable, own: Collection[str], tuned: Collection[str]) -> ScoreTable:
+    """The table of a run that tuned the components `own`, with what a run leaves out where it
+    repeats another row, so that it has all rows of runs that tuned the components `tuned`."""
+    same = {name: ranking_name(SERVED[name].tuned, own) for name in SERVED}
+    missing = {name: same[name] for name in distinct_rankings(tuned) if name in SERVED}
+    # A system with a tuned component that this run does not have is the base.
+    left_out = {s.name for s in shown_systems(tuned)} - {s.name for s in shown_systems(own)}
+    values = dict(table.values)
+    for (system, metric), column in table.values.items():
+        others = left_out if system == "base" else set[str]()
+        if metric in in_family("retrieval"):
+            others = {name for name, repeated in missing.items() if repeated == system}
+        for name in others:
+            values.setdefault((name, metric), column)
+    return ScoreTable(table.pairs, table.documents, values)
 
 
 def summarise(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
 
-from rag_ft.evaluation.components import COMPONENTS, EVERY, EVERY_WORD, RANKING, in_order
+from rag_ft.evaluation.components import COMPONENTS, EVERY, RANKING, in_order
 from rag_ft.relevance import contains_evidence, mentions_answer, oracle_context, second_chunk_id
 from rag_ft.schema import Chunk, QAPair
 
@@ -66,21 +66,22 @@ class Ranking:
     meaning: str
 
 
-def _alone(name: str) -> str:
-    """ "tuned generator, base retriever": what a system with one tuned component consists of."""
-    return ", ".join([f"tuned {name}", *(f"base {other}" for other in COMPONENTS if other != name)])
+def _alone(name: str, among: Collection[str] = EVERY) -> str:
+    """ "tuned generator, base retriever": what has one tuned component."""
+    others = (other for other in in_order(among) if other != name)
+    base = (f"base {other}" for other in others if not COMPONENTS[other].optional)
+    return ", ".join([f"tuned {name}", *base])
 
 
-_ONE_OF_SEVERAL = in_order(RANKING) if len(RANKING) > 1 else []
 SERVED = {
     ranking.name: ranking
     for ranking in (
         Ranking("base", NOTHING, "served", "base encoder, as served"),
+        Ranking("tuned", RANKING, "served", "everything tuned, as served"),
         *(
-            Ranking(f"tuned_{n}", frozenset({n}), "served", f"{_alone(n)}, as served")
-            for n in _ONE_OF_SEVERAL
+            Ranking(f"tuned_{n}", frozenset({n}), "served", f"{_alone(n, RANKING)}, as served")
+            for n in in_order(RANKING)
         ),
-        Ranking("tuned", RANKING, "served", "tuned encoder, as served"),
     )
 }
 RANKINGS = SERVED | {
@@ -103,7 +104,7 @@ RETRIEVERS = {name: ranking.meaning for name, ranking in RANKINGS.items()}
 # Each system with one tuned component, then the one with every component.
 TUNED_SYSTEMS = (
     *(System(f"tuned_{name}", frozenset({name}), "retrieved", _alone(name)) for name in COMPONENTS),
-    System("tuned", EVERY, "retrieved", f"{EVERY_WORD} components tuned"),
+    System("tuned", EVERY, "retrieved", "all components tuned"),
 )
 _TUNED = frozenset({GENERATOR})
 SYSTEMS = (
@@ -135,7 +136,7 @@ NAMES = tuple(system.name for system in SYSTEMS)
 # On request, RA-DIT's own decoding: one prompt per chunk, answers weighted by the retriever.
 ENSEMBLES = (
     System("ensemble_base", NOTHING, "each", "nothing tuned, one chunk at a time"),
-    System("ensemble_tuned", EVERY, "each", f"{EVERY_WORD} components tuned, one chunk at a time"),
+    System("ensemble_tuned", EVERY, "each", "all components tuned, one chunk at a time"),
 )
 
 
@@ -146,6 +147,31 @@ def distinct(systems: Iterable[System], tuned: Collection[str]) -> list[System]:
     for system in systems:
         found.setdefault((system.context, system.tuned & frozenset(tuned)), system)
     return list(found.values())
+
+
+def ranking_name(components: frozenset[str], tuned: Collection[str]) -> str:
+    """The served ranking of these components, when only the components `tuned` were tuned: the
+    first one that is the same."""
+    wanted = components & RANKING & frozenset(tuned)
+    return next(name for name, row in SERVED.items() if row.tuned & frozenset(tuned) == wanted)
+
+
+def distinct_rankings(tuned: Collection[str]) -> list[str]:
+    """The rankings that there are when only the components `tuned` were tuned. "tuned" always is
+    one; others that repeat one before are left out."""
+    return [
+        name
+        for name, row in RANKINGS.items()
+        if name == "tuned"
+        or (row.context == "served" and ranking_name(row.tuned, tuned) == name)
+        or (row.context != "served" and row.tuned <= frozenset(tuned))
+    ]
+
+
+def shown_systems(tuned: Collection[str]) -> list[System]:
+    """SYSTEMS without those of an optional component alone that was not tuned."""
+    optional = {name for name, component in COMPONENTS.items() if component.optional}
+    return [s for s in SYSTEMS if not (s.tuned and s.tuned <= optional.difference(tuned))]
 
 
 @dataclass(frozen=True)
@@ -168,13 +194,15 @@ def asks_of(
     gold: set[str],
     chunks: Mapping[str, Chunk],
     top_k: int,
+    tuned: Collection[str] = EVERY,
 ) -> list[Ask]:
-    """What each of SYSTEMS is shown for one question; arguments as of `ask_of`.
+    """What each of the systems is shown for one question, when only the components `tuned` were
+    tuned; other arguments as of `ask_of`.
 
     Without a known gold chunk of an answerable question, "oracle" and "withheld" are left out.
     """
     asks = []
-    for system in SYSTEMS:
+    for system in shown_systems(tuned):
         needs_gold = system.context in ("oracle", "withheld")
         if gold or not needs_gold or not pair.answerable:
             asks.append(ask_of(system, pair, hits, gold, chunks, top_k))

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any, TypeGuard
 
-from rag_ft.evaluation.components import EVERY, EVERY_WORD, RANKING, in_order, set_name, set_words
+from rag_ft.evaluation.components import RANKING, WORDS, set_name, set_words
 from rag_ft.evaluation.metric_table import (
     ABSTENTION_F1,
     DECIDING_ANSWER,
@@ -77,10 +77,8 @@ def _decide(comparisons: list[Comparison], tuned: Collection[str], answers: bool
     better = [components for components, gain in gains.items() if _is_gain(gain)]
     if better:
         best = max(better, key=lambda components: (gains[components]["delta"], len(components)))
-        words = set_words(best)
-        if best == EVERY:
-            words = EVERY_WORD
-        elif len(best) == 1:
+        words = WORDS.get(best) or set_words(best)
+        if len(best) == 1:
             words += " alone"
         rest = _rest(gains, [other for other in gains if len(other) == 1 and other != best])
         return _result(set_name(best), f"Ship {words}: {_amount(gains[best])}{rest}.", notes)
@@ -123,8 +121,7 @@ def _by_recall(
         if answers:
             why = "no answers of a tuned system were scored"
         elif not RANKING & frozenset(tuned):
-            names = " and the ".join(in_order(RANKING))
-            why = f"the {names} was not tuned and answers were not evaluated"
+            why = "the retriever was not tuned and answers were not evaluated"
         return _result("undecided", f"Undecided: {why}.", [])
     found, notes, words = _amount(recall), _cautions(recall), set_words(ranking)
     if _is_gain(recall):
@@ -152,7 +149,8 @@ def _harms(gains: Gains) -> str:
     parts = []
     for components, comparison in gains.items():
         if _is_loss(comparison):
-            all_of = f"{EVERY_WORD} components" if components == EVERY else set_words(components)
+            word = WORDS.get(components)
+            all_of = f"{word} components" if word else set_words(components)
             harm = f"{all_of} together harm" if len(components) > 1 else f"{all_of} alone harms"
             parts.append(f"; {harm} ({_amount(comparison)})")
     return "".join(parts)
@@ -171,7 +169,8 @@ def _notes(gains: Gains, comparisons: list[Comparison]) -> list[str]:
         notes.append(f"Retrieval: {described(recall)}.")
     rank = _find(comparisons, "base", "tuned", RANK)
     if rank and (_is_gain(rank) or _is_loss(rank)):
-        way, words = "higher" if _is_gain(rank) else "lower", set_words(RANKING)
+        tuned = frozenset[str]().union(*gains)
+        way, words = "higher" if _is_gain(rank) else "lower", set_words(RANKING & tuned)
         notes.append(f"{words[0].upper()}{words[1:]} ranks the gold chunk {way}: {_amount(rank)}.")
     withheld = _find(comparisons, "withheld_base", "withheld_tuned", EXACT_MATCH)
     if withheld and (_is_gain(withheld) or _is_loss(withheld)):

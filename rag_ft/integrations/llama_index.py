@@ -67,16 +67,17 @@ class RunRetriever(BaseRetriever):
     ) -> RunRetriever:
         """The retriever of the run of a configuration, or of a configuration file.
 
-        `tuned` None: the tuned retriever where the run serves one, else the base.
+        `tuned` None: the tuned retriever and reranker where the run serves them, else the base.
 
         Raises:
             DataError, ConfigError: there is no index, or it was made by another encoder.
         """
         session = Session.of(config)
-        if tuned is None:
-            tuned = session.serves_tuned_retriever
+        components = set() if tuned is False else session.tuned_components
+        if tuned:
+            components |= {"retriever"}
         top_k = session.config.retrieval.top_k
-        return cls(session.retriever(tuned), session.run_dir, top_k, mode, filters)
+        return cls(session.retriever(components), session.run_dir, top_k, mode, filters)
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         question = query_bundle.query_str

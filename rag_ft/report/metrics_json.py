@@ -8,7 +8,8 @@ headline {origins, questions, documents, unplaced, of_several}: what `verdict`, 
     a known document.
 verdict {ship, sentence, notes}: see evaluation/verdict.py.
 systems {name: {metric: {value, ci95, n}}}: names of evaluation/systems.py; metrics of
-    retrieval belong to the retrievers base, tuned, lexical, dense_base, dense_tuned.
+    retrieval belong to the retrievers base, tuned, lexical, dense_base, dense_tuned, and where a
+    reranker was tuned beside the retriever tuned_retriever, tuned_reranker.
 comparisons [{a, b, metric, delta = b - a, ci95, p, p_holm, family, p_permutation (null for
     abstention_f1), p_mcnemar (of em), n, num_documents (an unplaced question counts as one),
     more_questions (0: significant already, null: out of reach)}].

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ from rag_ft.chunk_store import ChunkStore
 from rag_ft.config import Config
 from rag_ft.config_loader import flat
 from rag_ft.evaluation.comparisons import SIDE_METRICS, ScoreTable
-from rag_ft.evaluation.components import COMPONENTS, EVERY_WORD, RANKING
+from rag_ft.evaluation.components import COMPONENTS, RANKING, WORDS, set_name
 from rag_ft.evaluation.metric_table import (
     DECIDING_ANSWER,
     DECIDING_RETRIEVAL,
@@ -19,7 +20,7 @@ from rag_ft.evaluation.metric_table import (
     METRICS,
     in_family,
 )
-from rag_ft.evaluation.systems import ENSEMBLES, NAMES, RETRIEVERS
+from rag_ft.evaluation.systems import ENSEMBLES, NAMES, RETRIEVERS, distinct_rankings
 from rag_ft.relevance import gold_by_pair
 from rag_ft.report import charts, retriever, run_data, slices
 from rag_ft.report.browser import add_ranks, browser_data, script_json
@@ -30,8 +31,10 @@ from rag_ft.run_dir import RunDir
 from rag_ft.schema import Chunk, Document, Hit, Prediction
 from rag_ft.storage import read_jsonl, read_rows
 
-BADGES = {"none": "Keep the base", "undecided": "Undecided", EVERY_WORD: f"Ship {EVERY_WORD}"} | {
-    name: f"Ship the {name}" for name in COMPONENTS
+BADGES = {"none": "Keep the base", "undecided": "Undecided"} | {
+    set_name(chosen): f"Ship {WORDS.get(frozenset(chosen)) or 'the ' + ' and '.join(chosen)}"
+    for number in range(1, len(COMPONENTS) + 1)
+    for chosen in itertools.combinations(COMPONENTS, number)
 }
 PAGE_METRICS = 6  # the columns there is room for
 
@@ -59,6 +62,7 @@ def page_data(
     scored = {metric for levels in metrics["systems"].values() for metric in levels}
     retrieval, settings = in_family("retrieval"), flat(config)
     trained = training_log(run_dir, "train_generator")
+    rankings = distinct_rankings(run_data.tuned_components(run_dir))
     stages = [row["stage"] for row in metrics["cost"]]
     return {
         "config": config,
@@ -77,7 +81,7 @@ def page_data(
         "answered": is_answered(table),
         "untuned": [name for name, is_tuned in metrics["tuned"].items() if not is_tuned],
         "badges": BADGES,
-        "retrievers": {n: text for n, text in RETRIEVERS.items() if n in metrics["systems"]},
+        "retrievers": {n: RETRIEVERS[n] for n in rankings if n in metrics["systems"]},
         "documents": slices.by_document(table, slice_metrics(table), documents),
         "why_untuned": run_data.why_untuned(run_dir),
         "num_unlocated": sum(pair.answerable and not gold[pair.id] for pair in table.pairs),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rag_ft.errors import ConfigError
-from rag_ft.evaluation.components import COMPONENTS, EVERY_WORD
+from rag_ft.evaluation.components import named_set
 from rag_ft.evaluation.metric_table import METRICS
 from rag_ft.evaluation.systems import SYSTEMS, distinct
 from rag_ft.report.summary import grid
@@ -106,9 +106,10 @@ def outcomes(
 
 def shipped_system(ship: str) -> str:
     """The system that `rag-ft serve` serves after this verdict."""
-    if ship == EVERY_WORD:
+    chosen = named_set(ship)
+    if len(chosen) > 1:
         return "tuned"
-    return f"tuned_{ship}" if set(ship.split("_")) <= set(COMPONENTS) else "base"
+    return f"tuned_{ship}" if chosen else "base"
 
 
 def measured_system(name: str, tuned: Collection[str]) -> str:

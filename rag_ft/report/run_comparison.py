@@ -26,6 +26,7 @@ import yaml
 from rag_ft.errors import DataError
 from rag_ft.evaluation.comparisons import (
     ScoreTable,
+    completed,
     estimate_columns,
     make_table,
     mean_column,
@@ -42,7 +43,12 @@ from rag_ft.evaluation.metric_table import (
     in_family,
 )
 from rag_ft.evaluation.statistics import holm, more_questions, spread
-from rag_ft.evaluation.systems import SYSTEMS, System, distinct
+from rag_ft.evaluation.systems import (
+    SYSTEMS,
+    System,
+    distinct,
+    ranking_name,
+)
 from rag_ft.evaluation.verdict import described, points, verdict
 from rag_ft.report.run_data import tuned_components
 from rag_ft.run_dir import RunDir
@@ -79,6 +85,7 @@ def comparison(
     # A component counts as tuned where some run tuned it; a run without it is named.
     shipped = [tuned_components(run_dir) for run_dir in run_dirs]
     tuned = frozenset[str]().union(*shipped)
+    tables = [completed(*one, tuned) for one in zip(tables, shipped, strict=True)]
     notes = []
     for component in COMPONENTS:
         without = [run for run, has in zip(names, shipped, strict=True) if component not in has]
@@ -155,28 +162,28 @@ def paired(
 ) -> dict[str, Any]:
     """The comparison of tables whose rows are the same questions."""
     systems = distinct(COMPARED_SYSTEMS, tuned)
+    possible = itertools.product(systems, COMPARED_METRICS)
     keys: list[Key] = [
-        (system, metric)
-        for system, metric in itertools.product(systems, COMPARED_METRICS)
-        if all(scores_of(table, system, metric) is not None for table in tables)
+        key for key in possible if all(scores_of(t, *key, tuned) is not None for t in tables)
     ]
-    # Systems that read one ranking share its recall: the system of that name is tested.
-    testers = {s.ranking: s for s in sorted(systems, key=lambda s: s.name == s.ranking)}
-    tested = [(s, m) for s, m in keys if not is_retrieval(m) or testers[s.ranking] == s]
+    # Systems that read one ranking share its recall: that of its name is tested.
+    reads = {system: ranking_name(system.tuned, tuned) for system in systems}
+    testers = {reads[s]: s for s in sorted(systems, key=lambda s: s.name == reads[s])}
+    tested = [(s, m) for s, m in keys if not is_retrieval(m) or testers[reads[s]] == s]
 
     # One bootstrap estimates all levels, and then all changes from the first run.
     levels = [(run, *key) for run in range(len(names)) for key in keys]
     changes = [(run, *key) for run in range(1, len(names)) for key in tested]
-    columns = [mean_column(scores_of(tables[run], system, m)) for run, system, m in levels]
+    columns = [mean_column(scores_of(tables[run], system, m, tuned)) for run, system, m in levels]
     for run, system, metric in changes:
-        first = scores_of(tables[0], system, metric)
-        columns.append(mean_column(scores_of(tables[run], system, metric) - first))
+        now, first = (scores_of(tables[n], system, metric, tuned) for n in (run, 0))
+        columns.append(mean_column(now - first))
     estimates = estimate_columns(tables[0], columns, num_resamples, seed)
 
     # The levels of each run and system, for the table.
     by_run: dict[str, Any] = {name: {} for name in names}
-    for (run, system, metric), estimate in zip(levels, estimates, strict=False):
-        level = {"value": round(estimate.value, 6), "ci95": estimate.ci95, "n": estimate.n}
+    for (run, system, metric), e in zip(levels, estimates, strict=False):
+        level = {"value": round(e.value, 6), "ci95": e.ci95, "n": e.n}
         by_run[names[run]].setdefault(system.name, {})[metric] = level
 
     # The changes from the first run, as one family of tests.
@@ -305,10 +312,12 @@ def shared_keys(tables: Sequence[ScoreTable]) -> list[tuple[str, str]]:
     return [key for key in tables[0].values if all(key in table.values for table in tables)]
 
 
-def scores_of(table: ScoreTable, system: System, metric: str) -> Any:
+def scores_of(table: ScoreTable, system: System, metric: str, tuned: Collection[str]) -> Any:
     """The scores of a system; a system that retrieves has the recall of the ranking it reads."""
     of_ranking = is_retrieval(metric) and system.is_retrieved
-    return table.values.get((system.ranking if of_ranking else system.name, metric))
+    return table.values.get(
+        (ranking_name(system.tuned, tuned) if of_ranking else system.name, metric)
+    )
 
 
 def is_retrieval(metric: str) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 from rag_ft.errors import DataError
 from rag_ft.evaluation.metric_table import DECIDING_ANSWER, LABELS, foremost, in_family
-from rag_ft.evaluation.systems import ENSEMBLES, SERVED, SYSTEMS
+from rag_ft.evaluation.systems import ENSEMBLES, SERVED, ranking_name, shown_systems
 from rag_ft.evaluation.verdict import points
 from rag_ft.report.rendering import aligned
 from rag_ft.run_dir import RunDir
@@ -75,16 +75,18 @@ def grid(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     {metric: level}, changes: {metric: comparison with base}}; systems that retrieve carry the
     recall of the ranking they read from."""
     compared = {(c["b"], c["metric"]): c for c in metrics["comparisons"] if c["a"] == "base"}
+    tuned = {name for name, is_tuned in metrics["tuned"].items() if is_tuned}
     rows = []
     # Systems without answers are shown only where they stand for a ranking that is served.
-    for system in (*SYSTEMS, *ENSEMBLES):
+    for system in (*shown_systems(tuned), *ENSEMBLES):
         levels = metrics["systems"].get(system.name, {})
-        if DECIDING_ANSWER not in levels and system.name not in SERVED:
+        ranking = ranking_name(system.tuned, tuned)
+        if DECIDING_ANSWER not in levels and not (levels and system.name in SERVED):
             continue
         # Metrics of retrieval come from the ranking, all others from the system itself.
-        found = metrics["systems"].get(system.ranking, {}) if system.is_retrieved else {}
+        found = metrics["systems"].get(ranking, {}) if system.is_retrieved else {}
         cells = {m: found[m] for m in RETRIEVAL if m in found}
-        changes = {m: compared.get((system.ranking, m)) for m in cells}
+        changes = {m: compared.get((ranking, m)) for m in cells}
         own = [metric for metric in levels if metric not in RETRIEVAL]
         cells |= {metric: levels[metric] for metric in own}
         changes |= {metric: compared.get((system.name, metric)) for metric in own}

@@ -4,12 +4,14 @@ run mixes them."""
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from rag_ft.config import RetrievalConfig
 from rag_ft.errors import DataError
 
 Ranking = tuple[np.ndarray, np.ndarray]  # rows of chunks and their scores, best first
@@ -27,11 +29,12 @@ class Candidates(NamedTuple):
 class Fusion:
     """How dense and lexical ranking become one: the share of BM25 (0-1), the file of the feature
     ranker that orders the mixture where there is one, and the share (0-1) of a reranker's score in
-    the order of the first chunks, with the model that it was chosen for."""
+    the order of the first `rerank_depth` chunks, with the model that it was chosen for."""
 
     lexical_weight: float = DEFAULT_LEXICAL_WEIGHT
     ranker: Path | None = None
     rerank_weight: float = 0.0
+    rerank_depth: int = 0
     reranker: str | None = None
 
 
@@ -67,9 +70,9 @@ def min_max(scores: np.ndarray) -> np.ndarray:
     return stretched
 
 
-def read_fusion(path: Path, encoder: str) -> dict[str, Any]:
-    """The row of fusion.json that holds for the encoder with this fingerprint; empty where there is
-    none.
+def read_choice(path: Path, encoder: str, weight: str, stage: str) -> dict[str, Any]:
+    """The row of fusion.json or reranking.json that holds for the encoder with this fingerprint;
+    empty where there is none. `weight` names the share in it, `stage` what writes the file.
 
     Raises:
         DataError: the file is damaged.
@@ -77,12 +80,25 @@ def read_fusion(path: Path, encoder: str) -> dict[str, Any]:
     try:
         rows = json.loads(path.read_text(encoding="utf-8")).values()
         row: dict[str, Any] = next((r for r in rows if r and r["encoder"] == encoder), {})
-        if row and not 0 <= float(row["lexical_weight"]) <= 1:
-            raise ValueError("lexical_weight must be 0-1")
+        if row and not 0 <= float(row[weight]) <= 1:
+            raise ValueError(f"{weight} must be 0-1")
         return row
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(
-            f"{path} is damaged ({error}): run `rag-ft train_retriever CONFIG --force`"
+            f"{path} is damaged ({error}): run `rag-ft {stage} CONFIG --force`"
         ) from error
+
+
+def set_fusion(
+    retrieval: RetrievalConfig, row: Mapping[str, Any] | None = None, folder: Path = Path()
+) -> Fusion:
+    """The fusion that the configuration sets; what it leaves open comes from `row` of fusion.json
+    in the run `folder`, or is half and half."""
+    row, weight = row or {}, retrieval.advanced.lexical_weight
+    if weight is None:
+        weight = row.get("lexical_weight", DEFAULT_LEXICAL_WEIGHT)
+    ranker = row.get("ranker") if retrieval.ranker != "none" else None
+    share, depth = float(row.get("rerank_weight", 0)), int(row.get("rerank_depth", 0))
+    return Fusion(weight, folder / ranker if ranker else None, share, depth, row.get("reranker"))

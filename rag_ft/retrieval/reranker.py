@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,20 +13,28 @@ from rag_ft.config import RerankerConfig
 from rag_ft.errors import ConfigError
 from rag_ft.hardware import choose_device, choose_dtype
 from rag_ft.model_hub import resolve
+from rag_ft.model_loading import quiet_loading
 from rag_ft.retrieval.fusion import Ranking, best_first, min_max
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder
+
+TUNED = "tuned"  # the name of the reranker that train_reranker tuned
+PROBE_PAIRS = [("What floats?", "A boat floats."), ("Who?", "Nobody was there at all.")]
 
 
 class Reranker:
     """Any CrossEncoder of sentence-transformers with one score. It is loaded for the first
     question."""
 
-    def __init__(self, config: RerankerConfig, text_of: Callable[[str], str]) -> None:
-        """`text_of` gives what it reads of a chunk, by id. `depth`: how many chunks of a question
-        it scores."""
-        self.config, self._text_of, self.depth = config, text_of, config.advanced.depth
+    def __init__(
+        self, config: RerankerConfig, text_of: Callable[[str], str], folder: Path | None = None
+    ) -> None:
+        """`text_of` gives what it reads of a chunk, by id; `folder` is that of a tuned one, in
+        place of the configured model. `depth`: most chunks of a question that it may score."""
+        self.config, self._text_of, self._folder = config, text_of, folder
+        self.depth = config.advanced.depth
+        self.name = TUNED if folder else str(config.untuned)
 
     def scores(self, question: str, chunk_ids: Sequence[str]) -> np.ndarray:
         """How well each chunk answers the question, 0-1.
@@ -46,26 +55,42 @@ class Reranker:
 
     @functools.cached_property
     def _model(self) -> CrossEncoder:
-        from sentence_transformers import CrossEncoder
+        from rag_ft.fast.packed_linear import pack_linears
 
-        folder, device = resolve(self.config.required_model, "reranker"), choose_device()
-        try:
+        folder, device = self._folder or resolve(self.name, "reranker"), choose_device()
+        dtype = choose_dtype(self.config.dtype, device)
+        model = load_cross_encoder(folder, self.config.advanced.max_tokens, dtype, device)
+        if device == "cpu":
+            pack_linears(model, lambda: model.predict(PROBE_PAIRS, convert_to_tensor=True))
+        return model
+
+
+def load_cross_encoder(folder: Path, max_tokens: int, dtype: str, device: str) -> CrossEncoder:
+    """The CrossEncoder in `folder`. That of an encoder gets a head with random weights.
+
+    Raises:
+        ConfigError: it cannot be loaded, or has several scores.
+    """
+    from sentence_transformers import CrossEncoder
+
+    try:
+        with quiet_loading():
             model = CrossEncoder(
                 str(folder),
                 device=device,
-                max_length=self.config.advanced.max_tokens,
-                model_kwargs={"dtype": choose_dtype(self.config.dtype, device)},
+                max_length=max_tokens,
+                model_kwargs={"dtype": dtype},
                 local_files_only=True,
             )
-        except (OSError, ValueError, KeyError) as error:
-            raise ConfigError(
-                f"reranker.model: {folder} cannot be loaded as a CrossEncoder ({error})"
-            ) from error
-        if model.num_labels != 1:
-            raise ConfigError(
-                f"reranker.model: {folder} has {model.num_labels} scores, a reranker has one"
-            )
-        return model
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(
+            f"reranker.model: {folder} cannot be loaded as a CrossEncoder ({error})"
+        ) from error
+    if model.num_labels != 1:
+        raise ConfigError(
+            f"reranker.model: {folder} has {model.num_labels} scores, a reranker has one"
+        )
+    return model
 
 
 def rerank(ranking: Ranking, scores: np.ndarray, weight: float) -> Ranking:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 
@@ -14,14 +16,7 @@ from rag_ft.done_files import chunks_hash
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.retrieval.encoder import Encoder, load_encoder
 from rag_ft.retrieval.feature_ranker import ChunkPlaces, FeatureRanker, features
-from rag_ft.retrieval.fusion import (
-    DEFAULT_LEXICAL_WEIGHT,
-    Candidates,
-    Fusion,
-    Ranking,
-    fuse,
-    read_fusion,
-)
+from rag_ft.retrieval.fusion import Candidates, Fusion, Ranking, fuse, read_choice, set_fusion
 from rag_ft.retrieval.index_builder import Manifest, open_parts, read_ids, read_manifest
 from rag_ft.retrieval.lexical import LexicalIndex
 from rag_ft.retrieval.metadata_filter import DocumentTable, Filter, Filters, group_by_filter
@@ -176,7 +171,7 @@ class Retriever:
         hybrid = "hybrid" in wanted
         depth = max(k, self._config.advanced.candidates) if hybrid else k
         if SERVED in modes and self.reranker:
-            depth = max(depth, self.reranker.depth)
+            depth = max(depth, self.fusion.rerank_depth)
         rankings: dict[str, list[Ranking]] = {}
         if vectors is not None:
             rankings["dense"] = self._store.search(vectors, depth, allowed)
@@ -204,12 +199,24 @@ class Retriever:
     @reranker.setter
     def reranker(self, reranker: Reranker | None) -> None:
         # The share was chosen for one model, known by its name: another one is not served by it.
-        chosen, given = self.fusion.reranker, reranker.config.required_model if reranker else ""
+        chosen, given = self.fusion.reranker, reranker.name if reranker else ""
         self._reranker = reranker if chosen and Path(given).name == Path(chosen).name else None
+
+    def reranked_by(self, reranker: Reranker | None, weight: float, depth: int) -> Retriever:
+        """The same retriever, over the same index in memory, with another reranker or without."""
+        # Opened now, so that both share them.
+        _ = self._store, self._lexical
+        twin = copy.copy(self)
+        name = reranker.name if reranker else None
+        twin.fusion = dataclasses.replace(
+            self.fusion, rerank_weight=weight, rerank_depth=depth, reranker=name
+        )
+        twin.reranker = reranker
+        return twin
 
     def _rerank(self, question: str, ranking: Ranking) -> Ranking:
         assert self.reranker is not None
-        first = ranking[0][: self.reranker.depth]
+        first = ranking[0][: self.fusion.rerank_depth]
         scores = self.reranker.scores(question, [self.chunk_ids[row] for row in first])
         return rerank(ranking, scores, self.fusion.rerank_weight)
 
@@ -317,24 +324,12 @@ def open_retriever(
         raise ConfigError(
             f"the index in {folder} was made from other chunks than {run_dir.chunks}: {remedy}"
         )
-    row = read_fusion(run_dir.fusion, loaded.fingerprint) if chosen else {}
+    choice = (run_dir.fusion, loaded.fingerprint, "lexical_weight", "train_retriever")
+    row = read_choice(*choice) if chosen else {}
     fusion = set_fusion(retrieval, row, run_dir.path)
     source = documents_of or run_dir
     documents = DocumentTable(source.documents, source.chunks)
     return Retriever(folder, manifest, loaded, retrieval, fusion, documents)
-
-
-def set_fusion(
-    retrieval: RetrievalConfig, row: Mapping[str, Any] | None = None, folder: Path = Path()
-) -> Fusion:
-    """The fusion that the configuration sets; what it leaves open comes from `row` of fusion.json
-    in the run `folder`, or is half and half."""
-    row, weight = row or {}, retrieval.advanced.lexical_weight
-    if weight is None:
-        weight = row.get("lexical_weight", DEFAULT_LEXICAL_WEIGHT)
-    ranker = row.get("ranker") if retrieval.ranker != "none" else None
-    share = float(row.get("rerank_weight", 0))
-    return Fusion(weight, folder / ranker if ranker else None, share, row.get("reranker"))
 
 
 def served_tuned(run_dir: RunDir) -> bool:

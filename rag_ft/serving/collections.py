@@ -14,7 +14,7 @@ from rag_ft.bundle.manifest import bundled
 from rag_ft.config import Config, LLMConfig
 from rag_ft.document_store import DocumentStore
 from rag_ft.errors import ConfigError
-from rag_ft.evaluation.components import COMPONENTS, in_order
+from rag_ft.evaluation.components import in_order, named_set
 from rag_ft.evaluation.external_models import with_external_models
 from rag_ft.llm.factory import open_language_model
 from rag_ft.llm.interface import LanguageModel
@@ -127,8 +127,7 @@ def open_collection(config: Config, base_only: bool) -> Collection:
     if base_only:
         tuned, why = set(), "--base"
     elif there and not bundle and (ship := shipped(run_dir.metrics)) is not None:
-        names = set(COMPONENTS) if ship in ("both", "all") else set(ship.split("_"))
-        tuned, why = there & names, f"the verdict of its report is {ship}"
+        tuned, why = there & named_set(ship), f"the verdict of its report is {ship}"
     has_base = bundle is None or bundle["base"]
     documents = DocumentStore(run_dir.documents)
     return Collection(name, session, documents, frozenset(tuned), why, has_base)
@@ -157,11 +156,11 @@ def _models_of(
     collection: Collection, llm: LanguageModel, adapter: str | None, base_llm: LanguageModel
 ) -> list[ServedModel]:
     session, name = collection.session, collection.name
-    found = session.retriever("retriever" in collection.tuned)
+    found = session.retriever(collection.tuned)
     pipeline = _pipeline(collection, found, llm, adapter)
     served = [ServedModel(name, collection, pipeline, found, llm, adapter, base_llm)]
     if collection.has_base:
-        base = session.retriever(False)
+        base = session.retriever()
         pipeline = _pipeline(collection, base, base_llm, None)
         for suffix in ("base", "closed-book"):
             served.append(

@@ -17,7 +17,15 @@ from rag_ft.evaluation.extras.robustness import probes
 from rag_ft.evaluation.extras.similarity import similarity_scores
 from rag_ft.evaluation.metrics.answers import citation_scores, faithfulness, score_answer
 from rag_ft.evaluation.metrics.retrieval import score_ranking
-from rag_ft.evaluation.systems import MIN_HITS, RANKINGS, SERVED, Ask, asks_of
+from rag_ft.evaluation.systems import (
+    MIN_HITS,
+    RANKINGS,
+    SERVED,
+    Ask,
+    asks_of,
+    distinct_rankings,
+    ranking_name,
+)
 from rag_ft.prompts.answer_prompt import AnswerPrompt
 from rag_ft.relevance import evidence_shown, gold_by_pair, second_chunk_id
 from rag_ft.retrieval.encoder import load_encoder
@@ -113,17 +121,18 @@ def retrieve(session: Session, pairs: list[QAPair]) -> Rankings:
     """Every ranking over all questions (ranking -> question id -> chunk ids, best first), written
     to hits/. A question with filters is searched with them.
 
-    `base` and `tuned` are as served. Without a tuned retriever `tuned` is `base`, and there is no
-    ranking of the tuned encoder alone.
+    Rankings as served are found for every set of tuned components that take part; without a tuned
+    one `tuned` is `base`, and there is no ranking of the tuned encoder alone.
     """
-    settings = session.config.retrieval
+    settings, there = session.config.retrieval, session.tuned_components
     k = max(MIN_HITS, settings.top_k + 10)
     questions = [pair.question for pair in pairs]
     found: dict[str, list[Hits]] = {}
     modes = {"served": AS_SERVED, "mixture": "hybrid", "dense": "dense", "lexical": "lexical"}
-    for tuned in (False, True) if session.serves_tuned_retriever else (False,):
+    distinct = [RANKINGS[name] for name in distinct_rankings(there)]
+    for tuned in dict.fromkeys(row.tuned & there for row in distinct):
         retriever = session.retriever(tuned)
-        rows = [row for row in RANKINGS.values() if ("retriever" in row.tuned) == tuned]
+        rows = [row for row in distinct if row.tuned & there == tuned]
         # Without a feature ranker and a reranker the mixture is what is served.
         if not retriever.fusion.ranker and not retriever.reranker:
             rows = [row for row in rows if row.context != "mixture"]
@@ -133,9 +142,6 @@ def retrieve(session: Session, pairs: list[QAPair]) -> Rankings:
             questions, k, [modes[row.context] for row in rows], [pair.filters for pair in pairs]
         )
         found |= {row.name: by_mode[modes[row.context]] for row in rows}
-    for name in SERVED:
-        found.setdefault(name, found["base"])
-
     rankings: Rankings = {}
     for name, hits in found.items():
         by_question = dict(zip([pair.id for pair in pairs], hits, strict=True))
@@ -176,13 +182,18 @@ def _answer(session: Session, material: Material) -> tuple[Iterator[Score], dict
     """Writes predictions and rejects of all systems; returns the answers' scores, and counts."""
     config, settings = session.config, session.config.evaluate.advanced
     run_dir, prompt, top_k = session.run_dir, session.answer_prompt, config.retrieval.num_shown
+    there = session.tuned_components
 
     # What every system, probe and part of an ensemble is shown.
     asks: list[Ask] = []
     chunks = {chunk_id: prompt.shown(chunk) for chunk_id, chunk in material.chunks.items()}
     for pair in material.pairs:
-        hits = {name: material.rankings[name][pair.id] for name in SERVED}
-        asks += asks_of(pair, hits, material.gold[pair.id], chunks, top_k)
+        # A ranking that repeats another one has its chunks.
+        hits = {
+            name: material.rankings[ranking_name(row.tuned, there)][pair.id]
+            for name, row in SERVED.items()
+        }
+        asks += asks_of(pair, hits, material.gold[pair.id], chunks, top_k, there)
     if settings.robustness:
         ranking = material.rankings["base"]
         asks += probes(
@@ -198,7 +209,7 @@ def _answer(session: Session, material: Material) -> tuple[Iterator[Score], dict
 
     answered, rejects, num_prompts = answer_all(session, asks, material.chunks)
     # The parts of an ensemble become one prediction, weighted by what the retriever served.
-    served = {name: read_jsonl(run_dir.hits(name), Hit) for name in SERVED}
+    served = {name: read_jsonl(run_dir.hits(name), Hit) for name in ("base", "tuned")}
     answered = combine(answered, served, prompt.abstains)
     by_system: dict[str, list[Prediction]] = {}
     for ask, prediction in answered:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rag_ft.config import TrainGeneratorConfig, TrainRetrieverConfig
+from rag_ft.config import TrainGeneratorConfig, TrainRerankerConfig, TrainRetrieverConfig
 from rag_ft.hardware import choose_dtype
 from rag_ft.training.retriever.loss_settings import MINI_BATCH
 
@@ -221,6 +221,32 @@ def retriever_memory(
         "optimiser": trained * 8.0,
         "activations": texts * layer * shape.layers,
         "index": 2 * num_chunks * shape.hidden * 4.0,
+        "fixed": (CUDA_CONTEXT_GB if gpu else RETRIEVER_LIBRARIES_GB) * GIB,
+    }
+    return {name: size / GIB for name, size in parts.items()}
+
+
+def reranker_memory(
+    shape: ModelShape, settings: TrainRerankerConfig, pair_tokens: int, gpu: bool
+) -> dict[str, float]:
+    """Memory of the reranker's training in GiB, by part.
+
+    Args:
+        shape: of the reranker, which is trained in float32.
+        settings: method, rank, batch size and number of negatives are used.
+        pair_tokens: longest question with a chunk.
+        gpu: whether it runs on a GPU.
+    """
+    advanced = settings.advanced
+    full, rank = advanced.method == "full", advanced.rank
+    trained = shape.parameters if full else shape.adapter_parameters(rank)
+    texts = advanced.batch_size * (1 + advanced.num_negatives) * pair_tokens
+    layer = layer_activation_bytes(shape, rank, not full, BYTES["float32"])
+    parts = {
+        "weights": 2 * shape.parameters * 4.0,  # with the merged copy
+        "gradients": trained * 4.0,
+        "optimiser": trained * 8.0,
+        "activations": texts * layer * shape.layers,
         "fixed": (CUDA_CONTEXT_GB if gpu else RETRIEVER_LIBRARIES_GB) * GIB,
     }
     return {name: size / GIB for name, size in parts.items()}

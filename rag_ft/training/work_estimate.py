@@ -11,6 +11,7 @@ from rag_ft.config import (
     IngestConfig,
     RetrievalConfig,
     TrainGeneratorConfig,
+    TrainRerankerConfig,
     TrainRetrieverConfig,
 )
 from rag_ft.documents.discovery import find_files
@@ -27,6 +28,7 @@ LLM_TOKENS_PER_ENCODER_TOKEN = 1.3
 PROMPT_OVERHEAD_TOKENS = 60
 ANSWER_TOKENS = 16
 QUESTION_TOKENS = 16
+RERANKED_CHUNKS = 20
 ACCEPTED_SHARE = 0.5  # of the pairs that are asked for
 
 
@@ -131,6 +133,11 @@ def stage_work(
         work["train_retriever"] = retriever_work(
             config.train_retriever, config.ingest.chunk_tokens, shape, encoder, corpus
         )
+    if config.train_reranker.enabled and config.reranker.model:
+        # Its model is not opened for a plan: one like the encoder is assumed.
+        work["train_reranker"] = reranker_work(
+            config.train_reranker, config.ingest.chunk_tokens, shape, encoder, corpus
+        )
     settings = config.train_generator
     tokens = example_tokens(settings, config.retrieval, config.ingest.chunk_tokens)
     if settings.enabled:
@@ -190,3 +197,28 @@ def retriever_work(
     factor = 6.0 if advanced.method == "full" else 4.0  # adapters need no gradient of the weights
     flops = weights * (factor * learned + 2.0 * encoded) + 2.0 * shape.parameters * read
     return Work(learned + encoded + read, sum(steps for steps, _ in phases), flops)
+
+
+def reranker_work(
+    settings: TrainRerankerConfig,
+    chunk_tokens: int,
+    shape: ModelShape,
+    encoder: ModelShape,
+    corpus: Corpus,
+) -> Work:
+    """Questions with each of their chunks, read and learned; dev questions with those that are
+    found, to choose by; what the language model reads where it labels."""
+    advanced, pairs = settings.advanced, corpus.num_train_pairs
+    steps = int(advanced.epochs * pairs / advanced.batch_size)
+    pair_tokens, num_chunks = QUESTION_TOKENS + chunk_tokens, 1 + advanced.num_negatives
+    learned = steps * advanced.batch_size * num_chunks * pair_tokens
+    # Twice: after the base retriever and after the tuned one.
+    scored = 2 * DEV_SHARE * pairs * RERANKED_CHUNKS * pair_tokens
+    read = 0
+    if advanced.labels != "evidence":
+        prompt = llm_tokens(chunk_tokens) + PROMPT_OVERHEAD_TOKENS + ANSWER_TOKENS
+        read = pairs * num_chunks * prompt
+    weights = encoder.parameters - encoder.vocabulary * encoder.hidden
+    factor = 6.0 if advanced.method == "full" else 4.0
+    flops = weights * (factor * learned + 2.0 * scored) + 2.0 * shape.parameters * read
+    return Work(learned + scored + read, steps, flops)

@@ -24,7 +24,7 @@ class Retrieved:
 
 def retrieve(session: Session, pairs: Sequence[QAPair]) -> Retrieved:
     """One search for all pairs, in the index that serving uses, twice as deep as serving."""
-    retriever = session.retriever(tuned=session.serves_tuned_retriever)
+    retriever = session.retriever(session.tuned_components - {"reranker"})
     depth = 2 * session.config.retrieval.top_k + EXTRA_HITS
     questions, filters = [pair.question for pair in pairs], [pair.filters for pair in pairs]
     found = retriever.search(questions, depth, filters=filters)

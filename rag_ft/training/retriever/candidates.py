@@ -219,7 +219,9 @@ def measure_candidate(training: RetrieverTraining, served: RunDir, place: Path) 
             retriever = Retriever(index, read_manifest(index), retriever.encoder, config.retrieval)
         # The gate judges what will be served: the mixture that was chosen for this encoder.
         own = place / RANKER if ranker.served else None
-        retriever.fusion = Fusion(choice.lexical_weight, own, choice.rerank_weight, choice.reranker)
+        retriever.fusion = Fusion(
+            choice.lexical_weight, own, choice.rerank_weight, choice.rerank_depth, choice.reranker
+        )
         retriever.reranker = training.reranker
         scores = measure(retriever, pairs.dev, pairs.gold)
         held_out = ranker.held_out or {}

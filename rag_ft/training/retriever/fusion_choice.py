@@ -53,7 +53,8 @@ class FusionChoice:
     half and half, in mrr@10, None where it is that or nothing was measured. `encoder` is the
     fingerprint of the encoder that it holds for. `ranker` is the file of the feature ranker, where
     one is served, with the reason, and its gain over the mixture; `rerank_weight` the share of the
-    score of `reranker` (as the configuration names it) in the order of the first chunks.
+    score of `reranker` (as the configuration names it) in the order of the first `rerank_depth`
+    chunks.
     """
 
     lexical_weight: float = DEFAULT_LEXICAL_WEIGHT
@@ -69,6 +70,7 @@ class FusionChoice:
     ranker_ci95: list[float] | None = None
     reranker: str | None = None
     rerank_weight: float = 0.0
+    rerank_depth: int = 0
     rerank_reason: str = ""
 
     def row(self) -> dict[str, Any]:

@@ -50,7 +50,13 @@ from rag_ft.training.retriever.lm_supervision import (
 )
 from rag_ft.training.retriever.loss_settings import LossSettings, MakeLoss
 from rag_ft.training.retriever.losses import lm_supervised_loss
-from rag_ft.training.retriever.trainer import WEIGHTS, Schedule, fit, frozen_vectors
+from rag_ft.training.retriever.trainer import (
+    WEIGHTS,
+    EncoderTrainer,
+    Schedule,
+    fit,
+    frozen_vectors,
+)
 
 logger = logging.getLogger(__name__)
 # Searched for each of the k wanted chunks: chunks of dev and test documents are passed over.
@@ -237,7 +243,7 @@ def train_phase(
     logger.info("%s: %d rows, batches of %d", name, len(rows), size)
     folder = training.folder / name
     module = loss(encoder.model, loss_settings)
-    history = fit(encoder, dataset, module, schedule, folder, vectors_of)
+    history = fit(encoder, dataset, module, schedule, folder, EncoderTrainer, vectors_of)
 
     # The encoder and index as they would be served, and their dev scores.
     served = RunDir(folder)

@@ -21,28 +21,25 @@ from rag_ft.evaluation.metric_table import DECIDING_RETRIEVAL, LABELS, METRICS
 from rag_ft.relevance import gold_by_pair
 from rag_ft.retrieval.feature_ranker import FEATURES, load_lightgbm
 from rag_ft.retrieval.fusion import Ranking, best_first, fuse
-from rag_ft.retrieval.reranker import Reranker, rerank
+from rag_ft.retrieval.reranker import Reranker
 from rag_ft.retrieval.retriever import Retriever
 from rag_ft.schema import QAPair
 from rag_ft.storage import content_hash
 from rag_ft.training.dev_split import ENOUGH_QUESTIONS
 from rag_ft.training.retriever.dataset import Pairs
 from rag_ft.training.retriever.fusion_choice import (
-    WEIGHTS,
     FusionChoice,
     Ranked,
     choose_weight,
     describe_gain,
     gain_of,
-    nearest_certain,
     rank_questions,
     rank_score,
 )
+from rag_ft.training.retriever.rerank_choice import Asked, choose_reranking
 
 # With fewer questions or documents nothing certain is learned.
 MIN_QUESTIONS, MIN_DOCUMENTS = 100, 4
-# A cross-encoder of six layers reads 20 chunks of so many questions in about two minutes.
-RERANKED = 300
 NUM_FOLDS, NUM_TREES = 5, 200
 # Small trees: of 4 to 31 leaves, 7 ranked best on documents held out.
 SETTINGS = {
@@ -138,29 +135,20 @@ def with_reranker(
     judged: Sequence[Ranked],
     orders: Mapping[str, Ranking],
 ) -> FusionChoice:
-    """The choice with the share of the reranker's score in the order of the first chunks: the
-    smallest with most of the best gain, where that is certain, else 0.
-
-    `orders` are those of the feature ranker by question; without one the mixture is reordered. Of
-    more than RERANKED questions a fixed choice is scored.
-    """
-    asked = sorted(judged, key=lambda question: content_hash(question.id))[:RERANKED]
-    if not asked:
-        return replace(choice, rerank_reason="no questions to choose by")
-    table = np.zeros((len(asked), len(WEIGHTS)))
-    for number, question in enumerate(asked):
+    """The choice with how the reranker is served. `orders` are those of the feature ranker by
+    question; without one the mixture is reordered."""
+    asked = []
+    for question in judged:
         order = orders.get(question.id) or fuse(*question.candidates, choice.lexical_weight)
-        first = order[0][: reranker.depth]
-        scores = reranker.scores(question.question, [chunk_ids[row] for row in first])
-        table[number] = [
-            rank_score(rerank(order, scores, weight)[0], question.gold) for weight in WEIGHTS
-        ]
-    found, gain = nearest_certain(table, 0, [question.document for question in asked])
-    reason = f"{describe_gain(gain)} with {WEIGHTS[found or int(table.mean(axis=0).argmax())]:g} "
-    reason += f"of the reranker on {len(asked)} questions"
-    reason += "" if found else ": not certain, so it is left out"
-    model = reranker.config.model if found else None
-    return replace(choice, reranker=model, rerank_weight=WEIGHTS[found], rerank_reason=reason)
+        asked.append(Asked(question.question, order, question.gold, question.document))
+    found = choose_reranking(reranker, chunk_ids, asked)
+    return replace(
+        choice,
+        reranker=reranker.name if found.weight else None,
+        rerank_weight=found.weight,
+        rerank_depth=found.depth,
+        rerank_reason=found.reason,
+    )
 
 
 def unmixed(retrieval: RetrievalConfig) -> FusionChoice:

@@ -1,4 +1,5 @@
-"""The encoder while it is trained: which weights change, how they are kept, scaled and shipped."""
+"""The encoder, or a reranker, while it is trained: which weights change, how they are kept, scaled
+and shipped."""
 
 from __future__ import annotations
 
@@ -14,20 +15,20 @@ from torch import Tensor
 from rag_ft.errors import ConfigError
 
 if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
+    from sentence_transformers import CrossEncoder, SentenceTransformer
 
 State = dict[str, Tensor]
 
 
 @dataclass
 class TrainableEncoder:
-    """An encoder in training.
+    """An encoder or a reranker in training.
 
     `model` is in float32. `base` are the trainable weights before training where `method` is
     "full", and empty for "lora".
     """
 
-    model: SentenceTransformer
+    model: Any  # SentenceTransformer or CrossEncoder
     method: Literal["lora", "full"]
     base: State
 
@@ -50,8 +51,8 @@ class TrainableEncoder:
             for name, parameter in parameters.items():
                 parameter.copy_(state[name])
 
-    def merged(self, interpolation: float = 1.0) -> SentenceTransformer:
-        """A plain encoder on the CPU with the weights base + interpolation x (tuned - base).
+    def merged(self, interpolation: float = 1.0) -> Any:
+        """A plain model on the CPU with the weights base + interpolation x (tuned - base).
 
         Args:
             interpolation: 0 (the base) to 1 (the tuned encoder), as in WiSE-FT (Wortsman 2022).
@@ -82,13 +83,7 @@ class TrainableEncoder:
     def save(self, folder: Path, interpolation: float = 1.0) -> None:
         """Writes the merged encoder, which SentenceTransformer loads alone, and for LoRA adapter/
         beside it. `interpolation` is that of `merged`."""
-        merged = self.merged(interpolation)
-        # A tokenizer keeps how it last cut and padded a batch, which its files shall not.
-        fast = getattr(merged.tokenizer, "backend_tokenizer", None)
-        if fast is not None:
-            fast.no_truncation()
-            fast.no_padding()
-        merged.save_pretrained(str(folder), create_model_card=False)
+        write_model(self.merged(interpolation), folder)
         if self.method == "full":
             return
         from safetensors.torch import load_file, save_file
@@ -112,6 +107,16 @@ class TrainableEncoder:
         (adapter / "adapter_config.json").write_text(text, encoding="utf-8")
 
 
+def write_model(model: SentenceTransformer | CrossEncoder, folder: Path) -> None:
+    """Writes a model that its library loads alone."""
+    # A tokenizer keeps how it last cut and padded a batch, which its files shall not.
+    fast = getattr(model.tokenizer, "backend_tokenizer", None)
+    if fast is not None:
+        fast.no_truncation()
+        fast.no_padding()
+    model.save_pretrained(str(folder), create_model_card=False)
+
+
 def make_trainable(
     model: SentenceTransformer, method: Literal["lora", "full"], rank: int, seed: int
 ) -> TrainableEncoder:
@@ -132,22 +137,7 @@ def make_trainable(
     set_seed(seed)
     model.train()
     if method == "lora":
-        from peft import LoraConfig
-
-        config = LoraConfig(
-            task_type="FEATURE_EXTRACTION",
-            r=rank,
-            lora_alpha=2 * rank,
-            target_modules="all-linear",
-            exclude_modules=".*pooler.*",
-        )
-        try:
-            model.add_adapter(config)
-        except (ValueError, AttributeError) as error:
-            raise ConfigError(
-                f"this encoder takes no LoRA adapter ({error}): set "
-                "train_retriever.advanced.method=full"
-            ) from error
+        add_lora(model, rank, "FEATURE_EXTRACTION", "train_retriever", exclude=".*pooler.*")
     # Nothing reads BERT's pooler: it gets no gradient, and DDP stops at weights without one.
     for name, parameter in model.named_parameters():
         if "pooler." in name:
@@ -156,3 +146,33 @@ def make_trainable(
     if method == "full":
         encoder.base = encoder.state()
     return encoder
+
+
+def add_lora(
+    model: SentenceTransformer | CrossEncoder,
+    rank: int,
+    task: str,
+    section: str,
+    exclude: str | None = None,
+) -> None:
+    """Adds LoRA matrices to all linear layers but those that match `exclude`. `task` is PEFT's name
+    of it.
+
+    Raises:
+        ConfigError: the architecture takes no LoRA; names the setting of `section`.
+    """
+    from peft import LoraConfig
+
+    config = LoraConfig(
+        task_type=task,
+        r=rank,
+        lora_alpha=2 * rank,
+        target_modules="all-linear",
+        exclude_modules=exclude,
+    )
+    try:
+        model.add_adapter(config)
+    except (ValueError, AttributeError) as error:
+        raise ConfigError(
+            f"this model takes no LoRA adapter ({error}): set {section}.advanced.method=full"
+        ) from error

@@ -1,4 +1,4 @@
-"""One phase of training an encoder: rows and a loss go in, the encoder's weights change.
+"""One phase of training an encoder or a reranker: rows and a loss go in, the weights change.
 
 A phase that was killed continues at its last checkpoint, to the same weights.
 """
@@ -17,6 +17,8 @@ import torch
 from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from sentence_transformers.base.training_args import BaseTrainingArguments
+from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments
 from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
 from sentence_transformers.sentence_transformer.training_args import BatchSamplers
 from tqdm import tqdm
@@ -63,39 +65,39 @@ def fit(
     loss: nn.Module,
     schedule: Schedule,
     folder: Path,
+    trainer_class: Any,
     vectors_of: VectorsOf | None = None,
 ) -> list[dict[str, float]]:
-    """Trains the encoder in place and writes its weights into `folder`. A finished phase is loaded.
+    """Trains the encoder in place and writes its weights into `folder`; a finished phase is loaded.
+    Returns [{step, loss}] of every step, also of those before an interruption.
 
     Args:
-        encoder: its weights are changed.
-        dataset: text columns in the order the loss wants them, and `label` where the loss reads it.
+        encoder: is changed.
+        dataset: columns in the order the loss wants them, and `label` where the loss reads it.
         loss: takes (features of each text column, labels) and returns a scalar.
         schedule: how long, how large, how fast.
-        folder: the phase's own; holds checkpoints while it runs.
-        vectors_of: as of `frozen_vectors`; only the questions of the dataset are then encoded.
-
-    Returns [{step, loss}] of every step, also of those before an interruption.
+        folder: the phase's own, with its checkpoints.
+        trainer_class: EncoderTrainer or RerankerTrainer.
+        vectors_of: as of `frozen_vectors`; only questions are then encoded.
 
     Raises:
         DataError: the rows do not fill one batch.
     """
     finished = folder / WEIGHTS
     if not finished.exists():
-        collator = None
-        if vectors_of:
-            collator = FrozenChunksCollator(encoder.model.preprocess, vectors_of=vectors_of)
-        trainer = EncoderTrainer(
+        collator = vectors_of and FrozenChunksCollator(
+            encoder.model.preprocess, vectors_of=vectors_of
+        )
+        trainer = trainer_class(
             model=encoder.model,
-            args=training_arguments(schedule, len(dataset), folder),
+            args=training_arguments(schedule, len(dataset), folder, trainer_class.arguments),
             train_dataset=dataset,
             loss=loss,
             data_collator=collator,
             callbacks=[MarkComplete(), ProgressBar(folder.name)],
         )
-        # These would print every loss to stdout.
-        for printing in (PrinterCallback, ProgressCallback):
-            trainer.remove_callback(printing)
+        trainer.remove_callback(PrinterCallback)  # they print every loss to stdout
+        trainer.remove_callback(ProgressCallback)
         trainer.encoder = encoder
         trainer.train(resume_from_checkpoint=last_complete(folder))
         trainer.accelerator.wait_for_everyone()
@@ -147,11 +149,12 @@ class FrozenChunksCollator(SentenceTransformerDataCollator):
         return batch
 
 
-class EncoderTrainer(SentenceTransformerTrainer):
+class SmallCheckpoints:
     """Checkpoints hold only the weights that change: an adapter's base is not written each time.
     Set `encoder` before training."""
 
     encoder: TrainableEncoder
+    args: Any
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(output_dir or self.args.output_dir or ".")
@@ -160,6 +163,18 @@ class EncoderTrainer(SentenceTransformerTrainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         self.encoder.load(load_file(Path(resume_from_checkpoint) / WEIGHTS))
+
+
+class EncoderTrainer(SmallCheckpoints, SentenceTransformerTrainer):
+    """Trains an encoder."""
+
+    arguments = SentenceTransformerTrainingArguments
+
+
+class RerankerTrainer(SmallCheckpoints, CrossEncoderTrainer):
+    """Trains a reranker."""
+
+    arguments = CrossEncoderTrainingArguments
 
 
 class MarkComplete(TrainerCallback):
@@ -205,11 +220,11 @@ class ProgressBar(TrainerCallback):
 
 
 def training_arguments(
-    schedule: Schedule, num_rows: int, folder: Path
-) -> SentenceTransformerTrainingArguments:
+    schedule: Schedule, num_rows: int, folder: Path, kind: type[BaseTrainingArguments]
+) -> BaseTrainingArguments:
     """The trainer's settings for a phase with `num_rows` rows."""
     steps = schedule.steps or int(schedule.epochs * (num_rows // schedule.batch_size))
-    arguments = SentenceTransformerTrainingArguments(
+    arguments = kind(
         output_dir=str(folder),
         num_train_epochs=schedule.epochs,
         max_steps=schedule.steps or -1,
@@ -233,7 +248,7 @@ def training_arguments(
         report_to=[],
         seed=schedule.seed,
     )
-    # The encoder's dtype decides, not what the launcher sets (ACCELERATE_MIXED_PRECISION).
+    # The model's dtype decides, not what the launcher sets (ACCELERATE_MIXED_PRECISION).
     arguments.mixed_precision = "bf16" if schedule.bfloat16 else "no"
     # One process uses one device: DataParallel would change the batches.
     arguments._n_gpu = min(1, arguments.n_gpu)
