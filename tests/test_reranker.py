@@ -76,7 +76,9 @@ def test_the_smallest_share_and_depth_that_bring_the_gain_are_served() -> None:
     assert choice.gain == pytest.approx(2 / 3, abs=1e-4) and choice.ci95 is not None
     wrong = planted([0.9, 0.2, 0.1])
     kept = choose_reranking(wrong, ["a", "b", "c"], questions(12))
-    assert (kept.weight, kept.depth) == (0, 0) and "left out" in kept.reason
+    assert (kept.weight, kept.depth) == (0, 0) and "no share" in kept.reason
+    few = choose_reranking(right, ["a", "b", "c"], questions(1))
+    assert few.weight == 0 and "not certain, so it is left out" in few.reason
     assert choose_reranking(right, ["a", "b", "c"], []).weight == 0
 
 

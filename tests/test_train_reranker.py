@@ -267,7 +267,7 @@ def test_it_is_left_out_where_no_gain_is_certain(
 
     monkeypatch.setattr(Reranker, "scores", blind)
     counts = train_reranker.run(Session(config, run_dir))
-    assert counts["shipped"] == 0 and "left out" in str(counts["reason"])
+    assert counts["shipped"] == 0 and "no share" in str(counts["reason"])
     assert not run_dir.reranker.exists()
     assert Session(config, run_dir).tuned_components == set()
 

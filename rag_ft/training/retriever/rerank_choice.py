@@ -87,7 +87,9 @@ def choose_reranking(
     depth, weight = ways[found or int(table.mean(axis=0).argmax())]
     reason = f"{describe_gain(gain)} with {weight:g} of the reranker in the first {depth}, on "
     reason += f"{len(asked)} questions"
-    if not found:
+    if not weight:
+        reason = f"no share of the reranker brings a gain on {len(asked)} questions"
+    elif not found:
         reason += ": not certain, so it is left out"
     return RerankChoice(
         weight=ways[found][1],
