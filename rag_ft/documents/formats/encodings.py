@@ -21,7 +21,7 @@ CHARACTERS_PER_DAMAGE = 50
 # So few characters whose encoding cannot be told are replaced, and the text is kept.
 CHARACTERS_PER_STRAY = 5000
 # chardet's confidence is low for a few words even where it is right, and higher for letters that
-# are not Latin. Of 300 short texts in 35 encodings, 150 of them among English words, 9 got wrong
+# are not Latin. Of 208 short texts in 37 encodings, 104 of them among English words, 9 got wrong
 # letters with these floors: single words, and encodings that are hardly used today.
 MIN_CONFIDENCE, MIN_OTHER_CONFIDENCE = 0.03, 0.12
 # Another encoding than cp1252 is this many times as likely, or it is cp1252.
