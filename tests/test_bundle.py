@@ -29,13 +29,30 @@ Bundle = Callable[..., Path]
 DEMO_LM = Path(__file__).parent.parent / "data" / "models" / "demo-lm"
 
 
+@pytest.fixture(scope="module")
+def finished() -> dict[str, tuple[Config, RunDir]]:
+    """The run that `run` trained first; each test gets a copy of it."""
+    return {}
+
+
 @pytest.fixture
-def run(make_run: Make) -> tuple[Config, RunDir]:
+def run(
+    finished: dict[str, tuple[Config, RunDir]],
+    make_run: Make,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Config, RunDir]:
     """A run whose generator was tuned from the demo model, which answers in words."""
-    settings = {"max_steps": 2, "learning_rate": 1e-3}
-    config, run_dir = prepare(make_run, settings=settings, llm__model=str(DEMO_LM))
-    train_generator.run(Session(config, run_dir))
-    return config, run_dir
+    if not finished:
+        settings = {"max_steps": 2, "learning_rate": 1e-3}
+        config, run_dir = prepare(make_run, settings=settings, llm__model=str(DEMO_LM))
+        train_generator.run(Session(config, run_dir))
+        kept = tmp_path_factory.mktemp("finished") / "run"
+        finished["run"] = config, RunDir(Path(shutil.move(run_dir.path, kept)))
+    config, trained = finished["run"]
+    run_dir = RunDir(Path(shutil.copytree(trained.path, tmp_path / "run")))
+    where = config.run.model_copy(update={"dir": run_dir.path})
+    return config.model_copy(update={"run": where}), run_dir
 
 
 def bundle_of(run: tuple[Config, RunDir], folder: Path, **options: Any) -> Path:
