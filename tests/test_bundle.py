@@ -29,13 +29,30 @@ Bundle = Callable[..., Path]
 DEMO_LM = Path(__file__).parent.parent / "data" / "models" / "demo-lm"
 
 
+@pytest.fixture(scope="module")
+def finished() -> dict[str, tuple[Config, RunDir]]:
+    """The run that `run` trained first; each test gets a copy of it."""
+    return {}
+
+
 @pytest.fixture
-def run(make_run: Make) -> tuple[Config, RunDir]:
+def run(
+    finished: dict[str, tuple[Config, RunDir]],
+    make_run: Make,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Config, RunDir]:
     """A run whose generator was tuned from the demo model, which answers in words."""
-    settings = {"max_steps": 2, "learning_rate": 1e-3}
-    config, run_dir = prepare(make_run, settings=settings, llm__model=str(DEMO_LM))
-    train_generator.run(Session(config, run_dir))
-    return config, run_dir
+    if not finished:
+        settings = {"max_steps": 2, "learning_rate": 1e-3}
+        config, run_dir = prepare(make_run, settings=settings, llm__model=str(DEMO_LM))
+        train_generator.run(Session(config, run_dir))
+        kept = tmp_path_factory.mktemp("finished") / "run"
+        finished["run"] = config, RunDir(Path(shutil.move(run_dir.path, kept)))
+    config, trained = finished["run"]
+    run_dir = RunDir(Path(shutil.copytree(trained.path, tmp_path / "run")))
+    where = config.run.model_copy(update={"dir": run_dir.path})
+    return config.model_copy(update={"run": where}), run_dir
 
 
 def bundle_of(run: tuple[Config, RunDir], folder: Path, **options: Any) -> Path:
@@ -208,3 +225,25 @@ def test_a_server_name_alone_cannot_be_bundled(run: tuple[Config, RunDir], tmp_p
     remote = run[0].model_copy(update={"llm": llm})
     with pytest.raises(ConfigError, match="needs the files of the language model"):
         bundle_of((remote, run[1]), tmp_path / "bundle")
+
+
+def test_a_tuned_encoder_is_bundled_with_its_index_and_without_the_base_encoder(
+    run: tuple[Config, RunDir], tiny_encoder_dir: Path, tmp_path: Path
+) -> None:
+    # As train_retriever leaves them, with an adapter beside the weights.
+    _, run_dir = run
+    shutil.copytree(tiny_encoder_dir, run_dir.retriever)
+    shutil.copytree(run_dir.index, run_dir.retriever_index)
+    (run_dir.retriever / "adapter").mkdir()
+    (run_dir.retriever / "adapter" / "adapter_config.json").write_text("{}")
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    contents = Contents(Session(*run), frozenset({"generator", "retriever"}))
+    [drift] = make_bundle(contents, folder, "people", {}, 2).values()
+    assert drift.same_chunks == 2
+    names = {path.name for path in folder.iterdir()}
+    assert {"retriever", "retriever_index"} <= names and "index" not in names
+    assert not (folder / "models" / "encoder").exists()
+    assert not (folder / "retriever" / "adapter").exists()
+    collection = open_collection(open_bundle(folder), base_only=False)
+    assert collection.tuned == {"generator", "retriever"} and not collection.has_base
