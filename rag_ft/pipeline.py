@@ -20,12 +20,12 @@ from rag_ft.evaluation.components import COMPONENTS
 from rag_ft.freshness import (
     OLD_LAYOUT,
     config_is_damaged,
-    damage,
+    how_again,
     mark_files,
-    only_reviews_changed,
     plan_stage,
     read_done,
     record_outputs,
+    reviews_can_be_applied,
     what_changed,
     why_stale,
 )
@@ -120,8 +120,7 @@ def _run_locked(
         write_start(config, run_dir, stage, plan)
     clock = time.monotonic()
     counts = importlib.import_module(f"rag_ft.stages.{stage.name}").run(Session(config, run_dir))
-    # Where only reviews were applied, the seconds of what they are applied to count too.
-    before = counts.pop("seconds_before", 0)
+    before = counts.pop("seconds_before", 0)  # what an earlier run computed and this one reused
     done = {**plan, "counts": counts, "seconds": round(time.monotonic() - clock + before, 2)}
     if (begun or answered) and not before:
         # Replies of an earlier run are not asked for again: the seconds are those of the rest.
@@ -153,9 +152,8 @@ def before_this_run(stage: Stage, plan: Plan, run_dir: RunDir) -> Plan | None:
     if "sources" not in before:
         raise ConfigError(OLD_LAYOUT.format(path=run_dir.path, stage=stage.name))
     if before["fingerprint"] != plan["fingerprint"]:
-        others = {k: v for k, v in before.get("outputs", {}).items() if k != run_dir.qa.name}
-        if only_reviews_changed(plan, before) and not damage(run_dir.path, others):
-            return begun  # what the passes wrote stays, and the reviews are applied again
+        if reviews_can_be_applied(plan, before, run_dir):
+            return begun
         raise ConfigError(
             f"{run_dir.path} holds {stage.name} for other settings "
             f"({what_changed(plan, before)}): use --force to replace it, or another run.dir"
@@ -286,10 +284,7 @@ def status(config: Config) -> list[tuple[str, str, str]]:
         try:
             done, plan = read_done(run_dir, stage.name), _plan(stage, config, run_dir)
             if done and (reason := why_stale(plan, done, run_dir)):
-                again = "run it again" if done["fingerprint"] != plan["fingerprint"] else ""
-                if not again or not only_reviews_changed(plan, done):
-                    again = "run it again with --force"
-                state, why = "stale", f"{reason}: {again}"
+                state, why = "stale", f"{reason}: {how_again(plan, done)}"
             elif done:
                 resumed = " (after resume)" if "continued" in done else ""
                 state, why = "done", f"{done['seconds']} s{resumed}"

@@ -73,8 +73,8 @@ def parse_review(row: Any) -> Review:
     if not isinstance(evidence, list):
         raise ValueError("evidence must be a list")
     places = tuple(_place(item) for item in evidence)
-    known = {name: row.get(name) for name in Review.__dataclass_fields__}
-    return Review(**known | {"answers": tuple(answers), "evidence": places})  # type: ignore[arg-type]
+    known: dict[str, Any] = {name: row.get(name) for name in Review.__dataclass_fields__}
+    return Review(**known | {"answers": tuple(answers), "evidence": places})
 
 
 def _place(row: Any) -> Place:

@@ -22,6 +22,7 @@ from rag_ft.rag import RagPipeline
 from rag_ft.retrieval.retriever import Retriever
 from rag_ft.run_dir import RunDir
 from rag_ft.session import Session
+from rag_ft.versions import first_version
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,8 @@ def open_collection(config: Config, base_only: bool) -> Collection:
     elif there and (ship := shipped(run_dir.metrics)) is not None:
         names = set(COMPONENTS) if ship in ("both", "all") else set(ship.split("_"))
         tuned, why = there & names, f"the verdict of its report is {ship}"
-    name = config.run_path.resolve().name
+    # The ids of its models stay the same when another version is promoted.
+    name = first_version(config.run_path.resolve()).name
     return Collection(name, session, DocumentStore(run_dir.documents), frozenset(tuned), why)
 
 
