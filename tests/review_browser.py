@@ -84,7 +84,7 @@ def reviews(session: Session) -> list[dict[str, Any]]:
 
 
 def press(page: Any, *keys: str) -> None:
-    """Presses keys, and waits until the page has done what they ask for."""
+    """Presses keys, each when the page has done what the one before asked for."""
     for key in keys:
         page.keyboard.press(key)
-    page.wait_for_function("() => document.body.dataset.busy === 'no'")
+        page.wait_for_function("() => document.body.dataset.busy === 'no'")

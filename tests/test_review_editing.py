@@ -107,6 +107,10 @@ def test_a_question_of_ones_own_becomes_a_card(page: Any, url: str, session: Ses
     page.select_option("[name=status]", "mine")
     page.wait_for_selector(".verdict.add")
     assert question(page) == "When was part 0 of this mill finished?"
+    press(page, "u")
+    assert reviews(session)[-1]["decision"] == "undo"
+    page.select_option("[name=status]", "all")
+    page.wait_for_selector("#empty:not([hidden])")
 
 
 def test_the_judges_opinion_is_hidden_until_the_decision(

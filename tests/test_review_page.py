@@ -152,6 +152,19 @@ def test_undo_takes_the_last_decision_back(page: Any, url: str, session: Session
     assert "0 decided" in page.inner_text("#count")
 
 
+def test_undo_works_after_a_reload(page: Any, url: str, session: Session) -> None:
+    opened(page, url)
+    first = question(page)
+    press(page, "a", "a")
+    page.reload()
+    page.wait_for_selector("#card h2")
+    press(page, "u", "u")
+    assert question(page) == first
+    rows = reviews(session)
+    assert [row["decision"] for row in rows] == ["accept", "accept", "undo", "undo"]
+    assert [row["key"] for row in rows[:2]] == [row["key"] for row in reversed(rows[2:])]
+
+
 def test_an_error_of_the_server_is_said_and_the_card_stays(
     page: Any, seen: Seen, session: Session
 ) -> None:

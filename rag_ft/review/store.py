@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -157,6 +158,11 @@ class ReviewStore:
         """{reviewer: the last review} about a key; without reviewers who took theirs back."""
         return self._latest.get(key, {})
 
+    def recent(self, reviewer: str, limit: int) -> list[str]:
+        """The keys that a reviewer decided last, the last one first; at most `limit`."""
+        mine = (key for key, reviews in reversed(self._latest.items()) if reviewer in reviews)
+        return list(itertools.islice(mine, limit))
+
     def outcome(self, key: str) -> Outcome:
         """What all reviewers together decided about a key."""
         return outcome(self.latest(key).values())
@@ -172,7 +178,7 @@ class ReviewStore:
         return self._added
 
     def _take(self, review: Review) -> None:
-        of_key = self._latest.setdefault(review.key, {})
+        of_key = self._latest[review.key] = self._latest.pop(review.key, {})
         of_key.pop(review.reviewer, None)  # the order is that of the lines
         if review.decision != "undo":
             of_key[review.reviewer] = review
