@@ -223,10 +223,23 @@ def what_changed(plan: Plan, before: Plan) -> str:
     return ", ".join(shown) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
 
 
+def how_again(plan: Plan, done: Plan) -> str:
+    """How a stale stage is run again: new reviews replace nothing."""
+    is_new = done["fingerprint"] != plan["fingerprint"]
+    force = "" if is_new and only_reviews_changed(plan, done) else " with --force"
+    return f"run it again{force}"
+
+
 def only_reviews_changed(plan: Plan, before: Plan) -> bool:
     """Whether a stage would do the same again but for the reviews that it applies at its end."""
     inputs = [{k: v for k, v in p["inputs"].items() if k != REVIEWS} for p in (plan, before)]
     return plan["config"] == before["config"] and inputs[0] == inputs[1]
+
+
+def reviews_can_be_applied(plan: Plan, before: Plan, run_dir: RunDir) -> bool:
+    """Whether what a stage wrote before is good for applying the new reviews to it."""
+    others = {k: v for k, v in before.get("outputs", {}).items() if k != run_dir.qa.name}
+    return only_reviews_changed(plan, before) and not damage(run_dir.path, others)
 
 
 def read_done(run_dir: RunDir, name: str) -> Plan | None:
@@ -321,8 +334,7 @@ def source_files(stage: str, sections: Sequence[str], config: Config) -> dict[st
                     named.append((f"{setting}/{path.relative_to(folder).as_posix()}", path))
     if stage == "generate":
         named += [(f"generate.questions/{path.name}", path) for path in config.generate.questions]
-        reviews = RunDir(config.run_path).reviews
-        if reviews.exists():
+        if (reviews := RunDir(config.run_path).reviews).exists():
             named.append((REVIEWS, reviews))
         if examples := config.generate.advanced.examples:
             named.append((f"generate.examples/{examples.name}", examples))

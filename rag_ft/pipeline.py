@@ -20,10 +20,10 @@ from rag_ft.evaluation.components import COMPONENTS, EXTERNAL, left_out_stages
 from rag_ft.file_marks import damage, mark_files
 from rag_ft.freshness import (
     OLD_LAYOUT,
-    only_reviews_changed,
     plan_stage,
     read_done,
     record_outputs,
+    reviews_can_be_applied,
     unchanged_sources,
     what_changed,
     why_stale,
@@ -174,9 +174,8 @@ def before_this_run(stage: Stage, plan: Plan, run_dir: RunDir) -> Plan | None:
     if "sources" not in before:
         raise ConfigError(OLD_LAYOUT.format(path=run_dir.path, stage=stage.name))
     if before["fingerprint"] != plan["fingerprint"]:
-        others = {k: v for k, v in before.get("outputs", {}).items() if k != run_dir.qa.name}
-        if only_reviews_changed(plan, before) and not damage(run_dir.path, others):
-            return begun  # what the passes wrote stays, and the reviews are applied again
+        if reviews_can_be_applied(plan, before, run_dir):
+            return begun
         remedy = "use --force to replace it, or another run.dir"
         if stage.grows and before["config"] == plan["config"]:
             remedy = f"use --update to keep what is unchanged, {remedy[4:]}"

@@ -306,6 +306,18 @@ class RunDir:
         of answers are lines too. The last line of a reviewer about a `key` holds."""
         return self.path / "reviews.jsonl"
 
+    @property
+    def version(self) -> Path:
+        """improve, in every version but the first: {parent, changes, decision}: the version that it
+        continues, what is new, and why it is served or not."""
+        return self.path / "version.json"
+
+    @property
+    def promoted(self) -> Path:
+        """improve, rollback, in the first version: {version, before, time}: the name of the version
+        that is served, and those that were served before it."""
+        return self.path / "promoted.json"
+
     def started(self, stage: str) -> Path:
         """Any stage, first: {fingerprint, config, inputs, sources, threads}. An interrupted stage
         is continued only with the same fingerprint."""

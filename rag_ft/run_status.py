@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from rag_ft.errors import DataError
 from rag_ft.evaluation.components import EXTERNAL, left_out_stages
-from rag_ft.freshness import config_is_damaged, only_reviews_changed, read_done, why_stale
+from rag_ft.freshness import config_is_damaged, how_again, read_done, why_stale
 from rag_ft.pipeline import plan_of, upstream_of
 from rag_ft.run_dir import RunDir
 from rag_ft.stage_table import STAGES
@@ -34,10 +34,7 @@ def status(config: Config) -> list[tuple[str, str, str]]:
         try:
             done, plan = read_done(run_dir, stage.name), plan_of(stage, config, run_dir, quick=True)
             if done and (reason := why_stale(plan, done, run_dir)):
-                again = "run it again" if done["fingerprint"] != plan["fingerprint"] else ""
-                if not again or not only_reviews_changed(plan, done):
-                    again = "run it again with --force"
-                state, why = "stale", f"{reason}: {again}"
+                state, why = "stale", f"{reason}: {how_again(plan, done)}"
             elif done:
                 resumed = " (after resume)" if "continued" in done else ""
                 state, why = "done", f"{done['seconds']} s{resumed}"

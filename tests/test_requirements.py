@@ -12,11 +12,11 @@ from synthetic_run import metrics_of, reported_with
 
 from rag_ft.cli import main
 from rag_ft.errors import ConfigError
+from rag_ft.evaluation.systems import shipped_system
 from rag_ft.report.requirements import (
     measured_system,
     outcomes,
     parse_requirements,
-    shipped_system,
     write_junit,
 )
 
@@ -67,9 +67,9 @@ def test_a_delta_is_the_change_from_base_and_retrieval_is_that_of_the_systems_ra
 def test_without_a_system_it_is_about_what_is_served(metrics: dict[str, Any]) -> None:
     ship = metrics["verdict"]["ship"]
     [found] = outcomes(parse_requirements("f1>=0"), metrics)
-    assert found.system == shipped_system(ship)
+    assert found.system == shipped_system(ship).name
     assert found.value == value(metrics, found.system, "f1")
-    systems = [shipped_system(name) for name in ("both", "retriever", "none", "undecided")]
+    systems = [shipped_system(name).name for name in ("both", "retriever", "none", "undecided")]
     assert systems == ["tuned", "tuned_retriever", "base", "base"]
 
 

@@ -107,6 +107,16 @@ def test_a_correction_from_the_server_counts_only_where_nobody_has_looked() -> N
     assert kept.text is not None and kept.text.answers == ("Ola Brand",)
 
 
+def test_the_recent_decisions_of_a_reviewer_come_last_first(path: Path) -> None:
+    store = ReviewStore(path)
+    for key in ("a", "b", "c", "a"):
+        store.append(review("accept", key=key))
+    store.append(review("accept", "bob", key="d"))
+    store.append(review("undo", key="c"))
+    assert store.recent("ann", 5) == ["a", "b"] and store.recent("ann", 1) == ["a"]
+    assert store.recent("bob", 5) == ["d"]
+
+
 def test_a_question_that_was_added_is_gone_with_the_last_who_added_it(path: Path) -> None:
     store, key = ReviewStore(path), review("add").key
     store.append(review("add"), review("add", "bob"))

@@ -8,10 +8,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rag_ft.commands.arguments import load_checked
 from rag_ft.config import Config
+from rag_ft.config_loader import load_config
 from rag_ft.errors import ConfigError
+from rag_ft.freshness import check_files
+from rag_ft.run_dir import RunDir
 from rag_ft.serving.listening import listen
+from rag_ft.versions import promoted
 
 
 def serve_command(args: argparse.Namespace) -> None:
@@ -21,8 +24,19 @@ def serve_command(args: argparse.Namespace) -> None:
     if not paths:
         raise ConfigError("name at least one configuration file, such as configs/demo.yaml")
     stages = ("ingest", "index", "train_retriever", "train_reranker", "train_generator")
-    configs = [load_checked(path, overrides, *stages) for path in paths]
+    configs = [promoted_config(path, overrides, *stages) for path in paths]
     serve(configs, args.host, args.port, args.base, args.insecure)
+
+
+def promoted_config(path: Path, overrides: list[str], *stages: str) -> Config:
+    """The configuration of the promoted version of a run, whose files are as these stages wrote
+    them."""
+    config = load_config(path, overrides)
+    run = promoted(config.run_path)
+    if run != config.run_path:
+        config = load_config(RunDir(run).config, [*overrides, f"run.dir={run}"])
+    check_files(RunDir(run), stages)
+    return config
 
 
 def serve(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
 
-from rag_ft.evaluation.components import COMPONENTS, EVERY, RANKING, in_order
+from rag_ft.evaluation.components import COMPONENTS, EVERY, RANKING, in_order, named_set
 from rag_ft.relevance import contains_evidence, mentions_answer, oracle_context, second_chunk_id
 from rag_ft.schema import Chunk, QAPair
 
@@ -138,6 +138,13 @@ ENSEMBLES = (
     System("ensemble_base", NOTHING, "each", "nothing tuned, one chunk at a time"),
     System("ensemble_tuned", EVERY, "each", "all components tuned, one chunk at a time"),
 )
+
+
+def shipped_system(ship: str) -> System:
+    """The system that is served after the verdict `ship`."""
+    chosen = named_set(ship)
+    wanted = EVERY if len(chosen) > 1 else chosen
+    return next(s for s in SYSTEMS if s.context == "retrieved" and s.tuned == wanted)
 
 
 def distinct(systems: Iterable[System], tuned: Collection[str]) -> list[System]:

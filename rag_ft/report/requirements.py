@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from rag_ft.errors import ConfigError
-from rag_ft.evaluation.components import named_set
 from rag_ft.evaluation.metric_table import METRICS
-from rag_ft.evaluation.systems import SYSTEMS, distinct
+from rag_ft.evaluation.systems import SYSTEMS, distinct, shipped_system
 from rag_ft.report.summary import grid
 
 FORM = re.compile(r"(?:(\w+)\.)?([\w@]+?)(_delta)?\s*(>=|<=)\s*([-+]?\d*\.?\d+)")
@@ -82,7 +81,9 @@ def outcomes(
     tuned = {component for component, is_tuned in metrics["tuned"].items() if is_tuned}
     made = []
     for wanted in requirements:
-        system = measured_system(wanted.system or shipped_system(metrics["verdict"]["ship"]), tuned)
+        system = measured_system(
+            wanted.system or shipped_system(metrics["verdict"]["ship"]).name, tuned
+        )
         row = rows.get(system, {"cells": {}, "changes": {}})
         level, change = row["cells"].get(wanted.metric), row["changes"].get(wanted.metric)
         if not level or level["value"] is None:
@@ -102,14 +103,6 @@ def outcomes(
         decides = ci95[0 if wanted.at_least else 1] if strict else value
         made.append(Outcome(wanted, system, value, tuple(ci95) if ci95 else None, decides))
     return made
-
-
-def shipped_system(ship: str) -> str:
-    """The system that `rag-ft serve` serves after this verdict."""
-    chosen = named_set(ship)
-    if len(chosen) > 1:
-        return "tuned"
-    return f"tuned_{ship}" if chosen else "base"
 
 
 def measured_system(name: str, tuned: Collection[str]) -> str:

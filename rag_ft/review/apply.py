@@ -58,12 +58,15 @@ class Reviewed:
                 found += [kept] if kept is not None else []
         for key, review in self._store.added.items():
             pair_or_none = self._added(review) if key not in known else None
-            kept = self._apply(pair_or_none, key) if pair_or_none is not None else None
+            kept = None
+            if pair_or_none is not None:
+                kept = self._apply(pair_or_none, key, "added")
             found += [kept] if kept is not None else []
         return found
 
-    def _apply(self, pair: QAPair, key: str) -> QAPair | None:
-        """The pair as its reviewers left it; None where they rejected it."""
+    def _apply(self, pair: QAPair, key: str, name: str = "") -> QAPair | None:
+        """The pair as its reviewers left it; None where they rejected it. `name`: under which it is
+        counted where it stays."""
         decided = self._store.outcome(key)
         if decided.keeps is None or (pair.split == "test" and not decided.reviewers):
             self.counts["reviews_unsure"] += bool(decided.reviewers)
@@ -79,8 +82,7 @@ class Reviewed:
             if edited is None:
                 return pair
             pair = edited
-        name = "added" if key in self._store.added else "edited" if changed else "accepted"
-        self.counts[f"reviews_{name}"] += 1
+        self.counts[f"reviews_{name or ('edited' if changed else 'accepted')}"] += 1
         return self._marked(pair, decided, changed)
 
     def _marked(self, pair: QAPair, decided: Outcome, changed: bool) -> QAPair:

@@ -182,6 +182,8 @@ class Deck:
 
     def _has_status(self, card: Card, reviewer: str, status: str) -> bool:
         reviews = self.store.latest(card.key)
+        if card.where == "added" and card.key not in self.store.added:
+            return False  # it was taken back
         if status == "all":
             return True
         if status == "mine":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -73,8 +74,8 @@ def parse_review(row: Any) -> Review:
     if not isinstance(evidence, list):
         raise ValueError("evidence must be a list")
     places = tuple(_place(item) for item in evidence)
-    known = {name: row.get(name) for name in Review.__dataclass_fields__}
-    return Review(**known | {"answers": tuple(answers), "evidence": places})  # type: ignore[arg-type]
+    known: dict[str, Any] = {name: row.get(name) for name in Review.__dataclass_fields__}
+    return Review(**known | {"answers": tuple(answers), "evidence": places})
 
 
 def _place(row: Any) -> Place:
@@ -157,6 +158,11 @@ class ReviewStore:
         """{reviewer: the last review} about a key; without reviewers who took theirs back."""
         return self._latest.get(key, {})
 
+    def recent(self, reviewer: str, limit: int) -> list[str]:
+        """The keys that a reviewer decided last, the last one first; at most `limit`."""
+        mine = (key for key, reviews in reversed(self._latest.items()) if reviewer in reviews)
+        return list(itertools.islice(mine, limit))
+
     def outcome(self, key: str) -> Outcome:
         """What all reviewers together decided about a key."""
         return outcome(self.latest(key).values())
@@ -172,7 +178,7 @@ class ReviewStore:
         return self._added
 
     def _take(self, review: Review) -> None:
-        of_key = self._latest.setdefault(review.key, {})
+        of_key = self._latest[review.key] = self._latest.pop(review.key, {})
         of_key.pop(review.reviewer, None)  # the order is that of the lines
         if review.decision != "undo":
             of_key[review.reviewer] = review

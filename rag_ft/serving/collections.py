@@ -23,6 +23,7 @@ from rag_ft.rag import RagPipeline
 from rag_ft.retrieval.retriever import Retriever
 from rag_ft.run_dir import RunDir
 from rag_ft.session import Session
+from rag_ft.versions import first_version
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,8 @@ def open_collection(config: Config, base_only: bool) -> Collection:
     session = Session(config, run_dir)
     there = session.tuned_components
     tuned, why = there, "not evaluated: all tuned components" if there else "nothing is tuned"
-    name, bundle = config.run_path.resolve().name, bundled(run_dir)
+    # The ids of its models stay the same when another version is promoted.
+    name, bundle = first_version(config.run_path.resolve()).name, bundled(run_dir)
     if bundle:
         name, why = bundle["name"], "what the bundle holds"
     if base_only and bundle and not bundle["base"]:

@@ -26,6 +26,7 @@ from rag_ft.serving.guard import Guard, Key
 from rag_ft.serving.requests import Body, read_body
 from rag_ft.serving.telemetry import Telemetry
 
+NUM_RECENT = 50  # decisions that can be undone after a reload
 MAX_DOCUMENTS = 5000  # that the list of a filter offers
 Name = Annotated[str, Field(min_length=1, max_length=80, pattern=r"\S")]
 Text = Annotated[str, Field(max_length=20_000)]
@@ -120,8 +121,11 @@ async def queue(request: Request) -> Response:
     names = Wanted.__dataclass_fields__
     wanted = Wanted(**{name: query[name][:1000] for name in names if query.get(name)})
     state.deck.follow()
-    numbers = state.deck.queue(query.get("reviewer", ""), wanted)
-    return JSONResponse({"numbers": numbers, **_progress(state.deck, None)})
+    deck, reviewer = state.deck, query.get("reviewer", "")
+    keys = deck.store.recent(reviewer, NUM_RECENT)
+    recent = [number for key in keys if (number := deck.number_of(key)) is not None]
+    numbers = deck.queue(reviewer, wanted)
+    return JSONResponse({"numbers": numbers, "recent": recent, **_progress(deck, None)})
 
 
 async def card(request: Request) -> Response:

@@ -75,6 +75,8 @@ async function loadQueue() {
   query.set("reviewer", name.value);
   const found = await call(`/review/queue?${query}`);
   numbers = found.numbers;
+  // What was decided before this page was opened can be undone too.
+  if (!past.length) past.push(...found.recent.reverse().map((number) => [number]));
   done.clear();
   taken.clear();
   cards.clear();
@@ -206,9 +208,12 @@ async function decide(decision, extra) {
 }
 
 async function undo() {
-  const about = past.pop() ?? (shown?.mine ? [shown.number] : null);
+  // On a card that was decided, that decision is meant.
+  const index = shown?.mine ? past.findLastIndex((each) => each.includes(shown.number)) : -1;
+  const older = shown?.mine ? [shown.number] : past.pop();
+  const about = index >= 0 ? past.splice(index, 1)[0] : older;
   if (!about) {
-    say("There is nothing to undo. On a card that you decided, u takes that decision back.");
+    say("There is nothing to undo.");
     return;
   }
   try {
@@ -217,8 +222,10 @@ async function undo() {
     past.push(about);
     throw error;
   }
+  // The card shows again, also where the filter did not have it; an added question is gone.
   const place = numbers.indexOf(about[0]);
   if (place >= 0) at = place;
+  else if ((await fetchCard(about[0])).origin !== "added") numbers.splice(at, 0, about[0]);
   say(`Taken back: ${counted(about.length, "decision")}.`);
   await show();
 }
