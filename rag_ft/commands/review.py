@@ -24,7 +24,7 @@ def review_command(args: argparse.Namespace) -> None:
     session = Session.of(checked_config_of(args, "ingest", "generate"))
     if not session.run_dir.qa.exists():
         raise DataError(f"{session.run_dir.qa} does not exist: run `rag-ft generate CONFIG` first")
-    key, listener = listen(args.host, args.port, insecure=False)
+    key, listener = listen(args.host, args.port, insecure=None)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 
     # Imported here, so that a wrong address is said at once.

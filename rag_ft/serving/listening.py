@@ -12,17 +12,18 @@ from rag_ft.serving.guard import Key, is_loopback
 KEY, KEY_FILE = "RAG_FT_API_KEY", "RAG_FT_API_KEY_FILE"
 
 
-def listen(host: str, port: int, insecure: bool) -> tuple[Key | None, socket.socket]:
-    """(the key that clients must give, the bound socket).
+def listen(host: str, port: int, insecure: bool | None) -> tuple[Key | None, socket.socket]:
+    """(the key that clients must give, the bound socket). `insecure` lets everybody in; None: the
+    command has no such flag.
 
     Raises:
         ConfigError: an address of the network without a key, or a taken port.
     """
     secret = read_key()
     if secret is None and not insecure and not is_loopback(f"[{host}]" if ":" in host else host):
+        flag = ", or --insecure to let everybody in" if insecure is not None else ""
         raise ConfigError(
-            f"{host} can be reached from the network: set {KEY} (or {KEY_FILE}), or --insecure to "
-            "let everybody in"
+            f"{host} can be reached from the network: set {KEY} (or {KEY_FILE}){flag}"
         )
     return Key(secret) if secret is not None else None, bind(host, port)
 
