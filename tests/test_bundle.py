@@ -247,3 +247,18 @@ def test_a_tuned_encoder_is_bundled_with_its_index_and_without_the_base_encoder(
     assert not (folder / "retriever" / "adapter").exists()
     collection = open_collection(open_bundle(folder), base_only=False)
     assert collection.tuned == {"generator", "retriever"} and not collection.has_base
+
+
+def test_a_run_that_trusts_code_is_bundled_and_its_bundle_does_not(
+    run: tuple[Config, RunDir], tmp_path: Path
+) -> None:
+    config, run_dir = run
+    advanced = config.llm.advanced.model_copy(update={"trust_remote_code": True})
+    trusting = config.model_copy(
+        update={"llm": config.llm.model_copy(update={"advanced": advanced})}
+    )
+    folder = bundle_of((trusting, run_dir), tmp_path / "bundle")
+    assert "trust_remote_code" not in (folder / "bundle.json").read_text()
+    assert not open_bundle(folder).llm.advanced.trust_remote_code
+    asked = open_bundle(folder, ["llm.advanced.trust_remote_code=true"])
+    assert asked.llm.advanced.trust_remote_code

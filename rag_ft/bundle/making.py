@@ -13,7 +13,8 @@ from rag_ft.bundle.cards import write_cards
 from rag_ft.bundle.contents import Contents
 from rag_ft.bundle.drift import CHECK, Drift, answer_rows, measure_drift, questions_to_check
 from rag_ft.bundle.gguf import LlamaCpp, convert, llama_server, ollama_prompt
-from rag_ft.bundle.manifest import open_bundle, write_manifest
+from rag_ft.bundle.manifest import open_bundle, operator_settings, write_manifest
+from rag_ft.config_loader import flat
 from rag_ft.rag import RagPipeline
 from rag_ft.session import Session
 from rag_ft.storage import read_rows, write_jsonl
@@ -71,10 +72,11 @@ def make_bundle(
         "settings": contents.settings(),
         "gguf": None,
     }
-    # The bundle is opened as anybody opens it; then its card says what came out.
+    # The bundle is opened as anybody opens it on this machine; then its card says what came out.
     contents.session.close_retrievers()
     write_manifest(folder, content)
-    drifts = {"bundle": check_bundle(folder)}
+    operator = operator_settings(flat(contents.session.config))
+    drifts = {"bundle": check_bundle(folder, operator)}
     content["check"] = drifts["bundle"].numbers()
     if gguf:
         drifts[gguf.type] = add_gguf(folder, content, gguf)

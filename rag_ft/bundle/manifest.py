@@ -58,6 +58,13 @@ def served_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if _is_served(key)}
 
 
+def operator_settings(settings: Mapping[str, Any]) -> list[str]:
+    """Those of {"section.key": value} that a bundle never sets, as words of a command line; without
+    the run folder."""
+    left = OPERATORS - {"run.dir"}
+    return [f"{key}={json.dumps(value)}" for key, value in settings.items() if key in left]
+
+
 def write_manifest(folder: Path, content: dict[str, Any]) -> None:
     """Writes bundle.json over all files of the folder; `content` has every key but schema and
     files."""
