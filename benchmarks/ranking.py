@@ -47,7 +47,8 @@ LANGUAGES = ("xquad_de", "xquad_es", "xquad_zh", "xquad_ar")
 PLAIN = 0.5
 ALLOWED_LOSS = 0.01  # of recall@5
 WAYS = [(0, 0.0), *((depth, w / 10) for depth in (5, 10, 20) for w in range(1, 11))]
-ARMS = ("lexical", "dense_base", "mixture_base", "base", "dense_tuned", "mixture_tuned", "tuned")
+ARMS = ("lexical", "dense_base", "mixture_base", "base", "dense_tuned", "mixture_tuned")
+ARMS += ("tuned_retriever", "tuned_reranker", "tuned")
 
 
 def main() -> None:
@@ -309,11 +310,13 @@ def report_arms(runs: Mapping[str, RunDir]) -> dict[str, Any]:
         for pair in read_jsonl(run_dir.qa, QAPair):
             document_of[f"{name}/{pair.id}"] = pair.document_id or pair.id
         choices[name] = json.loads(run_dir.fusion.read_text(encoding="utf-8"))
-        # Without a ranker the mixture is what is served.
+        # Without a ranker the mixture is what is served, before a tuned reranker.
         for state in ("base", "tuned"):
             if not (choices[name][state] or {}).get("ranker"):
                 for metric in SHOWN:
                     served = values.get((state, metric), {})
+                    if state == "tuned":
+                        served = served | values.get(("tuned_retriever", metric), {})
                     own = {i: v for i, v in served.items() if i.startswith(f"{name}/")}
                     values.setdefault((f"mixture_{state}", metric), {}).update(own)
     table: dict[str, Any] = {}

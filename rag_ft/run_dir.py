@@ -257,8 +257,8 @@ class RunDir:
         return self.path / "generator.tmp"
 
     def hits(self, system: str) -> Path:
-        """evaluate: a Hit a line, for each retriever: base and tuned as they are served, and where
-        a reranker was tuned too tuned_retriever and tuned_reranker; lexical, dense_base and
+        """evaluate: a Hit a line, for each retriever: base and tuned as they are served, where a
+        reranker was tuned too tuned_retriever and tuned_reranker; lexical, dense_base and
         dense_tuned alone; where a feature ranker or a reranker is served mixture_base and
         mixture_tuned without it."""
         return self.path / "hits" / f"{system}.jsonl"

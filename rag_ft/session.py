@@ -125,8 +125,8 @@ class Session:
     def tuned_reranker(self) -> Reranker | None:
         """The reranker that train_reranker tuned and kept, if there is one."""
         folder = self.run_dir.reranker
-        there = self.config.reranker.model and (folder / "config.json").exists()
-        return self.open_reranker(folder) if there else None
+        there = any((folder / mark).exists() for mark in ("modules.json", "config.json"))
+        return self.open_reranker(folder) if there and self.config.reranker.model else None
 
     def open_reranker(self, folder: Path | None = None) -> Reranker:
         """The reranker of the configuration, or the tuned one in `folder`."""

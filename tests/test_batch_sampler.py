@@ -35,7 +35,7 @@ def batches_of(tiny_encoder_dir: Path, tmp_path: Path) -> Any:
         model = SentenceTransformer(str(tiny_encoder_dir), device="cpu")
         trainer = EncoderTrainer(
             model=model,
-            args=training_arguments(schedule, len(rows), tmp_path),
+            args=training_arguments(schedule, len(rows), tmp_path, EncoderTrainer.arguments),
             train_dataset=to_dataset(rows, "", ""),
             loss=contrastive_loss(model, LossSettings(0.05, schedule.batch_size)),
         )
