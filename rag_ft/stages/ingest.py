@@ -153,7 +153,7 @@ class Sources:
 
     `fixed` are the splits that the user set, `by_id` says where an id comes from, and `by_text`
     gives the place of a text in the lists, by its hash. `sensitive` counts what is sensitive, by
-    kind.
+    kind, `languages` documents.
     """
 
     ids: list[str] = field(default_factory=list)
@@ -166,6 +166,7 @@ class Sources:
     num_words: int = 0
     num_pages: int = 0
     sensitive: Counter[str] = field(default_factory=Counter)
+    languages: Counter[str] = field(default_factory=Counter)
     num_sensitive_documents: int = 0
 
     def read(
@@ -190,6 +191,7 @@ class Sources:
             self.num_grams.append(len(found.grams))
             grams.write(found.grams.tobytes())
             self.sensitive.update(found.sensitive)
+            self.languages[found.language] += 1
             self.num_sensitive_documents += bool(found.sensitive)
             self.num_words += len(kept.text.split())
             self.num_pages += int(kept.metadata.get("num_pages") or 0)
@@ -217,6 +219,7 @@ class Sources:
             "num_pages": self.num_pages,
             "rejected_by_reason": dict(self.reasons().most_common()),
             "partly_read_by_reason": dict(parts.most_common()),
+            "documents_by_language": dict(self.languages.most_common()),
             "num_sensitive_documents": self.num_sensitive_documents,
             "sensitive_by_kind": dict(self.sensitive.most_common()),
         }
