@@ -7,8 +7,9 @@ import re
 from collections import Counter
 
 SAMPLE_CHARS = 3000
-# A text has at least this share of function words of its language, and this many.
-MIN_SHARE, MIN_WORDS = 0.08, 2
+# A text has at least this share of function words of its language, and this many; a very short
+# one has one, if its share is larger.
+MIN_SHARE, MIN_WORDS, SHORT_SHARE = 0.08, 2, 0.2
 OTHER = "other"
 
 _SCRIPTS = {
@@ -58,5 +59,6 @@ def language_of(text: str) -> str:
     words = Counter(re.findall(r"[^\W\d_]+", sample))
     found = {name: sum(words[word] for word in known) for name, known in _FUNCTION_WORDS.items()}
     best = max(found, key=lambda name: found[name])
-    enough = found[best] >= max(MIN_WORDS, MIN_SHARE * words.total())
+    num, least = found[best], MIN_SHARE * words.total()
+    enough = num >= max(MIN_WORDS, least) or num >= max(1, SHORT_SHARE * words.total())
     return best if enough else OTHER
