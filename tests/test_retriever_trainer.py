@@ -14,17 +14,14 @@ from rag_ft.training.retriever import trainer
 def test_the_encoders_dtype_decides_the_precision_whatever_the_launcher_wants(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    kind = trainer.EncoderTrainer.arguments
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-    assert (
-        trainer.training_arguments(trainer.Schedule(4, 1e-3), 8, tmp_path).mixed_precision == "no"
-    )
+    made = trainer.training_arguments(trainer.Schedule(4, 1e-3), 8, tmp_path, kind)
+    assert made.mixed_precision == "no"
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
-    assert (
-        trainer.training_arguments(
-            trainer.Schedule(4, 1e-3, bfloat16=True), 8, tmp_path
-        ).mixed_precision
-        == "bf16"
-    )
+    schedule = trainer.Schedule(4, 1e-3, bfloat16=True)
+    made = trainer.training_arguments(schedule, 8, tmp_path, kind)
+    assert made.mixed_precision == "bf16"
 
 
 def test_a_checkpoint_is_complete_when_every_process_has_written_its_part(

@@ -187,8 +187,8 @@ def run_stages(
 
 
 def summarise_ingest(counts: Counts) -> str:
-    """Of documents, chunks, words and pages, of what was rejected or read in part, and of what is
-    sensitive."""
+    """Of documents, chunks, words, pages and languages, and of what was rejected, read in part or
+    is sensitive."""
     rejected, parts, sensitive = (
         ", ".join(f"{number} {reason}" for reason, number in counts.get(name, {}).items())
         for name in ("rejected_by_reason", "partly_read_by_reason", "sensitive_by_kind")
@@ -199,6 +199,10 @@ def summarise_ingest(counts: Counts) -> str:
         found += f", {counts['num_pages']} pages"
     if counts.get("num_reused_documents"):
         found += f"; {counts['num_reused_documents']} documents unchanged"
+    if languages := counts.get("documents_by_language"):
+        found += "; languages: " + ", ".join(
+            f"{number} {name}" for name, number in languages.items()
+        )
     return (
         f"{counts['num_documents']} documents ({counts['num_train_documents']} train, "
         f"{counts['num_dev_documents']} dev, {counts['num_test_documents']} test), "

@@ -24,6 +24,7 @@ from rag_ft.documents.discovery import (
 )
 from rag_ft.documents.formats.content import UnreadableError
 from rag_ft.documents.formats.ocr import can_recognise
+from rag_ft.documents.languages import language_of
 from rag_ft.documents.near_duplicates import signature
 from rag_ft.documents.reading import ReadSettings
 from rag_ft.documents.sensitive import count_kinds, find_sensitive, masked_values
@@ -57,13 +58,14 @@ class PrepareSettings:
 @dataclass(frozen=True)
 class Prepared:
     """A document and its chunks in order; `near_duplicates.signature` and `containment.grams` of
-    its text; and how much of each kind is sensitive in it."""
+    its text; how much of each kind is sensitive in it; and its language."""
 
     document: RawDocument
     chunks: list[ChunkPlace]
     signature: np.ndarray
     grams: np.ndarray
     sensitive: dict[str, int]
+    language: str
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,9 @@ def _prepared(document: RawDocument, settings: PrepareSettings) -> Prepared:
         adds_up=count_tokens.adds_up,
     )
     text = document.text
-    return Prepared(document, list(chunks), signature(text), grams(text), sensitive)
+    return Prepared(
+        document, list(chunks), signature(text), grams(text), sensitive, language_of(text)
+    )
 
 
 def _tasks(files: Iterable[SourceFile], read: ReadSettings) -> Iterator[ReadTask]:

@@ -16,6 +16,7 @@ from rag_ft.document_store import DocumentStore
 from rag_ft.documents.chunking import ChunkPlace
 from rag_ft.documents.containment import REASON, grams
 from rag_ft.documents.discovery import RawDocument, SourceFile
+from rag_ft.documents.languages import language_of
 from rag_ft.documents.near_duplicates import NUM_HASHES, signature
 from rag_ft.documents.prepare import Prepared
 from rag_ft.documents.reading import holds_documents
@@ -87,7 +88,14 @@ class StoredDocuments:
                 own = self._signatures[self._place[document_id]]
             else:
                 own = signature(stored.text)
-            yield Prepared(document, chunks, own, grams(stored.text), self._sensitive(stored.text))
+            yield Prepared(
+                document,
+                chunks,
+                own,
+                grams(stored.text),
+                self._sensitive(stored.text),
+                language_of(stored.text),
+            )
 
     def _sensitive(self, text: str) -> dict[str, int]:
         """How much of each kind is sensitive; the kind of what was masked is not known any more."""

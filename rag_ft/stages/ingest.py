@@ -165,7 +165,8 @@ class Sources:
 
     `stored` is what an earlier ingest knows. `fixed` are the splits that the user set, or else
     those that it knows; `by_id` says where an id comes from, and `by_text` gives the place of a
-    text in the lists, by its hash. `sensitive` counts what is sensitive, by kind.
+    text in the lists, by its hash. `sensitive` counts what is sensitive, by kind, `languages`
+    documents.
     """
 
     stored: StoredDocuments | None = None
@@ -180,6 +181,7 @@ class Sources:
     num_words: int = 0
     num_pages: int = 0
     sensitive: Counter[str] = field(default_factory=Counter)
+    languages: Counter[str] = field(default_factory=Counter)
     num_sensitive_documents: int = 0
 
     def read(
@@ -218,6 +220,7 @@ class Sources:
             self.num_grams.append(len(found.grams))
             grams.write(found.grams.tobytes())
             self.sensitive.update(found.sensitive)
+            self.languages[found.language] += 1
             self.num_sensitive_documents += bool(found.sensitive)
             self.num_words += len(kept.text.split())
             self.num_pages += int(kept.metadata.get("num_pages") or 0)
@@ -245,6 +248,7 @@ class Sources:
             "num_pages": self.num_pages,
             "rejected_by_reason": dict(self.reasons().most_common()),
             "partly_read_by_reason": dict(parts.most_common()),
+            "documents_by_language": dict(self.languages.most_common()),
             "num_sensitive_documents": self.num_sensitive_documents,
             "sensitive_by_kind": dict(self.sensitive.most_common()),
         }
