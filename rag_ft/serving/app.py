@@ -24,6 +24,7 @@ from rag_ft.serving.answering import Answerer
 from rag_ft.serving.collections import ServedModel
 from rag_ft.serving.errors import ApiError
 from rag_ft.serving.exchanges import Exchanges
+from rag_ft.serving.following import following
 from rag_ft.serving.guard import Guard, Key
 from rag_ft.serving.state import ServerState, state_of
 from rag_ft.serving.telemetry import Telemetry
@@ -57,10 +58,11 @@ def make_app(
             exchanges = Exchanges(settings.log, models[0].collection)
             by_id = {model.id: model for model in models}
             state = ServerState(by_id, settings, answerer, exchanges, telemetry)
-            health_of = Health(state, list(llms.values()))
-            shared: dict[str, Any] = {"server": state, "key": key, "health": health_of}
+            shared: dict[str, Any] = {"server": state, "key": key}
+            shared["health"] = Health(state, list(llms.values()))
             if has_mcp:
                 shared["mcp"] = await stack.enter_async_context(mcp_app(state))
+            await stack.enter_async_context(following(state))
             yield shared
 
     routes = [

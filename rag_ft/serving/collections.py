@@ -102,7 +102,7 @@ def open_models(collections: Sequence[Collection]) -> Iterator[list[ServedModel]
         }
         served = []
         for collection, (key, adapter, base) in zip(collections, roles, strict=True):
-            served += _models_of(collection, opened[key], adapter, opened[base])
+            served += models_of(collection, opened[key], adapter, opened[base])
         yield served
 
 
@@ -144,9 +144,10 @@ def described(collection: Collection) -> str:
     return f"{collection.name}: {what} ({collection.why})"
 
 
-def _models_of(
+def models_of(
     collection: Collection, llm: LanguageModel, adapter: str | None, base_llm: LanguageModel
 ) -> list[ServedModel]:
+    """What a run serves, in the order of `open_models`."""
     session, name = collection.session, collection.name
     base = session.retriever(False)
     found = session.retriever(True) if "retriever" in collection.tuned else base
@@ -154,7 +155,7 @@ def _models_of(
         ServedModel(
             name,
             collection,
-            _pipeline(collection, found, llm, adapter),
+            pipeline_of(collection, found, llm, adapter),
             found,
             llm,
             adapter,
@@ -164,7 +165,7 @@ def _models_of(
             ServedModel(
                 f"{name}-{suffix}",
                 collection,
-                _pipeline(collection, base, base_llm, None),
+                pipeline_of(collection, base, base_llm, None),
                 base,
                 base_llm,
                 None,
@@ -176,9 +177,10 @@ def _models_of(
     ]
 
 
-def _pipeline(
+def pipeline_of(
     collection: Collection, retriever: Retriever, llm: LanguageModel, adapter: str | None
 ) -> RagPipeline:
+    """Answers from the chunks of a run by a language model that is open."""
     session, config = collection.session, collection.session.config
     return RagPipeline(
         retriever,
