@@ -95,7 +95,6 @@ class Session:
         """
         # The import takes a while, and most commands search nothing.
         from rag_ft.retrieval import retriever as search
-        from rag_ft.retrieval.fusion import read_choice
 
         key = frozenset(tuned) & {"retriever", "reranker"}
         if key in self._retrievers:
@@ -107,13 +106,19 @@ class Session:
             if self.reranker:
                 found.reranker = self.reranker
         else:
-            found = self.retriever(key - {"reranker"})
-            encoder = found.encoder.fingerprint
-            row = read_choice(self.run_dir.reranking, encoder, "weight", "train_reranker")
-            if row and row["weight"]:
-                found = found.reranked_by(self.tuned_reranker, row["weight"], row["depth"])
+            found = self.reranked(self.retriever(key - {"reranker"}))
         self._retrievers[key] = found
         return found
+
+    def reranked(self, retriever: Retriever) -> Retriever:
+        """The retriever with the tuned reranker, where dev questions showed that it helps."""
+        from rag_ft.retrieval.fusion import read_choice
+
+        encoder = retriever.encoder.fingerprint
+        row = read_choice(self.run_dir.reranking, encoder, "weight", "train_reranker")
+        if not row or not row["weight"]:
+            return retriever
+        return retriever.reranked_by(self.tuned_reranker, row["weight"], row["depth"])
 
     @cached_property
     def reranker(self) -> Reranker | None:

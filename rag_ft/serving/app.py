@@ -23,6 +23,7 @@ from rag_ft.serving.answering import Answerer
 from rag_ft.serving.collections import ServedModel
 from rag_ft.serving.errors import HANDLERS, ApiError
 from rag_ft.serving.exchanges import Exchanges
+from rag_ft.serving.following import following
 from rag_ft.serving.guard import Guard, Key
 from rag_ft.serving.state import ServerState, state_of
 from rag_ft.serving.telemetry import Telemetry
@@ -61,6 +62,7 @@ def make_app(
             shared |= {"collections": state.collections, "home": "chat"}
             if has_mcp:
                 shared["mcp"] = await stack.enter_async_context(mcp_app(state))
+            await stack.enter_async_context(following(state))
             yield shared
 
     routes = [

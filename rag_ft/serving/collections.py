@@ -106,7 +106,7 @@ def open_models(collections: Sequence[Collection]) -> Iterator[list[ServedModel]
         }
         served = []
         for collection, (key, adapter, base) in zip(collections, roles, strict=True):
-            served += _models_of(collection, opened[key], adapter, opened[base])
+            served += models_of(collection, opened[key], adapter, opened[base])
         yield served
 
 
@@ -154,16 +154,17 @@ def described(collection: Collection) -> str:
     return f"{collection.name}: {what} ({collection.why})"
 
 
-def _models_of(
+def models_of(
     collection: Collection, llm: LanguageModel, adapter: str | None, base_llm: LanguageModel
 ) -> list[ServedModel]:
+    """What a run serves, in the order of `open_models`."""
     session, name = collection.session, collection.name
     found = session.retriever(collection.tuned)
-    pipeline = _pipeline(collection, found, llm, adapter)
+    pipeline = pipeline_of(collection, found, llm, adapter)
     served = [ServedModel(name, collection, pipeline, found, llm, adapter, base_llm)]
     if collection.has_base:
         base = session.retriever()
-        pipeline = _pipeline(collection, base, base_llm, None)
+        pipeline = pipeline_of(collection, base, base_llm, None)
         for suffix in ("base", "closed-book"):
             served.append(
                 ServedModel(
@@ -180,9 +181,10 @@ def _models_of(
     return served
 
 
-def _pipeline(
+def pipeline_of(
     collection: Collection, retriever: Retriever, llm: LanguageModel, adapter: str | None
 ) -> RagPipeline:
+    """Answers from the chunks of a run by a language model that is open."""
     session, config = collection.session, collection.session.config
     return RagPipeline(
         retriever,

@@ -62,7 +62,8 @@ class SearchQueue:
                     one.found.set_exception(result)
                 else:
                     one.found.set_result(result)
-        del self._tasks[pipeline, k]
+        # An updated index comes with a new pipeline: the old one is let go.
+        del self._tasks[pipeline, k], self._waiting[pipeline, k]
 
 
 Result = list[RetrievedChunk] | BaseException
