@@ -30,6 +30,8 @@ def write_cards(folder: Path, content: Mapping[str, Any]) -> None:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    # jinja's own tojson writes "<" as \u003c, which only HTML needs.
+    made.filters["quoted"] = lambda text: json.dumps(text, ensure_ascii=False)
     names = sorted(path.name for path in TEMPLATES.iterdir())
     if not content["gguf"]:
         names.remove("Modelfile")  # Ollama reads no safetensors
