@@ -301,7 +301,7 @@ def test_training_and_evaluation_send_the_same_bytes(tiny_lm_dir: Path) -> None:
     context = Context(
         "q", pair().question, tuple(titled[i] for i in HITS[:3]), frozenset({"d#0"}), "1871"
     )
-    prompt = AnswerPrompt(prompts, True)
+    prompt = AnswerPrompt(prompts, "title")
     example = fit_to_length(context, prompt.messages, ABSTAIN, tokens.encode, LAYOUT)
     assert isinstance(example, Example)
     ask = Ask(pair(), "base", "base", tuple(HITS[:3]), ("1871",))
