@@ -256,7 +256,7 @@ def test_a_quoting_answer_begins_with_its_sentence_word_for_word_and_is_scored_w
     said = to_prediction(
         ask,
         Reply("q", quoted.answer, "stop", 1, 1, 0.0),
-        AnswerPrompt(load_prompts("compact", ABSTAIN), True),
+        AnswerPrompt(load_prompts("compact", ABSTAIN), "title"),
     )
     assert exact_match(said.answer, ask.answers) == 1.0 and said.citations == ("d#0",)
     whole = dataclasses.replace(placed, evidence=Evidence(text[:20], 0, 20))
