@@ -53,7 +53,7 @@ def test_neighbours_are_shown_as_one_part_of_the_document(tmp_path: Path) -> Non
     other = Chunk("e#0", "e", "", "Elsewhere.", 0, 10, 2, "train")
     write_jsonl(tmp_path / "chunks.jsonl", [*chunks, other])
     store = ChunkStore(tmp_path / "chunks.jsonl")
-    prompt = AnswerPrompt(load_prompts("full", ABSTAIN), False, store)
+    prompt = AnswerPrompt(load_prompts("full", ABSTAIN), "none", store)
     shown = prompt.shown(chunks[1])
     # They overlap, and leave out white space; positions in the document stay right.
     assert (shown.id, shown.start, shown.end) == ("d#1", 0, 48)
@@ -62,7 +62,7 @@ def test_neighbours_are_shown_as_one_part_of_the_document(tmp_path: Path) -> Non
     assert prompt.shown(chunks[3]).text == text[31:53]
     assert prompt.text(other) == "Elsewhere."
     assert "Seven eight nine." in prompt.messages("Who?", [chunks[1]])[-1]["content"]
-    alone = AnswerPrompt(load_prompts("full", ABSTAIN), False)
+    alone = AnswerPrompt(load_prompts("full", ABSTAIN), "none")
     assert alone.shown(chunks[1]) == chunks[1]
 
 

@@ -259,7 +259,7 @@ def test_a_quoting_answer_begins_with_its_sentence_word_for_word_and_is_scored_w
     said = to_prediction(
         ask,
         Reply("q", quoted.answer, "stop", 1, 1, 0.0),
-        Prompting(AnswerPrompt(load_prompts("compact", ABSTAIN), True), {**CHUNKS, "d#0": gold}),
+        Prompting(AnswerPrompt(load_prompts("compact", ABSTAIN), "title"), {**CHUNKS, "d#0": gold}),
     )
     assert exact_match(said.answer, ask.answers) == 1.0 and said.citations == ("d#0",)
     whole = dataclasses.replace(placed, evidence=Evidence(text[:20], 0, 20))
@@ -304,7 +304,7 @@ def test_training_and_evaluation_send_the_same_bytes(tiny_lm_dir: Path) -> None:
     context = Context(
         "q", pair().question, tuple(titled[i] for i in HITS[:3]), frozenset({"d#0"}), "1871"
     )
-    prompt = AnswerPrompt(prompts, True)
+    prompt = AnswerPrompt(prompts, "title")
     example = fit_to_length(context, prompt.messages, ABSTAIN, tokens.encode, LAYOUT)
     assert isinstance(example, Example)
     ask = Ask(pair(), "base", "base", tuple(HITS[:3]), ("1871",))

@@ -123,7 +123,7 @@ def test_candidates_follow_their_document_and_are_asked_of_each_chunk_that_names
     chunks = {i: Chunk(i, "d", "t", text, 0, 9, 3, "train") for i, text in TEXTS.items()}
 
     config: Any = make_config({"generate": {"advanced": {"swaps_per_pair": 1}}})
-    prompt = AnswerPrompt(load_prompts("full", ABSTAIN), False)
+    prompt = AnswerPrompt(load_prompts("full", ABSTAIN), "none")
     trip = RoundTrip(config.generate, 3, prompt, Search(), chunks)  # type: ignore[arg-type]
     asked: Counter[str] = Counter()
     swaps = Swaps(trip, 0, asked)
@@ -146,7 +146,7 @@ def test_candidates_follow_their_document_and_are_asked_of_each_chunk_that_names
 
 def test_a_swap_is_kept_where_the_model_finds_no_answer_in_any_chunk() -> None:
     trip = RoundTrip(
-        make_config({}).generate, 3, AnswerPrompt(load_prompts("full", ABSTAIN), False), None, None
+        make_config({}).generate, 3, AnswerPrompt(load_prompts("full", ABSTAIN), "none"), None, None
     )  # type: ignore[arg-type]
     swaps, [candidate] = Swaps(trip, 0, Counter()), swap_names([MILL, STORE], ABSTAIN, 1, 0)[:1]
 

@@ -121,7 +121,7 @@ def test_the_round_trip_knows_a_right_answer_in_a_script_without_spaces(
     trip = RoundTrip(
         config.generate,
         3,
-        AnswerPrompt(load_prompts("full", config.llm.advanced.abstain), False),
+        AnswerPrompt(load_prompts("full", config.llm.advanced.abstain), "none"),
         None,
         None,
     )  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ from rag_ft.schema import QAPair
 ABSTAIN = "I don't know."
 CONFIG = make_config({})
 PROMPTS = load_prompts("full", ABSTAIN)
-TRIP = RoundTrip(CONFIG.generate, 3, AnswerPrompt(PROMPTS, False), None, None)  # type: ignore[arg-type]
+TRIP = RoundTrip(CONFIG.generate, 3, AnswerPrompt(PROMPTS, "none"), None, None)  # type: ignore[arg-type]
 FACT = QAPair(
     "p", "When was the mill built?", ("1905",), "d#0", "d", None, "factoid", "test", "generated"
 )

@@ -46,7 +46,8 @@ _NAMED_ACCOUNT = re.compile(
     re.IGNORECASE,
 )
 _NAMED_PHONE = re.compile(
-    r"(?:(?<![\w.])(?:tel|telephone|telefon|teléfono|téléphone|telefone|telefono|phone|fax|mobile|mobil|"
+    r"(?:(?<![\w.])(?:tel|telephone|telefon|teléfono|"
+    r"téléphone|telefone|telefono|phone|fax|mobile|mobil|"
     r"móvil|cell|handy|call|rufnummer|whatsapp|тел|телефон)\b\.?|电话|電話|전화|[☎📞✆☏📱])"
     r"(?:[^\w(+＋]{0,4}|[^\w(+＋]{1,3}\w{1,10}[^\w(+＋]{1,3})"
     r"(?P<number>\(?[+＋]?\d(?:[ ()./\-\u00a0\u2011]{0,3}\d){5,14})(?!\w)",

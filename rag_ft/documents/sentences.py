@@ -35,12 +35,14 @@ _ABBREVIATION = re.compile(
 )
 _BEFORE_NUMBER = re.compile(
     r"\b(?:nos?|nr|núm|pág|págs|figs?|eqs?|refs?|sec|sect|chap|ch|vol|art|arts|abs|pp?|est|tel|ext"
-    r"|app|par|tab|tabl|abb|bd|kap|ziff|s|z|cap|lib|ed|fasc|ст|п|пп|ч|т|рис|табл|гл|стр|№|кв|д|корп)$",
+    r"|app|par|tab|tabl|abb|bd|kap|ziff|s|z|cap|lib|ed"
+    r"|fasc|ст|п|пп|ч|т|рис|табл|гл|стр|№|кв|д|корп)$",
     re.IGNORECASE,
 )
 # A German ordinal number: "am 3. Mai", "im 19. Jahrhundert".
 _GERMAN_DAY = re.compile(
-    r"\d\.\s+(?:Jan|Feb|März|Apr|Mai|Jun|Jul|Aug|Sep|Okt|Nov|Dez|Jahrh|Jh|Aufl|Kap|Stock|Klasse|Platz"
+    r"\d\.\s+(?:Jan|Feb|März|Apr|Mai|Jun|Jul|Aug|Sep|Okt|Nov|Dez"
+    r"|Jahrh|Jh|Aufl|Kap|Stock|Klasse|Platz"
     r"|Band|Geburtstag)[a-z]*"
 )
 # What is numbered goes on with its number: "No. (3)", "vol. IV", "fig. S1".
