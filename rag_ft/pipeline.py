@@ -39,16 +39,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 # The packages whose versions a done-file records.
-PACKAGES = (
-    "torch",
-    "transformers",
-    "peft",
-    "trl",
-    "accelerate",
-    "sentence-transformers",
-    "datasets",
-    "numpy",
-)
+PACKAGES: tuple[str, ...] = ("torch", "transformers", "peft", "trl", "accelerate")
+PACKAGES += ("sentence-transformers", "datasets", "numpy")
 
 
 # Running one stage.
@@ -97,8 +89,9 @@ def run_stage(
 def _run_locked(
     stage: Stage, config: Config, run_dir: RunDir, plan: Plan, force: bool, drop_replies: bool
 ) -> dict[str, Any]:
-    # What stands in the folder is removed, continued, or refused.
-    begun: Plan | None = None
+    # What stands in the folder is removed, continued, or refused. New reviews replace nothing.
+    begun, finished = None, read_done(run_dir, stage.name)
+    reapplies = not force and bool(finished and reviews_can_be_applied(plan, finished, run_dir))
     if not force:
         begun = before_this_run(stage, plan, run_dir)
     elif _is_main_process():
@@ -119,7 +112,8 @@ def _run_locked(
     if _is_main_process():
         write_start(config, run_dir, stage, plan)
     clock = time.monotonic()
-    counts = importlib.import_module(f"rag_ft.stages.{stage.name}").run(Session(config, run_dir))
+    module = importlib.import_module(f"rag_ft.stages.{stage.name}")
+    counts = (module.apply_reviews if reapplies else module.run)(Session(config, run_dir))
     before = counts.pop("seconds_before", 0)  # what an earlier run computed and this one reused
     done = {**plan, "counts": counts, "seconds": round(time.monotonic() - clock + before, 2)}
     if (begun or answered) and not before:
