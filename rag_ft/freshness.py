@@ -225,15 +225,14 @@ def what_changed(plan: Plan, before: Plan) -> str:
 
 def how_again(plan: Plan, done: Plan) -> str:
     """How a stale stage is run again: new reviews replace nothing."""
-    is_new = done["fingerprint"] != plan["fingerprint"]
-    force = "" if is_new and only_reviews_changed(plan, done) else " with --force"
-    return f"run it again{force}"
+    return "run it again" + ("" if only_reviews_changed(plan, done) else " with --force")
 
 
 def only_reviews_changed(plan: Plan, before: Plan) -> bool:
     """Whether a stage would do the same again but for the reviews that it applies at its end."""
-    inputs = [{k: v for k, v in p["inputs"].items() if k != REVIEWS} for p in (plan, before)]
-    return plan["config"] == before["config"] and inputs[0] == inputs[1]
+    new, old = plan["inputs"], before["inputs"]
+    changed = {name for name in {**new, **old} if new.get(name) != old.get(name)}
+    return plan["config"] == before["config"] and changed == {REVIEWS}
 
 
 def reviews_can_be_applied(plan: Plan, before: Plan, run_dir: RunDir) -> bool:

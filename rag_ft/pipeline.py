@@ -39,16 +39,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 Change = Literal["update", "compact"]
 # The packages whose versions a done-file records.
-PACKAGES = (
-    "torch",
-    "transformers",
-    "peft",
-    "trl",
-    "accelerate",
-    "sentence-transformers",
-    "datasets",
-    "numpy",
-)
+PACKAGES: tuple[str, ...] = ("torch", "transformers", "peft", "trl", "accelerate")
+PACKAGES += ("sentence-transformers", "datasets", "numpy")
 
 
 def run_stage(
@@ -107,9 +99,12 @@ def _run_locked(
     drop_replies: bool,
     change: Change | None,
 ) -> dict[str, Any]:
-    # What stands in the folder is removed, updated, continued, or refused.
+    # What stands in the folder is removed, updated, continued, or refused. New reviews replace
+    # nothing.
     begun: Plan | None = None
     unchanged: set[str] = set()
+    finished = None if force or change else read_done(run_dir, stage.name)
+    reapplies = finished is not None and reviews_can_be_applied(plan, finished, run_dir)
     if change and not force:
         unchanged = before_update(stage, plan, run_dir)
     elif not force:
@@ -140,9 +135,9 @@ def _run_locked(
     if change and stage.name == "ingest":
         options = {"unchanged": unchanged}
     module = importlib.import_module(f"rag_ft.stages.{stage.name}")
-    counts = module.run(Session(config, run_dir), **options)
-    # Where only reviews were applied, the seconds of what they are applied to count too.
-    before = counts.pop("seconds_before", 0)
+    work = module.apply_reviews if reapplies else module.run
+    counts = work(Session(config, run_dir), **options)
+    before = counts.pop("seconds_before", 0)  # what an earlier run computed and this one reused
     done = {**plan, "counts": counts, "seconds": round(time.monotonic() - clock + before, 2)}
     if (begun or answered) and not before:
         # Replies of an earlier run are not asked for again: the seconds are those of the rest.

@@ -67,7 +67,7 @@ def test_neighbours_are_shown_as_one_part_of_the_document(tmp_path: Path) -> Non
 
 
 def test_an_answer_without_marks_cites_the_chunk_that_contains_it() -> None:
-    prompt = AnswerPrompt(load_prompts("full", "I don't know."), False)
+    prompt = AnswerPrompt(load_prompts("full", "I don't know."), "none")
     chunks = [
         Chunk("a#0", "a", "", "The tower is old.", 0, 17, 4, "test"),
         Chunk("b#0", "b", "", "The dye is violet.", 0, 18, 4, "test"),

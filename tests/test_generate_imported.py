@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +121,5 @@ def test_what_a_person_asked_is_not_asked_again_as_if_nothing_answered_it(
     values = config.model_dump()
     values["generate"]["advanced"]["checks"] = ["evidence"]
     config = make_config(values)
-    shutil.rmtree(run_dir.generated_pairs.parent)  # as --force does
     generate.run(Session(config, run_dir))
     assert "What is the price of the Red Lamp?" in {pair.question for pair in pairs_of(run_dir)}

@@ -25,7 +25,7 @@ def session(tmp_path: Path) -> Session:
 
 
 def applied(session: Session) -> dict[str, QAPair]:
-    generate.run(session)
+    generate.apply_reviews(session)
     return {pair.id: pair for pair in pairs_of(session.run_dir)}
 
 
@@ -40,7 +40,7 @@ def rejects_of(session: Session) -> list[str]:
 
 
 def test_without_reviews_the_pairs_are_those_that_were_generated(session: Session) -> None:
-    generate.run(session)
+    generate.apply_reviews(session)
     run_dir = session.run_dir
     assert run_dir.qa.read_bytes() == run_dir.generated_pairs.read_bytes()
     assert not run_dir.rejects("reviews").exists()

@@ -46,30 +46,27 @@ QUESTION_BATCH = 64
 
 
 def run(session: Session) -> dict[str, Any]:
-    """Writes qa.jsonl in document order, generated/ and rejects/generate.jsonl; returns the counts.
-
-    Where generated/ is complete, only the reviews are applied.
+    """Writes generated/, qa.jsonl in document order and rejects/generate.jsonl; returns the counts.
 
     Raises:
         ConfigError: nothing is asked for, or kinds that the prompt set cannot write.
         DataError: questions cannot be read, the model is down, or too few pairs are kept.
     """
-    run_dir = session.run_dir
-    if run_dir.generated_counts.exists():
-        counts = json.loads(run_dir.generated_counts.read_text(encoding="utf-8"))
-    else:
-        began = time.monotonic()
-        counts = _generate(session)
-        spent = {"seconds_before": round(time.monotonic() - began, 2)}
-        text = json.dumps({**counts, **spent}, ensure_ascii=False)
-        write_text(run_dir.generated_counts, text + "\n")
-        shutil.rmtree(run_dir.checkpoints("generate"), ignore_errors=True)
-    return {**counts, **_apply_reviews(session)}
+    run_dir, began = session.run_dir, time.monotonic()
+    counts = _generate(session)
+    spent = {"seconds_before": round(time.monotonic() - began, 2)}
+    text = json.dumps({**counts, **spent}, ensure_ascii=False)
+    write_text(run_dir.generated_counts, text + "\n")
+    reviewed = apply_reviews(session)
+    shutil.rmtree(run_dir.checkpoints("generate"), ignore_errors=True)
+    del reviewed["seconds_before"]  # they count in this run
+    return reviewed
 
 
-def _apply_reviews(session: Session) -> dict[str, int]:
-    """Writes qa.jsonl: the generated pairs as people reviewed them. Returns the counts."""
+def apply_reviews(session: Session) -> dict[str, Any]:
+    """Writes qa.jsonl: the pairs of generated/ as people reviewed them. Returns the counts."""
     run_dir = session.run_dir
+    counts = json.loads(run_dir.generated_counts.read_text(encoding="utf-8"))
 
     def pairs() -> Iterator[QAPair]:
         return read_jsonl(run_dir.generated_pairs, QAPair)
@@ -85,7 +82,7 @@ def _apply_reviews(session: Session) -> dict[str, int]:
         write_jsonl(run_dir.rejects("reviews"), reviewed.rejects)
     else:
         run_dir.rejects("reviews").unlink(missing_ok=True)
-    return reviewed.counts
+    return {**counts, **reviewed.counts}
 
 
 def _generate(session: Session) -> dict[str, Any]:
