@@ -181,7 +181,7 @@ def test_other_settings_of_a_stage_make_the_later_ones_stale_in_status(
     finished: Callable[..., Config],
 ) -> None:
     other = make_config({**_sections(finished()), "generate": {"pairs_per_chunk": 1}})
-    found = pipeline.status(other)
+    found = [row for row in pipeline.status(other) if row[0] in NAMES]
     assert [state for _, state, _ in found] == ["done", "done", *["stale"] * 5]
     assert "generate.pairs_per_chunk" in found[2][2] and "builds on generate" in found[3][2]
 
