@@ -103,7 +103,7 @@ def test_one_command_evaluates_an_adapter_and_an_encoder_from_elsewhere(
     assert said["base"] != said["tuned_generator"]
     assert run_dir.hits("dense_tuned").read_text() != run_dir.hits("dense_base").read_text()
     metrics = json.loads(run_dir.metrics.read_text())
-    assert metrics["tuned"] == {"generator": True, "retriever": True}
+    assert metrics["tuned"] == {"generator": True, "retriever": True, "reranker": False}
     assert metrics["leakage"]["given"] == ["generator", "retriever"]
     assert "never trained on" not in run_dir.report_html.read_text() + run_dir.report_md.read_text()
 

@@ -165,10 +165,8 @@ def spoil_trained_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 
     real = phases.fit
 
-    def harm(
-        encoder: Any, dataset: Any, loss: Any, schedule: Any, folder: Path, vectors_of: Any
-    ) -> Any:
-        history = real(encoder, dataset, loss, schedule, folder, vectors_of)
+    def harm(encoder: Any, dataset: Any, loss: Any, schedule: Any, folder: Path, *rest: Any) -> Any:
+        history = real(encoder, dataset, loss, schedule, folder, *rest)
         with torch.no_grad():
             for name, parameter in encoder.model.named_parameters():
                 if "lora_B" in name:

@@ -220,11 +220,12 @@ class ProgressBar(TrainerCallback):
 
 
 def training_arguments(
-    schedule: Schedule, num_rows: int, folder: Path, kind: type[BaseTrainingArguments]
+    schedule: Schedule, num_rows: int, folder: Path, kind: Any = None
 ) -> BaseTrainingArguments:
-    """The trainer's settings for a phase with `num_rows` rows."""
+    """The trainer's settings for a phase with `num_rows` rows, of the class `kind`; None: those of
+    an encoder's training."""
     steps = schedule.steps or int(schedule.epochs * (num_rows // schedule.batch_size))
-    arguments = kind(
+    arguments: BaseTrainingArguments = (kind or SentenceTransformerTrainingArguments)(
         output_dir=str(folder),
         num_train_epochs=schedule.epochs,
         max_steps=schedule.steps or -1,
