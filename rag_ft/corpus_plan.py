@@ -29,13 +29,13 @@ from rag_ft.training.work_estimate import (
 
 # Measured CPU seconds of one core: reading and chunking of a MB of text, with near-duplicates;
 # a million chunks read, hashed and put into BM25; a GFLOP of FAISS (k-means and assignment).
-INGEST_S_PER_MB = 5.7
-LEXICAL_S_PER_MILLION = 186.0
+INGEST_S_PER_MB = 2.7
+LEXICAL_S_PER_MILLION = 60.0
 FAISS_S_PER_GFLOP = 1 / 65
 # Measured memory in bytes: of ingest for each document, of the index for each chunk (ids, keys,
 # BM25 while it is built).
 INGEST_BYTES_PER_DOCUMENT = 2500
-INDEX_BYTES_PER_CHUNK = 4200
+INDEX_BYTES_PER_CHUNK = 1500
 CHARACTERS_PER_DOCUMENT = 5000  # where the run has no documents to count
 BYTES_PER_WORD = 6
 # Of machines with such GPUs: cores and memory for each GPU.

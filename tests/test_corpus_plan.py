@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,18 @@ def test_what_one_machine_cannot_hold_is_an_obstacle_and_the_slowest_stage_the_b
         "index, while it is built",
     ]
     assert "use a search engine" in found.obstacles[-1]
+
+
+def test_the_plan_of_an_index_is_near_what_was_measured() -> None:
+    results = Path(__file__).parent.parent / "benchmarks" / "results"
+    measured = json.loads((results / "scale-chunks-amd-epyc-2026-11-29.json").read_text())
+    found = plan(measured["chunks"] * 4 * 108)
+    hours = {stage.name: stage.cpu_hours for stage in found.stages}
+    assert found.chunks == measured["chunks"]
+    planned = 3600 * (hours["index: ivf"] + hours["index: BM25"])
+    assert planned == pytest.approx(measured["build"]["cpu_s"], rel=0.25)
+    vectors_and_faiss = found.disk["vectors"] + found.disk["FAISS"]
+    assert vectors_and_faiss / 2**20 == pytest.approx(measured["build"]["index_mb"], rel=0.25)
 
 
 def test_the_command_needs_no_model_and_no_documents(
