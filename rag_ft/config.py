@@ -20,9 +20,9 @@ from rag_ft.config_advanced import (
     LLMAdvanced,
     RerankerAdvanced,
     RetrievalAdvanced,
-    Section,
     ServeAdvanced,
 )
+from rag_ft.config_section import Section
 from rag_ft.config_training import (
     TrainGeneratorAdvanced,
     TrainRerankerAdvanced,

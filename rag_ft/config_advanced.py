@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field
+
+from rag_ft.config_section import Section
 
 Check = Literal[
     "evidence", "form", "stands_alone", "subject", "duplicate", "round_trip", "closed_book"
 ]
-
-
-class Section(BaseModel):
-    """Settings that stand together. Numbers are finite; `~` and `$HOME` in paths are expanded."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @field_validator("*")
-    @classmethod
-    def _expand(cls, value: Any) -> Any:
-        if isinstance(value, list):
-            return [_expanded(item) for item in value]
-        return _expanded(value)
-
-
-def _expanded(value: Any) -> Any:
-    return Path(os.path.expandvars(value)).expanduser() if isinstance(value, Path) else value
 
 
 class IngestAdvanced(Section):

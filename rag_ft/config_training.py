@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from rag_ft.config_advanced import Section
+from rag_ft.config_section import Section
 
 
 class TrainRetrieverAdvanced(Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.run_dir import FILES, RunDir
-from rag_ft.storage import file_sha256
+from rag_ft.storage import content_hash, file_sha256
 
 Plan = dict[str, Any]
 
@@ -51,3 +52,15 @@ def _parse_once(path: Path, *version: int) -> Plan:
     if not isinstance(found, dict) or "fingerprint" not in found:
         raise ValueError("it holds no fingerprint")
     return found
+
+
+def config_is_damaged(run_dir: RunDir) -> bool:
+    """Whether config.yaml differs from what the stages wrote; False where no stage recorded it."""
+    known = set()
+    for name in FILES:
+        with contextlib.suppress(DataError):  # a damaged file is reported with its stage
+            known |= {(read_plan(run_dir.started(name)) or {}).get("config_file")} - {None}
+    try:
+        return bool(known) and content_hash(run_dir.config.read_text(encoding="utf-8")) not in known
+    except (OSError, UnicodeDecodeError):
+        return True

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rag_ft.done_files import Plan, read_plan
+from rag_ft.done_files import Plan, config_is_damaged, read_plan
 from rag_ft.errors import DataError
 from rag_ft.file_marks import Mark, damage, folder_times, mark_file, mark_files, same_times
 from rag_ft.run_dir import FILES, RunDir
@@ -286,18 +286,6 @@ def check_files(
         raise DataError(
             f"{run_dir.config} is missing or has changed: run the last stage again with --force"
         )
-
-
-def config_is_damaged(run_dir: RunDir) -> bool:
-    """Whether config.yaml differs from what the stages wrote; False where no stage recorded it."""
-    known = set()
-    for name in FILES:
-        with contextlib.suppress(DataError):  # a damaged file is reported with its stage
-            known |= {(read_plan(run_dir.started(name)) or {}).get("config_file")} - {None}
-    try:
-        return bool(known) and content_hash(run_dir.config.read_text(encoding="utf-8")) not in known
-    except (OSError, UnicodeDecodeError):
-        return True
 
 
 def _without_folder(value: Any) -> Any:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rag_ft.done_files import config_is_damaged
 from rag_ft.errors import DataError
 from rag_ft.evaluation.components import EXTERNAL, left_out_stages
-from rag_ft.freshness import config_is_damaged, how_again, read_done, why_stale
+from rag_ft.freshness import how_again, read_done, why_stale
 from rag_ft.pipeline import plan_of, upstream_of
 from rag_ft.run_dir import RunDir
 from rag_ft.stage_table import STAGES

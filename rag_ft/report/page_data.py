@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from rag_ft.chunk_store import ChunkStore
@@ -57,8 +57,7 @@ def page_data(
     gold = gold_by_pair(table.pairs, chunks.values())
     browser = browser_data(table, predictions, gold, chunks, documents) if predictions else None
     if browser:
-        hits = {n: read_jsonl(run_dir.hits(n), Hit) for n in RETRIEVERS if run_dir.hits(n).exists()}
-        add_ranks(browser, hits)
+        add_ranks(browser, read_hits(run_dir))
     scored = {metric for levels in metrics["systems"].values() for metric in levels}
     retrieval, settings = in_family("retrieval"), flat(config)
     trained = training_log(run_dir, "train_generator")
@@ -111,6 +110,12 @@ def read_predictions(run_dir: RunDir, table: ScoreTable) -> dict[str, list[Predi
         if (name, DECIDING_ANSWER) in table.values and path.exists():
             found[name] = list(read_jsonl(path, Prediction))
     return found
+
+
+def read_hits(run_dir: RunDir) -> dict[str, Iterator[Hit]]:
+    """{ranking: its hits} of those that were searched."""
+    paths = {name: run_dir.hits(name) for name in RETRIEVERS}
+    return {name: read_jsonl(path, Hit) for name, path in paths.items() if path.exists()}
 
 
 def retriever_data(

@@ -74,11 +74,6 @@ def run(session: Session, unchanged: Container[str] | None = None) -> dict[str, 
         signatures = np.array(sources.signatures)
         near = groups(signatures, similarity)
         splits = decide_splits(sources.ids, sources.fixed, near, settings)
-        for split in ("train", "test"):
-            if split not in splits:
-                logger.warning(
-                    "the %s split has no documents: add documents, or set splits in JSONL", split
-                )
 
         # Second pass: every document gets its split, and its chunks inherit it.
         rows = zip(read_rows(unsplit), splits, strict=True)
@@ -324,6 +319,8 @@ def decide_splits(
             logger.warning("near-duplicates with different splits all go to %s: %s", split, names)
         for n in group:
             splits[n] = split
+    for missing in {"train", "test"}.difference(splits):
+        logger.warning("the %s split has no documents: add some, or set splits in JSONL", missing)
     return splits
 
 
