@@ -8,6 +8,7 @@ of GPT-2 is written into the file. gguf.py makes sure before that both give the 
 
 from __future__ import annotations
 
+import importlib
 import sys
 from typing import Any
 
@@ -16,12 +17,13 @@ def main(argv: list[str]) -> None:
     """Runs the converter."""
     folder, *arguments = argv
     sys.path.insert(0, folder)
-    import convert_hf_to_gguf
-    from conversion.base import TextModel
+    # Modules of llama.cpp's source, and no packages that could be installed.
+    converter = importlib.import_module("convert_hf_to_gguf")
+    text_model = importlib.import_module("conversion.base").TextModel
 
     if arguments[0] == "--like-gpt2":
         arguments = arguments[1:]
-        known = TextModel.get_vocab_base_pre
+        known = text_model.get_vocab_base_pre
 
         def known_or_gpt2(self: Any, tokenizer: Any) -> str:
             try:
@@ -29,9 +31,9 @@ def main(argv: list[str]) -> None:
             except NotImplementedError:
                 return "gpt-2"
 
-        TextModel.get_vocab_base_pre = known_or_gpt2
+        text_model.get_vocab_base_pre = known_or_gpt2
     sys.argv = ["convert_hf_to_gguf.py", *arguments]
-    convert_hf_to_gguf.main()
+    converter.main()
 
 
 if __name__ == "__main__":
