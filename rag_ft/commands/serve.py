@@ -8,10 +8,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from rag_ft.commands.arguments import load_checked
 from rag_ft.config import Config
 from rag_ft.config_loader import load_config
 from rag_ft.errors import ConfigError
-from rag_ft.freshness import check_files
 from rag_ft.run_dir import RunDir
 from rag_ft.serving.listening import listen
 from rag_ft.versions import promoted
@@ -29,14 +29,13 @@ def serve_command(args: argparse.Namespace) -> None:
 
 
 def promoted_config(path: Path, overrides: list[str], *stages: str) -> Config:
-    """The configuration of the promoted version of a run, whose files are as these stages wrote
-    them."""
-    config = load_config(path, overrides)
-    run = promoted(config.run_path)
-    if run != config.run_path:
-        config = load_config(RunDir(run).config, [*overrides, f"run.dir={run}"])
-    check_files(RunDir(run), stages)
-    return config
+    """The configuration of a bundle, or of the promoted version of a run, whose files are as these
+    stages wrote them."""
+    if not path.is_dir():
+        run_path = load_config(path, overrides).run_path
+        if (run := promoted(run_path)) != run_path:
+            path, overrides = RunDir(run).config, [*overrides, f"run.dir={run}"]
+    return load_checked(path, overrides, *stages)
 
 
 def serve(
