@@ -33,7 +33,13 @@ def plan(size: float, number: int = 8, **generate: int) -> CorpusPlan:
 
     ingest = IngestConfig()
     return plan_corpus(
-        size, 5000, Gpus(number, 4e14), encoder, ingest, GenerateConfig(**generate), work_of
+        size,
+        5000,
+        Gpus(number, 4e14),
+        encoder,
+        ingest,
+        GenerateConfig.model_validate({"advanced": generate}),
+        work_of,
     )
 
 

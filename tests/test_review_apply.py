@@ -11,8 +11,9 @@ from foreteller import Foreteller, pairs_of, use
 from foreteller import prepared as prepared
 from review_run import make_review_run
 
-from rag_ft.pipeline import run_stage, status
+from rag_ft.pipeline import run_stage
 from rag_ft.review.store import ReviewStore, decided, key_of, review_key
+from rag_ft.run_status import status
 from rag_ft.schema import Place, QAPair, Reject
 from rag_ft.session import Session
 from rag_ft.stages import generate

@@ -64,7 +64,7 @@ def test_errors_have_the_clients_classes(client: openai.OpenAI, llm: Says) -> No
         client.chat.completions.create(model="run", messages=ASKED, n=2)
     with pytest.raises(openai.AuthenticationError):
         client.with_options(api_key="wrong").models.list()
-    llm.pause = 0.5
+    llm.pause = 1.5  # longer than a request waits for a place
     with (
         client.chat.completions.create(model="run", messages=ASKED, stream=True),
         pytest.raises(openai.RateLimitError),

@@ -12,7 +12,7 @@ import pytest
 from reranker_run import knows_gold, mine_rows, with_reranker
 from retriever_run import MakeRun, plant, prepare
 
-from rag_ft import pipeline
+from rag_ft import pipeline, run_status
 from rag_ft.commands.explain import explain
 from rag_ft.config import Config, RerankerConfig
 from rag_ft.errors import ConfigError, DataError
@@ -298,7 +298,7 @@ def test_the_evaluation_has_a_row_for_each_tuned_component(
 
 def test_without_a_reranker_the_stage_is_not_used(prepared: Prepared) -> None:
     config, run_dir = prepared
-    states = {name: (state, why) for name, state, why in pipeline.status(config)}
+    states = {name: (state, why) for name, state, why in run_status.status(config)}
     assert states["train_reranker"] == ("unused", "reranker.model is none")
     left_out = left_out_stages(config.evaluate, config.reranker)
     assert "train_reranker" not in pipeline.stages_until("report", left_out)

@@ -119,7 +119,8 @@ def to_prediction(ask: Ask, reply: Reply, prompting: Prompting) -> Prediction:
 
     The reply is one that did not fail; its seconds are kept.
     """
-    shown = [prompting.chunks[chunk_id] for chunk_id in ask.chunk_ids]
+    # A sweep has passages alone: its answers cite nothing.
+    shown = [prompting.chunks[i] for i in ask.chunk_ids if i in prompting.chunks]
     said = prompting.prompt.parse(reply.text, shown)
     return Prediction(
         question_id=ask.pair.id,
