@@ -86,5 +86,7 @@ def reviews(session: Session) -> list[dict[str, Any]]:
 def press(page: Any, *keys: str) -> None:
     """Presses keys, each when the page has done what the one before asked for."""
     for key in keys:
+        # While something is being saved, keys count for nothing: the next card is not shown yet.
+        page.wait_for_function("() => document.body.dataset.busy !== 'yes'")
         page.keyboard.press(key)
         page.wait_for_function("() => document.body.dataset.busy === 'no'")
