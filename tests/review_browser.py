@@ -83,10 +83,15 @@ def reviews(session: Session) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines_of(session.run_dir.reviews)]
 
 
+def ready(page: Any) -> Any:
+    """The page, when nothing is being loaded or saved: until then keys count for nothing, since the
+    next card is not shown yet."""
+    page.wait_for_function("() => document.body.dataset.busy !== 'yes'")
+    return page
+
+
 def press(page: Any, *keys: str) -> None:
     """Presses keys, each when the page has done what the one before asked for."""
     for key in keys:
-        # While something is being saved, keys count for nothing: the next card is not shown yet.
-        page.wait_for_function("() => document.body.dataset.busy !== 'yes'")
-        page.keyboard.press(key)
+        ready(page).keyboard.press(key)
         page.wait_for_function("() => document.body.dataset.busy === 'no'")

@@ -9,6 +9,7 @@ from review_browser import (
     opened,
     press,
     question,
+    ready,
     reviews,
 )
 from review_browser import browser as browser
@@ -51,7 +52,7 @@ def test_an_edit_is_checked_at_once_and_its_evidence_is_selected(
     )
     page.wait_for_function("() => document.querySelector('[name=evidence]').value === 'Per Holm'")
     page.focus("[name=question]")
-    page.keyboard.press("Control+Enter")
+    ready(page).keyboard.press("Control+Enter")
     page.wait_for_selector(".write", state="detached")
     [row] = reviews(session)
     assert (row["decision"], row["answers"]) == ("edit", ["Per Holm", "Holm"])
@@ -73,7 +74,7 @@ def test_evidence_can_be_typed(page: Any, url: str, session: Session) -> None:
     page.fill("[name=evidence]", "Per Holm in 1701")
     page.wait_for_function("() => !document.querySelector('.write .fail')")
     assert page.inner_text("#chunks mark") == "Per Holm in 1701"
-    page.keyboard.press("Control+Enter")
+    ready(page).keyboard.press("Control+Enter")
     page.wait_for_selector(".write", state="detached")
     [row] = reviews(session)
     assert row["decision"] == "edit" and len(row["evidence"]) == 1
@@ -98,7 +99,7 @@ def test_a_question_of_ones_own_becomes_a_card(page: Any, url: str, session: Ses
     press(page, "n")
     page.keyboard.type("When was part 0 of this mill finished?")
     page.fill("[name=answers]", "1700")
-    page.keyboard.press("Control+Enter")
+    ready(page).keyboard.press("Control+Enter")
     page.wait_for_selector(".write", state="detached")
     [row] = reviews(session)
     assert (row["decision"], row["answers"], row["source"]) == ("add", ["1700"], "review")
@@ -135,12 +136,12 @@ def test_all_cards_of_a_filter_are_decided_after_a_question(
     page.fill("[name=document]", "d3.md")
     page.wait_for_function("() => document.querySelector('#count').innerText.startsWith('1 of 5')")
     page.focus("#card")
-    page.keyboard.press("Shift+A")
+    ready(page).keyboard.press("Shift+A")
     page.wait_for_selector("#bulk[open]")
     page.keyboard.press("Escape")
     page.wait_for_selector("#bulk", state="hidden")
     assert reviews(session) == []
-    page.keyboard.press("Shift+A")
+    ready(page).keyboard.press("Shift+A")
     page.wait_for_selector("#bulk[open]")
     page.keyboard.press("Enter")
     page.wait_for_function("() => document.querySelector('#count').innerText.includes('5 decided')")
