@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -166,3 +167,24 @@ def as_file(config: Config, run_dir: RunDir, path: Path) -> Path:
         }
         run_dir.done(stage).write_text(json.dumps(row | record_outputs(run_dir, stage)))
     return path
+
+
+def weights(run_dir: RunDir) -> bytes:
+    return b"".join(path.read_bytes() for path in sorted(run_dir.generator.glob("*.safetensors")))
+
+
+def assert_kill_changes_nothing(config_file: Path, run_dir: RunDir, sign: str) -> None:
+    """A training that is killed when a checkpoint matches `sign`, and continued, ends with the
+    bytes of an undisturbed one."""
+    process = start(config_file)
+    deadline = time.monotonic() + 800
+    while not list(run_dir.checkpoints("train_generator").glob(sign)):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert not run_dir.generator.exists()
+    assert start(config_file).wait(800) == 0
+    killed = weights(run_dir), run_dir.training_log("train_generator").read_bytes()
+    assert start(config_file, "--force").wait(800) == 0
+    assert killed == (weights(run_dir), run_dir.training_log("train_generator").read_bytes())

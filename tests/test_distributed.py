@@ -6,12 +6,19 @@ import functools
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
-from generator_run import Make, as_file, leak_a_test_document, prepare, start, start_process
+from generator_run import (
+    Make,
+    as_file,
+    assert_kill_changes_nothing,
+    leak_a_test_document,
+    prepare,
+    start,
+    start_process,
+)
 
 from rag_ft.errors import ConfigError
 from rag_ft.llm.vllm_process import free_port
@@ -56,18 +63,7 @@ def test_a_killed_training_ends_with_the_bytes_of_an_undisturbed_one(
     }
     config, run_dir = prepared(settings=settings)
     config_file = as_file(config, run_dir, tmp_path / "kill.yaml")
-    process = start(config_file)
-    deadline = time.monotonic() + 800
-    while not list(run_dir.checkpoints("train_generator").glob("checkpoint-*/complete")):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
-    process.kill()
-    process.wait()
-    assert not run_dir.generator.exists()
-    assert start(config_file).wait(800) == 0
-    killed = _weights(run_dir), run_dir.training_log("train_generator").read_bytes()
-    assert start(config_file, "--force").wait(800) == 0
-    assert killed == (_weights(run_dir), run_dir.training_log("train_generator").read_bytes())
+    assert_kill_changes_nothing(config_file, run_dir, "checkpoint-*/complete")
 
 
 @pytest.mark.slow
@@ -155,7 +151,3 @@ def _losses(run_dir: RunDir) -> list[tuple[int, float]]:
         for row in read_rows(run_dir.training_log("train_generator"))
         if "loss" in row
     ]
-
-
-def _weights(run_dir: RunDir) -> bytes:
-    return b"".join(path.read_bytes() for path in sorted(run_dir.generator.glob("*.safetensors")))

@@ -289,11 +289,9 @@ def test_force_removes_all_that_a_stage_writes_and_nothing_else(
 
 def test_the_table_of_files_has_every_stage_and_replies_are_never_a_result() -> None:
     assert tuple(FILES) == NAMES
-    for files in FILES.values():
-        assert all(
-            (kind == "replies") == (name.startswith("replies/") or name.endswith("lm_scores.jsonl"))
-            for name, kind in files.items()
-        )
+    for name, kind in (item for files in FILES.values() for item in files.items()):
+        is_reply = name.startswith("replies/") or name.endswith("lm_scores.jsonl")
+        assert (kind == "replies") == is_reply
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from generator_run import Make, as_file, prepare, start
+from generator_run import Make, as_file, assert_kill_changes_nothing, prepare, start, weights
 
 from rag_ft.run_dir import RunDir
 from rag_ft.session import Session
@@ -163,10 +163,10 @@ def test_weights_that_do_not_win_on_dev_questions_are_given_up(
     config, run_dir = prepared(settings=SETTINGS)
     counts = train_generator.run(Session(config, run_dir))
     assert counts["preference_won"] == 0 and counts["num_preference_steps"] > 0
-    given_up = _weights(run_dir)
+    given_up = weights(run_dir)
     config, run_dir = prepared(settings={**SETTINGS, "preference": "none"})
     train_generator.run(Session(config, run_dir))
-    assert given_up == _weights(run_dir)
+    assert given_up == weights(run_dir)
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
@@ -235,26 +235,12 @@ def test_a_prompt_shared_by_its_replies_gives_what_each_gives_alone(tiny_lm_dir:
 def test_a_killed_preference_tuning_ends_with_the_bytes_of_an_undisturbed_one(
     prepared: Make, tmp_path: Path, when: str
 ) -> None:
-    import time
-
     settings = {**SETTINGS, "preference_samples": 30, "evaluations": 4, "batch_size": 2}
     config, run_dir = prepared(settings=settings)
     config_file = as_file(config, run_dir, tmp_path / "kill.yaml")
-    process = start(config_file)
-    sign = "preference" if when == "asking" else "preference/checkpoint-*/complete"
-    if when == "asking":
-        sign = "checkpoint-*/complete"  # fine-tuning is nearly done
-    deadline = time.monotonic() + 800
-    while not list(run_dir.checkpoints("train_generator").glob(sign)):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
-    process.kill()
-    process.wait()
-    assert not run_dir.generator.exists()
-    assert start(config_file).wait(800) == 0
-    killed = _weights(run_dir), run_dir.training_log("train_generator").read_bytes()
-    assert start(config_file, "--force").wait(800) == 0
-    assert killed == (_weights(run_dir), run_dir.training_log("train_generator").read_bytes())
+    # A checkpoint of fine-tuning: that is nearly done.
+    sign = "" if when == "asking" else "preference/"
+    assert_kill_changes_nothing(config_file, run_dir, f"{sign}checkpoint-*/complete")
 
 
 @pytest.mark.slow
@@ -288,7 +274,3 @@ def _script(monkeypatch: pytest.MonkeyPatch, scores: list[tuple[float, float]]) 
     """The scores on dev questions, one after the other."""
     left = iter(scores)
     monkeypatch.setattr(preference, "dev_scores", lambda *_: DevScores(*next(left)))
-
-
-def _weights(run_dir: RunDir) -> bytes:
-    return b"".join(path.read_bytes() for path in sorted(run_dir.generator.glob("*.safetensors")))

@@ -196,8 +196,8 @@ def retrieve(
         values[TOKENS] = float(sum(tokens_of(chunk, prompt.shown(chunk)) for chunk in shown))
         rows.append(values)
         texts = tuple(prompt.text(chunk) for chunk in shown)
-        ids = tuple(chunk.id for chunk in shown)
-        asks.append(Ask(pair, name, "base", ids, pair.answers, texts))
+        # Without ids: one id has another text in each combination, and nobody asks for citations.
+        asks.append(Ask(pair, name, "base", (), pair.answers, texts))
     metrics = [metric for metric in (*SHOWN, TOKENS) if metric in rows[0]]
     return {metric: np.array([row[metric] for row in rows], float) for metric in metrics}, asks
 

@@ -119,8 +119,7 @@ def to_prediction(ask: Ask, reply: Reply, prompting: Prompting) -> Prediction:
 
     The reply is one that did not fail; its seconds are kept.
     """
-    # A sweep has passages alone: its answers cite nothing.
-    shown = [prompting.chunks[i] for i in ask.chunk_ids if i in prompting.chunks]
+    shown = [prompting.chunks[chunk_id] for chunk_id in ask.chunk_ids]
     said = prompting.prompt.parse(reply.text, shown)
     return Prediction(
         question_id=ask.pair.id,

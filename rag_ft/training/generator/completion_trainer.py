@@ -21,6 +21,7 @@ from transformers import (
     ProgressCallback,
     Trainer,
     TrainerCallback,
+    TrainingArguments,
 )
 from transformers.trainer_pt_utils import BatchRebalanceSampler
 from trl import SFTTrainer
@@ -76,17 +77,8 @@ class CompletionTrainer(SFTTrainer):
         dataset: Any = self.train_dataset if train_dataset is None else train_dataset
         if self.padding_free:
             return super()._get_train_sampler(dataset)
-        num_passes = self.args.gradient_accumulation_steps * self.args.world_size
-        return ArrangementSampler(
-            self.arrangements,
-            lengths=[len(ids) for ids in dataset["input_ids"]],
-            effective_batch_size=self.args.train_batch_size * num_passes,
-            dp_size=self.args.world_size,
-            grad_accum=self.args.gradient_accumulation_steps,
-            seed=self.args.seed,
-            rank=self.args.process_index,
-            drop_last=False,
-        )
+        lengths = [len(ids) for ids in dataset["input_ids"]]
+        return ArrangementSampler.of(self.args, lengths, self.arrangements)
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -156,6 +148,23 @@ class ArrangementSampler(BatchRebalanceSampler):
     def __init__(self, arrangements: Sequence[int], **rest: Any) -> None:
         super().__init__(**rest)
         self.arrangements = list(arrangements) or [0] * len(self.lengths)
+
+    @classmethod
+    def of(
+        cls, args: TrainingArguments, lengths: list[int], arrangements: Sequence[int] = ()
+    ) -> ArrangementSampler:
+        """Rows of these lengths, shared out as the trainer's arguments say."""
+        num_passes = args.gradient_accumulation_steps * args.world_size
+        return cls(
+            arrangements,
+            lengths=lengths,
+            effective_batch_size=args.train_batch_size * num_passes,
+            dp_size=args.world_size,
+            grad_accum=args.gradient_accumulation_steps,
+            seed=args.seed,
+            rank=args.process_index,
+            drop_last=False,
+        )
 
     def __iter__(self) -> Iterator[list[int]]:
         generator = torch.Generator().manual_seed(self.seed + self.epoch)

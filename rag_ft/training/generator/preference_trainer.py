@@ -214,20 +214,11 @@ class PreferenceTrainer(DPOTrainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         """Each step's pairs, drawn at random, are shared out over its forward passes by length."""
         dataset: Any = self.train_dataset if train_dataset is None else train_dataset
-        num_passes = self.args.gradient_accumulation_steps * self.args.world_size
         columns = zip(
             *(dataset[n] for n in ("prompt_ids", "chosen_ids", "rejected_ids")), strict=True
         )
-        return ArrangementSampler(
-            [],
-            lengths=[len(prompt) + max(len(c), len(r)) for prompt, c, r in columns],
-            effective_batch_size=self.args.train_batch_size * num_passes,
-            dp_size=self.args.world_size,
-            grad_accum=self.args.gradient_accumulation_steps,
-            seed=self.args.seed,
-            rank=self.args.process_index,
-            drop_last=False,
-        )
+        lengths = [len(prompt) + max(len(c), len(r)) for prompt, c, r in columns]
+        return ArrangementSampler.of(self.args, lengths)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """The scores on dev questions, and the gain over the start, by which weights are chosen."""
