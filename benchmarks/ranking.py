@@ -1,7 +1,7 @@
 """What the choices of ranking bring on real questions: the share of BM25, and the feature ranker.
 
-    python benchmarks/ranking.py DATA [--only halvings,languages,latency,crossfit,reranker]
-        [--work DIR] [--halvings 20] [--run RUN]
+    python benchmarks/ranking.py DATA [--only halvings,languages,latency,crossfit,reranker,run,arms]
+        [--work DIR] [--halvings 20] [--run RUN] [--llm CONFIG] [--dtype float32]
 
 DATA holds the sets of docs/how-to/questions.md as <set>_train and <set>_dev. Nothing is trained
 but rankers, except by `crossfit`, which tunes the encoder on each half of COVID-QA and reports the
@@ -9,7 +9,8 @@ other one. `reranker` also tunes a cross-encoder on each half that starts from t
 reports on the other one every depth and share, and what dev questions of the half choose.
 `halvings`: chosen on half of the documents, measured on the other half, against the
 plain mixture of the base encoder; no choice may lose more than a point of recall@5 in more than one
-of them. `--run RUN` reports the retrieval of a finished run.
+of them. `run` reports the retrieval of the finished run RUN, and `arms` what other ways bring over
+it (ranking_arms.py): `--llm CONFIG` names the language model that rewords questions.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ from typing import Any
 
 import numpy as np
 from hardware import processor, write_result
+from ranking_arms import measure_arms
 
 from rag_ft.config import Config
-from rag_ft.config_loader import make_config
+from rag_ft.config_loader import load_config, make_config
 from rag_ft.evaluation.metrics.retrieval import score_ranking
 from rag_ft.pipeline import run_stage
 from rag_ft.relevance import gold_by_pair
@@ -58,7 +60,9 @@ def main() -> None:
     parser.add_argument("--sets", default="covidqa,nq_oracle", help="of the halvings")
     parser.add_argument("--halvings", type=int, default=20)
     parser.add_argument("--work", type=Path, default=Path("runs/benchmark-ranking"))
-    parser.add_argument("--run", type=Path, help="a finished run, whose arms are reported too")
+    parser.add_argument("--run", type=Path, help="a finished run, of `run` and `arms`")
+    parser.add_argument("--llm", type=Path, help="a configuration, of `arms`")
+    parser.add_argument("--dtype", default="float32", help="of the encoder, but in a finished run")
     args = parser.parse_args()
     measures = {
         "halvings": halvings,
@@ -66,11 +70,19 @@ def main() -> None:
         "latency": latency,
         "crossfit": crossfit,
         "reranker": reranker,
+        "run": lambda args: report_arms({"run": RunDir(args.run)}),
+        "arms": arms,
     }
-    found = {name: measures[name](args) for name in args.only.split(",") if name}
-    if args.run:
-        found["run"] = report_arms({"run": RunDir(args.run)})
-    write_result("ranking", processor(), found)
+    for name in args.only.split(","):
+        found = measures[name](args)
+        dtype = load_config(args.run / "config.yaml").run.dtype if args.run else args.dtype
+        write_result(f"ranking-{name}", processor(), {"dtype": dtype, name: found})
+
+
+def arms(args: argparse.Namespace) -> dict[str, Any]:
+    """Over the finished run: what other ways bring."""
+    session = Session.of(load_config(args.run / "config.yaml", [f"run.dir={args.run}"]))
+    return measure_arms(session, Session.of(args.llm) if args.llm else None)
 
 
 # Without training: lists of the base encoder.
@@ -355,7 +367,7 @@ def prepare(
     files = [args.data / f"{name}_{part}" for part in parts]
     config: Config = make_config(
         {
-            "run": {"dir": args.work / (folder or name)},
+            "run": {"dir": args.work / (folder or name), "dtype": args.dtype},
             "ingest": {
                 "sources": [{"path": path / "documents.jsonl", **split} for path in files],
                 "test_share": 0.0,

@@ -23,7 +23,7 @@ from rag_ft.prompts.prompt_set import load_prompts
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import QAPair
 from rag_ft.storage import content_hash
-from rag_ft.training.dev_split import ENOUGH_QUESTIONS, train_groups
+from rag_ft.training.dev_split import ENOUGH_QUESTIONS, enough, train_groups
 from rag_ft.training.retriever.batch_sampler import fitting_batch_size
 from rag_ft.training.retriever.candidates import (
     Candidate,
@@ -105,14 +105,14 @@ def train_halves(
     """Two encoders, each tuned by a contrastive phase on half of the train documents, with the
     train pairs of the other half, which it never saw.
 
-    They say how a tuned encoder ranks questions that it did not see, where dev questions are too
-    few, or where it is asked for; none otherwise.
+    They say how a tuned encoder ranks questions that it did not see, where dev questions or their
+    documents are too few, or where it is asked for; none otherwise.
     """
     config, pairs = training.config, training.pairs
     settings, retrieval = config.train_retriever, config.retrieval
     fixed = retrieval.advanced.lexical_weight is not None and retrieval.ranker == "none"
     chosen = retrieval.mode == "hybrid" and not fixed
-    few = not pairs.clozed and len(pairs.dev) < ENOUGH_QUESTIONS
+    few = not pairs.clozed and not enough([pair.document_id or pair.id for pair in pairs.dev])
     wanted = {"auto": few, "always": True, "never": False}[settings.advanced.crossfit]
     if not (wanted and chosen and settings.epochs):
         return []
