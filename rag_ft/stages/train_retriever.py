@@ -15,7 +15,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from rag_ft.config import TrainRetrieverConfig
+from rag_ft.config import RetrievalConfig, TrainRetrieverConfig
 from rag_ft.errors import ConfigError
 from rag_ft.run_dir import RunDir
 from rag_ft.session import Session
@@ -32,6 +32,7 @@ SELECTED_BY_CLOZES = (
     "without dev questions: measured by inverse cloze on dev chunks, where one sentence asks for "
     "the rest of its chunk"
 )
+SELECTED_BY_HALVES = "all pairs train: each is judged by an encoder tuned on the other half"
 Counts = dict[str, int | float | str]
 
 
@@ -48,7 +49,8 @@ def run(session: Session) -> Counts:
     from rag_ft.training.generator.lora import sharded
     from rag_ft.training.leakage import TEST_QUESTION
     from rag_ft.training.retriever.candidates import base_candidate, open_training
-    from rag_ft.training.retriever.dataset import select_pairs, with_cloze_dev
+    from rag_ft.training.retriever.dataset import pool, select_pairs, with_cloze_dev
+    from rag_ft.training.retriever.phases import split_halves
 
     config, run_dir, settings = session.config, session.run_dir, session.config.train_retriever
     if settings.enabled and sharded():
@@ -59,9 +61,14 @@ def run(session: Session) -> Counts:
 
     # The pairs: those of train documents to train on, those of dev documents to select by.
     processes = join_processes()
-    pairs = select_pairs(run_dir, session.chunks, config.ingest.advanced.near_duplicate_similarity)
+    similarity = config.ingest.advanced.near_duplicate_similarity
+    pairs = select_pairs(run_dir, session.chunks, similarity)
     if settings.advanced.self_supervised:
         pairs = with_cloze_dev(pairs, config.run.seed)
+    if trains_on_all(settings, config.retrieval):
+        whole = pool(pairs)
+        # Without halves nobody could judge.
+        pairs = whole if split_halves(whole, run_dir, similarity) else pairs
     processes.first(lambda: write_jsonl(run_dir.rejects("train_retriever"), pairs.rejects))
     counts: Counts = {
         "num_train_pairs": len(pairs.train),
@@ -141,6 +148,16 @@ def fusion_counts(choices: Mapping[str, FusionChoice]) -> Counts:
     return counts
 
 
+def trains_on_all(settings: TrainRetrieverConfig, retrieval: RetrievalConfig) -> bool:
+    """Whether dev pairs train too, because encoders that did not see a pair can judge in their
+    place: they are tuned by one contrastive phase."""
+    from rag_ft.training.retriever.phases import chooses
+
+    more, advanced = settings.advanced.lsr_steps or settings.advanced.rounds > 1, settings.advanced
+    alone = bool(settings.enabled and settings.epochs and not more and not advanced.self_supervised)
+    return alone and advanced.crossfit == "always" and chooses(retrieval)
+
+
 def nothing_to_train_on(settings: TrainRetrieverConfig, pairs: Pairs) -> str | None:
     """Why no phase is trained, or None."""
     if not settings.enabled:
@@ -215,7 +232,7 @@ def select(training: RetrieverTraining, base: Candidate, tuned: Candidate) -> Se
         select_encoder,
     )
 
-    dev = training.pairs.dev
+    dev = training.judges
     if tuned is base:
         return Selection(0.0, base.scores, "no phase was kept")
     if not training.config.train_retriever.advanced.gate:
@@ -224,6 +241,8 @@ def select(training: RetrieverTraining, base: Candidate, tuned: Candidate) -> Se
 
     def candidates() -> Iterator[tuple[float, DevScores]]:
         yield 1.0, tuned.scores
+        if training.pairs.pooled:
+            return  # there are no interpolated encoders that did not see a pair
         # Interpolated encoders are built only where the tuned one is worse than the base.
         training.encoder.load(tuned.state)
         for interpolation in INTERPOLATIONS:
@@ -234,6 +253,8 @@ def select(training: RetrieverTraining, base: Candidate, tuned: Candidate) -> Se
     selection = select_encoder(base.scores, candidates(), dev)
     if training.pairs.clozed:
         return replace(selection, reason=f"{selection.reason} ({SELECTED_BY_CLOZES})")
+    if training.pairs.pooled:
+        return replace(selection, reason=f"{selection.reason} ({SELECTED_BY_HALVES})")
     return selection
 
 
