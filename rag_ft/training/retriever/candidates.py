@@ -19,7 +19,8 @@ from rag_ft.config import Config
 from rag_ft.prompts.answer_prompt import chunk_text
 from rag_ft.retrieval.encoder import load_encoder, load_sentence_transformer
 from rag_ft.retrieval.fusion import Fusion, fuse
-from rag_ft.retrieval.index_builder import adopt_index, build_index, read_manifest
+from rag_ft.retrieval.index_builder import adopt_index, build_index
+from rag_ft.retrieval.index_files import read_manifest
 from rag_ft.retrieval.reranker import Reranker
 from rag_ft.retrieval.retriever import Retriever, open_retriever, served_tuned
 from rag_ft.run_dir import RunDir
@@ -227,7 +228,7 @@ def measure_candidate(training: RetrieverTraining, served: RunDir, place: Path) 
             if training.frozen_chunks and index != base_index:
                 adopt_index(base_index, index, retriever.encoder)
             else:
-                searched = (pairs.clozed.get(chunk.id, chunk) for chunk in training.chunks)
+                searched = [pairs.clozed.get(chunk.id, chunk) for chunk in training.chunks]
                 build_index(index, searched, retriever.encoder, config.retrieval, config.run.seed)
             retriever = Retriever(index, read_manifest(index), retriever.encoder, config.retrieval)
         if pairs.pooled:
