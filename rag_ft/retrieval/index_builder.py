@@ -65,7 +65,6 @@ def build_index(
     finished buckets (see buckets.py), and keeps those of an older index there whose texts are
     unchanged.
 
-    `chunks` are gone through once more where `retrieval` asks for sentences.
     `seed` is of the store's random choices, `total` for the progress bar alone. `store` names the
     vector store. `compact` writes one segment without deleted vectors, as a new build does. Returns
     counts: num_chunks, num_encoded, num_segments, dim, num_cut_chunks (longer than the encoder
@@ -99,9 +98,8 @@ def build_index(
     np.save(folder / "rows.npy", read.rows)
     listed = [{"name": s.folder.name, "num_rows": s.num_rows, "data": s.data} for s in kept]
     made = (encoder.fingerprint, encoder.dim, len(read.rows), read.digest, retrieval.context)
-    wanted = retrieval.advanced.sentences
-    with_sentences = wanted and _build_sentences(folder, chunks, encoder, retrieval, seed, store)
-    write_manifest(folder, Manifest(*made, store, listed, with_sentences))
+    sentences = _build_sentences(folder, chunks, encoder, retrieval, seed, store)
+    write_manifest(folder, Manifest(*made, store, listed, sentences))
     remove_others(folder / "segments", kept)
     shutil.rmtree(folder / BUCKETS, ignore_errors=True)
     new.remove()
@@ -123,8 +121,9 @@ def _build_sentences(
     seed: int,
     store: str,
 ) -> bool:
-    """Writes the index of the chunks' sentences; returns whether there are any."""
-    if next(sentences_of(chunks), None) is None:
+    """Writes the index of the chunks' sentences where `retrieval` asks for it, for which `chunks`
+    are gone through once more; returns whether there is one."""
+    if not retrieval.advanced.sentences or next(sentences_of(chunks), None) is None:
         shutil.rmtree(folder / SENTENCES, ignore_errors=True)
         return False
     advanced = retrieval.advanced.model_copy(update={"sentences": False})

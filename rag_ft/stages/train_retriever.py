@@ -49,8 +49,7 @@ def run(session: Session) -> Counts:
     from rag_ft.training.generator.lora import sharded
     from rag_ft.training.leakage import TEST_QUESTION
     from rag_ft.training.retriever.candidates import base_candidate, open_training
-    from rag_ft.training.retriever.dataset import pool, select_pairs, with_cloze_dev
-    from rag_ft.training.retriever.phases import split_halves
+    from rag_ft.training.retriever.dataset import select_pairs, with_cloze_dev
 
     config, run_dir, settings = session.config, session.run_dir, session.config.train_retriever
     if settings.enabled and sharded():
@@ -63,12 +62,8 @@ def run(session: Session) -> Counts:
     processes = join_processes()
     similarity = config.ingest.advanced.near_duplicate_similarity
     pairs = select_pairs(run_dir, session.chunks, similarity)
-    if settings.advanced.self_supervised:
-        pairs = with_cloze_dev(pairs, config.run.seed)
-    if trains_on_all(settings, config.retrieval):
-        whole = pool(pairs)
-        # Without halves nobody could judge.
-        pairs = whole if split_halves(whole, run_dir, similarity) else pairs
+    pairs = with_cloze_dev(pairs, config.run.seed) if settings.advanced.self_supervised else pairs
+    pairs = pool_where_judged(pairs, settings, config.retrieval, run_dir, similarity)
     processes.first(lambda: write_jsonl(run_dir.rejects("train_retriever"), pairs.rejects))
     counts: Counts = {
         "num_train_pairs": len(pairs.train),
@@ -81,9 +76,8 @@ def run(session: Session) -> Counts:
 
     # Training, phase after phase; then the gate selects an encoder.
     training = open_training(session, pairs, processes)
-    base = base_candidate(training)
-    kept, left_out = train(training, base)
-    selection = select(training, base, kept[-1])
+    kept, left_out = train(training, base_candidate(training))
+    base, selection = kept[0], select(training, kept[0], kept[-1])
 
     # The training log, the rejects of the phases, and the selected encoder.
     processes.first(lambda: ship(training, kept, left_out, selection))
@@ -148,14 +142,26 @@ def fusion_counts(choices: Mapping[str, FusionChoice]) -> Counts:
     return counts
 
 
-def trains_on_all(settings: TrainRetrieverConfig, retrieval: RetrievalConfig) -> bool:
-    """Whether dev pairs train too, because encoders that did not see a pair can judge in their
-    place: they are tuned by one contrastive phase."""
-    from rag_ft.training.retriever.phases import chooses
+def pool_where_judged(
+    pairs: Pairs,
+    settings: TrainRetrieverConfig,
+    retrieval: RetrievalConfig,
+    run_dir: RunDir,
+    similarity: float,
+) -> Pairs:
+    """The pairs, with those of dev among the ones to train on where encoders that did not see a
+    pair can judge in their place. These are tuned by one contrastive phase, on halves of documents;
+    near-duplicates, from `similarity` (0-1) on, are in one half."""
+    from rag_ft.training.retriever.dataset import pool
+    from rag_ft.training.retriever.phases import chooses, split_halves
 
-    more, advanced = settings.advanced.lsr_steps or settings.advanced.rounds > 1, settings.advanced
-    alone = bool(settings.enabled and settings.epochs and not more and not advanced.self_supervised)
-    return alone and advanced.crossfit == "always" and chooses(retrieval)
+    advanced = settings.advanced
+    more = advanced.lsr_steps or advanced.rounds > 1 or advanced.self_supervised
+    tuned = settings.enabled and settings.epochs and not more
+    if not tuned or advanced.crossfit != "always" or not chooses(retrieval):
+        return pairs
+    whole = pool(pairs)
+    return whole if split_halves(whole, run_dir, similarity) else pairs
 
 
 def nothing_to_train_on(settings: TrainRetrieverConfig, pairs: Pairs) -> str | None:

@@ -222,15 +222,7 @@ def measure_candidate(training: RetrieverTraining, served: RunDir, place: Path) 
             training.reranker,
         )
         if pairs.clozed:
-            # An index in which each dev chunk lacks the sentence that asks for it. With frozen
-            # chunk vectors all encoders share the one made for the base.
-            index, base_index = place / CLOZE_INDEX, training.folder / "base" / CLOZE_INDEX
-            if training.frozen_chunks and index != base_index:
-                adopt_index(base_index, index, retriever.encoder)
-            else:
-                searched = [pairs.clozed.get(chunk.id, chunk) for chunk in training.chunks]
-                build_index(index, searched, retriever.encoder, config.retrieval, config.run.seed)
-            retriever = Retriever(index, read_manifest(index), retriever.encoder, config.retrieval)
+            retriever = over_clozed_chunks(training, retriever, place / CLOZE_INDEX)
         if pairs.pooled:
             write_scores(measure_unseen(training, unseen, choice, ranker), choice)
             return
@@ -252,6 +244,20 @@ def measure_candidate(training: RetrieverTraining, served: RunDir, place: Path) 
     values = json.loads(path.read_text(encoding="utf-8"))
     choice = FusionChoice(**values.pop("fusion"))
     return DevScores(**{name: np.array(values[name]) for name in DEV_ARRAYS}, fusion=choice)
+
+
+def over_clozed_chunks(training: RetrieverTraining, retriever: Retriever, index: Path) -> Retriever:
+    """The encoder over an index in which each dev chunk lacks the sentence that asks for it. With
+    frozen chunk vectors all encoders share the one made for the base."""
+    config, encoder = training.config, retriever.encoder
+    base_index = training.folder / "base" / CLOZE_INDEX
+    if training.frozen_chunks and index != base_index:
+        adopt_index(base_index, index, encoder)
+    else:
+        clozed = training.pairs.clozed
+        searched = [clozed.get(chunk.id, chunk) for chunk in training.chunks]
+        build_index(index, searched, encoder, config.retrieval, config.run.seed)
+    return Retriever(index, read_manifest(index), encoder, config.retrieval)
 
 
 def measure_unseen(
