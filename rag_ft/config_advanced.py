@@ -142,7 +142,7 @@ class RetrievalAdvanced(Section):
         False,
         description="The index also holds the vector of each sentence: a chunk counts as close as "
         "it is on average with its closest sentence. Better where a chunk has several sentences; "
-        "encoding takes about twice as long, vectors about four times the space.",
+        "encoding takes two to three times as long, vectors about four times the space.",
     )
     faiss: Literal["auto", "flat", "ivf", "ivf_sq8", "ivf_pq"] = Field(
         "auto",
