@@ -32,7 +32,7 @@ SELECTED_BY_CLOZES = (
     "without dev questions: measured by inverse cloze on dev chunks, where one sentence asks for "
     "the rest of its chunk"
 )
-SELECTED_BY_HALVES = "all pairs train: each is judged by an encoder tuned on the other half"
+SELECTED_BY_HALVES = "all pairs train: each is judged by an encoder that did not see it"
 Counts = dict[str, int | float | str]
 
 
