@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
 from hardware import processor, write_result
 from ranking_arms import measure_arms
@@ -33,6 +34,7 @@ from ranking_arms import measure_arms
 from rag_ft.config import Config
 from rag_ft.config_loader import make_config
 from rag_ft.evaluation.metrics.retrieval import score_ranking
+from rag_ft.hardware import choose_dtype
 from rag_ft.pipeline import run_stage
 from rag_ft.relevance import gold_by_pair
 from rag_ft.retrieval.feature_ranker import FeatureRanker
@@ -81,7 +83,8 @@ def main() -> None:
     }
     for name in args.only.split(","):
         found = measures[name](args)
-        dtype = config_of(args.run).run.dtype if args.run else args.dtype
+        wanted = config_of(args.run).run.dtype if args.run else args.dtype
+        dtype = choose_dtype(wanted, "cuda" if torch.cuda.is_available() else "cpu")
         write_result(f"ranking-{name}", processor(), {"dtype": dtype, name: found})
 
 
