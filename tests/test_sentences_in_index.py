@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import retriever_run
 
 from rag_ft.config import Config, RetrievalConfig
 from rag_ft.config_advanced import RetrievalAdvanced
@@ -20,6 +21,8 @@ from rag_ft.retrieval.retriever import Retriever, open_retriever
 from rag_ft.retrieval.sentences import sentences_of
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import Chunk
+from rag_ft.session import Session
+from rag_ft.stages import train_retriever
 from rag_ft.storage import write_jsonl
 
 MakeRun = Callable[..., tuple[Config, RunDir]]
@@ -108,3 +111,22 @@ def test_an_index_with_sentences_is_not_served_without(make_run: MakeRun) -> Non
     assert open_retriever(run_dir, WITH, config.encoder).search([QUESTION], 1)
     with pytest.raises(ConfigError, match="holds sentences: run `rag-ft index CONFIG --force`"):
         open_retriever(run_dir, PLAIN, config.encoder)
+
+
+def test_a_tuned_encoder_is_served_with_sentences_too(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [
+        {**row, "text": f"{row['text']} It stands near the old wall."}
+        for row in retriever_run.documents()
+    ]
+    monkeypatch.setattr(retriever_run, "documents", lambda: rows)
+    asked = {"advanced__sentences": True}
+    config, run_dir = retriever_run.prepare(
+        make_run, crossfit="always", epochs=1, num_negatives=0, retrieval=asked
+    )
+    counts = train_retriever.run(Session(config, run_dir))
+    assert counts["shipped"] == 1 and counts["num_dev_pairs"] == 0
+    assert read_manifest(run_dir.retriever_index).sentences
+    [hits] = Session(config, run_dir).retriever({"retriever"}).search(["where is box 3"], 3)
+    assert len(hits) == 3
