@@ -108,9 +108,10 @@ def test_the_retriever_benchmark_tunes_and_reports(tmp_path: Path, handbook_sets
 def test_the_ranking_benchmark_chooses_on_one_part_and_measures_on_the_other(
     tmp_path: Path, handbook_sets: Path
 ) -> None:
-    words = ["--only", "halvings,latency", "--sets", "covidqa", "--halvings", "2"]
+    words = ["--only", "halvings,latency,sentences", "--sets", "covidqa", "--halvings", "2"]
     out = run(tmp_path, "ranking", str(handbook_sets), *words, "--work", str(tmp_path / "work"))
     assert "more than a point lost in" in out and "ranker_ms" in out
+    assert "covidqa dense recall@5" in out
 
 
 def test_the_serving_benchmark_asks_directly_and_through_the_server(

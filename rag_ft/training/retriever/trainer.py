@@ -25,7 +25,7 @@ from tqdm import tqdm
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
 from rag_ft.errors import DataError
-from rag_ft.retrieval.index_builder import open_vectors, read_ids, read_manifest
+from rag_ft.retrieval.index_files import open_vectors, read_ids, read_manifest
 from rag_ft.storage import write_text
 from rag_ft.training.retriever.trainable_encoder import TrainableEncoder
 
