@@ -84,7 +84,7 @@ def main() -> None:
     examples, _ = make_examples(prompt, found, learned, tokens.encode, layout, passes, weight)
     prompts = kinds_of(people, preference_prompts(prompt, found, people, tokens.encode, layout))
 
-    model = load_base(config)
+    model = load_base(config.llm, settings)
     base = ask(model, tokens, prompts, prompt.prompts.abstain)
     with tempfile.TemporaryDirectory() as folder:
         arguments = config, tokens.tokenizer, examples, [], Path(folder), Processes(0, 1), model
