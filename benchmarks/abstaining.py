@@ -87,8 +87,9 @@ def main() -> None:
     model = load_base(config.llm, settings)
     base = ask(model, tokens, prompts, prompt.prompts.abstain)
     with tempfile.TemporaryDirectory() as folder:
-        arguments = config, tokens.tokenizer, examples, [], Path(folder), Processes(0, 1), model
-        tuned = ask(train(*arguments).trainer.model, tokens, prompts, prompt.prompts.abstain)
+        work, alone = Path(folder), Processes(0, 1)
+        trained = train(config, tokens.tokenizer, examples, [], work, alone, model)
+        tuned = ask(trained.trainer.model, tokens, prompts, prompt.prompts.abstain)
 
     own = float(np.mean([one.lean > 0 for one in base if one.kind == "withheld"]))
     rows: list[dict[str, Any]] = []
