@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rag_ft.errors import ConfigError, DataError
+from rag_ft.forgetting.record import Forgotten
 from rag_ft.run_dir import RunDir
 from rag_ft.storage import now, write_text
 
@@ -45,6 +46,11 @@ def first_version(run: Path) -> Path:
     if found and RunDir(run).version.exists():
         return run.with_name(found["first"])
     return run
+
+
+def forgotten_list(run: Path) -> Path:
+    """The forgotten.json of all versions of a run, which stands in the first one."""
+    return RunDir(first_version(run)).forgotten
 
 
 def versions_of(run: Path) -> list[Version]:
@@ -101,10 +107,15 @@ def promote(version: Version) -> None:
     """Makes a version the one that is served, by one rename.
 
     Raises:
-        DataError: it has no index.
+        DataError: it has no index, or a component learnt from a document that was forgotten.
     """
     if not version.is_complete:
         raise DataError(f"{version.run_dir.path} has no index: it cannot be served")
+    if trained := Forgotten(forgotten_list(version.run_dir.path)).trained_on(version.run_dir):
+        raise DataError(
+            f"{version.run_dir.path}: its {' and '.join(trained)} learnt from a document that was "
+            "forgotten since: make a version that did not with `rag-ft improve`"
+        )
     first = first_version(version.run_dir.path)
     path = RunDir(first).promoted
     before = _read(path) if path.exists() else {"version": first.name, "before": []}
