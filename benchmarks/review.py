@@ -29,9 +29,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from rag_ft.chunk_store import ChunkStore
-from rag_ft.config_loader import load_config
+from rag_ft.config_loader import make_config
 from rag_ft.evaluation.statistics import bootstrap
 from rag_ft.report.run_comparison import load_table
 from rag_ft.review.deck import Order, Wanted, open_deck
@@ -158,7 +159,9 @@ def tune_and_evaluate(
         write_jsonl(RunDir(copied).generated_pairs, pairs)
         write_jsonl(RunDir(copied).reviews, reviews)
         copied.rename(place.path)
-    session = Session(load_config(place.config, [f"run.dir={place.path}"]), place)
+    values = yaml.safe_load(place.config.read_text(encoding="utf-8"))
+    values["run"]["dir"] = str(place.path)
+    session = Session(make_config(values), place)
     if not place.generator.exists():
         generate.apply_reviews(session)
         train_generator.run(session)

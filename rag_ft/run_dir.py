@@ -333,8 +333,8 @@ class RunDir:
 
     @property
     def forgetting(self) -> Path:
-        """forget, in the first version, while it works: {document}, so that the next call
-        continues."""
+        """forget, in the first version, while it works: {document, reviews: hashes of their files
+        before}, so that the next call continues."""
         return self.path / "forgetting.json"
 
     def started(self, stage: str) -> Path:

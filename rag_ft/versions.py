@@ -111,9 +111,9 @@ def promote(version: Version) -> None:
     """
     if not version.is_complete:
         raise DataError(f"{version.run_dir.path} has no index: it cannot be served")
-    if trained := Forgotten(forgotten_list(version.run_dir.path)).trained_on(version.run_dir):
+    if learnt := Forgotten(forgotten_list(version.run_dir.path)).learnt(version.run_dir):
         raise DataError(
-            f"{version.run_dir.path}: its {' and '.join(trained)} learnt from a document that was "
+            f"{version.run_dir.path}: its {' and '.join(learnt)} learnt from a document that was "
             "forgotten since: make a version that did not with `rag-ft improve`"
         )
     first = first_version(version.run_dir.path)

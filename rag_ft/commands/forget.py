@@ -19,7 +19,7 @@ def forget_command(args: argparse.Namespace) -> None:
         ConfigError: no version knows the document, or nobody confirms.
     """
     with locked_versions(args.run) as run_dirs:
-        begun = unfinished(args.run)
+        begun = unfinished(args.run).get("document")
         if begun and begun != args.document and not args.dry_run:
             note(f"[forget] continues with {begun}, which a killed call had begun")
             forget(survey(run_dirs, begun))

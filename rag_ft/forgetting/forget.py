@@ -8,10 +8,11 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rag_ft.done_files import read_plan
 from rag_ft.errors import ConfigError, DataError
-from rag_ft.forgetting.record import Forgotten, Trained, trainings
+from rag_ft.forgetting.record import Forgotten, trainings
 from rag_ft.forgetting.removal import (
     count_lines,
     hash_of_reviews,
@@ -30,14 +31,14 @@ from rag_ft.versions import first_version, versions_of
 @dataclass(frozen=True)
 class Forgetting:
     """What goes with a document. `lines` has {file: (lines that go, all)} for each version,
-    `trained` the components that learnt from it, `copies` the places outside of the run that hold
-    it or what learnt from it. `continues`: a killed call has begun with it."""
+    `trained` the components that learnt from it with their trainings, `copies` the places outside
+    of the run that hold it or what learnt from it. `continues`: a killed call has begun with it."""
 
     first: RunDir
     run_dirs: list[RunDir]
     traces: Traces
     lines: Mapping[str, Mapping[str, tuple[int, int]]]
-    trained: Trained
+    trained: Mapping[str, Mapping[str, str]]
     copies: list[str]
     continues: bool
 
@@ -57,10 +58,11 @@ def locked_versions(run: Path) -> Iterator[list[RunDir]]:
         yield run_dirs
 
 
-def unfinished(run: Path) -> str | None:
-    """The document with which a killed call has begun."""
+def unfinished(run: Path) -> dict[str, Any]:
+    """{document, reviews} with which a killed call has begun; empty where there is none."""
     path = RunDir(first_version(run)).forgetting
-    return str(json.loads(path.read_text(encoding="utf-8"))["document"]) if path.exists() else None
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return found
 
 
 def survey(run_dirs: list[RunDir], document_id: str) -> Forgetting:
@@ -71,7 +73,7 @@ def survey(run_dirs: list[RunDir], document_id: str) -> Forgetting:
         DataError: a version has no other document, or a file has changed since its stage wrote it.
     """
     first = run_dirs[0]
-    continues = unfinished(first.path) == document_id
+    continues = unfinished(first.path).get("document") == document_id
     for run_dir in () if continues else run_dirs:
         check_files(run_dir)
     traces = Traces(document_id, run_dirs)
@@ -110,18 +112,21 @@ def forget(work: Forgetting) -> None:
     """Removes the document; a killed call is continued by the next one. The order: what must never
     be taken again, what depends on the document, the document, and the records of the stages."""
     first, traces = work.first, work.traces
-    write_text(first.forgetting, json.dumps({"document": traces.document_id}) + "\n")
+    reviews = {run_dir.path.name: hash_of_reviews(run_dir) for run_dir in work.run_dirs}
+    begun = unfinished(first.path) or {"document": traces.document_id, "reviews": reviews}
+    write_text(first.forgetting, json.dumps(begun) + "\n")
     listed = Forgotten(first.forgotten)
     known = {text for entry in listed.entries for text in entry["texts"]}
     if not work.continues or not known.issuperset(traces.texts):
-        listed.add(traces.texts, files_of(work), work.trained)
-    before = {run_dir.path: hash_of_reviews(run_dir) for run_dir in work.run_dirs}
+        each = [item for trained in work.trained.values() for item in trained.items()]
+        marks = {name: [mark for other, mark in each if other == name] for name, _ in each}
+        listed.add(traces.texts, files_of(work), marks)
     for run_dir in work.run_dirs:
         remove_dependents(run_dir, traces)
     for run_dir in work.run_dirs:
         remove_document(run_dir, traces)
     for run_dir in work.run_dirs:
-        renew_done_files(run_dir, first.forgotten, before[run_dir.path])
+        renew_done_files(run_dir, first.forgotten, begun["reviews"].get(run_dir.path.name))
     first.forgetting.unlink()
 
 

@@ -20,8 +20,8 @@ from rag_ft.run_dir import RunDir
 from rag_ft.storage import file_sha256, now, write_text
 
 FORGOTTEN = "forgotten"  # the reason of a reject of ingest
-# {version: {component: fingerprint of its training}}
-Trained = Mapping[str, Mapping[str, str]]
+# {component: fingerprints of its trainings, in all versions}
+Trained = Mapping[str, list[str]]
 
 
 def text_digest(text: str) -> bytes:
@@ -58,20 +58,17 @@ class Forgotten:
             return False
 
     def add(self, texts: list[str], files: list[tuple[int, str]], trained: Trained) -> None:
-        """Writes the list with one more document."""
+        """Writes the list with one more document. `trained` are the trainings that it took part
+        in."""
         entry = {"texts": texts, "files": files, "time": now(), "trained": trained}
         content = {"documents": [*self.entries, entry]}
         write_text(self._path, json.dumps(content, indent=1) + "\n")
 
-    def trained_on(self, run_dir: RunDir) -> list[str]:
-        """The components of a version that were trained on a forgotten document, and not again
-        since."""
-        name, found = run_dir.path.name, set[str]()
-        for entry in self.entries:
-            of_version = entry["trained"].get(name, {})
-            now_trained = trainings(run_dir) if of_version else {}
-            found |= {c for c, mark in of_version.items() if now_trained.get(c) == mark}
-        return [component for component in COMPONENTS if component in found]
+    def learnt(self, run_dir: RunDir) -> list[str]:
+        """The components of a version that learnt from a forgotten document: those that have not
+        been trained again since."""
+        gone = {mark for e in self.entries for marks in e["trained"].values() for mark in marks}
+        return [name for name, mark in trainings(run_dir).items() if mark in gone] if gone else []
 
 
 def trainings(run_dir: RunDir) -> dict[str, str]:

@@ -3,8 +3,9 @@ of it, or it says nothing of where it comes from and quotes the document."""
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,17 +51,24 @@ class Traces:
                 self._names.add(found.source)
             store.close()
         self.texts = sorted({text_digest(found.text).hex() for found in self.documents.values()})
-        for row in self._own_pairs(run_dirs):
-            self._pairs.add(str(row["id"]))
-            quoted.append(str(row["question"]))
+        others: list[str] = []
+        for row in pairs_of(run_dirs):
+            if self.names(row.get("document_id")) or self.names(row.get("chunk_id")):
+                self._pairs.add(str(row["id"]))
+                quoted.append(str(row["question"]))
+            else:
+                others.append(str(row["question"]))
         self._quotations = quotations(quoted)
+        # What another document, or a question about it, has too tells nothing.
+        for text in itertools.chain(others, self._other_texts(run_dirs)):
+            for number, known in self._quotations.items():
+                self._quotations[number] = known[~np.isin(known, grams(text, number))]
 
-    def _own_pairs(self, run_dirs: Sequence[RunDir]) -> Iterable[dict[str, Any]]:
+    def _other_texts(self, run_dirs: Sequence[RunDir]) -> Iterator[str]:
         for run_dir in run_dirs:
-            for path in (run_dir.qa, run_dir.generated_pairs, run_dir.generated_rejects):
-                for row in read_rows(path) if path.exists() else ():
-                    if self.names(row.get("document_id")) or self.names(row.get("chunk_id")):
-                        yield row
+            for row in read_rows(run_dir.documents) if run_dir.documents.exists() else ():
+                if row["id"] != self.document_id:
+                    yield row["text"]
 
     def names(self, value: Any) -> bool:
         """Whether an id is that of the document, of a chunk or a pair of it, or begins or ends with
@@ -109,6 +117,13 @@ class Traces:
             return self.quotes(value)
         inner = value.values() if isinstance(value, dict) else value
         return isinstance(inner, Iterable) and any(map(self._quoted_in, inner))
+
+
+def pairs_of(run_dirs: Iterable[RunDir]) -> Iterator[dict[str, Any]]:
+    """All pairs of some versions, rejected ones too."""
+    for run_dir in run_dirs:
+        for path in (run_dir.qa, run_dir.generated_pairs, run_dir.generated_rejects):
+            yield from read_rows(path) if path.exists() else ()
 
 
 def has_place(row: Any) -> bool:

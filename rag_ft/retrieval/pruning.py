@@ -86,8 +86,8 @@ def prune_index(folder: Path, chunks: Iterable[Chunk]) -> int:
     np.save(new / "rows.npy", every)
     lexical.save(new / "lexical")
     listed = [{"name": segment.folder.name, "num_rows": len(kept), "data": segment.data}]
-    changed = {"num_chunks": len(kept), "chunks": digest.hexdigest(), "segments": listed}
-    write_manifest(new, replace(manifest, **changed))
+    rest = replace(manifest, num_chunks=len(kept), chunks=digest.hexdigest(), segments=listed)
+    write_manifest(new, rest)
 
     folder.rename(old)
     new.rename(folder)
