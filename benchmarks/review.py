@@ -2,7 +2,7 @@
 
 python benchmarks/review.py RUN [--decisions 150] [--share 0.3] [--seeds 0 1 2]
 python benchmarks/review.py RUN --f1 FOLDER [--seeds 0]
-python benchmarks/review.py --page FOLDER [--pairs 20000]
+python benchmarks/review.py FOLDER --page
 
 RUN is the folder of a run after generate. A share of its generated pairs is corrupted in four ways;
 a decision finds a wrong pair where the pair was corrupted.
@@ -12,7 +12,8 @@ the corrupted pairs, reviewed (the first decisions correct the wrong pairs that 
 the others), and without the corrupted pairs that they find. RUN must be evaluated; its retriever
 stays. Run it again to continue where it was killed.
 
---page measures the review page over that many made-up pairs: CPU time of the server's answers.
+--page measures the server of the review page in FOLDER, over 20,000 made-up pairs: CPU
+milliseconds from a request to the whole answer, guard and JSON included.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ import json
 import random
 import shutil
 import statistics
+import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +38,8 @@ from rag_ft.chunk_store import ChunkStore
 from rag_ft.config_loader import make_config
 from rag_ft.evaluation.statistics import bootstrap
 from rag_ft.report.run_comparison import load_table
-from rag_ft.review.deck import Order, Wanted, open_deck
+from rag_ft.review.deck import Order, open_deck
+from rag_ft.review.filtering import Wanted
 from rag_ft.review.store import decided, key_of
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import Place, QAPair, Review
@@ -43,6 +47,7 @@ from rag_ft.session import Session
 from rag_ft.stages import evaluate, generate, train_generator
 from rag_ft.storage import read_jsonl, write_jsonl
 
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 WAYS = ("answer", "answer and evidence", "question", "answered although unanswerable")
 CONDITIONS = ("corrupted", "reviewed", "without")
 SYSTEMS = ("tuned_generator", "tuned")
@@ -56,7 +61,11 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.3)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--f1", type=Path, metavar="FOLDER")
+    parser.add_argument("--page", action="store_true")
     args = parser.parse_args()
+    if args.page:
+        print(json.dumps(measured_page(args.run)))
+        return
     if args.f1:
         for seed in args.seeds:
             row = measured_f1(RunDir(args.run), args.f1, seed, args.decisions, args.share)
@@ -167,6 +176,56 @@ def tune_and_evaluate(
         train_generator.run(session)
     if not place.scores.exists():
         evaluate.run(session)
+
+
+# What the page asks for, by what the user does.
+DECISION = {"reviewer": "ann", "seen": 0}
+FILTERS = {
+    "filter: none": {},
+    "filter: two letters": {"text": "mi"},
+    "filter: a word": {"text": "painted"},
+    "filter: a number": {"text": "rank>2"},
+    "filter: kind and split": {"kind": "factoid", "split": "train"},
+    "filter: decided": {"status": "decided"},
+}
+
+
+def measured_page(folder: Path, repeats: int = 30) -> dict[str, Any]:
+    """CPU milliseconds of each request, the median and the largest."""
+    # Imported here: the other measurements need no server.
+    from review_run import make_review_run, review_state
+    from starlette.testclient import TestClient
+
+    from rag_ft.serving.review_app import make_review_app
+
+    session = make_review_run(folder, num_documents=400, pairs_each=50)
+    times: dict[str, list[float]] = {}
+    with TestClient(
+        make_review_app(review_state(session), session.config.serve), base_url="http://localhost"
+    ) as client:
+
+        def timed(name: str, method: str, path: str, **rest: Any) -> Any:
+            began = time.process_time()
+            found = client.request(method, path, **rest)
+            times.setdefault(name, []).append(1000 * (time.process_time() - began))
+            assert found.status_code == 200, found.text
+            return found.json()
+
+        seen = 0
+        for number in range(repeats):
+            for decision in ("accept", "undo"):
+                body = {**DECISION, "numbers": [number], "decision": decision, "seen": seen}
+                seen = timed(decision, "POST", "/review/decisions", json=body)["seen"]
+            for number_again in range(number * 20, number * 20 + 20):  # what stays decided
+                body = {**DECISION, "numbers": [number_again], "decision": "accept", "seen": seen}
+                seen = client.post("/review/decisions", json=body).json()["seen"]
+            timed("card", "GET", f"/review/cards/{number}?reviewer=ann")
+            for name, query in FILTERS.items():
+                timed(name, "GET", "/review/queue", params={"reviewer": "ann", **query})
+    return {
+        name: [round(statistics.median(each), 1), round(max(each), 1)]
+        for name, each in times.items()
+    }
 
 
 def corrupt(
