@@ -24,7 +24,7 @@ from rag_ft.retrieval.index_builder import (
 from rag_ft.retrieval.lexical import LexicalBuilder
 from rag_ft.retrieval.segments import KEYS, ChunkVectors, MadeBy, TextKeys, write_segment
 from rag_ft.retrieval.vector_file import write_vectors
-from rag_ft.schema import Chunk
+from rag_ft.schema import Chunk, ChunkContext
 from rag_ft.storage import batched, to_json, write_text
 
 _BLOCK = 1024
@@ -54,24 +54,15 @@ def prune_index(folder: Path, chunks: Iterable[Chunk]) -> int:
     segments, rows = open_parts(folder, manifest)
     place_of = {chunk_id: n for n, chunk_id in enumerate(read_ids(folder, manifest))}
     new.mkdir()
-    ids, keys, digest = list[str](), list[np.ndarray](), hashlib.sha256()
-    text_keys, lexical = TextKeys(), LexicalBuilder(new)
-    for block in batched(chunks, _BLOCK):
-        ids += [chunk.id for chunk in block]
-        keys.append(text_keys.of([chunk_text(chunk, manifest.context) for chunk in block]))
-        lexical.add([chunk_text(chunk, lexical_context(manifest.context)) for chunk in block])
-        digest.update("".join(to_json(chunk) + "\n" for chunk in block).encode())
-    try:
-        kept = rows[[place_of[chunk_id] for chunk_id in ids]]
-    except KeyError as error:
-        raise DataError(
-            f"the index in {folder} has no chunk {error}: index the run first"
-        ) from error
+    ids, keys, digest = _read_chunks(new, chunks, manifest.context)
+    if missing := [chunk_id for chunk_id in ids if chunk_id not in place_of]:
+        raise DataError(f"the index in {folder} has no chunk {missing[0]}: index the run first")
+    kept = rows[[place_of[chunk_id] for chunk_id in ids]]
 
     # The vectors that stay, in the order of the chunks, as one segment.
     vectors = ChunkVectors([segment.vectors for segment in segments], kept)
     table = np.zeros(len(kept), dtype=KEYS)
-    table["key"] = np.concatenate(keys)
+    table["key"] = keys
     table["cut"] = np.concatenate([segment.keys["cut"] for segment in segments])[kept]
     about = json.loads((segments[0].folder / "segment.json").read_text(encoding="utf-8"))
     every = np.arange(len(kept))
@@ -82,14 +73,28 @@ def prune_index(folder: Path, chunks: Iterable[Chunk]) -> int:
         partial(write_vectors, vectors=vectors, positions=every),
         lambda: np.asarray(vectors[every[:: max(1, len(every) // _NUM_QUERIES)]]),
     )
-    write_text(new / "chunk_ids.json", json.dumps(ids, ensure_ascii=False) + "\n")
     np.save(new / "rows.npy", every)
-    lexical.save(new / "lexical")
     listed = [{"name": segment.folder.name, "num_rows": len(kept), "data": segment.data}]
-    rest = replace(manifest, num_chunks=len(kept), chunks=digest.hexdigest(), segments=listed)
+    rest = replace(manifest, num_chunks=len(kept), chunks=digest, segments=listed)
     write_manifest(new, rest)
 
     folder.rename(old)
     new.rename(folder)
     shutil.rmtree(old)
     return sum(each.num_rows for each in segments) - len(kept)
+
+
+def _read_chunks(
+    folder: Path, chunks: Iterable[Chunk], context: ChunkContext
+) -> tuple[list[str], np.ndarray, str]:
+    """(ids, keys of the texts, sha256 of the lines); writes chunk_ids.json and lexical/."""
+    ids, keys, digest = list[str](), list[np.ndarray](), hashlib.sha256()
+    text_keys, lexical = TextKeys(), LexicalBuilder(folder)
+    for block in batched(chunks, _BLOCK):
+        ids += [chunk.id for chunk in block]
+        keys.append(text_keys.of([chunk_text(chunk, context) for chunk in block]))
+        lexical.add([chunk_text(chunk, lexical_context(context)) for chunk in block])
+        digest.update("".join(to_json(chunk) + "\n" for chunk in block).encode())
+    write_text(folder / "chunk_ids.json", json.dumps(ids, ensure_ascii=False) + "\n")
+    lexical.save(folder / "lexical")
+    return ids, np.concatenate(keys), digest.hexdigest()
