@@ -89,7 +89,7 @@ def survey(run_dirs: list[RunDir], document_id: str) -> Forgetting:
 
     # A test document is never trained on; where its split is not known any more, it may have been.
     held = traces.documents
-    learnt = [d for d in run_dirs if not held or name_split(traces, d) not in (None, "test")]
+    learnt = [d for d in run_dirs if not held or split_in(traces, d) not in (None, "test")]
     trained = {run_dir.path.name: trainings(run_dir) for run_dir in learnt}
     rows = [row for d in run_dirs if d.copies.exists() for row in read_rows(d.copies)]
     copies = dict.fromkeys(str(row["to"]) for row in rows)
@@ -97,12 +97,12 @@ def survey(run_dirs: list[RunDir], document_id: str) -> Forgetting:
     return Forgetting(first, run_dirs, traces, lines, trained, there, continues)
 
 
-def documents_of(run_dir: RunDir) -> Iterator[dict]:
+def documents_of(run_dir: RunDir) -> Iterator[dict[str, Any]]:
     """The lines of documents.jsonl; none where ingest has not run."""
     return read_rows(run_dir.documents) if run_dir.documents.exists() else iter(())
 
 
-def name_split(traces: Traces, run_dir: RunDir) -> str | None:
+def split_in(traces: Traces, run_dir: RunDir) -> str | None:
     """The split of the document in a version; None where it is not there."""
     found = traces.documents.get(run_dir.path.name)
     return found.split if found else None

@@ -22,6 +22,7 @@ from rag_ft.freshness import REVIEWS, fingerprint_of, record_outputs
 from rag_ft.line_index import offsets_of
 from rag_ft.retrieval.pruning import prune_index
 from rag_ft.run_dir import RunDir
+from rag_ft.schema import Chunk
 from rag_ft.stage_table import NAMES
 from rag_ft.storage import (
     append_lock,
@@ -148,7 +149,7 @@ def remove_document(run_dir: RunDir, traces: Traces) -> None:
         if path.exists():
             remove_lines(path, keeper(path, run_dir, traces), shared=False)
 
-    def chunks() -> Iterator:
+    def chunks() -> Iterator[Chunk]:
         return (c for c in ChunkStore(run_dir.chunks) if c.document_id != traces.document_id)
 
     for folder in (run_dir.index, run_dir.retriever_index, run_dir.given_index):
