@@ -240,7 +240,9 @@ def test_bundles_and_exports_are_named(
     assert "gone" not in said
 
 
-def test_a_reply_that_does_not_say_what_it_was_shown_goes(run: Path) -> None:
+def test_a_reply_that_does_not_say_what_it_was_shown_goes(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = RunDir(run).replies("generate")
     rows = [dict(row) for row in read_rows(path)]
     for row in rows:
@@ -250,8 +252,28 @@ def test_a_reply_that_does_not_say_what_it_was_shown_goes(run: Path) -> None:
     found: dict[str, Any] = json.loads(done.read_text())
     del found["outputs"]["replies/generate.jsonl"]  # as if the version before had written it
     done.write_text(json.dumps(found))
+    before = snapshot(run.parent)
+    assert main(["forget", str(run), "unknown.md", "--yes"]) == 1
+    assert "has no document 'unknown.md'" in capsys.readouterr().err
+    assert snapshot(run.parent) == before
     assert main(["forget", str(run), f"{train_mill(run)}.md", "--yes"]) == 0
     assert path.read_text() == ""
+
+
+def test_a_document_that_left_the_sources_before_is_found_by_its_name(
+    material: tuple[Path, Config], run: Path
+) -> None:
+    mill = train_mill(run)
+    shutil.rmtree(run.with_name("mills.v2"))
+    Path("docs", f"{mill}.md").unlink()
+    for stage in ("ingest", "index"):
+        run_stage(stage, material[1], change="update")
+    assert f"{mill}.md" not in DocumentStore(RunDir(run).documents)
+    assert "replies/generate.jsonl" in holding(run, mill)
+    assert main(["forget", str(run), f"{mill}.md", "--yes"]) == 0
+    # Without its text only lines that name it are found: reasons of other rejects stay.
+    assert holding(run, mill) <= {"metrics.json"}
+    assert len(list(read_rows(RunDir(run).replies("generate")))) == 2 * len(MILLS) - 3
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:

@@ -16,6 +16,7 @@ from rag_ft.forgetting.record import Forgotten, trainings
 from rag_ft.forgetting.removal import (
     count_lines,
     hash_of_reviews,
+    mentions,
     remove_dependents,
     remove_document,
     renew_done_files,
@@ -77,11 +78,13 @@ def survey(run_dirs: list[RunDir], document_id: str) -> Forgetting:
     for run_dir in () if continues else run_dirs:
         check_files(run_dir)
     traces = Traces(document_id, run_dirs)
-    lines = {run_dir.path.name: count_lines(run_dir, traces) for run_dir in run_dirs}
-    if not continues and not any(lines.values()):
+    # A document that an update has removed may still stand in replies and logs.
+    is_known = continues or traces.documents or any(mentions(d, traces) for d in run_dirs)
+    if not is_known:
         known = [row["id"] for path in map(documents_of, run_dirs) for row in path]
         near = difflib.get_close_matches(document_id, known, 3) or known[:3]
         raise ConfigError(f"{first.path} has no document '{document_id}': try {', '.join(near)}")
+    lines = {run_dir.path.name: count_lines(run_dir, traces) for run_dir in run_dirs}
     for run_dir in run_dirs:
         gone, number = lines[run_dir.path.name].get(run_dir.documents.name, (0, 0))
         if gone == number > 0:

@@ -29,6 +29,7 @@ from rag_ft.storage import (
     file_sha256,
     leftovers,
     naming,
+    read_rows,
     temporary_beside,
     to_json,
     write_text,
@@ -91,6 +92,12 @@ def count_lines(run_dir: RunDir, traces: Traces) -> dict[str, tuple[int, int]]:
         if any(goes):
             found[path.relative_to(run_dir.path).as_posix()] = (sum(goes), len(goes))
     return found
+
+
+def mentions(run_dir: RunDir, traces: Traces) -> bool:
+    """Whether any line of a run is about the document."""
+    files = (path for path in files_of_lines(run_dir) if path != run_dir.documents)
+    return any(traces.concern(row) for path in files for row in read_rows(path))
 
 
 def remove_lines(path: Path, kept: Kept, shared: bool) -> None:
