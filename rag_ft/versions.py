@@ -63,7 +63,7 @@ def versions_of(run: Path) -> list[Version]:
     if not first.is_dir():
         raise DataError(f"{first} is no run folder")
     folders = {1: first}
-    for path in first.parent.glob(f"{_escaped(first.name)}.v*"):
+    for path in first.parent.glob(f"{escaped(first.name)}.v*"):
         found = _NAME.match(path.name)
         if found and found["first"] == first.name and RunDir(path).version.exists():
             folders[int(found["number"])] = path
@@ -176,6 +176,6 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def _escaped(name: str) -> str:
+def escaped(name: str) -> str:
     """A name in which a pattern finds nothing but itself."""
     return re.sub(r"([\[*?])", r"[\1]", name)

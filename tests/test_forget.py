@@ -21,6 +21,7 @@ from rag_ft.config import Config
 from rag_ft.document_store import DocumentStore
 from rag_ft.errors import DataError
 from rag_ft.forgetting.record import Forgotten
+from rag_ft.freshness import check_files
 from rag_ft.pipeline import run_stage
 from rag_ft.publishing import note_copy
 from rag_ft.retrieval.encoder import load_encoder
@@ -85,6 +86,9 @@ def test_no_file_of_any_version_holds_a_sentence_of_it(run: Path) -> None:
         assert {f"mills/{name}", f"mills.v2/{name}"} <= before
     num_chunks = len(ChunkStore(other.chunks))
     gone = sum(chunk.document_id == f"{mill}.md" for chunk in ChunkStore(other.chunks))
+    unfinished = run.with_name(".mills.v3.new")  # of a version that was just being made
+    unfinished.mkdir()
+    shutil.copy(other.chunks, unfinished)
 
     assert main(["forget", str(run), f"{mill}.md", "--yes"]) == 0
 
@@ -98,6 +102,7 @@ def test_no_file_of_any_version_holds_a_sentence_of_it(run: Path) -> None:
             assert vectors_of(index) == (num_chunks - gone, num_chunks - gone)
         assert len(np.load(run_dir.signatures)) == len(MILLS) - 1
         assert not run_dir.checkpoints("train_generator").exists()
+        check_files(run_dir, finished=NAMES)  # as other commands do
 
 
 def test_everything_about_other_documents_stays(run: Path) -> None:
@@ -216,6 +221,12 @@ def test_a_version_that_learnt_from_it_is_named_and_is_not_promoted(
         path = RunDir(run).done(stage)
         path.write_text(json.dumps({**json.loads(path.read_text()), "fingerprint": "new"}))
     assert rollback(run).name == "mills"
+    # A training that began with a component that learnt from it.
+    done = json.loads(RunDir(run).done("train_generator").read_text())
+    start = str(run.with_name("mills.v2") / "generator")
+    done["config"]["train_generator.advanced.start"] = start
+    RunDir(run).done("train_generator").write_text(json.dumps({**done, "fingerprint": "newer"}))
+    assert Forgotten(RunDir(run).forgotten).learnt(RunDir(run)) == ["generator"]
 
 
 def test_a_test_document_leaves_the_components_as_they_are(run: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from rag_ft.freshness import SOURCES, check_files
 from rag_ft.lock import locked
 from rag_ft.run_dir import RunDir
 from rag_ft.storage import read_rows, write_text
-from rag_ft.versions import first_version, versions_of
+from rag_ft.versions import escaped, first_version, versions_of
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,9 @@ def forget(work: Forgetting) -> None:
         each = [item for trained in work.trained.values() for item in trained.items()]
         marks = {name: [mark for other, mark in each if other == name] for name, _ in each}
         listed.add(traces.texts, files_of(work), marks)
+    # What a killed call of `improve` left of a version that it was just making.
+    for path in first.path.parent.glob(f".{escaped(first.path.name)}.v*.new"):
+        shutil.rmtree(path)
     for run_dir in work.run_dirs:
         remove_dependents(run_dir, traces)
     for run_dir in work.run_dirs:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
-from rag_ft.done_files import read_plan
+from rag_ft.done_files import Plan, read_plan
 from rag_ft.errors import DataError
-from rag_ft.evaluation.components import COMPONENTS
+from rag_ft.evaluation.components import COMPONENTS, Component
 from rag_ft.run_dir import RunDir
 from rag_ft.storage import file_sha256, now, write_text
 
@@ -66,16 +66,26 @@ class Forgotten:
 
     def learnt(self, run_dir: RunDir) -> list[str]:
         """The components of a version that learnt from a forgotten document: those that have not
-        been trained again since."""
+        been trained again since, and those whose training began with such a one."""
         gone = {mark for e in self.entries for marks in e["trained"].values() for mark in marks}
-        return [name for name, mark in trainings(run_dir).items() if mark in gone] if gone else []
+        return [c.name for c in COMPONENTS.values() if gone and _learnt(c, run_dir, gone)]
 
 
 def trainings(run_dir: RunDir) -> dict[str, str]:
     """{component: fingerprint of its training} of those that were trained in a run folder."""
-    found = {}
-    for component in COMPONENTS.values():
-        done = read_plan(run_dir.done(component.stage))
-        if done and (run_dir.path / component.name).exists():
-            found[component.name] = str(done["fingerprint"])
-    return found
+    found = {c.name: _training(c, run_dir) for c in COMPONENTS.values()}
+    return {name: str(done["fingerprint"]) for name, done in found.items() if done}
+
+
+def _training(component: Component, run_dir: RunDir) -> Plan | None:
+    """The done-file of a component's training, where there is a tuned one."""
+    there = (run_dir.path / component.name).exists()
+    return read_plan(run_dir.done(component.stage)) if there else None
+
+
+def _learnt(component: Component, run_dir: RunDir, gone: Container[str]) -> bool:
+    done = _training(component, run_dir)
+    if done is None or done["fingerprint"] in gone:
+        return done is not None
+    start = done["config"].get(f"{component.stage}.advanced.start")
+    return bool(start) and _learnt(component, RunDir(Path(start).parent), gone)

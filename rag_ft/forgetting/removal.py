@@ -142,6 +142,7 @@ def remove_dependents(run_dir: RunDir, traces: Traces) -> None:
         *tables,
         run_dir.vllm_log,
         run_dir.done("report"),
+        run_dir.started("report"),
         *leftovers(run_dir.path),
     ]:
         if path.is_dir():
