@@ -9,9 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import faiss
+import numpy as np
+
 from rag_ft.chunk_store import ChunkStore
 from rag_ft.config import Config
 from rag_ft.config_loader import make_config
+from rag_ft.forgetting.record import Forgotten
 from rag_ft.freshness import record_outputs
 from rag_ft.llm.interface import ChatRequest, Reply
 from rag_ft.llm.reply_cache import cached_chat
@@ -22,7 +26,7 @@ from rag_ft.review.store import decided
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import Evidence, Hit, Prediction, QAPair, Reject, Score
 from rag_ft.stage_table import find_stage
-from rag_ft.storage import append_lines, write_jsonl, write_text
+from rag_ft.storage import append_lines, read_rows, write_jsonl, write_text
 from rag_ft.versions import write_version
 
 MILLS = ("amber", "birch", "cedar", "dune", "elm")
@@ -181,3 +185,48 @@ def _serve(run_dir: RunDir) -> None:
         }  # fmt: skip
         append_lines(run_dir.served, served)
         append_lines(run_dir.feedback, {"id": f"x{number}", "rating": 1, "exchange": served})
+
+
+def train_mill(run: Path) -> str:
+    """A mill whose document is trained on."""
+    rows = read_rows(RunDir(run).documents)
+    return next(str(row["id"]) for row in rows if row["split"] == "train").removesuffix(".md")
+
+
+def holding(folder: Path, mill: str) -> set[str]:
+    """The files below a folder that hold a sentence of a mill, as bytes."""
+    wanted = [sentence.encode() for sentence in sentences(mill)]
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {
+        path.relative_to(folder).as_posix()
+        for path in files
+        if any(sentence in path.read_bytes() for sentence in wanted)
+    }
+
+
+def vectors_of(folder: Path) -> tuple[int, int]:
+    """(rows of all vectors.npy, vectors in all FAISS files) of an index."""
+    arrays = [np.load(path) for path in folder.glob("segments/*/vectors.npy")]
+    stores = [faiss.read_index(str(path)) for path in folder.glob("segments/*/index.faiss")]
+    return sum(map(len, arrays)), sum(store.ntotal for store in stores)
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    """{file: content}, but for times, locks, and tables of offsets, which any reader makes."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and not path.name.endswith(("lock", ".offsets.npy")):
+            content = path.read_bytes()
+            if path.name == "forgotten.json":
+                content = json.dumps([{**e, "time": ""} for e in Forgotten(path).entries]).encode()
+            elif path.name.endswith(".done.json"):
+                done = json.loads(content)
+                marks = [*done["outputs"].values(), *done["sources"].values()]
+                for mark in marks:
+                    mark[1] = 0
+                done["inputs"].pop("forgotten.json", None)
+                done["sources"].pop("forgotten.json", None)
+                done["fingerprint"] = ""
+                content = json.dumps(done).encode()
+            found[path.relative_to(folder).as_posix()] = content
+    return found

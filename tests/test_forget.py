@@ -10,10 +10,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 import pytest
-from forget_run import MILLS, SYSTEMS, make_forget_run, sentences
+from forget_run import MILLS, SYSTEMS, holding, make_forget_run, snapshot, train_mill, vectors_of
 
 from rag_ft.chunk_store import ChunkStore
 from rag_ft.cli import main
@@ -49,30 +48,6 @@ def run(material: tuple[Path, Config], tmp_path: Path, monkeypatch: pytest.Monke
     shutil.copytree(material[0], tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return Path("runs/mills")
-
-
-def train_mill(run: Path) -> str:
-    """A mill whose document is trained on."""
-    rows = read_rows(RunDir(run).documents)
-    return next(str(row["id"]) for row in rows if row["split"] == "train").removesuffix(".md")
-
-
-def holding(folder: Path, mill: str) -> set[str]:
-    """The files below a folder that hold a sentence of a mill, as bytes."""
-    wanted = [sentence.encode() for sentence in sentences(mill)]
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    return {
-        path.relative_to(folder).as_posix()
-        for path in files
-        if any(sentence in path.read_bytes() for sentence in wanted)
-    }
-
-
-def vectors_of(folder: Path) -> tuple[int, int]:
-    """(rows of all vectors.npy, vectors in all FAISS files) of an index."""
-    arrays = [np.load(path) for path in folder.glob("segments/*/vectors.npy")]
-    stores = [faiss.read_index(str(path)) for path in folder.glob("segments/*/index.faiss")]
-    return sum(map(len, arrays)), sum(store.ntotal for store in stores)
 
 
 def test_no_file_of_any_version_holds_a_sentence_of_it(run: Path) -> None:
@@ -285,27 +260,6 @@ def test_a_document_that_left_the_sources_before_is_found_by_its_name(
     # Without its text only lines that name it are found: reasons of other rejects stay.
     assert holding(run, mill) <= {"metrics.json"}
     assert len(list(read_rows(RunDir(run).replies("generate")))) == 2 * len(MILLS) - 3
-
-
-def snapshot(folder: Path) -> dict[str, bytes]:
-    """{file: content}, but for times, locks, and tables of offsets, which any reader makes."""
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and not path.name.endswith(("lock", ".offsets.npy")):
-            content = path.read_bytes()
-            if path.name == "forgotten.json":
-                content = json.dumps([{**e, "time": ""} for e in Forgotten(path).entries]).encode()
-            elif path.name.endswith(".done.json"):
-                done = json.loads(content)
-                marks = [*done["outputs"].values(), *done["sources"].values()]
-                for mark in marks:
-                    mark[1] = 0
-                done["inputs"].pop("forgotten.json", None)
-                done["sources"].pop("forgotten.json", None)
-                done["fingerprint"] = ""
-                content = json.dumps(done).encode()
-            found[path.relative_to(folder).as_posix()] = content
-    return found
 
 
 def test_a_kill_at_any_rename_is_continued(
