@@ -1,0 +1,158 @@
+"""Buckets on a Ray cluster of three nodes on loopback, of which workers and nodes are killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rag_ft.config import EngineConfig
+from rag_ft.engine.shards import MAX_TRIES, run_buckets
+from rag_ft.engine.work import plan_buckets, planned_rows, result_of
+from rag_ft.errors import ConfigError, RagFtError
+from rag_ft.storage import read_rows, write_jsonl
+
+pytestmark = pytest.mark.ray
+NUM_BUCKETS = 24
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """Three nodes with one CPU each."""
+    ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'rag-ft[ray]'")
+    from ray.cluster_utils import Cluster
+
+    # The processes of the nodes import this module.
+    here = str(Path(__file__).parent)
+    path = os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])
+    patch = pytest.MonkeyPatch()
+    patch.setenv("PYTHONPATH", path)
+    nodes = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 0, "include_dashboard": False},
+    )
+    for _ in range(3):
+        nodes.add_node(num_cpus=1)
+    ray.init(address=nodes.address, log_to_driver=False, logging_level="error")
+    yield nodes
+    ray.shutdown()
+    nodes.shutdown()
+    patch.undo()
+
+
+@dataclass
+class Doubling:
+    """Work that takes a while: writes each row with its number doubled, and who did it. Rows may
+    be poison."""
+
+    folder: Path
+    seconds: float = 0.2
+    opened: int = 0
+
+    def do(self, name: str) -> None:
+        self.opened += 1
+        tries = self.folder / "tries"
+        tries.mkdir(exist_ok=True)
+        (tries / f"{name}-{os.getpid()}-{time.monotonic_ns()}").touch()
+        rows = list(planned_rows(self.folder, name))
+        if any(row.get("poison") == "kills" for row in rows):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if any(row.get("poison") == "raises" for row in rows):
+            raise ValueError("a row that nobody can read")
+        if any(row.get("poison") == "user" for row in rows):
+            raise ConfigError("there is no such model")
+        time.sleep(self.seconds)
+        write_jsonl(result_of(self.folder, name), ({"n": 2 * row["n"]} for row in rows))
+
+    def close(self) -> None:
+        self.opened = 0
+
+
+def plan(folder: Path, poison: dict[int, str] | None = None) -> list[str]:
+    rows = []
+    for n in range(4 * NUM_BUCKETS):
+        row: dict[str, Any] = {"n": n}
+        if poison and n in poison:
+            row["poison"] = poison[n]
+        rows.append((n % NUM_BUCKETS, row))
+    return plan_buckets(folder, rows)
+
+
+def on_ray(cluster: Any, num_workers: int = 3) -> EngineConfig:
+    settings: Any = {"kind": "ray", "num_workers": num_workers}
+    return EngineConfig(**settings, advanced={"address": cluster.address})
+
+
+def check_whole(folder: Path, names: list[str]) -> None:
+    """Nothing is lost and nothing is there twice."""
+    found = [path.name for path in sorted((folder / "done").iterdir())]
+    assert [name for name in found if not name.endswith(".tmp")] == names  # of killed writers
+    numbers = [row["n"] for name in names for row in read_rows(result_of(folder, name))]
+    assert sorted(numbers) == [2 * n for n in range(4 * NUM_BUCKETS)]
+
+
+def test_workers_and_nodes_that_are_killed_cost_no_bucket(cluster: Any, tmp_path: Path) -> None:
+    work = Doubling(tmp_path / "work", seconds=1)
+    names = plan(work.folder)
+    running = threading.Thread(target=run_buckets, args=(work, names, on_ray(cluster), "double"))
+    running.start()
+    while not (work.folder / "done").exists():
+        time.sleep(0.1)
+    # A worker: the process that did the newest try. Then a node, and a new one comes.
+    newest = max((work.folder / "tries").iterdir(), key=lambda p: p.stat().st_mtime_ns)
+    os.kill(int(newest.name.split("-")[-2]), signal.SIGKILL)
+    time.sleep(1)
+    lost = next(node for node in cluster.list_all_nodes() if not node.head)
+    cluster.remove_node(lost, allow_graceful=False)
+    assert len(list((work.folder / "done").iterdir())) < NUM_BUCKETS, "killed while they work"
+    cluster.add_node(num_cpus=1)
+    running.join()
+    check_whole(work.folder, names)
+    processes = {path.name.split("-")[-2] for path in (work.folder / "tries").iterdir()}
+    assert 3 <= len(processes) < NUM_BUCKETS, "a worker opens its model once, not for each bucket"
+
+
+def test_a_poison_bucket_is_tried_three_times_and_named_and_the_others_are_done(
+    cluster: Any, tmp_path: Path
+) -> None:
+    work = Doubling(tmp_path / "work", seconds=0)
+    names = plan(work.folder, {3: "kills", 5: "raises"})
+    with pytest.raises(RagFtError, match=rf"2 of 24 buckets failed .*{names[3]}"):
+        run_buckets(work, names, on_ray(cluster), "double")
+    done = {path.name for path in (work.folder / "done").iterdir()}
+    assert done == set(names) - {names[3], names[5]}
+    for bad in (3, 5):
+        assert len(list((work.folder / "tries").glob(f"{names[bad]}-*"))) == MAX_TRIES
+
+
+def test_an_error_that_the_user_can_repair_ends_the_run_at_once(
+    cluster: Any, tmp_path: Path
+) -> None:
+    work = Doubling(tmp_path / "work", seconds=0)
+    names = plan(work.folder, {0: "user"})
+    with pytest.raises(ConfigError, match="there is no such model"):
+        run_buckets(work, names, on_ray(cluster), "double")
+
+
+def test_a_folder_that_a_node_does_not_see_is_named(cluster: Any, tmp_path: Path) -> None:
+    from rag_ft.engine.ray import run_on_ray
+
+    work = Doubling(tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match=r"does not see .*nowhere"):
+        list(run_on_ray(work, deque(["000000-x"]), on_ray(cluster)))
+
+
+def test_no_more_workers_than_are_wanted(cluster: Any, tmp_path: Path) -> None:
+    work = Doubling(tmp_path / "work", seconds=0.05)
+    names = plan(work.folder)
+    run_buckets(work, names, on_ray(cluster, num_workers=1), "double")
+    check_whole(work.folder, names)
+    assert len({path.name.split("-")[-2] for path in (work.folder / "tries").iterdir()}) == 1
