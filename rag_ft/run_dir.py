@@ -340,8 +340,7 @@ class ShardDir(RunDir):
 
     def replies(self, stage: str) -> Path:
         """A file of its own: two processes cannot append to one."""
-        own = f"replies-{self.shard.replace('/', '-of-')}.jsonl"
-        return self.checkpoints(stage) / own
+        return self.checkpoints(stage) / f"replies-{self.shard.replace('/', '-of-')}.jsonl"
 
     def copy_replies(self, stage: str) -> None:
         """The file begins with the replies that the run has."""

@@ -136,8 +136,9 @@ def shard_command(args: argparse.Namespace) -> None:
     from rag_ft.engine.shards import ShardDone, shard_of
     from rag_ft.session import Session
 
-    config, stage = config_of(args), find_stage(args.command)
     shard_of(args.shard)
+    args.overrides = [*args.overrides, f"engine.advanced.shard={args.shard}"]
+    config, stage = config_of(args), find_stage(args.command)
     run_dir = ShardDir(config.run_path, args.shard)
     plan, done = plan_of(stage, config, run_dir), read_done(run_dir, stage.name)
     if done and not why_stale(plan, done, run_dir):
@@ -146,9 +147,8 @@ def shard_command(args: argparse.Namespace) -> None:
     if not stage.grows:
         before_this_run(stage, plan, run_dir)
     run_dir.copy_replies(stage.name)
-    session = Session(with_engine(config, shard=args.shard), run_dir)
     try:
-        importlib.import_module(f"rag_ft.stages.{stage.name}").run(session)
+        importlib.import_module(f"rag_ft.stages.{stage.name}").run(Session(config, run_dir))
     except ShardDone as end:
         note(f"[{stage.name}] shard {args.shard}: {end}")
 
@@ -157,9 +157,10 @@ def merge_command(args: argparse.Namespace) -> None:
     """`rag-ft merge-shards`: the results of the stages that ran as shards, from their buckets;
     those that are missing are done here."""
     config = config_of(args)
-    run_dir = RunDir(config.run_path)
     if not config.engine.in_buckets:
-        config = with_engine(config, num_workers=1)
+        args.overrides = [*args.overrides, "engine.num_workers=1"]
+        config = config_of(args)
+    run_dir = RunDir(config.run_path)
     folders = {
         "index": run_dir.index / "buckets",
         "generate": run_dir.checkpoints("generate"),
@@ -168,15 +169,6 @@ def merge_command(args: argparse.Namespace) -> None:
     names = [name for name, folder in folders.items() if folder.exists()] or ["index"]
     for name in names:
         run_stages(config, [name], change="update" if name == "index" else None)
-
-
-def with_engine(config: Config, num_workers: int | None = None, shard: str = "") -> Config:
-    """The configuration with other settings of its engine."""
-    engine = config.engine
-    advanced = engine.advanced.model_copy(update={"shard": shard or engine.advanced.shard})
-    number = engine.num_workers if num_workers is None else num_workers
-    changed = engine.model_copy(update={"advanced": advanced, "num_workers": number})
-    return config.model_copy(update={"engine": changed})
 
 
 def num_lost(run_dir: RunDir) -> int:

@@ -148,9 +148,7 @@ def _run_passes(
         # Write: one pair for each planned question.
         writer = QuestionWriter(settings, seed, prompt, retriever, chunks, model.name, stats)
         planned = partial(_planned, settings, prompt.prompts.kinds, chunks, seed)
-        # Short chunks get less than pairs_per_chunk questions. Planning them twice to count them
-        # takes microseconds for each chunk.
-        num = sum(1 for _ in planned())
+        num = sum(1 for _ in planned())  # planning twice takes microseconds for each chunk
         pairs = asking.passed("write", writer.requests, planned, writer.check, num)
         num = write_jsonl(run_dir.pass_pairs("drafted"), pairs)
         ended["write"] = time.monotonic()
@@ -184,11 +182,11 @@ def _run_passes(
             last = run_dir.pass_pairs("swapped")
 
         # Closed book: reject test questions that the model answers without any chunk.
-        swapped = partial(read_jsonl, last, QAPair)
-        pairs = swapped()
+        pairs = read_jsonl(last, QAPair)
         if "closed_book" in checks:
             book = ClosedBook(settings, prompt.prompts)
-            pairs = asking.passed("closed book", book.requests, swapped, book.check, num)
+            source = partial(read_jsonl, last, QAPair)
+            pairs = asking.passed("closed book", book.requests, source, book.check, num)
         write_jsonl(run_dir.pass_pairs("kept"), stats.accepted_pairs(pairs))
         end_shard(config.engine)
         ended["closed_book"] = time.monotonic()
