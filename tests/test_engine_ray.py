@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import deque
@@ -13,14 +16,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from rag_ft.chunk_store import ChunkStore
+from rag_ft.cli import main
 from rag_ft.config import EngineConfig
+from rag_ft.engine import language_model
+from rag_ft.engine.language_model import Opening, SharedModel
 from rag_ft.engine.shards import MAX_TRIES, run_buckets
 from rag_ft.engine.work import plan_buckets, planned_rows, result_of
 from rag_ft.errors import ConfigError, RagFtError
+from rag_ft.retrieval import buckets
+from rag_ft.retrieval.buckets import encode_in_buckets
+from rag_ft.retrieval.encoder import load_encoder
+from rag_ft.session import Session
+from rag_ft.stages import ingest
 from rag_ft.storage import read_rows, write_jsonl
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 NUM_BUCKETS = 24
 
 
@@ -148,6 +161,74 @@ def test_a_folder_that_a_node_does_not_see_is_named(cluster: Any, tmp_path: Path
     work = Doubling(tmp_path / "nowhere")
     with pytest.raises(ConfigError, match=r"does not see .*nowhere"):
         list(run_on_ray(work, deque(["000000-x"]), on_ray(cluster)))
+
+
+def test_encoding_and_asking_on_ray_gives_the_bytes_of_this_machine(
+    cluster: Any, make_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documents = [
+        {"id": f"d{n}", "text": f"mill {n} stands at river {n % 7}. " * (1 + n % 5)}
+        for n in range(60)
+    ]
+    config, run_dir = make_run(documents)
+    ingest.run(Session(config, run_dir))
+    chunks, encoder = ChunkStore(run_dir.chunks), load_encoder(config.encoder)
+    monkeypatch.setattr(buckets, "CHUNKS_PER_BUCKET", 12)
+    monkeypatch.setattr(language_model, "ROWS_PER_BUCKET", {"transformers": 5})
+    found = []
+    for engine in (EngineConfig(num_workers=1), on_ray(cluster)):
+        folder = tmp_path / engine.kind
+        made_by = (config.encoder, config.retrieval, 0, encoder.fingerprint)
+        encode_in_buckets(folder / "index", chunks, *made_by, engine)
+        jobs = [(({"role": "user", "content": f"mill {n}"},), "river") for n in range(12)]
+        with SharedModel(Opening(config.llm, 0, {}), engine, folder / "model") as model:
+            model.answer_logprobs(jobs)
+        done = sorted(path for path in folder.rglob("done/*") if path.suffix != ".tmp")
+        files = [path for place in done for path in (place, *place.glob("*")) if path.is_file()]
+        found.append({path.relative_to(folder): path.read_bytes() for path in files})
+    assert found[0] == found[1] and len(found[0]) >= 2 * 5 + 3
+
+
+# rag-ft with buckets of 12 chunks.
+DRIVER = (
+    "import sys; from rag_ft.retrieval import buckets; from rag_ft.cli import main; "
+    "buckets.CHUNKS_PER_BUCKET = 12; sys.exit(main(sys.argv[1:]))"
+)
+
+
+def test_a_driver_that_is_killed_is_continued_by_the_same_command(
+    cluster: Any, tmp_path: Path, tiny_encoder_dir: Path
+) -> None:
+    rows = [{"id": f"d{n}", "text": f"mill {n} stands at river {n % 7}."} for n in range(600)]
+    write_jsonl(tmp_path / "documents.jsonl", rows)
+    values = {
+        "run": {"dtype": "float32", "dir": str(tmp_path / "run")},
+        "ingest": {"sources": [str(tmp_path / "documents.jsonl")]},
+        "encoder": {"model": str(tiny_encoder_dir)},
+    }
+    config = tmp_path / "c.yaml"
+    config.write_text(yaml.safe_dump(values))
+    assert main(["ingest", str(config)]) == 0
+    index, found = tmp_path / "run" / "index", []
+    words = ["engine.kind=ray", "engine.num_workers=3"]
+    words.append(f"engine.advanced.address={cluster.address}")
+    command = [sys.executable, "-c", DRIVER, "index", str(config), *words]
+    driver = subprocess.Popen(command)
+    while not list(index.glob("buckets/*/done/[0-9]*")) and driver.poll() is None:
+        time.sleep(0.01)
+    driver.kill()
+    driver.wait()
+    assert not (index / "manifest.json").exists(), "killed while it worked"
+    before = {path.name: path.stat().st_mtime_ns for path in index.glob("buckets/*/done/[0-9]*")}
+    assert 0 < len(before) < 50
+    driver = subprocess.Popen(command)
+    assert driver.wait() == 0
+    found.append({path.name: path.read_bytes() for path in index.rglob("*.npy")})
+    shutil.rmtree(index)
+    command = [sys.executable, "-c", DRIVER, "index", str(config), "engine.num_workers=1"]
+    assert subprocess.run([*command, "--force"], check=False).returncode == 0
+    found.append({path.name: path.read_bytes() for path in index.rglob("*.npy")})
+    assert found[0] == found[1] and {"vectors.npy", "rows.npy"} <= found[0].keys()
 
 
 def test_no_more_workers_than_are_wanted(cluster: Any, tmp_path: Path) -> None:

@@ -1,0 +1,233 @@
+"""What workers and Ray bring and cost, and what a run survives.
+
+    python benchmarks/cluster.py workers [--chunks 20000]  # one and two processes, two Ray actors
+    python benchmarks/cluster.py chaos [--kills 30]        # workers, nodes and drivers are killed
+
+`workers` encodes chunks with a cheap encoder (see scale.py) by one process, two, and two actors on
+a Ray node of two CPUs, three times in turn; a rate counts from the first finished bucket to the
+last one, so that no start is in it. `chaos` encodes with all-MiniLM-L6-v2 by three actors on a
+Ray cluster of three nodes on this machine, kills at random until the number is reached, and starts
+a killed driver again. The index must then be the bytes of a run that nobody disturbed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+from hardware import processor, write_result
+from scale import made_up_texts, make_encoder
+
+ROOT = Path(__file__).resolve().parent.parent
+# The command line of rag-ft with buckets of another size.
+DRIVER = (
+    "import sys; from rag_ft.retrieval import buckets; from rag_ft.cli import main; "
+    "buckets.CHUNKS_PER_BUCKET = int(sys.argv[1]); sys.exit(main(sys.argv[2:]))"
+)
+# After so long a chaos run is left in peace: the number of kills says how far it came.
+MOST_SECONDS = 480
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("case", choices=["workers", "chaos"])
+    parser.add_argument("--chunks", type=int, default=0)
+    parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as place:
+        if args.case == "workers":
+            found = workers(Path(place), args.chunks or 20_000)
+        else:
+            found = chaos(Path(place), args.chunks or 2400, args.kills, args.seed)
+    print(json.dumps(found, indent=1))
+    write_result(f"cluster-{args.case}", processor(), found)
+
+
+def workers(folder: Path, number: int) -> dict[str, Any]:
+    """Chunks a second of each way, three times, and the ratios of the medians."""
+    make_encoder(folder / "encoder")
+    kinds = {"one": (1, "local"), "two": (2, "local"), "ray two": (2, "ray")}
+    config = prepare(folder, number, str(folder / "encoder"))
+    rates: dict[str, list[float]] = {name: [] for name in kinds}
+    cluster = start_cluster(1, 2)
+    for _ in range(3):
+        for name, (num_workers, kind) in kinds.items():
+            run_dir = fresh(folder)
+            words = [f"engine.num_workers={num_workers}", f"engine.kind={kind}"]
+            watch = Watch(run_dir)
+            process = drive(
+                512, "index", str(config), *words, f"engine.advanced.address={cluster.address}"
+            )
+            while process.poll() is None:
+                watch.look()
+                time.sleep(0.02)
+            if process.returncode:
+                raise SystemExit(f"{name} failed")
+            rates[name].append(round(watch.rate() * 512, 1))
+    cluster.shutdown()
+    middle = {name: sorted(values)[1] for name, values in rates.items()}
+    return {
+        "num_chunks": number,
+        "chunks_per_s": rates,
+        "two_over_one": round(middle["two"] / middle["one"], 3),
+        "ray_over_processes": round(middle["ray two"] / middle["two"], 3),
+        "load_average": [round(load, 1) for load in os.getloadavg()],
+    }
+
+
+class Watch:
+    """Sees when each bucket is done."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._run_dir = run_dir
+        self._seen: dict[str, float] = {}
+
+    def look(self) -> None:
+        for path in self._run_dir.glob("index/buckets/*/done/[0-9]*"):
+            self._seen.setdefault(path.name, time.monotonic())
+
+    def rate(self) -> float:
+        """Buckets a second between the first one and the last one."""
+        times = sorted(self._seen.values())
+        return (len(times) - 1) / (times[-1] - times[0])
+
+
+def chaos(folder: Path, number: int, num_kills: int, seed: int) -> dict[str, Any]:
+    """Kills; then compares the index with that of an undisturbed run."""
+    draw = random.Random(seed)
+    config = prepare(folder, number, "all-MiniLM-L6-v2")
+    size, began = 24, time.monotonic()
+    cluster = start_cluster(3, 1)
+    run_dir = fresh(folder)
+    words = [str(config), "engine.kind=ray", "engine.num_workers=3"]
+    words.append(f"engine.advanced.address={cluster.address}")
+    process = drive(size, "index", *words)
+    kills = {"worker": 0, "node": 0, "driver": 0}
+    num_failed = 0
+    while True:
+        time.sleep(draw.uniform(3, 12))
+        if process.poll() == 0:
+            break
+        if process.poll() is not None:  # killed, or a bucket whose worker was killed three times
+            num_failed += process.returncode != -signal.SIGKILL
+            process = drive(size, "index", *words)
+        if sum(kills.values()) == num_kills or time.monotonic() - began > MOST_SECONDS:
+            continue
+        kind = draw.choice(["worker"] * 3 + ["node", "driver"])
+        if kind == "driver":
+            process.kill()
+            process.wait()
+        elif kind == "node":
+            nodes = [node for node in cluster.list_all_nodes() if not node.head]
+            cluster.remove_node(draw.choice(nodes), allow_graceful=False)
+            cluster.add_node(num_cpus=1)
+        elif actors := find_actors():
+            draw.choice(actors).kill()
+        else:
+            continue  # none works at the moment
+        kills[kind] += 1
+        done = len(list(run_dir.glob("index/buckets/*/done/[0-9]*")))
+        print(f"{time.monotonic() - began:.0f} s: killed a {kind}; {done} buckets", flush=True)
+    cluster.shutdown()
+    disturbed = files_of(run_dir / "index")
+    fresh(folder)
+    if drive(size, "index", str(config), "engine.num_workers=1").wait():
+        raise SystemExit("the undisturbed run failed")
+    whole = files_of(run_dir / "index")
+    ids = json.loads(disturbed["chunk_ids.json"])
+    return {
+        "num_chunks": number,
+        "num_buckets": -(-number // size),
+        "kills": kills,
+        "runs_that_ended_with_an_error": num_failed,
+        "lost": number - len(set(ids)),
+        "doubled": len(ids) - len(set(ids)),
+        "equal_bytes": disturbed == whole,
+        "differing_files": sorted(k for k in whole if whole[k] != disturbed.get(k)),
+        "wall_s": round(time.monotonic() - began),
+    }
+
+
+def prepare(folder: Path, number: int, encoder: str) -> Path:
+    """A run whose ingest is done: a folder of documents of one chunk each."""
+    (folder / "docs.jsonl").write_text(
+        "".join(
+            json.dumps({"id": f"d{n}", "text": text}) + "\n"
+            for n, text in enumerate(made_up_texts(number, 500))
+        ),
+        encoding="utf-8",
+    )
+    values = {
+        "run": {"dir": str(folder / "run"), "dtype": "float32"},
+        "ingest": {"sources": [str(folder / "docs.jsonl")], "chunk_tokens": 1024},
+        "encoder": {"model": encoder},
+    }
+    config = folder / "config.yaml"
+    config.write_text(yaml.safe_dump(values), encoding="utf-8")
+    if drive(512, "ingest", str(config)).wait():
+        raise SystemExit("ingest failed")
+    return config
+
+
+def fresh(folder: Path) -> Path:
+    """The run folder without an index."""
+    shutil.rmtree(folder / "run" / "index", ignore_errors=True)
+    for path in (folder / "run").glob("index.*.json"):
+        path.unlink()
+    return folder / "run"
+
+
+def drive(size: int, *words: str) -> subprocess.Popen[bytes]:
+    """A command of rag-ft, started."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, "-c", DRIVER, str(size), *words],
+        env=environment,
+        stderr=subprocess.DEVNULL if "--quiet" in sys.argv else None,
+    )
+
+
+def start_cluster(num_nodes: int, num_cpus: int) -> Any:
+    """Nodes on loopback, beside a head without CPUs."""
+    from ray.cluster_utils import Cluster
+
+    os.environ["PYTHONPATH"] = str(ROOT)
+    head = {"num_cpus": 0, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    for _ in range(num_nodes):
+        cluster.add_node(num_cpus=num_cpus)
+    return cluster
+
+
+def find_actors() -> list[psutil.Process]:
+    """The processes of workers, among those that this one has started."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if "BucketActor" in " ".join(process.cmdline()):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+if __name__ == "__main__":
+    main()
