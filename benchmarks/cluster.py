@@ -1,13 +1,14 @@
 """What workers and Ray bring and cost, and what a run survives.
 
     python benchmarks/cluster.py workers [--chunks 20000]  # one and two processes, two Ray actors
-    python benchmarks/cluster.py chaos [--kills 30]        # workers, nodes and drivers are killed
+    python benchmarks/cluster.py chaos [--kills 30] [--stage index]   # what is killed, lives on
 
 `workers` encodes chunks with a cheap encoder (see scale.py) by one process, two, and two actors on
 a Ray node of two CPUs, three times in turn; a rate counts from the first finished bucket to the
-last one, so that no start is in it. `chaos` encodes with all-MiniLM-L6-v2 by three actors on a
-Ray cluster of three nodes on this machine, kills at random until the number is reached, and starts
-a killed driver again. The index must then be the bytes of a run that nobody disturbed.
+last one, so that no start is in it. `chaos` runs ingest, or index with all-MiniLM-L6-v2, by three
+actors on a Ray cluster of three nodes on this machine, kills workers, nodes and drivers at random
+until the number is reached, and starts a killed driver again. The result must then be the bytes of
+a run that nobody disturbed.
 """
 
 from __future__ import annotations
@@ -30,14 +31,20 @@ import yaml
 from hardware import processor, write_result
 from scale import made_up_texts, make_encoder
 
+from rag_ft.run_dir import RunDir
+from rag_ft.storage import read_rows
+
 ROOT = Path(__file__).resolve().parent.parent
 # The command line of rag-ft with buckets of another size.
 DRIVER = (
-    "import sys; from rag_ft.retrieval import buckets; from rag_ft.cli import main; "
-    "buckets.CHUNKS_PER_BUCKET = int(sys.argv[1]); sys.exit(main(sys.argv[2:]))"
+    "import sys, importlib; from rag_ft.cli import main; size, words = int(sys.argv[1]), sys.argv[2:]; "
+    "room, name = {'index': ('retrieval', 'CHUNKS'), 'ingest': ('documents', 'FILES')}[words[0]]; "
+    "buckets = importlib.import_module(f'rag_ft.{room}.buckets'); "
+    "setattr(buckets, f'{name}_PER_BUCKET', size); sys.exit(main(words))"
 )
 # After so long a chaos run is left in peace: the number of kills says how far it came.
 MOST_SECONDS = 480
+PAUSE = (2.0, 8.0)  # seconds between two kills
 
 
 def main() -> None:
@@ -45,13 +52,14 @@ def main() -> None:
     parser.add_argument("case", choices=["workers", "chaos"])
     parser.add_argument("--chunks", type=int, default=0)
     parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--stage", choices=["ingest", "index"], default="ingest")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         if args.case == "workers":
             found = workers(Path(place), args.chunks or 20_000)
         else:
-            found = chaos(Path(place), args.chunks or 2400, args.kills, args.seed)
+            found = chaos(Path(place), args.stage, args.chunks or 2400, args.kills, args.seed)
     print(json.dumps(found, indent=1))
     write_result(f"cluster-{args.case}", processor(), found)
 
@@ -65,7 +73,7 @@ def workers(folder: Path, number: int) -> dict[str, Any]:
     cluster = start_cluster(1, 2)
     for _ in range(3):
         for name, (num_workers, kind) in kinds.items():
-            run_dir = fresh(folder)
+            run_dir = fresh(folder, "index")
             words = [f"engine.num_workers={num_workers}", f"engine.kind={kind}"]
             watch = Watch(run_dir)
             process = drive(
@@ -105,25 +113,24 @@ class Watch:
         return (len(times) - 1) / (times[-1] - times[0])
 
 
-def chaos(folder: Path, number: int, num_kills: int, seed: int) -> dict[str, Any]:
-    """Kills; then compares the index with that of an undisturbed run."""
-    draw = random.Random(seed)
-    config = prepare(folder, number, "all-MiniLM-L6-v2")
-    size, began = 24, time.monotonic()
-    cluster = start_cluster(3, 1)
-    run_dir = fresh(folder)
-    words = [str(config), "engine.kind=ray", "engine.num_workers=3"]
+def chaos(folder: Path, stage: str, number: int, num_kills: int, seed: int) -> dict[str, Any]:
+    """Kills; then compares what the stage wrote with an undisturbed run."""
+    draw, size = random.Random(seed), 24
+    config = prepare(folder, number, "all-MiniLM-L6-v2", stage == "index")
+    cluster, began = start_cluster(3, 1), time.monotonic()
+    run_dir = fresh(folder, stage)
+    words = [stage, str(config), "engine.kind=ray", "engine.num_workers=3"]
     words.append(f"engine.advanced.address={cluster.address}")
-    process = drive(size, "index", *words)
+    process = drive(size, *words)
     kills = {"worker": 0, "node": 0, "driver": 0}
     num_failed = 0
     while True:
-        time.sleep(draw.uniform(3, 12))
+        time.sleep(draw.uniform(*PAUSE))
         if process.poll() == 0:
             break
         if process.poll() is not None:  # killed, or a bucket whose worker was killed three times
             num_failed += process.returncode != -signal.SIGKILL
-            process = drive(size, "index", *words)
+            process = drive(size, *words)
         if sum(kills.values()) == num_kills or time.monotonic() - began > MOST_SECONDS:
             continue
         kind = draw.choice(["worker"] * 3 + ["node", "driver"])
@@ -139,30 +146,30 @@ def chaos(folder: Path, number: int, num_kills: int, seed: int) -> dict[str, Any
         else:
             continue  # none works at the moment
         kills[kind] += 1
-        done = len(list(run_dir.glob("index/buckets/*/done/[0-9]*")))
+        done = len(list(run_dir.rglob("done/[0-9]*")))
         print(f"{time.monotonic() - began:.0f} s: killed a {kind}; {done} buckets", flush=True)
     cluster.shutdown()
-    disturbed = files_of(run_dir / "index")
-    fresh(folder)
-    if drive(size, "index", str(config), "engine.num_workers=1").wait():
+    seconds = round(time.monotonic() - began)
+    disturbed, ids = files_of(run_dir, stage), ids_of(run_dir, stage)
+    fresh(folder, stage)
+    if drive(size, stage, str(config), "engine.num_workers=1").wait():
         raise SystemExit("the undisturbed run failed")
-    whole = files_of(run_dir / "index")
-    ids = json.loads(disturbed["chunk_ids.json"])
+    whole, wanted = files_of(run_dir, stage), ids_of(run_dir, stage)
     return {
-        "num_chunks": number,
-        "num_buckets": -(-number // size),
+        "stage": stage,
+        "num_documents": number,
         "kills": kills,
         "runs_that_ended_with_an_error": num_failed,
-        "lost": number - len(set(ids)),
+        "lost": len(set(wanted) - set(ids)),
         "doubled": len(ids) - len(set(ids)),
         "equal_bytes": disturbed == whole,
         "differing_files": sorted(k for k in whole if whole[k] != disturbed.get(k)),
-        "wall_s": round(time.monotonic() - began),
+        "wall_s": seconds,
     }
 
 
-def prepare(folder: Path, number: int, encoder: str) -> Path:
-    """A run whose ingest is done: a folder of documents of one chunk each."""
+def prepare(folder: Path, number: int, encoder: str, ingested: bool = True) -> Path:
+    """A configuration over documents of one chunk each; `ingested`: its ingest is done."""
     (folder / "docs.jsonl").write_text(
         "".join(
             json.dumps({"id": f"d{n}", "text": text}) + "\n"
@@ -177,17 +184,18 @@ def prepare(folder: Path, number: int, encoder: str) -> Path:
     }
     config = folder / "config.yaml"
     config.write_text(yaml.safe_dump(values), encoding="utf-8")
-    if drive(512, "ingest", str(config)).wait():
+    if ingested and drive(512, "ingest", str(config)).wait():
         raise SystemExit("ingest failed")
     return config
 
 
-def fresh(folder: Path) -> Path:
-    """The run folder without an index."""
-    shutil.rmtree(folder / "run" / "index", ignore_errors=True)
-    for path in (folder / "run").glob("index.*.json"):
-        path.unlink()
-    return folder / "run"
+def fresh(folder: Path, stage: str) -> Path:
+    """The run folder without what the stage wrote."""
+    run_dir = RunDir(folder / "run")
+    for path in (*run_dir.writes(stage), run_dir.started(stage), run_dir.done(stage)):
+        shutil.rmtree(path, ignore_errors=True)
+        path.unlink(missing_ok=True)
+    return run_dir.path
 
 
 def drive(size: int, *words: str) -> subprocess.Popen[bytes]:
@@ -224,9 +232,21 @@ def find_actors() -> list[psutil.Process]:
     return found
 
 
-def files_of(folder: Path) -> dict[str, bytes]:
-    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+def files_of(folder: Path, stage: str) -> dict[str, bytes]:
+    """The results of a stage."""
+    found = {}
+    for path in RunDir(folder).writes(stage, "result"):
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file():
+                found[file.relative_to(folder).as_posix()] = file.read_bytes()
+    return found
+
+
+def ids_of(folder: Path, stage: str) -> list[str]:
+    """The ids of the chunks that a stage wrote."""
+    if stage == "index":
+        return list(json.loads((folder / "index" / "chunk_ids.json").read_text(encoding="utf-8")))
+    return [row["id"] for row in read_rows(RunDir(folder).chunks)]
 
 
 if __name__ == "__main__":

@@ -134,7 +134,7 @@ def make_parser() -> argparse.ArgumentParser:
         _add_force(command)
         if stage.grows:
             command.add_argument("--update", action="store_true", help=UPDATE_HELP)
-        if stage.name in ("index", "generate", "evaluate"):
+        if stage.name in ("ingest", "index", "generate", "evaluate"):
             command.add_argument("--shard", metavar="I/N", help=SHARD_HELP)
         if stage.name == "index":
             command.add_argument("--compact", action="store_true", help=COMPACT_HELP)

@@ -23,6 +23,7 @@ FILES: dict[str, dict[str, FileKind]] = {
         "documents.unsplit.grams": "scratch",
         "documents.offsets.npy": "scratch",
         "chunks.offsets.npy": "scratch",
+        "checkpoints/ingest": "scratch",
     },
     "index": {"index": "result"},
     "generate": {
@@ -244,13 +245,12 @@ class RunDir:
         return self.path / "training" / "tensorboard"
 
     def checkpoints(self, stage: str) -> Path:
-        """generate, train_*, evaluate: checkpoints, the files of the passes, requests in buckets
+        """All but index and report: checkpoints, the files of the passes, requests in buckets
         and what workers answered; removed when the stage is done."""
         return self.path / "checkpoints" / stage
 
     def pass_pairs(self, name: str) -> Path:
-        """generate, while it runs: a QAPair a line, those that are left after the pass drafted,
-        verified, swapped or kept."""
+        """generate, while it runs: a QAPair a line, those left after one of its passes."""
         return self.checkpoints("generate") / f"{name}.jsonl"
 
     @property

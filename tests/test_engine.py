@@ -33,6 +33,7 @@ class Doubling:
 
     folder: Path
     closed: int = 0
+    has_processes: bool = False
 
     def do(self, name: str) -> None:
         tries = self.folder / "tries"

@@ -11,12 +11,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from doubling import Doubling
 
 from rag_ft.chunk_store import ChunkStore
 from rag_ft.cli import main
@@ -24,7 +24,7 @@ from rag_ft.config import EngineConfig
 from rag_ft.engine import language_model
 from rag_ft.engine.language_model import Opening, SharedModel
 from rag_ft.engine.shards import MAX_TRIES, run_buckets
-from rag_ft.engine.work import plan_buckets, planned_rows, result_of
+from rag_ft.engine.work import plan_buckets, result_of
 from rag_ft.errors import ConfigError, RagFtError
 from rag_ft.retrieval import buckets
 from rag_ft.retrieval.buckets import encode_in_buckets
@@ -59,34 +59,6 @@ def cluster() -> Iterator[Any]:
     ray.shutdown()
     nodes.shutdown()
     patch.undo()
-
-
-@dataclass
-class Doubling:
-    """Work that takes a while: writes each row with its number doubled, and who did it. Rows may
-    be poison."""
-
-    folder: Path
-    seconds: float = 0.2
-    opened: int = 0
-
-    def do(self, name: str) -> None:
-        self.opened += 1
-        tries = self.folder / "tries"
-        tries.mkdir(exist_ok=True)
-        (tries / f"{name}-{os.getpid()}-{time.monotonic_ns()}").touch()
-        rows = list(planned_rows(self.folder, name))
-        if any(row.get("poison") == "kills" for row in rows):
-            os.kill(os.getpid(), signal.SIGKILL)
-        if any(row.get("poison") == "raises" for row in rows):
-            raise ValueError("a row that nobody can read")
-        if any(row.get("poison") == "user" for row in rows):
-            raise ConfigError("there is no such model")
-        time.sleep(self.seconds)
-        write_jsonl(result_of(self.folder, name), ({"n": 2 * row["n"]} for row in rows))
-
-    def close(self) -> None:
-        self.opened = 0
 
 
 def plan(folder: Path, poison: dict[int, str] | None = None) -> list[str]:

@@ -162,6 +162,7 @@ def merge_command(args: argparse.Namespace) -> None:
         config = config_of(args)
     run_dir = RunDir(config.run_path)
     folders = {
+        "ingest": run_dir.checkpoints("ingest"),
         "index": run_dir.index / "buckets",
         "generate": run_dir.checkpoints("generate"),
         "evaluate": run_dir.checkpoints("evaluate"),

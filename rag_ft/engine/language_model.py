@@ -189,6 +189,7 @@ class ModelWork:
     folder: Path
     opening: Opening
     name: str
+    has_processes: bool = False
     _opened: list[LanguageModel] = field(default_factory=list)
 
     def model(self) -> LanguageModel:

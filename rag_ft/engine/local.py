@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import tempfile
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from rag_ft.engine.work import Work, try_bucket
 
 def run_in_order(work: Work, waiting: deque[str]) -> Iterator[tuple[str, str | None]]:
     """The buckets one after the other in this process, with one thread."""
-    with one_thread():
+    with nullcontext() if work.has_processes else one_thread():
         try:
             while waiting:
                 name = waiting.popleft()
@@ -60,8 +61,8 @@ class _InProcess:
         os.environ["TQDM_DISABLE"] = "1"  # the parent shows the progress
         if self.gpus >= 1 and not self.gpu_locks:
             self.gpu_locks = claim_gpus(int(self.gpus))
-        with one_thread():
-            return try_bucket(self.work, name)
+        use_one_thread()
+        return try_bucket(self.work, name)
 
 
 def claim_gpus(number: int) -> tuple[FileLock, ...]:
@@ -86,6 +87,13 @@ def claim_gpus(number: int) -> tuple[FileLock, ...]:
     for lock in claimed.values():
         lock.release()
     return ()
+
+
+def use_one_thread() -> None:
+    """PyTorch computes with one thread in this worker, also where it is loaded later."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from rag_ft.config import EngineConfig
-from rag_ft.engine.local import one_thread
+from rag_ft.engine.local import use_one_thread
 from rag_ft.engine.work import Work, try_bucket
 from rag_ft.errors import ConfigError, RagFtError
 
@@ -29,6 +29,7 @@ class BucketActor:
 
     def __init__(self, work: Work) -> None:
         os.environ["TQDM_DISABLE"] = "1"  # the driver shows the progress
+        use_one_thread()
         self._work = work
 
     def start(self) -> RagFtError | None:
@@ -43,8 +44,7 @@ class BucketActor:
     def do(self, name: str) -> tuple[str | None, RagFtError | None]:
         """(why the bucket failed, an error that the user has to repair)."""
         try:
-            with one_thread():
-                return try_bucket(self._work, name), None
+            return try_bucket(self._work, name), None
         except RagFtError as error:
             return None, error
 

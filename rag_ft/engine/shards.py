@@ -91,6 +91,6 @@ def _each(
     none is left; who gets one from here may put it back."""
     if engine.kind == "ray":
         return run_on_ray(work, waiting, engine)
-    if engine.num_workers < 2 or engine.advanced.shard:
+    if engine.num_workers < 2 or engine.advanced.shard or work.has_processes:
         return run_in_order(work, waiting)
     return run_in_processes(work, waiting, engine)

@@ -36,6 +36,7 @@ class Work(Protocol):
     keeps it for the next ones."""
 
     folder: Path
+    has_processes: bool  # it uses all cores of a machine itself
 
     def do(self, name: str) -> None:
         """Writes the result of a bucket, whole."""

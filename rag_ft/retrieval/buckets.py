@@ -94,6 +94,7 @@ class EncodeWork:
     encoder: EncoderConfig
     identity: str
     context: ChunkContext
+    has_processes: bool = False
     _opened: list[Encoder] = field(default_factory=list)
 
     def do(self, name: str) -> None:
@@ -103,18 +104,18 @@ class EncodeWork:
             ConfigError: this machine computes other vectors than the one that planned.
         """
         if not self._opened:
-            encoder = load_encoder(self.encoder)
+            model = load_encoder(self.encoder)
             dtype = choose_dtype(self.encoder.dtype, choose_device())
-            check_alike(f"{encoder.fingerprint} {dtype}", self.identity, "encoder")
-            self._opened.append(encoder)
-        encoder, planned = self._opened[0], list(planned_rows(self.folder, name))
+            check_alike(f"{model.fingerprint} {dtype}", self.identity, "encoder")
+            self._opened.append(model)
+        model, planned = self._opened[0], list(planned_rows(self.folder, name))
         rows = np.zeros(len(planned), dtype=KEYS)
         rows["key"] = np.array([row["key"] for row in planned], dtype=np.uint64)
         lines, vectors, cut = [row["line"] for row in planned], list[np.ndarray](), list[bool]()
         texts = (chunk_text(chunk, self.context) for chunk in ChunkStore(self.chunks).at(lines))
-        for block in batched(texts, encoder.block_size):
-            cut += [number > encoder.max_tokens for number in encoder.count_tokens(block)]
-            vectors.append(encoder.encode_chunks(block))
+        for block in batched(texts, model.block_size):
+            cut += [number > model.max_tokens for number in model.count_tokens(block)]
+            vectors.append(model.encode_chunks(block))
         rows["cut"] = cut
         with whole_folder(result_of(self.folder, name)) as temporary:
             np.save(temporary / "vectors.npy", np.concatenate(vectors))
