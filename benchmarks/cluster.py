@@ -37,7 +37,8 @@ from rag_ft.storage import read_rows
 ROOT = Path(__file__).resolve().parent.parent
 # The command line of rag-ft with buckets of another size.
 DRIVER = (
-    "import sys, importlib; from rag_ft.cli import main; size, words = int(sys.argv[1]), sys.argv[2:]; "
+    "import sys, importlib; from rag_ft.cli import main; "
+    "size, words = int(sys.argv[1]), sys.argv[2:]; "
     "room, name = {'index': ('retrieval', 'CHUNKS'), 'ingest': ('documents', 'FILES')}[words[0]]; "
     "buckets = importlib.import_module(f'rag_ft.{room}.buckets'); "
     "setattr(buckets, f'{name}_PER_BUCKET', size); sys.exit(main(words))"
@@ -170,16 +171,12 @@ def chaos(folder: Path, stage: str, number: int, num_kills: int, seed: int) -> d
 
 def prepare(folder: Path, number: int, encoder: str, ingested: bool = True) -> Path:
     """A configuration over documents of one chunk each; `ingested`: its ingest is done."""
-    (folder / "docs.jsonl").write_text(
-        "".join(
-            json.dumps({"id": f"d{n}", "text": text}) + "\n"
-            for n, text in enumerate(made_up_texts(number, 500))
-        ),
-        encoding="utf-8",
-    )
+    (folder / "docs").mkdir()
+    for n, text in enumerate(made_up_texts(number, 500)):
+        (folder / "docs" / f"{n:06}.md").write_text(text, encoding="utf-8")
     values = {
         "run": {"dir": str(folder / "run"), "dtype": "float32"},
-        "ingest": {"sources": [str(folder / "docs.jsonl")], "chunk_tokens": 1024},
+        "ingest": {"sources": [str(folder / "docs")], "chunk_tokens": 1024},
         "encoder": {"model": encoder},
     }
     config = folder / "config.yaml"
