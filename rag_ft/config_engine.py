@@ -35,8 +35,8 @@ class EngineAdvanced(Section):
 class EngineConfig(Section):
     kind: Literal["local", "ray"] = Field(
         "local",
-        description="local: the work of index, of the LLM and of LM scoring is done on this "
-        "machine. ray: on a Ray cluster whose nodes see the run folder under the same path.",
+        description="local: files are read, chunks encoded and the LLM asked on this machine. "
+        "ray: on a Ray cluster whose nodes see the run folder under the same path.",
     )
     num_workers: int = Field(
         0,

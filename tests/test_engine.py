@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 
 from rag_ft.config import EngineConfig
 from rag_ft.config_loader import load_config
+from rag_ft.engine.local import claim_gpus
 from rag_ft.engine.shards import MAX_TRIES, ShardDone, run_buckets, shard_of
 from rag_ft.engine.work import (
     bucket_of,
@@ -168,6 +171,29 @@ def test_of_two_workers_with_the_same_bucket_the_first_result_stays(tmp_path: Pa
         (slow / "x").write_text("slow")
     assert (tmp_path / "done" / "0" / "x").read_text() == "fast"
     assert [path.name for path in (tmp_path / "done").iterdir()] == ["0"]
+
+
+def test_each_worker_claims_gpus_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    seen, held = [], []
+    for _ in range(3):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6")
+        held.append(claim_gpus(2 if not held else 1))
+        seen.append(os.environ["CUDA_VISIBLE_DEVICES"])
+    assert seen == ["4,5", "6", "4,5,6"] and [len(locks) for locks in held] == [2, 1, 0]
+    held[0][1].release()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6")
+    assert claim_gpus(1) and os.environ["CUDA_VISIBLE_DEVICES"] == "5", "free when a worker ends"
+
+
+def test_without_ray_the_error_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigError, match=r"pip install 'rag-ft\[ray\]'"):
+        run_buckets(Doubling(tmp_path), plan(tmp_path), EngineConfig(kind="ray"), "double")
 
 
 def test_old_names_of_the_settings_still_hold(tmp_path: Path, capsys: Any) -> None:

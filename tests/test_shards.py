@@ -207,6 +207,11 @@ def test_evaluate_runs_as_shards_by_the_command(
         values["run"] = {"dtype": "float32", "dir": str(tmp_path / name)}
         config = tmp_path / f"{name}.yaml"
         config.write_text(yaml.safe_dump(values))
+        if name == "shards":
+            assert main(["ingest", str(config), "--shard", "0/2"]) == 0
+            assert main(["ingest", str(config), "--shard", "1/2"]) == 0
+            assert not (tmp_path / name / "chunks.jsonl").exists()
+            assert main(["merge-shards", str(config)]) == 0
         for stage in ("ingest", "index", "generate", "train_retriever", "train_generator"):
             assert main([stage, str(config)]) == 0
         capsys.readouterr()
