@@ -171,8 +171,7 @@ def _run_passes(
         num = write_jsonl(run_dir.pass_pairs("verified"), pairs)
         ended["round_trip"] = time.monotonic()
 
-        # Swaps: add unanswerable questions about other names. A question may repeat one whose pair
-        # was rejected, but none that has an answer.
+        # Swaps: add unanswerable questions about other names; none may repeat one with an answer.
         last = run_dir.pass_pairs("verified")
         if settings.advanced.swaps_per_pair:
             known = {pair.question for pair in (*imported, *read_jsonl(last, QAPair))}
