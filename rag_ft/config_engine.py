@@ -13,7 +13,7 @@ class EngineAdvanced(Section):
     address: str = Field(
         "auto",
         description="The Ray cluster: auto (the one of this machine; without one Ray starts here), "
-        "host:port or ray://host:10001.",
+        "host:port, or ray://host:10001 (needs ray[client]).",
     )
     cpus_per_worker: float = Field(
         1, gt=0, le=1024, description="With Ray: CPU cores that a node reserves for a worker."

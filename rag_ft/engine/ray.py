@@ -8,6 +8,7 @@ removes nodes whose actors have ended.
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 from collections import deque
@@ -19,9 +20,12 @@ from rag_ft.engine.local import use_one_thread
 from rag_ft.engine.work import Work, try_bucket
 from rag_ft.errors import ConfigError, RagFtError
 
+log = logging.getLogger(__name__)
+
 # A bucket is not to blame for a node that ends. But a node that always ends must not go on forever.
 MAX_LOST_NODES, NODE_ENDED = 100, "its node has died"
 MAX_FAILED_STARTS = 10
+PATIENCE_SECONDS = 60
 
 
 class BucketActor:
@@ -146,8 +150,13 @@ class _Crew:
 
     def next_ready(self) -> Any:
         """Waits for what Ray was asked; work comes before starts."""
-        [ready], _ = self._ray.wait([*self.running, *self.starting], num_returns=1)
-        return ready
+        while True:
+            asked = [*self.running, *self.starting]
+            ready, _ = self._ray.wait(asked, num_returns=1, timeout=PATIENCE_SECONDS)
+            if ready:
+                return ready[0]
+            if not self.running:
+                log.warning("no worker has started yet; the cluster: %s", self._resources())
 
     def started(self, ready: Any) -> Any:
         """An actor that has started; None where it ended with its node.
@@ -177,6 +186,10 @@ class _Crew:
         """Ends an actor for which there is no bucket: its node may be removed."""
         actor.close.remote()
         actor.__ray_terminate__.remote()
+
+    def _resources(self) -> str:
+        there = self._ray.cluster_resources()
+        return f"{there.get('CPU', 0):g} CPUs, {there.get('GPU', 0):g} GPUs"
 
     def end(self) -> None:
         """Ends all actors."""
