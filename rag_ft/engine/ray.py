@@ -156,7 +156,9 @@ class _Crew:
             if ready:
                 return ready[0]
             if not self.running:
-                log.warning("no worker has started yet; the cluster: %s", self._resources())
+                there = self._ray.cluster_resources()
+                cpus, gpus = there.get("CPU", 0), there.get("GPU", 0)
+                log.warning("no worker has started: the cluster has %g CPUs, %g GPUs", cpus, gpus)
 
     def started(self, ready: Any) -> Any:
         """An actor that has started; None where it ended with its node.
@@ -186,10 +188,6 @@ class _Crew:
         """Ends an actor for which there is no bucket: its node may be removed."""
         actor.close.remote()
         actor.__ray_terminate__.remote()
-
-    def _resources(self) -> str:
-        there = self._ray.cluster_resources()
-        return f"{there.get('CPU', 0):g} CPUs, {there.get('GPU', 0):g} GPUs"
 
     def end(self) -> None:
         """Ends all actors."""
