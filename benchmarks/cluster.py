@@ -1,14 +1,15 @@
 """What workers and Ray bring and cost, and what a run survives.
 
     python benchmarks/cluster.py workers [--chunks 20000]  # one and two processes, two Ray actors
+    python benchmarks/cluster.py dispatch [--chunks 400]   # buckets without work
     python benchmarks/cluster.py chaos [--kills 30] [--stage index]   # what is killed, lives on
 
 `workers` encodes chunks with a cheap encoder (see scale.py) by one process, two, and two actors on
 a Ray node of two CPUs, three times in turn; a rate counts from the first finished bucket to the
-last one, so that no start is in it. `chaos` runs ingest, or index with all-MiniLM-L6-v2, by three
-actors on a Ray cluster of three nodes on this machine, kills workers, nodes and drivers at random
-until the number is reached, and starts a killed driver again. The result must then be the bytes of
-a run that nobody disturbed.
+last one, so that no start is in it. `dispatch` says what it costs to hand out a bucket. `chaos`
+runs ingest, or index with all-MiniLM-L6-v2, by three actors on a Ray cluster of three nodes on this
+machine, kills workers, nodes and drivers at random until the number is reached, and starts a killed
+driver again. The result must then be the bytes of a run that nobody disturbed.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,9 @@ import yaml
 from hardware import processor, write_result
 from scale import made_up_texts, make_encoder
 
+from rag_ft.config import EngineConfig
+from rag_ft.engine.shards import run_buckets
+from rag_ft.engine.work import plan_buckets, result_of
 from rag_ft.run_dir import RunDir
 from rag_ft.storage import read_rows
 
@@ -50,7 +55,7 @@ PAUSE = (2.0, 8.0)  # seconds between two kills
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("case", choices=["workers", "chaos"])
+    parser.add_argument("case", choices=["workers", "dispatch", "chaos"])
     parser.add_argument("--chunks", type=int, default=0)
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--stage", choices=["ingest", "index"], default="ingest")
@@ -59,6 +64,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         if args.case == "workers":
             found = workers(Path(place), args.chunks or 20_000)
+        elif args.case == "dispatch":
+            found = dispatch(Path(place), args.chunks or 400)
         else:
             found = chaos(Path(place), args.stage, args.chunks or 2400, args.kills, args.seed)
     print(json.dumps(found, indent=1))
@@ -95,6 +102,41 @@ def workers(folder: Path, number: int) -> dict[str, Any]:
         "ray_over_processes": round(middle["ray two"] / middle["two"], 3),
         "load_average": [round(load, 1) for load in os.getloadavg()],
     }
+
+
+@dataclass
+class NoWork:
+    """Writes an empty result."""
+
+    folder: Path
+    has_processes: bool = False
+
+    def do(self, name: str) -> None:
+        path = result_of(self.folder, name)
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+
+    def close(self) -> None:
+        """Nothing stays open."""
+
+
+def dispatch(folder: Path, number: int) -> dict[str, Any]:
+    """Milliseconds from one finished bucket to the next one, by two workers."""
+    import ray
+
+    cluster, found = start_cluster(1, 2), dict[str, float]()
+    for kind in ("local", "ray"):
+        engine = EngineConfig(kind=kind, num_workers=2, advanced={"address": cluster.address})
+        work = NoWork(folder / kind)
+        names = plan_buckets(work.folder, ((n, {"n": n}) for n in range(number)))
+        run_buckets(work, names, engine, kind)
+        times = sorted(result_of(work.folder, name).stat().st_mtime_ns for name in names)
+        # The first tenth: the second worker may not have started.
+        rest = times[number // 10 :]
+        found[f"{kind}_ms"] = round((rest[-1] - rest[0]) / 1e6 / (len(rest) - 1), 2)
+    ray.shutdown()
+    cluster.shutdown()
+    return {**found, "num_buckets": number, "load_average": round(os.getloadavg()[0], 1)}
 
 
 class Watch:
