@@ -84,6 +84,9 @@ def test_what_is_known_is_not_asked_again(
     first = ask(opening, tmp_path, engine())
     monkeypatch.setattr(language_model, "open_language_model", lambda *_: pytest.fail("opened"))
     assert ask(opening, tmp_path, engine()) == first, "from the file of replies"
+    lines = (tmp_path / "replies.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "replies.jsonl").write_text("".join(lines[:7]))
+    assert ask(opening, tmp_path, engine()) == first, "killed while it took them from the buckets"
     (tmp_path / "replies.jsonl").unlink()
     assert ask(opening, tmp_path, engine()) == first, "from the buckets"
 

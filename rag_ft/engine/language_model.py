@@ -109,6 +109,9 @@ class SharedModel:
         folder = self._folder / re.sub(r"\W+", "-", what)
         num_buckets = self._num_buckets(most) if most is not None else UNKNOWN_BUCKETS
         known = {row["key"] for row in read_rows(cache)} if cache.exists() else set()
+        # A killed run has moved some results to the cache: the buckets must be the same again.
+        for path in (folder / "done").glob("[0-9]*"):
+            known -= {row["key"] for row in read_rows(path)}
 
         def rows() -> Iterator[tuple[int, dict[str, Any]]]:
             for request in requests:
