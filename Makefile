@@ -11,7 +11,7 @@ SERVER := $(if $(filter gpu,$(DEVICE)),vllm)
 BIN    := .venv/bin
 RAG_FT := $(BIN)/rag-ft
 
-.PHONY: help setup demo generate finetune evaluate run status test test-slow test-vllm check format vllm gguf docs clean
+.PHONY: help setup demo generate finetune evaluate run status test test-slow test-vllm test-ray check format vllm gguf docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -89,6 +89,10 @@ gguf: .llama.cpp/.installed ## llama.cpp for rag-ft bundle --gguf; compiles for 
 
 test-vllm: setup vllm ## the tests against a real vLLM server on the CPU
 	$(BIN)/python -m pytest -q -m vllm
+
+test-ray: setup ## the tests on a Ray cluster of three nodes on loopback
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(DEVICE),demo,dev,ray]'
+	$(BIN)/python -m pytest -q -m ray
 
 check: setup ## ruff, mypy and the measures of the code
 	$(BIN)/ruff check .

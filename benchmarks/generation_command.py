@@ -32,6 +32,7 @@ from typing import Any
 from generation import bare_loop, prompt_counters, spread, write
 
 from rag_ft.config_loader import load_config
+from rag_ft.engine import language_model
 from rag_ft.llm.factory import open_language_model
 from rag_ft.llm.interface import ChatRequest, Reply
 from rag_ft.pipeline import run_stage
@@ -126,7 +127,8 @@ def run_command(config: Any, model: Any) -> tuple[dict[str, Pass], dict[str, flo
     something, and seconds by pass and around them."""
     run_dir, listener = RunDir(config.run_path), Listener(model)
     run_dir.replies("generate").unlink(missing_ok=True)
-    generate.open_language_model = lambda *_: contextlib.nullcontext(listener)  # type: ignore[assignment]
+    opened = contextlib.nullcontext(listener)
+    language_model.open_language_model = lambda *_: opened  # type: ignore[assignment]
     began = time.monotonic()
     seconds = generate.run(Session(config, run_dir))["seconds_by_pass"]
     around = time.monotonic() - began - sum(seconds.values())

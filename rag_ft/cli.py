@@ -33,7 +33,7 @@ FORCE_HELP = "run it again even if it is up to date; replies of a language model
 RETRY_HELP = "ask again for the pairs that were lost to errors of the server, and only for those"
 UPDATE_HELP = "take documents that were added, changed or removed; the rest stays as it is"
 COMPACT_HELP = "as --update, and write the index without deleted vectors, as one segment"
-SHARD_HELP = "only encode the buckets of one part of N (I from 0); merge-shards writes the index"
+SHARD_HELP = "only do the buckets of one part of N (I from 0); merge-shards writes the result"
 DROP_HELP = "with --force: also delete the replies, so that the language model is asked again"
 
 
@@ -135,8 +135,9 @@ def make_parser() -> argparse.ArgumentParser:
         _add_force(command)
         if stage.grows:
             command.add_argument("--update", action="store_true", help=UPDATE_HELP)
-        if stage.name == "index":
+        if stage.name in ("ingest", "index", "generate", "evaluate"):
             command.add_argument("--shard", metavar="I/N", help=SHARD_HELP)
+        if stage.name == "index":
             command.add_argument("--compact", action="store_true", help=COMPACT_HELP)
         if stage.name == "generate":
             command.add_argument("--retry-rejected", action="store_true", help=RETRY_HELP)
@@ -147,12 +148,8 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _add_force(run)
     run.add_argument("--until", metavar="STAGE", choices=NAMES, help="stop after this stage")
-    _add(
-        commands,
-        "merge-shards",
-        "write the index from the buckets that `index --shard` encoded",
-        "run.merge_command",
-    )
+    merge = "write the results of stages that ran with --shard from their buckets"
+    _add(commands, "merge-shards", merge, "run.merge_command")
     _add(commands, "status", "which stages are done, stale or missing", "run.status_command")
 
     _add_questions(commands)

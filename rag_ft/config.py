@@ -13,7 +13,6 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from rag_ft.config_advanced import (
     EncoderAdvanced,
-    EngineAdvanced,
     EvaluateAdvanced,
     GenerateAdvanced,
     IngestAdvanced,
@@ -22,6 +21,7 @@ from rag_ft.config_advanced import (
     RetrievalAdvanced,
     ServeAdvanced,
 )
+from rag_ft.config_engine import EngineConfig
 from rag_ft.config_section import Section
 from rag_ft.config_training import (
     TrainGeneratorAdvanced,
@@ -277,10 +277,6 @@ class ServeConfig(Section):
         "those that somebody judges, to feedback.jsonl.",
     )
     advanced: ServeAdvanced = ServeAdvanced()
-
-
-class EngineConfig(Section):
-    advanced: EngineAdvanced = EngineAdvanced()
 
 
 class Config(Section):

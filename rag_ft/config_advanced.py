@@ -313,17 +313,6 @@ class EvaluateAdvanced(Section):
     )
 
 
-class EngineAdvanced(Section):
-    num_workers: int = Field(
-        0,
-        ge=0,
-        le=10_000,
-        description="Processes with one thread each that encode chunks for index, in buckets: the "
-        "result is the same bytes for any number of them, and of shards. 0: this process alone, "
-        "with all its threads, without buckets.",
-    )
-
-
 class ServeAdvanced(Section):
     public_url: str | None = Field(
         None,

@@ -42,6 +42,7 @@ RENAMED = {
     "encoder.dtype": "run.dtype",
     "reranker.dtype": "run.dtype",
     "train_generator.folds": "train_generator.advanced.cross_validation_folds",
+    "engine.advanced.num_workers": "engine.num_workers",
     "retrieval.with_title": "retrieval.context",
     "retrieval.advanced.with_title": "retrieval.context",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -22,6 +23,7 @@ FILES: dict[str, dict[str, FileKind]] = {
         "documents.unsplit.grams": "scratch",
         "documents.offsets.npy": "scratch",
         "chunks.offsets.npy": "scratch",
+        "checkpoints/ingest": "scratch",
     },
     "index": {"index": "result"},
     "generate": {
@@ -71,6 +73,7 @@ FILES: dict[str, dict[str, FileKind]] = {
         "rejects/evaluate.jsonl": "result",
         "given_index": "result",
         "replies/evaluate.jsonl": "replies",
+        "checkpoints/evaluate": "scratch",
         "vllm.log": "scratch",
     },
     "report": {"metrics.json": "result", "report.html": "result", "report.md": "result"},
@@ -243,13 +246,12 @@ class RunDir:
         return self.path / "training" / "tensorboard"
 
     def checkpoints(self, stage: str) -> Path:
-        """generate, train_*: checkpoints and the files of the passes, removed when the stage is
-        done."""
+        """All but index and report: checkpoints, the files of the passes, requests in buckets
+        and what workers answered; removed when the stage is done."""
         return self.path / "checkpoints" / stage
 
     def pass_pairs(self, name: str) -> Path:
-        """generate, while it runs: a QAPair a line, those that are left after the pass drafted,
-        verified, swapped or kept."""
+        """generate, while it runs: a QAPair a line, those left after one of its passes."""
         return self.checkpoints("generate") / f"{name}.jsonl"
 
     @property
@@ -348,3 +350,21 @@ class RunDir:
         versions}; with a GPU also peak_gpu_memory_gb. `sources` and `outputs` hold {file: [size,
         mtime_ns, sha256]}; `result` is one hash over the files that later stages read."""
         return self.path / f"{stage}.done.json"
+
+
+@dataclass(frozen=True)
+class ShardDir(RunDir):
+    """The folder of a run, for one of several shards ("I/N") that work there at the same time."""
+
+    shard: str
+
+    def replies(self, stage: str) -> Path:
+        """A file of its own: two processes cannot append to one."""
+        return self.checkpoints(stage) / f"replies-{self.shard.replace('/', '-of-')}.jsonl"
+
+    def copy_replies(self, stage: str) -> None:
+        """The file begins with the replies that the run has."""
+        kept, own = super().replies(stage), self.replies(stage)
+        if kept.exists():
+            own.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(kept, own)

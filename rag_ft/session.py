@@ -14,7 +14,7 @@ from rag_ft.bundle.manifest import is_bundle
 from rag_ft.chunk_store import ChunkStore
 from rag_ft.config import Config, LLMConfig
 from rag_ft.config_loader import load_config
-from rag_ft.llm.factory import open_language_model
+from rag_ft.engine.language_model import Opening, open_shared_model
 from rag_ft.llm.interface import LanguageModel
 from rag_ft.model_hub import TUNED_MARKS
 from rag_ft.prompts.answer_prompt import AnswerPrompt, chunk_text
@@ -162,11 +162,14 @@ class Session:
         self._retrievers.clear()
 
     def language_model(
-        self, llm: LLMConfig | None = None, adapters: dict[str, Path] | None = None
+        self, stage: str, llm: LLMConfig | None = None, adapters: dict[str, Path] | None = None
     ) -> AbstractContextManager[LanguageModel]:
-        """Opens `llm` (default: that of the configuration) with LoRA adapters {name: folder}.
+        """Opens `llm` (default: that of the configuration) for a stage, with LoRA adapters {name:
+        folder}.
 
-        Returns a context manager that gives the model; leaving it frees the model's memory.
+        Returns a context manager that gives the model; leaving it frees the model's memory. Where
+        the engine has workers, they answer what is asked; see engine/language_model.py.
         """
-        seed, log = self.config.run.seed, self.run_dir.vllm_log
-        return open_language_model(llm or self.config.llm, seed, adapters, log)
+        opening = Opening(llm or self.config.llm, self.config.run.seed, adapters or {})
+        folder = self.run_dir.checkpoints(stage) / "buckets"
+        return open_shared_model(opening, self.run_dir.vllm_log, self.config.engine, folder)

@@ -180,8 +180,9 @@ def circles(trees: dict[Path, ast.Module]) -> list[list[str]]:
 def num_basic_settings(trees: dict[Path, ast.Module]) -> int:
     """Fields of the sections of Config, without `advanced` and its fields, and without those that
     no file sets: the sections' copies of run.dtype."""
-    tree = trees[ROOT / "rag_ft" / "config.py"]
-    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    files = [tree for path, tree in trees.items() if path.name in ("config.py", "config_engine.py")]
+    nodes = [node for tree in files for node in tree.body]
+    classes = {node.name: node for node in nodes if isinstance(node, ast.ClassDef)}
 
     def fields(name: str) -> list[tuple[str, str]]:
         nodes = [node for node in classes[name].body if isinstance(node, ast.AnnAssign)]

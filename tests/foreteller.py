@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from rag_ft import session
 from rag_ft.config import Config
+from rag_ft.engine import language_model
 from rag_ft.llm.interface import ChatRequest, Reply
 from rag_ft.pipeline import run_stage
 from rag_ft.run_dir import RunDir
@@ -115,7 +115,7 @@ def prepared(
 
 
 def use(monkeypatch: pytest.MonkeyPatch, model: Foreteller) -> Foreteller:
-    monkeypatch.setattr(session, "open_language_model", lambda *_, **__: model)
+    monkeypatch.setattr(language_model, "open_language_model", lambda *_, **__: model)
     return model
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from rag_ft.config import Config
+from rag_ft.engine import language_model
 from rag_ft.retrieval.retriever import open_retriever
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import Chunk, Evidence, QAPair
@@ -154,7 +155,7 @@ def plant(run_dir: RunDir, monkeypatch: pytest.MonkeyPatch) -> tuple[PlantedMode
     preferred = {c.id: chunks[(n + 5) % len(chunks)] for n, c in enumerate(chunks)}
     pairs = [p for p in read_jsonl(run_dir.qa, QAPair) if p.split == "train"]
     model = PlantedModel({p.question: preferred[p.chunk_id or ""].text for p in pairs})
-    monkeypatch.setattr(phases, "open_language_model", lambda *_, **__: model)
+    monkeypatch.setattr(language_model, "open_language_model", lambda *_, **__: model)
     return model, {p.question: preferred[p.chunk_id or ""].id for p in pairs}
 
 

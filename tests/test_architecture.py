@@ -17,6 +17,7 @@ GROUND = {
     "chunk_store",
     "config",
     "config_advanced",
+    "config_engine",
     "config_section",
     "config_training",
     "config_loader",

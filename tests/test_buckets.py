@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,9 +14,12 @@ import yaml
 
 from rag_ft.chunk_store import ChunkStore
 from rag_ft.cli import main
-from rag_ft.config import Config, RetrievalConfig
+from rag_ft.config import Config, EncoderConfig, EngineConfig, RetrievalConfig
+from rag_ft.engine.shards import ShardDone
+from rag_ft.engine.work import plan_buckets
+from rag_ft.errors import ConfigError
 from rag_ft.retrieval import buckets
-from rag_ft.retrieval.buckets import BUCKETS, encode_in_processes, encode_shard, open_buckets
+from rag_ft.retrieval.buckets import BUCKETS, EncodeWork, encode_in_buckets, open_buckets
 from rag_ft.retrieval.encoder import Encoder, load_encoder
 from rag_ft.retrieval.index_builder import build_index
 from rag_ft.retrieval.index_files import open_vectors
@@ -56,14 +60,24 @@ def files_of(folder: Path) -> dict[str, bytes]:
     }
 
 
+def encode(
+    index: Path, store: ChunkStore, encoder: Encoder, num_workers: int = 1, shard: str = ""
+) -> None:
+    engine = EngineConfig(num_workers=num_workers, advanced={"shard": shard})  # type: ignore[arg-type]
+    settings = EncoderConfig(model=str(encoder.folder), dtype="float32")
+    encode_in_buckets(index, store, settings, SETTINGS, 0, encoder.fingerprint, engine)
+
+
 def test_the_index_is_the_same_bytes_for_any_number_of_shards(
     store: ChunkStore, encoder: Encoder, tmp_path: Path
 ) -> None:
     found = []
     for number in (1, 3, 7):
         folder = tmp_path / str(number)
-        for shard in reversed(range(number)):
-            encode_shard(folder, store, encoder, SETTINGS, 0, (shard, number))
+        for place in reversed(range(number)):
+            # Every shard but the last one waits for others.
+            with pytest.raises(ShardDone) if place else contextlib.nullcontext():
+                encode(folder, store, encoder, shard=f"{place}/{number}")
         counts = build_index(folder, store, encoder, SETTINGS, 0)
         assert counts["num_encoded"] == 0 and not (folder / BUCKETS).exists()
         found.append(files_of(folder))
@@ -80,7 +94,7 @@ def test_a_killed_shard_goes_on_with_its_next_bucket(
     class Killed(BaseException):
         pass
 
-    encode_shard(tmp_path / "whole", store, encoder, SETTINGS, 0, (0, 1))
+    encode(tmp_path / "whole", store, encoder)
     calls: list[int] = []
     real = Encoder.encode_chunks
 
@@ -92,9 +106,11 @@ def test_a_killed_shard_goes_on_with_its_next_bucket(
 
     monkeypatch.setattr(Encoder, "encode_chunks", fragile)
     with pytest.raises(Killed):
-        encode_shard(tmp_path / "killed", store, encoder, SETTINGS, 0, (0, 1))
-    assert encode_shard(tmp_path / "killed", store, encoder, SETTINGS, 0, (0, 1)) == 3
-    assert encode_shard(tmp_path / "killed", store, encoder, SETTINGS, 0, (0, 1)) == 0
+        encode(tmp_path / "killed", store, encoder)
+    encode(tmp_path / "killed", store, encoder)
+    assert len(calls) == 3 + 3
+    encode(tmp_path / "killed", store, encoder)
+    assert len(calls) == 3 + 3
     assert files_of(tmp_path / "killed") == files_of(tmp_path / "whole")
     found = open_buckets(tmp_path / "killed" / BUCKETS, encoder.fingerprint)
     assert sum(bucket.num_rows for bucket in found) == 120
@@ -107,27 +123,29 @@ def test_buckets_hold_only_texts_that_the_index_lacks(
     build_index(tmp_path / "index", store, encoder, SETTINGS, 0)
     new = Chunk("d#120", "d", "", "a tower of its own", 0, 18, 9, "train")
     write_jsonl(store.path, [*store, new])
-    grown = ChunkStore(store.path)
-    assert encode_shard(tmp_path / "index", grown, encoder, SETTINGS, 0, (0, 1)) == 1
+    encode(tmp_path / "index", ChunkStore(store.path), encoder)
     [bucket] = open_buckets(tmp_path / "index" / BUCKETS, encoder.fingerprint)
     assert bucket.num_rows == 1
 
 
-@pytest.mark.slow
-def test_processes_give_the_bytes_of_shards(
-    store: ChunkStore,
-    make_run: MakeRun,
-    encoder: Encoder,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+def test_a_worker_that_computes_in_another_dtype_is_refused(
+    encoder: Encoder, tmp_path: Path
 ) -> None:
-    # Processes that are spawned have the real size of a bucket.
-    monkeypatch.setattr(buckets, "CHUNKS_PER_BUCKET", 8192)
-    config, _ = make_run([])
-    for number in (1, 2):
-        encode_in_processes(tmp_path / str(number), store, config.encoder, SETTINGS, 0, number)
-    encode_shard(tmp_path / "shard", store, encoder, SETTINGS, 0, (0, 1))
-    found = [files_of(tmp_path / name) for name in ("1", "2", "shard")]
+    settings = EncoderConfig(model=str(encoder.folder), dtype="float32")
+    planned = f"{encoder.fingerprint} bfloat16"
+    work = EncodeWork(tmp_path, tmp_path / "chunks.jsonl", settings, planned, "none")
+    [name] = plan_buckets(tmp_path, [(0, {"line": 0, "key": 1})])
+    with pytest.raises(ConfigError, match=r"run\.dtype"):
+        work.do(name)
+
+
+@pytest.mark.slow
+def test_processes_give_the_bytes_of_one_after_the_other(
+    store: ChunkStore, encoder: Encoder, tmp_path: Path
+) -> None:
+    for number in (1, 2, 3):
+        encode(tmp_path / str(number), store, encoder, number)
+    found = [files_of(tmp_path / name) for name in ("1", "2", "3")]
     assert found[0] and found[0] == found[1] == found[2]
 
 

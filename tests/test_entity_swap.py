@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from typing import Any
 
 import pytest
@@ -125,8 +124,7 @@ def test_candidates_follow_their_document_and_are_asked_of_each_chunk_that_names
     config: Any = make_config({"generate": {"advanced": {"swaps_per_pair": 1}}})
     prompt = AnswerPrompt(load_prompts("full", ABSTAIN), "none")
     trip = RoundTrip(config.generate, 3, prompt, Search(), chunks)  # type: ignore[arg-type]
-    asked: Counter[str] = Counter()
-    swaps = Swaps(trip, 0, asked)
+    swaps = Swaps(trip, 0)
     other = pair("Who is Ola Brand?", "Ola Brand is the keeper.", "e#0", document="e")
     items = list(swaps.requests([MILL, STORE, other]))
     tried = ["When was the Mill Store built?", "Who keeps the Old Mill?"]
@@ -137,7 +135,6 @@ def test_candidates_follow_their_document_and_are_asked_of_each_chunk_that_names
         other.question,
     ]
     assert [request is None for _, _, request in items] == [True, True, False, False, False, True]
-    assert asked == {"unanswerable": 2}
     requests = [request for _, _, request in items if request]
     assert len({request.id for request in requests}) == 3
     shown = [[i for i in TEXTS if TEXTS[i] in r.messages[-1]["content"]] for r in requests]
@@ -148,7 +145,7 @@ def test_a_swap_is_kept_where_the_model_finds_no_answer_in_any_chunk() -> None:
     trip = RoundTrip(
         make_config({}).generate, 3, AnswerPrompt(load_prompts("full", ABSTAIN), "none"), None, None
     )  # type: ignore[arg-type]
-    swaps, [candidate] = Swaps(trip, 0, Counter()), swap_names([MILL, STORE], ABSTAIN, 1, 0)[:1]
+    swaps, [candidate] = Swaps(trip, 0), swap_names([MILL, STORE], ABSTAIN, 1, 0)[:1]
 
     def said(*texts: str, error: str | None = None) -> list[Reply]:
         return [Reply("r", text, "stop", 1, 1, 0.1, error) for text in texts]

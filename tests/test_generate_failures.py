@@ -10,9 +10,9 @@ import yaml
 from foreteller import NAMES, THINGS, Foreteller, documents, rejects_of, use
 from foreteller import prepared as prepared
 
-from rag_ft import session
 from rag_ft.cli import main
 from rag_ft.commands.run import num_lost
+from rag_ft.engine import language_model
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.llm.interface import ChatRequest
 from rag_ft.pipeline import run_stage
@@ -116,7 +116,7 @@ def test_nothing_to_do_and_unwritable_kinds_are_refused_before_any_model_is_load
     make_run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        session, "open_language_model", lambda *_, **__: pytest.fail("a model was opened")
+        language_model, "open_language_model", lambda *_, **__: pytest.fail("a model was opened")
     )
     with pytest.raises(ConfigError, match=r"generate\.pairs_per_chunk"):
         generate.run(Session(*make_run(documents(), generate__pairs_per_chunk=0)))

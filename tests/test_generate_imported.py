@@ -10,8 +10,8 @@ import pytest
 from foreteller import Foreteller, pairs_of, rejects_of, use
 from foreteller import prepared as prepared
 
-from rag_ft import session
 from rag_ft.config_loader import make_config
+from rag_ft.engine import language_model
 from rag_ft.errors import DataError
 from rag_ft.session import Session
 from rag_ft.stages import generate
@@ -30,7 +30,7 @@ def test_imported_questions_alone_load_no_model(
     questions.write_text(json.dumps(row) + "\n" + '{"question": "Who?"}\n')
     config, run_dir = prepared(generate__pairs_per_chunk=0, generate__questions=[questions])
     monkeypatch.setattr(
-        session, "open_language_model", lambda *_, **__: pytest.fail("a model was opened")
+        language_model, "open_language_model", lambda *_, **__: pytest.fail("a model was opened")
     )
     counts = generate.run(Session(config, run_dir))
     [pair] = pairs_of(run_dir)

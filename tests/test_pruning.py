@@ -13,7 +13,8 @@ from rag_ft.config import Config, RetrievalConfig
 from rag_ft.config_advanced import RetrievalAdvanced
 from rag_ft.errors import DataError
 from rag_ft.retrieval.encoder import Encoder, load_encoder
-from rag_ft.retrieval.index_builder import adopt_index, build_index, open_vectors, read_manifest
+from rag_ft.retrieval.index_builder import adopt_index, build_index
+from rag_ft.retrieval.index_files import SENTENCES, open_vectors, read_ids, read_manifest
 from rag_ft.retrieval.pruning import prune_index
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import Chunk
@@ -59,7 +60,7 @@ def test_an_index_of_two_segments_with_deleted_vectors_becomes_one_without(
     build_index(grown, some_chunks(61, first=2), encoder, SETTINGS, 0)
     assert [segment["num_rows"] for segment in read_manifest(grown).segments] == [60, 2]
     kept = [chunk for chunk in some_chunks(61, first=2) if chunk.document_id not in ("d7", "d9")]
-    assert prune_index(grown, kept) == 62 - len(kept)
+    assert prune_index(grown, lambda: kept) == 62 - len(kept)
     build_index(fresh, kept, encoder, SETTINGS, 0)
     equal(grown, fresh)
     # A later update encodes nothing again.
@@ -69,9 +70,22 @@ def test_an_index_of_two_segments_with_deleted_vectors_becomes_one_without(
 def test_inverted_lists_are_made_again(encoder: Encoder, tmp_path: Path) -> None:
     settings = RetrievalConfig(advanced=RetrievalAdvanced(faiss="ivf"))
     build_index(tmp_path / "index", some_chunks(300), encoder, settings, 0)
-    assert prune_index(tmp_path / "index", some_chunks(280)) == 20
+    assert prune_index(tmp_path / "index", lambda: some_chunks(280)) == 20
     [segment] = read_manifest(tmp_path / "index").segments
     assert segment["num_rows"] == 280 and segment["data"]["recall"] >= 0.99
+
+
+def test_the_sentences_of_a_chunk_go_with_it(encoder: Encoder, tmp_path: Path) -> None:
+    settings = RetrievalConfig(advanced=RetrievalAdvanced(sentences=True))
+    text = "The mill stands at the river. The ferry waits at the quay."
+    chunks = [Chunk(f"d{n}#0", f"d{n}", "Places", text, 0, len(text), 9, "train") for n in range(3)]
+    index = tmp_path / "index"
+    build_index(index, chunks, encoder, settings, 0)
+    prune_index(index, lambda: chunks[1:])
+    build_index(tmp_path / "fresh", chunks[1:], encoder, settings, 0)
+    equal(index, tmp_path / "fresh")
+    held = read_ids(index / SENTENCES, read_manifest(index / SENTENCES))
+    assert held == ["d1#0/0", "d1#0/1", "d2#0/0", "d2#0/1"]
 
 
 def test_the_vectors_of_another_question_encoder_stay_theirs(
@@ -81,7 +95,7 @@ def test_the_vectors_of_another_question_encoder_stay_theirs(
     monkeypatch.setattr(encoder, "fingerprint", "tuned")
     adopt_index(tmp_path / "index", tmp_path / "tuned", encoder)
     before = files_of(tmp_path / "index")
-    prune_index(tmp_path / "tuned", some_chunks(9))
+    prune_index(tmp_path / "tuned", lambda: some_chunks(9))
     assert read_manifest(tmp_path / "tuned").encoder == "tuned"
     assert len(open_vectors(tmp_path / "tuned")) == 9
     # Both share files by hard links.
@@ -94,11 +108,11 @@ def test_an_unfinished_index_is_removed_and_a_foreign_chunk_is_an_error(
     index = tmp_path / "index"
     build_index(index, some_chunks(5), encoder, SETTINGS, 0)
     with pytest.raises(DataError, match="has no chunk d5#0"):
-        prune_index(index, some_chunks(6))
+        prune_index(index, lambda: some_chunks(6))
     assert read_manifest(index).num_chunks == 5
     (index / "manifest.json").unlink()
-    assert prune_index(index, some_chunks(4)) == 0 and not index.exists()
-    assert prune_index(index, some_chunks(4)) == 0
+    assert prune_index(index, lambda: some_chunks(4)) == 0 and not index.exists()
+    assert prune_index(index, lambda: some_chunks(4)) == 0
 
 
 def test_a_call_that_was_killed_between_its_renames_is_continued(
@@ -107,8 +121,8 @@ def test_a_call_that_was_killed_between_its_renames_is_continued(
     index = tmp_path / "index"
     build_index(index, some_chunks(8), encoder, SETTINGS, 0)
     shutil.copytree(index, tmp_path / "index.old")
-    prune_index(index, some_chunks(6))
+    prune_index(index, lambda: some_chunks(6))
     index.rename(tmp_path / "index.pruned")
-    assert prune_index(index, some_chunks(6)) == 0
+    assert prune_index(index, lambda: some_chunks(6)) == 0
     assert len(open_vectors(index)) == 6
     assert sorted(path.name for path in tmp_path.glob("index*")) == ["index"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import pytest
 
 from rag_ft.config_loader import make_config
@@ -46,7 +44,7 @@ def test_a_reply_without_an_answer_is_no_abstention(said: Reply) -> None:
     results = [
         TRIP.check(FACT, said),
         TRIP.check(NOTHING, said),
-        Swaps(TRIP, 0, Counter()).check(NOTHING, [reply(ABSTAIN), said]),
+        Swaps(TRIP, 0).check(NOTHING, [reply(ABSTAIN), said]),
         ClosedBook(CONFIG.generate, PROMPTS).check(FACT, said),
     ]
     assert [r.reason for r in results if isinstance(r, Failure)] == ["no_answer"] * 4
@@ -60,7 +58,7 @@ def test_a_reply_without_an_answer_is_no_abstention(said: Reply) -> None:
 def test_the_abstain_sentence_is(thought: str) -> None:
     said = reply(thought + "I don't know.")
     assert isinstance(TRIP.check(NOTHING, said), QAPair)
-    assert isinstance(Swaps(TRIP, 0, Counter()).check(NOTHING, [said, said]), QAPair)
+    assert isinstance(Swaps(TRIP, 0).check(NOTHING, [said, said]), QAPair)
     assert isinstance(ClosedBook(CONFIG.generate, PROMPTS).check(FACT, said), QAPair)
     assert isinstance(TRIP.check(FACT, reply(thought + "1905")), QAPair)
     assert TRIP.check(FACT, said) == Failure(

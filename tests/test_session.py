@@ -58,7 +58,7 @@ def test_the_model_of_a_session_is_that_of_its_configuration(
 ) -> None:
     config = Config.model_validate({"llm": {"model": str(tiny_lm_dir), "backend": "transformers"}})
     session = Session(config, RunDir(tmp_path))
-    with session.language_model() as model:
+    with session.language_model("generate") as model:
         [reply] = model.chat([ChatRequest("q", session.prompts.closed_book("Who?"), 4)])
     assert reply.id == "q" and reply.error is None
 

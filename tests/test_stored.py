@@ -13,6 +13,7 @@ import pytest
 from rag_ft.commands.run import run_stages
 from rag_ft.config import Config
 from rag_ft.config_loader import make_config
+from rag_ft.documents import buckets
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.pipeline import run_stage
 from rag_ft.run_dir import RunDir
@@ -48,14 +49,14 @@ def make(tmp_path: Path, tiny_encoder_dir: Path) -> Callable[..., Config]:
 def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The files that are read, by name."""
     names: list[str] = []
-    before = ingest.prepare_all
+    before = buckets.prepare_all
 
-    def noting(files: Any, *arguments: Any) -> Any:
+    def noting(files: Any, **settings: Any) -> Any:
         files = list(files)
         names.extend(file.path.name for file in files)
-        return before(files, *arguments)
+        return before(files, **settings)
 
-    monkeypatch.setattr(ingest, "prepare_all", noting)
+    monkeypatch.setattr(buckets, "prepare_all", noting)
     return names
 
 

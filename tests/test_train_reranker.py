@@ -97,7 +97,6 @@ def test_the_language_model_labels_chunks_and_its_known_scores_are_used(
     texts = {chunk.id: chunk.text for chunk in read_jsonl(run_dir.chunks, Chunk)}
     pairs = read_jsonl(run_dir.qa, QAPair)
     model.liked = {pair.question: texts[pair.chunk_id or ""] for pair in pairs}
-    monkeypatch.setattr(reranker_training, "open_language_model", lambda *_, **__: model)
     rows = mine_rows(config, run_dir)
     assert model.asked == sum(len(row.chunks) for row in rows) > 0
     scores = {round(chunk.score or 0, 3) for row in rows for chunk in row.chunks}
@@ -118,7 +117,6 @@ def test_scores_of_the_language_model_that_are_all_alike_train_nothing(
     config, run_dir = prepared
     model, _ = plant(run_dir, monkeypatch)
     model.liked = {}
-    monkeypatch.setattr(reranker_training, "open_language_model", lambda *_, **__: model)
     counts = train_reranker.run(Session(with_reranker(config, labels="both"), run_dir))
     assert "alike" in str(counts["reason"]) and not run_dir.reranker.exists()
 

@@ -99,26 +99,7 @@ def plan(config: Config) -> str:
     config = config.model_copy(update={"llm": llm})
     corpus = count_corpus(config.ingest, config.generate, run_dir)
 
-    # Memory of the trainings; the generator's pass is chosen so that it fits.
-    memory, note = {}, "train_generator: not enabled"
-    if config.train_retriever.enabled:
-        longest = config.encoder.advanced.max_tokens or config.ingest.chunk_tokens
-        texts = (longest, QUESTION_TOKENS, corpus.num_chunks)
-        memory["train_retriever"] = retriever_memory(
-            encoder, config.train_retriever, *texts, device.gpu
-        )
-    if config.train_reranker.enabled and config.reranker.model:
-        longest = QUESTION_TOKENS + config.ingest.chunk_tokens
-        memory["train_reranker"] = reranker_memory(
-            encoder, config.train_reranker, longest, device.gpu
-        )
-    if config.train_generator.enabled:
-        chunk_tokens = config.ingest.chunk_tokens
-        tokens = example_tokens(config.train_generator, config.retrieval, chunk_tokens)
-        memory["train_generator"], passes = fit_training(
-            config.train_generator, shape, device, tokens
-        )
-        note = f"train_generator: {passes} examples a forward pass"
+    memory, note = memory_of(config, device, shape, encoder, corpus.num_chunks)
 
     # A measurement in this run folder counts more than a rate assumed for the device.
     work = stage_work(config, shape, encoder, corpus)
@@ -150,6 +131,34 @@ def plan(config: Config) -> str:
             f"disk: about {disk:.2f} GiB, free {shutil.disk_usage(existing).free / GIB:.0f}",
         ]
     )
+
+
+def memory_of(
+    config: Config, device: Device, llm: ModelShape, encoder: ModelShape, num_chunks: int
+) -> tuple[dict[str, dict[str, float]], str]:
+    """({training: memory by part in GiB} of the enabled ones, what to know of the generator's).
+
+    Raises:
+        ConfigError: the generator's training does not fit, with the change that would make it fit.
+    """
+    found, chunk_tokens = dict[str, dict[str, float]](), config.ingest.chunk_tokens
+    if config.train_retriever.enabled:
+        longest = config.encoder.advanced.max_tokens or chunk_tokens
+        texts = (longest, QUESTION_TOKENS, num_chunks)
+        found["train_retriever"] = retriever_memory(
+            encoder, config.train_retriever, *texts, device.gpu
+        )
+    if config.train_reranker.enabled and config.reranker.model:
+        longest = QUESTION_TOKENS + chunk_tokens
+        found["train_reranker"] = reranker_memory(
+            encoder, config.train_reranker, longest, device.gpu
+        )
+    if not config.train_generator.enabled:
+        return found, "train_generator: not enabled"
+    # The pass is chosen so that it fits.
+    tokens = example_tokens(config.train_generator, config.retrieval, chunk_tokens)
+    found["train_generator"], passes = fit_training(config.train_generator, llm, device, tokens)
+    return found, f"train_generator: {passes} examples a forward pass"
 
 
 def visible_device(dtype: str) -> Device:

@@ -4,6 +4,7 @@ did."""
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import subprocess
@@ -11,13 +12,21 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rag_ft.chunk_store import ChunkStore
 from rag_ft.commands.arguments import config_of
 from rag_ft.config import Config
-from rag_ft.errors import ConfigError, NotGoodEnoughError, RagFtError
+from rag_ft.errors import NotGoodEnoughError, RagFtError
 from rag_ft.evaluation.components import left_out_stages
-from rag_ft.pipeline import Change, plan_of, run_stage, stages_to_run, stages_until, stages_with_llm
-from rag_ft.run_dir import RunDir
+from rag_ft.freshness import read_done, why_stale
+from rag_ft.pipeline import (
+    Change,
+    before_this_run,
+    plan_of,
+    run_stage,
+    stages_to_run,
+    stages_until,
+    stages_with_llm,
+)
+from rag_ft.run_dir import RunDir, ShardDir
 from rag_ft.run_status import status
 from rag_ft.stage_table import NAMES, find_stage
 from rag_ft.storage import read_rows
@@ -117,38 +126,50 @@ def _require(
 
 
 def shard_command(args: argparse.Namespace) -> None:
-    """`rag-ft index --shard I/N`: encodes one part of the chunks.
+    """`rag-ft STAGE --shard I/N`: the buckets of one part.
 
     Raises:
-        ConfigError: the shard is something else, or I is not below N.
-        DataError: ingest has not finished, or its files have changed.
+        ConfigError: the shard is something else, I is not below N, or the run folder holds the
+            stage for other settings.
+        DataError: an earlier stage has not finished, or its files have changed.
     """
-    config, text = config_of(args), args.shard
-    number, _, of = text.partition("/")
-    if not (number.isdigit() and of.isdigit() and int(number) < int(of)):
-        raise ConfigError(f"--shard {text}: write I/N with I from 0 to N - 1, such as 0/4")
-    run_dir, stage = RunDir(config.run_path), find_stage("index")
-    plan_of(stage, config, run_dir)  # checks what it builds on
-    # Imported here: the encoder takes seconds to import.
-    from rag_ft.retrieval.buckets import encode_shard
-    from rag_ft.retrieval.encoder import load_encoder
+    from rag_ft.engine.shards import ShardDone, shard_of
+    from rag_ft.session import Session
 
-    encoder, chunks = load_encoder(config.encoder), ChunkStore(run_dir.chunks)
-    shard, seed = (int(number), int(of)), config.run.seed
-    made = encode_shard(run_dir.index, chunks, encoder, config.retrieval, seed, shard)
-    note(f"[index] shard {text}: {made} buckets encoded; merge-shards writes the index")
+    shard_of(args.shard)
+    args.overrides = [*args.overrides, f"engine.advanced.shard={args.shard}"]
+    config, stage = config_of(args), find_stage(args.command)
+    run_dir = ShardDir(config.run_path, args.shard)
+    plan, done = plan_of(stage, config, run_dir), read_done(run_dir, stage.name)
+    if done and not why_stale(plan, done, run_dir):
+        note(f"[{stage.name}] up to date")
+        return
+    if not stage.grows:
+        before_this_run(stage, plan, run_dir)
+    run_dir.copy_replies(stage.name)
+    try:
+        importlib.import_module(f"rag_ft.stages.{stage.name}").run(Session(config, run_dir))
+    except ShardDone as end:
+        note(f"[{stage.name}] shard {args.shard}: {end}")
 
 
 def merge_command(args: argparse.Namespace) -> None:
-    """`rag-ft merge-shards`: the index from the buckets of all shards; those that are missing are
-    encoded."""
+    """`rag-ft merge-shards`: the results of the stages that ran as shards, from their buckets;
+    those that are missing are done here."""
     config = config_of(args)
-    engine = config.engine.advanced
-    if not engine.num_workers:
-        advanced = engine.model_copy(update={"num_workers": 1})
-        engine_config = config.engine.model_copy(update={"advanced": advanced})
-        config = config.model_copy(update={"engine": engine_config})
-    run_stages(config, ["index"], change="update")
+    if not config.engine.in_buckets:
+        args.overrides = [*args.overrides, "engine.num_workers=1"]
+        config = config_of(args)
+    run_dir = RunDir(config.run_path)
+    folders = {
+        "ingest": run_dir.checkpoints("ingest"),
+        "index": run_dir.index / "buckets",
+        "generate": run_dir.checkpoints("generate"),
+        "evaluate": run_dir.checkpoints("evaluate"),
+    }
+    names = [name for name, folder in folders.items() if folder.exists()] or ["index"]
+    for name in names:
+        run_stages(config, [name], change="update" if name == "index" else None)
 
 
 def num_lost(run_dir: RunDir) -> int:

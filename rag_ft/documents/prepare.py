@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -115,25 +116,35 @@ def prepare_all(
     Raises:
         ConfigError: the encoder's tokenizer cannot be read.
     """
+    tasks = read_tasks(files, settings.read)
+    return (item for _, item in prepare_tasks(tasks, settings, limits))
+
+
+def prepare_tasks(
+    tasks: Iterable[ReadTask], settings: PrepareSettings, limits: Limits
+) -> Iterator[tuple[int, Prepared | Reject]]:
+    """As prepare_all, of tasks; each result comes with the number of its task, from 0."""
     _counter(settings.encoder)  # says at once what is missing
+    work = functools.partial(prepare, settings=settings)
 
-    def work(task: ReadTask) -> list[Prepared | Reject]:
-        return prepare(task, settings)
-
-    def results(tasks: Iterable[ReadTask]) -> Iterator[Prepared | Reject]:
-        for task, found in in_workers(tasks, work, limits):
+    def results(tasks: Iterable[ReadTask]) -> Iterator[tuple[int, Prepared | Reject]]:
+        for number, (task, found) in enumerate(in_workers(tasks, work, limits)):
+            # A task that broke a limit is divided.
+            parts: list[ReadTask] = []
             if not isinstance(found, UnreadableError):
-                yield from found
+                yield from ((number, item) for item in found)
             elif len(task.files) > 1:
-                yield from results([ReadTask((file,)) for file in task.files])
+                parts = [ReadTask((file,)) for file in task.files]
             elif len(task.rows) > 1:
-                yield from results([ReadTask(task.files, (row,)) for row in task.rows])
+                parts = [ReadTask(task.files, (row,)) for row in task.rows]
             else:
                 line = f" line {task.rows[0][0]}" if task.rows else ""
                 where = encodable(str(task.files[0].path)) + line
-                yield Reject(where, found.reason, found.detail)
+                yield number, Reject(where, found.reason, found.detail)
+            if parts:
+                yield from ((number, item) for _, item in results(parts))
 
-    yield from results(_tasks(files, settings.read))
+    return results(tasks)
 
 
 def prepare(task: ReadTask, settings: PrepareSettings) -> list[Prepared | Reject]:
@@ -179,7 +190,8 @@ def _prepared(document: RawDocument, settings: PrepareSettings) -> Prepared:
     )
 
 
-def _tasks(files: Iterable[SourceFile], read: ReadSettings) -> Iterator[ReadTask]:
+def read_tasks(files: Iterable[SourceFile], read: ReadSettings) -> Iterator[ReadTask]:
+    """Yields the files as tasks: small ones together, a JSONL file by lines."""
     for is_quick, group in itertools.groupby(files, lambda file: _is_quick(file, read)):
         if is_quick:
             yield from (ReadTask(tuple(batch)) for batch in batched(group, MAX_BATCH_FILES))

@@ -3,6 +3,7 @@ memory costs itself and not the run."""
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import signal
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from rag_ft.documents.formats.content import UnreadableError
 
@@ -26,12 +27,14 @@ WINDOW = 8
 
 @dataclass(frozen=True)
 class Limits:
-    """What a task may take: seconds, and megabytes on top of what the process has at its start.
-    `workers` run at once; 0: one for each processor that this process may use."""
+    """What a task may take: seconds, and megabytes on top of what the process has at its start (0:
+    any). `workers` run at once; 0: one for each processor that this process may use. They are
+    started by `method`; by default a fork on Linux."""
 
     seconds: float
     memory_mb: float
     workers: int = 0
+    method: Literal["fork", "spawn"] = "fork" if sys.platform == "linux" else "spawn"
 
     @property
     def num_workers(self) -> int:
@@ -100,9 +103,8 @@ def in_workers(
 
 def _start(work: Callable[[Any], Any], limits: Limits) -> _Worker[Any]:
     # A forked worker has all modules already and begins in 10 ms. Elsewhere threads of system
-    # libraries forbid it.
-    kind = "fork" if sys.platform == "linux" else "spawn"
-    context = multiprocessing.get_context(kind)
+    # libraries forbid it, and here those of PyTorch: a worker that computes is spawned.
+    context = multiprocessing.get_context(limits.method)
     ours, theirs = context.Pipe()
     process = context.Process(  # type: ignore[attr-defined]
         target=_serve, args=(theirs, work, limits.memory_mb), daemon=True
@@ -119,7 +121,8 @@ def _serve(connection: Connection, work: Callable[[Any], Any], memory_mb: float)
     if hasattr(os, "setpgrp"):
         os.setpgrp()  # a program that the work starts ends with this process
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    limit_memory(memory_mb)
+    if memory_mb:
+        limit_memory(memory_mb)
     while True:
         try:
             task = connection.recv()
@@ -163,8 +166,9 @@ def _ready(workers: list[_Worker[Any]]) -> list[_Worker[Any]]:
     busy = [worker for worker in workers if worker.number >= 0]
     if not busy:
         return []
-    left = min(worker.deadline for worker in busy) - time.monotonic()
-    answered = set(map(id, wait([worker.connection for worker in busy], max(0.0, left))))
+    left = max(0.0, min(worker.deadline for worker in busy) - time.monotonic())
+    connections = [worker.connection for worker in busy]
+    answered = set(map(id, wait(connections, None if left == math.inf else left)))
     now = time.monotonic()
     return [w for w in busy if id(w.connection) in answered or w.deadline <= now]
 

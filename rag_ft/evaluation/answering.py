@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rag_ft.config import LLMConfig
+from rag_ft.engine.language_model import prepare
 from rag_ft.errors import DataError
 from rag_ft.evaluation.systems import Ask
 from rag_ft.llm.interface import ChatRequest, Messages, Reply
@@ -92,7 +93,8 @@ def answer_all(
     for llm, adapters, played in models:
         chosen = {key: ask for key, ask in distinct.items() if ask.generator in played}
         requests = Requests(chosen, prompting, max_tokens, adapters)
-        with session.language_model(llm, adapters) as model:
+        with session.language_model("evaluate", llm, adapters) as model:
+            prepare(model, requests, len(requests), kept, "evaluate: answers")
             for reply in cached_chat(model, requests, kept, desc="evaluate: answers"):
                 replies[reply.id] = reply
 

@@ -161,7 +161,7 @@ def remove_document(run_dir: RunDir, traces: Traces) -> None:
         return (c for c in ChunkStore(run_dir.chunks) if c.document_id != traces.document_id)
 
     for folder in (run_dir.index, run_dir.retriever_index, run_dir.given_index):
-        prune_index(folder, chunks())
+        prune_index(folder, chunks)
     _remove_signature(run_dir, traces.document_id)
     for path in (run_dir.chunks, run_dir.documents):
         if path.exists():

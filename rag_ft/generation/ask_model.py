@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from rag_ft.engine.language_model import prepare
 from rag_ft.errors import DataError
 from rag_ft.generation.filters import Failure
 from rag_ft.llm.interface import ChatRequest, LanguageModel, Reply
@@ -39,17 +40,18 @@ class AnsweredItem(NamedTuple):
 
 def ask_in_order(
     model: LanguageModel,
-    items: Iterable[PassItem],
+    make_items: Callable[[], Iterable[PassItem]],
     replies: Path,
     count_tokens: Callable[[Reply], None],
     what: str,
     at_most: int | None = None,
 ) -> Iterator[AnsweredItem]:
-    """Every item with its reply, in the order of `items`; many requests are in flight at a time.
+    """Every item with its reply, in their order; many requests are in flight at a time.
 
     Args:
         model: opened.
-        items: drawn lazily; only those in flight are held. Request ids must differ.
+        make_items: called twice where workers answer the requests (see `prepare`), else once. Items
+            are drawn lazily; only those in flight are held. Request ids must differ.
         replies: the file where replies are cached.
         count_tokens: called once for every reply.
         what: the name of the pass in the progress bar and in errors.
@@ -58,13 +60,15 @@ def ask_in_order(
     Raises:
         DataError: the model is down, or failed on too many requests.
     """
+    asked = (item.request for item in make_items() if item.request)
+    prepare(model, asked, at_most, replies, what)
     watch = ErrorWatch(what)
     waiting: dict[str, tuple[int, PassItem]] = {}
     ready: dict[int, AnsweredItem] = {}
     next_number = 0
 
     def requests() -> Iterator[ChatRequest]:
-        for number, item in enumerate(items):
+        for number, item in enumerate(make_items()):
             if item.request is None:
                 ready[number] = AnsweredItem(item.item, item.failure, None)
             else:

@@ -9,7 +9,6 @@ Entity swaps as in Gautam et al. 2023 (https://arxiv.org/abs/2310.19403).
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -31,13 +30,12 @@ LEAST_CHARACTERS = 4  # a shorter word in upper case, such as "The", is no name
 class Swaps:
     """A pass over the pairs that the round trip kept.
 
-    `asked` counts the swapped questions by kind. A swapped question that repeats one of `known` is
-    rejected without a request, because that one has an answer.
+    A swapped question that repeats one of `known` is rejected without a request, because that one
+    has an answer.
     """
 
     trip: RoundTrip
     seed: int
-    asked: Counter[str]
     asked_before: QuestionDeduplicator | None = None
     known: Container[str] = ()
 
@@ -53,7 +51,6 @@ class Swaps:
             kept = list(group)
             yield from (PassItem(pair) for pair in kept)
             swapped = swap_names(kept, prompt.prompts.abstain, settings.swaps_per_pair, self.seed)
-            self.asked["unanswerable"] += len(swapped)
             # Reject what repeats a known question.
             new = swapped
             if self.asked_before is not None:

@@ -39,6 +39,11 @@ class GenerationStats:
         self._pairs_path, self._pairs_temporary = rejected_pairs, temporary_beside(rejected_pairs)
         self._pairs = self._pairs_temporary.open("x", encoding="utf-8", newline="\n")
 
+    def ask(self, question: PlannedQuestion) -> None:
+        """Counts a question asked for; those of a chunk follow each other."""
+        self.asked[question.kind] += 1
+        self.coverage.ask(question.chunk.document_id, question.chunk.id)
+
     def reject(self, item: PlannedQuestion | QAPair, failure: Failure) -> None:
         """Counts a question asked for that is not kept, and notes it in the rejects file."""
         # A pair has the name of its planned question: chunk id and variant.
@@ -119,11 +124,13 @@ class Coverage:
 
     num_asked: Counter[str] = field(default_factory=Counter)
     num_covered: Counter[str] = field(default_factory=Counter)
+    _last_asked: str = ""
     _last_chunk: str = ""
 
-    def ask(self, document_id: str) -> None:
-        """Counts one more chunk of the document that is asked about."""
-        self.num_asked[document_id] += 1
+    def ask(self, document_id: str, chunk_id: str) -> None:
+        """Counts a chunk that is asked about once; questions come in the order of their chunks."""
+        self.num_asked[document_id] += chunk_id != self._last_asked
+        self._last_asked = chunk_id
 
     def accept(self, document_id: str, chunk_id: str) -> None:
         """Counts the chunk of an accepted pair once; pairs come in the order of their chunks."""

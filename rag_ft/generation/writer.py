@@ -52,12 +52,7 @@ class QuestionWriter:
         there is none. The requests of a chunk follow each other, so that a server reuses the
         prefix that their prompts share."""
         settings = self.settings.advanced
-        last_chunk_id = ""
         for question in planned:
-            self.stats.asked[question.kind] += 1
-            if question.chunk.id != last_chunk_id:
-                self.stats.coverage.ask(question.chunk.document_id)
-                last_chunk_id = question.chunk.id
             second = None
             if question.kind == "multi_hop":
                 second = self._neighbour(question)

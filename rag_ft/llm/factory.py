@@ -31,3 +31,21 @@ def open_language_model(
     from rag_ft.llm.openai_backend import open_server
 
     return open_server(config, adapters or {}, log_path)
+
+
+def language_model_name(config: LLMConfig, seed: int, adapters: dict[str, Path]) -> str:
+    """The `name` of the model that open_language_model gives, without opening it.
+
+    Raises:
+        ConfigError: there is no such model or adapter.
+    """
+    if config.backend == "transformers":
+        from rag_ft.hardware import choose_device, choose_dtype
+        from rag_ft.llm.transformers_backend import model_name
+        from rag_ft.model_hub import resolve
+
+        dtype = choose_dtype(config.dtype, choose_device())
+        return model_name(resolve(config.required_model, "llm"), dtype, seed, adapters)
+    from rag_ft.llm.openai_backend import model_folder, names_on_server, server_name
+
+    return server_name(config, model_folder(config), names_on_server(adapters))

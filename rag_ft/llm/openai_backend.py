@@ -49,11 +49,7 @@ def open_server(
         ConfigError: the settings, the model's folder or an adapter are wrong.
     """
     # Names carry the content, so that a server never answers with an older adapter of this name.
-    served_names = {
-        name: f"{name}-{fingerprint(Path(path))[:8]}"
-        for name, path in adapters.items()
-        if check_adapter(name, Path(path))
-    }
+    served_names = names_on_server(adapters)
     if config.backend == "vllm":
         folder = resolve(config.required_model, "llm")
         load_chat_tokenizer(folder, config.advanced.trust_remote_code)
@@ -64,9 +60,41 @@ def open_server(
         raise ConfigError(
             "llm.backend is openai but llm.base_url is not set: give http://host:port/v1"
         )
+    return ServerModel(config, adapters, served_names, model_folder(config), None)
+
+
+def model_folder(config: LLMConfig) -> Path | None:
+    """The folder of the model; None where only the running server has it.
+
+    Raises:
+        ConfigError: backend is vllm, and there is no such model here.
+    """
+    if config.backend == "vllm":
+        return resolve(config.required_model, "llm")
     here = Path(config.required_model)
-    is_folder = (here / "config.json").is_file()
-    return ServerModel(config, adapters, served_names, here if is_folder else None, None)
+    return here if (here / "config.json").is_file() else None
+
+
+def names_on_server(adapters: dict[str, Path]) -> dict[str, str]:
+    """{name: name on the server} of adapters {name: folder}.
+
+    Raises:
+        ConfigError: a folder holds no adapter.
+    """
+    return {
+        name: f"{name}-{fingerprint(Path(path))[:8]}"
+        for name, path in adapters.items()
+        if check_adapter(name, Path(path))
+    }
+
+
+def server_name(config: LLMConfig, folder: Path | None, served_adapters: dict[str, str]) -> str:
+    """The name of a served model in cache keys: it follows from what its replies depend on.
+    `folder` is the model's, where it is here."""
+    what = fingerprint(folder) if folder else config.model
+    served, quantization = sorted(served_adapters.items()), config.advanced.quantization
+    kind = (config.backend, config.dtype, quantization, served)
+    return f"{Path(config.required_model).name}-{content_hash(what, kind)}"
 
 
 class ServerModel:
@@ -97,14 +125,7 @@ class ServerModel:
         self._lora_enabled = bool(adapters)
         # A running server says on entering whether it is vLLM.
         self._is_vllm = server is not None
-        what = fingerprint(folder) if folder else config.model
-        kind = (
-            config.backend,
-            config.dtype,
-            config.advanced.quantization,
-            sorted(served_adapters.items()),
-        )
-        self.name = f"{Path(config.required_model).name}-{content_hash(what, kind)}"
+        self.name = server_name(config, folder, served_adapters)
 
     def __enter__(self) -> ServerModel:
         try:

@@ -85,8 +85,7 @@ class TransformersModel:
         # Padding is masked, so any token will do.
         self._pad = pad if pad is not None else min(self._ends)
         self._grammars = GrammarCompiler(self.tokenizer, self._ends, JSON_STYLE)
-        prints = {name: fingerprint(Path(path)) for name, path in sorted(adapters.items())}
-        self.name = f"{folder.name}-{content_hash(fingerprint(folder), self._dtype, prints, seed)}"
+        self.name = model_name(folder, self._dtype, seed, adapters)
 
     def chat(self, requests: Iterable[ChatRequest]) -> Iterator[Reply]:
         """Exactly one reply per request; those of a batch come in the order of their length.
@@ -275,6 +274,12 @@ class TransformersModel:
         else:
             self._peft.set_adapter(name, inference_mode=True)
             yield
+
+
+def model_name(folder: Path, dtype: str, seed: int, adapters: dict[str, Path]) -> str:
+    """The name of a model in cache keys: it follows from what its replies depend on."""
+    prints = {name: fingerprint(Path(path)) for name, path in sorted(adapters.items())}
+    return f"{folder.name}-{content_hash(fingerprint(folder), dtype, prints, seed)}"
 
 
 def check_memory(folder: Path, dtype: str, device: str) -> None:

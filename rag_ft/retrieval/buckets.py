@@ -1,29 +1,30 @@
-"""Buckets: the chunks of a run in parts of about 8,192, which processes encode on their own.
+"""The chunks of a run in buckets of about 8,192, which workers encode on their own.
 
-A chunk's bucket follows from its text, and the number of buckets from the number of chunks. A batch
-never crosses a bucket, and a worker computes with one thread. So the vectors are the same bytes
-whatever the number of workers, machines and interruptions. A bucket is a folder with vectors.npy
-and keys.npy (see segments.py). It is written to another name and renamed: where it is, it is whole.
+A chunk's bucket follows from its text; see engine/work.py. The result of a bucket is a folder
+with vectors.npy and keys.npy (see segments.py).
 """
 
 from __future__ import annotations
 
-import hashlib
-import math
-import multiprocessing
-import os
-import shutil
-from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from rag_ft.chunk_store import ChunkStore
-from rag_ft.config import EncoderConfig, RetrievalConfig
-from rag_ft.errors import RagFtError
+from rag_ft.config import EncoderConfig, EngineConfig, RetrievalConfig
+from rag_ft.engine.shards import run_buckets
+from rag_ft.engine.work import (
+    check_alike,
+    number_of_buckets,
+    plan_buckets,
+    planned_rows,
+    result_of,
+    whole_folder,
+)
+from rag_ft.hardware import choose_device, choose_dtype
 from rag_ft.prompts.answer_prompt import chunk_text
 from rag_ft.retrieval.encoder import Encoder, load_encoder
 from rag_ft.retrieval.segments import KEYS, KnownRows, MadeBy, Segment, TextKeys, find_segments
@@ -32,121 +33,94 @@ from rag_ft.storage import batched
 
 BUCKETS = "buckets"
 CHUNKS_PER_BUCKET = 8192
-# How often the buckets of a process that died are given to another one.
-MAX_TRIES = 3
 
 
 def open_buckets(folder: Path, fingerprint: str) -> list[Segment]:
     """The finished buckets that the encoder with this fingerprint wrote to `folder`."""
     found = []
-    for path in sorted(folder.glob(f"{fingerprint}-*")):
+    for path in sorted((folder / fingerprint / "done").glob("[0-9]*")):
         bucket = Segment(path, 0, {})
         found.append(Segment(path, len(bucket.keys), {}))
     return found
 
 
-def encode_shard(
-    index: Path,
-    chunks: ChunkStore,
-    encoder: Encoder,
-    retrieval: RetrievalConfig,
-    seed: int,
-    shard: tuple[int, int],
-) -> int:
-    """Encodes the buckets b with b mod n = i, for a shard (i, n), into the index folder. Buckets
-    that are there are left, and so are texts of which the index has the vectors. Returns the number
-    of buckets that were encoded.
-
-    `retrieval` and `seed` are those of the index; see build_index.
-    """
-    import torch
-
-    torch.set_num_threads(1)
-    made_by = MadeBy(encoder.fingerprint, "faiss", retrieval.advanced.faiss, seed)
-    known = KnownRows(find_segments(index / "segments", made_by))
-    number, of = shard
-    buckets = _lines_of_buckets(chunks, retrieval.context, known)
-    wanted = [bucket for bucket in buckets if bucket[0] % of == number]
-    made = 0
-    with tqdm(desc="encode buckets", total=len(wanted), unit=" buckets") as bar:
-        for bucket, lines, keys in wanted:
-            content = hashlib.sha256(keys.tobytes()).hexdigest()[:16]
-            name = f"{encoder.fingerprint}-{bucket:06}-{content}"
-            if not (index / BUCKETS / name).exists():
-                texts = (chunk_text(chunk, retrieval.context) for chunk in chunks.at(lines))
-                _write_bucket(index / BUCKETS / name, texts, keys, encoder)
-                made += 1
-            bar.update()
-    return made
-
-
-def encode_in_processes(
+def encode_in_buckets(
     index: Path,
     chunks: ChunkStore,
     encoder: EncoderConfig,
     retrieval: RetrievalConfig,
     seed: int,
-    num_workers: int,
+    fingerprint: str,
+    engine: EngineConfig,
 ) -> None:
-    """Encodes all buckets in so many processes; see encode_shard. What a process leaves when it
-    dies is done by the next ones.
+    """Encodes the chunks into buckets of the index folder, by the workers of the engine. Texts of
+    which the index has the vectors are left out.
+
+    `retrieval` and `seed` are those of the index (see build_index), `fingerprint` that of the
+    encoder.
 
     Raises:
-        RagFtError: processes died again and again.
+        RagFtError, ShardDone: see run_buckets.
     """
-    context = multiprocessing.get_context("spawn")
-    for _ in range(MAX_TRIES):
-        workers = []
-        for n in range(num_workers):
-            work = (index, chunks.path, encoder, retrieval, seed, (n, num_workers))
-            workers.append(context.Process(target=_work, args=work))
-            workers[-1].start()
-        for worker in workers:
-            worker.join()
-        codes = [worker.exitcode for worker in workers if worker.exitcode]
-        if not codes:
-            return
-    raise RagFtError(
-        f"processes that encode chunks ended with exit code {codes[0]}, {MAX_TRIES} times: lower "
-        "engine.advanced.num_workers if memory is short, and run the same command again"
-    )
+    made_by = MadeBy(fingerprint, "faiss", retrieval.advanced.faiss, seed)
+    known = KnownRows(find_segments(index / "segments", made_by))
+    folder = index / BUCKETS / fingerprint
+    names = plan_buckets(folder, _rows(chunks, retrieval.context, known))
+    dtype = choose_dtype(encoder.dtype, choose_device())
+    work = EncodeWork(folder, chunks.path, encoder, f"{fingerprint} {dtype}", retrieval.context)
+    run_buckets(work, names, engine, "index: encode chunks")
 
 
-def _work(index: Path, chunks: Path, encoder: EncoderConfig, *others: Any) -> None:
-    encode_shard(index, ChunkStore(chunks), load_encoder(encoder), *others)
-
-
-def _lines_of_buckets(
+def _rows(
     chunks: ChunkStore, context: ChunkContext, known: KnownRows
-) -> Iterator[tuple[int, list[int], np.ndarray]]:
-    """(bucket, lines of its chunks, their keys) of every bucket with texts that `known` lacks."""
-    num_buckets = math.ceil(len(chunks) / CHUNKS_PER_BUCKET)
-    lines: dict[int, list[int]] = defaultdict(list)
-    text_keys, every, line = TextKeys(), list[np.ndarray](), 0
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(bucket, {line, key}) of every chunk whose text `known` lacks; `key` is of the text."""
+    num_buckets = number_of_buckets(len(chunks), CHUNKS_PER_BUCKET)
+    text_keys, line = TextKeys(), 0
     for block in batched(chunks, 1024):
         keys = text_keys.of([chunk_text(chunk, context) for chunk in block])
         for place in np.flatnonzero(known.rows(keys) < 0):
-            lines[int(keys[place]) % num_buckets].append(line + int(place))
+            key = int(keys[place])
+            yield key % num_buckets, {"line": line + int(place), "key": key}
         line += len(block)
-        every.append(keys)
-    for bucket in sorted(lines):
-        yield bucket, lines[bucket], np.concatenate(every)[lines[bucket]]
 
 
-def _write_bucket(path: Path, texts: Iterator[str], keys: np.ndarray, encoder: Encoder) -> None:
-    rows = np.zeros(len(keys), dtype=KEYS)
-    rows["key"], vectors, cut = keys, list[np.ndarray](), list[bool]()
-    for block in batched(texts, encoder.block_size):
-        cut += [number > encoder.max_tokens for number in encoder.count_tokens(block)]
-        vectors.append(encoder.encode_chunks(block))
-    rows["cut"] = cut
-    # Two processes may write the same bucket: the names differ, and the first one stays.
-    temporary = path.with_name(f"tmp-{os.getpid()}-{path.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    np.save(temporary / "vectors.npy", np.concatenate(vectors))
-    np.save(temporary / "keys.npy", rows)
-    try:
-        os.rename(temporary, path)
-    except OSError:
-        shutil.rmtree(temporary)
+@dataclass
+class EncodeWork:
+    """Encodes a bucket; see engine/work.Work. `identity` is the encoder's fingerprint and type."""
+
+    folder: Path
+    chunks: Path
+    encoder: EncoderConfig
+    identity: str
+    context: ChunkContext
+    has_processes: bool = False
+    _opened: list[Encoder] = field(default_factory=list)
+
+    def do(self, name: str) -> None:
+        """Writes the vectors of a bucket.
+
+        Raises:
+            ConfigError: this machine computes other vectors than the one that planned.
+        """
+        if not self._opened:
+            model = load_encoder(self.encoder)
+            dtype = choose_dtype(self.encoder.dtype, choose_device())
+            check_alike(f"{model.fingerprint} {dtype}", self.identity, "encoder")
+            self._opened.append(model)
+        model, planned = self._opened[0], list(planned_rows(self.folder, name))
+        rows = np.zeros(len(planned), dtype=KEYS)
+        rows["key"] = np.array([row["key"] for row in planned], dtype=np.uint64)
+        lines, vectors, cut = [row["line"] for row in planned], list[np.ndarray](), list[bool]()
+        texts = (chunk_text(chunk, self.context) for chunk in ChunkStore(self.chunks).at(lines))
+        for block in batched(texts, model.block_size):
+            cut += [number > model.max_tokens for number in model.count_tokens(block)]
+            vectors.append(model.encode_chunks(block))
+        rows["cut"] = cut
+        with whole_folder(result_of(self.folder, name)) as temporary:
+            np.save(temporary / "vectors.npy", np.concatenate(vectors))
+            np.save(temporary / "keys.npy", rows)
+
+    def close(self) -> None:
+        """Frees the encoder."""
+        self._opened.clear()

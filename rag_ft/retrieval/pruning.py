@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,8 +14,9 @@ import numpy as np
 
 from rag_ft.errors import DataError
 from rag_ft.prompts.answer_prompt import chunk_text
-from rag_ft.retrieval.index_builder import (
-    lexical_context,
+from rag_ft.retrieval.index_builder import lexical_context
+from rag_ft.retrieval.index_files import (
+    SENTENCES,
     open_parts,
     read_ids,
     read_manifest,
@@ -23,6 +24,7 @@ from rag_ft.retrieval.index_builder import (
 )
 from rag_ft.retrieval.lexical import LexicalBuilder
 from rag_ft.retrieval.segments import KEYS, ChunkVectors, MadeBy, TextKeys, write_segment
+from rag_ft.retrieval.sentences import sentences_of
 from rag_ft.retrieval.vector_file import write_vectors
 from rag_ft.schema import Chunk, ChunkContext
 from rag_ft.storage import batched, to_json, write_text
@@ -31,11 +33,11 @@ _BLOCK = 1024
 _NUM_QUERIES = 256  # vectors of chunks that stand in for those of questions
 
 
-def prune_index(folder: Path, chunks: Iterable[Chunk]) -> int:
+def prune_index(folder: Path, chunks: Callable[[], Iterable[Chunk]]) -> int:
     """Makes an index that holds nothing but these chunks: one segment, with their vectors as they
     were, and BM25 over them. Returns how many vectors are gone.
 
-    `chunks` are all chunks that stay, in their order. The index is made beside the old one and
+    `chunks` gives all chunks that stay, in their order. The index is made beside the old one and
     takes its place by a rename. A folder that holds no finished index is removed.
 
     Raises:
@@ -54,7 +56,7 @@ def prune_index(folder: Path, chunks: Iterable[Chunk]) -> int:
     segments, rows = open_parts(folder, manifest)
     place_of = {chunk_id: n for n, chunk_id in enumerate(read_ids(folder, manifest))}
     new.mkdir()
-    ids, keys, digest = _read_chunks(new, chunks, manifest.context)
+    ids, keys, digest = _read_chunks(new, chunks(), manifest.context)
     if missing := [chunk_id for chunk_id in ids if chunk_id not in place_of]:
         raise DataError(f"the index in {folder} has no chunk {missing[0]}: index the run first")
     kept = rows[[place_of[chunk_id] for chunk_id in ids]]
@@ -75,7 +77,12 @@ def prune_index(folder: Path, chunks: Iterable[Chunk]) -> int:
     )
     np.save(new / "rows.npy", every)
     listed = [{"name": segment.folder.name, "num_rows": len(kept), "data": segment.data}]
+    has_sentences = manifest.sentences and next(iter(sentences_of(chunks())), None) is not None
+    if has_sentences:
+        shutil.copytree(folder / SENTENCES, new / SENTENCES)
+        prune_index(new / SENTENCES, lambda: sentences_of(chunks()))
     rest = replace(manifest, num_chunks=len(kept), chunks=digest, segments=listed)
+    rest = replace(rest, sentences=has_sentences)
     write_manifest(new, rest)
 
     folder.rename(old)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
 from rag_ft.chunk_store import ChunkStore
+from rag_ft.engine.shards import end_shard
 from rag_ft.errors import DataError
 from rag_ft.evaluation.answering import Answered, answer_all
 from rag_ft.evaluation.components import COMPONENTS
@@ -101,7 +103,9 @@ def run(session: Session) -> dict[str, int | float]:
     if settings.answers:
         answers, answer_counts = _answer(session, material)
         counts, scores = counts | answer_counts, chain(scores, answers)
+    end_shard(config.engine)
     counts["scores"] = write_jsonl(run_dir.scores, scores)
+    shutil.rmtree(run_dir.checkpoints("evaluate"), ignore_errors=True)
     return counts
 
 

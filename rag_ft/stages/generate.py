@@ -16,15 +16,18 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
 from rag_ft.chunk_store import ChunkStore
 from rag_ft.config import GenerateConfig
+from rag_ft.engine.language_model import SharedModel
+from rag_ft.engine.shards import end_shard
 from rag_ft.errors import ConfigError
 from rag_ft.generation.ask_model import AnsweredItem, PassItem, ask_in_order
-from rag_ft.generation.entity_swap import Swaps
+from rag_ft.generation.entity_swap import SWAPPED, Swaps
 from rag_ft.generation.filters import Failure
 from rag_ft.generation.import_questions import Imported, import_questions
 from rag_ft.generation.planner import PlannedQuestion, choose_chunks, kind_shares, plan
@@ -139,16 +142,14 @@ def _run_passes(
     retriever.encoder = CachedQueryEncoder(encoder)  # type: ignore[assignment]
     trip = RoundTrip(settings, config.retrieval.top_k, prompt, retriever, chunks)
     ended = {"start": time.monotonic()}
-    with session.language_model() as model:
+    with session.language_model("generate") as model:
         asking = Asking(model, run_dir.replies("generate"), stats)
 
         # Write: one pair for each planned question.
         writer = QuestionWriter(settings, seed, prompt, retriever, chunks, model.name, stats)
-        questions = _planned(settings, prompt.prompts.kinds, chunks, seed)
-        # Short chunks get less than pairs_per_chunk questions. Planning them twice to count them
-        # takes microseconds for each chunk.
-        num = sum(1 for _ in _planned(settings, prompt.prompts.kinds, chunks, seed))
-        pairs = asking.passed("write", writer.requests(questions), writer.check, num)
+        planned = partial(_planned, settings, prompt.prompts.kinds, chunks, seed)
+        num = sum(1 for _ in planned())  # planning twice takes microseconds for each chunk
+        pairs = asking.passed("write", writer.requests, planned, writer.check, num)
         num = write_jsonl(run_dir.pass_pairs("drafted"), pairs)
         ended["write"] = time.monotonic()
 
@@ -165,26 +166,28 @@ def _run_passes(
 
         # Round trip: the retriever finds the chunk, and the model gives the same answer from it.
         if "round_trip" in checks:
-            pairs = asking.passed("round trip", trip.requests(pairs), trip.check, num)
+            distinct = asking.source(pairs, run_dir.pass_pairs("distinct"))
+            pairs = asking.passed("round trip", trip.requests, distinct, trip.check, num)
         num = write_jsonl(run_dir.pass_pairs("verified"), pairs)
         ended["round_trip"] = time.monotonic()
 
-        # Swaps: add unanswerable questions about other names. A question may repeat one whose pair
-        # was rejected, but none that has an answer.
-        pairs = read_jsonl(run_dir.pass_pairs("verified"), QAPair)
+        # Swaps: add unanswerable questions about other names; none may repeat one with an answer.
+        last = run_dir.pass_pairs("verified")
         if settings.advanced.swaps_per_pair:
-            verified = read_jsonl(run_dir.pass_pairs("verified"), QAPair)
-            known = {pair.question for pair in (*imported, *verified)}
-            swaps = Swaps(trip, seed, stats.asked, asked_before, known)
-            num = write_jsonl(run_dir.pass_pairs("swapped"), asking.passed_swaps(swaps, pairs))
+            known = {pair.question for pair in (*imported, *read_jsonl(last, QAPair))}
+            swaps = Swaps(trip, seed, asked_before, known)
+            num = write_jsonl(run_dir.pass_pairs("swapped"), asking.passed_swaps(swaps, last))
             ended["swaps"] = time.monotonic()
-            pairs = read_jsonl(run_dir.pass_pairs("swapped"), QAPair)
+            last = run_dir.pass_pairs("swapped")
 
         # Closed book: reject test questions that the model answers without any chunk.
+        pairs = read_jsonl(last, QAPair)
         if "closed_book" in checks:
             book = ClosedBook(settings, prompt.prompts)
-            pairs = asking.passed("closed book", book.requests(pairs), book.check, num)
+            source = partial(read_jsonl, last, QAPair)
+            pairs = asking.passed("closed book", book.requests, source, book.check, num)
         write_jsonl(run_dir.pass_pairs("kept"), stats.accepted_pairs(pairs))
+        end_shard(config.engine)
         ended["closed_book"] = time.monotonic()
     return {name: round(end - start, 2) for (_, start), (name, end) in pairwise(ended.items())}
 
@@ -226,18 +229,30 @@ class Asking:
     replies: Path
     stats: GenerationStats
 
+    def source(self, pairs: Iterable[QAPair], path: Path) -> Callable[[], Iterable[QAPair]]:
+        """Gives the pairs that a pass asks about; where workers answer, the pass reads them twice,
+        from the file."""
+        if not isinstance(self.model, SharedModel):
+            return lambda: pairs
+        write_jsonl(path, pairs)
+        return lambda: read_jsonl(path, QAPair)
+
     def passed(
         self,
         name: str,
-        items: Iterable[PassItem],
+        requests: Callable[[Iterable[Any]], Iterator[PassItem]],
+        source: Callable[[], Iterable[Any]],
         check: Callable[[Any, Reply], QAPair | Failure],
         at_most: int,
     ) -> Iterator[QAPair]:
         """The pairs that pass, in order; the others are rejected.
 
-        `check` takes an item and its reply; `at_most` is an upper bound of the number of requests.
+        `requests` makes an item of each element of `source`; `check` takes an item and its reply;
+        `at_most` is an upper bound of the number of requests.
         """
-        for item, failure, reply in self._ask(name, items, at_most):
+        for item, failure, reply in self._ask(name, lambda: requests(source()), at_most):
+            if isinstance(item, PlannedQuestion):
+                self.stats.ask(item)
             result = failure or item
             if failure is None and reply is not None:
                 error = Failure("llm_error", reply.error[:300]) if reply.error else None
@@ -247,12 +262,16 @@ class Asking:
             else:
                 yield result
 
-    def passed_swaps(self, swaps: Swaps, pairs: Iterable[QAPair]) -> Iterator[QAPair]:
-        """All pairs, and the swapped ones that pass; a swapped pair can have several replies."""
-        answered = self._ask("swapped names", swaps.requests(pairs), None)
+    def passed_swaps(self, swaps: Swaps, pairs: Path) -> Iterator[QAPair]:
+        """All pairs of a file, and the swapped ones that pass; a swapped pair can have several
+        replies."""
+        answered = self._ask(
+            "swapped names", lambda: swaps.requests(read_jsonl(pairs, QAPair)), None
+        )
         for _, group in groupby(answered, key=lambda answer: answer.item.id):
             answers = list(group)
             pair, failure, _ = answers[0]
+            self.stats.asked["unanswerable"] += SWAPPED in pair.provenance
             replies = [answer.reply for answer in answers if answer.reply is not None]
             result = failure or swaps.check(pair, replies)
             if isinstance(result, Failure):
@@ -261,10 +280,10 @@ class Asking:
                 yield result
 
     def _ask(
-        self, name: str, items: Iterable[PassItem], at_most: int | None
+        self, name: str, make_items: Callable[[], Iterable[PassItem]], at_most: int | None
     ) -> Iterator[AnsweredItem]:
         count, what = self.stats.count_tokens, f"generate: {name}"
-        return ask_in_order(self.model, items, self.replies, count, what, at_most)
+        return ask_in_order(self.model, make_items, self.replies, count, what, at_most)
 
 
 def in_document_order(

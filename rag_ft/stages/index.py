@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 
-from rag_ft.retrieval.buckets import encode_in_processes
+from rag_ft.engine.shards import end_shard
+from rag_ft.retrieval.buckets import encode_in_buckets
 from rag_ft.retrieval.encoder import load_encoder
 from rag_ft.retrieval.index_builder import build_index
 from rag_ft.session import Session
@@ -20,12 +21,15 @@ def run(session: Session, compact: bool = False) -> dict[str, int | float]:
     Raises:
         DataError: ingest has not run, or left no chunk.
         ConfigError: the encoder is missing, or FAISS is not installed.
+        RagFtError: buckets failed again and again. ShardDone: this is a shard, and it is done.
     """
     config, chunks = session.config, session.chunks
     folder, seed = session.run_dir.index, config.run.seed
-    if num_workers := config.engine.advanced.num_workers:
-        encode_in_processes(folder, chunks, config.encoder, config.retrieval, seed, num_workers)
     encoder = load_encoder(config.encoder)
+    if config.engine.in_buckets:
+        made_by = (config.encoder, config.retrieval, seed, encoder.fingerprint)
+        encode_in_buckets(folder, chunks, *made_by, config.engine)
+        end_shard(config.engine)
     counts = build_index(
         folder, chunks, encoder, config.retrieval, seed, len(chunks), compact=compact
     )

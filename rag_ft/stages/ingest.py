@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import itertools
 import logging
+import shutil
 from collections import Counter
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,13 +22,14 @@ from typing import Any, BinaryIO
 import numpy as np
 from tqdm import tqdm
 
-from rag_ft.config import IngestConfig
+from rag_ft.config import EngineConfig, IngestConfig
+from rag_ft.documents.buckets import Reader, reader_of
 from rag_ft.documents.chunking import ChunkPlace
 from rag_ft.documents.containment import TestParts
-from rag_ft.documents.discovery import RawDocument, find_files, free_id
+from rag_ft.documents.discovery import RawDocument, SourceFile, find_files, free_id
 from rag_ft.documents.near_duplicates import groups, least_estimate
-from rag_ft.documents.prepare import Prepared, limits_of, prepare_all, prepare_settings
-from rag_ft.documents.splits import split_of, strictest
+from rag_ft.documents.prepare import Prepared
+from rag_ft.documents.splits import decide_splits, strictest
 from rag_ft.documents.stored import StoredDocuments
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.forgetting.record import FORGOTTEN, Forgotten, text_digest
@@ -61,11 +63,14 @@ def run(session: Session, unchanged: Container[str] | None = None) -> dict[str, 
     # First pass: read everything; the split is not known yet.
     stored = None if unchanged is None else StoredDocuments(run_dir, unchanged, settings)
     sources = Sources(Forgotten(forgotten_list(run_dir.path)), stored)
+    engine = EngineConfig() if stored else session.config.engine
+    prepare = reader_of(settings, encoder, engine, run_dir.checkpoints("ingest"))
+    files = tqdm(sources.wanted(find_files(settings.sources)), desc="ingest", unit="file")
     unsplit = run_dir.documents_unsplit
     unsplit.parent.mkdir(parents=True, exist_ok=True)
     try:
         with run_dir.grams_unsplit.open("wb") as grams:
-            write_jsonl(unsplit, sources.read(settings, encoder, grams))
+            write_jsonl(unsplit, sources.read(files, prepare, grams))
         write_jsonl(run_dir.rejects("ingest"), sources.rejects)
         _check_kept(settings, sources, run_dir)
 
@@ -80,6 +85,7 @@ def run(session: Session, unchanged: Container[str] | None = None) -> dict[str, 
         write_jsonl(run_dir.documents, (document_row(row, split) for row, split in rows))
         num_chunks, num_leaking = write_chunks(run_dir, sources, splits)
         np.save(run_dir.signatures, signatures)
+        shutil.rmtree(run_dir.checkpoints("ingest"), ignore_errors=True)
     finally:
         unsplit.unlink(missing_ok=True)
         run_dir.grams_unsplit.unlink(missing_ok=True)
@@ -180,28 +186,34 @@ class Sources:
     languages: Counter[str] = field(default_factory=Counter)
     num_sensitive_documents: int = 0
 
+    def wanted(self, files: Iterable[SourceFile]) -> list[SourceFile]:
+        """The files without the forgotten ones, which become rejects."""
+        listed = list(files)
+        gone = [file for file in listed if self.forgotten.has_file(file.path)]
+        self.rejects += [Reject(encodable(str(file.path)), FORGOTTEN) for file in gone]
+        return [file for file in listed if file not in gone]
+
     def read(
-        self, config: IngestConfig, encoder: Path, grams: BinaryIO
+        self,
+        files: Iterable[SourceFile],
+        prepare: Reader,
+        grams: BinaryIO,
     ) -> Iterator[dict[str, Any]]:
         """Yields the rows of the temporary file, fills the lists meanwhile, and appends the
         documents' 13-grams to `grams`.
 
-        Each row is a document with its chunks, both without a split. What `stored` has is not read.
+        Each row is a document with its chunks, both without a split. `prepare` reads what `stored`
+        has not.
         """
-        settings, limits = prepare_settings(config, encoder), limits_of(config)
-        listed = find_files(config.sources)
-        gone = [file for file in listed if self.forgotten.has_file(file.path)]
-        self.rejects += [Reject(encodable(str(file.path)), FORGOTTEN) for file in gone]
-        files = tqdm([f for f in listed if f not in gone], desc="ingest", unit="file")
 
         def prepared() -> Iterator[Prepared | Reject]:
             if not (stored := self.stored):
-                yield from prepare_all(files, settings, limits)
+                yield from prepare(files)
                 return
             # Files that follow each other are read together, so that the order stays.
             for known, several in itertools.groupby(files, stored.has):
                 if not known:
-                    yield from prepare_all(several, settings, limits)
+                    yield from prepare(several)
                     continue
                 for document in itertools.chain.from_iterable(map(stored.of, several)):
                     self.num_reused += 1
@@ -296,31 +308,6 @@ def _check_kept(config: IngestConfig, sources: Sources, run_dir: RunDir) -> None
             f"only {kept_share:.0%} of the sources could be read ({summary}): {where}, "
             "or lower ingest.advanced.min_kept_share"
         )
-
-
-def decide_splits(
-    ids: list[str], fixed: list[Split | None], near: list[int], config: IngestConfig
-) -> list[Split]:
-    """Returns the split of each document, the same for a whole group of near-duplicates.
-
-    `near` has the lowest index of each document's group. The split is the strictest one that the
-    user fixed for a member, else it depends on the hash of the group's smallest id.
-    """
-    members: dict[int, list[int]] = {}
-    for n, lowest in enumerate(near):
-        members.setdefault(lowest, []).append(n)
-    splits: list[Split] = ["train"] * len(ids)
-    for group in members.values():
-        wanted = {split for n in group if (split := fixed[n])}
-        split = strictest(wanted) if wanted else split_of(min(ids[n] for n in group), config)
-        if len(wanted) > 1:
-            names = ", ".join(ids[n] for n in group[:5])
-            logger.warning("near-duplicates with different splits all go to %s: %s", split, names)
-        for n in group:
-            splits[n] = split
-    for missing in {"train", "test"}.difference(splits):
-        logger.warning("the %s split has no documents: add some, or set splits in JSONL", missing)
-    return splits
 
 
 def document_row(row: dict[str, Any], split: Split) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from rag_ft.engine.language_model import prepare
 from rag_ft.evaluation.systems import ENSEMBLES, SYSTEMS, Ask
 from rag_ft.llm.interface import ChatRequest, Messages, Reply
 from rag_ft.llm.reply_cache import cached_chat
@@ -83,8 +84,9 @@ def judge(
         ChatRequest(key, said, MAX_TOKENS, schema=VERDICT, about=about_of(askers[key]))
         for key, said in prompts.items()
     ]
-    with session.language_model(llm) as model:
+    with session.language_model("evaluate", llm) as model:
         kept = session.run_dir.replies("evaluate")
+        prepare(model, requests, len(requests), kept, "evaluate: judge")
         for reply in cached_chat(model, requests, kept, desc="evaluate: judge"):
             supported, why = read_verdict(reply)
             if supported is None:

@@ -22,7 +22,6 @@ from transformers import set_seed
 
 from rag_ft.config import AUTO
 from rag_ft.hardware import choose_dtype
-from rag_ft.llm.factory import open_language_model
 from rag_ft.model_hub import resolve
 from rag_ft.prompts.answer_prompt import chunk_text
 from rag_ft.retrieval.reranker import Reranker, load_cross_encoder
@@ -136,7 +135,7 @@ class RerankerTraining:
         cache = run_dir.reranker_lm_scores
         if run_dir.lm_scores.exists() and not cache.exists():
             write_jsonl(cache, read_rows(run_dir.lm_scores))
-        with open_language_model(config.llm, config.run.seed, log_path=run_dir.vllm_log) as model:
+        with session.language_model("train_reranker") as model:
             scores = score_retrieved(
                 pairs, shown, chunks, session.prompts, model, self.text_of, cache
             )

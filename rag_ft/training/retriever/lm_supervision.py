@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from rag_ft.engine.language_model import SharedModel
 from rag_ft.llm.interface import LanguageModel, Messages
 from rag_ft.prompts.prompt_set import Prompts
 from rag_ft.schema import Chunk, QAPair
@@ -105,15 +106,16 @@ def missing_jobs(jobs: Iterable[Job], path: Path) -> list[Job]:
 
 
 def score_jobs(jobs: Sequence[Job], model: LanguageModel, path: Path) -> int:
-    """Scores `jobs` and appends their rows to `path`, a block at a time.
+    """Scores `jobs` and appends their rows to `path`, a block at a time; workers get all at once.
 
     A row is {key, pair_id, chunk_id, mean_logprob, num_tokens}; the mean is in nats, and 0 for an
     answer of no tokens. Returns the number of jobs scored.
     """
     logger.info("%s", estimate_cost(jobs, model))
+    block_size = max(BLOCK, len(jobs)) if isinstance(model, SharedModel) else BLOCK
     bar = tqdm(desc="score chunks with the LM", total=len(jobs), unit="chunk")
     with JsonlAppender(path) as cache, bar:
-        for block in batched(jobs, BLOCK):
+        for block in batched(jobs, block_size):
             logprobs = model.answer_logprobs([(job.messages, job.answer) for job in block])
             rows = []
             for job, values in zip(block, logprobs, strict=True):

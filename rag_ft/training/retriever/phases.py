@@ -18,8 +18,8 @@ import torch
 from safetensors.torch import load_file
 
 from rag_ft.config import RetrievalConfig
+from rag_ft.engine.language_model import Opening, open_shared_model
 from rag_ft.hardware import choose_dtype
-from rag_ft.llm.factory import open_language_model
 from rag_ft.prompts.prompt_set import load_prompts
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import QAPair
@@ -171,8 +171,9 @@ def lsr_phase(training: RetrieverTraining, number: int, before: Candidate) -> Ca
             return []
         # The language model scores the answer given each of them.
         prompts = load_prompts(config.llm.prompts, config.llm.advanced.abstain)
-        log_path = training.run_dir.vllm_log
-        with open_language_model(config.llm, config.run.seed, log_path=log_path) as model:
+        opening = Opening(config.llm, config.run.seed, {})
+        log_path, buckets = training.run_dir.vllm_log, training.folder / f"{name}-buckets"
+        with open_shared_model(opening, log_path, config.engine, buckets) as model:
             text_of, cache = training.text_of, training.run_dir.lm_scores
             scores = score_retrieved(pairs, retrieved, chunks, prompts, model, text_of, cache)
         return scored_rows(pairs, retrieved, scores, chunks, training.text_of)
