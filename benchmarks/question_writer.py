@@ -55,7 +55,6 @@ from rag_ft.training.generator.lora import load_base
 from rag_ft.training.generator.tokenization import load_chat_tokens
 from rag_ft.training.generator.trainer import save_generator, train
 
-MAX_DEV_EXAMPLES = 32
 WRITE_EVERY = 2  # writing is learned from fewer questions than reading
 TEACHING: dict[str, Any] = {
     "epochs": 1,
@@ -66,7 +65,7 @@ TEACHING: dict[str, Any] = {
         "gold_share": 0.7,
         "replay_share": 0,
         "rank": 16,
-        "evaluations": 6,
+        "evaluations": 12,  # checkpoints: there is nothing to evaluate
         "max_tokens": 768,
     },
 }
@@ -84,17 +83,14 @@ def main() -> None:
     train_pairs, dev_pairs, _ = select_pairs(
         run_dir, ChunkStore(run_dir.chunks), config.ingest.advanced.near_duplicate_similarity
     )
-    rows, dev = (_examples(config, run_dir, pairs, tokens) for pairs in (train_pairs, dev_pairs))
-    for examples in (rows, dev):
-        random.Random(config.run.seed).shuffle(examples)
-    dev = dev[:MAX_DEV_EXAMPLES]
-    print(
-        f"{len(rows)} examples over {len(train_pairs)} questions, {len(dev)} to select the weights "
-        "by"
-    )
+    # One pass over examples that are all new: the last weights are taken, none are chosen on dev.
+    pairs = [*train_pairs, *dev_pairs]
+    rows = _examples(config, run_dir, pairs, tokens)
+    random.Random(config.run.seed).shuffle(rows)
+    print(f"{len(rows)} examples over {len(pairs)} questions")
     processes = join_processes()
     folder = run_dir.checkpoints("question_writer")
-    trained = train(config, tokens.tokenizer, rows, dev, folder, processes, load_base(config))
+    trained = train(config, tokens.tokenizer, rows, (), folder, processes, load_base(config))
     print(
         json.dumps(trained.history[-12:]),
         f"{trained.num_tokens / trained.seconds:.0f} tokens a second",
@@ -156,7 +152,6 @@ def _config(args: argparse.Namespace) -> Config:
         "ingest": {
             "sources": [folder / "documents.jsonl" for folder in folders],
             "test_share": 0,
-            "dev_share": 0.06,
         },
         "generate": {
             "questions": [folder / "questions.jsonl" for folder in folders],
