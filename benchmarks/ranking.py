@@ -1,7 +1,8 @@
 """What the choices of ranking bring on real questions: the share of BM25, and the feature ranker.
 
-    python benchmarks/ranking.py DATA [--only halvings,languages,latency,crossfit,reranker]
-        [--work DIR] [--halvings 20] [--run RUN]
+    python benchmarks/ranking.py DATA
+        [--only halvings,languages,latency,sentences,crossfit,reranker,run,arms] [--work DIR]
+        [--halvings 20] [--run RUN] [--llm CONFIG] [--dtype float32]
 
 DATA holds the sets of docs/how-to/questions.md as <set>_train and <set>_dev. Nothing is trained
 but rankers, except by `crossfit`, which tunes the encoder on each half of COVID-QA and reports the
@@ -9,7 +10,8 @@ other one. `reranker` also tunes a cross-encoder on each half that starts from t
 reports on the other one every depth and share, and what dev questions of the half choose.
 `halvings`: chosen on half of the documents, measured on the other half, against the
 plain mixture of the base encoder; no choice may lose more than a point of recall@5 in more than one
-of them. `--run RUN` reports the retrieval of a finished run.
+of them. `run` reports the retrieval of the finished run RUN, and `arms` what other ways bring over
+it (ranking_arms.py): `--llm CONFIG` names the language model that rewords questions.
 """
 
 from __future__ import annotations
@@ -24,11 +26,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+import yaml
 from hardware import processor, write_result
+from ranking_arms import measure_arms
 
 from rag_ft.config import Config
 from rag_ft.config_loader import make_config
 from rag_ft.evaluation.metrics.retrieval import score_ranking
+from rag_ft.hardware import choose_dtype
 from rag_ft.pipeline import run_stage
 from rag_ft.relevance import gold_by_pair
 from rag_ft.retrieval.feature_ranker import FeatureRanker
@@ -45,6 +51,9 @@ from rag_ft.training.retriever.rerank_choice import Asked
 SHOWN = ("recall@1", "recall@5", "mrr@10")
 LANGUAGES = ("xquad_de", "xquad_es", "xquad_zh", "xquad_ar")
 PLAIN = 0.5
+SENTENCES = {"advanced": {"sentences": True}}
+# As configs/covidqa.yaml.
+SHIPPED = {"retrieval": SENTENCES, "train_retriever": {"advanced": {"crossfit": "always"}}}
 ALLOWED_LOSS = 0.01  # of recall@5
 WAYS = [(0, 0.0), *((depth, w / 10) for depth in (5, 10, 20) for w in range(1, 11))]
 ARMS = ("lexical", "dense_base", "mixture_base", "base", "dense_tuned", "mixture_tuned")
@@ -58,19 +67,37 @@ def main() -> None:
     parser.add_argument("--sets", default="covidqa,nq_oracle", help="of the halvings")
     parser.add_argument("--halvings", type=int, default=20)
     parser.add_argument("--work", type=Path, default=Path("runs/benchmark-ranking"))
-    parser.add_argument("--run", type=Path, help="a finished run, whose arms are reported too")
+    parser.add_argument("--run", type=Path, help="a finished run, of `run` and `arms`")
+    parser.add_argument("--llm", type=Path, help="a configuration, of `arms`")
+    parser.add_argument("--dtype", default="float32", help="of the encoder, but in a finished run")
     args = parser.parse_args()
     measures = {
         "halvings": halvings,
         "languages": languages,
         "latency": latency,
+        "sentences": sentences,
         "crossfit": crossfit,
         "reranker": reranker,
+        "run": lambda args: report_arms({"run": RunDir(args.run)}),
+        "arms": arms,
     }
-    found = {name: measures[name](args) for name in args.only.split(",") if name}
-    if args.run:
-        found["run"] = report_arms({"run": RunDir(args.run)})
-    write_result("ranking", processor(), found)
+    for name in args.only.split(","):
+        found = measures[name](args)
+        wanted = config_of(args.run).run.dtype if args.run else args.dtype
+        dtype = choose_dtype(wanted, "cuda" if torch.cuda.is_available() else "cpu")
+        write_result(f"ranking-{name}", processor(), {"dtype": dtype, name: found})
+
+
+def arms(args: argparse.Namespace) -> dict[str, Any]:
+    """Over the finished run: what other ways bring."""
+    return measure_arms(Session.of(config_of(args.run)), Session.of(args.llm) if args.llm else None)
+
+
+def config_of(run: Path) -> Config:
+    """The configuration that a run was made with."""
+    values = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    sections = {name: keys for name, keys in values.items() if name != "name"}
+    return make_config(sections | {"run": values["run"] | {"dir": run}})
 
 
 # Without training: lists of the base encoder.
@@ -164,6 +191,34 @@ def latency(args: argparse.Namespace) -> dict[str, float]:
     return result
 
 
+def sentences(args: argparse.Namespace) -> dict[str, Any]:
+    """For each set the encoder and the plain mixture, with and without sentences in the index."""
+    results: dict[str, Any] = {}
+    for name in args.sets.split(","):
+        lists = [base_lists(args, name, with_sentences=wanted) for wanted in (False, True)]
+        for arm in ("dense", "mixture"):
+            without, found = (
+                score(asked, [order_of(arm, question) for question in asked]) for asked in lists
+            )
+            for column, metric in enumerate(SHOWN):
+                documents = [question.document for question in lists[0]]
+                gain = gain_of((found - without)[:, column], documents)
+                results[f"{name} {arm} {metric}"] = {
+                    "without": round(float(without[:, column].mean()), 4),
+                    "gain": round(gain.value, 4),
+                    "ci95": [round(bound, 4) for bound in gain.ci95 or ()],
+                }
+                print(name, arm, metric, results[f"{name} {arm} {metric}"], flush=True)
+    return results
+
+
+def order_of(arm: str, question: Ranked) -> np.ndarray:
+    """The rows of the encoder alone, or of the plain mixture, best first."""
+    if arm == "dense":
+        return question.candidates.dense[0]
+    return fuse(*question.candidates, PLAIN)[0]
+
+
 def serve(
     choosing: Sequence[Ranked], measured: Sequence[Ranked], seed: int
 ) -> tuple[np.ndarray, dict[str, Any]]:
@@ -191,11 +246,15 @@ def score(questions: Sequence[Ranked], orders: Sequence[np.ndarray]) -> np.ndarr
 
 
 def base_lists(
-    args: argparse.Namespace, name: str, parts: Sequence[str] = ("train", "dev")
+    args: argparse.Namespace,
+    name: str,
+    parts: Sequence[str] = ("train", "dev"),
+    with_sentences: bool = False,
 ) -> list[Ranked]:
     """Every located question of a set as the base encoder and BM25 rank it, over the documents of
     all its parts."""
-    session = prepare(args, name, parts)
+    more = {"retrieval": SENTENCES} if with_sentences else {}
+    session = prepare(args, name, parts, folder=f"{name}-sentences" if more else name, more=more)
     pairs = [pair for pair in read_jsonl(session.run_dir.qa, QAPair) if pair.answerable]
     gold = gold_by_pair(pairs, session.chunks)
     return rank_questions(session.plain_retriever(), pairs, gold)
@@ -209,8 +268,9 @@ def crossfit(args: argparse.Namespace) -> dict[str, Any]:
     runs = {}
     for fold in (0, 1):
         settings = {"folds": 2, "fold": fold}
-        session = prepare(args, "covidqa", ("train", "dev"), settings, f"covidqa-{fold}")
-        for stage in ("train_retriever", "train_reranker", "train_generator", "evaluate"):
+        folder = f"covidqa-{fold}-shipped"
+        session = prepare(args, "covidqa", ("train", "dev"), settings, folder, SHIPPED)
+        for stage in ("train_retriever", "train_generator", "evaluate"):
             run_stage(stage, session.config)
         runs[f"covidqa-{fold}"] = session.run_dir
     return report_arms(runs)
@@ -228,7 +288,8 @@ def reranker(args: argparse.Namespace) -> dict[str, Any]:
     documents: dict[str, list[str]] = {}
     for fold in (0, 1):
         settings = {"folds": 2, "fold": fold}
-        session = prepare(args, "covidqa", ("train", "dev"), settings, f"covidqa-{fold}")
+        more, folder = {"reranker": {"model": "auto"}}, f"covidqa-{fold}"
+        session = prepare(args, "covidqa", ("train", "dev"), settings, folder, more)
         run_stage("train_retriever", session.config)
         pairs = select_pairs(session.run_dir, session.chunks, 0.8)
         training = RerankerTraining(session, pairs, join_processes())
@@ -348,31 +409,33 @@ def prepare(
     parts: Sequence[str],
     ingest: Mapping[str, Any] | None = None,
     folder: str = "",
+    more: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Session:
-    """A run over a set up to `generate`, without generated pairs."""
+    """A run over a set up to `generate`, without generated pairs. `more` are further settings by
+    section."""
     # Where nothing is tested, all documents are train documents.
     split = {} if ingest else {"split": "train"}
     files = [args.data / f"{name}_{part}" for part in parts]
-    config: Config = make_config(
-        {
-            "run": {"dir": args.work / (folder or name)},
-            "ingest": {
-                "sources": [{"path": path / "documents.jsonl", **split} for path in files],
-                "test_share": 0.0,
-                "dev_share": 0.0,
-                "advanced": dict(ingest or {}),
-            },
-            "retrieval": {"context": "none" if name.startswith("covidqa") else "title"},
-            "generate": {
-                "pairs_per_chunk": 0,
-                "questions": [path / "questions.jsonl" for path in files],
-            },
-            "llm": {"model": "data/models/demo-lm"},
-            "train_generator": {"enabled": False},
-            "reranker": {"model": "auto"},
-            "evaluate": {"answers": False},
-        }
-    )
+    sections: dict[str, dict[str, Any]] = {
+        "run": {"dir": args.work / (folder or name), "dtype": args.dtype},
+        "ingest": {
+            "sources": [{"path": path / "documents.jsonl", **split} for path in files],
+            "test_share": 0.0,
+            "dev_share": 0.0,
+            "advanced": dict(ingest or {}),
+        },
+        "retrieval": {"context": "none" if name.startswith("covidqa") else "title"},
+        "generate": {
+            "pairs_per_chunk": 0,
+            "questions": [path / "questions.jsonl" for path in files],
+        },
+        "llm": {"model": "data/models/demo-lm"},
+        "train_generator": {"enabled": False},
+        "evaluate": {"answers": False},
+    }
+    for section, values in (more or {}).items():
+        sections[section] = sections.get(section, {}) | values
+    config: Config = make_config(sections)
     for stage in ("ingest", "index", "generate"):
         run_stage(stage, config)
     return Session.of(config)

@@ -46,7 +46,8 @@ from rag_ft.evaluation.metrics.retrieval import RETRIEVAL_METRICS, score_ranking
 from rag_ft.evaluation.statistics import bootstrap
 from rag_ft.relevance import gold_by_pair
 from rag_ft.retrieval.encoder import load_encoder
-from rag_ft.retrieval.index_builder import build_index, read_manifest
+from rag_ft.retrieval.index_builder import build_index
+from rag_ft.retrieval.index_files import read_manifest
 from rag_ft.retrieval.retriever import Retriever, open_retriever, served_tuned
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import Chunk, QAPair

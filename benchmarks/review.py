@@ -1,9 +1,19 @@
-"""How many wrong pairs 150 decisions find in the order `worst`, and at random.
+"""How many wrong pairs 150 decisions find in the order `worst`, and what that is worth in F1.
 
-python benchmarks/review.py RUN [--decisions 150] [--share 0.3]
+python benchmarks/review.py RUN [--decisions 150] [--share 0.3] [--seeds 0 1 2]
+python benchmarks/review.py RUN --f1 FOLDER [--seeds 0]
+python benchmarks/review.py FOLDER --page
 
-RUN is the folder of a run after generate. A share of its generated pairs is corrupted in four ways,
-with the seeds 0 to 2; a decision finds a wrong pair where the pair was corrupted.
+RUN is the folder of a run after generate. A share of its generated pairs is corrupted in four ways;
+a decision finds a wrong pair where the pair was corrupted.
+
+--f1 tunes a generator and evaluates it, in folders below FOLDER, three times for each seed: with
+the corrupted pairs, reviewed (the first decisions correct the wrong pairs that they find and accept
+the others), and without the corrupted pairs that they find. RUN must be evaluated; its retriever
+stays. Run it again to continue where it was killed.
+
+--page measures the server of the review page in FOLDER, over 20,000 made-up pairs: CPU
+milliseconds from a request to the whole answer, guard and JSON included.
 """
 
 from __future__ import annotations
@@ -11,19 +21,36 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import shutil
 import statistics
+import sys
 import tempfile
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import yaml
+
 from rag_ft.chunk_store import ChunkStore
-from rag_ft.review.deck import Order, Wanted, open_deck
+from rag_ft.config_loader import make_config
+from rag_ft.evaluation.statistics import bootstrap
+from rag_ft.report.run_comparison import load_table
+from rag_ft.review.deck import Order, open_deck
+from rag_ft.review.filtering import Wanted
+from rag_ft.review.store import decided, key_of
 from rag_ft.run_dir import RunDir
-from rag_ft.schema import QAPair
+from rag_ft.schema import Place, QAPair, Review
+from rag_ft.session import Session
+from rag_ft.stages import evaluate, generate, train_generator
 from rag_ft.storage import read_jsonl, write_jsonl
 
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 WAYS = ("answer", "answer and evidence", "question", "answered although unanswerable")
+CONDITIONS = ("corrupted", "reviewed", "without")
+SYSTEMS = ("tuned_generator", "tuned")
 
 
 def main() -> None:
@@ -32,9 +59,20 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--decisions", type=int, default=150)
     parser.add_argument("--share", type=float, default=0.3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--f1", type=Path, metavar="FOLDER")
+    parser.add_argument("--page", action="store_true")
     args = parser.parse_args()
+    if args.page:
+        print(json.dumps(measured_page(args.run)))
+        return
+    if args.f1:
+        for seed in args.seeds:
+            row = measured_f1(RunDir(args.run), args.f1, seed, args.decisions, args.share)
+            print(json.dumps(row), flush=True)
+        return
     found: dict[str, list[float]] = {"worst": [], "random": []}
-    for seed in range(3):
+    for seed in args.seeds:
         for order in ("worst", "random"):
             row = measured(RunDir(args.run), order, seed, args.decisions, args.share)
             print(json.dumps(row))
@@ -48,11 +86,7 @@ def measured(
     """The errors that the first decisions of an order find."""
     pairs = list(read_jsonl(run_dir.generated_pairs, QAPair))
     corrupted, ways = corrupt(pairs, share, random.Random(seed))
-    with tempfile.TemporaryDirectory() as folder:
-        other = RunDir(Path(folder))
-        write_jsonl(other.generated_pairs, corrupted)
-        deck = open_deck(other, ChunkStore(run_dir.chunks), order, seed=seed)
-    queue = [deck.cards[n].pair for n in deck.queue("", Wanted(where="generated"))]
+    queue = in_order(run_dir, corrupted, order, seed)
     first = [pair.id for pair in queue[:num_decisions]]
     by_way = {way: sum(w == way for w in ways.values()) for way in WAYS}
     hit = {way: sum(ways.get(pair_id) == way for pair_id in first) for way in WAYS}
@@ -65,6 +99,132 @@ def measured(
         "found": sum(hit.values()),
         "share_of_findable": round(sum(hit.values()) / findable, 3),
         "by_way": {way: f"{hit[way]} of {by_way[way]}" for way in WAYS},
+    }
+
+
+def in_order(run_dir: RunDir, pairs: Sequence[QAPair], order: Order, seed: int) -> list[QAPair]:
+    """The generated ones among the pairs in the order in which they are reviewed."""
+    with tempfile.TemporaryDirectory() as folder:
+        other = RunDir(Path(folder))
+        write_jsonl(other.generated_pairs, pairs)
+        deck = open_deck(other, ChunkStore(run_dir.chunks), order, seed=seed)
+    return [deck.cards[n].pair for n in deck.queue("", Wanted(where="generated"))]
+
+
+def measured_f1(
+    run_dir: RunDir, folder: Path, seed: int, num_decisions: int, share: float
+) -> dict[str, Any]:
+    """F1 on the test questions under the three conditions, and the difference of the last two with
+    its interval, in points."""
+    pairs = list(read_jsonl(run_dir.generated_pairs, QAPair))
+    corrupted, ways = corrupt(pairs, share, random.Random(seed))
+    first = in_order(run_dir, corrupted, "worst", seed)[:num_decisions]
+    found = {pair.id for pair in first} & ways.keys()
+    truth = {pair.id: pair for pair in pairs}
+    material: dict[str, tuple[list[QAPair], list[Review]]] = {
+        "corrupted": (corrupted, []),
+        "reviewed": (corrupted, [review_of(pair, truth[pair.id], ways) for pair in first]),
+        "without": ([pair for pair in corrupted if pair.id not in found], []),
+    }
+    tables = {}
+    for condition, (used, reviews) in material.items():
+        place = RunDir(folder / f"{condition}-{seed}")
+        tune_and_evaluate(run_dir, place, used, reviews)
+        tables[condition] = load_table(place)
+    row: dict[str, Any] = {"seed": seed, "wrong": len(ways), "found": len(found)}
+    for system in SYSTEMS:
+        f1 = {condition: table.values[system, "f1"] for condition, table in tables.items()}
+        row[system] = {name: round(100 * float(values.mean()), 2) for name, values in f1.items()}
+        for before in ("without", "corrupted"):
+            delta = 100 * (f1["reviewed"] - f1[before])[:, None]
+            [gain] = bootstrap(delta, np.ones_like(delta), tables["reviewed"].documents)
+            low, high = gain.ci95 or (float("nan"), float("nan"))
+            row[system][f"reviewed - {before}"] = [round(x, 2) for x in (gain.value, low, high)]
+    return row
+
+
+def review_of(pair: QAPair, truth: QAPair, ways: Mapping[str, str]) -> Review:
+    """The decision of a reviewer who knows the truth: accept, or correct."""
+    if pair.id not in ways:
+        return decided(pair, "accept", "truth")
+    places: tuple[Place, ...] = ()
+    if truth.evidence and truth.chunk_id:
+        places = (Place(truth.chunk_id, truth.evidence.start, truth.evidence.end),)
+    answers = truth.answers if truth.answerable else ()
+    changes = {"question": truth.question, "answers": answers, "evidence": places}
+    return decided(pair, "edit", "truth", key=key_of(pair), **changes)
+
+
+def tune_and_evaluate(
+    run_dir: RunDir, place: RunDir, pairs: Sequence[QAPair], reviews: Sequence[Review]
+) -> None:
+    """Tunes and evaluates a generator in a copy of the run with these pairs and reviews, unless
+    that is done; a killed one continues."""
+    if not place.path.exists():
+        copied = place.path.with_name(f"{place.path.name}.tmp")
+        shutil.rmtree(copied, ignore_errors=True)
+        made_anew = ("generator", "checkpoints", "hits", "predictions", "scores.jsonl", ".lock")
+        shutil.copytree(run_dir.path, copied, ignore=shutil.ignore_patterns(*made_anew))
+        write_jsonl(RunDir(copied).generated_pairs, pairs)
+        write_jsonl(RunDir(copied).reviews, reviews)
+        copied.rename(place.path)
+    values = yaml.safe_load(place.config.read_text(encoding="utf-8"))
+    values["run"]["dir"] = str(place.path)
+    session = Session(make_config(values), place)
+    if not place.generator.exists():
+        generate.apply_reviews(session)
+        train_generator.run(session)
+    if not place.scores.exists():
+        evaluate.run(session)
+
+
+# What the page asks for, by what the user does.
+DECISION = {"reviewer": "ann", "seen": 0}
+FILTERS = {
+    "filter: none": {},
+    "filter: two letters": {"text": "mi"},
+    "filter: a word": {"text": "painted"},
+    "filter: a number": {"text": "rank>2"},
+    "filter: kind and split": {"kind": "factoid", "split": "train"},
+    "filter: decided": {"status": "decided"},
+}
+
+
+def measured_page(folder: Path, repeats: int = 30) -> dict[str, Any]:
+    """CPU milliseconds of each request, the median and the largest."""
+    # Imported here: the other measurements need no server.
+    from review_run import make_review_run, review_state
+    from starlette.testclient import TestClient
+
+    from rag_ft.serving.review_app import make_review_app
+
+    session = make_review_run(folder, num_documents=400, pairs_each=50)
+    times: dict[str, list[float]] = {}
+    with TestClient(
+        make_review_app(review_state(session), session.config.serve), base_url="http://localhost"
+    ) as client:
+
+        def timed(name: str, method: str, path: str, **rest: Any) -> Any:
+            began = time.process_time()
+            found = client.request(method, path, **rest)
+            times.setdefault(name, []).append(1000 * (time.process_time() - began))
+            assert found.status_code == 200, found.text
+            return found.json()
+
+        seen = 0
+        for number in range(repeats):
+            for decision in ("accept", "undo"):
+                body = {**DECISION, "numbers": [number], "decision": decision, "seen": seen}
+                seen = timed(decision, "POST", "/review/decisions", json=body)["seen"]
+            for number_again in range(number * 20, number * 20 + 20):  # what stays decided
+                body = {**DECISION, "numbers": [number_again], "decision": "accept", "seen": seen}
+                seen = client.post("/review/decisions", json=body).json()["seen"]
+            timed("card", "GET", f"/review/cards/{number}?reviewer=ann")
+            for name, query in FILTERS.items():
+                timed(name, "GET", "/review/queue", params={"reviewer": "ann", **query})
+    return {
+        name: [round(statistics.median(each), 1), round(max(each), 1)]
+        for name, each in times.items()
     }
 
 

@@ -35,7 +35,8 @@ from hardware import processor, write_result
 from rag_ft.config import RetrievalConfig
 from rag_ft.model_hub import resolve
 from rag_ft.retrieval.encoder import Encoder
-from rag_ft.retrieval.index_builder import build_index, open_vectors
+from rag_ft.retrieval.index_builder import build_index
+from rag_ft.retrieval.index_files import open_vectors
 from rag_ft.retrieval.retriever import open_retriever
 from rag_ft.retrieval.stores.faiss_store import FaissStore, build_faiss, exact_search, load_faiss
 from rag_ft.run_dir import RunDir

@@ -138,6 +138,12 @@ class RetrievalAdvanced(Section):
         description="What the generator is shown of a found chunk: the chunk alone, or with the "
         "chunks before and after it, then a third of top_k, so that prompts stay as long.",
     )
+    sentences: bool = Field(
+        False,
+        description="The index also holds the vector of each sentence: a chunk counts as close as "
+        "it is on average with its closest sentence. Better where a chunk has several sentences; "
+        "encoding takes two to three times as long, vectors about four times the space.",
+    )
     faiss: Literal["auto", "flat", "ivf", "ivf_sq8", "ivf_pq"] = Field(
         "auto",
         description="Kind of vector index. auto: flat up to 30,000 chunks, ivf up to 2 million, "

@@ -67,7 +67,9 @@ class TrainRetrieverAdvanced(Section):
         "auto",
         description="Also tunes an encoder on each half of the train documents, so that questions "
         "about the others choose the share of BM25 and train the ranker, which is better for it. "
-        "Takes about as long again. auto: with fewer than 60 dev questions.",
+        "Takes about as long again. auto: with fewer than 60 dev questions, or about fewer than "
+        "20 documents. always: dev pairs train too, as each pair is judged by the encoder that "
+        "did not see it (with rounds 1, and without LSR and inverse cloze).",
     )
 
 

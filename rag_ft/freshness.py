@@ -14,6 +14,7 @@ from rag_ft.errors import DataError
 from rag_ft.file_marks import Mark, damage, folder_times, mark_file, mark_files, same_times
 from rag_ft.run_dir import FILES, RunDir
 from rag_ft.storage import content_hash, encodable, sync
+from rag_ft.versions import forgotten_list
 
 if TYPE_CHECKING:
     from rag_ft.config import Config, RerankerConfig
@@ -52,8 +53,7 @@ PATHS = {
     "evaluate.advanced.index",
 }
 REVIEWS = "reviews.jsonl"  # an input of generate that people write at any time
-# What the names of source files begin with, and how many are so many that `status` looks at their
-# folders alone.
+# What names of source files begin with; of more than so many `status` looks at the folders alone.
 SOURCES = "ingest.sources/"
 MANY_SOURCES = 1000
 OLD_LAYOUT = (
@@ -103,10 +103,15 @@ def plan_stage(
         if key not in {*NEUTRAL, "run.dir"}
         and any(f"{key}.".startswith(f"{part}.") for part in wanted)
     }
-    portable = {k: _without_folder(v) if k in PATHS else v for k, v in chosen.items()}
-    fingerprint = content_hash(name, portable, inputs)
+    fingerprint = fingerprint_of(name, chosen, inputs)
     plan = {"fingerprint": fingerprint, "config": chosen, "inputs": inputs, "sources": sources}
     return {**plan, "folders": folders} if folders else plan
+
+
+def fingerprint_of(name: str, chosen: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
+    """One hash over what a stage's result depends on: its `config` and `inputs` in a plan."""
+    portable = {k: _without_folder(v) if k in PATHS else v for k, v in chosen.items()}
+    return content_hash(name, portable, inputs)
 
 
 def _finished_inputs(name: str, upstream: Sequence[str], run_dir: RunDir) -> dict[str, str]:
@@ -328,6 +333,7 @@ def source_files(stage: str, sections: Sequence[str], config: Config) -> dict[st
     if stage == "ingest":
         from rag_ft.documents.discovery import find_files
 
+        named += [(p.name, p) for p in [forgotten_list(config.run_path)] if p.exists()]
         # Files of questions may lie among the documents: they are not documents.
         questions = {os.path.realpath(path) for path in config.generate.questions}
         for file in find_files(config.ingest.sources):

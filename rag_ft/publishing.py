@@ -8,8 +8,10 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from rag_ft.bundle.manifest import is_bundle
 from rag_ft.errors import ConfigError
-from rag_ft.storage import temporary_beside
+from rag_ft.run_dir import RunDir
+from rag_ft.storage import append_lines, now, temporary_beside
 
 WRITE_ERRORS = (OSError, ValueError, RuntimeError, ImportError)
 
@@ -53,6 +55,15 @@ def publish(write: Callable[[Path], None], to: str, is_folder: bool) -> None:
                         shutil.copyfileobj(source, out)
         except WRITE_ERRORS as error:
             raise cannot_write(to, error) from error
+
+
+def note_copy(run_dir: RunDir, what: str, to: str) -> None:
+    """Remembers in a run that something of it was written to `to`, so that `forget` can name it. A
+    bundle of a run is not changed."""
+    if is_bundle(run_dir.path):
+        return
+    place = to if "://" in to else str(Path(to).expanduser().resolve())
+    append_lines(run_dir.copies, {"what": what, "to": place, "time": now()})
 
 
 def publish_here(write: Callable[[Path], None], target: Path, is_folder: bool) -> None:

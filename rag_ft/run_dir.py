@@ -140,7 +140,8 @@ class RunDir:
     @property
     def index(self) -> Path:
         """index: folder with manifest.json, chunk_ids.json, rows.npy (the vector of each chunk),
-        segments/ (vectors.npy, keys.npy, index.faiss, segment.json each) and lexical/."""
+        segments/ (vectors.npy, keys.npy, index.faiss, segment.json each) and lexical/; where asked
+        for, sentences/ with the same of the sentences of chunks."""
         return self.path / "index"
 
     @property
@@ -317,6 +318,25 @@ class RunDir:
         """improve, rollback, in the first version: {version, before, time}: the name of the version
         that is served, and those that were served before it."""
         return self.path / "promoted.json"
+
+    @property
+    def copies(self) -> Path:
+        """bundle, merge, export: {what, to, time} a line, append-only: what was written outside of
+        the run, so that `forget` can name it."""
+        return self.path / "copies.jsonl"
+
+    @property
+    def forgotten(self) -> Path:
+        """forget, in the first version: {documents: [{texts, files, time, trained}]}: hashes of
+        what no ingest takes again, and which components had learnt from it. Whoever removes an
+        entry lets the document come back."""
+        return self.path / "forgotten.json"
+
+    @property
+    def forgetting(self) -> Path:
+        """forget, in the first version, while it works: {document, reviews: hashes of their files
+        before}, so that the next call continues."""
+        return self.path / "forgetting.json"
 
     def started(self, stage: str) -> Path:
         """Any stage, first: {fingerprint, config, inputs, sources, threads}. An interrupted stage

@@ -39,7 +39,12 @@ STAGES: tuple[Stage, ...] = (
         "index",
         "embed the chunks; build the FAISS and BM25 indexes",
         ("ingest",),
-        ("encoder", "retrieval.context", "retrieval.advanced.faiss"),
+        (
+            "encoder",
+            "retrieval.context",
+            "retrieval.advanced.faiss",
+            "retrieval.advanced.sentences",
+        ),
         grows=True,
     ),
     Stage(

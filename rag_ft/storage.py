@@ -232,10 +232,15 @@ def append_lines(path: Path, *rows: Any, durable: bool = True) -> None:
     other. `durable`: returns when the lines are on the disk."""
     plain = [row if isinstance(row, dict) else dataclasses.asdict(row) for row in rows]
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f".{path.name}.lock")), JsonlAppender(path) as out:
+    with append_lock(path), JsonlAppender(path) as out:
         out.write(*plain)
         if durable:
             out.sync()
+
+
+def append_lock(path: Path) -> FileLock:
+    """Held by whoever appends to a file that several processes append to."""
+    return FileLock(path.with_name(f".{path.name}.lock"))
 
 
 def now() -> str:

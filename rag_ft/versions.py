@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rag_ft.errors import ConfigError, DataError
+from rag_ft.forgetting.record import Forgotten
 from rag_ft.run_dir import RunDir
 from rag_ft.storage import now, write_text
 
@@ -47,6 +48,11 @@ def first_version(run: Path) -> Path:
     return run
 
 
+def forgotten_list(run: Path) -> Path:
+    """The forgotten.json of all versions of a run, which stands in the first one."""
+    return RunDir(first_version(run)).forgotten
+
+
 def versions_of(run: Path) -> list[Version]:
     """All versions of the run that `run` is a version of, the first one first.
 
@@ -57,7 +63,7 @@ def versions_of(run: Path) -> list[Version]:
     if not first.is_dir():
         raise DataError(f"{first} is no run folder")
     folders = {1: first}
-    for path in first.parent.glob(f"{_escaped(first.name)}.v*"):
+    for path in first.parent.glob(f"{escaped(first.name)}.v*"):
         found = _NAME.match(path.name)
         if found and found["first"] == first.name and RunDir(path).version.exists():
             folders[int(found["number"])] = path
@@ -101,10 +107,15 @@ def promote(version: Version) -> None:
     """Makes a version the one that is served, by one rename.
 
     Raises:
-        DataError: it has no index.
+        DataError: it has no index, or a component learnt from a document that was forgotten.
     """
     if not version.is_complete:
         raise DataError(f"{version.run_dir.path} has no index: it cannot be served")
+    if learnt := Forgotten(forgotten_list(version.run_dir.path)).learnt(version.run_dir):
+        raise DataError(
+            f"{version.run_dir.path}: its {' and '.join(learnt)} learnt from a document that was "
+            "forgotten since: make a version that did not with `rag-ft improve`"
+        )
     first = first_version(version.run_dir.path)
     path = RunDir(first).promoted
     before = _read(path) if path.exists() else {"version": first.name, "before": []}
@@ -165,6 +176,6 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def _escaped(name: str) -> str:
+def escaped(name: str) -> str:
     """A name in which a pattern finds nothing but itself."""
     return re.sub(r"([\[*?])", r"[\1]", name)

@@ -124,9 +124,10 @@ def test_the_question_writer_learns_from_the_train_documents_of_a_config_alone(
 def test_the_ranking_benchmark_chooses_on_one_part_and_measures_on_the_other(
     tmp_path: Path, handbook_sets: Path
 ) -> None:
-    words = ["--only", "halvings,latency", "--sets", "covidqa", "--halvings", "2"]
+    words = ["--only", "halvings,latency,sentences", "--sets", "covidqa", "--halvings", "2"]
     out = run(tmp_path, "ranking", str(handbook_sets), *words, "--work", str(tmp_path / "work"))
     assert "more than a point lost in" in out and "ranker_ms" in out
+    assert "covidqa dense recall@5" in out
 
 
 def test_the_serving_benchmark_asks_directly_and_through_the_server(
@@ -142,3 +143,16 @@ def test_the_serving_benchmark_asks_directly_and_through_the_server(
     assert "throughput_loss_percent" in out
     assert found["soak"]["in_flight_at_the_end"] == 0
     assert found["with_retrieval"]["tokens_per_s_served"] > 0
+
+
+def test_the_abstaining_benchmark_compares_both_generators_at_equal_abstaining(
+    tmp_path: Path,
+) -> None:
+    words = [f"run.dir={tmp_path / 'run'}", "generate.pairs_per_chunk=0"]
+    command = [sys.executable, "-m", "rag_ft", "run", "configs/demo.yaml", "--until", "generate"]
+    subprocess.run([*command, *words], cwd=ROOT, check=True)
+    few = ["train_generator.epochs=1", "train_generator.advanced.max_steps=1"]
+    out = run(tmp_path, "abstaining", "--questions", "12", "--threads", "1", *words, *few)
+    rows = [line.split() for line in out.splitlines() if line.startswith(("base ", "tuned "))]
+    # The second row of each is at the base model's own share of abstentions.
+    assert len(rows) == 12 and rows[1][2] == rows[7][2] == rows[0][2]

@@ -17,7 +17,8 @@ from rag_ft.config import Config, RetrievalConfig
 from rag_ft.retrieval import buckets
 from rag_ft.retrieval.buckets import BUCKETS, encode_in_processes, encode_shard, open_buckets
 from rag_ft.retrieval.encoder import Encoder, load_encoder
-from rag_ft.retrieval.index_builder import build_index, open_vectors
+from rag_ft.retrieval.index_builder import build_index
+from rag_ft.retrieval.index_files import open_vectors
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import Chunk
 from rag_ft.storage import write_jsonl

@@ -200,6 +200,9 @@ def test_a_bundle_is_pushed_to_an_fsspec_address(
     assert main(["bundle", str(file), "--to", "memory://shipped/people", "--questions", "2"]) == 0
     names = {Path(name).name for name in fsspec.filesystem("memory").find("/shipped/people")}
     assert {"bundle.json", "README.md", "check.jsonl", "chunks.jsonl"} <= names
+    # The run remembers it, so that `forget` can name it.
+    [row] = read_rows(run[1].copies)
+    assert (row["what"], row["to"]) == ("bundle", "memory://shipped/people")
 
 
 def test_cards_name_models_licences_and_files(bundle: Bundle) -> None:

@@ -16,7 +16,9 @@ from rag_ft.commands.export import FORMATS, REVIEW_FORMATS, export, with_gold
 from rag_ft.config import Config
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.pipeline import run_stage
+from rag_ft.run_dir import RunDir
 from rag_ft.schema import Chunk, Evidence, QAPair
+from rag_ft.storage import read_rows
 from rag_ft.text import cell_id
 
 DOCUMENTS = [
@@ -188,6 +190,8 @@ def test_an_address_of_another_file_system_is_written_to(finished: Config) -> No
 
     export(finished, "openai", "memory://bucket/deep/out.jsonl")
     export(finished, "beir", "memory://bucket/beir")
+    [*_, row] = read_rows(RunDir(finished.run_path).copies)
+    assert (row["what"], row["to"]) == ("export", "memory://bucket/beir")
     files = fsspec.filesystem("memory").find("/bucket")
     assert "/bucket/deep/out.jsonl" in files and "/bucket/beir/qrels/train.tsv" in files
     assert not [file for file in files if ".tmp" in file]

@@ -43,7 +43,9 @@ def test_features_hold_both_scores_of_every_chunk_that_either_index_found(
     question = "ferry at noon"
     [by_words] = lexical.search([question], 5)
     found = Candidates((np.array([1, 2]), np.array([0.9, 0.3])), by_words)
-    rows, table = features(question, vector, found, vectors, lexical, ChunkPlaces(IDS))
+    rows, table = features(
+        question, lambda rows: vectors[rows] @ vector, found, lexical, ChunkPlaces(IDS)
+    )
     assert rows.tolist() == [1, 2, 3]
     assert column(table, "dense") == [0.9, 0.3, 0.2]
     assert column(table, "dense_rank") == [1, 0.5, 0.3333]
@@ -64,7 +66,7 @@ def test_a_question_without_a_known_word_has_features_of_the_encoder_alone(
     none = (np.empty(0, dtype=np.int64), np.empty(0))
     found = Candidates((np.array([4, 0]), np.array([0.5, 0.4])), none)
     vector = np.array([0.4, 0, 0, 0, 0.5], dtype=np.float32)
-    rows, table = features("zzz", vector, found, np.eye(5), lexical, ChunkPlaces(IDS))
+    rows, table = features("zzz", lambda rows: vector[rows], found, lexical, ChunkPlaces(IDS))
     assert rows.tolist() == [0, 4]
     assert np.isfinite(table).all() and column(table, "overlap") == [0, 0]
 

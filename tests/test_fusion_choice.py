@@ -17,9 +17,10 @@ from rag_ft.schema import QAPair
 from rag_ft.session import Session
 from rag_ft.stages import train_retriever
 from rag_ft.storage import read_jsonl
-from rag_ft.training.dev_split import ENOUGH_QUESTIONS
+from rag_ft.training import dev_split
+from rag_ft.training.dev_split import ENOUGH_QUESTIONS, enough
 from rag_ft.training.retriever import fusion_choice
-from rag_ft.training.retriever.fusion_choice import Ranked, choose_weight
+from rag_ft.training.retriever.fusion_choice import Ranked, choose_weight, deciding
 
 
 def ranking(*rows: int) -> Ranking:
@@ -112,8 +113,36 @@ def test_with_few_dev_questions_train_questions_choose_by_an_encoder_that_did_no
     first, second, everything = ({row["question"] for row in rows} for rows in trained)
     assert not first & second and first | second == everything
     rows = json.loads(run_dir.fusion.read_text())
-    dev = sum(pair.split == "dev" for pair in read_jsonl(run_dir.qa, QAPair))
-    assert rows["tuned"]["num_questions"] == dev + len(everything)
+    assert rows["tuned"]["num_questions"] == rows["base"]["num_questions"] == len(everything)
+    # Then dev pairs need not be held out.
+    dev = {pair.question for pair in read_jsonl(run_dir.qa, QAPair) if pair.split == "dev"}
+    assert dev and dev < everything
+
+
+@pytest.mark.parametrize(("num_documents", "num_trained"), [(4, 1), (5, 3)])
+def test_dev_questions_about_few_documents_do_not_choose_alone(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, num_documents: int, num_trained: int
+) -> None:
+    # There are 24 dev questions, about 4 documents.
+    monkeypatch.setattr(dev_split, "ENOUGH_QUESTIONS", 24)
+    monkeypatch.setattr(dev_split, "ENOUGH_DOCUMENTS", num_documents)
+    trained = record_training_rows(monkeypatch)
+    config, run_dir = prepare(make_run, crossfit="auto", num_negatives=0, epochs=1)
+    train_retriever.run(Session(config, run_dir))
+    assert len(trained) == num_trained
+
+
+def test_where_people_asked_enough_their_questions_decide() -> None:
+    written = [question(n, WRONG, RIGHT) for n in range(100)]
+    asked = [question(n, RIGHT, WRONG)._replace(by_people=True) for n in range(100, 160)]
+    assert deciding([*written, *asked]) == asked
+    assert choose_weight(deciding([*written, *asked])).lexical_weight < 0.5
+    # Too few questions, and questions about too few documents.
+    few = asked[:-1]
+    same = [q._replace(document=f"d{n % 19}") for n, q in enumerate(asked)]
+    for people in (few, same):
+        assert deciding([*written, *people]) == [*written, *people]
+    assert enough([str(n % 20) for n in range(60)])
 
 
 def test_with_a_fixed_weight_no_half_is_trained(

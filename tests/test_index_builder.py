@@ -15,7 +15,8 @@ from rag_ft.config_advanced import RetrievalAdvanced
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.retrieval import index_builder
 from rag_ft.retrieval.encoder import Encoder, load_encoder
-from rag_ft.retrieval.index_builder import adopt_index, build_index, read_manifest
+from rag_ft.retrieval.index_builder import adopt_index, build_index
+from rag_ft.retrieval.index_files import read_manifest
 from rag_ft.retrieval.vector_store import STORES
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import Chunk

@@ -14,6 +14,7 @@ from rag_ft.commands.merge import merge
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.session import Session
 from rag_ft.stages import train_generator
+from rag_ft.storage import read_rows
 
 
 @pytest.fixture
@@ -34,6 +35,8 @@ def test_the_merged_model_answers_as_base_and_adapter_together(
     train_generator.run(Session(config, run_dir))
     merged = merge(config, tmp_path / "merged")
     assert (merged / "model.safetensors").exists() and not (merged / "adapter_config.json").exists()
+    [row] = read_rows(run_dir.copies)
+    assert (row["what"], row["to"]) == ("merge", str(merged))
     ids = AutoTokenizer.from_pretrained(merged)("Where?", return_tensors="pt")
     base = AutoModelForCausalLM.from_pretrained(config.llm.model, dtype=torch.float32)
     tuned = PeftModel.from_pretrained(base, run_dir.generator)

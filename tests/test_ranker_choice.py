@@ -21,9 +21,9 @@ from rag_ft.training.retriever.fusion_choice import Ranked
 from rag_ft.training.retriever.ranker_choice import choose_ranker, cross_validated
 
 
-def questions(num: int, telling: str | None, per_document: int = 8) -> list[Ranked]:
+def questions(num: int, telling: str | None, per_document: int = 8, seed: int = 1) -> list[Ranked]:
     """Both rankings place the gold chunk (row 0) at random; the column `telling` marks it."""
-    rng, found = np.random.default_rng(1), []
+    rng, found = np.random.default_rng(seed), []
     for number in range(num):
         rows = np.arange(20)
         columns = rng.random((20, len(FEATURES))).astype(np.float32)
@@ -61,6 +61,20 @@ def test_few_questions_train_no_ranker(tmp_path: Path) -> None:
     assert not few.served and "20 questions" in few.reason
     one = questions(120, "overlap", per_document=1000)
     assert not choose_ranker(one, [], 0.5, tmp_path / "r.txt", False, 0).served
+
+
+def test_a_ranker_that_orders_generated_questions_alone_is_left_out(tmp_path: Path) -> None:
+    written = questions(240, "overlap")
+    asked = [
+        q._replace(id=f"p{q.id}", document=f"p{q.document}", by_people=True)
+        for q in questions(240, None, seed=2)
+    ]
+    path = tmp_path / "ranker.txt"
+    choice = choose_ranker([*written, *asked], [], 0.5, path, forced=False, seed=0)
+    assert not choice.served and "on 240 questions" in choice.reason
+    # All of them have a place in the ranking of the ranker that did not see them.
+    assert choice.held_out and len(choice.held_out) == 480
+    assert choose_ranker(written, [], 0.5, path, forced=False, seed=0).served
 
 
 def test_no_question_is_judged_by_a_ranker_that_saw_its_document(

@@ -10,7 +10,8 @@ import pytest
 from review_run import make_review_run
 
 from rag_ft.review.checks import check_text, doubt
-from rag_ft.review.deck import Deck, Wanted, open_deck
+from rag_ft.review.deck import Deck, open_deck
+from rag_ft.review.filtering import Wanted
 from rag_ft.review.store import ReviewStore, decided
 from rag_ft.schema import QAPair
 from rag_ft.session import Session

@@ -12,7 +12,8 @@ from rag_ft.config import Config, RetrievalConfig
 from rag_ft.config_advanced import RetrievalAdvanced
 from rag_ft.retrieval import index_builder
 from rag_ft.retrieval.encoder import Encoder, load_encoder
-from rag_ft.retrieval.index_builder import adopt_index, build_index, open_vectors, read_manifest
+from rag_ft.retrieval.index_builder import adopt_index, build_index
+from rag_ft.retrieval.index_files import open_vectors, read_manifest
 from rag_ft.retrieval.retriever import Retriever
 from rag_ft.retrieval.segments import TextKeys
 from rag_ft.run_dir import RunDir

@@ -13,7 +13,8 @@ from rag_ft.config import Config
 from rag_ft.errors import DataError
 from rag_ft.retrieval.encoder import load_encoder
 from rag_ft.retrieval.fusion import Ranking, best_first
-from rag_ft.retrieval.index_builder import adopt_index, build_index, read_manifest
+from rag_ft.retrieval.index_builder import adopt_index, build_index
+from rag_ft.retrieval.index_files import read_manifest
 from rag_ft.retrieval.retriever import Retriever
 from rag_ft.retrieval.vector_store import STORES, open_store
 from rag_ft.run_dir import RunDir

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from rag_ft.bundle import hf_to_gguf
-from rag_ft.cli_shipping import GGUF_TYPES
 from rag_ft.errors import ConfigError
 from rag_ft.llm.chat_template import TEMPLATE_OPTIONS, answer_ending, load_chat_tokenizer
+from rag_ft.options.shipping import GGUF_TYPES
 
 CHECKOUT = Path(__file__).parent.parent.parent
 # What llama-quantize makes of a file with 16 bits; the first two come from the converter itself.

@@ -12,7 +12,7 @@ from rag_ft.bundle.making import Gguf, check_bundle, make_bundle
 from rag_ft.commands.arguments import load_checked
 from rag_ft.errors import ConfigError
 from rag_ft.pipeline import versions
-from rag_ft.publishing import publish
+from rag_ft.publishing import note_copy, publish
 from rag_ft.terminal import note, say
 
 
@@ -46,6 +46,7 @@ def bundle_command(args: argparse.Namespace) -> None:
 
     note(f"[bundle] {described(collection)}")
     publish(write, args.to, is_folder=True)
+    note_copy(collection.session.run_dir, "bundle", args.to)
     for what, drift in drifts.items():
         say(f"{args.to}, {what}: {drift}")
     for what, drift in drifts.items():

@@ -17,7 +17,7 @@ from rag_ft.errors import ConfigError, DataError
 from rag_ft.integrations import argilla, label_studio, spreadsheets
 from rag_ft.integrations import export_rows as rows
 from rag_ft.llm.interface import Messages
-from rag_ft.publishing import publish
+from rag_ft.publishing import note_copy, publish
 from rag_ft.relevance import gold_chunk_ids, gold_chunks, locate
 from rag_ft.review.deck import open_deck
 from rag_ft.review.exchange import ReviewRow, review_rows
@@ -75,6 +75,7 @@ def export(
             )
 
     publish(write, to, is_folder=format in ("beir", "label-studio"))
+    note_copy(run_dir, "export", to)
     return task.counts
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from rag_ft.commands.arguments import checked_config_of
 from rag_ft.config import Config
 from rag_ft.errors import ConfigError, DataError
+from rag_ft.publishing import note_copy
 from rag_ft.run_dir import RunDir
 from rag_ft.storage import temporary_beside
 from rag_ft.terminal import say
@@ -27,7 +28,8 @@ def merge(config: Config, to: Path) -> Path:
         DataError: the run has no tuned generator.
         ConfigError: `to` is there already, or the adapter is of another base model than llm.model.
     """
-    tuned = RunDir(config.run_path).generator
+    run_dir = RunDir(config.run_path)
+    tuned = run_dir.generator
     if to.exists():
         raise ConfigError(f"{to} is there already: name a new folder")
     if not tuned.is_dir():
@@ -38,6 +40,7 @@ def merge(config: Config, to: Path) -> Path:
     try:
         merge_generator(config.llm, tuned, temporary)
         os.replace(temporary, to)
+        note_copy(run_dir, "merge", str(to))
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return to

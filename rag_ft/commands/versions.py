@@ -10,9 +10,10 @@ from typing import Any
 from rag_ft.errors import DataError
 from rag_ft.evaluation.metric_table import DECIDING_ANSWER, DECIDING_RETRIEVAL, LABELS
 from rag_ft.evaluation.systems import shipped_system
+from rag_ft.forgetting.record import Forgotten
 from rag_ft.report.rendering import aligned
 from rag_ft.terminal import say
-from rag_ft.versions import Version, rollback, versions_of
+from rag_ft.versions import Version, forgotten_list, rollback, versions_of
 
 SHOWN = (DECIDING_ANSWER, DECIDING_RETRIEVAL)
 
@@ -34,6 +35,8 @@ def row_of(version: Version) -> list[str]:
     why = version.decision.get("sentence") or ("" if version.number == 1 else "not decided yet")
     if not version.is_complete:
         why = "no index: it cannot be served"
+    elif learnt := Forgotten(forgotten_list(version.run_dir.path)).learnt(version.run_dir):
+        why = f"its {' and '.join(learnt)} learnt from a forgotten document"
     return [
         version.name,
         "served" if version.is_promoted else "",

@@ -81,14 +81,14 @@ class TestParts:
             rejects.append(Reject(chunk["id"], REASON, detail))
 
 
-def grams(text: str) -> np.ndarray:
-    """The hashes of a text's word 13-grams, uint64, ascending and unique. A shorter text has
-    none: it is too short to be known again."""
+def grams(text: str, num_words: int = GRAM_WORDS) -> np.ndarray:
+    """The hashes of a text's sequences of `num_words` words (at most 13), uint64, ascending and
+    unique. A shorter text has none: it is too short to be known again."""
     words = splitmix64(hash_words(skeleton(text)))
-    number = len(words) - GRAM_WORDS + 1
+    number = len(words) - num_words + 1
     if number <= 0:
         return np.zeros(0, np.uint64)
     hashed = np.zeros(number, np.uint64)
-    for n in range(GRAM_WORDS):
+    for n in range(num_words):
         hashed += words[n : n + number] * _FACTORS[n]
     return np.unique(hashed)

@@ -56,7 +56,8 @@ class Requests:
     def __iter__(self) -> Iterator[ChatRequest]:
         for key, ask in self.asks.items():
             adapter = ask.generator if ask.generator in self.adapters else None
-            yield ChatRequest(key, self.prompting.messages(ask), self.max_tokens, adapter=adapter)
+            messages, about = self.prompting.messages(ask), (ask.pair.id, *ask.chunk_ids)
+            yield ChatRequest(key, messages, self.max_tokens, adapter=adapter, about=about)
 
 
 def answer_all(

@@ -78,7 +78,8 @@ class Swaps:
                     chunk = self.trip.chunks[chunk_id]
                     if chunk_id == home_id or name in prompt.text(chunk):
                         messages = prompt.messages(pair.question, [chunk])
-                        request = answer_request(pair, messages, SHORT_ANSWER_TOKENS)
+                        shown = (chunk_id,)
+                        request = answer_request(pair, messages, SHORT_ANSWER_TOKENS, shown)
                         request = replace(request, id=f"{pair.id}/{number}")
                         yield PassItem(pair, request=request)
 

@@ -7,7 +7,7 @@ requests and later takes the replies, so that many requests can be in flight.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from rag_ft.chunk_store import ChunkStore
@@ -81,10 +81,10 @@ class RoundTrip:
         shown = [source_id, second_id] if second_id else [source_id]
         return PassItem(pair, request=self._request(pair, shown))
 
-    def _request(self, pair: QAPair, chunk_ids: Iterable[str]) -> ChatRequest:
+    def _request(self, pair: QAPair, chunk_ids: Sequence[str]) -> ChatRequest:
         """Asks the pair's question over these chunks, in this order."""
         messages = self.prompt.messages(pair.question, (self.chunks[i] for i in chunk_ids))
-        return answer_request(pair, messages, self.settings.advanced.max_tokens)
+        return answer_request(pair, messages, self.settings.advanced.max_tokens, chunk_ids)
 
     def check(self, pair: QAPair, reply: Reply) -> QAPair | Failure:
         """The pair with the F1 of the model's answer in its checks, or why it is rejected."""
@@ -140,7 +140,12 @@ def no_answer(pair: QAPair, reply: Reply) -> Failure:
     return Failure("no_answer", f"{cut}: {pair.question}")
 
 
-def answer_request(pair: QAPair, messages: Messages, max_tokens: int) -> ChatRequest:
-    """Asks for an answer of at most `max_tokens` without sampling; only summaries may be long."""
+def answer_request(
+    pair: QAPair, messages: Messages, max_tokens: int, shown: Sequence[str] = ()
+) -> ChatRequest:
+    """Asks for an answer of at most `max_tokens` without sampling; only summaries may be long.
+    `shown` are the ids of the chunks in the messages."""
     short = max_tokens if pair.kind == "summary" else min(max_tokens, SHORT_ANSWER_TOKENS)
-    return ChatRequest(pair.id, messages, max_tokens=short, temperature=0.0)
+    return ChatRequest(
+        pair.id, messages, max_tokens=short, temperature=0.0, about=(pair.id, *shown)
+    )

@@ -72,7 +72,12 @@ class QuestionWriter:
                 self.prompt.text(second) if second else None,
             )
             request = ChatRequest(
-                question.id, messages, settings.max_tokens, settings.temperature, REPLY_SCHEMA
+                question.id,
+                messages,
+                settings.max_tokens,
+                settings.temperature,
+                REPLY_SCHEMA,
+                about=tuple(chunk.id for chunk in (question.chunk, second) if chunk),
             )
             yield PassItem(question, request=request)
 

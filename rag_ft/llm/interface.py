@@ -32,6 +32,8 @@ class ChatRequest:
 
     The caller chooses `id`, which comes back with the reply. `adapter` names one of the adapters
     that the model was opened with; None is the base model. `schema` is a JSON schema for the reply.
+    `about` are the ids of the chunks in the prompt and of the pair that is asked: they stand beside
+    the stored reply, so that it goes when its document is forgotten.
     """
 
     id: str
@@ -40,6 +42,7 @@ class ChatRequest:
     temperature: float = 0.0
     schema: dict[str, Any] | None = None
     adapter: str | None = None
+    about: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

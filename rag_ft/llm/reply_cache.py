@@ -46,7 +46,7 @@ def cached_chat(
 
 
 def request_key(model_name: str, request: ChatRequest) -> str:
-    """The cache key of a request; the caller's id is not part of it."""
+    """The cache key of a request; the caller's id and `about` are no part of it."""
     return content_hash(
         model_name,
         request.adapter,
@@ -58,7 +58,7 @@ def request_key(model_name: str, request: ChatRequest) -> str:
 
 
 class ReplyStore:
-    """The file of replies, one {key, window, of, id, text, ...} per line.
+    """The file of replies, one {key, window, of, id, about, text, ...} per line.
 
     Memory holds only where each line begins. `window` names the requests that were sent together
     and `of` the number of their lines, so that an incomplete window is recognised.
@@ -101,12 +101,14 @@ class ReplyStore:
         tokens = (row.get("prompt_tokens"), row.get("completion_tokens"))
         return Reply(request_id, row["text"], row["finish_reason"], *tokens, row["seconds"])
 
-    def add(self, replies: list[tuple[str, Reply]], window: str = "") -> None:
-        """Appends (key, reply) lines in one write; keys that are there already are left out."""
+    def add(self, replies: list[tuple[str, ChatRequest, Reply]], window: str = "") -> None:
+        """Appends lines of (key, request, reply) in one write; keys that are there already are left
+        out."""
         rows = []
-        for key, reply in replies:
+        for key, request, reply in replies:
             if key not in self._offsets:
-                row = {"key": key, "window": window, "of": len(replies), **vars(reply)}
+                of = {"window": window, "of": len(replies), "about": request.about}
+                row = {"key": key, **of, **vars(reply), "id": request.id}
                 # The caller adds no errors, so these two fields say nothing.
                 del row["error"], row["refused"]
                 rows.append(row)
@@ -151,9 +153,7 @@ def _by_windows(
                 replies[reply.id] = reply
                 arrived(1)
         answered = [
-            (key, dataclasses.replace(replies[key], id=request.id))
-            for key, request in asked.items()
-            if not replies[key].error
+            (key, request, replies[key]) for key, request in asked.items() if not replies[key].error
         ]
         store.add(answered, name)
 
@@ -169,7 +169,7 @@ def _one_by_one(
 ) -> Iterator[Reply]:
     """Independent replies: cached ones at once, others as they come from the model."""
     known: deque[tuple[str, str]] = deque()
-    waiting: dict[str, list[str]] = {}
+    waiting: dict[str, list[ChatRequest]] = {}
 
     def unknown() -> Iterator[ChatRequest]:
         """What to send. Equal requests wait for the first one's reply."""
@@ -178,9 +178,9 @@ def _one_by_one(
             if store.window_of(key) is not None:
                 known.append((key, request.id))
             elif key in waiting:
-                waiting[key].append(request.id)
+                waiting[key].append(request)
             else:
-                waiting[key] = [request.id]
+                waiting[key] = [request]
                 yield dataclasses.replace(request, id=key)
 
     def recall() -> Iterator[Reply]:
@@ -190,10 +190,10 @@ def _one_by_one(
             yield store.get(*known.popleft())
 
     for reply in model.chat(unknown()):
-        ids = waiting.pop(reply.id)
+        same = waiting.pop(reply.id)
         if reply.error is None:
-            store.add([(reply.id, dataclasses.replace(reply, id=ids[0]))])
-        arrived(len(ids))
-        yield from (dataclasses.replace(reply, id=request_id) for request_id in ids)
+            store.add([(reply.id, same[0], reply)])
+        arrived(len(same))
+        yield from (dataclasses.replace(reply, id=request.id) for request in same)
         yield from recall()
     yield from recall()

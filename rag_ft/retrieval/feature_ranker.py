@@ -7,7 +7,7 @@ the same document beside them, where the mixture has one weight for all question
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,6 @@ from rag_ft.retrieval.fusion import Candidates, Ranking, best_first, fuse, min_m
 
 if TYPE_CHECKING:
     from rag_ft.retrieval.lexical import LexicalIndex
-    from rag_ft.retrieval.segments import ChunkVectors
 
 # The columns of `features`, in order.
 FEATURES = (
@@ -67,16 +66,15 @@ class ChunkPlaces:
 
 def features(
     question: str,
-    vector: np.ndarray,
+    close: Callable[[np.ndarray], np.ndarray],
     found: Candidates,
-    vectors: ChunkVectors,
     lexical: LexicalIndex,
     places: ChunkPlaces,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The rows that either index found, and FEATURES of each: float32 (num_rows, num_features).
 
-    `vector` is that of the question, `found` what both indexes found for it; `vectors`, `lexical`
-    and `places` are of all chunks.
+    `close` says how close chunks are to the question, by their rows; `found` is what both indexes
+    found for it; `lexical` and `places` are of all chunks.
     """
     rows = np.union1d(found.dense[0], found.lexical[0]).astype(np.int64)
     documents = places.documents(rows)
@@ -85,7 +83,7 @@ def features(
 
     # Both scores of all candidates and their neighbours, also where only one index found a chunk.
     every, place = np.unique(np.concatenate([rows, before, after]), return_inverse=True)
-    all_dense = vectors[every] @ vector
+    all_dense = close(every)
     all_bm25, all_overlap, all_rarest = lexical.compare(question, every)
     own, left, right = np.split(place, 3)
     dense, bm25 = all_dense[own], all_bm25[own]

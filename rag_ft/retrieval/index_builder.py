@@ -17,10 +17,9 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -29,6 +28,7 @@ from rag_ft.errors import ConfigError, DataError
 from rag_ft.prompts.answer_prompt import chunk_text
 from rag_ft.retrieval.buckets import BUCKETS, open_buckets
 from rag_ft.retrieval.encoder import Encoder
+from rag_ft.retrieval.index_files import SENTENCES, Manifest, read_manifest, write_manifest
 from rag_ft.retrieval.lexical import LexicalBuilder
 from rag_ft.retrieval.segments import (
     KEYS,
@@ -41,6 +41,7 @@ from rag_ft.retrieval.segments import (
     remove_others,
     write_segment,
 )
+from rag_ft.retrieval.sentences import sentences_of
 from rag_ft.retrieval.vector_file import VectorFile, write_vectors
 from rag_ft.schema import Chunk, ChunkContext
 from rag_ft.storage import batched, to_json, write_text
@@ -48,101 +49,6 @@ from rag_ft.storage import batched, to_json, write_text
 _NUM_TUNING_QUERIES = 256
 # Above this share of recent and deleted vectors an index is made of one segment again.
 MAX_RECENT_SHARE = 0.1
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What an index was made of.
-
-    `encoder` is the fingerprint of the encoder that its questions need, `chunks` the sha256 of the
-    lines of chunks.jsonl. `store` is a name of vector_store.STORES. `segments` holds {name,
-    num_rows, data} of each segment, where `data` is what the store needs to open its files.
-    """
-
-    encoder: str
-    dim: int
-    num_chunks: int
-    chunks: str
-    context: ChunkContext
-    store: str
-    segments: list[dict[str, Any]]
-
-
-def read_manifest(folder: Path) -> Manifest:
-    """Raises DataError where `folder` holds no finished index, or one of an earlier version."""
-    try:
-        fields = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        # Earlier versions had no segments, and knew titles alone.
-        if "nprobe" in fields or "store_data" in fields or "with_title" in fields:
-            raise DataError(
-                f"the index in {folder} was made by an earlier version: rebuild it with "
-                "`rag-ft index CONFIG --force`"
-            )
-        return Manifest(**fields)
-    except FileNotFoundError as error:
-        raise DataError(
-            f"there is no finished index in {folder}: run `rag-ft index CONFIG`"
-        ) from error
-    except (ValueError, TypeError) as error:
-        raise DataError(
-            f"{folder}/manifest.json is damaged: run `rag-ft index CONFIG --force`"
-        ) from error
-
-
-def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Writes manifest.json, the mark of a finished index."""
-    write_text(folder / "manifest.json", json.dumps(asdict(manifest), indent=1) + "\n")
-
-
-def read_ids(folder: Path, manifest: Manifest) -> list[str]:
-    """The ids of the chunks, in their order.
-
-    Raises:
-        DataError: chunk_ids.json is missing, damaged, or does not fit the manifest.
-    """
-    try:
-        ids: list[str] = json.loads((folder / "chunk_ids.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{folder}/chunk_ids.json is missing or damaged: run `rag-ft index CONFIG --force`"
-        ) from error
-    if len(ids) != manifest.num_chunks:
-        raise DataError(
-            f"the index in {folder} is inconsistent ({len(ids)} ids, {manifest.num_chunks} "
-            "chunks): run `rag-ft index CONFIG --force`"
-        )
-    return ids
-
-
-def open_parts(folder: Path, manifest: Manifest) -> tuple[list[Segment], np.ndarray]:
-    """The segments of a finished index, and the vector of each chunk, numbered through them.
-
-    Raises:
-        DataError: rows.npy is missing, damaged, or does not fit the manifest.
-    """
-    segments = [
-        Segment(folder / "segments" / one["name"], one["num_rows"], one["data"])
-        for one in manifest.segments
-    ]
-    try:
-        rows = np.load(folder / "rows.npy", allow_pickle=False)
-        if len(rows) != manifest.num_chunks or rows.max() >= sum(s.num_rows for s in segments):
-            raise ValueError("it names other vectors")
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{folder}/rows.npy is missing or damaged: run `rag-ft index CONFIG --force`"
-        ) from error
-    return segments, rows
-
-
-def open_vectors(folder: Path) -> ChunkVectors:
-    """The vectors of a finished index, in the order of its chunks: float32, unit norm.
-
-    Raises:
-        DataError: there is no finished index, or a file is missing or damaged.
-    """
-    segments, rows = open_parts(folder, read_manifest(folder))
-    return ChunkVectors([segment.vectors for segment in segments], rows)
 
 
 def build_index(
@@ -192,7 +98,8 @@ def build_index(
     np.save(folder / "rows.npy", read.rows)
     listed = [{"name": s.folder.name, "num_rows": s.num_rows, "data": s.data} for s in kept]
     made = (encoder.fingerprint, encoder.dim, len(read.rows), read.digest, retrieval.context)
-    write_manifest(folder, Manifest(*made, store, listed))
+    sentences = _build_sentences(folder, chunks, encoder, retrieval, seed, store)
+    write_manifest(folder, Manifest(*made, store, listed, sentences))
     remove_others(folder / "segments", kept)
     shutil.rmtree(folder / BUCKETS, ignore_errors=True)
     new.remove()
@@ -204,6 +111,25 @@ def build_index(
         "num_cut_chunks": int(cut.sum()),
         f"{store}_recall": min(segment.data["recall"] for segment in kept),
     }
+
+
+def _build_sentences(
+    folder: Path,
+    chunks: Iterable[Chunk],
+    encoder: Encoder,
+    retrieval: RetrievalConfig,
+    seed: int,
+    store: str,
+) -> bool:
+    """Writes the index of the chunks' sentences where `retrieval` asks for it, for which `chunks`
+    are gone through once more; returns whether there is one."""
+    if not retrieval.advanced.sentences or next(sentences_of(chunks), None) is None:
+        shutil.rmtree(folder / SENTENCES, ignore_errors=True)
+        return False
+    advanced = retrieval.advanced.model_copy(update={"sentences": False})
+    alone = retrieval.model_copy(update={"advanced": advanced})
+    build_index(folder / SENTENCES, sentences_of(chunks), encoder, alone, seed, store=store)
+    return True
 
 
 def _write_moved(
@@ -255,8 +181,6 @@ def _read_chunks(
         LexicalBuilder(folder),
         TextKeys(),
     )
-    # BM25 always reads the titles: in no measurement was it better without.
-    lexical_context: ChunkContext = "title" if context == "none" else context
     keys, rows, num_new = list[np.ndarray](), list[np.ndarray](), 0
     samples, step = list[str](), 1
     with new:
@@ -274,7 +198,7 @@ def _read_chunks(
             samples += texts[-len(ids) % step :: step]
             while len(samples) > 2 * _NUM_TUNING_QUERIES:
                 samples, step = samples[::2], 2 * step
-            lexical.add([chunk_text(chunk, lexical_context) for chunk in block])
+            lexical.add([chunk_text(chunk, lexical_context(context)) for chunk in block])
             ids += [chunk.id for chunk in block]
             digest.update("".join(to_json(chunk) + "\n" for chunk in block).encode())
     if not ids:
@@ -285,6 +209,11 @@ def _read_chunks(
     shutil.rmtree(folder / "lexical", ignore_errors=True)
     lexical.save(folder / "lexical")
     return _Read(digest.hexdigest(), np.concatenate(keys), np.concatenate(rows), num_new, samples)
+
+
+def lexical_context(context: ChunkContext) -> ChunkContext:
+    """What BM25 reads before a chunk: always the title. In no measurement was it better without."""
+    return "title" if context == "none" else context
 
 
 def _arrange(
@@ -330,6 +259,8 @@ def adopt_index(source: Path, folder: Path, encoder: Encoder) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     but_manifest = shutil.ignore_patterns("manifest.json")
     shutil.copytree(source, folder, copy_function=_link_or_copy, ignore=but_manifest)
+    if manifest.sentences:
+        adopt_index(source / SENTENCES, folder / SENTENCES, encoder)
     write_manifest(folder, replace(manifest, encoder=encoder.fingerprint))
 
 

@@ -17,11 +17,12 @@ from rag_ft.errors import ConfigError, DataError
 from rag_ft.retrieval.encoder import Encoder, load_encoder
 from rag_ft.retrieval.feature_ranker import ChunkPlaces, FeatureRanker, features
 from rag_ft.retrieval.fusion import Candidates, Fusion, Ranking, fuse, read_choice, set_fusion
-from rag_ft.retrieval.index_builder import Manifest, open_parts, read_ids, read_manifest
+from rag_ft.retrieval.index_files import Manifest, open_parts, read_ids, read_manifest
 from rag_ft.retrieval.lexical import LexicalIndex
 from rag_ft.retrieval.metadata_filter import DocumentTable, Filter, Filters, group_by_filter
 from rag_ft.retrieval.reranker import Reranker, rerank
 from rag_ft.retrieval.segments import ChunkVectors, Segment, open_segments
+from rag_ft.retrieval.sentences import Closeness
 from rag_ft.retrieval.vector_store import VectorStore
 from rag_ft.run_dir import RunDir
 
@@ -169,12 +170,14 @@ class Retriever:
         """{mode: a ranking of at least the best `k` allowed rows for each question}."""
         wanted = {self._mode_of(mode) for mode in modes}
         hybrid = "hybrid" in wanted
-        depth = max(k, self._config.advanced.candidates) if hybrid else k
+        deep = hybrid or self.manifest.sentences
+        depth = max(k, self._config.advanced.candidates) if deep else k
         if SERVED in modes and self.reranker:
             depth = max(depth, self.fusion.rerank_depth)
         rankings: dict[str, list[Ranking]] = {}
         if vectors is not None:
-            rankings["dense"] = self._store.search(vectors, depth, allowed)
+            found = self._store.search(vectors, depth, allowed)
+            rankings["dense"] = self._closeness.ranked(vectors, found)
         if hybrid or "lexical" in wanted:
             rankings["lexical"] = self._lexical.search(questions, depth, allowed)
         if hybrid:
@@ -259,7 +262,12 @@ class Retriever:
     ) -> tuple[np.ndarray, np.ndarray]:
         """The rows that either index found, and what a feature ranker looks at (see
         feature_ranker.py)."""
-        return features(question, vector, found, self.vectors, self._lexical, self._places)
+        close = functools.partial(self._closeness.of, vector=vector)
+        return features(question, close, found, self._lexical, self._places)
+
+    @functools.cached_property
+    def _closeness(self) -> Closeness:
+        return Closeness(self.folder, self.chunk_ids, self.vectors)
 
     @functools.cached_property
     def _ranker(self) -> FeatureRanker | None:
@@ -320,6 +328,8 @@ def open_retriever(
         raise ConfigError(
             f"the index in {folder} was made with retrieval.context={manifest.context}: {remedy}"
         )
+    if manifest.sentences and not retrieval.advanced.sentences:
+        raise ConfigError(f"the index in {folder} holds sentences: {remedy}")
     if run_dir.chunks.exists() and manifest.chunks != chunks_hash(run_dir):
         raise ConfigError(
             f"the index in {folder} was made from other chunks than {run_dir.chunks}: {remedy}"

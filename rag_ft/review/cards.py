@@ -8,7 +8,8 @@ from urllib.parse import quote
 from rag_ft.document_store import DocumentStore
 from rag_ft.relevance import second_chunk_id
 from rag_ft.review.checks import Checked, check_text
-from rag_ft.review.deck import Card, Deck, source_chunk_id
+from rag_ft.review.deck import Deck, source_chunk_id
+from rag_ft.review.filtering import Card
 from rag_ft.schema import Chunk, Place, QAPair, Review
 
 NUM_NEIGHBOURS = 1  # on each side

@@ -4,15 +4,15 @@ server, questions that people added; in which order, and who still has to decide
 from __future__ import annotations
 
 import functools
-import re
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from rag_ft.chunk_store import ChunkStore
 from rag_ft.review.agreement import Rate, rate
 from rag_ft.review.checks import doubt
+from rag_ft.review.filtering import Card, Columns, Wanted, Where
 from rag_ft.review.store import ReviewStore, key_of
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import KINDS, Chunk, Evidence, QAPair, Review, Split
@@ -20,97 +20,7 @@ from rag_ft.storage import content_hash, read_jsonl, read_rows
 
 Order = Literal["worst", "random", "disagreement"]
 ORDERS: tuple[Order, ...] = ("worst", "random", "disagreement")
-# pair: passed the checks; rejected: by a check; added: by people; served: a user rated it.
-Where = Literal["pair", "rejected", "added", "served"]
-COMPARED = re.compile(r"^(\w+)(<=|>=|<|>|=)(.+)$")
 JUDGED = ("accept", "edit", "add", "reject")
-WORDS = re.compile(r'"([^"]+)"|(\S+)')  # "words in this order", or one word
-FACTS = ("rank", "agreement", "doubt", "evidence")
-
-
-@dataclass(frozen=True)
-class Card:
-    """One pair to look at. `said` is what users of the server said of the answer."""
-
-    number: int
-    key: str
-    pair: QAPair
-    where: Where
-    doubt: float
-    said: tuple[dict[str, Any], ...] = ()
-
-    @functools.cached_property
-    def words(self) -> str:
-        """What the text filter searches."""
-        return "\n".join([self.pair.question, *self.pair.answers]).casefold()
-
-    def fact(self, name: str) -> float | str | None:
-        """The value of a check, by which cards are filtered; None where there is none."""
-        checks = self.pair.checks
-        if name == "doubt":
-            return self.doubt
-        if name == "evidence":
-            return checks.get("evidence")
-        stored = {"rank": "round_trip_rank", "agreement": "round_trip_f1"}.get(name, name)
-        return checks.get(stored)
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """Which cards to show; an empty text is no condition.
-
-    `status`: open (not yet decided by me, and not another reviewer's), mine, decided, disputed or
-    all. `where` may also be a pair's origin. `text` holds words, "phrases", and comparisons such as
-    rank>1.
-    """
-
-    status: str = "open"
-    where: str = ""
-    kind: str = ""
-    split: str = ""
-    document: str = ""
-    text: str = ""
-
-    def matches(self, card: Card) -> bool:
-        """Whether the card fulfils every condition but the status."""
-        pair = card.pair
-        if self.where:
-            if self.where != (pair.origin if card.where == "pair" else card.where):
-                return False
-        elif card.where == "rejected":
-            return False
-        if (self.kind and pair.kind != self.kind) or (self.split and pair.split != self.split):
-            return False
-        if self.document and pair.document_id != self.document:
-            return False
-        return all(test(card) for test in self._tests)
-
-    @functools.cached_property
-    def _tests(self) -> list[Callable[[Card], bool]]:
-        tests: list[Callable[[Card], bool]] = []
-        for phrase, single in WORDS.findall(self.text.casefold()):
-            word = phrase or single
-            if (match := COMPARED.match(word)) and match[1] in FACTS:
-                name, sign, limit = match.groups()
-                tests.append(functools.partial(_compares, name, sign, limit))
-            else:
-                tests.append(lambda card, word=word: word in card.words)  # type: ignore[misc]
-        return tests
-
-
-def _compares(name: str, sign: str, wanted: str, card: Card) -> bool:
-    value = card.fact(name)
-    if value is None:
-        return False
-    if isinstance(value, str) or sign == "=":
-        return str(value) == wanted or (not isinstance(value, str) and f"{value:g}" == wanted)
-    try:
-        limit = float(wanted)
-    except ValueError:
-        return False
-    return {"<": value < limit, ">": value > limit, "<=": value <= limit, ">=": value >= limit}[
-        sign
-    ]
 
 
 class Deck:
@@ -135,10 +45,11 @@ class Deck:
         """
         self.cards, self.store, self.chunks = cards, store, chunks
         self._order, self._overlap = order, overlap
-        self._number_of = {card.key: card.number for card in cards}
+        self._number_of: dict[str, int] = {}
         self._asked: dict[str, list[int]] = {}
+        self._columns, self._added = Columns(), list[int]()
         for card in cards:
-            self._asked.setdefault(card.pair.question.casefold(), []).append(card.number)
+            self._know(card)
         self._followed = 0
         # number -> (kind, whether the pair was accepted as it was), of the cards with an outcome.
         self._outcomes: dict[int, tuple[str, bool]] = {}
@@ -152,11 +63,18 @@ class Deck:
         for key in dict.fromkeys(changed):
             if key not in self._number_of and key in self.store.added:
                 card = added_card(self.store.added[key], len(self.cards), self.chunks)
-                self._number_of[key] = card.number
-                self._asked.setdefault(card.pair.question.casefold(), []).append(card.number)
                 self.cards.append(card)
+                self._know(card)
             if key in self._number_of:
                 self._count(self.cards[self._number_of[key]])
+
+    def _know(self, card: Card) -> None:
+        """Takes the card with the next number into what finds cards."""
+        self._number_of[card.key] = card.number
+        self._asked.setdefault(card.pair.question.casefold(), []).append(card.number)
+        self._columns.add(card)
+        if card.where == "added":
+            self._added.append(card.number)
 
     def _count(self, card: Card) -> None:
         self._outcomes.pop(card.number, None)
@@ -171,29 +89,37 @@ class Deck:
 
     def queue(self, reviewer: str, wanted: Wanted) -> list[int]:
         """The numbers of the cards to show, in their order."""
-        found = [
-            card.number
-            for card in self.cards
-            if wanted.matches(card) and self._has_status(card, reviewer, wanted.status)
-        ]
+        found = self._columns.among(self._of_status(reviewer, wanted.status), wanted)
         if self._order == "disagreement":
             found.sort(key=lambda number: not self._disputed(self.cards[number]))
         return found
 
-    def _has_status(self, card: Card, reviewer: str, status: str) -> bool:
+    def _of_status(self, reviewer: str, status: str) -> Sequence[int]:
+        """The numbers of the cards of a status; see Wanted. Few cards have reviews: the others are
+        not looked at."""
+        reviewed = sorted(n for key in self.store.keys if (n := self.number_of(key)) is not None)
+        tests: dict[str, Callable[[Card], bool]] = {
+            "mine": lambda card: reviewer in self.store.latest(card.key),
+            "decided": lambda card: bool(self._people(card)),
+            "disputed": self._disputed,
+        }
+        if test := tests.get(status):
+            return [number for number in reviewed if test(self.cards[number])]
+        # What somebody added and took back is no card any more.
+        gone = {n for n in self._added if self.cards[n].key not in self.store.added}
+        gone |= {n for n in reviewed if status != "all" and not self._is_open(n, reviewer)}
+        every = range(len(self.cards))
+        return [number for number in every if number not in gone] if gone else every
+
+    def _is_open(self, number: int, reviewer: str) -> bool:
+        card = self.cards[number]
+        people = self._people(card)
+        return reviewer not in self.store.latest(card.key) and (not people or self.is_shared(card))
+
+    def _people(self, card: Card) -> set[str]:
+        """Who decided a card, but for users of the server."""
         reviews = self.store.latest(card.key)
-        if card.where == "added" and card.key not in self.store.added:
-            return False  # it was taken back
-        if status == "all":
-            return True
-        if status == "mine":
-            return reviewer in reviews
-        people = {name for name, review in reviews.items() if review.source != "serve"}
-        if status == "decided":
-            return bool(people)
-        if status == "disputed":
-            return self._disputed(card)
-        return reviewer not in reviews and (not people or self.is_shared(card))
+        return {name for name, review in reviews.items() if review.source != "serve"}
 
     def _disputed(self, card: Card) -> bool:
         """Whether reviewers, or the checks and a reviewer, disagree about a card."""

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from rag_ft.relevance import Span, locate
 from rag_ft.review.cards import chunk_of
-from rag_ft.review.deck import Card, Deck
+from rag_ft.review.deck import Deck
+from rag_ft.review.filtering import Card
 from rag_ft.review.store import REASONS, decided
 from rag_ft.schema import Chunk, Place, Reject, Review
 from rag_ft.storage import now

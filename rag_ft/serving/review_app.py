@@ -16,7 +16,8 @@ from starlette.types import ASGIApp
 
 from rag_ft.config import ServeConfig
 from rag_ft.review.cards import card_data, chunk_of, neighbours, written_checks
-from rag_ft.review.deck import Card, Deck, Wanted
+from rag_ft.review.deck import Deck
+from rag_ft.review.filtering import Card, Wanted
 from rag_ft.review.store import REASONS, decided, review_key
 from rag_ft.schema import KINDS, Place, Review
 from rag_ft.serving import pages
@@ -125,7 +126,10 @@ async def queue(request: Request) -> Response:
     keys = deck.store.recent(reviewer, NUM_RECENT)
     recent = [number for key in keys if (number := deck.number_of(key)) is not None]
     numbers = deck.queue(reviewer, wanted)
-    return JSONResponse({"numbers": numbers, "recent": recent, **_progress(deck, None)})
+    # The card that shows next comes along: the page need not ask for it.
+    first = _card_json(state, deck.cards[numbers[0]], reviewer) if numbers else None
+    found = {"numbers": numbers, "recent": recent, "card": first, **_progress(deck, None)}
+    return JSONResponse(found)
 
 
 async def card(request: Request) -> Response:
@@ -134,8 +138,7 @@ async def card(request: Request) -> Response:
     state: ReviewState = request.state.review
     found = _card(state.deck, request.path_params["number"])
     reviewer = request.query_params.get("reviewer", "")
-    data = card_data(state.deck, found, reviewer, state.collection.documents)
-    return JSONResponse(data)
+    return JSONResponse(_card_json(state, found, reviewer))
 
 
 async def card_neighbours(request: Request) -> Response:
@@ -171,7 +174,13 @@ async def decide(request: Request) -> Response:
     deck.store.append(*lines)
     deck.follow()
     added = deck.number_of(lines[0].key) if body.decision == "add" else None
-    return JSONResponse({"added": added, **_progress(deck, body.seen)})
+    # What was taken back shows again.
+    again = _card_json(state, cards[0], body.reviewer) if body.decision == "undo" else None
+    return JSONResponse({"added": added, "card": again, **_progress(deck, body.seen)})
+
+
+def _card_json(state: ReviewState, found: Card, reviewer: str) -> dict[str, Any]:
+    return card_data(state.deck, found, reviewer, state.collection.documents)
 
 
 def _progress(deck: Deck, seen: int | None) -> dict[str, Any]:

@@ -10,10 +10,8 @@ An update takes over the documents of unchanged files, and every known document 
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import logging
-import unicodedata
 from collections import Counter
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, field, replace
@@ -32,15 +30,17 @@ from rag_ft.documents.prepare import Prepared, limits_of, prepare_all, prepare_s
 from rag_ft.documents.splits import split_of, strictest
 from rag_ft.documents.stored import StoredDocuments
 from rag_ft.errors import ConfigError, DataError
+from rag_ft.forgetting.record import FORGOTTEN, Forgotten, text_digest
 from rag_ft.model_hub import resolve
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import Reject, Split
 from rag_ft.session import Session
-from rag_ft.storage import read_rows, write_jsonl
+from rag_ft.storage import encodable, read_rows, write_jsonl
+from rag_ft.versions import forgotten_list
 
 logger = logging.getLogger(__name__)
 # These rejects are no failures: min_kept_share does not count them.
-HARMLESS = frozenset({"unknown type", "duplicate"})
+HARMLESS = frozenset({"unknown type", "duplicate", FORGOTTEN})
 
 
 def run(session: Session, unchanged: Container[str] | None = None) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def run(session: Session, unchanged: Container[str] | None = None) -> dict[str, 
 
     # First pass: read everything; the split is not known yet.
     stored = None if unchanged is None else StoredDocuments(run_dir, unchanged, settings)
-    sources = Sources(stored)
+    sources = Sources(Forgotten(forgotten_list(run_dir.path)), stored)
     unsplit = run_dir.documents_unsplit
     unsplit.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -158,12 +158,13 @@ def check(config: IngestConfig) -> None:
 class Sources:
     """What is kept in memory of all documents; the lists have one element a document.
 
-    `stored` is what an earlier ingest knows. `fixed` are the splits that the user set, or else
-    those that it knows; `by_id` says where an id comes from, and `by_text` gives the place of a
-    text in the lists, by its hash. `sensitive` counts what is sensitive, by kind, `languages`
-    documents.
+    `forgotten` is not taken. `stored` is what an earlier ingest knows. `fixed` are the splits that
+    the user set, or else those that it knows; `by_id` says where an id comes from, and `by_text`
+    gives the place of a text in the lists, by its hash. `sensitive` counts what is sensitive, by
+    kind, `languages` documents.
     """
 
+    forgotten: Forgotten
     stored: StoredDocuments | None = None
     ids: list[str] = field(default_factory=list)
     fixed: list[Split | None] = field(default_factory=list)
@@ -188,7 +189,10 @@ class Sources:
         Each row is a document with its chunks, both without a split. What `stored` has is not read.
         """
         settings, limits = prepare_settings(config, encoder), limits_of(config)
-        files = tqdm(find_files(config.sources), desc="ingest", unit="file")
+        listed = find_files(config.sources)
+        gone = [file for file in listed if self.forgotten.has_file(file.path)]
+        self.rejects += [Reject(encodable(str(file.path)), FORGOTTEN) for file in gone]
+        files = tqdm([f for f in listed if f not in gone], desc="ingest", unit="file")
 
         def prepared() -> Iterator[Prepared | Reject]:
             if not (stored := self.stored):
@@ -219,14 +223,8 @@ class Sources:
             self.num_sensitive_documents += bool(found.sensitive)
             self.num_words += len(kept.text.split())
             self.num_pages += int(kept.metadata.get("num_pages") or 0)
-            yield {
-                "id": kept.id,
-                "title": kept.title,
-                "text": kept.text,
-                "source": kept.source,
-                "metadata": kept.metadata,
-                "chunks": found.chunks,
-            }
+            row = {name: getattr(kept, name) for name in ("id", "title", "text", "source")}
+            yield {**row, "metadata": kept.metadata, "chunks": found.chunks}
 
     def grams(self, path: Path) -> Iterator[np.ndarray]:
         """Yields the 13-grams of each document, from the file that `read` has written."""
@@ -255,8 +253,9 @@ class Sources:
     def add(self, found: RawDocument) -> RawDocument | Reject:
         """Returns the document with an id that is unique, or why it is rejected."""
         document = replace(found, id=free_id(found, self.by_id))
-        plain = " ".join(unicodedata.normalize("NFC", document.text).split())
-        digest = hashlib.sha256(plain.encode()).digest()
+        digest = text_digest(document.text)
+        if self.forgotten.has_text(digest):
+            return Reject(document.where, FORGOTTEN)
         first = self.by_text.get(digest)
         if first is not None:
             # The copy is dropped, but its split counts: no text of the test split is trained on.

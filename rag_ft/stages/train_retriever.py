@@ -15,7 +15,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from rag_ft.config import TrainRetrieverConfig
+from rag_ft.config import RetrievalConfig, TrainRetrieverConfig
 from rag_ft.errors import ConfigError
 from rag_ft.run_dir import RunDir
 from rag_ft.session import Session
@@ -32,6 +32,7 @@ SELECTED_BY_CLOZES = (
     "without dev questions: measured by inverse cloze on dev chunks, where one sentence asks for "
     "the rest of its chunk"
 )
+SELECTED_BY_HALVES = "all pairs train: each is judged by an encoder that did not see it"
 Counts = dict[str, int | float | str]
 
 
@@ -59,9 +60,10 @@ def run(session: Session) -> Counts:
 
     # The pairs: those of train documents to train on, those of dev documents to select by.
     processes = join_processes()
-    pairs = select_pairs(run_dir, session.chunks, config.ingest.advanced.near_duplicate_similarity)
-    if settings.advanced.self_supervised:
-        pairs = with_cloze_dev(pairs, config.run.seed)
+    similarity = config.ingest.advanced.near_duplicate_similarity
+    pairs = select_pairs(run_dir, session.chunks, similarity)
+    pairs = with_cloze_dev(pairs, config.run.seed) if settings.advanced.self_supervised else pairs
+    pairs = pool_where_judged(pairs, settings, config.retrieval, run_dir, similarity)
     processes.first(lambda: write_jsonl(run_dir.rejects("train_retriever"), pairs.rejects))
     counts: Counts = {
         "num_train_pairs": len(pairs.train),
@@ -74,9 +76,8 @@ def run(session: Session) -> Counts:
 
     # Training, phase after phase; then the gate selects an encoder.
     training = open_training(session, pairs, processes)
-    base = base_candidate(training)
-    kept, left_out = train(training, base)
-    selection = select(training, base, kept[-1])
+    kept, left_out = train(training, base_candidate(training))
+    base, selection = kept[0], select(training, kept[0], kept[-1])
 
     # The training log, the rejects of the phases, and the selected encoder.
     processes.first(lambda: ship(training, kept, left_out, selection))
@@ -139,6 +140,28 @@ def fusion_counts(choices: Mapping[str, FusionChoice]) -> Counts:
             **({f"reranker_{name}": choice.rerank_reason} if choice.rerank_reason else {}),
         }
     return counts
+
+
+def pool_where_judged(
+    pairs: Pairs,
+    settings: TrainRetrieverConfig,
+    retrieval: RetrievalConfig,
+    run_dir: RunDir,
+    similarity: float,
+) -> Pairs:
+    """The pairs, with those of dev among the ones to train on where encoders that did not see a
+    pair can judge in their place. These are tuned by one contrastive phase, on halves of documents;
+    near-duplicates, from `similarity` (0-1) on, are in one half."""
+    from rag_ft.training.retriever.dataset import pool
+    from rag_ft.training.retriever.phases import chooses, split_halves
+
+    advanced = settings.advanced
+    more = advanced.lsr_steps or advanced.rounds > 1 or advanced.self_supervised
+    tuned = settings.enabled and settings.epochs and not more
+    if not tuned or advanced.crossfit != "always" or not chooses(retrieval):
+        return pairs
+    whole = pool(pairs)
+    return whole if split_halves(whole, run_dir, similarity) else pairs
 
 
 def nothing_to_train_on(settings: TrainRetrieverConfig, pairs: Pairs) -> str | None:
@@ -215,7 +238,7 @@ def select(training: RetrieverTraining, base: Candidate, tuned: Candidate) -> Se
         select_encoder,
     )
 
-    dev = training.pairs.dev
+    dev = training.judges
     if tuned is base:
         return Selection(0.0, base.scores, "no phase was kept")
     if not training.config.train_retriever.advanced.gate:
@@ -224,6 +247,8 @@ def select(training: RetrieverTraining, base: Candidate, tuned: Candidate) -> Se
 
     def candidates() -> Iterator[tuple[float, DevScores]]:
         yield 1.0, tuned.scores
+        if training.pairs.pooled:
+            return  # there are no interpolated encoders that did not see a pair
         # Interpolated encoders are built only where the tuned one is worse than the base.
         training.encoder.load(tuned.state)
         for interpolation in INTERPOLATIONS:
@@ -234,6 +259,8 @@ def select(training: RetrieverTraining, base: Candidate, tuned: Candidate) -> Se
     selection = select_encoder(base.scores, candidates(), dev)
     if training.pairs.clozed:
         return replace(selection, reason=f"{selection.reason} ({SELECTED_BY_CLOZES})")
+    if training.pairs.pooled:
+        return replace(selection, reason=f"{selection.reason} ({SELECTED_BY_HALVES})")
     return selection
 
 

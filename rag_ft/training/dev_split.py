@@ -19,9 +19,8 @@ from rag_ft.storage import read_jsonl
 
 MIN_DEV_QUESTIONS = 20  # with fewer, a gain cannot be told from noise: train documents join dev
 DEV_SHARE = 0.15  # of the train documents
-# With fewer dev questions hardly any gain of a mixture is certain: train questions join, ranked by
-# an encoder that was not trained on them.
-ENOUGH_QUESTIONS = 60
+# With fewer questions, or about fewer documents, hardly any gain of a mixture is certain.
+ENOUGH_QUESTIONS, ENOUGH_DOCUMENTS = 60, 20
 
 
 @dataclass(frozen=True)
@@ -69,6 +68,11 @@ def split_train_dev(
         dev=[p for p in pairs if p.split == "dev" or p.document_id in dev],
         dev_documents=dev,
     )
+
+
+def enough(documents: Collection[str]) -> bool:
+    """Whether questions about these documents, one entry for each question, can decide."""
+    return len(documents) >= ENOUGH_QUESTIONS and len(set(documents)) >= ENOUGH_DOCUMENTS
 
 
 def train_groups(run_dir: RunDir, similarity: float) -> dict[str, str]:

@@ -79,7 +79,10 @@ def judge(
     scores, rejects = [], []
     config = session.config
     llm = config.llm.model_copy(update={"model": config.evaluate.advanced.judge})
-    requests = [ChatRequest(key, said, MAX_TOKENS, schema=VERDICT) for key, said in prompts.items()]
+    requests = [
+        ChatRequest(key, said, MAX_TOKENS, schema=VERDICT, about=about_of(askers[key]))
+        for key, said in prompts.items()
+    ]
     with session.language_model(llm) as model:
         kept = session.run_dir.replies("evaluate")
         for reply in cached_chat(model, requests, kept, desc="evaluate: judge"):
@@ -93,6 +96,12 @@ def judge(
                 question_id, system = prediction.question_id, prediction.system
                 scores.append(Score(question_id, system, METRIC, float(supported)))
     return Judgement(sorted(scores, key=lambda s: (s.system, s.question_id)), rejects, len(prompts))
+
+
+def about_of(judged: Iterable[Prediction]) -> tuple[str, ...]:
+    """The ids of the questions of some predictions and of the chunks that they were shown."""
+    ids = (i for one in judged for i in (one.question_id, *one.chunk_ids))
+    return tuple(dict.fromkeys(ids))
 
 
 def judge_prompt(question: str, answer: str, passages: Iterable[str]) -> Messages:

@@ -80,6 +80,7 @@ async function loadQueue() {
   done.clear();
   taken.clear();
   cards.clear();
+  if (found.card) cards.set(numbers[0], Promise.resolve(found.card));
   at = 0;
   takeOver(found);
   await show();
@@ -191,6 +192,7 @@ async function send(decision, about, extra = {}) {
     if (decision === "undo") done.delete(number);
     else if (decision !== "add") done.add(number);
   }
+  if (found.card) cards.set(about[0], Promise.resolve(found.card));
   takeOver(found);
   return found;
 }
@@ -367,7 +369,7 @@ $("show-filters").addEventListener("click", () => toggleFilters(!filters.classLi
 let typed = 0;
 filters.addEventListener("input", () => {
   clearTimeout(typed);
-  typed = setTimeout(() => run(loadQueue), 120);
+  typed = setTimeout(() => run(loadQueue), 50);
 });
 filters.addEventListener("submit", (event) => event.preventDefault());
 $("clear").addEventListener("click", () => {

@@ -27,11 +27,13 @@ MAX_REPLY_TOKENS = 96
 
 @dataclass(frozen=True)
 class ReplayPrompt:
-    """A request to the base model; `document_id` is that of the pair it is made from."""
+    """A request to the base model; `document_id` is that of the pair it is made from, `about` the
+    pair and the chunk in it."""
 
     id: str
     document_id: str | None
     messages: Messages
+    about: tuple[str, ...]
 
 
 def num_replayed(num_examples: int, share: float) -> int:
@@ -58,7 +60,8 @@ def replay_prompts(
         if number % 2 == 1 and writable and chunk is not None and pair.evidence is not None:
             text = prompt.text(chunk)
             messages = prompt.prompts.generate(text, pair.evidence.text, pair.kind)
-        asked.append(ReplayPrompt(f"replay:{pair.id}", pair.document_id, messages))
+        about = (pair.id, *filter(None, (pair.chunk_id,)))
+        asked.append(ReplayPrompt(f"replay:{pair.id}", pair.document_id, messages, about))
     return asked
 
 
@@ -79,7 +82,7 @@ def replay_examples(
     if not prompts:
         return
     local = llm.model_copy(update={"backend": "transformers"})
-    requests = [ChatRequest(prompt.id, prompt.messages, MAX_REPLY_TOKENS) for prompt in prompts]
+    requests = [ChatRequest(p.id, p.messages, MAX_REPLY_TOKENS, about=p.about) for p in prompts]
     with open_language_model(local, seed) as model:
         replies = {reply.id: reply for reply in cached_chat(model, requests, path, "replay")}
     for prompt in prompts:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,9 @@ from rag_ft.chunk_store import ChunkStore
 from rag_ft.config import Config
 from rag_ft.prompts.answer_prompt import chunk_text
 from rag_ft.retrieval.encoder import load_encoder, load_sentence_transformer
-from rag_ft.retrieval.fusion import Fusion
-from rag_ft.retrieval.index_builder import adopt_index, build_index, read_manifest
+from rag_ft.retrieval.fusion import Fusion, fuse
+from rag_ft.retrieval.index_builder import adopt_index, build_index
+from rag_ft.retrieval.index_files import read_manifest
 from rag_ft.retrieval.reranker import Reranker
 from rag_ft.retrieval.retriever import Retriever, open_retriever, served_tuned
 from rag_ft.run_dir import RunDir
@@ -29,11 +30,11 @@ from rag_ft.storage import write_jsonl, write_text
 from rag_ft.training.distributed import Processes
 from rag_ft.training.leakage import check_chunks_allowed
 from rag_ft.training.retriever.dataset import Pairs, TrainingRow, read_training_rows
-from rag_ft.training.retriever.fusion_choice import FusionChoice, Ranked
+from rag_ft.training.retriever.fusion_choice import FusionChoice, Ranked, deciding
 from rag_ft.training.retriever.loss_settings import MakeLoss
 from rag_ft.training.retriever.losses import find_loss
-from rag_ft.training.retriever.ranker_choice import choose_fusion, rank_train
-from rag_ft.training.retriever.ship_gate import DevScores, measure, with_ranker
+from rag_ft.training.retriever.ranker_choice import RankerChoice, choose_fusion, rank_train
+from rag_ft.training.retriever.ship_gate import DevScores, measure, measure_ranked, with_ranker
 from rag_ft.training.retriever.trainable_encoder import State, TrainableEncoder, make_trainable
 
 CLOZE_INDEX = "cloze_index"
@@ -105,6 +106,15 @@ class RetrieverTraining:
         for candidate, asked in self.halves:
             found += rank_train(self.retriever_in(candidate.folder), retrieval, self.pairs, asked)
         return found
+
+    @property
+    def judges(self) -> list[QAPair]:
+        """The pairs that the gate judges by: dev pairs, or where these train too those that decide
+        of all, each as an encoder ranks it that was not trained on it."""
+        if not self.pairs.pooled:
+            return self.pairs.dev
+        pair_of = {pair.id: pair for pair in self.pairs.train}
+        return [pair_of[question.id] for question in deciding(self.base_questions)]
 
     def text_of(self, chunk: Chunk) -> str:
         """What the encoder reads of a chunk, without its prompt."""
@@ -187,6 +197,10 @@ def measure_candidate(training: RetrieverTraining, served: RunDir, place: Path) 
     The first process measures them and keeps them in `place`/dev.json."""
     path, pairs, config = place / "dev.json", training.pairs, training.config
 
+    def write_scores(scores: DevScores, choice: FusionChoice) -> None:
+        arrays = {name: getattr(scores, name).tolist() for name in DEV_ARRAYS}
+        write_text(path, json.dumps({**arrays, "fusion": choice.row()}))
+
     def write() -> None:
         if path.exists():
             return
@@ -208,15 +222,10 @@ def measure_candidate(training: RetrieverTraining, served: RunDir, place: Path) 
             training.reranker,
         )
         if pairs.clozed:
-            # An index in which each dev chunk lacks the sentence that asks for it. With frozen
-            # chunk vectors all encoders share the one made for the base.
-            index, base_index = place / CLOZE_INDEX, training.folder / "base" / CLOZE_INDEX
-            if training.frozen_chunks and index != base_index:
-                adopt_index(base_index, index, retriever.encoder)
-            else:
-                searched = (pairs.clozed.get(chunk.id, chunk) for chunk in training.chunks)
-                build_index(index, searched, retriever.encoder, config.retrieval, config.run.seed)
-            retriever = Retriever(index, read_manifest(index), retriever.encoder, config.retrieval)
+            retriever = over_clozed_chunks(training, retriever, place / CLOZE_INDEX)
+        if pairs.pooled:
+            write_scores(measure_unseen(training, unseen, choice, ranker), choice)
+            return
         # The gate judges what will be served: the mixture that was chosen for this encoder.
         own = place / RANKER if ranker.served else None
         retriever.fusion = Fusion(
@@ -229,10 +238,39 @@ def measure_candidate(training: RetrieverTraining, served: RunDir, place: Path) 
         if ranker.served and not reordered and held_out.keys() >= {pair.id for pair in pairs.dev}:
             # Of the ranker that did not see the question: the one that is served saw all of them.
             scores = with_ranker(scores, [held_out[pair.id] for pair in pairs.dev])
-        arrays = {name: getattr(scores, name).tolist() for name in DEV_ARRAYS}
-        write_text(path, json.dumps({**arrays, "fusion": choice.row()}))
+        write_scores(scores, choice)
 
     training.processes.first(write)
     values = json.loads(path.read_text(encoding="utf-8"))
     choice = FusionChoice(**values.pop("fusion"))
     return DevScores(**{name: np.array(values[name]) for name in DEV_ARRAYS}, fusion=choice)
+
+
+def over_clozed_chunks(training: RetrieverTraining, retriever: Retriever, index: Path) -> Retriever:
+    """The encoder over an index in which each dev chunk lacks the sentence that asks for it. With
+    frozen chunk vectors all encoders share the one made for the base."""
+    config, encoder = training.config, retriever.encoder
+    base_index = training.folder / "base" / CLOZE_INDEX
+    if training.frozen_chunks and index != base_index:
+        adopt_index(base_index, index, encoder)
+    else:
+        clozed = training.pairs.clozed
+        searched = [clozed.get(chunk.id, chunk) for chunk in training.chunks]
+        build_index(index, searched, encoder, config.retrieval, config.run.seed)
+    return Retriever(index, read_manifest(index), encoder, config.retrieval)
+
+
+def measure_unseen(
+    training: RetrieverTraining,
+    unseen: Sequence[Ranked],
+    choice: FusionChoice,
+    ranker: RankerChoice,
+) -> DevScores:
+    """Scores of `training.judges`, in their order, as they are served of `unseen`."""
+    found = {question.id: question for question in unseen}
+    asked = [found[pair.id] for pair in training.judges]
+    if ranker.served and ranker.orders:
+        orders = [ranker.orders[question.id][0] for question in asked]
+    else:
+        orders = [fuse(*question.candidates, choice.lexical_weight)[0] for question in asked]
+    return measure_ranked(asked, orders)

@@ -36,7 +36,7 @@ class Pairs:
     `train` and `dev` share no document; neither contains anything of a test document. `gold` are
     the gold chunk ids by dev pair id. `chunks` are those of train documents alone, by id;
     `dev_chunks` those of the others. `clozed`: where dev pairs are clozes, the chunks they ask for
-    as they are searched, without the sentence.
+    as they are searched, without the sentence. `pooled`: dev pairs are among those to train on.
     """
 
     train: list[QAPair]
@@ -46,6 +46,7 @@ class Pairs:
     dev_chunks: dict[str, Chunk]
     rejects: list[Reject] = field(default_factory=list)
     clozed: dict[str, Chunk] = field(default_factory=dict)
+    pooled: bool = False
 
 
 def select_pairs(run_dir: RunDir, store: ChunkStore, similarity: float) -> Pairs:
@@ -88,6 +89,12 @@ def select_pairs(run_dir: RunDir, store: ChunkStore, similarity: float) -> Pairs
         dev_chunks=dev_chunks,
         rejects=rejects,
     )
+
+
+def pool(pairs: Pairs) -> Pairs:
+    """All pairs as pairs to train on."""
+    train, chunks = [*pairs.train, *pairs.dev], {**pairs.chunks, **pairs.dev_chunks}
+    return replace(pairs, train=train, dev=[], gold={}, chunks=chunks, dev_chunks={}, pooled=True)
 
 
 def with_cloze_dev(pairs: Pairs, seed: int) -> Pairs:

@@ -21,6 +21,7 @@ from rag_ft.retrieval.fusion import DEFAULT_LEXICAL_WEIGHT, Candidates, fuse
 from rag_ft.retrieval.retriever import Retriever
 from rag_ft.schema import QAPair
 from rag_ft.storage import content_hash
+from rag_ft.training.dev_split import enough
 
 WEIGHTS = tuple(n / 10 for n in range(11))
 RANK_DEPTH = 10  # of mrr@10
@@ -43,6 +44,7 @@ class Ranked(NamedTuple):
     document: str
     features: tuple[np.ndarray, np.ndarray]
     question: str = ""
+    by_people: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,9 +105,19 @@ def rank_questions(
             pair.document_id or pair.id,
             retriever.features(pair.question, vector, candidates),
             pair.question,
+            pair.origin != "generated",
         )
         for pair, vector, candidates in zip(located, vectors, found, strict=True)
     ]
+
+
+def deciding(questions: Sequence[Ranked]) -> list[Ranked]:
+    """The questions that people asked, where these are enough to choose by; otherwise all.
+
+    A language model asks in other words than people do, and other rankings are best for it.
+    """
+    asked = [question for question in questions if question.by_people]
+    return asked if enough([question.document for question in asked]) else list(questions)
 
 
 def choose_weight(questions: Sequence[Ranked]) -> FusionChoice:

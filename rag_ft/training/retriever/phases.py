@@ -17,13 +17,14 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
+from rag_ft.config import RetrievalConfig
 from rag_ft.hardware import choose_dtype
 from rag_ft.llm.factory import open_language_model
 from rag_ft.prompts.prompt_set import load_prompts
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import QAPair
 from rag_ft.storage import content_hash
-from rag_ft.training.dev_split import ENOUGH_QUESTIONS, train_groups
+from rag_ft.training.dev_split import ENOUGH_QUESTIONS, enough, train_groups
 from rag_ft.training.retriever.batch_sampler import fitting_batch_size
 from rag_ft.training.retriever.candidates import (
     Candidate,
@@ -33,6 +34,7 @@ from rag_ft.training.retriever.candidates import (
     measure_candidate,
 )
 from rag_ft.training.retriever.dataset import (
+    Pairs,
     TrainingRow,
     cloze_rows,
     contrastive_rows,
@@ -105,38 +107,47 @@ def train_halves(
     """Two encoders, each tuned by a contrastive phase on half of the train documents, with the
     train pairs of the other half, which it never saw.
 
-    They say how a tuned encoder ranks questions that it did not see, where dev questions are too
-    few, or where it is asked for; none otherwise.
+    They say how a tuned encoder ranks questions that it did not see, where dev questions or their
+    documents are too few, or where it is asked for; none otherwise.
     """
     config, pairs = training.config, training.pairs
     settings, retrieval = config.train_retriever, config.retrieval
-    fixed = retrieval.advanced.lexical_weight is not None and retrieval.ranker == "none"
-    chosen = retrieval.mode == "hybrid" and not fixed
-    few = not pairs.clozed and len(pairs.dev) < ENOUGH_QUESTIONS
+    few = not pairs.clozed and not enough([pair.document_id or pair.id for pair in pairs.dev])
     wanted = {"auto": few, "always": True, "never": False}[settings.advanced.crossfit]
-    if not (wanted and chosen and settings.epochs):
+    if not (wanted and chooses(retrieval) and settings.epochs):
         return []
-
-    # Near-duplicates stay together: one half would learn what the other one is asked.
-    group_of = train_groups(training.run_dir, config.ingest.advanced.near_duplicate_similarity)
-    group = {pair.id: group_of.get(pair.document_id or "", pair.id) for pair in pairs.train}
-    names = sorted(set(group.values()), key=lambda name: content_hash("half", name))
-    halves = [
-        [pair for pair in pairs.train if (names.index(group[pair.id]) % 2 == 0) == first]
-        for first in (True, False)
-    ]
-    if min(len(with_positive(half, pairs.chunks)) for half in halves) < ENOUGH_QUESTIONS // 2:
-        return []
-    found = []
+    similarity = config.ingest.advanced.near_duplicate_similarity
+    halves, found = split_halves(pairs, training.run_dir, similarity), []
     for number, own in enumerate(halves):
         half = dataclasses.replace(
             training,
             folder=training.folder / f"half-{number}",
-            pairs=dataclasses.replace(pairs, train=own, dev=[], gold={}),
+            pairs=dataclasses.replace(pairs, train=own, dev=[], gold={}, pooled=False),
             rejects=[],
         )
         found.append((contrastive_phase(half, 0, base), halves[1 - number]))
     return found
+
+
+def chooses(retrieval: RetrievalConfig) -> bool:
+    """Whether anything is chosen about the ranking that is served."""
+    fixed = retrieval.advanced.lexical_weight is not None and retrieval.ranker == "none"
+    return retrieval.mode == "hybrid" and not fixed
+
+
+def split_halves(pairs: Pairs, run_dir: RunDir, similarity: float) -> list[list[QAPair]]:
+    """The train pairs in two halves by document; none where one of them has too few questions.
+    Documents that are near-duplicates from `similarity` (0-1) on stay together: one half would
+    learn what the other one is asked."""
+    group_of = train_groups(run_dir, similarity)
+    group = {pair.id: group_of.get(pair.document_id or "", pair.id) for pair in pairs.train}
+    names = sorted(set(group.values()), key=lambda name: content_hash("half", name))
+    first = set(names[::2])
+    halves = [
+        [pair for pair in pairs.train if (group[pair.id] in first) == own] for own in (True, False)
+    ]
+    few = ENOUGH_QUESTIONS // 2
+    return halves if min(len(with_positive(h, pairs.chunks)) for h in halves) >= few else []
 
 
 def lsr_phase(training: RetrieverTraining, number: int, before: Candidate) -> Candidate | LeftOut:

@@ -25,12 +25,12 @@ from rag_ft.retrieval.reranker import Reranker
 from rag_ft.retrieval.retriever import Retriever
 from rag_ft.schema import QAPair
 from rag_ft.storage import content_hash
-from rag_ft.training.dev_split import ENOUGH_QUESTIONS
 from rag_ft.training.retriever.dataset import Pairs
 from rag_ft.training.retriever.fusion_choice import (
     FusionChoice,
     Ranked,
     choose_weight,
+    deciding,
     describe_gain,
     gain_of,
     rank_questions,
@@ -62,8 +62,8 @@ SETTINGS = {
 class RankerChoice:
     """Whether the ranker is served, and why. `gain` and `ci95`: its mrr@10 (0-1) over that of the
     mixture, on documents that it was not trained on; None where it was not trained. `held_out`: for
-    each judged question {"served": recall, "served_mrr"} of the ranker that did not see it,
-    and `orders` its ranking of the candidates."""
+    each question {"served": recall, "served_mrr"} of the ranker that did not see it, and `orders`
+    its ranking of the candidates."""
 
     served: bool
     reason: str
@@ -85,8 +85,8 @@ def choose_fusion(
 ) -> tuple[FusionChoice, RankerChoice]:
     """How the encoder's ranking and BM25 are mixed, and ordered, in what is served.
 
-    Dev pairs decide, and where they are fewer than ENOUGH_QUESTIONS also the train questions
-    `unseen`. Clozes decide nothing: they share their words with a chunk as no question does.
+    Dev pairs and the train questions `unseen` decide, those that people asked alone where they are
+    enough. Clozes decide nothing: they share their words with a chunk as no question does.
 
     Args:
         retriever: the encoder over its index.
@@ -102,21 +102,21 @@ def choose_fusion(
     if retrieval.mode != "hybrid":
         return unmixed(retrieval), RankerChoice(False, "nothing is mixed")
     dev = [] if pairs.clozed else rank_questions(retriever, pairs.dev, pairs.gold)
-    judged = [*dev, *unseen]
-    choice = choose_weight(dev if len(dev) >= ENOUGH_QUESTIONS else judged)
+    questions = [*dev, *unseen]
+    choice = choose_weight(deciding(questions))
     if (weight := retrieval.advanced.lexical_weight) is not None:
         choice = FusionChoice(weight, "set by retrieval.advanced.lexical_weight")
     ranker, forced = RankerChoice(False, "retrieval.ranker is none"), retrieval.ranker == "lightgbm"
     if retrieval.ranker != "none":
         try:
-            ranker = choose_ranker(judged, others, choice.lexical_weight, path, forced, seed)
+            ranker = choose_ranker(questions, others, choice.lexical_weight, path, forced, seed)
         except ConfigError as error:  # LightGBM cannot be loaded; only who asked for it needs it
             if forced:
                 raise
             ranker = RankerChoice(False, str(error))
     if reranker:
         orders = ranker.orders if ranker.served and ranker.orders else {}
-        choice = with_reranker(choice, reranker, retriever.chunk_ids, judged, orders)
+        choice = with_reranker(choice, reranker, retriever.chunk_ids, deciding(questions), orders)
     choice = replace(
         choice,
         encoder=retriever.encoder.fingerprint,
@@ -166,7 +166,7 @@ def rank_train(
 
 
 def choose_ranker(
-    judged: Sequence[Ranked],
+    questions: Sequence[Ranked],
     others: Sequence[Ranked],
     lexical_weight: float,
     path: Path,
@@ -176,42 +176,42 @@ def choose_ranker(
     """Whether a ranker is served in place of the mixture; one that is stands in `path`.
 
     Args:
-        judged: questions that it is trained on and judged by, by turns.
-        others: questions that it is trained on only. No document of `judged` is among theirs.
+        questions: it is trained on them, and judged by those of them that decide, by turns.
+        others: questions that it is trained on only. They share no document with `questions`.
         lexical_weight: of the mixture.
         path: where the model is written.
         forced: serves it whatever the gain.
         seed: of the training.
     """
+    judged = deciding(questions)
     num_documents = len({question.document for question in judged})
-    num_questions = len(judged) + len(others)
+    num_questions = len(questions) + len(others)
     if num_questions < MIN_QUESTIONS or num_documents < MIN_DOCUMENTS:
         return RankerChoice(
             False,
             f"{num_questions} questions, {num_documents} documents to judge by: a ranker needs "
             f"{MIN_QUESTIONS} and {MIN_DOCUMENTS}",
         )
-    orders = cross_validated(judged, others, seed)
+    # Recall and mrr@10 of each question, by the ranker that did not see it and by the mixture.
     recall = METRICS[DECIDING_RETRIEVAL].score
     assert recall is not None
-    held_out, deltas = dict[str, dict[str, float]](), np.zeros((len(judged), 2))
-    for number, (question, (rows, _)) in enumerate(zip(judged, orders, strict=True)):
+    orders = cross_validated(questions, others, seed)
+    scores = np.zeros((len(questions), 2, 2))
+    for number, (question, (rows, _)) in enumerate(zip(questions, orders, strict=True)):
         mixed, _ = fuse(*question.candidates, lexical_weight)
-        mrr = [rank_score(order, question.gold) for order in (rows, mixed)]
-        found = [
-            recall([n for n, row in enumerate(order.tolist(), 1) if row in question.gold], 1)
-            for order in (rows, mixed)
-        ]
-        held_out[question.id] = {"served": found[0], "served_mrr": mrr[0]}
-        deltas[number] = mrr[0] - mrr[1], found[0] - found[1]
+        for way, order in enumerate((rows, mixed)):
+            ranks = [rank for rank, row in enumerate(order.tolist(), 1) if row in question.gold]
+            scores[number, way] = recall(ranks, 1), rank_score(order, question.gold)
 
-    gain = gain_of(deltas[:, 0], [question.document for question in judged])
-    certain = bool(gain.ci95 and gain.ci95[0] > 0 and deltas[:, 1].sum() >= 0)
-    change = f"{LABELS[DECIDING_RETRIEVAL]} {100 * deltas[:, 1].mean():+.1f}"
+    decides = np.isin([question.id for question in questions], [question.id for question in judged])
+    deltas = (scores[:, 0] - scores[:, 1])[decides]
+    gain = gain_of(deltas[:, 1], [question.document for question in judged])
+    certain = bool(gain.ci95 and gain.ci95[0] > 0 and deltas[:, 0].sum() >= 0)
+    change = f"{LABELS[DECIDING_RETRIEVAL]} {100 * deltas[:, 0].mean():+.1f}"
     reason = f"{describe_gain(gain)}, {change} over the mixture on {len(judged)} questions"
     if certain or forced:
         path.parent.mkdir(parents=True, exist_ok=True)
-        train_ranker([*judged, *others], seed).save_model(path)
+        train_ranker([*questions, *others], seed).save_model(path)
     else:
         reason += ": not certain, so the mixture stays"
     return RankerChoice(
@@ -219,21 +219,26 @@ def choose_ranker(
         reason=reason,
         gain=round(gain.value, 4),
         ci95=[round(bound, 4) for bound in gain.ci95] if gain.ci95 else None,
-        held_out=held_out,
-        orders={question.id: order for question, order in zip(judged, orders, strict=True)},
+        held_out={
+            question.id: {"served": float(found), "served_mrr": float(mrr)}
+            for question, (found, mrr) in zip(questions, scores[:, 0], strict=True)
+        },
+        orders={question.id: order for question, order in zip(questions, orders, strict=True)},
     )
 
 
-def cross_validated(judged: Sequence[Ranked], others: Sequence[Ranked], seed: int) -> list[Ranking]:
-    """The candidates of each judged question, best first, by a ranker that was trained without its
-    document."""
-    documents = sorted({q.document for q in judged}, key=lambda name: content_hash(seed, name))
+def cross_validated(
+    questions: Sequence[Ranked], others: Sequence[Ranked], seed: int
+) -> list[Ranking]:
+    """The candidates of each question, best first, by a ranker that was trained on `others` and on
+    `questions` without those about its document."""
+    documents = sorted({q.document for q in questions}, key=lambda name: content_hash(seed, name))
     fold_of = {name: number % NUM_FOLDS for number, name in enumerate(documents)}
-    orders: list[Ranking] = [(np.empty(0, dtype=np.int64), np.empty(0))] * len(judged)
+    orders: list[Ranking] = [(np.empty(0, dtype=np.int64), np.empty(0))] * len(questions)
     for fold in sorted(set(fold_of.values())):
-        kept = [question for question in judged if fold_of[question.document] != fold]
+        kept = [question for question in questions if fold_of[question.document] != fold]
         ranker = train_ranker([*kept, *others], seed)
-        for number, question in enumerate(judged):
+        for number, question in enumerate(questions):
             if fold_of[question.document] == fold:
                 rows, columns = question.features
                 scores = np.asarray(ranker.predict(columns, num_threads=1))

@@ -16,7 +16,7 @@ import numpy as np
 from rag_ft.evaluation.metric_table import DECIDING_RETRIEVAL, LABELS, RANK
 from rag_ft.evaluation.metrics.retrieval import score_ranking
 from rag_ft.schema import QAPair
-from rag_ft.training.retriever.fusion_choice import FusionChoice, gain_of
+from rag_ft.training.retriever.fusion_choice import FusionChoice, Ranked, gain_of
 
 if TYPE_CHECKING:
     from rag_ft.retrieval.retriever import Searcher
@@ -85,18 +85,40 @@ def measure(
 ) -> DevScores:
     """How well the retriever finds the gold chunks of the pairs; `gold`: their ids by pair id."""
     questions, filters = [pair.question for pair in pairs], [pair.filters for pair in pairs]
-    scores = []
-    for mode in (None, "dense"):
-        rankings = retriever.search(questions, 10, mode, filters)
-        rows = [
-            score_ranking([chunk_id for chunk_id, _ in ranking], gold[pair.id])
-            for ranking, pair in zip(rankings, pairs, strict=True)
+    served, dense = (
+        [
+            [chunk_id for chunk_id, _ in hits]
+            for hits in retriever.search(questions, 10, mode, filters)
         ]
-        scores.append(
-            {m: np.array([row[m] for row in rows], float) for m in (DECIDING_RETRIEVAL, RANK)}
-        )
-    served, dense = scores
-    return DevScores(served[DECIDING_RETRIEVAL], dense[DECIDING_RETRIEVAL], served[RANK])
+        for mode in (None, "dense")
+    )
+    return _scores(served, dense, [gold[pair.id] for pair in pairs])
+
+
+def measure_ranked(questions: Sequence[Ranked], orders: Sequence[np.ndarray]) -> DevScores:
+    """As `measure`, of questions that are ranked already; `orders` are the rows that are served for
+    each."""
+
+    def names(rankings: Iterable[Iterable[int]]) -> list[list[str]]:
+        return [[str(row) for row in ranking] for ranking in rankings]
+
+    dense = names(question.candidates.dense[0][:10] for question in questions)
+    gold = [set(rows) for rows in names(question.gold for question in questions)]
+    return _scores(names(order[:10] for order in orders), dense, gold)
+
+
+def _scores(
+    served: Sequence[list[str]], dense: Sequence[list[str]], gold: Sequence[set[str]]
+) -> DevScores:
+    served_rows, dense_rows = (
+        [score_ranking(ranking, own) for ranking, own in zip(rankings, gold, strict=True)]
+        for rankings in (served, dense)
+    )
+    return DevScores(
+        np.array([row[DECIDING_RETRIEVAL] for row in served_rows], float),
+        np.array([row[DECIDING_RETRIEVAL] for row in dense_rows], float),
+        np.array([row[RANK] for row in served_rows], float),
+    )
 
 
 def with_ranker(scores: DevScores, rows: Sequence[Mapping[str, float]]) -> DevScores:

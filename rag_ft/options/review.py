@@ -1,4 +1,4 @@
-"""The arguments of the commands with which people decide on pairs."""
+"""The arguments of the commands with which people decide on pairs. Imports nothing heavy."""
 
 from __future__ import annotations
 

@@ -1,0 +1,91 @@
+"""forgotten.json of a run: which documents no ingest takes again, and what was trained on them.
+
+A document is known by hashes alone: of its text without white space, and of its file. No name and
+no text stands there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import unicodedata
+from collections.abc import Container, Mapping
+from pathlib import Path
+from typing import Any
+
+from rag_ft.done_files import Plan, read_plan
+from rag_ft.errors import DataError
+from rag_ft.evaluation.components import COMPONENTS, Component
+from rag_ft.run_dir import RunDir
+from rag_ft.storage import file_sha256, now, write_text
+
+FORGOTTEN = "forgotten"  # the reason of a reject of ingest
+# {component: fingerprints of its trainings, in all versions}
+Trained = Mapping[str, list[str]]
+
+
+def text_digest(text: str) -> bytes:
+    """The hash by which equal documents are known, whatever their white space."""
+    plain = " ".join(unicodedata.normalize("NFC", text).split())
+    return hashlib.sha256(plain.encode()).digest()
+
+
+class Forgotten:
+    """What a forgotten.json says; a run without one has forgotten nothing."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises DataError where the file is damaged."""
+        self._path, self.entries = path, list[dict[str, Any]]()
+        if path.exists():
+            try:
+                self.entries = json.loads(path.read_text(encoding="utf-8"))["documents"]
+                self._texts = {text for entry in self.entries for text in entry["texts"]}
+                self._files = {(size, h) for e in self.entries for size, h in e["files"]}
+            except (OSError, ValueError, LookupError, TypeError) as error:
+                raise DataError(f"{path} is damaged ({error}): correct it") from error
+
+    def has_text(self, digest: bytes) -> bool:
+        """Whether a document with this `text_digest` is not to be taken."""
+        return bool(self.entries) and digest.hex() in self._texts
+
+    def has_file(self, path: Path) -> bool:
+        """Whether a file is one whose document is not to be taken, whatever its name."""
+        try:
+            size = path.stat().st_size if self.entries else -1
+            alike = any(size == known for known, _ in self._files) if self.entries else False
+            return alike and (size, file_sha256(path)) in self._files
+        except OSError:
+            return False
+
+    def add(self, texts: list[str], files: list[tuple[int, str]], trained: Trained) -> None:
+        """Writes the list with one more document. `trained` are the trainings that it took part
+        in."""
+        entry = {"texts": texts, "files": files, "time": now(), "trained": trained}
+        content = {"documents": [*self.entries, entry]}
+        write_text(self._path, json.dumps(content, indent=1) + "\n")
+
+    def learnt(self, run_dir: RunDir) -> list[str]:
+        """The components of a version that learnt from a forgotten document: those that have not
+        been trained again since, and those whose training began with such a one."""
+        gone = {mark for e in self.entries for marks in e["trained"].values() for mark in marks}
+        return [c.name for c in COMPONENTS.values() if gone and _learnt(c, run_dir, gone)]
+
+
+def trainings(run_dir: RunDir) -> dict[str, str]:
+    """{component: fingerprint of its training} of those that were trained in a run folder."""
+    found = {c.name: _training(c, run_dir) for c in COMPONENTS.values()}
+    return {name: str(done["fingerprint"]) for name, done in found.items() if done}
+
+
+def _training(component: Component, run_dir: RunDir) -> Plan | None:
+    """The done-file of a component's training, where there is a tuned one."""
+    there = (run_dir.path / component.name).exists()
+    return read_plan(run_dir.done(component.stage)) if there else None
+
+
+def _learnt(component: Component, run_dir: RunDir, gone: Container[str]) -> bool:
+    done = _training(component, run_dir)
+    if done is None or done["fingerprint"] in gone:
+        return done is not None
+    start = done["config"].get(f"{component.stage}.advanced.start")
+    return bool(start) and _learnt(component, RunDir(Path(start).parent), gone)

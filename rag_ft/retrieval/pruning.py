@@ -1,0 +1,100 @@
+"""An index without some of its chunks, made of its own files: no model is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from rag_ft.errors import DataError
+from rag_ft.prompts.answer_prompt import chunk_text
+from rag_ft.retrieval.index_builder import (
+    lexical_context,
+    open_parts,
+    read_ids,
+    read_manifest,
+    write_manifest,
+)
+from rag_ft.retrieval.lexical import LexicalBuilder
+from rag_ft.retrieval.segments import KEYS, ChunkVectors, MadeBy, TextKeys, write_segment
+from rag_ft.retrieval.vector_file import write_vectors
+from rag_ft.schema import Chunk, ChunkContext
+from rag_ft.storage import batched, to_json, write_text
+
+_BLOCK = 1024
+_NUM_QUERIES = 256  # vectors of chunks that stand in for those of questions
+
+
+def prune_index(folder: Path, chunks: Iterable[Chunk]) -> int:
+    """Makes an index that holds nothing but these chunks: one segment, with their vectors as they
+    were, and BM25 over them. Returns how many vectors are gone.
+
+    `chunks` are all chunks that stay, in their order. The index is made beside the old one and
+    takes its place by a rename. A folder that holds no finished index is removed.
+
+    Raises:
+        DataError: the index lacks one of the chunks.
+    """
+    new, old = (folder.with_name(f"{folder.name}.{word}") for word in ("pruned", "old"))
+    if not folder.exists() and (new / "manifest.json").exists():
+        new.rename(folder)  # a killed call was between its two renames
+    for leftover in (new, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    if not (folder / "manifest.json").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        return 0
+
+    manifest = read_manifest(folder)
+    segments, rows = open_parts(folder, manifest)
+    place_of = {chunk_id: n for n, chunk_id in enumerate(read_ids(folder, manifest))}
+    new.mkdir()
+    ids, keys, digest = _read_chunks(new, chunks, manifest.context)
+    if missing := [chunk_id for chunk_id in ids if chunk_id not in place_of]:
+        raise DataError(f"the index in {folder} has no chunk {missing[0]}: index the run first")
+    kept = rows[[place_of[chunk_id] for chunk_id in ids]]
+
+    # The vectors that stay, in the order of the chunks, as one segment.
+    vectors = ChunkVectors([segment.vectors for segment in segments], kept)
+    table = np.zeros(len(kept), dtype=KEYS)
+    table["key"] = keys
+    table["cut"] = np.concatenate([segment.keys["cut"] for segment in segments])[kept]
+    about = json.loads((segments[0].folder / "segment.json").read_text(encoding="utf-8"))
+    every = np.arange(len(kept))
+    segment = write_segment(
+        new / "segments",
+        table,
+        MadeBy(**about["made_by"]),
+        partial(write_vectors, vectors=vectors, positions=every),
+        lambda: np.asarray(vectors[every[:: max(1, len(every) // _NUM_QUERIES)]]),
+    )
+    np.save(new / "rows.npy", every)
+    listed = [{"name": segment.folder.name, "num_rows": len(kept), "data": segment.data}]
+    rest = replace(manifest, num_chunks=len(kept), chunks=digest, segments=listed)
+    write_manifest(new, rest)
+
+    folder.rename(old)
+    new.rename(folder)
+    shutil.rmtree(old)
+    return sum(each.num_rows for each in segments) - len(kept)
+
+
+def _read_chunks(
+    folder: Path, chunks: Iterable[Chunk], context: ChunkContext
+) -> tuple[list[str], np.ndarray, str]:
+    """(ids, keys of the texts, sha256 of the lines); writes chunk_ids.json and lexical/."""
+    ids, keys, digest = list[str](), list[np.ndarray](), hashlib.sha256()
+    text_keys, lexical = TextKeys(), LexicalBuilder(folder)
+    for block in batched(chunks, _BLOCK):
+        ids += [chunk.id for chunk in block]
+        keys.append(text_keys.of([chunk_text(chunk, context) for chunk in block]))
+        lexical.add([chunk_text(chunk, lexical_context(context)) for chunk in block])
+        digest.update("".join(to_json(chunk) + "\n" for chunk in block).encode())
+    write_text(folder / "chunk_ids.json", json.dumps(ids, ensure_ascii=False) + "\n")
+    lexical.save(folder / "lexical")
+    return ids, np.concatenate(keys), digest.hexdigest()
