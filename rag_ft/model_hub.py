@@ -91,7 +91,8 @@ def resolve(model: str, kind: Kind) -> Path:
     if folder.suffix == ".gguf":
         raise ConfigError(
             f"{model} is a GGUF file, of another library: set {kind}.model to a folder in "
-            "safetensors, the format before it was converted"
+            "safetensors, the format before it was converted, or make it dense "
+            "(docs/how-to/small-model.md)"
         )
     if model.startswith((".", "/", "~")) or model.count("/") > 1:
         raise ConfigError(f"no such folder: {model}; set {kind}.model to a folder or a hub id")

@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 
 from rag_ft.config_loader import load_config
+from rag_ft.documents.splits import split_of
+from rag_ft.model_hub import resolve
 from rag_ft.pipeline import run_stage
+from rag_ft.storage import read_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.slow
@@ -103,6 +106,19 @@ def test_the_retriever_benchmark_tunes_and_reports(tmp_path: Path, handbook_sets
         "train_retriever.batch_size=4",
     )
     assert "covidqa_dev" in out and "recall@5" in out
+
+
+def test_the_question_writer_learns_from_the_train_documents_of_a_config_alone(
+    tmp_path: Path, handbook_sets: Path
+) -> None:
+    words = ["data/models/demo-lm", str(handbook_sets), "--to", str(tmp_path / "taught")]
+    words += ["--sets", "covidqa_train,covidqa_dev", "--train-of", "configs/demo.yaml"]
+    words += ["--work", str(tmp_path / "work"), "--threads", "1"]
+    out = run(tmp_path, "question_writer", *words, "train_generator.advanced.max_steps=2")
+    assert "tokens a second" in out and resolve(str(tmp_path / "taught"), "llm")
+    split = load_config(Path("configs/demo.yaml")).ingest
+    used = list(read_rows(tmp_path / "work" / "documents.jsonl"))
+    assert used and all(split_of(row["id"], split) == "train" for row in used)
 
 
 def test_the_ranking_benchmark_chooses_on_one_part_and_measures_on_the_other(
