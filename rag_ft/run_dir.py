@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -298,8 +297,8 @@ class RunDir:
 
     @property
     def feedback(self) -> Path:
-        """serve: {id, time, rating, comment, answer, chunk_ids, exchange} a line, append-only:
-        what people said of answers, each with the exchange it judges."""
+        """serve: {id, time, rating, comment, answer, chunk_ids, exchange} a line, append-only: what
+        people said of answers, each with the exchange it judges."""
         return self.path / "feedback.jsonl"
 
     @property
@@ -330,8 +329,7 @@ class RunDir:
     @property
     def forgotten(self) -> Path:
         """forget, in the first version: {documents: [{texts, files, time, trained}]}: hashes of
-        what no ingest takes again, and which components had learnt from it. Whoever removes an
-        entry lets the document come back."""
+        what no ingest takes again, and which components had learnt from it."""
         return self.path / "forgotten.json"
 
     @property
@@ -350,21 +348,3 @@ class RunDir:
         versions}; with a GPU also peak_gpu_memory_gb. `sources` and `outputs` hold {file: [size,
         mtime_ns, sha256]}; `result` is one hash over the files that later stages read."""
         return self.path / f"{stage}.done.json"
-
-
-@dataclass(frozen=True)
-class ShardDir(RunDir):
-    """The folder of a run, for one of several shards ("I/N") that work there at the same time."""
-
-    shard: str
-
-    def replies(self, stage: str) -> Path:
-        """A file of its own: two processes cannot append to one."""
-        return self.checkpoints(stage) / f"replies-{self.shard.replace('/', '-of-')}.jsonl"
-
-    def copy_replies(self, stage: str) -> None:
-        """The file begins with the replies that the run has."""
-        kept, own = super().replies(stage), self.replies(stage)
-        if kept.exists():
-            own.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(kept, own)

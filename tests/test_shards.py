@@ -18,11 +18,12 @@ from rag_ft.cli import main
 from rag_ft.config import Config, EngineConfig
 from rag_ft.engine import language_model
 from rag_ft.engine.language_model import Opening, SharedModel, prepare
+from rag_ft.engine.shard_dir import ShardDir
 from rag_ft.engine.shards import ShardDone
 from rag_ft.llm.factory import open_language_model
 from rag_ft.llm.interface import ChatRequest
 from rag_ft.llm.reply_cache import cached_chat
-from rag_ft.run_dir import RunDir, ShardDir
+from rag_ft.run_dir import RunDir
 from rag_ft.session import Session
 from rag_ft.stages import generate
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rag_ft.commands.arguments import config_of
 from rag_ft.config import Config
+from rag_ft.engine.shard_dir import ShardDir
 from rag_ft.errors import NotGoodEnoughError, RagFtError
 from rag_ft.evaluation.components import left_out_stages
 from rag_ft.freshness import read_done, why_stale
@@ -26,7 +27,7 @@ from rag_ft.pipeline import (
     stages_until,
     stages_with_llm,
 )
-from rag_ft.run_dir import RunDir, ShardDir
+from rag_ft.run_dir import RunDir
 from rag_ft.run_status import status
 from rag_ft.stage_table import NAMES, find_stage
 from rag_ft.storage import read_rows
