@@ -40,6 +40,8 @@ _UNSPACED = re.compile(
     r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff"
     r"\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]"
 )
+# What a scanner takes for each other.
+_SCANNED = str.maketrans("01ij58", "olllsb", "_ ")
 # Function words of English and of question templates: sharing them supports no answer.
 STOP_WORDS = """
     a about after all also an and any are as at be because been before both but by can could did do
@@ -131,6 +133,14 @@ def skeleton(text: str) -> str:
         parts = unicodedata.normalize("NFKD", text.casefold())
         text = "".join(c for c in parts if unicodedata.category(c) not in ("Mn", "Cf"))
     return " ".join(_WORD.findall(text.casefold()))
+
+
+def all_letters(text: str) -> str:
+    """The letters and digits of a text as a reader sees them, one after the other: its `skeleton`
+    without blanks, where what a scanner takes for each other is one letter. A letter of a script
+    without spaces stands three times, since it says as much as three others."""
+    letters = skeleton(text).translate(_SCANNED).replace("rn", "m").replace("vv", "w")
+    return letters if letters.isascii() else _UNSPACED.sub(lambda match: match[0] * 3, letters)
 
 
 @lru_cache(maxsize=1)

@@ -115,8 +115,8 @@ def write_chunks(run_dir: RunDir, sources: Sources, splits: list[Split]) -> tupl
         owned = sources.grams(run_dir.grams_unsplit)
         for row, split, grams in zip(rows, splits, owned, strict=True):
             # Few documents hold anything of another one: only their chunks are looked at.
-            if split != "test" and parts.touches(grams):
-                yield from parts.without(chunk_rows(row, split), leaks)
+            if split != "test" and parts.touch(grams):
+                yield from parts.without(chunk_rows(row, split), grams, leaks)
             else:
                 yield from chunk_rows(row, split)
 
@@ -183,7 +183,7 @@ class Sources:
         self, config: IngestConfig, encoder: Path, grams: BinaryIO
     ) -> Iterator[dict[str, Any]]:
         """Yields the rows of the temporary file, fills the lists meanwhile, and appends the
-        documents' 13-grams to `grams`.
+        documents' letter sequences to `grams`.
 
         Each row is a document with its chunks, both without a split. What `stored` has is not read.
         """
@@ -229,7 +229,7 @@ class Sources:
             }
 
     def grams(self, path: Path) -> Iterator[np.ndarray]:
-        """Yields the 13-grams of each document, from the file that `read` has written."""
+        """Yields the letter sequences of each document, from the file that `read` has written."""
         with path.open("rb") as stored:
             for number in self.num_grams:
                 yield np.frombuffer(stored.read(8 * number), np.uint64)
