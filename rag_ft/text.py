@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import re
@@ -40,6 +41,12 @@ _UNSPACED = re.compile(
     r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff"
     r"\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]"
 )
+# English contractions: "what's", "doesn't", with any apostrophe.
+_APOSTROPHE = r"['\u2018\u2019\u201b\u02bc\uff07]"
+_CONTRACTED = {"n": " not", "s": " is", "re": " are", "ll": " will", "ve": " have", "m": " am"}
+_CONTRACTION = re.compile(rf"(?i)n?{_APOSTROPHE}t\b|{_APOSTROPHE}(s|re|ll|ve|m)\b")
+_IRREGULAR = re.compile(rf"(?i)\b(?:can(?=not\b|{_APOSTROPHE}t\b)|won(?={_APOSTROPHE}t\b))")
+_TAG = re.compile(r"</?[A-Za-z][^<>]{0,200}>")
 # What a scanner takes for each other.
 _SCANNED = str.maketrans("01ij58", "olllsb", "_ ")
 # Function words of English and of question templates: sharing them supports no answer.
@@ -135,11 +142,27 @@ def skeleton(text: str) -> str:
     return " ".join(_WORD.findall(text.casefold()))
 
 
+def without_contractions(text: str) -> str:
+    """The text in compatibility forms, with English contractions in full: "what is" for "what's",
+    "does not"."""
+    text = _IRREGULAR.sub(_in_full, unicodedata.normalize("NFKC", text))
+    return _CONTRACTION.sub(lambda match: _CONTRACTED[(match[1] or "n").lower()], text)
+
+
+def _in_full(match: re.Match[str]) -> str:
+    return "will" if match[0].lower() == "won" else "can "
+
+
 def all_letters(text: str) -> str:
     """The letters and digits of a text as a reader sees them, one after the other: its `skeleton`
-    without blanks, where what a scanner takes for each other is one letter. A letter of a script
-    without spaces stands three times, since it says as much as three others."""
-    letters = skeleton(text).translate(_SCANNED).replace("rn", "m").replace("vv", "w")
+    without blanks and tags, where what a scanner takes for each other is one letter. A letter of a
+    script without spaces stands three times, since it says as much as three others."""
+    letters = (
+        skeleton(_TAG.sub("", html.unescape(text)))
+        .translate(_SCANNED)
+        .replace("rn", "m")
+        .replace("vv", "w")
+    )
     return letters if letters.isascii() else _UNSPACED.sub(lambda match: match[0] * 3, letters)
 
 

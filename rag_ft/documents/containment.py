@@ -29,6 +29,8 @@ LONG, LONG_WINDOW = 55, 6
 # The share of a test document's short sequences, and their number, that are a hidden document.
 # Articles about one subject share less than 0.01, the demo's letters, made from templates, 0.18.
 HIDDEN_SHARE, LEAST_HIDDEN = 0.2, 8
+# So many chunks between two parts of a hidden document are parts too, with more words changed.
+MOST_BETWEEN = 3
 # Sequences that stand in more documents than this are a template's.
 MANY_DOCUMENTS = 5
 # The letters hashed at once: 20 MB.
@@ -83,17 +85,35 @@ class TestParts:
         self, chunks: Iterable[dict[str, Any]], own: np.ndarray, rejects: list[Reject]
     ) -> Iterator[dict[str, Any]]:
         """The chunks (lines of chunks.jsonl) of a train or dev document with these sequences, but
-        those that hold a part of a test document; these become rejects, which name it."""
+        those that hold a part of a test document; these become rejects, which name it. So do those
+        between two parts of a hidden document."""
         hidden = self._hidden_in(self._places(own))
+        between: list[dict[str, Any]] = []  # since the last part of a hidden document
+        last = ""
         for chunk in chunks:
-            places = self._places(grams(chunk["text"]))
-            owners = self._owners[places]
-            shared = owners[self._long[places] | hidden[owners]]
-            if not len(shared):
-                yield chunk
+            owner = self._part(chunk["text"], hidden)
+            if owner is None:
+                between.append(chunk)
                 continue
-            owner = self._names[np.bincount(shared).argmax()]
-            rejects.append(Reject(chunk["id"], REASON, f"holds a part of {owner}"))
+            if last != owner or len(between) > MOST_BETWEEN:
+                yield from between
+            else:
+                rejects += (_reject(passed, owner) for passed in between)
+            rejects.append(_reject(chunk, owner))
+            between, last = [], owner if hidden.any() else ""
+        yield from between
+
+    def _part(self, text: str, hidden: np.ndarray) -> str | None:
+        """The test document that a chunk holds a part of. Of those that are hidden in its document
+        it may be any part."""
+        places = self._places(grams(text))
+        owners = self._owners[places]
+        shared = owners[self._long[places] | hidden[owners]]
+        return self._names[np.bincount(shared).argmax()] if len(shared) else None
+
+
+def _reject(chunk: dict[str, Any], owner: str) -> Reject:
+    return Reject(chunk["id"], REASON, f"holds a part of {owner}")
 
 
 def grams(text: str) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections.abc import Iterable
 
 from rag_ft.config import IngestConfig
@@ -17,6 +18,12 @@ def hash_share(document_id: str) -> float:
     So the split of a document stays the same when others are added or removed.
     """
     return int.from_bytes(hashlib.sha256(document_id.encode()).digest()[:6], "big") / 2**48
+
+
+def text_digest(text: str) -> bytes:
+    """A hash of the words of a text; two files with one digest are copies."""
+    plain = " ".join(unicodedata.normalize("NFC", text).split())
+    return hashlib.sha256(plain.encode()).digest()
 
 
 def split_of(document_id: str, config: IngestConfig) -> Split:

@@ -10,10 +10,8 @@ An update takes over the documents of unchanged files, and every known document 
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import logging
-import unicodedata
 from collections import Counter
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, field, replace
@@ -29,7 +27,7 @@ from rag_ft.documents.containment import TestParts
 from rag_ft.documents.discovery import RawDocument, find_files, free_id
 from rag_ft.documents.near_duplicates import groups, least_estimate
 from rag_ft.documents.prepare import Prepared, limits_of, prepare_all, prepare_settings
-from rag_ft.documents.splits import split_of, strictest
+from rag_ft.documents.splits import split_of, strictest, text_digest
 from rag_ft.documents.stored import StoredDocuments
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.model_hub import resolve
@@ -255,8 +253,7 @@ class Sources:
     def add(self, found: RawDocument) -> RawDocument | Reject:
         """Returns the document with an id that is unique, or why it is rejected."""
         document = replace(found, id=free_id(found, self.by_id))
-        plain = " ".join(unicodedata.normalize("NFC", document.text).split())
-        digest = hashlib.sha256(plain.encode()).digest()
+        digest = text_digest(document.text)
         first = self.by_text.get(digest)
         if first is not None:
             # The copy is dropped, but its split counts: no text of the test split is trained on.
@@ -276,8 +273,8 @@ class Sources:
         self.by_id[document.id] = document.where
         self.by_text[digest] = len(self.ids)
         self.ids.append(document.id)
-        known = self.stored.splits if self.stored else {}
-        self.fixed.append(document.split or known.get(document.id))
+        known = self.stored.split_of(document.id, digest) if self.stored else None
+        self.fixed.append(document.split or known)
         return document
 
 
