@@ -10,7 +10,7 @@ import string
 import unicodedata
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
 # Names of environment variables that hold secrets, and how long a secret is at least.
@@ -108,7 +108,24 @@ def without_punctuation(text: str) -> str:
 
 def composed(text: str) -> str:
     """The text in composed characters (NFC): an accent is part of its letter."""
-    return text if text.isascii() else unicodedata.normalize("NFC", text)
+    return in_form("NFC", text)
+
+
+def in_form(form: Literal["NFC", "NFD", "NFKC", "NFKD"], text: str) -> str:
+    """The text in a normal form of Unicode, in linear time.
+
+    Ordering the marks after one letter takes quadratic time, 20 seconds for 200 KB of them. After
+    30 marks a joiner ends the order (Unicode's Stream-Safe Text Format, UAX 15).
+    """
+    if text.isascii():
+        return text
+    return unicodedata.normalize(form, _many_marks().sub("\\g<0>\u034f", text))
+
+
+@lru_cache(maxsize=1)
+def _many_marks() -> re.Pattern[str]:
+    marks = "".join(chr(n) for n in range(0x300, 0x1E94B) if unicodedata.combining(chr(n)))
+    return re.compile(f"[{marks}]{{30}}(?=[{marks}])")
 
 
 def single_spaced(text: str) -> str:
@@ -125,7 +142,7 @@ def excerpt(text: str, length: int = 160) -> str:
 def normalise_question(text: str) -> str:
     """Letters and digits only, compatibility forms unified, lower case, single spaces: two
     spellings of one question become equal."""
-    kept = (c if c.isalnum() else " " for c in unicodedata.normalize("NFKC", text).casefold())
+    kept = (c if c.isalnum() else " " for c in in_form("NFKC", text).casefold())
     return " ".join("".join(kept).split())
 
 
@@ -136,8 +153,8 @@ def skeleton(text: str) -> str:
     Two texts that a writer could pass off as different ones become equal.
     """
     if not text.isascii():
-        text = unicodedata.normalize("NFKC", text).translate(_look_alikes())
-        parts = unicodedata.normalize("NFKD", text.casefold())
+        text = in_form("NFKC", text).translate(_look_alikes())
+        parts = in_form("NFKD", text.casefold())
         text = "".join(c for c in parts if unicodedata.category(c) not in ("Mn", "Cf"))
     return " ".join(_WORD.findall(text.casefold()))
 
@@ -145,7 +162,7 @@ def skeleton(text: str) -> str:
 def without_contractions(text: str) -> str:
     """The text in compatibility forms, with English contractions in full: "what is" for "what's",
     "does not"."""
-    text = _IRREGULAR.sub(_in_full, unicodedata.normalize("NFKC", text))
+    text = _IRREGULAR.sub(_in_full, in_form("NFKC", text))
     return _CONTRACTION.sub(lambda match: _CONTRACTED[(match[1] or "n").lower()], text)
 
 

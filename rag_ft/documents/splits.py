@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import unicodedata
 from collections.abc import Iterable
 
 from rag_ft.config import IngestConfig
 from rag_ft.schema import Split
+from rag_ft.text import composed
 
 _STRICTEST_FIRST: tuple[Split, ...] = ("test", "dev", "train")
 
@@ -22,7 +22,7 @@ def hash_share(document_id: str) -> float:
 
 def text_digest(text: str) -> bytes:
     """A hash of the words of a text; two files with one digest are copies."""
-    plain = " ".join(unicodedata.normalize("NFC", text).split())
+    plain = " ".join(composed(text).split())
     return hashlib.sha256(plain.encode()).digest()
 
 
