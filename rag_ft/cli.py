@@ -27,6 +27,9 @@ SYSTEM_ERRORS = {
     errno.EACCES,
     errno.EPERM,
     errno.EIO,
+    errno.ENAMETOOLONG,
+    errno.ENOTDIR,
+    errno.ELOOP,
 }
 FORCE_HELP = "run it again even if it is up to date; replies of a language model are reused"
 RETRY_HELP = "ask again for the pairs that were lost to errors of the server, and only for those"
