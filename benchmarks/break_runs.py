@@ -76,38 +76,32 @@ def differing(found: dict[str, str], wanted: dict[str, str]) -> list[str]:
 
 
 def kills(bench: Bench, count: int, seed: int) -> dict[str, Any]:
-    """Kills `rag-ft run` at random, again and again, until each run is finished."""
-    draw, wanted = random.Random(seed), contents(bench.before("end"))
-    begin = time.monotonic()
-    bench.at(NAMES[0])
-    bench.command("run")
-    whole = time.monotonic() - begin
+    """Kills a stage up to four times at random moments, lets it finish, and compares all files;
+    then the next stage, until `count` kills are done."""
+    draw = random.Random(seed)
     by_stage: Counter[str] = Counter()
     wrong: list[str] = []
-    finished, killed = 0, 0
-    bench.at(NAMES[0])
-    while True:
-        # The last run may end.
-        limit = draw.uniform(0, whole / 8) if killed < count else tiny_run.SECONDS
-        ended = bench.command("run", limit=limit)
-        if ended.code == tiny_run.LIMIT_CODE:
-            killed += 1
-            named = [line for line in ended.err.splitlines() if line.startswith("[")]
-            by_stage[named[-1][1:].split("]")[0] if named else "start"] += 1
-            continue
+    finished = 0
+    needed = {stage: 2.0 for stage in NAMES}  # seconds, as they turn out
+    while by_stage.total() < count:
+        stage = NAMES[finished % len(NAMES)]
+        wanted = contents(bench.before([*NAMES[1:], "end"][finished % len(NAMES)]))
+        bench.at(stage)
+        for _ in range(min(draw.randrange(1, 5), count - by_stage.total())):
+            limit = draw.uniform(0, needed[stage])
+            ended = bench.command(stage, limit=limit)
+            by_stage[stage] += ended.code == tiny_run.LIMIT_CODE
+        ended = bench.command(stage)
+        needed[stage] = max(ended.seconds, needed[stage] / 2)
         finished += 1
         changed = differing(contents(bench.run), wanted)
         if ended.code or changed:
-            wrong.append(f"run {finished}: exit {ended.code} {ended.told} {changed[:6]}")
-        if killed >= count:
-            break
-        bench.at(NAMES[0])
+            wrong.append(f"{stage}: exit {ended.code} {ended.told} {changed[:6]}")
     return {
-        "kills": killed,
+        "kills": by_stage.total(),
         "in_stage": dict(by_stage),
-        "finished_runs": finished,
-        "files_compared": len(wanted),
-        "seconds_of_an_undisturbed_run": round(whole, 1),
+        "finished_stages": finished,
+        "files_of_a_finished_run": len(contents(bench.before("end"))),
         "wrong": wrong,
     }
 
