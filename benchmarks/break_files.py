@@ -3,7 +3,6 @@ a terminal, a page, a prompt, a table or another folder."""
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import json
 import re
@@ -37,9 +36,10 @@ def mutated(count: int) -> dict[str, Any]:
         write_hostile(folder / "hostile")
         for path in (folder / "hostile").iterdir():
             # Special files have no bytes to change, and large ones are bombs already.
-            if path.is_symlink() or not path.is_file() or path.stat().st_size > 200_000:
-                with contextlib.suppress(OSError):
-                    path.unlink()
+            if path.is_dir() and not path.is_symlink():
+                path.rmdir()
+            elif path.is_symlink() or not path.is_file() or path.stat().st_size > 200_000:
+                path.unlink()
         return documents_benchmark.damage(folder, count)
 
 

@@ -171,36 +171,35 @@ def read_only(run: Path) -> None:
         path.chmod(0o555 if path.is_dir() else 0o444)
 
 
-def shortages(bench: Bench) -> dict[str, Any]:
-    """A full disk, little memory and a read-only folder in each stage: one line, and the next run
-    continues."""
-    cases: list[tuple[str, Callable[[], None]]] = [
+def shortages(bench: Bench, count: int, seed: int) -> dict[str, Any]:
+    """A full disk, little memory and a read-only folder in each stage, `count` of all cases: one
+    line, and the next run continues."""
+    kinds: list[tuple[str, Callable[[], None]]] = [
         *((f"disk full after {n} bytes", full_disk(n)) for n in DISK_BYTES),
-        *((f"{n} MB of memory", little_memory(n)) for n in MEMORY_MB),
+        *((f"memory of {n} MB more", little_memory(n)) for n in MEMORY_MB),
         ("read-only folder", as_nobody),
     ]
+    stages = list(zip(NAMES, [*NAMES[1:], "end"], strict=True))
+    cases = [(*names, *kind) for kind in kinds for names in stages]
     outcomes: Counter[str] = Counter()
     wrong: list[str] = []
-    for stage, following in zip(NAMES, [*NAMES[1:], "end"], strict=True):
-        wanted = contents(bench.before(following))
-        for name, before in cases:
+    for stage, following, name, before in random.Random(seed).sample(cases, min(count, len(cases))):
+        bench.at(stage)
+        if before is as_nobody:
+            read_only(bench.run)
+        ended = bench.command(stage, before=before)
+        if before is as_nobody:
             bench.at(stage)
-            if name == "read-only folder":
-                read_only(bench.run)
-            ended = bench.command(stage, before=before)
-            if name == "read-only folder":
-                bench.at(stage)
-            kind = name.split(" ")[0] if "MB" not in name else "memory"
-            outcomes[f"{kind}: {'ended well' if ended.code == 0 else 'one line'}"] += 1
-            problem = badly_told(ended)
-            again = bench.command(stage)
-            changed = differing(contents(bench.run), wanted)
-            if problem or again.code or changed:
-                wrong.append(
-                    f"{stage}, {name}: exit {ended.code} {problem} {ended.told!r}; then "
-                    f"{again.code} {again.told if again.code else ''} {changed[:4]}"
-                )
-    return {"outcomes": dict(outcomes), "wrong": wrong}
+        end = "ended well" if ended.code == 0 else "ended with one line"
+        outcomes[f"{name.split(' ')[0]}: {end}"] += 1
+        problem, again = badly_told(ended), bench.command(stage)
+        changed = differing(contents(bench.run), contents(bench.before(following)))
+        if problem or again.code or changed:
+            wrong.append(
+                f"{stage}, {name}: exit {ended.code} {problem} {ended.told!r}; then "
+                f"{again.code} {again.told if again.code else ''} {changed[:4]}"
+            )
+    return {"cases": outcomes.total(), "outcomes": dict(outcomes), "wrong": wrong}
 
 
 def badly_told(ended: Ended) -> str:

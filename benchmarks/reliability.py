@@ -6,7 +6,7 @@
     python benchmarks/reliability.py kills [--count 200]      # kill -9 in all stages
     python benchmarks/reliability.py together [--count 60]    # two commands on one run folder
     python benchmarks/reliability.py damage [--count 500]     # files of a finished run
-    python benchmarks/reliability.py shortages                # disk, memory, right to write
+    python benchmarks/reliability.py shortages [--count 72]   # disk, memory, right to write
 
 All draws follow `--seed`. Runs have tiny real models, made here; their commands are forks of this
 process, so only Linux and macOS can run it. Each prints what it found and writes
@@ -24,7 +24,14 @@ from typing import Any
 import tiny_run  # first: it sets what libraries read when they are imported
 from hardware import processor, write_result
 
-COUNTS = {"files": 500, "server": 2000, "kills": 200, "together": 60, "damage": 500}
+COUNTS = {
+    "files": 500,
+    "server": 2000,
+    "kills": 200,
+    "together": 60,
+    "damage": 500,
+    "shortages": 72,
+}
 FAULTY_SHARE = 0.3
 CHUNK_TOKENS = (25, 60, 200)
 
@@ -32,7 +39,7 @@ CHUNK_TOKENS = (25, 60, 200)
 def main() -> int:
     """Runs one part."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("what", choices=["leakage", *COUNTS, "shortages"])
+    parser.add_argument("what", choices=["leakage", *COUNTS])
     parser.add_argument("--count", type=int, help="how often; the default is in the docs")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--encoder", help="leakage: instead of a tiny one")
@@ -73,11 +80,10 @@ def measured(what: str, count: int, seed: int, work: Path, encoder: str | None) 
         tiny_run.import_libraries()
     else:
         bench = break_runs.make_bench(work)
-    if what == "shortages":
-        return break_runs.shortages(bench)
     parts = {
         "kills": break_runs.kills,
         "together": break_runs.together,
+        "shortages": break_runs.shortages,
         "damage": break_damage.damage,
     }
     return parts[what](bench, count, seed)
