@@ -20,8 +20,9 @@ from tiny_run import Ended, command, contents, copy
 from rag_ft.stage_table import NAMES
 
 NOBODY = 65534
-# A file may grow to so many bytes, then the disk is full; and megabytes beyond those in use.
-DISK_BYTES = (0, 300, 4096, 40_000)
+# A file may grow to so many bytes, then the disk is full (what a command prints goes to a file
+# too); and megabytes beyond those in use.
+DISK_BYTES = (3000, 8000, 40_000, 200_000)
 MEMORY_MB = (2, 20, 80, 250)
 
 

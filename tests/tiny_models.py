@@ -58,6 +58,12 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
         "Lfm2Config",
         LONG | {"layer_types": ["conv", "full_attention"]},
     ),
+    "gptoss": (
+        "GptOssForCausalLM",
+        "GptOssConfig",
+        LONG
+        | {"head_dim": 16, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 64},
+    ),
     "granite": ("GraniteForCausalLM", "GraniteConfig", LONG | {"logits_scaling": 4.0}),
     "gemma3": (
         "Gemma3ForConditionalGeneration",
