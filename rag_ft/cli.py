@@ -87,7 +87,8 @@ def machine_error(error: BaseException) -> str | None:
             f"out of memory ({text[:200] or type(error).__name__}): end other programs, or lower "
             "batch sizes and settings in tokens; run the same command again to continue"
         )
-    if re.search(r"No space left on device|os error 28|Disk quota exceeded", text):
+    no_disk = r"No space left on device|Disk quota exceeded|File too large|os error (?:27|28|122)\b"
+    if re.search(no_disk, text):
         return f"{text[:300]}; free some space and run the same command again to continue"
     return None
 

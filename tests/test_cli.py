@@ -130,6 +130,7 @@ def test_a_missing_vllm_is_told_before_anything_runs(
         (MemoryError(), "out of memory"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "out of mem"),
         (ImportError("_x.so: failed to map segment from shared object"), "out of memory"),
+        (ValueError("serializing: I/O error: File too large (os error 27)"), "free some space"),
         (RuntimeError("Error in write: No space left on device"), "free some space"),
     ],
 )
