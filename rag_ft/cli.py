@@ -20,15 +20,8 @@ from rag_ft.terminal import SafeFormatter, note
 from rag_ft.version import __version__
 
 # What the machine refuses and the user can repair. Any other OSError is a defect of rag_ft.
-SYSTEM_ERRORS = {
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-    errno.EROFS,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EIO,
-}
+SYSTEM_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+SYSTEM_ERRORS |= {errno.EIO, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP}
 FORCE_HELP = "run it again even if it is up to date; replies of a language model are reused"
 RETRY_HELP = "ask again for the pairs that were lost to errors of the server, and only for those"
 UPDATE_HELP = "take documents that were added, changed or removed; the rest stays as it is"
@@ -89,12 +82,14 @@ def machine_error(error: BaseException) -> str | None:
     """A line for a full disk or full memory that another library reports in words of its own; None
     for any other error."""
     text = " ".join(str(error).split())
-    if isinstance(error, MemoryError) or re.search(r"out of memory|can't allocate memory", text):
+    no_memory = r"out of memory|(?i:can(?:'t|not) allocate memory)|failed to map segment"
+    if isinstance(error, MemoryError) or re.search(no_memory, text):
         return (
             f"out of memory ({text[:200] or type(error).__name__}): end other programs, or lower "
             "batch sizes and settings in tokens; run the same command again to continue"
         )
-    if re.search(r"No space left on device|os error 28|Disk quota exceeded", text):
+    no_disk = r"No space left on device|Disk quota exceeded|File too large|os error (?:27|28|122)\b"
+    if re.search(no_disk, text):
         return f"{text[:300]}; free some space and run the same command again to continue"
     return None
 

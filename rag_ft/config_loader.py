@@ -10,6 +10,7 @@ import copy
 import difflib
 import json
 import logging
+import math
 import re
 import reprlib
 from collections.abc import Iterator, Sequence
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 
 # What a text that is no YAML raises, also 3,000 nested brackets or a number of 5,000 digits.
 YAML_ERRORS = (yaml.YAMLError, ValueError, RecursionError, OverflowError)
+MAX_VALUES = 100_000
 MAX_SHOWN = 200  # characters of a value in an error message
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 2, MAX_SHOWN, MAX_SHOWN, 40
@@ -122,8 +124,27 @@ class _UniqueKeys(yaml.SafeLoader):
 
 def load_yaml(text: str) -> Any:
     """The value of a YAML text. Raises one of YAML_ERRORS where it is none, also where a key of a
-    mapping stands twice."""
-    return yaml.load(text, Loader=_UniqueKeys)
+    mapping stands twice, or aliases stand for more than MAX_VALUES values."""
+    loader = _UniqueKeys(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _num_values(node, {}) > MAX_VALUES:
+            raise ValueError(f"its aliases stand for more than {MAX_VALUES} values")
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _num_values(node: yaml.Node, known: dict[int, float]) -> float:
+    """How many values a node stands for: an alias counts as all that it names."""
+    if id(node) not in known:
+        known[id(node)] = math.inf  # of a node that holds itself
+        parts = node.value if isinstance(node, yaml.CollectionNode) else ()
+        inner = (part for pair in parts for part in (pair if isinstance(pair, tuple) else (pair,)))
+        known[id(node)] = 1 + sum(_num_values(part, known) for part in inner)
+    return known[id(node)]
 
 
 def _shown(value: Any) -> str:

@@ -5,6 +5,8 @@ Speed with random weights is that of real ones of the same shape; of quality it 
 check runs in a process of its own (a CUDA error or memory that is kept ends with it), its failure
 is written down and the others go on; results are written after each. `--tiny` shrinks all shapes,
 to see on a CPU that the script works.
+
+The paths of gpu_paths.py are commands on a run with tiny models: whether they run at all.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from pathlib import Path
 
 import torch
 from gpu_checks import CHECKS, GPU, ROOT, Row
+from gpu_paths import PATHS
 
 from rag_ft.errors import first_line
 from rag_ft.pipeline import PACKAGES, versions
@@ -35,8 +38,9 @@ def main() -> None:
         print(ROW + json.dumps(_checked(args.only, args.tiny)), flush=True)
         return
     rows: list[Row] = []
-    for name in CHECKS:
-        if name not in args.skip.split(","):
+    skipped = args.skip.split(",")
+    for name in (*CHECKS, *PATHS):
+        if name not in skipped and not (name in PATHS and "paths" in skipped):
             rows.append(_in_own_process(name, args.tiny))
             path = write_results(rows, args.tiny, args.out)
     print(path.with_suffix(".md").read_text(encoding="utf-8") if rows else "every check is skipped")
@@ -86,7 +90,8 @@ def _in_own_process(name: str, tiny: bool) -> Row:
 def _checked(name: str, tiny: bool) -> Row:
     try:
         with tempfile.TemporaryDirectory(prefix="gpu-check-", ignore_cleanup_errors=True) as work:
-            return {"check": name, **CHECKS[name](tiny, Path(work))}
+            check = CHECKS[name] if name in CHECKS else lambda _, folder: PATHS[name](folder)
+            return {"check": name, **check(tiny, Path(work))}
     except Exception as error:
         traceback.print_exc()
         return {"check": name, "error": f"{type(error).__name__}: {first_line(error)}"}
@@ -103,9 +108,13 @@ def _arguments() -> argparse.Namespace:
         "--tiny", action="store_true", help="small shapes: shows on a CPU that the script works"
     )
     parser.add_argument(
-        "--only", choices=list(CHECKS), help="one check in this process; prints its row as JSON"
+        "--only",
+        choices=[*CHECKS, *PATHS],
+        help="one check in this process; prints its row as JSON",
     )
-    parser.add_argument("--skip", default="", help="checks to leave out, comma-separated")
+    parser.add_argument(
+        "--skip", default="", help="checks to leave out, comma-separated; paths: all of those"
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results")
     return parser.parse_args()
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Measures every hot loop on this machine's GPU, with random weights of true shapes (no hub needed), runs the demo on it,
+# Measures every hot loop on this machine's GPU, with random weights of true shapes (no hub needed), runs every path that needs a GPU and the demo on it,
 # and writes benchmarks/results/gpu-<device>-<date>.{json,md}.   scripts/gpu_check.sh [--tiny] [--skip demo,sft-8b,...]
 set -eu
 cd "$(dirname "$0")/.."

@@ -26,110 +26,22 @@ from rag_ft.run_dir import RunDir
 os.fsync = lambda _: None
 
 ROOT = Path(__file__).parent.parent
-CHAT_TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 
 
 @pytest.fixture(scope="session")
 def tiny_lm_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random two-layer Llama with a byte-level tokenizer, a chat template and eos
-    `<|im_end|>`."""
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    """See `tiny_models.save_tiny_lm`."""
+    from tiny_models import save_tiny_lm
 
-    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    vocabulary = {
-        token: i for i, token in enumerate(specials + sorted(pre_tokenizers.ByteLevel.alphabet()))
-    }
-    tokenizer = Tokenizer(models.BPE(vocabulary, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(specials)
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token=specials[2], pad_token=specials[0]
-    )
-    fast.chat_template = CHAT_TEMPLATE
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=2048,
-        tie_word_embeddings=True,
-        eos_token_id=2,
-        pad_token_id=0,
-        bos_token_id=None,
-    )
-    folder = tmp_path_factory.mktemp("tiny-lm")
-    LlamaForCausalLM(config).save_pretrained(folder)
-    fast.save_pretrained(folder)
-    return folder
+    return save_tiny_lm(tmp_path_factory.mktemp("tiny-lm"))
 
 
 @pytest.fixture(scope="session")
 def tiny_encoder_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random one-layer BERT as a SentenceTransformer with mean pooling and a character-level
-    WordPiece."""
-    import string
+    """See `tiny_models.save_tiny_encoder`."""
+    from tiny_models import save_tiny_encoder
 
-    import torch
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
-    from transformers import BertConfig, BertModel, BertTokenizerFast
-
-    base = tmp_path_factory.mktemp("tiny-bert")
-    characters = string.ascii_lowercase + string.digits + string.punctuation
-    words = [
-        "the",
-        "of",
-        "is",
-        "a",
-        "in",
-        "and",
-        "for",
-        "at",
-        "by",
-        "to",
-        "on",
-        "what",
-        "who",
-        "when",
-        "how",
-        "where",
-    ]
-    tokens = [
-        "[PAD]",
-        "[UNK]",
-        "[CLS]",
-        "[SEP]",
-        "[MASK]",
-        *characters,
-        *(f"##{c}" for c in characters),
-    ]
-    vocabulary = {token: i for i, token in enumerate(dict.fromkeys([*tokens, *words]))}
-    tokenizer = BertTokenizerFast(vocab=vocabulary, do_lower_case=True)
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=512,
-    )
-    BertModel(config).save_pretrained(base)
-    tokenizer.save_pretrained(base)
-    transformer = Transformer(str(base), max_seq_length=256)
-    modules = [transformer, Pooling(32, "mean"), Normalize()]
-    folder = tmp_path_factory.mktemp("tiny-encoder")
-    SentenceTransformer(modules=modules, device="cpu").save(str(folder))
-    return folder
+    return save_tiny_encoder(tmp_path_factory.mktemp("tiny-encoder"))
 
 
 @pytest.fixture

@@ -71,6 +71,11 @@ def handbook_sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("scale", ["ladder", "--chunks", "12000"], "ivf_pq"),
         ("documents", ["files", "data/handbook"], "'read': "),
         ("documents", ["damage", "data/handbook", "--copies", "20"], "slowest"),
+        ("reliability", ["leakage"], "documents_by_chunk_tokens"),
+        ("reliability", ["server", "--count", "60"], "kinds_of_faults"),
+        ("reliability", ["kills", "--count", "6"], "files_of_a_finished_run"),
+        ("reliability", ["together", "--count", "2"], "one got a line"),
+        ("reliability", ["damage", "--count", "10"], "refused in one line"),
     ],
 )
 def test_a_benchmark_runs_and_writes_its_result(

@@ -129,6 +129,8 @@ def test_a_missing_vllm_is_told_before_anything_runs(
     [
         (MemoryError(), "out of memory"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "out of mem"),
+        (ImportError("_x.so: failed to map segment from shared object"), "out of memory"),
+        (ValueError("serializing: I/O error: File too large (os error 27)"), "free some space"),
         (RuntimeError("Error in write: No space left on device"), "free some space"),
     ],
 )
@@ -147,3 +149,13 @@ def test_a_full_machine_is_one_line(
     assert main(["env"]) == 1
     text = capsys.readouterr().err
     assert told in text and text.count("\n") == 1
+
+
+def test_a_path_that_is_too_long_for_the_system_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "long.yaml"
+    path.write_text(f"run:\n  dir: {'a' * 5000}\n")
+    assert main(["status", str(path)]) == 1
+    text = capsys.readouterr().err
+    assert "File name too long" in text and text.count("\n") == 1

@@ -44,6 +44,35 @@ def test_a_value_of_nested_aliases_is_shown_in_short(tmp_path: Path) -> None:
     assert len(str(error.value)) < 5000
 
 
+@pytest.mark.parametrize("text", ["run: &r\n  dir: *r\n", "ingest:\n  sources: &s [*s]\n"])
+def test_a_value_that_holds_itself_is_refused(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="aliases stand for more than"):
+        load_config(path)
+
+
+def test_two_equal_alias_bombs_at_an_old_and_a_new_name_end_at_once(tmp_path: Path) -> None:
+    lines = []
+    for name in "ab":
+        lines.append(f"{name}0: &{name}0 [x, x, x, x, x, x, x, x, x]")
+        lines += [
+            f"{name}{n}: &{name}{n} [{', '.join([f'*{name}{n - 1}'] * 9)}]" for n in range(1, 12)
+        ]
+    path = tmp_path / "run.yaml"
+    path.write_text("\n".join([*lines, "run: {dtype: *a11}", "llm: {dtype: *b11}", ""]))
+    with pytest.raises(ConfigError, match="aliases stand for more than"):
+        load_config(path)
+
+
+@pytest.mark.parametrize("text", ["a\0b", "a\ud800"])
+def test_a_path_that_no_file_can_have_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"run\.dir"):
+        make_config({"run": {"dir": text}})
+    with pytest.raises(ConfigError, match=r"ingest\.sources"):
+        make_config({"ingest": {"sources": [text]}})
+
+
 def test_no_number_is_endless() -> None:
     """Every numeric setting has a range: neither infinity nor a number beyond reason passes."""
     for name, value in flat(make_config({})).items():

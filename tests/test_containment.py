@@ -5,8 +5,10 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import numpy as np
 import pytest
 
+from rag_ft.documents import containment
 from rag_ft.documents.containment import MANY_DOCUMENTS, REASON, TestParts, grams
 from rag_ft.schema import Document, Reject
 
@@ -38,13 +40,14 @@ def left_out(test_text: str, train_text: str, others: int = 3) -> list[str]:
     test, train = document("test", test_text, "test"), document("train", train_text, "train")
     more = [document(f"other{n}", prose(100 + n), "train") for n in range(others)]
     parts, rejects = parts_of([test, train, *more]), list[Reject]()
-    kept = list(parts.without(chunks_of(train), rejects))
-    assert parts.touches(grams(train.text)) == bool(rejects)
+    kept = list(parts.without(chunks_of(train), grams(train.text), rejects))
+    assert parts.touch(grams(train.text)) == bool(rejects)
     assert len(kept) + len(rejects) == len(chunks_of(train))
+    assert kept == [c for c in chunks_of(train) if c["id"] not in {r.item for r in rejects}]
     assert all(reject.reason == REASON and "test" in reject.detail for reject in rejects)
-    assert list(parts.without(chunks_of(test), rejects)) == chunks_of(test)
     for other in more:
-        assert list(parts.without(chunks_of(other), rejects)) == chunks_of(other)
+        assert not parts.touch(grams(other.text))
+        assert list(parts.without(chunks_of(other), grams(other.text), rejects)) == chunks_of(other)
     return [reject.item for reject in rejects]
 
 
@@ -76,14 +79,48 @@ def test_a_test_document_inside_a_longer_train_document_is_found(how: str) -> No
     assert left_out(test, f"{prose(2, 180)} {prose(3, 180)}") == []
 
 
+def test_sentences_in_another_order_are_found_where_a_document_is_hidden() -> None:
+    sentences = [prose(n, 8) for n in range(50, 74)]
+    hidden = random.Random(1).sample(sentences, len(sentences))
+    found = left_out(" ".join(sentences), f"{prose(2, 180)} {' '.join(hidden)} {prose(3, 180)}")
+    assert set(found) >= {f"train#{n}" for n in range(3, 6)} and "train#0" not in found
+    # A fifth of it is not hidden: no 60 letters in a row are equal.
+    few = " ".join(hidden[:4:2])
+    assert left_out(" ".join(sentences), f"{prose(2, 180)} {few} {prose(3, 180)}") == []
+
+
+def test_a_changed_chunk_between_two_parts_of_a_hidden_document_is_left_out() -> None:
+    test = prose(1)
+    words = test.split()
+    garbled = " ".join(word[::-1] for word in words[60:75])
+    train = " ".join([*words[:60], garbled, *words[75:]])
+    owner = document("train", train, "train")
+    parts, rejects = parts_of([document("test", test, "test"), owner]), list[Reject]()
+    assert list(parts.without(chunks_of(owner, 15), grams(train), rejects)) == []
+    assert len(rejects) == 8
+
+
+def test_scripts_without_spaces_are_compared_too() -> None:
+    text = "路德的著作广为流传早在一五一九年就传到了法国英格兰和意大利学生们涌入去听演讲"
+    assert left_out(prose(4) + text, f"{prose(2)} {text} {prose(3)}")
+
+
+def test_a_long_text_is_hashed_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = grams(prose(1, 400))
+    monkeypatch.setattr(containment, "BLOCK_LETTERS", 700)
+    in_blocks = grams(prose(1, 400))
+    assert set(whole.tolist()) <= set(in_blocks.tolist())
+    assert len(in_blocks) <= 1.1 * len(whole) and np.all(np.diff(in_blocks.astype(object)) > 0)
+
+
 def test_what_stands_in_many_documents_is_a_template() -> None:
     licence = prose(9, 40)
     texts = [f"{licence} {prose(n)}" for n in range(20, 20 + MANY_DOCUMENTS + 2)]
     documents = [document(f"d{n}", t, "train" if n else "test") for n, t in enumerate(texts)]
     parts = parts_of(documents)
-    assert parts.find(licence) == (0.0, "") and parts.find(texts[0])[0] > 0.3
+    assert not parts.touch(grams(licence)) and parts.touch(grams(texts[0]))
 
 
 def test_no_test_document_and_short_texts_have_no_parts() -> None:
     parts = parts_of([document("a", prose(1), "train")])
-    assert parts.find(prose(1)) == (0.0, "") and len(grams("only a few words")) == 0
+    assert not parts.touch(grams(prose(1))) and len(grams("a few words")) == 0

@@ -73,6 +73,19 @@ def test_vectors_are_those_of_sentence_transformers(family: str, pad: bool, tmp_
     assert np.abs(encoder.encode_chunks(TEXTS) - wanted).max() < 1e-5
 
 
+@pytest.mark.parametrize("name", ["document", "passage"])
+def test_the_filled_prompt_of_documents_is_used_whatever_its_name(
+    name: str, tmp_path: Path
+) -> None:
+    prompts = {"query": "query: ", "document": "", name: "text: "}
+    folder = make_encoder("bert", tmp_path / "encoder", prompts=prompts)
+    plain = SentenceTransformer(str(folder), device="cpu")
+    wanted = plain.encode_document(TEXTS, prompt_name=name, normalize_embeddings=True)
+    without = plain.encode(TEXTS, prompt="", normalize_embeddings=True)
+    found = encoder_of(folder).encode_chunks(TEXTS)
+    assert np.abs(found - wanted).max() < 1e-5 < np.abs(found - without).max()
+
+
 def test_truncated_vectors_stay_truncated_in_training_and_in_the_saved_model(
     tmp_path: Path,
 ) -> None:

@@ -32,3 +32,8 @@ def test_an_empty_question_is_an_error(make_run: MakeRun) -> None:
     config, _ = make_run([])
     with pytest.raises(DataError, match="empty"):
         explain(config, "  ")
+
+
+def test_a_question_that_is_no_utf_8_is_answered(make_run: MakeRun) -> None:
+    config, _ = prepare(make_run, epochs=1)
+    assert "d3#0" in explain(config, "box 3 \udcff lamp")

@@ -38,7 +38,9 @@ def test_a_check_that_ends_badly_takes_no_other_ones_result(
         lambda rows, *rest: written.append(len(rows)) or write(rows, *rest),
     )
     monkeypatch.setattr(
-        sys, "argv", ["gpu_check", "--tiny", "--out", str(tmp_path), "--skip", "demo,vllm,search"]
+        sys,
+        "argv",
+        ["gpu_check", "--tiny", "--out", str(tmp_path), "--skip", "demo,vllm,search,paths"],
     )
     gpu_check.main()
     rows = json.loads(next(tmp_path.glob("gpu-*-tiny.json")).read_text())["checks"]
@@ -70,3 +72,30 @@ def test_the_training_is_timed_between_its_steps(gpu_check: ModuleType, tmp_path
         <= row["tokens_per_second"] * row["seconds"] / row["timed_steps"] / row["examples_a_step"]
         <= 48
     )
+
+
+def test_every_path_that_needs_a_gpu_has_a_check(gpu_check: ModuleType) -> None:
+    named = " ".join([*gpu_check.CHECKS, *gpu_check.PATHS])
+    for path in ("one GPU", "two GPUs", "FSDP", "QLoRA", "FAISS", "vLLM with the adapter"):
+        assert path in named
+    for path in ("serving", "DPO", "reranker", "quantised bundle"):
+        assert path in named
+
+
+def test_a_path_that_needs_more_than_there_is_says_so(
+    gpu_check: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import gpu_paths
+
+    monkeypatch.setattr(gpu_paths, "GPUS", 1)
+    row = gpu_check._checked("path: FSDP", tiny=True)
+    assert row == {"check": "path: FSDP", "skipped": "needs two GPUs, 1 visible"}
+    monkeypatch.setattr(gpu_paths, "GPUS", 0)
+    assert "skipped" in gpu_check._checked("path: QLoRA", tiny=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["path: FAISS index", "path: serving", "path: DPO"])
+def test_a_path_runs_without_a_gpu_where_it_can(gpu_check: ModuleType, name: str) -> None:
+    row = gpu_check._checked(name, tiny=True)
+    assert "error" not in row and "skipped" not in row

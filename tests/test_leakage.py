@@ -112,6 +112,9 @@ def test_a_training_question_asked_of_a_test_document_too_is_left_out_and_kept_a
         "Open when did the tower?",  # another order
         "When exactly did the tower open?",  # one word more
         "WHEN DID THE TOWER, open",
+        "When did the to-wer open?",
+        "When did the to\u200bwer open?",
+        "When dld the t0wer 0pen?",  # as a scanner reads it
     ],
 )
 def test_a_hidden_test_question_is_left_out(hidden: str) -> None:
@@ -120,6 +123,12 @@ def test_a_hidden_test_question_is_left_out(hidden: str) -> None:
     assert kept == [] and [reject.reason for reject in rejects] == [TEST_QUESTION]
     kept, _ = without_test_questions([replace(TRAINED, question=heldout.question)], [heldout])
     assert kept == []
+
+
+def test_other_forms_of_the_words_are_the_same_question() -> None:
+    heldout = replace(HELDOUT, question="When did the tower of Salt House open?")
+    hidden = replace(TRAINED, question="When was the tower of Salt House opened?")
+    assert without_test_questions([hidden], [heldout])[0] == []
 
 
 def test_another_question_of_the_same_form_is_kept() -> None:

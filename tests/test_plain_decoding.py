@@ -22,6 +22,7 @@ ENDS = frozenset({3, 40, 41, 42, 43, 44, 45, 46, 47, 48})  # so many that rows e
         ("llama", True),
         ("bloom", True),
         ("gptj", True),
+        ("gptoss", True),
         ("granite", True),
         ("gemma3", True),
         ("mistral3", True),

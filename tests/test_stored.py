@@ -214,3 +214,15 @@ def test_the_index_follows_and_says_how_many_vectors_it_kept(
     run_stages(config, ["index"], change="compact")
     kept = done["counts"]["num_chunks"]
     assert f"{kept} vectors of 32 numbers, {kept} of them kept" in capsys.readouterr().err
+
+
+def test_a_renamed_file_keeps_its_split(make: Callable[..., Config], tmp_path: Path) -> None:
+    config = make(test_share=0.4)
+    run_stage("ingest", config)
+    run_dir = RunDir(config.run_path)
+    before = {d.text: d.split for d in read_jsonl(run_dir.documents, Document)}
+    for file in sorted((tmp_path / "docs").iterdir()):
+        file.rename(file.with_name(f"renamed-{file.name}"))
+    run_stage("ingest", config, change="update")
+    after = {d.text: d.split for d in read_jsonl(run_dir.documents, Document)}
+    assert after == before and len(set(before.values())) > 1

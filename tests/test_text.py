@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import itertools
 import re
+import time
+import unicodedata
 from pathlib import Path
 
 import pytest
 
 from rag_ft.text import (
     all_words,
+    composed,
     contains_words,
     entity_words,
     escape_control_tokens,
+    in_form,
     is_unspaced,
     neutralise,
     normalise,
@@ -144,3 +148,18 @@ def test_a_skeleton_is_what_a_reader_sees() -> None:
     assert skeleton("\u5854\u306f\u3044\u3064") == "\u5854\u306f\u3044\u3064"
     for text in handbook_texts():
         assert skeleton(skeleton(text)) == skeleton(text)
+
+
+def test_many_marks_after_one_letter_take_linear_time() -> None:
+    text = "a" + "\u0301\u0323" * 100_000
+    begin = time.process_time()
+    for form in ("NFC", "NFD", "NFKC", "NFKD"):
+        in_form(form, text)  # type: ignore[arg-type]
+    skeleton(text), normalise_question(text), composed(text)
+    assert time.process_time() - begin < 5
+
+
+def test_few_marks_are_ordered_as_unicode_says() -> None:
+    text = "a\u0301\u0323\u0308" * 9 + "e" + "\u0301\u0323" * 15
+    for form in ("NFC", "NFD", "NFKC", "NFKD"):
+        assert in_form(form, text) == unicodedata.normalize(form, text)  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import trl
-from conftest import CHAT_TEMPLATE
+from tiny_models import CHATML
 from tokenizers import AddedToken
 
 from rag_ft.errors import ConfigError
@@ -16,7 +16,7 @@ from rag_ft.llm.chat_template import load_chat_tokenizer, render, special_tokens
 from rag_ft.training.generator.tokenization import ChatTokens
 
 MESSAGES = ({"role": "user", "content": "When does the end of the ferry's day come? Say: end."},)
-TRIMMING = CHAT_TEMPLATE.replace("m['content']", "m['content'] | trim")
+TRIMMING = CHATML.replace("m['content']", "m['content'] | trim")
 NO_END = (
     "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant: {% endif %}"
@@ -28,7 +28,7 @@ TEMPLATES = {
     "gptoss.jinja": ("<|start|>assistant", "<|return|>"),
     "llama3.jinja": ("<|start_header_id|>assistant<|end_header_id|>\n\n", "<|eot_id|>"),
     "gemma.jinja": ("<start_of_turn>model\n", "<end_of_turn>"),
-    CHAT_TEMPLATE: ("<|im_start|>assistant\n", "<|im_end|>"),
+    CHATML: ("<|im_start|>assistant\n", "<|im_end|>"),
     TRIMMING: ("<|im_start|>assistant\n", "<|im_end|>"),
     NO_END: ("assistant: ", "<|im_end|>"),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -70,3 +71,40 @@ def test_no_worker_is_left_when_the_reader_stops_early() -> None:
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.parametrize("task", ["idle", "busy"])
+def test_no_worker_outlives_a_parent_that_is_killed(task: str, tmp_path: Path) -> None:
+    def note(which: str) -> str:
+        (tmp_path / f"{os.getpid()}.pid").touch()
+        time.sleep(600 if task == "busy" else 0.3)
+        return which
+
+    parent = os.fork()
+    if parent == 0:
+        try:
+            found = in_workers([f"t{n}" for n in range(8)], note, Limits(1.5, 1000, 3))
+            next(found)
+            time.sleep(600)  # with idle workers
+        finally:
+            os._exit(1)
+    deadline = time.monotonic() + 60
+    while len(pids := [int(p.stem) for p in tmp_path.glob("*.pid")]) < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(0 if task == "busy" else 1)
+    os.kill(parent, signal.SIGKILL)
+    os.waitpid(parent, 0)
+    while any(map(is_alive, pids)):
+        assert time.monotonic() < deadline, "a worker is left"
+        time.sleep(0.05)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and that nobody waits for does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"

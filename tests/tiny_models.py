@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import string
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,12 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
         "Lfm2ForCausalLM",
         "Lfm2Config",
         LONG | {"layer_types": ["conv", "full_attention"]},
+    ),
+    "gptoss": (
+        "GptOssForCausalLM",
+        "GptOssConfig",
+        LONG
+        | {"head_dim": 16, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 64},
     ),
     "granite": ("GraniteForCausalLM", "GraniteConfig", LONG | {"logits_scaling": 4.0}),
     "gemma3": (
@@ -122,3 +130,92 @@ def make_model(family: str, folder: Path, tokenizer: Any = None) -> Path:
 def edit_json(path: Path, **values: Any) -> None:
     """Changes these values of a JSON object in a file."""
     path.write_text(json.dumps(json.loads(path.read_text()) | values), encoding="utf-8")
+
+
+def save_tiny_lm(folder: Path) -> Path:
+    """Saves a random two-layer Llama with a byte-level tokenizer, a chat template and eos
+    `<|im_end|>`; returns the folder."""
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    vocabulary = {
+        token: i for i, token in enumerate(specials + sorted(pre_tokenizers.ByteLevel.alphabet()))
+    }
+    tokenizer = Tokenizer(models.BPE(vocabulary, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(specials)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=specials[2], pad_token=specials[0]
+    )
+    fast.chat_template = CHATML
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        eos_token_id=2,
+        pad_token_id=0,
+        bos_token_id=None,
+    )
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    fast.save_pretrained(folder)
+    return folder
+
+
+def save_tiny_encoder(folder: Path) -> Path:
+    """Saves a random one-layer BERT as a SentenceTransformer with mean pooling and a
+    character-level WordPiece; returns the folder."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    characters = string.ascii_lowercase + string.digits + string.punctuation
+    words = [
+        "the",
+        "of",
+        "is",
+        "a",
+        "in",
+        "and",
+        "for",
+        "at",
+        "by",
+        "to",
+        "on",
+        "what",
+        "who",
+        "when",
+        "how",
+        "where",
+    ]
+    tokens = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *characters,
+        *(f"##{c}" for c in characters),
+    ]
+    vocabulary = {token: i for i, token in enumerate(dict.fromkeys([*tokens, *words]))}
+    tokenizer = BertTokenizerFast(vocab=vocabulary, do_lower_case=True)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=512,
+    )
+    with tempfile.TemporaryDirectory() as base:
+        BertModel(config).save_pretrained(base)
+        tokenizer.save_pretrained(base)
+        transformer = Transformer(base, max_seq_length=256)
+    modules = [transformer, Pooling(32, "mean"), Normalize()]
+    SentenceTransformer(modules=modules, device="cpu").save(str(folder))
+    return folder

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import unicodedata
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from rag_ft.errors import DataError
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import Reject, Split
 from rag_ft.storage import content_hash, encodable
+from rag_ft.text import composed
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +156,7 @@ def path_id(path: Path | str) -> str:
     Some file systems decompose characters, and questions refer to documents by id.
     """
     name = path.as_posix() if isinstance(path, Path) else path
-    return unicodedata.normalize("NFC", encodable(name))
+    return composed(encodable(name))
 
 
 def free_id(document: RawDocument, taken: Container[str]) -> str:

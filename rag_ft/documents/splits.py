@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from rag_ft.config import IngestConfig
 from rag_ft.schema import Split
+from rag_ft.text import composed
 
 logger = logging.getLogger(__name__)
 _STRICTEST_FIRST: tuple[Split, ...] = ("test", "dev", "train")
@@ -19,6 +20,12 @@ def hash_share(document_id: str) -> float:
     So the split of a document stays the same when others are added or removed.
     """
     return int.from_bytes(hashlib.sha256(document_id.encode()).digest()[:6], "big") / 2**48
+
+
+def text_digest(text: str) -> bytes:
+    """A hash of the words of a text; two files with one digest are copies."""
+    plain = " ".join(composed(text).split())
+    return hashlib.sha256(plain.encode()).digest()
 
 
 def split_of(document_id: str, config: IngestConfig) -> Split:

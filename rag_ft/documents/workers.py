@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -80,7 +80,7 @@ def in_workers(
                     more = False
                     break
                 if idle is None:
-                    idle = _start(work, limits)
+                    idle = _start(work, limits, [w.connection for w in workers])
                     workers.append(idle)
                 idle.number, idle.task = following
                 order.append(idle.number)
@@ -101,43 +101,70 @@ def in_workers(
             _end(worker)
 
 
-def _start(work: Callable[[Any], Any], limits: Limits) -> _Worker[Any]:
+def _start(
+    work: Callable[[Any], Any], limits: Limits, others: Sequence[Connection]
+) -> _Worker[Any]:
     # A forked worker has all modules already and begins in 10 ms. Elsewhere threads of system
     # libraries forbid it, and here those of PyTorch: a worker that computes is spawned.
     context = multiprocessing.get_context(limits.method)
     ours, theirs = context.Pipe()
+    # A forked worker has our ends of all pipes too. It would wait for tasks for ever where this
+    # process is killed, since its own copies stay open.
+    inherited = [*others, ours] if limits.method == "fork" else []
     process = context.Process(  # type: ignore[attr-defined]
-        target=_serve, args=(theirs, work, limits.memory_mb), daemon=True
+        target=_serve, args=(theirs, inherited, work, limits), daemon=True
     )
     process.start()
     theirs.close()
     return _Worker(process, ours)
 
 
-def _serve(connection: Connection, work: Callable[[Any], Any], memory_mb: float) -> None:
+def _serve(
+    connection: Connection,
+    inherited: Sequence[Connection],
+    work: Callable[[Any], Any],
+    limits: Limits,
+) -> None:
     """Answers tasks until the other end is closed."""
+    for end in inherited:
+        end.close()
     # Ctrl-C is for the parent, which ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "SIGALRM"):
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
     if hasattr(os, "setpgrp"):
         os.setpgrp()  # a program that the work starts ends with this process
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    if memory_mb:
-        limit_memory(memory_mb)
+    if limits.memory_mb:
+        limit_memory(limits.memory_mb)
     while True:
         try:
             task = connection.recv()
         except (EOFError, OSError):
             return
+        # Our parent ends a task that takes too long, unless it was killed: then this timer does.
+        _end_after(2 * limits.seconds)
         try:
             result: Any = work(task)
         except MemoryError:
-            result = UnreadableError("too large", f"needs more than {memory_mb:.0f} MB of memory")
+            result = UnreadableError(
+                "too large", f"needs more than {limits.memory_mb:.0f} MB of memory"
+            )
         except Exception as error:
             result = error
+        _end_after(0)
         try:
             connection.send(result)
         except (MemoryError, ValueError) as error:
             connection.send(UnreadableError("too large", f"its text is too long: {error}"))
+        except OSError:
+            return  # nobody waits for it
+
+
+def _end_after(seconds: float) -> None:
+    """Ends this process after so many seconds; 0: not any more."""
+    if hasattr(signal, "setitimer") and math.isfinite(seconds):
+        signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 def limit_memory(megabytes: float) -> None:

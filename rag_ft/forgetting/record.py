@@ -6,9 +6,7 @@ no text stands there.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import unicodedata
 from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,12 +20,6 @@ from rag_ft.storage import file_sha256, now, write_text
 FORGOTTEN = "forgotten"  # the reason of a reject of ingest
 # {component: fingerprints of its trainings, in all versions}
 Trained = Mapping[str, list[str]]
-
-
-def text_digest(text: str) -> bytes:
-    """The hash by which equal documents are known, whatever their white space."""
-    plain = " ".join(unicodedata.normalize("NFC", text).split())
-    return hashlib.sha256(plain.encode()).digest()
 
 
 class Forgotten:
@@ -45,7 +37,7 @@ class Forgotten:
                 raise DataError(f"{path} is damaged ({error}): correct it") from error
 
     def has_text(self, digest: bytes) -> bool:
-        """Whether a document with this `text_digest` is not to be taken."""
+        """Whether a document with this `splits.text_digest` is not to be taken."""
         return bool(self.entries) and digest.hex() in self._texts
 
     def has_file(self, path: Path) -> bool:

@@ -11,16 +11,18 @@ from typing import Any
 import numpy as np
 
 from rag_ft.document_store import DocumentStore
-from rag_ft.documents.containment import grams
+from rag_ft.documents.near_duplicates import hash_words, splitmix64
 from rag_ft.documents.sentences import split_sentences
-from rag_ft.forgetting.record import text_digest
+from rag_ft.documents.splits import text_digest
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import Document
 from rag_ft.storage import read_rows
+from rag_ft.text import skeleton
 
 # So many words in a row are a quotation; a sentence of fewer, from LEAST_WORDS on, is one as a
 # whole.
 QUOTED_WORDS, LEAST_WORDS = 6, 3
+_FACTORS = splitmix64(np.arange(QUOTED_WORDS, dtype=np.uint64)) | np.uint64(1)
 # The fields that hold ids. `item` is that of a reject, `about` that of a stored reply.
 IDS = {"id", "item", "pair_id", "question_id", "document_id", "chunk_id", "second_chunk_id"}
 IDS |= {"chunk_ids", "citations", "about"}
@@ -62,7 +64,7 @@ class Traces:
         # What another document, or a question about it, has too tells nothing.
         for text in itertools.chain(others, self._other_texts(run_dirs)):
             for number, known in self._quotations.items():
-                self._quotations[number] = known[~np.isin(known, grams(text, number))]
+                self._quotations[number] = known[~np.isin(known, word_grams(text, number))]
 
     def _other_texts(self, run_dirs: Sequence[RunDir]) -> Iterator[str]:
         for run_dir in run_dirs:
@@ -83,7 +85,7 @@ class Traces:
     def quotes(self, text: str) -> bool:
         """Whether a text has words in a row that the document or a question about it has."""
         return any(
-            bool(np.isin(grams(text, number), known).any())
+            bool(np.isin(word_grams(text, number), known).any())
             for number, known in self._quotations.items()
         )
 
@@ -138,12 +140,22 @@ def quotations(texts: Iterable[str]) -> dict[int, np.ndarray]:
     sentences that are shorter."""
     found: dict[int, list[np.ndarray]] = {}
     for text in texts:
-        found.setdefault(QUOTED_WORDS, []).append(grams(text, QUOTED_WORDS))
+        found.setdefault(QUOTED_WORDS, []).append(word_grams(text, QUOTED_WORDS))
         for start, end in split_sentences(text):
             for number in range(QUOTED_WORDS - 1, LEAST_WORDS - 1, -1):
-                own = grams(text[start:end], number)
+                own = word_grams(text[start:end], number)
                 if len(own):
                     # A sentence of just so many words has one sequence.
                     found.setdefault(number, []).extend([own] if len(own) == 1 else [])
                     break
     return {number: np.unique(np.concatenate(own)) for number, own in found.items() if own}
+
+
+def word_grams(text: str, number: int) -> np.ndarray:
+    """The hashes of a text's sequences of so many words (at most QUOTED_WORDS), uint64, ascending
+    and unique."""
+    words = splitmix64(hash_words(skeleton(text)))
+    hashed = np.zeros(max(0, len(words) - number + 1), np.uint64)
+    for n in range(number):
+        hashed += words[n : n + len(hashed)] * _FACTORS[n]
+    return np.unique(hashed)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import unicodedata
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +21,7 @@ from rag_ft.text import (
     MASK,
     all_words,
     entity_words,
+    in_form,
     is_unspaced,
     name_runs,
     neutralise,
@@ -260,7 +260,7 @@ def supports(evidence: str, answer: str) -> bool:
 def same_answer(said: str, answer: str, least_f1: float) -> bool:
     """Whether two answers agree: their F1 (0-1) is at least `least_f1`, or one contains the other
     (not with a `least_f1` of 1); and they differ neither by a number nor by a "not"."""
-    said, answer = (unicodedata.normalize("NFKC", text) for text in (said, answer))
+    said, answer = (in_form("NFKC", text) for text in (said, answer))
     if not normalise(said) or not normalise(answer) or _contradict(said, answer):
         return False
     if agreement(said, answer) >= least_f1:
@@ -283,7 +283,7 @@ def agreement(said: str, answer: str) -> float:
 
 def _contradict(said: str, answer: str) -> bool:
     """Whether each answer has a number that the other lacks, or they differ only by a negation."""
-    said, answer = (unicodedata.normalize("NFKC", text) for text in (said, answer))
+    said, answer = (in_form("NFKC", text) for text in (said, answer))
     numbers_said, numbers = _numbers(said), _numbers(answer)
     if numbers_said and numbers and not (numbers_said <= numbers or numbers <= numbers_said):
         return True

@@ -16,6 +16,7 @@ import numpy as np
 
 from rag_ft.errors import DataError
 from rag_ft.retrieval.fusion import Ranking, best_first
+from rag_ft.text import in_form
 
 # bm25s sets its own logger to DEBUG.
 logging.getLogger("bm25s").setLevel(logging.WARNING)
@@ -44,7 +45,7 @@ def words(text: str) -> list[str]:
         return _ASCII_WORD.findall(text.lower())
     # Each word is split where its script changes between spaced and unspaced.
     found: list[str] = []
-    for word in _any_word().findall(unicodedata.normalize("NFKC", text).lower().translate(_POINTS)):
+    for word in _any_word().findall(in_form("NFKC", text).lower().translate(_POINTS)):
         for part in _UNSPACED.split(word):
             if len(part) > 1 and _UNSPACED.match(part):
                 found += [part[i : i + 2] for i in range(len(part) - 1)]

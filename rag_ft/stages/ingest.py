@@ -29,10 +29,10 @@ from rag_ft.documents.containment import TestParts
 from rag_ft.documents.discovery import RawDocument, SourceFile, find_files, free_id
 from rag_ft.documents.near_duplicates import groups, least_estimate
 from rag_ft.documents.prepare import Prepared
-from rag_ft.documents.splits import decide_splits, strictest
+from rag_ft.documents.splits import decide_splits, strictest, text_digest
 from rag_ft.documents.stored import StoredDocuments
 from rag_ft.errors import ConfigError, DataError
-from rag_ft.forgetting.record import FORGOTTEN, Forgotten, text_digest
+from rag_ft.forgetting.record import FORGOTTEN, Forgotten
 from rag_ft.model_hub import resolve
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import Reject, Split
@@ -121,8 +121,8 @@ def write_chunks(run_dir: RunDir, sources: Sources, splits: list[Split]) -> tupl
         owned = sources.grams(run_dir.grams_unsplit)
         for row, split, grams in zip(rows, splits, owned, strict=True):
             # Few documents hold anything of another one: only their chunks are looked at.
-            if split != "test" and parts.touches(grams):
-                yield from parts.without(chunk_rows(row, split), leaks)
+            if split != "test" and parts.touch(grams):
+                yield from parts.without(chunk_rows(row, split), grams, leaks)
             else:
                 yield from chunk_rows(row, split)
 
@@ -200,7 +200,7 @@ class Sources:
         grams: BinaryIO,
     ) -> Iterator[dict[str, Any]]:
         """Yields the rows of the temporary file, fills the lists meanwhile, and appends the
-        documents' 13-grams to `grams`.
+        documents' letter sequences to `grams`.
 
         Each row is a document with its chunks, both without a split. `prepare` reads what `stored`
         has not.
@@ -239,7 +239,7 @@ class Sources:
             yield {**row, "metadata": kept.metadata, "chunks": found.chunks}
 
     def grams(self, path: Path) -> Iterator[np.ndarray]:
-        """Yields the 13-grams of each document, from the file that `read` has written."""
+        """Yields the letter sequences of each document, from the file that `read` has written."""
         with path.open("rb") as stored:
             for number in self.num_grams:
                 yield np.frombuffer(stored.read(8 * number), np.uint64)
@@ -287,8 +287,8 @@ class Sources:
         self.by_id[document.id] = document.where
         self.by_text[digest] = len(self.ids)
         self.ids.append(document.id)
-        known = self.stored.splits if self.stored else {}
-        self.fixed.append(document.split or known.get(document.id))
+        known = self.stored.split_of(document.id, digest) if self.stored else None
+        self.fixed.append(document.split or known)
         return document
 
 

@@ -6,9 +6,11 @@ from collections.abc import Iterable, Sequence
 
 from rag_ft.errors import DataError
 from rag_ft.schema import Chunk, Document, QAPair, Reject
-from rag_ft.text import skeleton
+from rag_ft.text import STOP_WORDS, all_letters, skeleton, stems, without_contractions
 
 FEW_WORDS = 4  # of a question in which every word counts
+_ASKING = ("how", "what", "when", "where", "which", "who", "whom", "whose", "why", "not", "no")
+FUNCTION_WORDS = frozenset(STOP_WORDS.split()).difference(_ASKING)
 NUM_NAMED = 3  # leaks that an error names
 TEST_QUESTION = "asked of a test document too"  # the reason of a Reject
 
@@ -17,25 +19,28 @@ def without_test_questions(
     training: Iterable[QAPair], heldout: Iterable[QAPair]
 ) -> tuple[list[QAPair], list[Reject]]:
     """Leaves out training pairs whose question is asked of a test document too: in the same words
-    as a reader sees them, in any order, or with one word more or less.
+    as a reader sees them, in any order, in other forms of the words, with other function words, or
+    with one word more or less.
 
     People ask "What is the conclusion?" of many documents.
 
     Returns:
         The kept pairs in order, and a Reject for each other pair.
     """
-    asked: dict[frozenset[str], str] = {}
-    shorter: dict[frozenset[str], str] = {}
+    asked: dict[object, str] = {}
+    shorter: dict[object, str] = {}
     for pair in heldout:
-        words = question_words(pair.question)
-        asked.setdefault(words, pair.id)
+        words, *others = question_forms(pair.question)
+        for form in (words, *others):
+            if form:
+                asked.setdefault(form, pair.id)
         for fewer in without_a_word(words):
             shorter.setdefault(fewer, pair.id)
     kept, rejects = [], []
     for pair in training:
-        words = question_words(pair.question)
-        added = (asked[fewer] for fewer in without_a_word(words) if fewer in asked)
-        twin = asked.get(words) or shorter.get(words) or next(added, None)
+        words, *others = question_forms(pair.question)
+        forms = (words, *others, *without_a_word(words))
+        twin = next((asked[form] for form in forms if form in asked), None) or shorter.get(words)
         if twin is None:
             kept.append(pair)
         else:
@@ -43,9 +48,14 @@ def without_test_questions(
     return kept, rejects
 
 
-def question_words(question: str) -> frozenset[str]:
-    """The words of a question as a reader sees them."""
-    return frozenset(skeleton(question).split())
+def question_forms(question: str) -> tuple[frozenset[str], str, frozenset[str] | None]:
+    """Forms of a question as a reader sees it: its words, its letters in a row, and the stems of
+    its question words and content words (None where they are few). Two questions are the same
+    where one form is."""
+    plain = skeleton(without_contractions(question))
+    words = frozenset(plain.split())
+    told = frozenset(stems(" ".join(words.difference(FUNCTION_WORDS))))
+    return words, all_letters(plain), told if len(told) >= FEW_WORDS else None
 
 
 def without_a_word(words: frozenset[str]) -> list[frozenset[str]]:
@@ -73,12 +83,13 @@ def check_no_leakage(
         d.document_id if isinstance(d, Chunk) else d.id for d in documents if d.split == "test"
     }
     heldout, pairs = list(heldout), list(training)
-    asked = {question_words(pair.question): pair.id for pair in heldout}
+    asked = {form: pair.id for pair in heldout for form in question_forms(pair.question) if form}
 
     # A pair can leak by its split, its document, its chunk or its question.
     leaks = []
     for pair in pairs:
-        twin = asked.get(question_words(pair.question))
+        forms = question_forms(pair.question)
+        twin = next((asked[form] for form in forms if form in asked), None)
         if pair.split == "test":
             leaks.append(f"{pair.id} (its split is test)")
         elif pair.document_id in test_ids:

@@ -7,6 +7,7 @@ import re
 import unicodedata
 
 from rag_ft.storage import encodable
+from rag_ft.text import composed
 
 # The encoder reads the title before every chunk, so a title is short.
 MAX_TITLE_CHARS = 200
@@ -80,7 +81,7 @@ def tidy(text: str, *, keep_indent: bool = False) -> str:
     if not text.isascii():
         text = _SOFT_BREAK.sub("", text).translate(_CONTROLS_OF_1252)
         text = _LIGATURE.sub(lambda match: unicodedata.normalize("NFKC", match[0]), text)
-        text = unicodedata.normalize("NFC", encodable(_SPACE.sub(" ", text)))
+        text = composed(encodable(_SPACE.sub(" ", text)))
     text = _INVISIBLE.sub("", text)
     if "\n" in text:
         text = _BLANK_LINES.sub("\n\n\n", _LINE_END.sub("", text))

@@ -100,9 +100,10 @@ class TrainableEncoder:
                 weights[name] = weights[name] * interpolation
         save_file(weights, path, metadata={"format": "pt"})
 
-        # The adapter is for use, not for further training.
+        # The adapter is for use, not for further training. PEFT writes a set in any order.
         config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
         config["inference_mode"] = True
+        config["target_modules"] = sorted(config["target_modules"])
         text = json.dumps(config, indent=2, sort_keys=True)
         (adapter / "adapter_config.json").write_text(text, encoding="utf-8")
 
