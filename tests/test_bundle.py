@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from generator_run import Make, prepare
+from test_deploy import check
 
 from rag_ft.bundle.contents import Contents
 from rag_ft.bundle.making import check_bundle, make_bundle
@@ -210,6 +211,8 @@ def test_cards_name_models_licences_and_files(bundle: Bundle) -> None:
     assert content["models"]["llm"]["name"] in card
     compose = yaml.safe_load((folder / "compose.yaml").read_text(encoding="utf-8"))
     assert compose["services"]["rag-ft"]["read_only"] is True
+    check("hadolint", folder / "Dockerfile")
+    check("check-jsonschema", "--builtin-schema", "vendor.compose-spec", folder / "compose.yaml")
     kit = yaml.safe_load((folder / "Kitfile").read_text(encoding="utf-8"))
     named = [kit["model"], *kit["model"]["parts"], *kit["datasets"], *kit["code"], *kit["docs"]]
     assert all((folder / part["path"]).exists() for part in named)
