@@ -118,6 +118,15 @@ def test_a_bundle_without_base_serves_one_model_and_with_base_three(
                 open_collection(open_bundle(folder), base_only=True)
 
 
+def test_the_tuned_model_is_made_smaller_and_not_the_base_beside_it(
+    run: tuple[Config, RunDir], tmp_path: Path
+) -> None:
+    contents = Contents(Session(*run), frozenset({"generator"}), merge=True, with_base=True)
+    assert contents.answering(tmp_path) == RunDir(tmp_path).generator
+    untuned = Contents(Session(*run), frozenset())
+    assert untuned.answering(tmp_path) == tmp_path / "models" / "llm" / DEMO_LM.name
+
+
 def flip_a_byte(folder: Path) -> None:
     path = folder / "generator" / "adapter_model.safetensors"
     content = bytearray(path.read_bytes())
