@@ -20,7 +20,7 @@ from typing import Any
 
 CONFIG, REPORT = "configs/demo.yaml", Path("runs/demo/report.html")
 QUESTION = "How old is the Little Crown?"
-SIZE = {"width": 1100, "height": 620}
+WINDOW, TALL = {"width": 1100, "height": 620}, {"width": 1100, "height": 900}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -36,9 +36,10 @@ def main(argv: list[str] | None = None) -> None:
             executable_path=shutil.which("chromium"), args=["--no-sandbox"]
         )
         for theme in ("light", "dark"):
-            page = chromium.new_page(viewport=SIZE, color_scheme=theme)
+            page = chromium.new_page(viewport=TALL, color_scheme=theme)
             page.goto(REPORT.resolve().as_uri())
             save(page, to / f"report-{theme}.webp")
+            page.set_viewport_size(WINDOW)
             ask(page, address)
             save(page, to / f"chat-{theme}.webp")
             page.close()
