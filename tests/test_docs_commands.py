@@ -7,8 +7,11 @@ above itself who runs it, or why it is not run:
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import runpy
+import shlex
 import shutil
 import subprocess
 import sys
@@ -18,6 +21,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from rag_ft.cli import main
+
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 GENERATED = {"settings.md", "metrics.md", "run-folder.md", "cli.md"}  # they show how, not what
@@ -26,15 +31,7 @@ COMMANDS = re.compile(r"^(- run: |\$ )?(rag-ft|make|pip|pipx|uvx|docker|kubectl|
 BLOCK = re.compile(
     r"(?:^<!-- (?P<mark>.*?) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```", re.M | re.S
 )
-# A command that serves would never end.
-PRELUDE = f"""
-rag-ft() {{
-  case $1 in
-    serve|review) '{sys.executable}' '{ROOT}/tests/serve_briefly.py' "$@" ;;
-    *) '{sys.executable}' -m rag_ft "$@" ;;
-  esac
-}}
-"""
+SERVING = ("serve", "review")  # these would never end
 
 
 @dataclass(frozen=True)
@@ -105,35 +102,41 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(shown), encoding="utf-8")
     own = settings | {"evaluate": {"adapter": "models/generator", "encoder": "models/retriever"}}
     (folder / "own.yaml").write_text(yaml.safe_dump(own), encoding="utf-8")
-    shell("rag-ft run configs/demo.yaml", folder)
-    shell("rag-ft bundle configs/demo.yaml --to demo-bundle --questions 10", folder)
+    with contextlib.chdir(folder):
+        run_commands("rag-ft run configs/demo.yaml")
+        run_commands("rag-ft bundle configs/demo.yaml --to demo-bundle --questions 10")
     for part in ("generator", "retriever"):
         shutil.copytree(folder / "runs" / "demo" / part, folder / "models" / part)
     shutil.copytree(folder / "runs" / "demo", folder / "runs" / "other")
     return folder
 
 
-def shell(text: str, folder: Path) -> None:
-    """Runs lines as a user types them; exit code 3 says that a small run is not good enough."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        ["bash", "-euc", PRELUDE + text],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0 or (done.returncode == 3 and "--require" in text), (
-        f"{text}\n{done.stdout[-1000:]}\n{done.stderr[-2000:]}"
-    )
+def run_commands(text: str) -> None:
+    """Runs lines of `rag-ft ...` in the working folder. `--require` may end with exit code 3: a
+    small run is not good enough."""
+    for line in text.splitlines():
+        words = shlex.split(line, comments=True)
+        loop = re.match(r"for (\w+) in ([\w ]+); do (.*); done", line)
+        if loop:
+            for value in loop[2].split():
+                run_commands(loop[3].replace(f"${loop[1]}", value))
+        elif words and words[1] in SERVING:
+            serve = [sys.executable, str(ROOT / "tests" / "serve_briefly.py"), *words[1:]]
+            subprocess.run(serve, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        elif words:
+            assert words[0] == "rag-ft", line
+            code = main(words[1:])
+            assert code == 0 or (code == 3 and "--require" in words), line
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("block", RUN_HERE, ids=lambda block: block.name)
-def test_a_block_of_the_documentation_runs(block: Block, finished: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(finished, tmp_path / "work")
+def test_a_block_of_the_documentation_runs(
+    block: Block, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(shutil.copytree(finished, tmp_path / "work"))
     if block.language == "python":
-        (folder / "snippet.py").write_text(block.text, encoding="utf-8")
-        shell(f"'{sys.executable}' snippet.py", folder)
+        Path("snippet.py").write_text(block.text, encoding="utf-8")
+        runpy.run_path("snippet.py")
     else:
-        shell(block.text.replace("CONFIG", "configs/demo.yaml"), folder)
+        run_commands(block.text.replace("CONFIG", "configs/demo.yaml"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ from rag_ft.bundle.contents import Contents
 from rag_ft.bundle.drift import CHECK, Drift, answer_rows, measure_drift, questions_to_check
 from rag_ft.bundle.gguf import LlamaCpp, convert, llama_server, ollama_prompt
 from rag_ft.bundle.manifest import open_bundle, operator_settings, write_manifest
-from rag_ft.bundle.quantise import Quantised, quantise
+from rag_ft.bundle.quantise import Quantised, quantise, replace_weights
 from rag_ft.config_loader import flat
 from rag_ft.rag import RagPipeline
 from rag_ft.session import Session
@@ -84,8 +85,8 @@ def make_bundle(
     if isinstance(wanted, Gguf):
         drifts[wanted.type] = add_gguf(folder, contents.answering(folder), content, wanted)
     elif wanted:
-        quantise(wanted, contents.answering(folder), examples)
-        drifts[wanted.type] = check_quantised(folder, content, wanted.type, operator)
+        model = contents.answering(folder)
+        drifts[wanted.type] = add_quantised(folder, model, content, wanted, examples, operator)
     write_cards(folder, content)
     write_manifest(folder, content)
     return drifts
@@ -107,14 +108,24 @@ def add_gguf(folder: Path, model: Path, content: dict[str, Any], gguf: Gguf) -> 
     return drift
 
 
-def check_quantised(
-    folder: Path, content: dict[str, Any], type: str, operator: Sequence[str]
+def add_quantised(
+    folder: Path,
+    model: Path,
+    content: dict[str, Any],
+    wanted: Quantised,
+    examples: Sequence[Sequence[int]],
+    operator: Sequence[str],
 ) -> Drift:
-    """Lets vLLM serve a bundle whose generator was quantised, and asks it the stored questions."""
+    """Gives the generator of a bundle quantised weights, for vLLM. The engine of the run measures
+    what rounding changes: no other difference counts, and vLLM need not be there."""
+    with tempfile.TemporaryDirectory(dir=folder.parent) as work:
+        quantise(wanted, model, examples, Path(work))
+        replace_weights(model, Path(work) / "rounded")
+        write_manifest(folder, content)
+        drift = check_bundle(folder, operator)
+        replace_weights(model, Path(work) / "quantised")
     content["settings"]["llm.backend"] = "vllm"  # its kernels read such weights
-    write_manifest(folder, content)
-    drift = check_bundle(folder, operator)
-    content["quantised"] = {"type": type, **drift.numbers()}
+    content["quantised"] = {"type": wanted.type, **drift.numbers()}
     return drift
 
 

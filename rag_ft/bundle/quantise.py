@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,29 +40,33 @@ def find_quantiser(wanted: Path | None) -> Path:
     return found
 
 
-def quantise(wanted: Quantised, model: Path, examples: Sequence[Sequence[int]]) -> None:
-    """Quantises the model in the folder `model`, in place: its other files stay.
+def quantise(wanted: Quantised, model: Path, examples: Sequence[Sequence[int]], to: Path) -> None:
+    """Writes two folders into `to`: quantised/ with weights and config.json for vLLM, and rounded/
+    with weights of the same values as plain numbers.
 
     Raises:
-        ConfigError: llmcompressor cannot quantise it, with its last line.
+        ConfigError: llmcompressor cannot quantise the model, with its last line.
     """
-    with tempfile.TemporaryDirectory(dir=model.parent) as work:
-        made, rows = Path(work) / "made", Path(work) / "examples.jsonl"
-        rows.write_text("".join(json.dumps(row) + "\n" for row in examples), encoding="utf-8")
-        words = [wanted.python, quantise_model.__file__, model, wanted.type, rows, made]
-        # Nothing of this environment may be imported in the other.
-        kept = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-        done = subprocess.run(
-            list(map(str, words)),
-            capture_output=True,
-            env=kept | {"HF_HUB_OFFLINE": "1"},
-            cwd=work,
-            check=False,
-        )
-        if done.returncode:
-            lines = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["no reason"]
-            raise ConfigError(f"llmcompressor cannot quantise the model: {lines[-1][:300]}")
-        for old in model.glob("*.safetensors*"):
-            old.unlink()
-        for path in (*made.glob("*.safetensors*"), made / "config.json"):
-            shutil.copyfile(path, model / path.name)  # its own are for one user alone
+    rows = to / "examples.jsonl"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in examples), encoding="utf-8")
+    words = [wanted.python, quantise_model.__file__, model, wanted.type, rows, to]
+    # Nothing of this environment may be imported in the other.
+    kept = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(
+        list(map(str, words)),
+        capture_output=True,
+        env=kept | {"HF_HUB_OFFLINE": "1"},
+        cwd=to,
+        check=False,
+    )
+    if done.returncode:
+        lines = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["no reason"]
+        raise ConfigError(f"llmcompressor cannot quantise the model: {lines[-1][:300]}")
+
+
+def replace_weights(model: Path, made: Path) -> None:
+    """Puts weights, and config.json where there is one, in the place of those of `model`."""
+    for old in model.glob("*.safetensors*"):
+        old.unlink()
+    for path in (*made.glob("*.safetensors*"), *made.glob("config.json")):
+        shutil.copyfile(path, model / path.name)  # its own are for one user alone

@@ -4,7 +4,8 @@ environment of `make quantise`: llmcompressor needs other versions than rag_ft.
 python quantise_model.py MODEL TYPE EXAMPLES TO
 
 TYPE: int8, int4 or fp8. EXAMPLES: a file of JSON lines, each the tokens of a text that the model
-reads. TO: the folder that is written.
+reads. Two folders are written into TO: quantised/, for vLLM, and rounded/, where the weights have
+the same values as plain numbers, which any engine reads.
 """
 
 from __future__ import annotations
@@ -24,20 +25,40 @@ def main(argv: list[str]) -> None:
     from llmcompressor import oneshot
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(argv[0], dtype="auto")
-    rows = [json.loads(line) for line in Path(argv[2]).read_text(encoding="utf-8").splitlines()]
-    examples = Dataset.from_list(
-        [{"input_ids": row, "attention_mask": [1] * len(row)} for row in rows]
-    )
+    source, type, examples, to = argv[0], argv[1], Path(argv[2]), Path(argv[3])
+    rows = [json.loads(line) for line in examples.read_text(encoding="utf-8").splitlines()]
+    columns = [{"input_ids": row, "attention_mask": [1] * len(row)} for row in rows]
+    model = AutoModelForCausalLM.from_pretrained(source, dtype="auto")
     oneshot(
         model=model,
-        tokenizer=argv[0],
-        recipe=recipe(argv[1], model),
-        dataset=examples,
+        tokenizer=source,
+        recipe=recipe(type, model),
+        dataset=Dataset.from_list(columns),
         num_calibration_samples=len(rows),
         max_seq_length=max(map(len, rows)),
-        output_dir=argv[3],
+        output_dir=str(to / "quantised"),
     )
+    write_rounded(Path(source), to)
+
+
+def write_rounded(source: Path, to: Path) -> None:
+    """Writes the quantised weights as plain numbers, under the names of the source's files."""
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+    from transformers import AutoModelForCausalLM, CompressedTensorsConfig
+
+    plain = AutoModelForCausalLM.from_pretrained(
+        to / "quantised",
+        quantization_config=CompressedTensorsConfig(dequantize=True),
+        dtype="auto",
+    ).state_dict()
+    names: set[str] = set()
+    for path in source.glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            names |= set(file.keys())
+    (to / "rounded").mkdir()
+    weights = {name: plain[name].clone().contiguous() for name in names}
+    save_file(weights, to / "rounded" / "model.safetensors", metadata={"format": "pt"})
 
 
 def recipe(type: str, model: Any) -> Any:

@@ -13,7 +13,6 @@ from rag_ft.bundle.quantise import Quantised, find_quantiser
 from rag_ft.commands.arguments import load_checked
 from rag_ft.errors import ConfigError
 from rag_ft.hardware import has_fp8
-from rag_ft.llm.vllm_process import find_vllm_python
 from rag_ft.pipeline import versions
 from rag_ft.publishing import publish
 from rag_ft.terminal import note, say
@@ -41,7 +40,7 @@ def bundle_command(args: argparse.Namespace) -> None:
 
     stages = ("ingest", "index", "generate", "train_retriever", "train_generator")
     config = load_checked(paths[0], overrides, *stages)
-    wanted = _wanted(args, config.llm.advanced.vllm_python)
+    wanted = _wanted(args)
     collection = open_collection(config, base_only=False)
     merge = args.merge or wanted is not None
     contents = Contents(collection.session, collection.tuned, merge, args.with_base)
@@ -59,7 +58,7 @@ def bundle_command(args: argparse.Namespace) -> None:
         require_no_drift(drift, args.min_agreement if what in ALIKE else 0.0)
 
 
-def _wanted(args: argparse.Namespace, vllm_python: str | None) -> Gguf | Quantised | None:
+def _wanted(args: argparse.Namespace) -> Gguf | Quantised | None:
     """The smaller form that the options ask for, after making sure that it can be made."""
     if args.gguf:
         return Gguf(args.gguf, find_llama_cpp(args.llama_cpp))
@@ -67,5 +66,4 @@ def _wanted(args: argparse.Namespace, vllm_python: str | None) -> Gguf | Quantis
         return None
     if args.weights == "fp8" and not has_fp8():
         raise ConfigError("--fp8 needs a GPU that computes in it (Ada, Hopper or newer): --int8")
-    find_vllm_python(vllm_python)  # it answers the stored questions
     return Quantised(args.weights, find_quantiser(args.quantise_python))
