@@ -1,4 +1,4 @@
-"""Runs a command that serves, until it answers at /health, and ends it as Ctrl-C does.
+"""Runs a command that serves, until its page can be read, and ends it as Ctrl-C does.
 
 python serve_briefly.py serve configs/demo.yaml ...
 """
@@ -19,7 +19,7 @@ server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 assert server.stdout
 address = server.stdout.readline().split()[-1:]
 if address:
-    urllib.request.urlopen(f"{address[0].rstrip('/')}/health", timeout=60).close()
+    urllib.request.urlopen(address[0], timeout=60).close()
     server.send_signal(signal.SIGINT)
 server.stdout.read()
 sys.exit(server.wait() or not address)

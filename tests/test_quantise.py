@@ -42,8 +42,11 @@ def python(folder: Path, script: str) -> Path:
     return path
 
 
-def test_examples_go_to_the_program_and_its_weights_into_the_model(tmp_path: Path) -> None:
-    model, work = tmp_path / "model", tmp_path / "work"
+def test_examples_go_to_the_program_and_its_weights_into_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model, work = Path("model"), Path("work")
     model.mkdir()
     work.mkdir()
     for name in ("config.json", "tokenizer.json", "model-1.safetensors", "model-2.safetensors"):

@@ -31,7 +31,7 @@ def find_quantiser(wanted: Path | None) -> Path:
     Raises:
         ConfigError: it is not there.
     """
-    found = (wanted or CHECKOUT / ".venv-quantise" / "bin" / "python").expanduser()
+    found = (wanted or CHECKOUT / ".venv-quantise" / "bin" / "python").expanduser().absolute()
     if not found.is_file():
         raise ConfigError(
             f"quantising needs llmcompressor, and {found} is missing: run `make quantise`, or name "
@@ -49,8 +49,9 @@ def quantise(wanted: Quantised, model: Path, examples: Sequence[Sequence[int]], 
     """
     rows = to / "examples.jsonl"
     rows.write_text("".join(json.dumps(row) + "\n" for row in examples), encoding="utf-8")
-    words = [wanted.python, quantise_model.__file__, model, wanted.type, rows, to]
-    # Nothing of this environment may be imported in the other.
+    # Run in another folder, so that nothing of this one is imported there.
+    paths = [path.resolve() for path in (model, rows, to)]
+    words = [wanted.python, quantise_model.__file__, paths[0], wanted.type, *paths[1:]]
     kept = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run(
         list(map(str, words)),
