@@ -98,7 +98,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings["train_generator"] |= {"epochs": 1}
     (folder / "configs").mkdir()
     for name in ("configs/demo", "my", "configs/handbook", "configs/contracts"):
-        shown = settings | {"run": {"dir": "runs/demo"}}
+        shown = settings | {"run": {"dir": f"runs/{Path(name).name.replace('my', 'demo')}"}}
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(shown), encoding="utf-8")
     own = settings | {"evaluate": {"adapter": "models/generator", "encoder": "models/retriever"}}
     (folder / "own.yaml").write_text(yaml.safe_dump(own), encoding="utf-8")
@@ -107,7 +107,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         run_commands("rag-ft bundle configs/demo.yaml --to demo-bundle --questions 10")
     for part in ("generator", "retriever"):
         shutil.copytree(folder / "runs" / "demo" / part, folder / "models" / part)
-    shutil.copytree(folder / "runs" / "demo", folder / "runs" / "other")
+    for name in ("other", "handbook", "contracts"):
+        shutil.copytree(folder / "runs" / "demo", folder / "runs" / name)
     return folder
 
 
@@ -135,6 +136,8 @@ def test_a_block_of_the_documentation_runs(
     block: Block, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(shutil.copytree(finished, tmp_path / "work"))
+    if "--to demo-bundle" in block.text:
+        shutil.rmtree("demo-bundle")
     if block.language == "python":
         Path("snippet.py").write_text(block.text, encoding="utf-8")
         runpy.run_path("snippet.py")
