@@ -84,6 +84,8 @@ def test_a_moved_bundle_answers_as_its_run_without_the_run(
     held = {path.name for path in (moved / "models").iterdir()}
     assert held == ({"encoder"} if merge else {"encoder", "llm"})
     assert (moved / "generator" / "adapter_config.json").exists() != merge
+    modes = {path.stat().st_mode for path in (moved / "generator").iterdir()}
+    assert len(modes) == 1  # nothing for one user alone: a container serves as another one
     shutil.rmtree(run[1].path)
     drift = check_bundle(moved)
     assert (drift.questions, drift.equal, drift.same_chunks) == (6, 6, 6)
