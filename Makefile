@@ -9,9 +9,11 @@ DEVICE ?= $(shell test -e /dev/nvidia0 && echo gpu || echo cpu)
 SERVER := $(if $(filter gpu,$(DEVICE)),vllm)
 
 BIN    := .venv/bin
+# uv, where it is on the PATH, installs in a fraction of pip's time
+PIP    := $(if $(shell command -v uv),uv pip install --python $(BIN)/python,$(BIN)/python -m pip install)
 RAG_FT := $(BIN)/rag-ft
 
-.PHONY: help setup demo generate finetune evaluate run status test test-slow test-vllm test-ray check format vllm gguf docs clean
+.PHONY: help setup demo generate finetune evaluate run status test test-slow test-vllm test-ray check format vllm gguf quantise docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -23,7 +25,7 @@ setup: .venv/.installed ## make .venv and install everything
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11") if sys.version_info < (3, 11) else 0'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(DEVICE),demo,dev]'
+	$(PIP) --quiet --constraint constraints.txt --editable '.[$(DEVICE),demo,dev]'
 	touch $@
 
 demo: setup ## documents -> tuned generator + retriever -> report, on data/handbook
@@ -75,16 +77,26 @@ endif
 
 gguf: .llama.cpp/.installed ## llama.cpp for rag-ft bundle --gguf; compiles for 10 to 30 minutes
 
-# The source package of llama-cpp-python holds llama.cpp with its converter. JOBS=8 compiles faster.
-.llama.cpp/.installed:
+# The source package of llama-cpp-python holds llama.cpp with its converter.
+.llama.cpp/source:
 	$(PYTHON) -m venv .llama.cpp/tools
 	.llama.cpp/tools/bin/python -m pip install --quiet scikit-build-core cmake ninja sentencepiece
 	.llama.cpp/tools/bin/python -m pip download --quiet --no-deps --no-binary :all: --no-build-isolation --dest .llama.cpp llama-cpp-python==0.3.36
 	tar -xzf .llama.cpp/llama_cpp_python-0.3.36.tar.gz -C .llama.cpp
-	rm -rf .llama.cpp/source && mv .llama.cpp/llama_cpp_python-0.3.36/vendor/llama.cpp .llama.cpp/source
+	mv .llama.cpp/llama_cpp_python-0.3.36/vendor/llama.cpp $@
+
+# JOBS=8 compiles faster. A build that was stopped continues.
+.llama.cpp/.installed: | .llama.cpp/source
 	PATH="$(CURDIR)/.llama.cpp/tools/bin:$$PATH" cmake -S .llama.cpp/source -B .llama.cpp/source/build -G Ninja -DCMAKE_BUILD_TYPE=Release \
 	  -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_APP=OFF -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_OPENSSL=OFF
 	PATH="$(CURDIR)/.llama.cpp/tools/bin:$$PATH" cmake --build .llama.cpp/source/build --parallel $(JOBS) --target llama-quantize llama-server
+	touch $@
+
+quantise: .venv-quantise/.installed ## llmcompressor for rag-ft bundle --int8, --int4 and --fp8, in an environment of its own
+
+.venv-quantise/.installed:
+	$(PYTHON) -m venv .venv-quantise
+	.venv-quantise/bin/python -m pip install --quiet llmcompressor==0.14.0.1 torch==2.13.0
 	touch $@
 
 test-vllm: setup vllm ## the tests against a real vLLM server on the CPU
@@ -105,9 +117,9 @@ format: setup ## let ruff put things right
 	$(BIN)/ruff format .
 
 docs: setup ## the documentation as a site, in build/site
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(PIP) --quiet --constraint constraints.txt --editable '.[docs]'
 	$(BIN)/python scripts/make_docs.py --check
 	$(BIN)/properdocs build --config-file mkdocs.yml --strict
 
 clean: ## remove runs and environments
-	rm -rf runs .venv .venv-vllm .llama.cpp
+	rm -rf runs .venv .venv-vllm .venv-quantise .llama.cpp

@@ -47,6 +47,13 @@ def choose_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
+def has_fp8() -> bool:
+    """Whether the first GPU multiplies 8-bit floating point in hardware (Ada, Hopper and newer)."""
+    import torch
+
+    return torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 9)
+
+
 def native_bfloat16(device: str) -> bool:
     """Whether `device` ("cuda", "mps", "cpu") multiplies bfloat16 in hardware.
 

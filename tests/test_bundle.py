@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from generator_run import Make, prepare
+from test_deploy import check
 
 from rag_ft.bundle.contents import Contents
 from rag_ft.bundle.making import check_bundle, make_bundle
@@ -83,6 +84,8 @@ def test_a_moved_bundle_answers_as_its_run_without_the_run(
     held = {path.name for path in (moved / "models").iterdir()}
     assert held == ({"encoder"} if merge else {"encoder", "llm"})
     assert (moved / "generator" / "adapter_config.json").exists() != merge
+    modes = {path.stat().st_mode for path in (moved / "generator").iterdir()}
+    assert len(modes) == 1  # nothing for one user alone: a container serves as another one
     shutil.rmtree(run[1].path)
     drift = check_bundle(moved)
     assert (drift.questions, drift.equal, drift.same_chunks) == (6, 6, 6)
@@ -115,6 +118,15 @@ def test_a_bundle_without_base_serves_one_model_and_with_base_three(
         if not with_base:
             with pytest.raises(ConfigError, match="bundle it with --with-base"):
                 open_collection(open_bundle(folder), base_only=True)
+
+
+def test_the_tuned_model_is_made_smaller_and_not_the_base_beside_it(
+    run: tuple[Config, RunDir], tmp_path: Path
+) -> None:
+    contents = Contents(Session(*run), frozenset({"generator"}), merge=True, with_base=True)
+    assert contents.answering(tmp_path) == RunDir(tmp_path).generator
+    untuned = Contents(Session(*run), frozenset())
+    assert untuned.answering(tmp_path) == tmp_path / "models" / "llm" / DEMO_LM.name
 
 
 def flip_a_byte(folder: Path) -> None:
@@ -213,6 +225,8 @@ def test_cards_name_models_licences_and_files(bundle: Bundle) -> None:
     assert content["models"]["llm"]["name"] in card
     compose = yaml.safe_load((folder / "compose.yaml").read_text(encoding="utf-8"))
     assert compose["services"]["rag-ft"]["read_only"] is True
+    check("hadolint", folder / "Dockerfile")
+    check("check-jsonschema", "--builtin-schema", "vendor.compose-spec", folder / "compose.yaml")
     kit = yaml.safe_load((folder / "Kitfile").read_text(encoding="utf-8"))
     named = [kit["model"], *kit["model"]["parts"], *kit["datasets"], *kit["code"], *kit["docs"]]
     assert all((folder / part["path"]).exists() for part in named)

@@ -1,8 +1,10 @@
-"""The Python snippets of docs/how-to/connect.md, against a running server."""
+"""The snippets of docs/how-to/connect.md, in Python and for curl, against a running server."""
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 import subprocess
 import sys
 import venv
@@ -50,6 +52,14 @@ def test_the_snippet_for_openais_package(url: str) -> None:
     answer, *sources = printed(sys.executable, SNIPPETS[0], url).splitlines()
     assert answer == "at noon [1]"
     assert any("/documents/" in line for line in sources)
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl on the PATH")
+def test_the_command_for_curl(url: str) -> None:
+    [command] = re.findall(r"```sh\n(curl .*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    command = command.replace("http://127.0.0.1:8000", url)
+    done = subprocess.run(["bash", "-euc", command], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["choices"][0]["message"]["content"] == "at noon [1]"
 
 
 @pytest.mark.slow  # installs the packages

@@ -1,10 +1,11 @@
-"""examples/deploy: what can be said of containers, manifests and scripts without a daemon, a
-cluster or a scheduler. They were not run."""
+"""examples/deploy: what linters, schemas and our own parser say of containers, manifests, scripts
+and workflows, without a daemon, a cluster or a scheduler. They were not run."""
 
 from __future__ import annotations
 
 import re
 import subprocess
+import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,15 @@ ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "examples" / "deploy"
 DOCKERFILES = sorted(DEPLOY.glob("Dockerfile*"))
 SCRIPTS = sorted((DEPLOY / "slurm").glob("*.sbatch"))
+
+
+PROGRAMS = Path(sysconfig.get_path("scripts"))
+
+
+def check(program: str, *words: str | Path) -> None:
+    """Runs a linter; a finding fails the test with what it says."""
+    done = subprocess.run([PROGRAMS / program, *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def manifests() -> list[dict[str, Any]]:
@@ -44,6 +54,38 @@ def test_an_image_runs_as_a_user_is_checked_and_starts_a_command_that_exists(pat
     )
     assert entry == ["rag-ft"]
     assert (ROOT / parse_arguments(command).configs[0]).is_file()
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
+def test_hadolint_finds_nothing_in_an_image(path: Path) -> None:
+    check("hadolint", path)
+
+
+def test_compose_file_manifests_and_workflows_follow_their_schemas() -> None:
+    compose = ("check-jsonschema", "--builtin-schema", "vendor.compose-spec")
+    check(*compose, DEPLOY / "compose.yaml")
+    check("kubernetes-validate", "--strict", DEPLOY / "kubernetes.yaml")
+    workflows = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+    check("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *workflows)
+
+
+def test_a_schema_rejects_what_does_not_follow_it(tmp_path: Path) -> None:
+    for program, name, wrong in (
+        (
+            "check-jsonschema --builtin-schema vendor.compose-spec",
+            "c.yaml",
+            "services: {a: {imag: x}}",
+        ),
+        (
+            "kubernetes-validate --strict",
+            "k.yaml",
+            "{apiVersion: v1, kind: Service, spec: {ports: 1}}",
+        ),
+        ("hadolint", "Dockerfile", "FROM python:latest\n"),
+    ):
+        (tmp_path / name).write_text(wrong, encoding="utf-8")
+        with pytest.raises(AssertionError):
+            check(*program.split(), tmp_path / name)
 
 
 def test_the_compose_file_is_hardened_and_its_command_exists() -> None:

@@ -132,6 +132,37 @@ def test_answers_are_asked_once_for_equal_prompts_and_the_best_is_written_as_a_f
     assert written.retrieval == best.config.retrieval and written.ingest == best.config.ingest
 
 
+def test_a_combination_that_the_model_cannot_answer_is_shown_and_never_the_best(
+    run: tuple[Path, RunDir], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, run_dir = run
+
+    class Model:
+        name, window = "reads one chunk", 64
+
+        def chat(self, requests: Any) -> list[Reply]:
+            requests = list(requests)
+            lengths = [len(r.messages[-1]["content"]) for r in requests]
+            fits = [length <= sorted(lengths)[len(lengths) // 2 - 1] for length in lengths]
+            return [
+                Reply(r.id, "part 3", "stop", 1, 1, 0.1, None if fit else "too long")
+                for r, fit in zip(requests, fits, strict=True)
+            ]
+
+        def __enter__(self) -> Model:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setattr(Session, "language_model", lambda *_, **__: Model())
+    found = sweep.combinations(file, ["retrieval.top_k=5,1", "evaluate.answers=true"])
+    measured = sweep.sweep(found, run_dir, most=10)
+    assert sweep.best_of(measured) == 1
+    pairs = sweep.questions_of(Session(found[0].config, run_dir), 10)
+    assert "no answer" in sweep.table(measured, pairs)
+
+
 def test_a_run_without_questions_says_what_to_run(run: tuple[Path, RunDir]) -> None:
     file, run_dir = run
     run_dir.qa.unlink()

@@ -154,6 +154,43 @@ def test_the_installed_wheel_carries_the_demo_and_runs_it(installed: Path, tmp_p
     assert "stale" not in found.stdout and found.stdout.count("done") == 7, found.stdout
 
 
+def as_script(notebook: Path, demo_settings: str) -> str:
+    """The code of a notebook as Python, with settings for its demo; what it installs is there."""
+    lines = []
+    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+        text = "".join(cell["source"]) if cell["cell_type"] == "code" else ""
+        for line in text.splitlines():
+            if line == "!rag-ft demo":
+                lines.append(
+                    f"run('rag-ft demo rag-ft-demo {demo_settings}', shell=True, check=True)"
+                )
+            elif line.startswith("%cd "):
+                lines.append(f"os.chdir({line[4:]!r})")
+            elif not line.startswith("%pip install "):
+                lines.append(line)
+    return "\n".join(["import os", "from subprocess import run", *lines])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_notebook_runs_with_the_installed_wheel(installed: Path, tmp_path: Path) -> None:
+    # Hardly trained, and without written pairs: the whole demo takes minutes.
+    quick = "generate.pairs_per_chunk=0 train_retriever.enabled=false train_generator.enabled=false"
+    script = as_script(ROOT / "examples" / "demo.ipynb", f"{quick} evaluate.answers=false")
+    (tmp_path / "notebook.py").write_text(script, encoding="utf-8")
+    environment = {**os.environ, "PATH": f"{installed}{os.pathsep}{os.environ['PATH']}"}
+    environment.pop("PYTHONPATH", None)
+    done = subprocess.run(
+        [str(installed / "python"), "notebook.py"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "# demo" in done.stdout and "* ferries/" in done.stdout, done.stdout
+
+
 def imported_packages(paths: list[Path]) -> set[str]:
     """Top-level packages that these files import, without the standard library and rag_ft."""
     names = set()

@@ -23,6 +23,7 @@ from rag_ft.session import Session
 from rag_ft.storage import write_text
 from rag_ft.training.generator.merging import merge_generator
 
+NUM_EXAMPLES = 256  # on which quantised weights are calibrated
 LICENCE_FILES = ("LICENSE*", "LICENCE*", "NOTICE*", "README.md")
 
 
@@ -109,6 +110,28 @@ class Contents:
             }
             for model in self.base_models
         }
+
+    def answering(self, folder: Path) -> Path:
+        """The whole model that answers in the bundle `folder`: tuned, else the base model."""
+        whole = RunDir(folder).generator if self.has_whole_generator else None
+        return whole or folder / self.settings()["llm.model"]
+
+    def training_examples(self, folder: Path) -> list[list[int]]:
+        """Tokens of the run's training examples, as the model of the bundle `folder` reads them; at
+        most NUM_EXAMPLES.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        from rag_ft.training.generator.dataset import sample_examples
+        from rag_ft.training.generator.tokenization import load_chat_tokens
+
+        trust_code = self.session.config.llm.advanced.trust_remote_code
+        tokens = load_chat_tokens(str(self.answering(folder)), trust_code)
+        examples, _ = sample_examples(self.session, tokens.encode, NUM_EXAMPLES)
+        if not examples:
+            raise ConfigError("the run has no training example on which weights can be calibrated")
+        return [list(example.encoded.input_ids) for example in examples[:NUM_EXAMPLES]]
 
     def write(self, folder: Path) -> None:
         """Writes the files into the empty `folder`, without cards and bundle.json."""

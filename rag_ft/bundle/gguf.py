@@ -19,13 +19,9 @@ from typing import Any
 from rag_ft.bundle import hf_to_gguf
 from rag_ft.errors import ConfigError
 from rag_ft.llm.chat_template import TEMPLATE_OPTIONS, answer_ending, load_chat_tokenizer
-from rag_ft.options.shipping import GGUF_TYPES
 
 CHECKOUT = Path(__file__).parent.parent.parent
-# What llama-quantize makes of a file with 16 bits; the first two come from the converter itself.
-# Answers of these two are hardly changed; those of the others may be, as long as F1 is not.
-TYPES = GGUF_TYPES
-AS_CONVERTED = ("F16", "Q8_0")
+AS_CONVERTED = ("F16", "Q8_0")  # of cli_shipping.GGUF_TYPES; llama-quantize makes the others of F16
 START_SECONDS = 300
 PROMPT = "rag-ft-prompt"
 
@@ -64,8 +60,8 @@ def find_llama_cpp(wanted: Path | None) -> LlamaCpp:
 
 
 def convert(tools: LlamaCpp, model: Path, type: str, to: Path, texts: Sequence[str]) -> None:
-    """Writes the model of the folder `model` to the file `to`, in one of TYPES. `texts` are such as
-    it will read.
+    """Writes the model of the folder `model` to the file `to`, as one of GGUF_TYPES. `texts`
+    are such as it will read.
 
     Raises:
         ConfigError: llama.cpp cannot convert the model, or would read texts as other tokens.

@@ -5,6 +5,7 @@ tuned: the tuned components in it. base: whether the base components are in it t
 models {component: {name, licence, fingerprint}}: the base models that it is made of.
 settings {"section.key": value}: those that answers depend on; paths are relative to the bundle.
 check: what `rag-ft bundle --check` found when the bundle was made; see drift.py.
+gguf, quantised: the generator's smaller form, with what the check found for it; or null.
 files {path: [size in bytes, sha256]}.
 """
 

@@ -11,6 +11,7 @@ import argparse
 import dataclasses
 import itertools
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -213,15 +214,23 @@ def add_answers(
     """Answers all asks with one model and adds F1 and seconds to the scores of their systems; a
     question whose prompt failed has NaN."""
     row_of = {pair.id: row for row, pair in enumerate(pairs)}
+    for one in measured:
+        for metric in (DECIDING_ANSWER, SECONDS):
+            one.scores[metric] = np.full(len(pairs), np.nan)
     answered, _, _ = answer_all(session, asks, {})
     for ask, prediction in answered:
         scores = measured[int(ask.system)].scores
-        for metric in (DECIDING_ANSWER, SECONDS):
-            scores.setdefault(metric, np.full(len(pairs), np.nan))
         abstained = session.answer_prompt.abstains(prediction.answer)
         values = score_answer(prediction.answer, ask.answers, abstained)
         scores[DECIDING_ANSWER][row_of[ask.pair.id]] = values[DECIDING_ANSWER]
         scores[SECONDS][row_of[ask.pair.id]] = prediction.seconds
+
+
+def mean_of(values: np.ndarray) -> float:
+    """The mean of what was answered; NaN where nothing was: chunks that are larger than the model's
+    context, say."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else math.nan
 
 
 def best_of(measured: Sequence[Measured]) -> int:
@@ -231,7 +240,7 @@ def best_of(measured: Sequence[Measured]) -> int:
     return max(
         range(len(measured)),
         key=lambda number: (
-            round(float(np.nanmean(measured[number].scores[metric])), 6),
+            round(np.nan_to_num(mean_of(measured[number].scores[metric]), nan=-1.0), 6),
             -float(measured[number].scores[TOKENS].mean()),
         ),
     )
@@ -250,7 +259,7 @@ def table(measured: Sequence[Measured], pairs: Sequence[QAPair]) -> str:
         row += [cell(one.scores[metric], measured[0].scores[metric], pairs) for metric in metrics]
         row.append(f"{one.scores[TOKENS].mean():.0f}")
         if SECONDS in one.scores:
-            row.append(f"{np.nanmean(one.scores[SECONDS]):.2f}")
+            row.append(f"{mean_of(one.scores[SECONDS]):.2f}")
         rows.append(row)
     documents = len({pair.document_id for pair in pairs})
     return "\n".join(
@@ -264,7 +273,9 @@ def table(measured: Sequence[Measured], pairs: Sequence[QAPair]) -> str:
 
 def cell(values: np.ndarray, first: np.ndarray, pairs: Sequence[QAPair]) -> str:
     """ "64.1 +2.0 [-1.1, 5.0]": a mean in percent, and its change."""
-    text = f"{100 * np.nanmean(values):.1f}"
+    if math.isnan(mean_of(values)):
+        return "no answer"
+    text = f"{100 * mean_of(values):.1f}"
     deltas = (values - first)[:, None]
     if not np.nan_to_num(deltas).any():
         return text

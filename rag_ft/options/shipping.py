@@ -7,6 +7,11 @@ from pathlib import Path
 from typing import Any
 
 GGUF_TYPES = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M")
+WEIGHT_TYPES = {
+    "int8": "also merge the generator and quantise its weights to 8 bits, for vLLM",
+    "int4": "the same to 4 bits",
+    "fp8": "the same to 8-bit floating point, with the activations: GPUs since 2022 (Ada, Hopper)",
+}
 
 
 def finish(command: argparse.ArgumentParser, function: str) -> argparse.ArgumentParser:
@@ -33,7 +38,10 @@ def add_bundle(commands: Any) -> None:
     bundle.add_argument(
         "--merge", action="store_true", help="merge the tuned adapter into its base model"
     )
-    bundle.add_argument(
+    small = bundle.add_mutually_exclusive_group()
+    for name, text in WEIGHT_TYPES.items():
+        small.add_argument(f"--{name}", dest="weights", action="store_const", const=name, help=text)
+    small.add_argument(
         "--gguf",
         choices=GGUF_TYPES,
         help="also merge the generator and write it as a GGUF file for llama.cpp and Ollama",
@@ -43,6 +51,12 @@ def add_bundle(commands: Any) -> None:
         type=Path,
         metavar="FOLDER",
         help="where llama.cpp was built (default: by `make gguf`)",
+    )
+    bundle.add_argument(
+        "--quantise-python",
+        type=Path,
+        metavar="PYTHON",
+        help="a Python that has llmcompressor (default: that of `make quantise`)",
     )
     bundle.add_argument(
         "--with-base", action="store_true", help="with the base components, to compare with"

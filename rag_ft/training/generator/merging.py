@@ -28,6 +28,9 @@ def merge_generator(llm: LLMConfig, tuned: Path, to: Path) -> None:
     to.mkdir()  # fails where something has the name: no link is followed
     model = merged_model(llm.required_model, tuned, llm.advanced.trust_remote_code)
     model.save_pretrained(to)
+    # Weights are saved for one user alone, and a server in a container is another one.
+    for path in to.glob("*.safetensors"):
+        path.chmod((to / "config.json").stat().st_mode)
     AutoTokenizer.from_pretrained(tuned, trust_remote_code=False).save_pretrained(to)
 
 
