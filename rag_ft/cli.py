@@ -13,6 +13,7 @@ from typing import Any
 
 from rag_ft.cli_review import add_review_commands
 from rag_ft.cli_shipping import add_bundle, add_demo, add_require, finish
+from rag_ft.cli_versions import add_version_commands
 from rag_ft.errors import NotGoodEnoughError, RagFtError
 from rag_ft.stage_table import NAMES, STAGES
 from rag_ft.terminal import SafeFormatter, note
@@ -259,34 +260,13 @@ def _add_tools(commands: Any) -> None:
     add_bundle(commands)
     add_demo(commands)
     _add_comparisons(commands)
-    _add_versions(commands)
+    add_version_commands(commands)
     env = commands.add_parser(
         "env",
         help="versions and hardware, for an issue report",
         description="versions and hardware, for an issue report",
     )
     finish(env, "env.env_command")
-
-
-def _add_versions(commands: Any) -> None:
-    """Adds the commands about versions of a run."""
-    versions = commands.add_parser(
-        "versions",
-        help="the versions of a run with their scores, and which one is served",
-        description="the versions of a run with their scores, and which one is served",
-    )
-    versions.add_argument("run", type=Path, metavar="RUN", help="a run folder, such as runs/demo")
-    finish(versions, "versions.versions_command")
-    rollback = commands.add_parser(
-        "rollback",
-        help="serve an earlier version of a run again",
-        description="serve an earlier version of a run again",
-    )
-    rollback.add_argument("run", type=Path, metavar="RUN", help="a run folder, such as runs/demo")
-    rollback.add_argument(
-        "version", nargs="?", metavar="VERSION", help="such as v2 (default: the one served before)"
-    )
-    finish(rollback, "versions.rollback_command")
 
 
 def _add_comparisons(commands: Any) -> None:

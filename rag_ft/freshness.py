@@ -321,8 +321,8 @@ def source_files(stage: str, sections: Sequence[str], config: Config) -> dict[st
                     named.append((f"{setting}/{path.relative_to(folder).as_posix()}", path))
     if stage == "generate":
         named += [(f"generate.questions/{path.name}", path) for path in config.generate.questions]
-        if (reviews := RunDir(config.run_path).reviews).exists():
-            named.append((REVIEWS, reviews))
+        run_dir = RunDir(config.run_path)
+        named += [(path.name, path) for path in (run_dir.reviews, run_dir.frozen) if path.exists()]
         if examples := config.generate.advanced.examples:
             named.append((f"generate.examples/{examples.name}", examples))
     if stage == "ingest":

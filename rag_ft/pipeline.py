@@ -193,7 +193,8 @@ def before_update(stage: Stage, plan: Plan, run_dir: RunDir) -> set[str]:
     """
     done = read_done(run_dir, stage.name)
     before = done or read_plan(run_dir.started(stage.name)) or plan
-    if before["config"] != plan["config"]:
+    sources = {"ingest.sources": plan["config"].get("ingest.sources")}
+    if before["config"] | sources != plan["config"] | sources:
         changed = what_changed({**plan, "inputs": {}}, {**before, "inputs": {}})
         raise ConfigError(
             f"{run_dir.path} holds {stage.name} for other settings ({changed}): an update only "
@@ -313,6 +314,15 @@ def plan_of(stage: Stage, config: Config, run_dir: RunDir, quick: bool = False) 
     """What the stage's result depends on; see `freshness.plan_stage`."""
     upstream = upstream_of(stage, left_out_stages(config.evaluate, config.reranker))
     return plan_stage(stage.name, stage.sections, upstream, config, run_dir, quick)
+
+
+def is_stale(name: str, config: Config, run_dir: RunDir) -> bool:
+    """Whether a stage has not finished, or with other settings, inputs or files than there are
+    now."""
+    done = read_done(run_dir, name)
+    return (
+        not done or why_stale(plan_of(find_stage(name), config, run_dir), done, run_dir) is not None
+    )
 
 
 def upstream_of(stage: Stage, left_out: Collection[str]) -> list[str]:

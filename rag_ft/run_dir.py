@@ -307,6 +307,13 @@ class RunDir:
         return self.path / "reviews.jsonl"
 
     @property
+    def frozen(self) -> Path:
+        """improve, in every version but the first: a QAPair a line: the test questions of the
+        version that it continues, as far as their documents are unchanged. rejects/improve.jsonl
+        has the others."""
+        return self.path / "frozen.jsonl"
+
+    @property
     def version(self) -> Path:
         """improve, in every version but the first: {parent, changes, decision}: the version that it
         continues, what is new, and why it is served or not."""

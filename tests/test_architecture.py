@@ -31,7 +31,7 @@ GROUND = {
     "version",
 }
 # What stands above the rooms, besides the folders stages/ and commands/.
-ABOVE = {"__main__", "cli", "pipeline", "run_status"}
+ABOVE = {"__main__", "cli", "pipeline", "run_status", "stage_runs"}
 
 
 @pytest.fixture(scope="module")

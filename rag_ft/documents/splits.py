@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterable
 
 from rag_ft.config import IngestConfig
 from rag_ft.schema import Split
 
+logger = logging.getLogger(__name__)
 _STRICTEST_FIRST: tuple[Split, ...] = ("test", "dev", "train")
 
 
@@ -43,3 +45,28 @@ def strictest(splits: Iterable[Split]) -> Split:
     """
     found = set(splits)
     return next(split for split in _STRICTEST_FIRST if split in found)
+
+
+def decide_splits(
+    ids: list[str], fixed: list[Split | None], near: list[int], config: IngestConfig
+) -> list[Split]:
+    """Returns the split of each document, the same for a whole group of near-duplicates.
+
+    `near` has the lowest index of each document's group. The split is the strictest one that the
+    user fixed for a member, else it depends on the hash of the group's smallest id.
+    """
+    members: dict[int, list[int]] = {}
+    for n, lowest in enumerate(near):
+        members.setdefault(lowest, []).append(n)
+    splits: list[Split] = ["train"] * len(ids)
+    for group in members.values():
+        wanted = {split for n in group if (split := fixed[n])}
+        split = strictest(wanted) if wanted else split_of(min(ids[n] for n in group), config)
+        if len(wanted) > 1:
+            names = ", ".join(ids[n] for n in group[:5])
+            logger.warning("near-duplicates with different splits all go to %s: %s", split, names)
+        for n in group:
+            splits[n] = split
+    for missing in {"train", "test"}.difference(splits):
+        logger.warning("the %s split has no documents: add some, or set splits in JSONL", missing)
+    return splits

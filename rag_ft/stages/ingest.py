@@ -29,7 +29,7 @@ from rag_ft.documents.containment import TestParts
 from rag_ft.documents.discovery import RawDocument, find_files, free_id
 from rag_ft.documents.near_duplicates import groups, least_estimate
 from rag_ft.documents.prepare import Prepared, limits_of, prepare_all, prepare_settings
-from rag_ft.documents.splits import split_of, strictest
+from rag_ft.documents.splits import decide_splits, strictest
 from rag_ft.documents.stored import StoredDocuments
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.model_hub import resolve
@@ -69,11 +69,15 @@ def run(session: Session, unchanged: Container[str] | None = None) -> dict[str, 
         write_jsonl(run_dir.rejects("ingest"), sources.rejects)
         _check_kept(settings, sources, run_dir)
 
-        # Near-duplicates share a split, so that no test document resembles a train document.
+        # Near-duplicates share a split, so that no test document resembles a train document: one
+        # that is there, or one that has changed since, or gone.
         similarity = least_estimate(settings.advanced.near_duplicate_similarity)
         signatures = np.array(sources.signatures)
-        near = groups(signatures, similarity)
-        splits = decide_splits(sources.ids, sources.fixed, near, settings)
+        before = list(stored.replaced()) if stored else []
+        near = groups(np.array([*sources.signatures, *(own for *_, own in before)]), similarity)
+        ids = [*sources.ids, *(name for name, *_ in before)]
+        fixed = [*sources.fixed, *(split for _, split, _ in before)]
+        splits = decide_splits(ids, fixed, near, settings)[: len(sources.ids)]
 
         # Second pass: every document gets its split, and its chunks inherit it.
         rows = zip(read_rows(unsplit), splits, strict=True)
@@ -297,31 +301,6 @@ def _check_kept(config: IngestConfig, sources: Sources, run_dir: RunDir) -> None
             f"only {kept_share:.0%} of the sources could be read ({summary}): {where}, "
             "or lower ingest.advanced.min_kept_share"
         )
-
-
-def decide_splits(
-    ids: list[str], fixed: list[Split | None], near: list[int], config: IngestConfig
-) -> list[Split]:
-    """Returns the split of each document, the same for a whole group of near-duplicates.
-
-    `near` has the lowest index of each document's group. The split is the strictest one that the
-    user fixed for a member, else it depends on the hash of the group's smallest id.
-    """
-    members: dict[int, list[int]] = {}
-    for n, lowest in enumerate(near):
-        members.setdefault(lowest, []).append(n)
-    splits: list[Split] = ["train"] * len(ids)
-    for group in members.values():
-        wanted = {split for n in group if (split := fixed[n])}
-        split = strictest(wanted) if wanted else split_of(min(ids[n] for n in group), config)
-        if len(wanted) > 1:
-            names = ", ".join(ids[n] for n in group[:5])
-            logger.warning("near-duplicates with different splits all go to %s: %s", split, names)
-        for n in group:
-            splits[n] = split
-    for missing in {"train", "test"}.difference(splits):
-        logger.warning("the %s split has no documents: add some, or set splits in JSONL", missing)
-    return splits
 
 
 def document_row(row: dict[str, Any], split: Split) -> dict[str, Any]:
