@@ -37,6 +37,8 @@ NEUTRAL = {
     "ingest.advanced.min_kept_share",
     "generate.advanced.min_kept_share",
 }
+# The trainings, which can start from what another one has tuned.
+STARTING = ("train_retriever", "train_reranker", "train_generator")
 # Settings that name the user's files. The files' content counts, and the last part of the path:
 # moving or copying a checkout makes no stage stale.
 PATHS = {
@@ -50,6 +52,7 @@ PATHS = {
     "evaluate.adapter",
     "evaluate.encoder",
     "evaluate.advanced.index",
+    *(f"{section}.advanced.start" for section in STARTING),
 }
 REVIEWS = "reviews.jsonl"  # an input of generate that people write at any time
 # What the names of source files begin with, and how many are so many that `status` looks at their
@@ -305,6 +308,7 @@ def source_files(stage: str, sections: Sequence[str], config: Config) -> dict[st
         "llm": {"llm.model": config.llm.model, "llm.prompts": config.llm.prompts},
         "encoder": {"encoder.model": config.encoder.model},
         "reranker": {"reranker.model": config.reranker.model},
+        **{s: {f"{s}.advanced.start": getattr(config, s).advanced.start} for s in STARTING},
         "evaluate": {
             "evaluate.adapter": config.evaluate.adapter,
             "evaluate.encoder": config.evaluate.encoder,

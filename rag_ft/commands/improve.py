@@ -12,7 +12,7 @@ from typing import Any
 from rag_ft.config_loader import load_config
 from rag_ft.done_files import read_plan
 from rag_ft.errors import ConfigError, DataError
-from rag_ft.evaluation.components import left_out_stages
+from rag_ft.evaluation.components import COMPONENTS, left_out_stages
 from rag_ft.freshness import check_files, read_done
 from rag_ft.improving.decision import decide
 from rag_ft.improving.frozen import compare_documents, freeze
@@ -124,6 +124,10 @@ def begin(run: Path, documents: Sequence[Path], start: str) -> None:
         )
     settings = config.model_dump(mode="json")
     settings["run"]["dir"] = str(folder)
+    for component in COMPONENTS.values():
+        tuned = parent.path / component.name
+        is_start = start == "parent" and tuned.exists()
+        settings[component.stage]["advanced"]["start"] = str(tuned) if is_start else None
     take_over(parent, last, folder, settings)
 
 
@@ -142,6 +146,13 @@ def take_changes(run: Path, parent: RunDir, version: RunDir) -> dict[str, Any]:
     """Writes what generate builds on besides the chunks: the frozen test questions, and what people
     said. Returns the `changes` of version.json, which it writes too."""
     documents = compare_documents(parent, version)
+    training = load_config(version.config)
+    starts = [training.train_retriever, training.train_reranker, training.train_generator]
+    if documents.now_test and any(section.advanced.start for section in starts):
+        raise ConfigError(
+            f"{documents.now_test[0]} has become a test document, and {parent.path.name} was "
+            f"trained on it: delete {version.path} and run improve with --start base"
+        )
     num_frozen, retired = freeze(parent, version, documents)
     seen = {(r.key, r.reviewer, r.time) for r in reviews_of(parent)}
     said = said_of([other.run_dir for other in versions_of(run)])

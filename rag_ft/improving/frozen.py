@@ -15,23 +15,29 @@ from rag_ft.versions import read_changes
 @dataclass(frozen=True)
 class Changes:
     """The ids of documents, in order: those that only the new version has, those whose title or
-    text differs, and those that only its parent has."""
+    text differs, those that only its parent has, and those that were trained on and are test
+    documents now."""
 
     added: list[str]
     changed: list[str]
     deleted: list[str]
+    now_test: list[str]
 
 
 def compare_documents(parent: RunDir, version: RunDir) -> Changes:
     """What has changed, by content."""
-    before, after = (
-        {d.id: content_hash(d.title, d.text) for d in read_jsonl(run_dir.documents, Document)}
-        for run_dir in (parent, version)
-    )
+    before, after = dict[str, str](), dict[str, str]()
+    trained, test = set[str](), set[str]()
+    for run_dir, found in ((parent, before), (version, after)):
+        for document in read_jsonl(run_dir.documents, Document):
+            found[document.id] = content_hash(document.title, document.text)
+            if (found is before) != (document.split == "test"):
+                (trained if found is before else test).add(document.id)
     return Changes(
         [name for name in after if name not in before],
         [name for name in after if name in before and after[name] != before[name]],
         [name for name in before if name not in after],
+        sorted(trained & test),
     )
 
 

@@ -176,13 +176,21 @@ def train(training: RetrieverTraining, base: Candidate) -> tuple[list[Candidate]
     settings, pairs = training.config.train_retriever, training.pairs
     kept, left_out = [base], list[LeftOut]()
     training.halves = train_halves(training, base)
+    # The first phase starts from the base, or from what another training has tuned.
+    first = base
+    if settings.advanced.start:
+        first = replace(base, state=training.encoder.state_of(settings.advanced.start))
+
+    def newest() -> Candidate:
+        return first if kept[-1] is base else kept[-1]
+
     if settings.advanced.self_supervised:
-        kept.append(cloze_phase(training, kept[-1]))
+        kept.append(cloze_phase(training, newest()))
     for number in range(settings.advanced.rounds):
         before = kept[-1]
         # Contrastive: the first round is left to the gate, later ones must find more.
         if settings.epochs and len(with_positive(pairs.train, pairs.chunks)) > 1:
-            after = contrastive_phase(training, number, before)
+            after = contrastive_phase(training, number, newest())
             if number and not after.scores.above(before.scores):
                 reason = "not better on dev than the round before"
                 left_out.append(LeftOut(after.name, reason, after.scores))
@@ -190,7 +198,7 @@ def train(training: RetrieverTraining, base: Candidate) -> tuple[list[Candidate]
             kept.append(after)
         # LM-supervised: must not find less, unless the user switched the gate off.
         if settings.advanced.lsr_steps and pairs.train:
-            after_lsr = lsr_phase(training, number, kept[-1])
+            after_lsr = lsr_phase(training, number, newest())
             if isinstance(after_lsr, LeftOut):
                 left_out.append(after_lsr)
             elif after_lsr.scores.not_below(kept[-1].scores) or not settings.advanced.gate:

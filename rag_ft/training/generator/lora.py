@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import re
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from rag_ft.config import Config, Dtype, LLMConfig, TrainGeneratorConfig
-from rag_ft.errors import ConfigError
+from rag_ft.errors import ConfigError, first_line
 from rag_ft.hardware import choose_dtype
 from rag_ft.llm.causal_lm import check_language_model, load_causal_lm
 from rag_ft.model_hub import resolve
@@ -91,6 +92,8 @@ def load_base(config: Config) -> Any:
     # All weights are trained in float32: bfloat16 is too coarse for small steps.
     folder = resolve(config.llm.required_model, "llm")
     gpu, method = torch.cuda.is_available(), config.train_generator.method
+    if method == "full":
+        folder = config.train_generator.advanced.start or folder
     dtype = choose_dtype(config.llm.dtype, "cuda" if gpu else "cpu")
     dtype = "float32" if method == "full" else dtype
     options: dict[str, Any] = {}
@@ -147,6 +150,27 @@ def adapter_config(settings: TrainGeneratorConfig, model: Any) -> Any | None:
         use_dora=settings.method == "dora",
         use_rslora=settings.method == "rslora",
     )
+
+
+def start_from(model: Any, adapter: Path) -> None:
+    """Gives the adapter of `model` the weights of a trained one.
+
+    Raises:
+        ConfigError: they are of another shape, or the folder holds no adapter.
+    """
+    from peft import load_peft_weights, set_peft_model_state_dict
+
+    try:
+        weights = load_peft_weights(str(adapter), device="cpu")
+        found = set_peft_model_state_dict(model, weights)
+        unknown = list(found.unexpected_keys)
+    except (ValueError, RuntimeError, OSError, KeyError) as error:
+        unknown = [first_line(error)]
+    if unknown:
+        raise ConfigError(
+            f"train_generator.advanced.start: {adapter} does not fit ({unknown[0]}): it must be an "
+            "adapter of the same base model, method and rank"
+        )
 
 
 def without_adapter(model: Any) -> str | None:
