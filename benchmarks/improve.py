@@ -207,7 +207,8 @@ def cycle(folder: Path) -> dict[str, Any]:
     run = folder / "runs" / "demo"
     if not config.exists():
         prepare(folder)
-    rag_ft("run", str(config))
+    if not RunDir(run).done("report").exists():
+        rag_ft("run", str(config))
     questions = folder / "questions.jsonl"
     shutil.copy(ROOT / "data" / "handbook" / "questions.jsonl", questions)
     if not RunDir(run.with_name("demo.v2")).metrics.exists():
