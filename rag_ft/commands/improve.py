@@ -154,13 +154,12 @@ def take_changes(run: Path, parent: RunDir, version: RunDir) -> dict[str, Any]:
             f"trained on it: delete {version.path} and run improve with --start base"
         )
     num_frozen, retired = freeze(parent, version, documents)
-    seen = {(r.key, r.reviewer, r.time) for r in reviews_of(parent)}
     said = said_of([other.run_dir for other in versions_of(run)])
     if said:
         write_jsonl(version.reviews, carried_over(said, version))
     changes = {
         **asdict(documents),
-        "reviews": sum((r.key, r.reviewer, r.time) not in seen for r, _ in said),
+        "reviews": len(said),
         "test_questions": num_frozen,
         "retired": len(retired),
     }
