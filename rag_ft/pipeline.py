@@ -316,15 +316,6 @@ def plan_of(stage: Stage, config: Config, run_dir: RunDir, quick: bool = False) 
     return plan_stage(stage.name, stage.sections, upstream, config, run_dir, quick)
 
 
-def is_stale(name: str, config: Config, run_dir: RunDir) -> bool:
-    """Whether a stage has not finished, or with other settings, inputs or files than there are
-    now."""
-    done = read_done(run_dir, name)
-    return (
-        not done or why_stale(plan_of(find_stage(name), config, run_dir), done, run_dir) is not None
-    )
-
-
 def upstream_of(stage: Stage, left_out: Collection[str]) -> list[str]:
     """All earlier stages whose results it reads, in pipeline order, without those `left_out`."""
     found: set[str] = set()

@@ -13,13 +13,13 @@ from rag_ft.config_loader import load_config
 from rag_ft.done_files import read_plan
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.evaluation.components import COMPONENTS, left_out_stages
-from rag_ft.freshness import check_files, read_done
+from rag_ft.freshness import check_files, read_done, why_stale
 from rag_ft.improving.decision import decide
 from rag_ft.improving.frozen import compare_documents, freeze
 from rag_ft.improving.people import carried_over, reviews_of, said_of
 from rag_ft.improving.take_over import UPDATED, take_over
 from rag_ft.lock import locked
-from rag_ft.pipeline import is_stale, plan_of, stages_until
+from rag_ft.pipeline import plan_of, stages_until
 from rag_ft.run_dir import RunDir
 from rag_ft.stage_runs import run_stages_of
 from rag_ft.stage_table import NAMES, find_stage
@@ -116,7 +116,9 @@ def begin(run: Path, documents: Sequence[Path], start: str) -> None:
     is_new = any((r.key, r.reviewer, r.time) not in seen for r, _ in said_of(versions))
     for name in ("ingest", "generate"):
         # What generate depends on is known only where ingest is up to date.
-        is_new = is_new or is_stale(name, config, last)
+        if not is_new:
+            plan, done = plan_of(find_stage(name), config, last), read_done(last, name)
+            is_new = done is None or why_stale(plan, done, last) is not None
     if not is_new:
         raise ConfigError(
             f"nothing has changed since {last.path.name}: no document, question, review or "

@@ -63,15 +63,7 @@ def run(session: Session) -> Counts:
     model = load_base(config)
     before = side_effects(model, tokenizer, data, llm, "base")
     trained = train(
-        config,
-        tokenizer,
-        data.train,
-        data.dev,
-        work,
-        processes,
-        model,
-        data.dev_questions,
-        start=settings.advanced.start,
+        config, tokenizer, data.train, data.dev, work, processes, model, data.dev_questions
     )
     counts |= training_counts(data, trained)
     history = trained.history

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -50,6 +49,11 @@ def check_method(settings: TrainGeneratorConfig, llm: LLMConfig) -> None:
         raise ConfigError(
             "train_generator.advanced.cross_validation_folds=1 leaves nothing to train on: "
             "set 0, or 2 and more"
+        )
+    if folds and settings.advanced.start:
+        raise ConfigError(
+            "what train_generator.advanced.start was trained on is no held-out document: set "
+            "train_generator.advanced.cross_validation_folds=0, or start from the base"
         )
     for tracker in settings.advanced.report_to:
         if find_spec(tracker) is None:
@@ -152,12 +156,16 @@ def adapter_config(settings: TrainGeneratorConfig, model: Any) -> Any | None:
     )
 
 
-def start_from(model: Any, adapter: Path) -> None:
-    """Gives the adapter of `model` the weights of a trained one.
+def start_adapter(model: Any, settings: TrainGeneratorConfig) -> None:
+    """Gives the adapter of `model` the weights of the one that the training starts from, if the
+    settings name one.
 
     Raises:
         ConfigError: they are of another shape, or the folder holds no adapter.
     """
+    adapter = settings.advanced.start
+    if adapter is None or settings.method == "full":
+        return
     from peft import load_peft_weights, set_peft_model_state_dict
 
     try:

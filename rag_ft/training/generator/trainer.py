@@ -29,7 +29,7 @@ from rag_ft.training.generator.completion_trainer import (
 )
 from rag_ft.training.generator.context_layouts import Example, longest_answer, num_arrangements
 from rag_ft.training.generator.dev_f1 import DevQuestion, mean_f1
-from rag_ft.training.generator.lora import FLASH, adapter_config, attention, start_from
+from rag_ft.training.generator.lora import FLASH, adapter_config, attention, start_adapter
 from rag_ft.training.generator.tokenization import IGNORED
 from rag_ft.training.memory_estimate import divisors, largest_pass, shape_of
 
@@ -79,11 +79,10 @@ def train(
     model: Any,
     questions: Sequence[DevQuestion] = (),
     callbacks: Sequence[TrainerCallback] = (),
-    start: Path | None = None,
 ) -> Trained:
     """Trains `model` (see `load_base`) on `examples`, with checkpoints in `folder`, from the newest
-    complete one on, else from the weights of the adapter `start`. The best weights on `dev` are
-    kept: by the F1 of their answers to `questions`, without questions by loss.
+    complete one on. The best weights on `dev` are kept: by the F1 of their answers to `questions`,
+    without questions by loss.
 
     Raises:
         ConfigError: batch sizes that do not divide, or a device that cannot do what is asked.
@@ -112,8 +111,7 @@ def train(
         arrangements=[example.arrangement for example in examples],
         measure=measure if questions else None,
     )
-    if start and settings.method != "full":
-        start_from(trainer.model, start)
+    start_adapter(trainer.model, settings)
     check_rows(trainer.train_dataset, examples)
     checkpoint = last_complete(folder)
     outcome = trainer.train(resume_from_checkpoint=checkpoint)
