@@ -191,6 +191,7 @@ def test_a_run_without_a_report_is_not_continued(
     assert main(["improve", str(run)]) == 1
     assert "report has not finished" in capsys.readouterr().err
     assert main(["improve", str(run.with_name("none"))]) == 1
+    assert "no run folder" in capsys.readouterr().err and not run.with_name("none").exists()
 
 
 @pytest.mark.parametrize("point", ["take_over", "ingest", "generate", "evaluate", "decide"])

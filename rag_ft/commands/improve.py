@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rag_ft.config_loader import load_config
+from rag_ft.config_loader import flat, load_config
 from rag_ft.done_files import read_plan
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.evaluation.components import COMPONENTS, left_out_stages
@@ -27,7 +27,6 @@ from rag_ft.storage import write_jsonl
 from rag_ft.terminal import note, say
 from rag_ft.versions import (
     Version,
-    first_version,
     next_version,
     promote,
     promoted,
@@ -40,7 +39,8 @@ def improve_command(args: argparse.Namespace) -> None:
     """`rag-ft improve`."""
     if args.max_loss < 0:
         raise ConfigError("--max-loss is a number of points from 0 on")
-    version = improve(args.run, args.documents, args.start, args.max_loss / 100)
+    run = args.run if args.run.name else args.run.resolve()
+    version = improve(run, args.documents, args.start, args.max_loss / 100)
     say(str(version.decision["sentence"]))
     say(f"report: {version.run_dir.report_html}")
 
@@ -60,7 +60,8 @@ def improve(run: Path, documents: Sequence[Path], start: str, max_loss: float) -
         DataError: the served version is not evaluated, or its files are damaged.
         RagFtError: another process improves this run, or a stage failed.
     """
-    with locked(RunDir(first_version(run)), "improve"):
+    first = versions_of(run)[0].run_dir
+    with locked(first, "improve"):
         version = unfinished(run)
         if version is None:
             begin(run, documents, start)
@@ -148,9 +149,9 @@ def take_changes(run: Path, parent: RunDir, version: RunDir) -> dict[str, Any]:
     """Writes what generate builds on besides the chunks: the frozen test questions, and what people
     said. Returns the `changes` of version.json, which it writes too."""
     documents = compare_documents(parent, version)
-    training = load_config(version.config)
-    starts = [training.train_retriever, training.train_reranker, training.train_generator]
-    if documents.now_test and any(section.advanced.start for section in starts):
+    settings = flat(load_config(version.config))
+    starts = [settings[f"{component.stage}.advanced.start"] for component in COMPONENTS.values()]
+    if documents.now_test and any(starts):
         raise ConfigError(
             f"{documents.now_test[0]} has become a test document, and {parent.path.name} was "
             f"trained on it: delete {version.path} and run improve with --start base"

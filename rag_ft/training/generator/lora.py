@@ -170,7 +170,7 @@ def start_adapter(model: Any, settings: TrainGeneratorConfig) -> None:
 
     try:
         weights = load_peft_weights(str(adapter), device="cpu")
-        found = set_peft_model_state_dict(model, weights)
+        found: Any = set_peft_model_state_dict(model, weights)
         unknown = list(found.unexpected_keys)
     except (ValueError, RuntimeError, OSError, KeyError) as error:
         unknown = [first_line(error)]
