@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from improve_run import about, first_run, pairs_of, write_document
 
 from rag_ft.cli import main
 from rag_ft.commands import improve
+from rag_ft.config_loader import load_config
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import Chunk, Document, QAPair
 from rag_ft.storage import read_jsonl, read_rows
@@ -236,3 +238,26 @@ def test_documents_that_change_again_before_a_version_is_finished_are_taken(
     assert main(["improve", str(run)]) == 0
     pairs = pairs_of(run.with_name("x.v2"), "train", "far-light.md").values()
     assert {p.answer for p in pairs if p.answerable} <= set(other.values())
+
+
+def test_what_was_trained_on_and_is_a_test_document_now_needs_a_start_from_the_base(
+    made: Made, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place, run, _ = made
+    text = (place / "test" / "long-bridge.md").read_text()
+    (place / "train" / "old-tower.md").write_text(text + "Printed anew.\n")
+    RunDir(run).generator.mkdir()
+    assert main(["improve", str(run), "--start", "parent"]) == 1
+    said = capsys.readouterr().err
+    assert "old-tower.md has become a test document" in said and "--start base" in said
+    shutil.rmtree(run.with_name("x.v2"))
+    assert main(["improve", str(run)]) == 0
+    assert splits_of(run.with_name("x.v2"))["old-tower.md"] == "test"
+    assert about(run, 2)["changes"]["now_test"] == ["old-tower.md"]
+
+
+def test_the_configuration_in_a_run_folder_is_one(made: Made) -> None:
+    _, run, _ = made
+    config = load_config(RunDir(run).config, ["retrieval.top_k=7"])
+    assert (config.name, config.retrieval.top_k, config.run_path) == ("x", 7, run)
+    assert main(["status", str(RunDir(run).config)]) == 0
