@@ -1,14 +1,15 @@
 """What the next version of a run costs, and what it keeps.
 
-    python benchmarks/improve.py update [--documents 300]   # ten added, one changed, one deleted
-    python benchmarks/improve.py cycle [--folder FOLDER]    # the demo, eight documents come later
+    python benchmarks/improve.py update [--documents 300] [--folder FOLDER]
+    python benchmarks/improve.py cycle [--folder FOLDER]
 
-update: the corpus of scale.py with the demo's models in float32. CPU seconds of ingest, index and
+update: ten documents are added to the corpus of scale.py, one is changed and one deleted; with the
+demo's models in float32. CPU seconds of ingest, index and
 generate, from the beginning and in `rag-ft improve`, without the start-up, which is what the same
 stages take over one document. The version must equal a run from the beginning.
 
 cycle: configs/demo.yaml without eight test documents and their questions; then `rag-ft improve`
-adds both. A cycle that was stopped is continued in its folder.
+adds both. What was stopped is continued in its folder.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("case", choices=["update", "cycle", "step"])
     parser.add_argument("--documents", type=int, default=300)
-    parser.add_argument("--folder", type=Path, help="where a cycle is kept")
+    parser.add_argument("--folder", type=Path, help="where the runs are kept")
     parser.add_argument("--step", nargs=2, metavar=("NAME", "PATH"), help="used by the case itself")
     args = parser.parse_args()
     if args.case == "step":
@@ -75,18 +76,20 @@ def update(folder: Path, num_documents: int) -> dict[str, Any]:
     the same."""
     texts = list(made_up_texts(num_documents + 11))
     for n in range(num_documents):
-        write_text(folder / "docs" / f"{n:06}.md", texts[n])
+        if not (folder / "runs" / "x.json").exists():
+            write_text(folder / "docs" / f"{n:06}.md", texts[n])
     write_text(folder / "one" / "000000.md", texts[0])
     config = configuration(folder, "x", "docs")
     found: dict[str, Any] = {"documents": num_documents}
-    found["start_up"] = step("full", configuration(folder, "one", "one"))
-    found["full"] = step("full", config)
+    found["start_up"] = step("full", configuration(folder, "one", "one"), folder / "runs" / "one")
+    found["full"] = step("full", config, folder / "runs" / "x")
     write_text(folder / "docs" / "000001.md", texts[num_documents])
-    (folder / "docs" / "000002.md").unlink()
+    (folder / "docs" / "000002.md").unlink(missing_ok=True)
     for n in range(10):
         write_text(folder / "docs" / f"new{n}.md", texts[num_documents + 1 + n])
-    found["improve"] = step("improve", folder / "runs" / "x")
-    found["rebuild"] = step("full", configuration(folder, "anew", "docs"))
+    found["improve"] = step("improve", folder / "runs" / "x", folder / "runs" / "x.v2")
+    anew = configuration(folder, "anew", "docs")
+    found["rebuild"] = step("full", anew, folder / "runs" / "anew")
     start, full, new = (
         sum(found[name][s] for s in STAGES) for name in ("start_up", "full", "improve")
     )
@@ -124,10 +127,16 @@ def write_text(path: Path, text: str) -> None:
     path.write_text(f"# Document {path.stem}\n\n{text}", encoding="utf-8")
 
 
-def step(name: str, path: Path) -> dict[str, Any]:
-    """A step in a process of its own: CPU seconds of its stages, and its counts."""
-    words = [sys.executable, str(Path(__file__)), "step", "--step", name, str(path)]
-    return measured(words, read=True)
+def step(name: str, path: Path, makes: Path) -> dict[str, Any]:
+    """A step in a process of its own, which makes a run: CPU seconds of its stages, and its counts.
+    A step that was stopped is made anew, one that is done is read."""
+    result = makes.with_name(f"{makes.name}.json")
+    if not result.exists():
+        shutil.rmtree(makes, ignore_errors=True)
+        words = [sys.executable, str(Path(__file__)), "step", "--step", name, str(path)]
+        found = measured(words, read=True)
+        result.write_text(json.dumps(found), encoding="utf-8")
+    return dict(json.loads(result.read_text(encoding="utf-8")))
 
 
 def full_step(config: Path) -> dict[str, Any]:
