@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from foreteller import Foreteller
 from improve_run import about, first_run, pairs_of, write_document
 
@@ -261,3 +262,20 @@ def test_the_configuration_in_a_run_folder_is_one(made: Made) -> None:
     config = load_config(RunDir(run).config, ["retrieval.top_k=7"])
     assert (config.name, config.retrieval.top_k, config.run_path) == ("x", 7, run)
     assert main(["status", str(RunDir(run).config)]) == 0
+
+
+def test_an_update_takes_more_sources_and_no_other_change_of_them(
+    made: Made, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place, run, _ = made
+    write_document(place / "new", "Far Light")
+    values = yaml.safe_load((place / "x.yaml").read_text())
+    values["ingest"]["sources"].append(str(place / "new"))
+    more = place / "more.yaml"
+    more.write_text(yaml.safe_dump(values))
+    assert main(["ingest", str(more), "--update"]) == 0
+    assert "far-light.md" in splits_of(run)
+    values["ingest"]["sources"][2]["split"] = "train"
+    more.write_text(yaml.safe_dump(values))
+    assert main(["ingest", str(more), "--update"]) == 1
+    assert "an update only takes other documents" in capsys.readouterr().err
