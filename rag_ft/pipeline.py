@@ -194,9 +194,11 @@ def before_update(stage: Stage, plan: Plan, run_dir: RunDir) -> set[str]:
     done = read_done(run_dir, stage.name)
     before = done or read_plan(run_dir.started(stage.name)) or plan
     # More sources are other documents. One that is left out, or has another split, is not.
-    old, new = (p["config"].get("ingest.sources", []) for p in (before, plan))
-    added = {"ingest.sources": new} if old == [s for s in new if s in old] else {}
-    if before["config"] | added != plan["config"]:
+    known = dict(before["config"])
+    old, new = (p["config"].get("ingest.sources") for p in (before, plan))
+    if new and old == [source for source in new if source in old]:
+        known["ingest.sources"] = new
+    if known != plan["config"]:
         changed = what_changed({**plan, "inputs": {}}, {**before, "inputs": {}})
         raise ConfigError(
             f"{run_dir.path} holds {stage.name} for other settings ({changed}): an update only "
