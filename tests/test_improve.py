@@ -179,6 +179,9 @@ def test_without_anything_new_there_is_no_version(
     place, run, _ = made
     assert main(["improve", str(run)]) == 1
     assert "nothing has changed since x:" in capsys.readouterr().err
+    assert main(["improve", str(run), "--documents", str(place / "none")]) == 1
+    assert "there is no such file or folder" in capsys.readouterr().err
+    assert not run.with_name("x.v2").exists()
     write_document(place / "train", "Far Light")
     assert main(["improve", str(run)]) == 0
     assert main(["improve", str(run)]) == 1

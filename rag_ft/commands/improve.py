@@ -99,6 +99,8 @@ def unfinished(run: Path) -> Version | None:
 def begin(run: Path, documents: Sequence[Path], start: str) -> None:
     """Makes the folder of the next version. It continues the one that is served, with the settings
     and the replies of the one that was made last."""
+    if missing := [path for path in documents if not path.exists()]:
+        raise ConfigError(f"--documents {missing[0]}: there is no such file or folder")
     versions = [version.run_dir for version in versions_of(run)]
     parent, last, folder = RunDir(promoted(run)), versions[-1], next_version(run)
     for run_dir in {parent, last}:
