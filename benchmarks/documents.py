@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import logging
 import os
 import random
 import re
@@ -42,6 +43,10 @@ SETTINGS = ReadSettings(100 * 2**20)
 LIMITS = Limits(20, 4096)
 # The reference's marks of Markdown and HTML are no words.
 _MARKS = re.compile(r"<!--.*?-->|</?[a-z][^>]*>|\]\([^)]*\)|&[a-z]+;", re.DOTALL)
+# What pandas writes into cells that are empty.
+_NO_CELL = re.compile(r"\bNaN\b|\bUnnamed: \d+")
+# Formats that are text as they are.
+PLAIN = (".txt", ".md", ".csv", ".tsv")
 _WORD = re.compile(r"[^\W_]+")
 
 
@@ -100,7 +105,8 @@ def files(folder: Path, peers: Path | None) -> dict[str, Any]:
 def measured(task: tuple[Path, Path, Path | None]) -> dict[str, float]:
     """`<parser> of <reference>` -> share of the reference's words that the parser kept."""
     path, folder, peers = task
-    texts = {"rag_ft": read_content(path.read_bytes(), path.name, SETTINGS).text}
+    read = read_content(path.read_bytes(), path.name, SETTINGS)
+    texts = {"rag_ft": f"{read.title}\n{read.text}" if read.title not in read.text else read.text}
     texts |= dict(found_by_peers(path, folder, peers))
     found = {name: words(_MARKS.sub(" ", text)) for name, text in texts.items()}
     shares: dict[str, float] = {}
@@ -136,12 +142,16 @@ def found_by_peers(path: Path, folder: Path, peers: Path | None) -> Iterator[tup
         with contextlib.suppress(Exception):  # a peer may fail on a file in any way
             import pypdf
 
+            logging.getLogger("pypdf").setLevel(logging.CRITICAL)
             pages = pypdf.PdfReader(path).pages
             yield "pypdf", "\n".join(page.extract_text() for page in pages)
+    raw = words(path.read_bytes().decode("utf-8", errors="replace"))
     for peer in sorted(peers.iterdir()) if peers else ():
         stored = peer / f"{path.relative_to(folder)}.txt"
-        if stored.exists():
-            yield peer.name, stored.read_text(encoding="utf-8")
+        text = stored.read_text(encoding="utf-8") if stored.exists() else ""
+        # A parser that has no reader for a format gives the file back as it is.
+        if text and (words(text) != raw or path.suffix in PLAIN):
+            yield peer.name, _NO_CELL.sub(" ", text)
 
 
 def words(text: str) -> Counter[str]:

@@ -163,7 +163,13 @@ def _peer(config: Config, tokenizer: Any, examples: Sequence[Example], folder: P
 
 def _ours(config: Config, tokenizer: Any, examples: Sequence[Example], folder: Path) -> Any:
     return train(
-        config, tokenizer, examples, [], folder, Processes(0, 1), load_base(config)
+        config,
+        tokenizer,
+        examples,
+        [],
+        folder,
+        Processes(0, 1),
+        load_base(config.llm, config.train_generator),
     ).trainer.model
 
 

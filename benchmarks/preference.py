@@ -81,7 +81,7 @@ def _arguments() -> argparse.Namespace:
 def _adapted(config: Config) -> Any:
     """The base model with a fresh adapter: both ways start from the same weights."""
     torch.manual_seed(0)
-    model = load_base(config)
+    model = load_base(config.llm, config.train_generator)
     return get_peft_model(model, adapter_config(config.train_generator, model))
 
 

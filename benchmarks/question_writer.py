@@ -81,7 +81,15 @@ def main() -> None:
     )
     processes = join_processes()
     folder = run_dir.checkpoints("question_writer")
-    trained = train(config, tokens.tokenizer, rows, dev, folder, processes, load_base(config))
+    trained = train(
+        config,
+        tokens.tokenizer,
+        rows,
+        dev,
+        folder,
+        processes,
+        load_base(config.llm, config.train_generator),
+    )
     print(
         json.dumps(trained.history[-12:]),
         f"{trained.num_tokens / trained.seconds:.0f} tokens a second",

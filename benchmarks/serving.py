@@ -1,11 +1,12 @@
 """What the server costs over its language model, and how it bears a crowd.
 
-    python benchmarks/serving.py CONFIG [--seconds 20] [--clients 64] [--soak 600]
+    python benchmarks/serving.py CONFIG [--seconds 20] [--clients 64] [--soak 600] [--llm URL MODEL]
 
 CONFIG is a configuration whose run is finished. A stand-in for a language model writes 20 tokens a
 second in each stream. The same clients ask it directly, then through `rag-ft serve`: with chunks,
-and the closed-book model, which retrieves nothing. All processes share this machine's cores.
-Writes results/serving-*.json.
+and the closed-book model, which retrieves nothing. All processes share this machine's cores. With
+`--llm` the model is that of another server, such as vLLM, and its tokens a second are what it can
+do. Writes results/serving-*.json.
 """
 
 from __future__ import annotations
@@ -46,10 +47,21 @@ def started(*words: str) -> Iterator[tuple[str, subprocess.Popen[str], float]]:
             raise RuntimeError(f"{words[0]} ended with exit code {code}")
 
 
+@contextmanager
+def llm_server(given: list[str] | None) -> Iterator[tuple[str, str, list[str]]]:
+    """(URL, model, processes to watch) of the language model: the stand-in, or the one given."""
+    if given:
+        yield given[0], given[1], []
+        return
+    with started(str(HERE / "stand_in_llm.py")) as (url, process, _):
+        yield url, "stand-in", [f"llm={process.pid}"]
+
+
 def ask(url: str, model: str, args: argparse.Namespace, *words: str) -> Found:
     """What the clients met."""
     command = [sys.executable, str(HERE / "streaming_clients.py"), url, model]
     command += ["--clients", str(args.clients), "--warm-up", str(args.warm_up), *words]
+    command += ["--any-text"] * bool(args.llm)
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
@@ -94,19 +106,20 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--warm-up", type=float, default=4.0)
     parser.add_argument("--soak", type=float, default=0.0, help="seconds; 0: left out")
+    parser.add_argument("--llm", nargs=2, metavar=("URL", "MODEL"), help="instead of the stand-in")
     args = parser.parse_args()
 
     found: Found = {"clients": args.clients}
     serve = ["-m", "rag_ft", "serve", args.config, *args.overrides, "--port", "0"]
     with started(*serve) as (_, _, seconds):
         found["seconds_to_start"] = seconds
-    with started(str(HERE / "stand_in_llm.py")) as (url, stand_in, _):
+    with llm_server(args.llm) as (url, model, watched):
         lasting = ["--seconds", str(args.seconds)]
-        direct = ask(url, "stand-in", args, *lasting, "--watch", f"llm={stand_in.pid}")
-        over = ["llm.backend=openai", f"llm.base_url={url}", "llm.model=stand-in"]
+        direct = ask(url, model, args, *lasting, "--watch", *watched)
+        over = ["llm.backend=openai", f"llm.base_url={url}", f"llm.model={model}"]
         with started(*serve, *over, "--base") as (address, server, _):
             run = Path(next(w[8:] for w in args.overrides if w.startswith("run.dir="))).name
-            watch = ["--watch", f"llm={stand_in.pid}", f"server={server.pid}"]
+            watch = ["--watch", *watched, f"server={server.pid}"]
             served = ask(f"{address}/v1", run, args, *lasting, *watch)
             streamed = ask(f"{address}/v1", f"{run}-closed-book", args, *lasting, *watch)
             found["with_retrieval"] = overhead(direct, served)
@@ -117,7 +130,7 @@ def main() -> None:
                 found["soak"] = soak(ask(f"{address}/v1", run, args, *crowd))
     for name, value in found.items():
         print(f"{name}: {json.dumps(value)}")
-    write_result("serving", processor(), found)
+    write_result("serving-llm" if args.llm else "serving", processor(), found)
 
 
 if __name__ == "__main__":

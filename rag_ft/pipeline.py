@@ -129,7 +129,7 @@ def _run_locked(
     # The started-file comes first, the work next, the done-file last.
     answered = any(path.exists() for path in run_dir.writes(stage.name, "replies"))
     if _is_main_process():
-        write_start(config, run_dir, stage, plan)
+        write_start(config.model_dump(mode="json"), run_dir, stage, plan)
     clock = time.monotonic()
     options: dict[str, Any] = {"compact": True} if change == "compact" else {}
     if change and stage.name == "ingest":
@@ -228,8 +228,9 @@ def remove_outputs(stage: Stage, run_dir: RunDir, drop_replies: bool) -> None:
             path.unlink(missing_ok=True)
 
 
-def write_start(config: Config, run_dir: RunDir, stage: Stage, plan: Plan) -> None:
-    """Writes config.yaml and the started-file, and removes temporary files of killed processes.
+def write_start(settings: dict[str, Any], run_dir: RunDir, stage: Stage, plan: Plan) -> None:
+    """Writes the settings to config.yaml, then the started-file; removes temporary files of killed
+    processes.
 
     Raises:
         ConfigError: the folder cannot be written to.
@@ -238,8 +239,7 @@ def write_start(config: Config, run_dir: RunDir, stage: Stage, plan: Plan) -> No
     for path in [*run_dir.writes(stage.name), started, done, run_dir.config]:
         for leftover in leftovers(path):
             leftover.unlink(missing_ok=True)
-    plain = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    text = redact(plain)
+    text = redact(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
     try:
         done.unlink(missing_ok=True)
         write_text(run_dir.config, text)

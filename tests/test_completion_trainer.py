@@ -87,7 +87,7 @@ def test_the_dev_loss_is_nats_a_token_whatever_the_batch(prepared: Make, tmp_pat
     tokens = load_chat_tokens(config.llm.required_model)
     build_training_set(Session(config, run_dir), tokens.encode, tmp_path / "set")
     rows = read_training_set(tmp_path / "set").train[:11]
-    settings, model = config.train_generator, load_base(config).eval()
+    settings, model = config.train_generator, load_base(config.llm, config.train_generator).eval()
     total, count = 0.0, 0
     for example in rows:
         ids, learned = list(example.encoded.input_ids), example.encoded.num_answer_tokens

@@ -52,7 +52,7 @@ def test_answers_during_training_are_scored_as_those_of_the_evaluation(prepared:
         )["f1"]
         for p in pairs
     ]
-    base = load_base(config)
+    base = load_base(config.llm, config.train_generator)
     assert answer_f1(base, tokens.tokenizer, questions, config.llm.advanced.abstain, 12) == wanted
     assert (
         0

@@ -36,7 +36,10 @@ def test_there_are_no_more_evaluations_than_asked_for(prepared: Make, tmp_path: 
         tmp_path / "set",
     )
     schedule = plan_schedule(
-        config, load_base(config), read_training_set(tmp_path / "set").train, 1
+        config,
+        load_base(config.llm, config.train_generator),
+        read_training_set(tmp_path / "set").train,
+        1,
     )
     assert (schedule.num_steps, schedule.evaluate_every) == (18, 2)
 

@@ -66,7 +66,7 @@ def test_credentials_of_an_address_reach_no_file(tmp_path: Path, key: str) -> No
     config = make_config({"run": {"dir": tmp_path}, "llm": {"base_url": url}})
     assert "s3cret" not in json.dumps(flat(config))
     plan = {"fingerprint": "x", "config": flat(config)}
-    write_start(config, RunDir(tmp_path), find_stage("generate"), plan)
+    write_start(config.model_dump(mode="json"), RunDir(tmp_path), find_stage("generate"), plan)
     for file in tmp_path.iterdir():
         assert "s3cret" not in file.read_text()
     written = yaml.safe_load((tmp_path / "config.yaml").read_text())

@@ -7,12 +7,13 @@ import argparse
 import functools
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from rag_ft.commands.arguments import checked_config_of, config_of
 from rag_ft.config import Config, GenerateConfig, TrainGeneratorConfig
-from rag_ft.config_loader import apply_override, make_config, moved_settings
+from rag_ft.config_loader import make_config, moved_settings
 from rag_ft.corpus_plan import (
     BYTES_PER_WORD,
     CHARACTERS_PER_DOCUMENT,
@@ -114,13 +115,21 @@ def plan(config: Config) -> str:
     if config.train_generator.enabled:
         chunk_tokens = config.ingest.chunk_tokens
         tokens = example_tokens(config.train_generator, config.retrieval, chunk_tokens)
-        memory["train_generator"], passes = fit_training(config, shape, device, tokens)
+        memory["train_generator"], passes = fit_training(
+            config.train_generator, shape, device, tokens
+        )
         note = f"train_generator: {passes} examples a forward pass"
 
-    def work_of(of: Config) -> dict[str, Work]:
-        return stage_work(of, shape, encoder, corpus)
-
-    rows = stage_rows(work_of, config, run_dir, device, memory)
+    # A measurement in this run folder counts more than a rate assumed for the device.
+    work = stage_work(config, shape, encoder, corpus)
+    done_files = {name: done for name in work if (done := read_done(run_dir, name))}
+    seconds = dict[str, float]()
+    for name, done in done_files.items():
+        then = config_of_then(config, done)
+        before = stage_work(then, shape, encoder, corpus).get(name) if then else None
+        if before and before.flops:
+            seconds[name] = float(done["seconds"]) * work[name].flops / before.flops
+    rows = stage_rows(work, seconds, done_files, device, memory)
     # The run folder need not exist yet: its disk is that of the nearest folder that does.
     existing = config.run_path
     while not existing.exists():
@@ -163,7 +172,7 @@ def visible_device(dtype: str) -> Device:
 
 
 def fit_training(
-    config: Config, shape: ModelShape, device: Device, tokens: int
+    settings: TrainGeneratorConfig, shape: ModelShape, device: Device, tokens: int
 ) -> tuple[dict[str, float], int]:
     """(memory by part in GiB, examples of one forward pass) of examples with `tokens` tokens: the
     largest pass that fits, as the training chooses it.
@@ -171,7 +180,7 @@ def fit_training(
     Raises:
         ConfigError: not even one example fits; names the smallest change after which one does.
     """
-    settings, dtype = config.train_generator, device.dtype
+    dtype = device.dtype
     one_size = settings.advanced.device_batch_size
     sizes = [one_size] if one_size else divisors(settings.batch_size)
     lengths = (tokens, ANSWER_TOKENS)
@@ -185,13 +194,11 @@ def fit_training(
     remedy = "no setting would fit: choose a smaller llm.model, or spread it with "
     remedy += "configs/accelerate/fsdp.yaml"
     methods = [settings.method, "lora", *(["qlora"] if device.gpu else [])]
+    checkpointing = settings.advanced.model_copy(update={"gradient_checkpointing": True})
     for method in methods:
         words = f"train_generator.method={method} "
         words += "train_generator.advanced.gradient_checkpointing=true"
-        values = config.model_dump()
-        for word in words.split():
-            apply_override(values, word)
-        changed = make_config(values).train_generator
+        changed = settings.model_copy(update={"method": method, "advanced": checkpointing})
         need = training_memory(shape, changed, tokens, ANSWER_TOKENS, dtype, device.gpu)
         if sum(need.values()) <= SPARE * device.memory_gb:
             remedy = f"with device_batch_size=1 {words} it would need {sum(need.values()):.1f}"
@@ -204,39 +211,34 @@ def fit_training(
 
 
 def stage_rows(
-    work_of: Callable[[Config], dict[str, Work]],
-    config: Config,
-    run_dir: RunDir,
+    work: Mapping[str, Work],
+    seconds: Mapping[str, float],
+    done_files: Mapping[str, Mapping[str, Any]],
     device: Device,
     memory: Mapping[str, Mapping[str, float]],
 ) -> list[tuple[str, ...]]:
-    """The table: a head, and a row for each stage with work."""
+    """The table: a head, and a row for each stage with work. `seconds` are those that were
+    measured, `memory` is by part in GiB."""
     head = ("stage", "tokens", "steps", "hours", "rate", "memory (GiB)", "measured (GiB)")
     rows: list[tuple[str, ...]] = [head]
-    for name, work in work_of(config).items():
-        # A measurement in this run folder counts more than a rate assumed for the device.
-        seconds = measured_seconds(config, run_dir, name, work_of)
-        rate = "assumed" if seconds is None else "measured"
-        hours = (work.flops / device.flops if seconds is None else seconds) / 3600
+    for name, amount in work.items():
+        rate = "measured" if name in seconds else "assumed"
+        hours = seconds.get(name, amount.flops / device.flops) / 3600
         needed = peak = ""
         if name in memory:
             needed = f"{sum(memory[name].values()):.2f}"
             key = "peak_gpu_memory_gb" if device.gpu else "peak_memory_gb"
-            peak = str((read_done(run_dir, name) or {}).get(key, ""))
-        steps = str(work.steps or "")
-        rows.append((name, f"{work.tokens:,.0f}", steps, f"{hours:.2f}", rate, needed, peak))
+            peak = str(done_files.get(name, {}).get(key, ""))
+        steps = str(amount.steps or "")
+        rows.append((name, f"{amount.tokens:,.0f}", steps, f"{hours:.2f}", rate, needed, peak))
     return rows
 
 
-def measured_seconds(
-    config: Config, run_dir: RunDir, name: str, work_of: Callable[[Config], dict[str, Work]]
-) -> float | None:
-    """What the stage took in this run folder, scaled to what it has to do now; None where it has
-    not run with these models, or not in one go."""
-    done = read_done(run_dir, name)
-    if done is None or "continued" in done:
+def config_of_then(config: Config, done: Mapping[str, Any]) -> Config | None:
+    """The configuration that a stage ran with: today's, with the settings of its done-file. None
+    where it ran with other models, or not in one go."""
+    if "continued" in done:
         return None
-    # The configuration of then: today's, with the settings that the done-file recorded.
     values, moves = config.model_dump(mode="json"), moved_settings()
     for key, value in done["config"].items():
         *parents, last = moves.get(key, key).split(".")
@@ -245,10 +247,8 @@ def measured_seconds(
         then = make_config(values)
     except ConfigError:  # written by a version with other settings
         return None
-    if (then.llm.model, then.encoder.model) != (config.llm.model, config.encoder.model):
-        return None
-    before, now = work_of(then).get(name), work_of(config)[name]
-    return float(done["seconds"]) * now.flops / before.flops if before and before.flops else None
+    models = (config.llm.model, config.encoder.model)
+    return then if (then.llm.model, then.encoder.model) == models else None
 
 
 def disk_gb(

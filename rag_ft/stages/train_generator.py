@@ -60,7 +60,7 @@ def run(session: Session) -> Counts:
 
         counts |= cross_validate(config, run_dir, data, tokenizer, processes)
 
-    model = load_base(config)
+    model = load_base(config.llm, config.train_generator)
     before = side_effects(model, tokenizer, data, llm, "base")
     trained = train(
         config, tokenizer, data.train, data.dev, work, processes, model, data.dev_questions

@@ -20,7 +20,8 @@ from rag_ft.documents.formats.docx_styles import (
     style_by_id,
 )
 from rag_ft.documents.formats.office_math import M, equation_text
-from rag_ft.documents.formats.package import Package
+from rag_ft.documents.formats.office_parts import C, chart_blocks
+from rag_ft.documents.formats.package import PACKAGE_ERRORS, Package
 from rag_ft.documents.formats.scripts import END, SUB, SUP, plain_scripts
 from rag_ft.documents.formats.symbol_fonts import symbol
 
@@ -42,6 +43,7 @@ _WRAPPERS = frozenset(
 _LEFT_OUT = frozenset((f"{_MC}Fallback", f"{W}moveFrom", f"{W}pPr", f"{W}rPr", f"{W}del"))
 _CHARACTERS = {f"{W}tab": "\t", f"{W}br": "\n", f"{W}cr": "\n", f"{W}noBreakHyphen": "-"}
 _RAISED = {"superscript": SUP, "subscript": SUB}
+_REFERENCES = frozenset(f"{W}{kind}Reference" for kind in ("footnote", "endnote", "comment"))
 # The types of imported parts whose suffix may be any.
 _IMPORTED = {
     "text/html": ".html",
@@ -57,8 +59,8 @@ MAX_IMPORTS = 3
 
 
 def read_docx(raw: bytes, depth: int = 0) -> Content:
-    """Returns headings, paragraphs, list items and table rows, notes after the paragraph that
-    refers to them, and the text of imported parts.
+    """Returns headings, paragraphs, list items, table rows and charts, notes and comments after the
+    paragraph that refers to them, and the text of imported parts.
 
     Cells are separated by ` | `. The title is the first heading, else that of the file's
     properties.
@@ -99,11 +101,13 @@ class _DocxReader:
             for kind, tree in (
                 ("footnote", self._related("footnotes")),
                 ("endnote", self._related("endnotes")),
+                ("comment", self._related("comments")),
             )
             if tree is not None
         }
-        # The notes that the paragraph at hand refers to, and how many there were so far.
+        # The notes and charts that the paragraph at hand refers to, and how many notes there were.
         self.referred: list[tuple[str, ElementTree.Element]] = []
+        self.charts: list[str] = []
         self.num_notes = 0
         self.lost: list[tuple[str, str]] = []
 
@@ -152,6 +156,7 @@ class _DocxReader:
         elif text:
             is_caption = style.name.lower() in ("caption", "beschriftung")
             yield Block("caption" if is_caption else "paragraph", text)
+        yield from self._charts()
         yield from self._footnotes()
 
     def _style(self, properties: ElementTree.Element | None) -> Style:
@@ -165,6 +170,15 @@ class _DocxReader:
             text = " ".join(filter(None, (self._text(p) for p in note.iter(f"{W}p"))))
             if text:
                 yield Block("footnote", f"[{mark}] {text}")
+
+    def _charts(self) -> Iterator[Block]:
+        charts, self.charts = self.charts, []
+        for name in charts:
+            try:
+                tree = self.package.xml(name)
+                yield from chart_blocks(tree) if tree is not None else ()
+            except PACKAGE_ERRORS as error:
+                self.lost.append((f"chart {name}", str(error)))
 
     def _imported(self, element: ElementTree.Element) -> Iterator[Block]:
         """Yields the blocks of a part that was imported as HTML, MHT, text or Word."""
@@ -238,10 +252,12 @@ class _DocxReader:
                 yield symbol(child.get(f"{W}font", ""), int(code, 16) if code.isalnum() else 0)
             elif tag == f"{W}r":
                 yield from self._run(child)
-            elif tag in (f"{W}footnoteReference", f"{W}endnoteReference"):
+            elif tag in _REFERENCES:
                 yield self._reference(child)
             elif tag in (f"{M}oMath", f"{M}oMathPara"):
                 yield equation_text(child)
+            elif tag == f"{C}chart":
+                self.charts.append(self.relations.get(child.get(f"{_R}id", ""), ("", ""))[1])
             elif tag == f"{W}txbxContent":
                 # The paragraphs of a text box get lines of their own.
                 yield from (f"\n{block.text}" for block in self._blocks(child))

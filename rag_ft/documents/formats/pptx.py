@@ -5,15 +5,18 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from typing import Any
+from xml.etree import ElementTree
 
 from rag_ft.documents.formats.cleaning import is_program_title
 from rag_ft.documents.formats.content import Block, Content
+from rag_ft.documents.formats.office_parts import chart_blocks, part_blocks
 from rag_ft.documents.formats.package import Package
 from rag_ft.documents.formats.tables import table_blocks
 
 
 def read_pptx(raw: bytes) -> Content:
-    """Returns the slides as pages: title, texts, tables and the speaker's notes.
+    """Returns the slides as pages: title, texts, tables, charts, the speaker's notes and
+    comments.
 
     The title is that of the first slide, else that of the file's properties. The metadata are
     {num_pages}.
@@ -39,6 +42,8 @@ def read_pptx(raw: bytes) -> Content:
                 said = slide.notes_slide.notes_text_frame.text.strip()
                 if said:
                     blocks.append(Block("paragraph", said, page=number))
+            comments = part_blocks(package, slide.part.partname.lstrip("/"), "comments")
+            blocks += [_on_page(block, number) for block in comments]
     first = next((block.text for block in blocks if block.kind == "heading"), "")
     title = first or ("" if is_program_title(title) else title)
     return Content(title, blocks, {"num_pages": number})
@@ -60,7 +65,7 @@ def _shapes(shapes: Any, title_id: int | None) -> Iterator[Block]:
             rows = ([cell.text_frame.text for cell in row.cells] for row in shape.table.rows)
             yield from table_blocks(rows)
         elif getattr(shape, "has_chart", False) and shape.has_chart:
-            yield from _chart(shape.chart)
+            yield from chart_blocks(ElementTree.fromstring(shape.chart.part.blob))
         elif shape.has_text_frame:
             yield from _paragraphs(shape)
 
@@ -75,20 +80,3 @@ def _paragraphs(shape: Any) -> Iterator[Block]:
             yield Block("item", "  " * paragraph.level + "- " + text, tight=number > 0)
         else:
             yield Block("paragraph", text, tight=number > 0)
-
-
-def _chart(chart: Any) -> Iterator[Block]:
-    """Yields the numbers of a chart as a table."""
-    if chart.has_title and chart.chart_title.has_text_frame:
-        yield Block("caption", chart.chart_title.text_frame.text)
-    try:
-        plot = chart.plots[0]
-    except (ValueError, IndexError, KeyError):  # a kind of chart that python-pptx does not know
-        return
-    names = [str(name) for name in plot.categories]
-    rows = [["", *names]]
-    rows += [
-        [series.name or "", *(f"{v:g}" if v is not None else "" for v in series.values)]
-        for series in plot.series
-    ]
-    yield from table_blocks(rows)

@@ -12,14 +12,18 @@ from rag_ft.documents.formats.content import (
     Content,
     UnreadableError,
 )
+from rag_ft.documents.formats.office_parts import part_blocks
 from rag_ft.documents.formats.package import Package
 from rag_ft.documents.formats.tables import cell_text, table_blocks
 
 MAX_MERGED_ROWS = 1000
+_MAIN = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
+_R = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}"
 
 
 def read_spreadsheet(raw: bytes) -> Content:
-    """Returns each visible sheet under its name, as the rows of a table; values, not formulas.
+    """Returns each visible sheet under its name, as the rows of a table; values, not formulas; then
+    the numbers of its charts and the comments on its cells.
 
     The title is that of the file's properties. The metadata are {num_sheets}. Hidden sheets, and
     sheets without cells such as charts, are noted.
@@ -29,10 +33,10 @@ def read_spreadsheet(raw: bytes) -> Content:
     """
     import python_calamine as calamine
 
-    title = ""
+    title, added = "", dict[str, list[Block]]()
     if raw.startswith(b"PK"):
         with Package(raw, "workbook") as package:
-            title = package.title()
+            title, added = package.title(), _charts_and_comments(package)
     blocks: list[Block] = []
     notes: list[tuple[str, str]] = []
     try:
@@ -42,6 +46,7 @@ def read_spreadsheet(raw: bytes) -> Content:
                 notes.append((f"sheet {sheet.name}", "hidden"))
                 continue
             found = list(table_blocks(_rows(book.get_sheet_by_name(sheet.name))))
+            found += added.get(sheet.name, [])
             if found:
                 blocks += [Block("heading", sheet.name, 2), *found]
             else:
@@ -51,6 +56,18 @@ def read_spreadsheet(raw: bytes) -> Content:
     except (calamine.CalamineError, *MALFORMED_FILE_ERRORS) as error:
         raise UnreadableError("corrupt", f"workbook: {error}") from error
     return Content(title, blocks, {"num_sheets": len(book.sheets_metadata)}, notes)
+
+
+def _charts_and_comments(package: Package) -> dict[str, list[Block]]:
+    """{name of a sheet: its charts and comments}."""
+    main = package.main_part("xl/workbook.xml")
+    tree, relations = package.xml(main), package.relations(main)
+    found: dict[str, list[Block]] = {}
+    for sheet in tree.iter(f"{_MAIN}sheet") if tree is not None else ():
+        _, part = relations.get(sheet.get(f"{_R}id", ""), ("", ""))
+        kinds = ("chart", "comments", "threadedComment")
+        found[sheet.get("name", "")] = list(part_blocks(package, part, *kinds)) if part else []
+    return found
 
 
 def _rows(sheet: Any) -> Iterator[list[str]]:

@@ -111,7 +111,7 @@ def _validate_fold(
     longest = longest_answer(data.train)
 
     # All processes answer a part of the questions, before and after the training.
-    model = load_base(config)
+    model = load_base(config.llm, config.train_generator)
     with as_in_training(model, dtype):
         base = mean_f1(model, tokenizer, questions, abstain, longest)
     dev_questions = data.dev_questions

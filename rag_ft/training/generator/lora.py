@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from rag_ft.config import Config, Dtype, LLMConfig, TrainGeneratorConfig
+from rag_ft.config import Dtype, LLMConfig, TrainGeneratorConfig
 from rag_ft.errors import ConfigError, first_line
 from rag_ft.hardware import choose_dtype
 from rag_ft.llm.causal_lm import check_language_model, load_causal_lm
@@ -84,7 +84,7 @@ def check_method(settings: TrainGeneratorConfig, llm: LLMConfig) -> None:
         )
 
 
-def load_base(config: Config) -> Any:
+def load_base(llm: LLMConfig, settings: TrainGeneratorConfig) -> Any:
     """The base model for training, on this process's device. Frozen weights have the dtype they are
     computed in, trained weights are float32.
 
@@ -94,14 +94,14 @@ def load_base(config: Config) -> Any:
     from transformers import BitsAndBytesConfig
 
     # All weights are trained in float32: bfloat16 is too coarse for small steps.
-    folder = resolve(config.llm.required_model, "llm")
-    gpu, method = torch.cuda.is_available(), config.train_generator.method
+    folder = resolve(llm.required_model, "llm")
+    gpu, method = torch.cuda.is_available(), settings.method
     if method == "full":
-        folder = config.train_generator.advanced.start or folder
-    dtype = choose_dtype(config.llm.dtype, "cuda" if gpu else "cpu")
+        folder = settings.advanced.start or folder
+    dtype = choose_dtype(llm.dtype, "cuda" if gpu else "cpu")
     dtype = "float32" if method == "full" else dtype
     options: dict[str, Any] = {}
-    if attention(config.train_generator.advanced.packing, config.llm.dtype) == FLASH:
+    if attention(settings.advanced.packing, llm.dtype) == FLASH:
         options["attn_implementation"] = FLASH
     # QLoRA (Dettmers et al. 2023): frozen weights in 4-bit NormalFloat, quantised twice.
     if method == "qlora":
@@ -112,14 +112,14 @@ def load_base(config: Config) -> Any:
             bnb_4bit_use_double_quant=True,
         )
         options["device_map"] = {"": torch.cuda.current_device()}
-    trust_code = config.llm.advanced.trust_remote_code
+    trust_code = llm.advanced.trust_remote_code
     model = load_causal_lm(folder, dtype, None, trust_code, **options)
     drop_unused_sampling(model)
     # FSDP places sharded weights itself, and a device_map has placed 4-bit weights already.
     if gpu and not sharded() and "device_map" not in options:
         model = model.to("cuda")
     if not sharded():
-        check_language_model(model, folder, config.llm.max_model_tokens)
+        check_language_model(model, folder, llm.max_model_tokens)
     return model
 
 

@@ -151,7 +151,7 @@ class FrozenChunksCollator(SentenceTransformerDataCollator):
 
 class SmallCheckpoints:
     """Checkpoints hold only the weights that change: an adapter's base is not written each time.
-    Set `encoder` before training."""
+    No model card is prepared from the training data. Set `encoder` before training."""
 
     encoder: TrainableEncoder
     args: Any
@@ -163,6 +163,9 @@ class SmallCheckpoints:
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         self.encoder.load(load_file(Path(resume_from_checkpoint) / WEIGHTS))
+
+    def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
+        """The card is written without what this callback collects."""
 
 
 class EncoderTrainer(SmallCheckpoints, SentenceTransformerTrainer):
