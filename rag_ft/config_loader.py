@@ -79,6 +79,10 @@ def load_config(path: Path, overrides: list[str] | None = None) -> Config:
     except YAML_ERRORS as error:
         reason = " ".join((str(error) or type(error).__name__).split())[:300]
         raise ConfigError(f"{path} is not YAML: {reason}") from error
+    # The resolved configuration in a run folder also says how the run is called.
+    name = path.stem
+    if path.name == "config.yaml" and isinstance(content, dict):
+        name = content.pop("name", name) if isinstance(content.get("name"), str) else name
     sections = content.items() if isinstance(content, dict) else [(None, None)]
     if not all(isinstance(name, str) and isinstance(keys, dict) for name, keys in sections):
         raise ConfigError(
@@ -102,7 +106,7 @@ def load_config(path: Path, overrides: list[str] | None = None) -> Config:
             f"unknown section name: a run is named after its file, {path.name}; set run.dir for "
             "its folder"
         )
-    return make_config({**values, "name": path.stem})
+    return make_config({**values, "name": name})
 
 
 class _UniqueKeys(yaml.SafeLoader):

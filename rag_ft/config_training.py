@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -57,6 +58,11 @@ class TrainRetrieverAdvanced(Section):
         le=100,
         description="Of the softmax over the LM's scores. 0: chosen by target entropy.",
     )
+    start: Path | None = Field(
+        None,
+        description="A tuned encoder of the same base, method and rank whose weights the training "
+        "starts from, as `improve --start parent` sets it. None: the base encoder.",
+    )
     rounds: int = Field(
         1, ge=1, le=100, description="Mines negatives and trains up to this many times."
     )
@@ -107,6 +113,11 @@ class TrainRerankerAdvanced(Section):
         "that do not contain the answer.",
     )
     rank: int = Field(16, ge=1, le=4096, description="LoRA rank.")
+    start: Path | None = Field(
+        None,
+        description="A tuned reranker that the training starts from, as `improve --start parent` "
+        "sets it. None: the model of reranker.model.",
+    )
 
 
 class TrainGeneratorAdvanced(Section):
@@ -156,6 +167,12 @@ class TrainGeneratorAdvanced(Section):
         32, ge=1, le=4096, description="LoRA rank, on all linear layers; alpha is twice the rank."
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="LoRA dropout (0-1).")
+    start: Path | None = Field(
+        None,
+        description="An adapter of the same base and rank, or a whole model where all weights are "
+        "tuned, that the training starts from, as `improve --start parent` sets it. None: the base "
+        "model.",
+    )
     max_tokens: int = Field(
         2048,
         ge=64,

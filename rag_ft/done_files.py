@@ -9,10 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from rag_ft.errors import ConfigError, DataError
-from rag_ft.run_dir import FILES, RunDir
+from rag_ft.run_dir import RunDir
+from rag_ft.run_files import FILES
 from rag_ft.storage import content_hash, file_sha256
 
 Plan = dict[str, Any]
+OLD_LAYOUT = (
+    "{path} holds {stage} of an earlier version of rag-ft, which recorded no hashes: run it again "
+    "with --force (replies of a language model are reused), or use another run.dir"
+)
 
 
 def read_plan(path: Path) -> Plan | None:

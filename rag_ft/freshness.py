@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rag_ft.done_files import Plan, config_is_damaged, read_plan
+from rag_ft.done_files import OLD_LAYOUT, Plan, config_is_damaged, read_plan
 from rag_ft.errors import DataError
 from rag_ft.file_marks import Mark, damage, folder_times, mark_file, mark_files, same_times
-from rag_ft.run_dir import FILES, RunDir
+from rag_ft.run_dir import RunDir
+from rag_ft.run_files import FILES
 from rag_ft.storage import content_hash, encodable, sync
 from rag_ft.versions import forgotten_list
 
@@ -38,6 +39,8 @@ NEUTRAL = {
     "ingest.advanced.min_kept_share",
     "generate.advanced.min_kept_share",
 }
+# The trainings, which can start from tuned weights.
+STARTING = ("train_retriever", "train_reranker", "train_generator")
 # Settings that name the user's files. The files' content counts, and the last part of the path:
 # moving or copying a checkout makes no stage stale.
 PATHS = {
@@ -51,15 +54,11 @@ PATHS = {
     "evaluate.adapter",
     "evaluate.encoder",
     "evaluate.advanced.index",
+    *(f"{section}.advanced.start" for section in STARTING),
 }
 REVIEWS = "reviews.jsonl"  # an input of generate that people write at any time
-# What names of source files begin with; of more than so many `status` looks at the folders alone.
-SOURCES = "ingest.sources/"
+SOURCES = "ingest.sources/"  # of more files `status` looks at the folders alone
 MANY_SOURCES = 1000
-OLD_LAYOUT = (
-    "{path} holds {stage} of an earlier version of rag-ft, which recorded no hashes: run it again "
-    "with --force (replies of a language model are reused), or use another run.dir"
-)
 
 
 def plan_stage(
@@ -310,6 +309,7 @@ def source_files(stage: str, sections: Sequence[str], config: Config) -> dict[st
         "llm": {"llm.model": config.llm.model, "llm.prompts": config.llm.prompts},
         "encoder": {"encoder.model": config.encoder.model},
         "reranker": {"reranker.model": config.reranker.model},
+        **{s: {f"{s}.advanced.start": getattr(config, s).advanced.start} for s in STARTING},
         "evaluate": {
             "evaluate.adapter": config.evaluate.adapter,
             "evaluate.encoder": config.evaluate.encoder,
@@ -326,14 +326,14 @@ def source_files(stage: str, sections: Sequence[str], config: Config) -> dict[st
                     named.append((f"{setting}/{path.relative_to(folder).as_posix()}", path))
     if stage == "generate":
         named += [(f"generate.questions/{path.name}", path) for path in config.generate.questions]
-        if (reviews := RunDir(config.run_path).reviews).exists():
-            named.append((REVIEWS, reviews))
+        run_dir = RunDir(config.run_path)
+        named += [(path.name, path) for path in (run_dir.reviews, run_dir.frozen) if path.exists()]
         if examples := config.generate.advanced.examples:
             named.append((f"generate.examples/{examples.name}", examples))
     if stage == "ingest":
         from rag_ft.documents.discovery import find_files
 
-        named += [(p.name, p) for p in [forgotten_list(config.run_path)] if p.exists()]
+        named += [(p.name, p) for p in (forgotten_list(config.run_path),) if p.exists()]
         # Files of questions may lie among the documents: they are not documents.
         questions = {os.path.realpath(path) for path in config.generate.questions}
         for file in find_files(config.ingest.sources):

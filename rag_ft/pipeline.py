@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
-from rag_ft.done_files import Plan, read_plan
+from rag_ft.done_files import OLD_LAYOUT, Plan, read_plan
 from rag_ft.errors import ConfigError, DataError, RagFtError
 from rag_ft.evaluation.components import COMPONENTS, EXTERNAL, left_out_stages
 from rag_ft.file_marks import damage, mark_files
 from rag_ft.freshness import (
-    OLD_LAYOUT,
     plan_stage,
     read_done,
     record_outputs,
@@ -193,7 +192,12 @@ def before_update(stage: Stage, plan: Plan, run_dir: RunDir) -> set[str]:
     """
     done = read_done(run_dir, stage.name)
     before = done or read_plan(run_dir.started(stage.name)) or plan
-    if before["config"] != plan["config"]:
+    # More sources are other documents. One that is left out, or has another split, is not.
+    known = dict(before["config"])
+    old, new = (p["config"].get("ingest.sources") for p in (before, plan))
+    if new and old == [source for source in new if source in old]:
+        known["ingest.sources"] = new
+    if known != plan["config"]:
         changed = what_changed({**plan, "inputs": {}}, {**before, "inputs": {}})
         raise ConfigError(
             f"{run_dir.path} holds {stage.name} for other settings ({changed}): an update only "

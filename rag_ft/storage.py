@@ -12,6 +12,7 @@ import math
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -225,6 +226,15 @@ class JsonlAppender:
 
     def __exit__(self, *_: object) -> None:
         self._out.close()
+
+
+def link_or_copy(file: str | Path, target: str | Path) -> None:
+    """Makes `target` a hard link of a file that is never written over in place; a copy where the
+    file system has no links."""
+    try:
+        os.link(file, target)
+    except OSError:
+        shutil.copy2(file, target)
 
 
 def append_lines(path: Path, *rows: Any, durable: bool = True) -> None:

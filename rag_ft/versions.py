@@ -153,9 +153,22 @@ def rollback(run: Path, wanted: str | None = None) -> Version:
 
 
 def next_version(run: Path) -> Path:
-    """The folder of the version that comes after all others."""
+    """The folder of the version that comes after all others. A run of its own that has such a name
+    is left alone."""
     versions = versions_of(run)
-    return versions[0].run_dir.path.with_name(f"{versions[0].name}.v{versions[-1].number + 1}")
+    first, number = versions[0], versions[-1].number + 1
+    while (folder := first.run_dir.path.with_name(f"{first.name}.v{number}")).exists():
+        number += 1
+    return folder
+
+
+def read_changes(run_dir: RunDir) -> dict[str, Any]:
+    """The `changes` of a version; empty for a run that continues none.
+
+    Raises:
+        DataError: version.json is damaged.
+    """
+    return (_read(run_dir.version).get("changes") or {}) if run_dir.version.exists() else {}
 
 
 def write_version(

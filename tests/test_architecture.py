@@ -25,6 +25,7 @@ GROUND = {
     "line_index",
     "relevance",
     "run_dir",
+    "run_files",
     "schema",
     "stage_table",
     "storage",
@@ -32,7 +33,7 @@ GROUND = {
     "version",
 }
 # What stands above the rooms, besides the folders stages/ and commands/.
-ABOVE = {"__main__", "cli", "pipeline", "run_status"}
+ABOVE = {"__main__", "cli", "pipeline", "run_status", "stage_runs"}
 
 
 @pytest.fixture(scope="module")

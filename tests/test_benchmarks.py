@@ -69,6 +69,7 @@ def handbook_sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("scale", ["update", "--documents", "30"], "num_reused_documents"),
         ("scale", ["chunks", "--chunks", "12000"], "recall_at_10"),
         ("scale", ["ladder", "--chunks", "12000"], "ivf_pq"),
+        ("improve", ["update", "--documents", "8"], '"same_chunk_ids": true'),
         ("documents", ["files", "data/handbook"], "'read': "),
         ("documents", ["damage", "data/handbook", "--copies", "20"], "slowest"),
         ("reliability", ["leakage"], "documents_by_chunk_tokens"),

@@ -53,8 +53,8 @@ def found(model: ServedModel) -> set[str]:
 
 def follow_for(state: ServerState, seconds: float) -> None:
     async def run() -> None:
-        with anyio.move_on_after(seconds):
-            await following.follow(state)
+        async with following.following(state):
+            await anyio.sleep(seconds)
 
     anyio.run(run)
 
@@ -78,13 +78,11 @@ def test_a_new_index_is_served_and_the_models_stay(
 
     async def run() -> None:
         with anyio.move_on_after(30):
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(following.follow, state)
+            async with following.following(state):
                 await anyio.sleep(0.1)
                 await anyio.to_thread.run_sync(update, config, tmp_path)
                 while state.models == before:
                     await anyio.sleep(0.05)
-                tasks.cancel_scope.cancel()
 
     monkeypatch.setattr(following, "SECONDS", 0.05)
     anyio.run(run)
@@ -109,7 +107,9 @@ def test_an_index_that_does_not_fit_leaves_the_old_one(
     found(next(iter(before.values())))
     monkeypatch.setattr(following, "SECONDS", 0.02)
     marks = itertools.count()
-    monkeypatch.setattr(following, "_mark", lambda _: (next(marks), 0))
+    monkeypatch.setattr(
+        following, "_mark", lambda _: (RunDir(config.run_path).path, next(marks), 0)
+    )
     (RunDir(config.run_path).index / "manifest.json").unlink()
     follow_for(state, 0.5)
     assert state.models == before and "the old index is served on" in caplog.text

@@ -1,5 +1,4 @@
-"""A done-file vouches for the files of its stage: what is missing, changed or made anew is
-noticed."""
+"""A done-file vouches for the files of its stage: what is lost, changed or new is noticed."""
 
 from __future__ import annotations
 
@@ -22,7 +21,8 @@ from rag_ft.config_loader import make_config
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.hardware import num_threads
 from rag_ft.rag import RagPipeline
-from rag_ft.run_dir import FILES, RunDir
+from rag_ft.run_dir import RunDir
+from rag_ft.run_files import FILES
 from rag_ft.session import Session
 from rag_ft.stage_table import NAMES
 

@@ -46,7 +46,13 @@ def test_each_pass_over_the_pairs_arranges_their_chunks_anew(
     assert not used & {
         reject.item for reject in read_jsonl(run_dir.rejects("train_generator"), Reject)
     }
-    schedule = plan_schedule(config, load_base(config.llm, config.train_generator), train, 1)
+    schedule = plan_schedule(
+        config.train_generator,
+        config.llm.dtype,
+        load_base(config.llm, config.train_generator),
+        train,
+        1,
+    )
     assert schedule.epochs == pytest.approx(2.5 / 3)
     assert schedule.num_steps == math.ceil(2.5 / 3 * math.ceil(len(train) / 4))
 

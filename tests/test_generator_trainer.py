@@ -36,7 +36,8 @@ def test_there_are_no_more_evaluations_than_asked_for(prepared: Make, tmp_path: 
         tmp_path / "set",
     )
     schedule = plan_schedule(
-        config,
+        config.train_generator,
+        config.llm.dtype,
         load_base(config.llm, config.train_generator),
         read_training_set(tmp_path / "set").train,
         1,

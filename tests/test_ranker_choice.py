@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from retriever_run import MakeRun, prepare
 
-from rag_ft.commands.run import summarise_train_retriever
 from rag_ft.errors import ConfigError
 from rag_ft.retrieval.feature_ranker import FEATURES, FeatureRanker
 from rag_ft.retrieval.fusion import Candidates
 from rag_ft.session import Session
+from rag_ft.stage_runs import summarise_train_retriever
 from rag_ft.stages import train_retriever
 from rag_ft.storage import write_jsonl
 from rag_ft.training.retriever import ranker_choice

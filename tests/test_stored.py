@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from rag_ft.commands.run import run_stages
 from rag_ft.config import Config
 from rag_ft.config_loader import make_config
 from rag_ft.documents import buckets
@@ -18,6 +17,7 @@ from rag_ft.errors import ConfigError, DataError
 from rag_ft.pipeline import run_stage
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import Chunk, Document
+from rag_ft.stage_runs import run_stages
 from rag_ft.stages import ingest
 from rag_ft.storage import read_jsonl
 

@@ -121,6 +121,12 @@ def test_the_commands_show_and_switch(run: Path, capsys: pytest.CaptureFixture[s
     assert "60.0" in lines[1], "the tuned generator's F1"
     assert "served" not in lines[1] and "served" in lines[3]
     assert "version 3 is better" in lines[3]
+    # A shipped retriever alone: its recall stands in the row of all components.
+    rows = {"tuned_retriever": {"f1": {"value": 0.4}}, "tuned": {"recall@5": {"value": 0.91}}}
+    shipped = {"verdict": {"ship": "retriever"}, "systems": rows}
+    (run / "metrics.json").write_text(json.dumps(shipped))
+    assert main(["versions", str(run)]) == 0
+    assert "40.0" in (line := capsys.readouterr().out.splitlines()[1]) and "91.0" in line
     (run / "metrics.json").write_text("{}")
     assert main(["versions", str(run)]) == 1
     assert main(["versions", str(run / "none")]) == 1

@@ -21,7 +21,8 @@ from rag_ft.errors import ConfigError
 from rag_ft.llm.chat_template import TEMPLATE_OPTIONS, answer_ending, load_chat_tokenizer
 
 CHECKOUT = Path(__file__).parent.parent.parent
-AS_CONVERTED = ("F16", "Q8_0")  # of cli_shipping.GGUF_TYPES; llama-quantize makes the others of F16
+# Of options.shipping.GGUF_TYPES; llama-quantize makes the others of F16.
+AS_CONVERTED = ("F16", "Q8_0")
 START_SECONDS = 300
 PROMPT = "rag-ft-prompt"
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rag_ft.commands.arguments import load_checked
@@ -24,8 +25,8 @@ def serve_command(args: argparse.Namespace) -> None:
     if not paths:
         raise ConfigError("name at least one configuration file, such as configs/demo.yaml")
     stages = ("ingest", "index", "train_retriever", "train_reranker", "train_generator")
-    configs = [promoted_config(path, overrides, *stages) for path in paths]
-    serve(configs, args.host, args.port, args.base, args.insecure)
+    load = [functools.partial(promoted_config, path, overrides, *stages) for path in paths]
+    serve(load, args.host, args.port, args.base, args.insecure)
 
 
 def promoted_config(path: Path, overrides: list[str], *stages: str) -> Config:
@@ -39,7 +40,7 @@ def promoted_config(path: Path, overrides: list[str], *stages: str) -> Config:
 
 
 def serve(
-    configs: Sequence[Config],
+    load: Sequence[Callable[[], Config]],
     host: str = "127.0.0.1",
     port: int = 8000,
     base: bool = False,
@@ -47,8 +48,9 @@ def serve(
 ) -> None:
     """Serves the runs until SIGTERM or SIGINT; then it answers what it has begun, and ends.
 
-    Prints the address once it can be reached. `base` serves base components only. The key is read
-    from RAG_FT_API_KEY, or from the file that RAG_FT_API_KEY_FILE names.
+    `load` gives the configuration of each run's promoted version, now and when another one is
+    promoted. Prints the address once it can be reached. `base` serves base components only. The key
+    is read from RAG_FT_API_KEY, or from the file that RAG_FT_API_KEY_FILE names.
 
     Raises:
         ConfigError: an address of the network without a key, a taken port, or models that do not
@@ -64,7 +66,9 @@ def serve(
     from rag_ft.serving.collections import described, open_collection, open_models
     from rag_ft.serving.running import run
 
-    collections = [open_collection(config, base) for config in configs]
+    configs = [load_one() for load_one in load]
+    pairs = zip(configs, load, strict=True)
+    collections = [open_collection(config, base, load_one) for config, load_one in pairs]
     with listener, open_models(collections) as models:
         settings = configs[0].serve
         about = [described(collection) for collection in collections]

@@ -8,6 +8,7 @@ import json
 from typing import Any
 
 from rag_ft.errors import DataError
+from rag_ft.evaluation.components import RANKING
 from rag_ft.evaluation.metric_table import DECIDING_ANSWER, DECIDING_RETRIEVAL, LABELS
 from rag_ft.evaluation.systems import shipped_system
 from rag_ft.forgetting.record import Forgotten
@@ -59,11 +60,14 @@ def scores_of(version: Version) -> dict[str, float]:
         metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         systems = metrics["systems"]
         served = shipped_system(str(metrics["verdict"]["ship"]))
-        levels = {
-            DECIDING_ANSWER: systems.get(served.name),
-            DECIDING_RETRIEVAL: systems.get(served.ranking),
+        # Without a reranker the tuned retriever's ranking stands under the name of all components.
+        ranked = systems.get(served.ranking) or {}
+        if served.tuned & RANKING and DECIDING_RETRIEVAL not in ranked:
+            ranked = systems.get("tuned") or {}
+        found = {
+            DECIDING_ANSWER: (systems.get(served.name) or {}).get(DECIDING_ANSWER),
+            DECIDING_RETRIEVAL: ranked.get(DECIDING_RETRIEVAL),
         }
-        found = {metric: (level or {}).get(metric) for metric, level in levels.items()}
         return {metric: level["value"] for metric, level in found.items() if level}
     except (OSError, ValueError, KeyError, TypeError, StopIteration) as error:
         raise DataError(f"{path} is damaged: run the report of this version again") from error

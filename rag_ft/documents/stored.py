@@ -40,6 +40,7 @@ class StoredDocuments:
         self._unchanged, self._settings = unchanged, settings
         self._documents, self._chunks = DocumentStore(run_dir.documents), ChunkStore(run_dir.chunks)
         self._ids_of: dict[str, list[str]] = defaultdict(list)
+        self._taken: set[str] = set()
         if not run_dir.documents.exists() or not run_dir.chunks.exists():
             return
         for document in read_jsonl(run_dir.documents, Document):
@@ -76,6 +77,7 @@ class StoredDocuments:
         rows = file.path.suffix.lower() == ".jsonl"
         for document_id in self._ids_of[encodable(str(file.path))]:
             stored = self._documents[document_id]
+            self._taken.add(document_id)
             document = RawDocument(
                 # An id that comes from a path is made unique again.
                 id=stored.id if rows else file.id,
@@ -103,6 +105,13 @@ class StoredDocuments:
                 self._sensitive(stored.text),
                 language_of(stored.text),
             )
+
+    def replaced(self) -> Iterator[tuple[str, Split, np.ndarray]]:
+        """(id, split, signature) of the documents that were not taken over, as they were: they have
+        changed, or gone, perhaps to another name."""
+        for document_id, split in self.splits.items():
+            if document_id not in self._taken:
+                yield document_id, split, signature(self._documents[document_id].text)
 
     def _sensitive(self, text: str) -> dict[str, int]:
         """How much of each kind is sensitive; the kind of what was masked is not known any more."""

@@ -8,9 +8,36 @@ from typing import Any
 
 from rag_ft.options.shipping import finish
 
+IMPROVE_HELP = "make the next version of a run from changed documents, reviews and feedback"
+
 
 def add_version_commands(commands: Any) -> None:
-    """Adds versions, rollback and forget."""
+    """Adds improve, versions, rollback and forget."""
+    improve = _add(commands, "improve", IMPROVE_HELP)
+    improve.add_argument(
+        "--documents",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="PATH",
+        help="files or folders with more documents, beside those of ingest.sources",
+    )
+    improve.add_argument(
+        "--start",
+        choices=("base", "parent"),
+        default="base",
+        help="what trainings start from: the base models (default), or what the served version "
+        "tuned",
+    )
+    improve.add_argument(
+        "--max-loss",
+        type=float,
+        default=2.0,
+        metavar="POINTS",
+        help="served where a larger loss on the served version's test questions is excluded "
+        "(default 2)",
+    )
+    finish(improve, "improve.improve_command")
     versions = _add(
         commands, "versions", "the versions of a run with their scores, and which one is served"
     )

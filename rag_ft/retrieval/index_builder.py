@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterable, Sequence
@@ -44,7 +43,7 @@ from rag_ft.retrieval.segments import (
 from rag_ft.retrieval.sentences import sentences_of
 from rag_ft.retrieval.vector_file import VectorFile, write_vectors
 from rag_ft.schema import Chunk, ChunkContext
-from rag_ft.storage import batched, to_json, write_text
+from rag_ft.storage import batched, link_or_copy, to_json, write_text
 
 _NUM_TUNING_QUERIES = 256
 # Above this share of recent and deleted vectors an index is made of one segment again.
@@ -138,7 +137,7 @@ def _write_moved(
     """Writes the vectors of the chunks `moved` to a file; `rows` names the vector of each chunk."""
     num_old = sum(part.num_rows for part in parts)
     if np.array_equal(rows[moved], num_old + np.arange(new.num_rows)):
-        _link_or_copy(new.path, path)  # all that were encoded, in their order
+        link_or_copy(new.path, path)  # all that were encoded, in their order
     else:
         vectors = [*(part.vectors for part in parts), new.vectors]
         write_vectors(path, ChunkVectors(vectors, rows), moved)
@@ -258,14 +257,7 @@ def adopt_index(source: Path, folder: Path, encoder: Encoder) -> None:
 
     shutil.rmtree(folder, ignore_errors=True)
     but_manifest = shutil.ignore_patterns("manifest.json")
-    shutil.copytree(source, folder, copy_function=_link_or_copy, ignore=but_manifest)
+    shutil.copytree(source, folder, copy_function=link_or_copy, ignore=but_manifest)
     if manifest.sentences:
         adopt_index(source / SENTENCES, folder / SENTENCES, encoder)
     write_manifest(folder, replace(manifest, encoder=encoder.fingerprint))
-
-
-def _link_or_copy(file: str | Path, target: str | Path) -> None:
-    try:
-        os.link(file, target)
-    except OSError:
-        shutil.copy2(file, target)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -59,14 +59,14 @@ class Finished:
 class Answerer:
     """Retrieves in threads and streams from the language models."""
 
-    def __init__(self, streams: Mapping[int, Stream], rewrite: bool, telemetry: Telemetry) -> None:
+    def __init__(self, streams: dict[int, Stream], rewrite: bool, telemetry: Telemetry) -> None:
         """
         Args:
             streams: The open streams, by `id` of their language model.
             rewrite: Whether follow-up questions are rewritten.
             telemetry: Where seconds and tokens are counted.
         """
-        self._streams, self._rewrite, self._telemetry = streams, rewrite, telemetry
+        self.streams, self._rewrite, self._telemetry = streams, rewrite, telemetry
         # An encoder uses all cores already: work side by side would only wait for each other.
         self._encoding = anyio.CapacityLimiter(1)
         self._searches = SearchQueue(self._encoding)
@@ -175,7 +175,7 @@ class Answerer:
     def _pieces(self, asked: Asked) -> AsyncGenerator[str | Reply, None]:
         """The reply to a request: the model's, or an abstention where filters allow no chunk."""
         if asked.llm is not None:
-            return self._streams[id(asked.llm)](asked.request)
+            return self.streams[id(asked.llm)](asked.request)
         return _said(asked.request.id, asked.model.collection.session.prompts.abstain)
 
     async def _standalone(self, model: ServedModel, history: list[Turn], question: str) -> str:
@@ -191,7 +191,7 @@ class Answerer:
 
     async def whole(self, llm: LanguageModel, request: ChatRequest) -> Reply:
         """The reply to one request."""
-        async with aclosing(self._streams[id(llm)](request)) as pieces:
+        async with aclosing(self.streams[id(llm)](request)) as pieces:
             async for piece in pieces:
                 if isinstance(piece, Reply):
                     return piece

@@ -13,14 +13,14 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rag_ft.config import ServeConfig
 from rag_ft.errors import RagFtError
-from rag_ft.llm.interface import ChatRequest, LanguageModel
+from rag_ft.llm.interface import ChatRequest
 from rag_ft.serving import chat, pages, retrieval_api
 from rag_ft.serving.answering import Answerer
-from rag_ft.serving.collections import ServedModel
+from rag_ft.serving.collections import ServedModel, language_models
 from rag_ft.serving.errors import HANDLERS, ApiError
 from rag_ft.serving.exchanges import Exchanges
 from rag_ft.serving.following import following
@@ -46,20 +46,19 @@ def make_app(
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[dict[str, Any]]:
-        llms: dict[int, LanguageModel] = {}
-        for model in models:
-            llms |= {id(model.llm): model.llm, id(model.base_llm): model.base_llm}
         async with AsyncExitStack() as stack:
             streams = {
-                name: await stack.enter_async_context(llm.streaming()) for name, llm in llms.items()
+                id(llm): await stack.enter_async_context(llm.streaming())
+                for llm in language_models(models)
             }
             answerer = Answerer(streams, settings.rewrite, telemetry)
             exchanges = Exchanges(settings.log, models[0].collection)
             by_id = {model.id: model for model in models}
             state = ServerState(by_id, settings, answerer, exchanges, telemetry)
-            health_of = Health(state, list(llms.values()))
+            counted.requests = state.open_requests
+            health_of = Health(state)
             shared: dict[str, Any] = {"server": state, "key": key, "health": health_of}
-            shared |= {"collections": state.collections, "home": "chat"}
+            shared |= {"collections": lambda: state.collections, "home": "chat"}
             if has_mcp:
                 shared["mcp"] = await stack.enter_async_context(mcp_app(state))
             await stack.enter_async_context(following(state))
@@ -84,15 +83,35 @@ def make_app(
     ]
     if has_mcp:
         routes.append(Route("/mcp", mcp, methods=["POST"]))
-    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=HANDLERS)
-    return Guard(app, settings, key, telemetry, any_host)
+    counted = Counted(Starlette(routes=routes, lifespan=lifespan, exception_handlers=HANDLERS))
+    return Guard(counted, settings, key, telemetry, any_host)
+
+
+class Counted:
+    """The application around which requests are counted: `requests` has a mark of each one that
+    has begun and not ended."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self.requests: set[object] = set()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        requests, mark = self.requests, object()
+        requests.add(mark)
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            requests.discard(mark)
 
 
 class Health:
     """Whether index and language models answer; a good answer is kept for some seconds."""
 
-    def __init__(self, state: ServerState, llms: Sequence[LanguageModel]) -> None:
-        self._state, self._llms, self._good_until = state, llms, 0.0
+    def __init__(self, state: ServerState) -> None:
+        self._state, self._good_until = state, 0.0
 
     async def check(self) -> bool:
         """Searches each collection for a word, and asks each language model for a token."""
@@ -103,7 +122,7 @@ class Health:
                 for model in self._state.models.values():
                     await self._state.answerer.retrieve(model, "health", 1, None)
                 messages = ({"role": "user", "content": "health"},)
-                for llm in self._llms:
+                for llm in language_models(self._state.models.values()):
                     reply = await self._state.answerer.whole(
                         llm, ChatRequest("health", messages, 1)
                     )

@@ -4,7 +4,7 @@ are opened once."""
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,8 @@ from rag_ft.versions import first_version
 @dataclass(frozen=True)
 class Collection:
     """One run, or one bundle. `tuned` names the tuned components that it serves, `why` says where
-    that comes from. `has_base`: the base components are there too; a bundle can be without."""
+    that comes from. `has_base`: the base components are there too; a bundle can be without.
+    `reopen` opens the version of the run that is promoted by then."""
 
     name: str
     session: Session
@@ -37,6 +38,7 @@ class Collection:
     tuned: frozenset[str]
     why: str
     has_base: bool = True
+    reopen: Callable[[], Collection] | None = None
 
 
 @dataclass(frozen=True)
@@ -110,11 +112,13 @@ def open_models(collections: Sequence[Collection]) -> Iterator[list[ServedModel]
         yield served
 
 
-def open_collection(config: Config, base_only: bool) -> Collection:
+def open_collection(
+    config: Config, base_only: bool, reload: Callable[[], Config] | None = None
+) -> Collection:
     """The run of a configuration, with the tuned components that it serves.
 
     Those are the components that the verdict of its report ships; without a report, all that were
-    tuned.
+    tuned. `reload` gives the configuration of the version that is promoted by then.
     """
     run_dir = with_external_models(config.evaluate, RunDir(config.run_path))
     session = Session(config, run_dir)
@@ -132,7 +136,16 @@ def open_collection(config: Config, base_only: bool) -> Collection:
         tuned, why = there & named_set(ship), f"the verdict of its report is {ship}"
     has_base = bundle is None or bundle["base"]
     documents = DocumentStore(run_dir.documents)
-    return Collection(name, session, documents, frozenset(tuned), why, has_base)
+    reopen = None
+    if reload is not None:
+        reopen = lambda: open_collection(reload(), base_only, reload)  # noqa: E731
+    return Collection(name, session, documents, frozenset(tuned), why, has_base, reopen)
+
+
+def language_models(models: Iterable[ServedModel]) -> list[LanguageModel]:
+    """The language models of some models, each once."""
+    found = {id(llm): llm for model in models for llm in (model.llm, model.base_llm)}
+    return list(found.values())
 
 
 def shipped(metrics: Path) -> str | None:

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rag_ft.prompts.answer_stream import AnswerStream
-from rag_ft.relevance import evidence_in_chunk, locate
-from rag_ft.review.store import SERVE, review_key
-from rag_ft.schema import Place, Review
+from rag_ft.review.correction import correction
 from rag_ft.serving.answering import Asked
 from rag_ft.serving.citations import Citation
 from rag_ft.serving.collections import Collection, ServedModel
@@ -91,38 +89,10 @@ class Exchanges:
         append_lines(run_dir.feedback, line)
         if exchange and answer and answer.strip():
             chosen = chunk_ids if chunk_ids is not None else exchange.served["citations"]
-            review = correction(exchange, answer.strip(), chosen, comment)
+            chunks = collection.session.chunks
+            review = correction(exchange.served, answer.strip(), chosen, comment, chunks)
             append_lines(run_dir.reviews, review)
         return exchange is not None
-
-
-def correction(
-    exchange: Exchange, answer: str, chunk_ids: Sequence[str], comment: str | None
-) -> Review:
-    """The question with the answer that somebody gave, and where it stands in `chunk_ids`."""
-    served = exchange.served
-    chunks = list(exchange.collection.session.chunks.select(chunk_ids).values())
-    evidence = []
-    for chunk in chunks:
-        if span := locate(answer, chunk.text):
-            found = evidence_in_chunk(chunk, span)
-            evidence.append(Place(chunk.id, found.start, found.end))
-    if not evidence:
-        evidence = [Place(chunk.id, chunk.start, chunk.end) for chunk in chunks]
-    document_id = chunks[0].document_id if chunks else None
-    return Review(
-        pair_id=served["id"],
-        key=review_key(served["standalone"], document_id),
-        source="serve",
-        decision="add",
-        reason=comment,
-        question=served["standalone"],
-        answers=(answer,),
-        document_id=document_id,
-        evidence=tuple(evidence),
-        reviewer=SERVE,
-        time=now(),
-    )
 
 
 def fingerprints(model: ServedModel) -> dict[str, str]:

@@ -1,22 +1,33 @@
-"""A running server follows its runs: when `index --update` has finished, it answers from the new
-index. Requests in flight end with the old one."""
+"""A running server follows its runs: it answers from a new index when `index --update` has
+finished, and from another version when that is promoted. Requests in flight end on the old one."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 
 import anyio
 from anyio import to_thread
+from anyio.abc import TaskGroup
 
 from rag_ft.document_store import DocumentStore
 from rag_ft.errors import RagFtError
+from rag_ft.llm.interface import LanguageModel
 from rag_ft.retrieval.retriever import open_retriever
-from rag_ft.serving.collections import Collection, ServedModel, pipeline_of
+from rag_ft.run_dir import RunDir
+from rag_ft.serving.collections import (
+    Collection,
+    ServedModel,
+    language_models,
+    open_models,
+    pipeline_of,
+)
 from rag_ft.serving.state import ServerState
 from rag_ft.session import Session
+from rag_ft.versions import promoted
 
 logger = logging.getLogger(__name__)
 SECONDS = 5.0  # between two looks at the runs
@@ -25,15 +36,21 @@ SECONDS = 5.0  # between two looks at the runs
 @asynccontextmanager
 async def following(state: ServerState) -> AsyncIterator[None]:
     """Follows the runs inside the context."""
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(follow, state)
+    async with AsyncExitStack() as opened, anyio.create_task_group() as tasks:
+        tasks.start_soon(follow, state, tasks, opened)
         yield
         tasks.cancel_scope.cancel()
 
 
-async def follow(state: ServerState) -> None:
-    """Looks at the runs for ever, and puts models over a new index in the place of the old ones.
-    Where a new index cannot be opened, the old one stays and the log says why."""
+async def follow(state: ServerState, tasks: TaskGroup, opened: AsyncExitStack) -> None:
+    """Looks at the runs for ever, and puts models over a new index, or of another version, in the
+    place of the old ones. Where these cannot be opened, the old ones stay and the log says why.
+
+    Args:
+        state: of the server.
+        tasks: where old language models wait until no request needs them.
+        opened: holds new language models until the server ends.
+    """
     seen = {collection.name: _mark(collection) for collection in state.collections}
     while True:
         await anyio.sleep(SECONDS)
@@ -43,12 +60,54 @@ async def follow(state: ServerState) -> None:
                 continue
             seen[collection.name] = mark
             models = [m for m in state.models.values() if m.collection.name == collection.name]
+            is_version = mark[0] != collection.session.run_dir.path and collection.reopen
+            what = "version" if is_version else "index"
             try:
-                state.models.update(await to_thread.run_sync(reopened, models))
+                if is_version:
+                    await switch(state, collection, opened)
+                    tasks.start_soon(close_unused, state, language_models(models))
+                else:
+                    state.models.update(await to_thread.run_sync(reopened, models))
             except RagFtError as error:
-                logger.warning("%s: the old index is served on: %s", collection.name, error)
+                logger.warning("%s: the old %s is served on: %s", collection.name, what, error)
             else:
-                logger.warning("%s: a new index is served", collection.name)
+                logger.warning("%s: a new %s is served", collection.name, what)
+
+
+async def switch(state: ServerState, old: Collection, opened: AsyncExitStack) -> None:
+    """Opens the promoted version with language models of its own, and then serves it in place of
+    the old one under the same ids.
+
+    Raises:
+        DataError, ConfigError: it cannot be opened, such as for want of memory beside the old one.
+    """
+    models, closing = await to_thread.run_sync(open_version, old)
+    opened.enter_context(closing)
+    for llm in language_models(models):
+        state.answerer.streams[id(llm)] = await opened.enter_async_context(llm.streaming())
+    state.models.update({model.id: model for model in models})
+
+
+def open_version(old: Collection) -> tuple[list[ServedModel], ExitStack]:
+    """(models of the version that is promoted now, what closes them)."""
+    assert old.reopen is not None
+    with ExitStack() as opened:
+        models = opened.enter_context(open_models([old.reopen()]))
+        for model in models:
+            model.pipeline.retrieve("which", k=1)  # opens the files before the first question
+        return models, opened.pop_all()
+
+
+async def close_unused(state: ServerState, old: Sequence[LanguageModel]) -> None:
+    """Frees the language models of a version when the requests that were open at the switch have
+    ended: later ones have other models."""
+    begun = set(state.open_requests)
+    while begun & state.open_requests:
+        await anyio.sleep(SECONDS)
+    for llm in old:
+        if llm not in language_models(state.models.values()):
+            state.answerer.streams.pop(id(llm), None)
+            await to_thread.run_sync(llm.__exit__, None, None, None)
 
 
 def reopened(models: Sequence[ServedModel]) -> dict[str, ServedModel]:
@@ -88,10 +147,14 @@ def reopened(models: Sequence[ServedModel]) -> dict[str, ServedModel]:
     return fresh
 
 
-def _mark(collection: Collection) -> tuple[int, int] | None:
-    """Another one when an index has been finished; None while one is being made."""
-    try:
-        found = collection.session.run_dir.done("index").stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_ino
+def _mark(collection: Collection) -> tuple[Path, int, int] | None:
+    """The folder of the version that is promoted, and when its index was finished; None while that
+    is being made, or where promoted.json cannot be read."""
+    run_dir = collection.session.run_dir
+    with suppress(OSError, RagFtError):
+        served = promoted(run_dir.path)
+        if served.resolve() == run_dir.path.resolve():
+            served = run_dir.path
+        found = RunDir(served).done("index").stat()
+        return served, found.st_mtime_ns, found.st_ino
+    return None

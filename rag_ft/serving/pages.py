@@ -48,7 +48,7 @@ def what_answers(model: ServedModel) -> str:
 
 async def document_page(request: Request) -> Response:
     """GET /documents/{id}?chunk=: the document as text, with the chunk marked."""
-    collections: Sequence[Collection] = request.state.collections
+    collections: Sequence[Collection] = request.state.collections()
     document_id, home = request.path_params["id"], request.state.home
     run = request.query_params.get("run")
     found = next(

@@ -79,8 +79,8 @@ def make_review_app(state: ReviewState, settings: ServeConfig, key: Key | None =
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[dict[str, Any]]:
-        collections = [state.collection]
-        yield {"review": state, "collections": collections, "home": "review", "key": key}
+        shared: dict[str, Any] = {"review": state, "home": "review", "key": key}
+        yield shared | {"collections": lambda: [state.collection]}
 
     routes = [
         Route("/", review_page),

@@ -20,7 +20,8 @@ from rag_ft.serving.telemetry import Telemetry
 
 @dataclass(frozen=True)
 class ServerState:
-    """`models` by id, in the order of the list of models; `started` in seconds since 1970."""
+    """`models` by id, in the order of the list of models; `started` in seconds since 1970;
+    `open_requests` has a mark for each request that has begun and not ended."""
 
     models: dict[str, ServedModel]
     settings: ServeConfig
@@ -28,6 +29,7 @@ class ServerState:
     exchanges: Exchanges
     telemetry: Telemetry
     started: int = field(default_factory=lambda: int(time.time()))
+    open_requests: set[object] = field(default_factory=set)
 
     def model(self, name: str) -> ServedModel:
         """Raises ApiError (404) where no model has this id."""

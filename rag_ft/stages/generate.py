@@ -36,6 +36,7 @@ from rag_ft.generation.round_trip import ClosedBook, RoundTrip
 from rag_ft.generation.second_opinion import near_evidence
 from rag_ft.generation.statistics import GenerationStats
 from rag_ft.generation.writer import QuestionWriter
+from rag_ft.improving.frozen import missing_in, new_documents, without_redrawn
 from rag_ft.llm.interface import LanguageModel, Reply
 from rag_ft.prompts.answer_prompt import AnswerPrompt
 from rag_ft.prompts.prompt_set import load_prompts
@@ -71,12 +72,22 @@ def apply_reviews(session: Session) -> dict[str, Any]:
     run_dir = session.run_dir
     counts = json.loads(run_dir.generated_counts.read_text(encoding="utf-8"))
 
+    # In a further version the parent's test questions stay, and new documents alone give new ones.
+    frozen = list(read_jsonl(run_dir.frozen, QAPair)) if run_dir.frozen.exists() else []
+    new = new_documents(run_dir)
+
     def pairs() -> Iterator[QAPair]:
-        return read_jsonl(run_dir.generated_pairs, QAPair)
+        written = read_jsonl(run_dir.generated_pairs, QAPair)
+        if new is None:
+            return written
+        left = missing_in(frozen, without_redrawn(written, new))
+        written = without_redrawn(read_jsonl(run_dir.generated_pairs, QAPair), new)
+        return in_document_order(written, left, read_jsonl(run_dir.documents, Document))
 
     abstain = session.config.llm.advanced.abstain
     reviewed = Reviewed(ReviewStore(run_dir.reviews), session.chunks, abstain)
     extra = reviewed.extra(pairs, lambda: read_jsonl(run_dir.generated_rejects, QAPair))
+    extra = missing_in(extra, frozen)
     kept = reviewed.kept(pairs())
     if extra:
         kept = in_document_order(kept, extra, read_jsonl(run_dir.documents, Document))

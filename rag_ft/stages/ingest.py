@@ -74,17 +74,13 @@ def run(session: Session, unchanged: Container[str] | None = None) -> dict[str, 
         write_jsonl(run_dir.rejects("ingest"), sources.rejects)
         _check_kept(settings, sources, run_dir)
 
-        # Near-duplicates share a split, so that no test document resembles a train document.
-        similarity = least_estimate(settings.advanced.near_duplicate_similarity)
-        signatures = np.array(sources.signatures)
-        near = groups(signatures, similarity)
-        splits = decide_splits(sources.ids, sources.fixed, near, settings)
+        splits, near = split_all(sources, settings)
 
         # Second pass: every document gets its split, and its chunks inherit it.
         rows = zip(read_rows(unsplit), splits, strict=True)
         write_jsonl(run_dir.documents, (document_row(row, split) for row, split in rows))
         num_chunks, num_leaking = write_chunks(run_dir, sources, splits)
-        np.save(run_dir.signatures, signatures)
+        np.save(run_dir.signatures, np.array(sources.signatures))
         shutil.rmtree(run_dir.checkpoints("ingest"), ignore_errors=True)
     finally:
         unsplit.unlink(missing_ok=True)
@@ -105,6 +101,19 @@ def run(session: Session, unchanged: Container[str] | None = None) -> dict[str, 
         **sources.summary(),
         "sensitive_masked": settings.sensitive == "mask",
     }
+
+
+def split_all(sources: Sources, settings: IngestConfig) -> tuple[list[Split], list[int]]:
+    """(the split, the number of the group of near-duplicates) of each document. Near-duplicates
+    share a split, so that no test document resembles a train document: one that is there, or one
+    that has changed since, or gone."""
+    before = list(sources.stored.replaced()) if sources.stored else []
+    signatures = np.array([*sources.signatures, *(own for *_, own in before)])
+    near = groups(signatures, least_estimate(settings.advanced.near_duplicate_similarity))
+    ids = [*sources.ids, *(name for name, *_ in before)]
+    fixed = [*sources.fixed, *(split for _, split, _ in before)]
+    splits = decide_splits(ids, fixed, near, settings)
+    return splits[: len(sources.ids)], near[: len(sources.ids)]
 
 
 def write_chunks(run_dir: RunDir, sources: Sources, splits: list[Split]) -> tuple[int, int]:

@@ -187,7 +187,7 @@ def train(training: RetrieverTraining, base: Candidate) -> tuple[list[Candidate]
     and ends the training, where it finds no more on dev than before; an LM-supervised phase is left
     out where it finds less.
     """
-    from rag_ft.training.retriever.candidates import LeftOut
+    from rag_ft.training.retriever.candidates import LeftOut, first_weights
     from rag_ft.training.retriever.dataset import with_positive
     from rag_ft.training.retriever.phases import (
         cloze_phase,
@@ -197,12 +197,12 @@ def train(training: RetrieverTraining, base: Candidate) -> tuple[list[Candidate]
     )
 
     settings, pairs = training.config.train_retriever, training.pairs
-    kept, left_out = [base], list[LeftOut]()
+    kept, left_out, newest = [base], list[LeftOut](), first_weights(training, base)
     training.halves = train_halves(training, base)
     if settings.advanced.self_supervised:
-        kept.append(cloze_phase(training, kept[-1]))
+        kept.append(newest := cloze_phase(training, newest))
     for number in range(settings.advanced.rounds):
-        before = kept[-1]
+        before = newest
         # Contrastive: the first round is left to the gate, later ones must find more.
         if settings.epochs and len(with_positive(pairs.train, pairs.chunks)) > 1:
             after = contrastive_phase(training, number, before)
@@ -210,18 +210,18 @@ def train(training: RetrieverTraining, base: Candidate) -> tuple[list[Candidate]
                 reason = "not better on dev than the round before"
                 left_out.append(LeftOut(after.name, reason, after.scores))
                 break
-            kept.append(after)
+            kept.append(newest := after)
         # LM-supervised: must not find less, unless the user switched the gate off.
         if settings.advanced.lsr_steps and pairs.train:
-            after_lsr = lsr_phase(training, number, kept[-1])
+            after_lsr = lsr_phase(training, number, newest)
             if isinstance(after_lsr, LeftOut):
                 left_out.append(after_lsr)
-            elif after_lsr.scores.not_below(kept[-1].scores) or not settings.advanced.gate:
-                kept.append(after_lsr)
+            elif after_lsr.scores.not_below(newest.scores) or not settings.advanced.gate:
+                kept.append(newest := after_lsr)
             else:
                 reason = "worse on dev than without it"
                 left_out.append(LeftOut(after_lsr.name, reason, after_lsr.scores))
-        if kept[-1] is before:
+        if newest is before:
             break
     for phase in left_out:
         logger.warning("%s is left out: %s", phase.name, phase.reason)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from rag_ft.config import Dtype, LLMConfig, TrainGeneratorConfig
-from rag_ft.errors import ConfigError
+from rag_ft.errors import ConfigError, first_line
 from rag_ft.hardware import choose_dtype
 from rag_ft.llm.causal_lm import check_language_model, load_causal_lm
 from rag_ft.model_hub import resolve
@@ -49,6 +49,11 @@ def check_method(settings: TrainGeneratorConfig, llm: LLMConfig) -> None:
         raise ConfigError(
             "train_generator.advanced.cross_validation_folds=1 leaves nothing to train on: "
             "set 0, or 2 and more"
+        )
+    if folds and settings.advanced.start:
+        raise ConfigError(
+            "what train_generator.advanced.start was trained on is no held-out document: set "
+            "train_generator.advanced.cross_validation_folds=0, or start from the base"
         )
     for tracker in settings.advanced.report_to:
         if find_spec(tracker) is None:
@@ -91,6 +96,8 @@ def load_base(llm: LLMConfig, settings: TrainGeneratorConfig) -> Any:
     # All weights are trained in float32: bfloat16 is too coarse for small steps.
     folder = resolve(llm.required_model, "llm")
     gpu, method = torch.cuda.is_available(), settings.method
+    if method == "full":
+        folder = settings.advanced.start or folder
     dtype = choose_dtype(llm.dtype, "cuda" if gpu else "cpu")
     dtype = "float32" if method == "full" else dtype
     options: dict[str, Any] = {}
@@ -147,6 +154,31 @@ def adapter_config(settings: TrainGeneratorConfig, model: Any) -> Any | None:
         use_dora=settings.method == "dora",
         use_rslora=settings.method == "rslora",
     )
+
+
+def start_adapter(model: Any, settings: TrainGeneratorConfig) -> None:
+    """Gives the adapter of `model` the weights of the one that the training starts from, if the
+    settings name one.
+
+    Raises:
+        ConfigError: they are of another shape, or the folder holds no adapter.
+    """
+    adapter = settings.advanced.start
+    if adapter is None or settings.method == "full":
+        return
+    from peft import load_peft_weights, set_peft_model_state_dict
+
+    try:
+        weights = load_peft_weights(str(adapter), device="cpu")
+        found: Any = set_peft_model_state_dict(model, weights)
+        unknown = list(found.unexpected_keys)
+    except (ValueError, RuntimeError, OSError, KeyError) as error:
+        unknown = [first_line(error)]
+    if unknown:
+        raise ConfigError(
+            f"train_generator.advanced.start: {adapter} does not fit ({unknown[0]}): it must be an "
+            "adapter of the same base model, method and rank"
+        )
 
 
 def without_adapter(model: Any) -> str | None:

@@ -16,7 +16,7 @@ from datasets import Dataset
 from transformers import AutoConfig, TrainerCallback
 from trl import SFTConfig
 
-from rag_ft.config import Config, TrainGeneratorConfig
+from rag_ft.config import Config, Dtype, TrainGeneratorConfig
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.hardware import choose_dtype, total_memory_gb
 from rag_ft.model_hub import resolve
@@ -29,7 +29,7 @@ from rag_ft.training.generator.completion_trainer import (
 )
 from rag_ft.training.generator.context_layouts import Example, longest_answer, num_arrangements
 from rag_ft.training.generator.dev_f1 import DevQuestion, mean_f1
-from rag_ft.training.generator.lora import FLASH, adapter_config, attention
+from rag_ft.training.generator.lora import FLASH, adapter_config, attention, start_adapter
 from rag_ft.training.generator.tokenization import IGNORED
 from rag_ft.training.memory_estimate import divisors, largest_pass, shape_of
 
@@ -89,7 +89,9 @@ def train(
         DataError: the trainer left out examples.
     """
     settings, dtype = config.train_generator, config.llm.dtype
-    schedule = plan_schedule(config, model, examples, processes.count)
+    schedule = plan_schedule(
+        config.train_generator, config.llm.dtype, model, examples, processes.count
+    )
     metric: Literal["f1", "loss"] = "f1" if questions else "loss"
     best_by = metric if dev else None
 
@@ -111,6 +113,7 @@ def train(
         arrangements=[example.arrangement for example in examples],
         measure=measure if questions else None,
     )
+    start_adapter(trainer.model, settings)
     check_rows(trainer.train_dataset, examples)
     checkpoint = last_complete(folder)
     outcome = trainer.train(resume_from_checkpoint=checkpoint)
@@ -131,7 +134,11 @@ def train(
 
 
 def plan_schedule(
-    config: Config, model: Any, examples: Sequence[Example], num_processes: int
+    settings: TrainGeneratorConfig,
+    dtype: Dtype,
+    model: Any,
+    examples: Sequence[Example],
+    num_processes: int,
 ) -> Schedule:
     """How a step's examples are shared out over forward passes and processes, and how many steps
     there are.
@@ -139,7 +146,7 @@ def plan_schedule(
     Raises:
         ConfigError: train_generator.batch_size cannot be shared out evenly.
     """
-    settings, advanced = config.train_generator, config.train_generator.advanced
+    advanced = settings.advanced
     batch_size, device_batch_size = settings.batch_size, advanced.device_batch_size
     if batch_size % num_processes:
         raise ConfigError(
@@ -149,7 +156,7 @@ def plan_schedule(
     share = batch_size // num_processes
     lengths = [len(example.encoded.input_ids) for example in examples]
     longest_target = max(example.encoded.num_answer_tokens for example in examples)
-    packed = attention(config.train_generator.advanced.packing, config.llm.dtype) == FLASH
+    packed = attention(advanced.packing, dtype) == FLASH
     if packed:
         # A packed row holds about so many examples; the rows of a pass are laid end to end.
         per_row = max(1.0, advanced.max_tokens / (sum(lengths) / len(lengths)))
@@ -167,7 +174,7 @@ def plan_schedule(
     # loss). It is the smallest where none seems to fit: the estimate forbids nothing.
     gpu = torch.cuda.is_available()
     memory_gb = total_memory_gb("cuda" if gpu else "cpu")
-    shape, dtype = shape_of(model), config.llm.dtype
+    shape = shape_of(model)
     found = largest_pass(shape, settings, dtype, sizes, row_tokens, memory_gb, gpu)
     device_rows = found[0] if found else sizes[-1]
     if num_rows % device_rows:

@@ -152,8 +152,8 @@ def teacher_temperature(rows: Sequence[TrainingRow]) -> tuple[float, str | None]
 
 
 def open_cross_encoder(session: Session) -> CrossEncoder:
-    """The model that the training starts from, in float32: the configured one, or the encoder with
-    a head of random weights.
+    """The model that the training starts from, in float32: the configured one, one that another
+    training tuned, or the encoder with a head of random weights.
 
     Raises:
         ConfigError: it cannot be loaded, or has several scores.
@@ -161,7 +161,8 @@ def open_cross_encoder(session: Session) -> CrossEncoder:
     config = session.config
     auto = config.reranker.model == AUTO
     model = config.encoder.model if auto else str(config.reranker.untuned)
-    folder = resolve(model, "encoder" if auto else "reranker")
+    folder = config.train_reranker.advanced.start
+    folder = folder or resolve(model, "encoder" if auto else "reranker")
     set_seed(config.run.seed)
     return load_cross_encoder(folder, config.reranker.advanced.max_tokens, "float32", "cpu")
 

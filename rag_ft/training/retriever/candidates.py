@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +177,17 @@ def base_candidate(training: RetrieverTraining) -> Candidate:
     """The encoder before training."""
     scores = measure_candidate(training, training.run_dir, training.folder / "base")
     return Candidate("base", training.run_dir, training.encoder.state(), scores, [], {})
+
+
+def first_weights(training: RetrieverTraining, base: Candidate) -> Candidate:
+    """The base with the weights that the first phase starts from: its own, or those that another
+    training tuned.
+
+    Raises:
+        ConfigError: these do not fit.
+    """
+    start = training.config.train_retriever.advanced.start
+    return replace(base, state=training.encoder.state_of(start)) if start else base
 
 
 def build_candidate(training: RetrieverTraining, folder: RunDir, interpolation: float = 1) -> None:

@@ -51,6 +51,38 @@ class TrainableEncoder:
             for name, parameter in parameters.items():
                 parameter.copy_(state[name])
 
+    def state_of(self, tuned: Path) -> State:
+        """The weights of an encoder that `save` wrote, as `state()` gives them. This one's stay.
+
+        Raises:
+            ConfigError: it is of another base, method or rank.
+        """
+        own = self.state()
+        try:
+            if self.method == "lora":
+                from safetensors.torch import load_file
+
+                stored = load_file(tuned / "adapter" / "adapter_model.safetensors")
+                plain = {name.removeprefix("base_model.model."): w for name, w in stored.items()}
+                found = {}
+                for name in own:
+                    inner = name.partition("model.")[2].replace(".default.", ".")
+                    found[name] = plain[inner]
+            else:
+                from sentence_transformers import SentenceTransformer
+
+                model = SentenceTransformer(str(tuned), device="cpu")
+                weights = dict(model.named_parameters())
+                found = {name: weights[name].detach().float() for name in own}
+            self.load(found)
+        except (OSError, KeyError, ValueError, RuntimeError) as error:
+            raise ConfigError(
+                f"train_retriever.advanced.start: {tuned} does not fit ({error}): it must be an "
+                "encoder tuned from the same base, with the same method and rank"
+            ) from error
+        self.load(own)
+        return found
+
     def merged(self, interpolation: float = 1.0) -> Any:
         """A plain model on the CPU with the weights base + interpolation x (tuned - base).
 

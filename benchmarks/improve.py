@@ -1,0 +1,298 @@
+"""What the next version of a run costs, and what it keeps.
+
+    python benchmarks/improve.py update [--documents 300] [--folder FOLDER]
+    python benchmarks/improve.py cycle [--folder FOLDER]
+
+update: ten documents are added to the corpus of scale.py, one is changed and one deleted; with the
+demo's models in float32. CPU seconds of ingest, index and
+generate, from the beginning and in `rag-ft improve`, without the start-up, which is what the same
+stages take over one document. The version must equal a run from the beginning.
+
+cycle: configs/demo.yaml without eight test documents and their questions; then `rag-ft improve`
+adds both. What was stopped is continued in its folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from hardware import processor, write_result
+from scale import ROOT, made_up_texts, measured
+
+from rag_ft.commands import improve as improving
+from rag_ft.commands.improve import improve
+from rag_ft.config_loader import load_config
+from rag_ft.documents.discovery import find_files
+from rag_ft.documents.splits import split_of
+from rag_ft.errors import DataError
+from rag_ft.evaluation.comparisons import estimate_columns, mean_column, subset
+from rag_ft.evaluation.systems import shipped_system
+from rag_ft.report.run_comparison import load_table
+from rag_ft.retrieval.index_builder import open_vectors, read_ids, read_manifest
+from rag_ft.run_dir import RunDir
+from rag_ft.schema import QAPair
+from rag_ft.stage_runs import run_stages_of
+from rag_ft.storage import read_jsonl, read_rows
+
+STAGES = ("ingest", "index", "generate")
+NUM_LATER = 8
+DEMO = ROOT / "configs" / "demo.yaml"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("case", choices=["update", "cycle", "step"])
+    parser.add_argument("--documents", type=int, default=300)
+    parser.add_argument("--folder", type=Path, help="where the runs are kept")
+    parser.add_argument("--step", nargs=2, metavar=("NAME", "PATH"), help="used by the case itself")
+    args = parser.parse_args()
+    if args.case == "step":
+        name, path = args.step
+        print(json.dumps({"full": full_step, "improve": improve_step}[name](Path(path))))
+        return
+    with tempfile.TemporaryDirectory() as place:
+        folder = (args.folder or Path(place)).resolve()
+        found = cycle(folder) if args.case == "cycle" else update(folder, args.documents)
+    print(json.dumps(found, indent=1))
+    write_result(f"improve-{args.case}", processor(), found)
+
+
+# What an update costs.
+
+
+def update(folder: Path, num_documents: int) -> dict[str, Any]:
+    """CPU seconds of the stages from the beginning and in the next version, and whether both give
+    the same."""
+    texts = list(made_up_texts(num_documents + 11))
+    for n in range(num_documents):
+        if not (folder / "runs" / "x.json").exists():
+            write_text(folder / "docs" / f"{n:06}.md", texts[n])
+    write_text(folder / "one" / "000000.md", texts[0])
+    config = configuration(folder, "x", "docs")
+    found: dict[str, Any] = {"documents": num_documents}
+    found["start_up"] = step("full", configuration(folder, "one", "one"), folder / "runs" / "one")
+    found["full"] = step("full", config, folder / "runs" / "x")
+    write_text(folder / "docs" / "000001.md", texts[num_documents])
+    (folder / "docs" / "000002.md").unlink(missing_ok=True)
+    for n in range(10):
+        write_text(folder / "docs" / f"new{n}.md", texts[num_documents + 1 + n])
+    found["improve"] = step("improve", folder / "runs" / "x", folder / "runs" / "x.v2")
+    anew = configuration(folder, "anew", "docs")
+    found["rebuild"] = step("full", anew, folder / "runs" / "anew")
+    start, full, new = (
+        sum(found[name][s] for s in STAGES) for name in ("start_up", "full", "improve")
+    )
+    found["share"] = round((new - start) / (full - start), 4)
+    found |= differences(RunDir(folder / "runs" / "x.v2"), RunDir(folder / "runs" / "anew"))
+    return found
+
+
+def configuration(folder: Path, name: str, documents: str) -> Path:
+    """A configuration of the demo's models that trains nothing and asks no test question."""
+    values = {
+        "run": {"dir": str(folder / "runs" / name), "dtype": "float32"},
+        "ingest": {"sources": [str(folder / documents)], "test_share": 0 if name == "one" else 0.3},
+        "llm": {
+            "model": str(ROOT / "data" / "models" / "demo-lm"),
+            "prompts": "compact",
+            "max_model_tokens": 1024,
+        },
+        "generate": {
+            "pairs_per_chunk": 2,
+            "kinds": {"factoid": 1.0},
+            "advanced": {"temperature": 0.3, "max_tokens": 96, "min_kept_share": 0.0},
+        },
+        "train_retriever": {"enabled": False},
+        "train_generator": {"enabled": False},
+        "evaluate": {"answers": False},
+    }
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    return path
+
+
+def write_text(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"# Document {path.stem}\n\n{text}", encoding="utf-8")
+
+
+def step(name: str, path: Path, makes: Path) -> dict[str, Any]:
+    """A step in a process of its own, which makes a run: CPU seconds of its stages, and its counts.
+    A step that was stopped is made anew, one that is done is read."""
+    result = makes.with_name(f"{makes.name}.json")
+    if not result.exists():
+        shutil.rmtree(makes, ignore_errors=True)
+        words = [sys.executable, str(Path(__file__)), "step", "--step", name, str(path)]
+        found = measured(words, read=True)
+        result.write_text(json.dumps(found), encoding="utf-8")
+    return dict(json.loads(result.read_text(encoding="utf-8")))
+
+
+def full_step(config: Path) -> dict[str, Any]:
+    found = {}
+    for name in (*STAGES, "train_retriever", "train_generator", "evaluate", "report"):
+        begin = cpu_seconds()
+        try:
+            run_stages_of(config, [name])
+        except DataError:
+            if config.stem != "one":  # one document gives too few pairs
+                raise
+            return found | {name: round(cpu_seconds() - begin, 2)}
+        found[name] = round(cpu_seconds() - begin, 2)
+    return found | counts_of(RunDir(load_config(config).run_path))
+
+
+def improve_step(run: Path) -> dict[str, Any]:
+    found, run_stage_of = {}, improving.run_stage_of
+
+    def timed(run_dir: RunDir, name: str) -> None:
+        begin = cpu_seconds()
+        run_stage_of(run_dir, name)
+        found[name] = round(cpu_seconds() - begin, 2)
+
+    improving.run_stage_of = timed
+    version = improve(run, [], "base", 0.02)
+    return found | counts_of(version.run_dir) | {"decision": version.decision["sentence"]}
+
+
+def cpu_seconds() -> float:
+    """Of this process and of those that it started."""
+    return sum(os.times()[:4])
+
+
+def counts_of(run_dir: RunDir) -> dict[str, Any]:
+    keep = (
+        "num_documents",
+        "num_reused_documents",
+        "num_chunks",
+        "num_encoded",
+        "asked",
+        "accepted",
+    )
+    found = {}
+    for name in STAGES:
+        counts = json.loads(run_dir.done(name).read_text())["counts"]
+        found |= {key: counts[key] for key in keep if key in counts}
+    return found | {"num_replies": sum(1 for _ in read_rows(run_dir.replies("generate")))}
+
+
+def differences(version: RunDir, anew: RunDir) -> dict[str, Any]:
+    """How far the version is from a run from the beginning."""
+    ids, pairs, rankings, vectors = [], [], [], []
+    for run_dir in (version, anew):
+        ids.append(read_ids(run_dir.index, read_manifest(run_dir.index)))
+        pairs.append({p.id: p for p in read_jsonl(run_dir.generated_pairs, QAPair)})
+        rows = read_rows(run_dir.hits("base"))
+        rankings.append({(r["question_id"], r["rank"]): r["chunk_id"] for r in rows})
+        vectors.append(np.asarray(open_vectors(run_dir.index)[:]))
+    shared = rankings[0].keys() & rankings[1].keys()
+    same_shape = vectors[0].shape == vectors[1].shape
+    return {
+        "same_chunk_ids": ids[0] == ids[1],
+        "largest_difference_of_vectors": float(np.abs(vectors[0] - vectors[1]).max())
+        if same_shape
+        else None,
+        "pairs": [len(found) for found in pairs],
+        "different_pairs": sum(pairs[0].get(i) != pairs[1].get(i) for i in {*pairs[0], *pairs[1]}),
+        "ranks": len(shared),
+        "ranks_of_one_alone": len(rankings[0].keys() ^ rankings[1].keys()),
+        "different_ranks": sum(rankings[0][key] != rankings[1][key] for key in shared),
+    }
+
+
+# What a cycle on the demo keeps.
+
+
+def cycle(folder: Path) -> dict[str, Any]:
+    """F1 on the questions about the eight documents, on all others, and the change on these."""
+    config, later = folder / "demo.yaml", folder / "later"
+    run = folder / "runs" / "demo"
+    if not config.exists():
+        prepare(folder)
+    if not RunDir(run).done("report").exists():
+        rag_ft("run", str(config))
+    questions = folder / "questions.jsonl"
+    shutil.copy(ROOT / "data" / "handbook" / "questions.jsonl", questions)
+    if not RunDir(run.with_name("demo.v2")).metrics.exists():
+        begun = run.with_name("demo.v2").exists()
+        rag_ft("improve", str(run), *([] if begun else ["--documents", str(later)]))
+    about = json.loads(RunDir(run.with_name("demo.v2")).version.read_text())
+    if not about["decision"]:
+        rag_ft("improve", str(run))
+        about = json.loads(RunDir(run.with_name("demo.v2")).version.read_text())
+    names = [path.relative_to(later).as_posix() for path in later.rglob("*") if path.is_file()]
+    return {"later": sorted(names), "decision": about["decision"], **scores(run, set(names))}
+
+
+def prepare(folder: Path) -> None:
+    """Copies the handbook, but for eight test documents chosen by a hash, and their questions."""
+    handbook = ROOT / "data" / "handbook"
+    values = yaml.safe_load(DEMO.read_text(encoding="utf-8"))
+    config = load_config(DEMO)
+    lines = (handbook / "questions.jsonl").read_text(encoding="utf-8").splitlines()
+    asked = {json.loads(line).get("document_id") for line in lines}
+    tests = [
+        file.id
+        for file in find_files([handbook])
+        if file.id in asked and split_of(file.id, config.ingest) == "test"
+    ]
+    later = sorted(tests, key=lambda name: hashlib.sha256(name.encode()).hexdigest())[:NUM_LATER]
+    shutil.copytree(handbook, folder / "handbook")
+    (folder / "handbook" / "questions.jsonl").unlink()
+    for name in later:
+        (folder / "later" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(folder / "handbook" / name, folder / "later" / name)
+    kept = [line for line in lines if json.loads(line).get("document_id") not in later]
+    (folder / "questions.jsonl").write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    values["ingest"]["sources"] = [str(folder / "handbook")]
+    values["llm"]["model"] = str(ROOT / values["llm"]["model"])
+    values["generate"]["questions"] = [
+        str(handbook / "questions_train.jsonl"),
+        str(folder / "questions.jsonl"),
+    ]
+    values["run"] = {"dir": str(folder / "runs" / "demo")}
+    (folder / "demo.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+
+
+def rag_ft(*words: str) -> None:
+    subprocess.run([sys.executable, "-m", "rag_ft", *words], check=True, cwd=ROOT)
+
+
+def scores(run: Path, later: set[str]) -> dict[str, Any]:
+    """F1 of what each version serves, with intervals by document."""
+    found: dict[str, Any] = {}
+    for number in (1, 2):
+        run_dir = RunDir(run if number == 1 else run.with_name(f"{run.name}.v{number}"))
+        verdict = json.loads(run_dir.metrics.read_text(encoding="utf-8"))["verdict"]
+        system = shipped_system(verdict["ship"])
+        table = load_table(run_dir)
+        is_new = np.array([pair.document_id in later for pair in table.pairs])
+        for name, chosen in (("later", is_new), ("others", ~is_new)):
+            if chosen.any():
+                part = subset(table, chosen)
+                for shown in {"base", system.name}:
+                    values = part.values[shown, "f1"]
+                    [level] = estimate_columns(part, [mean_column(values)], 10_000, 0)
+                    found[f"v{number} {name} {shown}"] = {
+                        "f1": round(100 * level.value, 1),
+                        "ci95": [round(100 * bound, 1) for bound in level.ci95 or ()],
+                        "questions": level.n,
+                        "documents": level.num_documents,
+                    }
+        found[f"v{number} ships"] = verdict["ship"]
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What makes a version from the one before: what it takes over, what has changed, what decides."""
