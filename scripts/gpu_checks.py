@@ -46,7 +46,7 @@ def fine_tuning(size: str, tiny: bool, work: Path) -> Row:
     shape, longest = shape_of(model), 48 if tiny else 1024
     examples = _examples(batch * (WARM_STEPS + TIMED_STEPS), longest, model)
     tokenizer = AutoTokenizer.from_pretrained(DEMO_LM)
-    schedule = plan_schedule(config, model, examples, 1)
+    schedule = plan_schedule(config.train_generator, config.llm.dtype, model, examples, 1)
     timer = _step_timer()
     if GPU:
         torch.cuda.reset_peak_memory_stats()

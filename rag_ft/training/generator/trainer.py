@@ -89,9 +89,7 @@ def train(
         DataError: the trainer left out examples.
     """
     settings, dtype = config.train_generator, config.llm.dtype
-    schedule = plan_schedule(
-        config.train_generator, config.llm.dtype, model, examples, processes.count
-    )
+    schedule = plan_schedule(settings, dtype, model, examples, processes.count)
     metric: Literal["f1", "loss"] = "f1" if questions else "loss"
     best_by = metric if dev else None
 
