@@ -71,8 +71,9 @@ class RunDir:
     @property
     def index(self) -> Path:
         """index: folder with manifest.json, chunk_ids.json, rows.npy (the vector of each chunk),
-        segments/ (vectors.npy, keys.npy, index.faiss, segment.json each) and lexical/; where asked
-        for, sentences/ with the same of the sentences of chunks."""
+        segments/ (vectors.npy, keys.npy, index.faiss, segment.json each) and lexical/; with one
+        segment also vectors.npy, its vectors under another name, in the order of chunk_ids.json.
+        Where asked for, sentences/ with the same of the sentences of chunks."""
         return self.path / "index"
 
     @property

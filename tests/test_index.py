@@ -43,12 +43,14 @@ def test_the_stage_writes_the_public_files(make_run: MakeRun, kind: str) -> None
     }
     assert counts["faiss_recall"] >= 0.99
     names = {p.name for p in run_dir.index.iterdir()}
-    assert names == {"segments", "rows.npy", "chunk_ids.json", "lexical", "manifest.json"}
+    expected = {"segments", "rows.npy", "chunk_ids.json", "lexical", "manifest.json"}
+    assert names == expected | {"vectors.npy"}
     manifest = json.loads((run_dir.index / "manifest.json").read_text())
     [segment] = manifest["segments"]
     folder = run_dir.index / "segments" / segment["name"]
     files = {p.name for p in folder.iterdir()}
     assert files == {"vectors.npy", "keys.npy", "index.faiss", "segment.json"}
+    assert (run_dir.index / "vectors.npy").samefile(folder / "vectors.npy")
     vectors = np.load(folder / "vectors.npy", allow_pickle=False)
     assert vectors.shape == (120, 32) and vectors.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)

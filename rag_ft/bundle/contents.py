@@ -17,6 +17,7 @@ from rag_ft.errors import ConfigError
 from rag_ft.model_files import Kind, read_json
 from rag_ft.model_hub import FILES, fingerprint, resolve
 from rag_ft.prompts.prompt_set import BUILT_IN
+from rag_ft.retrieval.index_files import copy_index
 from rag_ft.retrieval.reranker import TUNED as TUNED_RERANKER
 from rag_ft.run_dir import RunDir
 from rag_ft.session import Session
@@ -145,10 +146,10 @@ class Contents:
 
         # The retriever: encoder, index, feature ranker and reranker.
         if self.with_base or "retriever" not in self.tuned:
-            shutil.copytree(source.index, target.index)
+            copy_index(source.index, target.index)
         if "retriever" in self.tuned:
             copy_model(source.retriever, target.retriever)
-            shutil.copytree(source.retriever_index, target.retriever_index)
+            copy_index(source.retriever_index, target.retriever_index)
         for name in ("base", "tuned"):
             if (ranker := source.ranker(name)).exists():
                 target.ranker(name).parent.mkdir(exist_ok=True)

@@ -27,7 +27,13 @@ from rag_ft.errors import ConfigError, DataError
 from rag_ft.prompts.answer_prompt import chunk_text
 from rag_ft.retrieval.buckets import BUCKETS, open_buckets
 from rag_ft.retrieval.encoder import Encoder
-from rag_ft.retrieval.index_files import SENTENCES, Manifest, read_manifest, write_manifest
+from rag_ft.retrieval.index_files import (
+    SENTENCES,
+    Manifest,
+    link_vectors,
+    read_manifest,
+    write_manifest,
+)
 from rag_ft.retrieval.lexical import LexicalBuilder
 from rag_ft.retrieval.segments import (
     KEYS,
@@ -92,9 +98,9 @@ def build_index(
         kept.append(write_segment(folder / "segments", keys, made_by, write, queries))
         read.rows[moved] = sum(s.num_rows for s in kept[:-1]) + np.arange(len(moved))
 
-    # Another index may share the old file by a hard link, so it is not written over.
-    (folder / "rows.npy").unlink(missing_ok=True)
+    (folder / "rows.npy").unlink(missing_ok=True)  # another index may share it by a hard link
     np.save(folder / "rows.npy", read.rows)
+    link_vectors(folder, kept, read.rows)
     listed = [{"name": s.folder.name, "num_rows": s.num_rows, "data": s.data} for s in kept]
     made = (encoder.fingerprint, encoder.dim, len(read.rows), read.digest, retrieval.context)
     sentences = _build_sentences(folder, chunks, encoder, retrieval, seed, store)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,10 @@ import numpy as np
 from rag_ft.errors import DataError
 from rag_ft.retrieval.segments import ChunkVectors, Segment
 from rag_ft.schema import ChunkContext
-from rag_ft.storage import write_text
+from rag_ft.storage import link_or_copy, write_text
 
 SENTENCES = "sentences"  # folder of the index of the chunks' sentences
+VECTORS = "vectors.npy"  # see link_vectors
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,14 @@ def open_parts(folder: Path, manifest: Manifest) -> tuple[list[Segment], np.ndar
     return segments, rows
 
 
+def link_vectors(folder: Path, segments: Sequence[Segment], rows: np.ndarray) -> None:
+    """Makes vectors.npy, for scripts: a vector a chunk in the order of chunk_ids.json. It is the
+    file of the only segment under another name, and missing where there are several."""
+    (folder / VECTORS).unlink(missing_ok=True)
+    if len(segments) == 1 and np.array_equal(rows, np.arange(segments[0].num_rows)):
+        link_or_copy(segments[0].folder / VECTORS, folder / VECTORS)
+
+
 def open_vectors(folder: Path) -> ChunkVectors:
     """The vectors of a finished index, in the order of its chunks: float32, unit norm.
 
@@ -112,3 +123,9 @@ def open_vectors(folder: Path) -> ChunkVectors:
     """
     segments, rows = open_parts(folder, read_manifest(folder))
     return ChunkVectors([segment.vectors for segment in segments], rows)
+
+
+def copy_index(source: Path, target: Path) -> None:
+    """Copies an index folder; links in it would become a second copy of the vectors."""
+    links = {str(source), str(source / SENTENCES)}
+    shutil.copytree(source, target, ignore=lambda folder, _: [VECTORS] * (folder in links))

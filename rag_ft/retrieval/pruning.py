@@ -17,6 +17,7 @@ from rag_ft.prompts.answer_prompt import chunk_text
 from rag_ft.retrieval.index_builder import lexical_context
 from rag_ft.retrieval.index_files import (
     SENTENCES,
+    link_vectors,
     open_parts,
     read_ids,
     read_manifest,
@@ -76,6 +77,7 @@ def prune_index(folder: Path, chunks: Callable[[], Iterable[Chunk]]) -> int:
         lambda: np.asarray(vectors[every[:: max(1, len(every) // _NUM_QUERIES)]]),
     )
     np.save(new / "rows.npy", every)
+    link_vectors(new, [segment], every)
     listed = [{"name": segment.folder.name, "num_rows": len(kept), "data": segment.data}]
     has_sentences = manifest.sentences and next(iter(sentences_of(chunks())), None) is not None
     if has_sentences:
