@@ -123,7 +123,9 @@ def outcome(bench: Bench, name: str) -> tuple[Ended, dict[str, str]]:
     to.mkdir()
     places = {"config": bench.config, "run": bench.run, "to": to, "other": other}
     ended = command([word.format(**places) for word in COMMANDS[name]], bench.folder / "io")
-    return ended, contents(to) | contents(bench.run)
+    files = contents(to) | contents(bench.run)
+    files.pop("copies.jsonl", None)  # grows with each copy, and names the time
+    return ended, files
 
 
 def judged(

@@ -39,7 +39,7 @@ from rag_ft.errors import DataError
 from rag_ft.evaluation.comparisons import estimate_columns, mean_column, subset
 from rag_ft.evaluation.systems import shipped_system
 from rag_ft.report.run_comparison import load_table
-from rag_ft.retrieval.index_builder import open_vectors, read_ids, read_manifest
+from rag_ft.retrieval.index_files import open_vectors, read_ids, read_manifest
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import QAPair
 from rag_ft.stage_runs import run_stages_of

@@ -75,7 +75,7 @@ def handbook_sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("reliability", ["leakage"], "documents_by_chunk_tokens"),
         ("reliability", ["server", "--count", "60"], "kinds_of_faults"),
         ("reliability", ["kills", "--count", "6"], "files_of_a_finished_run"),
-        ("reliability", ["together", "--count", "2"], "one got a line"),
+        ("reliability", ["together", "--count", "2"], '"wrong": []'),
         ("reliability", ["damage", "--count", "10"], "refused in one line"),
     ],
 )
