@@ -26,7 +26,7 @@ COMMANDS: dict[str, list[str]] = {
     "export": ["export", "{config}", "--format", "trl", "--to", "{to}/pairs.jsonl"],
     "export for review": ["export", "{config}", "--format", "csv", "--to", "{to}/pairs.csv"],
     "beir": ["export", "{config}", "--format", "beir", "--to", "{to}/beir"],
-    "compare": ["compare", "{run}", "{other}"],
+    "compare": ["compare", "{run}", "{other}", "--to", "{io}/compare.html"],
     "merge": ["merge", "{config}", "--to", "{to}/merged"],
     "bundle": ["bundle", "{config}", "--to", "{to}/bundle"],
     "train_generator": ["train_generator", "{config}"],
@@ -122,6 +122,7 @@ def outcome(bench: Bench, name: str) -> tuple[Ended, dict[str, str]]:
     shutil.rmtree(to, ignore_errors=True)
     to.mkdir()
     places = {"config": bench.config, "run": bench.run, "to": to, "other": other}
+    places["io"] = bench.folder / "io"
     ended = command([word.format(**places) for word in COMMANDS[name]], bench.folder / "io")
     files = contents(to) | contents(bench.run)
     files.pop("copies.jsonl", None)  # grows with each copy, and names the time
