@@ -76,7 +76,7 @@ def config_file(config: Config, path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("merge", [False, True])
+@pytest.mark.parametrize("merge", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_moved_bundle_answers_as_its_run_without_the_run(
     bundle: Bundle, run: tuple[Config, RunDir], tmp_path: Path, merge: bool
 ) -> None:
@@ -103,6 +103,7 @@ def test_check_jsonl_holds_dev_questions_first_and_never_test_questions(
     assert {len(row["answers"]) for row in rows} == {0, 1}
 
 
+@pytest.mark.slow
 def test_a_bundle_without_base_serves_one_model_and_with_base_three(
     run: tuple[Config, RunDir], tmp_path: Path
 ) -> None:

@@ -18,6 +18,7 @@ def prepared(make_run: Make) -> Make:
     return functools.partial(prepare, make_run)
 
 
+@pytest.mark.slow
 def test_folds_hold_out_documents(prepared: Make) -> None:
     config, run_dir = prepared(settings={"max_steps": 1, "folds": 2})
     counts = train_generator.run(Session(config, run_dir))

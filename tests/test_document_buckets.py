@@ -57,6 +57,7 @@ def results(folder: Path) -> list[bytes]:
     return [path.read_bytes() for path in paths]
 
 
+@pytest.mark.slow
 def test_buckets_and_shards_give_what_one_pass_gives(
     sources: Path, tiny_encoder_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

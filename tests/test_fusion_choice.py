@@ -119,7 +119,9 @@ def test_with_few_dev_questions_train_questions_choose_by_an_encoder_that_did_no
     assert dev and dev < everything
 
 
-@pytest.mark.parametrize(("num_documents", "num_trained"), [(4, 1), (5, 3)])
+@pytest.mark.parametrize(
+    ("num_documents", "num_trained"), [(4, 1), pytest.param(5, 3, marks=pytest.mark.slow)]
+)
 def test_dev_questions_about_few_documents_do_not_choose_alone(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, num_documents: int, num_trained: int
 ) -> None:

@@ -149,7 +149,9 @@ def test_the_best_weights_by_dev_f1_are_kept_and_its_time_is_told(
     assert [bool((saved == weights[name]).all()) for weights in seen] == [False, True, False, False]
 
 
-@pytest.mark.parametrize(("patience", "steps"), [(2, 4), (0, 5)])
+@pytest.mark.parametrize(
+    ("patience", "steps"), [pytest.param(2, 4, marks=pytest.mark.slow), (0, 5)]
+)
 @pytest.mark.parametrize("kill", ["before the last step", "after it"])
 def test_a_killed_training_stops_where_an_undisturbed_one_does(
     prepared: Make, monkeypatch: pytest.MonkeyPatch, patience: int, steps: int, kill: str

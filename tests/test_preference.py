@@ -156,6 +156,7 @@ def test_preference_tuning_widens_the_margins_and_tells_its_quadrants(
     assert not (run_dir.generator / "ref").exists()
 
 
+@pytest.mark.slow
 def test_weights_that_do_not_win_on_dev_questions_are_given_up(
     prepared: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

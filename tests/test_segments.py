@@ -128,6 +128,7 @@ def test_many_changes_and_compact_write_one_segment_that_is_a_new_one_s(
     assert most["num_segments"] == 1
 
 
+@pytest.mark.slow
 def test_a_hundred_updates_end_as_a_new_index(encoder: Counting, tmp_path: Path) -> None:
     draw, names = np.random.default_rng(0), names_of("mill", 150)
     ivf = RetrievalConfig(advanced=RetrievalAdvanced(faiss="ivf"))

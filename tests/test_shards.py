@@ -59,6 +59,7 @@ def ask(opening: Opening, folder: Path, engine: EngineConfig, number: int = 23) 
         return {r.id: r.text for r in cached_chat(model, wanted, cache, "ask")}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_buckets")
 def test_replies_are_those_of_the_model_for_any_number_of_shards(
     opening: Opening, tmp_path: Path

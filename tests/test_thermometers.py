@@ -46,6 +46,7 @@ def test_advanced_settings_are_not_basic() -> None:
     assert thermometers.num_basic_settings(package(config=source)) == 2
 
 
+@pytest.mark.slow
 def test_all_measures_are_printed_and_only_a_check_fails(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

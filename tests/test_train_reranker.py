@@ -162,7 +162,8 @@ def test_it_learns_which_chunk_answers_and_loads_without_our_code(
     ours = Session(config, run_dir).tuned_reranker
     assert ours is not None
     scores = ours.scores(rows[0].question, [chunk.id for chunk in rows[0].chunks])
-    assert int(np.argmax(scores)) == first[0]
+    # Two chunks may have the same score, and bfloat16 has three digits.
+    assert scores[first[0]] == pytest.approx(max(scores), abs=0.01)
 
 
 def test_lora_changes_the_layers_and_leaves_no_adapter(

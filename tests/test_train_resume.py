@@ -103,6 +103,7 @@ def steps_of(run_dir: RunDir, stage: str) -> list[int]:
     return [row["step"] for row in read_rows(run_dir.training_log(stage)) if "step" in row]
 
 
+@pytest.mark.slow
 def test_two_runs_give_the_same_weights(make_run: MakeRun) -> None:
     config, run_dir = prepare(make_run)
     train_retriever.run(Session(config, run_dir))
@@ -111,7 +112,14 @@ def test_two_runs_give_the_same_weights(make_run: MakeRun) -> None:
     assert same(first, weights(run_dir, RETRIEVER))
 
 
-@pytest.mark.parametrize("phase", ["contrastive", "lsr", "reranker"])
+@pytest.mark.parametrize(
+    "phase",
+    [
+        "contrastive",
+        pytest.param("lsr", marks=pytest.mark.slow),
+        pytest.param("reranker", marks=pytest.mark.slow),
+    ],
+)
 def test_an_interrupted_training_goes_on_at_its_last_checkpoint_to_the_same_weights(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, phase: str
 ) -> None:

@@ -20,7 +20,7 @@ def prepared(make_run: MakeRun) -> MakeRun:
     return functools.partial(prepare, make_run)
 
 
-@pytest.mark.parametrize("sides", ["both", "query"])
+@pytest.mark.parametrize("sides", [pytest.param("both", marks=pytest.mark.slow), "query"])
 def test_lsr_teaches_a_random_encoder_what_the_language_model_prefers(
     prepared: MakeRun, monkeypatch: pytest.MonkeyPatch, sides: str
 ) -> None:
