@@ -299,12 +299,13 @@ def file_sha256(path: Path) -> str:
         OSError: the file cannot be read.
     """
     found = path.stat()
-    return _sha256(path, found.st_size, found.st_mtime_ns)
+    # A text takes a third of the memory of a Path, and thousands are kept.
+    return _sha256(str(path), found.st_size, found.st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=100_000)
-def _sha256(path: Path, size: int, mtime_ns: int) -> str:
-    with path.open("rb") as raw:
+def _sha256(path: str, size: int, mtime_ns: int) -> str:
+    with open(path, "rb") as raw:
         return hashlib.file_digest(raw, "sha256").hexdigest()
 
 

@@ -24,7 +24,7 @@ def document(name: str, text: str, split: str) -> Document:
 
 
 def parts_of(documents: list[Document]) -> TestParts:
-    return TestParts(lambda: [(d.id, d.split, grams(d.text)) for d in documents])
+    return TestParts((d.id, d.split, grams(d.text)) for d in documents)
 
 
 def chunks_of(owner: Document, size: int = 60) -> list[dict[str, Any]]:
@@ -40,14 +40,14 @@ def left_out(test_text: str, train_text: str, others: int = 3) -> list[str]:
     test, train = document("test", test_text, "test"), document("train", train_text, "train")
     more = [document(f"other{n}", prose(100 + n), "train") for n in range(others)]
     parts, rejects = parts_of([test, train, *more]), list[Reject]()
-    kept = list(parts.without(chunks_of(train), grams(train.text), rejects))
-    assert parts.touch(grams(train.text)) == bool(rejects)
+    kept = list(parts.without(chunks_of(train), 1, rejects))
+    assert parts.touch(1) == bool(rejects)
     assert len(kept) + len(rejects) == len(chunks_of(train))
     assert kept == [c for c in chunks_of(train) if c["id"] not in {r.item for r in rejects}]
     assert all(reject.reason == REASON and "test" in reject.detail for reject in rejects)
-    for other in more:
-        assert not parts.touch(grams(other.text))
-        assert list(parts.without(chunks_of(other), grams(other.text), rejects)) == chunks_of(other)
+    for number, other in enumerate(more, 2):
+        assert not parts.touch(number)
+        assert list(parts.without(chunks_of(other), number, rejects)) == chunks_of(other)
     return [reject.item for reject in rejects]
 
 
@@ -96,7 +96,7 @@ def test_a_changed_chunk_between_two_parts_of_a_hidden_document_is_left_out() ->
     train = " ".join([*words[:60], garbled, *words[75:]])
     owner = document("train", train, "train")
     parts, rejects = parts_of([document("test", test, "test"), owner]), list[Reject]()
-    assert list(parts.without(chunks_of(owner, 15), grams(train), rejects)) == []
+    assert list(parts.without(chunks_of(owner, 15), 1, rejects)) == []
     assert len(rejects) == 8
 
 
@@ -117,10 +117,31 @@ def test_what_stands_in_many_documents_is_a_template() -> None:
     licence = prose(9, 40)
     texts = [f"{licence} {prose(n)}" for n in range(20, 20 + MANY_DOCUMENTS + 2)]
     documents = [document(f"d{n}", t, "train" if n else "test") for n, t in enumerate(texts)]
+    documents += [document("licence", licence, "train"), document("copy", texts[0], "train")]
     parts = parts_of(documents)
-    assert not parts.touch(grams(licence)) and parts.touch(grams(texts[0]))
+    assert [parts.touch(len(texts) + n) for n in (0, 1)] == [False, True]
 
 
 def test_no_test_document_and_short_texts_have_no_parts() -> None:
     parts = parts_of([document("a", prose(1), "train")])
-    assert not parts.touch(grams(prose(1))) and len(grams("a few words")) == 0
+    assert not parts.touch(0) and len(grams("a few words")) == 0
+
+
+def test_parts_are_the_same_however_the_sequences_are_divided(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tests = [document(f"test{n}", prose(n), "test") for n in range(4)]
+    mixed = [f"{prose(50 + n)} {prose(n)[n * 200 :]} {prose(60 + n)}" for n in range(4)]
+    trains = [document(f"train{n}", text, "train") for n, text in enumerate(mixed)]
+    documents = [d for pair in zip(tests, trains, strict=True) for d in pair]
+
+    def left_out_of(number: int) -> list[Reject]:
+        rejects: list[Reject] = []
+        list(parts_of(documents).without(chunks_of(documents[number]), number, rejects))
+        return rejects
+
+    whole = [left_out_of(number) for number in (1, 3, 5, 7)]
+    assert whole[0] and whole[1] and all("train0#" in reject.item for reject in whole[0])
+    monkeypatch.setattr(containment, "BLOCK_SEQUENCES", 50)
+    monkeypatch.setattr(containment, "MANY_WAITING", 3)
+    assert [left_out_of(number) for number in (1, 3, 5, 7)] == whole

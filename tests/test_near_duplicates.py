@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import random
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from rag_ft.documents import near_duplicates
 from rag_ft.documents.near_duplicates import (
     MAX_BANDS,
     NUM_HASHES,
+    Signatures,
     bands,
-    equal_rows,
+    equal_keys,
     groups,
     least_estimate,
     signature,
 )
 
 CHANCE = np.random.default_rng(0)
+
+
+def grouped(table: np.ndarray, similarity: float) -> list[int]:
+    signatures = Signatures()
+    signatures.add(table)
+    return list(groups(signatures, similarity).tolist())
 
 
 def pairs(num_agreeing: int, number: int) -> np.ndarray:
@@ -47,19 +56,34 @@ def from_a_template(number: int, share: float) -> np.ndarray:
 @pytest.mark.parametrize("similarity", [0.05, 0.25, 0.4, 0.5, 0.8, 0.95, 1.0])
 def test_pairs_are_linked_from_the_threshold_on_and_not_below(similarity: float) -> None:
     least = int(np.ceil(similarity * NUM_HASHES))
-    assert len(set(groups(pairs(least, 1000), similarity))) <= 1005
-    assert len(set(groups(pairs(least - 1, 1000), similarity))) == 2000
+    assert len(set(grouped(pairs(least, 1000), similarity))) <= 1005
+    assert len(set(grouped(pairs(least - 1, 1000), similarity))) == 2000
 
 
 def test_groups_are_named_by_their_lowest_index() -> None:
     one, two = pairs(0, 1)
-    assert groups(np.array([two, one, one, two, one]), 0.8) == [0, 1, 1, 0, 1]
-    assert groups(np.empty((0, NUM_HASHES), dtype=np.uint32), 0.8) == []
+    assert grouped(np.array([two, one, one, two, one]), 0.8) == [0, 1, 1, 0, 1]
+    assert grouped(np.empty((0, NUM_HASHES), dtype=np.uint32), 0.8) == []
 
 
-def test_rows_that_repeat_are_found_by_their_indices() -> None:
-    table = np.array([[1, 2], [3, 4], [1, 2], [5, 6], [3, 4], [1, 2]], dtype=np.uint32)
-    assert sorted(rows.tolist() for rows in equal_rows(table)) == [[0, 2, 5], [1, 4]]
+def test_keys_that_repeat_are_found_by_their_indices() -> None:
+    keys = np.array([12, 34, 12, 56, 34, 12], dtype=np.uint64)
+    assert sorted(rows.tolist() for rows in equal_keys(keys)) == [[0, 2, 5], [1, 4]]
+
+
+def test_signatures_are_saved_and_grouped_alike_in_blocks_of_any_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = np.concatenate([from_a_template(150, 0.9), pairs(110, 40)])
+    whole = grouped(table, 0.8)
+    assert len(set(whole)) < len(whole)
+    monkeypatch.setattr(near_duplicates, "BLOCK_SIGNATURES", 7)
+    assert grouped(table, 0.8) == whole
+    signatures = Signatures(tmp_path)
+    signatures.add(table)
+    signatures.save(tmp_path / "s.npy", 100)
+    assert (np.load(tmp_path / "s.npy") == table[:100]).all()
+    assert [path.name for path in tmp_path.iterdir()] == ["s.npy"], "nothing temporary stays"
 
 
 @pytest.mark.parametrize("similarity", [0.005, 0.3, 0.5, 0.8, 1.0])
@@ -73,7 +97,7 @@ def test_bands_are_few_sets_of_different_places(similarity: float) -> None:
 def test_documents_from_a_template_just_too_dissimilar_are_not_compared_each_with_each() -> None:
     signatures = from_a_template(8000, 0.74)
     begin = time.process_time()
-    assert len(set(groups(signatures, 0.8))) > 7900
+    assert len(set(grouped(signatures, 0.8))) > 7900
     assert time.process_time() - begin < 8
 
 
@@ -84,7 +108,7 @@ def test_a_large_group_is_linked_once() -> None:
         CHANCE.integers(9, 2**32, (20_000, 1)),
     )
     begin = time.process_time()
-    assert set(groups(signatures.astype(np.uint32), 0.8)) == {0}
+    assert set(grouped(signatures.astype(np.uint32), 0.8)) == {0}
     assert time.process_time() - begin < 8
 
 
@@ -119,9 +143,9 @@ def test_near_duplicates_are_linked_through_each_other() -> None:
         " ".join(words),
         "one more different thing " * 9,
     ]
-    assert groups(np.array([signature(t) for t in texts]), 0.85) == [0, 1, 1, 1, 4]
-    assert groups(np.array([signature(t) for t in texts]), 1.0) == [0, 1, 2, 3, 4]
-    assert groups(np.array([signature("alone")]), 0.8) == [0]
+    assert grouped(np.array([signature(t) for t in texts]), 0.85) == [0, 1, 1, 1, 4]
+    assert grouped(np.array([signature(t) for t in texts]), 1.0) == [0, 1, 2, 3, 4]
+    assert grouped(np.array([signature("alone")]), 0.8) == [0]
 
 
 def test_no_pair_at_the_threshold_is_missed() -> None:
@@ -141,5 +165,5 @@ def test_no_pair_at_the_threshold_is_missed() -> None:
     assert len(pairs) >= 30
     for one, other, _ in pairs:
         table = np.array([signature(one), signature(other)])
-        assert groups(table, least_estimate(0.8)) == [0, 0]
+        assert grouped(table, least_estimate(0.8)) == [0, 0]
     assert least_estimate(1.0) == 1.0

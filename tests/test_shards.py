@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import multiprocessing
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from faulty_server import FaultyServer, Handler, Serve, config_of
+from faulty_server import serve as serve
 from foreteller import Foreteller, pairs_of, use
 from foreteller import prepared as prepared
 
@@ -116,6 +120,77 @@ def test_scores_are_those_of_the_model(opening: Opening, tmp_path: Path) -> None
     for one, other in zip(found, alone, strict=True):
         assert one.dtype == np.float32
         np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+def killing_at(number: int, kill: Callable[[], object]) -> Callable[..., bool]:
+    """A server's fault: with that request, and only then, it kills who asks."""
+    lock, left = threading.Lock(), [number]
+
+    def fault(handler: Handler, prompt: str, tries: int) -> bool:
+        with lock:
+            left[0] -= 1
+            if left[0] == 0:
+                kill()
+        return False
+
+    return fault
+
+
+def asked_of(server: FaultyServer) -> int:
+    return sum(server.tries.values())
+
+
+@pytest.mark.slow
+def test_a_killed_worker_has_its_replies_kept_and_none_is_asked_for_twice(
+    serve: Serve, tmp_path: Path
+) -> None:
+    def kill() -> None:
+        [worker] = multiprocessing.active_children()
+        worker.kill()
+
+    server = serve(killing_at(30, kill))
+    concurrency = 2
+    opening = Opening(config_of(server, concurrency=concurrency), 0, {})
+    found = ask(opening, tmp_path, engine(2), 60)
+    assert found.keys() == {request.id for request in requests(60)}
+    # Only requests that were under way when the worker was killed are sent again.
+    assert 60 < asked_of(server) <= 60 + concurrency
+    done = tmp_path / "buckets" / "ask"
+    assert len(list((done / "done").iterdir())) == 1, "they were one bucket"
+    assert not list((done / "kept").glob("*.jsonl")), "kept until the bucket is done"
+
+
+def test_scores_that_were_kept_are_not_computed_again(
+    opening: Opening, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(language_model, "SCORES_AT_ONCE", 4)
+    jobs = [(request.messages, f"answer {n}") for n, request in enumerate(requests(14))]
+    with SharedModel(opening, engine(), tmp_path / "whole") as model:
+        whole = model.answer_logprobs(jobs)
+    asked: list[int] = []
+
+    class Dying:
+        """A model whose process ends with the third block, or with none."""
+
+        def __init__(self, model: Any, blocks: int) -> None:
+            self.model, self.blocks = model, blocks
+
+        def answer_logprobs(self, jobs: Any) -> Any:
+            if len(asked) == self.blocks:
+                raise KeyboardInterrupt
+            asked.append(len(jobs))
+            return self.model.answer_logprobs(jobs)
+
+    model_of = language_model.ModelWork.model
+    for blocks in (2, 99):
+        monkeypatch.setattr(
+            language_model.ModelWork, "model", lambda work, n=blocks: Dying(model_of(work), n)
+        )
+        killed = pytest.raises(KeyboardInterrupt) if blocks == 2 else contextlib.nullcontext()
+        with SharedModel(opening, engine(), tmp_path / "killed") as model, killed:
+            found = model.answer_logprobs(jobs)
+    assert asked == [4, 4, 4, 2], "each block once"
+    assert all(np.array_equal(one, other) for one, other in zip(found, whole, strict=True))
 
 
 @pytest.mark.slow

@@ -12,7 +12,11 @@ of any.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import tempfile
+from array import array
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,59 +39,66 @@ MOST_BETWEEN = 3
 MANY_DOCUMENTS = 5
 # The letters hashed at once: 20 MB.
 BLOCK_LETTERS = 1 << 18
+# The sequences that are sorted at once, or those of so many documents; and the parts of all hashes
+# that are looked at one after the other.
+BLOCK_SEQUENCES, MANY_WAITING = 1 << 18, 4096
+PART_BITS = 8
+NUM_PARTS = 1 << PART_BITS
+_SEQUENCE = np.dtype([("hash", "<u8"), ("document", "<i4")])
 REASON = "part of a test document"
 
 
 class TestParts:
-    """The kept letter sequences of the test documents, 12 bytes each."""
+    """The kept letter sequences of the test documents, in a file, and which of them other documents
+    have.
+
+    The sequences of all documents are sorted in a file, a part at a time, so that memory does not
+    grow with them: it holds 4 bytes a document, and what documents share with test documents.
+    """
 
     __test__ = False  # no test of pytest's
 
-    def __init__(self, documents: Callable[[], Iterable[tuple[str, Split, np.ndarray]]]) -> None:
-        """`documents` gives (id, split, `grams` of the text) of all documents, each time from the
-        first one on."""
+    def __init__(
+        self, documents: Iterable[tuple[str, Split, np.ndarray]], scratch: Path | None = None
+    ) -> None:
+        """`documents` gives (id, split, `grams` of the text) of each one; they are numbered from 0.
+        The files, which are gone at the end, stand in the folder `scratch` (None: the system's)."""
         self._names: list[str] = []
-        found, owners = [np.zeros(0, np.uint64)], [np.zeros(0, np.int32)]
-        for name, split, own in documents():
+        test_numbers, sequences = array("i"), _Sequences(scratch)
+        for name, split, own in documents:
+            test_numbers.append(len(self._names) if split == "test" else -1)
             if split == "test":
-                found.append(own)
-                owners.append(np.full(len(own), len(self._names), np.int32))
                 self._names.append(name)
-        self._known, first = np.unique(np.concatenate(found), return_index=True)
-        # In how many documents each one stands.
-        counts = np.zeros(len(self._known), np.int32)
-        for _, _, own in documents():
-            counts[self._places(own)] += 1
-        rare = counts <= MANY_DOCUMENTS
-        self._known, self._owners = self._known[rare], np.concatenate(owners)[first][rare]
-        self._long = (self._known & np.uint64(1)).astype(bool)
-        shorts = np.bincount(self._owners[~self._long], minlength=len(self._names))
-        self._hidden = np.maximum(HIDDEN_SHARE * shorts, LEAST_HIDDEN)
+            sequences.add(own)
+        known, owners = _Column(np.uint64, scratch), _Column(np.int32, scratch)
+        shorts, shares = np.zeros(len(self._names), np.int64), list[np.ndarray]()
+        for rows in sequences.parts():
+            hashes, own, shared = _of_tests(rows, np.array(test_numbers, np.int32))
+            known.write(hashes), owners.write(own)
+            shorts += np.bincount(own[hashes & np.uint64(1) == 0], minlength=len(shorts))
+            shares.append(shared)
+        self._known, self._owners = known.mapped(), owners.mapped()
 
-    def _places(self, own: np.ndarray) -> np.ndarray:
-        """Where those of `own` that are known stand among the known ones."""
-        if not len(self._known):
-            return np.zeros(0, np.intp)
-        places = np.minimum(np.searchsorted(self._known, own), len(self._known) - 1)
-        return places[self._known[places] == own]
+        # What each document shares with each test document.
+        pairs, counts = np.unique(np.concatenate(shares), return_counts=True)
+        numbers, tests, long = pairs >> 32, pairs >> 1 & 0x7FFFFFFF, pairs & 1 == 1
+        hides = ~long & (counts >= np.maximum(HIDDEN_SHARE * shorts, LEAST_HIDDEN)[tests])
+        self._touched = set(numbers[long | hides].tolist())
+        self._hidden: dict[int, list[int]] = defaultdict(list)
+        for number, test in zip(numbers[hides].tolist(), tests[hides].tolist(), strict=True):
+            self._hidden[number].append(test)
 
-    def _hidden_in(self, places: np.ndarray) -> np.ndarray:
-        """Whether each test document is hidden in a text that has the sequences at these places."""
-        short = places[~self._long[places]]
-        return np.bincount(self._owners[short], minlength=len(self._names)) >= self._hidden
-
-    def touch(self, own: np.ndarray) -> bool:
-        """Whether a document with these sequences holds a part of a test document."""
-        places = self._places(own)
-        return bool(self._long[places].any() or self._hidden_in(places).any())
+    def touch(self, number: int) -> bool:
+        """Whether the document of this number, which is no test document, holds a part of one."""
+        return number in self._touched
 
     def without(
-        self, chunks: Iterable[dict[str, Any]], own: np.ndarray, rejects: list[Reject]
+        self, chunks: Iterable[dict[str, Any]], number: int, rejects: list[Reject]
     ) -> Iterator[dict[str, Any]]:
-        """The chunks (lines of chunks.jsonl) of a train or dev document with these sequences, but
-        those that hold a part of a test document; these become rejects, which name it. So do those
+        """The chunks (lines of chunks.jsonl) of the train or dev document of this number, but those
+        that hold a part of a test document; these become rejects, which name it. So do those
         between two parts of a hidden document."""
-        hidden = self._hidden_in(self._places(own))
+        hidden = self._hidden.get(number, [])
         between: list[dict[str, Any]] = []  # since the last part of a hidden document
         last = ""
         for chunk in chunks:
@@ -100,16 +111,106 @@ class TestParts:
             else:
                 rejects += (_reject(passed, owner) for passed in between)
             rejects.append(_reject(chunk, owner))
-            between, last = [], owner if hidden.any() else ""
+            between, last = [], owner if hidden else ""
         yield from between
 
-    def _part(self, text: str, hidden: np.ndarray) -> str | None:
+    def _part(self, text: str, hidden: list[int]) -> str | None:
         """The test document that a chunk holds a part of. Of those that are hidden in its document
         it may be any part."""
-        places = self._places(grams(text))
-        owners = self._owners[places]
-        shared = owners[self._long[places] | hidden[owners]]
+        if not len(self._known):
+            return None
+        own = grams(text)
+        places = np.minimum(np.searchsorted(self._known, own), len(self._known) - 1)
+        places = places[self._known[places] == own]
+        owners, long = self._owners[places], self._known[places] & np.uint64(1) == 1
+        shared = owners[long | np.isin(owners, hidden)]
         return self._names[np.bincount(shared).argmax()] if len(shared) else None
+
+
+class _Sequences:
+    """The sequences of documents in a file, as (hash, number of the document): blocks of them, each
+    sorted by hash."""
+
+    def __init__(self, scratch: Path | None) -> None:
+        self._file = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115 - `parts` closes it
+        self._waiting: list[np.ndarray] = []
+        self._num_waiting = 0  # sequences
+        self._first = self._number = 0  # of the documents that wait
+        self._blocks: list[np.ndarray] = []  # where each part begins in a block
+
+    def add(self, own: np.ndarray) -> None:
+        """Appends the sequences of the next document."""
+        self._waiting.append(own)
+        self._number += 1
+        self._num_waiting += len(own)
+        if self._num_waiting >= BLOCK_SEQUENCES or len(self._waiting) >= MANY_WAITING:
+            self._write()
+
+    def parts(self) -> Iterator[np.ndarray]:
+        """Yields all rows by hash, and those of one hash by document; a part of the hashes at a
+        time."""
+        self._write()
+        for part in range(NUM_PARTS):
+            rows = [np.zeros(0, _SEQUENCE)]
+            for starts in self._blocks:
+                self._file.seek(int(starts[part]))
+                size = int(starts[part + 1] - starts[part])
+                rows.append(np.frombuffer(self._file.read(size), _SEQUENCE))
+            found = np.concatenate(rows)
+            yield found[np.argsort(found["hash"], kind="stable")]
+        self._file.close()
+
+    def _write(self) -> None:
+        hashes = np.concatenate([np.zeros(0, np.uint64), *self._waiting])
+        numbers = np.arange(self._first, self._number, dtype=np.int32)
+        rows = np.empty(len(hashes), _SEQUENCE)
+        order = np.argsort(hashes, kind="stable")
+        rows["hash"] = hashes[order]
+        rows["document"] = np.repeat(numbers, list(map(len, self._waiting)))[order]
+        edges = np.arange(1, NUM_PARTS, dtype=np.uint64) << np.uint64(64 - PART_BITS)
+        inner = np.searchsorted(hashes[order], edges)
+        starts = np.concatenate([[0], inner, [len(rows)]]) * _SEQUENCE.itemsize
+        self._blocks.append(self._file.tell() + starts)
+        self._file.write(rows.tobytes())
+        self._waiting, self._num_waiting, self._first = [], 0, self._number
+
+
+class _Column:
+    """Values of one type, written one after the other to a file, and mapped from there."""
+
+    def __init__(self, dtype: Any, scratch: Path | None) -> None:
+        self._dtype, self._file = dtype, tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115
+
+    def write(self, values: np.ndarray) -> None:
+        """Appends values."""
+        self._file.write(values.astype(self._dtype).tobytes())
+
+    def mapped(self) -> np.ndarray:
+        """All values; an empty file cannot be mapped."""
+        self._file.flush()
+        if not self._file.tell():
+            return np.zeros(0, self._dtype)
+        return np.memmap(self._file, self._dtype, mode="r")
+
+
+def _of_tests(
+    rows: np.ndarray, test_numbers: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of sorted rows: the hashes that test documents have, but not those that stand in many
+    documents; the first test document of each; and what other documents share with it, as numbers
+    of 32 bits document, 31 bits test document and 1 bit long."""
+    starts = np.flatnonzero(np.diff(rows["hash"], prepend=~rows["hash"][:1]))
+    sizes = np.diff(starts, append=len(rows))
+    group, tests = np.repeat(np.arange(len(starts)), sizes), test_numbers[rows["document"]]
+    with_test, first = np.unique(group[tests >= 0], return_index=True)
+    owner = np.full(len(starts), -1, np.int32)
+    owner[with_test] = tests[tests >= 0][first]
+    owner[sizes > MANY_DOCUMENTS] = -1
+    others = (tests < 0) & (owner[group] >= 0)
+    long = (rows["hash"][others] & np.uint64(1)).astype(np.int64)
+    documents, owners = rows["document"][others].astype(np.int64), owner[group[others]]
+    shared = documents << 32 | owners.astype(np.int64) << 1 | long
+    return rows["hash"][starts[owner >= 0]], owner[owner >= 0], shared
 
 
 def _reject(chunk: dict[str, Any], owner: str) -> Reject:

@@ -1,17 +1,20 @@
 """Finds documents that are nearly the same, by MinHash signatures (Broder 1997) and
 locality-sensitive hashing, in numpy.
 
-Only signatures are held, 512 bytes a document. The `datasketch` package gives the same result, but
-it hashes every 5-gram by a Python call and holds a table of n_grams x num_hashes: 1 KB for every
-word of a long document.
+Signatures, 512 bytes a document, stand in a file; memory holds some 30 bytes a document. The
+`datasketch` package gives the same result, but it hashes every 5-gram by a Python call and holds a
+table of n_grams x num_hashes: 1 KB for every word of a long document.
 """
 
 from __future__ import annotations
 
 import math
 import re
+import shutil
+import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -23,6 +26,8 @@ MAX_MISSED = 1e-3
 WORDS_PER_GRAM = 5
 # The 5-grams hashed at once: 4096 x 128 hashes are 4 MB.
 BLOCK_GRAMS = 4096
+# The signatures that are read at once: 2 MB.
+BLOCK_SIGNATURES = 4096
 # The words whose hashes are held: about 30 MB.
 MAX_HASHED_WORDS = 200_000
 # A Thai, Lao, Chinese or Japanese character is a word of its own.
@@ -97,8 +102,48 @@ def least_estimate(similarity: float) -> float:
     return max(0.01, similarity - 3 * math.sqrt(similarity * (1 - similarity) / NUM_HASHES))
 
 
-def groups(signatures: np.ndarray, similarity: float) -> list[int]:
-    """Returns for each of (n, NUM_HASHES) signatures the lowest index of its group.
+class Signatures:
+    """The signatures of documents, in a file that is gone at the end."""
+
+    def __init__(self, scratch: Path | None = None) -> None:
+        """`scratch` is the folder of the file; None: the system's."""
+        self.scratch = scratch
+        self._file = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115 - gone with this object
+        self._num = 0
+
+    def __len__(self) -> int:
+        return self._num
+
+    def add(self, signatures: Iterable[np.ndarray]) -> None:
+        """Appends signatures, uint32 (NUM_HASHES,) each."""
+        for own in signatures:
+            self._file.write(own.astype("<u4").tobytes())
+            self._num += 1
+
+    def rows(self, places: np.ndarray) -> np.ndarray:
+        """The signatures of these documents, uint32 (places, NUM_HASHES)."""
+        self._file.flush()
+        table = np.memmap(self._file, "<u4", mode="r", shape=(self._num, NUM_HASHES))
+        return np.asarray(table[places])
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """All signatures in order, BLOCK_SIGNATURES at a time."""
+        self._file.seek(0)
+        while data := self._file.read(4 * NUM_HASHES * BLOCK_SIGNATURES):
+            yield np.frombuffer(data, "<u4").reshape(-1, NUM_HASHES)
+
+    def save(self, path: Path, number: int) -> None:
+        """Writes the first `number` signatures as a .npy file."""
+        header = {"descr": "<u4", "fortran_order": False, "shape": (number, NUM_HASHES)}
+        self._file.seek(0)
+        with path.open("wb") as out:
+            np.lib.format.write_array_header_1_0(out, header)
+            shutil.copyfileobj(self._file, out)
+            out.truncate(out.tell() - 4 * NUM_HASHES * (self._num - number))
+
+
+def groups(signatures: Signatures, similarity: float) -> np.ndarray:
+    """Returns for each signature the lowest index of its group.
 
     Two signatures are linked where at least `similarity` (0 to 1) of their places are equal. A
     group is everything linked over any number of steps. A signature without links has its own
@@ -106,12 +151,12 @@ def groups(signatures: np.ndarray, similarity: float) -> list[int]:
     """
     num = len(signatures)
     lowest = np.arange(num)
-    for places in bands(similarity):
+    for keys in _band_keys(signatures, similarity):
         links: list[np.ndarray] = []
-        for members in equal_rows(signatures[:, places]):
+        for members in equal_keys(keys):
             # Members that are one group already need no comparison.
             if (lowest[members] != lowest[members[0]]).any():
-                links += _links(signatures, members, similarity)
+                links += _links(signatures.rows(members), members, similarity)
         if not links:
             continue
         # Most collections have no link, and importing scipy takes longer than all else here.
@@ -124,7 +169,27 @@ def groups(signatures: np.ndarray, similarity: float) -> list[int]:
         _, group = connected_components(graph, directed=False)
         _, first = np.unique(group, return_index=True)
         lowest = first[group]
-    return [int(n) for n in lowest]
+    return lowest
+
+
+def _band_keys(signatures: Signatures, similarity: float) -> Iterator[np.ndarray]:
+    """Yields for each band a hash of the places of each signature that are in it, uint64. They are
+    computed in one pass over the signatures, and wait in a file."""
+    places = bands(similarity)
+    with tempfile.TemporaryFile(dir=signatures.scratch) as file:
+        sizes = []
+        for block in signatures.blocks():
+            sizes.append(len(block))
+            for own in places:
+                keys = (block[:, own] * _FACTORS[: len(own)]).sum(axis=1)
+                file.write(keys.tobytes())
+        for band in range(len(places)):
+            found, start = [np.zeros(0, np.uint64)], 0
+            for size in sizes:
+                file.seek(8 * (start + band * size))
+                found.append(np.frombuffer(file.read(8 * size), np.uint64))
+                start += len(places) * size
+            yield np.concatenate(found)
 
 
 def bands(similarity: float) -> list[np.ndarray]:
@@ -146,12 +211,11 @@ def bands(similarity: float) -> list[np.ndarray]:
     return list(np.arange(NUM_HASHES)[:, None])
 
 
-def equal_rows(table: np.ndarray) -> Iterator[np.ndarray]:
-    """Yields the ascending indices of equal rows, for each row of uint32 (n, m) that repeats.
+def equal_keys(keys: np.ndarray) -> Iterator[np.ndarray]:
+    """Yields the ascending indices of equal keys, for each key that repeats.
 
-    Rows are compared by a hash of 64 bits, so different rows are very rarely called equal.
+    Keys are hashes of 64 bits, so different signatures are very rarely called equal.
     """
-    keys = (table * _FACTORS[: table.shape[1]]).sum(axis=1)
     order = np.argsort(keys, kind="stable")
     edges = np.flatnonzero(np.diff(keys[order])) + 1
     starts, ends = np.append(0, edges), np.append(edges, len(keys))
@@ -159,9 +223,9 @@ def equal_rows(table: np.ndarray) -> Iterator[np.ndarray]:
         yield order[starts[n] : ends[n]]
 
 
-def _links(signatures: np.ndarray, members: np.ndarray, similarity: float) -> Iterator[np.ndarray]:
-    """Yields pairs (m, 2) of similar members, enough of them to connect each group."""
-    rows = signatures[members]
+def _links(rows: np.ndarray, members: np.ndarray, similarity: float) -> Iterator[np.ndarray]:
+    """Yields pairs (m, 2) of similar members, enough of them to connect each group. `rows` are
+    their signatures."""
     while len(members) > 1:
         head, members = members[0], members[1:]
         near = np.count_nonzero(rows[1:] == rows[0], axis=1) >= similarity * NUM_HASHES

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+import numpy as np
 
 from rag_ft.config import IngestConfig
 from rag_ft.schema import Split
@@ -55,25 +57,28 @@ def strictest(splits: Iterable[Split]) -> Split:
 
 
 def decide_splits(
-    ids: list[str], fixed: list[Split | None], near: list[int], config: IngestConfig
+    ids: Sequence[str], fixed: Sequence[Split | None], near: np.ndarray, config: IngestConfig
 ) -> list[Split]:
     """Returns the split of each document, the same for a whole group of near-duplicates.
 
     `near` has the lowest index of each document's group. The split is the strictest one that the
     user fixed for a member, else it depends on the hash of the group's smallest id.
     """
-    members: dict[int, list[int]] = {}
-    for n, lowest in enumerate(near):
-        members.setdefault(lowest, []).append(n)
-    splits: list[Split] = ["train"] * len(ids)
-    for group in members.values():
-        wanted = {split for n in group if (split := fixed[n])}
-        split = strictest(wanted) if wanted else split_of(min(ids[n] for n in group), config)
+    members: dict[int, list[int]] = {}  # most documents are alone
+    for n in np.flatnonzero(np.bincount(near, minlength=len(near))[near] > 1).tolist():
+        members.setdefault(int(near[n]), []).append(n)
+    splits: list[Split] = []
+    for n in range(len(ids)):
+        group = members.get(int(near[n]), [n])
+        if group[0] < n:
+            splits.append(splits[group[0]])
+            continue
+        wanted = {split for m in group if (split := fixed[m])}
+        split = strictest(wanted) if wanted else split_of(min(ids[m] for m in group), config)
         if len(wanted) > 1:
-            names = ", ".join(ids[n] for n in group[:5])
+            names = ", ".join(ids[m] for m in group[:5])
             logger.warning("near-duplicates with different splits all go to %s: %s", split, names)
-        for n in group:
-            splits[n] = split
+        splits.append(split)
     for missing in {"train", "test"}.difference(splits):
         logger.warning("the %s split has no documents: add some, or set splits in JSONL", missing)
     return splits

@@ -2,7 +2,8 @@
 server, once.
 
 The requests of a pass become buckets; see work.py. What a bucket brought stands in a file of its
-own, so that a stage that was killed, and shards on other machines, ask nothing twice.
+own, and replies are kept as they come, so that a worker or a stage that was killed, and shards on
+other machines, ask nothing twice.
 """
 
 from __future__ import annotations
@@ -11,14 +12,14 @@ import json
 import os
 import platform
 import re
-import tempfile
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 
 from rag_ft.config import EngineConfig, LLMConfig
 from rag_ft.engine.shards import run_buckets
@@ -33,12 +34,13 @@ from rag_ft.engine.work import (
 from rag_ft.llm.factory import language_model_name, open_language_model
 from rag_ft.llm.interface import ChatRequest, LanguageModel, Messages, Reply, Stream
 from rag_ft.llm.reply_cache import cached_chat, request_key
-from rag_ft.storage import content_hash, read_rows, write_jsonl
+from rag_ft.storage import JsonlAppender, batched, content_hash, read_rows, write_jsonl
 
 # A model in process answers windows of 256 requests. A server needs more at a time: at the end of a
 # bucket it has little to do.
 ROWS_PER_BUCKET = {"transformers": 256, "openai": 2048, "vllm": 2048}
 UNKNOWN_BUCKETS = 64  # of requests whose number nobody knows before
+SCORES_AT_ONCE = 256  # a killed worker loses so many at most
 
 
 @dataclass(frozen=True)
@@ -214,6 +216,18 @@ class ModelWork:
         while self._opened:
             self._opened.pop().__exit__(None, None, None)
 
+    @contextmanager
+    def kept(self, name: str) -> Iterator[Path]:
+        """The file of what a bucket has brought so far: it stays where its worker is killed, and
+        goes with the result. A second worker, which a cluster starts for one that it cannot reach,
+        waits until the first one has ended."""
+        path = self.folder / "kept" / f"{name}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            yield path
+            if result_of(self.folder, name).exists():
+                path.unlink(missing_ok=True)
+
 
 class AskWork(ModelWork):
     """Answers the requests of a bucket."""
@@ -224,11 +238,13 @@ class AskWork(ModelWork):
         for row in planned_rows(self.folder, name):
             row["id"] = row.pop("key")
             requests.append(ChatRequest(**{**row, "messages": tuple(row["messages"])}))
-        with tempfile.TemporaryDirectory() as folder:
-            kept = Path(folder) / "replies.jsonl"
-            replies = {r.id: r for r in cached_chat(self.model(), requests, kept, name)}
-        rows = ({"key": request.id, **vars(replies[request.id])} for request in requests)
-        write_jsonl(result_of(self.folder, name), rows)
+        model = self.model()
+        with self.kept(name) as kept:
+            if result_of(self.folder, name).exists():
+                return
+            replies = {r.id: r for r in cached_chat(model, requests, kept, name)}
+            rows = ({"key": request.id, **vars(replies[request.id])} for request in requests)
+            write_jsonl(result_of(self.folder, name), rows)
 
 
 class ScoreWork(ModelWork):
@@ -236,11 +252,19 @@ class ScoreWork(ModelWork):
 
     def do(self, name: str) -> None:
         """Writes a {key, logprobs} a line."""
-        rows = list(planned_rows(self.folder, name))
-        jobs = [(tuple(row["messages"]), row["answer"]) for row in rows]
-        found = self.model().answer_logprobs(jobs)
-        scored = (
-            {"key": row["key"], "logprobs": [float(value) for value in values]}
-            for row, values in zip(rows, found, strict=True)
-        )
-        write_jsonl(result_of(self.folder, name), scored)
+        model = self.model()
+        with self.kept(name) as kept:
+            if result_of(self.folder, name).exists():
+                return
+            with JsonlAppender(kept) as out:
+                known = {row["key"]: row for row in read_rows(kept)}
+                for rows in batched(planned_rows(self.folder, name), SCORES_AT_ONCE):
+                    if all(row["key"] in known for row in rows):
+                        continue
+                    jobs = [(tuple(row["messages"]), row["answer"]) for row in rows]
+                    for row, values in zip(rows, model.answer_logprobs(jobs), strict=True):
+                        scores = [float(value) for value in values]
+                        known[row["key"]] = {"key": row["key"], "logprobs": scores}
+                    out.write(*(known[row["key"]] for row in rows))
+            planned = planned_rows(self.folder, name)
+            write_jsonl(result_of(self.folder, name), (known[row["key"]] for row in planned))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import re
 import tempfile
@@ -10,7 +11,7 @@ import unicodedata
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,8 +22,10 @@ from rag_ft.text import in_form
 # bm25s sets its own logger to DEBUG.
 logging.getLogger("bm25s").setLevel(logging.WARNING)
 K1, B = 1.2, 0.75
-# The words that are counted at once: about 100 MB while they are sorted.
-BLOCK_WORDS = 2_000_000
+# The words that are counted at once, and the postings that are written at once: some 20 MB.
+BLOCK_WORDS = 500_000
+# Files of bm25s.
+DATA, INDICES = "data.csc.index.npy", "indices.csc.index.npy"
 _ASCII_WORD = re.compile(r"\w+")
 # Vowel points of Hebrew and Arabic and the Arabic stretching stroke: writers may leave them out.
 _POINTS = dict.fromkeys([*range(0x591, 0x5BE), *range(0x64B, 0x660)]) | dict.fromkeys(
@@ -81,7 +84,6 @@ class LexicalBuilder:
 
     def __init__(self, scratch: Path | None = None) -> None:
         """`scratch` is the folder of the file, which is gone at the end; None: the system's."""
-        self._scratch = scratch
         self._file = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115 - `save` closes it
         self._vocabulary: dict[str, int] = {}
         self._blocks: list[_Block] = []
@@ -112,28 +114,42 @@ class LexicalBuilder:
         starts = np.concatenate([[0], np.cumsum(texts_of)])
         idf = np.log(1 + (len(lengths) - texts_of + 0.5) / (texts_of + 0.5)).astype(np.float32)
 
-        # The scores of a word stand together: each block's go behind those of the blocks before.
-        with tempfile.TemporaryDirectory(dir=self._scratch) as place:
-            data = _mapped(Path(place) / "data.npy", np.float32, int(starts[-1]))
-            indices = _mapped(Path(place) / "indices.npy", np.int32, int(starts[-1]))
-            after = starts[:-1].copy()
-            for block in self._blocks:
-                texts, counts = self._postings(block)
-                before = np.cumsum(block.numbers) - block.numbers
-                places = np.repeat(after[block.words] - before, block.numbers) + np.arange(
-                    len(texts)
-                )
-                norm = K1 * ((1 - B) + B * lengths[texts] / lengths.mean())
-                data[places] = np.repeat(idf[block.words], block.numbers) * (
-                    counts / (norm + counts)
-                )
-                indices[places] = texts
-                after[block.words] += block.numbers
-            pointers = starts.astype(np.int32) if starts[-1] < 2**31 else starts
-            scores = {"data": data, "indices": indices, "indptr": pointers}
-            bm25.scores = {**scores, "num_docs": len(lengths)}
-            bm25.save(folder, allow_pickle=False, show_progress=False)
+        pointers = starts.astype(np.int32) if starts[-1] < 2**31 else starts
+        none = np.empty(0, np.float32)
+        bm25.scores = {"data": none, "indices": none, "indptr": pointers, "num_docs": len(lengths)}
+        bm25.save(folder, allow_pickle=False, show_progress=False)
+
+        # The scores of a word stand together, those of some words at a time: each block's go behind
+        # those of the blocks before.
+        edges = np.searchsorted(starts, np.arange(0, starts[-1], BLOCK_WORDS), side="right") - 1
+        norms = K1 * ((1 - B) + B * lengths / lengths.mean())
+        with (folder / DATA).open("wb") as data, (folder / INDICES).open("wb") as indices:
+            for out, kind in ((data, "<f4"), (indices, "<i4")):
+                header = {"descr": kind, "fortran_order": False, "shape": (int(starts[-1]),)}
+                np.lib.format.write_array_header_1_0(out, header)
+            for first, last in itertools.pairwise([*np.unique(edges).tolist(), len(idf)]):
+                scores, texts = self._scores(first, last, starts, idf, norms)
+                data.write(scores.tobytes()), indices.write(texts.tobytes())
         self._file.close()
+
+    def _scores(
+        self, first: int, last: int, starts: np.ndarray, idf: np.ndarray, norms: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(score, text) of each posting of the words from `first` to before `last`. `starts` says
+        where a word's postings begin, `norms` what a text's length costs."""
+        number = int(starts[last] - starts[first])
+        data, indices = np.empty(number, np.float32), np.empty(number, np.int32)
+        after = starts[first:last] - starts[first]
+        for block in self._blocks:
+            here = slice(*np.searchsorted(block.words, [first, last]))
+            words, numbers = block.words[here].astype(np.int64), block.numbers[here]
+            texts, counts = self._postings(block, here)
+            before = np.cumsum(numbers) - numbers
+            places = np.repeat(after[words - first] - before, numbers) + np.arange(len(texts))
+            data[places] = np.repeat(idf[words], numbers) * (counts / (norms[texts] + counts))
+            indices[places] = texts
+            after[words - first] += numbers
+        return data, indices
 
     def _count(self) -> None:
         """Makes a block of the texts that are in none."""
@@ -143,25 +159,21 @@ class LexicalBuilder:
         pairs, counts = np.unique(pairs, return_counts=True)
         present, numbers = np.unique(pairs >> 32, return_counts=True)
         first = sum(map(len, self._lengths))
-        self._blocks.append(_Block(self._file.tell(), present, numbers))
+        small = (present.astype(np.uint32), numbers.astype(np.int32))
+        self._blocks.append(_Block(self._file.tell(), *small))
         for values in ((pairs & 0xFFFFFFFF) + first, counts):
             self._file.write(values.astype(np.uint32).tobytes())
         self._lengths.append(lengths)
         self._words, self._new_lengths = array("i"), array("I")
 
-    def _postings(self, block: _Block) -> tuple[np.ndarray, np.ndarray]:
-        """(text, how often it has the word) of each posting."""
-        number = int(block.numbers.sum())
-        self._file.seek(block.start)
-        found = np.frombuffer(self._file.read(8 * number), dtype=np.uint32)
-        return found[:number].astype(np.int64), found[number:].astype(np.float64)
-
-
-def _mapped(path: Path, dtype: Any, number: int) -> np.ndarray:
-    """An array in a file; an empty file cannot be mapped."""
-    if not number:
-        return np.empty(0, dtype)
-    return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(number,))
+    def _postings(self, block: _Block, words: slice) -> tuple[np.ndarray, np.ndarray]:
+        """(text, how often it has the word) of each posting of some of the block's words."""
+        skipped, number = (int(block.numbers[w].sum()) for w in (slice(words.start), words))
+        found = []
+        for column in (0, int(block.numbers.sum())):
+            self._file.seek(block.start + 4 * (column + skipped))
+            found.append(np.frombuffer(self._file.read(4 * number), dtype=np.uint32))
+        return found[0].astype(np.int64), found[1].astype(np.float64)
 
 
 class LexicalIndex:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 import logging
 import shutil
+from array import array
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -27,7 +28,8 @@ from rag_ft.documents.buckets import Reader, reader_of
 from rag_ft.documents.chunking import ChunkPlace
 from rag_ft.documents.containment import TestParts
 from rag_ft.documents.discovery import RawDocument, SourceFile, find_files, free_id
-from rag_ft.documents.near_duplicates import groups, least_estimate
+from rag_ft.documents.known import KnownDocuments
+from rag_ft.documents.near_duplicates import Signatures, groups, least_estimate
 from rag_ft.documents.prepare import Prepared
 from rag_ft.documents.splits import decide_splits, strictest, text_digest
 from rag_ft.documents.stored import StoredDocuments
@@ -62,12 +64,14 @@ def run(session: Session, unchanged: Container[str] | None = None) -> dict[str, 
 
     # First pass: read everything; the split is not known yet.
     stored = None if unchanged is None else StoredDocuments(run_dir, unchanged, settings)
-    sources = Sources(Forgotten(forgotten_list(run_dir.path)), stored)
+    run_dir.path.mkdir(parents=True, exist_ok=True)
+    forgotten, signatures = Forgotten(forgotten_list(run_dir.path)), Signatures(run_dir.path)
+    sources = Sources(forgotten, signatures, stored)
     engine = EngineConfig() if stored else session.config.engine
     prepare = reader_of(settings, encoder, engine, run_dir.checkpoints("ingest"))
-    files = tqdm(sources.wanted(find_files(settings.sources)), desc="ingest", unit="file")
+    found = sources.wanted(find_files(settings.sources))
+    files = tqdm(drained(found), desc="ingest", unit="file", total=len(found))
     unsplit = run_dir.documents_unsplit
-    unsplit.parent.mkdir(parents=True, exist_ok=True)
     try:
         with run_dir.grams_unsplit.open("wb") as grams:
             write_jsonl(unsplit, sources.read(files, prepare, grams))
@@ -80,7 +84,7 @@ def run(session: Session, unchanged: Container[str] | None = None) -> dict[str, 
         rows = zip(read_rows(unsplit), splits, strict=True)
         write_jsonl(run_dir.documents, (document_row(row, split) for row, split in rows))
         num_chunks, num_leaking = write_chunks(run_dir, sources, splits)
-        np.save(run_dir.signatures, np.array(sources.signatures))
+        sources.signatures.save(run_dir.signatures, len(sources.ids))
         shutil.rmtree(run_dir.checkpoints("ingest"), ignore_errors=True)
     finally:
         unsplit.unlink(missing_ok=True)
@@ -97,21 +101,30 @@ def run(session: Session, unchanged: Container[str] | None = None) -> dict[str, 
         "num_chunks": num_chunks,
         "num_leaking_chunks": num_leaking,
         **{f"num_{split}_documents": splits.count(split) for split in ("train", "dev", "test")},
-        "num_near_duplicate_groups": sum(number > 1 for number in Counter(near).values()),
+        "num_near_duplicate_groups": int((np.bincount(near) > 1).sum()),
         **sources.summary(),
         "sensitive_masked": settings.sensitive == "mask",
     }
 
 
-def split_all(sources: Sources, settings: IngestConfig) -> tuple[list[Split], list[int]]:
+def drained(files: list[SourceFile]) -> Iterator[SourceFile]:
+    """Yields the files in order, and takes each off the list, to free its memory."""
+    files.reverse()
+    while files:
+        yield files.pop()
+
+
+def split_all(sources: Sources, settings: IngestConfig) -> tuple[list[Split], np.ndarray]:
     """(the split, the number of the group of near-duplicates) of each document. Near-duplicates
     share a split, so that no test document resembles a train document: one that is there, or one
     that has changed since, or gone."""
-    before = list(sources.stored.replaced()) if sources.stored else []
-    signatures = np.array([*sources.signatures, *(own for *_, own in before)])
-    near = groups(signatures, least_estimate(settings.advanced.near_duplicate_similarity))
-    ids = [*sources.ids, *(name for name, *_ in before)]
-    fixed = [*sources.fixed, *(split for _, split, _ in before)]
+    ids, fixed = list(sources.ids), list(sources.fixed)
+    for name, split, own in sources.stored.replaced() if sources.stored else ():
+        ids.append(name)
+        fixed.append(split)
+        sources.signatures.add([own])
+    similarity = settings.advanced.near_duplicate_similarity
+    near = groups(sources.signatures, least_estimate(similarity))
     splits = decide_splits(ids, fixed, near, settings)
     return splits[: len(sources.ids)], near[: len(sources.ids)]
 
@@ -120,18 +133,16 @@ def write_chunks(run_dir: RunDir, sources: Sources, splits: list[Split]) -> tupl
     """Writes the chunks of all documents; returns their number, and that of chunks of train and dev
     documents that hold a part of a test document: they are left out, and listed after the other
     rejects."""
-    parts = TestParts(
-        lambda: zip(sources.ids, splits, sources.grams(run_dir.grams_unsplit), strict=True)
-    )
+    owned = sources.grams(run_dir.grams_unsplit)
+    parts = TestParts(zip(sources.ids, splits, owned, strict=True), run_dir.path)
     leaks: list[Reject] = []
 
     def chunks() -> Iterator[dict[str, Any]]:
         rows = read_rows(run_dir.documents_unsplit)
-        owned = sources.grams(run_dir.grams_unsplit)
-        for row, split, grams in zip(rows, splits, owned, strict=True):
+        for number, (row, split) in enumerate(zip(rows, splits, strict=True)):
             # Few documents hold anything of another one: only their chunks are looked at.
-            if split != "test" and parts.touch(grams):
-                yield from parts.without(chunk_rows(row, split), grams, leaks)
+            if split != "test" and parts.touch(number):
+                yield from parts.without(chunk_rows(row, split), number, leaks)
             else:
                 yield from chunk_rows(row, split)
 
@@ -174,20 +185,18 @@ class Sources:
     """What is kept in memory of all documents; the lists have one element a document.
 
     `forgotten` is not taken. `stored` is what an earlier ingest knows. `fixed` are the splits that
-    the user set, or else those that it knows; `by_id` says where an id comes from, and `by_text`
-    gives the place of a text in the lists, by its hash. `sensitive` counts what is sensitive, by
-    kind, `languages` documents.
+    the user set, or else those that it knows; `known` has where an id comes from, and the place of
+    a text in the lists. `sensitive` counts what is sensitive, by kind, `languages` documents.
     """
 
     forgotten: Forgotten
+    signatures: Signatures
     stored: StoredDocuments | None = None
     ids: list[str] = field(default_factory=list)
     fixed: list[Split | None] = field(default_factory=list)
-    signatures: list[np.ndarray] = field(default_factory=list)
-    num_grams: list[int] = field(default_factory=list)
+    num_grams: array[int] = field(default_factory=lambda: array("I"))
     rejects: list[Reject] = field(default_factory=list)
-    by_id: dict[str, str] = field(default_factory=dict)
-    by_text: dict[bytes, int] = field(default_factory=dict)
+    known: KnownDocuments = field(default_factory=KnownDocuments)
     num_reused: int = 0
     num_words: int = 0
     num_pages: int = 0
@@ -236,7 +245,7 @@ class Sources:
             if isinstance(kept, Reject):
                 self.rejects.append(kept)
                 continue
-            self.signatures.append(found.signature)
+            self.signatures.add([found.signature])
             self.num_grams.append(len(found.grams))
             grams.write(found.grams.tobytes())
             self.sensitive.update(found.sensitive)
@@ -273,11 +282,11 @@ class Sources:
 
     def add(self, found: RawDocument) -> RawDocument | Reject:
         """Returns the document with an id that is unique, or why it is rejected."""
-        document = replace(found, id=free_id(found, self.by_id))
+        document = replace(found, id=free_id(found, self.known))
         digest = text_digest(document.text)
         if self.forgotten.has_text(digest):
             return Reject(document.where, FORGOTTEN)
-        first = self.by_text.get(digest)
+        first = self.known.number_of(digest)
         if first is not None:
             # The copy is dropped, but its split counts: no text of the test split is trained on.
             wanted = {split for split in (self.fixed[first], document.split) if split}
@@ -290,11 +299,9 @@ class Sources:
                     document.where,
                 )
             return Reject(document.where, "duplicate", f"duplicate of {self.ids[first]}")
-        if document.id in self.by_id:
-            other = self.by_id[document.id]
+        if (other := self.known.place_of(document.id)) is not None:
             return Reject(document.where, "duplicate id", f"'{document.id}' is also {other}")
-        self.by_id[document.id] = document.where
-        self.by_text[digest] = len(self.ids)
+        self.known.add(document.id, document.where, digest, len(self.ids))
         self.ids.append(document.id)
         known = self.stored.split_of(document.id, digest) if self.stored else None
         self.fixed.append(document.split or known)

@@ -9,9 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
-from rag_ft.documents.near_duplicates import groups, signature
+from rag_ft.documents.near_duplicates import Signatures, groups, signature
 from rag_ft.documents.splits import hash_share
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import Chunk, Document, QAPair, Split
@@ -88,9 +86,10 @@ def group_near_duplicates(texts: Iterable[tuple[str, str]], similarity: float) -
         texts: documents in any order.
         similarity: 0-1; two texts are near-duplicates from this similarity on.
     """
-    signatures = dict(sorted((name, signature(text)) for name, text in texts))
-    ids = list(signatures)
-    near = groups(np.array(list(signatures.values())), similarity) if ids else []
+    own = dict(sorted((name, signature(text)) for name, text in texts))
+    ids, signatures = list(own), Signatures()
+    signatures.add(own.values())
+    near = groups(signatures, similarity).tolist()
     return {name: ids[first] for name, first in zip(ids, near, strict=True)}
 
 
