@@ -32,6 +32,12 @@ class IngestAdvanced(Section):
     fold: int = Field(
         0, ge=0, le=999, description="Which of the `folds` parts is the test split, from 0."
     )
+    splits: Path | None = Field(
+        None,
+        description="A file that names splits: {id, split, and text or text_sha256} lines, such "
+        "as documents.jsonl of an earlier run. A document with such a text, else with such an id, "
+        "takes that split. None: by share.",
+    )
     near_duplicate_similarity: float = Field(
         0.8,
         gt=0,
