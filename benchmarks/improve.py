@@ -88,7 +88,9 @@ def update(folder: Path, num_documents: int) -> dict[str, Any]:
     for n in range(10):
         write_text(folder / "docs" / f"new{n}.md", texts[num_documents + 1 + n])
     found["improve"] = step("improve", folder / "runs" / "x", folder / "runs" / "x.v2")
-    anew = configuration(folder, "anew", "docs")
+    # A new run does not know the split that a changed document had before.
+    known = str(RunDir(folder / "runs" / "x.v2").documents)
+    anew = configuration(folder, "anew", "docs", splits=known)
     found["rebuild"] = step("full", anew, folder / "runs" / "anew")
     start, full, new = (
         sum(found[name][s] for s in STAGES) for name in ("start_up", "full", "improve")
@@ -98,11 +100,15 @@ def update(folder: Path, num_documents: int) -> dict[str, Any]:
     return found
 
 
-def configuration(folder: Path, name: str, documents: str) -> Path:
+def configuration(folder: Path, name: str, documents: str, splits: str | None = None) -> Path:
     """A configuration of the demo's models that trains nothing and asks no test question."""
     values = {
         "run": {"dir": str(folder / "runs" / name), "dtype": "float32"},
-        "ingest": {"sources": [str(folder / documents)], "test_share": 0 if name == "one" else 0.3},
+        "ingest": {
+            "sources": [str(folder / documents)],
+            "test_share": 0 if name == "one" else 0.3,
+            "advanced": {"splits": splits},
+        },
         "llm": {
             "model": str(ROOT / "data" / "models" / "demo-lm"),
             "prompts": "compact",

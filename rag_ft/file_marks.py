@@ -17,6 +17,11 @@ from rag_ft.storage import encodable, file_sha256
 Mark = list[int | str]
 
 
+def is_mark(found: object) -> bool:
+    """Whether a value that was read from a file is a mark."""
+    return isinstance(found, list) and [type(part) for part in found] == [int, int, str]
+
+
 def mark_file(path: Path, known: Mark | None = None) -> Mark | None:
     """The mark of a file; None where there is no such file.
 
