@@ -270,6 +270,14 @@ class GenerateAdvanced(Section):
     duplicate_similarity: float = Field(
         0.95, gt=0, le=1, description="Cosine (0-1) from which two questions count as the same."
     )
+    paraphrase_similarity: float = Field(
+        0.7,
+        ge=0,
+        le=1,
+        description="Cosine (0-1), by the base encoder, from which a question of people about a "
+        "train document is a test question in other words and is left out, if both name the same "
+        "things. Chosen with MiniLM. 0: not checked.",
+    )
     evidence_similarity: float = Field(
         0,
         ge=0,
