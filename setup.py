@@ -12,7 +12,12 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 # The same paths as in the checkout, since configs/demo.yaml names them.
-DEMO = ("configs/demo.yaml", "data/handbook", "data/models/demo-lm")
+DEMO = (
+    "configs/demo.yaml",
+    "data/handbook_splits.jsonl",
+    "data/handbook",
+    "data/models/demo-lm",
+)
 
 
 class BuildWithDemo(build_py):

@@ -14,6 +14,8 @@ from typing import Any
 from leakage_attacks import DOCUMENT_ATTACKS, QUESTION_ATTACKS, sentences
 
 from rag_ft.config_loader import make_config
+from rag_ft.generation.question_dedup import without_paraphrases
+from rag_ft.retrieval.encoder import load_encoder
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import Chunk, Document, QAPair, Reject
 from rag_ft.session import Session
@@ -148,6 +150,25 @@ def questions(asked: Sequence[str], seed: int) -> dict[str, Any]:
         "other_questions_left_out": [reject.detail for reject in rejects],
         "other_questions": len(train),
     }
+
+
+def paraphrases(encoder: str, reworded: Path, handbook: Path) -> dict[str, Any]:
+    """How many test questions in other words are left out, by the least cosine, and how many train
+    questions that people wrote. `reworded` has {id of a test question, question} lines."""
+    opened = load_encoder(make_config({"encoder": {"model": encoder}}).encoder)
+    asked = {
+        path.stem: [json.loads(line)["question"] for line in path.open(encoding="utf-8")]
+        for path in (reworded, handbook / "questions.jsonl", handbook / "questions_train.jsonl")
+    }
+    heldout = [pair(f"t{n}", q, "test") for n, q in enumerate(asked["questions"])]
+    found: dict[str, dict[float, int]] = {}
+    for name in (reworded.stem, "questions_train"):
+        train = [pair(f"h{n}", question, "train") for n, question in enumerate(asked[name])]
+        found[name] = {
+            least: len(without_paraphrases([*train, *heldout], opened, least)[1])
+            for least in (0.6, 0.65, 0.7, 0.75, 0.8, 0.9)
+        }
+    return {"questions": {name: len(asked[name]) for name in found}, "left_out": found}
 
 
 def pair(name: str, question: str, split: str, document: str = "d", answer: str = "a") -> QAPair:

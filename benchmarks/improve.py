@@ -34,7 +34,7 @@ from rag_ft.commands import improve as improving
 from rag_ft.commands.improve import improve
 from rag_ft.config_loader import load_config
 from rag_ft.documents.discovery import find_files
-from rag_ft.documents.splits import split_of
+from rag_ft.documents.splits import read_splits
 from rag_ft.errors import DataError
 from rag_ft.evaluation.comparisons import estimate_columns, mean_column, subset
 from rag_ft.evaluation.systems import shipped_system
@@ -88,7 +88,9 @@ def update(folder: Path, num_documents: int) -> dict[str, Any]:
     for n in range(10):
         write_text(folder / "docs" / f"new{n}.md", texts[num_documents + 1 + n])
     found["improve"] = step("improve", folder / "runs" / "x", folder / "runs" / "x.v2")
-    anew = configuration(folder, "anew", "docs")
+    # A new run does not know the split that a changed document had before.
+    known = str(RunDir(folder / "runs" / "x.v2").documents)
+    anew = configuration(folder, "anew", "docs", splits=known)
     found["rebuild"] = step("full", anew, folder / "runs" / "anew")
     start, full, new = (
         sum(found[name][s] for s in STAGES) for name in ("start_up", "full", "improve")
@@ -98,11 +100,15 @@ def update(folder: Path, num_documents: int) -> dict[str, Any]:
     return found
 
 
-def configuration(folder: Path, name: str, documents: str) -> Path:
+def configuration(folder: Path, name: str, documents: str, splits: str | None = None) -> Path:
     """A configuration of the demo's models that trains nothing and asks no test question."""
     values = {
         "run": {"dir": str(folder / "runs" / name), "dtype": "float32"},
-        "ingest": {"sources": [str(folder / documents)], "test_share": 0 if name == "one" else 0.3},
+        "ingest": {
+            "sources": [str(folder / documents)],
+            "test_share": 0 if name == "one" else 0.3,
+            "advanced": {"splits": splits},
+        },
         "llm": {
             "model": str(ROOT / "data" / "models" / "demo-lm"),
             "prompts": "compact",
@@ -242,11 +248,9 @@ def prepare(folder: Path) -> None:
     config = load_config(DEMO)
     lines = (handbook / "questions.jsonl").read_text(encoding="utf-8").splitlines()
     asked = {json.loads(line).get("document_id") for line in lines}
-    tests = [
-        file.id
-        for file in find_files([handbook])
-        if file.id in asked and split_of(file.id, config.ingest) == "test"
-    ]
+    splits = read_splits(config.ingest.advanced.splits).by_id
+    files = find_files([handbook])
+    tests = [f.id for f in files if f.id in asked and splits.get(f.id) == "test"]
     later = sorted(tests, key=lambda name: hashlib.sha256(name.encode()).hexdigest())[:NUM_LATER]
     shutil.copytree(handbook, folder / "handbook")
     (folder / "handbook" / "questions.jsonl").unlink()
@@ -256,6 +260,7 @@ def prepare(folder: Path) -> None:
     kept = [line for line in lines if json.loads(line).get("document_id") not in later]
     (folder / "questions.jsonl").write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
     values["ingest"]["sources"] = [str(folder / "handbook")]
+    values["ingest"]["advanced"]["splits"] = str(ROOT / values["ingest"]["advanced"]["splits"])
     values["llm"]["model"] = str(ROOT / values["llm"]["model"])
     values["generate"]["questions"] = [
         str(handbook / "questions_train.jsonl"),

@@ -34,7 +34,7 @@ from rag_ft.commands.merge import merge
 from rag_ft.config import Config, IngestConfig
 from rag_ft.config_loader import apply_override, load_config, make_config
 from rag_ft.documents.sentences import split_sentences
-from rag_ft.documents.splits import split_of
+from rag_ft.documents.splits import read_splits, split_of
 from rag_ft.generation.question_patterns import asks
 from rag_ft.prompts.prompt_set import load_prompts
 from rag_ft.relevance import evidence_sentence
@@ -175,9 +175,11 @@ def _config(args: argparse.Namespace) -> Config:
 
 def _train_part(folder: Path, settings: IngestConfig, to: Path) -> Path:
     """A copy of a set with its train documents alone, and the questions about them."""
+    named = read_splits(settings.advanced.splits).by_id
     for file, key in (("documents", "id"), ("questions", "document_id")):
         rows = read_rows(folder / f"{file}.jsonl")
-        kept = (row for row in rows if split_of(row[key], settings) == "train")
+        splits = ((row, named.get(row[key]) or split_of(row[key], settings)) for row in rows)
+        kept = (row for row, split in splits if split == "train")
         write_jsonl(to / folder.name / f"{file}.jsonl", kept)
     return to / folder.name
 

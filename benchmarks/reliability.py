@@ -93,17 +93,23 @@ def leakage(seed: int, work: Path, encoder: str | None) -> dict[str, Any]:
     """Hidden test documents at several sizes of chunks, and hidden test questions."""
     import break_leakage
 
-    if encoder is None:
+    handbook = tiny_run.ROOT / "data/handbook"
+    reworded = tiny_run.ROOT / "benchmarks/handbook_paraphrases.jsonl"
+    other_words = {}
+    if encoder:  # a tiny one knows no words
+        other_words = break_leakage.paraphrases(encoder, reworded, handbook)
+    else:
         from tiny_models import save_tiny_encoder
 
         encoder = str(save_tiny_encoder(work / "encoder"))
     documents = {str(n): break_leakage.documents(encoder, seed, n) for n in CHUNK_TOKENS}
-    people = tiny_run.ROOT / "data/handbook/questions.jsonl"
+    people = handbook / "questions.jsonl"
     asked = [json.loads(line)["question"] for line in people.open(encoding="utf-8")]
     questions = break_leakage.questions(asked, seed)
     parts = [*documents.values(), questions]
     wrong = [f"trained on: {part['trained_on']}" for part in parts if part["trained_on"]]
-    return {"documents_by_chunk_tokens": documents, "questions": questions, "wrong": wrong}
+    found = {"documents_by_chunk_tokens": documents, "questions": questions}
+    return {**found, "questions_in_other_words": other_words, "wrong": wrong}
 
 
 if __name__ == "__main__":

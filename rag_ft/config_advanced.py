@@ -32,6 +32,12 @@ class IngestAdvanced(Section):
     fold: int = Field(
         0, ge=0, le=999, description="Which of the `folds` parts is the test split, from 0."
     )
+    splits: Path | None = Field(
+        None,
+        description="A file that names splits: {id, split, and text or text_sha256} lines, such "
+        "as documents.jsonl of an earlier run. A document with such a text, else with such an id, "
+        "takes that split. None: by share.",
+    )
     near_duplicate_similarity: float = Field(
         0.8,
         gt=0,
@@ -263,6 +269,14 @@ class GenerateAdvanced(Section):
     )
     duplicate_similarity: float = Field(
         0.95, gt=0, le=1, description="Cosine (0-1) from which two questions count as the same."
+    )
+    paraphrase_similarity: float = Field(
+        0.7,
+        ge=0,
+        le=1,
+        description="Cosine (0-1), by the base encoder, from which a question of people about a "
+        "train document is a test question in other words and is left out, if both name the same "
+        "things. Chosen with MiniLM. 0: not checked.",
     )
     evidence_similarity: float = Field(
         0,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rag_ft.errors import ConfigError, DataError
+from rag_ft.file_marks import is_mark
 from rag_ft.run_dir import RunDir
 from rag_ft.run_files import FILES
 from rag_ft.storage import content_hash, file_sha256
@@ -56,6 +57,14 @@ def _parse_once(path: Path, *version: int) -> Plan:
     found = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(found, dict) or "fingerprint" not in found:
         raise ValueError("it holds no fingerprint")
+    for part in ("config", "inputs", "sources", "outputs", "folders"):
+        held = found.get(part, {})
+        marks = held.values() if isinstance(held, dict) and part in ("sources", "outputs") else ()
+        if not isinstance(held, dict) or not all(map(is_mark, marks)):
+            raise ValueError(f"its {part} are not what a stage writes")
+    needed = {"config", "inputs", "sources", "counts", "result"}
+    if "outputs" in found and (missing := sorted(needed - found.keys())):
+        raise ValueError(f"it holds no {missing[0]}")
     return found
 
 

@@ -17,6 +17,11 @@ from rag_ft.storage import encodable, file_sha256
 Mark = list[int | str]
 
 
+def is_mark(found: object) -> bool:
+    """Whether a value that was read from a file is a mark."""
+    return isinstance(found, list) and [type(part) for part in found] == [int, int, str]
+
+
 def mark_file(path: Path, known: Mark | None = None) -> Mark | None:
     """The mark of a file; None where there is no such file.
 
@@ -40,14 +45,17 @@ def mark_files(
     folder: Path, paths: Iterable[Path], known: Mapping[str, Mark] | None = None
 ) -> dict[str, Mark]:
     """{path relative to `folder`: mark} of the existing files among `paths`, and of all files in
-    those that are folders."""
+    those that are folders. A file with several names (hard links) is read once."""
     marks: dict[str, Mark] = {}
+    linked: dict[tuple[int, int], Mark] = {}
     for path in paths:
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_dir() or not file.exists():
+                continue
             name = encodable(file.relative_to(folder).as_posix())
-            mark = None if file.is_dir() else mark_file(file, (known or {}).get(name))
-            if mark:
-                marks[name] = mark
+            inode = (file.stat().st_dev, file.stat().st_ino)
+            if mark := mark_file(file, linked.get(inode) or (known or {}).get(name)):
+                marks[name] = linked[inode] = mark
     return marks
 
 

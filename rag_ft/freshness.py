@@ -45,6 +45,7 @@ STARTING = ("train_retriever", "train_reranker", "train_generator")
 # moving or copying a checkout makes no stage stale.
 PATHS = {
     "ingest.sources",
+    "ingest.advanced.splits",
     "generate.questions",
     "generate.advanced.examples",
     "llm.model",
@@ -169,16 +170,14 @@ def _user_files(
 
 
 def _unused_sections(stage: str, reranker: RerankerConfig) -> set[str]:
-    # The trainings of the other components use a reranker only as it is: one that starts from the
-    # encoder ranks nothing before it is tuned.
+    # The other trainings use a reranker as it is: not one that starts from the encoder.
     others = stage in ("train_retriever", "train_generator")
     unused = not reranker.model or (others and not reranker.untuned)
     return {"reranker"} if unused else set()
 
 
 def recorded_sources(run_dir: RunDir) -> dict[str, Mark]:
-    """The marks of the user's files that any stage has recorded, so that unchanged files are not
-    read again."""
+    """The marks of the user's files that any stage has recorded: unchanged ones are not read."""
     known: dict[str, Mark] = {}
     for stage in FILES:
         with contextlib.suppress(DataError):  # a damaged file is reported where it matters
@@ -333,7 +332,8 @@ def source_files(stage: str, sections: Sequence[str], config: Config) -> dict[st
     if stage == "ingest":
         from rag_ft.documents.discovery import find_files
 
-        named += [(p.name, p) for p in (forgotten_list(config.run_path),) if p.exists()]
+        known = (forgotten_list(config.run_path), config.ingest.advanced.splits)
+        named += [(path.name, path) for path in known if path and path.exists()]
         # Files of questions may lie among the documents: they are not documents.
         questions = {os.path.realpath(path) for path in config.generate.questions}
         for file in find_files(config.ingest.sources):

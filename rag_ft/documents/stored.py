@@ -21,7 +21,7 @@ from rag_ft.documents.near_duplicates import NUM_HASHES, signature
 from rag_ft.documents.prepare import Prepared
 from rag_ft.documents.reading import holds_documents
 from rag_ft.documents.sensitive import count_kinds, find_sensitive
-from rag_ft.documents.splits import text_digest
+from rag_ft.documents.splits import NamedSplits, text_digest
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import Document, Reject, Split
 from rag_ft.storage import encodable, read_jsonl
@@ -35,8 +35,7 @@ class StoredDocuments:
 
     def __init__(self, run_dir: RunDir, unchanged: Container[str], settings: IngestConfig) -> None:
         """`unchanged` has the ids (paths) of source files that are as they were then."""
-        self.splits: dict[str, Split] = {}
-        self._split_of_text: dict[bytes, Split] = {}
+        self.splits = NamedSplits()
         self._unchanged, self._settings = unchanged, settings
         self._documents, self._chunks = DocumentStore(run_dir.documents), ChunkStore(run_dir.chunks)
         self._ids_of: dict[str, list[str]] = defaultdict(list)
@@ -44,10 +43,9 @@ class StoredDocuments:
         if not run_dir.documents.exists() or not run_dir.chunks.exists():
             return
         for document in read_jsonl(run_dir.documents, Document):
-            self.splits[document.id] = document.split
-            self._split_of_text[text_digest(document.text)] = document.split
+            self.splits.add(document.id, text_digest(document.text), document.split)
             self._ids_of[document.source].append(document.id)
-        self._place = {document_id: n for n, document_id in enumerate(self.splits)}
+        self._place = {document_id: n for n, document_id in enumerate(self.splits.by_id)}
         self._signatures = np.zeros((0, NUM_HASHES), np.uint32)
         if run_dir.signatures.exists():
             self._signatures = np.load(run_dir.signatures, allow_pickle=False)
@@ -57,10 +55,6 @@ class StoredDocuments:
         rejects = list(read_jsonl(run_dir.rejects("ingest"), Reject))
         self._rejected = sorted(reject.item for reject in rejects if reject.reason != REASON)
         self._leaking = {r.item.rpartition("#")[0] for r in rejects if r.reason == REASON}
-
-    def split_of(self, document_id: str, digest: bytes) -> Split | None:
-        """The split of a known document, also where its file was renamed; None: it is new."""
-        return self.splits.get(document_id) or self._split_of_text.get(digest)
 
     def has(self, file: SourceFile) -> bool:
         """Whether the documents of the file can be taken over as they are."""
@@ -109,7 +103,7 @@ class StoredDocuments:
     def replaced(self) -> Iterator[tuple[str, Split, np.ndarray]]:
         """(id, split, signature) of the documents that were not taken over, as they were: they have
         changed, or gone, perhaps to another name."""
-        for document_id, split in self.splits.items():
+        for document_id, split in self.splits.by_id.items():
             if document_id not in self._taken:
                 yield document_id, split, signature(self._documents[document_id].text)
 

@@ -1,4 +1,4 @@
-"""Finds questions that repeat an earlier one, in the same words or in others."""
+"""Finds questions that repeat an earlier one or a test question, in the same words or in others."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ import numpy as np
 
 from rag_ft.generation.filters import Failure
 from rag_ft.retrieval.encoder import QueryEncoder
+from rag_ft.schema import QAPair, Reject
+from rag_ft.storage import batched
 from rag_ft.text import all_words, entity_words, is_unspaced, normalise_question
 
 NUM_RAREST = 3
 MOST_CANDIDATES = 1000
+PARAPHRASE = "asked of a test document in other words"  # the reason of a Reject
 Encode = Callable[[Sequence[str]], np.ndarray]
 
 
@@ -112,6 +115,33 @@ class CachedQueryEncoder:
 def duplicate(question: str, earlier: str) -> Failure:
     """The reason for rejecting a question that repeats an earlier one."""
     return Failure("duplicate", f"{question} | earlier: {earlier}")
+
+
+def without_paraphrases(
+    pairs: Sequence[QAPair], encoder: QueryEncoder, least_cosine: float
+) -> tuple[list[QAPair], list[Reject]]:
+    """Leaves out train and dev pairs that ask in other words what a test pair asks: the questions
+    have a cosine of `least_cosine` or more and name the same things. Questions without a name are
+    not judged: what they ask of different documents is alike.
+
+    Returns:
+        The kept pairs in order, and a Reject for each other pair.
+    """
+    heldout = [p for p in pairs if p.split == "test" and entity_words(p.question)]
+    judged = [p for p in pairs if p.split != "test" and entity_words(p.question)]
+    if not heldout or not judged:
+        return list(pairs), []
+    asked = encoder.encode_queries([pair.question for pair in heldout])
+    rejects: dict[str, Reject] = {}
+    for batch in batched(judged, 64):
+        cosines = encoder.encode_queries([pair.question for pair in batch]) @ asked.T
+        for pair, row in zip(batch, cosines, strict=True):
+            near = [heldout[place] for place in np.flatnonzero(row >= least_cosine)]
+            twin = next((t for t in near if same_names(pair.question, t.question)), None)
+            if twin:
+                detail = f"{twin.id}: {pair.question} | {twin.question}"
+                rejects[pair.id] = Reject(pair.id, PARAPHRASE, detail)
+    return [pair for pair in pairs if pair.id not in rejects], list(rejects.values())
 
 
 def same_names(a: str, b: str) -> bool:

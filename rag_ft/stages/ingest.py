@@ -25,13 +25,18 @@ from tqdm import tqdm
 
 from rag_ft.config import EngineConfig, IngestConfig
 from rag_ft.documents.buckets import Reader, reader_of
-from rag_ft.documents.chunking import ChunkPlace
 from rag_ft.documents.containment import TestParts
 from rag_ft.documents.discovery import RawDocument, SourceFile, find_files, free_id
 from rag_ft.documents.known import KnownDocuments
 from rag_ft.documents.near_duplicates import Signatures, groups, least_estimate
-from rag_ft.documents.prepare import Prepared
-from rag_ft.documents.splits import decide_splits, strictest, text_digest
+from rag_ft.documents.prepare import Prepared, chunk_rows, document_row
+from rag_ft.documents.splits import (
+    NamedSplits,
+    decide_splits,
+    read_splits,
+    strictest,
+    text_digest,
+)
 from rag_ft.documents.stored import StoredDocuments
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.forgetting.record import FORGOTTEN, Forgotten
@@ -64,9 +69,10 @@ def run(session: Session, unchanged: Container[str] | None = None) -> dict[str, 
 
     # First pass: read everything; the split is not known yet.
     stored = None if unchanged is None else StoredDocuments(run_dir, unchanged, settings)
+    named = read_splits(settings.advanced.splits)
     run_dir.path.mkdir(parents=True, exist_ok=True)
     forgotten, signatures = Forgotten(forgotten_list(run_dir.path)), Signatures(run_dir.path)
-    sources = Sources(forgotten, signatures, stored)
+    sources = Sources(forgotten, signatures, stored, named)
     engine = EngineConfig() if stored else session.config.engine
     prepare = reader_of(settings, encoder, engine, run_dir.checkpoints("ingest"))
     found = sources.wanted(find_files(settings.sources))
@@ -118,14 +124,17 @@ def split_all(sources: Sources, settings: IngestConfig) -> tuple[list[Split], np
     """(the split, the number of the group of near-duplicates) of each document. Near-duplicates
     share a split, so that no test document resembles a train document: one that is there, or one
     that has changed since, or gone."""
-    ids, fixed = list(sources.ids), list(sources.fixed)
+    if sources.named and not sources.num_named:
+        logger.warning("no document is in %s: shares decide the splits", settings.advanced.splits)
+    ids, keys, fixed = list(sources.ids), list(sources.keys), list(sources.fixed)
     for name, split, own in sources.stored.replaced() if sources.stored else ():
         ids.append(name)
+        keys.append(name)  # its split is fixed: no key decides
         fixed.append(split)
         sources.signatures.add([own])
     similarity = settings.advanced.near_duplicate_similarity
     near = groups(sources.signatures, least_estimate(similarity))
-    splits = decide_splits(ids, fixed, near, settings)
+    splits = decide_splits(ids, keys, fixed, near, settings)
     return splits[: len(sources.ids)], near[: len(sources.ids)]
 
 
@@ -184,20 +193,24 @@ def check(config: IngestConfig) -> None:
 class Sources:
     """What is kept in memory of all documents; the lists have one element a document.
 
-    `forgotten` is not taken. `stored` is what an earlier ingest knows. `fixed` are the splits that
-    the user set, or else those that it knows; `known` has where an id comes from, and the place of
-    a text in the lists. `sensitive` counts what is sensitive, by kind, `languages` documents.
+    `forgotten` is not taken. `stored` is what an earlier ingest knows, `named` the user's file of
+    splits. `fixed` are the splits that the user set, or else those that are known; `keys` decide
+    the others. `known` has where an id comes from, and the place of a text in the lists.
+    `sensitive` counts what is sensitive, by kind, `languages` documents.
     """
 
     forgotten: Forgotten
     signatures: Signatures
-    stored: StoredDocuments | None = None
+    stored: StoredDocuments | None
+    named: NamedSplits
     ids: list[str] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
     fixed: list[Split | None] = field(default_factory=list)
     num_grams: array[int] = field(default_factory=lambda: array("I"))
     rejects: list[Reject] = field(default_factory=list)
     known: KnownDocuments = field(default_factory=KnownDocuments)
     num_reused: int = 0
+    num_named: int = 0
     num_words: int = 0
     num_pages: int = 0
     sensitive: Counter[str] = field(default_factory=Counter)
@@ -303,8 +316,12 @@ class Sources:
             return Reject(document.where, "duplicate id", f"'{document.id}' is also {other}")
         self.known.add(document.id, document.where, digest, len(self.ids))
         self.ids.append(document.id)
-        known = self.stored.split_of(document.id, digest) if self.stored else None
-        self.fixed.append(document.split or known)
+        # An id that comes from a path says nothing: a renamed document keeps its split.
+        self.keys.append(digest.hex() if document.folder else document.id)
+        known = self.stored.splits.split_of(document.id, digest) if self.stored else None
+        named = self.named.split_of(document.id, digest)
+        self.num_named += named is not None
+        self.fixed.append(document.split or known or named)
         return document
 
 
@@ -324,29 +341,3 @@ def _check_kept(config: IngestConfig, sources: Sources, run_dir: RunDir) -> None
             f"only {kept_share:.0%} of the sources could be read ({summary}): {where}, "
             "or lower ingest.advanced.min_kept_share"
         )
-
-
-def document_row(row: dict[str, Any], split: Split) -> dict[str, Any]:
-    """Returns the line of documents.jsonl for a row of the temporary file."""
-    kept = {name: value for name, value in row.items() if name not in ("chunks", "metadata")}
-    return {**kept, "split": split, "metadata": row["metadata"]}
-
-
-def chunk_rows(row: dict[str, Any], split: Split) -> Iterator[dict[str, Any]]:
-    """Yields the lines of chunks.jsonl for a row of the temporary file, with ids
-    `<document id>#<number from 0>`."""
-    for number, chunk in enumerate(row["chunks"]):
-        place = ChunkPlace(*chunk)
-        yield {
-            "id": f"{row['id']}#{number}",
-            "document_id": row["id"],
-            "title": row["title"],
-            "text": row["text"][place.start : place.end],
-            "start": place.start,
-            "end": place.end,
-            "num_tokens": place.num_tokens,
-            "split": split,
-            "page": place.page,
-            "page_end": place.page_end,
-            "headings": place.headings,
-        }
