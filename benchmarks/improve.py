@@ -36,7 +36,8 @@ from rag_ft.config_loader import load_config
 from rag_ft.documents.discovery import find_files
 from rag_ft.documents.splits import read_splits
 from rag_ft.errors import DataError
-from rag_ft.evaluation.comparisons import estimate_columns, mean_column, subset
+from rag_ft.evaluation.comparisons import estimate_columns
+from rag_ft.evaluation.statistics import Estimate, bootstrap_change
 from rag_ft.evaluation.systems import shipped_system
 from rag_ft.report.run_comparison import load_table
 from rag_ft.retrieval.index_files import open_vectors, read_ids, read_manifest
@@ -275,7 +276,8 @@ def rag_ft(*words: str) -> None:
 
 
 def scores(run: Path, later: set[str]) -> dict[str, Any]:
-    """F1 of what each version serves, with intervals by document."""
+    """F1 of the base and of what each version serves, with intervals by document; and how far the
+    questions about the later documents are from the others, with the documents of both drawn."""
     found: dict[str, Any] = {}
     for number in (1, 2):
         run_dir = RunDir(run if number == 1 else run.with_name(f"{run.name}.v{number}"))
@@ -283,20 +285,28 @@ def scores(run: Path, later: set[str]) -> dict[str, Any]:
         system = shipped_system(verdict["ship"])
         table = load_table(run_dir)
         is_new = np.array([pair.document_id in later for pair in table.pairs])
-        for name, chosen in (("later", is_new), ("others", ~is_new)):
-            if chosen.any():
-                part = subset(table, chosen)
-                for shown in {"base", system.name}:
-                    values = part.values[shown, "f1"]
-                    [level] = estimate_columns(part, [mean_column(values)], 10_000, 0)
-                    found[f"v{number} {name} {shown}"] = {
-                        "f1": round(100 * level.value, 1),
-                        "ci95": [round(100 * bound, 1) for bound in level.ci95 or ()],
-                        "questions": level.n,
-                        "documents": level.num_documents,
-                    }
+        for shown in dict.fromkeys(("base", system.name)):
+            values, name = table.values[shown, "f1"], f"v{number} {shown}"
+            columns = {"later": (values * is_new, is_new), "others": (values * ~is_new, ~is_new)}
+            for part, column in columns.items():
+                if column[1].any():
+                    [level] = estimate_columns(table, [column], 10_000, 0)
+                    found[f"{name}, {part}"] = in_points(level)
+            if is_new.any():
+                both = [tuple(x[:, None] for x in columns[part]) for part in ("others", "later")]
+                [gap] = bootstrap_change(both[0], both[1], table.documents)
+                found[f"{name}, later - others"] = in_points(gap)
         found[f"v{number} ships"] = verdict["ship"]
     return found
+
+
+def in_points(estimate: Estimate) -> dict[str, Any]:
+    return {
+        "f1": round(100 * estimate.value, 1),
+        "ci95": [round(100 * bound, 1) for bound in estimate.ci95 or ()],
+        "questions": estimate.n,
+        "documents": estimate.num_documents,
+    }
 
 
 if __name__ == "__main__":

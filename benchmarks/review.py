@@ -1,7 +1,7 @@
 """How many wrong pairs 150 decisions find in the order `worst`, and what that is worth in F1.
 
 python benchmarks/review.py RUN [--decisions 150] [--share 0.3] [--seeds 0 1 2]
-python benchmarks/review.py RUN --f1 FOLDER [--seeds 0]
+python benchmarks/review.py RUN --f1 FOLDER [--generated-only] [--seeds 0 1 2]
 python benchmarks/review.py FOLDER --page
 
 RUN is the folder of a run after generate. A share of its generated pairs is corrupted in four ways;
@@ -10,7 +10,10 @@ a decision finds a wrong pair where the pair was corrupted.
 --f1 tunes a generator and evaluates it, in folders below FOLDER, three times for each seed: with
 the corrupted pairs, reviewed (the first decisions correct the wrong pairs that they find and accept
 the others), and without the corrupted pairs that they find. RUN must be evaluated; its retriever
-stays. Run it again to continue where it was killed.
+stays. Differences are paired, with documents resampled; "all" averages each question over the
+seeds. --generated-only leaves the train and dev questions that people wrote out of the tuning of
+the generator: what is wrong in the generated pairs weighs more there. Run it again to continue
+where it was killed.
 
 --page measures the server of the review page in FOLDER, over 20,000 made-up pairs: CPU
 milliseconds from a request to the whole answer, guard and JSON included.
@@ -33,9 +36,11 @@ from typing import Any
 
 import numpy as np
 import yaml
+from hardware import processor, write_result
 
 from rag_ft.chunk_store import ChunkStore
 from rag_ft.config_loader import make_config
+from rag_ft.evaluation.comparisons import ScoreTable
 from rag_ft.evaluation.statistics import bootstrap
 from rag_ft.report.run_comparison import load_table
 from rag_ft.review.deck import Order, open_deck
@@ -61,15 +66,18 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.3)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--f1", type=Path, metavar="FOLDER")
+    parser.add_argument("--generated-only", action="store_true")
     parser.add_argument("--page", action="store_true")
     args = parser.parse_args()
     if args.page:
         print(json.dumps(measured_page(args.run)))
         return
     if args.f1:
-        for seed in args.seeds:
-            row = measured_f1(RunDir(args.run), args.f1, seed, args.decisions, args.share)
-            print(json.dumps(row), flush=True)
+        found_f1 = measured_f1(
+            RunDir(args.run), args.f1, args.seeds, args.decisions, args.share, args.generated_only
+        )
+        name = "review-f1-generated-only" if args.generated_only else "review-f1"
+        write_result(name, processor(), found_f1)
         return
     found: dict[str, list[float]] = {"worst": [], "random": []}
     for seed in args.seeds:
@@ -112,32 +120,55 @@ def in_order(run_dir: RunDir, pairs: Sequence[QAPair], order: Order, seed: int) 
 
 
 def measured_f1(
-    run_dir: RunDir, folder: Path, seed: int, num_decisions: int, share: float
+    run_dir: RunDir,
+    folder: Path,
+    seeds: Sequence[int],
+    num_decisions: int,
+    share: float,
+    generated_only: bool,
 ) -> dict[str, Any]:
-    """F1 on the test questions under the three conditions, and the difference of the last two with
-    its interval, in points."""
+    """F1 on the test questions under the three conditions, of each seed and of all."""
     pairs = list(read_jsonl(run_dir.generated_pairs, QAPair))
-    corrupted, ways = corrupt(pairs, share, random.Random(seed))
-    first = in_order(run_dir, corrupted, "worst", seed)[:num_decisions]
-    found = {pair.id for pair in first} & ways.keys()
+    if generated_only:
+        pairs = [pair for pair in pairs if pair.split == "test" or pair.origin == "generated"]
     truth = {pair.id: pair for pair in pairs}
-    material: dict[str, tuple[list[QAPair], list[Review]]] = {
-        "corrupted": (corrupted, []),
-        "reviewed": (corrupted, [review_of(pair, truth[pair.id], ways) for pair in first]),
-        "without": ([pair for pair in corrupted if pair.id not in found], []),
-    }
-    tables = {}
-    for condition, (used, reviews) in material.items():
-        place = RunDir(folder / f"{condition}-{seed}")
-        tune_and_evaluate(run_dir, place, used, reviews)
-        tables[condition] = load_table(place)
-    row: dict[str, Any] = {"seed": seed, "wrong": len(ways), "found": len(found)}
+    tables: dict[str, list[ScoreTable]] = {condition: [] for condition in CONDITIONS}
+    found: dict[str, Any] = {}
+    for seed in seeds:
+        corrupted, ways = corrupt(pairs, share, random.Random(seed))
+        first = in_order(run_dir, corrupted, "worst", seed)[:num_decisions]
+        wrong = {pair.id for pair in first} & ways.keys()
+        reviews = [review_of(pair, truth[pair.id], ways) for pair in first]
+        material: dict[str, tuple[list[QAPair], list[Review]]] = {
+            "corrupted": (corrupted, []),
+            "reviewed": (corrupted, reviews),
+            "without": ([pair for pair in corrupted if pair.id not in wrong], []),
+        }
+        for condition, (used, decisions) in material.items():
+            place = RunDir(folder / f"{condition}-{seed}")
+            tune_and_evaluate(run_dir, place, used, decisions)
+            tables[condition].append(load_table(place))
+        last = {condition: each[-1:] for condition, each in tables.items()}
+        found[f"seed {seed}"] = {"wrong": len(ways), "found": len(wrong), **compared(last)}
+        print(json.dumps({f"seed {seed}": found[f"seed {seed}"]}), flush=True)
+    found["all"] = compared(tables)
+    print(json.dumps({"all": found["all"]}))
+    return found
+
+
+def compared(tables: Mapping[str, Sequence[ScoreTable]]) -> dict[str, Any]:
+    """F1 of each condition in points, and what the reviewed run gains with its interval. Each
+    question has its mean over the tables of a condition."""
+    row: dict[str, Any] = {}
     for system in SYSTEMS:
-        f1 = {condition: table.values[system, "f1"] for condition, table in tables.items()}
-        row[system] = {name: round(100 * float(values.mean()), 2) for name, values in f1.items()}
+        f1 = {
+            condition: 100 * np.mean([table.values[system, "f1"] for table in each], axis=0)
+            for condition, each in tables.items()
+        }
+        row[system] = {name: round(float(values.mean()), 2) for name, values in f1.items()}
         for before in ("without", "corrupted"):
-            delta = 100 * (f1["reviewed"] - f1[before])[:, None]
-            [gain] = bootstrap(delta, np.ones_like(delta), tables["reviewed"].documents)
+            delta = (f1["reviewed"] - f1[before])[:, None]
+            [gain] = bootstrap(delta, np.ones_like(delta), tables["reviewed"][0].documents)
             low, high = gain.ci95 or (float("nan"), float("nan"))
             row[system][f"reviewed - {before}"] = [round(x, 2) for x in (gain.value, low, high)]
     return row

@@ -150,6 +150,19 @@ def test_all_cards_of_a_filter_are_decided_after_a_question(
     assert [row["decision"] for row in reviews(session)] == ["accept"] * 5 + ["undo"] * 5
 
 
+def test_a_filter_that_changes_while_cards_are_fetched_counts(page: Any, url: str) -> None:
+    opened(page, url)
+    page.evaluate(
+        """() => ["mill", "mill 3", '"part 0 of mill 2?"'].forEach((words) => {
+            const text = document.querySelector("#text");
+            text.value = words;
+            text.dispatchEvent(new Event("input", {bubbles: true}));
+        })"""
+    )
+    page.wait_for_function("() => document.querySelector('#count').innerText.startsWith('1 of 1 ')")
+    assert "part 0 of mill 2?" in question(page)
+
+
 def test_the_evidence_is_marked_and_neighbours_come_on_demand(page: Any, url: str) -> None:
     opened(page, url)
     page.fill("#text", '"part 0 of mill 2?"')

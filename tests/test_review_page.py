@@ -243,7 +243,7 @@ def took(page: Any, action: str) -> float:
 
 
 def test_the_page_reacts_within_100_ms_at_20000_pairs(page: Any, tmp_path: Path) -> None:
-    """The median of 30. The page waits 50 ms after the last key of a filter."""
+    """The median of 30."""
     session = make_review_run(tmp_path, 4000)
     times: dict[str, list[float]] = {"accept": [], "undo": [], "filter": []}
     with running(app_of(session)) as address:
@@ -259,4 +259,4 @@ def test_the_page_reacts_within_100_ms_at_20000_pairs(page: Any, tmp_path: Path)
     for name, each in times.items():
         medians[name] = sorted(each)[15]
         print(f"{name}: median {medians[name]:.0f} ms, worst {max(each):.0f} ms")
-    assert medians["accept"] < 100 and medians["undo"] < 100 and medians["filter"] < 150
+    assert max(medians.values()) < 100

@@ -16,6 +16,7 @@ let at = 0; // the place of the shown card in `numbers`
 let shown = null; // the card itself
 let seen = 0; // lines of reviews.jsonl that the page knows
 let busy = false;
+let changed = false; // the filter or the reviewer, since the cards were asked for
 const done = new Set(); // numbers that this reviewer decided since the filter was set
 const taken = new Set(); // numbers that others decided meanwhile
 const past = []; // [numbers] of each decision, for undo
@@ -44,7 +45,8 @@ function say(text, isError = false) {
   $("status").classList.toggle("error", isError);
 }
 
-/** Runs what a key or button asks for, one thing at a time; an error is shown. */
+/** Runs what a key or button asks for, one thing at a time; an error is shown. What the filter was
+ * changed to meanwhile is asked for afterwards. */
 async function run(action) {
   if (busy) return;
   busy = true;
@@ -56,6 +58,7 @@ async function run(action) {
   } finally {
     busy = false;
     document.body.dataset.busy = "no";
+    if (changed) run(loadQueue);
   }
 }
 
@@ -70,7 +73,15 @@ function fetchCard(number) {
   return cards.get(number);
 }
 
+/** Asks for the cards of the filter at once. One request is on its way at a time, so fast typing
+ * needs no wait. */
+function reload() {
+  changed = true;
+  run(loadQueue);
+}
+
 async function loadQueue() {
+  changed = false;
   const query = new URLSearchParams(new FormData(filters));
   query.set("reviewer", name.value);
   const found = await call(`/review/queue?${query}`);
@@ -366,21 +377,17 @@ function toggleFilters(open) {
 }
 $("show-filters").addEventListener("click", () => toggleFilters(!filters.classList.contains("open")));
 
-let typed = 0;
-filters.addEventListener("input", () => {
-  clearTimeout(typed);
-  typed = setTimeout(() => run(loadQueue), 50);
-});
+filters.addEventListener("input", reload);
 filters.addEventListener("submit", (event) => event.preventDefault());
 $("clear").addEventListener("click", () => {
   filters.reset();
-  run(loadQueue);
+  reload();
 });
 name.addEventListener("change", () => {
   name.value = name.value.trim() || document.body.dataset.reviewer;
   localStorage.setItem("reviewer", name.value);
   past.length = 0;
-  run(loadQueue);
+  reload();
 });
 document.addEventListener("click", (event) => {
   if (!event.target.closest("#rates")) $("rates").open = false;
