@@ -23,14 +23,9 @@ from rag_ft.schema import Chunk
 from rag_ft.storage import read_jsonl
 
 DOCUMENTS = [
-    {
-        "id": "a.md",
-        "title": "Boats",
-        "text": "Ola Brand sails \u201cGrey Heron\u201d.",
-        "year": 1901,
-    },
-    {"id": "b" * 600, "title": "Towers", "text": "Berit Moe built the tower.", "tags": ["old"]},
-    {"id": "c.md", "title": "M\u00fchlen", "text": "Die M\u00fchle mahlt Salz."},
+    {"id": "a.md", "title": "Boats", "text": "Ola sails “Heron”.", "metadata": {"year": 1901}},
+    {"id": "b" * 600, "title": "Towers", "text": "Moe built it.", "metadata": {"tags": ["old"]}},
+    {"id": "c.md", "title": "Mühlen", "text": "Die Mühle mahlt Salz."},
 ]
 
 
@@ -113,12 +108,8 @@ def test_bulk_requests_hold_an_action_and_a_document_a_chunk(
     known = index["mappings"]["properties"]
     size = {"elasticsearch": "dims", "opensearch": "dimension"}[name]
     assert known["vector"][size] == len(expected[0][1])
-    assert [
-        len(f.read_bytes().splitlines()) for f in sorted((tmp_path / "made").glob("bulk-*"))
-    ] == [
-        4,
-        2,
-    ]
+    sizes = [len(f.read_bytes().splitlines()) for f in sorted(tmp_path.glob("made/bulk-*"))]
+    assert sizes == [4, 2]
     found = lines(tmp_path / "made", "bulk-*.ndjson")
     for action, row, (chunk, vector) in zip(found[::2], found[1::2], expected, strict=True):
         own = action["index"]["_id"]
