@@ -212,14 +212,14 @@ def _add_tools(commands: Any) -> None:
     export = _add(
         commands,
         "export",
-        "write the pairs for another tool: to train, or to review",
+        "write pairs or the index for another tool: to train, to review, to search",
         "export.export_command",
     )
     export.add_argument(
         "--format",
         required=True,
         help="openai, gemini, sharegpt, alpaca, trl, beir or squad; for review label-studio, "
-        "argilla, csv or xlsx",
+        "argilla, csv or xlsx; the index as parquet, qdrant, elasticsearch or opensearch",
     )
     export.add_argument(
         "--to", required=True, help="a path, or any fsspec address (s3://, gs://, hf://)"

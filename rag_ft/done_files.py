@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from rag_ft.run_files import FILES
 from rag_ft.storage import content_hash, file_sha256
 
 Plan = dict[str, Any]
+_CONFIG_HASH = re.compile(rb'\{"config_file": "([0-9a-f]+)", ')
 OLD_LAYOUT = (
     "{path} holds {stage} of an earlier version of rag-ft, which recorded no hashes: run it again "
     "with --force (replies of a language model are reused), or use another run.dir"
@@ -73,8 +75,17 @@ def config_is_damaged(run_dir: RunDir) -> bool:
     known = set()
     for name in FILES:
         with contextlib.suppress(DataError):  # a damaged file is reported with its stage
-            known |= {(read_plan(run_dir.started(name)) or {}).get("config_file")} - {None}
+            known |= {_config_hash(run_dir.started(name))} - {None}
     try:
         return bool(known) and content_hash(run_dir.config.read_text(encoding="utf-8")) not in known
     except (OSError, UnicodeDecodeError):
         return True
+
+
+def _config_hash(started: Path) -> str | None:
+    """The hash of config.yaml in a started-file. It comes first: with many documents the file is
+    large."""
+    with contextlib.suppress(OSError), started.open("rb") as content:
+        if head := _CONFIG_HASH.match(content.read(100)):
+            return head[1].decode()
+    return (read_plan(started) or {}).get("config_file")

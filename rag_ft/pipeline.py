@@ -29,7 +29,7 @@ from rag_ft.freshness import (
 )
 from rag_ft.run_dir import RunDir
 from rag_ft.stage_table import NAMES, Stage, find_stage
-from rag_ft.storage import content_hash, finite, leftovers, write_text
+from rag_ft.storage import content_hash, finite, leftovers, write_json, write_text
 from rag_ft.text import redact
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ Change = Literal["update", "compact"]
 # The packages whose versions a done-file records.
 PACKAGES: tuple[str, ...] = ("torch", "transformers", "peft", "trl", "accelerate")
 PACKAGES += ("sentence-transformers", "datasets", "numpy")
+MARKS = ("inputs", "sources")  # the parts of a plan that have a line for each source file
 
 
 def run_stage(
@@ -135,7 +136,13 @@ def _run_locked(
         options = {"unchanged": unchanged}
     module = importlib.import_module(f"rag_ft.stages.{stage.name}")
     work = module.apply_reviews if reapplies else module.run
+    if stage.name == "ingest":
+        for part in MARKS:  # those of many files would take memory all the while
+            del plan[part]
     counts = work(Session(config, run_dir), **options)
+    if stage.name == "ingest":
+        recorded = json.loads(run_dir.started(stage.name).read_text(encoding="utf-8"))
+        plan |= {part: recorded[part] for part in MARKS}
     before = counts.pop("seconds_before", 0)  # what an earlier run computed and this one reused
     done = {**plan, "counts": counts, "seconds": round(time.monotonic() - clock + before, 2)}
     if (begun or answered) and not before:
@@ -144,8 +151,8 @@ def _run_locked(
     done |= {"peak_memory_gb": peak_memory_gb(), **peak_gpu_memory(), "versions": versions()}
     if _is_main_process():
         done |= record_outputs(run_dir, stage.name)
-        text = json.dumps(finite(done), indent=1, ensure_ascii=False)
-        write_text(run_dir.done(stage.name), text + "\n")
+        content = {name: part if name in MARKS else finite(part) for name, part in done.items()}
+        write_json(run_dir.done(stage.name), content, indent=1)
     return done
 
 
@@ -242,8 +249,7 @@ def write_start(settings: dict[str, Any], run_dir: RunDir, stage: Stage, plan: P
     try:
         done.unlink(missing_ok=True)
         write_text(run_dir.config, text)
-        content = {**plan, "config_file": content_hash(text)}
-        write_text(started, json.dumps(content, ensure_ascii=False) + "\n")
+        write_json(started, {"config_file": content_hash(text), **plan})
     except OSError as error:
         raise ConfigError(
             f"cannot write to the run folder {run_dir.path}: {error.strerror}; set run.dir"
@@ -337,7 +343,7 @@ def _remember_times(run_dir: RunDir, name: str, done: dict[str, Any], plan: Plan
     if _is_main_process() and (marks, plan["sources"]) != (done["outputs"], done["sources"]):
         now = {**done, "outputs": marks, "sources": plan["sources"]}
         with contextlib.suppress(RagFtError, OSError), locked(run_dir, name):
-            write_text(run_dir.done(name), json.dumps(now, indent=1, ensure_ascii=False) + "\n")
+            write_json(run_dir.done(name), now, indent=1)
 
 
 def _is_main_process() -> bool:

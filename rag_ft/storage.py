@@ -193,6 +193,20 @@ def write_text(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def write_json(path: Path, value: Any, indent: int | None = None) -> None:
+    """As write_text of a JSON value, piece by piece: a value may be as long as a list of files."""
+    temporary = temporary_beside(path)
+    try:
+        with naming(path), temporary.open("x", encoding="utf-8", newline="\n") as out:
+            json.dump(value, out, indent=indent, ensure_ascii=False)
+            out.write("\n")
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 class JsonlAppender:
     """Appends records or dicts to a file of JSON lines. Opening it removes the unfinished last line
     of a killed writer."""

@@ -1,4 +1,5 @@
-"""qa.jsonl -> the formats of other tools, written to a path or any fsspec address."""
+"""Pairs and the served index -> the formats of other tools, written to a path or any fsspec
+address."""
 
 from __future__ import annotations
 
@@ -13,12 +14,15 @@ from typing import Any
 from rag_ft.chunk_store import ChunkStore
 from rag_ft.commands.arguments import checked_config_of
 from rag_ft.config import Config
+from rag_ft.document_store import DocumentStore
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.integrations import argilla, label_studio, spreadsheets
 from rag_ft.integrations import export_rows as rows
+from rag_ft.integrations.vector_stores import INDEX_FORMATS, IndexedChunk
 from rag_ft.llm.interface import Messages
 from rag_ft.publishing import note_copy, publish
 from rag_ft.relevance import gold_chunk_ids, gold_chunks, locate
+from rag_ft.retrieval.index_files import open_vectors, read_manifest
 from rag_ft.review.deck import open_deck
 from rag_ft.review.exchange import ReviewRow, review_rows
 from rag_ft.schema import SPLITS, Chunk, QAPair, Split
@@ -28,6 +32,7 @@ from rag_ft.terminal import say
 from rag_ft.text import cell_id
 
 SEARCH_BATCH = 64  # questions
+VECTOR_BATCH = 1024
 
 
 def export(
@@ -37,14 +42,16 @@ def export(
     with_context: bool = False,
     splits: Sequence[Split] | None = None,
 ) -> dict[str, int]:
-    """Writes the accepted pairs of a run; returns {"rows": written, "left_out": pairs that the
-    format cannot express}.
+    """Writes the accepted pairs of a run, or its index; returns {"rows": written, "left_out": pairs
+    that the format cannot express}.
 
     Args:
         config: of the run.
         format: openai, gemini, sharegpt, alpaca, trl: one tuning example a line; squad: one SQuAD
             v2 JSON file over the chunks; beir: a folder with corpus.jsonl, queries.jsonl and
-            qrels/<split>.tsv; csv, xlsx, argilla: a file for review, label-studio: a folder.
+            qrels/<split>.tsv; csv, xlsx, argilla: a file for review, label-studio: a folder. The
+            served index instead of pairs: parquet: a file; qdrant, elasticsearch, opensearch: a
+            folder.
         to: a path or an fsspec address (s3://, gs://, hf://, ...). A file appears whole or not at
             all.
         with_context: tuning formats: put the question in the serving prompt, with the chunks that
@@ -56,9 +63,12 @@ def export(
         ConfigError: an unknown format, or an address that cannot be written to.
         DataError: the run has no pairs.
     """
-    if format not in FORMATS:
-        raise ConfigError(f"no export format '{format}': choose from {', '.join(FORMATS)}")
     session = Session.of(config)
+    if format in INDEX_FORMATS:
+        return export_index(session, format, to)
+    if format not in FORMATS:
+        known = ", ".join((*FORMATS, *INDEX_FORMATS))
+        raise ConfigError(f"no export format '{format}': choose from {known}")
     run_dir = session.run_dir
     if not run_dir.qa.exists():
         raise DataError(f"{run_dir.qa} does not exist: run `rag-ft generate CONFIG` first")
@@ -77,6 +87,41 @@ def export(
     publish(write, to, is_folder=format in ("beir", "label-studio"))
     note_copy(run_dir, "export", to)
     return task.counts
+
+
+def export_index(session: Session, format: str, to: str) -> dict[str, int]:
+    """Writes the index that is served, with the texts and their documents' metadata.
+
+    Raises:
+        ConfigError: the address cannot be written to.
+        DataError: the run has no finished index of its chunks.
+    """
+    run_dir, tuned = session.run_dir, session.serves_tuned_retriever
+    folder = run_dir.retriever_index if tuned else run_dir.index
+    manifest = read_manifest(folder)
+    if manifest.num_chunks != len(session.chunks):
+        raise DataError(f"{folder} is not the index of {run_dir.chunks}: run index again")
+    encoder = run_dir.retriever.name if tuned else str(session.config.encoder.model)
+    about = {"encoder": encoder, "fingerprint": manifest.encoder, "context": manifest.context}
+    counts = {"rows": 0}
+
+    def rows() -> Iterator[IndexedChunk]:
+        documents, vectors = DocumentStore(run_dir.documents), open_vectors(folder)
+        owner, metadata, first = "", dict[str, Any](), 0
+        for batch in batched(session.chunks, VECTOR_BATCH):
+            found = vectors[first : first + len(batch)]
+            first += len(batch)
+            for chunk, vector in zip(batch, found, strict=True):
+                if chunk.document_id != owner:
+                    owner, metadata = chunk.document_id, documents[chunk.document_id].metadata
+                yield IndexedChunk(chunk, vector, metadata)
+
+    def write(target: Path) -> None:
+        counts["rows"] = INDEX_FORMATS[format](rows(), manifest.dim, about, target)
+
+    publish(write, to, is_folder=format != "parquet")
+    note_copy(run_dir, "export", to)
+    return counts
 
 
 @dataclass
