@@ -233,7 +233,7 @@ def test_cards_name_models_licences_and_files(bundle: Bundle) -> None:
     tops = {name.split("/")[0] for name in content["files"]}
     assert tops <= {part["path"].split("/")[0] for part in named}
     needed = (folder / "requirements.txt").read_text()
-    assert "torch==2.13.0\n" in needed and "index-url https://download.pytorch.org/whl/cpu" in needed
+    assert "torch==2.13.0\n" in needed and "https://download.pytorch.org/whl/cpu\n" in needed
     assert not (folder / "Modelfile").exists()
     assert json.loads((folder / "bundle.json").read_text())["check"]["equal"] == 6
 
