@@ -6,15 +6,19 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tiny_run import make_run
 
 from rag_ft.config_loader import load_config
 from rag_ft.documents.splits import split_of
 from rag_ft.model_hub import resolve
 from rag_ft.pipeline import run_stage
-from rag_ft.storage import read_rows
+from rag_ft.run_dir import RunDir
+from rag_ft.schema import QAPair
+from rag_ft.storage import read_jsonl, read_rows, write_jsonl
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.slow
@@ -162,3 +166,30 @@ def test_the_abstaining_benchmark_compares_both_generators_at_equal_abstaining(
     rows = [line.split() for line in out.splitlines() if line.startswith(("base ", "tuned "))]
     # The second row of each is at the base model's own share of abstentions.
     assert len(rows) == 12 and rows[1][2] == rows[7][2] == rows[0][2]
+
+
+def test_the_review_benchmark_tunes_as_reviewed_and_without_what_reviews_found(
+    tmp_path: Path,
+) -> None:
+    config = load_config(make_run(tmp_path, reranker={"model": None}))
+    for stage in ("ingest", "index", "generate", "train_retriever"):
+        run_stage(stage, config)
+    run_dir = RunDir(tmp_path / "run")
+    pairs = list(read_jsonl(run_dir.generated_pairs, QAPair))
+    written = [replace(p, origin="imported" if p.split == "test" else "generated") for p in pairs]
+    write_jsonl(run_dir.generated_pairs, written)
+
+    words = ["--decisions", "9", "--seeds", "0", "1", "--against", "without", "--generated-only"]
+    run(tmp_path / "results", "review", str(run_dir.path), "--f1", str(tmp_path / "f1"), *words)
+    [result] = (tmp_path / "results").glob("review-f1-generated-only-*.json")
+    found = json.loads(result.read_text(encoding="utf-8"))
+    for seed in (0, 1):
+        num_found = found[f"seed {seed}"]["found"]
+        assert 0 < num_found <= min(9, found[f"seed {seed}"]["wrong"])
+        used = {
+            name: RunDir(tmp_path / "f1" / f"{name}-{seed}") for name in ("reviewed", "without")
+        }
+        counts = {name: len(list(read_jsonl(place.qa, QAPair))) for name, place in used.items()}
+        assert counts["reviewed"] - counts["without"] == num_found
+    low, high = found["all"]["reviewed - without"][1:]
+    assert low <= found["all"]["reviewed"] - found["all"]["without"] <= high

@@ -233,7 +233,8 @@ def test_cards_name_models_licences_and_files(bundle: Bundle) -> None:
     assert all((folder / part["path"]).exists() for part in named)
     tops = {name.split("/")[0] for name in content["files"]}
     assert tops <= {part["path"].split("/")[0] for part in named}
-    assert "torch==2.13.0\n" in (folder / "requirements.txt").read_text()
+    needed = (folder / "requirements.txt").read_text()
+    assert "torch==2.13.0\n" in needed and "https://download.pytorch.org/whl/cpu\n" in needed
     assert not (folder / "Modelfile").exists()
     assert json.loads((folder / "bundle.json").read_text())["check"]["equal"] == 6
 

@@ -161,10 +161,10 @@ def load_lightgbm() -> Any:
     """
     try:
         import lightgbm
-    except (ImportError, OSError) as error:  # OSError: the OpenMP library is missing (macOS)
+    except (ImportError, OSError) as error:  # OSError: the OpenMP library is missing
         raise ConfigError(
-            f"LightGBM cannot be loaded ({error}): repair it (on macOS: brew install libomp), or "
-            "set retrieval.ranker=none"
+            f"LightGBM cannot be loaded ({error}): repair it (macOS: brew install libomp, "
+            "Debian: apt-get install libgomp1), or set retrieval.ranker=none"
         ) from error
     return lightgbm
 
