@@ -255,6 +255,23 @@ def test_articles_in_jats_have_sections_tables_and_raised_digits() -> None:
         read_xml(b"no xml")
 
 
+def test_names_and_references_in_jats_keep_their_words_apart() -> None:
+    names = "<name><surname>Vey</surname><given-names>Lorcan</given-names></name>"
+    group = f"<person-group>{names}{names.replace('Vey', 'Torrent')}</person-group>"
+    raw = (
+        f"<article><front><article-meta><contrib-group><contrib>{names}</contrib></contrib-group>"
+        "<aff><institution>Boat Office</institution><country>Uskar</country></aff>"
+        "<title-group><article-title>On lamps</article-title></title-group></article-meta></front>"
+        f"<body><p>Text.</p></body><back><ref-list><ref><label>1</label><element-citation>{group}"
+        "<year>2001</year><source>Lamps</source></element-citation></ref><ref><mixed-citation>"
+        f"{names}, {names}. Masts.</mixed-citation></ref></ref-list></back></article>"
+    )
+    assert text_of(read_xml(raw.encode())) == (
+        "On lamps\n\nLorcan Vey; Boat Office Uskar\n\nText.\n\n"
+        "- 1 Vey Lorcan Torrent Lorcan 2001 Lamps\n- Vey Lorcan, Vey Lorcan. Masts."
+    )
+
+
 def parts_of(path: Path, max_bytes: float = 10_000) -> dict[str, str]:
     return {
         name: str(found) if isinstance(found, UnreadableError) else found.text
