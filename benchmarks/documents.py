@@ -43,6 +43,14 @@ SETTINGS = ReadSettings(100 * 2**20)
 LIMITS = Limits(20, 4096)
 # The reference's marks of Markdown and HTML are no words.
 _MARKS = re.compile(r"<!--.*?-->|</?[a-z][^>]*>|\]\([^)]*\)|&[a-z]+;", re.DOTALL)
+# What docling writes that is no text of the page: commands of formulas, states of boxes, kinds of
+# pictures, authors and times of comments. And a table's row.
+_NO_TEXT = re.compile(
+    r"\\[a-zA-Z]+|\[[ x]\]|\[author: [^\]]*\]|"
+    r"^(?:Line|Bar|Pie|Scatter|Other)? ?[Cc]hart(?: \w+)?$",
+    re.MULTILINE,
+)
+_ROW = re.compile(r"^\s*\|.*\|\s*$")
 # What pandas writes into cells that are empty.
 _NO_CELL = re.compile(r"\bNaN\b|\bUnnamed: \d+")
 # Formats that are text as they are.
@@ -136,7 +144,7 @@ def found_by_peers(path: Path, folder: Path, peers: Path | None) -> Iterator[tup
             for p in parent.glob(f"groundtruth/**/{n}")
         ]
         if places:
-            yield "ground truth", places[0].read_text(encoding="utf-8")
+            yield "ground truth", without_repeats(places[0].read_text(encoding="utf-8"))
             break
     if path.suffix == ".pdf":
         with contextlib.suppress(Exception):  # a peer may fail on a file in any way
@@ -152,6 +160,23 @@ def found_by_peers(path: Path, folder: Path, peers: Path | None) -> Iterator[tup
         # A parser that has no reader for a format gives the file back as it is.
         if text and (words(text) != raw or path.suffix in PLAIN):
             yield peer.name, _NO_CELL.sub(" ", text)
+
+
+def without_repeats(markdown: str) -> str:
+    """docling's Markdown without what is no text of the file: see _NO_TEXT, and the text of cells
+    over several columns or rows, which it repeats in each of them."""
+    told: list[str] = []
+    above: list[str] = []
+    for line in markdown.splitlines():
+        cells = [cell.strip() for cell in line.split("|")] if _ROW.match(line) else []
+        left = ["", *cells[:-1]]
+        upper = [*above, *[""] * len(cells)]
+        new = zip(cells, left, upper, strict=False)
+        kept = (c for c, before, over in new if not (c in (before, over) and re.search("[a-z]", c)))
+        told.append(" | ".join(kept) if cells else line)
+        if not re.fullmatch(r"[|\s:-]+", line):
+            above = cells
+    return _NO_TEXT.sub(" ", "\n".join(told))
 
 
 def words(text: str) -> Counter[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import itertools
 import os
@@ -16,6 +17,9 @@ import psutil
 from rag_ft.errors import ConfigError
 
 GIB = 2**30
+CGROUP = Path("/sys/fs/cgroup")
+# Address space that FAISS and its linear algebra take for threads and buffers, whatever the data.
+LIBRARY_BYTES = 256 * 2**20
 # Processor flags that stand for what `native_bfloat16` asks torch, where torch is not loaded.
 CPU_BFLOAT16_FLAGS = {"avx512_bf16", "amx_tile"}
 
@@ -87,6 +91,33 @@ def free_memory_gb(device: str) -> float:
 
         return torch.cuda.mem_get_info(device)[0] / GIB
     return psutil.virtual_memory().available / GIB
+
+
+def check_memory(what: str, needed: int, mapped: int = 0) -> None:
+    """Checks that this process can allocate `needed` bytes, and map `mapped` bytes of files: for
+    libraries that end the process where memory is short, instead of raising an error.
+
+    Raises:
+        ConfigError: it cannot; the line names `what` needs them.
+    """
+    left = {"memory": psutil.virtual_memory().available - needed}
+    # The limit of a container, which counts the cache of files; that is given back.
+    with contextlib.suppress(OSError, ValueError):
+        limit = int((CGROUP / "memory.max").read_text(encoding="ascii"))
+        used = int((CGROUP / "memory.current").read_text(encoding="ascii"))
+        lines = (CGROUP / "memory.stat").read_text(encoding="ascii").splitlines()
+        cached = sum(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
+        left["memory of the container"] = limit - (used - cached) - needed
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit != resource.RLIM_INFINITY:
+        used = psutil.Process().memory_info().vms
+        left["memory within `ulimit -v`"] = limit - used - needed - mapped - LIBRARY_BYTES
+    name = min(left, key=left.__getitem__)
+    if left[name] < 0:
+        raise ConfigError(
+            f"out of memory: {what} needs {-left[name] / 2**20:.0f} MB more {name} than is free: "
+            "end other programs or raise the limit; run the same command again to continue"
+        )
 
 
 def total_memory_gb(device: str) -> float:

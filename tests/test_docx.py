@@ -260,6 +260,40 @@ def test_headings_and_lists_are_known_by_their_style() -> None:
     assert content.title == "One"
 
 
+def test_numbered_headings_keep_their_numbers() -> None:
+    numbering = (
+        '<w:abstractNum w:abstractNumId="0">'
+        '<w:lvl w:ilvl="0"><w:numFmt w:val="decimal"/><w:lvlText w:val="%1"/></w:lvl>'
+        '<w:lvl w:ilvl="1"><w:numFmt w:val="decimal"/><w:lvlText w:val="%1.%2"/></w:lvl>'
+        '<w:lvl w:ilvl="2"><w:numFmt w:val="decimal"/><w:lvlText w:val="%1.%2.%3"/></w:lvl>'
+        '<w:lvl w:ilvl="3"><w:numFmt w:val="bullet"/><w:lvlText w:val="o"/></w:lvl>'
+        '</w:abstractNum><w:num w:numId="7"><w:abstractNumId w:val="0"/></w:num>'
+    )
+
+    def style(level: int, number: str = "7") -> str:
+        return (
+            f'<w:style w:styleId="H{level}"><w:name w:val="heading {level}"/><w:pPr><w:numPr>'
+            f'<w:ilvl w:val="{level - 1}"/><w:numId w:val="{number}"/></w:numPr></w:pPr></w:style>'
+        )
+
+    styles = style(1) + style(2) + style(3) + style(4) + style(5, "0")
+    told = [
+        ("Pumps", 1),
+        ("Fees", 2),
+        ("Hours", 2),
+        ("", 1),
+        ("Boats", 1),
+        ("Oars", 3),
+        ("Masts", 2),
+    ]
+    told += [("Bullet", 4), ("Plain", 5)]
+    body = "".join(paragraph(text, f"H{level}") for text, level in told)
+    content = read_docx(package_of(body, {"styles.xml": styles, "numbering.xml": numbering}))
+    assert [b.text for b in content.blocks] == [
+        "1 Pumps", "1.1 Fees", "1.2 Hours", "2 Boats", "2.1.1 Oars", "2.2 Masts", "Bullet", "Plain",
+    ]  # fmt: skip
+
+
 def test_equations_symbols_and_raised_text_are_read() -> None:
     equation = (
         "<m:oMath><m:r><m:t>P=</m:t></m:r><m:f><m:num><m:r><m:t>a+b</m:t></m:r></m:num><m:den>"

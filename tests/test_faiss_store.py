@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from rag_ft.errors import ConfigError, DataError
@@ -160,3 +161,17 @@ def test_a_few_questions_take_one_thread_and_give_the_rows_that_many_threads_giv
         np.testing.assert_array_equal(rows, same_rows)
         np.testing.assert_array_equal(scores, same_scores)
     assert [list(rows) for rows, _ in few] == [list(rows) for rows, _ in many[:3]]
+
+
+def test_short_memory_is_a_line_that_names_the_file(
+    vectors: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = build_faiss(vectors, lambda: vectors[:1], "flat", tmp_path)
+    short = psutil.virtual_memory()._replace(available=vectors.nbytes)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: short)
+    # Opening maps the file; building holds all vectors and a block of them.
+    FaissStore(tmp_path, made)
+    (tmp_path / "new").mkdir()
+    with pytest.raises(ConfigError, match=r"building .*/new/index.faiss \(FAISS flat\) needs"):
+        build_faiss(vectors, lambda: vectors[:1], "flat", tmp_path / "new")
+    assert not list((tmp_path / "new").iterdir())

@@ -18,6 +18,7 @@ from rag_ft.documents.formats import sniffed
 from rag_ft.documents.formats.content import UnreadableError
 from rag_ft.documents.formats.csv_table import read_csv
 from rag_ft.documents.formats.latex import read_latex
+from rag_ft.documents.formats.odt import read_odt
 from rag_ft.documents.formats.rst import read_rst
 from rag_ft.documents.formats.xml_text import read_xml
 from rag_ft.documents.reading import ReadSettings, read_parts
@@ -253,6 +254,52 @@ def test_articles_in_jats_have_sections_tables_and_raised_digits() -> None:
     assert text_of(read_xml(b"<a><b>x</b>tail<c/></a>")) == "x\n\ntail"
     with pytest.raises(UnreadableError, match="corrupt"):
         read_xml(b"no xml")
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_the_numbers_of_charts_in_open_document_texts_are_read(damaged: bool) -> None:
+    start = "urn:oasis:names:tc:opendocument:xmlns:"
+    names = " ".join(
+        f'xmlns:{n}="{start}{"drawing" if n == "draw" else n}:1.0"'
+        for n in ("office", "text", "table", "draw", "chart")
+    )
+    names += ' xmlns:xlink="http://www.w3.org/1999/xlink"'
+    body = (
+        '<text:p>See:<draw:frame><draw:object xlink:href="./Object 1"/></draw:frame></text:p>'
+        '<text:p><draw:frame><draw:object xlink:href="./Object 2"/></draw:frame>End.</text:p>'
+    )
+    cells = "".join(f"<table:table-cell><text:p>{n}</text:p></table:table-cell>" for n in (3, 4))
+    chart = (
+        f"<office:document-content {names}><office:body><office:chart><chart:chart><chart:title>"
+        f"<text:p>Boats</text:p></chart:title><table:table><table:table-row>{cells}"
+        "</table:table-row></table:table></chart:chart></office:chart></office:body>"
+        "</office:document-content>"
+    )
+    content = (
+        f"<office:document-content {names}><office:body><office:text>{body}</office:text>"
+        "</office:body></office:document-content>"
+    )
+    parts = {"content.xml": content, "Object 1/content.xml": chart[: 300 if damaged else None]}
+    read = read_odt(zipped({"mimetype": "application/vnd.oasis.opendocument.text", **parts}))
+    told = "" if damaged else "Boats\n\n3 | 4\n\n"
+    assert text_of(read) == f"See:\n\n{told}End."
+
+
+def test_names_and_references_in_jats_keep_their_words_apart() -> None:
+    names = "<name><surname>Vey</surname><given-names>Lorcan</given-names></name>"
+    group = f"<person-group>{names}{names.replace('Vey', 'Torrent')}</person-group>"
+    raw = (
+        f"<article><front><article-meta><contrib-group><contrib>{names}</contrib></contrib-group>"
+        "<aff><institution>Boat Office</institution><country>Uskar</country></aff>"
+        "<title-group><article-title>On lamps</article-title></title-group></article-meta></front>"
+        f"<body><p>Text.</p></body><back><ref-list><ref><label>1</label><element-citation>{group}"
+        "<year>2001</year><source>Lamps</source></element-citation></ref><ref><mixed-citation>"
+        f"{names}, {names}. Masts.</mixed-citation></ref></ref-list></back></article>"
+    )
+    assert text_of(read_xml(raw.encode())) == (
+        "On lamps\n\nLorcan Vey; Boat Office Uskar\n\nText.\n\n"
+        "- 1 Vey Lorcan Torrent Lorcan 2001 Lamps\n- Vey Lorcan, Vey Lorcan. Masts."
+    )
 
 
 def parts_of(path: Path, max_bytes: float = 10_000) -> dict[str, str]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from rag_ft import hardware
 from rag_ft.errors import ConfigError
 from rag_ft.hardware import (
     check_gpu_memory,
+    check_memory,
     choose_device,
     choose_dtype,
     free_memory_gb,
@@ -106,3 +110,40 @@ def test_only_the_gpus_this_process_may_use_are_looked_at(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with pytest.raises(ConfigError, match=r"1 GPUs asked for .*, 0 are shown"):
         check_gpu_memory(0.9, 1)
+
+
+def test_short_memory_is_a_line_that_names_what_needs_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(hardware, "CGROUP", tmp_path)
+    check_memory("the index", 2**20)
+    with pytest.raises(
+        ConfigError, match=r"^out of memory: the index needs \d+ MB more memory than"
+    ):
+        check_memory("the index", 2**60)
+    # A container's limit; the cache of files does not count.
+    for name, content in {"max": 2**30, "current": 2**30 - 5, "stat": "anon 5"}.items():
+        (tmp_path / f"memory.{name}").write_text(f"{content}\n")
+    with pytest.raises(ConfigError, match="the index needs 10 MB more memory of the container"):
+        check_memory("the index", 10 * 2**20)
+    (tmp_path / "memory.stat").write_text(f"anon 5\ninactive_file {20 * 2**20}\n")
+    check_memory("the index", 10 * 2**20)
+
+
+def test_a_limit_of_address_space_counts_mapped_files_and_buffers_of_libraries(
+    tmp_path: Path,
+) -> None:
+    program = (
+        "import resource, psutil\n"
+        "from rag_ft.errors import ConfigError\n"
+        "from rag_ft.hardware import check_memory\n"
+        "used = psutil.Process().memory_info().vms\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + 300 * 2**20,) * 2)\n"
+        "check_memory('a.faiss', 2**20, 2**20)\n"
+        "try:\n    check_memory('a.faiss', 0, 100 * 2**20)\n"
+        "except ConfigError as error:\n    print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert re.match(r"out of memory: a.faiss needs \d\d MB more memory within `ulimit", done.stdout)

@@ -148,11 +148,13 @@ class _DocxReader:
         own = list_of(properties)
         num = own if own is not None else style.num
         level = outline_level(properties) or style.heading
+        counted = text and num is not None and num[0] != "0"
+        marker = self.numbering.marker(*num) if counted and num else ""
         if text and level:
-            yield Block("heading", " ".join(text.split()), min(level, 6))
-        elif text and num is not None and num[0] != "0":
-            marker = "  " * num[1] + self.numbering.marker(*num)
-            yield Block("item", marker + text, tight=after_item)
+            number = "" if marker == "- " else marker
+            yield Block("heading", number + " ".join(text.split()), min(level, 6))
+        elif counted and num:
+            yield Block("item", "  " * num[1] + marker + text, tight=after_item)
         elif text:
             is_caption = style.name.lower() in ("caption", "beschriftung")
             yield Block("caption" if is_caption else "paragraph", text)

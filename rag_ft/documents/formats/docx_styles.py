@@ -70,6 +70,10 @@ class Numbering:
         counts[level] = counts.get(level, start - 1) + 1
         for deeper in [n for n in counts if n > level]:
             del counts[deeper]
+        # A level that was skipped counts as begun.
+        for own, (_, _, first) in levels.items():
+            if own < level:
+                counts.setdefault(own, first)
 
         def number(match: re.Match[str]) -> str:
             place = int(match[1]) - 1

@@ -6,11 +6,14 @@ from collections.abc import Iterator
 from xml.etree import ElementTree
 
 from rag_ft.documents.formats.content import Block, Content, UnreadableError
-from rag_ft.documents.formats.package import Package
+from rag_ft.documents.formats.package import PACKAGE_ERRORS, Package
 
 _T = "{urn:oasis:names:tc:opendocument:xmlns:text:1.0}"
 _TABLE = "{urn:oasis:names:tc:opendocument:xmlns:table:1.0}"
 _OFFICE = "{urn:oasis:names:tc:opendocument:xmlns:office:1.0}"
+_DRAW = "{urn:oasis:names:tc:opendocument:xmlns:drawing:1.0}"
+_CHART = "{urn:oasis:names:tc:opendocument:xmlns:chart:1.0}"
+_XLINK = "{http://www.w3.org/1999/xlink}"
 _DC = "{http://purl.org/dc/elements/1.1/}"
 _MANIFEST = "{urn:oasis:names:tc:opendocument:xmlns:manifest:1.0}"
 _CHARACTERS = {f"{_T}tab": "\t", f"{_T}line-break": "\n"}
@@ -21,7 +24,7 @@ MAX_REPEATED = 1000
 
 
 def read_odt(raw: bytes) -> Content:
-    """Returns headings, paragraphs, list items, table rows and footnotes.
+    """Returns headings, paragraphs, list items, table rows, footnotes and the numbers of charts.
 
     The title is that of the file's properties, else the first heading.
 
@@ -36,14 +39,14 @@ def read_odt(raw: bytes) -> Content:
         if tree is None:
             raise UnreadableError("corrupt", "OpenDocument text: it has no content.xml")
         body = tree.find(f"{_OFFICE}body/{_OFFICE}text")
-        blocks = list(_blocks(body, 0)) if body is not None else []
+        blocks = list(_blocks(body, 0, package)) if body is not None else []
         meta = package.xml("meta.xml")
     title = (None if meta is None else meta.findtext(f".//{_DC}title")) or ""
     heading = next((block.text for block in blocks if block.kind == "heading"), "")
     return Content(title or heading, blocks)
 
 
-def _blocks(parent: ElementTree.Element, depth: int) -> Iterator[Block]:
+def _blocks(parent: ElementTree.Element, depth: int, package: Package) -> Iterator[Block]:
     for child in parent:
         if child.tag == f"{_T}h":
             level = child.get(f"{_T}outline-level", "1")
@@ -51,19 +54,20 @@ def _blocks(parent: ElementTree.Element, depth: int) -> Iterator[Block]:
             yield from _footnotes(child)
         elif child.tag == f"{_T}p":
             yield Block("paragraph", _text(child))
+            yield from _charts(child, package)
             yield from _footnotes(child)
         elif child.tag == f"{_T}list":
-            yield from _items(child, depth)
+            yield from _items(child, depth, package)
         elif child.tag == f"{_TABLE}table":
             yield from _rows(child)
         elif child.tag not in _LEFT_OUT:
-            yield from _blocks(child, depth)
+            yield from _blocks(child, depth, package)
 
 
-def _items(parent: ElementTree.Element, depth: int) -> Iterator[Block]:
+def _items(parent: ElementTree.Element, depth: int, package: Package) -> Iterator[Block]:
     is_first = True
     for item in parent.iterfind(f"{_T}list-item"):
-        for number, block in enumerate(_blocks(item, depth + 1)):
+        for number, block in enumerate(_blocks(item, depth + 1, package)):
             if number == 0 and block.kind == "paragraph":
                 yield Block(
                     "item", "  " * depth + "- " + block.text, tight=depth > 0 or not is_first
@@ -71,6 +75,28 @@ def _items(parent: ElementTree.Element, depth: int) -> Iterator[Block]:
                 is_first = False
             else:
                 yield block
+
+
+def _charts(paragraph: ElementTree.Element, package: Package) -> Iterator[Block]:
+    """Yields the titles and the numbers of the charts in a paragraph; a damaged one is left out."""
+    for embedded in paragraph.iter(f"{_DRAW}object"):
+        folder = embedded.get(f"{_XLINK}href", "").removeprefix("./").rstrip("/")
+        try:
+            tree = package.xml(f"{folder}/content.xml")
+        except (UnreadableError, *PACKAGE_ERRORS):
+            continue
+        chart = None if tree is None else tree.find(f"{_OFFICE}body/{_OFFICE}chart/{_CHART}chart")
+        if chart is None:
+            continue
+        titles = [
+            _text(p)
+            for part in ("title", "subtitle")
+            for p in chart.iterfind(f"{_CHART}{part}/{_T}p")
+        ]
+        if said := " ".join(filter(None, titles)):
+            yield Block("caption", said)
+        for table in chart.iterfind(f"{_TABLE}table"):
+            yield from _rows(table)
 
 
 def _rows(table: ElementTree.Element) -> Iterator[Block]:

@@ -15,6 +15,24 @@ _TITLED = frozenset(("sec", "abstract", "ack", "app", "app-group", "ref-list", "
 _BLOCKS = frozenset(
     ("p", "title", "label", "caption", "list", "list-item", "sec", "table-wrap", "fig")
 )
+# They hold fields side by side, with nothing between them.
+_FIELDS = frozenset(
+    [
+        "name",
+        "string-name",
+        "person-group",
+        "element-citation",
+        "citation-alternatives",
+        "ref",
+        "aff",
+        "date",
+        "collab",
+        "institution-wrap",
+        "addr-line",
+        "contrib",
+        "contrib-group",
+    ]
+)
 
 
 def read_xml(raw: bytes) -> Content:
@@ -42,7 +60,7 @@ def read_xml(raw: bytes) -> Content:
     named = article.find(".//article-title")
     title = _text(named) if named is not None else ""
     blocks = [Block("heading", title, 1)] if title else []
-    names = [_text(name) for name in article.iterfind(".//front//contrib/name")]
+    names = [_person(name) for name in article.iterfind(".//front//contrib/name")]
     names += [_text(place) for place in article.iterfind(".//front//aff")]
     blocks += [Block("paragraph", "; ".join(names))] if names else []
     for abstract in article.iterfind(".//abstract"):
@@ -120,11 +138,19 @@ def _text(element: Any, without: Any = ()) -> str:
             if depth < 200:
                 pieces.append(" " if _name(child) in _BLOCKS else "")
                 collect(child, depth + 1)
-            pieces.append((" " if _name(child) in _BLOCKS else "") + (child.tail or ""))
+            is_field = _name(node) in _FIELDS and not child.tail and child.getnext() is not None
+            apart = _name(child) in _BLOCKS or is_field
+            pieces.append((" " if apart else "") + (child.tail or ""))
         pieces.append(END if mark else "")
 
     collect(element, 0)
     return " ".join(plain_scripts("".join(pieces)).split())
+
+
+def _person(name: Any) -> str:
+    """Returns the name of an author as people say it."""
+    parts = (name.find(part) for part in ("prefix", "given-names", "surname", "suffix"))
+    return " ".join(_text(part) for part in parts if part is not None) or _text(name)
 
 
 def _any(root: Any) -> Iterator[Block]:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from rag_ft.errors import ConfigError, DataError, first_line
+from rag_ft.hardware import check_memory
 from rag_ft.retrieval.fusion import Ranking, best_first
 
 logger = logging.getLogger(__name__)
@@ -24,6 +25,8 @@ FILE = "index.faiss"
 LADDER = {"flat": 30_000, "ivf": 2_000_000, "ivf_sq8": 20_000_000, "ivf_pq": 2**63}
 # Candidates whose vectors are read again, for each chunk that is asked for.
 _REFINED = {"ivf_sq8": 2, "ivf_pq": 8}
+# How many times smaller than float32 the vectors are in memory.
+_SMALLER = {"ivf_sq8": 4, "ivf_pq": 16}
 # Below it the codes of ivf_pq cannot be learnt.
 _LEAST_PQ = 10_000
 LEAST_RECALL = 0.99
@@ -60,7 +63,7 @@ def build_faiss(
     0.99. Where reading all lists does not reach it, the kind before it in LADDER is built.
 
     Raises:
-        ConfigError: FAISS is not installed.
+        ConfigError: FAISS is not installed, or memory is short.
     """
     faiss = load_faiss()
     chosen = next(name for name, limit in LADDER.items() if len(vectors) <= limit)
@@ -69,6 +72,9 @@ def build_faiss(
         chosen = "ivf_sq8"
     kinds, asked = list(LADDER), queries() if chosen != "flat" else vectors[:0]
     while True:
+        block = 4 * min(len(vectors), _BLOCK_ROWS) * vectors.shape[1]
+        held = 4 * vectors.size // _SMALLER.get(chosen, 1)
+        check_memory(f"building {folder / FILE} (FAISS {chosen})", held + block)
         index = _filled(chosen, vectors, seed)
         made = FaissKind("flat", 0, 1.0)
         if chosen != "flat":
@@ -150,13 +156,16 @@ class FaissStore:
         """`data` is what `build_faiss` returned.
 
         Raises:
-            ConfigError: FAISS is not installed.
+            ConfigError: FAISS is not installed, or memory is short.
             DataError: the file or `data` is missing or damaged.
         """
         self._faiss = faiss = load_faiss()
         path, num_gpus = folder / FILE, faiss.get_num_gpus()
         self._path, self._on_gpu = path, False
         try:
+            size = path.stat().st_size
+            # Where vectors are mapped they take address space alone.
+            check_memory(f"opening {path}", size if num_gpus else 0, 0 if num_gpus else size)
             self._made = made = FaissKind(**data)
             index = faiss.read_index(str(path), 0 if num_gpus else faiss.IO_FLAG_MMAP_IFC)
         except (RuntimeError, OSError, TypeError) as error:
