@@ -9,7 +9,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
@@ -136,13 +136,8 @@ def _run_locked(
         options = {"unchanged": unchanged}
     module = importlib.import_module(f"rag_ft.stages.{stage.name}")
     work = module.apply_reviews if reapplies else module.run
-    if stage.name == "ingest":
-        for part in MARKS:  # those of many files would take memory all the while
-            del plan[part]
-    counts = work(Session(config, run_dir), **options)
-    if stage.name == "ingest":
-        recorded = json.loads(run_dir.started(stage.name).read_text(encoding="utf-8"))
-        plan |= {part: recorded[part] for part in MARKS}
+    with _marks_on_disk(plan, run_dir) if stage.name == "ingest" else contextlib.nullcontext():
+        counts = work(Session(config, run_dir), **options)
     before = counts.pop("seconds_before", 0)  # what an earlier run computed and this one reused
     done = {**plan, "counts": counts, "seconds": round(time.monotonic() - clock + before, 2)}
     if (begun or answered) and not before:
@@ -154,6 +149,16 @@ def _run_locked(
         content = {name: part if name in MARKS else finite(part) for name, part in done.items()}
         write_json(run_dir.done(stage.name), content, indent=1)
     return done
+
+
+@contextlib.contextmanager
+def _marks_on_disk(plan: Plan, run_dir: RunDir) -> Iterator[None]:
+    """The marks of many source files would take memory while ingest works."""
+    for part in MARKS:
+        del plan[part]
+    yield
+    recorded = json.loads(run_dir.started("ingest").read_text(encoding="utf-8"))
+    plan |= {part: recorded[part] for part in MARKS}
 
 
 def before_this_run(stage: Stage, plan: Plan, run_dir: RunDir) -> Plan | None:
