@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import json
 import logging
 import os
 import shutil
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
-from rag_ft.done_files import OLD_LAYOUT, Plan, read_plan
+from rag_ft.done_files import MARKS, OLD_LAYOUT, Plan, marks_on_disk, read_plan
 from rag_ft.errors import ConfigError, DataError, RagFtError
 from rag_ft.evaluation.components import COMPONENTS, EXTERNAL, left_out_stages
 from rag_ft.file_marks import damage, mark_files
@@ -40,7 +39,6 @@ Change = Literal["update", "compact"]
 # The packages whose versions a done-file records.
 PACKAGES: tuple[str, ...] = ("torch", "transformers", "peft", "trl", "accelerate")
 PACKAGES += ("sentence-transformers", "datasets", "numpy")
-MARKS = ("inputs", "sources")  # the parts of a plan that have a line for each source file
 
 
 def run_stage(
@@ -136,7 +134,7 @@ def _run_locked(
         options = {"unchanged": unchanged}
     module = importlib.import_module(f"rag_ft.stages.{stage.name}")
     work = module.apply_reviews if reapplies else module.run
-    with _marks_on_disk(plan, run_dir) if stage.name == "ingest" else contextlib.nullcontext():
+    with marks_on_disk(plan, run_dir) if stage.name == "ingest" else contextlib.nullcontext():
         counts = work(Session(config, run_dir), **options)
     before = counts.pop("seconds_before", 0)  # what an earlier run computed and this one reused
     done = {**plan, "counts": counts, "seconds": round(time.monotonic() - clock + before, 2)}
@@ -149,16 +147,6 @@ def _run_locked(
         content = {name: part if name in MARKS else finite(part) for name, part in done.items()}
         write_json(run_dir.done(stage.name), content, indent=1)
     return done
-
-
-@contextlib.contextmanager
-def _marks_on_disk(plan: Plan, run_dir: RunDir) -> Iterator[None]:
-    """The marks of many source files would take memory while ingest works."""
-    for part in MARKS:
-        del plan[part]
-    yield
-    recorded = json.loads(run_dir.started("ingest").read_text(encoding="utf-8"))
-    plan |= {part: recorded[part] for part in MARKS}
 
 
 def before_this_run(stage: Stage, plan: Plan, run_dir: RunDir) -> Plan | None:
