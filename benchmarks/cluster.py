@@ -1,12 +1,15 @@
 """What workers and Ray bring and cost, and what a run survives.
 
     python benchmarks/cluster.py workers [--chunks 20000]  # one and two processes, two Ray actors
+                                [--rounds 3] [--stage index]  # --stage: of ingest and index alone
     python benchmarks/cluster.py dispatch [--chunks 400]   # buckets without work
     python benchmarks/cluster.py chaos [--kills 30] [--stage index]   # what is killed, lives on
 
-`workers` encodes chunks with a cheap encoder (see scale.py) by one process, two, and two actors on
-a Ray node of two CPUs, three times in turn; a rate counts from the first finished bucket to the
-last one, so that no start is in it. `dispatch` says what it costs to hand out a bucket. `chaos`
+`workers` reads files, and encodes chunks with a cheap encoder (see scale.py), by one process, two,
+and two actors on a Ray node of two CPUs, in rounds of which every second one has the other order. A
+ratio is the median of those of the rounds, so that what else the machine does counts less; a rate
+counts from the first finished bucket to the last one, so that no start is in it. Without Ray the
+actors are left out. `dispatch` says what it costs to hand out a bucket. `chaos`
 runs ingest, or index with all-MiniLM-L6-v2, by three actors on a Ray cluster of three nodes on this
 machine, kills workers, nodes and drivers at random until the number is reached, and starts a killed
 driver again. The result must then be the bytes of a run that nobody disturbed.
@@ -15,6 +18,7 @@ driver again. The result must then be the bytes of a run that nobody disturbed.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import random
@@ -24,8 +28,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import psutil
@@ -58,50 +64,77 @@ def main() -> None:
     parser.add_argument("case", choices=["workers", "dispatch", "chaos"])
     parser.add_argument("--chunks", type=int, default=0)
     parser.add_argument("--kills", type=int, default=30)
-    parser.add_argument("--stage", choices=["ingest", "index"], default="ingest")
+    parser.add_argument("--stage", choices=["ingest", "index"])
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--quiet", action="store_true", help="no output of the commands")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         if args.case == "workers":
-            found = workers(Path(place), args.chunks or 20_000)
+            stages = [args.stage] if args.stage else ["ingest", "index"]
+            found = workers(Path(place), args.chunks or 20_000, args.rounds, stages)
         elif args.case == "dispatch":
             found = dispatch(Path(place), args.chunks or 400)
         else:
-            found = chaos(Path(place), args.stage, args.chunks or 2400, args.kills, args.seed)
+            stage = args.stage or "ingest"
+            found = chaos(Path(place), stage, args.chunks or 2400, args.kills, args.seed)
     print(json.dumps(found, indent=1))
     write_result(f"cluster-{args.case}", processor(), found)
 
 
-def workers(folder: Path, number: int) -> dict[str, Any]:
-    """Chunks a second of each way, three times, and the ratios of the medians."""
+WAYS = {
+    "one": ("engine.num_workers=1", "ingest.advanced.workers=1"),
+    "two": ("engine.num_workers=2", "ingest.advanced.workers=2"),
+    "ray two": ("engine.num_workers=2", "engine.kind=ray"),
+}
+
+
+def workers(folder: Path, number: int, rounds: int, stages: Sequence[str]) -> dict[str, Any]:
+    """Rows a second of each way in each round, and the medians of the rounds' ratios."""
     make_encoder(folder / "encoder")
-    kinds = {"one": (1, "local"), "two": (2, "local"), "ray two": (2, "ray")}
-    config = prepare(folder, number, str(folder / "encoder"))
-    rates: dict[str, list[float]] = {name: [] for name in kinds}
-    cluster = start_cluster(1, 2)
-    for _ in range(3):
-        for name, (num_workers, kind) in kinds.items():
-            run_dir = fresh(folder, "index")
-            words = [f"engine.num_workers={num_workers}", f"engine.kind={kind}"]
-            watch = Watch(run_dir)
-            process = drive(
-                512, "index", str(config), *words, f"engine.advanced.address={cluster.address}"
-            )
-            while process.poll() is None:
-                watch.look()
-                time.sleep(0.02)
-            if process.returncode:
-                raise SystemExit(f"{name} failed")
-            rates[name].append(round(watch.rate() * 512, 1))
-    cluster.shutdown()
-    middle = {name: sorted(values)[1] for name, values in rates.items()}
-    return {
-        "num_chunks": number,
-        "chunks_per_s": rates,
-        "two_over_one": round(middle["two"] / middle["one"], 3),
-        "ray_over_processes": round(middle["ray two"] / middle["two"], 3),
-        "load_average": [round(load, 1) for load in os.getloadavg()],
-    }
+    config = prepare(folder, number, str(folder / "encoder"), ingested=False)
+    has_ray = importlib.util.find_spec("ray") is not None
+    cluster = start_cluster(1, 2) if has_ray else None
+    ways = {name: words for name, words in WAYS.items() if cluster or name != "ray two"}
+    found: dict[str, Any] = {"num_chunks": number}
+    for stage in stages:
+        if stage == "index" and drive(512, "ingest", str(config)).wait():
+            raise SystemExit("ingest failed")
+        rates: dict[str, list[float]] = {name: [] for name in ways}
+        for turn in range(rounds):
+            for name in list(ways)[:: -1 if turn % 2 else 1]:
+                words = list(ways[name])
+                if name == "ray two":
+                    words.append(f"engine.advanced.address={cluster.address}")
+                rates[name].append(rate_of(folder, config, stage, number, words))
+        found[stage] = {
+            "rows_per_s": rates,
+            "two_over_one": middle_ratio(rates["two"], rates["one"]),
+        }
+        if cluster:
+            found[stage]["ray_over_processes"] = middle_ratio(rates["ray two"], rates["two"])
+    if cluster:
+        cluster.shutdown()
+    return {**found, "load_average": [round(load, 1) for load in os.getloadavg()]}
+
+
+def rate_of(folder: Path, config: Path, stage: str, number: int, words: list[str]) -> float:
+    """Rows a second of a stage, which is ended when its last bucket is done."""
+    run_dir, size = fresh(folder, stage), max(8, number // 40)
+    watch = Watch(run_dir, stage)
+    process = drive(size, stage, str(config), *words)
+    while process.poll() is None and not watch.all_done():
+        time.sleep(0.02)
+    if process.poll():
+        raise SystemExit(f"{stage} {' '.join(words)} failed")
+    process.kill()
+    process.wait()
+    return round(watch.rate() * size, 1)
+
+
+def middle_ratio(ones: list[float], others: list[float]) -> float:
+    """The median of the rounds' ratios."""
+    return round(median(one / other for one, other in zip(ones, others, strict=True)), 3)
 
 
 @dataclass
@@ -142,13 +175,17 @@ def dispatch(folder: Path, number: int) -> dict[str, Any]:
 class Watch:
     """Sees when each bucket is done."""
 
-    def __init__(self, run_dir: Path) -> None:
-        self._run_dir = run_dir
+    def __init__(self, run_dir: Path, stage: str) -> None:
+        self._root = run_dir / {"index": "index/buckets", "ingest": "checkpoints"}[stage]
         self._seen: dict[str, float] = {}
 
-    def look(self) -> None:
-        for path in self._run_dir.glob("index/buckets/*/done/[0-9]*"):
-            self._seen.setdefault(path.name, time.monotonic())
+    def all_done(self) -> bool:
+        """Looks again; whether all buckets that were planned are done."""
+        for path in self._root.glob("*/done/[0-9]*[0-9a-f]"):
+            if ".tmp" not in path.name:
+                self._seen.setdefault(path.name, time.monotonic())
+        planned = len(list(self._root.glob("*/plan/*.jsonl")))
+        return 0 < planned <= len(self._seen)
 
     def rate(self) -> float:
         """Buckets a second between the first one and the last one."""

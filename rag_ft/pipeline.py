@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import json
 import logging
 import os
 import shutil
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
-from rag_ft.done_files import OLD_LAYOUT, Plan, read_plan
+from rag_ft.done_files import MARKS, OLD_LAYOUT, Plan, marks_on_disk, read_plan
 from rag_ft.errors import ConfigError, DataError, RagFtError
 from rag_ft.evaluation.components import COMPONENTS, EXTERNAL, left_out_stages
 from rag_ft.file_marks import damage, mark_files
@@ -40,7 +39,6 @@ Change = Literal["update", "compact"]
 # The packages whose versions a done-file records.
 PACKAGES: tuple[str, ...] = ("torch", "transformers", "peft", "trl", "accelerate")
 PACKAGES += ("sentence-transformers", "datasets", "numpy")
-MARKS = ("inputs", "sources")  # the parts of a plan that have a line for each source file
 
 
 def run_stage(
@@ -136,13 +134,8 @@ def _run_locked(
         options = {"unchanged": unchanged}
     module = importlib.import_module(f"rag_ft.stages.{stage.name}")
     work = module.apply_reviews if reapplies else module.run
-    if stage.name == "ingest":
-        for part in MARKS:  # those of many files would take memory all the while
-            del plan[part]
-    counts = work(Session(config, run_dir), **options)
-    if stage.name == "ingest":
-        recorded = json.loads(run_dir.started(stage.name).read_text(encoding="utf-8"))
-        plan |= {part: recorded[part] for part in MARKS}
+    with marks_on_disk(plan, run_dir) if stage.name == "ingest" else contextlib.nullcontext():
+        counts = work(Session(config, run_dir), **options)
     before = counts.pop("seconds_before", 0)  # what an earlier run computed and this one reused
     done = {**plan, "counts": counts, "seconds": round(time.monotonic() - clock + before, 2)}
     if (begun or answered) and not before:

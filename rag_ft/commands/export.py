@@ -25,6 +25,7 @@ from rag_ft.relevance import gold_chunk_ids, gold_chunks, locate
 from rag_ft.retrieval.index_files import open_vectors, read_manifest
 from rag_ft.review.deck import open_deck
 from rag_ft.review.exchange import ReviewRow, review_rows
+from rag_ft.run_dir import RunDir
 from rag_ft.schema import SPLITS, Chunk, QAPair, Split
 from rag_ft.session import Session
 from rag_ft.storage import batched, read_jsonl, write_jsonl
@@ -65,7 +66,8 @@ def export(
     """
     session = Session.of(config)
     if format in INDEX_FORMATS:
-        return export_index(session, format, to)
+        tuned, encoder = session.serves_tuned_retriever, str(config.encoder.model)
+        return export_index(session.run_dir, tuned, encoder, format, to)
     if format not in FORMATS:
         known = ", ".join((*FORMATS, *INDEX_FORMATS))
         raise ConfigError(f"no export format '{format}': choose from {known}")
@@ -89,26 +91,29 @@ def export(
     return task.counts
 
 
-def export_index(session: Session, format: str, to: str) -> dict[str, int]:
-    """Writes the index that is served, with the texts and their documents' metadata.
+def export_index(
+    run_dir: RunDir, tuned: bool, encoder: str, format: str, to: str
+) -> dict[str, int]:
+    """Writes the index of the tuned encoder or of `encoder`, with the texts and their documents'
+    metadata.
 
     Raises:
         ConfigError: the address cannot be written to.
         DataError: the run has no finished index of its chunks.
     """
-    run_dir, tuned = session.run_dir, session.serves_tuned_retriever
+    chunks = ChunkStore(run_dir.chunks)
     folder = run_dir.retriever_index if tuned else run_dir.index
     manifest = read_manifest(folder)
-    if manifest.num_chunks != len(session.chunks):
+    if manifest.num_chunks != len(chunks):
         raise DataError(f"{folder} is not the index of {run_dir.chunks}: run index again")
-    encoder = run_dir.retriever.name if tuned else str(session.config.encoder.model)
-    about = {"encoder": encoder, "fingerprint": manifest.encoder, "context": manifest.context}
+    name = run_dir.retriever.name if tuned else encoder
+    about = {"encoder": name, "fingerprint": manifest.encoder, "context": manifest.context}
     counts = {"rows": 0}
 
     def rows() -> Iterator[IndexedChunk]:
         documents, vectors = DocumentStore(run_dir.documents), open_vectors(folder)
         owner, metadata, first = "", dict[str, Any](), 0
-        for batch in batched(session.chunks, VECTOR_BATCH):
+        for batch in batched(chunks, VECTOR_BATCH):
             found = vectors[first : first + len(batch)]
             first += len(batch)
             for chunk, vector in zip(batch, found, strict=True):

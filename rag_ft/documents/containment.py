@@ -74,7 +74,8 @@ class TestParts:
         shorts, shares = np.zeros(len(self._names), np.int64), list[np.ndarray]()
         for rows in sequences.parts():
             hashes, own, shared = _of_tests(rows, np.array(test_numbers, np.int32))
-            known.write(hashes), owners.write(own)
+            known.write(hashes)
+            owners.write(own)
             shorts += np.bincount(own[hashes & np.uint64(1) == 0], minlength=len(shorts))
             shares.append(shared)
         self._known, self._owners = known.mapped(), owners.mapped()

@@ -225,10 +225,7 @@ class Sources:
         return [file for file in listed if file not in gone]
 
     def read(
-        self,
-        files: Iterable[SourceFile],
-        prepare: Reader,
-        grams: BinaryIO,
+        self, files: Iterable[SourceFile], prepare: Reader, grams: BinaryIO
     ) -> Iterator[dict[str, Any]]:
         """Yields the rows of the temporary file, fills the lists meanwhile, and appends the
         documents' letter sequences to `grams`.
