@@ -18,8 +18,6 @@ from rag_ft.errors import ConfigError
 
 GIB = 2**30
 CGROUP = Path("/sys/fs/cgroup")
-# Address space that FAISS and its linear algebra take for threads and buffers, whatever the data.
-LIBRARY_BYTES = 256 * 2**20
 # Processor flags that stand for what `native_bfloat16` asks torch, where torch is not loaded.
 CPU_BFLOAT16_FLAGS = {"avx512_bf16", "amx_tile"}
 
@@ -111,7 +109,7 @@ def check_memory(what: str, needed: int, mapped: int = 0) -> None:
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit != resource.RLIM_INFINITY:
         used = psutil.Process().memory_info().vms
-        left["memory within `ulimit -v`"] = limit - used - needed - mapped - LIBRARY_BYTES
+        left["memory within `ulimit -v`"] = limit - used - needed - mapped
     name = min(left, key=left.__getitem__)
     if left[name] < 0:
         raise ConfigError(

@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +26,9 @@ FILE = "index.faiss"
 LADDER = {"flat": 30_000, "ivf": 2_000_000, "ivf_sq8": 20_000_000, "ivf_pq": 2**63}
 # Candidates whose vectors are read again, for each chunk that is asked for.
 _REFINED = {"ivf_sq8": 2, "ivf_pq": 8}
+# Address space of the library and of the buffers of its algebra (200 MB with one thread,
+# 328 with two, measured). Where it is missing the process ends with a segmentation fault.
+_LIBRARY_BYTES = 400 * 2**20
 # How many times smaller than float32 the vectors are in memory.
 _SMALLER = {"ivf_sq8": 4, "ivf_pq": 16}
 # Below it the codes of ivf_pq cannot be learnt.
@@ -250,7 +254,10 @@ class FaissStore:
 
 
 def load_faiss() -> Any:
-    """The faiss module. Raises ConfigError with the remedy where it is missing or cannot start."""
+    """The faiss module. Raises ConfigError with the remedy where it is missing or cannot start, or
+    memory is short."""
+    if "faiss" not in sys.modules:
+        check_memory("loading FAISS", 0, _LIBRARY_BYTES)
     try:
         import faiss
     except (ImportError, RuntimeError) as error:
