@@ -14,6 +14,7 @@ from rag_ft.storage import read_jsonl
 from rag_ft.training.leakage import check_no_leakage, without_test_questions
 
 ROOT = Path(__file__).parent.parent
+TRAIN_FILES = ("data/handbook/questions_train.jsonl", "benchmarks/handbook_train_more.jsonl")
 TEST_FILES = ("data/handbook/questions.jsonl", "benchmarks/handbook_unanswerable.jsonl")
 
 
@@ -32,7 +33,7 @@ def test_train_questions_of_the_handbook_have_evidence_and_nothing_of_the_test(
         assert found.rejects == []
         return found.pairs
 
-    asked, tested = imported("data/handbook/questions_train.jsonl"), imported(*TEST_FILES)
+    asked, tested = imported(*TRAIN_FILES), imported(*TEST_FILES)
     assert {pair.split for pair in tested} == {"test"}
     assert {pair.split for pair in asked} == {"train", "dev"}
     unanswerable = [pair for pair in asked if not pair.answerable]
