@@ -266,7 +266,7 @@ def test_an_upload_that_breaks_leaves_the_old_file_and_no_new_name(
 @pytest.mark.parametrize(
     ("name", "to", "message"),
     [
-        ("parquet", "out", "no export format 'parquet': choose from openai"),
+        ("arrow", "out", "no export format 'arrow': choose from openai"),
         ("openai", "zzz://bucket/out", "cannot write to zzz://bucket/out"),
         ("openai", "/proc/nowhere/out.jsonl", "cannot write to /proc/nowhere/out.jsonl"),
     ],
