@@ -58,6 +58,10 @@ def parse_arguments() -> argparse.Namespace:
         action="store_true",
         help="with --resume: keep weights, begin a new schedule",
     )
+    parser.add_argument(
+        "--start", type=Path, metavar="DIR", help="go on from an exported model (and its tokenizer)"
+    )
+    parser.add_argument("--eager", action="store_true", help="without torch.compile")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--layers", type=int, default=4)
@@ -81,12 +85,15 @@ def parse_arguments() -> argparse.Namespace:
         default=(0.03, 0.09),
         help="ends of the easy and middle stage",
     )
+    parser.add_argument("--log-items", type=int, default=96, help="items per score of the log")
     parser.add_argument("--export-minutes", type=float, default=8.0)
     return parser.parse_args()
 
 
-def load_tokenizer(work: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer in the work folder, trained there when missing."""
+def load_tokenizer(work: Path, start: Path | None) -> PreTrainedTokenizerFast:
+    """That of the model to start from, else that in the work folder, trained when missing."""
+    if start:
+        return AutoTokenizer.from_pretrained(start)
     folder = work / "tokenizer"
     if not folder.exists():
         tokenizer.build().save_pretrained(folder)
@@ -99,7 +106,7 @@ class Trainer:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         torch.manual_seed(options.seed)
-        self.tokenizer = load_tokenizer(options.work)
+        self.tokenizer = load_tokenizer(options.work, options.start)
         shape = model.Shape(
             len(self.tokenizer),
             options.width,
@@ -109,7 +116,9 @@ class Trainer:
         )
         self.model = model.DemoLM(shape)
         model.CircuitInit(self.model).apply()
-        self.forward = torch.compile(self.model, dynamic=True)
+        if options.start:
+            model.load_exported(self.model, options.start)
+        self.forward = self.model if options.eager else torch.compile(self.model, dynamic=True)
         self.optimisers = self._optimisers()
         self.tokens = self.steps = 0
         self.spent = 0.0  # seconds of training, over resumed runs
@@ -123,7 +132,7 @@ class Trainer:
             options.seed + 100 + self.steps,
             options.curriculum,
         )
-        self.validation = evaluate.quick_sets(self.tokenizer)
+        self.validation = evaluate.quick_sets(self.tokenizer, options.log_items)
 
     def _optimisers(self) -> list[torch.optim.Optimizer]:
         named = list(self.model.named_parameters())
@@ -199,9 +208,10 @@ class Trainer:
             self.spent += time.monotonic() - started
             if self.steps % 20 == 0:
                 self._report(progress)
-            if self.spent - last_export > 60 * min(
-                self.options.export_minutes, 1 + self.spent / 180
-            ):
+            wait = self.options.export_minutes
+            if not self.options.start:  # more often at first
+                wait = min(wait, 1 + self.spent / 180)
+            if self.spent - last_export > 60 * wait:
                 last_export = self.spent
                 self.save()
         self.save()

@@ -3,6 +3,7 @@ answers."""
 
 import json
 import random
+import re
 import sys
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from demo_lm import evaluate, filler, grammar, names, passages, questions, report, tasks  # noqa: E402
+from demo_lm import evaluate, filler, grammar, names, passages, questions, rephrase, report, tasks  # noqa: E402
 
 ARTEFACT = ROOT / "data" / "models" / "demo-lm"
 PROMPTS = ROOT / "rag_ft" / "qa" / "prompts" / "compact"
@@ -68,6 +69,52 @@ def test_answers_are_spans_of_their_sentences_and_sentences_of_the_text(stage):
         )
         for fact in passage.facts:
             assert fact.answer in fact.sentence and fact.sentence in passage.text
+
+
+def _content(template: str) -> list[str]:
+    return re.findall(r"[a-z]+|\{.\}", template.lower())
+
+
+def test_further_phrasings_are_known_relations_and_none_is_held_out():
+    domains = grammar.load_domains()
+    known = {f"{d.name}.{r.name}" for d in domains.values() for r in d.relations if not r.held}
+    found = grammar._paraphrases()
+    assert found.keys() <= {name for name in known if not name.startswith("garden")}
+    for relation in (r for d in domains.values() for r in d.relations):
+        assert all("{v}" in t for t in relation.more_statements), relation.name
+        assert all("{e}" in t or "{p}" in t for t in relation.more_questions), relation.name
+        held = [_content(t) for t in relation.held_statements + relation.held_questions]
+        further = relation.more_statements + relation.more_questions
+        assert not [t for t in further if _content(t) in held], relation.name
+
+
+def test_other_words_keep_the_slots_and_meet_no_held_out_template():
+    rng = random.Random(6)
+    trained = [r for d in grammar.domains_for("train") for r in d.relations if not r.held]
+    for relation in trained * 5:
+        statement = rephrase.statement(rng, relation, relation.statements)
+        question = rephrase.question(rng, relation, relation.questions, "it")
+        assert statement.count("{v}") == 1 and not re.search(r"[\[\]|]", statement + question)
+        assert {"{e}", "{p}"} & set(re.findall(r"\{.\}", statement)) and "{v}" not in question
+        for text, held in (
+            (statement, relation.held_statements),
+            (question, relation.held_questions),
+        ):
+            assert not grammar.question_matches(text, held, "{e}"), text
+
+
+def test_other_words_are_for_training_only():
+    """So that the items of the model card stay the same."""
+    assert evaluate.EVAL_STYLE.varied == questions.PLAIN.varied == 0
+    assert tasks.STAGES["full"].varied > 0
+
+
+def test_a_namesake_shares_a_name_and_is_another():
+    rng, domain = random.Random(7), grammar.load_domains()["vessel"]
+    for _ in range(50):
+        entity, stranger = (grammar.make_entity(rng, domain, "train") for _ in range(2))
+        other = rephrase.namesake(rng, entity, stranger)
+        assert other.name != entity.name
 
 
 def test_reference_replies_earn_full_marks():

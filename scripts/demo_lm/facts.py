@@ -48,6 +48,7 @@ class Style:
     paraphrases: str = "train"
     relations: str = "train"
     split: str = "train"
+    varied: float = 0.0  # how many statements and questions are put in other words (rephrase.py)
 
     def allowed(self, domain: Domain) -> list[Relation]:
         """The relations to use: those trained on, the held-out ones, or all of a held-out

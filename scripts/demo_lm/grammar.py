@@ -10,6 +10,7 @@ from . import names
 from .wordlists import words
 
 _ALTERNATIVES = re.compile(r"\[([^\]]*)\]")
+Lines = dict[str, list[str]]  # by the letter they begin with
 ATTRIBUTES = words("attributes")
 ATTRIBUTE_TYPES = (
     "person",
@@ -66,6 +67,10 @@ class Relation:
     questions: tuple[str, ...]
     held_questions: tuple[str, ...]
     held: bool = False
+    # In training only, see rephrase.py:
+    labels: tuple[str, ...] = ()
+    more_statements: tuple[str, ...] = ()
+    more_questions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,8 +96,9 @@ class Entity:
     possessive: str
 
 
-def _relation(block: list[str]) -> Relation:
+def _relation(domain: str, block: list[str], paraphrases: dict[str, Lines]) -> Relation:
     name, value_type, label = (part.strip() for part in block[0].split(":"))
+    more = paraphrases.get(f"{domain}.{name}", {})
     lines: dict[str, list[str]] = {"s": [], "S": [], "q": [], "Q": []}
     for line in block[1:]:
         lines[line[0]].append(line[2:].strip())
@@ -105,10 +111,25 @@ def _relation(block: list[str]) -> Relation:
         tuple(lines["q"]),
         tuple(lines["Q"]),
         name.endswith("*"),
+        tuple(more.get("l", ())),
+        tuple(more.get("t", ())),
+        tuple(more.get("u", ())),
     )
 
 
-def _domain(section: str) -> Domain:
+def _paraphrases() -> dict[str, Lines]:
+    """paraphrases.txt: the lines of each kind (l, t, u) by "domain.relation"."""
+    text = Path(__file__).with_name("paraphrases.txt").read_text(encoding="utf-8")
+    found: dict[str, Lines] = {}
+    for section in text.split("\n== ")[1:]:
+        head, *lines = [line.strip() for line in section.splitlines() if line.strip()]
+        kinds = found.setdefault(head, {"l": [], "t": [], "u": []})
+        for line in lines:
+            kinds[line[0]].append(line[2:])
+    return found
+
+
+def _domain(section: str, more: dict[str, Lines]) -> Domain:
     head, *lines = [line for line in section.splitlines() if line.strip()]
     parts = [part.strip() for part in head.split("|")]
     blocks: list[list[str]] = []
@@ -123,7 +144,7 @@ def _domain(section: str) -> Domain:
         columns[1],
         columns[2],
         len(parts) > 4,
-        tuple(_relation(b) for b in blocks),
+        tuple(_relation(parts[0], block, more) for block in blocks),
     )
 
 
@@ -131,7 +152,8 @@ def _domain(section: str) -> Domain:
 def load_domains() -> dict[str, Domain]:
     """All domains of relations.txt by name."""
     text = Path(__file__).with_name("relations.txt").read_text(encoding="utf-8")
-    domains = [_domain(section) for section in text.split("\n== ")[1:]]
+    more = _paraphrases()
+    domains = [_domain(section, more) for section in text.split("\n== ")[1:]]
     return {domain.name: domain for domain in domains}
 
 

@@ -229,7 +229,7 @@ def llama_config(shape: Shape) -> LlamaConfig:
     )
 
 
-def _llama_weights(model: DemoLM) -> dict[str, Tensor]:
+def _llama_parameters(model: DemoLM) -> dict[str, Tensor]:
     weights = {
         "model.embed_tokens.weight": model.embedding.weight,
         "model.norm.weight": model.norm.weight,
@@ -250,14 +250,23 @@ def _llama_weights(model: DemoLM) -> dict[str, Tensor]:
         weights |= {
             f"model.layers.{index}.{name}.weight": layer.weight for name, layer in layers.items()
         }
-    return {name: weight.detach().clone() for name, weight in weights.items()}
+    return weights
+
+
+@torch.no_grad()
+def load_exported(model: DemoLM, folder: Path) -> None:
+    """Copies the weights of an exported model of the same shape into `model`."""
+    saved = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).state_dict()
+    for name, parameter in _llama_parameters(model).items():
+        parameter.copy_(saved[name])
 
 
 def export(model: DemoLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Writes the model as a bfloat16 transformers checkpoint with its tokenizer and chat
     template."""
     llama = LlamaForCausalLM(llama_config(model.shape))
-    llama.load_state_dict(_llama_weights(model))
+    weights = _llama_parameters(model)
+    llama.load_state_dict({name: w.detach().clone() for name, w in weights.items()})
     llama = llama.to(torch.bfloat16)
     llama.generation_config = GenerationConfig(
         bos_token_id=0, eos_token_id=2, pad_token_id=0, do_sample=False

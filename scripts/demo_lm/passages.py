@@ -3,7 +3,7 @@
 import random
 from dataclasses import dataclass, field
 
-from . import filler, grammar, names
+from . import filler, grammar, names, rephrase
 from .facts import Fact, Key, Passage, Style
 from .grammar import Domain, Entity, Relation
 from .wordlists import words
@@ -60,6 +60,8 @@ def _statement(rng: random.Random, key: Key, style: Style) -> str:
         options = grammar.ATTRIBUTE_STATEMENTS[-1:] if held else grammar.ATTRIBUTE_STATEMENTS[:-1]
     else:
         options = key.held_statements if held else key.statements
+    if style.varied and rng.random() < style.varied:
+        return rephrase.statement(rng, key if isinstance(key, Relation) else None, options)
     return grammar.choose_alternatives(rng, rng.choice(options))
 
 
@@ -163,10 +165,17 @@ class _Group:
             if self.rng.random() < 0.5:
                 break
 
+    def _label(self, key: Key) -> str:
+        if isinstance(key, str):
+            return grammar.capitalise(key)
+        if key.labels and self.style.varied and self.rng.random() < 0.5:
+            return grammar.capitalise(self.rng.choice(key.labels))
+        return key.label
+
     def _listing(self, pairs: list[tuple[Key, str]]) -> None:
         layout = self.rng.choice(LAYOUTS)
         for key, value in pairs:
-            label = key.label if isinstance(key, Relation) else grammar.capitalise(key)
+            label = self._label(key)
             line = layout.replace("{k}", label).replace("{v}", value)
             self._add(line, "\n")
             self._add_fact(key, value, line)

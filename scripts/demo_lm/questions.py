@@ -3,9 +3,11 @@
 import random
 from dataclasses import replace
 
-from . import grammar
+from . import grammar, rephrase
 from .facts import Fact, Passage, Style
 from .grammar import Entity, Relation
+
+PLAIN = Style()
 
 
 def templates_of(relation: Relation | None, paraphrases: str) -> tuple[str, ...]:
@@ -18,18 +20,22 @@ def templates_of(relation: Relation | None, paraphrases: str) -> tuple[str, ...]
 
 
 def ask(
-    rng: random.Random, entity: Entity, relation: Relation | None, attribute: str, paraphrases: str
+    rng: random.Random, entity: Entity, relation: Relation | None, attribute: str, style: Style
 ) -> str:
     """A question that names the entity in full."""
-    template = grammar.choose_alternatives(rng, rng.choice(templates_of(relation, paraphrases)))
-    return grammar.capitalise(
-        grammar.fill(template, entity.name, entity.name + "'s", attribute=attribute)
-    )
+    options = templates_of(relation, style.paraphrases)
+    if style.varied and rng.random() < style.varied:
+        it = "it" if entity.possessive == "its" else "this person"
+        template = rephrase.question(rng, relation, options, it)
+    else:
+        template = grammar.choose_alternatives(rng, rng.choice(options))
+    name = rephrase.mention(rng, entity) if style.varied else entity.name
+    return grammar.capitalise(grammar.fill(template, name, name + "'s", attribute=attribute))
 
 
-def question_for(rng: random.Random, fact: Fact, paraphrases: str = "train") -> str:
+def question_for(rng: random.Random, fact: Fact, style: Style = PLAIN) -> str:
     """A question the fact answers."""
-    return ask(rng, fact.entity, fact.relation, fact.attribute, paraphrases)
+    return ask(rng, fact.entity, fact.relation, fact.attribute, style)
 
 
 def unanswerable(
@@ -45,15 +51,18 @@ def unanswerable(
     entity, domain = rng.choice(passage.entities)
     pick = rng.random()
     absent = _absent_relations(passages, entity, style.allowed(domain), tempting)
+    if style.varied and rng.random() < 0.4:  # one whose answer would look like one that is stated
+        types = {f.relation.value_type for f in passage.facts if f.relation}
+        absent = [r for r in absent if r.value_type in types] or absent
     if pick < 0.55 and absent:
-        return ask(rng, entity, rng.choice(absent), "", style.paraphrases)
+        return ask(rng, entity, rng.choice(absent), "", style)
     if pick < (0.68 if tempting else 0.85) or not passage.facts:
         unused = [
             a
             for a in grammar.ATTRIBUTES
             if all("attribute:" + a != f.key for p in passages for f in p.facts)
         ]
-        return ask(rng, entity, None, rng.choice(unused), style.paraphrases)
+        return ask(rng, entity, None, rng.choice(unused), style)
     return _about_a_stranger(rng, rng.choice(passage.facts), style)
 
 
@@ -72,7 +81,9 @@ def _about_a_stranger(rng: random.Random, fact: Fact, style: Style) -> str:
     kind = fact.entity.name.split()[-1].capitalize()
     domain = grammar.load_domains()[fact.domain]
     stranger = grammar.make_entity(rng, domain, style.split, kind if kind in domain.kinds else "")
-    return question_for(rng, replace(fact, entity=stranger), style.paraphrases)
+    if style.varied and rng.random() < 0.4:
+        stranger = rephrase.namesake(rng, fact.entity, stranger)
+    return question_for(rng, replace(fact, entity=stranger), style)
 
 
 def asked_fact(question: str, passage: Passage) -> Fact | None:

@@ -43,11 +43,18 @@ STAGES = {
         listed=0.05,
         joined=0.0,
         titled=0.1,
+        varied=0.3,
     ),
     "middle": Style(
-        facts=(2, 5), entities=(1, 1, 1, 2), pronoun=0.3, filler=0.25, attribute=0.35, titled=0.3
+        facts=(2, 5),
+        entities=(1, 1, 1, 2),
+        pronoun=0.3,
+        filler=0.25,
+        attribute=0.35,
+        titled=0.3,
+        varied=0.5,
     ),
-    "full": Style(facts=(3, 6), entities=(1, 1, 1, 2, 3), filler=0.5),
+    "full": Style(facts=(3, 6), entities=(1, 1, 1, 2, 3), filler=0.5, attribute=0.18, varied=0.6),
 }
 
 
@@ -82,7 +89,7 @@ def qa_turns(
 
 
 def _question_turn(rng: random.Random, fact: Fact, style: Style) -> tuple[str, str]:
-    question = questions.question_for(rng, fact, style.paraphrases)
+    question = questions.question_for(rng, fact, style)
     if rng.random() < 0.06:
         question = rng.choice(QUESTION_LEADS) + question[0].lower() + question[1:]
     return question, fact.answer
@@ -99,7 +106,7 @@ def closed_book_item(rng: random.Random, style: Style) -> Turns:
     """Questions without a context are refused."""
     passage = passages.make_passage(rng, rng.choice(grammar.domains_for(style.split)), style)
     facts = rng.sample(passage.facts, min(2, len(passage.facts)))
-    first, *rest = [questions.question_for(rng, f, style.paraphrases) for f in facts]
+    first, *rest = [questions.question_for(rng, f, style) for f in facts]
     turns = [(CLOSED_BOOK.format(question=first), REFUSAL)]
     return turns + [(LATER_QUESTION.format(question=q), REFUSAL) for q in rest]
 
@@ -108,6 +115,7 @@ def _focus_turn(
     rng: random.Random, passage: Passage, facts: list[Fact], style: Style
 ) -> tuple[str, str, str] | None:
     pick = rng.random()
+    style = replace(style, varied=0.0)  # written questions keep to the grammar, which judges them
     sentences = [f.sentence for f in passage.facts] + passage.fillers
     if pick < 0.25:
         question = questions.unanswerable(rng, [passage], style, tempting=False)
@@ -117,7 +125,7 @@ def _focus_turn(
     if not facts:
         return None
     fact = facts.pop()
-    question = questions.question_for(rng, fact, style.paraphrases)
+    question = questions.question_for(rng, fact, style)
     return fact.sentence, "factoid", reply_json(fact.sentence, question, fact.answer)
 
 
@@ -186,4 +194,4 @@ def training_item(rng: random.Random, stage: str, single: bool = False) -> Turns
     ):  # a context costs far more tokens than one more question about it
         turns = rng.randint(4, 9) if count < 3 else rng.randint(3, 6)
     chunks = passages.sibling_set(rng, domain, style, count)
-    return answer_item(chunks, qa_turns(rng, chunks, style, turns))
+    return answer_item(chunks, qa_turns(rng, chunks, style, turns, refusals=0.22))
