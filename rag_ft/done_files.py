@@ -6,7 +6,6 @@ import contextlib
 import functools
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from rag_ft.run_files import FILES
 from rag_ft.storage import content_hash, file_sha256
 
 Plan = dict[str, Any]
-MARKS = ("inputs", "sources")  # the parts of a plan that have a line for each source file
 _CONFIG_HASH = re.compile(rb'\{"config_file": "([0-9a-f]+)", ')
 OLD_LAYOUT = (
     "{path} holds {stage} of an earlier version of rag-ft, which recorded no hashes: run it again "
@@ -91,13 +89,3 @@ def _config_hash(started: Path) -> str | None:
         if head := _CONFIG_HASH.match(content.read(100)):
             return head[1].decode()
     return (read_plan(started) or {}).get("config_file")
-
-
-@contextlib.contextmanager
-def marks_on_disk(plan: Plan, run_dir: RunDir) -> Iterator[None]:
-    """The marks of many source files would take memory while ingest works."""
-    for part in MARKS:
-        del plan[part]
-    yield
-    recorded = json.loads(run_dir.started("ingest").read_text(encoding="utf-8"))
-    plan |= {part: recorded[part] for part in MARKS}

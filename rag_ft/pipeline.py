@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
-from rag_ft.done_files import MARKS, OLD_LAYOUT, Plan, marks_on_disk, read_plan
+from rag_ft.done_files import OLD_LAYOUT, Plan, read_plan
 from rag_ft.errors import ConfigError, DataError, RagFtError
 from rag_ft.evaluation.components import COMPONENTS, EXTERNAL, left_out_stages
 from rag_ft.file_marks import damage, mark_files
@@ -134,8 +134,7 @@ def _run_locked(
         options = {"unchanged": unchanged}
     module = importlib.import_module(f"rag_ft.stages.{stage.name}")
     work = module.apply_reviews if reapplies else module.run
-    with marks_on_disk(plan, run_dir) if stage.name == "ingest" else contextlib.nullcontext():
-        counts = work(Session(config, run_dir), **options)
+    counts = work(Session(config, run_dir), **options)
     before = counts.pop("seconds_before", 0)  # what an earlier run computed and this one reused
     done = {**plan, "counts": counts, "seconds": round(time.monotonic() - clock + before, 2)}
     if (begun or answered) and not before:
@@ -144,8 +143,7 @@ def _run_locked(
     done |= {"peak_memory_gb": peak_memory_gb(), **peak_gpu_memory(), "versions": versions()}
     if _is_main_process():
         done |= record_outputs(run_dir, stage.name)
-        content = {name: part if name in MARKS else finite(part) for name, part in done.items()}
-        write_json(run_dir.done(stage.name), content, indent=1)
+        write_json(run_dir.done(stage.name), finite(done), indent=1)
     return done
 
 
