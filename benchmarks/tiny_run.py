@@ -70,6 +70,9 @@ def make_run(folder: Path, num_documents: int = 18, **changes: Any) -> Path:
     `changes` are settings as `section__key` or `section__advanced__key`."""
     from tiny_models import save_tiny_encoder, save_tiny_lm
 
+    from rag_ft.config import IngestConfig
+    from rag_ft.documents.splits import split_of
+
     if not (folder / "lm").exists():
         save_tiny_lm(folder / "lm")
         save_tiny_encoder(folder / "encoder")
@@ -78,11 +81,18 @@ def make_run(folder: Path, num_documents: int = 18, **changes: Any) -> Path:
     for name, text in documents.items():
         (folder / "docs" / name).write_text(text, encoding="utf-8")
     write_lines(folder / "questions.jsonl", questions)
+    # By name: every split has documents, whatever the texts say.
+    shares = IngestConfig(test_share=0.3, dev_share=0.2)
+    named = [
+        {"id": name, "text": text, "split": split_of(name, shares)}
+        for name, text in documents.items()
+    ]
+    write_lines(folder / "splits.jsonl", named)
     settings: dict[str, Any] = {
         "run": {"dir": str(folder / "run"), "dtype": "float32"},
         "ingest": {
-            "sources": [str(folder / "docs")], "chunk_tokens": 64, "test_share": 0.3,
-            "dev_share": 0.2, "advanced": {"workers": 1},
+            "sources": [str(folder / "docs")], "chunk_tokens": 64,
+            "advanced": {"workers": 1, "splits": str(folder / "splits.jsonl")},
         },
         "encoder": {"model": str(folder / "encoder")},
         "retrieval": {"top_k": 3},

@@ -122,11 +122,13 @@ def test_the_question_writer_learns_from_the_train_documents_of_a_config_alone(
     tmp_path: Path, handbook_sets: Path
 ) -> None:
     words = ["data/models/demo-lm", str(handbook_sets), "--to", str(tmp_path / "taught")]
-    words += ["--sets", "covidqa_train,covidqa_dev", "--train-of", "configs/demo.yaml"]
+    config = tmp_path / "shares.yaml"
+    config.write_text("ingest: {sources: [docs], test_share: 0.4, dev_share: 0.1}\n")
+    words += ["--sets", "covidqa_train,covidqa_dev", "--train-of", str(config)]
     words += ["--work", str(tmp_path / "work"), "--threads", "1"]
     out = run(tmp_path, "question_writer", *words, "train_generator.advanced.max_steps=2")
     assert "tokens a second" in out and resolve(str(tmp_path / "taught"), "llm")
-    split = load_config(Path("configs/demo.yaml")).ingest
+    split = load_config(config).ingest
     used = list(read_rows(tmp_path / "work" / "documents.jsonl"))
     assert used and all(split_of(row["id"], split) == "train" for row in used)
 
