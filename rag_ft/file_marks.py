@@ -53,7 +53,8 @@ def mark_files(
             if file.is_dir() or not file.exists():
                 continue
             name = encodable(file.relative_to(folder).as_posix())
-            inode = (file.stat().st_dev, file.stat().st_ino)
+            status = file.stat()
+            inode = (status.st_dev, status.st_ino)
             if mark := mark_file(file, linked.get(inode) or (known or {}).get(name)):
                 marks[name] = linked[inode] = mark
     return marks

@@ -194,17 +194,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any, indent: int | None = None) -> None:
-    """As write_text of a JSON value, piece by piece: a value may be as long as a list of files."""
-    temporary = temporary_beside(path)
-    try:
-        with naming(path), temporary.open("x", encoding="utf-8", newline="\n") as out:
-            json.dump(value, out, indent=indent, ensure_ascii=False)
-            out.write("\n")
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """As write_text, of a JSON value and a newline."""
+    write_text(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
 
 
 class JsonlAppender:

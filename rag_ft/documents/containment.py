@@ -72,8 +72,9 @@ class TestParts:
             sequences.add(own)
         known, owners = _Column(np.uint64, scratch), _Column(np.int32, scratch)
         shorts, shares = np.zeros(len(self._names), np.int64), list[np.ndarray]()
+        tests_of = np.array(test_numbers, np.int32)
         for rows in sequences.parts():
-            hashes, own, shared = _of_tests(rows, np.array(test_numbers, np.int32))
+            hashes, own, shared = _of_tests(rows, tests_of)
             known.write(hashes)
             owners.write(own)
             shorts += np.bincount(own[hashes & np.uint64(1) == 0], minlength=len(shorts))

@@ -129,7 +129,8 @@ class LexicalBuilder:
                 np.lib.format.write_array_header_1_0(out, header)
             for first, last in itertools.pairwise([*np.unique(edges).tolist(), len(idf)]):
                 scores, texts = self._scores(first, last, starts, idf, norms)
-                data.write(scores.tobytes()), indices.write(texts.tobytes())
+                data.write(scores.tobytes())
+                indices.write(texts.tobytes())
         self._file.close()
 
     def _scores(

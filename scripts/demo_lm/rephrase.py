@@ -67,18 +67,30 @@ def _clause(rng: random.Random, template: str, value_type: str) -> str:
     return template
 
 
-def statement(rng: random.Random, relation: Relation | None, options: tuple[str, ...]) -> str:
-    """A statement template of the relation (None: generic attribute) in other words."""
+def _chosen(
+    rng: random.Random,
+    relation: Relation | None,
+    further: tuple[str, ...],
+    generic: tuple[str, ...],
+    options: tuple[str, ...],
+) -> str:
+    """A template: a generic one with a label of the relation, a further one of the relation, or one
+    of the options; now and then with synonyms."""
     labels = relation.labels if relation else ()
     if labels and rng.random() < 0.2:
-        template = rng.choice(grammar.ATTRIBUTE_STATEMENTS[:-1]).replace("{a}", rng.choice(labels))
-    elif relation and relation.more_statements and rng.random() < 0.6:
-        template = rng.choice(relation.more_statements)
+        template = rng.choice(generic[:-1]).replace("{a}", rng.choice(labels))
+    elif further and rng.random() < 0.6:
+        template = rng.choice(further)
     else:
         template = rng.choice(options)
     template = grammar.choose_alternatives(rng, template)
-    if rng.random() < 0.4:
-        template = _other_words(rng, template)
+    return _other_words(rng, template) if rng.random() < 0.4 else template
+
+
+def statement(rng: random.Random, relation: Relation | None, options: tuple[str, ...]) -> str:
+    """A statement template of the relation (None: generic attribute) in other words."""
+    further = relation.more_statements if relation else ()
+    template = _chosen(rng, relation, further, grammar.ATTRIBUTE_STATEMENTS, options)
     if rng.random() < 0.4:
         template = _clause(rng, template, relation.value_type if relation else "")
     if rng.random() < 0.12 and template.startswith("{e} "):
@@ -115,16 +127,8 @@ def question(
     rng: random.Random, relation: Relation | None, options: tuple[str, ...], it: str
 ) -> str:
     """A question template in other words; `it` is how a second clause refers to the entity."""
-    labels = relation.labels if relation else ()
-    if labels and rng.random() < 0.2:
-        template = rng.choice(grammar.ATTRIBUTE_QUESTIONS[:-1]).replace("{a}", rng.choice(labels))
-    elif relation and relation.more_questions and rng.random() < 0.6:
-        template = rng.choice(relation.more_questions)
-    else:
-        template = rng.choice(options)
-    template = grammar.choose_alternatives(rng, template)
-    if rng.random() < 0.4:
-        template = _other_words(rng, template)
+    further = relation.more_questions if relation else ()
+    template = _chosen(rng, relation, further, grammar.ATTRIBUTE_QUESTIONS, options)
     if rng.random() < 0.08 and template.count("{e}") + template.count("{p}") == 1:
         topic = rng.choice(words("topics"))
         template = topic + " " + template.replace("{e}", it).replace("{p}", f"{it}'s")
