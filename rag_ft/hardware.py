@@ -7,6 +7,7 @@ import gc
 import itertools
 import os
 import platform
+import re
 import resource
 import subprocess
 import sys
@@ -207,8 +208,11 @@ def num_threads() -> int:
 def peak_memory_gb() -> float:
     """Highest resident memory of this process so far, in GiB. A stage that runs after others in the
     same process reports at least theirs."""
-    # macOS counts bytes, Linux KiB.
-    unit = GIB if sys.platform == "darwin" else 2**20
+    # Not ru_maxrss where Linux tells it otherwise: a child inherits there the peak of its parent.
+    status = Path("/proc/self/status")
+    if status.exists() and (found := re.search(r"VmHWM:\s+(\d+) kB", status.read_text())):
+        return round(int(found[1]) / 2**20, 2)
+    unit = GIB if sys.platform == "darwin" else 2**20  # macOS counts bytes, others KiB
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 2)
 
 

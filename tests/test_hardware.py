@@ -20,6 +20,7 @@ from rag_ft.hardware import (
     choose_device,
     choose_dtype,
     free_memory_gb,
+    peak_memory_gb,
     total_memory_gb,
 )
 
@@ -67,6 +68,14 @@ def test_memory_is_that_of_the_machine_without_a_gpu_of_its_own() -> None:
     assert total_memory_gb("cpu") == total_memory_gb("mps") == total
     assert 0 < free_memory_gb("cpu") < total
     assert hardware.GIB == 2**30
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux only")
+def test_the_peak_of_a_child_is_not_that_of_its_parent() -> None:
+    large = bytearray(600 * 2**20)
+    code = "from rag_ft.hardware import peak_memory_gb; print(peak_memory_gb())"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 0 < float(found.stdout) < 0.5 < len(large) / 2**30 < peak_memory_gb()
 
 
 def test_gpu_memory_that_others_hold_is_told(
