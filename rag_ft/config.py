@@ -233,7 +233,10 @@ class TrainGeneratorConfig(Section):
         "lora", description="What is trained: a kind of adapter, or all weights (full)."
     )
     epochs: float = Field(
-        3, gt=0, le=1000, description="Passes over the pairs; each one arranges their chunks anew."
+        3,
+        gt=0,
+        le=1000,
+        description="Passes over the pairs; each one draws anew for which of them the gold chunk is withheld.",
     )
     batch_size: int = Field(
         16, ge=1, le=65_536, description="Examples per optimiser step over all processes."

@@ -33,7 +33,7 @@ Encode = Callable[[Messages, str], Encoded]
 class LayoutSettings:
     """The settings that shape examples; the ones of the same name in `train_generator.advanced` and
     `retrieval` say more. `arrangement` is the number of the pass over the pairs, from 0: each pass
-    draws anew for which pairs the gold chunk is withheld and where it stands."""
+    draws anew for which pairs the gold chunk is withheld."""
 
     name: Literal["raft", "radit", "concat"]
     top_k: int
@@ -154,7 +154,8 @@ def raft(
     chunks: Mapping[str, Chunk],
     layout: LayoutSettings,
 ) -> list[Context] | Reject:
-    """The gold chunk among hard distractors, in random order (RAFT, Zhang et al. 2024).
+    """The gold chunk among hard distractors (RAFT, Zhang et al. 2024), in the order in which they are
+    served: how well a chunk was found says something about it, and RAFT's random order hides that.
 
     For some pairs the distractors are shown alone too, and the target is to abstain, so that the
     expected share of answered examples is `gold_share`: the same question then has both targets,
@@ -177,9 +178,15 @@ def raft(
     if without_answer and rng.random() * share < 1 - share:
         contexts.append((without_answer[: layout.top_k], []))
     return [
-        _context(pair, rng.sample(shown, len(shown)), gold, required, layout, number)
+        _context(pair, _as_served(shown, found), gold, required, layout, number)
         for number, (shown, required) in enumerate(contexts)
     ]
+
+
+def _as_served(shown: Sequence[Chunk], found: Sequence[Chunk]) -> list[Chunk]:
+    """`shown` in the order of `found`; what was not found comes last."""
+    ranks = {chunk.id: rank for rank, chunk in enumerate(found)}
+    return sorted(shown, key=lambda chunk: ranks.get(chunk.id, len(ranks)))
 
 
 def radit(
