@@ -315,15 +315,13 @@ def source_files(
         if examples := config.generate.advanced.examples:
             named.append((f"generate.examples/{examples.name}", examples))
     if stage == "ingest":
+        from rag_ft.documents.source_files import find_files
+
         known = (forgotten_list(config.run_path), config.ingest.advanced.splits)
         named += [(path.name, path) for path in known if path and path.exists()]
-    if stage == "ingest" and with_documents:
-        # `status` of many documents need not load it.
-        from rag_ft.documents.discovery import find_files
-
         # Files of questions may lie among the documents: they are not documents.
         questions = {os.path.realpath(path) for path in config.generate.questions}
-        for file in find_files(config.ingest.sources):
+        for file in find_files(config.ingest.sources) if with_documents else ():
             if not questions or os.path.realpath(file.path) not in questions:
                 named.append((f"{SOURCES}{file.id}", file.path))
 
