@@ -98,7 +98,7 @@ def unchanged_sources(plan: Plan, done: Plan) -> set[str]:
 def chunks_hash(run_dir: RunDir) -> str:
     """sha256 of chunks.jsonl: the one that ingest recorded, while size and time are the same."""
     found = run_dir.chunks.stat()
-    outputs = (read_plan(run_dir.done("ingest")) or {}).get("outputs", {})
+    outputs = (read_head(run_dir.done("ingest")) or {}).get("outputs", {})
     size, time, known = outputs.get(run_dir.chunks.name, (None, None, ""))
     if (found.st_size, found.st_mtime_ns) == (size, time):
         return str(known)
@@ -111,17 +111,17 @@ def _parse_once(path: Path, head: str | None, *version: int) -> Plan:
     found = json.loads(head or path.read_text(encoding="utf-8"))
     if not isinstance(found, dict) or "fingerprint" not in found:
         raise ValueError("it holds no fingerprint")
-    if documents := found.pop("documents", None):
-        found["inputs"] |= {name: mark[2] for name, mark in documents.items()}
-        found["sources"] |= documents
-    for part in ("config", "inputs", "sources", "outputs", "folders"):
+    for part in ("config", "inputs", "sources", "outputs", "folders", "documents"):
         held = found.get(part, {})
-        marks = held.values() if isinstance(held, dict) and part in ("sources", "outputs") else ()
-        if not isinstance(held, dict) or not all(map(is_mark, marks)):
+        has_marks = isinstance(held, dict) and part in ("sources", "outputs", "documents")
+        if not isinstance(held, dict) or (has_marks and not all(map(is_mark, held.values()))):
             raise ValueError(f"its {part} are not what a stage writes")
     needed = {"config", "inputs", "sources", "counts", "result"}
-    if "outputs" in found and (missing := sorted(needed - found.keys())):
+    if found.keys() & {"outputs", "documents"} and (missing := sorted(needed - found.keys())):
         raise ValueError(f"it holds no {missing[0]}")
+    if documents := found.pop("documents", {}):
+        found["inputs"] = {**found["inputs"], **{n: mark[2] for n, mark in documents.items()}}
+        found["sources"] = {**found["sources"], **documents}
     return found
 
 

@@ -64,7 +64,12 @@ def test_with_many_source_files_other_inputs_and_settings_still_count(
     assert "ingest.sources/1.md" not in (read_head(path) or {})["inputs"]
     assert (read_plan(path) or {})["sources"] == done["sources"]
     assert (read_plan(path) or {})["inputs"] == done["inputs"]
-    assert list(json.loads(path.read_text()))[-1] == "documents"
+    written = json.loads(path.read_text())
+    assert list(written)[-1] == "documents"
+    assert run_status.status(config)[0][1] == "done"
+    path.write_text(json.dumps({**written, "documents": {"ingest.sources/1.md": [1]}}))
+    assert "its documents are not" in run_status.status(config)[0][2]
+    path.write_text(json.dumps(written))  # in another layout
     assert run_status.status(config)[0][1] == "done"
 
     values["ingest"]["chunk_tokens"] = 64
