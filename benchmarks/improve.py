@@ -33,7 +33,7 @@ from scale import ROOT, made_up_texts, measured
 from rag_ft.commands import improve as improving
 from rag_ft.commands.improve import improve
 from rag_ft.config_loader import load_config
-from rag_ft.documents.discovery import find_files
+from rag_ft.documents.source_files import find_files
 from rag_ft.documents.splits import read_splits
 from rag_ft.errors import DataError
 from rag_ft.evaluation.comparisons import estimate_columns

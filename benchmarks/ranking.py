@@ -410,6 +410,7 @@ def prepare(
     ingest: Mapping[str, Any] | None = None,
     folder: str = "",
     more: Mapping[str, Mapping[str, Any]] | None = None,
+    stages: Sequence[str] = ("ingest", "index", "generate"),
 ) -> Session:
     """A run over a set up to `generate`, without generated pairs. `more` are further settings by
     section."""
@@ -436,7 +437,7 @@ def prepare(
     for section, values in (more or {}).items():
         sections[section] = sections.get(section, {}) | values
     config: Config = make_config(sections)
-    for stage in ("ingest", "index", "generate"):
+    for stage in stages:
         run_stage(stage, config)
     return Session.of(config)
 

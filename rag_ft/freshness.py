@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rag_ft.done_files import OLD_LAYOUT, Plan, config_is_damaged, read_plan
+from rag_ft.done_files import (
+    OLD_LAYOUT,
+    SOURCES,
+    Plan,
+    config_is_damaged,
+    read_head,
+    read_plan,
+)
 from rag_ft.errors import DataError
 from rag_ft.file_marks import Mark, damage, folder_times, mark_file, mark_files, same_times
 from rag_ft.run_dir import RunDir
@@ -18,7 +24,7 @@ from rag_ft.storage import content_hash, encodable, sync
 from rag_ft.versions import forgotten_list
 
 if TYPE_CHECKING:
-    from rag_ft.config import Config, RerankerConfig
+    from rag_ft.config import Config, IngestConfig, RerankerConfig
 
 # Settings that change how fast or where a stage runs, never what it writes.
 NEUTRAL = {
@@ -58,8 +64,7 @@ PATHS = {
     *(f"{section}.advanced.start" for section in STARTING),
 }
 REVIEWS = "reviews.jsonl"  # an input of generate that people write at any time
-SOURCES = "ingest.sources/"  # of more files `status` looks at the folders alone
-MANY_SOURCES = 1000
+MANY_SOURCES = 1000  # of more files `status` looks at the folders alone
 
 
 def plan_stage(
@@ -92,9 +97,10 @@ def plan_stage(
     from rag_ft.config_loader import flat
 
     inputs = _finished_inputs(name, upstream, run_dir)
-    find = functools.partial(source_files, sections=sections, config=config)
-    roots = {path if isinstance(path, Path) else path.path for path in config.ingest.sources}
-    own, sources, folders = _user_files(name, find, roots, run_dir, quick)
+    before = (read_head(run_dir.done(name)) or {}) if quick else {}
+    skips = bool(before.get("folders")) and same_times(before["folders"])
+    files = source_files(name, sections, config, with_documents=not skips)
+    own, sources = _marks_of(files, recorded_sources(run_dir, whole=name == "ingest" and not skips))
     inputs |= own
     wanted = {*sections, "run"} - _unused_sections(name, config.reranker)
     chosen = {
@@ -103,8 +109,16 @@ def plan_stage(
         if key not in {*NEUTRAL, "run.dir"}
         and any(f"{key}.".startswith(f"{part}.") for part in wanted)
     }
-    fingerprint = fingerprint_of(name, chosen, inputs)
+    if skips and (chosen, inputs) == (before["config"], before["inputs"]):
+        fingerprint = before["fingerprint"]
+    else:
+        if skips:  # what has changed is named, and the fingerprint counts the documents
+            done = read_done(run_dir, name) or before
+            inputs = {n: v for n, v in done["inputs"].items() if n.startswith(SOURCES)} | inputs
+            sources = {n: v for n, v in done["sources"].items() if n.startswith(SOURCES)} | sources
+        fingerprint = fingerprint_of(name, chosen, inputs)
     plan = {"fingerprint": fingerprint, "config": chosen, "inputs": inputs, "sources": sources}
+    folders = before["folders"] if skips else _folders_of(name, files, config.ingest)
     return {**plan, "folders": folders} if folders else plan
 
 
@@ -118,7 +132,7 @@ def _finished_inputs(name: str, upstream: Sequence[str], run_dir: RunDir) -> dic
     """{stage: hash of its result} of earlier stages: finished, undamaged, made from each other."""
     inputs: dict[str, str] = {}
     for earlier in upstream:
-        done = read_done(run_dir, earlier)
+        done = read_head(run_dir.done(earlier))
         if done is None:
             raise DataError(
                 f"{name} builds on {earlier}, which has not finished in {run_dir.path}: run it "
@@ -137,36 +151,21 @@ def _finished_inputs(name: str, upstream: Sequence[str], run_dir: RunDir) -> dic
     return inputs
 
 
-def _user_files(
-    stage: str,
-    find: Callable[[str], dict[str, Path]],
-    roots: set[Path],
-    run_dir: RunDir,
-    quick: bool,
-) -> tuple[dict[str, str], dict[str, Mark], dict[str, int]]:
-    """(hashes, marks, folders with their times) of the user's files, which `find` gives for a
-    stage; see plan_stage."""
-    inputs: dict[str, str] = {}
-    sources: dict[str, Mark] = {}
-    before = (read_done(run_dir, stage) or {}) if quick else {}
-    folders: dict[str, int] = before.get("folders", {})
-    skips = bool(folders) and same_times(folders)
-    if skips:
-        inputs = {n: v for n, v in before["inputs"].items() if n.startswith(SOURCES)}
-        sources = {n: v for n, v in before["sources"].items() if n.startswith(SOURCES)}
-    known = recorded_sources(run_dir)
-    files = find("" if skips else stage)
-    for file, path in files.items():
-        mark = mark_file(path, known.get(file))
-        inputs[file] = str(mark[2]) if mark else "missing"
-        if mark:
-            sources[file] = mark
-    if skips or stage != "ingest" or len(files) <= MANY_SOURCES:
-        return inputs, sources, folders if skips else {}
-    if not all(map(Path.is_dir, roots)):
-        return inputs, sources, {}
-    inside = [path for file, path in files.items() if file.startswith(SOURCES)]
-    return inputs, sources, folder_times(inside, roots)
+def _marks_of(
+    files: Mapping[str, Path], known: Mapping[str, Mark]
+) -> tuple[dict[str, str], dict[str, Mark]]:
+    """(hashes, marks) of the user's files; `known` marks save reading unchanged ones."""
+    marks = {file: mark_file(path, known.get(file)) for file, path in files.items()}
+    hashes = {file: str(mark[2]) if mark else "missing" for file, mark in marks.items()}
+    return hashes, {file: mark for file, mark in marks.items() if mark}
+
+
+def _folders_of(stage: str, files: Mapping[str, Path], ingest: IngestConfig) -> dict[str, int]:
+    """The folders of many source files with their times; of few files, none."""
+    roots = {path if isinstance(path, Path) else path.path for path in ingest.sources}
+    if stage != "ingest" or len(files) <= MANY_SOURCES or not all(map(Path.is_dir, roots)):
+        return {}
+    return folder_times([p for file, p in files.items() if file.startswith(SOURCES)], roots)
 
 
 def _unused_sections(stage: str, reranker: RerankerConfig) -> set[str]:
@@ -176,32 +175,16 @@ def _unused_sections(stage: str, reranker: RerankerConfig) -> set[str]:
     return {"reranker"} if unused else set()
 
 
-def recorded_sources(run_dir: RunDir) -> dict[str, Mark]:
-    """The marks of the user's files that any stage has recorded: unchanged ones are not read."""
+def recorded_sources(run_dir: RunDir, whole: bool) -> dict[str, Mark]:
+    """The marks of the user's files that any stage has recorded: unchanged ones are not read.
+    Without `whole`, those of many documents may be missing."""
     known: dict[str, Mark] = {}
+    read = read_plan if whole else read_head
     for stage in FILES:
         with contextlib.suppress(DataError):  # a damaged file is reported where it matters
-            recorded = read_plan(run_dir.done(stage)) or read_plan(run_dir.started(stage))
+            recorded = read(run_dir.done(stage)) or read_plan(run_dir.started(stage))
             known |= (recorded or {}).get("sources", {})
     return known
-
-
-def unchanged_sources(plan: Plan, done: Plan) -> set[str]:
-    """The ids of the source files of ingest that are as they were; none where something else that
-    ingest reads has changed."""
-
-    def others(inputs: Mapping[str, str]) -> dict[str, str]:
-        return {name: value for name, value in inputs.items() if not name.startswith(SOURCES)}
-
-    if others(plan["inputs"]) != others(done["inputs"]):
-        return set()
-    same = {
-        name.removeprefix(SOURCES)
-        for name, value in plan["inputs"].items()
-        if name.startswith(SOURCES) and value != "unreadable" and done["inputs"].get(name) == value
-    }
-    # Two files with one id cannot be told apart.
-    return {name for name in same if f"{SOURCES}{name} (2)" not in plan["inputs"]}
 
 
 def why_stale(plan: Plan, done: Plan, run_dir: RunDir) -> str | None:
@@ -301,7 +284,9 @@ def _without_folder(value: Any) -> Any:
     return Path(value).name if value and Path(value).expanduser().exists() else value
 
 
-def source_files(stage: str, sections: Sequence[str], config: Config) -> dict[str, Path]:
+def source_files(
+    stage: str, sections: Sequence[str], config: Config, with_documents: bool = True
+) -> dict[str, Path]:
     """{name: path} of the user's own files that a stage reads: documents, questions, prompts and
     models that are folders. The names stay the same when all files move together."""
     folders: dict[str, dict[str, Path | str | None]] = {
@@ -330,13 +315,13 @@ def source_files(stage: str, sections: Sequence[str], config: Config) -> dict[st
         if examples := config.generate.advanced.examples:
             named.append((f"generate.examples/{examples.name}", examples))
     if stage == "ingest":
-        from rag_ft.documents.discovery import find_files
+        from rag_ft.documents.source_files import find_files
 
         known = (forgotten_list(config.run_path), config.ingest.advanced.splits)
         named += [(path.name, path) for path in known if path and path.exists()]
         # Files of questions may lie among the documents: they are not documents.
         questions = {os.path.realpath(path) for path in config.generate.questions}
-        for file in find_files(config.ingest.sources):
+        for file in find_files(config.ingest.sources) if with_documents else ():
             if not questions or os.path.realpath(file.path) not in questions:
                 named.append((f"{SOURCES}{file.id}", file.path))
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
-from rag_ft.done_files import OLD_LAYOUT, Plan, read_plan
+from rag_ft.done_files import OLD_LAYOUT, Plan, read_plan, unchanged_sources, write_done
 from rag_ft.errors import ConfigError, DataError, RagFtError
 from rag_ft.evaluation.components import COMPONENTS, EXTERNAL, left_out_stages
 from rag_ft.file_marks import damage, mark_files
@@ -22,7 +22,6 @@ from rag_ft.freshness import (
     read_done,
     record_outputs,
     reviews_can_be_applied,
-    unchanged_sources,
     what_changed,
     why_stale,
 )
@@ -143,7 +142,7 @@ def _run_locked(
     done |= {"peak_memory_gb": peak_memory_gb(), **peak_gpu_memory(), "versions": versions()}
     if _is_main_process():
         done |= record_outputs(run_dir, stage.name)
-        write_json(run_dir.done(stage.name), finite(done), indent=1)
+        write_done(run_dir.done(stage.name), finite(done))
     return done
 
 
@@ -334,7 +333,7 @@ def _remember_times(run_dir: RunDir, name: str, done: dict[str, Any], plan: Plan
     if _is_main_process() and (marks, plan["sources"]) != (done["outputs"], done["sources"]):
         now = {**done, "outputs": marks, "sources": plan["sources"]}
         with contextlib.suppress(RagFtError, OSError), locked(run_dir, name):
-            write_json(run_dir.done(name), now, indent=1)
+            write_done(run_dir.done(name), now)
 
 
 def _is_main_process() -> bool:

@@ -283,5 +283,6 @@ class RunDir:
     def done(self, stage: str) -> Path:
         """Any stage, last: as started, and {outputs, result, counts, seconds, peak_memory_gb,
         versions}; with a GPU also peak_gpu_memory_gb. `sources` and `outputs` hold {file: [size,
-        mtime_ns, sha256]}; `result` is one hash over the files that later stages read."""
+        mtime_ns, sha256]}, and so does `documents`, the last part, of many source files; `result`
+        is one hash over the files that later stages read."""
         return self.path / f"{stage}.done.json"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rag_ft.done_files import config_is_damaged
+from rag_ft.done_files import config_is_damaged, read_head
 from rag_ft.errors import DataError
 from rag_ft.evaluation.components import EXTERNAL, left_out_stages
 from rag_ft.freshness import how_again, read_done, why_stale
@@ -33,7 +33,10 @@ def status(config: Config) -> list[tuple[str, str, str]]:
         finished = run_dir.done(stage.name).exists()
         state, why = "missing", ""
         try:
-            done, plan = read_done(run_dir, stage.name), plan_of(stage, config, run_dir, quick=True)
+            done = read_head(run_dir.done(stage.name))
+            plan = plan_of(stage, config, run_dir, quick=True)
+            if done and done["fingerprint"] != plan["fingerprint"]:
+                done = read_done(run_dir, stage.name)
             if done and (reason := why_stale(plan, done, run_dir)):
                 state, why = "stale", f"{reason}: {how_again(plan, done)}"
             elif done:

@@ -73,6 +73,7 @@ def handbook_sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("scale", ["update", "--documents", "30"], "num_reused_documents"),
         ("scale", ["chunks", "--chunks", "12000"], "recall_at_10"),
         ("scale", ["ladder", "--chunks", "12000"], "ivf_pq"),
+        ("lexical", ["speed", "--texts", "300", "--kinds", "bm25s"], "index_mb"),
         ("improve", ["update", "--documents", "8"], '"same_chunk_ids": true'),
         ("documents", ["files", "data/handbook"], "'read': "),
         ("documents", ["damage", "data/handbook", "--copies", "20"], "slowest"),

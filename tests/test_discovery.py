@@ -15,15 +15,14 @@ from rag_ft.config import Source
 from rag_ft.config_loader import make_config
 from rag_ft.documents.discovery import (
     RawDocument,
-    find_files,
     lines_within,
     parse_row,
     raw_document,
     read_documents,
-    walk_files,
 )
 from rag_ft.documents.formats.content import UnreadableError
 from rag_ft.documents.reading import ReadSettings
+from rag_ft.documents.source_files import find_files, walk_files
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import Chunk, Document, Reject
 from rag_ft.session import Session

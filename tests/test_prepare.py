@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from rag_ft.config_loader import make_config
-from rag_ft.documents.discovery import find_files
 from rag_ft.documents.prepare import Prepared, limits_of, prepare_all, prepare_settings
+from rag_ft.documents.source_files import find_files
 from rag_ft.model_hub import resolve
 
 

@@ -53,6 +53,16 @@ ORDINARY = [
 ]
 
 
+NAMES = "Passwd|passphrase|passwort|passcode|PWD|contraseña|mot de passe|senha|пароль|密码|密碼"
+NAMES += "|パスワード|secret|credentials|my_token|PIN|API key|db-key|private_key|licensekey|dbpass"
+NAMES += "|key_pass|APİ key"
+
+
+@pytest.mark.parametrize("name", NAMES.split("|"))
+def test_a_secret_is_known_by_each_of_its_names(name: str) -> None:
+    assert [found.kind for found in find_sensitive(f"A key here.\n{name}: x9f8a7s6")] == ["secret"]
+
+
 @pytest.mark.parametrize(("text", "kind", "value"), FOUND)
 def test_what_is_sensitive_is_found_and_masked_in_place(text: str, kind: str, value: str) -> None:
     found = find_sensitive(text, ["US"])

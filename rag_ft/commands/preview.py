@@ -8,8 +8,8 @@ import itertools
 
 from rag_ft.commands.arguments import checked_config_of, config_of
 from rag_ft.config import EncoderConfig, IngestConfig
-from rag_ft.documents.discovery import find_files
 from rag_ft.documents.prepare import Prepared, limits_of, prepare_all, prepare_settings
+from rag_ft.documents.source_files import find_files
 from rag_ft.errors import ConfigError
 from rag_ft.model_hub import resolve
 from rag_ft.schema import Reject

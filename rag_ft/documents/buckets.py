@@ -23,7 +23,7 @@ import numpy as np
 
 from rag_ft.config import EngineConfig, IngestConfig
 from rag_ft.documents.chunking import ChunkPlace
-from rag_ft.documents.discovery import RawDocument, SourceFile, jsonl_lines
+from rag_ft.documents.discovery import RawDocument, jsonl_lines
 from rag_ft.documents.formats.content import UnreadableError
 from rag_ft.documents.prepare import (
     Prepared,
@@ -35,6 +35,7 @@ from rag_ft.documents.prepare import (
     prepare_tasks,
     read_tasks,
 )
+from rag_ft.documents.source_files import SourceFile
 from rag_ft.documents.workers import Limits
 from rag_ft.engine.shards import end_shard, run_buckets
 from rag_ft.engine.work import (

@@ -51,13 +51,16 @@ _FUNCTION_WORDS = {name: frozenset(words.split()) for name, words in _WORDS.item
 def language_of(text: str) -> str:
     """Returns the English name of a text's language; "other" where it cannot be told."""
     sample = text[:SAMPLE_CHARS].lower()
-    num_letters = sum(map(str.isalpha, sample))
     if not sample.isascii():
+        num_letters = sum(map(str.isalpha, sample))
         for name, script in _SCRIPTS.items():
             if len(script.findall(sample)) > _LEAST.get(name, 0.3) * num_letters:
                 return name
     words = Counter(re.findall(r"[^\W\d_]+", sample))
-    found = {name: sum(words[word] for word in known) for name, known in _FUNCTION_WORDS.items()}
+    found = {
+        name: sum(words[word] for word in known & words.keys())
+        for name, known in _FUNCTION_WORDS.items()
+    }
     best = max(found, key=lambda name: found[name])
     num, least = found[best], MIN_SHARE * words.total()
     enough = num >= max(MIN_WORDS, least) or num >= max(1, SHORT_SHARE * words.total())

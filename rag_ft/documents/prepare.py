@@ -17,7 +17,6 @@ from rag_ft.documents.chunking import ChunkPlace, chunk_blocks
 from rag_ft.documents.containment import grams
 from rag_ft.documents.discovery import (
     RawDocument,
-    SourceFile,
     check_link,
     jsonl_lines,
     read_documents,
@@ -29,6 +28,7 @@ from rag_ft.documents.languages import language_of
 from rag_ft.documents.near_duplicates import signature
 from rag_ft.documents.reading import ReadSettings
 from rag_ft.documents.sensitive import count_kinds, find_sensitive, masked_values
+from rag_ft.documents.source_files import SourceFile
 from rag_ft.documents.workers import Limits, in_workers
 from rag_ft.model_hub import TokenCounter, load_token_counter
 from rag_ft.schema import Reject, Split

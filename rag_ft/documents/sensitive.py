@@ -55,10 +55,18 @@ _NAMED_PHONE = re.compile(
 )
 # What is cheap to see: without it there is no such number, and no such name.
 _MANY_DIGITS = re.compile(r"\d(?:[ ()./\-\u00a0\u2009\u2011]{0,3}\d){5}")
-_NAME_PARTS = (
-    *("pass", "pwd", "wort", "contrase", "senha", "парол", "密", "パスワード"),
-    *("secret", "token", "credential", "code", "pin", "key"),
+_NAMES = (
+    *("password", "passwd", "passphrase", "passwort", "passcode", "dbpass", "databasepass"),
+    *("keypass", "_pass", "pwd", "kennwort", "contrase", "mot de passe", "senha", "парол", "密"),
+    *("パスワード", "secret", "token", "credential"),
 )
+_OWNERS_OF_KEYS = (
+    *("api", "auth", "access", "service", "account", "db", "database", "priv"),
+    *("private", "client", "secret", "license"),
+)
+_PIN = re.compile(r"\bpin")
+# Letters that are i, s or k where case is ignored, but not in lower case.
+_FOLDED = re.compile("[\u0307\u0131\u017f]")
 _PHONE_LIKE = re.compile(
     r"(?<![\w.,/\-])[(+＋]{0,2}\d(?:[ ()./\-\u00a0\u2011]{0,3}\d){6,14}(?![\w\-/])"
 )
@@ -135,9 +143,7 @@ def _secrets(text: str) -> Iterator[Sensitive]:
     if "-----BEGIN" in text:
         for match in _PRIVATE_KEY.finditer(text):
             yield Sensitive(*match.span(), "secret")
-    lower = text.lower()
-    has_name = any(part in lower for part in _NAME_PARTS)
-    for match in _NAMED_SECRET.finditer(text) if has_name else ():
+    for match in _NAMED_SECRET.finditer(text) if _names_secret(text.lower()) else ():
         group = "quoted" if match["quoted"] else "bare"
         start, end = match.span(group)
         end -= len(match[group]) - len(match[group].rstrip(".!?)]}"))
@@ -159,6 +165,16 @@ def _secrets(text: str) -> Iterator[Sensitive]:
                 rest = _KEY_CHARACTERS.match(text, match.end())
                 whole = (match.start(), rest.end() if rest else match.end())
                 yield Sensitive(*(match.span(1) if has_key else whole), "secret")
+
+
+def _names_secret(lower: str) -> bool:
+    """Whether a text may have a name of _NAMED_SECRET, which is slow: "pin" and "key" alone are
+    parts of many words."""
+    if any(name in lower for name in _NAMES) or ("pin" in lower and _PIN.search(lower)):
+        return True
+    # An "api_key" is meant, not "the key".
+    before = (part.removesuffix("_").rstrip("- ") for part in lower.split("key")[:-1])
+    return any(part.endswith(_OWNERS_OF_KEYS) for part in before) or bool(_FOLDED.search(lower))
 
 
 @lru_cache(maxsize=1)

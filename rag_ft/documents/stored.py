@@ -15,12 +15,13 @@ from rag_ft.config import IngestConfig
 from rag_ft.document_store import DocumentStore
 from rag_ft.documents.chunking import ChunkPlace
 from rag_ft.documents.containment import REASON, grams
-from rag_ft.documents.discovery import RawDocument, SourceFile
+from rag_ft.documents.discovery import RawDocument
 from rag_ft.documents.languages import language_of
 from rag_ft.documents.near_duplicates import NUM_HASHES, signature
 from rag_ft.documents.prepare import Prepared
 from rag_ft.documents.reading import holds_documents
 from rag_ft.documents.sensitive import count_kinds, find_sensitive
+from rag_ft.documents.source_files import SourceFile
 from rag_ft.documents.splits import NamedSplits, text_digest
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import Document, Reject, Split

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rag_ft.done_files import read_plan
+from rag_ft.done_files import SOURCES, read_plan
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.forgetting.record import Forgotten, trainings
 from rag_ft.forgetting.removal import (
@@ -23,7 +23,7 @@ from rag_ft.forgetting.removal import (
     renew_done_files,
 )
 from rag_ft.forgetting.traces import Traces
-from rag_ft.freshness import SOURCES, check_files
+from rag_ft.freshness import check_files
 from rag_ft.lock import locked
 from rag_ft.run_dir import RunDir
 from rag_ft.storage import read_rows, write_text

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from rag_ft.chunk_store import ChunkStore
-from rag_ft.done_files import read_plan
+from rag_ft.done_files import read_plan, write_done
 from rag_ft.file_marks import Mark, damage, mark_file
 from rag_ft.forgetting.traces import PRUNED, Traces
 from rag_ft.freshness import REVIEWS, fingerprint_of, record_outputs
@@ -209,9 +209,8 @@ def renew_done_files(run_dir: RunDir, forgotten: Path, reviews_before: str | Non
             done["sources"] = {**done["sources"], **own}
             done["fingerprint"] = fingerprint_of(stage, done["config"], done["inputs"])
             results[stage] = done["result"]
-        text = json.dumps(done, indent=1, ensure_ascii=False) + "\n"
-        if text != run_dir.done(stage).read_text(encoding="utf-8"):
-            write_text(run_dir.done(stage), text)
+        if done != read_plan(run_dir.done(stage)):
+            write_done(run_dir.done(stage), done)
 
 
 def hash_of_reviews(run_dir: RunDir) -> str | None:

@@ -26,10 +26,11 @@ from tqdm import tqdm
 from rag_ft.config import EngineConfig, IngestConfig
 from rag_ft.documents.buckets import Reader, reader_of
 from rag_ft.documents.containment import TestParts
-from rag_ft.documents.discovery import RawDocument, SourceFile, find_files, free_id
+from rag_ft.documents.discovery import RawDocument, free_id
 from rag_ft.documents.known import KnownDocuments
 from rag_ft.documents.near_duplicates import Signatures, groups, least_estimate
 from rag_ft.documents.prepare import Prepared, chunk_rows, document_row
+from rag_ft.documents.source_files import SourceFile, find_files
 from rag_ft.documents.splits import (
     NamedSplits,
     decide_splits,

@@ -14,7 +14,7 @@ from rag_ft.config import (
     TrainRerankerConfig,
     TrainRetrieverConfig,
 )
-from rag_ft.documents.discovery import find_files
+from rag_ft.documents.source_files import find_files
 from rag_ft.evaluation.systems import SYSTEMS
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import QAPair
