@@ -31,7 +31,8 @@ from rag_ft.training.generator.context_layouts import Example, longest_answer, n
 from rag_ft.training.generator.dev_f1 import DevQuestion, mean_f1
 from rag_ft.training.generator.lora import FLASH, adapter_config, attention, start_adapter
 from rag_ft.training.generator.tokenization import IGNORED
-from rag_ft.training.memory_estimate import divisors, largest_pass, shape_of
+from rag_ft.training.memory_estimate import divisors, largest_pass
+from rag_ft.training.model_shape import shape_of
 
 NUM_LOGGED = 50  # training losses in the log
 # What a row of the training log keeps: nothing that differs from run to run (times and rates).
