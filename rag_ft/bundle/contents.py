@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,7 +20,7 @@ from rag_ft.retrieval.index_files import copy_index
 from rag_ft.retrieval.reranker import TUNED as TUNED_RERANKER
 from rag_ft.run_dir import RunDir
 from rag_ft.session import Session
-from rag_ft.storage import write_text
+from rag_ft.storage import write_json
 from rag_ft.training.generator.merging import merge_generator
 
 NUM_EXAMPLES = 256  # on which quantised weights are calibrated
@@ -169,7 +168,7 @@ class Contents:
             [base] = [model.name for model in self.base_models if model.setting == "llm"]
             adapter = target.generator / "adapter_config.json"
             named = read_json(adapter) | {"base_model_name_or_path": base}
-            write_text(adapter, json.dumps(named, indent=2) + "\n")
+            write_json(adapter, named, indent=2)
         for model in self.base_models:
             if model.is_held:
                 copy_model(model.folder, folder / model.place)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
-import json
 import math
 import re
 from collections.abc import Sequence
@@ -44,7 +43,7 @@ from rag_ft.retrieval.retriever import open_retriever
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import Chunk, QAPair
 from rag_ft.session import Session
-from rag_ft.storage import content_hash, write_text
+from rag_ft.storage import content_hash, write_json, write_text
 from rag_ft.terminal import say
 from rag_ft.training.dev_split import ENOUGH_QUESTIONS
 from rag_ft.training.retriever.dataset import select_pairs
@@ -312,5 +311,5 @@ def sweep_command(args: argparse.Namespace) -> None:
         {**one.combination.values, "scores": {m: v.tolist() for m, v in one.scores.items()}}
         for one in measured
     ]
-    write_text(to.with_suffix(".json"), json.dumps(rows) + "\n")
+    write_json(to.with_suffix(".json"), rows)
     say(f"written: {to}")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rag_ft.errors import ConfigError
 from rag_ft.evaluation.components import NO_RERANKER
 from rag_ft.session import Session
-from rag_ft.storage import write_jsonl, write_text
+from rag_ft.storage import write_json, write_jsonl
 
 if TYPE_CHECKING:
     from rag_ft.training.reranker.training import RerankerTraining
@@ -95,7 +95,7 @@ def serve(training: RerankerTraining, history: Sequence[Mapping[str, float]]) ->
     log = ({"stage": "train_reranker", **row} for row in history)
     write_jsonl(run_dir.training_log("train_reranker"), log)
     rows = {"base": None, "tuned": None, **{name: c.row() for name, c in choices.items()}}
-    write_text(run_dir.reranking, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+    write_json(run_dir.reranking, rows, indent=1)
     shutil.rmtree(run_dir.reranker, ignore_errors=True)
     if any(choice.weight for choice in choices.values()):
         os.replace(training.built, run_dir.reranker)

@@ -6,7 +6,6 @@ training/retriever/phases.py; what is served of them in candidates.py.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -19,7 +18,7 @@ from rag_ft.config import RetrievalConfig, TrainRetrieverConfig
 from rag_ft.errors import ConfigError
 from rag_ft.run_dir import RunDir
 from rag_ft.session import Session
-from rag_ft.storage import write_jsonl, write_text
+from rag_ft.storage import write_json, write_jsonl
 
 if TYPE_CHECKING:
     from rag_ft.training.retriever.candidates import Candidate, LeftOut, RetrieverTraining
@@ -125,7 +124,7 @@ def write_fusion(run_dir: RunDir, choices: Mapping[str, FusionChoice]) -> None:
     for name, choice in choices.items():
         place = run_dir.ranker(name).relative_to(run_dir.path).as_posix()
         rows[name] = replace(choice, ranker=place if choice.ranker else None).row()
-    write_text(run_dir.fusion, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+    write_json(run_dir.fusion, rows, indent=1)
 
 
 def fusion_counts(choices: Mapping[str, FusionChoice]) -> Counts:
