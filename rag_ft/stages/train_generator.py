@@ -118,8 +118,8 @@ def side_effects(
 
     Empty where no process holds the whole model.
     """
+    from rag_ft.training.distributed import sharded
     from rag_ft.training.generator.dev_f1 import mean_f1, plain_text_loss
-    from rag_ft.training.generator.lora import sharded
     from rag_ft.training.generator.trainer import as_in_training
 
     if sharded():

@@ -15,7 +15,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rag_ft.config import RetrievalConfig, TrainRetrieverConfig
-from rag_ft.errors import ConfigError
 from rag_ft.run_dir import RunDir
 from rag_ft.session import Session
 from rag_ft.storage import write_json, write_jsonl
@@ -44,18 +43,14 @@ def run(session: Session) -> Counts:
         ConfigError: there is no such loss, the encoder cannot be loaded or takes no adapter, the
             launcher shards it or started too few processes.
     """
-    from rag_ft.training.distributed import join_processes
-    from rag_ft.training.generator.lora import sharded
+    from rag_ft.training.distributed import join_processes, refuse_sharding
     from rag_ft.training.leakage import TEST_QUESTION
     from rag_ft.training.retriever.candidates import base_candidate, open_training
     from rag_ft.training.retriever.dataset import select_pairs, with_cloze_dev
 
     config, run_dir, settings = session.config, session.run_dir, session.config.train_retriever
-    if settings.enabled and sharded():
-        raise ConfigError(
-            "with FSDP no process holds the whole encoder, which is small: launch train_retriever "
-            "with configs/accelerate/ddp.yaml (the generator may be trained with FSDP)"
-        )
+    if settings.enabled:
+        refuse_sharding("train_retriever", "encoder")
 
     # The pairs: those of train documents to train on, those of dev documents to select by.
     processes = join_processes()
