@@ -174,13 +174,13 @@ def open_deck(
         seed: of the order random.
     """
     store = ReviewStore(run_dir.reviews)
-    with_text = functools.lru_cache(maxsize=64)(lambda i: chunks.select([i]).get(i))
+    with_text = functools.lru_cache(maxsize=64)(chunks.get)
     cards: dict[str, Card] = {}
     for key, pair, where, said in _material(run_dir, chunks, store):
         if key in cards and said:
             cards[key] = replace(cards[key], said=(*cards[key].said, *said))
         elif key not in cards and split in (None, pair.split):
-            value = doubt(pair, with_text(source_chunk_id(pair) or ""))
+            value = doubt(pair, with_text(source_chunk_id(pair)))
             cards[key] = Card(0, key, pair, where, round(value, 3), said)
 
     def place(card: Card) -> tuple[float, str]:
@@ -231,8 +231,7 @@ def served_pair(row: dict[str, Any], chunks: ChunkStore) -> QAPair | None:
 
 def added_card(review: Review, number: int, chunks: ChunkStore) -> Card:
     """The card of a question that somebody added."""
-    places = chunks.select([place.chunk_id for place in review.evidence[:1]])
-    chunk = next(iter(places.values()), None)
+    chunk = chunks.get(review.evidence[0].chunk_id) if review.evidence else None
     if chunk is None:
         chunk = next(iter(chunks.of_documents([review.document_id])), None)
     evidence = None

@@ -82,7 +82,7 @@ def review_row(deck: Deck, card: Card) -> ReviewRow:
         place = last.evidence[0] if last.evidence else None
     # The evidence of an edit may stand in another chunk.
     if place is not None and chunk is not None and place.chunk_id != chunk.id:
-        chunk = deck.chunks.select([place.chunk_id]).get(place.chunk_id, chunk)
+        chunk = deck.chunks.get(place.chunk_id) or chunk
     span = None
     if place is not None and chunk is not None:
         start, end = (
