@@ -49,7 +49,7 @@ def decide(parent: RunDir, version: RunDir, max_loss: float) -> dict[str, Any]:
         f"{100 * max_loss:g} points is {'' if promoted else 'not '}excluded",
         "metric": metric,
         "delta": round(change.value, 6),
-        "ci95": [round(bound, 6) for bound in change.ci95] if change.ci95 else None,
+        "ci95": change.interval(6),
         "questions": change.n,
         "documents": change.num_documents,
         "max_loss": max_loss,

@@ -218,7 +218,7 @@ def choose_ranker(
         served=certain or forced,
         reason=reason,
         gain=round(gain.value, 4),
-        ci95=[round(bound, 4) for bound in gain.ci95] if gain.ci95 else None,
+        ci95=gain.interval(4),
         held_out={
             question.id: {"served": float(found), "served_mrr": float(mrr)}
             for question, (found, mrr) in zip(questions, scores[:, 0], strict=True)
