@@ -39,6 +39,12 @@ class ReviewRow:
         return self.text[self.evidence[0] : self.evidence[1]] if self.evidence else ""
 
     @property
+    def decision(self) -> str:
+        """What other tools are shown: an edited or added pair is one that was accepted."""
+        decision = self.last.decision if self.last else "accept"
+        return "accept" if decision in ("edit", "add") else decision
+
+    @property
     def confidence(self) -> float:
         """1 for a pair without any doubt, towards 0 with many."""
         return round(1 / (1 + self.card.doubt), 4)
