@@ -10,7 +10,7 @@ from itertools import chain
 from rag_ft.chunk_store import ChunkStore
 from rag_ft.engine.shards import end_shard
 from rag_ft.errors import DataError
-from rag_ft.evaluation.answering import Answered, answer_all
+from rag_ft.evaluation.answering import answer_all
 from rag_ft.evaluation.components import COMPONENTS
 from rag_ft.evaluation.external_models import index_external_encoder, with_external_models
 from rag_ft.evaluation.extras.ensemble import combine, part_asks
@@ -24,6 +24,7 @@ from rag_ft.evaluation.systems import (
     MIN_HITS,
     RANKINGS,
     SERVED,
+    Answered,
     Ask,
     asks_of,
     distinct_rankings,
@@ -32,8 +33,7 @@ from rag_ft.evaluation.systems import (
 from rag_ft.prompts.answer_prompt import AnswerPrompt
 from rag_ft.relevance import evidence_shown, gold_by_pair, second_chunk_id
 from rag_ft.retrieval.encoder import load_encoder
-from rag_ft.retrieval.retriever import SERVED as AS_SERVED
-from rag_ft.retrieval.retriever import Hits
+from rag_ft.retrieval.retriever import AS_SERVED, Hits
 from rag_ft.schema import Chunk, Hit, Prediction, QAPair, Score
 from rag_ft.session import Session
 from rag_ft.storage import read_jsonl, write_jsonl
