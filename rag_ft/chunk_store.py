@@ -128,7 +128,7 @@ class ChunkStore:
             before = head[2]
             return json.loads(head[1]), mark
 
-        return LineIndex(self.path, head_of)
+        return LineIndex(self.path, "Chunk", head_of)
 
     def _find(self, chunk_id: str) -> tuple[int, Chunk] | None:
         """(row, chunk); the id in the line decides."""
