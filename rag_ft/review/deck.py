@@ -13,14 +13,13 @@ from rag_ft.chunk_store import ChunkStore
 from rag_ft.review.agreement import Rate, rate
 from rag_ft.review.checks import doubt
 from rag_ft.review.filtering import Card, Columns, Wanted, Where
-from rag_ft.review.store import ReviewStore, key_of
+from rag_ft.review.store import KEEPS, ReviewStore, key_of
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import KINDS, Chunk, Evidence, QAPair, Review, Split
 from rag_ft.storage import content_hash, read_jsonl, read_rows
 
 Order = Literal["worst", "random", "disagreement"]
 ORDERS: tuple[Order, ...] = ("worst", "random", "disagreement")
-JUDGED = ("accept", "edit", "add", "reject")
 
 
 class Deck:
@@ -124,7 +123,7 @@ class Deck:
     def _disputed(self, card: Card) -> bool:
         """Whether reviewers, or the checks and a reviewer, disagree about a card."""
         reviews = self.store.latest(card.key).values()
-        votes = {r.decision == "reject" for r in reviews if r.decision in JUDGED}
+        votes = {r.decision == "reject" for r in reviews if r.decision in (*KEEPS, "reject")}
         if card.where in ("pair", "rejected") and votes:
             votes.add(card.where == "rejected")
         return len(votes) > 1

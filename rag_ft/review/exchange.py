@@ -9,7 +9,7 @@ from rag_ft.relevance import Span, locate
 from rag_ft.review.cards import chunk_of
 from rag_ft.review.deck import Deck
 from rag_ft.review.filtering import Card
-from rag_ft.review.store import REASONS, decided
+from rag_ft.review.store import KEEPS, REASONS, decided
 from rag_ft.schema import Chunk, Place, Reject, Review
 from rag_ft.storage import now
 
@@ -42,7 +42,7 @@ class ReviewRow:
     def decision(self) -> str:
         """What other tools are shown: an edited or added pair is one that was accepted."""
         decision = self.last.decision if self.last else "accept"
-        return "accept" if decision in ("edit", "add") else decision
+        return "accept" if decision in KEEPS else decision
 
     @property
     def confidence(self) -> float:
