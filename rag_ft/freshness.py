@@ -58,8 +58,8 @@ PATHS = {
     *(f"{section}.advanced.start" for section in STARTING),
 }
 REVIEWS = "reviews.jsonl"  # an input of generate that people write at any time
-SOURCES = "ingest.sources/"  # of more files `status` looks at the folders alone
-MANY_SOURCES = 1000
+SOURCES = "ingest.sources/"
+MANY_SOURCES = 1000  # of more files `status` looks at the folders alone
 
 
 def plan_stage(

@@ -31,6 +31,7 @@ SELECTED_BY_CLOZES = (
     "the rest of its chunk"
 )
 SELECTED_BY_HALVES = "all pairs train: each is judged by an encoder that did not see it"
+PART_OF_TUNED = "a part of the tuned retriever"  # why the base encoder has no ranker
 Counts = dict[str, int | float | str]
 
 
@@ -90,9 +91,6 @@ def run(session: Session) -> Counts:
         "dev_dense_recall_tuned": after["dev_dense_recall"],
         **{f"lsr_{k}": v for phase in kept for k, v in phase.notes.items() if v is not None},
     }
-
-
-PART_OF_TUNED = "a part of the tuned retriever"
 
 
 def choose_base_fusion(session: Session, pairs: Pairs) -> Counts:
