@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from rag_ft.errors import ConfigError
 
-Kind = Literal["llm", "encoder", "reranker"]  # also the configuration section that names the model
+ModelKind = Literal["llm", "encoder", "reranker"]  # also the section that names the model
 
 COPY_AGAIN = "copy or download the model again"
 LFS_POINTER = b"version https://git-lfs"
@@ -62,7 +62,7 @@ class StoredTensor(NamedTuple):
         return cls(header["dtype"], tuple(header["shape"]), end - begin)
 
 
-def check_model(folder: Path, kind: Kind) -> None:
+def check_model(folder: Path, kind: ModelKind) -> None:
     """Makes sure that the folder holds a model of this kind with complete weights.
 
     Raises:
@@ -77,7 +77,7 @@ def check_model(folder: Path, kind: Kind) -> None:
     check_weights(transformer_folder(folder), kind)
 
 
-def check_weights(folder: Path, kind: Kind) -> None:
+def check_weights(folder: Path, kind: ModelKind) -> None:
     """Makes sure that the folder's weights are complete safetensors. A folder without weights of
     any sort passes: whatever loads it says so.
 

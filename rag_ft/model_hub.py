@@ -15,7 +15,7 @@ from rag_ft.config import LLMConfig
 from rag_ft.errors import ConfigError
 from rag_ft.model_files import (
     FLOAT_BYTES,
-    Kind,
+    ModelKind,
     check_model,
     read_json,
     read_weight_headers,
@@ -69,7 +69,7 @@ WHOLE_BYTES = 2 * 2**30  # models up to this size are hashed whole (about a seco
 EDGE_BYTES = 2**20  # of each file of a larger model, the first and last bytes that are hashed
 
 
-def resolve(model: str, kind: Kind) -> Path:
+def resolve(model: str, kind: ModelKind) -> Path:
     """The local folder of `model`, which is a folder or a hub id.
 
     A hub model that is not in the hub client's cache is downloaded. The name of an encoder without
@@ -301,11 +301,11 @@ def weights_gb(folder: Path, dtype: str) -> float:
     return total / 2**30
 
 
-def _holds(folder: Path, kind: Kind) -> bool:
+def _holds(folder: Path, kind: ModelKind) -> bool:
     return any(any(folder.glob(pattern)) for pattern in NEEDED[kind])
 
 
-def _fetch(hub_id: str, kind: Kind) -> Path:
+def _fetch(hub_id: str, kind: ModelKind) -> Path:
     """The folder of a hub model in the hub client's cache, downloaded where it is not there.
 
     Raises:

@@ -13,7 +13,7 @@ from rag_ft.bundle.manifest import served_settings
 from rag_ft.config import AUTO
 from rag_ft.config_loader import flat
 from rag_ft.errors import ConfigError
-from rag_ft.model_files import Kind, read_json
+from rag_ft.model_files import ModelKind, read_json
 from rag_ft.model_hub import FILES, fingerprint, resolve
 from rag_ft.prompts.prompt_set import BUILT_IN
 from rag_ft.retrieval.index_files import copy_index
@@ -31,7 +31,7 @@ LICENCE_FILES = ("LICENSE*", "LICENCE*", "NOTICE*", "README.md")
 class BaseModel:
     """A model that a bundle is made of: the setting that names it, and its folder here."""
 
-    setting: Kind
+    setting: ModelKind
     name: str
     folder: Path
     is_held: bool
@@ -75,7 +75,7 @@ class Contents:
                 "server: set llm.backend and llm.model to what the server runs"
             )
         tuned_encoder = "retriever" in self.tuned
-        rows: list[tuple[Kind, str, bool]] = [
+        rows: list[tuple[ModelKind, str, bool]] = [
             ("encoder", config.encoder.model, self.with_base or not tuned_encoder),
             ("llm", config.llm.required_model, self.with_base or not self.has_whole_generator),
         ]
