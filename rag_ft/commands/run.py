@@ -1,5 +1,5 @@
-"""`rag-ft run`, `rag-ft STAGE`, `rag-ft merge-shards` and `rag-ft status`: runs stages and says in a
-line what each did."""
+"""`rag-ft run`, `STAGE`, `merge-shards` and `status`: runs stages and says in a line what each
+did."""
 
 from __future__ import annotations
 
