@@ -31,7 +31,8 @@ from rag_ft.config_loader import make_config
 from rag_ft.storage import write_text
 from rag_ft.training.generator.lora import adapter_config
 from rag_ft.training.generator.tokenization import IGNORED
-from rag_ft.training.memory_estimate import shape_of, training_memory
+from rag_ft.training.memory_estimate import training_memory
+from rag_ft.training.model_shape import shape_of
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 from random_models import SHAPES

@@ -80,11 +80,11 @@ def main() -> None:
         for stage in (ingest, index, generate):
             stage.run(Session(config, run_dir))
     tokens = load_chat_tokens(config.llm.model)
-    train_pairs, dev_pairs, _ = select_pairs(
+    split = select_pairs(
         run_dir, ChunkStore(run_dir.chunks), config.ingest.advanced.near_duplicate_similarity
     )
     # One pass over examples that are all new: the last weights are taken, none are chosen on dev.
-    pairs = [*train_pairs, *dev_pairs]
+    pairs = [*split.train, *split.dev]
     rows = _examples(config, run_dir, pairs, tokens)
     random.Random(config.run.seed).shuffle(rows)
     print(f"{len(rows)} examples over {len(pairs)} questions")

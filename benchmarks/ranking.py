@@ -391,7 +391,7 @@ def report_arms(runs: Mapping[str, RunDir]) -> dict[str, Any]:
             deltas = np.array([served[i] - levels[i] for i in ids])
             gain = gain_of(deltas, [document_of[i] for i in ids])
             mean = float(np.mean([levels[i] for i in ids]))
-            interval = [round(bound, 4) for bound in gain.ci95] if gain.ci95 else None
+            interval = gain.interval(4)
             table.setdefault(arm, {})[metric] = {
                 "value": round(mean, 4),
                 "served_gain": round(gain.value, 4),

@@ -53,10 +53,15 @@ class ChunkStore:
 
     def __getitem__(self, chunk_id: str) -> Chunk:
         """Raises KeyError where the run has no such chunk."""
-        found = self._find(chunk_id)
-        if found is None:
+        chunk = self.get(chunk_id)
+        if chunk is None:
             raise KeyError(chunk_id)
-        return found[1]
+        return chunk
+
+    def get(self, chunk_id: str | None) -> Chunk | None:
+        """The chunk of this id, or None where the run has none."""
+        found = self._find(chunk_id) if chunk_id else None
+        return found[1] if found else None
 
     def select(self, chunk_ids: Iterable[str]) -> dict[str, Chunk]:
         """{id: chunk} in file order; ids that the run does not have are left out."""
@@ -123,7 +128,7 @@ class ChunkStore:
             before = head[2]
             return json.loads(head[1]), mark
 
-        return LineIndex(self.path, head_of)
+        return LineIndex(self.path, "Chunk", head_of)
 
     def _find(self, chunk_id: str) -> tuple[int, Chunk] | None:
         """(row, chunk); the id in the line decides."""

@@ -144,7 +144,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_force(run)
     run.add_argument("--until", metavar="STAGE", choices=NAMES, help="stop after this stage")
     merge = "write the results of stages that ran with --shard from their buckets"
-    _add(commands, "merge-shards", merge, "run.merge_command")
+    _add(commands, "merge-shards", merge, "run.merge_shards_command")
     _add(commands, "status", "which stages are done, stale or missing", "run.status_command")
 
     _add_questions(commands)

@@ -29,7 +29,7 @@ from rag_ft.config_training import (
     TrainRetrieverAdvanced,
 )
 from rag_ft.errors import ConfigError
-from rag_ft.schema import ChunkContext, Kind
+from rag_ft.schema import ChunkContext, Kind, Origin, Split
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 
@@ -51,7 +51,7 @@ class RunConfig(Section):
 
 class Source(Section):
     path: Path = Field(description="A file or a folder, relative to the working directory.")
-    split: Literal["train", "dev", "test"] | None = Field(
+    split: Split | None = Field(
         None, description="Puts all its documents in this split. None: by share."
     )
 
@@ -252,7 +252,7 @@ class TrainGeneratorConfig(Section):
 
 class EvaluateConfig(Section):
     answers: bool = Field(True, description="false: retrieval alone is measured, without an LLM.")
-    origins: list[Literal["generated", "imported", "reviewed"]] = Field(
+    origins: list[Origin] = Field(
         ["imported", "reviewed", "generated"], description="Questions to use, by origin."
     )
     adapter: Path | None = Field(

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from rag_ft.config_section import Section
+from rag_ft.schema import Split
 
 Check = Literal[
     "evidence", "form", "stands_alone", "subject", "duplicate", "round_trip", "closed_book"
@@ -227,7 +228,7 @@ class LLMAdvanced(Section):
 
 
 class GenerateAdvanced(Section):
-    splits: list[Literal["train", "dev", "test"]] = Field(
+    splits: list[Split] = Field(
         ["train", "dev", "test"], description="Splits whose documents get generated pairs."
     )
     max_chunks: int = Field(

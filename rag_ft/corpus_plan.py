@@ -18,8 +18,7 @@ from rag_ft.model_files import transformer_folder
 from rag_ft.model_hub import resolve
 from rag_ft.retrieval.buckets import CHUNKS_PER_BUCKET
 from rag_ft.retrieval.stores.faiss_store import LADDER
-from rag_ft.training.memory_estimate import ModelShape
-from rag_ft.training.model_shape import shape_from_files
+from rag_ft.training.model_shape import ModelShape, shape_from_files
 from rag_ft.training.work_estimate import (
     ACCEPTED_SHARE,
     CHARACTERS_PER_TOKEN,
@@ -40,6 +39,18 @@ CHARACTERS_PER_DOCUMENT = 5000  # where the run has no documents to count
 BYTES_PER_WORD = 6
 # Of machines with such GPUs: cores and memory for each GPU.
 CORES_PER_GPU, MEMORY_GB_PER_GPU, GPUS_PER_MACHINE = 24, 256, 8
+# An encoder that is not on this machine is taken for all-MiniLM-L6-v2.
+MINI_LM = ModelShape(
+    parameters=22_700_000,
+    table_parameters=11_720_448,
+    layers=6,
+    hidden=384,
+    feed_forward=1536,
+    query_width=384,
+    key_width=384,
+    vocabulary=30_522,
+    adapted=(),
+)
 _UNITS = {"MB": 1e6, "GB": 1e9, "TB": 1e12, "PB": 1e15}
 
 
@@ -95,11 +106,10 @@ class CorpusPlan:
 
 def read_size(text: str) -> float:
     """The bytes in "10TB". Raises ConfigError where it is something else."""
-    found = re.fullmatch(r"([\d.]+)\s*([MGTP]B)", text.strip(), re.IGNORECASE)
-    try:
-        return float(found[1]) * _UNITS[found[2].upper()] if found else 1 / 0
-    except (ValueError, ZeroDivisionError):
-        raise ConfigError(f"--corpus {text}: write a size of text such as 500GB or 10TB") from None
+    found = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*([MGTP]B)", text.strip(), re.IGNORECASE)
+    if not found:
+        raise ConfigError(f"--corpus {text}: write a size of text such as 500GB or 10TB")
+    return float(found[1]) * _UNITS[found[2].upper()]
 
 
 def read_gpus(text: str) -> tuple[int, str]:
@@ -128,13 +138,21 @@ def shape_of_name(name: str) -> ModelShape:
     adapted = ((hidden, hidden),) * 4 * layers + ((hidden, 4 * hidden),) * 2 * layers
     table = 128_000 * hidden
     return ModelShape(
-        int(parameters), table, layers, hidden, 4 * hidden, hidden, hidden, 128_000, adapted
+        parameters=int(parameters),
+        table_parameters=table,
+        layers=layers,
+        hidden=hidden,
+        feed_forward=4 * hidden,
+        query_width=hidden,
+        key_width=hidden,
+        vocabulary=128_000,
+        adapted=adapted,
     )
 
 
 def shapes(llm: str, encoder: str) -> tuple[ModelShape, ModelShape]:
     """Of both models: read from their files where they are here; else of the name, and an encoder
-    is taken for one of six layers (all-MiniLM-L6-v2)."""
+    is taken for MINI_LM."""
     try:
         llm_shape = shape_from_files(resolve(llm, "llm"))
     except ConfigError:
@@ -142,7 +160,7 @@ def shapes(llm: str, encoder: str) -> tuple[ModelShape, ModelShape]:
     try:
         encoder_shape = shape_from_files(transformer_folder(resolve(encoder, "encoder")))
     except ConfigError:
-        encoder_shape = ModelShape(22_700_000, 11_720_448, 6, 384, 1536, 384, 384, 30_522, ())
+        encoder_shape = MINI_LM
     return llm_shape, encoder_shape
 
 

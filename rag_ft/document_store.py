@@ -50,7 +50,7 @@ class DocumentStore:
             head = _HEAD.match(line)
             return (json.loads(head[1]), 0) if head else None
 
-        return LineIndex(self.path, head_of)
+        return LineIndex(self.path, "Document", head_of)
 
     def _find(self, document_id: str) -> Document | None:
         for line in self._lines.find(document_id):

@@ -23,8 +23,11 @@ _ROW = [("start", "<u8"), ("mark", "u1"), ("hash", "<u8"), ("line", "<u4")]
 class LineIndex:
     """The lines of a file, by number and by id. Threads may share it."""
 
-    def __init__(self, path: Path, head_of: Callable[[bytes], tuple[str, int] | None]) -> None:
+    def __init__(
+        self, path: Path, kind: str, head_of: Callable[[bytes], tuple[str, int] | None]
+    ) -> None:
         """`head_of` gives the id in a line and a mark (0-255) to keep; None where it is no record.
+        `kind` is what errors call a record.
 
         Raises:
             DataError: the file cannot be read, or a line is no record.
@@ -38,7 +41,7 @@ class LineIndex:
             raise DataError(f"cannot read {path}: {error.strerror or error}") from error
         table = self._kept()
         if table is None:
-            table = self._scanned(head_of)
+            table = self._scanned(kind, head_of)
         self._starts, self.marks = table["start"], table["mark"][:-1]
         self._hashes, self._lines = table["hash"][:-1], table["line"][:-1]
 
@@ -79,7 +82,7 @@ class LineIndex:
                 return table
         return None
 
-    def _scanned(self, head_of: Callable[[bytes], tuple[str, int] | None]) -> Any:
+    def _scanned(self, kind: str, head_of: Callable[[bytes], tuple[str, int] | None]) -> Any:
         """Reads the whole file once. Keeps the table where the folder can be written to."""
         import numpy as np
 
@@ -87,7 +90,6 @@ class LineIndex:
         for number, line in enumerate(self._file):
             head = head_of(line)
             if head is None:
-                kind = "Chunk" if self._path.stem.startswith("chunk") else "Document"
                 raise DataError(
                     f"{self._path} line {number + 1} is not a {kind}: run `rag-ft ingest CONFIG "
                     "--force`"

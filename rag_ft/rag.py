@@ -178,9 +178,7 @@ class RagPipeline:
         Raises:
             DataError: the question is empty, the filters are malformed, or the model gave no reply.
         """
-        question = encodable(question)  # bytes of a command line that are no UTF-8
-        if not question.strip():
-            raise DataError('the question is empty: ask one, such as "Who built the pier?"')
+        question = checked_question(question)
         clock = time.monotonic()
         chunks = self.retrieve(question, filters=filters)
         # A tuned model may know by heart what the filters exclude.
@@ -204,3 +202,14 @@ class RagPipeline:
     def __exit__(self, *_: object) -> None:
         self._open.close()
         self._chunks.close()
+
+
+def checked_question(question: str) -> str:
+    """The question without the bytes of a command line that are no UTF-8.
+
+    Raises:
+        DataError: it is empty.
+    """
+    if not question.strip():
+        raise DataError('the question is empty: ask one, such as "Who built the pier?"')
+    return encodable(question)

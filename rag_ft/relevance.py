@@ -215,14 +215,6 @@ def is_negative(chunk: Chunk, pair: QAPair) -> bool:
     )
 
 
-def evidence_chunk_ids(pair: QAPair, chunks_of_document: Iterable[Chunk]) -> list[str]:
-    """The chunks that must not be negatives of a pair in a batch: its own first, then all that
-    overlap the evidence. Those are more than the gold chunks: a part of the evidence may answer."""
-    own = [pair.chunk_id] if pair.chunk_id else []
-    touching = (c.id for c in chunks_of_document if overlaps_evidence(c, pair))
-    return list(dict.fromkeys([*own, *touching]))
-
-
 # Quotes: where a text occurs in another, whatever its white space, case, quotes and dashes.
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 Split = Literal["train", "dev", "test"]
-SPLITS: tuple[Split, ...] = ("train", "dev", "test")
+SPLITS: tuple[Split, ...] = get_args(Split)
 # What stands before a chunk where a model reads it.
 ChunkContext = Literal["none", "title", "headings"]
 Kind = Literal["factoid", "summary", "inference", "multi_hop", "unanswerable"]
-KINDS: tuple[Kind, ...] = ("factoid", "summary", "inference", "multi_hop", "unanswerable")
+KINDS: tuple[Kind, ...] = get_args(Kind)
+Origin = Literal["generated", "imported", "reviewed"]
 Decision = Literal["accept", "reject", "edit", "unsure", "add", "undo"]
-DECISIONS: tuple[Decision, ...] = ("accept", "reject", "edit", "unsure", "add", "undo")
+DECISIONS: tuple[Decision, ...] = get_args(Decision)
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class QAPair:
     evidence: Evidence | None
     kind: Kind
     split: Split
-    origin: Literal["generated", "imported", "reviewed"]
+    origin: Origin
     checks: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     hard_chunk_ids: tuple[str, ...] = ()

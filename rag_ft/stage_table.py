@@ -8,7 +8,7 @@ from rag_ft.errors import ConfigError
 
 
 class Stage(NamedTuple):
-    """One step of the pipeline. The files that it writes stand in `run_dir.FILES`.
+    """One step of the pipeline. The files that it writes stand in `run_files.FILES`.
 
     `does` is its help text. `after` names the stages that it builds on. `sections` are the sections
     of the configuration, or parts of them, that change its result. `computes` says whether its

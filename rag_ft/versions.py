@@ -15,7 +15,7 @@ from typing import Any
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.forgetting.record import Forgotten
 from rag_ft.run_dir import RunDir
-from rag_ft.storage import now, write_text
+from rag_ft.storage import now, write_json
 
 _NAME = re.compile(r"(?P<first>.+)\.v(?P<number>[1-9]\d*)$")
 
@@ -123,7 +123,7 @@ def promote(version: Version) -> None:
         return
     history = [*(before.get("before") or []), before["version"]]
     content = {"version": version.name, "before": history, "time": now()}
-    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    write_json(path, content, indent=1)
 
 
 def rollback(run: Path, wanted: str | None = None) -> Version:
@@ -176,7 +176,7 @@ def write_version(
 ) -> None:
     """Writes version.json; without a decision the version is not finished."""
     content = {"parent": parent, "changes": changes, "decision": decision or {}}
-    write_text(run_dir.version, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    write_json(run_dir.version, content, indent=1)
 
 
 def _read(path: Path) -> dict[str, Any]:

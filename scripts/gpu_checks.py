@@ -22,7 +22,8 @@ from rag_ft.run_dir import RunDir
 from rag_ft.stage_table import NAMES
 from rag_ft.training.generator.context_layouts import Example
 from rag_ft.training.generator.tokenization import Encoded
-from rag_ft.training.memory_estimate import shape_of, training_memory
+from rag_ft.training.memory_estimate import training_memory
+from rag_ft.training.model_shape import shape_of
 
 ROOT = Path(__file__).parent.parent
 GPU = torch.cuda.is_available()

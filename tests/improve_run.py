@@ -16,6 +16,7 @@ from rag_ft.run_dir import RunDir
 from rag_ft.schema import QAPair
 from rag_ft.storage import read_jsonl
 
+Made = tuple[Path, Path, Foreteller]
 HOMES = {
     "train": ["Grey Heron", "Old Tower", "East Mill"],
     "dev": ["Salt House"],
@@ -62,6 +63,16 @@ def first_run(
     model = use(monkeypatch, Foreteller())
     assert main(["run", str(place / "x.yaml")]) == 0
     return place / "runs" / "x", model
+
+
+@pytest.fixture
+def made(
+    tmp_path: Path, tiny_encoder_dir: Path, tiny_lm_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> Made:
+    """(folder of its documents, run folder, language model)."""
+    run, model = first_run(tmp_path, tiny_encoder_dir, tiny_lm_dir, monkeypatch)
+    assert len(pairs_of(run, "test")) >= 6 and len(pairs_of(run, "train")) >= 6
+    return tmp_path, run, model
 
 
 def about(run: Path, number: int) -> dict[str, Any]:

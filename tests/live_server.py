@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, I
 from pathlib import Path
 from typing import Any
 
+import pytest
 import uvicorn
 from starlette.types import ASGIApp
 
@@ -76,6 +77,11 @@ class Says:
         return self
 
     def __exit__(self, *_: object) -> None: ...
+
+
+@pytest.fixture
+def llm() -> Says:
+    return Says("at noon [1]")
 
 
 def small_run(folder: Path, encoder: Path, documents: Any = DOCUMENTS, **serve: Any) -> Session:
@@ -152,3 +158,9 @@ def running(app: ASGIApp) -> Iterator[str]:
 def lines_of(path: Path) -> list[str]:
     """The lines of a file; none where it is not there."""
     return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+
+@pytest.fixture
+def url(session: Session, llm: Says) -> Iterator[str]:
+    with live(served_models(session, llm)) as address:
+        yield address

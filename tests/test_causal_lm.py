@@ -16,7 +16,7 @@ from rag_ft.llm.causal_lm import check_language_model, load_causal_lm
 from rag_ft.llm.chat_template import load_chat_tokenizer
 from rag_ft.training.generator.lora import without_adapter
 from rag_ft.training.generator.tokenization import load_chat_tokens
-from rag_ft.training.memory_estimate import read_shape
+from rag_ft.training.model_shape import read_shape
 
 
 @pytest.fixture(scope="module")

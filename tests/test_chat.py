@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from live_server import Says, lines_of, live, served_models, small_run
+from live_server import llm as llm
+from live_server import url as url
 
 from rag_ft.session import Session
 
@@ -19,17 +20,6 @@ QUESTION = [{"role": "user", "content": "When does the ferry leave?"}]
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory, tiny_encoder_dir: Path) -> Session:
     return small_run(tmp_path_factory.mktemp("served"), tiny_encoder_dir, log=True)
-
-
-@pytest.fixture
-def llm() -> Says:
-    return Says("at noon [1]")
-
-
-@pytest.fixture
-def url(session: Session, llm: Says) -> Iterator[str]:
-    with live(served_models(session, llm)) as address:
-        yield address
 
 
 def ask(url: str, **body: Any) -> httpx.Response:

@@ -61,14 +61,16 @@ def test_dev_documents_are_taken_from_train_where_there_are_none(prepared: Make)
     _, run_dir = prepared()
     pairs = [p for p in read_jsonl(run_dir.qa, QAPair) if p.split != "dev"]
     write_jsonl(run_dir.qa, pairs)
-    train, dev, _ = select_pairs(run_dir, ChunkStore(run_dir.chunks), 0.8)
+    split = select_pairs(run_dir, ChunkStore(run_dir.chunks), 0.8)
+    train, dev = split.train, split.dev
     assert dev and not {p.document_id for p in train} & {p.document_id for p in dev}
     assert {p.split for p in [*train, *dev]} == {"train"}
 
 
 def test_near_duplicates_are_held_out_together(tmp_path: Path) -> None:
     run_dir = with_copies(tmp_path)
-    train, dev, _ = select_pairs(run_dir, ChunkStore(run_dir.chunks), 0.8)
+    split = select_pairs(run_dir, ChunkStore(run_dir.chunks), 0.8)
+    train, dev = split.train, split.dev
     trained, held = (
         {(p.document_id or "").removesuffix("-copy") for p in pairs} for pairs in (train, dev)
     )
@@ -96,7 +98,8 @@ def test_retriever_and_generator_hold_out_the_same_documents(tmp_path: Path, num
     ]
     write_jsonl(run_dir.chunks, chunks)
     write_jsonl(run_dir.qa, [*pairs, *empty])
-    train, dev, _ = select_pairs(run_dir, ChunkStore(run_dir.chunks), 0.8)
+    split = select_pairs(run_dir, ChunkStore(run_dir.chunks), 0.8)
+    train, dev = split.train, split.dev
     of_retriever = pairs_of_retriever(run_dir, ChunkStore(run_dir.chunks), 0.8)
     held = {p.document_id for p in dev}
     assert held == {p.document_id for p in of_retriever.dev} and len(held) > num_dev

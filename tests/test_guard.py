@@ -13,6 +13,8 @@ from pathlib import Path
 import httpx
 import pytest
 from live_server import Says, live, served_models, small_run
+from live_server import llm as llm
+from live_server import url as url
 
 from rag_ft.serving.guard import is_loopback
 from rag_ft.session import Session
@@ -32,17 +34,6 @@ def session(tmp_path_factory: pytest.TempPathFactory, tiny_encoder_dir: Path) ->
         cors=["https://intranet.example"],
         advanced=limits,
     )
-
-
-@pytest.fixture
-def llm() -> Says:
-    return Says("at noon [1]")
-
-
-@pytest.fixture
-def url(session: Session, llm: Says) -> Iterator[str]:
-    with live(served_models(session, llm)) as address:
-        yield address
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import yaml
 from foreteller import Foreteller
-from improve_run import about, first_run, pairs_of, write_document
+from improve_run import Made, about, pairs_of, write_document
+from improve_run import made as made
 
 from rag_ft.cli import main
 from rag_ft.commands import improve
@@ -19,17 +20,6 @@ from rag_ft.run_dir import RunDir
 from rag_ft.schema import Chunk, Document, QAPair
 from rag_ft.storage import read_jsonl, read_rows
 from rag_ft.versions import promoted, versions_of
-
-Made = tuple[Path, Path, Foreteller]
-
-
-@pytest.fixture
-def made(
-    tmp_path: Path, tiny_encoder_dir: Path, tiny_lm_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> Made:
-    run, model = first_run(tmp_path, tiny_encoder_dir, tiny_lm_dir, monkeypatch)
-    assert len(pairs_of(run, "test")) >= 6 and len(pairs_of(run, "train")) >= 6
-    return tmp_path, run, model
 
 
 def splits_of(run: Path) -> dict[str, str]:

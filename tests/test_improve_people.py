@@ -6,9 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pytest
-from foreteller import Foreteller
-from improve_run import about, first_run, pairs_of, write_document
+from improve_run import Made, about, pairs_of, write_document
+from improve_run import made as made
 
 from rag_ft.chunk_store import ChunkStore
 from rag_ft.cli import main
@@ -18,16 +17,6 @@ from rag_ft.run_dir import RunDir
 from rag_ft.schema import QAPair, Review
 from rag_ft.storage import append_lines, read_jsonl, read_rows
 from rag_ft.training.retriever.dataset import select_pairs
-
-Made = tuple[Path, Path, Foreteller]
-
-
-@pytest.fixture
-def made(
-    tmp_path: Path, tiny_encoder_dir: Path, tiny_lm_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> Made:
-    run, model = first_run(tmp_path, tiny_encoder_dir, tiny_lm_dir, monkeypatch)
-    return tmp_path, run, model
 
 
 def served(question: str, answer: str, document: str, name: str = "e1") -> dict[str, Any]:

@@ -29,7 +29,7 @@ def never(_: bytes) -> tuple[str, int]:
 
 def test_the_second_opening_reads_nothing(path: Path) -> None:
     assert ChunkStore(path)["d7#1"] == chunk("d7", 1)
-    lines = LineIndex(path, never)
+    lines = LineIndex(path, "Chunk", never)
     assert len(lines) == 80 and [lines.read(n) for n in lines.find("d7#1")] == [lines.read(15)]
     store = ChunkStore(path)
     assert [c.id for c in store.of_documents(["d3"])] == ["d3#0", "d3#1"]

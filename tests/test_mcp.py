@@ -16,6 +16,7 @@ pytest.importorskip("mcp", reason="the extra mcp is not installed (pip install '
 
 import httpx2
 from live_server import DOCUMENTS, Says, lines_of, live, served_models, small_run
+from live_server import llm as llm
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 
@@ -30,11 +31,6 @@ def session(tmp_path_factory: pytest.TempPathFactory, tiny_encoder_dir: Path) ->
     advanced = {"public_url": "https://ask.example"}
     folder = tmp_path_factory.mktemp("tools")
     return small_run(folder, tiny_encoder_dir, [*DOCUMENTS, LONG], log=True, advanced=advanced)
-
-
-@pytest.fixture
-def llm() -> Says:
-    return Says("at noon [1]")
 
 
 @pytest.fixture

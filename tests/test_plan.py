@@ -28,8 +28,7 @@ from rag_ft.pipeline import read_done, run_stage
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import Chunk, QAPair
 from rag_ft.storage import read_jsonl, write_jsonl
-from rag_ft.training.memory_estimate import read_shape, shape_of
-from rag_ft.training.model_shape import read_headers, shape_from_files
+from rag_ft.training.model_shape import ModelShape, read_shape, shape_from_files, shape_of
 from rag_ft.training.work_estimate import count_corpus
 
 
@@ -217,7 +216,6 @@ def test_a_model_whose_files_hide_its_layers_is_built_by_transformers(
     tiny_lm_dir: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "config.json").write_bytes((tiny_lm_dir / "config.json").read_bytes())
-    assert read_headers(tmp_path) == {}
     assert shape_from_files(tmp_path) == read_shape(tiny_lm_dir)
 
 
@@ -304,7 +302,7 @@ def test_training_flops_are_what_torch_counts() -> None:
 
 
 def test_four_bit_weights_are_planned_with_their_tables_in_bfloat16() -> None:
-    from rag_ft.training.memory_estimate import ModelShape, stored_bytes
+    from rag_ft.training.memory_estimate import stored_bytes
 
     qwen_8b = ModelShape(8_190_735_360, 2 * 151936 * 4096, 36, 4096, 12288, 4096, 1024, 151936, ())
     assert stored_bytes(qwen_8b, "nf4") / 2**30 == pytest.approx(5.7, abs=0.1)

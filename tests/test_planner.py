@@ -11,11 +11,11 @@ from rag_ft.errors import ConfigError
 from rag_ft.generation.planner import (
     choose_chunks,
     draw_kinds,
+    evenly_spaced,
     focus_sentences,
     kind_shares,
     plan,
     quotas,
-    spread,
 )
 from rag_ft.schema import Chunk
 
@@ -65,9 +65,9 @@ def test_more_pairs_than_sentences_do_not_change_the_mix_of_kinds() -> None:
 
 
 def test_fewer_pairs_than_sentences_are_spread_over_the_chunk() -> None:
-    assert spread(2, 8) == [2, 6]
-    assert spread(3, 3) == [0, 1, 2]
-    assert spread(2, 0) == []
+    assert evenly_spaced(2, 8) == [2, 6]
+    assert evenly_spaced(3, 3) == [0, 1, 2]
+    assert evenly_spaced(2, 0) == []
 
 
 def test_headings_and_rules_are_asked_about_only_where_there_is_nothing_else() -> None:

@@ -15,7 +15,6 @@ from rag_ft.documents.sentences import split_sentences
 from rag_ft.relevance import (
     chunks_by_document,
     contains_evidence,
-    evidence_chunk_ids,
     evidence_in_chunk,
     evidence_sentence,
     evidence_shown,
@@ -129,7 +128,6 @@ def test_a_mention_is_whole_words_of_the_title_or_text(
 def test_own_and_overlapping_chunks_are_no_negatives() -> None:
     assert [is_negative(c, pair(50, 75)) for c in CHUNKS] == [False, True, True]
     assert [is_negative(c, pair(50, 85)) for c in CHUNKS] == [False, False, True]
-    assert evidence_chunk_ids(pair(50, 85, chunk_id="d#1"), CHUNKS) == ["d#1", "d#0"]
 
 
 def test_where_no_place_is_known_the_best_ranked_mention_stands_in_for_the_gold_chunk() -> None:
@@ -212,11 +210,6 @@ def test_on_the_handbook_gold_chunks_are_those_whose_characters_are_the_evidence
         assert gold_chunk_ids(one, document) == (whole or touching)
         assert {c.id for c in document if contains_evidence(c, one)} == whole
         assert {c.id for c in document if overlaps_evidence(c, one)} == touching
-        own = [one.chunk_id] if one.chunk_id else []
-        assert evidence_chunk_ids(one, document) == [
-            *own,
-            *(c.id for c in document if c.id in touching - {*own}),
-        ]
         kinds.add((len(whole) > 1, bool(whole), len(touching) > 1))
     assert {(True, True, True), (False, True, True), (False, False, True)} <= kinds, (
         "all cases are met"

@@ -9,6 +9,7 @@ import numpy as np
 import openai
 import pytest
 from live_server import Says, live, served_models, small_run
+from live_server import llm as llm
 from openai.types.chat import ChatCompletionMessageParam
 
 from rag_ft.session import Session
@@ -22,11 +23,6 @@ ASKED: list[ChatCompletionMessageParam] = [
 def session(tmp_path_factory: pytest.TempPathFactory, tiny_encoder_dir: Path) -> Session:
     advanced = {"max_concurrent": 1}
     return small_run(tmp_path_factory.mktemp("clients"), tiny_encoder_dir, advanced=advanced)
-
-
-@pytest.fixture
-def llm() -> Says:
-    return Says("at noon [1]")
 
 
 @pytest.fixture

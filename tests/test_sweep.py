@@ -87,9 +87,9 @@ def test_all_combinations_are_measured_on_the_same_questions_of_no_test_document
 
     monkeypatch.setattr(sweep, "run_stage", noting)
     found = sweep.combinations(file, ["ingest.chunk_tokens=64,32", "retrieval.top_k=1,3"])
-    measured = sweep.sweep(found, run_dir, most=40)
-    assert built == ["ingest", "index"] * 2, "top_k needs no index of its own"
     pairs = sweep.questions_of(Session(found[0].config, run_dir), 40)
+    measured = sweep.sweep(found, run_dir, pairs)
+    assert built == ["ingest", "index"] * 2, "top_k needs no index of its own"
     split_of = {pair.id: pair.split for pair in read_jsonl(run_dir.qa, QAPair)}
     assert pairs and all(split_of[pair.id] != "test" for pair in pairs)
     tokens = [one.scores[sweep.TOKENS].mean() for one in measured]
@@ -123,9 +123,10 @@ def test_answers_are_asked_once_for_equal_prompts_and_the_best_is_written_as_a_f
     monkeypatch.setattr(Session, "language_model", lambda *_, **__: Model())
     words = ["retrieval.mode=hybrid,dense", "retrieval.top_k=2,2", "evaluate.answers=true"]
     found = sweep.combinations(file, words)
-    measured = sweep.sweep(found, run_dir, most=10)
+    pairs = sweep.questions_of(Session(found[0].config, run_dir), 10)
+    measured = sweep.sweep(found, run_dir, pairs)
     assert len(asked) == len(set(asked)) < 40
-    assert "F1" in sweep.table(measured, sweep.questions_of(Session(found[0].config, run_dir), 10))
+    assert "F1" in sweep.table(measured, pairs)
     best = found[sweep.best_of(measured)]
     sweep.write_best(file, best, tmp_path / "best.yaml")
     written = load_config(tmp_path / "best.yaml")
@@ -157,9 +158,9 @@ def test_a_combination_that_the_model_cannot_answer_is_shown_and_never_the_best(
 
     monkeypatch.setattr(Session, "language_model", lambda *_, **__: Model())
     found = sweep.combinations(file, ["retrieval.top_k=5,1", "evaluate.answers=true"])
-    measured = sweep.sweep(found, run_dir, most=10)
-    assert sweep.best_of(measured) == 1
     pairs = sweep.questions_of(Session(found[0].config, run_dir), 10)
+    measured = sweep.sweep(found, run_dir, pairs)
+    assert sweep.best_of(measured) == 1
     assert "no answer" in sweep.table(measured, pairs)
 
 
@@ -167,4 +168,4 @@ def test_a_run_without_questions_says_what_to_run(run: tuple[Path, RunDir]) -> N
     file, run_dir = run
     run_dir.qa.unlink()
     with pytest.raises(DataError, match="--until generate"):
-        sweep.sweep(sweep.combinations(file, []), run_dir, 10)
+        sweep.questions_of(Session(load_config(file), run_dir), 10)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,14 +13,14 @@ from rag_ft.bundle.manifest import served_settings
 from rag_ft.config import AUTO
 from rag_ft.config_loader import flat
 from rag_ft.errors import ConfigError
-from rag_ft.model_files import Kind, read_json
+from rag_ft.model_files import ModelKind, read_json
 from rag_ft.model_hub import FILES, fingerprint, resolve
 from rag_ft.prompts.prompt_set import BUILT_IN
 from rag_ft.retrieval.index_files import copy_index
 from rag_ft.retrieval.reranker import TUNED as TUNED_RERANKER
 from rag_ft.run_dir import RunDir
 from rag_ft.session import Session
-from rag_ft.storage import write_text
+from rag_ft.storage import write_json
 from rag_ft.training.generator.merging import merge_generator
 
 NUM_EXAMPLES = 256  # on which quantised weights are calibrated
@@ -32,7 +31,7 @@ LICENCE_FILES = ("LICENSE*", "LICENCE*", "NOTICE*", "README.md")
 class BaseModel:
     """A model that a bundle is made of: the setting that names it, and its folder here."""
 
-    setting: Kind
+    setting: ModelKind
     name: str
     folder: Path
     is_held: bool
@@ -76,7 +75,7 @@ class Contents:
                 "server: set llm.backend and llm.model to what the server runs"
             )
         tuned_encoder = "retriever" in self.tuned
-        rows: list[tuple[Kind, str, bool]] = [
+        rows: list[tuple[ModelKind, str, bool]] = [
             ("encoder", config.encoder.model, self.with_base or not tuned_encoder),
             ("llm", config.llm.required_model, self.with_base or not self.has_whole_generator),
         ]
@@ -169,7 +168,7 @@ class Contents:
             [base] = [model.name for model in self.base_models if model.setting == "llm"]
             adapter = target.generator / "adapter_config.json"
             named = read_json(adapter) | {"base_model_name_or_path": base}
-            write_text(adapter, json.dumps(named, indent=2) + "\n")
+            write_json(adapter, named, indent=2)
         for model in self.base_models:
             if model.is_held:
                 copy_model(model.folder, folder / model.place)

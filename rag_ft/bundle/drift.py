@@ -21,7 +21,6 @@ from rag_ft.storage import read_jsonl
 
 CHECK = "check.jsonl"
 MAX_LOSS = 0.01  # of F1 (0-1)
-MIN_AGREEMENT = 0.95
 
 Row = dict[str, Any]
 

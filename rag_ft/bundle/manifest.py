@@ -20,7 +20,7 @@ from rag_ft.config import Config
 from rag_ft.config_loader import apply_override, make_config
 from rag_ft.errors import DataError
 from rag_ft.run_dir import RunDir
-from rag_ft.storage import file_sha256, write_text
+from rag_ft.storage import file_sha256, write_json
 
 MANIFEST = "bundle.json"
 SCHEMA = 1
@@ -74,8 +74,7 @@ def write_manifest(folder: Path, content: dict[str, Any]) -> None:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path != folder / MANIFEST
     }
-    text = json.dumps({"schema": SCHEMA, **content, "files": files}, indent=1, ensure_ascii=False)
-    write_text(folder / MANIFEST, text + "\n")
+    write_json(folder / MANIFEST, {"schema": SCHEMA, **content, "files": files}, indent=1)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from rag_ft.bundle.manifest import open_bundle
@@ -10,6 +11,15 @@ from rag_ft.config import Config
 from rag_ft.config_loader import load_config
 from rag_ft.freshness import check_files
 from rag_ft.run_dir import RunDir
+
+
+def paths_and_overrides(
+    args: argparse.Namespace, words: Sequence[str]
+) -> tuple[list[Path], list[str]]:
+    """The paths among the words, and the overrides: those of the words (`section.key=value`) come
+    after the others."""
+    paths = [Path(word) for word in words if "=" not in word]
+    return paths, [*args.overrides, *(word for word in words if "=" in word)]
 
 
 def config_of(args: argparse.Namespace) -> Config:

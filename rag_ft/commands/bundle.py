@@ -10,7 +10,7 @@ from rag_ft.bundle.drift import Drift, require_no_drift
 from rag_ft.bundle.gguf import AS_CONVERTED, find_llama_cpp
 from rag_ft.bundle.making import Gguf, check_bundle, make_bundle
 from rag_ft.bundle.quantise import Quantised, find_quantiser
-from rag_ft.commands.arguments import load_checked
+from rag_ft.commands.arguments import load_checked, paths_and_overrides
 from rag_ft.errors import ConfigError
 from rag_ft.hardware import has_fp8
 from rag_ft.pipeline import versions
@@ -23,8 +23,7 @@ ALIKE = {"bundle", "int8", *AS_CONVERTED}
 
 def bundle_command(args: argparse.Namespace) -> None:
     """`rag-ft bundle`."""
-    paths = [Path(word) for word in args.words if "=" not in word]
-    overrides = [*args.overrides, *(word for word in args.words if "=" in word)]
+    paths, overrides = paths_and_overrides(args, args.words)
     if args.check:
         if paths or args.to:
             raise ConfigError("--check takes a bundle alone: no configuration and no --to")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from rag_ft.report.run_comparison import COMPARED_METRICS, comparison
 from rag_ft.report.summary import cell
 from rag_ft.run_dir import RunDir
 from rag_ft.stage_table import NAMES
-from rag_ft.storage import write_text
+from rag_ft.storage import write_json, write_text
 from rag_ft.terminal import say
 
 
@@ -88,7 +87,7 @@ def write_comparison(result: dict[str, Any], path: Path) -> None:
     page = {"result": result, "metrics": columns, "rows": dict.fromkeys([*cells, *RETRIEVERS])}
     html = environment().get_template("compare.html").render(page, style=style())
     write_text(path, html)
-    write_text(path.with_suffix(".json"), json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    write_json(path.with_suffix(".json"), result, indent=1)
 
 
 def compare_command(args: argparse.Namespace) -> None:

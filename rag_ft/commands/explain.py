@@ -7,10 +7,9 @@ import argparse
 
 from rag_ft.commands.arguments import checked_config_of
 from rag_ft.config import Config
-from rag_ft.errors import DataError
 from rag_ft.evaluation.components import RANKING, in_order
+from rag_ft.rag import checked_question
 from rag_ft.session import Session
-from rag_ft.storage import encodable
 from rag_ft.terminal import say
 from rag_ft.text import excerpt
 
@@ -31,9 +30,7 @@ def explain(config: Config, question: str) -> str:
         DataError: the question is empty, or the run has no index.
         ConfigError: the index does not fit the configuration.
     """
-    if not question.strip():
-        raise DataError('the question is empty: ask one, such as "Who built the pier?"')
-    question = encodable(question)  # of a command line that is no UTF-8
+    question = checked_question(question)
     session = Session.of(config)
     lines: list[str] = []
     there = in_order(session.tuned_components & RANKING)

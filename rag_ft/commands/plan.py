@@ -30,18 +30,18 @@ from rag_ft.model_hub import resolve
 from rag_ft.pipeline import read_done
 from rag_ft.report.rendering import aligned
 from rag_ft.run_dir import RunDir
+from rag_ft.stage_runs import has_gpu
 from rag_ft.terminal import say
 from rag_ft.training.memory_estimate import (
     GIB,
     SPARE,
-    ModelShape,
     divisors,
     largest_pass,
     reranker_memory,
     retriever_memory,
     training_memory,
 )
-from rag_ft.training.model_shape import shape_from_files
+from rag_ft.training.model_shape import ModelShape, shape_from_files
 from rag_ft.training.work_estimate import (
     ANSWER_TOKENS,
     QUESTION_TOKENS,
@@ -164,13 +164,12 @@ def memory_of(
 def visible_device(dtype: str) -> Device:
     """What this process could use: all GPUs, else the CPU. `dtype` is llm.dtype."""
     # torch takes seconds to import: ask it only where there may be a GPU.
-    if os.path.exists("/dev/nvidia0") or os.path.exists("/proc/driver/nvidia/gpus"):
+    if has_gpu():
         import torch
 
         if torch.cuda.is_available():
             name, count = torch.cuda.get_device_name(0), torch.cuda.device_count()
-            peak = next((t for key, t in GPU_TFLOPS.items() if key in name), OTHER_GPU_TFLOPS)
-            flops = count * peak * 1e12 * GPU_SHARE
+            flops = count * peak_tflops(name) * 1e12 * GPU_SHARE
             memory = total_memory_gb("cuda:0")
             return Device(name, count, memory, flops, True, choose_dtype(dtype, "cuda"))
     if dtype == "auto":
@@ -178,6 +177,11 @@ def visible_device(dtype: str) -> Device:
     cores = len(os.sched_getaffinity(0))
     flops = cores * CPU_GFLOPS_PER_CORE[dtype] * 1e9
     return Device(f"CPU with {cores} cores", 1, total_memory_gb("cpu"), flops, False, dtype)
+
+
+def peak_tflops(name: str) -> float:
+    """Of a GPU of this name, dense in bfloat16."""
+    return next((t for key, t in GPU_TFLOPS.items() if key in name.upper()), OTHER_GPU_TFLOPS)
 
 
 def fit_training(
@@ -284,7 +288,7 @@ def plan_for_corpus(args: argparse.Namespace) -> str:
     """
     config, price = config_of(args), args.price
     size, (count, name) = read_size(args.corpus), read_gpus(args.gpus)
-    peak = next((t for key, t in GPU_TFLOPS.items() if key in name.upper()), OTHER_GPU_TFLOPS)
+    peak = peak_tflops(name)
     counts = (read_done(RunDir(config.run_path), "ingest") or {}).get("counts", {})
     per_document = CHARACTERS_PER_DOCUMENT
     if counts.get("num_words"):

@@ -1,4 +1,4 @@
-"""`rag-ft run`, `rag-ft STAGE` and `rag-ft status`: runs stages and says in a line what each
+"""`rag-ft run`, `STAGE`, `merge-shards` and `status`: runs stages and says in a line what each
 did."""
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def stage_command(args: argparse.Namespace) -> None:
     """`rag-ft STAGE`: one stage, after the disabled ones before it. With --require also the report,
     whose numbers must meet it."""
     if getattr(args, "shard", None):
-        shard_command(args)
+        run_shard(args)
         return
     config = config_of(args)
     requirements = []
@@ -112,7 +112,7 @@ def _require(
         raise NotGoodEnoughError("; ".join(failed))
 
 
-def shard_command(args: argparse.Namespace) -> None:
+def run_shard(args: argparse.Namespace) -> None:
     """`rag-ft STAGE --shard I/N`: the buckets of one part.
 
     Raises:
@@ -140,7 +140,7 @@ def shard_command(args: argparse.Namespace) -> None:
         note(f"[{stage.name}] shard {args.shard}: {end}")
 
 
-def merge_command(args: argparse.Namespace) -> None:
+def merge_shards_command(args: argparse.Namespace) -> None:
     """`rag-ft merge-shards`: the results of the stages that ran as shards, from their buckets;
     those that are missing are done here."""
     config = config_of(args)

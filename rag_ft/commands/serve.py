@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rag_ft.commands.arguments import load_checked
+from rag_ft.commands.arguments import load_checked, paths_and_overrides
 from rag_ft.config import Config
 from rag_ft.config_loader import load_config
 from rag_ft.errors import ConfigError
@@ -20,8 +20,7 @@ from rag_ft.versions import promoted
 
 def serve_command(args: argparse.Namespace) -> None:
     """`rag-ft serve`."""
-    paths = [Path(word) for word in args.configs if "=" not in word]
-    overrides = [*args.overrides, *(word for word in args.configs if "=" in word)]
+    paths, overrides = paths_and_overrides(args, args.configs)
     if not paths:
         raise ConfigError("name at least one configuration file, such as configs/demo.yaml")
     stages = ("ingest", "index", "train_retriever", "train_reranker", "train_generator")

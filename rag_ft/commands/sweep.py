@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
-import json
 import math
 import re
 from collections.abc import Sequence
@@ -34,6 +33,7 @@ from rag_ft.evaluation.metric_table import (
 )
 from rag_ft.evaluation.metrics.answers import score_answer
 from rag_ft.evaluation.metrics.retrieval import score_ranking
+from rag_ft.evaluation.sampling import spread_over_documents
 from rag_ft.evaluation.statistics import bootstrap
 from rag_ft.evaluation.systems import Ask
 from rag_ft.pipeline import run_stage
@@ -44,7 +44,7 @@ from rag_ft.retrieval.retriever import open_retriever
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import Chunk, QAPair
 from rag_ft.session import Session
-from rag_ft.storage import content_hash, write_text
+from rag_ft.storage import content_hash, write_json, write_text
 from rag_ft.terminal import say
 from rag_ft.training.dev_split import ENOUGH_QUESTIONS
 from rag_ft.training.retriever.dataset import select_pairs
@@ -114,14 +114,14 @@ def combinations(path: Path, words: Sequence[str]) -> list[Combination]:
     return found
 
 
-def sweep(combined: Sequence[Combination], run_dir: RunDir, most: int) -> list[Measured]:
-    """Measures every combination on at most `most` questions of the run, spread over documents.
+def sweep(
+    combined: Sequence[Combination], run_dir: RunDir, pairs: Sequence[QAPair]
+) -> list[Measured]:
+    """Measures every combination on the same questions; `run_dir` is the run that they are of.
 
     Raises:
-        DataError: the run has no questions yet.
         ConfigError: a combination does not fit its models.
     """
-    pairs = questions_of(Session(combined[0].config, run_dir), most)
     place = run_dir.path.with_name(f"{run_dir.path.name}-sweep")
     encoders: dict[str, Encoder] = {}
     measured, asks = list[Measured](), list[Ask]()
@@ -147,8 +147,13 @@ def sweep(combined: Sequence[Combination], run_dir: RunDir, most: int) -> list[M
 
 
 def questions_of(session: Session, most: int) -> list[QAPair]:
-    """Answerable questions with known evidence about dev documents, and about train documents too
-    where these are few. Nothing is trained, so both are unseen; test documents are left out."""
+    """At most `most` answerable questions with known evidence about dev documents, and about train
+    documents too where these are few. Nothing is trained, so both are unseen; test documents are
+    left out.
+
+    Raises:
+        DataError: the run has no such questions yet.
+    """
     config, run_dir = session.config, session.run_dir
     if not run_dir.qa.exists():
         raise DataError(
@@ -166,13 +171,7 @@ def questions_of(session: Session, most: int) -> list[QAPair]:
     ]
     if not located:
         raise DataError(f"{run_dir.qa} has no question with evidence outside test documents")
-    turns: dict[str | None, int] = {}
-    order = []
-    for pair in sorted(located, key=lambda pair: content_hash(config.run.seed, pair.id)):
-        turns[pair.document_id] = turns.get(pair.document_id, 0) + 1
-        order.append((turns[pair.document_id], content_hash(pair.document_id), pair.id))
-    kept = {pair_id for _, _, pair_id in sorted(order)[:most]}
-    return [pair for pair in located if pair.id in kept]
+    return spread_over_documents(located, most, config.run.seed)
 
 
 def retrieve(
@@ -303,8 +302,8 @@ def sweep_command(args: argparse.Namespace) -> None:
     """`rag-ft sweep`."""
     combined = combinations(args.config, args.overrides)
     run_dir = RunDir(combined[0].config.run_path)
-    measured = sweep(combined, run_dir, args.questions)
     pairs = questions_of(Session(combined[0].config, run_dir), args.questions)
+    measured = sweep(combined, run_dir, pairs)
     say(table(measured, pairs))
     to = args.to or args.config.with_suffix(".best.yaml")
     write_best(args.config, measured[best_of(measured)].combination, to)
@@ -312,5 +311,5 @@ def sweep_command(args: argparse.Namespace) -> None:
         {**one.combination.values, "scores": {m: v.tolist() for m, v in one.scores.items()}}
         for one in measured
     ]
-    write_text(to.with_suffix(".json"), json.dumps(rows) + "\n")
+    write_json(to.with_suffix(".json"), rows)
     say(f"written: {to}")

@@ -10,7 +10,7 @@ from pathlib import Path
 from rag_ft.config import LLMConfig
 from rag_ft.engine.language_model import prepare
 from rag_ft.errors import DataError
-from rag_ft.evaluation.systems import Ask
+from rag_ft.evaluation.systems import Answered, Ask
 from rag_ft.llm.interface import ChatRequest, Messages, Reply
 from rag_ft.llm.reply_cache import cached_chat
 from rag_ft.model_hub import with_tuned
@@ -18,8 +18,6 @@ from rag_ft.prompts.answer_prompt import AnswerPrompt
 from rag_ft.schema import Chunk, Prediction, Reject
 from rag_ft.session import Session
 from rag_ft.storage import content_hash
-
-Answered = tuple[Ask, Prediction]
 
 
 @dataclass(frozen=True)

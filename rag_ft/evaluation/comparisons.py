@@ -182,8 +182,8 @@ def summarise(
     estimates = estimate_columns(table, columns, num_resamples, seed)
     systems: dict[str, dict[str, Any]] = {}
     for (system, metric), estimate in zip(levels, estimates, strict=False):
-        value = None if np.isnan(estimate.value) else _rounded(estimate.value)
-        row = {"value": value, "ci95": _interval(estimate), "n": estimate.n}
+        value = None if np.isnan(estimate.value) else round(estimate.value, 6)
+        row = {"value": value, "ci95": estimate.interval(6), "n": estimate.n}
         systems.setdefault(system, {})[metric] = row
     compared = dict(zip(differences, estimates[len(levels) :], strict=True))
     compared |= _abstention_changes(table, tuned, num_resamples, seed)
@@ -289,8 +289,8 @@ def _comparisons(
             "a": a,
             "b": b,
             "metric": metric,
-            "delta": _rounded(estimate.value),
-            "ci95": _interval(estimate),
+            "delta": round(estimate.value, 6),
+            "ci95": estimate.interval(6),
             "p": estimate.p,
             "p_holm": p_holm,
             "p_permutation": permuted.get(key),
@@ -311,11 +311,3 @@ def _family(a: str, b: str, metric: str) -> str:
     if (a, b, metric) in DECIDING:
         return "decides"
     return f"{metric}, from base" if a == "base" and b.startswith("tuned") else f"{metric}, others"
-
-
-def _interval(estimate: Estimate) -> list[float] | None:
-    return None if estimate.ci95 is None else [_rounded(bound) for bound in estimate.ci95]
-
-
-def _rounded(value: float) -> float:
-    return round(value, 6)

@@ -39,6 +39,17 @@ class Estimate:
     n: int
     num_documents: int
 
+    def interval(self, digits: int) -> list[float] | None:
+        """`ci95` rounded to so many digits, as files hold it."""
+        return None if self.ci95 is None else [round(bound, digits) for bound in self.ci95]
+
+    def as_points(self) -> str:
+        """ "+3.1 points [+1.2, +5.0]": of a change of shares, in percent."""
+        text = f"{100 * self.value:+.1f} points"
+        if self.ci95 is None:
+            return text
+        return f"{text} [{100 * self.ci95[0]:+.1f}, {100 * self.ci95[1]:+.1f}]"
+
 
 def bootstrap(
     numerators: np.ndarray,

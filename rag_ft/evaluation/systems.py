@@ -9,7 +9,7 @@ from typing import Literal
 
 from rag_ft.evaluation.components import COMPONENTS, EVERY, RANKING, in_order, named_set
 from rag_ft.relevance import contains_evidence, mentions_answer, oracle_context, second_chunk_id
-from rag_ft.schema import Chunk, QAPair
+from rag_ft.schema import Chunk, Prediction, QAPair
 
 # recall@10 needs ten, and top_k chunks must be left when the gold chunks are withheld.
 MIN_HITS = 20
@@ -193,6 +193,9 @@ class Ask:
     chunk_ids: tuple[str, ...]
     answers: tuple[str, ...]
     passages: tuple[str, ...] | None = None
+
+
+Answered = tuple[Ask, Prediction]
 
 
 def asks_of(

@@ -3,7 +3,7 @@ open."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, TypeGuard
 
 from rag_ft.evaluation.components import RANKING, WORDS, set_name, set_words
@@ -102,6 +102,12 @@ def _decide(comparisons: list[Comparison], tuned: Collection[str], answers: bool
 def points(value: float) -> str:
     """A share as signed percentage points: +6.1."""
     return f"{100 * value:+.1f}"
+
+
+def in_brackets(ci95: Sequence[float]) -> str:
+    """ "(95 % CI -0.9 to 1.7)": an interval of shares, in percent."""
+    low, high = (100 * bound for bound in ci95)
+    return f"(95 % CI {low:.1f} to {high:.1f})"
 
 
 def described(comparison: Comparison) -> str:
@@ -217,8 +223,7 @@ def _amount(comparison: Comparison) -> str:
     text = f"{points(comparison['delta'])} {LABELS[comparison['metric']]}"
     if comparison["ci95"] is None:
         return f"{text} (no interval: one document)"
-    low, high = (100 * bound for bound in comparison["ci95"])
-    return f"{text} (95 % CI {low:.1f} to {high:.1f})"
+    return f"{text} {in_brackets(comparison['ci95'])}"
 
 
 def _open(comparison: Comparison) -> str:

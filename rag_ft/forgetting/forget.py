@@ -26,7 +26,7 @@ from rag_ft.forgetting.traces import Traces
 from rag_ft.freshness import check_files
 from rag_ft.lock import locked
 from rag_ft.run_dir import RunDir
-from rag_ft.storage import read_rows, write_text
+from rag_ft.storage import read_rows, write_json
 from rag_ft.versions import escaped, first_version, versions_of
 
 
@@ -118,7 +118,7 @@ def forget(work: Forgetting) -> None:
     first, traces = work.first, work.traces
     reviews = {run_dir.path.name: hash_of_reviews(run_dir) for run_dir in work.run_dirs}
     begun = unfinished(first.path) or {"document": traces.document_id, "reviews": reviews}
-    write_text(first.forgetting, json.dumps(begun) + "\n")
+    write_json(first.forgetting, begun)
     listed = Forgotten(first.forgotten)
     known = {text for entry in listed.entries for text in entry["texts"]}
     if not work.continues or not known.issuperset(traces.texts):

@@ -15,7 +15,7 @@ from rag_ft.done_files import Plan, read_plan
 from rag_ft.errors import DataError
 from rag_ft.evaluation.components import COMPONENTS, Component
 from rag_ft.run_dir import RunDir
-from rag_ft.storage import file_sha256, now, write_text
+from rag_ft.storage import file_sha256, now, write_json
 
 FORGOTTEN = "forgotten"  # the reason of a reject of ingest
 # {component: fingerprints of its trainings, in all versions}
@@ -54,7 +54,7 @@ class Forgotten:
         in."""
         entry = {"texts": texts, "files": files, "time": now(), "trained": trained}
         content = {"documents": [*self.entries, entry]}
-        write_text(self._path, json.dumps(content, indent=1) + "\n")
+        write_json(self._path, content, indent=1)
 
     def learnt(self, run_dir: RunDir) -> list[str]:
         """The components of a version that learnt from a forgotten document: those that have not

@@ -32,6 +32,7 @@ from rag_ft.storage import (
     read_rows,
     temporary_beside,
     to_json,
+    write_json,
     write_text,
 )
 
@@ -133,7 +134,7 @@ def remove_dependents(run_dir: RunDir, traces: Traces) -> None:
         left = traces.scrubbed(part)
         if left != part:
             content = {**found, "counts": left} if part is not found else left
-            write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+            write_json(path, content, indent=1)
     pages = [run_dir.path / name for name in (*PAGES, *SCRATCH)]
     tables = [offsets_of(run_dir.documents), offsets_of(run_dir.chunks)]
     # The report is made again from what is left.

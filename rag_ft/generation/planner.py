@@ -93,7 +93,7 @@ def choose_chunks(
         yield from chunks
         return
     chosen = {
-        document_id: set(spread(quota, counts[document_id]))
+        document_id: set(evenly_spaced(quota, counts[document_id]))
         for document_id, quota in quotas(counts, max_chunks).items()
         if quota
     }
@@ -119,7 +119,7 @@ def plan(
             shared_until = previous.end
         previous = chunk
         sentences = focus_sentences(chunk, shared_until)
-        places = spread(pairs_per_chunk, len(sentences))
+        places = evenly_spaced(pairs_per_chunk, len(sentences))
         kinds = draw_kinds(shares, len(places), content_hash(seed, chunk.text))
         # A sentence that comes again with the same kind would be the same request, so it is left
         # out. Another kind in its place would fill short chunks with the rare kinds (on the demo
@@ -158,7 +158,7 @@ def _is_heading(chunk: Chunk, span: Span) -> bool:
     return alone and short and unfinished and below.startswith("\n\n") and not _LISTED.match(text)
 
 
-def spread(num_wanted: int, num_there: int) -> list[int]:
+def evenly_spaced(num_wanted: int, num_there: int) -> list[int]:
     """`num_wanted` of `num_there` positions, in order and at even distances.
 
     With more wanted than there are, the positions come in rounds, each about equally often.

@@ -11,7 +11,7 @@ from rag_ft.evaluation.comparisons import ScoreTable, estimate_columns, mean_col
 from rag_ft.evaluation.metric_table import DECIDING_ANSWER, DECIDING_RETRIEVAL, LABELS
 from rag_ft.evaluation.statistics import Estimate
 from rag_ft.evaluation.systems import shipped_system
-from rag_ft.evaluation.verdict import points
+from rag_ft.evaluation.verdict import in_brackets, points
 from rag_ft.report.run_comparison import load_table, scores_of
 from rag_ft.report.run_data import tuned_components
 from rag_ft.run_dir import RunDir
@@ -49,7 +49,7 @@ def decide(parent: RunDir, version: RunDir, max_loss: float) -> dict[str, Any]:
         f"{100 * max_loss:g} points is {'' if promoted else 'not '}excluded",
         "metric": metric,
         "delta": round(change.value, 6),
-        "ci95": [round(bound, 6) for bound in change.ci95] if change.ci95 else None,
+        "ci95": change.interval(6),
         "questions": change.n,
         "documents": change.num_documents,
         "max_loss": max_loss,
@@ -102,6 +102,5 @@ def amount(change: Estimate, metric: str) -> str:
     """ "+0.4 F1 (95 % CI -0.9 to 1.7) on 214 questions about 23 documents"."""
     text = f"{points(change.value)} {LABELS[metric]}"
     if change.ci95:
-        low, high = (100 * bound for bound in change.ci95)
-        text += f" (95 % CI {low:.1f} to {high:.1f})"
+        text += f" {in_brackets(change.ci95)}"
     return f"{text} on {change.n} questions about {change.num_documents} documents"

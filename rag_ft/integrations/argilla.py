@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from rag_ft.errors import DataError
+from rag_ft.integrations.json_lists import read_list, write_list
 from rag_ft.review.exchange import Returned, ReviewRow
 
 QUESTIONS = ("decision", "reason", "question", "answers", "evidence")
@@ -16,20 +15,14 @@ QUESTIONS = ("decision", "reason", "question", "answers", "evidence")
 
 def write(rows: Iterable[ReviewRow], target: Path) -> None:
     """A list of records; docs/how-to/review.md shows the settings of their dataset."""
-    with target.open("x", encoding="utf-8", newline="\n") as out:
-        out.write("[")
-        for number, row in enumerate(rows):
-            record = json.dumps(record_of(row), ensure_ascii=False)
-            out.write(("," if number else "") + "\n" + record)
-        out.write("\n]\n")
+    write_list(target, map(record_of, rows))
 
 
 def record_of(row: ReviewRow) -> dict[str, Any]:
     """A record; the pair, or what a reviewer made of it, is suggested."""
     card, last = row.card, row.last
-    decision = last.decision if last else "accept"
     values: dict[str, Any] = {
-        "decision": {"edit": "accept", "add": "accept"}.get(decision, decision),
+        "decision": row.decision,
         "question": row.question,
         "answers": "\n".join(row.answers),
     }
@@ -67,12 +60,7 @@ def read(path: Path) -> Iterator[Returned]:
     Raises:
         DataError: the file is not a list of records.
     """
-    try:
-        records = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot read {path} as JSON: {error}") from error
-    if not isinstance(records, list):
-        raise DataError(f"{path} is not a file of Argilla: it must be a list of records")
+    records = read_list(path, "a file of Argilla: it must be a list of records")
     for number, record in enumerate(records, 1):
         responses = record.get("responses") if isinstance(record, dict) else None
         by_user: dict[str, dict[str, Any]] = {}

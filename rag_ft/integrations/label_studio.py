@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from rag_ft.errors import DataError
+from rag_ft.integrations.json_lists import read_list, write_list
 from rag_ft.relevance import Span
 from rag_ft.review.exchange import Returned, ReviewRow
 from rag_ft.review.store import REASONS
@@ -35,12 +34,7 @@ CONFIG = f"""<View>
 def write(rows: Iterable[ReviewRow], folder: Path) -> None:
     """tasks.json, to import into a project, and config.xml, its labelling configuration."""
     (folder / "config.xml").write_text(CONFIG, encoding="utf-8")
-    with (folder / "tasks.json").open("x", encoding="utf-8", newline="\n") as out:
-        out.write("[")
-        for number, row in enumerate(rows):
-            task = json.dumps(task_of(row), ensure_ascii=False)
-            out.write(("," if number else "") + "\n" + task)
-        out.write("\n]\n")
+    write_list(folder / "tasks.json", map(task_of, rows))
 
 
 def task_of(row: ReviewRow) -> dict[str, Any]:
@@ -54,9 +48,7 @@ def task_of(row: ReviewRow) -> dict[str, Any]:
         start, end = (utf16_length(row.text[:place]) for place in row.evidence)
         value = {"start": start, "end": end, "text": row.quote, "labels": ["evidence"]}
         result.append(_result("evidence", "labels", value))
-    decision = row.last.decision if row.last else "accept"
-    shown = {"edit": "accept", "add": "accept"}.get(decision, decision)
-    result.append(_result("decision", "choices", {"choices": [shown]}))
+    result.append(_result("decision", "choices", {"choices": [row.decision]}))
     if row.last and row.last.decision == "reject" and row.last.reason:
         result.append(_result("reason", "choices", {"choices": [row.last.reason]}))
     return {
@@ -87,12 +79,7 @@ def read(path: Path) -> Iterator[Returned]:
     Raises:
         DataError: the file is not a JSON export of Label Studio.
     """
-    try:
-        tasks = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot read {path} as JSON: {error}") from error
-    if not isinstance(tasks, list):
-        raise DataError(f"{path} is not a JSON export of Label Studio: it must be a list of tasks")
+    tasks = read_list(path, "a JSON export of Label Studio: it must be a list of tasks")
     for number, task in enumerate(tasks, 1):
         data = task.get("data") if isinstance(task, dict) else None
         annotations = task.get("annotations") if isinstance(task, dict) else None

@@ -197,7 +197,7 @@ def paired(
             "system": system.name,
             "metric": metric,
             "delta": round(e.value, 6),
-            "ci95": [round(bound, 6) for bound in e.ci95] if e.ci95 else None,
+            "ci95": e.interval(6),
             "p": e.p,
             "p_holm": p_holm,
             "n": e.n,

@@ -145,11 +145,17 @@ class FeatureRanker:
             )
 
     def rank(self, rows: np.ndarray, columns: np.ndarray) -> Ranking:
-        """`rows` by the model's score, 0-1, best first; `columns` as `features` returns them."""
-        if not len(rows):
-            return rows, np.zeros(0)
-        scores = np.asarray(self._booster.predict(columns, num_threads=1))
-        return best_first(rows, 1 / (1 + np.exp(-scores)))
+        """As `ranked_by`."""
+        return ranked_by(self._booster, rows, columns)
+
+
+def ranked_by(booster: Any, rows: np.ndarray, columns: np.ndarray) -> Ranking:
+    """`rows` by the score, 0-1, of a lightgbm.Booster, best first; `columns` as `features` returns
+    them."""
+    if not len(rows):
+        return rows, np.zeros(0)
+    scores = np.asarray(booster.predict(columns, num_threads=1))
+    return best_first(rows, 1 / (1 + np.exp(-scores)))
 
 
 @functools.cache

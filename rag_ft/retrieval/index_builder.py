@@ -12,7 +12,6 @@ vector store needs.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import shutil
 from collections.abc import Iterable, Sequence
@@ -49,7 +48,7 @@ from rag_ft.retrieval.segments import (
 from rag_ft.retrieval.sentences import sentences_of
 from rag_ft.retrieval.vector_file import VectorFile, write_vectors
 from rag_ft.schema import Chunk, ChunkContext
-from rag_ft.storage import batched, link_or_copy, to_json, write_text
+from rag_ft.storage import batched, link_or_copy, to_json, write_json
 
 _NUM_TUNING_QUERIES = 256
 # Above this share of recent and deleted vectors an index is made of one segment again.
@@ -210,7 +209,7 @@ def _read_chunks(
         raise DataError(
             f"no chunks to index in {folder.parent}: run ingest over documents that contain text"
         )
-    write_text(folder / "chunk_ids.json", json.dumps(ids, ensure_ascii=False) + "\n")
+    write_json(folder / "chunk_ids.json", ids)
     shutil.rmtree(folder / "lexical", ignore_errors=True)
     lexical.save(folder / "lexical")
     return _Read(digest.hexdigest(), np.concatenate(keys), np.concatenate(rows), num_new, samples)

@@ -14,7 +14,7 @@ import numpy as np
 from rag_ft.errors import DataError
 from rag_ft.retrieval.segments import ChunkVectors, Segment
 from rag_ft.schema import ChunkContext
-from rag_ft.storage import link_or_copy, write_text
+from rag_ft.storage import link_or_copy, write_json
 
 SENTENCES = "sentences"  # folder of the index of the chunks' sentences
 VECTORS = "vectors.npy"  # see link_vectors
@@ -63,7 +63,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Writes manifest.json, the mark of a finished index."""
-    write_text(folder / "manifest.json", json.dumps(asdict(manifest), indent=1) + "\n")
+    write_json(folder / "manifest.json", asdict(manifest), indent=1)
 
 
 def read_ids(folder: Path, manifest: Manifest) -> list[str]:

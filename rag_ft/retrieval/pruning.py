@@ -28,7 +28,7 @@ from rag_ft.retrieval.segments import KEYS, ChunkVectors, MadeBy, TextKeys, writ
 from rag_ft.retrieval.sentences import sentences_of
 from rag_ft.retrieval.vector_file import write_vectors
 from rag_ft.schema import Chunk, ChunkContext
-from rag_ft.storage import batched, to_json, write_text
+from rag_ft.storage import batched, to_json, write_json
 
 _BLOCK = 1024
 _NUM_QUERIES = 256  # vectors of chunks that stand in for those of questions
@@ -104,6 +104,6 @@ def _read_chunks(
         keys.append(text_keys.of([chunk_text(chunk, context) for chunk in block]))
         lexical.add([chunk_text(chunk, lexical_context(context)) for chunk in block])
         digest.update("".join(to_json(chunk) + "\n" for chunk in block).encode())
-    write_text(folder / "chunk_ids.json", json.dumps(ids, ensure_ascii=False) + "\n")
+    write_json(folder / "chunk_ids.json", ids)
     lexical.save(folder / "lexical")
     return ids, np.concatenate(keys), digest.hexdigest()

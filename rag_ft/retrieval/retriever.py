@@ -27,7 +27,7 @@ from rag_ft.retrieval.vector_store import VectorStore
 from rag_ft.run_dir import RunDir
 
 Mode = Literal["dense", "lexical", "hybrid"]
-SERVED = "served"  # retrieval.mode, in the order that users get
+AS_SERVED = "served"  # retrieval.mode, in the order that users get
 Hits = list[tuple[str, float]]  # (chunk id, score), best first
 
 
@@ -103,7 +103,7 @@ class Retriever:
         Raises:
             DataError: a filter is malformed, or the documents that it needs cannot be read.
         """
-        chosen = mode or SERVED
+        chosen = mode or AS_SERVED
         return self.search_modes(questions, k, [chosen], filters)[chosen]
 
     def search_modes(
@@ -157,7 +157,7 @@ class Retriever:
         return rows
 
     def _mode_of(self, mode: str) -> str:
-        return self._config.mode if mode == SERVED else mode
+        return self._config.mode if mode == AS_SERVED else mode
 
     def _rank(
         self,
@@ -172,7 +172,7 @@ class Retriever:
         hybrid = "hybrid" in wanted
         deep = hybrid or self.manifest.sentences
         depth = max(k, self._config.advanced.candidates) if deep else k
-        if SERVED in modes and self.reranker:
+        if AS_SERVED in modes and self.reranker:
             depth = max(depth, self.fusion.rerank_depth)
         rankings: dict[str, list[Ranking]] = {}
         if vectors is not None:
@@ -183,15 +183,15 @@ class Retriever:
         if hybrid:
             both = list(map(Candidates, rankings["dense"], rankings["lexical"]))
             rankings["hybrid"] = [fuse(*found, self.fusion.lexical_weight) for found in both]
-        if SERVED in modes:
-            rankings[SERVED] = rankings[self._config.mode]
+        if AS_SERVED in modes:
+            rankings[AS_SERVED] = rankings[self._config.mode]
             if hybrid and vectors is not None and (ranker := self._ranker):
-                rankings[SERVED] = [
+                rankings[AS_SERVED] = [
                     ranker.rank(*self.features(question, vector, found))
                     for question, vector, found in zip(questions, vectors, both, strict=True)
                 ]
             if self.reranker:
-                rankings[SERVED] = list(map(self._rerank, questions, rankings[SERVED]))
+                rankings[AS_SERVED] = list(map(self._rerank, questions, rankings[AS_SERVED]))
         return rankings
 
     @property
@@ -227,18 +227,18 @@ class Retriever:
         """{chunk id: {mode: (rank from 1, score)}} of the `k` chunks that are served, best first.
         The modes: dense, lexical, hybrid and served; one that does not find the chunk among its
         candidates is left out. "reranker" is its score where one is served, ranked among these."""
-        modes = [*get_args(Mode), SERVED]
+        modes = [*get_args(Mode), AS_SERVED]
         depth = max(k, self._config.advanced.candidates)
         found: dict[str, dict[str, tuple[int, float]]] = {}
         for mode, [hits] in self.search_modes([question], 2 * depth, modes).items():
             for rank, (chunk_id, score) in enumerate(hits, 1):
                 found.setdefault(chunk_id, {})[mode] = (rank, score)
-        served = {i: ranks for i, ranks in found.items() if ranks.get(SERVED, (k + 1,))[0] <= k}
+        served = {i: ranks for i, ranks in found.items() if ranks.get(AS_SERVED, (k + 1,))[0] <= k}
         if self.reranker:
             scores = self.reranker.scores(question, list(served))
             for rank, place in enumerate(np.argsort(-scores), 1):
                 served[list(served)[place]]["reranker"] = (rank, float(scores[place]))
-        return dict(sorted(served.items(), key=lambda item: item[1][SERVED][0]))
+        return dict(sorted(served.items(), key=lambda item: item[1][AS_SERVED][0]))
 
     def candidates(
         self, questions: Sequence[str], filters: Sequence[Filters]

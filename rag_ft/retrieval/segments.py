@@ -22,7 +22,7 @@ import numpy as np
 from rag_ft.errors import DataError
 from rag_ft.retrieval.fusion import Ranking, best_first
 from rag_ft.retrieval.vector_store import STORES, StoreData, VectorStore, open_store
-from rag_ft.storage import write_text
+from rag_ft.storage import write_json
 
 KEYS = np.dtype([("key", "<u8"), ("cut", "?")])
 
@@ -105,7 +105,7 @@ def write_segment(
     vectors = Segment(place, len(keys), {}).vectors
     data = build_store(vectors, queries, made_by.kind, place, made_by.seed)
     row = {"made_by": vars(made_by), "num_rows": len(keys), "data": data}
-    write_text(place / "segment.json", json.dumps(row) + "\n")
+    write_json(place / "segment.json", row)
     return Segment(place, len(keys), data)
 
 

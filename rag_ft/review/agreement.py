@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from rag_ft.review.store import KEEPS
 from rag_ft.schema import Review
 
 NUM_RESAMPLES = 2000
-KEEPS = ("accept", "edit", "add")
 
 
 @dataclass(frozen=True)

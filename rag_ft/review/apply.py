@@ -124,7 +124,7 @@ class Reviewed:
     def _locate(self, review: Review) -> tuple[Chunk, Evidence] | None:
         """The first place of the evidence that the documents still have."""
         for place in review.evidence:
-            chunk = self._chunks.select([place.chunk_id]).get(place.chunk_id)
+            chunk = self._chunks.get(place.chunk_id)
             if (
                 chunk is not None
                 and chunk.document_id == review.document_id

@@ -58,8 +58,7 @@ def card_data(deck: Deck, card: Card, reviewer: str, documents: DocumentStore) -
 
 def chunk_of(deck: Deck, pair: QAPair) -> Chunk | None:
     """The chunk that a pair was asked about; the first one of its document where none is known."""
-    chunk_id = source_chunk_id(pair)
-    found = deck.chunks.select([chunk_id]).get(chunk_id) if chunk_id else None
+    found = deck.chunks.get(source_chunk_id(pair))
     if found is None and pair.document_id is not None:
         found = next(iter(deck.chunks.of_documents([pair.document_id])), None)
     return found
@@ -67,10 +66,8 @@ def chunk_of(deck: Deck, pair: QAPair) -> Chunk | None:
 
 def chunks_of(deck: Deck, pair: QAPair) -> list[Chunk]:
     """The chunk of a pair, and the other one of a question about two."""
-    first = chunk_of(deck, pair)
-    second_id = second_chunk_id(pair)
-    second = deck.chunks.select([second_id]).get(second_id) if second_id else None
-    return [chunk for chunk in (first, second) if chunk is not None]
+    both = chunk_of(deck, pair), deck.chunks.get(second_chunk_id(pair))
+    return [chunk for chunk in both if chunk is not None]
 
 
 def neighbours(deck: Deck, card: Card) -> dict[str, Any]:
@@ -155,7 +152,7 @@ def _review_data(deck: Deck, review: Review) -> dict[str, Any]:
     span = None
     if review.evidence:
         place = review.evidence[0]
-        chunk = deck.chunks.select([place.chunk_id]).get(place.chunk_id)
+        chunk = deck.chunks.get(place.chunk_id)
         if chunk is not None and chunk.start <= place.start < place.end <= chunk.end:
             start, end = place.start - chunk.start, place.end - chunk.start
             span = {"chunk_id": chunk.id, "start": start, "end": end}

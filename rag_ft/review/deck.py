@@ -13,14 +13,13 @@ from rag_ft.chunk_store import ChunkStore
 from rag_ft.review.agreement import Rate, rate
 from rag_ft.review.checks import doubt
 from rag_ft.review.filtering import Card, Columns, Wanted, Where
-from rag_ft.review.store import ReviewStore, key_of
+from rag_ft.review.store import KEEPS, ReviewStore, key_of
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import KINDS, Chunk, Evidence, QAPair, Review, Split
 from rag_ft.storage import content_hash, read_jsonl, read_rows
 
 Order = Literal["worst", "random", "disagreement"]
 ORDERS: tuple[Order, ...] = ("worst", "random", "disagreement")
-JUDGED = ("accept", "edit", "add", "reject")
 
 
 class Deck:
@@ -124,7 +123,7 @@ class Deck:
     def _disputed(self, card: Card) -> bool:
         """Whether reviewers, or the checks and a reviewer, disagree about a card."""
         reviews = self.store.latest(card.key).values()
-        votes = {r.decision == "reject" for r in reviews if r.decision in JUDGED}
+        votes = {r.decision == "reject" for r in reviews if r.decision in (*KEEPS, "reject")}
         if card.where in ("pair", "rejected") and votes:
             votes.add(card.where == "rejected")
         return len(votes) > 1
@@ -174,13 +173,13 @@ def open_deck(
         seed: of the order random.
     """
     store = ReviewStore(run_dir.reviews)
-    with_text = functools.lru_cache(maxsize=64)(lambda i: chunks.select([i]).get(i))
+    with_text = functools.lru_cache(maxsize=64)(chunks.get)
     cards: dict[str, Card] = {}
     for key, pair, where, said in _material(run_dir, chunks, store):
         if key in cards and said:
             cards[key] = replace(cards[key], said=(*cards[key].said, *said))
         elif key not in cards and split in (None, pair.split):
-            value = doubt(pair, with_text(source_chunk_id(pair) or ""))
+            value = doubt(pair, with_text(source_chunk_id(pair)))
             cards[key] = Card(0, key, pair, where, round(value, 3), said)
 
     def place(card: Card) -> tuple[float, str]:
@@ -231,8 +230,7 @@ def served_pair(row: dict[str, Any], chunks: ChunkStore) -> QAPair | None:
 
 def added_card(review: Review, number: int, chunks: ChunkStore) -> Card:
     """The card of a question that somebody added."""
-    places = chunks.select([place.chunk_id for place in review.evidence[:1]])
-    chunk = next(iter(places.values()), None)
+    chunk = chunks.get(review.evidence[0].chunk_id) if review.evidence else None
     if chunk is None:
         chunk = next(iter(chunks.of_documents([review.document_id])), None)
     evidence = None

@@ -9,7 +9,7 @@ from rag_ft.relevance import Span, locate
 from rag_ft.review.cards import chunk_of
 from rag_ft.review.deck import Deck
 from rag_ft.review.filtering import Card
-from rag_ft.review.store import REASONS, decided
+from rag_ft.review.store import KEEPS, REASONS, decided
 from rag_ft.schema import Chunk, Place, Reject, Review
 from rag_ft.storage import now
 
@@ -37,6 +37,12 @@ class ReviewRow:
     def quote(self) -> str:
         """The text of the evidence."""
         return self.text[self.evidence[0] : self.evidence[1]] if self.evidence else ""
+
+    @property
+    def decision(self) -> str:
+        """What other tools are shown: an edited or added pair is one that was accepted."""
+        decision = self.last.decision if self.last else "accept"
+        return "accept" if decision in KEEPS else decision
 
     @property
     def confidence(self) -> float:
@@ -82,7 +88,7 @@ def review_row(deck: Deck, card: Card) -> ReviewRow:
         place = last.evidence[0] if last.evidence else None
     # The evidence of an edit may stand in another chunk.
     if place is not None and chunk is not None and place.chunk_id != chunk.id:
-        chunk = deck.chunks.select([place.chunk_id]).get(place.chunk_id, chunk)
+        chunk = deck.chunks.get(place.chunk_id) or chunk
     span = None
     if place is not None and chunk is not None:
         start, end = (

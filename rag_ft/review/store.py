@@ -18,6 +18,7 @@ REASONS = ("not grounded", "wrong", "ambiguous", "trivial", "duplicate", "other"
 SERVE = "serve"  # the reviewer of corrections that come from the server: anybody
 SOURCES = ("review", "serve", "import")
 MAX_TEXT = 20_000  # characters
+KEEPS = ("accept", "edit", "add")  # the decisions after which a pair is used
 
 
 def review_key(question: str, document_id: str | None) -> str:
@@ -110,7 +111,7 @@ def outcome(reviews: Collection[Review]) -> Outcome:
     # Corrections from the server count only where no reviewer has looked.
     people = [review for review in reviews if review.source != "serve"]
     votes = people or list(reviews)
-    kept = [review for review in votes if review.decision in ("accept", "edit", "add")]
+    kept = [review for review in votes if review.decision in KEEPS]
     num_against = sum(review.decision == "reject" for review in votes)
     keeps = len(kept) > num_against if kept or num_against else None
     written = [review for review in kept if review.decision != "accept"] or kept

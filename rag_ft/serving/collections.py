@@ -135,11 +135,15 @@ def open_collection(
     elif there and not bundle and (ship := shipped(run_dir.metrics)) is not None:
         tuned, why = there & named_set(ship), f"the verdict of its report is {ship}"
     has_base = bundle is None or bundle["base"]
-    documents = DocumentStore(run_dir.documents)
-    reopen = None
-    if reload is not None:
-        reopen = lambda: open_collection(reload(), base_only, reload)  # noqa: E731
-    return Collection(name, session, documents, frozenset(tuned), why, has_base, reopen)
+    return Collection(
+        name=name,
+        session=session,
+        documents=DocumentStore(run_dir.documents),
+        tuned=frozenset(tuned),
+        why=why,
+        has_base=has_base,
+        reopen=reload and (lambda: open_collection(reload(), base_only, reload)),
+    )
 
 
 def language_models(models: Iterable[ServedModel]) -> list[LanguageModel]:

@@ -58,7 +58,7 @@ async def document_page(request: Request) -> Response:
         return HTMLResponse(render("missing.html", home=home), 404)
     document = found.documents[document_id]
     chunk_id = request.query_params.get("chunk", "")
-    chunk = found.session.chunks.select([chunk_id]).get(chunk_id)
+    chunk = found.session.chunks.get(chunk_id)
     start, end = (0, 0)
     if chunk is not None and chunk.document_id == document.id:
         start, end = chunk.start, chunk.end

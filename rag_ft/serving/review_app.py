@@ -252,7 +252,7 @@ def _place(deck: Deck, evidence: EvidenceBody | None) -> Place | None:
     """The evidence as positions in the document. Raises ApiError where the chunk has none there."""
     if evidence is None:
         return None
-    chunk = deck.chunks.select([evidence.chunk_id]).get(evidence.chunk_id)
+    chunk = deck.chunks.get(evidence.chunk_id)
     if chunk is None or not evidence.start < evidence.end <= len(chunk.text):
         raise ApiError(400, "evidence: it must be a part of a chunk", "evidence")
     return Place(chunk.id, chunk.start + evidence.start, chunk.start + evidence.end)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 
 from rag_ft.chunk_store import ChunkStore
 from rag_ft.engine.shards import end_shard
 from rag_ft.errors import DataError
-from rag_ft.evaluation.answering import Answered, answer_all
+from rag_ft.evaluation.answering import answer_all
 from rag_ft.evaluation.components import COMPONENTS
 from rag_ft.evaluation.external_models import index_external_encoder, with_external_models
 from rag_ft.evaluation.extras.ensemble import combine, part_asks
@@ -19,10 +19,12 @@ from rag_ft.evaluation.extras.robustness import probes
 from rag_ft.evaluation.extras.similarity import similarity_scores
 from rag_ft.evaluation.metrics.answers import citation_scores, faithfulness, score_answer
 from rag_ft.evaluation.metrics.retrieval import score_ranking
+from rag_ft.evaluation.sampling import spread_over_documents
 from rag_ft.evaluation.systems import (
     MIN_HITS,
     RANKINGS,
     SERVED,
+    Answered,
     Ask,
     asks_of,
     distinct_rankings,
@@ -31,11 +33,10 @@ from rag_ft.evaluation.systems import (
 from rag_ft.prompts.answer_prompt import AnswerPrompt
 from rag_ft.relevance import evidence_shown, gold_by_pair, second_chunk_id
 from rag_ft.retrieval.encoder import load_encoder
-from rag_ft.retrieval.retriever import SERVED as AS_SERVED
-from rag_ft.retrieval.retriever import Hits
+from rag_ft.retrieval.retriever import AS_SERVED, Hits
 from rag_ft.schema import Chunk, Hit, Prediction, QAPair, Score
 from rag_ft.session import Session
-from rag_ft.storage import content_hash, read_jsonl, write_jsonl
+from rag_ft.storage import read_jsonl, write_jsonl
 from rag_ft.training.leakage import check_no_leakage, without_test_questions
 
 Rankings = dict[str, dict[str, list[str]]]
@@ -79,7 +80,8 @@ def run(session: Session) -> dict[str, int | float]:
             "raise ingest.test_share, add generate.questions, or widen evaluate.origins"
         )
     if settings.advanced.max_questions:
-        pairs = spread(pairs, settings.advanced.max_questions, config.run.seed)
+        most, seed = settings.advanced.max_questions, config.run.seed
+        pairs = spread_over_documents(pairs, most, seed)
     counts: dict[str, int | float] = {"questions": len(pairs)}
 
     # Nothing of the test documents may have been trained on.
@@ -107,18 +109,6 @@ def run(session: Session) -> dict[str, int | float]:
     counts["scores"] = write_jsonl(run_dir.scores, scores)
     shutil.rmtree(run_dir.checkpoints("evaluate"), ignore_errors=True)
     return counts
-
-
-def spread(pairs: Sequence[QAPair], limit: int, seed: int) -> list[QAPair]:
-    """`limit` pairs in their order: one of each document, then a second, and so on. The seed
-    decides which."""
-    turns: dict[str | None, int] = {}
-    order = []
-    for pair in sorted(pairs, key=lambda p: content_hash(seed, p.id)):
-        turns[pair.document_id] = turns.get(pair.document_id, 0) + 1
-        order.append((turns[pair.document_id], content_hash(seed, pair.document_id), pair.id))
-    kept = {pair_id for _, _, pair_id in sorted(order)[:limit]}
-    return [pair for pair in pairs if pair.id in kept]
 
 
 def retrieve(session: Session, pairs: list[QAPair]) -> Rankings:

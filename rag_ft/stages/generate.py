@@ -50,7 +50,7 @@ from rag_ft.review.apply import Reviewed
 from rag_ft.review.store import ReviewStore
 from rag_ft.schema import Document, QAPair
 from rag_ft.session import Session
-from rag_ft.storage import batched, read_jsonl, write_jsonl, write_text
+from rag_ft.storage import batched, read_jsonl, write_json, write_jsonl
 
 QUESTION_BATCH = 64
 
@@ -64,9 +64,8 @@ def run(session: Session) -> dict[str, Any]:
     """
     run_dir, began = session.run_dir, time.monotonic()
     counts = _generate(session)
-    spent = {"seconds_before": round(time.monotonic() - began, 2)}
-    text = json.dumps({**counts, **spent}, ensure_ascii=False)
-    write_text(run_dir.generated_counts, text + "\n")
+    counts["seconds_before"] = round(time.monotonic() - began, 2)
+    write_json(run_dir.generated_counts, counts)
     reviewed = apply_reviews(session)
     shutil.rmtree(run_dir.checkpoints("generate"), ignore_errors=True)
     del reviewed["seconds_before"]  # they count in this run

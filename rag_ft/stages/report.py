@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 from rag_ft.errors import DataError
 from rag_ft.evaluation.comparisons import make_table
 from rag_ft.report.metrics_json import make_metrics
@@ -12,7 +10,7 @@ from rag_ft.report.rendering import environment
 from rag_ft.report.run_data import counts_of
 from rag_ft.schema import Document, QAPair, Score
 from rag_ft.session import Session
-from rag_ft.storage import read_jsonl, write_text
+from rag_ft.storage import read_jsonl, write_json, write_text
 
 
 def run(session: Session) -> dict[str, int | float]:
@@ -46,7 +44,7 @@ def run(session: Session) -> dict[str, int | float]:
     # Results for programs first, then the same results for people.
     num_resamples, seed = config.evaluate.advanced.num_resamples, config.run.seed
     metrics = make_metrics(config.name, run_dir, table, documents, num_resamples, seed)
-    write_text(run_dir.metrics, json.dumps(metrics, indent=1, ensure_ascii=False) + "\n")
+    write_json(run_dir.metrics, metrics, indent=1)
 
     page = page_data(config, run_dir, session.chunks, table, metrics, documents)
     templates = environment()

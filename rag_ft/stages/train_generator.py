@@ -68,7 +68,7 @@ def run(session: Session) -> Counts:
     counts |= training_counts(data, trained)
     history = trained.history
     if settings.preference == "dpo":
-        from rag_ft.training.generator.preference import Asking, tune_by_preference
+        from rag_ft.training.generator.preference import replying_of, tune_by_preference
 
         rows, of_preference = tune_by_preference(
             trained.trainer.model,
@@ -76,7 +76,7 @@ def run(session: Session) -> Counts:
             data.preference,
             data.preference_dev,
             settings,
-            Asking(llm.dtype, llm.advanced.abstain, longest_answer(data.train), config.run.seed),
+            replying_of(settings, llm, longest_answer(data.train), config.run.seed),
             trained.trainer.args.per_device_train_batch_size,
             work / "preference",
             processes,
@@ -118,8 +118,8 @@ def side_effects(
 
     Empty where no process holds the whole model.
     """
+    from rag_ft.training.distributed import sharded
     from rag_ft.training.generator.dev_f1 import mean_f1, plain_text_loss
-    from rag_ft.training.generator.lora import sharded
     from rag_ft.training.generator.trainer import as_in_training
 
     if sharded():

@@ -11,10 +11,9 @@ import shutil
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rag_ft.errors import ConfigError
 from rag_ft.evaluation.components import NO_RERANKER
 from rag_ft.session import Session
-from rag_ft.storage import write_jsonl, write_text
+from rag_ft.storage import write_json, write_jsonl
 
 if TYPE_CHECKING:
     from rag_ft.training.reranker.training import RerankerTraining
@@ -37,8 +36,7 @@ def run(session: Session) -> Counts:
             "train_reranker.advanced.enabled is false" if config.reranker.model else NO_RERANKER
         )
         return {"shipped": 0, "reason": reason}
-    from rag_ft.training.distributed import join_processes
-    from rag_ft.training.generator.lora import sharded
+    from rag_ft.training.distributed import join_processes, refuse_sharding
     from rag_ft.training.reranker.training import (
         RerankerTraining,
         teacher_temperature,
@@ -46,11 +44,7 @@ def run(session: Session) -> Counts:
     )
     from rag_ft.training.retriever.dataset import select_pairs
 
-    if sharded():
-        raise ConfigError(
-            "with FSDP no process holds the whole reranker, which is small: launch train_reranker "
-            "with configs/accelerate/ddp.yaml (the generator may be trained with FSDP)"
-        )
+    refuse_sharding("train_reranker", "reranker")
 
     # The rows: pairs of train documents, with what the retrievers take for their gold chunks.
     processes = join_processes()
@@ -95,7 +89,7 @@ def serve(training: RerankerTraining, history: Sequence[Mapping[str, float]]) ->
     log = ({"stage": "train_reranker", **row} for row in history)
     write_jsonl(run_dir.training_log("train_reranker"), log)
     rows = {"base": None, "tuned": None, **{name: c.row() for name, c in choices.items()}}
-    write_text(run_dir.reranking, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+    write_json(run_dir.reranking, rows, indent=1)
     shutil.rmtree(run_dir.reranker, ignore_errors=True)
     if any(choice.weight for choice in choices.values()):
         os.replace(training.built, run_dir.reranker)

@@ -6,7 +6,6 @@ training/retriever/phases.py; what is served of them in candidates.py.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -16,10 +15,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rag_ft.config import RetrievalConfig, TrainRetrieverConfig
-from rag_ft.errors import ConfigError
 from rag_ft.run_dir import RunDir
 from rag_ft.session import Session
-from rag_ft.storage import write_jsonl, write_text
+from rag_ft.storage import write_json, write_jsonl
 
 if TYPE_CHECKING:
     from rag_ft.training.retriever.candidates import Candidate, LeftOut, RetrieverTraining
@@ -33,6 +31,7 @@ SELECTED_BY_CLOZES = (
     "the rest of its chunk"
 )
 SELECTED_BY_HALVES = "all pairs train: each is judged by an encoder that did not see it"
+PART_OF_TUNED = "a part of the tuned retriever"  # why the base encoder has no ranker
 Counts = dict[str, int | float | str]
 
 
@@ -45,18 +44,14 @@ def run(session: Session) -> Counts:
         ConfigError: there is no such loss, the encoder cannot be loaded or takes no adapter, the
             launcher shards it or started too few processes.
     """
-    from rag_ft.training.distributed import join_processes
-    from rag_ft.training.generator.lora import sharded
+    from rag_ft.training.distributed import join_processes, refuse_sharding
     from rag_ft.training.leakage import TEST_QUESTION
     from rag_ft.training.retriever.candidates import base_candidate, open_training
     from rag_ft.training.retriever.dataset import select_pairs, with_cloze_dev
 
     config, run_dir, settings = session.config, session.run_dir, session.config.train_retriever
-    if settings.enabled and sharded():
-        raise ConfigError(
-            "with FSDP no process holds the whole encoder, which is small: launch train_retriever "
-            "with configs/accelerate/ddp.yaml (the generator may be trained with FSDP)"
-        )
+    if settings.enabled:
+        refuse_sharding("train_retriever", "encoder")
 
     # The pairs: those of train documents to train on, those of dev documents to select by.
     processes = join_processes()
@@ -98,9 +93,6 @@ def run(session: Session) -> Counts:
     }
 
 
-PART_OF_TUNED = "a part of the tuned retriever"
-
-
 def choose_base_fusion(session: Session, pairs: Pairs) -> Counts:
     """Writes fusion.json, and the ranker where there is one, for the base encoder; returns its
     choice as counts."""
@@ -125,7 +117,7 @@ def write_fusion(run_dir: RunDir, choices: Mapping[str, FusionChoice]) -> None:
     for name, choice in choices.items():
         place = run_dir.ranker(name).relative_to(run_dir.path).as_posix()
         rows[name] = replace(choice, ranker=place if choice.ranker else None).row()
-    write_text(run_dir.fusion, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+    write_json(run_dir.fusion, rows, indent=1)
 
 
 def fusion_counts(choices: Mapping[str, FusionChoice]) -> Counts:

@@ -1,4 +1,4 @@
-"""The split of train pairs into train and dev.
+"""Which pairs are trained on and which select weights.
 
 Retriever and generator use this one rule, so that both hold out the same documents.
 """
@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
+from rag_ft.chunk_store import ChunkStore
 from rag_ft.documents.near_duplicates import Signatures, groups, signature
 from rag_ft.documents.splits import hash_share
 from rag_ft.run_dir import RunDir
-from rag_ft.schema import Chunk, Document, QAPair, Split
+from rag_ft.schema import Chunk, Document, QAPair, Reject, Split
 from rag_ft.storage import read_jsonl
+from rag_ft.training.leakage import check_no_leakage, without_test_questions
 
 MIN_DEV_QUESTIONS = 20  # with fewer, a gain cannot be told from noise: train documents join dev
 DEV_SHARE = 0.15  # of the train documents
@@ -24,11 +26,37 @@ ENOUGH_QUESTIONS, ENOUGH_DOCUMENTS = 60, 20
 @dataclass(frozen=True)
 class TrainDev:
     """Pairs to train on, and pairs that select weights. They share no document: `dev_documents` are
-    those of dev, with their near-duplicates."""
+    those of dev, with their near-duplicates. `rejects`: pairs that ask what a test pair asks."""
 
     train: list[QAPair]
     dev: list[QAPair]
     dev_documents: set[str]
+    rejects: list[Reject] = field(default_factory=list)
+
+
+def select_train_dev(
+    run_dir: RunDir, store: ChunkStore, similarity: float, answerable: bool = False
+) -> TrainDev:
+    """The pairs of a run without those of test documents, split by `split_train_dev`.
+
+    Args:
+        run_dir: the run, whose pairs and documents are read.
+        store: its chunks.
+        similarity: 0-1, from which on two documents are near-duplicates.
+        answerable: leave out unanswerable pairs.
+
+    Raises:
+        DataError: something of a test document is among the pairs to train on.
+    """
+    pairs = list(read_jsonl(run_dir.qa, QAPair))
+    heldout = [pair for pair in pairs if pair.split == "test"]
+    usable, rejects = without_test_questions(
+        (p for p in pairs if p.split != "test" and (p.answerable or not answerable)), heldout
+    )
+    check_no_leakage(usable, heldout, store.of_splits({"test"}))
+    chunks = store.of_splits({"train", "dev"})
+    split = split_train_dev(usable, chunks, lambda: train_groups(run_dir, similarity))
+    return replace(split, rejects=rejects)
 
 
 def split_train_dev(

@@ -1,4 +1,5 @@
-"""Several processes train together: their ranks, waiting for each other, work of the first one."""
+"""Several processes train together: their ranks, waiting for each other, work of the first one,
+and whether the launcher shards the model."""
 
 from __future__ import annotations
 
@@ -72,6 +73,21 @@ def join_processes() -> Processes:
             f"--num_processes {asked}`"
         )
     return Processes(state.process_index, state.num_processes)
+
+
+def sharded() -> bool:
+    """Whether the launcher spreads the weights over processes (FSDP): no process then holds a whole
+    model."""
+    return os.environ.get("ACCELERATE_USE_FSDP") == "true"
+
+
+def refuse_sharding(stage: str, model: str) -> None:
+    """Raises a ConfigError where the launcher shards the small `model` that `stage` trains."""
+    if sharded():
+        raise ConfigError(
+            f"with FSDP no process holds the whole {model}, which is small: launch {stage} with "
+            "configs/accelerate/ddp.yaml (the generator may be trained with FSDP)"
+        )
 
 
 def leave_processes() -> None:

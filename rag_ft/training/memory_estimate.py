@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from rag_ft.config import TrainGeneratorConfig, TrainRerankerConfig, TrainRetrieverConfig
 from rag_ft.hardware import choose_dtype
+from rag_ft.training.model_shape import ModelShape
 from rag_ft.training.retriever.loss_settings import MINI_BATCH
 
 GIB = 2**30
@@ -25,113 +23,6 @@ GPU_PASS_TOKENS = 16384  # of one forward pass; larger ones are not faster
 
 # Bytes of a weight; nf4 is 4 bits and its double-quantised scales.
 BYTES = {"float32": 4.0, "bfloat16": 2.0, "nf4": 0.516}
-
-
-@dataclass(frozen=True)
-class ModelShape:
-    """The numbers of a model that decide its memory and computation.
-
-    `parameters` counts the whole model. `table_parameters` are the weights of embeddings and output
-    head (one table where they are tied). `adapted`: (inputs, outputs) of every linear layer that
-    gets a LoRA adapter. Widths are those of all heads of a layer together.
-    """
-
-    parameters: int
-    table_parameters: int
-    layers: int
-    hidden: int
-    feed_forward: int
-    query_width: int
-    key_width: int
-    vocabulary: int
-    adapted: tuple[tuple[int, int], ...]
-
-    def adapter_parameters(self, rank: int) -> int:
-        """Weights of a LoRA adapter of this rank."""
-        return sum(rank * (inputs + outputs) for inputs, outputs in self.adapted)
-
-    def forward_flops(self, answer_share: float = 1.0, length: float = 0.0) -> float:
-        """Floating point operations of a forward pass for each token.
-
-        These are model FLOPs, as model-FLOPs utilisation (MFU) counts them: an embedding is looked
-        up, attention is causal, and nothing is computed twice.
-
-        Args:
-            answer_share: share (0-1) of the positions that the output head reads.
-            length: tokens of a text; their mean over tokens.
-        """
-        return 2.0 * self._weights_read(answer_share) + self._attention_flops(length)
-
-    def training_flops(
-        self,
-        trains_all: bool,
-        answer_share: float = 1.0,
-        length: float = 0.0,
-        adapter_parameters: int = 0,
-    ) -> float:
-        """Floating point operations of a forward and backward pass for each token.
-
-        The backward pass reaches the inputs of every layer, the weights where `trains_all`, and the
-        weights of an adapter. The other arguments are those of `forward_flops`.
-        """
-        frozen = (6.0 if trains_all else 4.0) * self._weights_read(answer_share)
-        return frozen + 3.0 * self._attention_flops(length) + 6.0 * adapter_parameters
-
-    def _weights_read(self, answer_share: float) -> float:
-        body = self.parameters - self.table_parameters
-        return body + answer_share * self.vocabulary * self.hidden
-
-    def _attention_flops(self, length: float) -> float:
-        # In every layer the query meets, on average, every second key and value of the text.
-        return 2.0 * self.query_width * length * self.layers
-
-
-def read_shape(folder: Path) -> ModelShape:
-    """The shape of a language model by its config.json; loads no weights."""
-    import torch
-    from transformers import AutoConfig
-
-    from rag_ft.llm.causal_lm import model_class
-    from rag_ft.model_loading import load_errors, loading_error
-
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        with torch.device("meta"):
-            model = model_class(folder, trust_code=False).from_config(config)
-    except load_errors() as error:
-        raise loading_error(folder, "llm", error) from error
-    return shape_of(model)
-
-
-def shape_of(model: Any) -> ModelShape:
-    """The shape of a transformers model; its weights may be on the meta device."""
-    import torch
-
-    text = model.config.get_text_config()
-    head = model.get_output_embeddings()
-
-    # Tied embeddings and output head are one table.
-    found = [m for m in (model.get_input_embeddings(), head) if m is not None]
-    tables = {id(module.weight): module.weight for module in found}
-    linear = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
-
-    # Configurations leave out what follows from other values; a model without attention has no
-    # heads.
-    heads = getattr(text, "num_attention_heads", None) or 1
-    width = getattr(text, "head_dim", None) or text.hidden_size // heads
-    key_heads = getattr(text, "num_key_value_heads", None) or heads
-    return ModelShape(
-        # Counts each 4-bit weight, although two of them are stored in one byte.
-        parameters=model.num_parameters(),
-        table_parameters=sum(table.numel() for table in tables.values()),
-        layers=text.num_hidden_layers,
-        hidden=text.hidden_size,
-        feed_forward=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
-        query_width=width * heads,
-        key_width=width * key_heads,
-        vocabulary=text.vocab_size,
-        adapted=tuple((m.in_features, m.out_features) for m in linear),
-    )
 
 
 def training_memory(

@@ -1,21 +1,79 @@
-"""The shape of a model from its config.json and the headers of its weight files: no weight is read,
-and torch is not imported, which takes seconds."""
+"""The shape of a model, on which its memory and computation depend. It is read from config.json and
+the headers of the weight files where they show it: torch, which takes seconds, is not imported."""
 
 from __future__ import annotations
 
-import json
 import math
 import re
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from rag_ft.model_files import read_json
-from rag_ft.training.memory_estimate import ModelShape, read_shape
+from rag_ft.model_files import FLOAT_BYTES, read_json, read_weight_headers
 
-FLOATS = {"F64", "F32", "F16", "BF16"}
 BUFFERS = {"I64", "BOOL"}  # positions and masks, which are no parameters
 # An embedding or the output head, which LoRA is not put on.
 _TABLE = re.compile(r"\b(embed_tokens|word_embeddings|lm_head|embed_out)\.weight$")
 _NOT_LINEAR = re.compile(r"embed|norm|lm_head", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """The numbers of a model that decide its memory and computation.
+
+    `parameters` counts the whole model. `table_parameters` are the weights of embeddings and output
+    head (one table where they are tied). `adapted`: (inputs, outputs) of every linear layer that
+    gets a LoRA adapter. Widths are those of all heads of a layer together.
+    """
+
+    parameters: int
+    table_parameters: int
+    layers: int
+    hidden: int
+    feed_forward: int
+    query_width: int
+    key_width: int
+    vocabulary: int
+    adapted: tuple[tuple[int, int], ...]
+
+    def adapter_parameters(self, rank: int) -> int:
+        """Weights of a LoRA adapter of this rank."""
+        return sum(rank * (inputs + outputs) for inputs, outputs in self.adapted)
+
+    def forward_flops(self, answer_share: float = 1.0, length: float = 0.0) -> float:
+        """Floating point operations of a forward pass for each token.
+
+        These are model FLOPs, as model-FLOPs utilisation (MFU) counts them: an embedding is looked
+        up, attention is causal, and nothing is computed twice.
+
+        Args:
+            answer_share: share (0-1) of the positions that the output head reads.
+            length: tokens of a text; their mean over tokens.
+        """
+        return 2.0 * self._weights_read(answer_share) + self._attention_flops(length)
+
+    def training_flops(
+        self,
+        trains_all: bool,
+        answer_share: float = 1.0,
+        length: float = 0.0,
+        adapter_parameters: int = 0,
+    ) -> float:
+        """Floating point operations of a forward and backward pass for each token.
+
+        The backward pass reaches the inputs of every layer, the weights where `trains_all`, and the
+        weights of an adapter. The other arguments are those of `forward_flops`.
+        """
+        frozen = (6.0 if trains_all else 4.0) * self._weights_read(answer_share)
+        return frozen + 3.0 * self._attention_flops(length) + 6.0 * adapter_parameters
+
+    def _weights_read(self, answer_share: float) -> float:
+        body = self.parameters - self.table_parameters
+        return body + answer_share * self.vocabulary * self.hidden
+
+    def _attention_flops(self, length: float) -> float:
+        # In every layer the query meets, on average, every second key and value of the text.
+        return 2.0 * self.query_width * length * self.layers
 
 
 def shape_from_files(folder: Path) -> ModelShape:
@@ -25,17 +83,18 @@ def shape_from_files(folder: Path) -> ModelShape:
     larger one, transposed weights, no safetensors) are built by transformers, without weights.
     """
     config = read_json(folder / "config.json")
-    tensors = read_headers(folder)
+    stored = read_weight_headers(folder)
+    tensors = {name: tensor for name, tensor in stored.items() if tensor.dtype not in BUFFERS}
     is_plain = bool(tensors) and all(
-        dtype in FLOATS and len(shape) <= 2 and "expert" not in name
-        for name, (dtype, shape) in tensors.items()
+        tensor.dtype in FLOAT_BYTES and len(tensor.shape) <= 2 and "expert" not in name
+        for name, tensor in tensors.items()
     )
     if not is_plain or "text_config" in config or config.get("model_type", "").startswith("gpt"):
         return read_shape(folder)
     is_tied = config.get("tie_word_embeddings", False)
     if is_tied:  # a head in the files is the embedding again
         tensors = {name: t for name, t in tensors.items() if not name.startswith("lm_head.")}
-    sizes = {name: math.prod(shape) for name, (_, shape) in tensors.items()}
+    sizes = {name: math.prod(tensor.shape) for name, tensor in tensors.items()}
     heads, hidden = config["num_attention_heads"], config["hidden_size"]
     width = config.get("head_dim") or hidden // heads
     return ModelShape(
@@ -48,25 +107,56 @@ def shape_from_files(folder: Path) -> ModelShape:
         key_width=width * (config.get("num_key_value_heads") or heads),
         vocabulary=config["vocab_size"],
         adapted=tuple(
-            (shape[1], shape[0])
-            for name, (_, shape) in tensors.items()
-            if len(shape) == 2 and not _NOT_LINEAR.search(name)
+            (tensor.shape[1], tensor.shape[0])
+            for name, tensor in tensors.items()
+            if len(tensor.shape) == 2 and not _NOT_LINEAR.search(name)
         ),
     )
 
 
-def read_headers(folder: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """{name: (dtype, shape)} of every tensor in the folder's model*.safetensors but buffers; empty
-    where there is none or a header cannot be read."""
-    tensors = {}
+def read_shape(folder: Path) -> ModelShape:
+    """The shape of a language model by its config.json; loads no weights."""
+    import torch
+    from transformers import AutoConfig
+
+    from rag_ft.llm.causal_lm import model_class
+    from rag_ft.model_loading import load_errors, loading_error
+
     try:
-        for path in sorted(folder.glob("model*.safetensors")):
-            with path.open("rb") as raw:
-                length = int.from_bytes(raw.read(8), "little")
-                header = json.loads(raw.read(min(length, path.stat().st_size)))
-            for name, tensor in header.items():
-                if name != "__metadata__" and tensor["dtype"] not in BUFFERS:
-                    tensors[name] = (tensor["dtype"], tuple(tensor["shape"]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}  # the command that loads the weights reports what is wrong with them
-    return tensors
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        with torch.device("meta"):
+            model = model_class(folder, trust_code=False).from_config(config)
+    except load_errors() as error:
+        raise loading_error(folder, "llm", error) from error
+    return shape_of(model)
+
+
+def shape_of(model: Any) -> ModelShape:
+    """The shape of a transformers model; its weights may be on the meta device."""
+    import torch
+
+    text = model.config.get_text_config()
+    head = model.get_output_embeddings()
+
+    # Tied embeddings and output head are one table.
+    found = [m for m in (model.get_input_embeddings(), head) if m is not None]
+    tables = {id(module.weight): module.weight for module in found}
+    linear = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
+
+    # Configurations leave out what follows from other values; a model without attention has no
+    # heads.
+    heads = getattr(text, "num_attention_heads", None) or 1
+    width = getattr(text, "head_dim", None) or text.hidden_size // heads
+    key_heads = getattr(text, "num_key_value_heads", None) or heads
+    return ModelShape(
+        # Counts each 4-bit weight, although two of them are stored in one byte.
+        parameters=model.num_parameters(),
+        table_parameters=sum(table.numel() for table in tables.values()),
+        layers=text.num_hidden_layers,
+        hidden=text.hidden_size,
+        feed_forward=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
+        query_width=width * heads,
+        key_width=width * key_heads,
+        vocabulary=text.vocab_size,
+        adapted=tuple((m.in_features, m.out_features) for m in linear),
+    )

@@ -20,7 +20,7 @@ from rag_ft.run_dir import RunDir
 from rag_ft.schema import QAPair
 from rag_ft.storage import read_jsonl, read_rows
 from rag_ft.training.dev_split import DEV_SHARE, ENOUGH_QUESTIONS
-from rag_ft.training.memory_estimate import ModelShape
+from rag_ft.training.model_shape import ModelShape
 
 CHARACTERS_PER_TOKEN = 4.0
 # A language model has another vocabulary than the encoder, in whose tokens chunks are measured.

@@ -12,14 +12,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from rag_ft.evaluation.systems import ENSEMBLES, Ask
+from rag_ft.evaluation.systems import ENSEMBLES, Answered, Ask
 from rag_ft.schema import Hit, Prediction, QAPair
 from rag_ft.text import normalise
 
 RETRIEVER_TEMPERATURE = 0.1  # of the softmax over the served scores, 0 to 1 where they are fused
 PART = "#"  # between the system's name and the chunk's rank
-
-Answered = tuple[Ask, Prediction]
 
 
 def part_asks(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rag_ft.engine.language_model import prepare
-from rag_ft.evaluation.systems import ENSEMBLES, SYSTEMS, Ask
+from rag_ft.evaluation.systems import ENSEMBLES, SYSTEMS, Answered
 from rag_ft.llm.interface import ChatRequest, Messages, Reply
 from rag_ft.llm.reply_cache import cached_chat
 from rag_ft.schema import Prediction, Reject, Score
@@ -47,7 +47,7 @@ class Judgement:
 
 def judge(
     session: Session,
-    answered: Iterable[tuple[Ask, Prediction]],
+    answered: Iterable[Answered],
     passages: Callable[[Prediction], list[str]],
 ) -> Judgement:
     """Asks the model `evaluate.advanced.judge` about every answer that is no abstention.

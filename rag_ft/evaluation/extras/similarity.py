@@ -5,16 +5,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from rag_ft.evaluation.systems import Ask
+from rag_ft.evaluation.systems import Answered
 from rag_ft.retrieval.encoder import ChunkEncoder
-from rag_ft.schema import Prediction, Score
+from rag_ft.schema import Score
 
 METRIC = "similarity"
 
 
 def similarity_scores(
     encoder: ChunkEncoder,
-    answered: Iterable[tuple[Ask, Prediction]],
+    answered: Iterable[Answered],
     abstains: Callable[[str], bool],
 ) -> Iterator[Score]:
     """The highest cosine (0-1, negative ones are 0) of each answer with an accepted one.

@@ -10,7 +10,6 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,14 +25,13 @@ from transformers import (
 from transformers.trainer_pt_utils import BatchRebalanceSampler
 from trl import SFTTrainer
 
-from rag_ft.storage import batched, write_text
+from rag_ft.storage import batched
+from rag_ft.training.checkpoints import MarkComplete
 from rag_ft.training.generator.tokenization import IGNORED
 
 # Batches are padded to multiples of so many tokens: for every new width oneDNN keeps new kernels
 # (1 GiB after 50 steps of the demo model, see LOG.md).
 WIDTH_STEP = 32
-# A file in a checkpoint, written last: a checkpoint without it was cut off by a kill.
-FINISHED = "complete"
 
 
 class CompletionTrainer(SFTTrainer):
@@ -238,12 +236,3 @@ class Progress(ProgressCallback):
         shown = {name: f"{value:.3f}" for name, value in (logs or {}).items() if name in names}
         if self.training_bar is not None and shown:
             self.training_bar.set_postfix(shown)
-
-
-class MarkComplete(TrainerCallback):
-    """Marks a checkpoint as complete, see FINISHED."""
-
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Called by transformers when all files of the checkpoint are written."""
-        if state.is_world_process_zero:
-            write_text(Path(args.output_dir) / f"checkpoint-{state.global_step}" / FINISHED, "")

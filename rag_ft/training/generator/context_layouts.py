@@ -300,8 +300,8 @@ def fit_to_length(
             target = context.answer
             # A cited number is a chunk's place among the chunks that are left.
             if layout.cite:
-                proving = context.needed or context.gold
-                places = [n for n, chunk in enumerate(chunks, 1) if chunk.id in proving]
+                supporting = context.needed or context.gold
+                places = [n for n, chunk in enumerate(chunks, 1) if chunk.id in supporting]
                 target += f" [{', '.join(map(str, places))}]"
             if layout.quote and context.quote:
                 target = quoting(context.quote, target)

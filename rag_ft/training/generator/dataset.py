@@ -17,8 +17,8 @@ from rag_ft.prompts.answer_prompt import AnswerPrompt
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import QAPair, Reject
 from rag_ft.session import Session
-from rag_ft.storage import read_jsonl, read_rows, write_jsonl
-from rag_ft.training.dev_split import split_train_dev, train_groups
+from rag_ft.storage import read_rows, write_jsonl
+from rag_ft.training.dev_split import TrainDev, select_train_dev
 from rag_ft.training.generator.context_layouts import (
     Encode,
     Example,
@@ -42,7 +42,7 @@ from rag_ft.training.generator.preference_prompts import (
 from rag_ft.training.generator.replay import num_replayed, replay_examples, replay_prompts
 from rag_ft.training.generator.retrieved import Retrieved, retrieve
 from rag_ft.training.generator.tokenization import Encoded
-from rag_ft.training.leakage import check_chunks_allowed, check_no_leakage, without_test_questions
+from rag_ft.training.leakage import check_chunks_allowed
 
 MAX_DEV_EXAMPLES = 100
 MAX_QUESTIONS = 64  # asked at each dev evaluation, of each fold, and closed book
@@ -81,29 +81,20 @@ class TrainingSet:
     plain_texts: list[str]
 
 
-def select_pairs(
-    run_dir: RunDir, store: ChunkStore, similarity: float
-) -> tuple[list[QAPair], list[QAPair], list[Reject]]:
-    """(pairs to train on, pairs that decide when to stop, pairs that ask what a test pair asks).
-
-    `split_train_dev` says which documents those are, as for the retriever; from `similarity` (0-1)
-    on, two documents are near-duplicates.
+def select_pairs(run_dir: RunDir, store: ChunkStore, similarity: float) -> TrainDev:
+    """As `select_train_dev`; the dev pairs decide when to stop.
 
     Raises:
         DataError: there is no pair of a train document, or something of a test document is among
             the pairs to train on.
     """
-    pairs = list(read_jsonl(run_dir.qa, QAPair))
-    test_pairs = [p for p in pairs if p.split == "test"]
-    usable, rejects = without_test_questions((p for p in pairs if p.split != "test"), test_pairs)
-    check_no_leakage(usable, test_pairs, store.of_splits({"test"}))
-    split = split_train_dev(usable, store, lambda: train_groups(run_dir, similarity))
+    split = select_train_dev(run_dir, store, similarity)
     if not split.train:
         raise DataError(
             f"{run_dir.qa} has no pair of a train document: lower ingest.test_share, "
             "add documents, or set train_generator.enabled=false"
         )
-    return split.train, split.dev, rejects
+    return split
 
 
 def build_training_set(session: Session, encode: Encode, folder: Path) -> dict[str, int]:
@@ -113,7 +104,8 @@ def build_training_set(session: Session, encode: Encode, folder: Path) -> dict[s
     config, store, prompt = session.config, session.chunks, session.answer_prompt
     settings, seed = config.train_generator, config.run.seed
     similarity = config.ingest.advanced.near_duplicate_similarity
-    pairs, dev_pairs, rejects = select_pairs(session.run_dir, store, similarity)
+    split = select_pairs(session.run_dir, store, similarity)
+    pairs, dev_pairs, rejects = split.train, split.dev, split.rejects
     counts = {"num_train_pairs": len(pairs), "num_dev_pairs": len(dev_pairs)}
     if (folder / f"{PARTS[-1]}.jsonl").exists():
         return counts
@@ -247,7 +239,7 @@ def sample_examples(
     """Examples of at most `most` pairs, spread over all pairs, as the first pass sees them."""
     config = session.config
     similarity = config.ingest.advanced.near_duplicate_similarity
-    pairs, _, _ = select_pairs(session.run_dir, session.chunks, similarity)
+    pairs = select_pairs(session.run_dir, session.chunks, similarity).train
     shown, context = config.retrieval.num_shown, config.llm.max_model_tokens
     layout = layout_settings(config.train_generator, shown, config.run.seed, context)
     kept, balanced, _ = balance_unanswerable(pairs, layout)

@@ -14,6 +14,7 @@ from rag_ft.errors import ConfigError, first_line
 from rag_ft.hardware import choose_dtype
 from rag_ft.llm.causal_lm import check_language_model, load_causal_lm
 from rag_ft.model_hub import resolve
+from rag_ft.training.distributed import sharded
 
 FLASH = "flash_attention_2"
 SAMPLING_FLAGS = (
@@ -130,12 +131,6 @@ def drop_unused_sampling(model: Any) -> None:
     if settings is not None and settings.do_sample is not True:
         for name in SAMPLING_FLAGS:
             setattr(settings, name, None)
-
-
-def sharded() -> bool:
-    """Whether the launcher spreads the weights over processes (FSDP): no process then holds a whole
-    model."""
-    return os.environ.get("ACCELERATE_USE_FSDP") == "true"
 
 
 def adapter_config(settings: TrainGeneratorConfig, model: Any) -> Any | None:

@@ -4,13 +4,12 @@ compared, and it learns from the pairs of a better and a worse one."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from rag_ft.config import TrainGeneratorConfig
+from rag_ft.config import LLMConfig, TrainGeneratorConfig
 from rag_ft.fast.decoding import Row
 from rag_ft.storage import read_rows, write_jsonl
 from rag_ft.training.distributed import Processes
@@ -18,6 +17,7 @@ from rag_ft.training.generator.dev_f1 import continue_rows
 from rag_ft.training.generator.preference_pairs import (
     Compared,
     Preference,
+    Replying,
     balance,
     compare,
     judge,
@@ -28,15 +28,19 @@ from rag_ft.training.generator.preference_trainer import PHASE, DevScores, argum
 from rag_ft.training.generator.trainer import as_in_training
 
 
-@dataclass(frozen=True)
-class Asking:
-    """How replies are asked for and judged: run.dtype, the abstain sentence, the tokens of a reply
-    and run.seed."""
-
-    dtype: str
-    abstain: str
-    max_tokens: int
-    seed: int
+def replying_of(
+    settings: TrainGeneratorConfig, llm: LLMConfig, max_tokens: int, seed: int
+) -> Replying:
+    """How replies of at most `max_tokens` tokens are asked for and judged, as configured."""
+    advanced = settings.advanced
+    return Replying(
+        dtype=llm.dtype,
+        abstain=llm.advanced.abstain,
+        max_tokens=max_tokens,
+        seed=seed,
+        cite=bool(advanced.cite),
+        num_samples=advanced.preference_samples,
+    )
 
 
 def tune_by_preference(
@@ -45,7 +49,7 @@ def tune_by_preference(
     prompts: Sequence[PreferencePrompt],
     dev: Sequence[PreferencePrompt],
     settings: TrainGeneratorConfig,
-    asking: Asking,
+    replying: Replying,
     rows_per_pass: int,
     folder: Path,
     processes: Processes,
@@ -56,21 +60,21 @@ def tune_by_preference(
     Returns:
         (rows of the training log, with one for each quadrant; counts for the done-file).
     """
-    compared = _compare_all(model, tokenizer, prompts, settings, asking, folder, processes)
-    preferences = balance((c.preference for c in compared if c.preference), asking.seed)
+    compared = _compare_all(model, tokenizer, prompts, replying, folder, processes)
+    preferences = balance((c.preference for c in compared if c.preference), replying.seed)
     table = [{"stage": PHASE, **row} for row in quadrants(compared, preferences)]
     counts: dict[str, Any] = {"num_preferences": len(preferences), "preference_won": 0}
     if len(preferences) < settings.batch_size or not dev:
         return table, counts
 
     def measure(tuned: Any) -> DevScores:
-        with as_in_training(tuned, asking.dtype):
-            return dev_scores(tuned, tokenizer, dev, asking.abstain, asking.max_tokens)
+        with as_in_training(tuned, replying.dtype):
+            return dev_scores(tuned, tokenizer, dev, replying.abstain, replying.max_tokens)
 
     args = arguments(
         settings,
-        asking.dtype,
-        asking.seed,
+        replying.dtype,
+        replying.seed,
         len(preferences),
         rows_per_pass,
         processes.count,
@@ -92,8 +96,7 @@ def _compare_all(
     model: Any,
     tokenizer: Any,
     prompts: Sequence[PreferencePrompt],
-    settings: TrainGeneratorConfig,
-    asking: Asking,
+    replying: Replying,
     folder: Path,
     processes: Processes,
 ) -> list[Compared]:
@@ -106,17 +109,8 @@ def _compare_all(
     numbers = {id: n for n, id in enumerate(dict.fromkeys(p.pair_id for p in prompts))}
     if not mine.exists():
         part = [p for p in prompts if numbers[p.pair_id] % processes.count == processes.rank]
-        with as_in_training(model, asking.dtype):
-            compared = compare(
-                model,
-                tokenizer,
-                part,
-                asking.abstain,
-                bool(settings.advanced.cite),
-                settings.advanced.preference_samples,
-                asking.max_tokens,
-                asking.seed,
-            )
+        with as_in_training(model, replying.dtype):
+            compared = compare(model, tokenizer, part, replying)
         folder.mkdir(parents=True, exist_ok=True)
         write_jsonl(mine, compared)
     processes.wait()

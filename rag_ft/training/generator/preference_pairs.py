@@ -30,6 +30,22 @@ Teaches = Literal["abstain", "answer", "read"]
 
 
 @dataclass(frozen=True)
+class Replying:
+    """How replies are asked for and judged.
+
+    `dtype` is run.dtype, `abstain` the abstain sentence; `num_samples` random replies of at most
+    `max_tokens` tokens are drawn beside the greedy one, by `seed`. `cite`: see `judge`.
+    """
+
+    dtype: str
+    abstain: str
+    max_tokens: int
+    seed: int
+    cite: bool
+    num_samples: int
+
+
+@dataclass(frozen=True)
 class Judged:
     """A reply as token ids with its end of turn, and its score (0-1)."""
 
@@ -78,29 +94,23 @@ def judge(text: str, prompt: PreferencePrompt, abstain: str, cite: bool) -> tupl
 
 
 def compare(
-    model: Any,
-    tokenizer: Any,
-    prompts: Sequence[PreferencePrompt],
-    abstain: str,
-    cite: bool,
-    num_samples: int,
-    max_tokens: int,
-    seed: int,
+    model: Any, tokenizer: Any, prompts: Sequence[PreferencePrompt], replying: Replying
 ) -> list[Compared]:
-    """Asks the model each prompt greedily and `num_samples` times at random, and compares the
-    replies. The prompts of a pair stand together; those without chunks only tell what is known."""
+    """Asks the model each prompt greedily and several times at random, and compares the replies.
+    The prompts of a pair stand together; those without chunks only tell what is known."""
     abstaining = _abstaining_reply(prompts)
     asked = [
         (prompt, number)
         for prompt in prompts
-        for number in range(1 if prompt.shown == "none" else num_samples + 1)
+        for number in range(1 if prompt.shown == "none" else replying.num_samples + 1)
     ]
-    rows = [_row(prompt, number, max_tokens, seed) for prompt, number in asked]
+    rows = [_row(prompt, number, replying) for prompt, number in asked]
     texts = continue_rows(model, tokenizer, rows)
     judged = []
     for (prompt, number), row, text in zip(asked, rows, texts, strict=True):
         end = prompt.right_reply[-1:] if row.finish_reason == "stop" else []
-        reply = Judged((*row.tokens, *end), *judge(text, prompt, abstain, cite))
+        scored = judge(text, prompt, replying.abstain, replying.cite)
+        reply = Judged((*row.tokens, *end), *scored)
         judged.append((prompt, number, reply))
 
     compared = []
@@ -118,13 +128,13 @@ def compare(
     return compared
 
 
-def _row(prompt: PreferencePrompt, number: int, max_tokens: int, seed: int) -> Row:
-    """Number 0 is greedy; the draws of the others depend on nothing but the prompt and `seed`."""
+def _row(prompt: PreferencePrompt, number: int, replying: Replying) -> Row:
+    """Number 0 is greedy; the draws of the others depend on nothing but the prompt and the seed."""
     if number == 0:
-        return Row(prompt.prompt, max_tokens)
-    rng = random.Random(f"{seed}:{prompt.pair_id}:{prompt.shown}:{number}")
-    uniforms = np.array([rng.random() for _ in range(max_tokens)])
-    return Row(prompt.prompt, max_tokens, TEMPERATURE, uniforms)
+        return Row(prompt.prompt, replying.max_tokens)
+    rng = random.Random(f"{replying.seed}:{prompt.pair_id}:{prompt.shown}:{number}")
+    uniforms = np.array([rng.random() for _ in range(replying.max_tokens)])
+    return Row(prompt.prompt, replying.max_tokens, TEMPERATURE, uniforms)
 
 
 def _abstaining_reply(prompts: Iterable[PreferencePrompt]) -> tuple[int, ...]:

@@ -24,16 +24,16 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 from rag_ft.config import TrainGeneratorConfig
 from rag_ft.fast.shared_prompt import SharedPrompts, shared_logps
 from rag_ft.storage import batched
+from rag_ft.training.checkpoints import MarkComplete, last_complete
 from rag_ft.training.generator.completion_trainer import (
     WIDTH_STEP,
     ArrangementSampler,
-    MarkComplete,
     Progress,
     answer_losses,
 )
 from rag_ft.training.generator.preference_pairs import Preference
 from rag_ft.training.generator.tokenization import IGNORED
-from rag_ft.training.generator.trainer import NUM_LOGGED, last_complete, shared_arguments
+from rag_ft.training.generator.trainer import NUM_LOGGED, shared_arguments
 from rag_ft.training.memory_estimate import divisors
 
 # What a row of the training log keeps of TRL's: its name there -> our name.

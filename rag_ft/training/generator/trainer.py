@@ -21,9 +21,9 @@ from rag_ft.errors import ConfigError, DataError
 from rag_ft.hardware import choose_dtype, total_memory_gb
 from rag_ft.model_hub import resolve
 from rag_ft.storage import write_text
+from rag_ft.training.checkpoints import last_complete, step_of
 from rag_ft.training.distributed import Processes
 from rag_ft.training.generator.completion_trainer import (
-    FINISHED,
     WIDTH_STEP,
     CompletionTrainer,
 )
@@ -31,7 +31,8 @@ from rag_ft.training.generator.context_layouts import Example, longest_answer, n
 from rag_ft.training.generator.dev_f1 import DevQuestion, mean_f1
 from rag_ft.training.generator.lora import FLASH, adapter_config, attention, start_adapter
 from rag_ft.training.generator.tokenization import IGNORED
-from rag_ft.training.memory_estimate import divisors, largest_pass, shape_of
+from rag_ft.training.memory_estimate import divisors, largest_pass
+from rag_ft.training.model_shape import shape_of
 
 NUM_LOGGED = 50  # training losses in the log
 # What a row of the training log keeps: nothing that differs from run to run (times and rates).
@@ -118,7 +119,7 @@ def train(
 
     # A packed step holds any number of examples: what was read is a share of all epochs' tokens.
     tokens_per_epoch = sum(len(example.encoded.input_ids) for example in examples)
-    state, num_before = trainer.state, _step_of(checkpoint) if checkpoint else 0
+    state, num_before = trainer.state, step_of(checkpoint) if checkpoint else 0
     share_here = (state.global_step - num_before) / max(1, state.global_step)
     history = [{name: row[name] for name in LOGGED if name in row} for row in state.log_history]
     return Trained(
@@ -296,16 +297,6 @@ def as_in_training(model: Any, dtype: str) -> AbstractContextManager[Any]:
     if model.device.type == "cuda" and model.dtype == torch.float32:
         return torch.autocast("cuda", torch.bfloat16, enabled=computes_bf16(dtype))
     return nullcontext()
-
-
-def last_complete(folder: Path) -> str | None:
-    """The newest complete checkpoint in `folder`."""
-    complete = [path for path in folder.glob("checkpoint-*") if (path / FINISHED).exists()]
-    return max(map(str, complete), key=_step_of, default=None)
-
-
-def _step_of(checkpoint: str) -> int:
-    return int(checkpoint.rpartition("-")[2])
 
 
 def save_generator(

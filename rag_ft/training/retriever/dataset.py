@@ -14,9 +14,8 @@ from rag_ft.documents.sentences import split_sentences
 from rag_ft.relevance import gold_by_pair
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import Chunk, QAPair, Reject
-from rag_ft.storage import content_hash, read_jsonl, read_rows
-from rag_ft.training.dev_split import split_train_dev, train_groups
-from rag_ft.training.leakage import check_no_leakage, without_test_questions
+from rag_ft.storage import content_hash, read_rows
+from rag_ft.training.dev_split import select_train_dev
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -59,25 +58,17 @@ def select_pairs(run_dir: RunDir, store: ChunkStore, similarity: float) -> Pairs
     Args:
         run_dir: the run, whose pairs and documents are read.
         store: its chunks.
-        similarity: 0-1, from which on two documents are near-duplicates (see `split_train_dev`).
+        similarity: 0-1, from which on two documents are near-duplicates (see `select_train_dev`).
 
     Raises:
         DataError: something of a test document is among the pairs to train on.
     """
-    everything = list(read_jsonl(run_dir.qa, QAPair))
-    heldout = [pair for pair in everything if pair.split == "test"]
-    usable, rejects = without_test_questions(
-        (p for p in everything if p.split != "test" and p.answerable), heldout
-    )
-    check_no_leakage(usable, heldout, store.of_splits({"test"}))
-
-    # Train and dev by document.
+    split = select_train_dev(run_dir, store, similarity, answerable=True)
     chunks = {chunk.id: chunk for chunk in store.of_splits({"train", "dev"})}
-    split = split_train_dev(usable, chunks.values(), lambda: train_groups(run_dir, similarity))
     dev_chunks = {i: c for i, c in chunks.items() if c.document_id in split.dev_documents}
 
     # Recall is measured where the right chunks are known.
-    gold = gold_by_pair(split.dev, dev_chunks.values())
+    gold, rejects = gold_by_pair(split.dev, dev_chunks.values()), list(split.rejects)
     for pair in split.dev:
         if not gold[pair.id]:
             rejects.append(Reject(pair.id, "dev pair without a gold chunk", pair.question))

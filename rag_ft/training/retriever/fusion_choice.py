@@ -148,7 +148,7 @@ def choose_weight(questions: Sequence[Ranked]) -> FusionChoice:
         lexical_weight=WEIGHTS[found],
         reason=f"BM25 {weight:g}: {describe_gain(gain)} on {len(questions)} questions{stays}",
         gain=round(gain.value, 4),
-        ci95=[round(bound, 4) for bound in gain.ci95] if gain.ci95 else None,
+        ci95=gain.interval(4),
     )
 
 
@@ -178,10 +178,7 @@ def gain_of(deltas: np.ndarray, documents: Sequence[str]) -> Estimate:
 
 def describe_gain(gain: Estimate) -> str:
     """ "MRR@10 +3.1 points [+1.2, +5.0]"."""
-    interval = ""
-    if gain.ci95:
-        interval = f" [{100 * gain.ci95[0]:+.1f}, {100 * gain.ci95[1]:+.1f}]"
-    return f"{LABELS[RANK]} {100 * gain.value:+.1f} points{interval}"
+    return f"{LABELS[RANK]} {gain.as_points()}"
 
 
 def rank_score(rows: np.ndarray, gold: Collection[int]) -> float:

@@ -19,8 +19,8 @@ from rag_ft.config import RetrievalConfig
 from rag_ft.errors import ConfigError
 from rag_ft.evaluation.metric_table import DECIDING_RETRIEVAL, LABELS, METRICS
 from rag_ft.relevance import gold_by_pair
-from rag_ft.retrieval.feature_ranker import FEATURES, load_lightgbm
-from rag_ft.retrieval.fusion import Ranking, best_first, fuse
+from rag_ft.retrieval.feature_ranker import FEATURES, load_lightgbm, ranked_by
+from rag_ft.retrieval.fusion import Ranking, fuse
 from rag_ft.retrieval.reranker import Reranker
 from rag_ft.retrieval.retriever import Retriever
 from rag_ft.schema import QAPair
@@ -218,7 +218,7 @@ def choose_ranker(
         served=certain or forced,
         reason=reason,
         gain=round(gain.value, 4),
-        ci95=[round(bound, 4) for bound in gain.ci95] if gain.ci95 else None,
+        ci95=gain.interval(4),
         held_out={
             question.id: {"served": float(found), "served_mrr": float(mrr)}
             for question, (found, mrr) in zip(questions, scores[:, 0], strict=True)
@@ -240,9 +240,7 @@ def cross_validated(
         ranker = train_ranker([*kept, *others], seed)
         for number, question in enumerate(questions):
             if fold_of[question.document] == fold:
-                rows, columns = question.features
-                scores = np.asarray(ranker.predict(columns, num_threads=1))
-                orders[number] = best_first(rows, 1 / (1 + np.exp(-scores)))
+                orders[number] = ranked_by(ranker, *question.features)
     return orders
 
 

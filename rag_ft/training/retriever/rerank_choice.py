@@ -97,5 +97,5 @@ def choose_reranking(
         reason=reason,
         num_questions=len(asked),
         gain=round(gain.value, 4),
-        ci95=[round(bound, 4) for bound in gain.ci95] if gain.ci95 else None,
+        ci95=gain.interval(4),
     )

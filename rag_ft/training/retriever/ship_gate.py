@@ -160,9 +160,5 @@ def describe_change(base: DevScores, tuned: DevScores, pairs: Sequence[QAPair]) 
         return "no dev questions to measure by"
     # Questions about one document are not independent: documents are what is resampled.
     documents = [pair.document_id or pair.id for pair in pairs]
-    estimate = gain_of(tuned.served - base.served, documents)
-    interval = ""
-    if estimate.ci95:
-        interval = f" [{100 * estimate.ci95[0]:+.1f}, {100 * estimate.ci95[1]:+.1f}]"
-    change = f"{100 * estimate.value:+.1f} points{interval}"
-    return f"dev {LABELS[DECIDING_RETRIEVAL]} {change} on {len(pairs)} questions"
+    change = gain_of(tuned.served - base.served, documents)
+    return f"dev {LABELS[DECIDING_RETRIEVAL]} {change.as_points()} on {len(pairs)} questions"

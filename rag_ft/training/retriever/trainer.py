@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.base.training_args import BaseTrainingArguments
@@ -27,6 +26,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from rag_ft.errors import DataError
 from rag_ft.retrieval.index_files import open_vectors, read_ids, read_manifest
 from rag_ft.storage import write_text
+from rag_ft.training.checkpoints import MarkComplete, last_complete
 from rag_ft.training.retriever.trainable_encoder import TrainableEncoder
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 WEIGHTS = "encoder.safetensors"
-FINISHED = "complete"  # in a checkpoint, written last: a checkpoint without it was cut off
 NUM_CHECKPOINTS = 10
 VectorsOf = Callable[[Sequence[str]], torch.Tensor]  # n chunk ids -> (n, dim)
 
@@ -180,18 +179,6 @@ class RerankerTrainer(SmallCheckpoints, CrossEncoderTrainer):
     arguments = CrossEncoderTrainingArguments
 
 
-class MarkComplete(TrainerCallback):
-    """Marks each checkpoint when it is whole, so that a resumed phase passes over one that a kill
-    cut off."""
-
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Called by the trainer after it has written a checkpoint."""
-        # Each process writes its own random state into it.
-        PartialState().wait_for_everyone()
-        if state.is_world_process_zero:
-            write_text(Path(args.output_dir) / f"checkpoint-{state.global_step}" / FINISHED, "")
-
-
 class ProgressBar(TrainerCallback):
     """A bar on stderr with the loss of the last step."""
 
@@ -257,12 +244,3 @@ def training_arguments(
     # One process uses one device: DataParallel would change the batches.
     arguments._n_gpu = min(1, arguments.n_gpu)
     return arguments
-
-
-def last_complete(folder: Path) -> str | None:
-    """The newest whole checkpoint in `folder`, or None; removes those that a kill cut off."""
-    number_of = {path: int(path.name.rpartition("-")[2]) for path in folder.glob("checkpoint-*")}
-    whole = [path for path in number_of if (path / FINISHED).exists()]
-    for path in set(number_of) - set(whole):
-        shutil.rmtree(path, ignore_errors=True)
-    return str(max(whole, key=number_of.__getitem__)) if whole else None

@@ -1,0 +1,34 @@
+"""JSON files that hold one list, as Argilla and Label Studio read and write them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rag_ft.errors import DataError
+
+
+def write_list(path: Path, items: Iterable[dict[str, Any]]) -> None:
+    """Streams the items into a new file, one a line."""
+    with path.open("x", encoding="utf-8", newline="\n") as out:
+        out.write("[")
+        for number, item in enumerate(items):
+            out.write(("," if number else "") + "\n" + json.dumps(item, ensure_ascii=False))
+        out.write("\n]\n")
+
+
+def read_list(path: Path, wanted: str) -> list[Any]:
+    """The list in a file.
+
+    Raises:
+        DataError: it holds none; the error says that it is not `wanted`.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read {path} as JSON: {error}") from error
+    if not isinstance(found, list):
+        raise DataError(f"{path} is not {wanted}")
+    return found
