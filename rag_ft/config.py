@@ -236,7 +236,8 @@ class TrainGeneratorConfig(Section):
         3,
         gt=0,
         le=1000,
-        description="Passes over the pairs; each one draws anew for which of them the gold chunk is withheld.",
+        description="Passes over the pairs; each one draws anew for which of them the gold chunk "
+        "is withheld.",
     )
     batch_size: int = Field(
         16, ge=1, le=65_536, description="Examples per optimiser step over all processes."

@@ -33,7 +33,6 @@ from rag_ft.storage import (
     temporary_beside,
     to_json,
     write_json,
-    write_text,
 )
 
 # Made anew without asking a model anything: what these stages wrote stays valid.

@@ -154,8 +154,8 @@ def raft(
     chunks: Mapping[str, Chunk],
     layout: LayoutSettings,
 ) -> list[Context] | Reject:
-    """The gold chunk among hard distractors (RAFT, Zhang et al. 2024), in the order in which they are
-    served: how well a chunk was found says something about it, and RAFT's random order hides that.
+    """The gold chunk among hard distractors (RAFT, Zhang et al. 2024), in the order in which they
+    are served: it says how well a chunk was found, which RAFT's random order hides.
 
     For some pairs the distractors are shown alone too, and the target is to abstain, so that the
     expected share of answered examples is `gold_share`: the same question then has both targets,
