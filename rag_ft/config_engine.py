@@ -29,9 +29,9 @@ class EngineAdvanced(Section):
         0,
         ge=0,
         le=10_000,
-        description="With Ray: each training stage runs in so many processes, under Ray Train, each "
-        "with a GPU of its own where gpus_per_worker is above 0. 0: training stages run in the "
-        "process of the command, or in those of `accelerate launch`.",
+        description="With Ray: a training stage runs in so many processes, under Ray Train, each "
+        "with a GPU of its own where gpus_per_worker is above 0. 0: it runs in the process of the "
+        "command, or in those of `accelerate launch`.",
     )
     shard: str = Field(
         "",

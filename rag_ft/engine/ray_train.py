@@ -15,7 +15,8 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -37,20 +38,17 @@ def train_on_ray(
     """Calls `work` in `train_workers` processes at once and returns what the first one returns.
 
     Args:
-        work: the training; it can be pickled, and continues at what stands in `checkpoints`.
-        folder: of the run; all nodes see it.
-        checkpoints: where a checkpoint is a folder with a file "complete".
-        settings: the cluster, and number and resources of the workers.
+        work: can be pickled, and continues at its last checkpoint.
+        folder: of the run.
+        checkpoints: in it; a folder with a file "complete" is a checkpoint.
+        settings: cluster and workers.
 
     Raises:
-        ConfigError: see engine.ray.connect, or a node does not see the folder.
-        RagFtError: `work` raised one, or ended MAX_TRIES times without a new checkpoint.
+        RagFtError: `work` raised it, or it ended MAX_TRIES times without a new checkpoint; there is
+            no cluster, or a node does not see the folder.
     """
     if settings.address.startswith("ray://"):
-        raise ConfigError(
-            f"engine.address is {settings.address}: train_workers needs auto or host:port; run the "
-            "command on a machine of the cluster"
-        )
+        raise ConfigError("train_workers: run the command on a machine of the cluster, not ray://")
     ray = connect(settings.address)
     from ray.train import TrainingFailedError
 
@@ -61,13 +59,10 @@ def train_on_ray(
         except TrainingFailedError as ended:
             now = sorted(map(str, checkpoints.rglob("complete")))
             num_tries, before = 1 if now != before else num_tries + 1, now
-            why = " ".join(str(ended).split())[-300:]
+            why = f"the training on Ray ended (... {' '.join(str(ended).split())[-300:]})"
             if num_tries == MAX_TRIES:
-                raise RagFtError(
-                    f"the training on Ray ended {MAX_TRIES} times without a new checkpoint (... "
-                    f"{why}): repair that and run the same command again to continue"
-                ) from ended
-            log.warning("the training on Ray ended and is started again (... %s)", why)
+                raise RagFtError(f"{why}, {MAX_TRIES} times without a new checkpoint") from ended
+            log.warning("%s and is started again", why)
 
 
 def _train_once(
@@ -79,9 +74,9 @@ def _train_once(
 
     ctrl_c = signal.getsignal(signal.SIGINT)
     # Ray Train keeps no checkpoints for us: it marks its folder with a file, and writes no more.
-    with _Terminal(ray) as terminal, tempfile.TemporaryDirectory() as scratch:
+    with _terminal(ray) as said, tempfile.TemporaryDirectory() as scratch:
         trainer = TorchTrainer(
-            partial(_in_worker, work, folder, Path.cwd(), terminal.said),
+            partial(_in_worker, work, folder, Path.cwd(), said),
             torch_config=TorchConfig(timeout_s=int(LONGEST_WAIT.total_seconds())),
             scaling_config=ScalingConfig(
                 num_workers=settings.train_workers,
@@ -133,40 +128,39 @@ class _Stream(io.TextIOBase):
         return len(text)
 
 
-class _Terminal:
-    """Shows what the first worker writes to stderr. At its end it raises the first error that a
-    worker met and the user has to repair."""
+@contextmanager
+def _terminal(ray: Any) -> Iterator[Any]:
+    """A queue: texts in it are shown on stderr. At its end the first error in it is raised."""
+    from ray.util.queue import Queue
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    def __init__(self, ray: Any) -> None:
-        from ray.util.queue import Queue
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    said = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+    errors: list[RagFtError] = []
 
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self.said = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
-        self._ray, self._errors = ray, list[RagFtError]()
-        self._thread = threading.Thread(target=self._show, daemon=True)
-
-    def _show(self) -> None:
-        text, timeout = "", PATIENCE_SECONDS
-        while text is not None:
+    def show() -> None:
+        timeout: int | None = PATIENCE_SECONDS
+        while True:
             try:
-                text = self.said.get(timeout=timeout)
+                text = said.get(timeout=timeout)
             except queue.Empty:
-                warn_of_no_worker(self._ray)
+                warn_of_no_worker(ray)
                 continue
             timeout = None  # the workers have started
+            if text is None:
+                return
             if isinstance(text, RagFtError):
-                self._errors.append(text)
-            elif text:
+                errors.append(text)
+            else:
                 print(text, end="", file=sys.stderr, flush=True)
 
-    def __enter__(self) -> _Terminal:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.said.put(None)
-        self._thread.join()
-        self.said.shutdown()
-        if self._errors:
-            raise self._errors[0]
+    thread = threading.Thread(target=show, daemon=True)
+    thread.start()
+    try:
+        yield said
+    finally:
+        said.put(None)
+        thread.join()
+        said.shutdown()
+        if errors:
+            raise errors[0]
