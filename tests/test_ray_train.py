@@ -85,7 +85,7 @@ def test_two_workers_train_the_retriever_of_two_launched_processes(
 
 
 def test_a_killed_worker_changes_no_weight_of_the_generator(
-    cluster: Any, prepared: Path, capsys: pytest.CaptureFixture[str]
+    cluster: Any, prepared: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     launched, trained = run_of(prepared, "whole"), run_of(prepared, "killed")
     settings = ["train_retriever.enabled=false", "train_generator.advanced.max_steps=40"]
@@ -98,7 +98,7 @@ def test_a_killed_worker_changes_no_weight_of_the_generator(
     killer = threading.Thread(target=kill_a_worker, args=(trained, killed), daemon=True)
     killer.start()
     assert main([*words, f"run.dir={trained.path}", *on_ray(cluster)]) == 0
-    assert killed and "is started again" in capsys.readouterr().err
+    assert killed and "is started again" in caplog.text
     assert weights(launched.generator) == weights(trained.generator)
 
 

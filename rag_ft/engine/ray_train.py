@@ -59,10 +59,16 @@ def train_on_ray(
         except TrainingFailedError as ended:
             now = sorted(map(str, checkpoints.rglob("complete")))
             num_tries, before = 1 if now != before else num_tries + 1, now
-            why = f"the training on Ray ended (... {' '.join(str(ended).split())[-300:]})"
+            why = f"the training on Ray ended ({_why(ended)})"
             if num_tries == MAX_TRIES:
                 raise RagFtError(f"{why}, {MAX_TRIES} times without a new checkpoint") from ended
             log.warning("%s and is started again", why)
+
+
+def _why(ended: Any) -> str:
+    """Why the first worker that failed did so: of a traceback the last line."""
+    text = str(next(iter(getattr(ended, "worker_failures", {}).values()), ended)).strip()
+    return text.splitlines()[-1] if "Traceback" in text else " ".join(text.split())[:300]
 
 
 def _train_once(
