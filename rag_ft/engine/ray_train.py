@@ -59,16 +59,15 @@ def train_on_ray(
         except TrainingFailedError as ended:
             now = sorted(map(str, checkpoints.rglob("complete")))
             num_tries, before = 1 if now != before else num_tries + 1, now
-            why = f"the training on Ray ended ({_why(ended)})"
+            failures = [*getattr(ended, "worker_failures", {}).values(), ended]
+            for failure in failures:
+                if isinstance(failure, RagFtError):
+                    raise failure from None
+            why = " ".join(f"{type(failures[0]).__name__}: {failures[0]}".split())[:300]
+            why = f"the training on Ray ended ({why})"
             if num_tries == MAX_TRIES:
                 raise RagFtError(f"{why}, {MAX_TRIES} times without a new checkpoint") from ended
             log.warning("%s and is started again", why)
-
-
-def _why(ended: Any) -> str:
-    """Why the first worker that failed did so: of a traceback the last line."""
-    text = str(next(iter(getattr(ended, "worker_failures", {}).values()), ended)).strip()
-    return text.splitlines()[-1] if "Traceback" in text else " ".join(text.split())[:300]
 
 
 def _train_once(
@@ -112,13 +111,9 @@ def _in_worker(work: Callable[[], Result], folder: Path, place: Path, said: Any)
     handler.setFormatter(SafeFormatter("%(levelname)s %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     said.put("")  # it has started
-    try:
-        if error := missing_folder(folder):
-            raise error
-        return work()
-    except RagFtError as error:
-        said.put(error)
-        raise
+    if error := missing_folder(folder):
+        raise error
+    return work()
 
 
 class _Stream(io.TextIOBase):
@@ -136,13 +131,12 @@ class _Stream(io.TextIOBase):
 
 @contextmanager
 def _terminal(ray: Any) -> Iterator[Any]:
-    """A queue: texts in it are shown on stderr. At its end the first error in it is raised."""
+    """A queue: the texts in it are shown on stderr."""
     from ray.util.queue import Queue
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     said = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
-    errors: list[RagFtError] = []
 
     def show() -> None:
         timeout: int | None = PATIENCE_SECONDS
@@ -155,10 +149,7 @@ def _terminal(ray: Any) -> Iterator[Any]:
             timeout = None  # the workers have started
             if text is None:
                 return
-            if isinstance(text, RagFtError):
-                errors.append(text)
-            else:
-                print(text, end="", file=sys.stderr, flush=True)
+            print(text, end="", file=sys.stderr, flush=True)
 
     thread = threading.Thread(target=show, daemon=True)
     thread.start()
@@ -168,5 +159,3 @@ def _terminal(ray: Any) -> Iterator[Any]:
         said.put(None)
         thread.join()
         said.shutdown()
-        if errors:
-            raise errors[0]
