@@ -63,7 +63,8 @@ def train_on_ray(
             for failure in failures:
                 if isinstance(failure, RagFtError):
                     raise failure from None
-            why = " ".join(f"{type(failures[0]).__name__}: {failures[0]}".split())[:300]
+            first = getattr(failures[0], "health_check_failure", failures[0])
+            why = " ".join(f"{type(first).__name__}: {first}".split())[:300]
             why = f"the training on Ray ended ({why})"
             if num_tries == MAX_TRIES:
                 raise RagFtError(f"{why}, {MAX_TRIES} times without a new checkpoint") from ended
