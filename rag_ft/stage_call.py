@@ -55,8 +55,8 @@ class StageCall:
             return self.here(threads)
         from rag_ft.engine.ray_train import train_on_ray
 
-        # The trainings have taken their share of the cluster: the first of them asks the language
-        # model itself, bucket by bucket as an actor does.
+        # The workers hold their part of the cluster, so the first one asks the language model
+        # itself, bucket by bucket as an actor does.
         config, run_dir = self.session.config, self.session.run_dir
         alone = config.model_copy(update={"engine": EngineConfig(num_workers=1)})
         call = replace(self, session=replace(self.session, config=alone))
