@@ -25,6 +25,14 @@ class EngineAdvanced(Section):
         description="GPUs of a worker, such as 1 for an encoder, or llm.advanced.tensor_parallel. "
         "Below 1 (Ray only) workers share a GPU. 0: none of its own.",
     )
+    train_workers: int = Field(
+        0,
+        ge=0,
+        le=10_000,
+        description="With Ray: a training stage runs in so many processes, under Ray Train, each "
+        "with a GPU of its own where gpus_per_worker is above 0. 0: it runs in the process of the "
+        "command, or in those of `accelerate launch`.",
+    )
     shard: str = Field(
         "",
         pattern=r"^(\d+/\d+)?$",
@@ -53,3 +61,8 @@ class EngineConfig(Section):
     def in_buckets(self) -> bool:
         """Whether the work is divided into buckets."""
         return self.kind == "ray" or self.num_workers > 0 or bool(self.advanced.shard)
+
+    @property
+    def trains_on_ray(self) -> bool:
+        """Whether training stages run in workers of Ray Train."""
+        return self.kind == "ray" and self.advanced.train_workers > 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import logging
 import os
 import shutil
@@ -113,33 +112,29 @@ def _run_locked(
     if change:
         plan["change"] = change
 
-    # A stage that continues uses the number of threads that it began with.
-    from rag_ft.hardware import num_threads, peak_gpu_memory, peak_memory_gb
     from rag_ft.session import Session
+    from rag_ft.stage_call import StageCall
 
-    plan["threads"] = (begun or {}).get("threads") or num_threads()
-    if stage.computes:
-        import torch
-
-        torch.set_num_threads(plan["threads"])
+    options: dict[str, Any] = {"compact": True} if change == "compact" else {}
+    if change and stage.name == "ingest":
+        options = {"unchanged": unchanged}
+    function = "apply_reviews" if reapplies else "run"
+    call = StageCall(stage, Session(config, run_dir), function, options)
+    # A stage that continues uses the number of threads that it began with.
+    plan["threads"] = (begun or {}).get("threads") or call.num_threads
 
     # The started-file comes first, the work next, the done-file last.
     answered = any(path.exists() for path in run_dir.writes(stage.name, "replies"))
     if _is_main_process():
         write_start(config.model_dump(mode="json"), run_dir, stage, plan)
     clock = time.monotonic()
-    options: dict[str, Any] = {"compact": True} if change == "compact" else {}
-    if change and stage.name == "ingest":
-        options = {"unchanged": unchanged}
-    module = importlib.import_module(f"rag_ft.stages.{stage.name}")
-    work = module.apply_reviews if reapplies else module.run
-    counts = work(Session(config, run_dir), **options)
+    counts, memory = call.run(plan["threads"])
     before = counts.pop("seconds_before", 0)  # what an earlier run computed and this one reused
     done = {**plan, "counts": counts, "seconds": round(time.monotonic() - clock + before, 2)}
     if (begun or answered) and not before:
         # Replies of an earlier run are not asked for again: the seconds are those of the rest.
         done["continued"] = True
-    done |= {"peak_memory_gb": peak_memory_gb(), **peak_gpu_memory(), "versions": versions()}
+    done |= {**memory, "versions": versions()}
     if _is_main_process():
         done |= record_outputs(run_dir, stage.name)
         write_done(run_dir.done(stage.name), finite(done))

@@ -84,6 +84,16 @@ def several_gpus(stage: str, launch: tuple[str, ...], work: Path) -> Row:
     return {"seconds": _run([stage, config], launch), **_log(work, stage)}
 
 
+def ray_train(stage: str, work: Path) -> Row:
+    """A training in workers of Ray Train, one a GPU."""
+    if not GPUS or find_spec("ray") is None:
+        return {"skipped": "needs a CUDA GPU and ray"}
+    config = _prepared(work, **(GENERATOR_ALONE if stage == "train_generator" else {}))
+    workers = {"train_workers": min(2, GPUS), "gpus_per_worker": 1}
+    words = ["engine.kind=ray", *(f"engine.advanced.{key}={v}" for key, v in workers.items())]
+    return {"seconds": _run([stage, config, *words]), **workers, **_log(work, stage)}
+
+
 def qlora(work: Path) -> Row:
     """The generator over a base of 4 bits."""
     if not GPUS or find_spec("bitsandbytes") is None:
@@ -211,6 +221,8 @@ PATHS: dict[str, Callable[[Path], Row]] = {
     "path: retriever on two GPUs": lambda work: several_gpus("train_retriever", TORCHRUN, work),
     "path: reranker on two GPUs": lambda work: several_gpus("train_reranker", TORCHRUN, work),
     "path: FSDP": lambda work: several_gpus("train_generator", _accelerate("fsdp"), work),
+    "path: generator by Ray Train": lambda work: ray_train("train_generator", work),
+    "path: retriever by Ray Train": lambda work: ray_train("train_retriever", work),
     "path: QLoRA": qlora,
     "path: DPO": dpo,
     "path: FAISS index": faiss_index,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -102,3 +102,27 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> Any:
     config, run_dir = make_synthetic_run(tmp_path_factory.mktemp("run"), evaluate=evaluate)
     report.run(Session(config, run_dir))
     return config, run_dir
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Any]:
+    """Three nodes with one CPU each."""
+    ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'rag-ft[ray]'")
+    from ray.cluster_utils import Cluster
+
+    # The processes of the nodes import modules of this folder.
+    here = str(Path(__file__).parent)
+    path = os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])
+    patch = pytest.MonkeyPatch()
+    patch.setenv("PYTHONPATH", path)
+    nodes = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 0, "include_dashboard": False},
+    )
+    for _ in range(3):
+        nodes.add_node(num_cpus=1)
+    ray.init(address=nodes.address, log_to_driver=False, logging_level="error")
+    yield nodes
+    ray.shutdown()
+    nodes.shutdown()
+    patch.undo()

@@ -1,4 +1,4 @@
-"""Work for workers on Ray that takes a while and needs no model."""
+"""Work for workers on Ray that needs no model."""
 
 from __future__ import annotations
 
@@ -40,3 +40,8 @@ class Doubling:
 
     def close(self) -> None:
         self.opened = 0
+
+
+def fail(error: Exception) -> None:
+    """Work that raises an error."""
+    raise error

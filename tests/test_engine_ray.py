@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,30 +34,6 @@ from rag_ft.storage import read_rows, write_jsonl
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 NUM_BUCKETS = 24
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    """Three nodes with one CPU each."""
-    ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'rag-ft[ray]'")
-    from ray.cluster_utils import Cluster
-
-    # The processes of the nodes import this module.
-    here = str(Path(__file__).parent)
-    path = os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])
-    patch = pytest.MonkeyPatch()
-    patch.setenv("PYTHONPATH", path)
-    nodes = Cluster(
-        initialize_head=True,
-        head_node_args={"num_cpus": 0, "include_dashboard": False},
-    )
-    for _ in range(3):
-        nodes.add_node(num_cpus=1)
-    ray.init(address=nodes.address, log_to_driver=False, logging_level="error")
-    yield nodes
-    ray.shutdown()
-    nodes.shutdown()
-    patch.undo()
 
 
 def plan(folder: Path, poison: dict[int, str] | None = None) -> list[str]:

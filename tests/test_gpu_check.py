@@ -76,7 +76,8 @@ def test_the_training_is_timed_between_its_steps(gpu_check: ModuleType, tmp_path
 
 def test_every_path_that_needs_a_gpu_has_a_check(gpu_check: ModuleType) -> None:
     named = " ".join([*gpu_check.CHECKS, *gpu_check.PATHS])
-    for path in ("one GPU", "two GPUs", "FSDP", "QLoRA", "FAISS", "vLLM with the adapter"):
+    paths = ("one GPU", "two GPUs", "FSDP", "Ray Train", "QLoRA", "FAISS", "vLLM with the adapter")
+    for path in paths:
         assert path in named
     for path in ("serving", "DPO", "reranker", "quantised bundle"):
         assert path in named

@@ -13,6 +13,7 @@ import os
 import platform
 from collections import deque
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from rag_ft.config import EngineConfig
@@ -38,12 +39,7 @@ class BucketActor:
 
     def start(self) -> RagFtError | None:
         """What the user has to repair before this node can work."""
-        if self._work.folder.is_dir():
-            return None
-        return ConfigError(
-            f"node {platform.node()} does not see {self._work.folder}: engine.kind=ray needs a "
-            "run.dir that all nodes see under the same path"
-        )
+        return missing_folder(self._work.folder)
 
     def do(self, name: str) -> tuple[str | None, RagFtError | None]:
         """(why the bucket failed, an error that the user has to repair)."""
@@ -55,6 +51,16 @@ class BucketActor:
     def close(self) -> None:
         """Gives back what the work has opened."""
         self._work.close()
+
+
+def missing_folder(folder: Path) -> ConfigError | None:
+    """An error where this node does not see a folder of the run."""
+    if folder.is_dir():
+        return None
+    return ConfigError(
+        f"node {platform.node()} does not see {folder}: engine.kind=ray needs a run.dir that all "
+        "nodes see under the same path"
+    )
 
 
 def connect(address: str) -> Any:
@@ -82,6 +88,13 @@ def connect(address: str) -> Any:
             ) from error
         ray.init(include_dashboard=False, **options)
     return ray
+
+
+def warn_of_no_worker(ray: Any) -> None:
+    """Says what the cluster has, where workers wait for more."""
+    there = ray.cluster_resources()
+    cpus, gpus = there.get("CPU", 0), there.get("GPU", 0)
+    log.warning("no worker has started: the cluster has %g CPUs, %g GPUs", cpus, gpus)
 
 
 def run_on_ray(
@@ -156,9 +169,7 @@ class _Crew:
             if ready:
                 return ready[0]
             if not self.running:
-                there = self._ray.cluster_resources()
-                cpus, gpus = there.get("CPU", 0), there.get("GPU", 0)
-                log.warning("no worker has started: the cluster has %g CPUs, %g GPUs", cpus, gpus)
+                warn_of_no_worker(self._ray)
 
     def started(self, ready: Any) -> Any:
         """An actor that has started; None where it ended with its node.
