@@ -45,7 +45,7 @@ def run(
 ) -> tuple[Config, RunDir]:
     """A run whose generator was tuned from the demo model, which answers in words."""
     if not finished:
-        settings = {"max_steps": 2, "learning_rate": 1e-3}
+        settings = {"max_steps": 8, "learning_rate": 1e-3}
         config, run_dir = prepare(make_run, settings=settings, llm__model=str(DEMO_LM))
         train_generator.run(Session(config, run_dir))
         kept = tmp_path_factory.mktemp("finished") / "run"
