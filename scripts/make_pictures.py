@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 CONFIG, REPORT = "configs/demo.yaml", Path("runs/demo/report.html")
-QUESTION = "How old is the Little Crown?"
+QUESTION = "Where can visitors see the Little Crown?"
 WINDOW, TALL = {"width": 1100, "height": 620}, {"width": 1100, "height": 900}
 
 

