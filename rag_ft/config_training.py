@@ -138,7 +138,7 @@ class TrainGeneratorAdvanced(Section):
         ge=1,
         le=100,
         description="How often a pass uses a pair that people wrote or reviewed, for once that it "
-        "uses a generated one; each time their chunks are drawn anew.",
+        "uses a generated one; each time it is drawn anew whether the gold chunk is withheld.",
     )
     cite: bool | None = Field(
         None,

@@ -208,7 +208,7 @@ def num_threads() -> int:
 def peak_memory_gb() -> float:
     """Highest resident memory of this process so far, in GiB. A stage that runs after others in the
     same process reports at least theirs."""
-    # Not ru_maxrss where Linux tells it otherwise: a child inherits there the peak of its parent.
+    # On Linux ru_maxrss of a new process begins at the peak of its parent; VmHWM is its own.
     status = Path("/proc/self/status")
     if status.exists() and (found := re.search(r"VmHWM:\s+(\d+) kB", status.read_text())):
         return round(int(found[1]) / 2**20, 2)

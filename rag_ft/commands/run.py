@@ -171,4 +171,4 @@ def status_command(args: argparse.Namespace) -> None:
     """`rag-ft status`: a line for each stage."""
     for name, state, why in status(config_of(args)):
         say(f"{name:16} {state:11} {why}".rstrip())
-    gc.freeze()  # Python would look for cycles among the modules once more, for 10 % of the time
+    gc.freeze()  # at its exit Python looks for garbage in all other objects: 10 % of the time

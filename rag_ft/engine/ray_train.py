@@ -40,7 +40,7 @@ def train_on_ray(
     Args:
         work: can be pickled, and continues at its last checkpoint.
         folder: of the run.
-        checkpoints: in it; a folder with a file "complete" is a checkpoint.
+        checkpoints: the folder of the stage's checkpoints.
         settings: cluster and workers.
 
     Raises:
@@ -57,7 +57,9 @@ def train_on_ray(
         try:
             return _train_once(ray, work, folder, settings)
         except TrainingFailedError as ended:
-            now = sorted(map(str, checkpoints.rglob("complete")))
+            from rag_ft.training.checkpoints import FINISHED  # imports transformers
+
+            now = sorted(map(str, checkpoints.rglob(FINISHED)))
             num_tries, before = 1 if now != before else num_tries + 1, now
             failures = [*getattr(ended, "worker_failures", {}).values(), ended]
             for failure in failures:

@@ -115,7 +115,7 @@ def build_training_set(session: Session, encode: Encode, folder: Path) -> dict[s
     found = retrieve(session, [*pairs, *some_dev])
     session.close_retrievers()
 
-    # Examples: a new arrangement for each pass, the same rehearsal in all of them.
+    # Examples: drawn anew for each pass, with the same rehearsal in all of them.
     shown, context = config.retrieval.num_shown, config.llm.max_model_tokens
     layout = layout_settings(settings, shown, seed, context)
     num_passes = min(math.ceil(settings.epochs), ENOUGH_EXAMPLES // len(pairs))
@@ -216,8 +216,8 @@ def make_examples(
     of the pairs, and a Reject for every pair or context that is in none of the passes. A pass has
     pairs that people wrote or reviewed `human_weight` times.
 
-    Each time the chunks are arranged anew: the same contexts, seen three times, would be learned by
-    heart.
+    Each time it is drawn anew for which pairs the gold chunk is withheld, and which unanswerable
+    pairs are left out.
     """
     examples: list[Example] = []
     rejects: dict[str, Reject] = {}
