@@ -79,8 +79,10 @@ def test_two_workers_train_the_retriever_of_two_launched_processes(
     assert main([*words, f"run.dir={trained.path}", *on_ray(cluster)]) == 0
     assert weights(launched.retriever) == weights(trained.retriever)
     said = capsys.readouterr().err
-    assert "round-0-contrastive: 100%|" in said and "WARNING" not in said
-    assert "[train_retriever] done in" in said
+    assert "round-0-contrastive: 100%|" in said and "[train_retriever] done in" in said
+    # transformers warns of two checkpoints within a second, as a fast machine writes them here
+    warnings = [line for line in said.splitlines() if "WARNING" in line]
+    assert all("mtime may not be reliable" in line for line in warnings), warnings
     assert not trained.checkpoints("train_retriever").exists()
 
 
