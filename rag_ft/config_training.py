@@ -207,7 +207,8 @@ class TrainGeneratorAdvanced(Section):
         6,
         ge=1,
         le=10_000,
-        description="Dev evaluations (and checkpoints) spread over the training.",
+        description="Dev evaluations (and checkpoints) spread over the training; the best weights "
+        "are kept. 1: the last ones, as few dev documents choose earlier ones by luck.",
     )
     preference_questions: int = Field(
         400,
