@@ -32,7 +32,6 @@ from rag_ft.evaluation.systems import (
 )
 from rag_ft.prompts.answer_prompt import AnswerPrompt
 from rag_ft.relevance import evidence_shown, gold_by_pair, second_chunk_id
-from rag_ft.retrieval.encoder import load_encoder
 from rag_ft.retrieval.retriever import AS_SERVED, Hits
 from rag_ft.schema import Chunk, Hit, Prediction, QAPair, Score
 from rag_ft.session import Session
@@ -216,7 +215,7 @@ def _answer(session: Session, material: Material) -> tuple[Iterator[Score], dict
     # Scores that need a model are on request.
     scores: Iterator[Score] = answer_scores(prompt, material, answered)
     if settings.similarity:
-        encoder = load_encoder(config.encoder)
+        encoder = session.base_encoder
         scores = chain(scores, similarity_scores(encoder, answered, prompt.abstains))
     if settings.judge:
         judged = judge(
