@@ -129,6 +129,7 @@ def retrieve(session: Session, pairs: list[QAPair]) -> Rankings:
         # Without a feature ranker and a reranker the mixture is what is served.
         if not retriever.fusion.ranker and not retriever.reranker:
             rows = [row for row in rows if row.context != "mixture"]
+        # Scores, and the rows of the report, follow in the order of `modes`.
         rows.sort(key=lambda row: [*modes].index(row.context))
         # One call for all modes: questions are encoded once, and each index is searched once.
         by_mode = retriever.search_modes(
