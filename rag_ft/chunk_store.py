@@ -84,10 +84,15 @@ class ChunkStore:
         marks = self._lines.marks.tobytes()
         return (self._read(row) for row, mark in enumerate(marks) if mark % _FIRST in wanted)
 
+    def split_by_document(self) -> dict[str, Split]:
+        """{document id: its split}, in file order. Parses no chunk."""
+        marks, documents = self._lines.marks, self.rows_by_document.items()
+        return {name: SPLITS[marks[rows[0]] % _FIRST] for name, rows in documents}
+
     def count_by_document(self, splits: Container[Split]) -> dict[str, int]:
         """{document id: number of its chunks} of the documents of these splits, in file order."""
-        marks, documents = self._lines.marks, self.rows_by_document.items()
-        return {n: len(rows) for n, rows in documents if SPLITS[marks[rows[0]] % _FIRST] in splits}
+        found = self.split_by_document().items()
+        return {n: len(self.rows_by_document[n]) for n, split in found if split in splits}
 
     @functools.cached_property
     def rows_by_document(self) -> Mapping[str, Sequence[int]]:

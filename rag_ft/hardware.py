@@ -83,6 +83,14 @@ def choose_dtype(wanted: str, device: str) -> str:
     return "bfloat16" if native_bfloat16(device) else "float32"
 
 
+def trains_in_bfloat16(dtype: str) -> bool:
+    """Whether matrix products of a training run in bfloat16: where the device computes it natively,
+    unless `dtype` (run.dtype) says float32."""
+    import torch
+
+    return choose_dtype(dtype, "cuda" if torch.cuda.is_available() else "cpu") == "bfloat16"
+
+
 def free_memory_gb(device: str) -> float:
     """GiB that `device` has free now; an Apple GPU shares the memory of the machine."""
     if device.startswith("cuda"):

@@ -22,6 +22,7 @@ from rag_ft.prompts.prompt_set import Prompts, load_prompts
 from rag_ft.run_dir import RunDir
 
 if TYPE_CHECKING:
+    from rag_ft.retrieval.encoder import Encoder
     from rag_ft.retrieval.reranker import Reranker
     from rag_ft.retrieval.retriever import Retriever
 
@@ -58,6 +59,13 @@ class Session:
     def chunks(self) -> ChunkStore:
         """The chunks of the run."""
         return ChunkStore(self.run_dir.chunks)
+
+    @cached_property
+    def base_encoder(self) -> Encoder:
+        """The encoder of the configuration."""
+        from rag_ft.retrieval.encoder import load_encoder
+
+        return load_encoder(self.config.encoder)
 
     @property
     def serves_tuned_retriever(self) -> bool:
@@ -154,12 +162,13 @@ class Session:
         """
         from rag_ft.retrieval import retriever as search
 
-        config = self.config
-        return search.open_retriever(self.run_dir, config.retrieval, config.encoder, chosen=False)
+        retrieval = self.config.retrieval
+        return search.open_retriever(self.run_dir, retrieval, self.base_encoder, chosen=False)
 
     def close_retrievers(self) -> None:
         """Frees the encoders' memory, for the language model that comes next."""
         self._retrievers.clear()
+        self.__dict__.pop("base_encoder", None)
 
     def language_model(
         self, stage: str, llm: LLMConfig | None = None, adapters: dict[str, Path] | None = None

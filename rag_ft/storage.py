@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from filelock import FileLock
 
@@ -160,37 +160,38 @@ def leftovers(path: Path) -> list[Path]:
     return [p for p in (*beside, *inside) if _TEMPORARY_NAME.search(p.name)]
 
 
-def write_jsonl(path: Path, records: Iterable[Any]) -> int:
-    """Streams records (or dicts) to a temporary file and renames it to `path`, so that `path` never
-    names a half-written file. Returns the number of lines."""
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[TextIO]:
+    """A temporary text file that is renamed to `path` at the end, so that `path` never names a
+    half-written file."""
     temporary = temporary_beside(path)
-    count = 0
     try:
         with temporary.open("x", encoding="utf-8", newline="\n") as out:
-            for record in records:
-                with naming(path):
-                    out.write(to_json(record) + "\n")
-                count += 1
+            yield out
             with naming(path):
                 out.flush()
                 os.fsync(out.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_jsonl(path: Path, records: Iterable[Any]) -> int:
+    """Writes a file of records (or dicts), one a line; returns their number. `path` appears when it
+    is whole."""
+    count = 0
+    with replacing(path) as out:
+        for record in records:
+            with naming(path):
+                out.write(to_json(record) + "\n")
+            count += 1
     return count
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a small file: to a temporary file, which is renamed to `path`."""
-    temporary = temporary_beside(path)
-    try:
-        with naming(path), temporary.open("x", encoding="utf-8", newline="\n") as out:
-            out.write(text)
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Writes a small file, which appears when it is whole."""
+    with replacing(path) as out, naming(path):
+        out.write(text)
 
 
 def write_json(path: Path, value: Any, indent: int | None = None) -> None:

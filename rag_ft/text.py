@@ -35,12 +35,14 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ASCII_WORDS = re.compile(r"[a-z0-9]+")
 _WORD = re.compile(r"\w+")
 _NAME_WORD = re.compile(r"\w[\w-]*")
-# Scripts written without spaces. Each character counts as a word there: otherwise two such texts
-# would never share a word.
-_UNSPACED = re.compile(
-    r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff"
-    r"\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]"
+# Scripts written without spaces: Thai, Lao, Myanmar, Khmer, Chinese and Japanese; Korean has them.
+# In comparisons each of their characters counts as a word: otherwise two such texts would never
+# share a word.
+UNSPACED = (
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u2fdf\u3040-\u30ff\u31f0-\u31ff"
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f]"
 )
+_UNSPACED = re.compile(UNSPACED)
 # English contractions: "what's", "doesn't", with any apostrophe.
 _APOSTROPHE = r"['\u2018\u2019\u201b\u02bc\uff07]"
 _CONTRACTED = {"n": " not", "s": " is", "re": " are", "ll": " will", "ve": " have", "m": " am"}

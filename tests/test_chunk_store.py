@@ -59,6 +59,7 @@ def test_chunks_of_documents_come_in_file_order(store: ChunkStore) -> None:
         CHUNKS[4],
     ]
     assert store.count_by_document({"train", "dev"}) == {"a": 3, "c": 1}
+    assert store.split_by_document() == {chunk.document_id: chunk.split for chunk in CHUNKS}
 
 
 def test_the_split_is_that_of_the_record_whatever_a_text_says(store: ChunkStore) -> None:

@@ -53,6 +53,24 @@ def test_a_retriever_is_opened_once_until_it_is_closed(
     assert opened == [False, True, False]
 
 
+def test_the_base_encoder_is_loaded_once_until_it_is_closed(
+    tmp_path: Path, tiny_encoder_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = Config.model_validate({"encoder": {"model": str(tiny_encoder_dir)}})
+    session = Session(config, RunDir(tmp_path))
+    used: list[Any] = []
+
+    def open_retriever(_: RunDir, __: RetrievalConfig, encoder: Any, chosen: bool) -> None:
+        used.append(encoder)
+
+    monkeypatch.setattr(search, "open_retriever", open_retriever)
+    encoder = session.base_encoder
+    session.plain_retriever()
+    assert used == [encoder] and session.base_encoder is encoder
+    session.close_retrievers()
+    assert session.base_encoder is not encoder
+
+
 def test_the_model_of_a_session_is_that_of_its_configuration(
     tiny_lm_dir: Path, tmp_path: Path
 ) -> None:

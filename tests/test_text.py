@@ -23,6 +23,7 @@ from rag_ft.text import (
     normalise_question,
     single_spaced,
     skeleton,
+    stems,
     without_punctuation,
 )
 
@@ -128,6 +129,7 @@ def test_normal_forms_remove_less_and_less() -> None:
 def test_words_are_contained_whole_and_as_substrings_only_where_scripts_have_no_spaces() -> None:
     assert contains_words("built in 1871 by ada", "1871") and not contains_words("18710", "1871")
     assert contains_words("中国的首都是北京市", "北京") and is_unspaced("北京")
+    assert is_unspaced("𠮷") and stems("𠮷野家") == ("𠮷", "野", "家")  # a rare character too
     assert contains_words("", "") and not contains_words("x", "")
 
 

@@ -19,8 +19,8 @@ from typing import Any
 from rag_ft.bundle import hf_to_gguf
 from rag_ft.errors import ConfigError
 from rag_ft.llm.chat_template import TEMPLATE_OPTIONS, answer_ending, load_chat_tokenizer
+from rag_ft.version import CHECKOUT
 
-CHECKOUT = Path(__file__).parent.parent.parent
 # Of options.shipping.GGUF_TYPES; llama-quantize makes the others of F16.
 AS_CONVERTED = ("F16", "Q8_0")
 START_SECONDS = 300

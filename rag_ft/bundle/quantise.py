@@ -12,8 +12,7 @@ from pathlib import Path
 
 from rag_ft.bundle import quantise_model
 from rag_ft.errors import ConfigError
-
-CHECKOUT = Path(__file__).parent.parent.parent
+from rag_ft.version import CHECKOUT
 
 
 @dataclass(frozen=True)

@@ -149,7 +149,7 @@ class Task:
         return is_written
 
 
-# --- tuning examples
+# Tuning examples.
 
 
 def tuning(shape: Callable[[Messages, str], dict[str, Any]]) -> Callable[[Task, Path], None]:

@@ -35,11 +35,10 @@ def preview(session: Session, n: int = 10) -> str:
     # A block for each example, then a line for each reject: what is left out is worth seeing too.
     blocks = []
     for example in examples[:n]:
-        ids, num_prompt = example.encoded.input_ids, example.encoded.num_prompt_tokens
-        learned = example.encoded.num_answer_tokens
-        lines = [f"# {example.id} ({example.kind}; {num_prompt} tokens + {learned} learned)"]
-        lines += [f"| {line}" for line in tokens.tokenizer.decode(ids[:num_prompt]).splitlines()]
-        lines += [f"> {line}" for line in tokens.tokenizer.decode(ids[num_prompt:]).splitlines()]
+        prompt, learned = example.encoded.prompt_ids, example.encoded.answer_ids
+        lines = [f"# {example.id} ({example.kind}; {len(prompt)} tokens + {len(learned)} learned)"]
+        lines += [f"| {line}" for line in tokens.tokenizer.decode(prompt).splitlines()]
+        lines += [f"> {line}" for line in tokens.tokenizer.decode(learned).splitlines()]
         blocks.append("\n".join(lines))
     blocks += [f"# {r.item}: left out, {r.reason} ({r.detail})" for r in rejects]
     return "\n\n".join(blocks)

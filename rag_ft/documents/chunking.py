@@ -10,13 +10,13 @@ from __future__ import annotations
 import bisect
 import itertools
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from rag_ft.documents.blocks import PlacedBlock
 from rag_ft.documents.sentences import split_sentences, trim
+from rag_ft.model_hub import CountTokens
 
-CountTokens = Callable[[list[str]], list[int]]
 # Runs of blanks and endless words give few tokens for many characters: such text is cut by length.
 MAX_CHARS_PER_TOKEN = 16
 # A longer heading is cut in the path of headings that a chunk carries.

@@ -28,10 +28,10 @@ from rag_ft.hardware import check_gpu_memory, release_gpu
 from rag_ft.llm import vllm_watchdog
 from rag_ft.model_files import read_json
 from rag_ft.model_hub import context_tokens
+from rag_ft.version import CHECKOUT
 
 log = logging.getLogger(__name__)
 
-CHECKOUT = Path(__file__).parents[2]  # where `make vllm` puts .venv-vllm
 MAX_RESTARTS = 2  # of a server that died; one that dies more often ends the stage
 START_SECONDS = 1800  # large models load for minutes; a server that fails exits long before
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)

@@ -17,7 +17,7 @@ import numpy as np
 
 from rag_ft.errors import DataError
 from rag_ft.retrieval.fusion import Ranking, best_first
-from rag_ft.text import in_form
+from rag_ft.text import UNSPACED, in_form
 
 # bm25s sets its own logger to DEBUG.
 logging.getLogger("bm25s").setLevel(logging.WARNING)
@@ -31,11 +31,7 @@ _ASCII_WORD = re.compile(r"\w+")
 _POINTS = dict.fromkeys([*range(0x591, 0x5BE), *range(0x64B, 0x660)]) | dict.fromkeys(
     [0x5BF, 0x5C1, 0x5C2, 0x5C4, 0x5C5, 0x5C7, 0x640, 0x670]
 )
-# Thai, Lao, Myanmar, Khmer, Chinese and Japanese put no space between words. Korean does.
-_UNSPACED = re.compile(
-    "([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u2fdf\u3040-\u30ff\u31f0-\u31ff"
-    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f]+)"
-)
+_UNSPACED = re.compile(f"({UNSPACED}+)")
 
 
 def words(text: str) -> list[str]:

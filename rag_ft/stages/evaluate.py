@@ -32,7 +32,6 @@ from rag_ft.evaluation.systems import (
 )
 from rag_ft.prompts.answer_prompt import AnswerPrompt
 from rag_ft.relevance import evidence_shown, gold_by_pair, second_chunk_id
-from rag_ft.retrieval.encoder import load_encoder
 from rag_ft.retrieval.retriever import AS_SERVED, Hits
 from rag_ft.schema import Chunk, Hit, Prediction, QAPair, Score
 from rag_ft.session import Session
@@ -130,6 +129,7 @@ def retrieve(session: Session, pairs: list[QAPair]) -> Rankings:
         # Without a feature ranker and a reranker the mixture is what is served.
         if not retriever.fusion.ranker and not retriever.reranker:
             rows = [row for row in rows if row.context != "mixture"]
+        # Scores, and the rows of the report, follow in the order of `modes`.
         rows.sort(key=lambda row: [*modes].index(row.context))
         # One call for all modes: questions are encoded once, and each index is searched once.
         by_mode = retriever.search_modes(
@@ -216,7 +216,7 @@ def _answer(session: Session, material: Material) -> tuple[Iterator[Score], dict
     # Scores that need a model are on request.
     scores: Iterator[Score] = answer_scores(prompt, material, answered)
     if settings.similarity:
-        encoder = load_encoder(config.encoder)
+        encoder = session.base_encoder
         scores = chain(scores, similarity_scores(encoder, answered, prompt.abstains))
     if settings.judge:
         judged = judge(

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from rag_ft.chunk_store import ChunkStore
-from rag_ft.config import EncoderConfig, GenerateConfig
+from rag_ft.config import GenerateConfig
 from rag_ft.engine.language_model import SharedModel
 from rag_ft.engine.shards import end_shard
 from rag_ft.errors import ConfigError
@@ -45,7 +45,6 @@ from rag_ft.improving.frozen import missing_in, new_documents, without_redrawn
 from rag_ft.llm.interface import LanguageModel, Reply
 from rag_ft.prompts.answer_prompt import AnswerPrompt
 from rag_ft.prompts.prompt_set import load_prompts
-from rag_ft.retrieval.encoder import load_encoder
 from rag_ft.review.apply import Reviewed
 from rag_ft.review.store import ReviewStore
 from rag_ft.schema import Document, QAPair
@@ -123,8 +122,12 @@ def _generate(session: Session) -> dict[str, Any]:
         imported = import_questions(
             settings.questions, documents, session.chunks, llm.advanced.abstain
         )
+        # Without questions of people about train and dev documents that are test questions in other
+        # words. The encoder is not loaded for nothing.
         least = settings.advanced.paraphrase_similarity
-        imported = _without_paraphrases(imported, least, config.encoder)
+        if least and len({pair.split == "test" for pair in imported.pairs}) == 2:
+            kept, left_out = without_paraphrases(imported.pairs, session.base_encoder, least)
+            imported = Imported(kept, [*imported.rejects, *left_out])
 
     # The passes over the model.
     generated: Iterable[QAPair] = ()
@@ -146,16 +149,6 @@ def _generate(session: Session) -> dict[str, Any]:
         generated = in_document_order(generated, imported.pairs, documents)
     write_jsonl(run_dir.generated_pairs, generated)
     return {**stats.counts(), **imported.counts(), "seconds_by_pass": seconds}
-
-
-def _without_paraphrases(imported: Imported, least: float, encoder: EncoderConfig) -> Imported:
-    """Without questions of people about train and dev documents that are test questions in other
-    words, as the base encoder sees it."""
-    # The encoder is not loaded for nothing.
-    if not least or len({pair.split == "test" for pair in imported.pairs}) < 2:
-        return imported
-    kept, rejects = without_paraphrases(imported.pairs, load_encoder(encoder), least)
-    return Imported(kept, [*imported.rejects, *rejects])
 
 
 def _run_passes(

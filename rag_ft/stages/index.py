@@ -6,7 +6,6 @@ import logging
 
 from rag_ft.engine.shards import end_shard
 from rag_ft.retrieval.buckets import encode_in_buckets
-from rag_ft.retrieval.encoder import load_encoder
 from rag_ft.retrieval.index_builder import build_index
 from rag_ft.session import Session
 
@@ -25,7 +24,7 @@ def run(session: Session, compact: bool = False) -> dict[str, int | float]:
     """
     config, chunks = session.config, session.chunks
     folder, seed = session.run_dir.index, config.run.seed
-    encoder = load_encoder(config.encoder)
+    encoder = session.base_encoder
     if config.engine.in_buckets:
         made_by = (config.encoder, config.retrieval, seed, encoder.fingerprint)
         encode_in_buckets(folder, chunks, *made_by, config.engine)

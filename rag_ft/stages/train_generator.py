@@ -71,13 +71,10 @@ def run(session: Session) -> Counts:
         from rag_ft.training.generator.preference import replying_of, tune_by_preference
 
         rows, of_preference = tune_by_preference(
-            trained.trainer.model,
-            tokenizer,
-            data.preference,
-            data.preference_dev,
+            trained.trainer,
+            data,
             settings,
             replying_of(settings, llm, longest_answer(data.train), config.run.seed),
-            trained.trainer.args.per_device_train_batch_size,
             work / "preference",
             processes,
         )

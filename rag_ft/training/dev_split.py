@@ -6,14 +6,14 @@ Retriever and generator use this one rule, so that both hold out the same docume
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from rag_ft.chunk_store import ChunkStore
 from rag_ft.documents.near_duplicates import Signatures, groups, signature
 from rag_ft.documents.splits import hash_share
 from rag_ft.run_dir import RunDir
-from rag_ft.schema import Chunk, Document, QAPair, Reject, Split
+from rag_ft.schema import Document, QAPair, Reject, Split
 from rag_ft.storage import read_jsonl
 from rag_ft.training.leakage import check_no_leakage, without_test_questions
 
@@ -54,14 +54,14 @@ def select_train_dev(
         (p for p in pairs if p.split != "test" and (p.answerable or not answerable)), heldout
     )
     check_no_leakage(usable, heldout, store.of_splits({"test"}))
-    chunks = store.of_splits({"train", "dev"})
-    split = split_train_dev(usable, chunks, lambda: train_groups(run_dir, similarity))
+    split_of = store.split_by_document()
+    split = split_train_dev(usable, split_of, lambda: train_groups(run_dir, similarity))
     return replace(split, rejects=rejects)
 
 
 def split_train_dev(
-    pairs: Iterable[QAPair],
-    chunks: Iterable[Chunk],
+    pairs: Sequence[QAPair],
+    split_of: Mapping[str, Split],
     group_of: Callable[[], Mapping[str, str]],
 ) -> TrainDev:
     """Splits the pairs by document.
@@ -73,20 +73,19 @@ def split_train_dev(
     Args:
         pairs: pairs of train and dev documents, in the order of both results. Unanswerable ones
             follow their document: they do not change which documents are dev.
-        chunks: of the run; chunks of test documents are ignored.
+        split_of: document id -> split; test documents are ignored.
         group_of: called only where it is needed: document id -> the first id of its group of
             near-duplicates, which stay together (see `train_groups`).
     """
-    pairs = list(pairs)
-    split_of: dict[str, Split] = {c.document_id: c.split for c in chunks if c.split != "test"}
-    dev = {document_id for document_id, split in split_of.items() if split == "dev"}
-    asked = [p.document_id for p in pairs if p.answerable and p.document_id in split_of]
+    allowed = {document_id for document_id, split in split_of.items() if split != "test"}
+    dev = {document_id for document_id in allowed if split_of[document_id] == "dev"}
+    asked = [p.document_id for p in pairs if p.answerable and p.document_id in allowed]
 
     # Too few dev questions: a part of the train documents becomes dev.
     if sum(document_id in dev for document_id in asked) < MIN_DEV_QUESTIONS:
         candidates = {document_id for document_id in asked if document_id is not None}
         if not candidates and not dev:
-            candidates = set(split_of)
+            candidates = allowed
         dev |= held_out(candidates - dev, group_of(), DEV_SHARE)
 
     return TrainDev(

@@ -92,28 +92,15 @@ def retriever_memory(
         num_chunks: chunks of the corpus, whose vectors are held before and after the training.
         gpu: whether it runs on a GPU.
     """
-    full, rank, size = (
-        settings.advanced.method == "full",
-        settings.advanced.rank,
-        settings.batch_size,
-    )
-    trained = shape.parameters if full else shape.adapter_parameters(rank)
-
+    advanced, size = settings.advanced, settings.batch_size
     # A large batch is encoded in parts of MINI_BATCH texts.
-    texts = MINI_BATCH * chunk_tokens
+    tokens = MINI_BATCH * chunk_tokens
     if size <= MINI_BATCH:
-        texts = size * (question_tokens + (1 + settings.advanced.num_negatives) * chunk_tokens)
-
-    layer = layer_activation_bytes(shape, rank, not full, BYTES["float32"])
-    parts = {
-        # The encoder and its merged copy; the base and two encoders tuned on halves, to compare.
-        "weights": 5 * shape.parameters * 4.0,
-        "gradients": trained * 4.0,
-        "optimiser": trained * 8.0,
-        "activations": texts * layer * shape.layers,
-        "index": 2 * num_chunks * shape.hidden * 4.0,
-        "fixed": (CUDA_CONTEXT_GB if gpu else RETRIEVER_LIBRARIES_GB) * GIB,
-    }
+        tokens = size * (question_tokens + (1 + advanced.num_negatives) * chunk_tokens)
+    # The encoder and its merged copy; the base and two encoders tuned on halves, to compare.
+    parts = _encoder_memory(shape, advanced.method, advanced.rank, tokens, num_copies=5)
+    parts["index"] = 2 * num_chunks * shape.hidden * 4.0
+    parts["fixed"] = (CUDA_CONTEXT_GB if gpu else RETRIEVER_LIBRARIES_GB) * GIB
     return {name: size / GIB for name, size in parts.items()}
 
 
@@ -129,18 +116,27 @@ def reranker_memory(
         gpu: whether it runs on a GPU.
     """
     advanced = settings.advanced
-    full, rank = advanced.method == "full", advanced.rank
+    tokens = advanced.batch_size * (1 + advanced.num_negatives) * pair_tokens
+    # The reranker and its merged copy.
+    parts = _encoder_memory(shape, advanced.method, advanced.rank, tokens, num_copies=2)
+    parts["fixed"] = (CUDA_CONTEXT_GB if gpu else RETRIEVER_LIBRARIES_GB) * GIB
+    return {name: size / GIB for name, size in parts.items()}
+
+
+def _encoder_memory(
+    shape: ModelShape, method: str, rank: int, tokens: int, num_copies: int
+) -> dict[str, float]:
+    """Bytes by part of an encoder or reranker that is trained in float32. `tokens` are those of a
+    forward pass, `num_copies` the copies of the weights."""
+    full = method == "full"
     trained = shape.parameters if full else shape.adapter_parameters(rank)
-    texts = advanced.batch_size * (1 + advanced.num_negatives) * pair_tokens
     layer = layer_activation_bytes(shape, rank, not full, BYTES["float32"])
-    parts = {
-        "weights": 2 * shape.parameters * 4.0,  # with the merged copy
+    return {
+        "weights": num_copies * shape.parameters * 4.0,
         "gradients": trained * 4.0,
         "optimiser": trained * 8.0,
-        "activations": texts * layer * shape.layers,
-        "fixed": (CUDA_CONTEXT_GB if gpu else RETRIEVER_LIBRARIES_GB) * GIB,
+        "activations": tokens * layer * shape.layers,
     }
-    return {name: size / GIB for name, size in parts.items()}
 
 
 def layer_activation_bytes(shape: ModelShape, rank: int, adapted: bool, width: float) -> float:

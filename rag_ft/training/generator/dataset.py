@@ -299,6 +299,5 @@ def _replay(
 
 
 def _example(row: dict[str, Any]) -> Example:
-    encoded = Encoded(tuple(row["encoded"]["input_ids"]), row["encoded"]["num_prompt_tokens"])
     lists = {name: tuple(row[name]) for name in ("messages", "chunk_ids")}
-    return Example(**{**row, **lists, "encoded": encoded})
+    return Example(**{**row, **lists, "encoded": Encoded.from_row(row["encoded"])})

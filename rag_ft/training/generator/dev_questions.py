@@ -55,6 +55,5 @@ def question_from(row: dict[str, Any]) -> DevQuestion:
 
 
 def _dev_question(pair: QAPair, encoded: Encoded, num_chunks: int) -> DevQuestion:
-    prompt = encoded.input_ids[: encoded.num_prompt_tokens]
     answers = pair.answers if pair.answerable else ()
-    return DevQuestion(pair.id, pair.document_id, prompt, num_chunks, answers)
+    return DevQuestion(pair.id, pair.document_id, encoded.prompt_ids, num_chunks, answers)

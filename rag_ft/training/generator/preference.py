@@ -13,6 +13,8 @@ from rag_ft.config import LLMConfig, TrainGeneratorConfig
 from rag_ft.fast.decoding import Row
 from rag_ft.storage import read_rows, write_jsonl
 from rag_ft.training.distributed import Processes
+from rag_ft.training.generator.completion_trainer import CompletionTrainer
+from rag_ft.training.generator.dataset import TrainingSet
 from rag_ft.training.generator.dev_f1 import continue_rows
 from rag_ft.training.generator.preference_pairs import (
     Compared,
@@ -44,39 +46,38 @@ def replying_of(
 
 
 def tune_by_preference(
-    model: Any,
-    tokenizer: Any,
-    prompts: Sequence[PreferencePrompt],
-    dev: Sequence[PreferencePrompt],
+    trainer: CompletionTrainer,
+    data: TrainingSet,
     settings: TrainGeneratorConfig,
     replying: Replying,
-    rows_per_pass: int,
     folder: Path,
     processes: Processes,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Tunes the fine-tuned `model` in place, if that wins on the dev questions. All processes call
-    it; a killed one goes on from what is in `folder`.
+    """Tunes the model that `trainer` fine-tuned, in place, if that wins on the dev questions. All
+    processes call it; a killed one goes on from what is in `folder`.
 
     Returns:
         (rows of the training log, with one for each quadrant; counts for the done-file).
     """
-    compared = _compare_all(model, tokenizer, prompts, replying, folder, processes)
+    model, tokenizer = trainer.model, trainer.processing_class
+    compared = _compare_all(model, tokenizer, data.preference, replying, folder, processes)
     preferences = balance((c.preference for c in compared if c.preference), replying.seed)
     table = [{"stage": PHASE, **row} for row in quadrants(compared, preferences)]
     counts: dict[str, Any] = {"num_preferences": len(preferences), "preference_won": 0}
-    if len(preferences) < settings.batch_size or not dev:
+    if len(preferences) < settings.batch_size or not data.preference_dev:
         return table, counts
 
     def measure(tuned: Any) -> DevScores:
         with as_in_training(tuned, replying.dtype):
-            return dev_scores(tuned, tokenizer, dev, replying.abstain, replying.max_tokens)
+            asked = data.preference_dev
+            return dev_scores(tuned, tokenizer, asked, replying.abstain, replying.max_tokens)
 
     args = arguments(
         settings,
         replying.dtype,
         replying.seed,
         len(preferences),
-        rows_per_pass,
+        trainer.args.per_device_train_batch_size,
         processes.count,
         folder,
     )

@@ -41,12 +41,12 @@ class PreferencePrompt:
     @property
     def prompt(self) -> list[int]:
         """What serving sends."""
-        return list(self.encoded.input_ids[: self.encoded.num_prompt_tokens])
+        return list(self.encoded.prompt_ids)
 
     @property
     def right_reply(self) -> list[int]:
         """An accepted answer, or the abstain sentence, with its end of turn."""
-        return list(self.encoded.input_ids[self.encoded.num_prompt_tokens :])
+        return list(self.encoded.answer_ids)
 
 
 def preference_prompts(
@@ -94,6 +94,5 @@ def preference_prompts(
 
 def prompt_from(row: dict[str, Any]) -> PreferencePrompt:
     """A prompt as it was written to a file."""
-    encoded = Encoded(tuple(row["encoded"]["input_ids"]), row["encoded"]["num_prompt_tokens"])
     lists = {name: tuple(row[name]) for name in ("gold", "answers")}
-    return PreferencePrompt(**{**row, **lists, "encoded": encoded})
+    return PreferencePrompt(**{**row, **lists, "encoded": Encoded.from_row(row["encoded"])})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,21 +23,35 @@ IGNORED = -100  # the label of a token without a loss, as PyTorch's cross_entrop
 
 @dataclass(frozen=True)
 class Encoded:
-    """`input_ids[:num_prompt_tokens]` is what serving sends; the loss is taken over the rest, which
-    ends with the turn."""
+    """A prompt and its answer, which ends with the turn. The loss is taken over the answer."""
 
     input_ids: tuple[int, ...]
     num_prompt_tokens: int
 
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Encoded:
+        """As it was written to a file."""
+        return cls(tuple(row["input_ids"]), row["num_prompt_tokens"])
+
+    @property
+    def prompt_ids(self) -> tuple[int, ...]:
+        """What serving sends."""
+        return self.input_ids[: self.num_prompt_tokens]
+
+    @property
+    def answer_ids(self) -> tuple[int, ...]:
+        """The tokens with a loss."""
+        return self.input_ids[self.num_prompt_tokens :]
+
     @property
     def labels(self) -> list[int]:
         """A label per token: IGNORED in the prompt, the token itself in the answer."""
-        return [IGNORED] * self.num_prompt_tokens + list(self.input_ids[self.num_prompt_tokens :])
+        return [IGNORED] * self.num_prompt_tokens + list(self.answer_ids)
 
     @property
     def num_answer_tokens(self) -> int:
-        """Tokens with a loss."""
-        return len(self.input_ids) - self.num_prompt_tokens
+        """The number of tokens with a loss."""
+        return len(self.answer_ids)
 
 
 class ChatTokens:

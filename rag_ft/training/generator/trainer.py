@@ -18,7 +18,7 @@ from trl import SFTConfig
 
 from rag_ft.config import Config, Dtype, TrainGeneratorConfig
 from rag_ft.errors import ConfigError, DataError
-from rag_ft.hardware import choose_dtype, total_memory_gb
+from rag_ft.hardware import total_memory_gb, trains_in_bfloat16
 from rag_ft.model_hub import resolve
 from rag_ft.storage import write_text
 from rag_ft.training.checkpoints import last_complete, step_of
@@ -241,7 +241,7 @@ def shared_arguments(settings: TrainGeneratorConfig, dtype: str, seed: int) -> d
         "warmup_steps": 0.05,
         "weight_decay": 0.0,
         "max_grad_norm": 1.0,
-        "bf16": computes_bf16(dtype),
+        "bf16": trains_in_bfloat16(dtype),
         "use_cpu": not gpu,
         "gradient_checkpointing": advanced.gradient_checkpointing,
         "save_strategy": "steps",
@@ -285,17 +285,11 @@ def check_rows(dataset: Dataset, examples: Sequence[Example]) -> None:
         )
 
 
-def computes_bf16(dtype: str) -> bool:
-    """Whether matrix products run in bfloat16: where the device computes it natively, unless
-    `dtype` (run.dtype) says float32."""
-    return choose_dtype(dtype, "cuda" if torch.cuda.is_available() else "cpu") == "bfloat16"
-
-
 def as_in_training(model: Any, dtype: str) -> AbstractContextManager[Any]:
     """The precision of the training, for a model that is asked outside of it: where all weights are
     trained they are float32, which flash attention on a GPU does not take."""
     if model.device.type == "cuda" and model.dtype == torch.float32:
-        return torch.autocast("cuda", torch.bfloat16, enabled=computes_bf16(dtype))
+        return torch.autocast("cuda", torch.bfloat16, enabled=trains_in_bfloat16(dtype))
     return nullcontext()
 
 

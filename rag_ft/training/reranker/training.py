@@ -21,7 +21,7 @@ from sentence_transformers.cross_encoder.losses import ListNetLoss
 from transformers import set_seed
 
 from rag_ft.config import AUTO
-from rag_ft.hardware import choose_dtype
+from rag_ft.hardware import trains_in_bfloat16
 from rag_ft.model_hub import resolve
 from rag_ft.prompts.answer_prompt import chunk_text
 from rag_ft.retrieval.reranker import Reranker, load_cross_encoder
@@ -33,7 +33,6 @@ from rag_ft.training.leakage import check_chunks_allowed
 from rag_ft.training.reranker.dataset import mine_mistakes, to_lists
 from rag_ft.training.retriever.dataset import (
     Pairs,
-    RowChunk,
     TrainingRow,
     read_training_rows,
     scored_rows,
@@ -122,15 +121,7 @@ class RerankerTraining:
         pairs = [pair for pair in located if negatives[pair.id]]
         shown = {pair.id: [pair.chunk_id or "", *negatives[pair.id]] for pair in pairs}
         if settings.labels == "evidence":
-            return [
-                TrainingRow(
-                    pair.id,
-                    pair.question,
-                    pair.chunk_id,
-                    tuple(RowChunk(i, self.text_of(chunks[i])) for i in shown[pair.id]),
-                )
-                for pair in pairs
-            ]
+            return scored_rows(pairs, shown, None, chunks, self.text_of)
         # Chunks that the retriever's training had scored are not scored again.
         cache = run_dir.reranker_lm_scores
         if run_dir.lm_scores.exists() and not cache.exists():
@@ -200,14 +191,13 @@ def train_reranker(
     trainable = make_reranker_trainable(
         open_cross_encoder(training.session), settings.method, settings.rank, config.run.seed
     )
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     size = max(min(settings.batch_size, len(rows)) // processes.count, 1) * processes.count
     schedule = Schedule(
         size,
         settings.learning_rate,
         epochs=settings.epochs,
         seed=config.run.seed,
-        bfloat16=choose_dtype(config.reranker.dtype, device) == "bfloat16",
+        bfloat16=trains_in_bfloat16(config.reranker.dtype),
     )
     logger.info("train_reranker: %d rows, batches of %d", len(rows), size)
     dataset = to_lists(rows, settings.labels, tau)

@@ -229,23 +229,24 @@ def cloze_rows(clozes: Iterable[Cloze], text_of: TextOf) -> list[TrainingRow]:
 def scored_rows(
     pairs: Iterable[QAPair],
     retrieved: Mapping[str, Sequence[str]],
-    scores: Mapping[tuple[str, str], float],
+    scores: Mapping[tuple[str, str], float] | None,
     chunks: Mapping[str, Chunk],
     text_of: TextOf,
 ) -> list[TrainingRow]:
-    """A row for each pair: the chunks that the language model scored.
+    """A row for each pair: the chunks retrieved for it, with the language model's scores.
 
     Args:
         pairs: those to make rows of.
-        retrieved: chunk ids by pair id, as many for every pair.
-        scores: by (pair id, chunk id).
+        retrieved: chunk ids by pair id.
+        scores: by (pair id, chunk id); None where the language model was not asked.
         chunks: by id.
         text_of: what the encoder reads of a chunk.
     """
     rows = []
     for pair in pairs:
         ids = retrieved[pair.id]
-        row_chunks = tuple(RowChunk(i, text_of(chunks[i]), scores[pair.id, i]) for i in ids)
+        score_of = {i: None if scores is None else scores[pair.id, i] for i in ids}
+        row_chunks = tuple(RowChunk(i, text_of(chunks[i]), score_of[i]) for i in ids)
         gold = pair.chunk_id if pair.chunk_id in ids else None
         rows.append(TrainingRow(pair.id, pair.question, gold, row_chunks))
     return rows

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from rag_ft.config import RetrievalConfig
 from rag_ft.engine.language_model import Opening, open_shared_model
-from rag_ft.hardware import choose_dtype
+from rag_ft.hardware import trains_in_bfloat16
 from rag_ft.prompts.prompt_set import load_prompts
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import QAPair
@@ -240,8 +240,7 @@ def train_phase(
     size = max(min(settings.batch_size, len(rows)) // count, 1) * count
     if schedule.no_duplicates:
         size = fitting_batch_size(dataset, settings.batch_size, count, schedule.seed) or count
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    bfloat16 = choose_dtype(config.encoder.dtype, device) == "bfloat16"
+    bfloat16 = trains_in_bfloat16(config.encoder.dtype)
     schedule = dataclasses.replace(schedule, batch_size=size, bfloat16=bfloat16)
 
     loss_settings = LossSettings(
