@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 from xml.etree import ElementTree
 
 from rag_ft.documents.formats.alt_text import alt_text
 from rag_ft.documents.formats.cleaning import is_program_title
-from rag_ft.documents.formats.content import Block, Content
+from rag_ft.documents.formats.content import (
+    MALFORMED_FILE_ERRORS,
+    Block,
+    Content,
+    UnreadableError,
+)
 from rag_ft.documents.formats.numerals import numeral
 from rag_ft.documents.formats.office_math import M, equation_text
 from rag_ft.documents.formats.office_parts import (
@@ -37,40 +43,45 @@ def read_pptx(raw: bytes) -> Content:
     """Returns the slides as pages: title, texts, tables, charts, diagrams, what is said in words
     about pictures, the speaker's notes and comments.
 
-    The title is that of the first slide, else that of the file's properties. The metadata are
-    {num_pages}.
+    The title is that of the first slide, else that of the file's properties. A slide that cannot
+    be read is noted. The metadata are {num_pages}.
 
     Raises:
         UnreadableError: "corrupt", "encrypted", or "too large" when unpacked.
     """
     from pptx import Presentation
+    from pptx.exc import PythonPptxError
 
     blocks: list[Block] = []
+    notes: list[tuple[str, str]] = []
     number = 0
     with Package(raw, "PowerPoint file") as package:
         title = package.title()
         for number, slide in enumerate(Presentation(io.BytesIO(raw)).slides, 1):
-            _unwrap_choices(slide.shapes._spTree)
-            named = slide.shapes.title
-            heading = " ".join(named.text_frame.text.split()) if named is not None else ""
-            if heading:
-                blocks.append(Block("heading", heading, 2 if number > 1 else 1, number))
-            own = named.shape_id if named is not None else None
-            for block in _shapes(slide.shapes, own):
-                blocks.append(_on_page(block, number))
-            if slide.has_notes_slide and slide.notes_slide.notes_text_frame is not None:
-                said = slide.notes_slide.notes_text_frame.text.strip()
-                if said:
-                    blocks.append(Block("paragraph", said, page=number))
-            comments = part_blocks(package, slide.part.partname.lstrip("/"), "comments")
-            blocks += [_on_page(block, number) for block in comments]
+            try:
+                found = list(_slide(slide, number, package))
+            except (PythonPptxError, *MALFORMED_FILE_ERRORS) as error:
+                notes.append((f"slide {number}", f"damaged: {str(error)[:100]}"))
+            else:
+                blocks += [replace(block, page=number) for block in found]
+    if notes and not blocks:
+        raise UnreadableError("corrupt", f"PowerPoint file: {notes[0][1]}")
     first = next((block.text for block in blocks if block.kind == "heading"), "")
     title = first or ("" if is_program_title(title) else title)
-    return Content(title, blocks, {"num_pages": number})
+    return Content(title, blocks, {"num_pages": number}, notes)
 
 
-def _on_page(block: Block, page: int) -> Block:
-    return Block(block.kind, block.text, block.level, page, tight=block.tight)
+def _slide(slide: Any, number: int, package: Package) -> Iterator[Block]:
+    """Yields the blocks of a slide, its title first, and its notes and comments last."""
+    _unwrap_choices(slide.shapes._spTree)
+    named = slide.shapes.title
+    heading = " ".join(_text(named.text_frame).split()) if named is not None else ""
+    if heading:
+        yield Block("heading", heading, 2 if number > 1 else 1)
+    yield from _shapes(slide.shapes, named.shape_id if named is not None else None)
+    if slide.has_notes_slide and slide.notes_slide.notes_text_frame is not None:
+        yield Block("paragraph", slide.notes_slide.notes_text_frame.text.strip())
+    yield from part_blocks(package, slide.part.partname.lstrip("/"), "comments")
 
 
 def _shapes(shapes: Any, title_id: int | None) -> Iterator[Block]:

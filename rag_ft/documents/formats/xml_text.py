@@ -50,9 +50,9 @@ _FIELDS = frozenset(
 
 
 def read_xml(raw: bytes) -> Content:
-    """Returns title, authors, abstract, keywords, sections, lists, tables and captions of an article,
-    and the letters and answers that follow it; of other XML a paragraph for each element with text
-    of its own.
+    """Returns title, authors, abstract, keywords, sections, lists, tables and captions of an
+    article, and the letters and answers that follow it; of other XML a paragraph for each element
+    with text of its own.
 
     Raises:
         UnreadableError: "corrupt".
