@@ -110,3 +110,32 @@ def pdf_in_codes(codes: str, ordering: str, encoding: str) -> bytes:
     out = io.BytesIO()
     writer.write(out)
     return out.getvalue()
+
+
+def pdf_in_letters(shown: str, letters: dict[str, str]) -> bytes:
+    """A PDF that draws a word, and says which letters each of its characters stands for."""
+    from pypdf import PdfWriter
+    from pypdf.generic import DecodedStreamObject, DictionaryObject, NameObject
+
+    rows = [
+        f"<{ord(code):02x}> <{said.encode('utf-16-be').hex()}>" for code, said in letters.items()
+    ]
+    table = DecodedStreamObject()
+    table.set_data(
+        "/CIDInit /ProcSet findresource begin begincmap /CMapName /X def 1 begincodespacerange "
+        f"<00> <ff> endcodespacerange {len(rows)} beginbfchar {' '.join(rows)} endbfchar "
+        "endcmap end".encode()
+    )
+    writer = PdfWriter()
+    entries = {"/Type": "/Font", "/Subtype": "/Type1", "/BaseFont": "/Helvetica"}
+    font = DictionaryObject({NameObject(k): NameObject(v) for k, v in entries.items()})
+    font[NameObject("/ToUnicode")] = writer._add_object(table)
+    fonts = DictionaryObject({NameObject("/F1"): writer._add_object(font)})
+    page = writer.add_blank_page(612, 792)
+    page[NameObject("/Resources")] = DictionaryObject({NameObject("/Font"): fonts})
+    content = DecodedStreamObject()
+    content.set_data(f"BT /F1 12 Tf 72 700 Td ({shown}) Tj ET".encode())
+    page[NameObject("/Contents")] = writer._add_object(content)
+    out = io.BytesIO()
+    writer.write(out)
+    return out.getvalue()

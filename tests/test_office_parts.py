@@ -103,7 +103,7 @@ def test_comments_on_cells_follow_the_sheet() -> None:
     out = io.BytesIO()
     book.save(out)
     text = text_of(read_spreadsheet(out.getvalue()))
-    assert text.endswith("7 | 40\n\nB2: Members pay half.")
+    assert text.endswith("7 | 40\n\nB2 (Ada): Members pay half.")
 
 
 def test_comments_on_a_slide_and_their_replies_follow_it() -> None:

@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 
 from rag_ft.documents.formats.cleaning import is_program_title
 from rag_ft.documents.formats.content import Block, BlockKind, Content, UnreadableError
+from rag_ft.documents.formats.docx_forms import check_box, field_state, picture_text
 from rag_ft.documents.formats.docx_styles import (
     Numbering,
     Style,
@@ -20,13 +21,19 @@ from rag_ft.documents.formats.docx_styles import (
     style_by_id,
 )
 from rag_ft.documents.formats.office_math import M, equation_text
-from rag_ft.documents.formats.office_parts import C, chart_blocks
+from rag_ft.documents.formats.office_parts import (
+    DGM,
+    MC,
+    C,
+    R,
+    chart_blocks,
+    diagram_blocks,
+    said_by,
+)
 from rag_ft.documents.formats.package import PACKAGE_ERRORS, Package
 from rag_ft.documents.formats.scripts import END, SUB, SUP, plain_scripts
 from rag_ft.documents.formats.symbol_fonts import symbol
 
-_MC = "{http://schemas.openxmlformats.org/markup-compatibility/2006}"
-_R = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}"
 # These stand around paragraphs, tables, rows or cells: content controls, custom XML, insertions.
 _WRAPPERS = frozenset(
     (
@@ -35,12 +42,12 @@ _WRAPPERS = frozenset(
         f"{W}customXml",
         f"{W}ins",
         f"{W}moveTo",
-        f"{_MC}AlternateContent",
-        f"{_MC}Choice",
+        f"{MC}AlternateContent",
+        f"{MC}Choice",
     )
 )
 # The fallback repeats the choice before it, and moved text stands at its new place.
-_LEFT_OUT = frozenset((f"{_MC}Fallback", f"{W}moveFrom", f"{W}pPr", f"{W}rPr", f"{W}del"))
+_LEFT_OUT = frozenset((f"{MC}Fallback", f"{W}moveFrom", f"{W}pPr", f"{W}rPr", f"{W}del"))
 _CHARACTERS = {f"{W}tab": "\t", f"{W}br": "\n", f"{W}cr": "\n", f"{W}noBreakHyphen": "-"}
 _RAISED = {"superscript": SUP, "subscript": SUB}
 _REFERENCES = frozenset(f"{W}{kind}Reference" for kind in ("footnote", "endnote", "comment"))
@@ -59,8 +66,8 @@ MAX_IMPORTS = 3
 
 
 def read_docx(raw: bytes, depth: int = 0) -> Content:
-    """Returns headings, paragraphs, list items, table rows and charts, notes and comments after the
-    paragraph that refers to them, and the text of imported parts.
+    """Returns headings, paragraphs, list items, table rows, charts and diagrams, notes and comments
+    after the paragraph that refers to them, and the text of imported parts.
 
     Cells are separated by ` | `. The title is the first heading, else that of the file's
     properties.
@@ -105,7 +112,8 @@ class _DocxReader:
             )
             if tree is not None
         }
-        # The notes and charts that the paragraph at hand refers to, and how many notes there were.
+        # The notes, charts and diagrams that the paragraph at hand refers to, and how many notes
+        # there were.
         self.referred: list[tuple[str, ElementTree.Element]] = []
         self.charts: list[str] = []
         self.num_notes = 0
@@ -170,21 +178,25 @@ class _DocxReader:
         referred, self.referred = self.referred, []
         for mark, note in referred:
             text = " ".join(filter(None, (self._text(p) for p in note.iter(f"{W}p"))))
+            # A comment has an author and a date.
+            by = said_by(note.get(f"{W}author", ""), note.get(f"{W}date", ""))
             if text:
-                yield Block("footnote", f"[{mark}] {text}")
+                yield Block("footnote", f"[{mark}] {by}: {text}" if by else f"[{mark}] {text}")
 
     def _charts(self) -> Iterator[Block]:
         charts, self.charts = self.charts, []
         for name in charts:
             try:
                 tree = self.package.xml(name)
-                yield from chart_blocks(tree) if tree is not None else ()
+                if tree is not None:
+                    is_diagram = tree.tag.startswith(DGM)
+                    yield from diagram_blocks(tree) if is_diagram else chart_blocks(tree)
             except PACKAGE_ERRORS as error:
                 self.lost.append((f"chart {name}", str(error)))
 
     def _imported(self, element: ElementTree.Element) -> Iterator[Block]:
         """Yields the blocks of a part that was imported as HTML, MHT, text or Word."""
-        kind, name = self.relations.get(element.get(f"{_R}id", ""), ("", ""))
+        kind, name = self.relations.get(element.get(f"{R}id", ""), ("", ""))
         suffix = _IMPORTED.get(self.package.content_type(name)) or posixpath.splitext(name)[1]
         try:
             if self.depth >= MAX_IMPORTS:
@@ -259,12 +271,20 @@ class _DocxReader:
             elif tag in (f"{M}oMath", f"{M}oMathPara"):
                 yield equation_text(child)
             elif tag == f"{C}chart":
-                self.charts.append(self.relations.get(child.get(f"{_R}id", ""), ("", ""))[1])
+                self.charts.append(self.relations.get(child.get(f"{R}id", ""), ("", ""))[1])
+            elif tag == f"{DGM}relIds":
+                self.charts.append(self.relations.get(child.get(f"{R}dm", ""), ("", ""))[1])
+            elif tag == f"{W}fldChar":
+                yield field_state(child)
+            elif tag == f"{W}sdt" and (state := check_box(child)):
+                yield state
             elif tag == f"{W}txbxContent":
                 # The paragraphs of a text box get lines of their own.
                 yield from (f"\n{block.text}" for block in self._blocks(child))
                 yield "\n"
             elif tag not in _LEFT_OUT:
+                if tag in (f"{W}drawing", f"{W}pict"):
+                    yield picture_text(child)
                 yield from self._runs(child, font)
 
     def _run(self, run: ElementTree.Element) -> Iterator[str]:

@@ -6,7 +6,7 @@ import posixpath
 from urllib.parse import unquote
 
 from rag_ft.documents.formats.content import Block, Content, UnreadableError
-from rag_ft.documents.formats.html import read_html
+from rag_ft.documents.formats.html import blocks_of_fragment, read_html
 from rag_ft.documents.formats.package import Package
 
 _CONTAINER = "{urn:oasis:names:tc:opendocument:xmlns:container}"
@@ -15,7 +15,8 @@ _DC = "{http://purl.org/dc/elements/1.1/}"
 
 
 def read_epub(raw: bytes) -> Content:
-    """Returns the chapters in the order of the book, without its table of contents.
+    """Returns the authors of the book, what it says about itself, and its chapters in their order,
+    without the table of contents.
 
     The title is that of the book. A chapter that cannot be read is noted.
 
@@ -35,6 +36,10 @@ def read_epub(raw: bytes) -> Content:
             raise UnreadableError("corrupt", "EPUB book: it has no list of chapters")
         items = {item.get("id"): item for item in book.iter(f"{_OPF}item")}
         title = book.findtext(f".//{_DC}title") or ""
+        authors = [" ".join((e.text or "").split()) for e in book.iter(f"{_DC}creator")]
+        blocks.append(Block("paragraph", "; ".join(filter(None, authors))))
+        for about in book.iter(f"{_DC}description"):
+            blocks += blocks_of_fragment(about.text or "")
         for reference in book.iter(f"{_OPF}itemref"):
             item = items.get(reference.get("idref"))
             if item is None or "nav" in (item.get("properties") or "").split():

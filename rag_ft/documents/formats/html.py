@@ -14,6 +14,7 @@ from rag_ft.documents.formats.html_inline import (
     INLINE,
     clean,
     left_out,
+    picture_text,
     raised,
 )
 from rag_ft.documents.formats.html_tables import layout_tables, rows_of
@@ -154,6 +155,8 @@ class _Walk:
                 self.blocks += rows_of(node)
             elif name == "math":
                 self.pieces.append(formula_text(node))
+            elif name == "img" and not left_out(node):
+                self._add(picture_text(node))
             elif not left_out(node):
                 name = raised(node) or name
                 self._enter(node, name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from rag_ft.documents.formats.alt_text import alt_text
 from rag_ft.documents.formats.scripts import END, SUB, SUP, plain_scripts
 
 HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
@@ -17,6 +18,8 @@ BLOCKS = frozenset(
     li listing main menu ol optgroup option p plaintext pre search section summary table tbody
     textarea tfoot thead tr ul video xmp""".split()
 )
+# Shorter alternative texts of pictures on web pages name icons, logos and buttons.
+MIN_ALT_WORDS = 5
 # What draws a formula that stands beside as MathML or TeX.
 _DRAWN_FORMULA = re.compile(
     r"(?:^|\s)(?:katex-html|MathJax(?:_\w+)?|mwe-math-fallback-\S+)(?:\s|$)"
@@ -47,6 +50,13 @@ def left_out(node: Any) -> bool:
     return name in ("span", "div", "img") and bool(
         _DRAWN_FORMULA.search(node.attributes.get("class") or "")
     )
+
+
+def picture_text(image: Any) -> str:
+    """Returns what a page says in words about a picture, with a blank before and after; "" where
+    that is too short."""
+    said = alt_text(image.attributes.get("alt"), MIN_ALT_WORDS)
+    return f" {said} " if said else ""
 
 
 def raised(node: Any) -> str:

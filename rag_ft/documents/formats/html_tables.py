@@ -5,7 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from rag_ft.documents.formats.content import Block
-from rag_ft.documents.formats.html_inline import BLOCKS, HEADINGS, INLINE, clean, left_out, raised
+from rag_ft.documents.formats.html_inline import (
+    BLOCKS,
+    HEADINGS,
+    INLINE,
+    clean,
+    left_out,
+    picture_text,
+    raised,
+)
 from rag_ft.documents.formats.mathml import formula_text
 
 _LAYOUT = frozenset(("table", *HEADINGS))
@@ -93,6 +101,8 @@ def _cell_text(cell: Any) -> str:
             pieces.append(node.text_content or "")
         elif name == "math":
             pieces.append(formula_text(node))
+        elif name == "img" and not left_out(node):
+            pieces.append(picture_text(node))
         elif not left_out(node):
             name = raised(node) or name
             before, after = INLINE.get(name, (" ", " ") if name in BLOCKS else ("", ""))

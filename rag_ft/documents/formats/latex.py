@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from rag_ft.documents.formats.content import MALFORMED_FILE_ERRORS, Block, Content, UnreadableError
 from rag_ft.documents.formats.encodings import decode
@@ -20,6 +21,10 @@ _HEADING = re.compile(
     r"\\(part|chapter|section|subsection|subsubsection|paragraph)\*?\s*(?:\[[^\]]*\])?\{"
 )
 _TITLE = re.compile(r"\\title\s*(?:\[[^\]]*\])?\{")
+_AUTHORS = re.compile(r"\\author\s*(?:\[[^\]]*\])?\{")
+_COMMENT = re.compile(r"(?<!\\)%[^\n]*")
+# What stands between authors, and between an author and the place of work.
+_NEXT_AUTHOR, _NEXT_LINE = re.compile(r"\\(?:and|And|AND)\b"), re.compile(r"\\\\")
 _NOT_TEXT = re.compile(
     r"(?<!\\)%[^\n]*|\\(?:label|vspace|hspace|bibliography|bibliographystyle|usepackage|pagestyle"
     r"|includegraphics|input|include|maketitle|tableofcontents)\*?(?:\[[^\]]*\])?(?:\{[^{}]*\})?"
@@ -35,7 +40,8 @@ _DEFINITION = re.compile(r"\\(?:re)?new(?:command|environment|theorem)\b[^\n]*|\
 
 
 def read_latex(raw: bytes) -> Content:
-    """Returns the document without its commands; formulas stay as they are written.
+    """Returns the document without its commands, its authors first; formulas stay as they are
+    written.
 
     The title is that of `\\title`.
 
@@ -59,9 +65,12 @@ def read_latex(raw: bytes) -> Content:
     title = " ".join(plain(_braced(text, named.end())[0]).split()) if named else ""
     begin = text.find(r"\begin{document}")
     body = text[begin + len(r"\begin{document}") :] if begin >= 0 else text
-    body = _NOT_TEXT.sub("", body.split(r"\end{document}")[0])
+    body = body.split(r"\end{document}")[0]
+    body = _NOT_TEXT.sub("", _without_authors(body))
     body = _ENVIRONMENT.sub("", _DEFINITION.sub("", body))
     blocks: list[Block] = [Block("heading", title, 1)] if title else []
+    for found in _AUTHORS.finditer(text):
+        blocks.append(Block("paragraph", _names(_braced(text, found.end())[0], plain)))
     at, heading = 0, None
     for match in [*_HEADING.finditer(body), None]:
         part = plain(body[at : match.start() if match else len(body)])
@@ -75,6 +84,25 @@ def read_latex(raw: bytes) -> Content:
             said, at = _braced(body, match.end())
             heading = Block("heading", " ".join(plain(said).split()), _LEVELS[match[1]])
     return Content(title, blocks)
+
+
+def _without_authors(body: str) -> str:
+    parts, at = [], 0
+    for found in _AUTHORS.finditer(body):
+        if found.start() >= at:
+            parts.append(body[at : found.start()])
+            at = _braced(body, found.end())[1]
+    return "".join([*parts, body[at:]])
+
+
+def _names(text: str, plain: Callable[[str], str]) -> str:
+    """Returns what `\\author` holds in one line: names, places, notes."""
+    text = _NEXT_AUTHOR.sub("; ", _NEXT_LINE.sub(", ", _COMMENT.sub("", text)))
+    # A note and a number stand at a name without a blank.
+    text = plain(re.sub(r"(?<=[\w}])(?=\\[A-Za-z]{3,}\s*\{)", " ", text))
+    text = re.sub(r"(?:\s*[,;])*\s*;(?:\s*[,;])*", ";", text)
+    text = re.sub(r"\s*,(?:\s*,)*", ",", text)
+    return " ".join(re.sub(r"([,;])(?=\S)", r"\1 ", text).split()).strip(",; ")
 
 
 def _braced(text: str, start: int) -> tuple[str, int]:

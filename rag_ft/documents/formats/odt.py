@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from xml.etree import ElementTree
 
+from rag_ft.documents.formats.alt_text import alt_text
 from rag_ft.documents.formats.content import Block, Content, UnreadableError
+from rag_ft.documents.formats.office_parts import said_by
 from rag_ft.documents.formats.package import PACKAGE_ERRORS, Package
 
 _T = "{urn:oasis:names:tc:opendocument:xmlns:text:1.0}"
@@ -16,15 +18,19 @@ _CHART = "{urn:oasis:names:tc:opendocument:xmlns:chart:1.0}"
 _XLINK = "{http://www.w3.org/1999/xlink}"
 _DC = "{http://purl.org/dc/elements/1.1/}"
 _MANIFEST = "{urn:oasis:names:tc:opendocument:xmlns:manifest:1.0}"
+_SVG = "{urn:oasis:names:tc:opendocument:xmlns:svg-compatible:1.0}"
 _CHARACTERS = {f"{_T}tab": "\t", f"{_T}line-break": "\n"}
+_ANNOTATION = f"{_OFFICE}annotation"
+_PICTURE_TEXTS = (f"{_SVG}title", f"{_SVG}desc")
 _LEFT_OUT = frozenset(
-    (f"{_T}tracked-changes", f"{_OFFICE}annotation", f"{_T}note-citation", f"{_T}table-of-content")
+    (f"{_T}tracked-changes", _ANNOTATION, f"{_T}note-citation", f"{_T}table-of-content")
 )
 MAX_REPEATED = 1000
 
 
 def read_odt(raw: bytes) -> Content:
-    """Returns headings, paragraphs, list items, table rows, footnotes and the numbers of charts.
+    """Returns headings, paragraphs, list items, table rows, footnotes, comments and the numbers of
+    charts.
 
     The title is that of the file's properties, else the first heading.
 
@@ -100,7 +106,10 @@ def _charts(paragraph: ElementTree.Element, package: Package) -> Iterator[Block]
 
 
 def _rows(table: ElementTree.Element) -> Iterator[Block]:
-    """Yields the rows of a table, each in one line; the cells of a head row are marked."""
+    """Yields the rows of a table, each in one line; the cells of a head row are marked. A cell that
+    is merged with those below is repeated in their rows."""
+    # column -> (text, number of rows that it still fills)
+    spanning: dict[int, tuple[str, int]] = {}
     heads = {id(row) for head in table.iter(f"{_TABLE}table-header-rows") for row in head}
     is_first = True
     for row in table.iter(f"{_TABLE}table-row"):
@@ -111,7 +120,17 @@ def _rows(table: ElementTree.Element) -> Iterator[Block]:
             texts = (_text(p) for p in cell.iter() if p.tag in (f"{_T}p", f"{_T}h"))
             repeated = cell.get(f"{_TABLE}number-columns-repeated", "1")
             number = min(int(repeated), MAX_REPEATED) if repeated.isdecimal() else 1
-            cells += [" ".join(" ".join(texts).split())] * number
+            text = " ".join(" ".join(texts).split())
+            rows = cell.get(f"{_TABLE}number-rows-spanned", "1")
+            if rows.isdecimal() and int(rows) > 1:
+                spanning[len(cells)] = (text, int(rows) - 1)
+            for _ in range(number):
+                column = len(cells)
+                above, left = spanning.get(column, ("", 0))
+                is_covered = cell.tag == f"{_TABLE}covered-table-cell" and left > 0
+                if is_covered:
+                    spanning[column] = (above, left - 1)
+                cells.append(above if is_covered else text)
         while cells and not cells[-1]:
             cells.pop()
         if cells:
@@ -133,6 +152,9 @@ def _pieces(element: ElementTree.Element) -> Iterator[str]:
             yield f" [{_citation(child)}]"
         elif child.tag in _CHARACTERS:
             yield _CHARACTERS[child.tag]
+        elif child.tag in _PICTURE_TEXTS:
+            said = alt_text(child.text)
+            yield f" {said} " if said else ""
         elif child.tag not in _LEFT_OUT:
             yield from _pieces(child)
         yield child.tail or ""
@@ -148,3 +170,8 @@ def _footnotes(element: ElementTree.Element) -> Iterator[Block]:
         if body is not None:
             text = " ".join(_text(p) for p in body.iter(f"{_T}p"))
             yield Block("footnote", f"[{_citation(note)}] {text}")
+    for comment in element.iter(_ANNOTATION):
+        by = said_by(comment.findtext(f"{_DC}creator", ""), comment.findtext(f"{_DC}date", ""))
+        text = " ".join(_text(p) for p in comment.iter(f"{_T}p")).strip()
+        if text:
+            yield Block("footnote", f"{by}: {text}" if by else text)

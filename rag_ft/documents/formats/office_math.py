@@ -31,6 +31,10 @@ def equation_text(element: ElementTree.Element) -> str:
         return f"{over}/{under}"
     if name == "rad":
         return f"√({part('e')})"
+    if name == "func":
+        return f"{part('fName').strip()} {part('e')}"
+    if name in ("limLow", "limUpp"):
+        return power(part("e"), part("lim"), "_" if name == "limLow" else "^")
     if name == "nary":
         sign = element.find(f"{M}naryPr/{M}chr")
         symbol = "∫" if sign is None else sign.get(f"{M}val", "")

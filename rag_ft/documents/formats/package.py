@@ -17,7 +17,7 @@ MAX_UNPACKED_MB = 100
 PACKAGE_ERRORS = (
     zipfile.BadZipFile,
     KeyError,
-    ElementTree.ParseError,
+    SyntaxError,  # of the standard library's XML parser, and of lxml's
     NotImplementedError,
     *MALFORMED_FILE_ERRORS,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -28,6 +29,8 @@ _UNKNOWN = re.compile("[\ufffd\uffff\ue000-\uf8ff\x00-\x01\x03-\x08\x0e-\x1f]")
 # PDFium writes one of these for a hyphen at the end of a line and the line break after it.
 _HYPHENS = ("\ufffe", "\x02")
 _LINE = re.compile("(?P<said>[^\r\n\ufffe\x02]*)(?P<end>\r\n?|\n|\ufffe|\x02|\\Z)")
+# Lam-alef with any alef, and the name of God, turned round.
+_TURNED_LIGATURE = re.compile("[\u0622\u0623\u0625\u0627\u0671]\u0644|\u0647\u0644\u0644\u0627?")
 # The characters of a page that are looked at, and the fewest letters that tell a language.
 MAX_SAMPLE, MIN_LETTERS = 500, 12
 # Two in five letters of English are vowels, and fewer than one in five of a wrong font.
@@ -138,6 +141,7 @@ def _page_lines(page: Any, number: int) -> list[Line]:
         left, right, bottom, top = (value.value for value in box)
         return index, left, right, bottom, top
 
+    text = _with_ligatures(text, corner)
     lines: list[Line] = []
     gaps: list[list[tuple[float, float, int]]] = []
     for match in _LINE.finditer(text):
@@ -170,6 +174,19 @@ def _page_lines(page: Any, number: int) -> list[Line]:
                     found.append((end, begin, blank.start()))
         gaps.append(found)
     return place_fields(in_reading_order(lines, gaps), fields_of(page, number))
+
+
+def _with_ligatures(text: str, box_of: Callable[[int], tuple[float, ...]]) -> str:
+    """Returns the text with the letters of Arabic ligatures in their order.
+
+    PDFium turns a line from right to left letter by letter, so that it also turns the letters that
+    one sign shows: they have the same box. `box_of` tells that of a place in the text."""
+
+    def turned(match: re.Match[str]) -> str:
+        boxes = {box_of(place)[1:3] for place in range(*match.span())}
+        return match[0][::-1] if len(boxes) == 1 else match[0]
+
+    return _TURNED_LIGATURE.sub(turned, text)
 
 
 def _is_guessed(text_page: Any, text: str) -> bool:

@@ -54,9 +54,9 @@ def _plain(match: re.Match[str]) -> str:
             return f" [{inner}]"
         return inner if _ORDINAL.match(inner) else power("", inner)
     if _NUMBER.match(inner):
-        # A unit or a variable has a power, and a word has a note.
+        # A unit or a variable has a power, and a word has a note; no note has a sign.
         word = _WORD.search(before)
-        if word is not None and len(word[0]) <= 3:
+        if word is not None and (len(word[0]) <= 3 or inner[0] in "+-−"):
             return inner.translate(_RAISED)
         return f" [{inner}]" if word is not None else power("", inner)
     return inner if len(inner) < 3 and inner.isalpha() else power("", inner)

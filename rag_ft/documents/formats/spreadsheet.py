@@ -23,7 +23,7 @@ _R = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}"
 
 def read_spreadsheet(raw: bytes) -> Content:
     """Returns each visible sheet under its name, as the rows of a table; values, not formulas; then
-    the numbers of its charts and the comments on its cells.
+    its text boxes, the numbers of its charts and the comments on its cells.
 
     The title is that of the file's properties. The metadata are {num_sheets}. Hidden sheets, and
     sheets without cells such as charts, are noted.
@@ -65,7 +65,7 @@ def _charts_and_comments(package: Package) -> dict[str, list[Block]]:
     found: dict[str, list[Block]] = {}
     for sheet in tree.iter(f"{_MAIN}sheet") if tree is not None else ():
         _, part = relations.get(sheet.get(f"{_R}id", ""), ("", ""))
-        kinds = ("chart", "comments", "threadedComment")
+        kinds = ("drawing", "chart", "diagramData", "comments", "threadedComment")
         found[sheet.get("name", "")] = list(part_blocks(package, part, *kinds)) if part else []
     return found
 

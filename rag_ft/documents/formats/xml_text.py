@@ -9,11 +9,25 @@ from rag_ft.documents.formats.content import Block, Content, UnreadableError
 from rag_ft.documents.formats.scripts import END, SUB, SUP, plain_scripts
 
 _MARKS = {"sup": SUP, "sub": SUB}
-_LEFT_OUT = frozenset(("graphic", "object-id", "journal-meta"))
+_LEFT_OUT = frozenset(("graphic", "inline-graphic", "object-id", "journal-meta"))
 # Their titles are headings.
 _TITLED = frozenset(("sec", "abstract", "ack", "app", "app-group", "ref-list", "glossary"))
 _BLOCKS = frozenset(
     ("p", "title", "label", "caption", "list", "list-item", "sec", "table-wrap", "fig")
+)
+# What is read of a figure or a table by itself, and what is not read.
+_OF_A_FIGURE = frozenset(
+    (
+        "label",
+        "caption",
+        "table",
+        "alternatives",
+        "media",
+        "permissions",
+        "alt-text",
+        "long-desc",
+        "oasis-table",
+    )
 )
 # They hold fields side by side, with nothing between them.
 _FIELDS = frozenset(
@@ -36,8 +50,9 @@ _FIELDS = frozenset(
 
 
 def read_xml(raw: bytes) -> Content:
-    """Returns title, abstract, sections, lists, tables and captions of an article; of other XML a
-    paragraph for each element with text of its own.
+    """Returns title, authors, abstract, keywords, sections, lists, tables and captions of an
+    article, and the letters and answers that follow it; of other XML a paragraph for each element
+    with text of its own.
 
     Raises:
         UnreadableError: "corrupt".
@@ -66,10 +81,16 @@ def read_xml(raw: bytes) -> Content:
     for abstract in article.iterfind(".//abstract"):
         blocks.append(Block("heading", "Abstract", 2))
         blocks += _sections(abstract, 3)
-    body = article.find(".//body")
-    for part in (body, article.find("./back")):
+    if words := [_text(word) for word in article.iterfind("./front//kwd")]:
+        blocks.append(Block("paragraph", "Keywords: " + "; ".join(words)))
+    for part in (article.find(".//body"), article.find("./back")):
         if part is not None:
             blocks += _sections(part, 2)
+    for letter in article.iterfind("./sub-article"):
+        named = letter.find(".//article-title")
+        blocks.append(Block("heading", "" if named is None else _text(named), 2))
+        for part in letter.iterfind("./body"):
+            blocks += _sections(part, 3)
     return Content(title, blocks)
 
 
@@ -102,11 +123,16 @@ def _sections(parent: Any, level: int) -> Iterator[Block]:
             if said:
                 yield Block("caption", said)
             yield from _table(child)
+            # Notes, and figures that belong to this one.
+            yield from _sections([e for e in child if _name(e) not in _OF_A_FIGURE], level)
         elif name in (
             "disp-quote",
             "boxed-text",
             "statement",
             "fn-group",
+            "table-wrap-foot",
+            "fig-group",
+            "table-wrap-group",
             "supplementary-material",
         ):
             yield from _sections(child, level)
