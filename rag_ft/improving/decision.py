@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Container
 from typing import Any
 
 import numpy as np
@@ -31,14 +32,12 @@ def decide(parent: RunDir, version: RunDir, max_loss: float) -> dict[str, Any]:
         version: evaluated.
         max_loss: the version is promoted where the interval excludes a larger loss (0-1).
     """
-    tables = load_table(parent), load_table(version)
-    rows = shared_rows(*tables, {pair.id for pair in read_jsonl(version.frozen, QAPair)})
-    metric, scores = served_scores((parent, version), tables, rows)
-    if metric is None:
+    frozen = {pair.id for pair in read_jsonl(version.frozen, QAPair)}
+    compared = compare(parent, version, frozen)
+    if compared is None:
         why = "no test question of the served version is left to compare"
         return {"promoted": False, "sentence": f"kept {parent.path.name}: {why}"}
-    deltas = mean_column(scores[1] - scores[0])
-    [change] = estimate_columns(subset(tables[0], rows[0]), [deltas], NUM_RESAMPLES, seed=0)
+    metric, change = compared
 
     # Of one document there is no interval, and nothing is excluded.
     promoted = change.ci95 is not None and change.ci95[0] > -max_loss
@@ -56,15 +55,28 @@ def decide(parent: RunDir, version: RunDir, max_loss: float) -> dict[str, Any]:
     }
 
 
+def compare(before: RunDir, after: RunDir, ids: Container[str]) -> tuple[str, Estimate] | None:
+    """(metric, the change of what each run serves), on the test questions with these ids that both
+    were asked with the same accepted answers; None where there are none."""
+    tables = load_table(before), load_table(after)
+    rows = shared_rows(*tables, ids)
+    metric, scores = served_scores((before, after), tables, rows)
+    if metric is None:
+        return None
+    deltas = mean_column(scores[1] - scores[0])
+    [change] = estimate_columns(subset(tables[0], rows[0]), [deltas], NUM_RESAMPLES, seed=0)
+    return metric, change
+
+
 def shared_rows(
-    before: ScoreTable, after: ScoreTable, frozen: set[str]
+    before: ScoreTable, after: ScoreTable, ids: Container[str]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of both tables with the same frozen question and the same accepted answers."""
+    """The rows of both tables with the same question among `ids` and the same accepted answers."""
     first, second = (
         {
             (pair.id, pair.question, pair.answers): row
             for row, pair in enumerate(table.pairs)
-            if pair.id in frozen
+            if pair.id in ids
         }
         for table in (before, after)
     )
