@@ -24,6 +24,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -276,7 +277,7 @@ def prepare(folder: Path) -> None:
     splits = read_splits(config.ingest.advanced.splits).by_id
     files = find_files([handbook])
     tests = [f.id for f in files if f.id in asked and splits.get(f.id) == "test"]
-    later = sorted(tests, key=lambda name: hashlib.sha256(name.encode()).hexdigest())[:NUM_LATER]
+    later = chosen(tests)
     shutil.copytree(handbook, folder / "handbook", dirs_exist_ok=True)
     (folder / "handbook" / "questions.jsonl").unlink()
     for name in later:
@@ -295,32 +296,46 @@ def prepare(folder: Path) -> None:
     (folder / "demo.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
 
 
+def chosen(names: Iterable[str]) -> list[str]:
+    """Eight of the documents, by a hash."""
+    return sorted(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())[:NUM_LATER]
+
+
 def rag_ft(*words: str) -> None:
     subprocess.run([sys.executable, "-m", "rag_ft", *words], check=True, cwd=ROOT)
 
 
 def scores(run: Path, later: set[str]) -> dict[str, Any]:
-    """F1 of the base and of what each version serves, with intervals by document; and how far the
-    questions about the later documents are from the others, with the documents of both drawn."""
+    """`levels` of both versions, and what each of them serves."""
     found: dict[str, Any] = {}
     for number in (1, 2):
         run_dir = RunDir(run if number == 1 else run.with_name(f"{run.name}.v{number}"))
-        verdict = json.loads(run_dir.metrics.read_text(encoding="utf-8"))["verdict"]
-        system = shipped_system(verdict["ship"])
-        table = load_table(run_dir)
-        is_new = np.array([pair.document_id in later for pair in table.pairs])
-        for shown in dict.fromkeys(("base", system.name)):
-            values, name = table.values[shown, "f1"], f"v{number} {shown}"
-            columns = {"later": (values * is_new, is_new), "others": (values * ~is_new, ~is_new)}
-            for part, column in columns.items():
-                if column[1].any():
-                    [level] = estimate_columns(table, [column], 10_000, 0)
-                    found[f"{name}, {part}"] = in_points(level)
-            if is_new.any():
-                both = [tuple(x[:, None] for x in columns[part]) for part in ("others", "later")]
-                [gap] = bootstrap_change(both[0], both[1], table.documents)
-                found[f"{name}, later - others"] = in_points(gap)
-        found[f"v{number} ships"] = verdict["ship"]
+        found |= levels(run_dir, f"v{number}", later)
+        found[f"v{number} ships"] = shipped(run_dir)
+    return found
+
+
+def shipped(run_dir: RunDir) -> str:
+    return str(json.loads(run_dir.metrics.read_text(encoding="utf-8"))["verdict"]["ship"])
+
+
+def levels(run_dir: RunDir, name: str, later: set[str]) -> dict[str, Any]:
+    """F1 of the base and of what a run serves, with intervals by document; and how far the
+    questions about the later documents are from the others, with the documents of both drawn."""
+    found: dict[str, Any] = {}
+    table = load_table(run_dir)
+    is_new = np.array([pair.document_id in later for pair in table.pairs])
+    for shown in dict.fromkeys(("base", shipped_system(shipped(run_dir)).name)):
+        values = table.values[shown, "f1"]
+        columns = {"later": (values * is_new, is_new), "others": (values * ~is_new, ~is_new)}
+        for part, column in columns.items():
+            if column[1].any():
+                [level] = estimate_columns(table, [column], 10_000, 0)
+                found[f"{name} {shown}, {part}"] = in_points(level)
+        if is_new.any():
+            both = [tuple(x[:, None] for x in columns[part]) for part in ("others", "later")]
+            [gap] = bootstrap_change(both[0], both[1], table.documents)
+            found[f"{name} {shown}, later - others"] = in_points(gap)
     return found
 
 

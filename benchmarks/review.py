@@ -30,7 +30,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -210,22 +210,38 @@ def tune_and_evaluate(
 ) -> None:
     """Tunes and evaluates a generator in a copy of the run with these pairs and reviews, unless
     that is done; a killed one continues."""
-    if not place.path.exists():
-        copied = place.path.with_name(f"{place.path.name}.tmp")
-        shutil.rmtree(copied, ignore_errors=True)
-        made_anew = ("generator", "checkpoints", "hits", "predictions", "scores.jsonl", ".lock")
-        shutil.copytree(run_dir.path, copied, ignore=shutil.ignore_patterns(*made_anew))
-        write_jsonl(RunDir(copied).generated_pairs, pairs)
-        write_jsonl(RunDir(copied).reviews, reviews)
-        copied.rename(place.path)
-    values = yaml.safe_load(place.config.read_text(encoding="utf-8"))
-    values["run"]["dir"] = str(place.path)
-    session = Session(make_config(values), place)
+
+    def change(copied: RunDir) -> None:
+        write_jsonl(copied.generated_pairs, pairs)
+        write_jsonl(copied.reviews, reviews)
+
+    made_anew = ("generator", "checkpoints", "hits", "predictions", "scores.jsonl")
+    copy_run(run_dir, place, made_anew, change)
+    session = session_of(place)
     if not place.generator.exists():
         generate.apply_reviews(session)
         train_generator.run(session)
     if not place.scores.exists():
         answer_test_questions(session)
+
+
+def copy_run(
+    run_dir: RunDir, place: RunDir, left_out: Sequence[str], change: Callable[[RunDir], None]
+) -> None:
+    """Copies a run without the files of these names, and changes the copy, unless that is done."""
+    if not place.path.exists():
+        copied = place.path.with_name(f"{place.path.name}.tmp")
+        shutil.rmtree(copied, ignore_errors=True)
+        shutil.copytree(run_dir.path, copied, ignore=shutil.ignore_patterns(".lock", *left_out))
+        change(RunDir(copied))
+        copied.rename(place.path)
+
+
+def session_of(place: RunDir) -> Session:
+    """A session of a run that was copied."""
+    values = yaml.safe_load(place.config.read_text(encoding="utf-8"))
+    values["run"]["dir"] = str(place.path)
+    return Session(make_config(values), place)
 
 
 def answer_test_questions(session: Session) -> None:

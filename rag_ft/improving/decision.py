@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Container
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from rag_ft.evaluation.comparisons import ScoreTable, estimate_columns, mean_column, subset
 from rag_ft.evaluation.metric_table import DECIDING_ANSWER, DECIDING_RETRIEVAL, LABELS
-from rag_ft.evaluation.statistics import Estimate
+from rag_ft.evaluation.statistics import Estimate, more_questions
 from rag_ft.evaluation.systems import shipped_system
-from rag_ft.evaluation.verdict import in_brackets, points
+from rag_ft.evaluation.verdict import about_more, in_brackets, points
 from rag_ft.report.run_comparison import load_table, scores_of
 from rag_ft.report.run_data import tuned_components
 from rag_ft.run_dir import RunDir
@@ -42,10 +43,11 @@ def decide(parent: RunDir, version: RunDir, max_loss: float) -> dict[str, Any]:
     # Of one document there is no interval, and nothing is excluded.
     promoted = change.ci95 is not None and change.ci95[0] > -max_loss
     choice = f"promoted {version.path.name}" if promoted else f"kept {parent.path.name}"
+    excluded = "excluded" if promoted else f"not excluded{more_needed(change, max_loss)}"
     return {
         "promoted": promoted,
         "sentence": f"{choice}: {amount(change, metric)}; a loss of more than "
-        f"{100 * max_loss:g} points is {'' if promoted else 'not '}excluded",
+        f"{100 * max_loss:g} points is {excluded}",
         "metric": metric,
         "delta": round(change.value, 6),
         "ci95": change.interval(6),
@@ -108,6 +110,14 @@ def served_scores(
             if not np.isnan(scores[0] + scores[1]).all():
                 return metric, scores
     return None, []
+
+
+def more_needed(change: Estimate, max_loss: float) -> str:
+    """ ", about 300 more questions needed": to exclude a larger loss, if the true change is the
+    measured one. Empty where that one is a larger loss itself, or no number would do."""
+    margin = change.value + max_loss
+    num = more_questions(replace(change, value=margin)) if margin > 0 else None
+    return f", {about_more(num)} questions needed" if num else ""
 
 
 def amount(change: Estimate, metric: str) -> str:
