@@ -1,15 +1,17 @@
 """What the next version of a run costs, and what it keeps.
 
     python benchmarks/improve.py update [--documents 300] [--folder FOLDER]
-    python benchmarks/improve.py cycle [--folder FOLDER]
+    python benchmarks/improve.py cycle [--folder FOLDER] [--whole RUN]
 
 update: ten documents are added to the corpus of scale.py, one is changed and one deleted; with the
-demo's models in float32. CPU seconds of ingest, index and
-generate, from the beginning and in `rag-ft improve`, without the start-up, which is what the same
-stages take over one document. The version must equal a run from the beginning.
+demo's models in float32. CPU seconds of ingest, index and generate, from the beginning and in
+`rag-ft improve`, without the start-up, which is what the same stages take over one document. The
+version must equal a run from the beginning.
 
 cycle: configs/demo.yaml without eight test documents and their questions; then `rag-ft improve`
-adds both. What was stopped is continued in its folder.
+adds both. What was stopped is continued in its folder. The eight may be harder than the others:
+--whole names a run of configs/demo.yaml, which had them from the beginning, and each question is
+compared with itself there.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +42,8 @@ from rag_ft.errors import DataError
 from rag_ft.evaluation.comparisons import estimate_columns
 from rag_ft.evaluation.statistics import Estimate, bootstrap_change
 from rag_ft.evaluation.systems import shipped_system
+from rag_ft.hardware import choose_device, choose_dtype
+from rag_ft.improving.decision import compare
 from rag_ft.report.run_comparison import load_table
 from rag_ft.retrieval.index_files import open_vectors, read_ids, read_manifest
 from rag_ft.run_dir import RunDir
@@ -56,6 +61,7 @@ def main() -> None:
     parser.add_argument("case", choices=["update", "cycle", "step"])
     parser.add_argument("--documents", type=int, default=300)
     parser.add_argument("--folder", type=Path, help="where the runs are kept")
+    parser.add_argument("--whole", type=Path, metavar="RUN")
     parser.add_argument("--step", nargs=2, metavar=("NAME", "PATH"), help="used by the case itself")
     args = parser.parse_args()
     if args.case == "step":
@@ -64,7 +70,10 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as place:
         folder = (args.folder or Path(place)).resolve()
-        found = cycle(folder) if args.case == "cycle" else update(folder, args.documents)
+        if args.case == "cycle":
+            found = cycle(folder, RunDir(args.whole.resolve()) if args.whole else None)
+        else:
+            found = update(folder, args.documents)
     print(json.dumps(found, indent=1))
     write_result(f"improve-{args.case}", processor(), found)
 
@@ -221,7 +230,7 @@ def differences(version: RunDir, anew: RunDir) -> dict[str, Any]:
 # What a cycle on the demo keeps.
 
 
-def cycle(folder: Path) -> dict[str, Any]:
+def cycle(folder: Path, whole: RunDir | None) -> dict[str, Any]:
     """F1 on the questions about the eight documents, on all others, and the change on these."""
     config, later = folder / "demo.yaml", folder / "later"
     run = folder / "runs" / "demo"
@@ -229,17 +238,33 @@ def cycle(folder: Path) -> dict[str, Any]:
         prepare(folder)
     if not RunDir(run).done("report").exists():
         rag_ft("run", str(config))
-    questions = folder / "questions.jsonl"
-    shutil.copy(ROOT / "data" / "handbook" / "questions.jsonl", questions)
-    if not RunDir(run.with_name("demo.v2")).metrics.exists():
-        begun = run.with_name("demo.v2").exists()
+    shutil.copy(ROOT / "data" / "handbook" / "questions.jsonl", folder / "questions.jsonl")
+    version = RunDir(run.with_name("demo.v2"))
+    if not decision_of(version):
+        begun = version.path.exists()
         rag_ft("improve", str(run), *([] if begun else ["--documents", str(later)]))
-    about = json.loads(RunDir(run.with_name("demo.v2")).version.read_text())
-    if not about["decision"]:
-        rag_ft("improve", str(run))
-        about = json.loads(RunDir(run.with_name("demo.v2")).version.read_text())
-    names = [path.relative_to(later).as_posix() for path in later.rglob("*") if path.is_file()]
-    return {"later": sorted(names), "decision": about["decision"], **scores(run, set(names))}
+    names = {path.relative_to(later).as_posix() for path in later.rglob("*") if path.is_file()}
+    dtype = choose_dtype(load_config(config).run.dtype, choose_device())
+    found = {"dtype": dtype, "later": sorted(names), "decision": decision_of(version)}
+    return found | scores(run, names) | (against(whole, version, names) if whole else {})
+
+
+def decision_of(version: RunDir) -> dict[str, Any]:
+    """Empty for a version that is not finished."""
+    if not version.version.exists():
+        return {}
+    return dict(json.loads(version.version.read_text(encoding="utf-8"))["decision"])
+
+
+def against(whole: RunDir, version: RunDir, later: set[str]) -> dict[str, Any]:
+    """The version's F1 minus that of a run that had all documents from the beginning."""
+    pairs = [pair for pair in read_jsonl(version.qa, QAPair) if pair.split == "test"]
+    found = {}
+    for part, is_later in (("later", True), ("others", False)):
+        ids = {pair.id for pair in pairs if (pair.document_id in later) == is_later}
+        if compared := compare(whole, version, ids):
+            found[f"v2 - whole, {part}"] = in_points(compared[1])
+    return found
 
 
 def prepare(folder: Path) -> None:
@@ -252,8 +277,8 @@ def prepare(folder: Path) -> None:
     splits = read_splits(config.ingest.advanced.splits).by_id
     files = find_files([handbook])
     tests = [f.id for f in files if f.id in asked and splits.get(f.id) == "test"]
-    later = sorted(tests, key=lambda name: hashlib.sha256(name.encode()).hexdigest())[:NUM_LATER]
-    shutil.copytree(handbook, folder / "handbook")
+    later = chosen(tests)
+    shutil.copytree(handbook, folder / "handbook", dirs_exist_ok=True)
     (folder / "handbook" / "questions.jsonl").unlink()
     for name in later:
         (folder / "later" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -271,32 +296,46 @@ def prepare(folder: Path) -> None:
     (folder / "demo.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
 
 
+def chosen(names: Iterable[str]) -> list[str]:
+    """Eight of the documents, by a hash."""
+    return sorted(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())[:NUM_LATER]
+
+
 def rag_ft(*words: str) -> None:
     subprocess.run([sys.executable, "-m", "rag_ft", *words], check=True, cwd=ROOT)
 
 
 def scores(run: Path, later: set[str]) -> dict[str, Any]:
-    """F1 of the base and of what each version serves, with intervals by document; and how far the
-    questions about the later documents are from the others, with the documents of both drawn."""
+    """`levels` of both versions, and what each of them serves."""
     found: dict[str, Any] = {}
     for number in (1, 2):
         run_dir = RunDir(run if number == 1 else run.with_name(f"{run.name}.v{number}"))
-        verdict = json.loads(run_dir.metrics.read_text(encoding="utf-8"))["verdict"]
-        system = shipped_system(verdict["ship"])
-        table = load_table(run_dir)
-        is_new = np.array([pair.document_id in later for pair in table.pairs])
-        for shown in dict.fromkeys(("base", system.name)):
-            values, name = table.values[shown, "f1"], f"v{number} {shown}"
-            columns = {"later": (values * is_new, is_new), "others": (values * ~is_new, ~is_new)}
-            for part, column in columns.items():
-                if column[1].any():
-                    [level] = estimate_columns(table, [column], 10_000, 0)
-                    found[f"{name}, {part}"] = in_points(level)
-            if is_new.any():
-                both = [tuple(x[:, None] for x in columns[part]) for part in ("others", "later")]
-                [gap] = bootstrap_change(both[0], both[1], table.documents)
-                found[f"{name}, later - others"] = in_points(gap)
-        found[f"v{number} ships"] = verdict["ship"]
+        found |= levels(run_dir, f"v{number}", later)
+        found[f"v{number} ships"] = shipped(run_dir)
+    return found
+
+
+def shipped(run_dir: RunDir) -> str:
+    return str(json.loads(run_dir.metrics.read_text(encoding="utf-8"))["verdict"]["ship"])
+
+
+def levels(run_dir: RunDir, name: str, later: set[str]) -> dict[str, Any]:
+    """F1 of the base and of what a run serves, with intervals by document; and how far the
+    questions about the later documents are from the others, with the documents of both drawn."""
+    found: dict[str, Any] = {}
+    table = load_table(run_dir)
+    is_new = np.array([pair.document_id in later for pair in table.pairs])
+    for shown in dict.fromkeys(("base", shipped_system(shipped(run_dir)).name)):
+        values = table.values[shown, "f1"]
+        columns = {"later": (values * is_new, is_new), "others": (values * ~is_new, ~is_new)}
+        for part, column in columns.items():
+            if column[1].any():
+                [level] = estimate_columns(table, [column], 10_000, 0)
+                found[f"{name} {shown}, {part}"] = in_points(level)
+        if is_new.any():
+            both = [tuple(x[:, None] for x in columns[part]) for part in ("others", "later")]
+            [gap] = bootstrap_change(both[0], both[1], table.documents)
+            found[f"{name} {shown}, later - others"] = in_points(gap)
     return found
 
 

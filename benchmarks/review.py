@@ -5,7 +5,8 @@ python benchmarks/review.py RUN --f1 FOLDER [--generated-only] [--seeds 0 1 2]
 python benchmarks/review.py FOLDER --page
 
 RUN is the folder of a run after generate. A share of its generated pairs is corrupted in four ways;
-a decision finds a wrong pair where the pair was corrupted.
+a decision finds a wrong pair where the pair was corrupted. What could be found are all wrong pairs,
+or as many as there are decisions.
 
 --f1 tunes a generator and evaluates it, in folders below FOLDER, three times for each seed: with
 the corrupted pairs, reviewed (the first decisions correct the wrong pairs that they find and accept
@@ -29,7 +30,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,11 +40,12 @@ import yaml
 from hardware import processor, write_result
 
 from rag_ft.chunk_store import ChunkStore
-from rag_ft.config_loader import make_config
+from rag_ft.config_loader import load_config, make_config
 from rag_ft.evaluation.answering import answer_all
 from rag_ft.evaluation.comparisons import ScoreTable
 from rag_ft.evaluation.statistics import bootstrap
 from rag_ft.evaluation.systems import SYSTEMS, ask_of, ranking_name
+from rag_ft.hardware import choose_device, choose_dtype
 from rag_ft.report.run_comparison import load_table
 from rag_ft.review.deck import Order, open_deck
 from rag_ft.review.filtering import Wanted
@@ -55,13 +57,14 @@ from rag_ft.stages import evaluate, generate, train_generator
 from rag_ft.storage import read_jsonl, write_jsonl
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+ORDERS: tuple[Order, ...] = ("worst", "random")
 WAYS = ("answer", "answer and evidence", "question", "answered although unanswerable")
 CONDITIONS = ("reviewed", "without", "corrupted")
 SYSTEM = next(system for system in SYSTEMS if system.name == "tuned")
 
 
 def main() -> None:
-    """Prints one line of JSON a seed, and the mean."""
+    """Prints one line of JSON a seed, and the mean; writes a result."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("--decisions", type=int, default=150)
@@ -75,10 +78,13 @@ def main() -> None:
     if args.page:
         print(json.dumps(measured_page(args.run)))
         return
+    run_dir = RunDir(args.run)
+    dtype = choose_dtype(load_config(run_dir.config).run.dtype, choose_device())
+    about = {"dtype": dtype, "decisions": args.decisions, "share_wrong": args.share}
     if args.f1:
         conditions = [each for each in CONDITIONS if each in ("reviewed", *args.against)]
         found_f1 = measured_f1(
-            RunDir(args.run),
+            run_dir,
             args.f1,
             args.seeds,
             args.decisions,
@@ -87,15 +93,17 @@ def main() -> None:
             conditions,
         )
         name = "review-f1-generated-only" if args.generated_only else "review-f1"
-        write_result(name, processor(), found_f1)
+        write_result(name, processor(), about | found_f1)
         return
-    found: dict[str, list[float]] = {"worst": [], "random": []}
-    for seed in args.seeds:
-        for order in ("worst", "random"):
-            row = measured(RunDir(args.run), order, seed, args.decisions, args.share)
-            print(json.dumps(row))
-            found[order].append(row["share_of_findable"])
-    print({order: round(statistics.mean(shares), 3) for order, shares in found.items()})
+    rows, means = [], {}
+    for order in ORDERS:
+        for seed in args.seeds:
+            rows.append(measured(run_dir, order, seed, args.decisions, args.share))
+            print(json.dumps(rows[-1]))
+        shares = [row["share_of_findable"] for row in rows if row["order"] == order]
+        means[order] = round(statistics.mean(shares), 3)
+    print(means)
+    write_result("review-finding", processor(), about | {"rows": rows, "mean": means})
 
 
 def measured(
@@ -202,22 +210,38 @@ def tune_and_evaluate(
 ) -> None:
     """Tunes and evaluates a generator in a copy of the run with these pairs and reviews, unless
     that is done; a killed one continues."""
-    if not place.path.exists():
-        copied = place.path.with_name(f"{place.path.name}.tmp")
-        shutil.rmtree(copied, ignore_errors=True)
-        made_anew = ("generator", "checkpoints", "hits", "predictions", "scores.jsonl", ".lock")
-        shutil.copytree(run_dir.path, copied, ignore=shutil.ignore_patterns(*made_anew))
-        write_jsonl(RunDir(copied).generated_pairs, pairs)
-        write_jsonl(RunDir(copied).reviews, reviews)
-        copied.rename(place.path)
-    values = yaml.safe_load(place.config.read_text(encoding="utf-8"))
-    values["run"]["dir"] = str(place.path)
-    session = Session(make_config(values), place)
+
+    def change(copied: RunDir) -> None:
+        write_jsonl(copied.generated_pairs, pairs)
+        write_jsonl(copied.reviews, reviews)
+
+    made_anew = ("generator", "checkpoints", "hits", "predictions", "scores.jsonl")
+    copy_run(run_dir, place, made_anew, change)
+    session = session_of(place)
     if not place.generator.exists():
         generate.apply_reviews(session)
         train_generator.run(session)
     if not place.scores.exists():
         answer_test_questions(session)
+
+
+def copy_run(
+    run_dir: RunDir, place: RunDir, left_out: Sequence[str], change: Callable[[RunDir], None]
+) -> None:
+    """Copies a run without the files of these names, and changes the copy, unless that is done."""
+    if not place.path.exists():
+        copied = place.path.with_name(f"{place.path.name}.tmp")
+        shutil.rmtree(copied, ignore_errors=True)
+        shutil.copytree(run_dir.path, copied, ignore=shutil.ignore_patterns(".lock", *left_out))
+        change(RunDir(copied))
+        copied.rename(place.path)
+
+
+def session_of(place: RunDir) -> Session:
+    """A session of a run that was copied."""
+    values = yaml.safe_load(place.config.read_text(encoding="utf-8"))
+    values["run"]["dir"] = str(place.path)
+    return Session(make_config(values), place)
 
 
 def answer_test_questions(session: Session) -> None:
@@ -289,34 +313,40 @@ def corrupt(
     pairs: list[QAPair], share: float, rng: random.Random
 ) -> tuple[list[QAPair], dict[str, str]]:
     """(the pairs, {id: how it was corrupted}). Other texts come from pairs of the same document
-    where it has any, so that they are plausible."""
+    where it has any, so that they are plausible. Two pairs exchange their questions: generation
+    keeps no question twice, and a review is about every pair of a document that asks the same."""
     generated = [pair for pair in pairs if pair.origin == "generated"]
-    chosen = {pair.id for pair in rng.sample(generated, round(share * len(generated)))}
     of_document: dict[str | None, list[QAPair]] = {}
     for pair in generated:
         of_document.setdefault(pair.document_id, []).append(pair)
-    made, ways = [], {}
-    for pair in pairs:
-        if pair.id in chosen:
-            near = [p for p in of_document[pair.document_id] if p.answerable]
-            others = [p for p in near if p.answers != pair.answers]
-            others = others or [p for p in generated if p.answerable and p.answers != pair.answers]
-            other = rng.choice(others)
-            if not pair.answerable:
-                ways[pair.id] = "answered although unanswerable"
-                pair = replace(pair, answers=other.answers, evidence=other.evidence)
-                pair = replace(pair, chunk_id=other.chunk_id, kind="factoid")
-            elif (way := rng.choice(WAYS[:3])) == "question":
-                ways[pair.id] = way
-                pair = replace(pair, question=other.question)
-            else:
-                ways[pair.id] = way
-                evidence, chunk_id = pair.evidence, pair.chunk_id
-                if way == "answer and evidence":
-                    evidence, chunk_id = other.evidence, other.chunk_id
-                pair = replace(pair, answers=other.answers, evidence=evidence, chunk_id=chunk_id)
-        made.append(pair)
-    return made, ways
+    made: dict[str, QAPair] = {}
+    ways: dict[str, str] = {}
+    for pair in rng.sample(generated, len(generated)):
+        if len(ways) >= round(share * len(generated)):
+            break
+        if pair.id in ways:
+            continue
+        near = [p for p in of_document[pair.document_id] if p.answerable]
+        others = [p for p in near if p.answers != pair.answers]
+        others = others or [p for p in generated if p.answerable and p.answers != pair.answers]
+        other = rng.choice(others)
+        free = [p for p in near if p.id != pair.id and p.id not in ways]
+        # An exchange makes two wrong pairs: it is drawn half as often.
+        way = rng.choices(WAYS[:3], [2, 2, 1 if free else 0])[0] if pair.answerable else WAYS[3]
+        ways[pair.id] = way
+        if way == "question":
+            twin = rng.choice(free)
+            ways[twin.id] = way
+            made[twin.id] = replace(twin, question=pair.question)
+            made[pair.id] = replace(pair, question=twin.question)
+        elif way == "answer":
+            made[pair.id] = replace(pair, answers=other.answers)
+        else:
+            kind = pair.kind if pair.answerable else "factoid"
+            made[pair.id] = replace(pair, kind=kind, answers=other.answers)
+            place = {"evidence": other.evidence, "chunk_id": other.chunk_id}
+            made[pair.id] = replace(made[pair.id], **place)
+    return [made.get(pair.id, pair) for pair in pairs], ways
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 
-from rag_ft.schema import Chunk, Evidence, QAPair
+from rag_ft.schema import Chunk, Evidence, Place, QAPair
 from rag_ft.text import composed, contains_words, content_words, is_unspaced, normalise
 
 Span = tuple[int, int]
@@ -260,6 +260,13 @@ def evidence_in_chunk(chunk: Chunk, span: Span) -> Evidence:
     """A span of the chunk's text as evidence, with offsets in the document."""
     start, end = span
     return Evidence(chunk.text[start:end], chunk.start + start, chunk.start + end)
+
+
+def evidence_at(chunk: Chunk, place: Place) -> Evidence | None:
+    """The evidence at a place in the document; None where the chunk does not have all of it."""
+    if not chunk.start <= place.start < place.end <= chunk.end:
+        return None
+    return evidence_in_chunk(chunk, (place.start - chunk.start, place.end - chunk.start))
 
 
 def _find_all(quote: str, text: str) -> list[int]:

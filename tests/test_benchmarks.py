@@ -182,7 +182,16 @@ def test_the_review_benchmark_tunes_as_reviewed_and_without_what_reviews_found(
     written = [replace(p, origin="imported" if p.split == "test" else "generated") for p in pairs]
     write_jsonl(run_dir.generated_pairs, written)
 
-    words = ["--decisions", "9", "--seeds", "0", "1", "--against", "without", "--generated-only"]
+    words = ["--decisions", "9", "--seeds", "0", "1"]
+    run(tmp_path / "results", "review", str(run_dir.path), *words)
+    [result] = (tmp_path / "results").glob("review-finding-*.json")
+    rows = json.loads(result.read_text(encoding="utf-8"))["rows"]
+    assert [(row["order"], row["seed"]) for row in rows[:2]] == [("worst", 0), ("worst", 1)]
+    # Two pairs that asked the same would be one card.
+    num_generated = sum(pair.origin == "generated" for pair in written)
+    assert {row["pairs"] for row in rows} == {num_generated}
+
+    words += ["--against", "without", "--generated-only"]
     run(tmp_path / "results", "review", str(run_dir.path), "--f1", str(tmp_path / "f1"), *words)
     [result] = (tmp_path / "results").glob("review-f1-generated-only-*.json")
     found = json.loads(result.read_text(encoding="utf-8"))

@@ -148,6 +148,12 @@ def test_evidence_moves_with_its_document_and_is_missed_where_it_goes(made: Made
     assert evidence and evidence.text == "Ola Brand"
     assert "Who is master of the East Mill?" not in asked(run, 2)
     assert why_rejected(run)["Who is master of the East Mill?"] == "the evidence is gone"
+    # The next version has each review once, and finds words again that have come back.
+    write_document(place / "train", "East Mill")
+    assert main(["improve", str(run)]) == 0
+    assert about(run, 3)["changes"]["reviews"] == about(run, 2)["changes"]["reviews"] == 2
+    evidence = asked(run, 3)["Who is master of the East Mill?"].evidence
+    assert evidence and evidence.text == "Ola Brand"
 
 
 def test_a_line_that_is_no_review_is_passed_over(made: Made) -> None:

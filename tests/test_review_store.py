@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -109,12 +109,13 @@ def test_a_correction_from_the_server_counts_only_where_nobody_has_looked() -> N
 
 def test_the_recent_decisions_of_a_reviewer_come_last_first(path: Path) -> None:
     store = ReviewStore(path)
-    for key in ("a", "b", "c", "a"):
+    a, b, c, d = (letter * 64 for letter in "abcd")
+    for key in (a, b, c, a):
         store.append(review("accept", key=key))
-    store.append(review("accept", "bob", key="d"))
-    store.append(review("undo", key="c"))
-    assert store.recent("ann", 5) == ["a", "b"] and store.recent("ann", 1) == ["a"]
-    assert store.recent("bob", 5) == ["d"]
+    store.append(review("accept", "bob", key=d))
+    store.append(review("undo", key=c))
+    assert store.recent("ann", 5) == [a, b] and store.recent("ann", 1) == [a]
+    assert store.recent("bob", 5) == [d]
 
 
 def test_a_question_that_was_added_is_gone_with_the_last_who_added_it(path: Path) -> None:
@@ -132,7 +133,8 @@ def test_a_question_that_was_added_is_gone_with_the_last_who_added_it(path: Path
         "{",
         "[]",
         '{"pair_id": "x"}',
-        json.dumps({**json.loads('{"decision": "delete"}')}),
+        '{"decision": "delete"}',
+        json.dumps(asdict(review("add", key="no such key"))),
     ],
 )
 def test_a_line_that_is_no_review_is_rejected_with_its_number(path: Path, line: str) -> None:

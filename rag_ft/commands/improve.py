@@ -17,7 +17,7 @@ from rag_ft.forgetting.record import Forgotten
 from rag_ft.freshness import check_files, read_done, why_stale
 from rag_ft.improving.decision import decide
 from rag_ft.improving.frozen import compare_documents, freeze
-from rag_ft.improving.people import carried_over, reviews_of, said_of
+from rag_ft.improving.people import carried_over, reviews_of, said_of, without_evidence
 from rag_ft.improving.take_over import UPDATED, take_over
 from rag_ft.lock import locked
 from rag_ft.pipeline import plan_of, stages_until
@@ -124,9 +124,9 @@ def begin(run: Path, documents: Sequence[Path], start: str) -> None:
             f"{parent.path.name} learnt from a forgotten document ({', '.join(learnt)}): use "
             "--start base"
         )
-    seen = {(r.key, r.reviewer, r.time) for r in reviews_of(last)}
+    seen = {without_evidence(review) for review in reviews_of(last)}
     is_new = bool(learnt)
-    is_new |= any((r.key, r.reviewer, r.time) not in seen for r, _ in said_of(versions))
+    is_new |= any(without_evidence(review) not in seen for review, _ in said_of(versions))
     for name in ("ingest", "generate"):
         # What generate depends on is known only where ingest is up to date.
         if not is_new:

@@ -110,6 +110,12 @@ def in_brackets(ci95: Sequence[float]) -> str:
     return f"(95 % CI {low:.1f} to {high:.1f})"
 
 
+def about_more(num: int) -> str:
+    """ "about 420 more": rounded up to two digits, since the number is an estimate."""
+    step = 10 ** max(1, len(str(num)) - 2)
+    return f"about {-(-num // step) * step:,} more"
+
+
 def described(comparison: Comparison) -> str:
     """ "+3.4 recall@5 (95 % CI 1.0 to 6.4)"; where that is not significant, also how many questions
     are needed."""
@@ -237,9 +243,7 @@ def _more(comparison: Comparison) -> str:
     """What a difference that is not significant needs to become so."""
     num = comparison["more_questions"]
     if num:
-        # Rounded up to two digits: the number is an estimate.
-        step = 10 ** max(1, len(str(num)) - 2)
-        return f"about {-(-num // step) * step:,} more questions needed for significance"
+        return f"{about_more(num)} questions needed for significance"
     if comparison["delta"] == 0:
         return "no difference was seen"
     # Where all documents changed by the same amount there is no standard error.

@@ -89,6 +89,6 @@ def without_redrawn(pairs: Iterable[QAPair], new: Container[str]) -> Iterator[QA
 
 
 def missing_in(pairs: Iterable[QAPair], others: Iterable[QAPair]) -> list[QAPair]:
-    """The pairs whose id none of `others` has."""
+    """The pairs whose id no test pair of `others` has."""
     ids = {pair.id for pair in others if pair.split == "test"}
     return [pair for pair in pairs if pair.id not in ids]

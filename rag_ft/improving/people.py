@@ -21,16 +21,21 @@ from rag_ft.storage import read_jsonl, read_rows
 def said_of(versions: Sequence[RunDir]) -> list[tuple[Review, RunDir]]:
     """The reviews of all versions and the answers that users approved, each once and with the first
     version that has it, in the order of time."""
-    found: dict[Review, RunDir] = {}
+    found: dict[Review, tuple[Review, RunDir]] = {}
     for run_dir in versions:
         for review in reviews_of(run_dir):
-            found.setdefault(review, run_dir)
+            found.setdefault(without_evidence(review), (review, run_dir))
     corrected = {review.key for review in found}
     for run_dir in versions:
         for review in approved(run_dir):
             if review.key not in corrected:
-                found.setdefault(review, run_dir)
-    return sorted(found.items(), key=lambda item: item[0].time)
+                found.setdefault(without_evidence(review), (review, run_dir))
+    return sorted(found.values(), key=lambda said: said[0].time)
+
+
+def without_evidence(review: Review) -> Review:
+    """What a review has in common with the one that a later version carried over."""
+    return replace(review, evidence=())
 
 
 def reviews_of(run_dir: RunDir) -> Iterator[Review]:

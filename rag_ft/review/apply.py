@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from rag_ft.chunk_store import ChunkStore
+from rag_ft.relevance import evidence_at
 from rag_ft.review.store import Outcome, ReviewStore, key_of
 from rag_ft.schema import Chunk, Evidence, QAPair, Reject, Review
 
@@ -57,10 +58,8 @@ class Reviewed:
                 kept = self._apply(pair, key) if self._store.outcome(key).keeps else None
                 found += [kept] if kept is not None else []
         for key, review in self._store.added.items():
-            pair_or_none = self._added(review) if key not in known else None
-            kept = None
-            if pair_or_none is not None:
-                kept = self._apply(pair_or_none, key, "added")
+            added = self._added(review) if key not in known else None
+            kept = self._apply(added, key, "added") if added is not None else None
             found += [kept] if kept is not None else []
         return found
 
@@ -125,13 +124,10 @@ class Reviewed:
         """The first place of the evidence that the documents still have."""
         for place in review.evidence:
             chunk = self._chunks.get(place.chunk_id)
-            if (
-                chunk is not None
-                and chunk.document_id == review.document_id
-                and chunk.start <= place.start < place.end <= chunk.end
-            ):
-                text = chunk.text[place.start - chunk.start : place.end - chunk.start]
-                return chunk, Evidence(text, place.start, place.end)
+            if chunk is None or chunk.document_id != review.document_id:
+                continue
+            if (found := evidence_at(chunk, place)) is not None:
+                return chunk, found
         return None
 
     def _added(self, review: Review) -> QAPair | None:

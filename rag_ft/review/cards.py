@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import quote
 
 from rag_ft.document_store import DocumentStore
-from rag_ft.relevance import second_chunk_id
+from rag_ft.relevance import evidence_at, second_chunk_id
 from rag_ft.review.checks import Checked, check_text
 from rag_ft.review.deck import Deck, source_chunk_id
 from rag_ft.review.filtering import Card
@@ -98,10 +98,12 @@ def written_checks(
     chunk, evidence = chunk_of(deck, card.pair), None
     if place is not None:
         chunk = deck.chunks[place.chunk_id]
-        evidence = chunk.text[place.start - chunk.start : place.end - chunk.start]
+        found = evidence_at(chunk, place)
+        evidence = found.text if found is not None else None
     kind = card.pair.kind if own is not None and card.pair.answerable else "factoid"
-    rows = check_text(" ".join(question.split()), answers, evidence, kind, chunk)
-    repeated = deck.repeats(" ".join(question.split()), own)
+    question = " ".join(question.split())
+    rows = check_text(question, answers, evidence, kind, chunk)
+    repeated = deck.repeats(question, own)
     return [
         *rows,
         Checked("not asked yet", not repeated, "another pair asks the same" if repeated else ""),
@@ -153,7 +155,7 @@ def _review_data(deck: Deck, review: Review) -> dict[str, Any]:
     if review.evidence:
         place = review.evidence[0]
         chunk = deck.chunks.get(place.chunk_id)
-        if chunk is not None and chunk.start <= place.start < place.end <= chunk.end:
+        if chunk is not None and evidence_at(chunk, place) is not None:
             start, end = place.start - chunk.start, place.end - chunk.start
             span = {"chunk_id": chunk.id, "start": start, "end": end}
     return {

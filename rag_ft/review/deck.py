@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from rag_ft.chunk_store import ChunkStore
+from rag_ft.relevance import evidence_at
 from rag_ft.review.agreement import Rate, rate
 from rag_ft.review.checks import doubt
 from rag_ft.review.filtering import Card, Columns, Wanted, Where
@@ -235,10 +236,7 @@ def added_card(review: Review, number: int, chunks: ChunkStore) -> Card:
         chunk = next(iter(chunks.of_documents([review.document_id])), None)
     evidence = None
     if chunk is not None and review.evidence:
-        start, end = review.evidence[0].start, review.evidence[0].end
-        if chunk.start <= start < end <= chunk.end:
-            text = chunk.text[start - chunk.start : end - chunk.start]
-            evidence = Evidence(text, start, end)
+        evidence = evidence_at(chunk, review.evidence[0])
     pair = people_pair(review.pair_id, review.question, review.answers, chunk, evidence)
     said = ({"rating": None, "comment": review.reason, "time": review.time},)
     return Card(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ REASONS = ("not grounded", "wrong", "ambiguous", "trivial", "duplicate", "other"
 SERVE = "serve"  # the reviewer of corrections that come from the server: anybody
 SOURCES = ("review", "serve", "import")
 MAX_TEXT = 20_000  # characters
+KEY = re.compile("[0-9a-f]{64}")  # see review_key
 KEEPS = ("accept", "edit", "add")  # the decisions after which a pair is used
 
 
@@ -62,6 +64,8 @@ def parse_review(row: Any) -> Review:
     for name in ("pair_id", "key", "question", "reviewer", "time"):
         if not isinstance(row.get(name), str) or len(row[name]) > MAX_TEXT:
             raise ValueError(f"{name} must be a text")
+    if not KEY.fullmatch(row["key"]):
+        raise ValueError("key must be 64 hex digits")
     for name in ("reason", "document_id"):
         if not isinstance(row.get(name), str | None):
             raise ValueError(f"{name} must be a text or null")
