@@ -40,7 +40,7 @@ def test_answers_during_training_are_scored_as_those_of_the_evaluation(prepared:
     questions = list(make_questions(prompt, found, pairs, tokens.encode, layout))
     requests = []
     for pair in pairs:
-        shown = [found.chunks[i] for i in found.hits[pair.id][: config.retrieval.top_k]]
+        shown = [found.chunks[i] for i in found.hits(pair.id)[: config.retrieval.top_k]]
         requests.append(ChatRequest(pair.id, prompt.messages(pair.question, shown), 12))
     with open_language_model(config.llm, 0) as model:
         said = {reply.id: reply.text for reply in model.chat(requests)}

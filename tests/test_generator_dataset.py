@@ -9,9 +9,13 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 from generator_run import Make, prepare, with_copies
+from sentence_transformers import SentenceTransformer
 
 from rag_ft.chunk_store import ChunkStore
+from rag_ft.retrieval.encoder import load_encoder
+from rag_ft.retrieval.index_builder import build_index
 from rag_ft.schema import Chunk, QAPair, Reject
 from rag_ft.session import Session
 from rag_ft.storage import read_jsonl, write_jsonl
@@ -57,6 +61,36 @@ def test_each_pass_over_the_pairs_draws_anew_where_to_abstain(
     )
     assert schedule.epochs == pytest.approx(2.5 / 3)
     assert schedule.num_steps == math.ceil(2.5 / 3 * math.ceil(len(train) / 4))
+
+
+def test_passes_show_by_turns_what_the_tuned_and_the_base_retriever_find(
+    prepared: Make, tiny_encoder_dir: Path, tmp_path: Path
+) -> None:
+    settings = {"epochs": 2, "gold_share": 1.0}
+    config, run_dir = prepared(settings=settings, retrieval__mode="dense")
+    other = SentenceTransformer(str(tiny_encoder_dir))
+    torch.manual_seed(7)
+    for weight in other.parameters():
+        torch.nn.init.normal_(weight)
+    other.save(str(run_dir.retriever))
+    encoder, chunks = load_encoder(config.encoder, run_dir.retriever), ChunkStore(run_dir.chunks)
+    build_index(run_dir.retriever_index, chunks, encoder, config.retrieval, config.run.seed)
+
+    session = Session(config, run_dir)
+    tokens = load_chat_tokens(config.llm.required_model)
+    build_training_set(session, tokens.encode, tmp_path / "set")
+    train = read_training_set(tmp_path / "set").train
+    questions = {pair.id: pair.question for pair in read_jsonl(run_dir.qa, QAPair)}
+    differ = 0
+    for number, tuned in enumerate((["retriever"], [])):
+        of_pass = [e for e in train if e.arrangement == number and e.kind == "answer"]
+        asked = [questions[example.id] for example in of_pass]
+        for example, hits in zip(of_pass, session.retriever(tuned).search(asked, 10), strict=True):
+            ids = [chunk_id for chunk_id, _ in hits]
+            assert list(example.chunk_ids) == sorted(example.chunk_ids, key=ids.index)
+            first = [e for e in train if e.id == example.id and e.arrangement == 0]
+            differ += example.chunk_ids != first[0].chunk_ids
+    assert differ
 
 
 def test_dev_documents_are_taken_from_train_where_there_are_none(prepared: Make) -> None:

@@ -267,7 +267,8 @@ def _examples_of(
     rejects: list[Reject] = []
     abstain = prompt.prompts.abstain
     for pair in pairs:
-        contexts = build_contexts(pair, found.hits[pair.id], found.chunks, layout)
+        hits = found.hits(pair.id, layout.arrangement)
+        contexts = build_contexts(pair, hits, found.chunks, layout)
         if isinstance(contexts, Reject):
             rejects.append(contexts)
             continue

@@ -29,7 +29,7 @@ def make_questions(
 ) -> Iterator[DevQuestion]:
     """The questions of the pairs as they are served: over the top chunks, as many as fit."""
     for pair in pairs:
-        served = tuple(found.chunks[i] for i in found.hits[pair.id][: layout.top_k])
+        served = tuple(found.chunks[i] for i in found.hits(pair.id)[: layout.top_k])
         context = Context(pair.id, pair.question, served, gold=frozenset(), answer=None)
         example = fit_to_length(context, prompt.messages, prompt.prompts.abstain, encode, layout)
         if isinstance(example, Example):

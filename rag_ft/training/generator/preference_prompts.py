@@ -72,7 +72,7 @@ def preference_prompts(
     }
     for pair in pairs:
         for shown, way in (ways | answerable_ways if pair.answerable else ways).items():
-            contexts = build_contexts(pair, found.hits[pair.id], found.chunks, way)
+            contexts = build_contexts(pair, found.hits(pair.id), found.chunks, way)
             if isinstance(contexts, Reject):
                 continue
             abstain = prompt.prompts.abstain

@@ -14,24 +14,36 @@ EXTRA_HITS = 10  # beyond what is shown: distractors to choose from
 
 @dataclass(frozen=True)
 class Retrieved:
-    """`hits`: pair id -> ids of the chunks that the serving index finds, best first, without chunks
-    of test documents and those that the pair's filters exclude. `chunks`: those chunks and the
-    pairs' own, by id."""
+    """`rankings`: one of the retriever that is served and, where that one is tuned, one of the base
+    retriever. Each is {pair id: ids of the chunks that it finds, best first, without chunks of test
+    documents and those that the pair's filters exclude}. `chunks`: those chunks and the pairs' own,
+    by id."""
 
-    hits: dict[str, list[str]]
+    rankings: tuple[dict[str, list[str]], ...]
     chunks: dict[str, Chunk]
+
+    def hits(self, pair_id: str, arrangement: int = 0) -> list[str]:
+        """The ids that a retriever finds: the served one first, in each further arrangement of the
+        chunks the next one.
+
+        A tuned retriever knows the questions that it was trained on, so their gold chunk nearly
+        always comes first. A generator that sees nothing else reads no other chunk.
+        """
+        return self.rankings[arrangement % len(self.rankings)][pair_id]
 
 
 def retrieve(session: Session, pairs: Sequence[QAPair]) -> Retrieved:
-    """One search for all pairs, in the index that serving uses, twice as deep as serving."""
-    retriever = session.retriever(session.tuned_components - {"reranker"})
+    """One search for all pairs in each index, twice as deep as serving."""
     depth = 2 * session.config.retrieval.top_k + EXTRA_HITS
     questions, filters = [pair.question for pair in pairs], [pair.filters for pair in pairs]
-    found = retriever.search(questions, depth, filters=filters)
-    hits = {p.id: [i for i, _ in ranked] for p, ranked in zip(pairs, found, strict=True)}
+    rankings = []
+    for tuned in dict.fromkeys((session.serves_tuned_retriever, False)):
+        retriever = session.retriever(["retriever"] if tuned else [])
+        found = retriever.search(questions, depth, filters=filters)
+        rankings.append({p.id: [i for i, _ in hits] for p, hits in zip(pairs, found, strict=True)})
 
     # Chunks that a pair names itself may not be among its hits.
-    wanted = {chunk_id for ids in hits.values() for chunk_id in ids}
+    wanted = {i for ranking in rankings for ids in ranking.values() for i in ids}
     for pair in pairs:
         own = (pair.chunk_id, second_chunk_id(pair), *pair.hard_chunk_ids)
         wanted.update(chunk_id for chunk_id in own if chunk_id)
@@ -40,4 +52,5 @@ def retrieve(session: Session, pairs: Sequence[QAPair]) -> Retrieved:
     # As they are shown: a neighbour may contain the answer.
     shown = session.answer_prompt.shown
     chunks = {i: shown(c) for i, c in session.chunks.select(wanted).items() if c.split != "test"}
-    return Retrieved({p: [i for i in ids if i in chunks] for p, ids in hits.items()}, chunks)
+    allowed = ({p: [i for i in ids if i in chunks] for p, ids in r.items()} for r in rankings)
+    return Retrieved(tuple(allowed), chunks)
