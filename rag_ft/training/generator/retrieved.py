@@ -1,4 +1,5 @@
-"""The chunks that serving finds for the questions of pairs, without those of test documents."""
+"""The chunks that the served and the base retriever find for the questions of pairs, without those
+of test documents."""
 
 from __future__ import annotations
 
