@@ -272,6 +272,17 @@ def test_an_article_keeps_notes_of_tables_supplements_keywords_and_letters() -> 
     ]  # fmt: skip
 
 
+def test_the_texts_that_latex_gives_names_to_stand_in_their_places() -> None:
+    paper = rb"""\newcommand{\pump}{P-7\xspace}
+    \def\harbour{\textbf{Old} Port}
+    \newcommand\both{\pump at \harbour}
+    \newcommand{\twice}[1]{#1 and #1}
+    \begin{document}The \pump is at \harbour{}, \both. It lifts $\pump$ \pumps.\end{document}"""
+    assert text_of(read_latex(paper)) == (
+        "The P-7 is at Old Port, P-7 at Old Port. It lifts ${P-7}$ ."
+    )
+
+
 def test_the_authors_of_latex_and_of_a_book_are_read() -> None:
     paper = rb"""\documentclass{article}\title{Tides}
     \author{Ada Moe\thanks{Paid by the harbour.} \\ Port School \and % the second

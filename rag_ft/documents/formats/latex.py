@@ -39,6 +39,16 @@ _ENVIRONMENT = re.compile(
 _DEFINITION = re.compile(r"\\(?:re)?new(?:command|environment|theorem)\b[^\n]*|\\def\\[^\n]*")
 
 
+# A name that the file gives to a piece of text, such as `\newcommand{\pump}{P-7\xspace}`.
+_NAMED_TEXT = re.compile(
+    r"\\(?:(?:re)?newcommand\*?|def)\s*\{?\\(?P<name>[A-Za-z]+)\}?\s*"
+    r"\{(?P<text>[^{}#$\n]{1,200}(?:\{[^{}#$\n]{0,100}\}[^{}#$\n]{0,100})?)\}[ \t]*(?:%[^\n]*)?$",
+    re.MULTILINE,
+)
+# Names within names are followed so far.
+MAX_NAME_DEPTH = 3
+
+
 def read_latex(raw: bytes) -> Content:
     """Returns the document without its commands, its authors first; formulas stay as they are
     written.
@@ -50,7 +60,7 @@ def read_latex(raw: bytes) -> Content:
     """
     from pylatexenc.latex2text import LatexNodes2Text
 
-    text = decode(raw)
+    text = _with_named_texts(decode(raw))
     converter = LatexNodes2Text(
         math_mode="verbatim", keep_comments=False, strict_latex_spaces=False
     )
@@ -84,6 +94,23 @@ def read_latex(raw: bytes) -> Content:
             said, at = _braced(body, match.end())
             heading = Block("heading", " ".join(plain(said).split()), _LEVELS[match[1]])
     return Content(title, blocks)
+
+
+def _with_named_texts(text: str) -> str:
+    """Returns the file with the texts that it gives names to in place of the names."""
+    named = {match["name"]: match["text"] for match in _NAMED_TEXT.finditer(text)}
+    if not named:
+        return text
+    used = re.compile(rf"\\({'|'.join(named)})(?![A-Za-z])(?:\{{\}})?")
+    size = len(text)
+    # The definitions themselves go.
+    text = _NAMED_TEXT.sub("", text)
+    for _ in range(MAX_NAME_DEPTH):
+        longer = used.sub(lambda match: f"{{{named[match[1]]}}}", text)
+        if longer == text or len(longer) > 10 * size:
+            break
+        text = longer
+    return text.replace(r"\xspace", "")
 
 
 def _without_authors(body: str) -> str:
