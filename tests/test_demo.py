@@ -56,6 +56,16 @@ def test_missing_packages_and_missing_files_are_one_line(
     assert "holds no demo" in capsys.readouterr().err
 
 
+def test_settings_need_no_folder_before_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(demo, "NEEDED", ("no_such_encoder",))
+    monkeypatch.chdir(tmp_path)
+    assert main(["demo", "run.seed=1", "run.dtype=float32"]) == 1
+    assert "are in rag-ft-demo" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["rag-ft-demo"]
+
+
 def test_one_version_stands_everywhere() -> None:
     from rag_ft.version import __version__
 

@@ -10,10 +10,12 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from rag_ft.commands.arguments import paths_and_overrides
 from rag_ft.errors import ConfigError, RagFtError
 from rag_ft.terminal import note, say
 
 PACKAGE = Path(__file__).parent.parent
+FOLDER = Path("rag-ft-demo")
 CONFIG = Path("configs", "demo.yaml")
 SPLITS = Path("data", "handbook_splits.jsonl")
 PARTS = (CONFIG, SPLITS, Path("data", "handbook"), Path("data", "models", "demo-lm"))
@@ -49,8 +51,11 @@ def copy_demo(to: Path) -> Path:
 
 def demo_command(args: argparse.Namespace) -> None:
     """`rag-ft demo`."""
-    config = copy_demo(args.folder)
-    note(f"[demo] documents, model and {config} are in {args.folder}")
+    # Without a folder the first word is a setting.
+    paths, overrides = paths_and_overrides(args, [args.folder] if args.folder else [])
+    folder = paths[0] if paths else FOLDER
+    config = copy_demo(folder)
+    note(f"[demo] documents, model and {config} are in {folder}")
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         raise ConfigError(
@@ -58,9 +63,9 @@ def demo_command(args: argparse.Namespace) -> None:
             "'rag-ft[gpu,demo]')"
         )
     # In the folder, since the configuration names its documents and model from there.
-    words = [sys.executable, "-m", "rag_ft", "run", str(config), *args.overrides]
-    code = subprocess.run(words, cwd=args.folder, check=False).returncode
+    words = [sys.executable, "-m", "rag_ft", "run", str(config), *overrides]
+    code = subprocess.run(words, cwd=folder, check=False).returncode
     if code:
         raise RagFtError(f"the run ended with exit code {code}; run the same command to continue")
-    say(f"\nNow ask it, or open its chat page:\n  cd {args.folder}")
+    say(f"\nNow ask it, or open its chat page:\n  cd {folder}")
     say(f'  rag-ft ask {config} "{QUESTION}"\n  rag-ft serve {config}')

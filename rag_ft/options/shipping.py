@@ -108,8 +108,6 @@ def add_demo(commands: Any) -> None:
     demo.add_argument(
         "folder",
         nargs="?",
-        type=Path,
-        default=Path("rag-ft-demo"),
         metavar="FOLDER",
         help="where to (default rag-ft-demo)",
     )
