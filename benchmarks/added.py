@@ -18,13 +18,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from hardware import processor, write_result
 from improve import ROOT, chosen, in_points, levels, rag_ft
-from review import answer_test_questions, copy_run, session_of
+from review import answer_test_questions, copy_run, gain, session_of
 
+from rag_ft.evaluation.comparisons import subset
 from rag_ft.generation.import_questions import import_questions
 from rag_ft.hardware import choose_device, choose_dtype
-from rag_ft.improving.decision import compare
+from rag_ft.report.run_comparison import load_table
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import Document, QAPair
 from rag_ft.storage import read_jsonl, write_jsonl
@@ -61,11 +63,11 @@ def measured(run_dir: RunDir, folder: Path) -> dict[str, Any]:
     dtype = choose_dtype(session.config.run.dtype, choose_device())
     found: dict[str, Any] = {"dtype": dtype, "later": later}
     found |= levels(run_dir, "run", set(later))
-    ids = {"own": {pair.id for pair in own}}
-    ids["own and further"] = {pair.id for pair in read_jsonl(whole.qa, QAPair)}
-    for name, those in ids.items():
-        if compared := compare(without, whole, those):
-            found[f"with - without, {name} questions"] = in_points(compared[1])
+    before, after = load_table(without), load_table(whole)
+    is_own = np.isin([pair.id for pair in after.pairs], [pair.id for pair in own])
+    for name, rows in (("own", is_own), ("own and further", np.ones_like(is_own))):
+        change = gain([subset(before, rows)], [subset(after, rows)])
+        found[f"with - without, {name} questions"] = in_points(change)
     return found
 
 

@@ -43,7 +43,7 @@ from rag_ft.chunk_store import ChunkStore
 from rag_ft.config_loader import load_config, make_config
 from rag_ft.evaluation.answering import answer_all
 from rag_ft.evaluation.comparisons import ScoreTable
-from rag_ft.evaluation.statistics import bootstrap
+from rag_ft.evaluation.statistics import Estimate, bootstrap
 from rag_ft.evaluation.systems import SYSTEMS, ask_of, ranking_name
 from rag_ft.hardware import choose_device, choose_dtype
 from rag_ft.report.run_comparison import load_table
@@ -177,20 +177,28 @@ def measured_f1(
 
 
 def compared(tables: Mapping[str, Sequence[ScoreTable]]) -> dict[str, Any]:
-    """F1 of each condition in points, and what the reviewed run gains with its interval. Each
-    question has its mean over the tables of a condition."""
-    f1 = {
-        condition: 100 * np.mean([table.values[SYSTEM.name, "f1"] for table in each], axis=0)
-        for condition, each in tables.items()
+    """F1 of each condition in points, and what the reviewed run gains with its interval."""
+    row: dict[str, Any] = {
+        name: round(100 * float(mean_f1(each).mean()), 2) for name, each in tables.items()
     }
-    row: dict[str, Any] = {name: round(float(values.mean()), 2) for name, values in f1.items()}
-    row["questions"] = len(f1["reviewed"])
+    row["questions"] = len(tables["reviewed"][0].pairs)
     for before in [name for name in tables if name != "reviewed"]:
-        delta = (f1["reviewed"] - f1[before])[:, None]
-        [gain] = bootstrap(delta, np.ones_like(delta), tables["reviewed"][0].documents)
-        low, high = gain.ci95 or (float("nan"), float("nan"))
-        row[f"reviewed - {before}"] = [round(x, 2) for x in (gain.value, low, high)]
+        change = gain(tables[before], tables["reviewed"])
+        low, high = change.ci95 or (float("nan"), float("nan"))
+        row[f"reviewed - {before}"] = [round(100 * x, 2) for x in (change.value, low, high)]
     return row
+
+
+def mean_f1(tables: Sequence[ScoreTable]) -> np.ndarray:
+    """F1 (0-1) of SYSTEM on each question, as the mean over tables of the same questions."""
+    return np.asarray(np.mean([table.values[SYSTEM.name, "f1"] for table in tables], axis=0))
+
+
+def gain(before: Sequence[ScoreTable], after: Sequence[ScoreTable]) -> Estimate:
+    """What SYSTEM gains in F1, paired by question, with documents resampled."""
+    delta = (mean_f1(after) - mean_f1(before))[:, None]
+    [found] = bootstrap(delta, np.ones_like(delta), after[0].documents)
+    return found
 
 
 def review_of(pair: QAPair, truth: QAPair, ways: Mapping[str, str]) -> Review:

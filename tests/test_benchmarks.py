@@ -17,7 +17,8 @@ from rag_ft.documents.splits import split_of
 from rag_ft.model_hub import resolve
 from rag_ft.pipeline import run_stage
 from rag_ft.run_dir import RunDir
-from rag_ft.schema import QAPair
+from rag_ft.schema import Document, QAPair
+from rag_ft.stage_table import NAMES
 from rag_ft.storage import read_jsonl, read_rows, write_jsonl
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -205,3 +206,18 @@ def test_the_review_benchmark_tunes_as_reviewed_and_without_what_reviews_found(
         assert counts["reviewed"] - counts["without"] == num_found
     low, high = found["all"]["reviewed - without"][1:]
     assert low <= found["all"]["reviewed"] - found["all"]["without"] <= high
+
+
+def test_the_benchmark_of_added_documents_takes_them_out_of_a_run(tmp_path: Path) -> None:
+    config = load_config(make_run(tmp_path, 45, reranker={"model": None}))
+    for stage in NAMES:
+        run_stage(stage, config)
+    words = [str(tmp_path / "run"), str(tmp_path / "added")]
+    run(tmp_path / "results", "added", *words)
+    [result] = (tmp_path / "results").glob("improve-added-*.json")
+    found = json.loads(result.read_text(encoding="utf-8"))
+    left = {d.id for d in read_jsonl(RunDir(tmp_path / "added" / "without").documents, Document)}
+    every = {d.id for d in read_jsonl(RunDir(tmp_path / "added" / "with").documents, Document)}
+    assert every - left == set(found["later"]) and len(found["later"]) == 8
+    own = found["with - without, own questions"]
+    assert own["ci95"][0] <= own["f1"] <= own["ci95"][1] and own["questions"] > 0

@@ -41,7 +41,7 @@ def decide(parent: RunDir, version: RunDir, max_loss: float) -> dict[str, Any]:
     metric, change = compared
 
     # Of one document there is no interval, and nothing is excluded.
-    promoted = change.ci95 is not None and change.ci95[0] > -max_loss
+    promoted = change.ci95 is not None and change.ci95[0] >= -max_loss
     choice = f"promoted {version.path.name}" if promoted else f"kept {parent.path.name}"
     excluded = "excluded" if promoted else f"not excluded{more_needed(change, max_loss)}"
     return {
