@@ -69,7 +69,7 @@ def handbook_sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("generator", ["--num-examples", "8", "--threads", "1"], "rag-ft"),
         ("memory", ["--cases", "tiny:1:64:lora"], "tiny"),
         ("pairs", ["--pairs", "20"], "/20 ="),
-        ("documents", ["speed", "--documents", "20"], "2 workers"),
+        ("documents", ["speed", "--documents", "20"], "2 cores"),
         ("scale", ["growth", "--documents", "60"], "times"),
         ("scale", ["update", "--documents", "30"], "num_reused_documents"),
         ("scale", ["chunks", "--chunks", "12000"], "recall_at_10"),
