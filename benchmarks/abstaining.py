@@ -70,7 +70,8 @@ def main() -> None:
     session, settings = Session.of(config), config.train_generator
     tokens = load_chat_tokens(config.llm.required_model)
     pairs = [p for p in read_jsonl(session.run_dir.qa, QAPair) if p.split != "test"]
-    found = retrieve(session, pairs)
+    passes, weight = math.ceil(settings.epochs), settings.advanced.human_weight
+    found = retrieve(session, pairs, passes * weight)
     session.close_retrievers()
 
     # One half of the documents is trained on, people's questions about the other half are asked.
@@ -80,7 +81,6 @@ def main() -> None:
     people = people[:: max(1, len(people) // args.questions)]
     prompt, context = session.answer_prompt, config.llm.max_model_tokens
     layout = layout_settings(settings, config.retrieval.num_shown, config.run.seed, context)
-    passes, weight = math.ceil(settings.epochs), settings.advanced.human_weight
     examples, _ = make_examples(prompt, found, learned, tokens.encode, layout, passes, weight)
     prompts = kinds_of(people, preference_prompts(prompt, found, people, tokens.encode, layout))
 

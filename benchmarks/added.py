@@ -29,7 +29,7 @@ from rag_ft.hardware import choose_device, choose_dtype
 from rag_ft.report.run_comparison import load_table
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import Document, QAPair
-from rag_ft.storage import read_jsonl, write_jsonl
+from rag_ft.storage import read_jsonl, read_rows, write_jsonl
 
 
 def main() -> None:
@@ -80,19 +80,15 @@ def forget(run_dir: RunDir, names: Iterable[str]) -> None:
 
 def further_questions(folder: Path, about: set[str | None]) -> Path:
     """A file of further questions about these documents of the handbook."""
-    known = {row["id"]: row for row in lines_of(ROOT / "data" / "handbook" / "questions.jsonl")}
+    known = {row["id"]: row for row in read_rows(ROOT / "data" / "handbook" / "questions.jsonl")}
     benchmarks = ROOT / "benchmarks"
-    rows = lines_of(benchmarks / "handbook_unanswerable.jsonl")
-    for row in lines_of(benchmarks / "handbook_paraphrases.jsonl"):
+    rows = [*read_rows(benchmarks / "handbook_unanswerable.jsonl")]
+    for row in read_rows(benchmarks / "handbook_paraphrases.jsonl"):
         if row["id"] in known:  # the others are train questions in other words
             rows.append({**known[row["id"]], **row, "id": f"{row['id']}-reworded"})
     path = folder / "further.jsonl"
     write_jsonl(path, (row for row in rows if row["document_id"] in about))
     return path
-
-
-def lines_of(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 if __name__ == "__main__":

@@ -26,8 +26,9 @@ _COMMENT = re.compile(r"(?<!\\)%[^\n]*")
 # What stands between authors, and between an author and the place of work.
 _NEXT_AUTHOR, _NEXT_LINE = re.compile(r"\\(?:and|And|AND)\b"), re.compile(r"\\\\")
 _NOT_TEXT = re.compile(
-    r"(?<!\\)%[^\n]*|\\(?:label|vspace|hspace|bibliography|bibliographystyle|usepackage|pagestyle"
-    r"|includegraphics|input|include|maketitle|tableofcontents)\*?(?:\[[^\]]*\])?(?:\{[^{}]*\})?"
+    rf"{_COMMENT.pattern}|\\(?:label|vspace|hspace|bibliography|bibliographystyle|usepackage"
+    r"|pagestyle|includegraphics|input|include|maketitle|tableofcontents)\*?"
+    r"(?:\[[^\]]*\])?(?:\{[^{}]*\})?"
 )
 
 

@@ -112,14 +112,14 @@ def build_training_set(session: Session, encode: Encode, folder: Path) -> dict[s
 
     # One search serves all pairs; the encoder then leaves its memory to the language model.
     some_dev = _sample(dev_pairs, MAX_DEV_EXAMPLES, seed)
-    found = retrieve(session, [*pairs, *some_dev])
+    num_passes = min(math.ceil(settings.epochs), ENOUGH_EXAMPLES // len(pairs))
+    num_passes, weight = max(1, num_passes), settings.advanced.human_weight
+    found = retrieve(session, [*pairs, *some_dev], num_passes * weight)
     session.close_retrievers()
 
     # Examples: drawn anew for each pass, with the same rehearsal in all of them.
     shown, context = config.retrieval.num_shown, config.llm.max_model_tokens
     layout = layout_settings(settings, shown, seed, context)
-    num_passes = min(math.ceil(settings.epochs), ENOUGH_EXAMPLES // len(pairs))
-    num_passes, weight = max(1, num_passes), settings.advanced.human_weight
     train, rejected = make_examples(prompt, found, pairs, encode, layout, num_passes, weight)
     dev, rejected_dev = make_examples(prompt, found, some_dev, encode, layout)
     num_made = num_arrangements(train)

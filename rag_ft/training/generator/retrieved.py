@@ -15,10 +15,9 @@ EXTRA_HITS = 10  # beyond what is shown: distractors to choose from
 
 @dataclass(frozen=True)
 class Retrieved:
-    """`rankings`: one of the retriever that is served and, where that one is tuned, one of the base
-    retriever. Each is {pair id: ids of the chunks that it finds, best first, without chunks of test
-    documents and those that the pair's filters exclude}. `chunks`: those chunks and the pairs' own,
-    by id."""
+    """`rankings`: for each retriever that was asked, the served one first, {pair id: ids of the
+    chunks that it finds, best first, without chunks of test documents and those that the pair's
+    filters exclude}. `chunks`: those chunks and the pairs' own, by id."""
 
     rankings: tuple[dict[str, list[str]], ...]
     chunks: dict[str, Chunk]
@@ -33,14 +32,18 @@ class Retrieved:
         return self.rankings[arrangement % len(self.rankings)][pair_id]
 
 
-def retrieve(session: Session, pairs: Sequence[QAPair]) -> Retrieved:
-    """One search for all pairs in each index, twice as deep as serving."""
+def retrieve(session: Session, pairs: Sequence[QAPair], arrangements: int = 1) -> Retrieved:
+    """One search of each retriever for all pairs, twice as deep as serving.
+
+    `arrangements`: how many times examples are made of a pair. From two on the base retriever is
+    asked too, where the served one is tuned.
+    """
     depth = 2 * session.config.retrieval.top_k + EXTRA_HITS
     questions, filters = [pair.question for pair in pairs], [pair.filters for pair in pairs]
+    served = ["retriever"] if session.serves_tuned_retriever else []
     rankings = []
-    for tuned in dict.fromkeys((session.serves_tuned_retriever, False)):
-        retriever = session.retriever(["retriever"] if tuned else [])
-        found = retriever.search(questions, depth, filters=filters)
+    for tuned in [served, []] if served and arrangements > 1 else [served]:
+        found = session.retriever(tuned).search(questions, depth, filters=filters)
         rankings.append({p.id: [i for i, _ in hits] for p, hits in zip(pairs, found, strict=True)})
 
     # Chunks that a pair names itself may not be among its hits.
