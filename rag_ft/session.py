@@ -108,8 +108,10 @@ class Session:
         if key in self._retrievers:
             return self._retrievers[key]
         if "reranker" not in key:
+            tuned_one = "retriever" in key
+            encoder = self.config.encoder if tuned_one else self.base_encoder
             found = search.open_retriever(
-                self.run_dir, self.config.retrieval, self.config.encoder, tuned="retriever" in key
+                self.run_dir, self.config.retrieval, encoder, tuned=tuned_one
             )
             if self.reranker:
                 found.reranker = self.reranker

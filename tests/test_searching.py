@@ -7,6 +7,7 @@ import threading
 from typing import Any
 
 import pytest
+import torch
 from anyio import CapacityLimiter
 
 from rag_ft.errors import DataError
@@ -16,14 +17,17 @@ from rag_ft.serving.searching import MAX_TOGETHER, SearchQueue
 
 
 class Pipeline:
-    """Finds for each question a chunk with its text; `batches` are the questions so far."""
+    """Finds for each question a chunk with its text; `batches` are the questions so far, `threads`
+    those that PyTorch had for each batch."""
 
     def __init__(self) -> None:
         self.batches: list[list[str]] = []
+        self.threads: list[int] = []
         self.go_on = threading.Event()
         self.go_on.set()
 
     def retrieve_many(self, questions: list[str], k: Any, filters: Any) -> Any:
+        self.threads.append(torch.get_num_threads())
         self.batches.append(list(questions))
         assert self.go_on.wait(10)
         if {"bad": 1} in filters:
@@ -63,6 +67,17 @@ def test_questions_that_wait_are_searched_together() -> None:
     results = asyncio.run(asked(pipeline, questions))
     assert [chunk.chunk.text for [chunk] in results] == [text for text, _ in questions]
     assert [len(batch) for batch in pipeline.batches] == [1, MAX_TOGETHER, 5]
+
+
+def test_a_search_takes_one_thread_and_leaves_the_others_to_the_generator() -> None:
+    pipeline, before = Pipeline(), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        asyncio.run(asked(pipeline, [("a", None)]))
+        assert pipeline.threads == [1, 1]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_client_that_leaves_is_not_searched_for() -> None:

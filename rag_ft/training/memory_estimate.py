@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rag_ft.config import TrainGeneratorConfig, TrainRerankerConfig, TrainRetrieverConfig
-from rag_ft.hardware import choose_dtype
+from rag_ft.hardware import choose_dtype, num_threads
 from rag_ft.training.model_shape import ModelShape
 from rag_ft.training.retriever.loss_settings import MINI_BATCH
 
@@ -18,7 +18,9 @@ RETRIEVER_LIBRARIES_GB = 0.9
 CUDA_CONTEXT_GB = 0.8
 
 SPARE = 0.92  # share of a device's memory that is planned with
-CPU_PASS_TOKENS = 2048  # of one forward pass; larger ones do not fit the CPU's caches
+# Of one forward pass, for each thread: larger ones do not fit the CPU's caches, and smaller ones
+# leave threads waiting for each other.
+CPU_PASS_TOKENS = 2048
 GPU_PASS_TOKENS = 16384  # of one forward pass; larger ones are not faster
 
 # Bytes of a weight; nf4 is 4 bits and its double-quantised scales.
@@ -195,7 +197,7 @@ def largest_pass(
         large to be useful. None where not even the last one fits.
     """
     dtype = choose_dtype(dtype, "cuda" if gpu else "cpu")
-    useful = GPU_PASS_TOKENS if gpu else CPU_PASS_TOKENS
+    useful = GPU_PASS_TOKENS if gpu else CPU_PASS_TOKENS * num_threads()
     for size in sizes:
         parts = training_memory(shape, settings, size * lengths[0], size * lengths[1], dtype, gpu)
         is_useful = size * lengths[0] <= useful or size == sizes[-1]
