@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rag_ft.config import Config, EncoderConfig, RetrievalConfig
+from rag_ft.config import Config, RetrievalConfig
 from rag_ft.llm.interface import ChatRequest
 from rag_ft.retrieval import retriever as search
 from rag_ft.run_dir import RunDir
@@ -36,13 +36,15 @@ def test_a_retriever_is_opened_once_until_it_is_closed(
     opened: list[bool] = []
 
     def open_retriever(
-        run_dir: RunDir, retrieval: RetrievalConfig, encoder: EncoderConfig, tuned: bool
+        run_dir: RunDir, retrieval: RetrievalConfig, encoder: Any, tuned: bool
     ) -> Any:
-        assert (run_dir.path, retrieval, encoder) == (tmp_path, config.retrieval, config.encoder)
+        assert (run_dir.path, retrieval) == (tmp_path, config.retrieval)
+        assert encoder == (config.encoder if tuned else "base encoder")
         opened.append(tuned)
         return object()
 
     monkeypatch.setattr(search, "open_retriever", open_retriever)
+    monkeypatch.setattr("rag_ft.retrieval.encoder.load_encoder", lambda section: "base encoder")
     config = Config.model_validate({"encoder": {"model": "e"}, "retrieval": {"top_k": 7}})
     session = Session(config, RunDir(tmp_path))
     assert session.retriever() is session.retriever()
