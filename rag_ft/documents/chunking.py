@@ -19,6 +19,9 @@ from rag_ft.model_hub import CountTokens
 
 # Runs of blanks and endless words give few tokens for many characters: such text is cut by length.
 MAX_CHARS_PER_TOKEN = 16
+# A sentence with more characters for each token of a chunk is longer than the chunk: it is cut
+# before its tokens are counted.
+TOO_MANY_CHARS_PER_TOKEN = 8
 # A longer heading is cut in the path of headings that a chunk carries.
 MAX_HEADING_CHARS = 200
 # The characters tokenised at once: this bounds the memory for a document of one line.
@@ -214,12 +217,12 @@ def _pieces(
 ) -> list[_Piece]:
     """Sentences of at most `max_tokens` tokens; longer ones in parts that can form an overlap."""
     small = max(overlap_tokens // 2, max_tokens // 8, 1)
-    # An extremely long sentence is cut by characters first: counting it whole is slow.
+    # A very long sentence is cut by characters first: its tokens would be counted twice.
     waiting: list[tuple[int, int]] = []
     kinds: dict[int, _Piece] = {}
     for piece in _sentences(text, blocks):
         kinds[piece.start] = piece
-        if piece.end - piece.start > MAX_CHARS_PER_TOKEN * max_tokens:
+        if piece.end - piece.start > TOO_MANY_CHARS_PER_TOKEN * max_tokens:
             waiting += _cut(text, piece.start, piece.end, 4 * small)
         else:
             waiting.append((piece.start, piece.end))
