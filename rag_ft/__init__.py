@@ -17,9 +17,12 @@ if TYPE_CHECKING:
 
 __all__ = ["RagPipeline", "__version__", "load_config", "run_stage"]
 
-# Idle OpenMP threads sleep instead of spinning: beside one busy process, training was 2.5 to 5
-# times slower with spinning threads. OpenMP reads this once, when torch or FAISS is loaded.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Idle OpenMP threads sleep: beside one busy process, training was 2.5 to 5 times slower with
+# spinning threads. They spin for a fraction of a millisecond first, which is how long they wait
+# within a layer: waking up takes longer. OpenMP reads this once, when torch or FAISS is loaded.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
 def __getattr__(name: str) -> object:
