@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import shutil
@@ -361,29 +360,6 @@ def test_a_stage_that_continues_uses_the_number_of_threads_it_began_with(
     assert used == [3]
     assert pipeline.run_stage("index", config, force=True)["threads"] == num_threads()
     torch.set_num_threads(before)
-
-
-@pytest.mark.parametrize(
-    ("given", "used"),
-    [
-        ({}, ("PASSIVE", "10000")),
-        ({"GOMP_SPINCOUNT": "7"}, ("PASSIVE", "7")),
-        ({"OMP_WAIT_POLICY": "PASSIVE"}, ("PASSIVE", None)),
-        ({"OMP_WAIT_POLICY": "ACTIVE"}, ("ACTIVE", None)),
-    ],
-)
-def test_openmp_threads_sleep_soon_while_they_wait(
-    given: dict[str, str], used: tuple[str, str | None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import rag_ft
-
-    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
-        monkeypatch.setenv(name, "")  # restored afterwards, also where the module sets it
-        monkeypatch.delenv(name)
-    for name, value in given.items():
-        monkeypatch.setenv(name, value)
-    importlib.reload(rag_ft)
-    assert (os.environ["OMP_WAIT_POLICY"], os.environ.get("GOMP_SPINCOUNT")) == used
 
 
 @pytest.mark.parametrize("lost", ["retriever", "retriever_index", "generator", "index"])

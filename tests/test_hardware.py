@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 import re
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import psutil
 import pytest
 import torch
 
+import rag_ft
 from rag_ft import hardware
 from rag_ft.errors import ConfigError
 from rag_ft.hardware import (
@@ -156,3 +159,24 @@ def test_a_limit_of_address_space_counts_mapped_files(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert re.match(r"out of memory: a.faiss needs \d\d MB more memory within `ulimit", done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [
+        ({}, ("PASSIVE", "10000")),
+        ({"GOMP_SPINCOUNT": "7"}, ("PASSIVE", "7")),
+        ({"OMP_WAIT_POLICY": "PASSIVE"}, ("PASSIVE", None)),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, ("ACTIVE", None)),
+    ],
+)
+def test_openmp_threads_sleep_soon_while_they_wait(
+    given: dict[str, str], used: tuple[str, str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.setenv(name, "")  # restored afterwards, also where the module sets it
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    importlib.reload(rag_ft)
+    assert (os.environ["OMP_WAIT_POLICY"], os.environ.get("GOMP_SPINCOUNT")) == used
