@@ -83,9 +83,8 @@ def test_an_equation_in_a_field_is_read_and_other_instructions_are_not() -> None
             '<w:r><w:fldChar w:fldCharType="end"/></w:r>'
         )
 
-    body = (
-        f"<w:p>{run('Half is ')}{field(' EQ \\f(a+1,b) ')}{field(' PAGE ')}{run(' of it.')}</w:p>"
-    )
+    equation, page = field(" EQ \\f(a+1,b) "), field(" PAGE ")
+    body = f"<w:p>{run('Half is ')}{equation}{page}{run(' of it.')}</w:p>"
     assert text_of(read_docx(docx_of(body))) == "Half is (a+1,b) of it."
 
 

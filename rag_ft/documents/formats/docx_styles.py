@@ -31,7 +31,7 @@ class Numbering:
     lists: dict[str, tuple[str, dict[int, int]]] = field(default_factory=dict)
     # definition -> level -> (format, text with %1 for the number of level 1, start)
     levels: dict[str, dict[int, tuple[str, str, int]]] = field(default_factory=dict)
-    # The levels that a list defines for itself; those of definitions that have Arabic numbers alone.
+    # What a list defines for itself; levels of definitions that have Arabic numbers alone.
     own_levels: dict[str, dict[int, tuple[str, str, int]]] = field(default_factory=dict)
     legal: set[tuple[str, int]] = field(default_factory=set)
     counts: dict[str, dict[int, int]] = field(default_factory=dict)
