@@ -14,7 +14,8 @@ from rag_ft.documents.formats.html_inline import (
     picture_text,
     raised,
 )
-from rag_ft.documents.formats.mathml import formula_text
+from rag_ft.documents.formats.html_lists import OrderedList
+from rag_ft.documents.formats.mathml import formula_of
 
 _LAYOUT = frozenset(("table", *HEADINGS))
 # A table with headings in its cells is one of facts where no cell is longer.
@@ -90,6 +91,7 @@ def rows_of(table: Any) -> list[Block]:
 def _cell_text(cell: Any) -> str:
     """Returns a cell in one line: `;` between list items, blanks for every other break."""
     pieces: list[str] = []
+    lists: dict[int, OrderedList] = {}
     stack: list[Any] = list(reversed(list(cell.iter(include_text=True))))
     while stack:
         node = stack.pop()
@@ -99,8 +101,8 @@ def _cell_text(cell: Any) -> str:
         name = node.tag or "-"
         if name == "-text":
             pieces.append(node.text_content or "")
-        elif name == "math":
-            pieces.append(formula_text(node))
+        elif (formula := formula_of(node)) is not None:
+            pieces.append(formula)
         elif name == "img" and not left_out(node):
             pieces.append(picture_text(node))
         elif not left_out(node):
@@ -108,6 +110,10 @@ def _cell_text(cell: Any) -> str:
             before, after = INLINE.get(name, (" ", " ") if name in BLOCKS else ("", ""))
             if name == "li" and any(not piece.isspace() for piece in pieces):
                 before = "; "
+            if name == "li" and node.parent.tag == "ol":
+                if node.parent.mem_id not in lists:
+                    lists[node.parent.mem_id] = OrderedList(node.parent)
+                before += lists[node.parent.mem_id].marker(node)
             pieces.append(before)
             stack.append(after)
             stack += reversed(list(node.iter(include_text=True)))
