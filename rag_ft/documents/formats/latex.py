@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from rag_ft.documents.formats.content import MALFORMED_FILE_ERRORS, Block, Content, UnreadableError
 from rag_ft.documents.formats.encodings import decode
+from rag_ft.documents.formats.scripts import END, SUB, SUP, plain_scripts
 from rag_ft.documents.formats.text import content_of_text
 
 _LEVELS = {
@@ -50,6 +51,14 @@ _NAMED_TEXT = re.compile(
 MAX_NAME_DEPTH = 3
 
 
+# Raised and lowered text outside formulas.
+_SCRIPT = re.compile(r"\\text(super|sub)script\s*\{([^{}]{1,100})\}")
+
+
+def _marked(match: re.Match[str]) -> str:
+    return f"{SUP if match[1] == 'super' else SUB}{match[2]}{END}"
+
+
 def read_latex(raw: bytes) -> Content:
     """Returns the document without its commands, its authors first; formulas stay as they are
     written.
@@ -68,7 +77,7 @@ def read_latex(raw: bytes) -> Content:
 
     def plain(part: str) -> str:
         try:
-            return converter.latex_to_text(part)
+            return plain_scripts(converter.latex_to_text(_SCRIPT.sub(_marked, part)))
         except (*MALFORMED_FILE_ERRORS, RecursionError) as error:
             raise UnreadableError("corrupt", f"LaTeX: {error}") from error
 

@@ -48,6 +48,8 @@ def read_rst(raw: bytes) -> Content:
 
 def _plain_roles(text: str) -> str:
     """Replaces roles by their text, and the directives of Sphinx that hold text by that text."""
-    text = re.sub(r":[a-zA-Z][\w:+.-]*:`([^`<]*?)\s*(?:<[^`>]*>)?`", r"``\1``", text)
+    # Raised text keeps its role, which docutils knows.
+    role = r":(?!(?:sup|sub)(?:erscript|script)?:)[a-zA-Z][\w:+.-]*:"
+    text = re.sub(rf"{role}`([^`<]*?)\s*(?:<[^`>]*>)?`", r"``\1``", text)
     known = r"(?:toctree|index|module|currentmodule|automodule|autoclass|autofunction|highlight)"
     return re.sub(rf"^\.\. {known}::.*(?:\n[ \t]+.*|\n(?=\n[ \t]))*", "", text, flags=re.MULTILINE)
