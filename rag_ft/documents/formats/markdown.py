@@ -245,9 +245,8 @@ def _inline(token: Any) -> str:
             if name in _HIDDEN and any(_tag_name(c) == f"/{name}" for c in children[number:]):
                 hidden = name
             inner = _INLINE_TAGS.get(name, "") if known else child.content
-            after = children[number + 1].content if number + 1 < len(children) else ""
-            spaced = not parts or parts[-1].endswith((" ", "\n")) or after.startswith(" ")
-            parts.append("" if inner == " " and spaced else inner)
+            spaced = not parts or parts[-1].endswith((" ", "\n"))
+            parts += [] if not inner or (inner == " " and spaced) else [inner]
         elif child.type == "code_inline":
             # Code keeps its brackets: it is put back at the end.
             codes.append(child.content)
@@ -255,7 +254,9 @@ def _inline(token: Any) -> str:
         elif number and children[number - 1].type in ("link_close", "image"):
             parts.append(after_link(child.content))
         else:
-            parts.append(child.content.removeprefix("mailto:"))
+            said = child.content.removeprefix("mailto:")
+            # A blank of a tag is not doubled.
+            parts.append(said.lstrip(" ") if parts and parts[-1] == " " else said)
     said = _TWO_BRACKETS.sub(r"\1", plain_inline("".join(parts)))
     said = plain_marks(said)
     return re.sub("\0(\\d+)\0", lambda match: codes[int(match[1])], said)
