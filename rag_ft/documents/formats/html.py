@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from html.entities import html5
 from typing import Any
 
 from rag_ft.documents.formats.cleaning import one_line
@@ -35,6 +36,12 @@ _TAG = re.compile(
 )
 # What stands inside these is no markup; the first are left out with it.
 _LEFT_OUT_RAW, _RAW = ("noscript", "iframe"), ("script", "style", "textarea", "title", "xmp")
+_ENTITY = re.compile(r"&(?!(?:amp|lt|gt|quot|apos);)([A-Za-z][A-Za-z0-9]{1,31});")
+_EMPTY = re.compile(
+    r"<((title|script|style|textarea|iframe|noscript|xmp|button|select|a|p|div|span)"
+    r"(?:\s[^<>]{0,500})?)/>",
+    re.IGNORECASE,
+)
 _XHTML = re.compile(r"\s*(?:<\?xml|<!DOCTYPE html PUBLIC \"-//W3C//DTD XHTML)", re.IGNORECASE)
 
 
@@ -89,10 +96,12 @@ def _as_html(text: str) -> str:
     from lxml import etree
 
     parser = etree.XMLParser(resolve_entities=False, no_network=True, huge_tree=False)
+    # XML knows five names of characters, pages have those of HTML.
+    known = _ENTITY.sub(lambda m: html5.get(f"{m[1]};", m[0]), text)
     try:
-        root = etree.fromstring(re.sub(r"^\s*<\?xml[^>]*\?>", "", text).encode(), parser)
+        root = etree.fromstring(re.sub(r"^\s*<\?xml[^>]*\?>", "", known).encode(), parser)
     except (etree.XMLSyntaxError, ValueError):
-        return text
+        return _EMPTY.sub(r"<\1></\2>", text)
     return etree.tostring(root, method="html", encoding="unicode")
 
 

@@ -51,6 +51,15 @@ _NAMED_TEXT = re.compile(
 MAX_NAME_DEPTH = 3
 
 
+# Code as it stands; the converter would lose it.
+_VERBATIM = re.compile(
+    r"\\begin\{(?P<name>verbatim\*?|Verbatim|lstlisting|minted|alltt)\}(?:\[[^\]\n]{0,500}\])?"
+    r"(?:\{[^{}\n]{0,100}\})?[ \t]*\n(?P<code>.{0,20000}?)\\end\{(?P=name)\}",
+    re.DOTALL,
+)
+_CODE_MARK = "\ue010"
+# The address of a link, whose text stands in braces after it.
+_LINK = re.compile(r"\\href\s*(?:\[[^\]\n]{0,200}\])?\s*\{[^{}\n]{0,1000}\}(?=\s*\{)")
 # Raised and lowered text outside formulas.
 _SCRIPT = re.compile(r"\\text(super|sub)script\s*\{([^{}]{1,100})\}")
 
@@ -86,7 +95,14 @@ def read_latex(raw: bytes) -> Content:
     begin = text.find(r"\begin{document}")
     body = text[begin + len(r"\begin{document}") :] if begin >= 0 else text
     body = body.split(r"\end{document}")[0]
-    body = _NOT_TEXT.sub("", _without_authors(body))
+    codes: list[str] = []
+
+    def put_aside(match: re.Match[str]) -> str:
+        codes.append(match["code"])
+        return f"\n\n{_CODE_MARK}{len(codes) - 1}\n\n"
+
+    body = _VERBATIM.sub(put_aside, body)
+    body = _NOT_TEXT.sub("", _without_authors(_LINK.sub("", body)))
     body = _ENVIRONMENT.sub("", _DEFINITION.sub("", body))
     blocks: list[Block] = [Block("heading", title, 1)] if title else []
     for found in _AUTHORS.finditer(text):
@@ -97,7 +113,9 @@ def read_latex(raw: bytes) -> Content:
         if heading:
             blocks.append(heading)
         blocks += [
-            Block("paragraph" if b.kind == "heading" else b.kind, b.text, tight=b.tight)
+            Block("code", codes[int(b.text[1:])])
+            if b.text[:1] == _CODE_MARK and b.text[1:].isdecimal() and int(b.text[1:]) < len(codes)
+            else Block("paragraph" if b.kind == "heading" else b.kind, b.text, tight=b.tight)
             for b in content_of_text(part).blocks
         ]
         if match:
