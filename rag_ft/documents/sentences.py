@@ -34,7 +34,8 @@ _ABBREVIATION = re.compile(
     re.VERBOSE,
 )
 _BEFORE_NUMBER = re.compile(
-    r"\b(?:max|min|approx|aprox|env|ca|ок|макс|мин|nos?|nr|núm|pág|págs|figs?|eqs?|refs?|sec|sect|chap|ch|vol|art|arts|abs|pp?|est|tel|ext"
+    r"\b(?:max|min|approx|aprox|env|ca|ок|макс|мин"
+    r"|nos?|nr|núm|pág|págs|figs?|eqs?|refs?|sec|sect|chap|ch|vol|art|arts|abs|pp?|est|tel|ext"
     r"|app|par|tab|tabl|abb|bd|kap|ziff|s|z|cap|lib|ed"
     r"|fasc|ст|п|пп|ч|т|рис|табл|гл|стр|№|кв|д|корп)$",
     re.IGNORECASE,

@@ -14,7 +14,12 @@ from rag_ft.documents.formats.docx_forms import (
     field_state,
     picture_text,
 )
-from rag_ft.documents.formats.docx_imports import MAX_IMPORTS, read_part, suffix_of
+from rag_ft.documents.formats.docx_imports import (
+    MAX_IMPORTS,
+    WORD_SUFFIXES,
+    read_part,
+    suffix_of,
+)
 from rag_ft.documents.formats.docx_styles import (
     Numbering,
     Style,
@@ -200,7 +205,11 @@ class _DocxReader:
         try:
             if self.depth >= MAX_IMPORTS:
                 raise UnreadableError("too deep", "Word files inside Word files")
-            yield from read_part(self.package.read(name), suffix, self.depth)
+            raw = self.package.read(name)
+            if suffix in WORD_SUFFIXES:
+                yield from read_docx(raw, self.depth + 1).blocks
+            else:
+                yield from read_part(raw, suffix)
         except (UnreadableError, KeyError) as error:
             self.lost.append((f"imported part {name or kind}", str(error)))
 

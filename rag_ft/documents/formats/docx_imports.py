@@ -20,6 +20,7 @@ _WORD = (
     "application/vnd.openxmlformats-officedocument.wordprocessingml",
     "application/vnd.ms-word",
 )
+WORD_SUFFIXES = (".docx", ".docm", ".dotx")
 # Word files inside a Word file are read to this depth.
 MAX_IMPORTS = 3
 
@@ -31,16 +32,13 @@ def suffix_of(name: str, content_type: str) -> str:
     return _IMPORTED.get(content_type) or posixpath.splitext(name)[1].lower()
 
 
-def read_part(raw: bytes, suffix: str, depth: int) -> list[Block]:
-    """Returns the blocks of an imported part."""
-    from rag_ft.documents.formats.docx import read_docx
+def read_part(raw: bytes, suffix: str) -> list[Block]:
+    """Returns the blocks of an imported part that is no Word file."""
     from rag_ft.documents.formats.html import read_html
     from rag_ft.documents.formats.mail import html_of_mht
     from rag_ft.documents.formats.rtf import read_rtf
     from rag_ft.documents.formats.text import read_text
 
-    if suffix in (".docx", ".docm", ".dotx"):
-        return read_docx(raw, depth + 1).blocks
     if suffix in (".mht", ".mhtml"):
         return read_html(html_of_mht(raw)).blocks
     if suffix in (".htm", ".html", ".xhtml", ".xht"):
