@@ -16,6 +16,7 @@ from rag_ft.documents.formats.mail import read_mail
 from rag_ft.documents.formats.notebook import read_notebook
 from rag_ft.documents.formats.odt import read_odt
 from rag_ft.documents.formats.pptx import read_pptx
+from rag_ft.documents.formats.rst import read_rst
 
 
 def test_notebooks_before_version_four_are_read() -> None:
@@ -120,3 +121,13 @@ def test_raised_text_of_slides() -> None:
     out = io.BytesIO()
     slides.save(out)
     assert read_pptx(out.getvalue()).title == "Area 10^6"
+
+
+def test_directives_of_sphinx_are_read_as_the_text_that_they_hold() -> None:
+    source = (
+        ".. versionadded:: 2.0\n\n   New *lamp*.\n\n.. py:function:: light(a)\n   :noindex:\n\n"
+        "   Lights it.\n\n.. code-block:: python\n   :caption: C\n   :linenos:\n\n   x = 1\n"
+    )
+    assert text_of(read_rst(source.encode())) == (
+        "2.0\n\nNew lamp.\n\nlight(a)\n\nLights it.\n\nx = 1"
+    )

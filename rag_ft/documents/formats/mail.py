@@ -6,7 +6,7 @@ import email
 import email.policy
 import re
 from collections.abc import Iterable, Iterator
-from email.message import EmailMessage
+from email.message import EmailMessage, MIMEPart
 
 from rag_ft.documents.formats.content import (
     MALFORMED_FILE_ERRORS,
@@ -111,7 +111,7 @@ def _fields(message: EmailMessage, names: Iterable[str] = _HEADERS) -> list[str]
     return [f"{name}: {value}" for name in names if (value := str(message.get(name, "")))]
 
 
-def _part_blocks(part: EmailMessage) -> list[Block]:
+def _part_blocks(part: MIMEPart) -> list[Block]:
     payload = part.get_payload(decode=True)
     text = (
         decode(payload, part.get_content_charset())

@@ -162,7 +162,7 @@ def _mark_raised(tree: ElementTree.Element, *styles: ElementTree.Element | None)
             if len(span):
                 span[-1].tail = (span[-1].tail or "") + END
             else:
-                span.text += END
+                span.text = f"{span.text}{END}"
 
 
 def _pieces(element: ElementTree.Element) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from rag_ft.documents.formats.pdf_layout import Line
@@ -72,9 +73,10 @@ def _value(form: Any, note: Any) -> str:
     if kind in _NO_TEXT:
         return ""
     if kind in (_COMBO_BOX, _LIST_BOX):
+        count = pdfium.FPDFAnnot_GetOptionCount(form, note)
         chosen = [
-            _string(lambda b, n, at=at: pdfium.FPDFAnnot_GetOptionLabel(form, note, at, b, n))
-            for at in range(pdfium.FPDFAnnot_GetOptionCount(form, note))
+            _string(partial(pdfium.FPDFAnnot_GetOptionLabel, form, note, at))
+            for at in range(count)
             if pdfium.FPDFAnnot_IsOptionSelected(form, note, at)
         ]
         if chosen:
