@@ -72,7 +72,8 @@ def _know_directives(text: str) -> None:
     class Code(CodeBlock):
         option_spec: ClassVar[Any] = defaultdict(lambda: str, CodeBlock.option_spec)
 
-    directives.register_directive("code", Code)
+    for name in ("code", "code-block", "sourcecode"):
+        directives.register_directive(name, Code)
     for name in {match[1].lower() for match in _DIRECTIVE.finditer(text)}:
         if en.directives.get(name, name) not in directives._directive_registry:
             directives.register_directive(name, Unknown)
