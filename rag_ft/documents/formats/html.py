@@ -115,7 +115,6 @@ def _without_skipped(text: str) -> str:
     cut: list[tuple[int, int]] = []
     opened: list[tuple[str, int]] = []
     counts = Counter[str]()  # of the open elements by name
-    lower = text.lower()
     without_end: set[str] = set()
     at = 0
     while (match := _TAG.search(text, at)) is not None:
@@ -125,10 +124,11 @@ def _without_skipped(text: str) -> str:
             end = text.find("-->", at)
             at = end + 3 if end >= 0 else len(text)
         elif name in _LEFT_OUT_RAW or name in _RAW:
-            end = -1 if match["end"] or name in without_end else lower.find(f"</{name}", at)
-            if end < 0 and not match["end"]:
+            is_open = not match["end"] and name not in without_end
+            end = re.compile(f"</{name}", re.IGNORECASE).search(text, at) if is_open else None
+            if is_open and end is None:
                 without_end.add(name)
-            at = _tag_end(text, end) if end >= 0 else at
+            at = at if end is None else _tag_end(text, end.end())
             if name in _LEFT_OUT_RAW:
                 # One that never ends would swallow the rest of the page: its tag alone goes.
                 cut.append((match.start(), at))

@@ -35,9 +35,8 @@ _CODE = (
 _NO_CODE = rf"(?P<kept>{_FENCED}|{_CODE})"
 _COMMENT = re.compile(rf"{_NO_CODE}|<!--.*?(?:-->|\Z)", re.DOTALL | re.MULTILINE)
 # In a table of HTML a blank line would end the HTML.
-_TABLE = re.compile(
-    rf"{_NO_CODE}|<table\b[^>]*>.*?</table>", re.DOTALL | re.MULTILINE | re.IGNORECASE
-)
+_TABLE = re.compile(rf"{_NO_CODE}|<table\b", re.DOTALL | re.MULTILINE | re.IGNORECASE)
+_TABLE_END = re.compile("</table", re.IGNORECASE)
 _BOX = re.compile(rf"{_NO_CODE}|{BOX}", re.DOTALL | re.MULTILINE)
 _MDX = re.compile(rf"{_NO_CODE}|{MDX}", re.DOTALL | re.MULTILINE)
 _has_box = re.compile(r"^[ ]{0,3}(?::::|!!!|\?\?\?|===[ ]\")", re.MULTILINE).search
@@ -93,7 +92,7 @@ def content_of_markdown(text: str) -> Content:
     if "<!--" in text:
         text = _COMMENT.sub(lambda m: m[0] if m["kept"] or not m[0].endswith("-->") else "", text)
     if "<table" in text.lower():
-        text = _TABLE.sub(lambda m: m[0] if m["kept"] else re.sub(r"\n\s*\n", "\n", m[0]), text)
+        text = _with_whole_tables(text)
     if _has_box(text):
         text = _BOX.sub(lambda m: m[0] if m["kept"] else box_title(m), text)
     blocks = list(_blocks(_LATE_END.sub(_whole_tag, text)))
@@ -123,6 +122,24 @@ def front_matter(text: str) -> tuple[dict[str, Any], str]:
         elif value is not None and not isinstance(value, list | dict | set | tuple):
             scalars[str(key)] = tidy(str(value))
     return scalars, text[match.end() :]
+
+
+def _with_whole_tables(text: str) -> str:
+    """Returns the text without blank lines inside its tables of HTML."""
+    parts: list[str] = []
+    at = 0
+    while (match := _TABLE.search(text, at)) is not None:
+        if match["kept"]:
+            parts.append(text[at : match.end()])
+            at = match.end()
+            continue
+        end = _TABLE_END.search(text, match.end())
+        if end is None:
+            break
+        table = re.sub(r"\n[ \t]*+(?:\n[ \t]*+)++", "\n", text[match.start() : end.start()])
+        parts += [text[at : match.start()], table]
+        at = end.start()
+    return "".join([*parts, text[at:]])
 
 
 def _whole_tag(match: re.Match[str]) -> str:
