@@ -22,7 +22,7 @@ _KEEPS_LINE = re.compile(
     | \d{1,3}[.):．]\s | \(?\w{1,3}\)\s | \[\w{1,3}\]\s | [A-Z]\d{1,2}[.:]\s | \d{1,2}[º°]\s | —\s
     | (?:[A-Za-z]|[ivxIVX]{1,5}|[\u2160-\u217f]+)\.\s | [\d一二三四五六七八九十]{1,3}、 | o\s
     | [^\W\d_][\w ]{0,25}:\s | [\w.\[\]-]+\s?[:+]?=
-    | \S*[/\\]\S*\s?$
+    | (?=\S*+\s?$)\S*[/\\]
     | (?:sudo|pip3?|npm|npx|yarn|git|cd|docker|apt(?:-get)?|curl|wget|mkdir|chmod|kubectl|helm|ssh
       |scp|rsync|export|brew|cargo|systemctl|journalctl|cp|mv|rm|ls|psql|mvn|python3?\s-m)\s
     | make\s[\w-]+$""",

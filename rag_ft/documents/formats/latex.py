@@ -19,17 +19,17 @@ _LEVELS = {
     "paragraph": 5,
 }
 _HEADING = re.compile(
-    r"\\(part|chapter|section|subsection|subsubsection|paragraph)\*?\s*(?:\[[^\]]*\])?\{"
+    r"\\(part|chapter|section|subsection|subsubsection|paragraph)\*?\s*(?:\[[^\]]{0,500}\])?\{"
 )
-_TITLE = re.compile(r"\\title\s*(?:\[[^\]]*\])?\{")
-_AUTHORS = re.compile(r"\\author\s*(?:\[[^\]]*\])?\{")
+_TITLE = re.compile(r"\\title\s*(?:\[[^\]]{0,500}\])?\{")
+_AUTHORS = re.compile(r"\\author\s*(?:\[[^\]]{0,500}\])?\{")
 _COMMENT = re.compile(r"(?<!\\)%[^\n]*")
 # What stands between authors, and between an author and the place of work.
 _NEXT_AUTHOR, _NEXT_LINE = re.compile(r"\\(?:and|And|AND)\b"), re.compile(r"\\\\")
 _NOT_TEXT = re.compile(
     rf"{_COMMENT.pattern}|\\(?:label|vspace|hspace|bibliography|bibliographystyle|usepackage"
     r"|pagestyle|includegraphics|input|include|maketitle|tableofcontents)\*?"
-    r"(?:\[[^\]]*\])?(?:\{[^{}]*\})?"
+    r"(?:\[[^\]]{0,500}\])?(?:\{[^{}]{0,500}\})?"
 )
 
 
@@ -155,6 +155,7 @@ def _names(text: str, plain: Callable[[str], str]) -> str:
     text = _NEXT_AUTHOR.sub("; ", _NEXT_LINE.sub(", ", _COMMENT.sub("", text)))
     # A note and a number stand at a name without a blank.
     text = plain(re.sub(r"(?<=[\w}])(?=\\[A-Za-z]{3,}\s*\{)", " ", text))
+    text = " ".join(text.split())
     text = re.sub(r"(?:\s*[,;])*\s*;(?:\s*[,;])*", ";", text)
     text = re.sub(r"\s*,(?:\s*,)*", ",", text)
     return " ".join(re.sub(r"([,;])(?=\S)", r"\1 ", text).split()).strip(",; ")

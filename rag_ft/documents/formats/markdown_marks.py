@@ -24,7 +24,7 @@ BOX = (
 )
 # What stands in MDX beside Markdown: imports, exports, comments and the tags of components.
 MDX = (
-    r"^(?P<code_lines>(?:import|export)[ {*][^\n]*(?:\n[^\n]+)*)|\{/\*.{0,5000}?\*/\}"
+    r"^(?P<code_lines>(?:import|export)[ {*][^\n]*(?:\n[^\n]+)*)|\{/\*.{0,1000}?\*/\}"
     r"|</?[A-Z][\w.]{0,60}(?:[^<>{}\"']|\"[^\"]{0,500}\"|'[^']{0,500}'|\{[^{}]{0,500}\}){0,60}+>"
 )
 

@@ -83,6 +83,7 @@ def _plain_roles(text: str) -> str:
     """Replaces roles by their text, and the directives of Sphinx that hold text by that text."""
     # Raised text keeps its role, which docutils knows.
     role = r":(?!(?:sup|sub)(?:erscript|script)?:)[a-zA-Z][\w:+.-]*:"
-    text = re.sub(rf"{role}`([^`<]*?)\s*(?:<[^`>]*>)?`", r"``\1``", text)
+    role = rf"{role}`([^`<]*)(?:<[^`>]*>)?`"
+    text = re.sub(role, lambda match: f"``{match[1].rstrip()}``", text)
     known = r"(?:toctree|index|module|currentmodule|automodule|autoclass|autofunction|highlight)"
     return re.sub(rf"^\.\. {known}::.*(?:\n[ \t]+.*|\n(?=\n[ \t]))*", "", text, flags=re.MULTILINE)

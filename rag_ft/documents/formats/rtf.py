@@ -30,7 +30,7 @@ def read_rtf(raw: bytes) -> Content:
     except MALFORMED_FILE_ERRORS as error:
         raise UnreadableError("corrupt", f"RTF: {error}") from error
     # A paragraph ends with one newline; cells end with a bar, also the last one of a row.
-    text = re.sub(r"[ \t]*\|[ \t]*\n", "\n", text).replace("|", " | ")
+    text = re.sub(r"(?<![ \t])[ \t]*\|[ \t]*\n", "\n", text).replace("|", " | ")
     lines = [line for line in text.split("\n") if line.strip()]
     parts = [
         line if n == 0 or (" | " in line and " | " in lines[n - 1]) else "\n" + line
