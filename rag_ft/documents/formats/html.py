@@ -125,10 +125,10 @@ def _without_skipped(text: str) -> str:
             at = end + 3 if end >= 0 else len(text)
         elif name in _LEFT_OUT_RAW or name in _RAW:
             is_open = not match["end"] and name not in without_end
-            end = re.compile(f"</{name}", re.IGNORECASE).search(text, at) if is_open else None
-            if is_open and end is None:
+            closing = re.compile(f"</{name}", re.IGNORECASE).search(text, at) if is_open else None
+            if is_open and closing is None:
                 without_end.add(name)
-            at = at if end is None else _tag_end(text, end.end())
+            at = at if closing is None else _tag_end(text, closing.end())
             if name in _LEFT_OUT_RAW:
                 # One that never ends would swallow the rest of the page: its tag alone goes.
                 cut.append((match.start(), at))

@@ -157,7 +157,7 @@ def _mark_raised(tree: ElementTree.Element, *styles: ElementTree.Element | None)
             mark = SUB if how.startswith(("sub", "-")) else SUP
             marks[style.get(f"{_NS_STYLE}name", "")] = mark
     for span in tree.iter(f"{_T}span") if marks else ():
-        if mark := marks.get(span.get(f"{_T}style-name", "")):
+        if mark := marks.get(span.get(f"{_T}style-name", ""), ""):
             span.text = mark + (span.text or "")
             if len(span):
                 span[-1].tail = (span[-1].tail or "") + END
