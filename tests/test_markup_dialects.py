@@ -28,6 +28,7 @@ WRAPPED = "The visitor of the harbour shows at the gate these things to the guar
         ("[Bay]{.small} and [x](y){target=_blank} of {1, 2}", "Bay and x of {1, 2}"),
         (":::warning\nMind the gap.\n:::", "Warning\n\nMind the gap."),
         ('!!! note "Mind"\n    The gap.', "Mind\n\nThe gap."),
+        ("!!! Mind the gap", "Mind the gap"),
         ("> [!TIP]\n> Go on.", "Tip\nGo on."),
         ("[[Quay]], [[quay|the wall]], a[[1]] and ==marked==", "Quay, the wall, a[[1]] and marked"),
         ("```\n::: x\n==a== [[b]]\n```", "::: x\n==a== [[b]]"),

@@ -32,6 +32,9 @@ MDX = (
 def box_title(match: re.Match[str]) -> str:
     """Returns what a line of `BOX` says: its title, or the kind of the box."""
     kind, title = match["kind"] or "", (match["title"] or "").strip('"[]')
+    if not match["box"].startswith(":") and (match["title"] or '"')[0] != '"':
+        # `!!! Mind the gap` is a sentence: MkDocs writes titles in quotes.
+        return f"\n{kind} {match['title']}\n"
     said = title or ("" if kind.startswith("{") else kind.capitalize())
     return f"\n{said}\n" if said else "\n"
 
