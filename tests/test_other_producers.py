@@ -6,9 +6,12 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+from typing import Any
 
+import pytest
 from document_files import text_of
 
+from rag_ft.documents.formats.content import UnreadableError
 from rag_ft.documents.formats.csv_table import read_csv
 from rag_ft.documents.formats.html import content_of_html
 from rag_ft.documents.formats.latex import read_latex
@@ -17,6 +20,7 @@ from rag_ft.documents.formats.notebook import read_notebook
 from rag_ft.documents.formats.odt import read_odt
 from rag_ft.documents.formats.pptx import read_pptx
 from rag_ft.documents.formats.rst import read_rst
+from rag_ft.documents.formats.spreadsheet import read_spreadsheet
 
 
 def test_notebooks_before_version_four_are_read() -> None:
@@ -131,3 +135,23 @@ def test_directives_of_sphinx_are_read_as_the_text_that_they_hold() -> None:
     assert text_of(read_rst(source.encode())) == (
         "2.0\n\nNew lamp.\n\nlight(a)\n\nLights it.\n\nx = 1"
     )
+
+
+def test_a_sheet_with_cells_far_from_each_other_is_noted_and_the_others_stay() -> None:
+    import openpyxl
+
+    book = openpyxl.Workbook()
+    book.active["A1"] = book.active.cell(1_000_000, 1).value = "x"
+    book.active.cell(1, 16_000).value = "y"
+    with pytest.raises(UnreadableError, match="too large: workbook: 1000000 rows by 16000 columns"):
+        read_spreadsheet(saved(book))
+    book.create_sheet("Fees").append(["Heron", 4])
+    content = read_spreadsheet(saved(book))
+    assert text_of(content) == "Fees\n\nHeron | 4"
+    assert [part for part, _ in content.notes] == ["sheet Sheet"]
+
+
+def saved(book: Any) -> bytes:
+    out = io.BytesIO()
+    book.save(out)
+    return out.getvalue()
