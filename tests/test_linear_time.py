@@ -20,6 +20,7 @@ from rag_ft.documents.sensitive import find_sensitive
         ("a.mdx", "", "{/*"),
         ("a.html", "", "<iframe>"),
         ("a.html", "", "<nav '"),
+        ("a.html", "", "<table><td><h1>"),
         ("a.rtf", "{\\rtf1 a", " "),
         ("a.rst", "", ":a:`" + " " * 500),
         ("a.tex", "\\begin{document}", "\\section["),

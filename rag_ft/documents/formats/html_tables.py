@@ -50,9 +50,16 @@ def _known(facts: dict[int, bool], table: Any) -> bool:
 
 
 def _has_facts(table: Any) -> bool:
-    rows = [[cell for cell in row.iter() if cell.tag in ("td", "th")] for row in table.css("tr")]
-    short = all(len(cell.text()) <= MAX_FACT_CHARS for row in rows for cell in row)
-    return len(rows) > 1 and short and all(len(row) > 1 for row in rows)
+    parts = [part for part in table.iter() if part.tag in ("thead", "tbody", "tfoot")]
+    rows = [row for part in (table, *parts) for row in part.iter() if row.tag == "tr"]
+    for row in rows:
+        cells = [cell for cell in row.iter() if cell.tag in ("td", "th")]
+        # A table inside a cell is looked at first: the text of nested tables is long.
+        if len(cells) < 2 or any(cell.css_first("table") is not None for cell in cells):
+            return False
+        if any(len(cell.text()) > MAX_FACT_CHARS for cell in cells):
+            return False
+    return len(rows) > 1
 
 
 def rows_of(table: Any) -> list[Block]:
