@@ -21,7 +21,7 @@ CARD_DIGITS, PHONE_DIGITS = range(13, 20), range(6, 16)
 SHORTEST_IBAN, LONGEST_IBAN = 15, 34
 
 # A line may hold a key where it has a long run of the characters of keys, with a digit.
-_KEY_LIKE = re.compile(r"[A-Za-z0-9_\-+/=.]{16,}|:[^\s/@]+@")
+_KEY_LIKE = re.compile(r"[A-Za-z0-9_\-+/=.]{16,}|:[^\s/@]{1,200}@")
 _KEY_CHARACTERS = re.compile(r"[A-Za-z0-9_\-+/=]*")
 _PRIVATE_KEY = re.compile(
     r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----.*?(?:-----END [A-Z0-9 ]+-----|\Z)", re.DOTALL

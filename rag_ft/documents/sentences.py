@@ -27,14 +27,15 @@ _ABBREVIATION = re.compile(
       | Hrn | Joh | Jh | Jhdt | Aufl | Mio | Mrd | Tsd | dgl
       | Sig | sig | sigg | dott | avv | arch | geom | cfr | pag | Exmo | Eng | kl | dhr | mevr | blz
       | bijv | temp | deg | Mlles | Mmes | MM | Mgr | av | boul | éd | env | apr
-      | Dña | Dn | Srta | Lic | Arq | Avda | Av | Excmo | Ilmo | Rvdo | Fdo
+      | Sté | Esq | aprox | EE | Dña | Dn | Srta | Lic | Arq | Avda | Av | Excmo | Ilmo | Rvdo | Fdo
       | Проф | Акад | Ул | Рис | Табл | См | Гл | Стр
       | ул | рис | табл | стр | гл | проф | акад | им | тел | см | ср | напр | обл | тыс | млн
       | млрд | кв | корп | стр | изд | ред | руб | гг | вв | пр | просп | пер | доц )$""",
     re.VERBOSE,
 )
 _BEFORE_NUMBER = re.compile(
-    r"\b(?:nos?|nr|núm|pág|págs|figs?|eqs?|refs?|sec|sect|chap|ch|vol|art|arts|abs|pp?|est|tel|ext"
+    r"\b(?:max|min|approx|aprox|env|ca|ок|макс|мин"
+    r"|nos?|nr|núm|pág|págs|figs?|eqs?|refs?|sec|sect|chap|ch|vol|art|arts|abs|pp?|est|tel|ext"
     r"|app|par|tab|tabl|abb|bd|kap|ziff|s|z|cap|lib|ed"
     r"|fasc|ст|п|пп|ч|т|рис|табл|гл|стр|№|кв|д|корп)$",
     re.IGNORECASE,

@@ -28,8 +28,8 @@ _ASKS = re.compile(
     # Japanese and Korean: the ending of the sentence.
     r"|(?:か|かな|かしら|よね|でしょう|のか|ですの)。?$|(?:까|나요|가요|는가|니까|은지|을까요)[.。]?$"
     # Chinese: particles at the end, question words anywhere.
-    r"|[吗嗎呢么麼][。．.]?$|什么|什麼|甚麼|为什么|為什麼|为何|為何|谁|誰|哪|几[个位年月日天次种人名岁点条]"
-    r"|幾|多少|多大|多长|多長|多久|多高|多远|多遠|怎|如何|何时|何時|何地|何处|何處|是否|是不是|有没有|有沒有"
+    r"|[吗嗎呢么麼][。．.]?$|什么|什麼|甚麼|为什么|為什麼|为何|為何|谁|誰|哪|几(?![乎何])|幾"
+    r"|多少|多大|多长|多長|多久|多高|多远|多遠|怎|如何|何时|何時|何地|何处|何處|是否|是不是|有没有|有沒有"
     # Thai, Lao, Khmer, Burmese.
     r"|อะไร|ใคร|ไหม|มั้ย|ไหน|เมื่อไร|เมื่อไหร่|เมื่อใด|ทำไม|เหตุใด|อย่างไร|ยังไง"
     r"|เท่าไร|เท่าไหร่|เท่าใด|กี่|หรือไม่|หรือเปล่า|ใด"
@@ -43,7 +43,10 @@ def _pattern(*parts: str) -> re.Pattern[str]:
     return re.compile("|".join(parts), re.IGNORECASE)
 
 
-_GIVEN = r"(?:given|provided|following|preceding|previous|above|supplied|presented)"
+_GIVEN = (
+    r"(?:given|above[- ]mentioned|aforementioned|provided|following|preceding|previous|above"
+    r"|supplied|presented)"
+)
 _SAYS = (
     r"(?:say|state|mention|find|found|show|describe|conclude|suggest|report|claim|discuss|examine"
     r"|argue|note|explain|propose|investigate|use|recommend|present|identif|refer|mean|think)"
@@ -72,9 +75,10 @@ REFERENCES = (
         r"\b(?:in|of|by|from|to|per)\s+(?:the|this|that)\s+(?:study|paper|report|article)\b"
         r"(?!\s+(?:of|on|about|by|from|called|for|titled|in|mill|quay)\b)",
         rf"\b(?:the|this)\s+(?:study|paper|report|article)s?\s+{_SAYS}",
+        rf"\b(?:the|these)\s+(?:writer|narrator|speaker|researcher)s?\s+{_SAYS}",
         # Numbered parts, and what stands above or below.
         r"\b(?:figure|fig\.|table|section|equation|eq\.|appendix|listing|example|exhibit)"
-        r"\s*\(?(?:\d|[A-Z]\d|[IVX]+\b)",
+        r"\s*\(?(?:\d|[A-Z]\d|[IVX]+\b)|\b(?:appendix|exhibit)\s+(?-i:[A-H])\b",
         r"\b(?:code|examples?|snippets?|figures?|tables?|lists?|diagrams?|images?|equations?"
         r"|formulas?|output|program|text|passage|example)\s+(?:above|below)\b",
         r"\b(?:mentioned|described|listed|discussed|stated|shown|given)"
@@ -93,7 +97,8 @@ REFERENCES = (
         r"\b(?:der|die|den|dem|des)\s+(?:Autor|Autors|Autoren|Autorin|Verfasser|Verfassers"
         r"|Verfasserin)\b(?!\s+(?:von|des|der)\b)",
         r"\b(?:in|aus|laut|gemäß|nach)\s+(?:der|dem|dieser|diesem)\s+(?:Studie|Bericht|Artikel"
-        r"|Dokument|Arbeit|Untersuchung)\b|\b(?:diese[rs]?|die)\s+Studie\b",
+        r"|Dokument|Arbeit|Untersuchung)\b|\b(?:diese[rs]?|die)"
+        r"\s+Studie\b(?!\s+(?:von|des|der)\b)",
         r"\b(?:Abbildung|Abb\.|Tabelle|Abschnitt|Gleichung)\s*\d"
         r"|\b(?:Beispiel|Code|Text|Tabelle|Abbildung)\s+(?:oben|unten)\b|\boben\s+genannt",
         r"\b(?:le|ce|du|au)\s+(?:texte|passage|paragraphe|extrait|contexte)\b",
@@ -116,6 +121,8 @@ REFERENCES = (
         r"\b(?:testo|brano|contesto|contenuto|documento|articolo|informazioni|esempio|codice)\s+"
         r"(?:fornit[oie]|dat[oie]|seguent[ei]|precedent[ei]|riportat[oie]|sopra|sotto)\b",
         r"\bl['’]autor(?:e|ice)\b(?!\s+d)|\bgli\s+autori\b(?!\s+d)|\blo\s+studio\b(?!\s+d)",
+        r"\b(?:informaç(?:ão|ões)|conteúdo|exemplo|artigo)\s+"
+        r"(?:fornecid|apresentad|dad|anterior|seguinte|acima|abaixo)\w*",
         r"\b(?:o|este|no|do|ao)\s+(?:texto|trecho|parágrafo|contexto)\b",
         r"\b(?:o|a|os|as|do|da|dos)\s+autor(?:a|es|as)?\b(?!\s+d)|\b(?:este|o)\s+estudo\b(?!\s+d)",
         r"\b(?:de|deze)\s+(?:passage|tekst|alinea|context|auteur)\b",
@@ -123,7 +130,7 @@ REFERENCES = (
         r"\b(?:привед[её]нн|данн|следующ|предыдущ|предоставленн|указанн|вышепривед[её]нн)\w+\s+"
         r"(?:текст|контекст|отрыв|абзац|стать|документ|информаци|пример|код|содержани)\w*",
         r"\b(?:согласно|по)\s+(?:тексту|контексту|документу|статье|отрывку|содержанию)\b",
-        r"\b(?:мнению|словам)\s+автор\w*|\bавтор(?:ы|а|ов)?\b(?!\s+[«А-ЯЁ])",
+        r"\b(?:мнению|словам)\s+автор\w*|\bавтор(?:ы|а|ов)?\b(?!\s+(?-i:[«А-ЯЁ]))",
         r"\b(?:этой|данной|этом|данном)\s+(?:стать|работ|исследовани|документ|отч[её]т)\w*",
         r"\b(?:рисун\w+|рис\.|таблиц\w+|раздел\w*)\s*\d|\b(?:пример|код)\s+(?:выше|ниже)\b",
     ),
@@ -134,6 +141,7 @@ REFERENCES = (
         r"(?:的)?(?:文本|文章|内容|內容|信息|資訊|段落|材料|上下文|资料|資料|代码|代碼|例子|示例|图|圖|表)",
         r"(?:根据|根據|按照|依据|依據)(?:文章|文本|内容|內容|上下文|材料|资料|段落|文中)",
         r"[图圖表]\s*\d|第\s*\d+\s*[节節章]",
+        r"(?:文章|文書|テキスト|資料)によ(?:ると|れば)|(?:上|下)の(?:コード|例|図|表|文章|文)",
         r"この(?:文章|文書|テキスト|文脈|段落|資料|論文|記事|研究|例)|上記の|下記の|前述の",
         r"(?:以下|次|与えられた|提供された|提示された)の?(?:文章|テキスト|文脈|内容|情報|段落|資料|コード|例)",
         r"著者|筆者|本論文|本研究|(?:図|表)\s*\d",

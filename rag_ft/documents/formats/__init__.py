@@ -88,7 +88,7 @@ CODE_SUFFIXES = [
 FORMATS: dict[str, Reader] = {
     ".md": reader("markdown"),
     ".markdown": reader("markdown"),
-    ".mdx": reader("markdown"),
+    ".mdx": reader("markdown", "read_mdx"),
     ".html": reader("html"),
     ".htm": reader("html"),
     ".xhtml": reader("html"),

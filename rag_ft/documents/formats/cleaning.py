@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import unicodedata
+from functools import lru_cache
 
 from rag_ft.storage import encodable
 from rag_ft.text import composed
@@ -17,20 +18,30 @@ MIN_WRAPPED_CHARS = 45
 # A list item, a table row, a quotation, a field ("Phone: 12"), a setting or a command begins a line
 # of its own.
 _KEEPS_LINE = re.compile(
-    r"""\s | [-*•‣–+|>#$·\u2190-\u21ff\u2460-\u24ff\u25a0-\u27bf] | \d{1,3}[.)]\s | \(?\w{1,3}\)\s
-    | (?:[A-Za-z]|[ivxIVX]{1,5})\.\s | o\s | [^\W\d_][\w ]{0,25}:\s | [\w.\[\]-]+\s?[:+]?=
-    | \S*[/\\]\S*\s?$
+    r"""\s | [-*•‣⁃∙–+|>#$·~\u2190-\u21ff\u2460-\u24ff\u25a0-\u27bf\u3220-\u32ff\uf000-\uf0ff]
+    | \d{1,3}[.):．]\s | \(?\w{1,3}\)\s | \[\w{1,3}\]\s | [A-Z]\d{1,2}[.:]\s | \d{1,2}[º°]\s | —\s
+    | (?:[A-Za-z]|[ivxIVX]{1,5}|[\u2160-\u217f]+)\.\s | [\d一二三四五六七八九十]{1,3}、 | o\s
+    | [^\W\d_][\w ]{0,25}:\s | [\w.\[\]-]+\s?[:+]?=
+    | (?=\S*+\s?$)\S*[/\\]
     | (?:sudo|pip3?|npm|npx|yarn|git|cd|docker|apt(?:-get)?|curl|wget|mkdir|chmod|kubectl|helm|ssh
       |scp|rsync|export|brew|cargo|systemctl|journalctl|cp|mv|rm|ls|psql|mvn|python3?\s-m)\s
     | make\s[\w-]+$""",
     re.VERBOSE,
 )
 # Columns that blanks lay out, and the options of a command.
-_LAID_OUT = re.compile(r"\S(?: {3,}|\t+)\S|\s--?[a-z][\w-]*(?:[\s=]|$)")
+_LAID_OUT = re.compile(
+    r"\S(?: {3,}|\t+)\S|[^\W\d_] {2,}\d[\d.,]*(?: {2,}|$)|\s--?[a-z][\w-]*(?:[\s=]|$)"
+)
 # "1.2 a passport" after "1.1 a ticket", but not "3.5 metres" after any line.
-_SECTION = re.compile(r"\d{1,3}(?:\.\d{1,3})+\.?\s")
-_BROKEN_WORD = re.compile(r"(?<=[^\W\d_])[-\u2010][ \t]*\n[ \t]*(?=(\w{1,40}))")
-_LAST_WORD = re.compile(r"\w+$")
+_SECTION = re.compile(r"\d{1,3}(?:\.\d{1,3})+\.?\s|§+\s?\d|(?:Art|Nr|No|№)\.?\s?\d")
+# Letters and the marks that belong to them, as in Devanagari. Armenian has a hyphen of its own.
+_LETTER = r"[\w\u0300-\u036f\u0900-\u0dff]"
+_BROKEN_WORD = re.compile(
+    rf"(?<=(?!\d|_){_LETTER})[-\u2010\u058a][ \t]*\n[ \t]*(?=({_LETTER}{{1,40}}))"
+)
+_COMPOUND = re.compile(rf"{_LETTER}++(?:-{_LETTER}++)++")
+_HYPHEN = re.compile("[-\u2010\u058a]")
+_LAST_WORD = re.compile(rf"{_LETTER}+$")
 # "Vor- und Nachteile": the hyphen stands for what follows.
 _CONJUNCTIONS = frozenset(
     [
@@ -60,7 +71,9 @@ _INVISIBLE = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u200b\u2060
 _SPACE = re.compile("[\u00a0\u2000-\u200a\u202f\u205f]")
 _SOFT_BREAK = re.compile("\u00ad[ \t]*\n[ \t]*(?=\\w)")
 # Ligatures of Latin and Armenian, and the forms of Arabic letters, as some fonts of PDFs have them.
-_LIGATURE = re.compile("[\ufb00-\ufb06\ufb13-\ufb17\ufb50-\ufdc7\ufe70-\ufefc]")
+_LIGATURE = re.compile(
+    "[\u0132\u0133\ufb00-\ufb06\ufb13-\ufb17\ufb50-\ufdc7\ufdf0-\ufdfb\ufe70-\ufefc]"
+)
 # C1 controls are what cp1252 has at their places, as in character references of HTML.
 _CONTROLS_OF_1252 = {
     code: bytes((code,)).decode("cp1252", "ignore") for code in range(0x80, 0xA0) if code != 0x85
@@ -140,7 +153,7 @@ def join_broken_words(text: str, whole: str = "") -> str:
     (`north-west`), and so do ranges and names (`10-20`, `Nord-Süd`). The hyphen of `Vor- und
     Nachteile` keeps its blank.
     """
-    if "-" not in text and "\u2010" not in text:
+    if not _HYPHEN.search(text):
         return text
 
     def join(match: re.Match[str]) -> str:
@@ -148,11 +161,31 @@ def join_broken_words(text: str, whole: str = "") -> str:
         right = match[1]
         if right.lower() in _CONJUNCTIONS:
             return "- "
-        broken = left[-1].islower() and right[0].islower() and len(left) > 1
-        return "" if broken and f"{left}-{right}" not in (whole or text) else "-"
+        if len(left) < 2 or f"{left}-{right}" in compounds:
+            return "-"
+        if left.isupper() and right.isupper() and len(right) > 1:
+            # Compounds of capitals are as likely, unless all is in capitals.
+            return "" if shouts else "-"
+        return "" if _goes_with(left[-1]) and _goes_with(right[0]) else "-"
 
+    compounds = _compounds(whole or text)
+    shouts = not any(map(str.islower, text))
     text = re.sub(r"(?<=\d)-[ \t]*\n[ \t]*(?=\d)", "-", text)
     return _BROKEN_WORD.sub(join, text)
+
+
+@lru_cache(maxsize=2)
+def _compounds(text: str) -> frozenset[str]:
+    """Returns the pairs of words that a hyphen joins within a line."""
+    found: set[str] = set()
+    for match in _COMPOUND.finditer(text):
+        found.update(map("-".join, itertools.pairwise(match[0].split("-"))))
+    return frozenset(found)
+
+
+def _goes_with(letter: str) -> bool:
+    """Whether a letter may stand inside a broken word: a small one, or one of India."""
+    return letter.islower() or "\u0900" <= letter <= "\u0dff"
 
 
 def one_line(text: str) -> str:

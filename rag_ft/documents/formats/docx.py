@@ -8,17 +8,31 @@ from xml.etree import ElementTree
 
 from rag_ft.documents.formats.cleaning import is_program_title
 from rag_ft.documents.formats.content import Block, BlockKind, Content, UnreadableError
-from rag_ft.documents.formats.docx_forms import check_box, field_state, picture_text
+from rag_ft.documents.formats.docx_forms import (
+    check_box,
+    equation_field,
+    field_state,
+    picture_text,
+)
+from rag_ft.documents.formats.docx_imports import (
+    MAX_IMPORTS,
+    WORD_SUFFIXES,
+    read_part,
+    suffix_of,
+)
 from rag_ft.documents.formats.docx_styles import (
     Numbering,
     Style,
     W,
+    font_of,
+    is_body_text,
     list_of,
     outline_level,
     raised_by,
     raised_styles,
     read_styles,
     style_by_id,
+    style_fonts,
 )
 from rag_ft.documents.formats.office_math import M, equation_text
 from rag_ft.documents.formats.office_parts import (
@@ -32,7 +46,7 @@ from rag_ft.documents.formats.office_parts import (
 )
 from rag_ft.documents.formats.package import PACKAGE_ERRORS, Package
 from rag_ft.documents.formats.scripts import END, SUB, SUP, plain_scripts
-from rag_ft.documents.formats.symbol_fonts import symbol
+from rag_ft.documents.formats.symbol_fonts import is_symbol_font, symbol
 
 # These stand around paragraphs, tables, rows or cells: content controls, custom XML, insertions.
 _WRAPPERS = frozenset(
@@ -51,18 +65,6 @@ _LEFT_OUT = frozenset((f"{MC}Fallback", f"{W}moveFrom", f"{W}pPr", f"{W}rPr", f"
 _CHARACTERS = {f"{W}tab": "\t", f"{W}br": "\n", f"{W}cr": "\n", f"{W}noBreakHyphen": "-"}
 _RAISED = {"superscript": SUP, "subscript": SUB}
 _REFERENCES = frozenset(f"{W}{kind}Reference" for kind in ("footnote", "endnote", "comment"))
-# The types of imported parts whose suffix may be any.
-_IMPORTED = {
-    "text/html": ".html",
-    "application/xhtml+xml": ".html",
-    "message/rfc822": ".mht",
-    "multipart/related": ".mht",
-    "text/plain": ".txt",
-    "application/rtf": ".rtf",
-    "text/rtf": ".rtf",
-}
-# Word files inside a Word file are read to this depth.
-MAX_IMPORTS = 3
 
 
 def read_docx(raw: bytes, depth: int = 0) -> Content:
@@ -98,6 +100,7 @@ class _DocxReader:
         self.relations = package.relations(self.main)
         styles = self._related("styles")
         self.styles, self.raised = read_styles(styles), raised_styles(styles)
+        self.fonts = style_fonts(styles)
         self.numbering = Numbering.of(self._related("numbering"))
         self.notes = {
             kind: {
@@ -117,6 +120,7 @@ class _DocxReader:
         self.referred: list[tuple[str, ElementTree.Element]] = []
         self.charts: list[str] = []
         self.num_notes = 0
+        self.instruction = ""  # of the field at hand
         self.lost: list[tuple[str, str]] = []
 
     def _related(self, kind: str) -> ElementTree.Element | None:
@@ -155,7 +159,7 @@ class _DocxReader:
         style = self._style(properties)
         own = list_of(properties)
         num = own if own is not None else style.num
-        level = outline_level(properties) or style.heading
+        level = outline_level(properties) or (0 if is_body_text(properties) else style.heading)
         counted = text and num is not None and num[0] != "0"
         marker = self.numbering.marker(*num) if counted and num else ""
         if text and level:
@@ -197,11 +201,15 @@ class _DocxReader:
     def _imported(self, element: ElementTree.Element) -> Iterator[Block]:
         """Yields the blocks of a part that was imported as HTML, MHT, text or Word."""
         kind, name = self.relations.get(element.get(f"{R}id", ""), ("", ""))
-        suffix = _IMPORTED.get(self.package.content_type(name)) or posixpath.splitext(name)[1]
+        suffix = suffix_of(name, self.package.content_type(name))
         try:
             if self.depth >= MAX_IMPORTS:
                 raise UnreadableError("too deep", "Word files inside Word files")
-            yield from _read_part(self.package.read(name), suffix.lower(), self.depth)
+            raw = self.package.read(name)
+            if suffix in WORD_SUFFIXES:
+                yield from read_docx(raw, self.depth + 1).blocks
+            else:
+                yield from read_part(raw, suffix)
         except (UnreadableError, KeyError) as error:
             self.lost.append((f"imported part {name or kind}", str(error)))
 
@@ -255,10 +263,7 @@ class _DocxReader:
         for child in element:
             tag = child.tag
             if tag == f"{W}t":
-                text = child.text or ""
-                yield "".join(
-                    symbol(font, ord(c)) if "\uf000" <= c <= "\uf0ff" else c for c in text
-                )
+                yield _shown(child.text or "", font)
             elif tag in _CHARACTERS:
                 yield _CHARACTERS[tag]
             elif tag == f"{W}sym":
@@ -274,8 +279,13 @@ class _DocxReader:
                 self.charts.append(self.relations.get(child.get(f"{R}id", ""), ("", ""))[1])
             elif tag == f"{DGM}relIds":
                 self.charts.append(self.relations.get(child.get(f"{R}dm", ""), ("", ""))[1])
+            elif tag == f"{W}instrText":
+                self.instruction += child.text or ""
             elif tag == f"{W}fldChar":
-                yield field_state(child)
+                yield field_state(child) + equation_field(self.instruction)
+                self.instruction = ""
+            elif tag == f"{W}ruby":
+                yield self._ruby(child, font)
             elif tag == f"{W}sdt" and (state := check_box(child)):
                 yield state
             elif tag == f"{W}txbxContent":
@@ -288,16 +298,22 @@ class _DocxReader:
                 yield from self._runs(child, font)
 
     def _run(self, run: ElementTree.Element) -> Iterator[str]:
-        font = run.find(f"{W}rPr/{W}rFonts")
-        name = "" if font is None else font.get(f"{W}ascii", "") or font.get(f"{W}hAnsi", "")
         properties = run.find(f"{W}rPr")
-        style = run.find(f"{W}rPr/{W}rStyle")
+        found = run.find(f"{W}rPr/{W}rStyle")
+        style = "" if found is None else found.get(f"{W}val", "")
         how = "" if properties is None else raised_by(properties)
-        how = how or ("" if style is None else self.raised.get(style.get(f"{W}val", ""), ""))
-        mark = _RAISED.get(how, "")
-        text = "".join(self._runs(run, name))
+        mark = _RAISED.get(how or self.raised.get(style, ""), "")
+        text = "".join(self._runs(run, font_of(properties) or self.fonts.get(style, "")))
         # The reference to a note is set apart already.
         yield f"{mark}{text}{END}" if mark and text and not text.startswith(" [") else text
+
+    def _ruby(self, element: ElementTree.Element, font: str) -> str:
+        """Returns words with their reading in brackets after them."""
+        base, reading = (
+            "".join(self._runs(part, font)) if part is not None else ""
+            for part in (element.find(f"{W}rubyBase"), element.find(f"{W}rt"))
+        )
+        return f"{base}({reading})" if reading.strip() else base
 
     def _reference(self, element: ElementTree.Element) -> str:
         kind = element.tag.removeprefix(W).removesuffix("Reference")
@@ -309,24 +325,15 @@ class _DocxReader:
         return f" [{self.num_notes}]"
 
 
-def _read_part(raw: bytes, suffix: str, depth: int) -> list[Block]:
-    """Returns the blocks of an imported part."""
-    from rag_ft.documents.formats.html import read_html
-    from rag_ft.documents.formats.mail import html_of_mht
-    from rag_ft.documents.formats.rtf import read_rtf
-    from rag_ft.documents.formats.text import read_text
-
-    if suffix in (".docx", ".docm", ".dotx"):
-        return read_docx(raw, depth + 1).blocks
-    if suffix in (".mht", ".mhtml"):
-        return read_html(html_of_mht(raw)).blocks
-    if suffix in (".htm", ".html", ".xhtml", ".xht"):
-        return read_html(raw).blocks
-    if suffix in (".txt", ".text"):
-        return read_text(raw).blocks
-    if suffix == ".rtf":
-        return read_rtf(raw).blocks
-    raise UnreadableError("unknown type", suffix)
+def _shown(text: str, font: str) -> str:
+    """Returns what a font shows for a text: some fonts have signs in place of letters."""
+    is_symbols = is_symbol_font(font)
+    return "".join(
+        symbol(font, ord(c))
+        if "\uf000" <= c <= "\uf0ff" or (is_symbols and " " < c < "\x7f")
+        else c
+        for c in text
+    )
 
 
 def _unwrapped(parent: ElementTree.Element, name: str = "") -> Iterator[ElementTree.Element]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from xml.etree import ElementTree
 
 from rag_ft.documents.formats.alt_text import alt_text
@@ -11,6 +12,8 @@ _W14 = "{http://schemas.microsoft.com/office/word/2010/wordml}"
 _VML = "{urn:schemas-microsoft-com:vml}"
 TICKED, NOT_TICKED = "[x]", "[ ]"
 _FALSE = ("0", "false", "off")
+# What says in the field of an equation how it is drawn.
+_SWITCH = re.compile(r"\\\*\s*(?:\"[^\"]*\"|\S+)|\\[a-z]+\s*\d*", re.IGNORECASE)
 
 
 def check_box(control: ElementTree.Element) -> str:
@@ -39,6 +42,15 @@ def field_state(mark: ElementTree.Element) -> str:
     result = choices.find(f"{W}result")
     chosen = "0" if result is None else result.get(f"{W}val", "0")
     return entries[int(chosen)] if chosen.isdecimal() and int(chosen) < len(entries) else ""
+
+
+def equation_field(instruction: str) -> str:
+    """Returns the equation that the instruction of a field holds, as older Word files have them:
+    `(a+1,b)` for `EQ \\f(a+1,b)`; else ""."""
+    words = instruction.split(None, 1)
+    if len(words) < 2 or words[0].upper() != "EQ":
+        return ""
+    return " ".join(_SWITCH.sub("", words[1]).split())
 
 
 def picture_text(drawing: ElementTree.Element) -> str:

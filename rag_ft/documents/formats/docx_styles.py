@@ -11,10 +11,11 @@ from rag_ft.documents.formats.numerals import numeral
 W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 
 # Word writes the names of its own styles in English, whatever the language of the user; the ids,
-# and some other programs' names, are translated.
+# and some other programs' names, are translated. Other names of a style may follow after a comma.
 _HEADING_NAME = re.compile(
     r"(?:heading|berschrift|überschrift|titre|título|titolo|kop|rubrik|overskrift|nagłówek"
-    r"|заголовок)\s*(\d)$",
+    r"|заголовок|otsikko|nadpis|naslov|címsor|titlu|başlık|antraštė|virsraksts|pealkiri|tiêu đề"
+    r"|επικεφαλίδα|标题|標題|見出し|제목)\s*(\d)(?=$|[,;+])",
     re.IGNORECASE,
 )
 _TITLE_NAMES = frozenset(("title", "titel", "book title"))
@@ -30,6 +31,9 @@ class Numbering:
     lists: dict[str, tuple[str, dict[int, int]]] = field(default_factory=dict)
     # definition -> level -> (format, text with %1 for the number of level 1, start)
     levels: dict[str, dict[int, tuple[str, str, int]]] = field(default_factory=dict)
+    # What a list defines for itself; levels of definitions that have Arabic numbers alone.
+    own_levels: dict[str, dict[int, tuple[str, str, int]]] = field(default_factory=dict)
+    legal: set[tuple[str, int]] = field(default_factory=set)
     counts: dict[str, dict[int, int]] = field(default_factory=dict)
     seen: set[str] = field(default_factory=set)
 
@@ -38,26 +42,26 @@ class Numbering:
         """Returns the numbering of word/numbering.xml; None: there is none."""
         found = cls()
         for definition in tree.iter(f"{W}abstractNum") if tree is not None else ():
-            levels = found.levels.setdefault(definition.get(f"{W}abstractNumId", ""), {})
+            own_id = definition.get(f"{W}abstractNumId", "")
+            found.levels[own_id] = dict(map(_level, definition.iter(f"{W}lvl")))
             for level in definition.iter(f"{W}lvl"):
-                start = _value(level, "start") or "1"
-                levels[_number(level.get(f"{W}ilvl"))] = (
-                    _value(level, "numFmt") or "decimal",
-                    _value(level, "lvlText") or "",
-                    _number(start),
-                )
+                if level.find(f"{W}isLgl") is not None:
+                    found.legal.add((own_id, _number(level.get(f"{W}ilvl"))))
         for item in tree.iter(f"{W}num") if tree is not None else ():
             starts = {}
             for override in item.iter(f"{W}lvlOverride"):
                 if (own := _value(override, "startOverride")) is not None:
                     starts[_number(override.get(f"{W}ilvl"))] = _number(own)
+            own_levels = dict(map(_level, item.iterfind(f"{W}lvlOverride/{W}lvl")))
+            starts |= {n: start for n, (_, _, start) in own_levels.items() if n not in starts}
+            found.own_levels[item.get(f"{W}numId", "")] = own_levels
             found.lists[item.get(f"{W}numId", "")] = (_value(item, "abstractNumId") or "", starts)
         return found
 
     def marker(self, num_id: str, level: int) -> str:
         """Returns the marker of the next item of a list: `- ` or `2. `, and counts it."""
         definition, starts = self.lists.get(num_id, ("", {}))
-        levels = self.levels.get(definition, {})
+        levels = self.levels.get(definition, {}) | self.own_levels.get(num_id, {})
         form, text, start = levels.get(level, ("bullet", "", 1))
         if form in ("bullet", "none") or "%" not in text:
             return "- "
@@ -78,9 +82,16 @@ class Numbering:
         def number(match: re.Match[str]) -> str:
             place = int(match[1]) - 1
             form, _, first = levels.get(place, ("decimal", "", 1))
+            form = "decimal" if (definition, level) in self.legal else form
             return numeral(counts.get(place, first), form)
 
         return re.sub(r"%(\d)", number, text).strip() + " "
+
+
+def _level(level: ElementTree.Element) -> tuple[int, tuple[str, str, int]]:
+    """Returns the number of a level of a list, and its format, text and start."""
+    own = _value(level, "numFmt") or "decimal", _value(level, "lvlText") or ""
+    return _number(level.get(f"{W}ilvl")), (*own, _number(_value(level, "start") or "1"))
 
 
 @dataclass(frozen=True)
@@ -108,6 +119,10 @@ def read_styles(tree: ElementTree.Element | None) -> dict[str, Style]:
             parent = _value(raw[parent], "basedOn")
         name = _value(style, "name") or own_id
         levels = [_heading_level(_value(s, "name") or "", s.find(f"{W}pPr")) for s in chain]
+        # The outline level 9 says of text in a style made from a heading that it is none.
+        own_level = next((v for s in chain if (v := _value(s.find(f"{W}pPr"), "outlineLvl"))), "")
+        if own_level == "9" and not _HEADING_NAME.match(name):
+            levels = []
         nums = [num for s in chain if (num := list_of(s.find(f"{W}pPr"))) is not None]
         num = nums[0] if nums else ("", 0) if _LIST_NAME.match(name) else None
         found[own_id] = Style(name, next((n for n in levels if n), 0), num)
@@ -122,6 +137,21 @@ def raised_styles(tree: ElementTree.Element | None) -> dict[str, str]:
         if properties is not None and (how := raised_by(properties)):
             found[style.get(f"{W}styleId", "")] = how
     return found
+
+
+def style_fonts(tree: ElementTree.Element | None) -> dict[str, str]:
+    """Returns the id of each style that names a font -> the font."""
+    found: dict[str, str] = {}
+    for style in tree.iter(f"{W}style") if tree is not None else ():
+        if font := font_of(style.find(f"{W}rPr")):
+            found[style.get(f"{W}styleId", "")] = font
+    return found
+
+
+def font_of(properties: ElementTree.Element | None) -> str:
+    """Returns the font of letters in the properties of a run; "" where they name none."""
+    fonts = None if properties is None else properties.find(f"{W}rFonts")
+    return "" if fonts is None else fonts.get(f"{W}ascii", "") or fonts.get(f"{W}hAnsi", "")
 
 
 def raised_by(properties: ElementTree.Element) -> str:
@@ -154,8 +184,13 @@ def list_of(properties: ElementTree.Element | None) -> tuple[str, int] | None:
 
 def outline_level(properties: ElementTree.Element | None) -> int:
     """Returns the heading level (from 1) that paragraph properties set; 0: none."""
-    value = None if properties is None else _value(properties, "outlineLvl")
+    value = _value(properties, "outlineLvl")
     return _number(value) + 1 if value is not None and value.isdecimal() and int(value) < 9 else 0
+
+
+def is_body_text(properties: ElementTree.Element | None) -> bool:
+    """Whether the properties of a paragraph say that it is text, whatever its style is."""
+    return _value(properties, "outlineLvl") == "9"
 
 
 def _heading_level(name: str, properties: ElementTree.Element | None) -> int:
@@ -167,8 +202,8 @@ def _heading_level(name: str, properties: ElementTree.Element | None) -> int:
     return min(outline_level(properties), 6)
 
 
-def _value(parent: ElementTree.Element, name: str) -> str | None:
-    found = parent.find(f"{W}{name}")
+def _value(parent: ElementTree.Element | None, name: str) -> str | None:
+    found = None if parent is None else parent.find(f"{W}{name}")
     return None if found is None else found.get(f"{W}val")
 
 

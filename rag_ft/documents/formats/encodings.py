@@ -208,6 +208,12 @@ def decode(raw: bytes, declared: str | None = None) -> str:
     return _detected(raw, declared)
 
 
+def codec_of(label: bytes) -> str:
+    """Returns the name that Python has for a charset of browsers; where it has none, the label."""
+    text = label.decode("ascii", "replace")
+    return _codec(text) or text
+
+
 def _codec(label: str | None) -> str | None:
     """Returns the name of Python's codec for a label, or None for a label that names no text."""
     label = (label or "").strip().lower()

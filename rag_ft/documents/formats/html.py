@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from html.entities import html5
 from typing import Any
 
 from rag_ft.documents.formats.cleaning import one_line
@@ -17,20 +19,28 @@ from rag_ft.documents.formats.html_inline import (
     picture_text,
     raised,
 )
+from rag_ft.documents.formats.html_lists import OrderedList
 from rag_ft.documents.formats.html_tables import layout_tables, rows_of
-from rag_ft.documents.formats.mathml import formula_text
-from rag_ft.documents.formats.numerals import numeral
+from rag_ft.documents.formats.mathml import formula_of
 
 _KINDS: dict[str, BlockKind] = {
     **dict.fromkeys(HEADINGS, "heading"),
     **dict.fromkeys(("pre", "listing", "xmp", "textarea"), "code"),
     **dict.fromkeys(("caption", "figcaption"), "caption"),
 }
-_SKIPPED = re.compile(
-    r"<!--.*?(?:-->|\Z)|<(?P<raw>script|style|textarea|title|xmp)\b.*?</(?P=raw)\s*>"
-    r"|<(?P<rawend>noscript|iframe)\b[^>]*>.*?</(?P=rawend)\s*>"
-    r"|<(?P<end>/?)(?P<name>nav|button|select|datalist)\b(?:[^>\"']|\"[^\"]*\"|'[^']*')*>",
-    re.DOTALL | re.IGNORECASE,
+# Tags that are looked at before the page is parsed; bounds keep the time linear.
+_TAG = re.compile(
+    r"<!--|<(?P<end>/?)(?P<name>script|style|textarea|title|xmp|noscript|iframe|nav|button|select"
+    r"|datalist)\b(?:[^>\"']|\"[^\"]{0,2000}\"|'[^']{0,2000}'){0,500}+>",
+    re.IGNORECASE,
+)
+# What stands inside these is no markup; the first are left out with it.
+_LEFT_OUT_RAW, _RAW = ("noscript", "iframe"), ("script", "style", "textarea", "title", "xmp")
+_ENTITY = re.compile(r"&(?!(?:amp|lt|gt|quot|apos);)([A-Za-z][A-Za-z0-9]{1,31});")
+_EMPTY = re.compile(
+    r"<((title|script|style|textarea|iframe|noscript|xmp|button|select|a|p|div|span)"
+    r"(?:\s[^<>]{0,500})?)/>",
+    re.IGNORECASE,
 )
 _XHTML = re.compile(r"\s*(?:<\?xml|<!DOCTYPE html PUBLIC \"-//W3C//DTD XHTML)", re.IGNORECASE)
 
@@ -86,10 +96,12 @@ def _as_html(text: str) -> str:
     from lxml import etree
 
     parser = etree.XMLParser(resolve_entities=False, no_network=True, huge_tree=False)
+    # XML knows five names of characters, pages have those of HTML.
+    known = _ENTITY.sub(lambda m: html5.get(f"{m[1]};", m[0]), text)
     try:
-        root = etree.fromstring(re.sub(r"^\s*<\?xml[^>]*\?>", "", text).encode(), parser)
+        root = etree.fromstring(re.sub(r"^\s*<\?xml[^>]*\?>", "", known).encode(), parser)
     except (etree.XMLSyntaxError, ValueError):
-        return text
+        return _EMPTY.sub(r"<\1></\2>", text)
     return etree.tostring(root, method="html", encoding="unicode")
 
 
@@ -102,15 +114,31 @@ def _without_skipped(text: str) -> str:
     """
     cut: list[tuple[int, int]] = []
     opened: list[tuple[str, int]] = []
-    for match in _SKIPPED.finditer(text):
-        if match["rawend"]:
-            cut.append(match.span())
-        elif match["name"] and not match["end"]:
-            opened.append((match["name"].lower(), match.start()))
-        elif match["name"]:
-            name = match["name"].lower()
-            while opened and any(n == name for n, _ in opened):
+    counts = Counter[str]()  # of the open elements by name
+    without_end: set[str] = set()
+    at = 0
+    while (match := _TAG.search(text, at)) is not None:
+        at = match.end()
+        name = (match["name"] or "").lower()
+        if not name:
+            end = text.find("-->", at)
+            at = end + 3 if end >= 0 else len(text)
+        elif name in _LEFT_OUT_RAW or name in _RAW:
+            is_open = not match["end"] and name not in without_end
+            closing = re.compile(f"</{name}", re.IGNORECASE).search(text, at) if is_open else None
+            if is_open and closing is None:
+                without_end.add(name)
+            at = at if closing is None else _tag_end(text, closing.end())
+            if name in _LEFT_OUT_RAW:
+                # One that never ends would swallow the rest of the page: its tag alone goes.
+                cut.append((match.start(), at))
+        elif not match["end"]:
+            opened.append((name, match.start()))
+            counts[name] += 1
+        else:
+            while opened and counts[name]:
                 last, start = opened.pop()
+                counts[last] -= 1
                 if last == name:
                     cut.append((start, match.end()))
                     break
@@ -120,6 +148,11 @@ def _without_skipped(text: str) -> str:
             parts += [text[at:start], " "]
         at = max(at, end)
     return "".join([*parts, text[at:]])
+
+
+def _tag_end(text: str, start: int) -> int:
+    end = text.find(">", start)
+    return end + 1 if end >= 0 else len(text)
 
 
 class _Walk:
@@ -133,9 +166,8 @@ class _Walk:
         self.level = 0
         self.marker = ""
         self.tight = False
-        # For each open list its next number, the step to the following one and its type, or None
-        # for bullets.
-        self.lists: list[tuple[int, int, str] | None] = []
+        # The open lists; None for bullets.
+        self.lists: list[OrderedList | None] = []
 
     def blocks_of(self, root: Any) -> list[Block]:
         # A stack instead of recursion, because unclosed elements nest thousands deep. An entry is
@@ -153,8 +185,8 @@ class _Walk:
             elif name == "table" and node.mem_id not in layouts:
                 self._flush()
                 self.blocks += rows_of(node)
-            elif name == "math":
-                self.pieces.append(formula_text(node))
+            elif (formula := formula_of(node)) is not None:
+                self.pieces.append(formula)
             elif name == "img" and not left_out(node):
                 self._add(picture_text(node))
             elif not left_out(node):
@@ -182,7 +214,7 @@ class _Walk:
         else:
             self._flush()
         if name in ("ol", "ul", "menu", "dir"):
-            self.lists.append(_numbers(node) if name == "ol" else None)
+            self.lists.append(OrderedList(node) if name == "ol" else None)
         elif name == "li":
             self._begin_item(node)
         elif name in _KINDS:
@@ -194,14 +226,8 @@ class _Walk:
     def _begin_item(self, node: Any) -> None:
         self.kind, self.marker = "item", "- "
         indent = "  " * max(0, len(self.lists) - 1)
-        if self.lists and (numbers := self.lists[-1]) is not None:
-            number, step, kind = numbers
-            value = (node.attributes.get("value") or "").strip()
-            if re.fullmatch(r"-?\d{1,9}", value):
-                number = int(value)
-            form = _LIST_TYPES.get(kind, "decimal")
-            self.marker = f"{numeral(number, form)}. "
-            self.lists[-1] = (number + step, step, kind)
+        if self.lists and (ordered := self.lists[-1]) is not None:
+            self.marker = ordered.marker(node)
         self.marker = indent + self.marker
         self.tight = bool(self.blocks) and self.blocks[-1].kind == "item"
 
@@ -229,20 +255,3 @@ class _Walk:
             return  # the item begins with a block of its own
         self.pieces.clear()
         self.kind, self.level, self.marker, self.tight = "paragraph", 0, "", False
-
-
-# The types of ordered lists, and what they are called in `numeral`.
-_LIST_TYPES = {"a": "lowerLetter", "A": "upperLetter", "i": "lowerRoman", "I": "upperRoman"}
-
-
-def _numbers(node: Any) -> tuple[int, int, str]:
-    """Returns the first number of an ordered list, the step to the next, and its type."""
-    attributes = node.attributes
-    start = (attributes.get("start") or "").strip()
-    is_reversed = "reversed" in attributes
-    kind = (attributes.get("type") or "").strip()
-    if re.fullmatch(r"-?\d{1,9}", start):
-        return int(start), -1 if is_reversed else 1, kind
-    if is_reversed:
-        return sum(child.tag == "li" for child in node.iter()), -1, kind
-    return 1, 1, kind

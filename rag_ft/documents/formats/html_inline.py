@@ -9,14 +9,14 @@ from rag_ft.documents.formats.alt_text import alt_text
 from rag_ft.documents.formats.scripts import END, SUB, SUP, plain_scripts
 
 HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
-_NOT_TEXT = ("script", "style", "template", "svg", "title", "head", "iframe", "noscript", "object")
+_NOT_TEXT = ("script", "style", "template", "svg", "title", "head", "iframe", "noscript")
 DROPPED = frozenset((*_NOT_TEXT, "mjx-math"))
 # Elements that end the words before and after them; every other element stands inside a line.
 BLOCKS = frozenset(
     f"""{" ".join(HEADINGS)} address article aside audio blockquote body canvas caption center dd
     details dialog dir div dl dt fieldset figcaption figure footer form header hgroup hr html legend
-    li listing main menu ol optgroup option p plaintext pre search section summary table tbody
-    textarea tfoot thead tr ul video xmp""".split()
+    li listing main marquee menu noframes object ol optgroup option p plaintext pre search section
+    summary table tbody textarea tfoot thead tr ul video xmp""".split()
 )
 # Shorter alternative texts of pictures on web pages name icons, logos and buttons.
 MIN_ALT_WORDS = 5
@@ -35,12 +35,17 @@ INLINE = {
 
 
 def clean(text: str, *, keep_lines: bool = False) -> str:
-    text = plain_scripts(text)
+    """Returns the text of a block without marks of raised text and needless blanks."""
     if keep_lines:
-        return text.strip("\n")
-    # Blanks around breaks; a reading that the page sets apart itself has brackets already.
-    text = re.sub(r"[ \t]*\n[ \t]*", "\n", re.sub(r"[ \t]{2,}", " ", text)).strip()
-    return re.sub(r"[(（]\(([^()]*)\)[)）]", r"(\1)", text)
+        return plain_scripts(text).strip("\n")
+    text = plain_inline(text)
+    return re.sub(r"[ \t]*\n[ \t]*", "\n", re.sub(r"[ \t]{2,}", " ", text)).strip()
+
+
+def plain_inline(text: str) -> str:
+    """Returns text without the marks of raised text; a reading has brackets once, also where the
+    page sets it apart itself."""
+    return re.sub(r"[(（]\(([^()]*)\)[)）]", r"(\1)", plain_scripts(text))
 
 
 def left_out(node: Any) -> bool:

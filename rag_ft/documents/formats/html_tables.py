@@ -14,7 +14,8 @@ from rag_ft.documents.formats.html_inline import (
     picture_text,
     raised,
 )
-from rag_ft.documents.formats.mathml import formula_text
+from rag_ft.documents.formats.html_lists import OrderedList
+from rag_ft.documents.formats.mathml import formula_of
 
 _LAYOUT = frozenset(("table", *HEADINGS))
 # A table with headings in its cells is one of facts where no cell is longer.
@@ -49,9 +50,16 @@ def _known(facts: dict[int, bool], table: Any) -> bool:
 
 
 def _has_facts(table: Any) -> bool:
-    rows = [[cell for cell in row.iter() if cell.tag in ("td", "th")] for row in table.css("tr")]
-    short = all(len(cell.text()) <= MAX_FACT_CHARS for row in rows for cell in row)
-    return len(rows) > 1 and short and all(len(row) > 1 for row in rows)
+    parts = [part for part in table.iter() if part.tag in ("thead", "tbody", "tfoot")]
+    rows = [row for part in (table, *parts) for row in part.iter() if row.tag == "tr"]
+    for row in rows:
+        cells = [cell for cell in row.iter() if cell.tag in ("td", "th")]
+        # A table inside a cell is looked at first: the text of nested tables is long.
+        if len(cells) < 2 or any(cell.css_first("table") is not None for cell in cells):
+            return False
+        if any(len(cell.text()) > MAX_FACT_CHARS for cell in cells):
+            return False
+    return len(rows) > 1
 
 
 def rows_of(table: Any) -> list[Block]:
@@ -90,6 +98,7 @@ def rows_of(table: Any) -> list[Block]:
 def _cell_text(cell: Any) -> str:
     """Returns a cell in one line: `;` between list items, blanks for every other break."""
     pieces: list[str] = []
+    lists: dict[int, OrderedList] = {}
     stack: list[Any] = list(reversed(list(cell.iter(include_text=True))))
     while stack:
         node = stack.pop()
@@ -99,8 +108,8 @@ def _cell_text(cell: Any) -> str:
         name = node.tag or "-"
         if name == "-text":
             pieces.append(node.text_content or "")
-        elif name == "math":
-            pieces.append(formula_text(node))
+        elif (formula := formula_of(node)) is not None:
+            pieces.append(formula)
         elif name == "img" and not left_out(node):
             pieces.append(picture_text(node))
         elif not left_out(node):
@@ -108,6 +117,10 @@ def _cell_text(cell: Any) -> str:
             before, after = INLINE.get(name, (" ", " ") if name in BLOCKS else ("", ""))
             if name == "li" and any(not piece.isspace() for piece in pieces):
                 before = "; "
+            if name == "li" and node.parent.tag == "ol":
+                if node.parent.mem_id not in lists:
+                    lists[node.parent.mem_id] = OrderedList(node.parent)
+                before += lists[node.parent.mem_id].marker(node)
             pieces.append(before)
             stack.append(after)
             stack += reversed(list(node.iter(include_text=True)))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from rag_ft.documents.formats.content import MALFORMED_FILE_ERRORS, Block, Content, UnreadableError
 from rag_ft.documents.formats.encodings import decode
+from rag_ft.documents.formats.scripts import END, SUB, SUP, plain_scripts
 from rag_ft.documents.formats.text import content_of_text
 
 _LEVELS = {
@@ -18,17 +19,17 @@ _LEVELS = {
     "paragraph": 5,
 }
 _HEADING = re.compile(
-    r"\\(part|chapter|section|subsection|subsubsection|paragraph)\*?\s*(?:\[[^\]]*\])?\{"
+    r"\\(part|chapter|section|subsection|subsubsection|paragraph)\*?\s*(?:\[[^\]]{0,500}\])?\{"
 )
-_TITLE = re.compile(r"\\title\s*(?:\[[^\]]*\])?\{")
-_AUTHORS = re.compile(r"\\author\s*(?:\[[^\]]*\])?\{")
+_TITLE = re.compile(r"\\title\s*(?:\[[^\]]{0,500}\])?\{")
+_AUTHORS = re.compile(r"\\author\s*(?:\[[^\]]{0,500}\])?\{")
 _COMMENT = re.compile(r"(?<!\\)%[^\n]*")
 # What stands between authors, and between an author and the place of work.
 _NEXT_AUTHOR, _NEXT_LINE = re.compile(r"\\(?:and|And|AND)\b"), re.compile(r"\\\\")
 _NOT_TEXT = re.compile(
     rf"{_COMMENT.pattern}|\\(?:label|vspace|hspace|bibliography|bibliographystyle|usepackage"
     r"|pagestyle|includegraphics|input|include|maketitle|tableofcontents)\*?"
-    r"(?:\[[^\]]*\])?(?:\{[^{}]*\})?"
+    r"(?:\[[^\]]{0,500}\])?(?:\{[^{}]{0,500}\})?"
 )
 
 
@@ -50,6 +51,23 @@ _NAMED_TEXT = re.compile(
 MAX_NAME_DEPTH = 3
 
 
+# Code as it stands; the converter would lose it.
+_VERBATIM = re.compile(
+    r"\\begin\{(?P<name>verbatim\*?|Verbatim|lstlisting|minted|alltt)\}(?:\[[^\]\n]{0,500}\])?"
+    r"(?:\{[^{}\n]{0,100}\})?[ \t]*\n(?P<code>.{0,20000}?)\\end\{(?P=name)\}",
+    re.DOTALL,
+)
+_CODE_MARK = "\ue010"
+# The address of a link, whose text stands in braces after it.
+_LINK = re.compile(r"\\href\s*(?:\[[^\]\n]{0,200}\])?\s*\{[^{}\n]{0,1000}\}(?=\s*\{)")
+# Raised and lowered text outside formulas.
+_SCRIPT = re.compile(r"\\text(super|sub)script\s*\{([^{}]{1,100})\}")
+
+
+def _marked(match: re.Match[str]) -> str:
+    return f"{SUP if match[1] == 'super' else SUB}{match[2]}{END}"
+
+
 def read_latex(raw: bytes) -> Content:
     """Returns the document without its commands, its authors first; formulas stay as they are
     written.
@@ -68,7 +86,7 @@ def read_latex(raw: bytes) -> Content:
 
     def plain(part: str) -> str:
         try:
-            return converter.latex_to_text(part)
+            return plain_scripts(converter.latex_to_text(_SCRIPT.sub(_marked, part)))
         except (*MALFORMED_FILE_ERRORS, RecursionError) as error:
             raise UnreadableError("corrupt", f"LaTeX: {error}") from error
 
@@ -77,7 +95,14 @@ def read_latex(raw: bytes) -> Content:
     begin = text.find(r"\begin{document}")
     body = text[begin + len(r"\begin{document}") :] if begin >= 0 else text
     body = body.split(r"\end{document}")[0]
-    body = _NOT_TEXT.sub("", _without_authors(body))
+    codes: list[str] = []
+
+    def put_aside(match: re.Match[str]) -> str:
+        codes.append(match["code"])
+        return f"\n\n{_CODE_MARK}{len(codes) - 1}\n\n"
+
+    body = _VERBATIM.sub(put_aside, body)
+    body = _NOT_TEXT.sub("", _without_authors(_LINK.sub("", body)))
     body = _ENVIRONMENT.sub("", _DEFINITION.sub("", body))
     blocks: list[Block] = [Block("heading", title, 1)] if title else []
     for found in _AUTHORS.finditer(text):
@@ -88,7 +113,9 @@ def read_latex(raw: bytes) -> Content:
         if heading:
             blocks.append(heading)
         blocks += [
-            Block("paragraph" if b.kind == "heading" else b.kind, b.text, tight=b.tight)
+            Block("code", codes[int(b.text[1:])])
+            if b.text[:1] == _CODE_MARK and b.text[1:].isdecimal() and int(b.text[1:]) < len(codes)
+            else Block("paragraph" if b.kind == "heading" else b.kind, b.text, tight=b.tight)
             for b in content_of_text(part).blocks
         ]
         if match:
@@ -128,6 +155,7 @@ def _names(text: str, plain: Callable[[str], str]) -> str:
     text = _NEXT_AUTHOR.sub("; ", _NEXT_LINE.sub(", ", _COMMENT.sub("", text)))
     # A note and a number stand at a name without a blank.
     text = plain(re.sub(r"(?<=[\w}])(?=\\[A-Za-z]{3,}\s*\{)", " ", text))
+    text = " ".join(text.split())
     text = re.sub(r"(?:\s*[,;])*\s*;(?:\s*[,;])*", ";", text)
     text = re.sub(r"\s*,(?:\s*,)*", ",", text)
     return " ".join(re.sub(r"([,;])(?=\S)", r"\1 ", text).split()).strip(",; ")

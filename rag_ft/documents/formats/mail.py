@@ -5,8 +5,8 @@ from __future__ import annotations
 import email
 import email.policy
 import re
-from collections.abc import Iterator
-from email.message import EmailMessage
+from collections.abc import Iterable, Iterator
+from email.message import EmailMessage, MIMEPart
 
 from rag_ft.documents.formats.content import (
     MALFORMED_FILE_ERRORS,
@@ -14,11 +14,14 @@ from rag_ft.documents.formats.content import (
     Content,
     UnreadableError,
 )
-from rag_ft.documents.formats.encodings import decode
+from rag_ft.documents.formats.encodings import codec_of, decode
 from rag_ft.documents.formats.html import content_of_html
 from rag_ft.documents.formats.text import content_of_text
 
 _HEADERS = ("From", "To", "Cc", "Date")
+# Messages inside messages are read to this depth.
+MAX_FORWARDED = 3
+_ENCODED = re.compile(rb"=\?([\w.:-]{1,40})\?(?=[bBqQ]\?)")
 _FROM_LINE = re.compile(rb"^From \S+.*\d\d:\d\d.*$", re.MULTILINE)
 
 
@@ -31,8 +34,8 @@ def read_mail(raw: bytes) -> Content:
         UnreadableError: "corrupt" where there is neither a header nor a text.
     """
     try:
-        message = email.message_from_bytes(raw, policy=email.policy.default)
-        fields = [f"{name}: {value}" for name in _HEADERS if (value := str(message.get(name, "")))]
+        message = email.message_from_bytes(_header_labels(raw), policy=email.policy.default)
+        fields = _fields(message)
         subject = str(message.get("Subject", ""))
         notes = [
             (f"attachment {part.get_filename() or part.get_content_type()}", "not read")
@@ -47,6 +50,12 @@ def read_mail(raw: bytes) -> Content:
     blocks = [Block("heading", subject, 1)] if subject.strip() else []
     blocks += [Block("paragraph", "\n".join(fields))] if fields else []
     return Content(subject, blocks + body, notes=notes)
+
+
+def _header_labels(raw: bytes) -> bytes:
+    """Returns a message whose encoded headers name their charsets as Python understands them."""
+    end = raw.find(b"\n\n") + 1 or raw.find(b"\r\n\r\n") + 1 or len(raw)
+    return _ENCODED.sub(lambda m: b"=?%b?" % codec_of(m[1]).encode(), raw[:end]) + raw[end:]
 
 
 def messages_of(raw: bytes) -> Iterator[tuple[str, bytes]]:
@@ -80,10 +89,29 @@ def read_mht(raw: bytes) -> Content:
     return content_of_html(html_of_mht(raw).decode())
 
 
-def _body(message: EmailMessage) -> list[Block]:
-    part = message.get_body(preferencelist=("plain", "html"))
-    if part is None:
-        return []
+def _body(message: EmailMessage, depth: int = 0) -> list[Block]:
+    found: list[Block] = []
+    for kind in ("plain", "html"):
+        part = message.get_body(preferencelist=(kind,))
+        found = found or ([] if part is None else _part_blocks(part))
+    # Further texts, and messages that are passed on.
+    for part in message.iter_attachments() if message.is_multipart() else ():
+        if part.get_content_disposition() == "attachment":
+            continue
+        if part.get_content_type() == "message/rfc822" and depth < MAX_FORWARDED:
+            inner = part.get_content()
+            found += [Block("paragraph", "\n".join(_fields(inner, ("Subject", *_HEADERS))))]
+            found += _body(inner, depth + 1)
+        elif part.get_content_maintype() == "text":
+            found += _part_blocks(part)
+    return found
+
+
+def _fields(message: EmailMessage, names: Iterable[str] = _HEADERS) -> list[str]:
+    return [f"{name}: {value}" for name in names if (value := str(message.get(name, "")))]
+
+
+def _part_blocks(part: MIMEPart) -> list[Block]:
     payload = part.get_payload(decode=True)
     text = (
         decode(payload, part.get_content_charset())

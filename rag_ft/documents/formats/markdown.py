@@ -5,6 +5,7 @@ Where it is unclear whether something is a mark, it stays.
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Iterator
 from functools import lru_cache
@@ -17,7 +18,8 @@ from rag_ft.documents.formats.cleaning import tidy, unwrap
 from rag_ft.documents.formats.content import Block, BlockKind, Content
 from rag_ft.documents.formats.encodings import decode
 from rag_ft.documents.formats.html import blocks_of_fragment
-from rag_ft.documents.formats.scripts import END, SUB, SUP, plain_scripts
+from rag_ft.documents.formats.html_inline import BLOCKS, INLINE, plain_inline
+from rag_ft.documents.formats.markdown_marks import BOX, MDX, after_link, box_title, plain_marks
 
 _TAG_NAMES = defs.tags | {"main", "picture", "details", "summary", "section", "article", "aside"}
 # Possessive quantifiers and bounds keep each pattern linear, also for a line of a million stars.
@@ -33,11 +35,15 @@ _CODE = (
 _NO_CODE = rf"(?P<kept>{_FENCED}|{_CODE})"
 _COMMENT = re.compile(rf"{_NO_CODE}|<!--.*?(?:-->|\Z)", re.DOTALL | re.MULTILINE)
 # In a table of HTML a blank line would end the HTML.
-_TABLE = re.compile(
-    rf"{_NO_CODE}|<table\b[^>]*>.*?</table>", re.DOTALL | re.MULTILINE | re.IGNORECASE
-)
+_TABLE = re.compile(rf"{_NO_CODE}|<table\b", re.DOTALL | re.MULTILINE | re.IGNORECASE)
+_TABLE_END = re.compile("</table", re.IGNORECASE)
+_BOX = re.compile(rf"{_NO_CODE}|{BOX}", re.DOTALL | re.MULTILINE)
+_MDX = re.compile(rf"{_NO_CODE}|{MDX}", re.DOTALL | re.MULTILINE)
+_has_box = re.compile(r"^[ ]{0,3}(?::::|!!!|\?\?\?|===[ ]\")", re.MULTILINE).search
 # A tag whose `>` stands alone in a line, where it would begin a quotation.
-_LATE_END = re.compile(r"(<[a-zA-Z][^<>`]{0,300}?=[^<>`]{0,300}?)\n[ \t]*(?=>)")
+_LATE_END = re.compile(
+    r"(</?(?P<name>[a-zA-Z][a-zA-Z0-9]*+)(?P<more>[^<>`]{0,300}?=[^<>`]{0,300}?)?)\n[ \t]*(?=>)"
+)
 # A link definition: one word that looks like an address, and perhaps a title in quotes.
 # `[Anna]: Come at nine.` is no definition.
 _DEFINITION = re.compile(
@@ -51,13 +57,13 @@ _TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9]*)(?![\w-])[^<>]{0,300}>")
 _TWO_BRACKETS = re.compile(r"\[([^\[\]\n]{1,500})\]\[[^\[\]\n]{0,200}\]")
 # What tags inside a line become: the text before and after what they hold.
 _INLINE_TAGS = {
-    **dict.fromkeys(("br", "/br", "hr"), "\n"),
-    **dict.fromkeys(("p", "/p", "div", "/div", "li", "/li", "td", "/td", "th", "/th", "tr"), " "),
-    "sup": SUP,
-    "/sup": END,
-    "sub": SUB,
-    "/sub": END,
+    **{slash + name: " " for name in (*BLOCKS, "td", "th") for slash in ("", "/")},
+    **{name: before for name, (before, _) in INLINE.items() if name != "td"},
+    **{f"/{name}": after for name, (_, after) in INLINE.items() if name != "td"},
+    **dict.fromkeys(("/br", "hr"), "\n"),
 }
+# What these hold is no text.
+_HIDDEN = ("style", "script")
 
 
 def read_markdown(raw: bytes) -> Content:
@@ -73,6 +79,12 @@ def read_markdown(raw: bytes) -> Content:
     return content_of_markdown(decode(raw))
 
 
+def read_mdx(raw: bytes) -> Content:
+    """Returns the same for MDX, whose imports and components are no text."""
+    text = _MDX.sub(lambda m: m["kept"] or "", tidy(decode(raw), keep_indent=True))
+    return content_of_markdown(text)
+
+
 def content_of_markdown(text: str) -> Content:
     """Returns the content of Markdown that is decoded already; see `read_markdown`."""
     metadata, text = front_matter(tidy(text, keep_indent=True))
@@ -80,9 +92,11 @@ def content_of_markdown(text: str) -> Content:
     if "<!--" in text:
         text = _COMMENT.sub(lambda m: m[0] if m["kept"] or not m[0].endswith("-->") else "", text)
     if "<table" in text.lower():
-        text = _TABLE.sub(lambda m: m[0] if m["kept"] else re.sub(r"\n\s*\n", "\n", m[0]), text)
-    blocks = list(_blocks(_LATE_END.sub(r"\1 ", text)))
-    title = str(metadata.pop("title", ""))
+        text = _with_whole_tables(text)
+    if _has_box(text):
+        text = _BOX.sub(lambda m: m[0] if m["kept"] else box_title(m), text)
+    blocks = list(_blocks(_LATE_END.sub(_whole_tag, text)))
+    title = html.unescape(str(metadata.pop("title", "")))
     headings = [block for block in blocks if block.kind == "heading"]
     if not title and headings:
         title = min(headings, key=lambda block: block.level > 1).text
@@ -108,6 +122,29 @@ def front_matter(text: str) -> tuple[dict[str, Any], str]:
         elif value is not None and not isinstance(value, list | dict | set | tuple):
             scalars[str(key)] = tidy(str(value))
     return scalars, text[match.end() :]
+
+
+def _with_whole_tables(text: str) -> str:
+    """Returns the text without blank lines inside its tables of HTML."""
+    parts: list[str] = []
+    at = 0
+    while (match := _TABLE.search(text, at)) is not None:
+        if match["kept"]:
+            parts.append(text[at : match.end()])
+            at = match.end()
+            continue
+        end = _TABLE_END.search(text, match.end())
+        if end is None:
+            break
+        table = re.sub(r"\n[ \t]*+(?:\n[ \t]*+)++", "\n", text[match.start() : end.start()])
+        parts += [text[at : match.start()], table]
+        at = end.start()
+    return "".join([*parts, text[at:]])
+
+
+def _whole_tag(match: re.Match[str]) -> str:
+    is_tag = match["more"] or match["name"].lower() in _TAG_NAMES
+    return f"{match[1]} " if is_tag else match[0]
 
 
 @lru_cache(maxsize=1)
@@ -209,23 +246,40 @@ def _inline(token: Any) -> str:
     """Returns the text of a paragraph, heading or cell, its lines as in the file."""
     parts: list[str] = []
     codes: list[str] = []
-    for child in token.children or []:
-        if child.type in ("softbreak", "hardbreak"):
+    hidden = ""  # the element whose content is left out
+    children = token.children or []
+    for number, child in enumerate(children):
+        if hidden:
+            ended = child.type == "html_inline" and _tag_name(child) == f"/{hidden}"
+            hidden = "" if ended else hidden
+        elif child.type in ("softbreak", "hardbreak"):
             parts.append("\n")
         elif child.type == "image":
             parts.append(_inline(child))
         elif child.type == "html_inline":
-            tag = _TAG.fullmatch(child.content)
-            name = tag[2].lower() if tag else ""
-            known = tag is not None and name in _TAG_NAMES
-            inner = _INLINE_TAGS.get(tag[1] + name, "") if tag and known else child.content
+            name = _tag_name(child)
+            known = name.lstrip("/") in _TAG_NAMES
+            if name in _HIDDEN and any(_tag_name(c) == f"/{name}" for c in children[number:]):
+                hidden = name
+            inner = _INLINE_TAGS.get(name, "") if known else child.content
             spaced = not parts or parts[-1].endswith((" ", "\n"))
-            parts.append("" if inner == " " and spaced else inner)
+            parts += [] if not inner or (inner == " " and spaced) else [inner]
         elif child.type == "code_inline":
             # Code keeps its brackets: it is put back at the end.
             codes.append(child.content)
             parts.append(f"\0{len(codes) - 1}\0")
+        elif number and children[number - 1].type in ("link_close", "image"):
+            parts.append(after_link(child.content))
         else:
-            parts.append(child.content.removeprefix("mailto:"))
-    said = _TWO_BRACKETS.sub(r"\1", plain_scripts("".join(parts)))
+            said = child.content.removeprefix("mailto:")
+            # A blank of a tag is not doubled.
+            parts.append(said.lstrip(" ") if parts and parts[-1] == " " else said)
+    said = _TWO_BRACKETS.sub(r"\1", plain_inline("".join(parts)))
+    said = plain_marks(said)
     return re.sub("\0(\\d+)\0", lambda match: codes[int(match[1])], said)
+
+
+def _tag_name(token: Any) -> str:
+    """Returns the name of a tag inside a line, with the slash of an end tag; else ""."""
+    tag = _TAG.fullmatch(token.content) if token.type == "html_inline" else None
+    return tag[1] + tag[2].lower() if tag else ""

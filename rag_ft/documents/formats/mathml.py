@@ -7,14 +7,25 @@ from typing import Any
 
 from rag_ft.documents.formats.scripts import power
 
+# How blogs and older wikis mark the pictures of their formulas.
+_TEX_PICTURE = re.compile(r"(?:^|\s)(?:tex|latex|math)(?:\s|$)")
 _TEX = ("application/x-tex", "latex", "tex")
 
 
-def formula_text(node: Any) -> str:
-    """Returns a formula once, for an element `math` of selectolax.
+def formula_of(node: Any) -> str | None:
+    """Returns a formula once, for an element of selectolax that holds one: `math`, the TeX that
+    MathJax draws, or a picture of TeX; None for every other element.
 
     `<msup><mi>x</mi><mn>2</mn></msup>` becomes `x^2`, a fraction `(a)/(b)`.
     """
+    if node.tag == "script":
+        is_tex = (node.attributes.get("type") or "").lower().startswith("math/tex")
+        return _unstyled(node.text() or "") if is_tex else None
+    if node.tag == "img":
+        is_tex = _TEX_PICTURE.search(node.attributes.get("class") or "") is not None
+        return _unstyled(node.attributes.get("alt") or "") if is_tex else None
+    if node.tag != "math":
+        return None
     for found in node.css("annotation"):
         if (found.attributes.get("encoding") or "").lower() in _TEX:
             return _unstyled(found.text_content or found.text() or "")

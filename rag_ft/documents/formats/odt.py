@@ -9,6 +9,7 @@ from rag_ft.documents.formats.alt_text import alt_text
 from rag_ft.documents.formats.content import Block, Content, UnreadableError
 from rag_ft.documents.formats.office_parts import said_by
 from rag_ft.documents.formats.package import PACKAGE_ERRORS, Package
+from rag_ft.documents.formats.scripts import END, SUB, SUP, plain_scripts
 
 _T = "{urn:oasis:names:tc:opendocument:xmlns:text:1.0}"
 _TABLE = "{urn:oasis:names:tc:opendocument:xmlns:table:1.0}"
@@ -19,6 +20,8 @@ _XLINK = "{http://www.w3.org/1999/xlink}"
 _DC = "{http://purl.org/dc/elements/1.1/}"
 _MANIFEST = "{urn:oasis:names:tc:opendocument:xmlns:manifest:1.0}"
 _SVG = "{urn:oasis:names:tc:opendocument:xmlns:svg-compatible:1.0}"
+_NS_STYLE = "{urn:oasis:names:tc:opendocument:xmlns:style:1.0}"
+_STYLE = f"{_NS_STYLE}style"
 _CHARACTERS = {f"{_T}tab": "\t", f"{_T}line-break": "\n"}
 _ANNOTATION = f"{_OFFICE}annotation"
 _PICTURE_TEXTS = (f"{_SVG}title", f"{_SVG}desc")
@@ -44,6 +47,7 @@ def read_odt(raw: bytes) -> Content:
         tree = package.xml("content.xml")
         if tree is None:
             raise UnreadableError("corrupt", "OpenDocument text: it has no content.xml")
+        _mark_raised(tree, package.xml("styles.xml"))
         body = tree.find(f"{_OFFICE}body/{_OFFICE}text")
         blocks = list(_blocks(body, 0, package)) if body is not None else []
         meta = package.xml("meta.xml")
@@ -139,7 +143,26 @@ def _rows(table: ElementTree.Element) -> Iterator[Block]:
 
 
 def _text(element: ElementTree.Element) -> str:
-    return "".join(_pieces(element)).strip()
+    return plain_scripts("".join(_pieces(element))).strip()
+
+
+def _mark_raised(tree: ElementTree.Element, *styles: ElementTree.Element | None) -> None:
+    """Puts marks around the text of spans whose style raises or lowers it."""
+    marks: dict[str, str] = {}
+    for style in (s for part in (tree, *styles) if part is not None for s in part.iter(_STYLE)):
+        properties = style.find(f"{_NS_STYLE}text-properties")
+        how = "" if properties is None else properties.get(f"{_NS_STYLE}text-position", "")
+        # "super 58%", or how much of the line's height: "33% 58%", "-8% 58%".
+        if how and how[0] != "0":
+            mark = SUB if how.startswith(("sub", "-")) else SUP
+            marks[style.get(f"{_NS_STYLE}name", "")] = mark
+    for span in tree.iter(f"{_T}span") if marks else ():
+        if mark := marks.get(span.get(f"{_T}style-name", ""), ""):
+            span.text = mark + (span.text or "")
+            if len(span):
+                span[-1].tail = (span[-1].tail or "") + END
+            else:
+                span.text = f"{span.text}{END}"
 
 
 def _pieces(element: ElementTree.Element) -> Iterator[str]:
@@ -150,6 +173,8 @@ def _pieces(element: ElementTree.Element) -> Iterator[str]:
             yield " " * (min(int(count), 100) if count.isdecimal() else 1)
         elif child.tag == f"{_T}note":
             yield f" [{_citation(child)}]"
+        elif child.tag == f"{_T}ruby-text":
+            yield f"({child.text or ''})"
         elif child.tag in _CHARACTERS:
             yield _CHARACTERS[child.tag]
         elif child.tag in _PICTURE_TEXTS:

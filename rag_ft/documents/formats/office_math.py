@@ -30,7 +30,8 @@ def equation_text(element: ElementTree.Element) -> str:
         over, under = (p if p.isalnum() else f"({p})" for p in (part("num"), part("den")))
         return f"{over}/{under}"
     if name == "rad":
-        return f"√({part('e')})"
+        # The degree stands before the sign, as in ³√.
+        return f"{part('deg')}√({part('e')})"
     if name == "func":
         return f"{part('fName').strip()} {part('e')}"
     if name in ("limLow", "limUpp"):
@@ -49,6 +50,8 @@ def equation_text(element: ElementTree.Element) -> str:
         )
         inside = ", ".join(equation_text(child) for child in element.findall(f"{M}e"))
         return f"{opening}{inside}{closing}"
+    if name == "eqArr":
+        return "; ".join(equation_text(child) for child in element.findall(f"{M}e"))
     if name == "mr":
         return "; ".join(equation_text(child) for child in element.findall(f"{M}e")) + "\n"
     return "".join(equation_text(child) for child in element)

@@ -36,6 +36,7 @@ MAX_SAMPLE, MIN_LETTERS = 500, 12
 # Two in five letters of English are vowels, and fewer than one in five of a wrong font.
 MIN_VOWELS = 0.2
 _GUESSED = "\ufffd"
+_ROOT = re.compile(rb"(\d{1,9})\s+0\s+obj\s*<<[^<>]{0,200}?/Type\s*/Catalog\b")
 # A blank between columns (points).
 MIN_GAP = 10.0
 # The weight of a font, from 100 to 900.
@@ -57,7 +58,7 @@ def read_pdf(raw: bytes, *, ocr: bool = False) -> Content:
     import pypdfium2
 
     try:
-        document = pypdfium2.PdfDocument(raw)
+        document = _opened(raw)
     except pypdfium2.PdfiumError as error:
         if "password" in str(error).lower() or "security" in str(error).lower():
             raise UnreadableError(
@@ -71,6 +72,19 @@ def read_pdf(raw: bytes, *, ocr: bool = False) -> Content:
         raise UnreadableError("corrupt", f"PDF: {str(error) or type(error).__name__}") from error
     finally:
         document.close()
+
+
+def _opened(raw: bytes) -> Any:
+    """Opens a file; one that is cut off has lost the entry that names its root."""
+    import pypdfium2
+
+    try:
+        return pypdfium2.PdfDocument(raw)
+    except pypdfium2.PdfiumError:
+        root = _ROOT.search(raw)
+        if root is None or b"/Root" in raw or b"/Encrypt" in raw:
+            raise
+        return pypdfium2.PdfDocument(raw + b"\nendobj\ntrailer<</Root %b 0 R>>\n%%%%EOF" % root[1])
 
 
 def _read(document: Any, *, ocr: bool) -> Content:

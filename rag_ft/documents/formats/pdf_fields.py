@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import ctypes
+import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from rag_ft.documents.formats.pdf_layout import Line
 
-_FREE_TEXT, _NOTE, _WIDGET = 3, 1, 20
-_CHECK_BOX, _RADIO_BUTTON = 2, 3
+_WIDGET = 20
+# Notes, texts on the page and comments on a part of it: shapes, marked text, stamps.
+_COMMENTS = frozenset((1, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15))
+_CHECK_BOX, _RADIO_BUTTON, _COMBO_BOX, _LIST_BOX = 2, 3, 4, 5
 # A button and a signature hold no text.
 _NO_TEXT = (1, 7)
+_MARKUP = re.compile(r"<[^<>]{0,500}>")
 
 
 def fields_of(page: Any, number: int) -> list[Line]:
@@ -28,9 +33,12 @@ def fields_of(page: Any, number: int) -> list[Line]:
             continue
         kind = pdfium.FPDFAnnot_GetSubtype(note)
         text = ""
-        if kind in (_FREE_TEXT, _NOTE):
-            text = _contents(note)
-        elif kind == _WIDGET and form is not None:
+        unseen = pdfium.FPDF_ANNOT_FLAG_HIDDEN | pdfium.FPDF_ANNOT_FLAG_NOVIEW
+        if pdfium.FPDFAnnot_GetFlags(note) & unseen:
+            pass
+        elif kind in _COMMENTS:
+            text = _entry(note, b"Contents") or _MARKUP.sub(" ", _entry(note, b"RC"))
+        elif kind == _WIDGET:
             text = _value(form, note)
         rect = pdfium.FS_RECTF()
         if text.strip() and pdfium.FPDFAnnot_GetRect(note, rect):
@@ -44,15 +52,18 @@ def fields_of(page: Any, number: int) -> list[Line]:
     return found
 
 
-def _contents(note: Any) -> str:
+def _entry(note: Any, name: bytes) -> str:
     import pypdfium2.raw as pdfium
 
-    return _string(lambda b, n: pdfium.FPDFAnnot_GetStringValue(note, b"Contents", b, n))
+    return _string(lambda b, n: pdfium.FPDFAnnot_GetStringValue(note, name, b, n))
 
 
 def _value(form: Any, note: Any) -> str:
     import pypdfium2.raw as pdfium
 
+    if form is None:
+        # A page may show fields that the file lists in no form.
+        return _entry(note, b"V")
     kind = pdfium.FPDFAnnot_GetFormFieldType(form, note)
     if kind in (_CHECK_BOX, _RADIO_BUTTON):
         if not pdfium.FPDFAnnot_IsChecked(form, note):
@@ -61,6 +72,15 @@ def _value(form: Any, note: Any) -> str:
         return f"[x] {name}".strip()
     if kind in _NO_TEXT:
         return ""
+    if kind in (_COMBO_BOX, _LIST_BOX):
+        count = pdfium.FPDFAnnot_GetOptionCount(form, note)
+        chosen = [
+            _string(partial(pdfium.FPDFAnnot_GetOptionLabel, form, note, at))
+            for at in range(count)
+            if pdfium.FPDFAnnot_IsOptionSelected(form, note, at)
+        ]
+        if chosen:
+            return ", ".join(chosen)
     return _string(lambda b, n: pdfium.FPDFAnnot_GetFormFieldValue(form, note, b, n))
 
 

@@ -132,11 +132,17 @@ def blocks_of_pages(pages: list[list[Line]]) -> list[Block]:
     levels = _heading_levels(every, body)
     whole = "\n".join(line.text for line in every)
     blocks: list[Block] = []
+    # The lines in the margins that do not repeat, such as the name of a chapter.
+    marginal: set[int] = set()
     for lines in pages:
-        found = [_block(group, kind, levels, whole) for kind, group in _groups(lines, body, levels)]
+        found = []
+        for kind, group in _groups(lines, body, levels):
+            found.append(_block(group, kind, levels, whole))
+            if all(_is_marginal(line, body) for line in group):
+                marginal.add(id(found[-1]))
         # Footnotes stand after the text of their page.
         found.sort(key=lambda block: block.kind == "footnote")
-        _continue_over_page(blocks, found)
+        _continue_over_page(blocks, found, marginal)
         blocks += found
     return blocks
 
@@ -254,15 +260,24 @@ def _block(lines: list[Line], kind: BlockKind, levels: dict[float, int], whole: 
     return Block(kind, text, page=first.page, tight=tight)
 
 
-def _continue_over_page(blocks: list[Block], found: list[Block]) -> None:
+def _is_marginal(line: Line, body: float) -> bool:
+    """Whether a line stands in the margin of its page and is smaller than the text."""
+    height = line.page_height
+    at_edge = line.bottom > (1 - MARGIN / 2) * height or line.top < MARGIN / 2 * height
+    return at_edge and line.size < body
+
+
+def _continue_over_page(blocks: list[Block], found: list[Block], marginal: set[int]) -> None:
     """Joins the last paragraph of the pages before with the first of this one, where a sentence
-    goes on; changes both lists."""
+    goes on; changes both lists. What stands between, footnotes and lines in the margins, follows
+    it."""
     at = len(blocks) - 1
-    while at >= 0 and blocks[at].kind == "footnote":
+    while at >= 0 and (blocks[at].kind == "footnote" or id(blocks[at]) in marginal):
         at -= 1
-    if at < 0 or not found:
+    start = next((n for n, block in enumerate(found) if id(block) not in marginal), len(found))
+    if at < 0 or start == len(found):
         return
-    last, first = blocks[at], found[0]
+    last, first = blocks[at], found[start]
     if last.kind not in ("paragraph", "item") or first.kind != "paragraph":
         return
     end, begin = last.text.rstrip(), first.text.lstrip()
@@ -273,4 +288,4 @@ def _continue_over_page(blocks: list[Block], found: list[Block]) -> None:
     blocks[at] = replace(
         last, text=joined.replace("\n" + begin[:20], " " + begin[:20]), page_end=first.page
     )
-    del found[0]
+    del found[start]

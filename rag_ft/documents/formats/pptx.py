@@ -28,6 +28,7 @@ from rag_ft.documents.formats.office_parts import (
     part_blocks,
 )
 from rag_ft.documents.formats.package import PACKAGE_ERRORS, Package
+from rag_ft.documents.formats.scripts import END, SUB, SUP, plain_scripts
 from rag_ft.documents.formats.tables import table_blocks
 
 # The types of numbered lists, and what they are called in `numeral`.
@@ -74,6 +75,7 @@ def read_pptx(raw: bytes) -> Content:
 def _slide(slide: Any, number: int, package: Package) -> Iterator[Block]:
     """Yields the blocks of a slide, its title first, and its notes and comments last."""
     _unwrap_choices(slide.shapes._spTree)
+    _mark_raised(slide.shapes._spTree)
     named = slide.shapes.title
     heading = " ".join(_text(named.text_frame).split()) if named is not None else ""
     if heading:
@@ -102,6 +104,15 @@ def _shapes(shapes: Any, title_id: int | None) -> Iterator[Block]:
             yield from _diagram(shape)
             # Of a picture, a chart that cannot be read, or a drawing.
             yield Block("caption", alt_text(shape._element._nvXxPr.cNvPr.get("descr")))
+
+
+def _mark_raised(shapes: Any) -> None:
+    """Puts marks around raised and lowered text."""
+    for run in shapes.iter(f"{A}r"):
+        properties, text = run.find(f"{A}rPr"), run.find(f"{A}t")
+        baseline = "0" if properties is None else properties.get("baseline", "0")
+        if text is not None and text.text and baseline.strip("-%0."):
+            text.text = f"{SUB if baseline.startswith('-') else SUP}{text.text}{END}"
 
 
 def _unwrap_choices(shapes: Any) -> None:
@@ -142,12 +153,12 @@ def _text(frame: Any) -> str:
 def _paragraph_text(paragraph: Any) -> str:
     """Returns the text of a paragraph; the library leaves equations out."""
     if next(paragraph._p.iter(f"{M}oMath"), None) is None:
-        return str(paragraph.text).replace("\v", "\n")
+        return plain_scripts(str(paragraph.text).replace("\v", "\n"))
     pieces: list[str] = []
     for node in paragraph._p.iter(f"{A}t", f"{A}br", f"{M}oMath"):
         is_math = node.tag == f"{M}oMath"
         pieces.append(equation_text(node) if is_math else (node.text or "\n"))
-    return "".join(pieces)
+    return plain_scripts("".join(pieces))
 
 
 def _marker(paragraph: Any, counts: dict[int, int]) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import io
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +19,9 @@ from rag_ft.documents.formats.package import Package
 from rag_ft.documents.formats.tables import cell_text, table_blocks
 
 MAX_MERGED_ROWS = 1000
+# The library makes room for every cell between the first and the last one.
+MAX_CELLS = 20_000_000
+_EXTENT = re.compile(rb"<dimension\s+ref=\"([A-Z]{1,3})(\d{1,7}):([A-Z]{1,3})(\d{1,7})\"")
 _MAIN = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
 _R = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}"
 
@@ -33,10 +38,11 @@ def read_spreadsheet(raw: bytes) -> Content:
     """
     import python_calamine as calamine
 
-    title, added = "", dict[str, list[Block]]()
+    title, added, too_wide = "", dict[str, list[Block]](), dict[str, str]()
     if raw.startswith(b"PK"):
         with Package(raw, "workbook") as package:
             title, added = package.title(), _charts_and_comments(package)
+            too_wide = _too_wide(package)
     blocks: list[Block] = []
     notes: list[tuple[str, str]] = []
     try:
@@ -44,6 +50,9 @@ def read_spreadsheet(raw: bytes) -> Content:
         for sheet in book.sheets_metadata:
             if sheet.visible != calamine.SheetVisibleEnum.Visible:
                 notes.append((f"sheet {sheet.name}", "hidden"))
+                continue
+            if sheet.name in too_wide:
+                notes.append((f"sheet {sheet.name}", too_wide[sheet.name]))
                 continue
             found = list(table_blocks(_rows(book.get_sheet_by_name(sheet.name))))
             found += added.get(sheet.name, [])
@@ -55,19 +64,44 @@ def read_spreadsheet(raw: bytes) -> Content:
         raise UnreadableError("encrypted", "password required; save it without one") from error
     except (calamine.CalamineError, *MALFORMED_FILE_ERRORS) as error:
         raise UnreadableError("corrupt", f"workbook: {error}") from error
+    if too_wide and not blocks:
+        raise UnreadableError("too large", f"workbook: {next(iter(too_wide.values()))}")
     return Content(title, blocks, {"num_sheets": len(book.sheets_metadata)}, notes)
+
+
+def _sheets(package: Package) -> Iterator[tuple[str, str]]:
+    """Yields the name of each sheet and the part of the package that holds it."""
+    main = package.main_part("xl/workbook.xml")
+    tree, relations = package.xml(main), package.relations(main)
+    for sheet in tree.iter(f"{_MAIN}sheet") if tree is not None else ():
+        yield sheet.get("name", ""), relations.get(sheet.get(f"{_R}id", ""), ("", ""))[1]
 
 
 def _charts_and_comments(package: Package) -> dict[str, list[Block]]:
     """{name of a sheet: its charts and comments}."""
-    main = package.main_part("xl/workbook.xml")
-    tree, relations = package.xml(main), package.relations(main)
-    found: dict[str, list[Block]] = {}
-    for sheet in tree.iter(f"{_MAIN}sheet") if tree is not None else ():
-        _, part = relations.get(sheet.get(f"{_R}id", ""), ("", ""))
-        kinds = ("drawing", "chart", "diagramData", "comments", "threadedComment")
-        found[sheet.get("name", "")] = list(part_blocks(package, part, *kinds)) if part else []
+    kinds = ("drawing", "chart", "diagramData", "comments", "threadedComment")
+    return {
+        name: list(part_blocks(package, part, *kinds)) if part else []
+        for name, part in _sheets(package)
+    }
+
+
+def _too_wide(package: Package) -> dict[str, str]:
+    """{name of a sheet whose cells lie too far from each other: what a person can do about it}."""
+    found: dict[str, str] = {}
+    for name, part in _sheets(package):
+        extent = _EXTENT.search(package.read(part)[:4000]) if package.holds(part) else None
+        if extent is None:
+            continue
+        rows = int(extent[4]) - int(extent[2]) + 1
+        columns = _column(extent[3]) - _column(extent[1]) + 1
+        if rows * columns > MAX_CELLS:
+            found[name] = f"{rows} rows by {columns} columns; delete the cells far from the others"
     return found
+
+
+def _column(letters: bytes) -> int:
+    return functools.reduce(lambda number, letter: 26 * number + letter - 64, letters, 0)
 
 
 def _rows(sheet: Any) -> Iterator[list[str]]:

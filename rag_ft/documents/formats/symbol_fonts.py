@@ -32,6 +32,11 @@ _FONTS = {"symbol": _SYMBOL, "wingdings": _WINGDINGS}
 UNKNOWN = "□"
 
 
+def is_symbol_font(font: str) -> bool:
+    """Whether a font shows signs in place of letters, and it is known which."""
+    return font.strip().lower() in _FONTS
+
+
 def symbol(font: str, code: int) -> str:
     """Returns the character that a font shows for a code; `□` where it is not known.
 

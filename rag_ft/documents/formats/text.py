@@ -7,6 +7,7 @@ import re
 from rag_ft.documents.formats.cleaning import tidy, unwrap
 from rag_ft.documents.formats.content import Block, BlockKind, Content
 from rag_ft.documents.formats.encodings import decode
+from rag_ft.documents.formats.text_pages import without_page_breaks
 
 MAX_FIRST_LINE_CHARS = 100
 _UNDERLINED = re.compile(r"(?P<said>\S[^\n]{0,99})\n(?P<mark>={3,}|-{3,}|~{3,}|\*{3,})$")
@@ -28,7 +29,7 @@ def read_text(raw: bytes) -> Content:
 
 def content_of_text(text: str) -> Content:
     """Returns the content of plain text that is decoded already; see `read_text`."""
-    text = tidy(text)
+    text = tidy(without_page_breaks(text) if "\f" in text else text)
     first, _, rest = text.partition("\n")
     # Alone: a blank line follows, or a line of marks that underlines it.
     alone = rest[:1] == "\n" or re.match(r"[=\-~*]{3,}\n", rest + "\n") is not None
