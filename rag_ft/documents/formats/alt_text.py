@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from rag_ft.text import UNSPACED
+
 _FILE_NAME = re.compile(
     r"\.(?:png|jpe?g|gif|bmp|tiff?|svg|webp|emf|wmf|heic)$|^https?://\S+$", re.IGNORECASE
 )
@@ -15,8 +17,7 @@ _GUESSED = re.compile(
     r"|généré par l.ia|generado por ia|generato dall.ia|gerado por ia|door ai gegenereerde)",
     re.IGNORECASE,
 )
-# Scripts without blanks between words.
-_UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u9fff]{4}")
+_FOUR_LETTERS = re.compile(f"{UNSPACED}{{4}}")  # in scripts without blanks between words
 
 
 def alt_text(text: str | None, min_words: int = 2) -> str:
@@ -25,5 +26,5 @@ def alt_text(text: str | None, min_words: int = 2) -> str:
     said = " ".join((text or "").split())
     if _FILE_NAME.search(said) or _GUESSED.search(said):
         return ""
-    enough = len(re.findall(r"\w+", said)) >= min_words or _UNSPACED.search(said)
+    enough = len(re.findall(r"\w+", said)) >= min_words or _FOUR_LETTERS.search(said)
     return said if enough else ""
