@@ -280,6 +280,7 @@ def test_two_runs_are_byte_equal_and_leave_no_temporary_file(make_run: MakeRun) 
         assert sorted(p.name for p in run_dir.path.iterdir()) == [
             "chunks.jsonl",
             "documents.jsonl",
+            "findings.jsonl",
             "rejects",
             "signatures.npy",
         ]

@@ -71,7 +71,8 @@ def of_split(config: Config, split: str) -> list[Document]:
 def test_an_update_reads_what_changed_and_equals_a_new_run(
     make: Callable[..., Config], tmp_path: Path, read: list[str]
 ) -> None:
-    config, folder = make(), tmp_path / "docs"
+    config, folder = make(sensitive="mask"), tmp_path / "docs"
+    (folder / "d20.md").write_text(text("mail") + "Write to ada.king@example.org.\n")
     run_stage("ingest", config)
     read.clear()
     (folder / "d03.md").write_text(text("other"))
@@ -84,8 +85,12 @@ def test_an_update_reads_what_changed_and_equals_a_new_run(
     assert done["counts"]["num_documents"] == 31
     # A changed text is another document to a new run, which does not know the earlier one.
     known = {"splits": config.run_path / "documents.jsonl"}
-    run_stage("ingest", fresh := make("fresh", advanced=known))
-    for name in ("documents.jsonl", "chunks.jsonl", "rejects/ingest.jsonl"):
+    fresh = make("fresh", sensitive="mask", advanced=known)
+    anew = run_stage("ingest", fresh)["counts"]
+    assert anew["sensitive_by_kind"] == {"e-mail": 1}
+    for name in ("sensitive_by_kind", "documents_by_language", "num_words"):
+        assert done["counts"][name] == anew[name]
+    for name in ("documents.jsonl", "chunks.jsonl", "rejects/ingest.jsonl", "findings.jsonl"):
         mine, theirs = (c.run_path / name for c in (config, fresh))
         assert mine.read_bytes() == theirs.read_bytes()
     # The next update takes rows of JSONL over as well.
@@ -93,6 +98,12 @@ def test_an_update_reads_what_changed_and_equals_a_new_run(
     (folder / "d10.md").write_text(text("back"))
     run_stage("ingest", config, change="update")
     assert read == ["d10.md"] and "r1" in documents_of(config)
+    # A run of an earlier version has no findings: everything is read.
+    read.clear()
+    (config.run_path / "findings.jsonl").unlink()
+    (folder / "d10.md").unlink()
+    run_stage("ingest", config, change="update")
+    assert len(read) == 31 and "d10.md" not in documents_of(config)
 
 
 def test_a_new_document_that_nearly_equals_a_test_document_joins_the_test_split(
