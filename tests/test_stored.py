@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from rag_ft import file_marks
 from rag_ft.config import Config
 from rag_ft.config_loader import make_config
 from rag_ft.documents import buckets
@@ -19,7 +20,7 @@ from rag_ft.run_dir import RunDir
 from rag_ft.schema import Chunk, Document
 from rag_ft.stage_runs import run_stages
 from rag_ft.stages import ingest
-from rag_ft.storage import read_jsonl
+from rag_ft.storage import file_sha256, read_jsonl
 
 
 def text(name: str, changed: int = 0) -> str:
@@ -212,12 +213,24 @@ def test_a_killed_update_is_finished_as_one(
 
 
 def test_the_index_follows_and_says_how_many_vectors_it_kept(
-    make: Callable[..., Config], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    make: Callable[..., Config],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    config = make()
+    config, hashed = make(), list[Path]()
     run_stages(config, ["ingest", "index"])
+    [segment] = (config.run_path / "index" / "segments").iterdir()
     (tmp_path / "docs" / "d01.md").write_text(text("other"))
+
+    def noting(path: Path) -> str:
+        hashed.append(path)
+        return file_sha256(path)
+
+    monkeypatch.setattr(file_marks, "file_sha256", noting)
     run_stages(config, ["ingest", "index"], change="update")
+    assert any(path.name == "vectors.npy" for path in hashed)
+    assert segment.exists() and not [path for path in hashed if segment in path.parents]
     assert "29 documents unchanged" in capsys.readouterr().err
     done = json.loads(RunDir(config.run_path).done("index").read_text())
     num_new = sum(
