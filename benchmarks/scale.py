@@ -1,14 +1,15 @@
 """What large corpora cost: growth, updates, and a million chunks.
 
-    python benchmarks/scale.py growth [--documents 30000]   # against a tenth of them
+    python benchmarks/scale.py growth [--documents 30000]   # against a tenth of them, and 30
     python benchmarks/scale.py update [--documents 3000]    # one changed, ten added
     python benchmarks/scale.py chunks [--chunks 1000000]    # index, search and first question
     python benchmarks/scale.py ladder [--chunks 100000]     # kinds of FAISS index
 
 Documents are made of the handbook's sentences with other words in them, about 1,500 characters
 each; their encoder is one random layer with the tokenizer of all-MiniLM-L6-v2, so that encoding is
-cheap. The million chunks have vectors of 384 numbers around 2,000 centres, and a question's vector
-lies near a chunk's. Each step is a process of its own; figures are CPU seconds of it and of what it
+cheap. One of ten has a question, which is imported, and no language model takes part. The million
+chunks have vectors of 384 numbers around 2,000 centres, and a question's vector lies near a
+chunk's. Each step is a process of its own; figures are CPU seconds of it and of what it
 started, and its peak memory. Writes benchmarks/results/scale-<case>-<hardware>-<date>.json.
 """
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import json
 import os
 import random
@@ -79,16 +81,25 @@ def main() -> None:
 
 
 def growth(folder: Path, num_documents: int) -> dict[str, Any]:
-    """CPU seconds and memory of stages and of `status` at a tenth of the documents and at all."""
+    """CPU seconds and memory of stages, of `status`, and of an update by a hundredth: for a tenth
+    of the documents and for all. What 30 documents take is the start of each command."""
     found: dict[str, Any] = {}
-    for number in (num_documents // 10, num_documents):
+    for number in (30, num_documents // 10, num_documents):
         config = folder / str(number) / "config.yaml"
         step("corpus", config.parent, number)
-        found[str(number)] = {
-            name: command(name, str(config)) for name in ("ingest", "index", "status")
-        }
-    small, large = found.values()
-    found["times"] = {name: round(large[name]["cpu_s"] / small[name]["cpu_s"], 2) for name in small}
+        names = ("ingest", "index", "generate", "evaluate", "report", "status")
+        own = {name: command(name, str(config)) for name in names}
+        change_documents(config.parent, number, -(-number // 100))
+        for name in ("ingest", "index"):
+            own[f"{name} --update"] = command(name, str(config), "--update")
+        found[str(number)] = own
+        print(json.dumps({number: own}), flush=True)
+    start, small, large = found.values()
+    found["times"], found["memory_times"] = {}, {}
+    for name, own in start.items():
+        less, more = (max(0.01, size[name]["cpu_s"] - own["cpu_s"]) for size in (small, large))
+        found["times"][name] = round(more / less, 2)
+        found["memory_times"][name] = round(large[name]["peak_mb"] / small[name]["peak_mb"], 2)
     return found
 
 
@@ -97,14 +108,18 @@ def update(folder: Path, num_documents: int) -> dict[str, Any]:
     config = folder / "config.yaml"
     step("corpus", folder, num_documents)
     found = {"documents": num_documents, "full": both(config)}
-    texts = made_up_texts(num_documents + 11)
-    new = [text for n, text in enumerate(texts) if n >= num_documents]
-    (folder / "docs" / "000001.md").write_text(new[0], encoding="utf-8")
-    for number, text in enumerate(new[1:]):
-        (folder / "docs" / f"new{number}.md").write_text(text, encoding="utf-8")
+    change_documents(folder, num_documents, 10)
     found["update"] = both(config, "--update")
     found["force"] = both(config, "--force")
     return found
+
+
+def change_documents(folder: Path, num_documents: int, num_added: int) -> None:
+    """Changes one document and adds others."""
+    texts = itertools.islice(made_up_texts(num_documents + num_added + 1), num_documents, None)
+    for number, text in enumerate(texts):
+        name = f"new{number}.md" if number else "000001.md"
+        (folder / "docs" / name).write_text(text, encoding="utf-8")
 
 
 def both(config: Path, *flags: str) -> dict[str, Any]:
@@ -174,14 +189,24 @@ def measured(words: Sequence[str], read: bool = False) -> dict[str, Any]:
 def corpus_step(folder: Path, number: int) -> dict[str, Any]:
     """Makes a folder of documents, a cheap encoder, and a configuration."""
     (folder / "docs").mkdir(parents=True)
+    questions = []
     for n, text in enumerate(made_up_texts(number)):
-        title = f"# Document {n}\n\n"
-        (folder / "docs" / f"{n:06}.md").write_text(title + text, encoding="utf-8")
+        title, name = f"# Document {n}\n\n", f"{n:06}.md"
+        (folder / "docs" / name).write_text(title + text, encoding="utf-8")
+        if n % 10 == 0:
+            words = text.split()
+            question = f"What follows {' '.join(words[20:28])}?"
+            answers = [" ".join(words[28:32])]
+            questions.append({"question": question, "answers": answers, "document_id": name})
+    write_jsonl(folder / "questions.jsonl", questions)
     make_encoder(folder / "encoder")
     values = {
         "run": {"dir": str(folder / "run"), "dtype": "float32"},
         "ingest": {"sources": [str(folder / "docs")]},
         "encoder": {"model": str(folder / "encoder")},
+        "generate": {"pairs_per_chunk": 0, "questions": [str(folder / "questions.jsonl")]},
+        "evaluate": {"answers": False},
+        **{f"train_{part}": {"enabled": False} for part in ("retriever", "reranker", "generator")},
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
     return {}

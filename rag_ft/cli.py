@@ -26,6 +26,7 @@ FORCE_HELP = "run it again even if it is up to date; replies of a language model
 RETRY_HELP = "ask again for the pairs that were lost to errors of the server, and only for those"
 UPDATE_HELP = "take documents that were added, changed or removed; the rest stays as it is"
 COMPACT_HELP = "as --update, and write the index without deleted vectors, as one segment"
+SHARDED = {"ingest", "index", "generate", "train_retriever", "train_reranker", "evaluate"}
 SHARD_HELP = "only do the buckets of one part of N (I from 0); merge-shards writes the result"
 DROP_HELP = "with --force: also delete the replies, so that the language model is asked again"
 
@@ -130,7 +131,7 @@ def make_parser() -> argparse.ArgumentParser:
         _add_force(command)
         if stage.grows:
             command.add_argument("--update", action="store_true", help=UPDATE_HELP)
-        if stage.name in ("ingest", "index", "generate", "evaluate"):
+        if stage.name in SHARDED:
             command.add_argument("--shard", metavar="I/N", help=SHARD_HELP)
         if stage.name == "index":
             command.add_argument("--compact", action="store_true", help=COMPACT_HELP)

@@ -232,10 +232,13 @@ def read_done(run_dir: RunDir, name: str) -> Plan | None:
     return read_plan(run_dir.done(name))
 
 
-def record_outputs(run_dir: RunDir, name: str) -> dict[str, Any]:
+def record_outputs(
+    run_dir: RunDir, name: str, known: Mapping[str, Mark] | None = None
+) -> dict[str, Any]:
     """{outputs, result} for a done-file: the marks of all files that the stage wrote, and one hash
-    over those that later stages read."""
-    results = mark_files(run_dir.path, run_dir.writes(name, "result"))
+    over those that later stages read. Files with the size and time of a `known` mark, which an
+    update has left as they were, are not read."""
+    results = mark_files(run_dir.path, run_dir.writes(name, "result"), known)
     others = mark_files(run_dir.path, [*run_dir.writes(name, "replies"), run_dir.started(name)])
     for file in (*results, *others):
         sync(run_dir.path / file)  # before the done-file says that they are there

@@ -99,6 +99,7 @@ def _run_locked(
     # nothing.
     begun: Plan | None = None
     unchanged: set[str] = set()
+    known = (read_done(run_dir, stage.name) or {}).get("outputs") if change else None
     finished = None if force or change else read_done(run_dir, stage.name)
     reapplies = finished is not None and reviews_can_be_applied(plan, finished, run_dir)
     if change and not force:
@@ -136,7 +137,7 @@ def _run_locked(
         done["continued"] = True
     done |= {**memory, "versions": versions()}
     if _is_main_process():
-        done |= record_outputs(run_dir, stage.name)
+        done |= record_outputs(run_dir, stage.name, known)
         write_done(run_dir.done(stage.name), finite(done))
     return done
 

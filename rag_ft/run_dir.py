@@ -49,6 +49,12 @@ class RunDir:
         return self.path / "signatures.npy"
 
     @property
+    def findings(self) -> Path:
+        """ingest, for its next update: {document_id, language, sensitive} a line, in the order of
+        documents.jsonl; `sensitive` counts what is sensitive in the document, by kind."""
+        return self.path / "findings.jsonl"
+
+    @property
     def grams_unsplit(self) -> Path:
         """ingest, while it runs: hashes of their word sequences, one document after the other."""
         return self.path / "documents.unsplit.grams"

@@ -17,6 +17,7 @@ FILES: dict[str, dict[str, FileKind]] = {
         "rejects/ingest.jsonl": "result",
         "documents.unsplit.jsonl": "scratch",
         "signatures.npy": "scratch",
+        "findings.jsonl": "scratch",
         "documents.unsplit.grams": "scratch",
         "documents.offsets.npy": "scratch",
         "chunks.offsets.npy": "scratch",

@@ -51,6 +51,7 @@ _IRREGULAR = re.compile(rf"(?i)\b(?:can(?=not\b|{_APOSTROPHE}t\b)|won(?={_APOSTR
 _TAG = re.compile(r"</?[A-Za-z][^<>]{0,200}>")
 # What a scanner takes for each other.
 _SCANNED = str.maketrans("01ij58", "olllsb", "_ ")
+_SCANNED_ASCII = {code: None for code in range(128) if not chr(code).isalnum()} | _SCANNED
 # Function words of English and of question templates: sharing them supports no answer.
 STOP_WORDS = """
     a about after all also an and any are as at be because been before both but by can could did do
@@ -176,12 +177,12 @@ def all_letters(text: str) -> str:
     """The letters and digits of a text as a reader sees them, one after the other: its `skeleton`
     without blanks and tags, where what a scanner takes for each other is one letter. A letter of a
     script without spaces stands three times, since it says as much as three others."""
-    letters = (
-        skeleton(_TAG.sub("", html.unescape(text)))
-        .translate(_SCANNED)
-        .replace("rn", "m")
-        .replace("vv", "w")
-    )
+    plain = _TAG.sub("", html.unescape(text))
+    if plain.isascii():  # the same in a tenth of the time
+        letters = plain.lower().translate(_SCANNED_ASCII)
+    else:
+        letters = skeleton(plain).translate(_SCANNED)
+    letters = letters.replace("rn", "m").replace("vv", "w")
     return letters if letters.isascii() else _UNSPACED.sub(lambda match: match[0] * 3, letters)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from rag_ft import file_marks
 from rag_ft.config import Config
 from rag_ft.config_loader import make_config
 from rag_ft.documents import buckets
@@ -19,7 +20,7 @@ from rag_ft.run_dir import RunDir
 from rag_ft.schema import Chunk, Document
 from rag_ft.stage_runs import run_stages
 from rag_ft.stages import ingest
-from rag_ft.storage import read_jsonl
+from rag_ft.storage import file_sha256, read_jsonl
 
 
 def text(name: str, changed: int = 0) -> str:
@@ -71,7 +72,8 @@ def of_split(config: Config, split: str) -> list[Document]:
 def test_an_update_reads_what_changed_and_equals_a_new_run(
     make: Callable[..., Config], tmp_path: Path, read: list[str]
 ) -> None:
-    config, folder = make(), tmp_path / "docs"
+    config, folder = make(sensitive="mask"), tmp_path / "docs"
+    (folder / "d20.md").write_text(text("mail") + "Write to ada.king@example.org.\n")
     run_stage("ingest", config)
     read.clear()
     (folder / "d03.md").write_text(text("other"))
@@ -84,8 +86,12 @@ def test_an_update_reads_what_changed_and_equals_a_new_run(
     assert done["counts"]["num_documents"] == 31
     # A changed text is another document to a new run, which does not know the earlier one.
     known = {"splits": config.run_path / "documents.jsonl"}
-    run_stage("ingest", fresh := make("fresh", advanced=known))
-    for name in ("documents.jsonl", "chunks.jsonl", "rejects/ingest.jsonl"):
+    fresh = make("fresh", sensitive="mask", advanced=known)
+    anew = run_stage("ingest", fresh)["counts"]
+    assert anew["sensitive_by_kind"] == {"e-mail": 1}
+    for name in ("sensitive_by_kind", "documents_by_language", "num_words"):
+        assert done["counts"][name] == anew[name]
+    for name in ("documents.jsonl", "chunks.jsonl", "rejects/ingest.jsonl", "findings.jsonl"):
         mine, theirs = (c.run_path / name for c in (config, fresh))
         assert mine.read_bytes() == theirs.read_bytes()
     # The next update takes rows of JSONL over as well.
@@ -93,6 +99,12 @@ def test_an_update_reads_what_changed_and_equals_a_new_run(
     (folder / "d10.md").write_text(text("back"))
     run_stage("ingest", config, change="update")
     assert read == ["d10.md"] and "r1" in documents_of(config)
+    # A run of an earlier version has no findings: everything is read.
+    read.clear()
+    (config.run_path / "findings.jsonl").unlink()
+    (folder / "d10.md").unlink()
+    run_stage("ingest", config, change="update")
+    assert len(read) == 31 and "d10.md" not in documents_of(config)
 
 
 def test_a_new_document_that_nearly_equals_a_test_document_joins_the_test_split(
@@ -201,12 +213,24 @@ def test_a_killed_update_is_finished_as_one(
 
 
 def test_the_index_follows_and_says_how_many_vectors_it_kept(
-    make: Callable[..., Config], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    make: Callable[..., Config],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    config = make()
+    config, hashed = make(), list[Path]()
     run_stages(config, ["ingest", "index"])
+    [segment] = (config.run_path / "index" / "segments").iterdir()
     (tmp_path / "docs" / "d01.md").write_text(text("other"))
+
+    def noting(path: Path) -> str:
+        hashed.append(path)
+        return file_sha256(path)
+
+    monkeypatch.setattr(file_marks, "file_sha256", noting)
     run_stages(config, ["ingest", "index"], change="update")
+    assert any(path.name == "vectors.npy" for path in hashed)
+    assert segment.exists() and not [path for path in hashed if segment in path.parents]
     assert "29 documents unchanged" in capsys.readouterr().err
     done = json.loads(RunDir(config.run_path).done("index").read_text())
     num_new = sum(

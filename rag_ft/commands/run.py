@@ -33,6 +33,8 @@ from rag_ft.terminal import note, say
 if TYPE_CHECKING:
     from rag_ft.report.requirements import Requirement
 
+SCORED = ("train_retriever", "train_reranker")  # of which shards only score
+
 
 def run_command(args: argparse.Namespace) -> None:
     """`rag-ft run`: all stages in order, then the result table."""
@@ -113,17 +115,19 @@ def _require(
 
 
 def run_shard(args: argparse.Namespace) -> None:
-    """`rag-ft STAGE --shard I/N`: the buckets of one part.
+    """`rag-ft STAGE --shard I/N`: the buckets of one part. Of a training, shard 0 trains until it
+    needs scores of the language model, and all shards score.
 
     Raises:
         ConfigError: the shard is something else, I is not below N, or the run folder holds the
             stage for other settings.
         DataError: an earlier stage has not finished, or its files have changed.
     """
-    from rag_ft.engine.shards import ShardDone, shard_of
+    from rag_ft.engine.language_model import Opening, score_planned
+    from rag_ft.engine.shards import ShardDone, end_shard, shard_of
     from rag_ft.session import Session
 
-    shard_of(args.shard)
+    number, _ = shard_of(args.shard)
     args.overrides = [*args.overrides, f"engine.advanced.shard={args.shard}"]
     config, stage = config_of(args), find_stage(args.command)
     run_dir = ShardDir(config.run_path, args.shard)
@@ -133,9 +137,16 @@ def run_shard(args: argparse.Namespace) -> None:
         return
     if not stage.grows:
         before_this_run(stage, plan, run_dir)
-    run_dir.copy_replies(stage.name)
     try:
-        importlib.import_module(f"rag_ft.stages.{stage.name}").run(Session(config, run_dir))
+        if stage.name not in SCORED:
+            run_dir.copy_replies(stage.name)
+            importlib.import_module(f"rag_ft.stages.{stage.name}").run(Session(config, run_dir))
+        elif number == 0:  # the training itself, up to the scores
+            run_stages(config, [stage.name])
+        else:
+            opening = Opening(config.llm, config.run.seed, {})
+            score_planned(opening, run_dir.checkpoints(stage.name), config.engine)
+            end_shard(config.engine)
     except ShardDone as end:
         note(f"[{stage.name}] shard {args.shard}: {end}")
 
@@ -143,6 +154,8 @@ def run_shard(args: argparse.Namespace) -> None:
 def merge_shards_command(args: argparse.Namespace) -> None:
     """`rag-ft merge-shards`: the results of the stages that ran as shards, from their buckets;
     those that are missing are done here."""
+    from rag_ft.engine.language_model import planned_scores
+
     config = config_of(args)
     if not config.engine.in_buckets:
         args.overrides = [*args.overrides, "engine.num_workers=1"]
@@ -154,7 +167,9 @@ def merge_shards_command(args: argparse.Namespace) -> None:
         "generate": run_dir.checkpoints("generate"),
         "evaluate": run_dir.checkpoints("evaluate"),
     }
-    names = [name for name, folder in folders.items() if folder.exists()] or ["index"]
+    names = [name for name, folder in folders.items() if folder.exists()]
+    names += [name for name in SCORED if planned_scores(run_dir.checkpoints(name))]
+    names = [name for name in NAMES if name in names] or ["index"]
     for name in names:
         run_stages(config, [name], change="update" if name == "index" else None)
 

@@ -226,7 +226,8 @@ def grams(text: str) -> np.ndarray:
     kept = [np.zeros(0, np.uint64)]
     for start in range(0, max(1, len(letters) - LONG + 1), step):
         kept += _kept_hashes(letters[start : start + BLOCK_LETTERS])
-    return np.unique(np.concatenate(kept))
+    found = np.sort(np.concatenate(kept))
+    return found[_begins(found)]
 
 
 def _powers(number: int) -> np.ndarray:
@@ -251,7 +252,15 @@ def _kept_hashes(letters: np.ndarray) -> Iterator[np.ndarray]:
             hashes = hashes >> np.uint64(1) << np.uint64(1) | np.uint64(size == LONG)
             least = _least_of_windows(hashes, min(window, number))
             # Neighbouring windows mostly keep the same one.
-            yield least[np.concatenate([[True], least[1:] != least[:-1]])]
+            yield least[_begins(least)]
+
+
+def _begins(values: np.ndarray) -> np.ndarray:
+    """Which values differ from the one before. With a sort it does what np.unique does, in half of
+    the time for the few values of a text."""
+    found = np.ones(len(values), dtype=bool)
+    np.not_equal(values[1:], values[:-1], out=found[1:])
+    return found
 
 
 def _least_of_windows(values: np.ndarray, window: int) -> np.ndarray:

@@ -4,40 +4,33 @@ files, which need not be read again."""
 from __future__ import annotations
 
 import bisect
-import re
 from collections import defaultdict
 from collections.abc import Container, Iterator
 
 import numpy as np
 
 from rag_ft.chunk_store import ChunkStore
-from rag_ft.config import IngestConfig
 from rag_ft.document_store import DocumentStore
 from rag_ft.documents.chunking import ChunkPlace
 from rag_ft.documents.containment import REASON, grams
 from rag_ft.documents.discovery import RawDocument
-from rag_ft.documents.languages import language_of
 from rag_ft.documents.near_duplicates import NUM_HASHES, signature
 from rag_ft.documents.prepare import Prepared
 from rag_ft.documents.reading import holds_documents
-from rag_ft.documents.sensitive import count_kinds, find_sensitive
 from rag_ft.documents.source_files import SourceFile
 from rag_ft.documents.splits import NamedSplits, text_digest
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import Document, Reject, Split
-from rag_ft.storage import encodable, read_jsonl
-from rag_ft.text import MASK
-
-_MASKED = re.compile(f"{MASK}+")
+from rag_ft.storage import encodable, read_jsonl, read_rows
 
 
 class StoredDocuments:
     """The documents that ingest wrote to a run folder; none where it wrote nothing."""
 
-    def __init__(self, run_dir: RunDir, unchanged: Container[str], settings: IngestConfig) -> None:
+    def __init__(self, run_dir: RunDir, unchanged: Container[str]) -> None:
         """`unchanged` has the ids (paths) of source files that are as they were then."""
         self.splits = NamedSplits()
-        self._unchanged, self._settings = unchanged, settings
+        self._unchanged = unchanged
         self._documents, self._chunks = DocumentStore(run_dir.documents), ChunkStore(run_dir.chunks)
         self._ids_of: dict[str, list[str]] = defaultdict(list)
         self._taken: set[str] = set()
@@ -50,6 +43,13 @@ class StoredDocuments:
         self._signatures = np.zeros((0, NUM_HASHES), np.uint32)
         if run_dir.signatures.exists():
             self._signatures = np.load(run_dir.signatures, allow_pickle=False)
+        self._findings: list[tuple[str, dict[str, int]]] = []
+        alike: dict[str, tuple[str, dict[str, int]]] = {}  # most documents have the same ones
+        for row in read_rows(run_dir.findings) if run_dir.findings.exists() else ():
+            own = row["language"], row["sensitive"]
+            self._findings.append(alike.setdefault(str(own), own))
+        if not len(self._signatures) == len(self._findings) == len(self.splits):
+            self._unchanged = ()  # of an earlier version, or damaged: all files are read
 
         # A file with rejects is read again: it may have a copy of a text that is gone, and chunks
         # that were left out because of a test document that is gone.
@@ -88,18 +88,10 @@ class StoredDocuments:
                 ChunkPlace(c.start, c.end, c.num_tokens, c.page, c.page_end, c.headings)
                 for c in self._chunks.of_documents([document_id])
             ]
-            if len(self._signatures) == len(self.splits):
-                own = self._signatures[self._place[document_id]]
-            else:
-                own = signature(stored.text)
-            yield Prepared(
-                document,
-                chunks,
-                own,
-                grams(stored.text),
-                self._sensitive(stored.text),
-                language_of(stored.text),
-            )
+            place = self._place[document_id]
+            language, sensitive = self._findings[place]
+            own = self._signatures[place]
+            yield Prepared(document, chunks, own, grams(stored.text), sensitive, language)
 
     def replaced(self) -> Iterator[tuple[str, Split, np.ndarray]]:
         """(id, split, signature) of the documents that were not taken over, as they were: they have
@@ -107,14 +99,6 @@ class StoredDocuments:
         for document_id, split in self.splits.by_id.items():
             if document_id not in self._taken:
                 yield document_id, split, signature(self._documents[document_id].text)
-
-    def _sensitive(self, text: str) -> dict[str, int]:
-        """How much of each kind is sensitive; the kind of what was masked is not known any more."""
-        if self._settings.sensitive == "off":
-            return {}
-        found = find_sensitive(text, self._settings.advanced.phone_regions)
-        num_masked = len(_MASKED.findall(text))
-        return count_kinds(found) | ({"masked before": num_masked} if num_masked else {})
 
     def close(self) -> None:
         """Closes the files."""

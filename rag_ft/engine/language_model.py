@@ -31,6 +31,7 @@ from rag_ft.engine.work import (
     planned_rows,
     result_of,
 )
+from rag_ft.errors import ConfigError
 from rag_ft.llm.factory import language_model_name, open_language_model
 from rag_ft.llm.interface import ChatRequest, LanguageModel, Messages, Reply, Stream
 from rag_ft.llm.reply_cache import cached_chat, request_key
@@ -40,6 +41,7 @@ from rag_ft.storage import JsonlAppender, batched, content_hash, read_rows, writ
 # bucket it has little to do.
 ROWS_PER_BUCKET = {"transformers": 256, "openai": 2048, "vllm": 2048}
 UNKNOWN_BUCKETS = 64  # of requests whose number nobody knows before
+SCORES, SCORING = "scores", "score chunks with the LM"  # the folder of scores, and what is done
 SCORES_AT_ONCE = 256  # a killed worker loses so many at most
 
 
@@ -94,6 +96,28 @@ def prepare(
         model.prepare(requests, most, cache, what)
 
 
+def planned_scores(folder: Path) -> list[Path]:
+    """The folders of the answers that a training has planned to score, in its folder."""
+    return sorted(path.parent for path in folder.rglob(f"{SCORES}/plan"))
+
+
+def score_planned(opening: Opening, folder: Path, engine: EngineConfig) -> None:
+    """Scores what a training in `folder` has planned, as far as it is this shard's.
+
+    Raises:
+        ConfigError: it has planned nothing yet.
+        RagFtError, ShardDone: see run_buckets.
+    """
+    if not (places := planned_scores(folder)):
+        raise ConfigError(
+            "no scores are planned: run --shard 0 first, which trains until it needs them; the "
+            "other shards only score"
+        )
+    for place in places:
+        names = sorted(path.stem for path in (place / "plan").glob("[0-9]*.jsonl"))
+        run_buckets(ScoreWork(place, opening, opening.name), names, engine, SCORING)
+
+
 class SharedModel:
     """A LanguageModel (see interface.py) that gives what workers have made."""
 
@@ -135,19 +159,14 @@ class SharedModel:
 
     def answer_logprobs(self, jobs: Sequence[tuple[Messages, str]]) -> list[np.ndarray]:
         """All jobs at once make buckets."""
-        folder = self._folder / "scores"
+        folder = self._folder / SCORES
         num_buckets = self._num_buckets(len(jobs))
         rows: list[dict[str, Any]] = []
         for messages, answer in jobs:
             key = content_hash(self.name, messages, answer)
             rows.append({"key": key, "messages": messages, "answer": answer})
         names = plan_buckets(folder, ((bucket_of(row["key"], num_buckets), row) for row in rows))
-        run_buckets(
-            ScoreWork(folder, self._opening, self.name),
-            names,
-            self._engine,
-            "score chunks with the LM",
-        )
+        run_buckets(ScoreWork(folder, self._opening, self.name), names, self._engine, SCORING)
         self._read(folder, names)
         return [np.array(self._row(row["key"])["logprobs"], dtype=np.float32) for row in rows]
 

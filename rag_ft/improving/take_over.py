@@ -34,7 +34,7 @@ def take_over(parent: RunDir, last: RunDir, folder: Path, settings: dict[str, An
     replies = [path for stage in FILES for path in last.writes(stage, "replies")]
     results = [path for stage in UPDATED for path in parent.writes(stage, "result")]
     marks = [mark for stage in UPDATED for mark in (parent.started(stage), parent.done(stage))]
-    for path in [*replies, *results, *marks, parent.signatures]:
+    for path in [*replies, *results, *marks, parent.signatures, parent.findings]:
         home = last if path in replies else parent
         target = unfinished.path / path.relative_to(home.path)
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 import numpy as np
 from tqdm import tqdm
@@ -45,7 +45,7 @@ from rag_ft.model_hub import resolve
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import Reject, Split
 from rag_ft.session import Session
-from rag_ft.storage import encodable, read_rows, write_jsonl
+from rag_ft.storage import encodable, read_rows, replacing, to_json, write_jsonl
 from rag_ft.versions import forgotten_list
 
 logger = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def run(session: Session, unchanged: Container[str] | None = None) -> dict[str, 
     encoder = resolve(session.config.encoder.model, "encoder")
 
     # First pass: read everything; the split is not known yet.
-    stored = None if unchanged is None else StoredDocuments(run_dir, unchanged, settings)
+    stored = None if unchanged is None else StoredDocuments(run_dir, unchanged)
     named = read_splits(settings.advanced.splits)
     run_dir.path.mkdir(parents=True, exist_ok=True)
     forgotten, signatures = Forgotten(forgotten_list(run_dir.path)), Signatures(run_dir.path)
@@ -80,8 +80,8 @@ def run(session: Session, unchanged: Container[str] | None = None) -> dict[str, 
     files = tqdm(drained(found), desc="ingest", unit="file", total=len(found))
     unsplit = run_dir.documents_unsplit
     try:
-        with run_dir.grams_unsplit.open("wb") as grams:
-            write_jsonl(unsplit, sources.read(files, prepare, grams))
+        with run_dir.grams_unsplit.open("wb") as grams, replacing(run_dir.findings) as findings:
+            write_jsonl(unsplit, sources.read(files, prepare, grams, findings))
         write_jsonl(run_dir.rejects("ingest"), sources.rejects)
         _check_kept(settings, sources, run_dir)
 
@@ -226,10 +226,10 @@ class Sources:
         return [file for file in listed if file not in gone]
 
     def read(
-        self, files: Iterable[SourceFile], prepare: Reader, grams: BinaryIO
+        self, files: Iterable[SourceFile], prepare: Reader, grams: BinaryIO, findings: TextIO
     ) -> Iterator[dict[str, Any]]:
         """Yields the rows of the temporary file, fills the lists meanwhile, and appends the
-        documents' letter sequences to `grams`.
+        documents' letter sequences to `grams`, and language and what is sensitive to `findings`.
 
         Each row is a document with its chunks, both without a split. `prepare` reads what `stored`
         has not.
@@ -264,6 +264,8 @@ class Sources:
             self.num_sensitive_documents += bool(found.sensitive)
             self.num_words += len(kept.text.split())
             self.num_pages += int(kept.metadata.get("num_pages") or 0)
+            own = {"language": found.language, "sensitive": found.sensitive}
+            findings.write(to_json({"document_id": kept.id, **own}) + "\n")
             row = {name: getattr(kept, name) for name in ("id", "title", "text", "source")}
             yield {**row, "metadata": kept.metadata, "chunks": found.chunks}
 
