@@ -25,7 +25,7 @@ PACKAGES = (
     "bitsandbytes",
     "llama-index-core",
 )
-VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+VARIABLES: tuple[str, ...] = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 VARIABLES += ("CUDA_VISIBLE_DEVICES", "HF_HUB_OFFLINE")
 
 
