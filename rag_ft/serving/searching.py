@@ -73,8 +73,8 @@ Result = list[RetrievedChunk] | BaseException
 def _search_for(pipeline: RagPipeline, batch: list[_Question], k: int | None) -> list[Result]:
     """The chunks of each question, or why there are none.
 
-    A few short questions keep one thread busy. Two wait for each other, which costs half as much CPU
-    time again beside busy processes.
+    A few short questions keep one thread busy. Two wait for each other, which costs more CPU time
+    beside busy processes.
     """
     with one_thread():
         return _retrieve(pipeline, batch, k)
