@@ -108,10 +108,10 @@ class Session:
         if key in self._retrievers:
             return self._retrievers[key]
         if "reranker" not in key:
-            tuned_one = "retriever" in key
-            encoder = self.config.encoder if tuned_one else self.base_encoder
+            is_tuned = "retriever" in key
+            encoder = self.config.encoder if is_tuned else self.base_encoder
             found = search.open_retriever(
-                self.run_dir, self.config.retrieval, encoder, tuned=tuned_one
+                self.run_dir, self.config.retrieval, encoder, tuned=is_tuned
             )
             if self.reranker:
                 found.reranker = self.reranker

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from generator_run import ROOT, Make, prepare
 
@@ -43,6 +44,24 @@ def test_there_are_no_more_evaluations_than_asked_for(prepared: Make, tmp_path: 
         1,
     )
     assert (schedule.num_steps, schedule.evaluate_every) == (18, 2)
+
+
+def test_a_pass_grows_with_the_threads_that_the_training_has(
+    prepared: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, run_dir = prepared(settings={"batch_size": 8})
+    encode = load_chat_tokens(config.llm.required_model).encode
+    build_training_set(Session(config, run_dir), encode, tmp_path / "set")
+    examples = read_training_set(tmp_path / "set").train
+    longest = max(len(example.encoded.input_ids) for example in examples)
+    monkeypatch.setattr("rag_ft.training.memory_estimate.CPU_PASS_TOKENS", longest)
+    model, sizes = load_base(config.llm, config.train_generator), []
+    for threads in (1, 2):
+        # Not the machine's number: a training that continues keeps the one it began with.
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        schedule = plan_schedule(config.train_generator, config.llm.dtype, model, examples, 1)
+        sizes.append(schedule.device_batch_size)
+    assert sizes == [1, 2]
 
 
 def test_the_loss_of_a_step_is_the_mean_over_its_answer_tokens_however_it_is_split(

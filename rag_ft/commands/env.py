@@ -25,8 +25,13 @@ PACKAGES = (
     "bitsandbytes",
     "llama-index-core",
 )
-VARIABLES: tuple[str, ...] = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
-VARIABLES += ("CUDA_VISIBLE_DEVICES", "HF_HUB_OFFLINE")
+VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OMP_WAIT_POLICY",
+    "GOMP_SPINCOUNT",
+    "CUDA_VISIBLE_DEVICES",
+    "HF_HUB_OFFLINE",
+)
 
 
 def env() -> str:

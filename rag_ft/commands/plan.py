@@ -24,7 +24,13 @@ from rag_ft.corpus_plan import (
     shapes,
 )
 from rag_ft.errors import ConfigError
-from rag_ft.hardware import CPU_BFLOAT16_FLAGS, choose_dtype, processor, total_memory_gb
+from rag_ft.hardware import (
+    CPU_BFLOAT16_FLAGS,
+    choose_dtype,
+    num_threads,
+    processor,
+    total_memory_gb,
+)
 from rag_ft.model_files import transformer_folder
 from rag_ft.model_hub import resolve
 from rag_ft.pipeline import read_done
@@ -197,7 +203,9 @@ def fit_training(
     one_size = settings.advanced.device_batch_size
     sizes = [one_size] if one_size else divisors(settings.batch_size)
     lengths = (tokens, ANSWER_TOKENS)
-    found = largest_pass(shape, settings, dtype, sizes, lengths, device.memory_gb, device.gpu)
+    found = largest_pass(
+        shape, settings, dtype, sizes, lengths, device.memory_gb, device.gpu, num_threads()
+    )
     if found:
         return found[1], found[0]
     size = sizes[-1]

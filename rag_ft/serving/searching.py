@@ -55,7 +55,7 @@ class SearchQueue:
             async with self._limiter:
                 batch = [one for one in waiting[:MAX_TOGETHER] if not one.found.done()]
                 del waiting[:MAX_TOGETHER]
-                results = await to_thread.run_sync(_search_for, pipeline, batch, k)
+                results = await to_thread.run_sync(_retrieve, pipeline, batch, k)
             for one, result in zip(batch, results, strict=True):
                 if one.found.done():
                     continue
@@ -70,20 +70,14 @@ class SearchQueue:
 Result = list[RetrievedChunk] | BaseException
 
 
-def _search_for(pipeline: RagPipeline, batch: list[_Question], k: int | None) -> list[Result]:
-    """The chunks of each question, or why there are none.
-
-    A few short questions keep one thread busy. Two wait for each other, which costs more CPU time
-    beside busy processes.
-    """
-    with one_thread():
-        return _retrieve(pipeline, batch, k)
-
-
 def _retrieve(pipeline: RagPipeline, batch: list[_Question], k: int | None) -> list[Result]:
     """The chunks of each question, or why there are none."""
+    texts, filters = [one.text for one in batch], [one.filters for one in batch]
     try:
-        found = pipeline.retrieve_many([one.text for one in batch], k, [o.filters for o in batch])
+        # A few short questions keep one thread busy. Two wait for each other, which costs more CPU
+        # time beside busy processes.
+        with one_thread():
+            found = pipeline.retrieve_many(texts, k, filters)
     except DataError as error:
         # One malformed filter is no reason to refuse the others.
         return [r for one in batch for r in _retrieve(pipeline, [one], k)] if batch[1:] else [error]

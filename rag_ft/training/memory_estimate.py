@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rag_ft.config import TrainGeneratorConfig, TrainRerankerConfig, TrainRetrieverConfig
-from rag_ft.hardware import choose_dtype, num_threads
+from rag_ft.hardware import choose_dtype
 from rag_ft.training.model_shape import ModelShape
 from rag_ft.training.retriever.loss_settings import MINI_BATCH
 
@@ -180,6 +180,7 @@ def largest_pass(
     lengths: tuple[int, int],
     memory_gb: float,
     gpu: bool,
+    threads: int,
 ) -> tuple[int, dict[str, float]] | None:
     """The largest forward pass of the generator's training that fits, with its memory by part.
 
@@ -191,13 +192,14 @@ def largest_pass(
         lengths: tokens of an example, and those of them that the loss reads.
         memory_gb: of the device, GiB.
         gpu: whether it runs on a GPU.
+        threads: that compute, where it runs on a CPU.
 
     Returns:
         The first of `sizes` that fits and is not larger than is useful; the last size is never too
         large to be useful. None where not even the last one fits.
     """
     dtype = choose_dtype(dtype, "cuda" if gpu else "cpu")
-    useful = GPU_PASS_TOKENS if gpu else CPU_PASS_TOKENS * num_threads()
+    useful = GPU_PASS_TOKENS if gpu else CPU_PASS_TOKENS * threads
     for size in sizes:
         parts = training_memory(shape, settings, size * lengths[0], size * lengths[1], dtype, gpu)
         is_useful = size * lengths[0] <= useful or size == sizes[-1]

@@ -174,7 +174,8 @@ def plan_schedule(
     gpu = torch.cuda.is_available()
     memory_gb = total_memory_gb("cuda" if gpu else "cpu")
     shape = shape_of(model)
-    found = largest_pass(shape, settings, dtype, sizes, row_tokens, memory_gb, gpu)
+    threads = torch.get_num_threads()  # a training that continues keeps its number
+    found = largest_pass(shape, settings, dtype, sizes, row_tokens, memory_gb, gpu, threads)
     device_rows = found[0] if found else sizes[-1]
     if num_rows % device_rows:
         raise ConfigError(
