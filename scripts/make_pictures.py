@@ -65,8 +65,9 @@ def ask(page: Any, address: str) -> None:
     page.check("#compare")
     page.fill("#question", QUESTION)
     page.keyboard.press("Enter")
-    page.locator("#stop").wait_for(state="visible")
-    page.locator("#stop").wait_for(state="hidden", timeout=120_000)
+    # Not the Stop button: beside a short answer it comes and goes unseen.
+    complete = page.locator("#status", has_text="The answer is complete.")
+    complete.wait_for(state="attached", timeout=120_000)
     page.locator(".mark").first.click()
     page.locator("#drawer").wait_for()
 
