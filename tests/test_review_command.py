@@ -84,3 +84,12 @@ def test_a_malformed_decision_writes_nothing(
         answer = httpx.post(f"{url}/review/decisions", json=good, headers=other)
         assert answer.status_code == 403, "pages of another site decide nothing"
     assert not session.run_dir.reviews.exists()
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "-1", "1.5", "²", "x"])
+def test_a_number_of_no_card_is_not_found(session: Session, number: str) -> None:
+    app = make_review_app(review_state(session), session.config.serve)
+    with running(app) as url:
+        for place in ("cards", "neighbours"):
+            assert httpx.get(f"{url}/review/{place}/{number}").status_code == 404
+        assert httpx.get(f"{url}/review/cards/0").status_code == 200

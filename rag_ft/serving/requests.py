@@ -94,7 +94,7 @@ class RerankBody(Body):
 
 class RetrievalSetting(Body):
     top_k: int = Field(3, ge=1, le=1000)
-    score_threshold: float = 0.0
+    score_threshold: float = Field(0.0, allow_inf_nan=False)
 
 
 class RetrievalBody(Body):
@@ -107,7 +107,7 @@ class RetrievalBody(Body):
 
 
 class RankingOptions(Body):
-    score_threshold: float = 0.0
+    score_threshold: float = Field(0.0, allow_inf_nan=False)
 
 
 class VectorSearchBody(Body):

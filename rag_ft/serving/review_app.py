@@ -89,8 +89,8 @@ def make_review_app(state: ReviewState, settings: ServeConfig, key: Key | None =
         Route("/login", pages.login_page, methods=["GET"]),
         Route("/login", pages.login, methods=["POST"]),
         Route("/review/queue", queue),
-        Route("/review/cards/{number:int}", card),
-        Route("/review/neighbours/{number:int}", card_neighbours),
+        Route("/review/cards/{number}", card),
+        Route("/review/neighbours/{number}", card_neighbours),
         Route("/review/checks", checks, methods=["POST"]),
         Route("/review/decisions", decide, methods=["POST"]),
     ]
@@ -136,7 +136,7 @@ async def card(request: Request) -> Response:
     """GET /review/cards/{number}?reviewer=. What checks and others said is there once this reviewer
     has decided."""
     state: ReviewState = request.state.review
-    found = _card(state.deck, request.path_params["number"])
+    found = _card(state.deck, _number(request))
     reviewer = request.query_params.get("reviewer", "")
     return JSONResponse(_card_json(state, found, reviewer))
 
@@ -144,7 +144,7 @@ async def card(request: Request) -> Response:
 async def card_neighbours(request: Request) -> Response:
     """GET /review/neighbours/{number}: the chunks before and after that of a card."""
     state: ReviewState = request.state.review
-    found = _card(state.deck, request.path_params["number"])
+    found = _card(state.deck, _number(request))
     return JSONResponse(neighbours(state.deck, found))
 
 
@@ -193,6 +193,13 @@ def _progress(deck: Deck, seen: int | None) -> dict[str, Any]:
     }
     rates = [asdict(rate) for rate in deck.rates()]
     return {"seen": len(deck.store.changed), "rates": rates, "changed": changed}
+
+
+def _number(request: Request) -> int:
+    """The number in the path, or -1, which no card has: Starlette's own conversion fails where
+    there are thousands of digits."""
+    digits = request.path_params["number"]
+    return int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 10 else -1
 
 
 def _card(deck: Deck, number: int) -> Card:

@@ -22,6 +22,7 @@ def run(app: ASGIApp, listener: socket.socket, host: str, about: Sequence[str] =
         log_level="error",
         access_log=False,
         server_header=False,
+        ws="none",  # where a package for websockets is installed, uvicorn would answer them itself
         timeout_graceful_shutdown=DRAIN_SECONDS,
     )
     shown = f"[{host}]" if ":" in host else host
