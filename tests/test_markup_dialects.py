@@ -42,6 +42,20 @@ def test_references_in_the_title_of_the_front_matter_are_decoded() -> None:
     assert content_of_markdown("---\ntitle: Rope &amp; sail\n---\nText").title == "Rope & sail"
 
 
+@pytest.mark.parametrize(
+    ("begin", "end"),
+    [
+        ('{{< note title="Mind" >}}', "{{< /note >}}"),
+        ("{{% tip %}}", "{{% /tip %}}"),
+        ('{% hint style="info" %}', "{% endhint %}"),
+    ],
+)
+def test_shortcodes_in_a_line_of_their_own_are_no_text(begin: str, end: str) -> None:
+    source = f"{begin}\nThe quay is wet.\n{end}\n\n```\n{begin}\n```\n\nWrite `{begin}` first.\n"
+    texts = [block.text.strip() for block in content_of_markdown(source).blocks]
+    assert texts == ["The quay is wet.", begin, f"Write {begin} first."]
+
+
 def test_imports_components_and_comments_of_mdx_are_no_text() -> None:
     source = (
         "import Tip from './tip'\nexport const a = {\n  b: 1\n}\n\n# Boat\n\n{/* no */}\n\n"

@@ -81,8 +81,8 @@ def test_dify_gets_records_and_its_own_error(url: str) -> None:
     high = {"top_k": 2, "score_threshold": 1e9}
     none = post(url, "/retrieval", knowledge_id="run", query="mill", retrieval_setting=high)
     assert none.json() == {"records": []}
-    body = b'{"knowledge_id": "run", "query": "mill", "retrieval_setting": {"score_threshold": NaN}}'
-    assert httpx.post(f"{url}/retrieval", content=body).status_code == 400
+    nan = b'{"knowledge_id": "run", "query": "x", "retrieval_setting": {"score_threshold": NaN}}'
+    assert httpx.post(f"{url}/retrieval", content=nan).status_code == 400
     missing = post(url, "/retrieval", knowledge_id="other", query="mill")
     assert (missing.status_code, missing.json()["error_code"]) == (404, 2001)
 

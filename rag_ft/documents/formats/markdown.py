@@ -19,7 +19,14 @@ from rag_ft.documents.formats.content import Block, BlockKind, Content
 from rag_ft.documents.formats.encodings import decode
 from rag_ft.documents.formats.html import blocks_of_fragment
 from rag_ft.documents.formats.html_inline import BLOCKS, INLINE, plain_inline
-from rag_ft.documents.formats.markdown_marks import BOX, MDX, after_link, box_title, plain_marks
+from rag_ft.documents.formats.markdown_marks import (
+    BOX,
+    MDX,
+    SHORTCODE,
+    after_link,
+    box_title,
+    plain_marks,
+)
 
 _TAG_NAMES = defs.tags | {"main", "picture", "details", "summary", "section", "article", "aside"}
 # Possessive quantifiers and bounds keep each pattern linear, also for a line of a million stars.
@@ -39,6 +46,8 @@ _TABLE = re.compile(rf"{_NO_CODE}|<table\b", re.DOTALL | re.MULTILINE | re.IGNOR
 _TABLE_END = re.compile("</table", re.IGNORECASE)
 _BOX = re.compile(rf"{_NO_CODE}|{BOX}", re.DOTALL | re.MULTILINE)
 _MDX = re.compile(rf"{_NO_CODE}|{MDX}", re.DOTALL | re.MULTILINE)
+_SHORTCODE = re.compile(rf"{_NO_CODE}|{SHORTCODE}", re.DOTALL | re.MULTILINE)
+_has_shortcode = re.compile(SHORTCODE, re.MULTILINE).search
 _has_box = re.compile(r"^[ ]{0,3}(?::::|!!!|\?\?\?|===[ ]\")", re.MULTILINE).search
 # A tag whose `>` stands alone in a line, where it would begin a quotation.
 _LATE_END = re.compile(
@@ -95,6 +104,8 @@ def content_of_markdown(text: str) -> Content:
         text = _with_whole_tables(text)
     if _has_box(text):
         text = _BOX.sub(lambda m: m[0] if m["kept"] else box_title(m), text)
+    if _has_shortcode(text):
+        text = _SHORTCODE.sub(lambda m: m["kept"] or "", text)
     blocks = list(_blocks(_LATE_END.sub(_whole_tag, text)))
     title = html.unescape(str(metadata.pop("title", "")))
     headings = [block for block in blocks if block.kind == "heading"]

@@ -1,4 +1,5 @@
-"""The marks of Markdown dialects that the parser does not know: Pandoc, kramdown, MkDocs, MDX."""
+"""The marks of Markdown dialects that the parser does not know: Pandoc, kramdown, MkDocs, MDX, Hugo
+and GitBook."""
 
 from __future__ import annotations
 
@@ -26,6 +27,11 @@ BOX = (
 MDX = (
     r"^(?P<code_lines>(?:import|export)[ {*][^\n]*(?:\n[^\n]+)*)|\{/\*.{0,1000}?\*/\}"
     r"|</?[A-Z][\w.]{0,60}(?:[^<>{}\"']|\"[^\"]{0,500}\"|'[^']{0,500}'|\{[^{}]{0,500}\}){0,60}+>"
+)
+# A line of Hugo (`{{< note >}}`) or GitBook (`{% hint %}`) that begins or ends a part, or is one.
+SHORTCODE = (
+    r"^[ \t]{0,8}(?:\{\{[<%][ \t]*/?[ \t]*[A-Za-z][^\n{}]{0,300}[>%]\}\}"
+    r"|\{%-?[ \t]*[A-Za-z][^\n{}]{0,300}%\})[ \t]*$"
 )
 
 
