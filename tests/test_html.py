@@ -139,6 +139,8 @@ def test_a_table_that_lays_out_the_page_is_no_table_of_facts() -> None:
         # Raised digits are not glued.
         ("10<sup>6</sup> l, 1931<sup>4</sup>, 5 m<sup>2</sup>", "10^6 l, 1931 [4], 5 m²"),
         ("H<sub>2</sub>O, 3<sup>n+1</sup>, the 1<sup>st</sup>", "H2O, 3^(n+1), the 1st"),
+        ("10<sup>-</sup><sup>4</sup> m, la 1<sup>a</sup>", "10^-4 m, la 1a"),
+        ("4500<sup>a</sup>, 70<sup>a</sup><sup>,</sup><sup>b</sup>", "4500^a, 70^(a,b)"),
         # A formula is said once, a reading is set apart.
         (
             "is <math><semantics><msup><mi>x</mi><mn>2</mn></msup><annotation "

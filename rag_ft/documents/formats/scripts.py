@@ -12,6 +12,10 @@ _RAISED = str.maketrans("0123456789+-−()", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻�
 _YEAR = re.compile(r"(?<!\d)(?:1[5-9]|20)\d\d$")
 # "1st", "2nd", "3rd", "4th", "1er", "2e", "n°", "1º".
 _ORDINAL = re.compile(r"(?:st|nd|rd|th|er|re|e|è?me|de|os?|as?|[°ºª])$", re.IGNORECASE)
+# 1a and 21o are ordinals; what is raised after 4500 is a note.
+_LONG_NUMBER = re.compile(r"\d{3}$")
+# One raised text in several elements: `<sup>a</sup><sup>,</sup><sup>b</sup>`.
+_PIECES = re.compile(f"(?<=[,;+−–-]){END}{SUP}|{END}{SUP}(?=[,;–])")
 _NUMBER = re.compile(r"[+\-−]?\d+$")
 _WORD = re.compile(r"[^\W\d_]+$")
 
@@ -21,6 +25,7 @@ def plain_scripts(text: str) -> str:
 
     What is raised after a digit becomes an exponent, or a note mark in brackets after a year.
     """
+    text = _PIECES.sub("", text)
     while SUP in text or SUB in text:
         replaced = _MARKED.sub(_plain, text)
         if replaced == text:
@@ -52,7 +57,8 @@ def _plain(match: re.Match[str]) -> str:
     if last.isdigit():
         if _YEAR.search(before) and re.fullmatch(r"\d{1,3}|[a-z](?:,\s?[a-z])*", inner):
             return f" [{inner}]"
-        return inner if _ORDINAL.match(inner) else power("", inner)
+        note = inner.lower() in ("a", "o") and _LONG_NUMBER.search(before)
+        return inner if _ORDINAL.match(inner) and not note else power("", inner)
     if _NUMBER.match(inner):
         # A unit or a variable has a power, and a word has a note; no note has a sign.
         word = _WORD.search(before)
