@@ -47,7 +47,6 @@ _TABLE_END = re.compile("</table", re.IGNORECASE)
 _BOX = re.compile(rf"{_NO_CODE}|{BOX}", re.DOTALL | re.MULTILINE)
 _MDX = re.compile(rf"{_NO_CODE}|{MDX}", re.DOTALL | re.MULTILINE)
 _SHORTCODE = re.compile(rf"{_NO_CODE}|{SHORTCODE}", re.DOTALL | re.MULTILINE)
-_has_shortcode = re.compile(SHORTCODE, re.MULTILINE).search
 _has_box = re.compile(r"^[ ]{0,3}(?::::|!!!|\?\?\?|===[ ]\")", re.MULTILINE).search
 # A tag whose `>` stands alone in a line, where it would begin a quotation.
 _LATE_END = re.compile(
@@ -104,7 +103,7 @@ def content_of_markdown(text: str) -> Content:
         text = _with_whole_tables(text)
     if _has_box(text):
         text = _BOX.sub(lambda m: m[0] if m["kept"] else box_title(m), text)
-    if _has_shortcode(text):
+    if "{{" in text or "{%" in text:
         text = _SHORTCODE.sub(lambda m: m["kept"] or "", text)
     blocks = list(_blocks(_LATE_END.sub(_whole_tag, text)))
     title = html.unescape(str(metadata.pop("title", "")))
