@@ -24,7 +24,7 @@ from pydantic.fields import FieldInfo
 
 from rag_ft.config import Config, Source
 from rag_ft.errors import ConfigError
-from rag_ft.text import redact
+from rag_ft.text import redact, secrets_of_environment
 
 log = logging.getLogger(__name__)
 
@@ -224,7 +224,8 @@ def flat(config: Config) -> dict[str, Any]:
         advanced = keys.pop("advanced", {})
         values |= {f"{section}.{key}": value for key, value in keys.items()}
         values |= {f"{section}.advanced.{key}": value for key, value in advanced.items()}
-    return {k: redact(value) if isinstance(value, str) else value for k, value in values.items()}
+    secrets = secrets_of_environment()
+    return {k: redact(v, secrets) if isinstance(v, str) else v for k, v in values.items()}
 
 
 def settings_table() -> list[Setting]:

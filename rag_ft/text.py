@@ -80,15 +80,23 @@ def normalise(text: str) -> str:
     return " ".join(_ARTICLES.sub(" ", without_punctuation(text)).split())
 
 
-def redact(text: str) -> str:
+def redact(text: str, secrets: Iterable[str] | None = None) -> str:
     """`text` without secrets: the values of environment variables that hold keys or passwords, and
-    the credentials in addresses. For error texts and settings that are printed or written."""
-    for name, value in os.environ.items():
-        secret = value.strip()
-        if len(secret) >= MIN_SECRET and _SECRET_NAME.search(name):
-            for form in (secret, quote(secret, safe="")):
-                text = text.replace(form, HIDDEN)
+    the credentials in addresses. For error texts and settings that are printed or written.
+
+    `secrets` are those of `secrets_of_environment`, where many texts are redacted.
+    """
+    for secret in secrets_of_environment() if secrets is None else secrets:
+        text = text.replace(secret, HIDDEN)
     return _CREDENTIALS.sub(HIDDEN, text)
+
+
+def secrets_of_environment() -> list[str]:
+    """The values of environment variables that hold keys or passwords, as they are and as they
+    stand in an address."""
+    values = [os.environ[name].strip() for name in os.environ if _SECRET_NAME.search(name)]
+    long = [value for value in values if len(value) >= MIN_SECRET]
+    return [form for value in long for form in (value, quote(value, safe=""))]
 
 
 def for_terminal(text: str) -> str:

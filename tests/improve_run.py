@@ -4,6 +4,7 @@ versions of it."""
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -65,14 +66,26 @@ def first_run(
     return place / "runs" / "x", model
 
 
-@pytest.fixture
-def made(
-    tmp_path: Path, tiny_encoder_dir: Path, tiny_lm_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> Made:
-    """(folder of its documents, run folder, language model)."""
-    run, model = first_run(tmp_path, tiny_encoder_dir, tiny_lm_dir, monkeypatch)
+@pytest.fixture(scope="session")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, tiny_encoder_dir: Path, tiny_lm_dir: Path
+) -> Path:
+    """The folder where every test finds the first run as it was finished, and a copy beside it."""
+    place = tmp_path_factory.mktemp("improved") / "place"
+    place.mkdir()
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        run, _ = first_run(place, tiny_encoder_dir, tiny_lm_dir, monkeypatch)
     assert len(pairs_of(run, "test")) >= 6 and len(pairs_of(run, "train")) >= 6
-    return tmp_path, run, model
+    shutil.copytree(place, place.with_name("kept"))
+    return place
+
+
+@pytest.fixture
+def made(finished: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
+    """(folder of its documents, run folder, language model)."""
+    shutil.rmtree(finished)
+    shutil.copytree(finished.with_name("kept"), finished)
+    return finished, finished / "runs" / "x", use(monkeypatch, Foreteller())
 
 
 def about(run: Path, number: int) -> dict[str, Any]:

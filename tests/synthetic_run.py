@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+import shutil
+import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from rag_ft.schema import Chunk, Document, Evidence, Hit, Prediction, QAPair, Re
 from rag_ft.session import Session
 from rag_ft.stage_table import NAMES
 from rag_ft.stages import report
-from rag_ft.storage import write_jsonl, write_text
+from rag_ft.storage import content_hash, write_jsonl, write_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +42,9 @@ def _words(text: str) -> list[str]:
     return text.split()
 
 
+# Removed when the process ends.
+_KEPT = tempfile.TemporaryDirectory()
+
 QUICK = {"evaluate": {"advanced": {"num_resamples": 300}}}
 ABSTAIN = "I don't know."
 RIGHT = {"closed_book": 0.02, "closed_book_tuned": 0.02, "base": 0.4, "tuned_generator": 0.6,
@@ -52,8 +57,22 @@ LAST = _words("Abel Brand Corin Dahl Engel Falk Grim Holm Iver Juhl Kron Lind Mo
 THINGS = _words("mill pier tower lamp bridge garden library chapel harbour barn")
 
 
-def make_synthetic_run(
-    folder: Path,
+def make_synthetic_run(folder: Path, **choices: Any) -> tuple[Config, RunDir]:
+    """(config, run_dir) of a run that is evaluated but not reported. `choices` are sections of the
+    configuration and arguments of `_make`. Each choice is made once in a process, and copied."""
+    sections = {name: value for name, value in choices.items() if name in Config.model_fields}
+    others = {name: value for name, value in choices.items() if name not in sections}
+    config = make_config({"name": "synthetic", "run": {"dir": folder}, **sections})
+    kept = Path(_KEPT.name) / content_hash(repr(sorted(choices.items())))
+    if not kept.exists():
+        _make(config, RunDir(kept), **others)
+    shutil.copytree(kept, folder, dirs_exist_ok=True)
+    return config, RunDir(folder)
+
+
+def _make(
+    config: Config,
+    run_dir: RunDir,
     num_documents: int = 12,
     per_document: int = 8,
     origin: str = "generated",
@@ -63,12 +82,10 @@ def make_synthetic_run(
     title: str = "The {thing} of {place}",
     opening: str = "This page tells about the {thing}.",
     unplaced: int = 0,
-    **settings: Any,
-) -> tuple[Config, RunDir]:
-    """(config, run_dir) of a run that is evaluated but not reported. `unplaced` answerable
-    questions, spread over the documents where they are few, have no known document."""
-    rng, run_dir = random.Random(seed), RunDir(folder)
-    config = make_config({"name": "synthetic", "run": {"dir": folder}, **settings})
+) -> None:
+    """`unplaced` answerable questions, spread over the documents where they are few, have no known
+    document."""
+    rng = random.Random(seed)
     documents, chunks, pairs = [], [], []
     for number in range(num_documents):
         thing = THINGS[number % len(THINGS)]
@@ -91,7 +108,6 @@ def make_synthetic_run(
     material = _material(rng, pairs, chunks, finds)
     _evaluate(rng, config, run_dir, material, {**RIGHT, **(right or {})}, tuned)
     _other_stages(run_dir, config, pairs, tuned)
-    return config, run_dir
 
 
 def _text(

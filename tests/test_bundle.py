@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import shutil
 from collections.abc import Callable
@@ -64,9 +63,25 @@ def bundle_of(run: tuple[Config, RunDir], folder: Path, **options: Any) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def made() -> dict[bool, Path]:
+    """The first bundle, merged or not; each test gets a copy of it."""
+    return {}
+
+
 @pytest.fixture
-def bundle(run: tuple[Config, RunDir], tmp_path: Path) -> Bundle:
-    return functools.partial(bundle_of, run, tmp_path / "bundle")
+def bundle(
+    made: dict[bool, Path],
+    run: tuple[Config, RunDir],
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Bundle:
+    def copy_of(merge: bool = False) -> Path:
+        if merge not in made:
+            made[merge] = bundle_of(run, tmp_path_factory.mktemp("made") / "bundle", merge=merge)
+        return Path(shutil.copytree(made[merge], tmp_path / "bundle"))
+
+    return copy_of
 
 
 def config_file(config: Config, path: Path) -> Path:

@@ -294,34 +294,35 @@ def test_the_table_of_files_has_every_stage_and_replies_are_never_a_result() -> 
         assert (kind == "replies") == is_reply
 
 
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run with its report."""
+    config, run_dir = make_synthetic_run(tmp_path_factory.mktemp("reported"), num_documents=3)
+    pipeline.run_stage("report", config)
+    return run_dir.path
+
+
 @pytest.mark.parametrize(
     "file", ["qa.jsonl", "chunks.jsonl", "scores.jsonl", "documents.jsonl", "hits/base.jsonl"]
 )
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_no_command_gives_another_number_from_a_damaged_file(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str, damage: str
+    reported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str, damage: str
 ) -> None:
-    config, run_dir = make_synthetic_run(tmp_path / "run", num_documents=3)
-    pipeline.run_stage("report", config)
+    run_dir = RunDir(Path(shutil.copytree(reported, tmp_path / "run")))
     shutil.copytree(run_dir.path, tmp_path / "other")
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump({"run": {"dir": str(run_dir.path)}}))
     DAMAGES[damage](run_dir.path / file)
+    both = [str(tmp_path / "other"), str(run_dir.path)]
     commands = [
         ["report", str(path)],
         ["report", str(path), "--force"],
-        [
-            "compare",
-            str(tmp_path / "other"),
-            str(run_dir.path),
-            "--to",
-            str(tmp_path / "compare.html"),
-        ],
+        ["compare", *both, "--to", str(tmp_path / "compare.html")],
     ]
     if file in ("qa.jsonl", "chunks.jsonl"):
-        commands.append(
-            ["export", str(path), "--format", "squad", "--to", str(tmp_path / "pairs.json")]
-        )
+        pairs = str(tmp_path / "pairs.json")
+        commands.append(["export", str(path), "--format", "squad", "--to", pairs])
         commands.append(["plan", str(path)])
     if file == "chunks.jsonl":
         commands.append(["ask", str(path), "Who looked after part 1 of the mill?"])

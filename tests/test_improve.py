@@ -11,6 +11,7 @@ import pytest
 import yaml
 from foreteller import Foreteller
 from improve_run import Made, about, pairs_of, write_document
+from improve_run import finished as finished
 from improve_run import made as made
 
 from rag_ft.cli import main

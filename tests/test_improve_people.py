@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from improve_run import Made, about, pairs_of, write_document
+from improve_run import finished as finished
 from improve_run import made as made
 
 from rag_ft.chunk_store import ChunkStore

@@ -22,7 +22,7 @@ NAMING = {"metric_table.py", "rouge.py"}
 def test_every_score_of_an_evaluation_has_a_row(tmp_path: Path) -> None:
     from synthetic_run import make_synthetic_run
 
-    _, run_dir = make_synthetic_run(tmp_path, 3, 3)
+    _, run_dir = make_synthetic_run(tmp_path, num_documents=3, per_document=3)
     scored = {score.metric for score in read_jsonl(run_dir.scores, Score)}
     assert scored <= METRICS.keys()
     assert {*in_family("answer"), *in_family("retrieval"), "seconds"} <= scored
