@@ -28,6 +28,13 @@ os.fsync = lambda _: None
 ROOT = Path(__file__).parent.parent
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Workers of `pytest -n auto`: one a core, and one more for the fast tests, which wait for
+    servers and processes for a fifth of their time."""
+    is_fast = "not slow" in config.option.markexpr
+    return (os.cpu_count() or 1) + is_fast
+
+
 @pytest.fixture(scope="session")
 def tiny_lm_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """See `tiny_models.save_tiny_lm`."""

@@ -295,9 +295,9 @@ def test_the_table_of_files_has_every_stage_and_replies_are_never_a_result() -> 
 
 
 @pytest.fixture(scope="module")
-def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run with its report."""
-    config, run_dir = make_synthetic_run(tmp_path_factory.mktemp("reported"), num_documents=3)
+    config, run_dir = make_synthetic_run(tmp_path_factory.mktemp("small"), num_documents=3)
     pipeline.run_stage("report", config)
     return run_dir.path
 
@@ -307,9 +307,9 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_no_command_gives_another_number_from_a_damaged_file(
-    reported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str, damage: str
+    small_report: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str, damage: str
 ) -> None:
-    run_dir = RunDir(Path(shutil.copytree(reported, tmp_path / "run")))
+    run_dir = RunDir(Path(shutil.copytree(small_report, tmp_path / "run")))
     shutil.copytree(run_dir.path, tmp_path / "other")
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump({"run": {"dir": str(run_dir.path)}}))

@@ -145,7 +145,7 @@ def test_it_learns_which_chunk_answers_and_loads_without_our_code(
     from sentence_transformers import CrossEncoder
 
     config, run_dir = prepared
-    config = with_reranker(config, epochs=25)
+    config = with_reranker(config, epochs=12)
     rows = mine_rows(config, run_dir)
     with monkeypatch.context() as patch:
         knows_gold(patch, run_dir)  # so that it is kept
