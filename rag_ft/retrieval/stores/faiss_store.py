@@ -274,17 +274,15 @@ def load_faiss() -> Any:
 def exact_search(vectors: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
     """Rows (m, k) of the largest inner products of `vectors` (n, dim) with `queries` (m, dim),
     best first. Reads `vectors` block by block."""
-    best_scores = np.full((len(queries), 0), -np.inf, dtype=np.float32)
-    best_rows = np.empty((len(queries), 0), dtype=np.int64)
+    faiss = load_faiss()
+    scores, rows = [], []
     for start, block in _blocks(vectors):
-        block_rows = np.broadcast_to(start + np.arange(len(block)), (len(queries), len(block)))
-        scores = np.concatenate([best_scores, queries @ block.T], axis=1)
-        rows = np.concatenate([best_rows, block_rows], axis=1)
-        # Keep the best k of all blocks so far, in no order yet.
-        keep = np.argpartition(-scores, min(k, scores.shape[1]) - 1, axis=1)[:, :k]
-        best_scores = np.take_along_axis(scores, keep, 1)
-        best_rows = np.take_along_axis(rows, keep, 1)
-    return np.take_along_axis(best_rows, np.argsort(-best_scores, axis=1, kind="stable"), 1)
+        product = faiss.METRIC_INNER_PRODUCT
+        best, places = faiss.knn(queries, block, min(k, len(block)), metric=product)
+        scores.append(best)
+        rows.append(start + places)
+    order = np.argsort(-np.concatenate(scores, axis=1), axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(np.concatenate(rows, axis=1), order, 1)
 
 
 def _blocks(vectors: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
