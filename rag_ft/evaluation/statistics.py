@@ -16,7 +16,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-BLOCK_CELLS = 4_000_000  # resamples x documents held in memory at a time
+# Resamples x documents at a time: half a megabyte stays in the cache of a core, twice as fast as
+# blocks of 30 MB.
+BLOCK_CELLS = 65_536
 # Below this number of resamples beyond 0, their share is too coarse for p.
 FEW_RESAMPLES = 5
 # Sums of shares are off by less than this: a smaller value or spread is 0.
