@@ -140,7 +140,7 @@ def ask(
     plain.eval()
     asked = []
     for batch in batched(sorted(prompts, key=lambda prompt: len(prompt[1].prompt)), ROWS):
-        ids, mask = left_pad([p.prompt for _, p in batch], tokenizer.eos_token_id, plain.device)
+        ids, mask = left_pad([p.prompt for _, p in batch], tokenizer.eos_token_id, plain)
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
         hidden = plain.base_model(input_ids=ids, attention_mask=mask, position_ids=positions)
         logits = head(hidden.last_hidden_state[:, -1])

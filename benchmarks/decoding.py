@@ -59,7 +59,7 @@ def main() -> None:
     def library() -> dict[int, list[int]]:
         found = {}
         for batch in batches:
-            inputs, mask = left_pad([prompts[n] for n in batch], pad, model.device)
+            inputs, mask = left_pad([prompts[n] for n in batch], pad, model)
             longest = max(limits[n] for n in batch)
             with torch.inference_mode():
                 out = model.generate(

@@ -21,6 +21,8 @@ GIB = 2**30
 CGROUP = Path("/sys/fs/cgroup")
 # Processor flags that stand for what `native_bfloat16` asks torch, where torch is not loaded.
 CPU_BFLOAT16_FLAGS = {"avx512_bf16", "amx_tile"}
+# Batches are padded to multiples of so many tokens where each new width takes memory.
+WIDTH_STEP = 32
 
 
 def processor() -> tuple[str, set[str]]:
@@ -81,6 +83,12 @@ def choose_dtype(wanted: str, device: str) -> str:
     if wanted != "auto":
         return wanted
     return "bfloat16" if native_bfloat16(device) else "float32"
+
+
+def padded_width(longest: int, step: int = WIDTH_STEP) -> int:
+    """The next multiple of `step` tokens. Where oneDNN multiplies, it makes kernels for each new
+    width of a batch and keeps them: 1 MB for each question of a new length (see LOG.md)."""
+    return -(-longest // step) * step
 
 
 def trains_in_bfloat16(dtype: str) -> bool:

@@ -66,6 +66,7 @@ def handbook_sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("gate", ["--draws", "20"], "600 questions"),
         ("scoring", ["--questions", "2", "--vocabulary", "2000"], "times_naive"),
         ("decoding", ["--chunks", "8", "--rounds", "1"], "times_generate"),
+        ("lengths", ["--questions", "10"], "encoder_mb"),
         ("generator", ["--num-examples", "8", "--threads", "1"], "rag-ft"),
         ("memory", ["--cases", "tiny:1:64:lora"], "tiny"),
         ("pairs", ["--pairs", "20"], "/20 ="),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
-from rag_ft.fast.decoding import Row, choose, decode, output_head
+from rag_ft.fast import decoding
+from rag_ft.fast.decoding import Row, choose, decode, left_pad, output_head
 from rag_ft.llm.transformers_backend import load_causal_lm
 
 
@@ -41,3 +44,25 @@ def test_rows_end_at_their_own_limits_and_continue_as_generate_does(tiny_lm_dir:
             ids, max_new_tokens=longest, min_new_tokens=longest, do_sample=False, eos_token_id=None
         )
         assert row.tokens == whole[0, ids.shape[1] :].tolist()
+
+
+def test_a_padded_width_changes_no_reply(tiny_lm_dir: Path) -> None:
+    # In bfloat16 on a CPU prompts are padded to multiples of 32 tokens.
+    prompts = [[3, 4, 5], [7], list(range(3, 40))]
+    widths = {"float32": 37, "bfloat16": 64}
+    for dtype, width in widths.items():
+        model = load_causal_lm(tiny_lm_dir, dtype, "cpu")
+        assert left_pad(prompts, 0, model)[0].shape == (3, width)
+
+    def replies(model: Any) -> list[list[int]]:
+        rows = [Row(prompt, 8) for prompt in prompts]
+        list(decode(model, rows, frozenset(), 0))
+        return [row.tokens for row in rows]
+
+    # The same numbers under both names: only the width differs.
+    exact = load_causal_lm(tiny_lm_dir, "float32", "cpu")
+    before = replies(exact)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decoding.torch, "bfloat16", torch.float32)
+        assert left_pad(prompts, 0, exact)[0].shape == (3, 64)
+        assert replies(exact) == before

@@ -36,7 +36,8 @@ def test_rows_are_padded_as_the_tokenizer_pads_them(tiny_encoder_dir: Path, side
     features = tokenize(model, TEXTS)
     features["token_type_ids"] = [np.ones_like(row) for row in features["input_ids"]]
     rows = np.array([3, 0, 2])
-    ours = pad(model.tokenizer, features, rows)
+    longest = max(len(features["input_ids"][row]) for row in rows)
+    ours = pad(model.tokenizer, features, rows, longest)
     picked = {name: [values[row].tolist() for row in rows] for name, values in features.items()}
     theirs = model.tokenizer.pad(picked, return_tensors="pt")
     assert ours.keys() == theirs.keys() == {"input_ids", "attention_mask", "token_type_ids"}
@@ -54,3 +55,20 @@ def test_blocks_of_texts_are_tokenised_ahead_in_their_order(tiny_encoder_dir: Pa
         assert [list(row) for _, part in parts for row in part["input_ids"]] == [
             list(row) for row in whole
         ]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_questions_of_all_lengths_have_few_widths(tiny_encoder_dir: Path, dtype: str) -> None:
+    # Each width takes memory for good.
+    settings = tiny(tiny_encoder_dir).model_copy(update={"dtype": dtype})
+    model = load_encoder(settings).sentence_transformer
+    questions = ["how long is it " * n for n in range(1, 12)]
+    widths = set[int]()
+    hook = model[0].register_forward_pre_hook(
+        lambda _, args: widths.add(args[0]["input_ids"].shape[1])
+    )
+    alone = np.vstack([encode([model], [question]) for question in questions])
+    hook.remove()
+    assert 1 < len(widths) <= 6 and widths <= {*range(16, 2048, 16), model.max_seq_length}
+    together = encode([model], questions, 64)
+    np.testing.assert_allclose(alone, together, atol=1e-5 if dtype == "float32" else 2e-2)

@@ -140,7 +140,7 @@ def _hidden_states(
     # Each shared beginning is computed once, and its keys and values are laid out once per member.
     row_of: dict[tuple[int, ...], int] = {}
     rows = [row_of.setdefault(tuple(jobs[i][0][: shared[i]]), len(row_of)) for i in members]
-    past_ids, past_mask = left_pad([list(beginning) for beginning in row_of], pad, device)
+    past_ids, past_mask = left_pad([list(beginning) for beginning in row_of], pad, model)
     cache = new_cache(model)
     model.base_model(
         input_ids=past_ids,

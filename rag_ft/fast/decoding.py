@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
+from rag_ft.hardware import padded_width
+
 log = logging.getLogger(__name__)
 COMPACT_SHARE = 0.2  # rows are taken out of the batch when so many of it are finished
 
@@ -117,9 +119,11 @@ def new_cache(model: Any) -> DynamicCache:
     return cache
 
 
-def left_pad(prompts: list[list[int]], pad: int, device: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """(ids, mask) of token ids, both int64 (rows, longest), padding first."""
-    width = max(len(p) for p in prompts)
+def left_pad(prompts: list[list[int]], pad: int, model: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """(ids, mask) of token ids, both int64 (rows, width) on the model's device, padding first."""
+    width, device = max(len(p) for p in prompts), model.device
+    if device.type == "cpu" and model.dtype == torch.bfloat16:  # oneDNN's, float32 is MKL's
+        width = padded_width(width)
     ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=device)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
     return ids, mask
@@ -150,7 +154,7 @@ def decode(model: Any, rows: list[Row], ends: frozenset[int], pad: int) -> Itera
     `model` may be wrapped by PEFT.
     """
     model = model.get_base_model() if hasattr(model, "get_base_model") else model
-    ids, mask = left_pad([row.prompt for row in rows], pad, model.device)
+    ids, mask = left_pad([row.prompt for row in rows], pad, model)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     cache, live, head = new_cache(model), list(rows), output_head(model)
     while True:

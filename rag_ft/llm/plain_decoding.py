@@ -135,7 +135,7 @@ def _score_one(model: Any, prompt: list[int], answer: list[int]) -> np.ndarray:
 def _largest_error(model: Any) -> float:
     """Relative error of the logits of padded rows with a shared cache, over two steps."""
     prompts = probe_prompts(model.config.get_text_config().vocab_size)
-    ids, mask = left_pad(prompts, prompts[0][0], model.device)
+    ids, mask = left_pad(prompts, prompts[0][0], model)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     cache, head, worst = new_cache(model), output_head(model), 0.0
     for _ in range(2):

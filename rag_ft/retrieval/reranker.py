@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rag_ft.config import RerankerConfig
 from rag_ft.errors import ConfigError
-from rag_ft.hardware import choose_device, choose_dtype
+from rag_ft.hardware import WIDTH_STEP, choose_device, choose_dtype
 from rag_ft.model_hub import resolve
 from rag_ft.model_loading import quiet_loading
 from rag_ft.retrieval.fusion import Ranking, best_first, min_max
@@ -61,6 +61,7 @@ class Reranker:
         dtype = choose_dtype(self.config.dtype, device)
         model = load_cross_encoder(folder, self.config.advanced.max_tokens, dtype, device)
         if device == "cpu":
+            pad_to_few_widths(model)
             pack_linears(model, lambda: model.predict(PROBE_PAIRS, convert_to_tensor=True))
         return model
 
@@ -91,6 +92,16 @@ def load_cross_encoder(folder: Path, max_tokens: int, dtype: str, device: str) -
             f"reranker.model: {folder} has {model.num_labels} scores, a reranker has one"
         )
     return model
+
+
+def pad_to_few_widths(model: CrossEncoder) -> None:
+    """Pads batches to multiples of WIDTH_STEP (see hardware.padded_width), where no batch then
+    exceeds the model's positions. Causal rerankers read their score at the last token."""
+    reader: Any = model[0]
+    is_classifier = reader.transformer_task == "sequence-classification"
+    if is_classifier and reader.max_seq_length and reader.max_seq_length % WIDTH_STEP == 0:
+        text = {"pad_to_multiple_of": WIDTH_STEP}
+        reader.processing_kwargs = {**reader.processing_kwargs, "text": text}
 
 
 def rerank(ranking: Ranking, scores: np.ndarray, weight: float) -> Ranking:

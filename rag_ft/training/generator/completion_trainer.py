@@ -25,13 +25,10 @@ from transformers import (
 from transformers.trainer_pt_utils import BatchRebalanceSampler
 from trl import SFTTrainer
 
+from rag_ft.hardware import WIDTH_STEP
 from rag_ft.storage import batched
 from rag_ft.training.checkpoints import MarkComplete
 from rag_ft.training.generator.tokenization import IGNORED
-
-# Batches are padded to multiples of so many tokens: for every new width oneDNN keeps new kernels
-# (1 GiB after 50 steps of the demo model, see LOG.md).
-WIDTH_STEP = 32
 
 
 class CompletionTrainer(SFTTrainer):

@@ -23,10 +23,10 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from rag_ft.config import TrainGeneratorConfig
 from rag_ft.fast.shared_prompt import SharedPrompts, shared_logps
+from rag_ft.hardware import WIDTH_STEP
 from rag_ft.storage import batched
 from rag_ft.training.checkpoints import MarkComplete, last_complete
 from rag_ft.training.generator.completion_trainer import (
-    WIDTH_STEP,
     ArrangementSampler,
     Progress,
     answer_losses,

@@ -18,15 +18,12 @@ from trl import SFTConfig
 
 from rag_ft.config import Config, Dtype, TrainGeneratorConfig
 from rag_ft.errors import ConfigError, DataError
-from rag_ft.hardware import total_memory_gb, trains_in_bfloat16
+from rag_ft.hardware import WIDTH_STEP, total_memory_gb, trains_in_bfloat16
 from rag_ft.model_hub import resolve
 from rag_ft.storage import write_text
 from rag_ft.training.checkpoints import last_complete, step_of
 from rag_ft.training.distributed import Processes
-from rag_ft.training.generator.completion_trainer import (
-    WIDTH_STEP,
-    CompletionTrainer,
-)
+from rag_ft.training.generator.completion_trainer import CompletionTrainer
 from rag_ft.training.generator.context_layouts import Example, longest_answer, num_arrangements
 from rag_ft.training.generator.dev_f1 import DevQuestion, mean_f1
 from rag_ft.training.generator.lora import FLASH, adapter_config, attention, start_adapter
