@@ -24,6 +24,14 @@ from rag_ft.documents.sentences import split_sentences
         "The pump takes max. 3 bar and min. 1 bar.",
         "Op. cit. Brand, ibid. Holm, and the Ph.D. Student of Bremnes.",
         "Ул. Мира, д. 5, кв. 3 и 5 тыс. Рублей.",
+        "Brig. Gen. Ruiz and Msgr. Moe met at 4 Bay Blvd. Suite 2, as App. B says.",
+        "Mr. Vik and J.-P. Moe sailed from Ft. Holm.",
+        "Die Gebr. Moe zahlen am 2. Sonntag, siehe Anm. 3 und Anh. C.",
+        "Der 4. Preis ging an die Fa. Vik.",
+        "La bibl. est au bd. Moe, cf. sept. 1931 et p. ex. Vik.",
+        "El Gral. Vik y la Lcda. Moe viven en la Pza. Nueva, Sto. Olaf.",
+        "Музей на наб. Мира хранит ген. Орлов, см. прил. В и разд. II.",
+        "В 1931 г. Орлов построил маяк.",
         "Проф. Иванов живёт на ул. Мира, см. рис. 2 на стр. 5 книги.",
     ],
 )
@@ -33,5 +41,8 @@ def test_no_sentence_ends_after_an_abbreviation(whole: str) -> None:
 
 
 def test_words_that_look_like_abbreviations_still_end_sentences() -> None:
+    units = "The mast is 12 m. The keel is 3 m. Er hebt 5 t. Er ruht. Wait at Gate C. Buses come."
+    assert len(split_sentences(units)) == 6
+    assert len(split_sentences("Маяк был построен в 1931 г. Архитектором был Орлов.")) == 2
     text = "He said no. Then he opened the art. It was his figure. We left."
     assert len(list(split_sentences(text))) == 4

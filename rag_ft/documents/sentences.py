@@ -15,36 +15,66 @@ _END = re.compile(
 )
 _ABBREVIATION = re.compile(
     r"""(?:^|(?<=[\s(\["'„“‘]))(?:
-      (?!I$)[^\W\d_] | (?:[^\W\d_]\.)+[^\W\d_] | Ph\.?D | op\.\s?cit | Op\.\s?cit | ibid
-      | Drs? | Mrs? | Ms | Mme | Mlle | Prof | Rev | Hon | St | Sr | Jr | Gen | Col | Capt | Lt
+      (?!I$)[^\W\d_] | (?!J\.-C$)(?:[^\W\d_]\.-?)+[^\W\d_] | Ph\.?D | op\.\s?cit | Op\.\s?cit | ibid
+      # Without a vowel, the first letter upper case: "Msgr.", "Blvd.", "Gral."; not the name Ng.
+      | (?!(?:Ng|Hz|[KMGTP]b)$)[B-DF-HJ-NP-TV-XZ][b-df-hj-np-tv-xz]{1,4}
+      | Drs? | Mrs? | Ms | Mme | Mlle | Prof | Profa | Rev | Hon | St | Sr | Jr | Gen | Col | Capt
       | Sgt | Messrs | Sra? | Dra | Uds? | vs | al | cf | viz | resp | incl | approx | bzw | ca
-      | vgl | usw | eds? | Inc | Ltd | Co | Corp | Bros | Dept | Univ | Ave | Mt
+      | vgl | usw | eds? | Inc | Ltd | Co | Corp | Bros | Dept | Univ | Ave | Mt | Lt
       | Jan | Feb | Mar | Apr | Jun | Jul | Aug | Sept? | Oct | Nov | Dec
       | Gov | Sen | Rep | Pres | Maj | Adm | Cmdr | Cpl | Pvt | Insp | Supt | Amb | Fr
+      | Atty | Brig | Ens | Cdre | Hwy | Pkwy | Attn | Assn | Assoc | Supp | Ext
       | Eqs? | Figs? | Secs? | Sects? | Chs? | Chaps? | Refs? | Vols? | Suppl
       | Abb | Taf | Kap | Bd | Ziff | Hrsg | Hr | Frl | Dipl | Ing | Mag | med | phil | jur | rer
       | nat | habil | dent | evtl | ggf | ggü | sog | inkl | exkl | zzgl | Str | geb | gest
-      | Hrn | Joh | Jh | Jhdt | Aufl | Mio | Mrd | Tsd | dgl
+      | Hrn | Joh | Jh | Jhdt | Aufl | Mio | Mrd | Tsd | dgl | Fa | Gebr | Inh | Anm | Anh | Anl
+      | Verf | Bearb | Bez | Kto | Tel | Abt | Allg
       | Sig | sig | sigg | dott | avv | arch | geom | cfr | pag | Exmo | Eng | kl | dhr | mevr | blz
-      | bijv | temp | deg | Mlles | Mmes | MM | Mgr | av | boul | éd | env | apr
+      | ing | prof | dr | spett | egr | mons
+      | bijv | temp | deg | Mlles | Mmes | MM | Mgr | av | boul | éd | env | apr | Ste | bd | pl
+      | p\.\s?ex | Vve | Ets | rédac | Éd | coll
       | Sté | Esq | aprox | EE | Dña | Dn | Srta | Lic | Arq | Avda | Av | Excmo | Ilmo | Rvdo | Fdo
-      | Проф | Акад | Ул | Рис | Табл | См | Гл | Стр
-      | ул | рис | табл | стр | гл | проф | акад | им | тел | см | ср | напр | обл | тыс | млн
-      | млрд | кв | корп | стр | изд | ред | руб | гг | вв | пр | просп | пер | доц )$""",
+      | Lcd[oa] | Ld[oa] | Ctra | Pza | Plza | Pol | Ind | St[oa] | Pdt[ea] | Izq | Dcha | Dpto
+      | Depto | Cía | Hnos? | Mons | Fdez | Gral | Cnel | Tte | Exma | Ilma | Engº | Trav
+      | (?i: проф | акад | ул | рис | табл | см | гл | стр | им | тел | ср | напр | обл | тыс | млн
+      | млрд | кв | корп | изд | ред | руб | гг | вв | пр | просп | пер | доц | пл | наб | св | ген
+      | полк | кап | адм | прил | разд | пос | дер | мкр | зам | нач | сост | гр | бул
+      | оз | респ | деп | инж | канд | чл | сокр | букв | прибл | илл | прим | ред | вып ) )$""",
     re.VERBOSE,
+)
+# After a number these are units, which may end a sentence: "The mast is 12 m. The keel is 3 m."
+# A Russian year ends one unless it begins it: "В 1912 г. Лидваль построил маяк."
+_UNIT = re.compile(r"\d[\s\u00a0]?[mtglhsмтлч]$|[^.!?\n]{16}\d[\s\u00a0]?гг?$")
+# The letter of one of several things is no initial: "Leave at Terminal B."
+_LETTERED = re.compile(
+    r"\b(?:terminal|gate|vitamin|plan|type|group|class|grade|block|hall|wing|zone|platform|option"
+    r"|level|berth|building|app\.|anh\.|anl\.|ann\.|прил\.|hepatitis|gruppe|klasse|typ|halle|groupe|classe|grupo|tipo|группа|тип"
+    r"|корпус)\s[A-ZА-Я]$",
+    re.IGNORECASE,
 )
 _BEFORE_NUMBER = re.compile(
     r"\b(?:max|min|approx|aprox|env|ca|ок|макс|мин"
     r"|nos?|nr|núm|pág|págs|figs?|eqs?|refs?|sec|sect|chap|ch|vol|art|arts|abs|pp?|est|tel|ext"
-    r"|app|par|tab|tabl|abb|bd|kap|ziff|s|z|cap|lib|ed"
-    r"|fasc|ст|п|пп|ч|т|рис|табл|гл|стр|№|кв|д|корп)$",
+    r"|app|par|tab|tabl|abb|bd|kap|ziff|s|z|cap|lib|ed|ver|vers|tbl|anm|anh|ann|obs|abschn"
+    r"|janv|févr|avr|juil|sept?|oct|nov|déc|febr?|ene|abr|dic|dez|giu|lug|ott"
+    r"|fasc|ст|п|пп|ч|т|рис|табл|гл|стр|№|кв|д|корп|прил|разд|оп|вып)$",
     re.IGNORECASE,
 )
-# A German ordinal number: "am 3. Mai", "im 19. Jahrhundert".
+# "App. B", "Anh. C", "прил. Б": the letter belongs to the word before it.
+_BEFORE_LETTER = re.compile(
+    r"\b(?:app|anh|anl|ann|annex|fig|tab|tbl|abb|прил|рис|табл|разд)$", re.I
+)
+_LETTER_AHEAD = re.compile(r"\s+[B-HА-Ж]\b")
+# A German ordinal number: "am 3. Mai", "im 19. Jahrhundert", "der 3. Bürgermeister".
 _GERMAN_DAY = re.compile(
     r"\d\.\s+(?:Jan|Feb|März|Apr|Mai|Jun|Jul|Aug|Sep|Okt|Nov|Dez"
-    r"|Jahrh|Jh|Aufl|Kap|Stock|Klasse|Platz"
+    r"|Jahrh|Jh|Aufl|Kap|Stock|Klasse|Platz|Weltkrieg|Obergescho|Etage"
     r"|Band|Geburtstag)[a-z]*"
+)
+_GERMAN_ORDINAL = re.compile(
+    r"\b(?:am|im|vom|zum|zur|beim|der|die|das|dem|den|jede[nmrs]?|seine[nmrs]?|ihre[nmrs]?)"
+    r"\s\d{1,2}$",
+    re.IGNORECASE,
 )
 # What is numbered goes on with its number: "No. (3)", "vol. IV", "fig. S1".
 _NUMBER_AHEAD = re.compile(r"\s*(?:[(\[]?\d|[(\[]?[IVXLC]+\b|[(\[]?[A-Z]\.?\d|[(\[][a-z]?[)\].\d])")
@@ -89,17 +119,23 @@ def _ends_sentence(text: str, match: re.Match[str]) -> bool:
     if match["stop"] != ".":
         return True
     before = text[max(0, at - 24) : at]
-    if before[-1:].isdigit() and _GERMAN_DAY.match(text, at - 1):
+    if before[-1:].isdigit() and (
+        _GERMAN_DAY.match(text, at - 1) or _GERMAN_ORDINAL.search(before)
+    ):
         return False
     # "2. Open the valve": the number belongs to the words after it.
-    line_start = text.rfind("\n", max(0, at - 8), at) + 1
-    if _LIST_MARK.fullmatch(text[line_start : match.end()] + " "):
+    line = text[max(0, at - 8) : match.end()].rpartition("\n")[2]
+    if _LIST_MARK.fullmatch(f"{line} "):
         return False
     if _NUMBER_AHEAD.match(text, match.end()) and _BEFORE_NUMBER.search(before):
+        return False
+    if _LETTER_AHEAD.match(text, match.end()) and _BEFORE_LETTER.search(before):
         return False
     # No abbreviation is so long without a dot inside.
     last = before.rsplit(None, 1)[-1] if before and not before[-1].isspace() else ""
     if len(last) > 9 and "." not in last:
+        return True
+    if _LETTERED.search(before) or (following.isalpha() and _UNIT.search(before)):
         return True
     # No sentence ends after "Dr.", but one may end after "at 9 p.m.".
     return _ABBREVIATION.search(before) is None or _AFTER_HOURS.search(before) is not None
