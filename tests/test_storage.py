@@ -1,9 +1,13 @@
 import errno
+import json
+import math
 from pathlib import Path
 
 import pytest
 
 from rag_ft.errors import DataError
+from rag_ft.integrations.json_lists import write_list
+from rag_ft.report.browser import script_json
 from rag_ft.schema import Chunk, Evidence, QAPair
 from rag_ft.storage import (
     JsonlAppender,
@@ -13,6 +17,7 @@ from rag_ft.storage import (
     read_jsonl,
     read_rows,
     to_json,
+    write_json,
     write_jsonl,
 )
 
@@ -104,3 +109,15 @@ def test_a_full_disk_names_the_file(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space") as error, naming(tmp_path / "x.jsonl"):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert error.value.filename == str(tmp_path / "x.jsonl")
+
+
+def test_every_writer_of_json_writes_null_for_what_json_lacks(tmp_path: Path) -> None:
+    row = {"loss": math.nan, "far": [math.inf, {"low": -math.inf}], "kept": "NaN", "large": 10**30}
+    write_json(tmp_path / "a.json", row, indent=1)
+    write_list(tmp_path / "b.json", [row])
+    texts = [path.read_text(encoding="utf-8") for path in sorted(tmp_path.iterdir())]
+    texts += [script_json(row), to_json(row)]
+    for text in texts:
+        found = json.loads(text, parse_constant=lambda name: pytest.fail(name))
+        found = found[0] if isinstance(found, list) else found
+        assert found == {"loss": None, "far": [None, {"low": None}], "kept": "NaN", "large": 10**30}
