@@ -80,6 +80,8 @@ _GERMAN_ORDINAL = re.compile(
 _NUMBER_AHEAD = re.compile(r"\s*(?:[(\[]?\d|[(\[]?[IVXLC]+\b|[(\[]?[A-Z]\.?\d|[(\[][a-z]?[)\].\d])")
 _AFTER_HOURS = re.compile(r"(?:^|\s|\d)[ap]\.m$")
 _LIST_MARK = re.compile(r"[ \t]*(?:[-*•‣–+|>#]|\d{1,3}[.)]|\(?\w{1,3}\))[ \t]")
+# A longer line is a sentence without its full stop.
+_LONE_LINE_CHARS = 80
 # A shorter line is a heading, an address or a field, not the beginning of a wrapped sentence.
 _WRAPPED_CHARS = 45
 
@@ -139,6 +141,28 @@ def _ends_sentence(text: str, match: re.Match[str]) -> bool:
         return True
     # No sentence ends after "Dr.", but one may end after "at 9 p.m.".
     return _ABBREVIATION.search(before) is None or _AFTER_HOURS.search(before) is not None
+
+
+def is_lone_line(text: str, start: int, end: int, ends: str = ")]?:") -> bool:
+    """Whether `text[start:end]` is a short line without an end over a blank line and more text, as
+    headings are: also those that no mark shows. It ends in a letter, a digit or one of `ends`."""
+    line = text[start:end]
+    return (
+        end - start <= _LONE_LINE_CHARS
+        and "\n" not in line
+        and (line[-1:].isalnum() or line[-1:] in ends)
+        and (start == 0 or text[start - 1] == "\n")
+        and text.startswith("\n\n", end)
+        and not text[end : end + 200].isspace()
+    )
+
+
+def is_lone_line_over_prose(text: str, start: int, end: int) -> bool:
+    """Whether a line that stands alone is followed by more than another such line."""
+    if not is_lone_line(text, start, end, ")]?:!"):
+        return False
+    below = text[end : end + 2 * _LONE_LINE_CHARS].lstrip().split("\n", 1)[0].rstrip()
+    return len(below) > _LONE_LINE_CHARS or below.endswith((".", "!", "。", "！"))
 
 
 def trim(text: str, start: int, end: int) -> tuple[int, int]:
