@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from rag_ft.documents.abbreviations import ABBREVIATIONS, AS_WRITTEN
+
 # Where a sentence may end: CJK marks anywhere, others before white space, a blank line, and
 # perhaps a single newline.
 _END = re.compile(
@@ -13,42 +15,24 @@ _END = re.compile(
     | (?P<line>\n)""",
     re.VERBOSE,
 )
+# An initial, letters with dots, or a word without a vowel whose first letter is upper case:
+# "J.-P.", "Msgr.", "Blvd."; not the name Ng and no unit.
 _ABBREVIATION = re.compile(
     r"""(?:^|(?<=[\s(\["'„“‘]))(?:
-      (?!I$)[^\W\d_] | (?!J\.-C$)(?:[^\W\d_]\.-?)+[^\W\d_] | Ph\.?D | op\.\s?cit | Op\.\s?cit | ibid
-      # Without a vowel, the first letter upper case: "Msgr.", "Blvd.", "Gral."; not the name Ng.
-      | (?!(?:Ng|Hz|[KMGTP]b)$)[B-DF-HJ-NP-TV-XZ][b-df-hj-np-tv-xz]{1,4}
-      | Drs? | Mrs? | Ms | Mme | Mlle | Prof | Profa | Rev | Hon | St | Sr | Jr | Gen | Col | Capt
-      | Sgt | Messrs | Sra? | Dra | Uds? | vs | al | cf | viz | resp | incl | approx | bzw | ca
-      | vgl | usw | eds? | Inc | Ltd | Co | Corp | Bros | Dept | Univ | Ave | Mt | Lt
-      | Jan | Feb | Mar | Apr | Jun | Jul | Aug | Sept? | Oct | Nov | Dec
-      | Gov | Sen | Rep | Pres | Maj | Adm | Cmdr | Cpl | Pvt | Insp | Supt | Amb | Fr
-      | Atty | Brig | Ens | Cdre | Hwy | Pkwy | Attn | Assn | Assoc | Supp | Ext
-      | Eqs? | Figs? | Secs? | Sects? | Chs? | Chaps? | Refs? | Vols? | Suppl
-      | Abb | Taf | Kap | Bd | Ziff | Hrsg | Hr | Frl | Dipl | Ing | Mag | med | phil | jur | rer
-      | nat | habil | dent | evtl | ggf | ggü | sog | inkl | exkl | zzgl | Str | geb | gest
-      | Hrn | Joh | Jh | Jhdt | Aufl | Mio | Mrd | Tsd | dgl | Fa | Gebr | Inh | Anm | Anh | Anl
-      | Verf | Bearb | Bez | Kto | Tel | Abt | Allg
-      | Sig | sig | sigg | dott | avv | arch | geom | cfr | pag | Exmo | Eng | kl | dhr | mevr | blz
-      | ing | prof | dr | spett | egr | mons
-      | bijv | temp | deg | Mlles | Mmes | MM | Mgr | av | boul | éd | env | apr | Ste | bd | pl
-      | p\.\s?ex | Vve | Ets | rédac | Éd | coll
-      | Sté | Esq | aprox | EE | Dña | Dn | Srta | Lic | Arq | Avda | Av | Excmo | Ilmo | Rvdo | Fdo
-      | Lcd[oa] | Ld[oa] | Ctra | Pza | Plza | Pol | Ind | St[oa] | Pdt[ea] | Izq | Dcha | Dpto
-      | Depto | Cía | Hnos? | Mons | Fdez | Gral | Cnel | Tte | Exma | Ilma | Engº | Trav
-      | (?i: проф | акад | ул | рис | табл | см | гл | стр | им | тел | ср | напр | обл | тыс | млн
-      | млрд | кв | корп | изд | ред | руб | гг | вв | пр | просп | пер | доц | пл | наб | св | ген
-      | полк | кап | адм | прил | разд | пос | дер | мкр | зам | нач | сост | гр | бул
-      | оз | респ | деп | инж | канд | чл | сокр | букв | прибл | илл | прим | ред | вып ) )$""",
+      (?!I$)[^\W\d_] | (?!J\.-C$)(?:[^\W\d_]\.-?)+[^\W\d_] | Ph\.?D | [oO]p\.\s?cit | p\.\s?ex
+      | (?!(?:Ng|Hz|[KMGTP]b)$)[B-DF-HJ-NP-TV-XZ][b-df-hj-np-tv-xz]{1,4} )$""",
     re.VERBOSE,
 )
+_LAST_WORD = re.compile(r"(?:^|(?<=[\s(\[\"'’„“‘.-]))[^\W\d_]+$")
 # After a number these are units, which may end a sentence: "The mast is 12 m. The keel is 3 m."
 # A Russian year ends one unless it begins it: "В 1912 г. Лидваль построил маяк."
-_UNIT = re.compile(r"\d[\s\u00a0]?[mtglhsмтлч]$|[^.!?\n]{16}\d[\s\u00a0]?гг?$")
+_UNIT = re.compile(
+    r"\d[\s\u00a0]?(?:[mtglhsмтлч]|руб|коп|мин|сек|шт|чел)$|[^.!?\n]{16}\d[\s\u00a0]?гг?$"
+)
 # The letter of one of several things is no initial: "Leave at Terminal B."
 _LETTERED = re.compile(
     r"\b(?:terminal|gate|vitamin|plan|type|group|class|grade|block|hall|wing|zone|platform|option"
-    r"|level|berth|building|app\.|anh\.|anl\.|ann\.|прил\.|hepatitis|gruppe|klasse|typ|halle|groupe|classe|grupo|tipo|группа|тип"
+    r"|level|berth|building|app\.|anh\.|anl\.|ann\.|bât\.|прил\.|hepatitis|gruppe|klasse|typ|halle|groupe|classe|grupo|tipo|группа|тип"
     r"|корпус)\s[A-ZА-Я]$",
     re.IGNORECASE,
 )
@@ -57,12 +41,12 @@ _BEFORE_NUMBER = re.compile(
     r"|nos?|nr|núm|pág|págs|figs?|eqs?|refs?|sec|sect|chap|ch|vol|art|arts|abs|pp?|est|tel|ext"
     r"|app|par|tab|tabl|abb|bd|kap|ziff|s|z|cap|lib|ed|ver|vers|tbl|anm|anh|ann|obs|abschn"
     r"|janv|févr|avr|juil|sept?|oct|nov|déc|febr?|ene|abr|dic|dez|giu|lug|ott"
-    r"|fasc|ст|п|пп|ч|т|рис|табл|гл|стр|№|кв|д|корп|прил|разд|оп|вып)$",
+    r"|réf|ec|ex|exp|prob|apdo|apto|apt|cat|gráf|fol|оф|эт|каб|ауд|комн|fasc|ст|п|пп|ч|т|рис|табл|гл|стр|№|кв|д|корп|прил|разд|оп|вып)$",
     re.IGNORECASE,
 )
 # "App. B", "Anh. C", "прил. Б": the letter belongs to the word before it.
 _BEFORE_LETTER = re.compile(
-    r"\b(?:app|anh|anl|ann|annex|fig|tab|tbl|abb|прил|рис|табл|разд)$", re.I
+    r"\b(?:app|anh|anl|ann|annex|bât|apdo|esc|fig|tab|tbl|abb|прил|рис|табл|разд)$", re.I
 )
 _LETTER_AHEAD = re.compile(r"\s+[B-HА-Ж]\b")
 # A German ordinal number: "am 3. Mai", "im 19. Jahrhundert", "der 3. Bürgermeister".
@@ -80,6 +64,9 @@ _GERMAN_ORDINAL = re.compile(
 _NUMBER_AHEAD = re.compile(r"\s*(?:[(\[]?\d|[(\[]?[IVXLC]+\b|[(\[]?[A-Z]\.?\d|[(\[][a-z]?[)\].\d])")
 _AFTER_HOURS = re.compile(r"(?:^|\s|\d)[ap]\.m$")
 _LIST_MARK = re.compile(r"[ \t]*(?:[-*•‣–+|>#]|\d{1,3}[.)]|\(?\w{1,3}\))[ \t]")
+# A short name of a part before its number: "Prob. 12". No sentence begins with a number there.
+_SHORT_NAME = re.compile(r"[A-Z][a-zé]{1,4}")
+_MONTHS = frozenset(("May", "June", "July", "March", "Mai", "Juni", "Juli", "Mayo", "Junio"))
 # A longer line is a sentence without its full stop.
 _LONE_LINE_CHARS = 80
 # A shorter line is a heading, an address or a field, not the beginning of a wrapped sentence.
@@ -140,7 +127,21 @@ def _ends_sentence(text: str, match: re.Match[str]) -> bool:
     if _LETTERED.search(before) or (following.isalpha() and _UNIT.search(before)):
         return True
     # No sentence ends after "Dr.", but one may end after "at 9 p.m.".
-    return _ABBREVIATION.search(before) is None or _AFTER_HOURS.search(before) is not None
+    if _AFTER_HOURS.search(before):
+        return True
+    return not _is_abbreviation(before, following)
+
+
+def _is_abbreviation(before: str, following: str) -> bool:
+    """Whether the last word of a text is abbreviated; `following` is what comes after its dot."""
+    if _ABBREVIATION.search(before):
+        return True
+    word = _LAST_WORD.search(before)
+    if word is None:
+        return False
+    if following.isdigit() and _SHORT_NAME.fullmatch(word[0]) and word[0] not in _MONTHS:
+        return True
+    return word[0] in AS_WRITTEN or word[0].lower() in ABBREVIATIONS
 
 
 def is_lone_line(text: str, start: int, end: int, ends: str = ")]?:") -> bool:
