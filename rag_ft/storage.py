@@ -48,9 +48,10 @@ Record = TypeVar("Record", Document, Chunk, QAPair, Hit, Prediction, Score, Reje
 def to_json(record: Any) -> str:
     """The JSON line of a record or a dict, without its newline; see `json_text`."""
     row = record if isinstance(record, dict) else vars(record)
-    # Only some pairs have filters: the lines of the others stay as they were before there were any.
-    if isinstance(record, QAPair) and not record.filters:
-        row = {name: value for name, value in row.items() if name != "filters"}
+    # Only some records have these: the lines of the others stay as they were before there were any.
+    for kind, late in ((QAPair, "filters"), (Chunk, "inner_headings")):
+        if isinstance(record, kind) and not row[late]:
+            row = {name: value for name, value in row.items() if name != late}
     return json_text(row)
 
 

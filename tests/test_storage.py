@@ -1,6 +1,7 @@
 import errno
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -121,3 +122,12 @@ def test_every_writer_of_json_writes_null_for_what_json_lacks(tmp_path: Path) ->
         found = json.loads(text, parse_constant=lambda name: pytest.fail(name))
         found = found[0] if isinstance(found, list) else found
         assert found == {"loss": None, "far": [None, {"low": None}], "kept": "NaN", "large": 10**30}
+
+
+def test_a_chunk_of_an_earlier_version_keeps_its_line() -> None:
+    chunk = Chunk("d#0", "d", "t", "Ola did.", 0, 8, 3, "train", None, None, ("Top",))
+    line = to_json(chunk)
+    assert "inner_headings" not in line and to_json(from_json(line, Chunk)) == line
+    line = to_json(replace(chunk, inner_headings=("Inner",)))
+    assert json.loads(line)["inner_headings"] == ["Inner"]
+    assert to_json(from_json(line, Chunk)) == line

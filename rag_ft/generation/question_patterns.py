@@ -78,8 +78,11 @@ REFERENCES = (
         rf"\b(?:the|this)\s+(?:study|paper|report|article|abstract|summary|document|chapter"
         rf"|diagram|chart)s?\s+{_SAYS}",
         r"\bin\s+this\s+(?:work|thesis|review|survey|manuscript)\b|\bthe\s+source\s+material\b",
-        r"\b(?:details?|information|data|facts?|scenario|situation|case)"
+        r"\b(?:details?|information|data|facts?|scenario|situation|case|example)"
         r"\s+(?:given|provided|presented|supplied|described)\b",
+        r"\bof\s+the\s+following\b|\b(?:do|does|did)\s+the\s+(?:speaker|narrator|writer)s?\b"
+        r"(?!\s+of\b)",
+        r"\b(?:underlined|highlighted)\s+(?:word|phrase|text|part|sentence)\b",
         r"\bquoted\s+(?:text|sentence|passage|line)\b|\bthe\s+code\s+(?:snippet|block|listing)\b",
         r"\b(?:first|second|third|fourth|last|final|opening)\s+(?:paragraph|sentence)\b",
         r"\baccording\s+to\s+the\s+(?:speaker|narrator|writer|source|abstract|researchers?)\b"
@@ -89,7 +92,8 @@ REFERENCES = (
         r"\b(?:figure|fig\.|table|section|equation|eq\.|appendix|listing|example|exhibit)"
         r"\s*\(?(?:\d(?![\d.]*\s+of\s+(?:the\s+)?(?-i:[A-Z]))|[A-Z]\d|[IVX]+\b)|\b(?:appendix|exhibit)\s+(?-i:[A-H])\b",
         r"\b(?:code|examples?|snippets?|figures?|tables?|lists?|diagrams?|images?|equations?"
-        r"|formulas?|output|program|text|passage|example)\s+(?:above|below)\b",
+        r"|formulas?|output|program|text|passage|data|information|details?|results?|statements?"
+        r"|paragraphs?|sentences?|dialogue)\s+(?:above|below)\b",
         r"\b(?:mentioned|described|listed|discussed|stated|shown|given)"
         r"\s+(?:above|below|here|earlier)\b",
         r"\bas\s+(?:mentioned|described|stated)\b",
@@ -99,6 +103,10 @@ REFERENCES = (
         r"\b(?:im|dem|diesem|den|diesen|der|dieser|dieses|vorliegenden)"
         r"\s+(?:Text|Textes|Abschnitt|Passage|Absatz|Textabschnitt|Auszug)\b",
         r"\b(?:diesem|dieses|vorliegenden)\s+(?:Dokument|Artikel|Kapitel|Beitrag|Bericht)s?\b",
+        r"\b(?:beschreibt|erwähnt|nennt|sagt|behandelt|erklärt)\s+(?:der|das|die)\s+(?:Artikel|Text"
+        r"|Dokument|Bericht|Studie|Abschnitt|Kapitel)\b(?!\s+(?:von|des|der|auf|über)\b)",
+        r"\bzeigt\s+(?:die|das)\s+(?:Abbildung|Tabelle|Diagramm|Grafik)\b(?!\s+(?:von|des|der)\b)",
+        r"\b(?:Thema|Inhalt|Aussage)\s+des\s+(?:Textes|Artikels|Abschnitts)\b",
         r"\b(?:obig|folgend|gegeben|vorliegend|angegeben|bereitgestellt|vorstehend|vorangehend"
         r"|nachstehend|genannt)e[nmrs]?\s+(?:Text|Kontext|Inhalt|Information|Angabe|Passage|Absatz"
         r"|Abschnitt|Auszug|Dokument|Artikel|Beispiel|Code|Tabelle|Abbildung)\w*",
@@ -113,6 +121,8 @@ REFERENCES = (
         r"|\b(?:oben|unten|hier)\s+(?:genannt|beschrieben|erwähnt|angegeben|aufgeführt|gezeigt)",
         r"\b(?:le|ce|du|au)\s+(?:texte|passage|paragraphe|extrait|contexte)\b",
         r"\bce(?:tte)?\s+(?:document|article|étude|rapport|section|chapitre|tableau|exemple)\b",
+        r"\b(?:mostra|muestra|montre)\s+(?:l[ea]|el|il|[oa])\s+(?:gr[áa]fico|graphique|tableau"
+        r"|tabla|tabella|tabela|figura|figure|imagen|immagine|imagem|image)\b(?!\s+d)",
         r"\b(?:dit|mentionne|indique|décrit|précise|affirme|explique)\s+le\s+(?:document|rapport)\b"
         r"(?!\s+(?:de|du|des)\b)|ci-dessus|ci-dessous",
         r"\b(?:texte|passage|contexte|contenu|extrait|document|article|informations?|exemple|code)"
@@ -136,6 +146,7 @@ REFERENCES = (
         r"|\bnel\s+documento\b(?!\s+(?:d|che\b))|\b(?:l|nell|dall|dell)['’]estratto\b(?!\s+d)",
         r"\b(?:testo|brano|contesto|contenuto|documento|articolo|informazioni|esempio|codice)\s+"
         r"(?:fornit[oie]|dat[oie]|seguent[ei]|precedent[ei]|riportat[oie]|sopra|sotto)\b",
+        r"\bsecondo\s+l['’](?:articolo|estratto)\b(?!\s+(?:d|\d))",
         r"\bl['’]autor(?:e|ice)\b(?!\s+d)|\bgli\s+autori\b(?!\s+d)|\blo\s+studio\b(?!\s+d)",
         r"\b(?:informaç(?:ão|ões)|conteúdo|exemplo|artigo)\s+"
         r"(?:fornecid|apresentad|dad|anterior|seguinte|acima|abaixo)\w*",
@@ -151,6 +162,7 @@ REFERENCES = (
         r"\b(?:привед[её]нн|данн|следующ|предыдущ|предоставленн|указанн|вышепривед[её]нн)\w+\s+"
         r"(?:текст|контекст|отрыв|фрагмент|абзац|стать|документ|информаци|пример|код|содержани)\w*",
         r"\b(?:согласно|по)\s+(?:тексту|контексту|документу|статье|отрывку|содержанию)\b",
+        r"\b(?:мысль|тема|идея|содержание|смысл)\s+(?:текста|отрывка|статьи|абзаца)\b",
         r"\b(?:мнению|словам)\s+автор\w*|\bавтор(?:ы|а|ов)?\b"
         r"(?!\s+(?:романа|книги|повести|песни|картины|музыки|проекта|(?-i:[«А-ЯЁ])))",
         r"\b(?:этой|данной|этом|данном)\s+(?:стать|работ|исследовани|документ|отч[её]т|раздел|глав)"
@@ -160,16 +172,17 @@ REFERENCES = (
     # Chinese, Japanese, Korean, Arabic.
     _pattern(
         r"(?:[该該此]|(?<![根基版课課日样樣])本)(?:文章|文档|文檔|章|节|節|报告|報告|论文|論文)"
+        r"|[这這该該此][篇段则則](?:文章|短文|文字|材料|报道|報導|话|話)"
         r"|本文|上文|下文|这段|該段|该段|短文中|(?:^|[，,：:、])文中|作者|本研究|该研究|這項研究|这项研究",
         r"(?:上述|以上|下列|以下|给定的?|給定的?|所给的?|提供的?|前述|上面的?|下面的?)"
         r"(?:的)?(?:文本|文章|内容|內容|信息|資訊|段落|材料|上下文|资料|資料|代码|代碼|例子|示例|图|圖|表)",
         r"(?:根据|根據|按照|依据|依據)(?:文章|文本|内容|內容|上下文|材料|资料|段落|文中)",
         r"[图圖表]\s*\d|第\s*\d+\s*[节節章]",
         r"(?:文章|文書|テキスト|資料)によ(?:ると|れば)|(?:上|下)の(?:コード|例|図|表|文章|文)",
-        r"この(?:文章|文書|テキスト|文脈|段落|資料|論文|記事|研究|例|章|節|図|表)|上記の|下記の|前述の",
+        r"この文(?=[のはがをにで])|文章[中内]|この(?:文章|文書|テキスト|文脈|段落|資料|論文|記事|研究|例|章|節|図|表)|上記の|下記の|前述の",
         r"(?:以下|次|与えられた|提供された|提示された)の?(?:文章|テキスト|文脈|内容|情報|段落|資料|コード|例)",
         r"著者|筆者|本論文|本研究|(?:図|表)\s*\d",
-        r"이 글|본문|저자|필자|본 연구|이 연구|(?:그림|표)\s*\d",
+        r"이 글|본문|저자|필자|글쓴이|본 연구|이 연구|(?:그림|표)\s*\d",
         r"(?:위|다음|주어진|제공된|제시된|앞의|아래|이)\s*(?:의\s*)?(?:글|텍스트|문맥|내용|정보|문서|문단"
         r"|지문|기사|코드|예시|예제)",
         r"(?<![가-힣])(?:이|위|다음|아래)\s*(?:장|절|단락|표|그림|도표|논문|보고서)(?:에|은|는|의|을|를)",

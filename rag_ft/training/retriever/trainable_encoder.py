@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rag_ft.errors import ConfigError
+from rag_ft.model_loading import quiet_loading
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder, SentenceTransformer
@@ -147,7 +148,8 @@ def write_model(model: SentenceTransformer | CrossEncoder, folder: Path) -> None
     if fast is not None:
         fast.no_truncation()
         fast.no_padding()
-    model.save_pretrained(str(folder), create_model_card=False)
+    with quiet_loading():
+        model.save_pretrained(str(folder), create_model_card=False)
 
 
 def make_trainable(
