@@ -123,7 +123,8 @@ class TrainableEncoder:
 
         adapter = folder / "adapter"
         transformer: Any = self.model.transformers_model
-        transformer.save_pretrained(str(adapter))
+        with quiet_loading():
+            transformer.save_pretrained(str(adapter))
 
         # The update is B x A: scaling B scales it.
         path = adapter / "adapter_model.safetensors"
