@@ -14,12 +14,12 @@ _ANY_CASE = """
     kap kto mio mrd nachf nachm nördl östl österr röm sog staatl stellv südl taf techn tgl theol
     tsd urspr usw versch vgl vorm westl wiss ziff zus zzgl übers
 
-    anc appt apr auj av bât boul cie coll dép éd éds édit env ets fasc fém gén hôt masc mgr mlle
-    mlles mme mmes parag pl rédac réf sté tél vve
+    anc appt apr auj av bât boul cie coll dép éd éds édit env ets éts fasc fém gén hôt masc mgr mlle
+    mlles mme mmes parag pl rédac réf rés sté tél vve
 
     admón almte aprox arq atte avda cía cnel comdte ctra dcha depto dña dpto dra dres dto edif
     entlo excma excmo fca fdez gral hno hnos ilma ilmo izq izqda lcda lcdo lda ldo lic mtra mtro
-    núm pág págs párr pdta pdte plza profa pte pza rvda rvdo sdad sgto sra sras sres srta supl
+    núm pbro pág págs párr pdta pdte plza profa pte pza rvda rvdo sdad sgto sra sras sres srta supl
     teléf tfno tte ud uds urb vd vds
 
     avv cfr dott egr geom pag pagg sig sigg spett exma exmo engº lgo apto bijv blz dhr mevr
@@ -32,9 +32,11 @@ _ANY_CASE = """
 _LOWER = "al arch bibl deg dent habil hist jur kath med nat phil rer str temp trad mons"
 _CAPITALISED = """
     Abp Adm Ald Amb Atty Ave Bp Brig Capt Cdre Cmdr Co Col Cpl Dep Det Dir Ens Ext Fr Gen Gov Hon
-    Insp Lt Maj Ms Mt Op Pres Pvt Rep Rev Sen Sgt Sr St Supt Treas Vol
+    Insp Lt Maj Min Ms Mt Op Pres Pvt Rep Rev Sec Sen Sgt Sr St Supt Treas Vol
+    Acad Appl Biol Chem Ecol Environ Eur Math Phys Proc Sci Soc Technol
+    Ariz Calif Colo Conn Fla Mich Minn Okla Tenn Wis Wyo
     Jan Feb Mar Apr Jun Jul Aug Sep Sept Oct Nov Dec
     Bgm Fa Frl Hauptm Hr Hrn Mag Präs Str Tel Verf Vors
-    Dn EE Eng Fdo Ind MM Mons Pol Sta Sto Trav"""
+    Apt Const Dn EE Eng Fdo Ind MM Mons Pol Sta Sto Trav"""
 ABBREVIATIONS = frozenset(_ANY_CASE.split())
 AS_WRITTEN = frozenset((*_LOWER.split(), *_CAPITALISED.split()))

@@ -40,7 +40,7 @@ _BEFORE_NUMBER = re.compile(
     r"\b(?:max|min|approx|aprox|env|ca|ок|макс|мин"
     r"|nos?|nr|núm|pág|págs|figs?|eqs?|refs?|sec|sect|chap|ch|vol|art|arts|abs|pp?|est|tel|ext"
     r"|app|par|tab|tabl|abb|bd|kap|ziff|s|z|cap|lib|ed|ver|vers|tbl|anm|anh|ann|obs|abschn"
-    r"|janv|févr|avr|juil|sept?|oct|nov|déc|febr?|ene|abr|dic|dez|giu|lug|ott"
+    r"|janv|févr|avr|juil|sept?|oct|nov|déc|febr?|ene|abr|lun|mié|jue|vie|sáb|dom|dia|inc|dic|dez|giu|lug|ott"
     r"|réf|ec|ex|exp|prob|apdo|apto|apt|cat|gráf|fol|оф|эт|каб|ауд|комн|fasc|ст|п|пп|ч|т|рис|табл|гл|стр|№|кв|д|корп|прил|разд|оп|вып)$",
     re.IGNORECASE,
 )
@@ -65,7 +65,7 @@ _NUMBER_AHEAD = re.compile(r"\s*(?:[(\[]?\d|[(\[]?[IVXLC]+\b|[(\[]?[A-Z]\.?\d|[(
 _AFTER_HOURS = re.compile(r"(?:^|\s|\d)[ap]\.m$")
 _LIST_MARK = re.compile(r"[ \t]*(?:[-*•‣–+|>#]|\d{1,3}[.)]|\(?\w{1,3}\))[ \t]")
 # A short name of a part before its number: "Prob. 12". No sentence begins with a number there.
-_SHORT_NAME = re.compile(r"[A-Z][a-zé]{1,4}")
+_SHORT_NAME = re.compile(r"[A-Z][a-zé]{1,4}|(?<!\d )[b-df-hj-np-tv-xz]{2,4}")
 _MONTHS = frozenset(("May", "June", "July", "March", "Mai", "Juni", "Juli", "Mayo", "Junio"))
 # A longer line is a sentence without its full stop.
 _LONE_LINE_CHARS = 80
@@ -139,7 +139,11 @@ def _is_abbreviation(before: str, following: str) -> bool:
     word = _LAST_WORD.search(before)
     if word is None:
         return False
-    if following.isdigit() and _SHORT_NAME.fullmatch(word[0]) and word[0] not in _MONTHS:
+    if (
+        following.isdigit()
+        and _SHORT_NAME.fullmatch(before, word.start())
+        and word[0] not in _MONTHS
+    ):
         return True
     return word[0] in AS_WRITTEN or word[0].lower() in ABBREVIATIONS
 

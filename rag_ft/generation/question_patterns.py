@@ -80,11 +80,12 @@ REFERENCES = (
         r"\bin\s+this\s+(?:work|thesis|review|survey|manuscript)\b|\bthe\s+source\s+material\b",
         r"\b(?:details?|information|data|facts?|scenario|situation|case|example)"
         r"\s+(?:given|provided|presented|supplied|described)\b",
-        r"\bof\s+the\s+following\b|\b(?:do|does|did)\s+the\s+(?:speaker|narrator|writer)s?\b"
-        r"(?!\s+of\b)",
+        r"\bof\s+the\s+following\b|\b(?:do|does|did)\s+the\s+(?:speaker|narrator|writer|researcher)s?\b"
+        r"(?!\s+(?:of|at|from)\b)",
         r"\b(?:underlined|highlighted)\s+(?:word|phrase|text|part|sentence)\b",
         r"\bquoted\s+(?:text|sentence|passage|line)\b|\bthe\s+code\s+(?:snippet|block|listing)\b",
-        r"\b(?:first|second|third|fourth|last|final|opening)\s+(?:paragraph|sentence)\b",
+        r"\b(?:first|second|third|fourth|last|final|opening)\s+(?:paragraph|sentence|line(?!\s+of\b))\b"
+        r"|\b(?:refer\s+to|based\s+on|according\s+to)\s+the\s+(?:chart|graph|diagram|map|picture)\b",
         r"\baccording\s+to\s+the\s+(?:speaker|narrator|writer|source|abstract|researchers?)\b"
         r"(?!\s+of\b)",
         rf"\b(?:the|these)\s+(?:writer|narrator|speaker|researcher)s?\s+{_SAYS}",
@@ -106,6 +107,7 @@ REFERENCES = (
         r"\b(?:beschreibt|erwähnt|nennt|sagt|behandelt|erklärt)\s+(?:der|das|die)\s+(?:Artikel|Text"
         r"|Dokument|Bericht|Studie|Abschnitt|Kapitel)\b(?!\s+(?:von|des|der|auf|über)\b)",
         r"\bzeigt\s+(?:die|das)\s+(?:Abbildung|Tabelle|Diagramm|Grafik)\b(?!\s+(?:von|des|der)\b)",
+        r"\b(?:in|aus|laut)\s+der\s+(?:Tabelle|Abbildung|Grafik)\b(?!\s+(?:von|des|der)\b)",
         r"\b(?:Thema|Inhalt|Aussage)\s+des\s+(?:Textes|Artikels|Abschnitts)\b",
         r"\b(?:obig|folgend|gegeben|vorliegend|angegeben|bereitgestellt|vorstehend|vorangehend"
         r"|nachstehend|genannt)e[nmrs]?\s+(?:Text|Kontext|Inhalt|Information|Angabe|Passage|Absatz"
@@ -116,11 +118,11 @@ REFERENCES = (
         r"\b(?:in|aus|laut|gemäß|nach)\s+(?:der|dem|dieser|diesem)\s+(?:Studie|Bericht|Artikel"
         r"|Dokument|Arbeit|Untersuchung)\b|\b(?:diese[rs]?|die)"
         r"\s+Studie\b(?!\s+(?:von|des|der)\b)",
-        r"\b(?:Abbildung|Abb\.|Tabelle|Abschnitt|Gleichung)\s*\d"
+        r"\b(?:Abbildung|Abb\.|Tabelle|Abschnitt|Gleichung|Kapitel)\s*\d"
         r"|\b(?:Beispiel|Code|Text|Tabelle|Abbildung)\s+(?:oben|unten)\b"
         r"|\b(?:oben|unten|hier)\s+(?:genannt|beschrieben|erwähnt|angegeben|aufgeführt|gezeigt)",
         r"\b(?:le|ce|du|au)\s+(?:texte|passage|paragraphe|extrait|contexte)\b",
-        r"\bce(?:tte)?\s+(?:document|article|étude|rapport|section|chapitre|tableau|exemple)\b",
+        r"\bce(?:t|tte)?\s+(?:document|article|étude|rapport|section|chapitre|tableau|exemple)\b",
         r"\b(?:mostra|muestra|montre)\s+(?:l[ea]|el|il|[oa])\s+(?:gr[áa]fico|graphique|tableau"
         r"|tabla|tabella|tabela|figura|figure|imagen|immagine|imagem|image)\b(?!\s+d)",
         r"\b(?:dit|mentionne|indique|décrit|précise|affirme|explique)\s+le\s+(?:document|rapport)\b"
@@ -136,7 +138,9 @@ REFERENCES = (
         r"\b(?:texto|pasaje|contexto|contenido|fragmento|documento|artículo|información|ejemplo"
         r"|código)\s+(?:anterior|siguiente|dad[oa]|proporcionad[oa]|presentad[oa]|de arriba"
         r"|de abajo|fornecid[oa]|apresentad[oa]|acima|abaixo)\b",
-        r"\b(?:el|la|los|las)\s+autor(?:a|es|as)?\b(?!\s+de(?!l\s+(?:estudio|artículo|texto)\b))"
+        r"\b(?:según|segundo|conforme|selon|secondo)\s+(?:la|a|el|o|le|il)"
+        r"\s+(?:tab(?:la|ela|ella)|tableau|figura|figure|gr[áa]fic[oa]|graphique)\b(?!\s+d)",
+        r"\b(?:el|del|la|los|las)\s+autor(?:a|es|as)?\b(?!\s+de(?!l\s+(?:estudio|artículo|texto)\b))"
         r"|\bel\s+(?:estudio|informe)\b(?!\s+de)",
         r"\bsegún\s+(?:el|la)\s+(?:documento|artículo|contenido|información)\b",
         r"\b(?:Figura|Tabla|Sección|Ecuación|Tabella|Sezione|Tabela|Seção)\s*\d",
@@ -173,7 +177,7 @@ REFERENCES = (
     _pattern(
         r"(?:[该該此]|(?<![根基版课課日样樣])本)(?:文章|文档|文檔|章|节|節|报告|報告|论文|論文)"
         r"|[这這该該此][篇段则則](?:文章|短文|文字|材料|报道|報導|话|話)"
-        r"|本文|上文|下文|这段|該段|该段|短文中|(?:^|[，,：:、])文中|作者|本研究|该研究|這項研究|这项研究",
+        r"|本文|上文|下文|这段|該段|该段|短文中|文章[中里裡]?(?:提到|提及|指出|认为|認為|介绍|介紹|描述)|[上下](?:表|图|圖)中|(?:^|[，,：:、])文中|(?<!》的)作者|本研究|该研究|這項研究|这项研究",
         r"(?:上述|以上|下列|以下|给定的?|給定的?|所给的?|提供的?|前述|上面的?|下面的?)"
         r"(?:的)?(?:文本|文章|内容|內容|信息|資訊|段落|材料|上下文|资料|資料|代码|代碼|例子|示例|图|圖|表)",
         r"(?:根据|根據|按照|依据|依據)(?:文章|文本|内容|內容|上下文|材料|资料|段落|文中)",
@@ -181,8 +185,8 @@ REFERENCES = (
         r"(?:文章|文書|テキスト|資料)によ(?:ると|れば)|(?:上|下)の(?:コード|例|図|表|文章|文)",
         r"この文(?=[のはがをにで])|文章[中内]|この(?:文章|文書|テキスト|文脈|段落|資料|論文|記事|研究|例|章|節|図|表)|上記の|下記の|前述の",
         r"(?:以下|次|与えられた|提供された|提示された)の?(?:文章|テキスト|文脈|内容|情報|段落|資料|コード|例)",
-        r"著者|筆者|本論文|本研究|(?:図|表)\s*\d",
-        r"이 글|본문|저자|필자|글쓴이|본 연구|이 연구|(?:그림|표)\s*\d",
+        r"(?<!』の)(?:著者|筆者)|本論文|本研究|(?:図|表)\s*\d",
+        r"이 글|본문|저자|필자|글쓴이|본\s?(?:논문|보고서)|본 연구|이 연구|(?:그림|표)\s*\d",
         r"(?:위|다음|주어진|제공된|제시된|앞의|아래|이)\s*(?:의\s*)?(?:글|텍스트|문맥|내용|정보|문서|문단"
         r"|지문|기사|코드|예시|예제)",
         r"(?<![가-힣])(?:이|위|다음|아래)\s*(?:장|절|단락|표|그림|도표|논문|보고서)(?:에|은|는|의|을|를)",
