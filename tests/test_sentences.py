@@ -33,6 +33,7 @@ from rag_ft.documents.sentences import split_sentences
         "Музей на наб. Мира хранит ген. Орлов, см. прил. В и разд. II.",
         "В 1931 г. Орлов построил маяк.",
         "Ald. Moe and Asst. Prof. Vik (mfr. Holm) read Prob. 7 and Ex. 2 aloud.",
+        "Sec. Moe of the Proc. Tide Soc. Bremnes wrote from rm. 12 at fl. 3.",
         "Die Dipl.-Ing. Holm und der ehem. Lotse Vik wohnen in Abt. Nord.",
         "Le gén. Vik loge à l'hôt. Moe, bât. B du quai, réf. 40.",
         "La Excma. Sra. Moe vive en la Urb. Faro, apdo. 12 de la villa.",

@@ -32,7 +32,8 @@ _UNIT = re.compile(
 # The letter of one of several things is no initial: "Leave at Terminal B."
 _LETTERED = re.compile(
     r"\b(?:terminal|gate|vitamin|plan|type|group|class|grade|block|hall|wing|zone|platform|option"
-    r"|level|berth|building|app\.|anh\.|anl\.|ann\.|bât\.|прил\.|hepatitis|gruppe|klasse|typ|halle|groupe|classe|grupo|tipo|группа|тип"
+    r"|level|berth|building|app\.|anh\.|anl\.|ann\.|bât\.|прил\.|hepatitis"
+    r"|gruppe|klasse|typ|halle|groupe|classe|grupo|tipo|группа|тип"
     r"|корпус)\s[A-ZА-Я]$",
     re.IGNORECASE,
 )
@@ -40,8 +41,10 @@ _BEFORE_NUMBER = re.compile(
     r"\b(?:max|min|approx|aprox|env|ca|ок|макс|мин"
     r"|nos?|nr|núm|pág|págs|figs?|eqs?|refs?|sec|sect|chap|ch|vol|art|arts|abs|pp?|est|tel|ext"
     r"|app|par|tab|tabl|abb|bd|kap|ziff|s|z|cap|lib|ed|ver|vers|tbl|anm|anh|ann|obs|abschn"
-    r"|janv|févr|avr|juil|sept?|oct|nov|déc|febr?|ene|abr|lun|mié|jue|vie|sáb|dom|dia|inc|dic|dez|giu|lug|ott"
-    r"|réf|ec|ex|exp|prob|apdo|apto|apt|cat|gráf|fol|оф|эт|каб|ауд|комн|fasc|ст|п|пп|ч|т|рис|табл|гл|стр|№|кв|д|корп|прил|разд|оп|вып)$",
+    r"|janv|févr|avr|juil|sept?|oct|nov|déc|febr?|ene|abr|lun|mié|jue|vie|sáb|dom"
+    r"|dia|inc|dic|dez|giu|lug|ott"
+    r"|réf|ec|ex|exp|prob|apdo|apto|apt|cat|gráf|fol|оф|эт|каб|ауд|комн|fasc"
+    r"|ст|п|пп|ч|т|рис|табл|гл|стр|№|кв|д|корп|прил|разд|оп|вып)$",
     re.IGNORECASE,
 )
 # "App. B", "Anh. C", "прил. Б": the letter belongs to the word before it.

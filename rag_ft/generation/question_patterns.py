@@ -29,7 +29,8 @@ _ASKS = re.compile(
     r"|(?:か|かな|かしら|かね|よね|でしょう|のか|ですの)。?$"
     r"|(?:どこ|いつ|誰|だれ|どなた|何|いくら|いくつ|どれ|どちら|なぜ)(?:まで)?。?$|(?:까|나요|가요|는가|니까|은지|을까요)[.。]?$"
     # Chinese: particles at the end, question words anywhere.
-    r"|[吗嗎呢么麼][。．.]?$|什么(?![都也])|什麼(?![都也])|甚麼|为什么|為什麼|为何|為何|谁(?![都也])|誰(?![都也]|か[らにがをのと])|哪|几(?![乎何])|幾"
+    r"|[吗嗎呢么麼][。．.]?$|什么(?![都也])|什麼(?![都也])|甚麼|为什么|為什麼|为何|為何"
+    r"|谁(?![都也])|誰(?![都也]|か[らにがをのと])|哪|几(?![乎何])|幾"
     r"|多少|多[大长長久高远遠宽寬深重厚快]|怎|啥|咋|[能可会會]否|(?<!任)何[年月日人种種]|如何|何时|何時|何地|何处|何處|是否|是不是|有没有|有沒有"
     # Thai, Lao, Khmer, Burmese.
     r"|อะไร|ใคร|ไหม|มั้ย|ไหน|เมื่อไร|เมื่อไหร่|เมื่อใด|ทำไม|เหตุใด|อย่างไร|ยังไง"
@@ -80,18 +81,21 @@ REFERENCES = (
         r"\bin\s+this\s+(?:work|thesis|review|survey|manuscript)\b|\bthe\s+source\s+material\b",
         r"\b(?:details?|information|data|facts?|scenario|situation|case|example)"
         r"\s+(?:given|provided|presented|supplied|described)\b",
-        r"\bof\s+the\s+following\b|\b(?:do|does|did)\s+the\s+(?:speaker|narrator|writer|researcher)s?\b"
+        r"\bof\s+the\s+following\b",
+        r"\b(?:do|does|did)\s+the\s+(?:speaker|narrator|writer|researcher)s?\b"
         r"(?!\s+(?:of|at|from)\b)",
         r"\b(?:underlined|highlighted)\s+(?:word|phrase|text|part|sentence)\b",
         r"\bquoted\s+(?:text|sentence|passage|line)\b|\bthe\s+code\s+(?:snippet|block|listing)\b",
-        r"\b(?:first|second|third|fourth|last|final|opening)\s+(?:paragraph|sentence|line(?!\s+of\b))\b"
-        r"|\b(?:refer\s+to|based\s+on|according\s+to)\s+the\s+(?:chart|graph|diagram|map|picture)\b",
+        r"\b(?:first|second|third|fourth|last|final|opening)"
+        r"\s+(?:paragraph|sentence|line(?!\s+of\b))\b",
+        r"\b(?:refer\s+to|based\s+on|according\s+to)\s+the\s+(?:chart|graph|diagram|map|picture)\b",
         r"\baccording\s+to\s+the\s+(?:speaker|narrator|writer|source|abstract|researchers?)\b"
         r"(?!\s+of\b)",
         rf"\b(?:the|these)\s+(?:writer|narrator|speaker|researcher)s?\s+{_SAYS}",
         # Numbered parts, and what stands above or below.
         r"\b(?:figure|fig\.|table|section|equation|eq\.|appendix|listing|example|exhibit)"
-        r"\s*\(?(?:\d(?![\d.]*\s+of\s+(?:the\s+)?(?-i:[A-Z]))|[A-Z]\d|[IVX]+\b)|\b(?:appendix|exhibit)\s+(?-i:[A-H])\b",
+        r"\s*\(?(?:\d(?![\d.]*\s+of\s+(?:the\s+)?(?-i:[A-Z]))|[A-Z]\d|[IVX]+\b)"
+        r"|\b(?:appendix|exhibit)\s+(?-i:[A-H])\b",
         r"\b(?:code|examples?|snippets?|figures?|tables?|lists?|diagrams?|images?|equations?"
         r"|formulas?|output|program|text|passage|data|information|details?|results?|statements?"
         r"|paragraphs?|sentences?|dialogue)\s+(?:above|below)\b",
@@ -140,7 +144,8 @@ REFERENCES = (
         r"|de abajo|fornecid[oa]|apresentad[oa]|acima|abaixo)\b",
         r"\b(?:según|segundo|conforme|selon|secondo)\s+(?:la|a|el|o|le|il)"
         r"\s+(?:tab(?:la|ela|ella)|tableau|figura|figure|gr[áa]fic[oa]|graphique)\b(?!\s+d)",
-        r"\b(?:el|del|la|los|las)\s+autor(?:a|es|as)?\b(?!\s+de(?!l\s+(?:estudio|artículo|texto)\b))"
+        r"\b(?:el|del|la|los|las)\s+autor(?:a|es|as)?\b"
+        r"(?!\s+de(?!l\s+(?:estudio|artículo|texto)\b))"
         r"|\bel\s+(?:estudio|informe)\b(?!\s+de)",
         r"\bsegún\s+(?:el|la)\s+(?:documento|artículo|contenido|información)\b",
         r"\b(?:Figura|Tabla|Sección|Ecuación|Tabella|Sezione|Tabela|Seção)\s*\d",
@@ -177,7 +182,8 @@ REFERENCES = (
     _pattern(
         r"(?:[该該此]|(?<![根基版课課日样樣])本)(?:文章|文档|文檔|章|节|節|报告|報告|论文|論文)"
         r"|[这這该該此][篇段则則](?:文章|短文|文字|材料|报道|報導|话|話)"
-        r"|本文|上文|下文|这段|該段|该段|短文中|文章[中里裡]?(?:提到|提及|指出|认为|認為|介绍|介紹|描述)|[上下](?:表|图|圖)中|(?:^|[，,：:、])文中|(?<!》的)作者|本研究|该研究|這項研究|这项研究",
+        r"|本文|上文|下文|这段|該段|该段|短文中|文章[中里裡]?(?:提到|提及|指出|认为|認為|介绍|介紹|描述)"
+        r"|[上下](?:表|图|圖)中|(?:^|[，,：:、])文中|(?<!》的)作者|本研究|该研究|這項研究|这项研究",
         r"(?:上述|以上|下列|以下|给定的?|給定的?|所给的?|提供的?|前述|上面的?|下面的?)"
         r"(?:的)?(?:文本|文章|内容|內容|信息|資訊|段落|材料|上下文|资料|資料|代码|代碼|例子|示例|图|圖|表)",
         r"(?:根据|根據|按照|依据|依據)(?:文章|文本|内容|內容|上下文|材料|资料|段落|文中)",
