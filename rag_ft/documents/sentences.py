@@ -20,7 +20,7 @@ _END = re.compile(
 _ABBREVIATION = re.compile(
     r"""(?:^|(?<=[\s(\["'„“‘]))(?:
       (?!I$)[^\W\d_] | (?!J\.-C$)(?:[^\W\d_]\.-?)+[^\W\d_] | Ph\.?D | [oO]p\.\s?cit | p\.\s?ex
-      | (?!(?:Ng|Hz|[KMGTP]b)$)[B-DF-HJ-NP-TV-XZ][b-df-hj-np-tv-xz]{1,4} )$""",
+      | (?!(?:Ng|Hz|Hg|[KMGTP]b)$)[B-DF-HJ-NP-TV-XZ][b-df-hj-np-tv-xz]{1,4} )$""",
     re.VERBOSE,
 )
 _LAST_WORD = re.compile(r"(?:^|(?<=[\s(\[\"'’„“‘.-]))[^\W\d_]+$")
@@ -148,7 +148,9 @@ def _is_abbreviation(before: str, following: str) -> bool:
         and word[0] not in _MONTHS
     ):
         return True
-    return word[0] in AS_WRITTEN or word[0].lower() in ABBREVIATIONS
+    # "EDs" is no "eds.".
+    usual = word[0][1:].islower() or word[0].isupper()
+    return word[0] in AS_WRITTEN or (usual and word[0].lower() in ABBREVIATIONS)
 
 
 def is_lone_line(text: str, start: int, end: int, ends: str = ")]?:") -> bool:
