@@ -34,6 +34,7 @@ from rag_ft.documents.sentences import split_sentences
         "В 1931 г. Орлов построил маяк.",
         "Ald. Moe and Asst. Prof. Vik (mfr. Holm) read Prob. 7 and Ex. 2 aloud.",
         "Sec. Moe of the Proc. Tide Soc. Bremnes wrote from rm. 12 at fl. 3.",
+        "Er wohnt in der Bahnhofstr. Nord und sie in der Hafenstr. 4 am Kai.",
         "Die Dipl.-Ing. Holm und der ehem. Lotse Vik wohnen in Abt. Nord.",
         "Le gén. Vik loge à l'hôt. Moe, bât. B du quai, réf. 40.",
         "La Excma. Sra. Moe vive en la Urb. Faro, apdo. 12 de la villa.",
@@ -52,7 +53,7 @@ def test_words_that_look_like_abbreviations_still_end_sentences() -> None:
     assert len(split_sentences("Маяк был построен в 1931 г. Архитектором был Орлов.")) == 2
     names = "It takes 5 ms. We met Phil. It went to Al. It was in May. 3 boats came. She is ill."
     assert len(split_sentences(names)) == 6
-    assert len(split_sentences("It fell to 9 mm Hg. In two EDs. An ebb came.")) == 3
+    assert len(split_sentences("It fell to 9 mm Hg. In two EDs. An ebb came. Or in CA. It fell.")) == 5
     assert len(split_sentences("Цена 500 руб. Доставка бесплатна.")) == 2
     text = "He said no. Then he opened the art. It was his figure. We left."
     assert len(list(split_sentences(text))) == 4

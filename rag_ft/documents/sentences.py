@@ -123,9 +123,9 @@ def _ends_sentence(text: str, match: re.Match[str]) -> bool:
         return False
     if _LETTER_AHEAD.match(text, match.end()) and _BEFORE_LETTER.search(before):
         return False
-    # No abbreviation is so long without a dot inside.
+    # No abbreviation is so long without a dot inside, but for "Bahnhofstr.".
     last = before.rsplit(None, 1)[-1] if before and not before[-1].isspace() else ""
-    if len(last) > 9 and "." not in last:
+    if len(last) > 9 and "." not in last and not last.endswith("str"):
         return True
     if _LETTERED.search(before) or (following.isalpha() and _UNIT.search(before)):
         return True
@@ -149,8 +149,9 @@ def _is_abbreviation(before: str, following: str) -> bool:
     ):
         return True
     # "EDs" is no "eds.".
-    usual = word[0][1:].islower() or word[0].isupper()
-    return word[0] in AS_WRITTEN or (usual and word[0].lower() in ABBREVIATIONS)
+    usual = word[0][1:].islower()
+    is_street = word[0].endswith("str")
+    return is_street or word[0] in AS_WRITTEN or (usual and word[0].lower() in ABBREVIATIONS)
 
 
 def is_lone_line(text: str, start: int, end: int, ends: str = ")]?:") -> bool:
