@@ -6,8 +6,10 @@ import argparse
 import errno
 import importlib
 import logging
+import os
 import re
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,8 @@ def main(argv: list[str] | None = None) -> int:
     handler = logging.StreamHandler()
     handler.setFormatter(SafeFormatter("%(levelname)s %(message)s"))
     logging.basicConfig(level=logging.INFO if args.debug else logging.WARNING, handlers=[handler])
+    if not args.debug:
+        _quieten_libraries(handler)
     try:
         # Commands are imported when they are called: most load numpy, and some load torch.
         module, function = args.function.rsplit(".", 1)
@@ -77,6 +81,17 @@ def main(argv: list[str] | None = None) -> int:
         again = "the command without --force" if forced else "the same command again"
         note(f"\nrag-ft: interrupted; run {again} to continue")
         return 130
+
+
+def _quieten_libraries(handler: logging.Handler) -> None:
+    """Libraries warn of what the user cannot change; only our own warnings are shown, and errors.
+    Whoever sets PYTHONWARNINGS or TRANSFORMERS_VERBOSITY is obeyed."""
+    handler.addFilter(
+        lambda record: record.name.startswith("rag_ft") or record.levelno >= logging.ERROR
+    )
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
 
 
 def machine_error(error: BaseException) -> str | None:

@@ -15,7 +15,7 @@ from rag_ft.errors import ConfigError, DataError
 from rag_ft.file_marks import is_mark
 from rag_ft.run_dir import RunDir
 from rag_ft.run_files import FILES
-from rag_ft.storage import content_hash, file_sha256, write_json, write_text
+from rag_ft.storage import content_hash, file_sha256, json_text, write_json, write_text
 
 Plan = dict[str, Any]
 SOURCES = "ingest.sources/"  # what the names of source files begin with, in inputs and sources
@@ -72,8 +72,8 @@ def write_done(path: Path, done: Plan) -> None:
         write_json(path, done, indent=1)
         return
     few = [{n: v for n, v in part.items() if n not in many} for part in (inputs, sources)]
-    head = json.dumps({**done, "inputs": few[0], "sources": few[1]}, indent=1, ensure_ascii=False)
-    last = json.dumps(many, ensure_ascii=False)
+    head = json_text({**done, "inputs": few[0], "sources": few[1]}, indent=1)
+    last = json_text(many)
     write_text(path, f"{head.removesuffix('}').rstrip()},{_DOCUMENTS}{last}\n}}\n")
 
 

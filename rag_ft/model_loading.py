@@ -30,7 +30,8 @@ def load_errors() -> tuple[type[Exception], ...]:
 
 @contextlib.contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Without transformers' progress bar and its report of weights, which we check ourselves."""
+    """Without transformers' progress bar and its report of weights, which we check ourselves; for
+    saving too."""
     from transformers.utils import logging
 
     shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()

@@ -35,10 +35,13 @@ _SAME = str.maketrans(
 )
 # A character with the combining marks after it: "e" and an accent are the same as "é".
 _LETTER = re.compile(
-    r".[\u0300-\u036f\u0483-\u0487\u0591-\u05bd\u064b-\u065f"
-    r"\u1160-\u11ff\u3099\u309a]*",
+    r".[\u0300-\u036f\u0483-\u0487\u0591-\u05bd\u05bf-\u05c2\u064b-\u065f"
+    r"\u09bc\u09be\u09d7\u0b3e\u0b56\u0b57\u0bbe\u0bd7\u0cc2\u0cd5\u0cd6\u0d3e\u0d57\u0dca\u0dcf"
+    r"\u0ddf\u102e\u1160-\u11ff\u3099\u309a]*",
     re.DOTALL,
 )
+_ACCENT = re.compile(r"[\u0300-\u036f\u3099\u309a]")
+_HANGUL = re.compile(r"[\uac00-\ud7a3]")
 _INVISIBLE = re.compile(r"[\s\u00ad\u200b-\u200f\u2060\ufeff]")
 # What may surround a quote without being part of it. Dots are tried last: they can be part of it.
 _EDGES = ("", "\"'“”‘’«»… ", "\"'“”‘’«».… ")
@@ -304,13 +307,24 @@ def _end_of_letter(text: str, start: int) -> int:
 
 def _at_boundaries(spans: list[Span], quote: str, text: str) -> list[Span]:
     """The spans that cut no word, where there are any; else all of them, unless the quote is so
-    short that it would be found inside other words."""
-    bounded = []
+    short that it would be found inside other words. Korean words take endings."""
+    # A letter that goes on with an accent is another one.
+    spans = [span for span in spans if not _ACCENT.match(text, span[1])]
+    bounded, begun = [], []
     for start, end in spans:
-        cuts_first = start > 0 and text[start - 1].isalnum() and text[start].isalnum()
-        cuts_last = end < len(text) and text[end - 1].isalnum() and text[end].isalnum()
-        if not cuts_first and not cuts_last:
-            bounded.append((start, end))
+        if start == 0 or not _is_inside_word(text[start - 1], text[start]):
+            begun.append((start, end))
+            if end == len(text) or not _is_inside_word(text[end - 1], text[end]):
+                bounded.append((start, end))
     if bounded or len(quote) >= MIN_INSIDE_WORD or is_unspaced(quote):
         return bounded or spans
-    return []
+    return begun if len(quote) > 1 and _HANGUL.match(quote[-1]) else []
+
+
+def _is_inside_word(before: str, after: str) -> bool:
+    """Whether two characters that follow each other belong to one word. A word does not go on in a
+    script without spaces, nor a number in Korean letters: "3枚", "1998년"."""
+    if not (before.isalnum() and after.isalnum()):
+        return False
+    in_korean = [bool(_HANGUL.match(character)) for character in (before, after)]
+    return is_unspaced(before) == is_unspaced(after) and in_korean[0] == in_korean[1]

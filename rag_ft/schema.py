@@ -35,7 +35,8 @@ class Chunk:
     encoder's tokens without special ones.
 
     `page` to `page_end` are the pages it stands on, from 1; None where the format has no pages.
-    `headings` are those above its first sentence, the top one first.
+    `headings` are those above its first sentence, the top one first; `inner_headings` are the
+    others in its text.
     """
 
     id: str
@@ -49,6 +50,7 @@ class Chunk:
     page: int | None = None
     page_end: int | None = None
     headings: tuple[str, ...] = ()
+    inner_headings: tuple[str, ...] = ()
 
     @property
     def place(self) -> str:

@@ -46,22 +46,29 @@ Record = TypeVar("Record", Document, Chunk, QAPair, Hit, Prediction, Score, Reje
 
 
 def to_json(record: Any) -> str:
-    """The JSON line of a record or a dict, without its newline; NaN and infinity, which JSON lacks,
-    become null."""
+    """The JSON line of a record or a dict, without its newline; see `json_text`."""
     row = record if isinstance(record, dict) else vars(record)
-    # Only some pairs have filters: the lines of the others stay as they were before there were any.
-    if isinstance(record, QAPair) and not record.filters:
-        row = {name: value for name, value in row.items() if name != "filters"}
+    # Only some records have these: the lines of the others stay as they were before there were any.
+    for kind, late in ((QAPair, "filters"), (Chunk, "inner_headings")):
+        if isinstance(record, kind) and not row[late]:
+            row = {name: value for name, value in row.items() if name != late}
+    return json_text(row)
+
+
+def json_text(value: Any, **form: Any) -> str:
+    """JSON of a value, in which NaN and infinity, which JSON lacks, are null. `form` as in json."""
+    encoder = _encoder(**form) if form else _JSON
     try:
-        return _JSON.encode(row)
+        return encoder.encode(value)
     except ValueError:
-        plain = json.loads(json.dumps(row, default=vars), parse_constant=lambda _: None)
-        return _JSON.encode(plain)
+        plain = json.loads(json.dumps(value, default=vars), parse_constant=lambda _: None)
+        return encoder.encode(plain)
 
 
 # `vars` reaches the records within records: dataclasses.asdict would copy every value first, which
 # takes three quarters of the time.
-_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=vars)
+_encoder = functools.partial(json.JSONEncoder, ensure_ascii=False, allow_nan=False, default=vars)
+_JSON = _encoder()
 
 
 def from_json(line: str, kind: type[Record]) -> Record:
@@ -196,7 +203,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any, indent: int | None = None) -> None:
     """As write_text, of a JSON value and a newline."""
-    write_text(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
+    write_text(path, json_text(value, indent=indent) + "\n")
 
 
 class JsonlAppender:

@@ -254,3 +254,28 @@ def test_chunks_carry_pages_headings_and_the_head_of_a_table() -> None:
         (2, 2, ("Harbour", "Fees", "Item | Fee")),
         (3, 3, ("Harbour", "Rules")),
     ]
+
+
+def test_a_chunk_knows_the_headings_inside_it() -> None:
+    blocks = [
+        Block("heading", "Harbour", 1),
+        Block("heading", "Fees: who pays", 2),
+        Block("paragraph", SENTENCE),
+        Block("heading", "Rules!", 2),
+        Block("paragraph", SENTENCE),
+    ]
+    [found] = chunk_texts(blocks, size=99)
+    assert found.headings == ("Harbour", "Fees: who pays") and found.inner_headings == ("Rules!",)
+
+
+@pytest.mark.parametrize("line", ["Fees", "Who pays?", "You need:", "Fees (winter)", "Pay now!"])
+@pytest.mark.parametrize("tight", [False, True])
+def test_no_chunk_ends_with_a_line_that_stands_over_text(line: str, tight: bool) -> None:
+    blocks = [Block("paragraph", SENTENCE), Block("paragraph", line)]
+    blocks += [Block("paragraph", SENTENCE, tight=tight)]
+    assert [text.split("\n")[-1] for text in said(blocks, size=11)] == [SENTENCE, SENTENCE]
+
+
+def test_short_lines_without_text_below_fill_their_chunks() -> None:
+    lines = [Block("paragraph", f"Keeper {n} of the lamp") for n in range(12)]
+    assert [len(text.split("\n\n")) for text in said(lines, size=20)] == [4, 4, 4]

@@ -159,3 +159,15 @@ def test_a_path_that_is_too_long_for_the_system_is_one_line(
     assert main(["status", str(path)]) == 1
     text = capsys.readouterr().err
     assert "File name too long" in text and text.count("\n") == 1
+
+
+def test_no_library_talks_to_the_user() -> None:
+    says = (
+        "import logging, warnings, rag_ft.cli as cli; cli.main(['status', 'missing.yaml']);"
+        "logging.getLogger('library').warning('it warns'); warnings.warn('it warns');"
+        "from transformers.utils import logging as theirs; theirs.get_logger().warning('it warns');"
+        "logging.getLogger('rag_ft.x').warning('ours'); logging.getLogger('library').error('fails')"
+    )
+    done = subprocess.run([sys.executable, "-c", says], capture_output=True, text=True, check=True)
+    assert "it warns" not in done.stdout + done.stderr
+    assert "WARNING ours" in done.stderr and "ERROR fails" in done.stderr

@@ -353,6 +353,13 @@ def test_with_an_f1_of_1_an_answer_that_contains_the_other_does_not_agree() -> N
         (r"Line one\nline two\tand more?", "Line one line two and more?"),
         (r"Whom does Caf\\u00e9 Zorn serve \\ud83d\\ude00?", "Whom does Café Zorn serve 😀?"),
         (r"Whom does Caf\u00e9 Zorn serve?", "Whom does Café Zorn serve?"),
+        (
+            r"Is $A \nsupseteq B \twoheadleftarrow C$ so?",
+            r"Is $A \nsupseteq B \twoheadleftarrow C$ so?",
+        ),
+        (r"Does it say\nsub\ttable one?", "Does it say sub table one?"),
+        (r"Who is \\\\u00d8len or \\u{d8}len or \\U0001F6A2?", "Who is Ølen or Ølen or 🚢?"),
+        (r"Who is in \\\\ubahn\\utf?", r"Who is in \\ubahn\utf?"),
     ],
 )
 def test_an_escape_that_eats_a_letter_is_not_believed(written: str, read: str) -> None:

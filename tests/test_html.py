@@ -196,3 +196,19 @@ def test_a_table_with_headings_in_short_cells_is_one_of_facts() -> None:
     assert lines(f"<table>{rows}</table>") == ["Gull red | 12", "Heron | 40"]
     long = "<p>" + "A long text that the page lays out. " * 9
     assert lines(f"<table><tr><td><h3>Gull</h3>{long}<td>12<tr><td>x<td>y</table>")[0] == "Gull"
+
+
+def test_a_heading_by_role_and_over_what_unfolds_is_a_heading() -> None:
+    page = (
+        "<div role='heading' aria-level='3'>Boats</div><div>Two lie here.</div>"
+        "<details><summary>May I swim?</summary>Only at noon.</details>"
+        "<div role='heading'>End</div>"
+    )
+    blocks = read_html(page.encode()).blocks
+    assert [(block.kind, block.level, block.text) for block in blocks] == [
+        ("heading", 3, "Boats"),
+        ("paragraph", 0, "Two lie here."),
+        ("heading", 6, "May I swim?"),
+        ("paragraph", 0, "Only at noon."),
+        ("heading", 2, "End"),
+    ]

@@ -181,7 +181,7 @@ def test_unanswerable_questions_abstain(tmp_path: Path, row: dict[str, Any]) -> 
         ({"question": "  ", "answers": ["x"]}, "missing field"),
         ({"question": "Who?"}, "missing field"),
         ({"question": "Who?", "answers": [""]}, "wrong field"),
-        ({"question": "Who?", "answers": [1]}, "wrong field"),
+        ({"question": "Who?", "answers": [None]}, "wrong field"),
         ({"question": "Who?", "answers": ["x"], "kind": "riddle"}, "wrong field"),
         ({"question": "Who?", "answers": ["x"], "split": "validation"}, "wrong field"),
         (
@@ -224,3 +224,21 @@ def test_real_questions_are_placed_as_their_annotators_placed_them(
     for pair in found.pairs:
         assert pair.evidence is not None and pair.chunk_id is not None
         assert pair.evidence.start in known[pair.id]["answer_start_in_document"]
+
+
+@pytest.mark.parametrize(
+    "answers, texts",
+    [
+        ("[40]", ("40",)),
+        ("1901", ("1901",)),
+        ('[2.50, "two"]', ("2.50", "two")),
+        ("[true]", ("yes",)),
+    ],
+)
+def test_a_number_or_truth_value_is_an_answer(
+    tmp_path: Path, answers: str, texts: tuple[str, ...]
+) -> None:
+    file = tmp_path / "questions.jsonl"
+    file.write_text(f'{{"question": "Is it so?", "answers": {answers}}}\n', encoding="utf-8")
+    found = import_questions([file], DOCUMENTS, [], ABSTAIN)
+    assert [pair.answers for pair in found.pairs] == [texts]

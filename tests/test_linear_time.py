@@ -10,6 +10,7 @@ from document_files import read_as
 
 from rag_ft.documents.formats.content import UnreadableError
 from rag_ft.documents.sensitive import find_sensitive
+from rag_ft.documents.sentences import split_sentences
 
 
 @pytest.mark.parametrize(
@@ -17,6 +18,10 @@ from rag_ft.documents.sensitive import find_sensitive
     [
         ("a.md", "", "<table>"),
         ("a.md", "", "<table>\n\n"),
+        ("a.md", "", '<a ="'),
+        ("a.md", "", '<a =" x"'),
+        ("a.md", "<a x", '=""'),
+        ("a.md", "<table>", "\n\n**a"),
         ("a.mdx", "", "{/*"),
         ("a.html", "", "<iframe>"),
         ("a.html", "", "<nav '"),
@@ -45,3 +50,12 @@ def test_a_key_is_searched_among_colons_at_once() -> None:
     began = time.process_time()
     assert list(find_sensitive(":" * 100_000)) == []
     assert time.process_time() - began < 2
+
+
+@pytest.mark.parametrize(
+    "unit", ["The mast is 12 m. See Dr. Moe. ", "J.-P. ", "12. ", "(a) ", "г. "]
+)
+def test_a_long_line_is_split_into_sentences_at_once(unit: str) -> None:
+    began = time.process_time()
+    split_sentences(unit * (300_000 // len(unit)))
+    assert time.process_time() - began < 5

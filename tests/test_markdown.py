@@ -186,3 +186,23 @@ def test_markdown_gives_blocks_with_levels_items_and_rows() -> None:
 def test_a_tag_whose_end_stands_alone_in_a_line_goes() -> None:
     text = '<a\nhref="https://example.org/x"\n>The bay</a> is wide.'
     assert text_of(read_markdown(text.encode())) == "The bay is wide."
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('The <i title="1 > 0"\n class="x">lamp</i> is lit.', "The lamp is lit."),
+        ('A.\n\n<img alt="to > from"\n src="a.png">\n\nB.', "A.\n\nB."),
+        ('<a\n onclick="go(1 > 0)"\n>The bay</a> is wide.', "The bay is wide."),
+        ('If a > b\nthen it is "x".', 'If a > b\nthen it is "x".'),
+        (f'See <a href="data:{"x" * 400}">this</a>.', "See this."),
+    ],
+)
+def test_a_tag_over_lines_may_hold_a_greater_sign(text: str, expected: str) -> None:
+    assert plain(text) == expected
+
+
+def test_what_stands_between_blank_lines_in_a_cell_is_markdown() -> None:
+    cells = "<table><tr><td>\n\n**Gull** of `a**b**c`\n\n</td><td>\n\n- _one_\n- two\n\n</td></tr>"
+    assert plain(f"{cells}</table>") == "Gull of a**b**c | one ; two"
+    assert plain("<table><tr><td>**x**</td>\n\n<td>a*b*c</td></table>") == "**x** | a*b*c"

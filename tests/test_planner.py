@@ -77,6 +77,12 @@ def test_headings_and_rules_are_asked_about_only_where_there_is_nothing_else() -
         "The yard opens at 7.",
         "- Ola leads it.",
     ]
+    text = "Fees: all\nThe fee is 9. It rose.\n\nWho pays? All!\n\nMembers pay.\n\nWhat else?"
+    text += "\n\nFee: 9"
+    inner = ("Fees: all", "Who pays? All!")
+    several = Chunk("d#0", "d", "t", text, 0, len(text), 9, "train", inner_headings=inner)
+    asked = ["The fee is 9.", "It rose.", "Members pay.", "Fee: 9"]
+    assert [text[s:e] for s, e in focus_sentences(several, 0)] == asked
     heading = Chunk("d#0", "d", "t", "# The yard", 0, 10, 3, "train")
     assert focus_sentences(heading, 0) == [(0, 10)]
 

@@ -341,3 +341,19 @@ def test_accents_are_found_however_they_are_written() -> None:
     assert not unicodedata.combining(text[end]), "the last accent belongs to the quote"
     assert locate("박물관은", text) is not None
     assert locate(unicodedata.normalize("NFD", "Brontë"), "bei Zoë Brontë.") == (8, 14)
+
+
+def test_a_letter_without_its_accent_is_another_letter() -> None:
+    text = unicodedata.normalize("NFD", "Der Wirt heißt René. ばら")
+    assert locate("Rene", text) is None and locate("はら", text) is None
+    assert locate("René", text) is not None and locate("ばら", text) is not None
+    assert locate("\u0995\u09cb", "\u0995\u09c7\u09be") == (0, 3)
+
+
+def test_a_number_or_name_is_found_beside_letters_of_another_script() -> None:
+    assert locate("7", "渡船は7隻あります") == (3, 4)
+    assert locate("1931", "등대는 1931년에 섰다.") == (4, 8)
+    assert locate("이하나", "선장은 이하나였다.") == (4, 7)
+    assert (
+        locate("7", "渡船は17隻あります") is None and locate("하나", "선장은 이하나였다.") is None
+    )

@@ -24,6 +24,21 @@ from rag_ft.documents.sentences import split_sentences
         "The pump takes max. 3 bar and min. 1 bar.",
         "Op. cit. Brand, ibid. Holm, and the Ph.D. Student of Bremnes.",
         "Ул. Мира, д. 5, кв. 3 и 5 тыс. Рублей.",
+        "Brig. Gen. Ruiz and Msgr. Moe met at 4 Bay Blvd. Suite 2, as App. B says.",
+        "Mr. Vik and J.-P. Moe sailed from Ft. Holm.",
+        "Die Gebr. Moe zahlen am 2. Sonntag, siehe Anm. 3 und Anh. C.",
+        "Der 4. Preis ging an die Fa. Vik.",
+        "La bibl. est au bd. Moe, cf. sept. 1931 et p. ex. Vik.",
+        "El Gral. Vik y la Lcda. Moe viven en la Pza. Nueva, Sto. Olaf.",
+        "Музей на наб. Мира хранит ген. Орлов, см. прил. В и разд. II.",
+        "В 1931 г. Орлов построил маяк.",
+        "Ald. Moe and Asst. Prof. Vik (mfr. Holm) read Prob. 7 and Ex. 2 aloud.",
+        "Sec. Moe of the Proc. Tide Soc. Bremnes wrote from rm. 12 at fl. 3.",
+        "Er wohnt in der Bahnhofstr. Nord und sie in der Hafenstr. 4 am Kai.",
+        "Die Dipl.-Ing. Holm und der ehem. Lotse Vik wohnen in Abt. Nord.",
+        "Le gén. Vik loge à l'hôt. Moe, bât. B du quai, réf. 40.",
+        "La Excma. Sra. Moe vive en la Urb. Faro, apdo. 12 de la villa.",
+        "Тов. Орлов работает в оф. 12 на бул. Мира.",
         "Проф. Иванов живёт на ул. Мира, см. рис. 2 на стр. 5 книги.",
     ],
 )
@@ -33,5 +48,13 @@ def test_no_sentence_ends_after_an_abbreviation(whole: str) -> None:
 
 
 def test_words_that_look_like_abbreviations_still_end_sentences() -> None:
+    units = "The mast is 12 m. The keel is 3 m. Er hebt 5 t. Er ruht. Wait at Gate C. Buses come."
+    assert len(split_sentences(units)) == 6
+    assert len(split_sentences("Маяк был построен в 1931 г. Архитектором был Орлов.")) == 2
+    names = "It takes 5 ms. We met Phil. It went to Al. It was in May. 3 boats came. She is ill."
+    assert len(split_sentences(names)) == 6
+    capitals = "It fell to 9 mm Hg. In two EDs. An ebb came. Or in CA. It fell."
+    assert len(split_sentences(capitals)) == 5
+    assert len(split_sentences("Цена 500 руб. Доставка бесплатна.")) == 2
     text = "He said no. Then he opened the art. It was his figure. We left."
     assert len(list(split_sentences(text))) == 4

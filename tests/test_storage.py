@@ -1,9 +1,14 @@
 import errno
+import json
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from rag_ft.errors import DataError
+from rag_ft.integrations.json_lists import write_list
+from rag_ft.report.browser import script_json
 from rag_ft.schema import Chunk, Evidence, QAPair
 from rag_ft.storage import (
     JsonlAppender,
@@ -13,6 +18,7 @@ from rag_ft.storage import (
     read_jsonl,
     read_rows,
     to_json,
+    write_json,
     write_jsonl,
 )
 
@@ -104,3 +110,24 @@ def test_a_full_disk_names_the_file(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space") as error, naming(tmp_path / "x.jsonl"):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert error.value.filename == str(tmp_path / "x.jsonl")
+
+
+def test_every_writer_of_json_writes_null_for_what_json_lacks(tmp_path: Path) -> None:
+    row = {"loss": math.nan, "far": [math.inf, {"low": -math.inf}], "kept": "NaN", "large": 10**30}
+    write_json(tmp_path / "a.json", row, indent=1)
+    write_list(tmp_path / "b.json", [row])
+    texts = [path.read_text(encoding="utf-8") for path in sorted(tmp_path.iterdir())]
+    texts += [script_json(row), to_json(row)]
+    for text in texts:
+        found = json.loads(text, parse_constant=lambda name: pytest.fail(name))
+        found = found[0] if isinstance(found, list) else found
+        assert found == {"loss": None, "far": [None, {"low": None}], "kept": "NaN", "large": 10**30}
+
+
+def test_a_chunk_of_an_earlier_version_keeps_its_line() -> None:
+    chunk = Chunk("d#0", "d", "t", "Ola did.", 0, 8, 3, "train", None, None, ("Top",))
+    line = to_json(chunk)
+    assert "inner_headings" not in line and to_json(from_json(line, Chunk)) == line
+    line = to_json(replace(chunk, inner_headings=("Inner",)))
+    assert json.loads(line)["inner_headings"] == ["Inner"]
+    assert to_json(from_json(line, Chunk)) == line

@@ -4,7 +4,6 @@ address."""
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -28,7 +27,7 @@ from rag_ft.review.exchange import ReviewRow, review_rows
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import SPLITS, Chunk, QAPair, Split
 from rag_ft.session import Session
-from rag_ft.storage import batched, read_jsonl, write_jsonl
+from rag_ft.storage import batched, json_text, read_jsonl, write_jsonl
 from rag_ft.terminal import say
 from rag_ft.text import cell_id
 
@@ -241,7 +240,7 @@ def write_squad(task: Task, target: Path) -> None:
                     paragraphs.setdefault(chunk.id, paragraph)["qas"].append(question)
             if paragraphs:
                 article = {"title": title, "paragraphs": list(paragraphs.values())}
-                out.write(separator + json.dumps(article, ensure_ascii=False))
+                out.write(separator + json_text(article))
                 separator = ",\n"
         out.write("\n]}\n")
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from rag_ft.documents.blocks import PlacedBlock
-from rag_ft.documents.sentences import split_sentences, trim
+from rag_ft.documents.sentences import is_lone_line_over_prose, split_sentences, trim
 from rag_ft.model_hub import CountTokens
 
 # Runs of blanks and endless words give few tokens for many characters: such text is cut by length.
@@ -24,6 +24,7 @@ MAX_CHARS_PER_TOKEN = 16
 TOO_MANY_CHARS_PER_TOKEN = 8
 # A longer heading is cut in the path of headings that a chunk carries.
 MAX_HEADING_CHARS = 200
+MAX_TERM_CHARS = 80
 # The characters tokenised at once: this bounds the memory for a document of one line.
 TOKENIZER_BATCH_CHARS = 200_000
 
@@ -41,7 +42,7 @@ class ChunkPlace(NamedTuple):
 
     `page` and `page_end` count from 1, None where the format has no pages. `headings` are those
     above the chunk's first sentence, the top one first; for a table that began in an earlier chunk
-    its head row comes last.
+    its head row comes last. `inner_headings` are the other headings in the chunk.
     """
 
     start: int
@@ -50,13 +51,14 @@ class ChunkPlace(NamedTuple):
     page: int | None
     page_end: int | None
     headings: tuple[str, ...]
+    inner_headings: tuple[str, ...] = ()
 
 
 class _Piece(NamedTuple):
     """A sentence, or a part of a long one: what chunks are made of.
 
-    `may_begin` is false in the middle of a list item; a heading and the head of a table `lead` what
-    follows and end no chunk; no chunk goes from one `section` to the next;
+    `may_begin` is false in the middle of a list item; a heading, a line like one and the head of a
+    table `lead` what follows and end no chunk; no chunk goes from one `section` to the next;
     `block` is the index of its block.
     """
 
@@ -128,8 +130,14 @@ def chunk_blocks(
         if head is not None and head < blocks[inside[0].block].start:
             headings = (*headings, text[head : blocks[_block_at(blocks, head)].end])
         first, last = blocks[inside[0].block], blocks[inside[-1].block]
+        named = [
+            paths[n][0][-1]
+            for n in range(inside[0].block, inside[-1].block + 1)
+            if blocks[n].kind == "heading"
+        ]
+        inner = tuple(dict.fromkeys(name for name in named if name not in headings))
         yield ChunkPlace(
-            inside[0].start, inside[-1].end, count, first.page, last.page_end, headings
+            inside[0].start, inside[-1].end, count, first.page, last.page_end, headings, inner
         )
 
 
@@ -254,6 +262,7 @@ def _sentences(text: str, blocks: Sequence[PlacedBlock]) -> Iterator[_Piece]:
     """Yields the sentences of the blocks; headings and table rows are one piece each."""
     top = min((block.level for block in blocks if block.kind == "heading"), default=0)
     section = 0
+    starts = {block.start for block in blocks}
     has_text = False  # whether the section has more than headings
     for number, block in enumerate(blocks):
         is_heading = block.kind == "heading"
@@ -262,6 +271,7 @@ def _sentences(text: str, blocks: Sequence[PlacedBlock]) -> Iterator[_Piece]:
             has_text = False
         has_text = has_text or not is_heading
         leads = is_heading or (block.kind == "row" and block.level > 0)
+        is_prose = block.kind == "paragraph"
         if is_heading or block.kind == "row":
             spans = [trim(text, block.start, block.end)]
         else:
@@ -270,7 +280,10 @@ def _sentences(text: str, blocks: Sequence[PlacedBlock]) -> Iterator[_Piece]:
         for place, (start, end) in enumerate(spans):
             if start < end:
                 may_begin = place == 0 or block.kind != "item"
-                yield _Piece(start, end, 0, may_begin, leads, section, number)
+                # A term stands over its definition, without a blank line.
+                is_term = is_prose and end - start <= MAX_TERM_CHARS and end + 1 in starts
+                over = leads or is_term or (is_prose and is_lone_line_over_prose(text, start, end))
+                yield _Piece(start, end, 0, may_begin, over, section, number)
 
 
 def divide_ranges(ranges: list[tuple[int, int]], too_long: list[bool]) -> list[tuple[int, int]]:

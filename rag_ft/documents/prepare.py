@@ -258,4 +258,5 @@ def chunk_rows(row: dict[str, Any], split: Split) -> Iterator[dict[str, Any]]:
             "page": place.page,
             "page_end": place.page_end,
             "headings": place.headings,
+            **({"inner_headings": place.inner_headings} if place.inner_headings else {}),
         }

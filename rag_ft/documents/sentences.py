@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from rag_ft.documents.abbreviations import ABBREVIATIONS, AS_WRITTEN
+
 # Where a sentence may end: CJK marks anywhere, others before white space, a blank line, and
 # perhaps a single newline.
 _END = re.compile(
@@ -13,43 +15,63 @@ _END = re.compile(
     | (?P<line>\n)""",
     re.VERBOSE,
 )
+# An initial, letters with dots, or a word without a vowel whose first letter is upper case:
+# "J.-P.", "Msgr.", "Blvd."; not the name Ng and no unit.
 _ABBREVIATION = re.compile(
     r"""(?:^|(?<=[\s(\["'„“‘]))(?:
-      (?!I$)[^\W\d_] | (?:[^\W\d_]\.)+[^\W\d_] | Ph\.?D | op\.\s?cit | Op\.\s?cit | ibid
-      | Drs? | Mrs? | Ms | Mme | Mlle | Prof | Rev | Hon | St | Sr | Jr | Gen | Col | Capt | Lt
-      | Sgt | Messrs | Sra? | Dra | Uds? | vs | al | cf | viz | resp | incl | approx | bzw | ca
-      | vgl | usw | eds? | Inc | Ltd | Co | Corp | Bros | Dept | Univ | Ave | Mt
-      | Jan | Feb | Mar | Apr | Jun | Jul | Aug | Sept? | Oct | Nov | Dec
-      | Gov | Sen | Rep | Pres | Maj | Adm | Cmdr | Cpl | Pvt | Insp | Supt | Amb | Fr
-      | Eqs? | Figs? | Secs? | Sects? | Chs? | Chaps? | Refs? | Vols? | Suppl
-      | Abb | Taf | Kap | Bd | Ziff | Hrsg | Hr | Frl | Dipl | Ing | Mag | med | phil | jur | rer
-      | nat | habil | dent | evtl | ggf | ggü | sog | inkl | exkl | zzgl | Str | geb | gest
-      | Hrn | Joh | Jh | Jhdt | Aufl | Mio | Mrd | Tsd | dgl
-      | Sig | sig | sigg | dott | avv | arch | geom | cfr | pag | Exmo | Eng | kl | dhr | mevr | blz
-      | bijv | temp | deg | Mlles | Mmes | MM | Mgr | av | boul | éd | env | apr
-      | Sté | Esq | aprox | EE | Dña | Dn | Srta | Lic | Arq | Avda | Av | Excmo | Ilmo | Rvdo | Fdo
-      | Проф | Акад | Ул | Рис | Табл | См | Гл | Стр
-      | ул | рис | табл | стр | гл | проф | акад | им | тел | см | ср | напр | обл | тыс | млн
-      | млрд | кв | корп | стр | изд | ред | руб | гг | вв | пр | просп | пер | доц )$""",
+      (?!I$)[^\W\d_] | (?!J\.-C$)(?:[^\W\d_]\.-?)+[^\W\d_] | Ph\.?D | [oO]p\.\s?cit | p\.\s?ex
+      | (?!(?:Ng|Hz|Hg|[KMGTP]b)$)[B-DF-HJ-NP-TV-XZ][b-df-hj-np-tv-xz]{1,4} )$""",
     re.VERBOSE,
+)
+_LAST_WORD = re.compile(r"(?:^|(?<=[\s(\[\"'’„“‘.-]))[^\W\d_]+$")
+# After a number these are units, which may end a sentence: "The mast is 12 m. The keel is 3 m."
+# A Russian year ends one unless it begins it: "В 1912 г. Лидваль построил маяк."
+_UNIT = re.compile(
+    r"\d[\s\u00a0]?(?:[mtglhsмтлч]|руб|коп|мин|сек|шт|чел)$|[^.!?\n]{16}\d[\s\u00a0]?гг?$"
+)
+# The letter of one of several things is no initial: "Leave at Terminal B."
+_LETTERED = re.compile(
+    r"\b(?:terminal|gate|vitamin|plan|type|group|class|grade|block|hall|wing|zone|platform|option"
+    r"|level|berth|building|app\.|anh\.|anl\.|ann\.|bât\.|прил\.|hepatitis"
+    r"|gruppe|klasse|typ|halle|groupe|classe|grupo|tipo|группа|тип"
+    r"|корпус)\s[A-ZА-Я]$",
+    re.IGNORECASE,
 )
 _BEFORE_NUMBER = re.compile(
     r"\b(?:max|min|approx|aprox|env|ca|ок|макс|мин"
     r"|nos?|nr|núm|pág|págs|figs?|eqs?|refs?|sec|sect|chap|ch|vol|art|arts|abs|pp?|est|tel|ext"
-    r"|app|par|tab|tabl|abb|bd|kap|ziff|s|z|cap|lib|ed"
-    r"|fasc|ст|п|пп|ч|т|рис|табл|гл|стр|№|кв|д|корп)$",
+    r"|app|par|tab|tabl|abb|bd|kap|ziff|s|z|cap|lib|ed|ver|vers|tbl|anm|anh|ann|obs|abschn"
+    r"|janv|févr|avr|juil|sept?|oct|nov|déc|febr?|ene|abr|lun|mié|jue|vie|sáb|dom"
+    r"|dia|inc|dic|dez|giu|lug|ott"
+    r"|réf|ec|ex|exp|prob|apdo|apto|apt|cat|gráf|fol|оф|эт|каб|ауд|комн|fasc"
+    r"|ст|п|пп|ч|т|рис|табл|гл|стр|№|кв|д|корп|прил|разд|оп|вып)$",
     re.IGNORECASE,
 )
-# A German ordinal number: "am 3. Mai", "im 19. Jahrhundert".
+# "App. B", "Anh. C", "прил. Б": the letter belongs to the word before it.
+_BEFORE_LETTER = re.compile(
+    r"\b(?:app|anh|anl|ann|annex|bât|apdo|esc|fig|tab|tbl|abb|прил|рис|табл|разд)$", re.I
+)
+_LETTER_AHEAD = re.compile(r"\s+[B-HА-Ж]\b")
+# A German ordinal number: "am 3. Mai", "im 19. Jahrhundert", "der 3. Bürgermeister".
 _GERMAN_DAY = re.compile(
     r"\d\.\s+(?:Jan|Feb|März|Apr|Mai|Jun|Jul|Aug|Sep|Okt|Nov|Dez"
-    r"|Jahrh|Jh|Aufl|Kap|Stock|Klasse|Platz"
+    r"|Jahrh|Jh|Aufl|Kap|Stock|Klasse|Platz|Weltkrieg|Obergescho|Etage"
     r"|Band|Geburtstag)[a-z]*"
+)
+_GERMAN_ORDINAL = re.compile(
+    r"\b(?:am|im|vom|zum|zur|beim|der|die|das|dem|den|jede[nmrs]?|seine[nmrs]?|ihre[nmrs]?)"
+    r"\s\d{1,2}$",
+    re.IGNORECASE,
 )
 # What is numbered goes on with its number: "No. (3)", "vol. IV", "fig. S1".
 _NUMBER_AHEAD = re.compile(r"\s*(?:[(\[]?\d|[(\[]?[IVXLC]+\b|[(\[]?[A-Z]\.?\d|[(\[][a-z]?[)\].\d])")
 _AFTER_HOURS = re.compile(r"(?:^|\s|\d)[ap]\.m$")
 _LIST_MARK = re.compile(r"[ \t]*(?:[-*•‣–+|>#]|\d{1,3}[.)]|\(?\w{1,3}\))[ \t]")
+# A short name of a part before its number: "Prob. 12". No sentence begins with a number there.
+_SHORT_NAME = re.compile(r"[A-Z][a-zé]{1,4}|(?<!\d )[b-df-hj-np-tv-xz]{2,4}")
+_MONTHS = frozenset(("May", "June", "July", "March", "Mai", "Juni", "Juli", "Mayo", "Junio"))
+# A longer line is a sentence without its full stop.
+_LONE_LINE_CHARS = 80
 # A shorter line is a heading, an address or a field, not the beginning of a wrapped sentence.
 _WRAPPED_CHARS = 45
 
@@ -89,20 +111,69 @@ def _ends_sentence(text: str, match: re.Match[str]) -> bool:
     if match["stop"] != ".":
         return True
     before = text[max(0, at - 24) : at]
-    if before[-1:].isdigit() and _GERMAN_DAY.match(text, at - 1):
+    if before[-1:].isdigit() and (
+        _GERMAN_DAY.match(text, at - 1) or _GERMAN_ORDINAL.search(before)
+    ):
         return False
     # "2. Open the valve": the number belongs to the words after it.
-    line_start = text.rfind("\n", max(0, at - 8), at) + 1
-    if _LIST_MARK.fullmatch(text[line_start : match.end()] + " "):
+    line = text[max(0, at - 8) : match.end()].rpartition("\n")[2]
+    if _LIST_MARK.fullmatch(f"{line} "):
         return False
     if _NUMBER_AHEAD.match(text, match.end()) and _BEFORE_NUMBER.search(before):
         return False
-    # No abbreviation is so long without a dot inside.
+    if _LETTER_AHEAD.match(text, match.end()) and _BEFORE_LETTER.search(before):
+        return False
+    # No abbreviation is so long without a dot inside, but for "Bahnhofstr.".
     last = before.rsplit(None, 1)[-1] if before and not before[-1].isspace() else ""
-    if len(last) > 9 and "." not in last:
+    if len(last) > 9 and "." not in last and not last.endswith("str"):
+        return True
+    if _LETTERED.search(before) or (following.isalpha() and _UNIT.search(before)):
         return True
     # No sentence ends after "Dr.", but one may end after "at 9 p.m.".
-    return _ABBREVIATION.search(before) is None or _AFTER_HOURS.search(before) is not None
+    if _AFTER_HOURS.search(before):
+        return True
+    return not _is_abbreviation(before, following)
+
+
+def _is_abbreviation(before: str, following: str) -> bool:
+    """Whether the last word of a text is abbreviated; `following` is what comes after its dot."""
+    if _ABBREVIATION.search(before):
+        return True
+    word = _LAST_WORD.search(before)
+    if word is None:
+        return False
+    if (
+        following.isdigit()
+        and _SHORT_NAME.fullmatch(before, word.start())
+        and word[0] not in _MONTHS
+    ):
+        return True
+    # "EDs" is no "eds.".
+    usual = word[0][1:].islower()
+    is_street = word[0].endswith("str")
+    return is_street or word[0] in AS_WRITTEN or (usual and word[0].lower() in ABBREVIATIONS)
+
+
+def is_lone_line(text: str, start: int, end: int, ends: str = ")]?:") -> bool:
+    """Whether `text[start:end]` is a short line without an end over a blank line and more text, as
+    headings are: also those that no mark shows. It ends in a letter, a digit or one of `ends`."""
+    line = text[start:end]
+    return (
+        end - start <= _LONE_LINE_CHARS
+        and "\n" not in line
+        and (line[-1:].isalnum() or line[-1:] in ends)
+        and (start == 0 or text[start - 1] == "\n")
+        and text.startswith("\n\n", end)
+        and not text[end : end + 200].isspace()
+    )
+
+
+def is_lone_line_over_prose(text: str, start: int, end: int) -> bool:
+    """Whether a line that stands alone is followed by more than another such line."""
+    if not is_lone_line(text, start, end, ")]?:!"):
+        return False
+    below = text[end : end + 2 * _LONE_LINE_CHARS].lstrip().split("\n", 1)[0].rstrip()
+    return len(below) > _LONE_LINE_CHARS or below.endswith((".", "!", "。", "！"))
 
 
 def trim(text: str, start: int, end: int) -> tuple[int, int]:

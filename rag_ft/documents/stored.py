@@ -85,7 +85,9 @@ class StoredDocuments:
                 folder=None if rows else file.folder,
             )
             chunks = [
-                ChunkPlace(c.start, c.end, c.num_tokens, c.page, c.page_end, c.headings)
+                ChunkPlace(
+                    c.start, c.end, c.num_tokens, c.page, c.page_end, c.headings, c.inner_headings
+                )
                 for c in self._chunks.of_documents([document_id])
             ]
             place = self._place[document_id]

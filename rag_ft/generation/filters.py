@@ -12,6 +12,7 @@ from typing import Any
 
 from rag_ft.documents.sentences import split_sentences
 from rag_ft.evaluation.metrics.squad import contains, token_f1
+from rag_ft.generation.json_answers import truth_value
 from rag_ft.generation.question_patterns import REFERENCES, asks, capitalises_nouns
 from rag_ft.prompts.prompt_set import is_abstention
 from rag_ft.relevance import Span, locate, occurrences
@@ -81,8 +82,7 @@ def parse_reply(text: str, finish_reason: str) -> WrittenPair | Failure:
         reason = "cut_off" if finish_reason == "length" else "bad_json"
         return Failure(reason, _shorten(text))
     if isinstance(row["answer"], bool):
-        words = ("false", "true") if _TRUE_OR_FALSE.search(str(row["question"])) else ("no", "yes")
-        row["answer"] = words[row["answer"]]
+        row["answer"] = truth_value(row["answer"], str(row["question"]))
     if not all(isinstance(row[key], str) for key in PAIR_KEYS):
         return Failure("bad_json", f"evidence, question and answer must be texts: {_shorten(text)}")
     evidence, question, answer = (" ".join(_decoded(row[key]).split()) for key in PAIR_KEYS)
@@ -100,9 +100,7 @@ def _whole_commands(text: str) -> str:
 
 def _decoded(text: str) -> str:
     """Decodes escapes that a model wrote out: six characters that mean one."""
-    if "\\u" not in text:
-        return text
-    found = _WRITTEN_OUT.sub(lambda match: chr(int(match[1], 16)), text)
+    found = _WRITTEN_OUT.sub(lambda match: chr(int(match[match.lastindex or 0], 16)), text)
     # A pair of surrogates is one character; a lone one is none.
     return found.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
@@ -311,14 +309,18 @@ def _shorten(text: str) -> str:
 # An escape of JSON, or the backslash of a command of LaTeX that begins like one.
 _ESCAPE = re.compile(
     r"""(?P<is_escape>\\[\\"/] | \\u[0-9a-fA-F]{4} | \\[bfr](?![a-zA-Z])
-    | \\t(?!(?:heta|au|imes|o|ext\w*|anh?|ilde|op|riangle\w*|frac|herefore|bar)(?![a-zA-Z]))
-    | \\n(?!(?:u|abla|eq|e|ot|otin|eg|i|atural|earrow|mid|leq|geq|orm|onumber|ewline)(?![a-zA-Z])))
+    | \\t(?!(?:heta|au|imes|o|ext\w*|anh?|ilde|op|riangle\w*|frac|herefore|bar|wohead\w+|t|iny|itle
+        |binom|hick\w+|hinspace)(?![a-zA-Z]))
+    | \\n(?!(?:u|abla|eq|e|ot|otin|eg|i|atural|earrow|mid|leq|geq|orm|onumber|ewline|exists|warrow
+        |triangle(?:left|right)\w*|(?:[lL]eft|[rR]ight)\w*arrow|su[bp]set\w*|sim|cong|[vV][dD]ash
+        |olimits|oindent|ewcommand|ull)(?![a-zA-Z])))
     | \\""",
     re.VERBOSE,
 )
-_WRITTEN_OUT = re.compile(r"\\u([0-9a-fA-F]{4})")
+_WRITTEN_OUT = re.compile(
+    r"(?<!\\)\\++(?:u([0-9a-fA-F]{4})|u\{([0-9a-fA-F]{1,5})\}|U000([0-9a-fA-F]{5}))"
+)
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f]")
-_TRUE_OR_FALSE = re.compile(r"\btrue\b|\bfalse\b", re.IGNORECASE)
 
 _CHOICE = re.compile(r"\b(or|oder|ou)\b", re.IGNORECASE)
 _NUMBER = re.compile(r"\d+(?:[.,:'’]\d+)*|[〇零一二三四五六七八九十百千万億亿]+")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rag_ft.errors import DataError
+from rag_ft.generation.json_answers import answers_in_words
 from rag_ft.generation.rare_words import RareWordIndex
 from rag_ft.relevance import Span, gold_chunks, locate, occurrences
 from rag_ft.retrieval.metadata_filter import Filter, parse_filters
@@ -252,6 +253,7 @@ def _parse(line: bytes, place: str) -> QuestionRow:
             raise ValueError(f"wrong field: {key} must be a text")
     accepted: tuple[AcceptedAnswer, ...] = ()
     if kind != "unanswerable":
+        answers = answers_in_words(answers, line, question)
         accepted = _parse_answers(answers, row.get("answer_start_in_document"))
     filters = row.get("filters") or {}
     try:

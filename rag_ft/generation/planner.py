@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 
-from rag_ft.documents.sentences import split_sentences
+from rag_ft.documents.sentences import is_lone_line, split_sentences
 from rag_ft.errors import ConfigError
 from rag_ft.relevance import Span
 from rag_ft.schema import Chunk, Kind
@@ -24,8 +24,6 @@ DEFAULT_KINDS: dict[Kind, float] = {
     "multi_hop": 0.08,
 }
 
-# A longer line is a sentence without its full stop.
-MAX_HEADING_CHARS = 80
 # List items, table rows and fields are asked about.
 _LISTED = re.compile(r"[-*•‣–+]\s|\(?\w{1,3}[.)]\s|.*(?:\||: |=)")
 
@@ -146,16 +144,15 @@ def focus_sentences(chunk: Chunk, shared_until: int) -> list[Span]:
 
 
 def _is_heading(chunk: Chunk, span: Span) -> bool:
-    """Whether a sentence is a heading: one of those that the chunk carries, marked as in Markdown,
-    or a short line without an end between blank lines, with text below it."""
-    text = chunk.text[span[0] : span[1]].strip()
-    if text.startswith("#") or text in (*chunk.headings, chunk.title):
+    """Whether a sentence is a heading, or a part of one: of those in the chunk, marked as in
+    Markdown, or a line that stands alone."""
+    start, end = span
+    line_end = chunk.text.find("\n", end)
+    line = chunk.text[chunk.text.rfind("\n", 0, start) + 1 : line_end if line_end >= 0 else None]
+    known = (*chunk.headings, *chunk.inner_headings, chunk.title)
+    if line.startswith("#") or line.lstrip("# ").rstrip() in known:
         return True
-    alone = span[0] == 0 or chunk.text[: span[0]].endswith("\n")
-    below = chunk.text[span[1] :]
-    short = len(text) <= MAX_HEADING_CHARS and "\n" not in text
-    unfinished = text[-1:].isalnum() or text[-1:] in ")]"
-    return alone and short and unfinished and below.startswith("\n\n") and not _LISTED.match(text)
+    return is_lone_line(chunk.text, start, end) and not _LISTED.match(chunk.text[start:end])
 
 
 def evenly_spaced(num_wanted: int, num_there: int) -> list[int]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rag_ft.errors import DataError
+from rag_ft.storage import json_text
 
 
 def write_list(path: Path, items: Iterable[dict[str, Any]]) -> None:
@@ -15,7 +16,7 @@ def write_list(path: Path, items: Iterable[dict[str, Any]]) -> None:
     with path.open("x", encoding="utf-8", newline="\n") as out:
         out.write("[")
         for number, item in enumerate(items):
-            out.write(("," if number else "") + "\n" + json.dumps(item, ensure_ascii=False))
+            out.write(("," if number else "") + "\n" + json_text(item))
         out.write("\n]\n")
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rag_ft.schema import Chunk
-from rag_ft.storage import batched, write_text
+from rag_ft.storage import batched, json_text, write_text
 
 # Rows of a file of requests: some 10 MB, which every server takes at once.
 ROWS_PER_FILE = 1000
@@ -68,7 +68,11 @@ def write_parquet(rows: Iterable[IndexedChunk], dim: int, about: dict[str, Any],
     with parquet.ParquetWriter(to, schema) as out:
         for batch in batched(rows, ROWS_PER_FILE):
             table = [
-                {**(own := fields(row)), "metadata": _json(own["metadata"]), "vector": row.vector}
+                {
+                    **(own := fields(row)),
+                    "metadata": json_text(own["metadata"]),
+                    "vector": row.vector,
+                }
                 for row in batch
             ]
             out.write_batch(pa.RecordBatch.from_pylist(table, schema=schema))
@@ -80,7 +84,7 @@ def write_qdrant(rows: Iterable[IndexedChunk], dim: int, about: dict[str, Any], 
     """A folder with collection.json and points-00000.json, ...: the bodies of Qdrant's requests
     `PUT /collections/NAME` and `PUT /collections/NAME/points`."""
     vectors = {"size": dim, "distance": "Dot"}
-    write_text(to / "collection.json", _json({"vectors": vectors, "metadata": about}) + "\n")
+    write_text(to / "collection.json", json_text({"vectors": vectors, "metadata": about}) + "\n")
 
     def point(row: IndexedChunk) -> dict[str, Any]:
         # Qdrant takes numbers and UUIDs as ids.
@@ -88,7 +92,10 @@ def write_qdrant(rows: Iterable[IndexedChunk], dim: int, about: dict[str, Any], 
         return {**own, "payload": fields(row)}
 
     return _write_parts(
-        rows, to, "points-{:05}.json", lambda batch: [_json({"points": list(map(point, batch))})]
+        rows,
+        to,
+        "points-{:05}.json",
+        lambda batch: [json_text({"points": list(map(point, batch))})],
     )
 
 
@@ -121,15 +128,15 @@ def _write_index(
     # Documents may give one name to values of several types: they are stored, not searched.
     others = {"vector": vector, "metadata": {"type": "object", "enabled": False}}
     mappings = {"_meta": about, "properties": {**exact, **read, **places, **others}}
-    write_text(to / "index.json", _json({"settings": settings, "mappings": mappings}) + "\n")
+    write_text(to / "index.json", json_text({"settings": settings, "mappings": mappings}) + "\n")
 
 
 def _bulk(batch: list[IndexedChunk]) -> Iterator[str]:
     """Two lines a chunk: what to do, and the document."""
     for row in batch:
         is_long = len(row.chunk.id.encode()) > MAX_ID_BYTES
-        yield _json({"index": {"_id": _uuid(row.chunk) if is_long else row.chunk.id}})
-        yield _json({**fields(row), "vector": _numbers(row.vector)})
+        yield json_text({"index": {"_id": _uuid(row.chunk) if is_long else row.chunk.id}})
+        yield json_text({**fields(row), "vector": _numbers(row.vector)})
 
 
 def _write_parts(
@@ -154,10 +161,6 @@ def _uuid(chunk: Chunk) -> str:
 def _numbers(vector: np.ndarray) -> list[float]:
     """The numbers of a float32 vector; nine digits give each of them back."""
     return [float(f"{value:.9g}") for value in vector.tolist()]
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
 
 
 INDEX_FORMATS = {

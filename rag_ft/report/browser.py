@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from rag_ft.evaluation.comparisons import ScoreTable
 from rag_ft.evaluation.metric_table import DECIDING_ANSWER, EXACT_MATCH, LABELS
 from rag_ft.evaluation.systems import SYSTEMS
 from rag_ft.schema import Chunk, Document, Hit, Prediction
+from rag_ft.storage import json_text
 from rag_ft.text import normalise
 
 # Why an answer has its score; page.js holds the words for each code (WHY).
@@ -114,7 +114,7 @@ def script_json(data: Any) -> str:
     """JSON that is safe inside a <script> element: nothing in it can end the element or open a
     comment."""
     # Escapes are the same text to a JSON parser, but no markup to the HTML parser before it.
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    text = json_text(data, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text

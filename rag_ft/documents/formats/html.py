@@ -15,6 +15,7 @@ from rag_ft.documents.formats.html_inline import (
     HEADINGS,
     INLINE,
     clean,
+    heading_level,
     left_out,
     picture_text,
     raised,
@@ -220,6 +221,8 @@ class _Walk:
         elif name in _KINDS:
             self.kind = _KINDS[name]
             self.level = int(name[1]) if name in HEADINGS else 0
+        elif self.kind != "item" and (level := heading_level(node, name)):
+            self.kind, self.level = "heading", level
         elif name == "dd":
             self.tight = True
 

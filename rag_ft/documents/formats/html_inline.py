@@ -69,3 +69,14 @@ def raised(node: Any) -> str:
     style = node.attributes.get("style") or "" if node.tag in ("span", "font", "a") else ""
     found = re.search(r"vertical-align\s*:\s*(super|sub|text-top)", style)
     return "" if found is None else "sub" if found[1] == "sub" else "sup"
+
+
+def heading_level(node: Any, name: str) -> int:
+    """The level (1-6) of an element that is a heading by its role, or over what it unfolds; 0 for
+    any other."""
+    if name == "summary":
+        return 6
+    if (node.attributes.get("role") or "").strip().lower() != "heading":
+        return 0
+    level = node.attributes.get("aria-level") or ""
+    return min(int(level), 6) if level in "123456789" and level else 2

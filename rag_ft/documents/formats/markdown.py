@@ -6,7 +6,9 @@ Where it is unclear whether something is a mark, it stays.
 from __future__ import annotations
 
 import html
+import itertools
 import re
+import textwrap
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
@@ -43,6 +45,7 @@ _NO_CODE = rf"(?P<kept>{_FENCED}|{_CODE})"
 _COMMENT = re.compile(rf"{_NO_CODE}|<!--.*?(?:-->|\Z)", re.DOTALL | re.MULTILINE)
 # In a table of HTML a blank line would end the HTML.
 _TABLE = re.compile(rf"{_NO_CODE}|<table\b", re.DOTALL | re.MULTILINE | re.IGNORECASE)
+_BLANK_LINES = re.compile(r"\n(?:[ \t]*+\n)++")
 _TABLE_END = re.compile("</table", re.IGNORECASE)
 _BOX = re.compile(rf"{_NO_CODE}|{BOX}", re.DOTALL | re.MULTILINE)
 _MDX = re.compile(rf"{_NO_CODE}|{MDX}", re.DOTALL | re.MULTILINE)
@@ -50,7 +53,8 @@ _SHORTCODE = re.compile(rf"{_NO_CODE}|{SHORTCODE}", re.DOTALL | re.MULTILINE)
 _has_box = re.compile(r"^[ ]{0,3}(?::::|!!!|\?\?\?|===[ ]\")", re.MULTILINE).search
 # A tag whose `>` stands alone in a line, where it would begin a quotation.
 _LATE_END = re.compile(
-    r"(</?(?P<name>[a-zA-Z][a-zA-Z0-9]*+)(?P<more>[^<>`]{0,300}?=[^<>`]{0,300}?)?)\n[ \t]*(?=>)"
+    r"(</?(?P<name>[a-zA-Z][a-zA-Z0-9]*+)(?P<more>[^<>`]{0,300}?="
+    r"(?:[^<>`\"']|\"[^\"<`]{0,300}\"|'[^'<`]{0,300}'){0,300}?)?)\n[ \t]*(?=>)"
 )
 # A link definition: one word that looks like an address, and perhaps a title in quotes.
 # `[Anna]: Come at nine.` is no definition.
@@ -60,7 +64,7 @@ _DEFINITION = re.compile(
     r"(?:[ \t]++(?:\"[^\"\n]*\"|'[^'\n]*'|\([^()\n]*\)))?$\n?",
     re.MULTILINE,
 )
-_TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9]*)(?![\w-])[^<>]{0,300}>")
+_TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9]*)(?![\w-]).*>", re.DOTALL)
 # A link whose address is defined nowhere.
 _TWO_BRACKETS = re.compile(r"\[([^\[\]\n]{1,500})\]\[[^\[\]\n]{0,200}\]")
 # What tags inside a line become: the text before and after what they hold.
@@ -146,10 +150,26 @@ def _with_whole_tables(text: str) -> str:
         end = _TABLE_END.search(text, match.end())
         if end is None:
             break
-        table = re.sub(r"\n[ \t]*+(?:\n[ \t]*+)++", "\n", text[match.start() : end.start()])
-        parts += [text[at : match.start()], table]
+        parts += [text[at : match.start()], _whole_table(text[match.start() : end.start()])]
         at = end.start()
     return "".join([*parts, text[at:]])
+
+
+def _whole_table(table: str) -> str:
+    """Returns a table of HTML without blank lines. What stands between blank lines and begins with
+    no tag is Markdown, as GitHub reads it, and becomes HTML."""
+    first, *inner = _BLANK_LINES.split(table)
+    parts = [first]
+    for is_html, group in itertools.groupby(inner, lambda part: part.lstrip().startswith("<")):
+        if is_html:
+            parts += group
+        else:
+            # Blank lines inside code would end the HTML again. A cell of one paragraph is a fact.
+            made = _parser().render(textwrap.dedent("\n\n".join(group))).strip()
+            if made.count("<p>") == 1:
+                made = made.removeprefix("<p>").removesuffix("</p>")
+            parts.append(_BLANK_LINES.sub("\n", made))
+    return "\n".join(parts)
 
 
 def _whole_tag(match: re.Match[str]) -> str:

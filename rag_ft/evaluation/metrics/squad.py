@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 
-from rag_ft.text import contains_words, normalise, single_spaced, without_punctuation
+from rag_ft.text import composed, contains_words, normalise, single_spaced, without_punctuation
 
 # From SQuAD's normal form to milder ones, for answers that it leaves nothing of.
 FORMS = (normalise, without_punctuation, single_spaced)
@@ -58,6 +58,8 @@ def _in_one_form(prediction: str, answers: tuple[str, ...]) -> list[tuple[str, s
     """(prediction, accepted answer) in one form each. As in the official script, answers that
     normalise to nothing are left out where others remain, and without any answer "" is right."""
     accepted = [answer for answer in answers if normalise(answer)] or answers or ("",)
+    # An accent may be a part of its letter or a character of its own.
+    prediction, accepted = composed(prediction), [composed(answer) for answer in accepted]
     pairs = []
     for answer in accepted:
         form = next((form for form in FORMS if form(answer)), normalise)

@@ -10,6 +10,7 @@ from rag_ft.config import LLMConfig
 from rag_ft.errors import ConfigError, first_line
 from rag_ft.llm.causal_lm import load_causal_lm
 from rag_ft.model_hub import check_adapter_base, resolve
+from rag_ft.model_loading import quiet_loading
 from rag_ft.training.generator.lora import drop_unused_sampling
 
 
@@ -27,7 +28,8 @@ def merge_generator(llm: LLMConfig, tuned: Path, to: Path) -> None:
 
     to.mkdir()  # fails where something has the name: no link is followed
     model = merged_model(llm.required_model, tuned, llm.advanced.trust_remote_code)
-    model.save_pretrained(to)
+    with quiet_loading():
+        model.save_pretrained(to)
     # Weights are saved for one user alone, and a server in a container is another one.
     for path in to.glob("*.safetensors"):
         path.chmod((to / "config.json").stat().st_mode)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rag_ft.errors import ConfigError
+from rag_ft.model_loading import quiet_loading
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder, SentenceTransformer
@@ -122,7 +123,8 @@ class TrainableEncoder:
 
         adapter = folder / "adapter"
         transformer: Any = self.model.transformers_model
-        transformer.save_pretrained(str(adapter))
+        with quiet_loading():
+            transformer.save_pretrained(str(adapter))
 
         # The update is B x A: scaling B scales it.
         path = adapter / "adapter_model.safetensors"
@@ -147,7 +149,8 @@ def write_model(model: SentenceTransformer | CrossEncoder, folder: Path) -> None
     if fast is not None:
         fast.no_truncation()
         fast.no_padding()
-    model.save_pretrained(str(folder), create_model_card=False)
+    with quiet_loading():
+        model.save_pretrained(str(folder), create_model_card=False)
 
 
 def make_trainable(

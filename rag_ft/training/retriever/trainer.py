@@ -25,7 +25,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
 from rag_ft.errors import DataError
 from rag_ft.retrieval.index_files import open_vectors, read_ids, read_manifest
-from rag_ft.storage import write_text
+from rag_ft.storage import json_text, write_text
 from rag_ft.training.checkpoints import MarkComplete, last_complete
 from rag_ft.training.retriever.trainable_encoder import TrainableEncoder
 
@@ -108,7 +108,7 @@ def fit(
         if trainer.is_world_process_zero():
             log = trainer.state.log_history
             history = [{"step": row["step"], "loss": row["loss"]} for row in log if "loss" in row]
-            write_text(folder / "history.json", json.dumps(history))
+            write_text(folder / "history.json", json_text(history))
             # The weights are written last, by a rename: where they are, the phase is finished.
             temporary = folder / f"{WEIGHTS}.tmp"
             save_file(encoder.state(), temporary)
