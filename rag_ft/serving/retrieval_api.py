@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,10 +23,8 @@ from rag_ft.serving.requests import (
     read_body,
 )
 from rag_ft.serving.state import ServerState, state_of
-from rag_ft.storage import batched
 
 MAX_TEXTS = 2048
-SLICES = 64  # of a block of the encoder: 16 texts on a processor
 T = TypeVar("T")
 
 
@@ -147,11 +145,25 @@ async def _in_slices(
     step: str,
 ) -> list[T]:
     """What `work` gives for each text, a few texts at a time: questions of other clients are
-    answered in between."""
+    answered in between. `block_size` is that of the encoder."""
     done: list[T] = []
-    for part in batched(texts, block_size // SLICES):
+    for part in slices(texts, block_size // 4, block_size * 32):
         done.extend(await state.answerer.in_thread(functools.partial(work, part), step))
     return done
+
+
+def slices(texts: Iterable[str], most: int, characters: int) -> Iterator[list[str]]:
+    """The texts in order, at most so many, and so many characters, at a time; at least one."""
+    part: list[str] = []
+    size = 0
+    for text in texts:
+        if part and (len(part) == most or size + len(text) > characters):
+            yield part
+            part, size = [], 0
+        part.append(text)
+        size += len(text)
+    if part:
+        yield part
 
 
 def _attributes(
