@@ -22,6 +22,7 @@ from rag_ft.rag import RagPipeline
 from rag_ft.serving.app import make_app
 from rag_ft.serving.collections import Collection, ServedModel
 from rag_ft.serving.guard import Key
+from rag_ft.serving.running import Server
 from rag_ft.session import Session
 from rag_ft.stages import index, ingest
 
@@ -141,7 +142,7 @@ def live(
 def running(app: ASGIApp) -> Iterator[str]:
     """The address of an application that runs in a thread."""
     config = uvicorn.Config(app, port=0, log_level="critical", access_log=False)
-    server = uvicorn.Server(config)
+    server = Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
