@@ -22,6 +22,7 @@ from rag_ft.rag import RagPipeline
 from rag_ft.serving.app import make_app
 from rag_ft.serving.collections import Collection, ServedModel
 from rag_ft.serving.guard import Key
+from rag_ft.serving.running import Server
 from rag_ft.session import Session
 from rag_ft.stages import index, ingest
 

@@ -186,6 +186,9 @@ def test_json_replies_are_left_as_they_are(url: str, llm: Says) -> None:
         ({"messages": [{"role": "assistant", "content": "x"}]}, 400),
         ({"n": 2}, 400),
         ({"temperature": "hot"}, 400),
+        ({"messages": [{"role": "user", "content": "x" * 100_001}]}, 400),
+        ({"messages": [{"role": "user", "content": "### Task: " + "x" * 70_000}]}, 400),
+        ({"response_format": {"type": "json_schema", "x": ["x" * 200] * 500}}, 400),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400),
     ],
 )
@@ -197,7 +200,11 @@ def test_a_wrong_request_gets_an_error_in_openais_shape(
     assert set(response.json()["error"]) == {"message", "type", "param", "code"}
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"[" * 100_000, b"\xff"])
+NAN = b'{"model": "run", "messages": [], "response_format": {"x": NaN}}'
+INFINITE = b'{"model": "run", "messages": [], "response_format": {"x": 1e999}}'
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"[" * 100_000, b"\xff", NAN, INFINITE])
 def test_a_body_that_is_no_json_object_is_a_client_error(url: str, body: bytes) -> None:
     assert httpx.post(f"{url}/v1/chat/completions", content=body).status_code == 400
 

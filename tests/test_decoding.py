@@ -22,6 +22,13 @@ def test_sampling_draws_tokens_as_often_as_the_model_says() -> None:
     torch.testing.assert_close(counts, (logits / 2).softmax(-1), atol=2e-3, rtol=0)
 
 
+def test_a_temperature_near_zero_is_zero() -> None:
+    logits = torch.tensor([[9.0, 12.0, -30.0]])
+    for temperature in (5e-324, 1e-38, 1e-6):
+        row = Row([1], 1, temperature=temperature, uniforms=np.array([0.999]))
+        assert choose(logits.clone(), [row]).tolist() == [1]
+
+
 def test_the_output_head_equals_the_models_own_logits(tiny_lm_dir: Path) -> None:
     model = load_causal_lm(tiny_lm_dir, "float32", "cpu")
     ids = torch.tensor([[5, 9, 30, 77]])

@@ -91,6 +91,17 @@ def test_only_the_last_exchanges_are_kept(
     assert known == [False, True, True]
 
 
+def test_long_exchanges_are_forgotten_sooner(
+    url: str, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchanges, "KEPT_CHARACTERS", 250)  # of three exchanges
+    named = [ask(url)["id"] for _ in range(5)]
+    for exchange_id in named:
+        judge(url, id=exchange_id, rating=1)
+    known = [row["exchange"] is not None for row in rows(session.run_dir.feedback)]
+    assert known == sorted(known) and 0 < sum(known) < 5
+
+
 def test_a_line_that_a_killed_writer_left_does_not_spoil_the_next(
     url: str, session: Session
 ) -> None:

@@ -17,7 +17,7 @@ pytest.importorskip("mcp", reason="the extra mcp is not installed (pip install '
 import httpx2
 from live_server import DOCUMENTS, Says, lines_of, live, served_models, small_run
 from live_server import llm as llm
-from mcp import Client
+from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
 
 from rag_ft.serving.mcp import SHOWN_CHARACTERS
@@ -116,6 +116,18 @@ def test_a_wrong_argument_is_an_error_with_its_reason(
     url: str, tool: str, arguments: dict[str, Any], said: str
 ) -> None:
     assert said in call(url, tool, **arguments)
+
+
+def test_a_prompt_that_nobody_has_is_no_error_in_the_log(
+    url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def said(client: Client) -> str:
+        with pytest.raises(MCPError) as raised:
+            await client.get_prompt("x", {})
+        return str(raised.value)
+
+    assert "this server has no prompts" in connected(url, said, "legacy")
+    assert "Traceback" not in caplog.text
 
 
 def test_a_language_model_that_fails_is_an_error_and_no_traceback(url: str, llm: Says) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from live_server import Says, live, served_models, small_run
 
 from rag_ft.serving.errors import ApiError
 from rag_ft.serving.requests import openai_filters
+from rag_ft.serving.retrieval_api import slices
 from rag_ft.session import Session
 
 
@@ -54,6 +58,59 @@ def test_embeddings_in_base64_are_the_same_numbers(url: str) -> None:
 def test_embeddings_that_cannot_be_made_are_client_errors(url: str, change: Any) -> None:
     reply = post(url, "/v1/embeddings", **({"model": "run", "input": "mill"} | change))
     assert reply.status_code in (400, 404)
+
+
+def test_a_question_is_answered_between_the_texts_of_another_client(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = served_models(session, Says("nothing"))
+    encoder, begun, told = models[0].retriever.encoder, threading.Event(), []
+
+    def slowly(texts: Any) -> Any:
+        told.append(len(texts))
+        begun.set()
+        time.sleep(0.02)
+        return np.zeros((len(texts), 2), np.float32)
+
+    monkeypatch.setattr(encoder, "encode_chunks", slowly)
+    monkeypatch.setattr(encoder, "count_tokens", lambda texts: [1] * len(texts))
+    with live(models) as url, ThreadPoolExecutor(1) as pool:
+        long = pool.submit(post, url, "/v1/embeddings", model="run", input=["text " * 2000] * 30)
+        begun.wait()
+        assert post(url, "/retrieval", knowledge_id="run", query="mill").is_success
+        assert len(told) < 8
+        assert len(long.result().json()["data"]) == sum(told) == 30
+
+
+def test_the_work_for_a_client_that_left_ends(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = served_models(session, Says("nothing"))
+    encoder, at_work, most, told = models[0].retriever.encoder, [0], [0], []
+
+    def slowly(texts: Any) -> Any:
+        at_work[0] += 1
+        most[0] = max(most[0], at_work[0])
+        told.append(len(texts))
+        time.sleep(0.05)
+        at_work[0] -= 1
+        return np.zeros((len(texts), 2), np.float32)
+
+    monkeypatch.setattr(encoder, "encode_chunks", slowly)
+    with live(models) as url:
+        for _ in range(3):
+            with pytest.raises(httpx.ReadTimeout):
+                body = {"model": "run", "input": ["text " * 2000] * 50}
+                httpx.post(f"{url}/v1/embeddings", json=body, timeout=0.03)
+        assert post(url, "/retrieval", knowledge_id="run", query="mill").is_success
+    assert most == [1] and sum(told) < 30
+
+
+def test_slices_have_few_texts_and_few_characters() -> None:
+    texts = ["aa", "b", "c", "d" * 9, "", "e"]
+    assert list(slices(texts, 2, 4)) == [["aa", "b"], ["c"], ["d" * 9], ["", "e"]]
+    assert list(slices(texts, 9, 99)) == [texts]
+    assert list(slices([], 1, 1)) == []
 
 
 def test_reranking_speaks_two_dialects(url: str) -> None:

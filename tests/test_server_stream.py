@@ -7,6 +7,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,7 @@ def serving(*answers: Answer) -> Iterator[tuple[str, list[dict[str, Any]]]]:
         server.server_close()
 
 
-def stream(url: str) -> tuple[list[str], Reply]:
+def stream(url: str, request: ChatRequest = REQUEST) -> tuple[list[str], Reply]:
     llm = {"backend": "openai", "model": "m", "base_url": url, "advanced": {"timeout_seconds": 2}}
     config = make_config({"llm": llm}).llm
 
@@ -70,7 +71,7 @@ def stream(url: str) -> tuple[list[str], Reply]:
         pieces: list[str] = []
         with open_language_model(config, 0) as model:
             async with model.streaming() as streamed:
-                async for piece in streamed(REQUEST):
+                async for piece in streamed(request):
                     if isinstance(piece, Reply):
                         return pieces, piece
                     pieces.append(piece)
@@ -129,6 +130,15 @@ def test_a_request_that_is_too_long_is_refused_at_once() -> None:
     with serving(long) as (url, bodies):
         pieces, reply = stream(url)
     assert (pieces, reply.refused, len(bodies)) == ([], True, 1)
+
+
+def test_a_schema_that_the_server_rejects_is_the_clients_error() -> None:
+    def rejects(handler: BaseHTTPRequestHandler, _: dict[str, Any]) -> None:
+        send(handler, b'{"error": {"message": "no such grammar"}}', status=400)
+
+    with serving(rejects) as (url, _):
+        assert not stream(url)[1].refused
+        assert stream(url, replace(REQUEST, schema={"type": "x"}))[1].refused
 
 
 def broken_off(handler: BaseHTTPRequestHandler, _: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ import itertools
 import json
 import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import httpx
 import pytest
 from live_server import Says, live, served_models, small_run
 
+from rag_ft.serving import running
 from rag_ft.session import Session
 
 SECRET = "secret-outside-the-run"
@@ -178,6 +180,25 @@ def test_header_tricks_are_refused_or_ignored(url: str, headers: bytes) -> None:
         assert is_harmless(int(answer.split(b" ")[1]), answer.decode("utf-8", "replace"))
         assert b"evil.example" not in answer
     assert httpx.get(f"{url}/v1/models").status_code == 200
+
+
+def test_a_connection_without_a_request_is_closed(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "SILENT_SECONDS", 0.1)
+    with live(served_models(session, Says("at noon " * 3, pause=0.05))) as url:
+        host, port = url.removeprefix("http://").split(":")
+        with ExitStack() as stack:
+            sockets = [
+                stack.enter_context(socket.create_connection((host, int(port)), timeout=5))
+                for _ in range(3)
+            ]
+            sockets[1].sendall(b"POST / HTTP/1.1\r\nHost: 127")
+            sockets[2].sendall(b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\nGET")
+            assert httpx.post(f"{url}/v1/chat/completions", json=GOOD).status_code == 200
+            assert [one.recv(9) for one in sockets] == [b"", b"", b"HTTP/1.1 "]
+            while sockets[2].recv(65536):
+                pass
 
 
 def test_an_injection_stays_text(url: str) -> None:

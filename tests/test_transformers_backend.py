@@ -15,8 +15,10 @@ from rag_ft.config import LLMConfig
 from rag_ft.config_loader import make_config
 from rag_ft.errors import ConfigError
 from rag_ft.fast import decoding
+from rag_ft.fast.decoding import KEPT_SCHEMAS, GrammarCompiler
+from rag_ft.llm.chat_template import load_chat_tokenizer
 from rag_ft.llm.factory import open_language_model
-from rag_ft.llm.interface import ChatRequest, Reply
+from rag_ft.llm.interface import JSON_STYLE, ChatRequest, Reply
 from rag_ft.llm.plain_decoding import shares_batches
 
 SCHEMA = {
@@ -157,10 +159,35 @@ def test_without_the_grammar_package_replies_are_free_and_it_is_said_once(
 def test_a_schema_that_cannot_be_enforced_is_an_error_with_its_reason(tiny_lm_dir: Path) -> None:
     pytest.importorskip("llguidance")
     bad = {"type": "object", "properties": {"a": {"type": "nonsense"}}}
+    endless = {"$ref": "#"}
+    requests = [ChatRequest(f"r{n}", user("x"), 5, 0.0, s) for n, s in enumerate((bad, endless))]
     with open_language_model(config_of(tiny_lm_dir), seed=0) as llm:
-        [reply] = llm.chat([ChatRequest("r", user("x"), 5, 0.0, bad)])
-    assert "schema" in reply.error and reply.text == ""
-    assert not reply.refused
+        for reply in llm.chat(requests):
+            assert "schema cannot be enforced" in reply.error and reply.text == ""
+            assert reply.refused and "<state>" not in reply.error
+
+
+def test_only_the_last_schemas_stay_compiled(
+    tiny_lm_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    llguidance = pytest.importorskip("llguidance")
+    compiled: list[str] = []
+    matcher = llguidance.LLMatcher
+
+    class Counted:
+        def __new__(cls, *args: Any, **options: Any) -> Any:
+            return matcher(*args, **options)
+
+        @staticmethod
+        def grammar_from_json_schema(schema: str, **options: Any) -> str:
+            compiled.append(schema)
+            return matcher.grammar_from_json_schema(schema, **options)
+
+    monkeypatch.setattr(llguidance, "LLMatcher", Counted)
+    grammars = GrammarCompiler(load_chat_tokenizer(tiny_lm_dir), frozenset({0}), JSON_STYLE)
+    for number in (0, 1, 1, *range(KEPT_SCHEMAS), KEPT_SCHEMAS, 0):
+        assert grammars.problem({"const": number}) is None
+    assert len(compiled) == KEPT_SCHEMAS + 2  # the first one twice
 
 
 def test_an_over_long_prompt_is_an_error_and_the_others_go_on(tiny_lm_dir: Path) -> None:

@@ -23,6 +23,9 @@ from rag_ft.hardware import padded_width
 
 log = logging.getLogger(__name__)
 COMPACT_SHARE = 0.2  # rows are taken out of the batch when so many of it are finished
+# Below it the likeliest token is the only one, and logits divided by it can exceed float32.
+LEAST_TEMPERATURE = 1e-5
+KEPT_SCHEMAS = 8  # a compiled schema of 60 KB takes up to 20 MB
 
 
 class Grammar:
@@ -214,7 +217,11 @@ def choose(logits: torch.Tensor, rows: list[Row]) -> torch.Tensor:
 
     chosen = logits.argmax(-1)
     sampled = [
-        i for i, row in enumerate(rows) if row.uniforms is not None and not row.finish_reason
+        i
+        for i, row in enumerate(rows)
+        if row.uniforms is not None
+        and row.temperature >= LEAST_TEMPERATURE
+        and not row.finish_reason
     ]
     if not sampled:
         return chosen
@@ -240,7 +247,8 @@ def _grown(past: torch.Tensor | None, new: torch.Tensor, length: int, room: int)
 
 
 class GrammarCompiler:
-    """JSON schemas as token masks for one tokenizer, by llguidance; each schema is compiled once.
+    """JSON schemas as token masks for one tokenizer, by llguidance; the last KEPT_SCHEMAS stay
+    compiled.
 
     `json_style` are llguidance's options. Without that package nothing is enforced, and one warning
     says so.
@@ -261,7 +269,9 @@ class GrammarCompiler:
         compiled = self._matcher(schema)
         if compiled is None or not compiled.is_error():
             return None
-        return f"JSON schema cannot be enforced: {' '.join(compiled.get_error().split())}"
+        # What follows is a dump of the parser's state.
+        said, *_ = compiled.get_error().split("<state>")
+        return f"JSON schema cannot be enforced: {' '.join(said.split())}"
 
     def _matcher(self, schema: dict[str, Any]) -> Any:
         key = json.dumps(schema)
@@ -282,5 +292,12 @@ class GrammarCompiler:
             self._vocabulary = from_tokenizer(self._tokenizer, eos_token=self._ends)
         options: Any = self._json_style
         grammar = LLMatcher.grammar_from_json_schema(key, overrides=options)
-        self._compiled[key] = LLMatcher(self._vocabulary, grammar, log_level=0)
+        compiled = LLMatcher(self._vocabulary, grammar, log_level=0)
+        # A schema that nothing fits, such as one that only refers to itself, fails at the first
+        # token.
+        first = compiled.deep_copy()
+        first.compute_bitmask()
+        if len(self._compiled) >= KEPT_SCHEMAS:
+            del self._compiled[next(iter(self._compiled))]
+        self._compiled[key] = first if first.is_error() else compiled
         return self._compiled[key]

@@ -182,7 +182,9 @@ def encode_prompts(tokenizer: Any, batch: Sequence[Messages]) -> list[list[int]]
     """Prompt token ids of each. Only the template adds special tokens, as in servers."""
     if not batch:
         return []
-    return tokenizer([render(tokenizer, m) for m in batch], add_special_tokens=False)["input_ids"]
+    texts = [render(tokenizer, m) for m in batch]
+    # Callers check the length, so the tokenizer need not warn of it.
+    return tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
 
 
 def encode_answers(tokenizer: Any, answers: Sequence[str]) -> list[list[int]]:

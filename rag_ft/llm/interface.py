@@ -50,9 +50,10 @@ class Reply:
     """What a model wrote, or the `error` that says why there is nothing; `text` is then empty.
 
     `finish_reason` is "stop", "length" (cut off at max_tokens) or "error". `seconds` is the
-    request's latency. `refused` marks the error of a request that exceeds the model's context;
-    other requests are not affected. The text begins after the model's reasoning ("" where the
-    reasoning was cut off) and is valid UTF-8, also where the server's reply is not.
+    request's latency. `refused` marks the error of a request that exceeds the model's context,
+    or whose schema cannot be enforced; other requests are not affected. The text begins after the
+    model's reasoning ("" where the reasoning was cut off) and is valid UTF-8, also where the
+    server's reply is not.
     """
 
     id: str

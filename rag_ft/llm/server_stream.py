@@ -79,8 +79,13 @@ class ServerStream:
                         parts.append(piece)
                         yield piece
                 break
-            except (RejectedError, NotAllowedError) as error:
-                yield _failed(request, str(error), getattr(error, "too_long", False))
+            except NotAllowedError as error:
+                yield _failed(request, str(error))
+                return
+            except RejectedError as error:
+                # What a server says of a schema differs, so the status decides.
+                bad_schema = request.schema is not None and error.status in (400, 422)
+                yield _failed(request, str(error), error.too_long or bad_schema)
                 return
             except FailedError as error:
                 reason, wait = str(error), error.wait

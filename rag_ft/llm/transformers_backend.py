@@ -229,15 +229,14 @@ class TransformersModel:
                 f"{', '.join(loaded) or 'none'})"
             )
         error = self._grammars.problem(request.schema) if request.schema is not None else None
-        too_long = not error and len(prompt) + request.max_tokens > self._limit
-        if too_long:
+        if not error and len(prompt) + request.max_tokens > self._limit:
             error = (
                 f"prompt has {len(prompt)} tokens and the reply up to {request.max_tokens}, "
                 f"the model takes {self._limit}"
             )
         if not error:
             return None
-        return Reply(request.id, "", "error", len(prompt), 0, 0.0, error, refused=too_long)
+        return Reply(request.id, "", "error", len(prompt), 0, 0.0, error, refused=True)
 
     def _row(
         self, request: ChatRequest, prompt: list[int], take: Callable[[int], bool] | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
@@ -18,7 +19,7 @@ from rag_ft.rag import RetrievedChunk
 from rag_ft.serving.citations import infer_citation
 from rag_ft.serving.collections import ServedModel
 from rag_ft.serving.errors import ApiError
-from rag_ft.serving.requests import ChatBody
+from rag_ft.serving.requests import MAX_QUESTION, ChatBody
 from rag_ft.serving.rewriting import MAX_TOKENS, Turn, rewrite_prompt, rewritten
 from rag_ft.serving.searching import SearchQueue
 from rag_ft.serving.telemetry import Telemetry
@@ -27,6 +28,7 @@ T = TypeVar("T")
 
 # Chat pages ask the same model for titles, tags and follow-up questions.
 TASK = "### Task:"
+MAX_CHARACTERS_PER_TOKEN = 16  # of text; English has four or five
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,8 @@ class Answerer:
                 model, model.base_llm, question, question, None, request, tuple(body.stops)
             )
 
+        if len(question) > MAX_QUESTION:
+            raise ApiError(400, f"the question has more than {MAX_QUESTION} characters", "messages")
         standalone, chunks, adapter = question, None, None
         llm: LanguageModel | None = model.base_llm
         if len(turns) > 1 and self._rewrite:
@@ -122,7 +126,14 @@ class Answerer:
     async def in_thread(self, work: Callable[[], T], step: str) -> T:
         """What `work()` returns, in a thread, one at a time; its seconds are those of `step`."""
         with self._step(step):
-            return await to_thread.run_sync(work, limiter=self._encoding, abandon_on_cancel=True)
+            async with self._encoding:
+                running = asyncio.ensure_future(to_thread.run_sync(work))
+                try:
+                    return await asyncio.shield(running)
+                finally:
+                    # A thread cannot be ended. Where its client has left, the next one waits for
+                    # it: threads that work side by side would pile up.
+                    await asyncio.wait({running})
 
     @contextmanager
     def _step(self, name: str) -> Iterator[None]:
@@ -206,8 +217,15 @@ class Answerer:
         adapter: str | None,
     ) -> ChatRequest:
         """The request to the language model. Its longest reply is what the client asks for, as far
-        as the model's context has room beside the prompt."""
+        as the model's context has room beside the prompt.
+
+        Raises:
+            ApiError: the prompt is far too long; to count its tokens alone would take seconds.
+        """
         config = model.collection.session.config
+        longest = MAX_CHARACTERS_PER_TOKEN * config.llm.max_model_tokens
+        if sum(len(message["content"]) for message in messages) > longest:
+            raise ApiError(400, f"the messages have more than {longest} characters", "messages")
         default = config.evaluate.advanced.max_tokens
         wanted = body.max_completion_tokens or body.max_tokens or default
         if wanted > default:

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.util import find_spec
 from typing import Any
 
-from anyio import fail_after, to_thread
+from anyio import Lock, fail_after, to_thread
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -112,11 +112,15 @@ class Health:
 
     def __init__(self, state: ServerState) -> None:
         self._state, self._good_until = state, 0.0
+        self._checking = Lock()
 
     async def check(self) -> bool:
-        """Searches each collection for a word, and asks each language model for a token."""
-        if time.monotonic() < self._good_until:
-            return True
+        """Searches each collection for a word, and asks each language model for a token. Those who
+        ask meanwhile wait for one check, not for one each."""
+        async with self._checking:
+            return time.monotonic() < self._good_until or await self._answers()
+
+    async def _answers(self) -> bool:
         try:
             with fail_after(HEALTH_SECONDS):
                 for model in self._state.models.values():

@@ -15,6 +15,7 @@ from rag_ft.serving.collections import Collection, ServedModel
 from rag_ft.storage import append_lines, now
 
 KEPT = 1000
+KEPT_CHARACTERS = 10_000_000  # of questions and answers
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,11 @@ class Exchange:
 
     collection: Collection
     served: dict[str, Any]
+
+    @property
+    def num_characters(self) -> int:
+        """Of question and answer, which can be long."""
+        return sum(len(self.served[name]) for name in ("question", "standalone", "answer"))
 
     @classmethod
     def of(cls, asked: Asked, answer: AnswerStream, citations: Sequence[Citation]) -> Exchange:
@@ -46,7 +52,7 @@ class Exchange:
 
 
 class Exchanges:
-    """The last KEPT exchanges, and the files to which the server appends."""
+    """The last exchanges, at most KEPT, and the files to which the server appends."""
 
     def __init__(self, log: bool, fallback: Collection) -> None:
         """
@@ -56,12 +62,15 @@ class Exchanges:
         """
         self._log, self._fallback = log, fallback
         self._kept: OrderedDict[str, Exchange] = OrderedDict()
+        self._num_characters = 0
 
     def add(self, exchange: Exchange) -> None:
         """Keeps an exchange, and logs it where the log is on."""
         self._kept[exchange.served["id"]] = exchange
-        if len(self._kept) > KEPT:
-            self._kept.popitem(last=False)
+        self._num_characters += exchange.num_characters
+        while len(self._kept) > KEPT or self._num_characters > KEPT_CHARACTERS:
+            _, oldest = self._kept.popitem(last=False)
+            self._num_characters -= oldest.num_characters
         if self._log:
             append_lines(exchange.collection.session.run_dir.served, exchange.served, durable=False)
 

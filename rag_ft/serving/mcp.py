@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import functools
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import Annotated, Any
 
+from mcp import MCPError
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.transport_security import TransportSecuritySettings
-from mcp.types import ToolAnnotations
+from mcp.types import INVALID_PARAMS, ToolAnnotations
 from pydantic import Field
 from starlette.requests import Request
 from starlette.types import ASGIApp
@@ -21,14 +22,13 @@ from rag_ft.schema import Document
 from rag_ft.serving.answering import Finished
 from rag_ft.serving.collections import Collection, ServedModel
 from rag_ft.serving.errors import ApiError
-from rag_ft.serving.requests import ChatBody, Filters, Message
+from rag_ft.serving.requests import ChatBody, Filters, Message, Question
 from rag_ft.serving.state import ServerState
 from rag_ft.version import __version__
 
 READ_ONLY = ToolAnnotations(read_only_hint=True, open_world_hint=False)
 SHOWN_CHARACTERS = 20_000
 
-Question = Annotated[str, Field(min_length=1, max_length=100_000)]
 ModelId = Annotated[
     str | None, Field(description="A model id of the server. Default: its first one.")
 ]
@@ -71,12 +71,21 @@ def make_server(state: ServerState) -> MCPServer:
         instructions=f"Searches documents, and answers questions from them. Collections: {names}.",
         version=__version__,
         log_level="WARNING",
+        middleware=[without_prompts],
         subscriptions=False,  # a stream without end, about tools that never change
     )
     tools = Tools(state)
     for tool in (tools.search, tools.ask, tools.get_document):
         server.add_tool(tool, annotations=READ_ONLY)
     return server
+
+
+async def without_prompts(ctx: Any, call_next: Callable[[Any], Awaitable[Any]]) -> Any:
+    """Middleware that answers a request for a prompt. The library would log the client's mistake
+    as an error, with a traceback."""
+    if ctx.method == "prompts/get":
+        raise MCPError(INVALID_PARAMS, "this server has no prompts")
+    return await call_next(ctx)
 
 
 class Tools:

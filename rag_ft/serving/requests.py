@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -11,7 +12,12 @@ from starlette.requests import Request
 from rag_ft.serving.errors import ApiError
 from rag_ft.storage import encodable
 
+# Longer ones are no questions, and would be read for seconds while all others wait.
+MAX_QUESTION = 100_000  # characters
+MAX_QUERIES = 100
+MAX_SCHEMA = 100_000  # characters of JSON
 Text = Annotated[str, Field(max_length=1_000_000)]
+Question = Annotated[str, Field(min_length=1, max_length=MAX_QUESTION)]
 Filters = dict[str, Any]
 Parsed = TypeVar("Parsed", bound="Body")
 
@@ -56,6 +62,13 @@ class ChatBody(Body):
     response_format: dict[str, Any] | None = None
     filters: Filters | None = None
 
+    @field_validator("response_format")
+    @classmethod
+    def _short(cls, form: dict[str, Any] | None) -> dict[str, Any] | None:
+        if len(json.dumps(form)) > MAX_SCHEMA:
+            raise ValueError(f"at most {MAX_SCHEMA} characters")
+        return form
+
     @property
     def stops(self) -> list[str]:
         """The texts that end the answer."""
@@ -83,7 +96,7 @@ class RerankDocument(Body):
 class RerankBody(Body):
     """Jina's fields, and TEI's: `texts` in place of `documents`, `return_text`."""
 
-    query: Text = Field(min_length=1)
+    query: Question
     model: Text | None = None
     documents: list[Text | RerankDocument] | None = Field(None, max_length=10_000)
     texts: list[Text] | None = Field(None, max_length=10_000)
@@ -101,7 +114,7 @@ class RetrievalBody(Body):
     """Dify's external knowledge."""
 
     knowledge_id: Text
-    query: Text = Field(min_length=1)
+    query: Question
     retrieval_setting: RetrievalSetting = RetrievalSetting()
     filters: Filters | None = None
 
@@ -111,7 +124,7 @@ class RankingOptions(Body):
 
 
 class VectorSearchBody(Body):
-    query: Text | list[Text] = Field(min_length=1)
+    query: Question | Annotated[list[Question], Field(min_length=1, max_length=MAX_QUERIES)]
     max_num_results: int = Field(10, ge=1, le=50)
     ranking_options: RankingOptions | None = None
     filters: Filters | None = None
@@ -132,7 +145,8 @@ async def read_body(request: Request, kind: type[Parsed]) -> Parsed:
         ApiError: it is not JSON, or a field is missing or wrong.
     """
     try:
-        values = encodable(json.loads(await request.body()))
+        body = await request.body()
+        values = encodable(json.loads(body, parse_float=_finite, parse_constant=_finite))
     except (ValueError, RecursionError) as error:
         raise ApiError(400, "the body is not JSON") from error
     if not isinstance(values, dict):
@@ -145,6 +159,14 @@ async def read_body(request: Request, kind: type[Parsed]) -> Parsed:
         raise ApiError(400, f"{field}: {first['msg'].lower()}", param=field) from error
     except (TypeError, RecursionError) as error:
         raise ApiError(400, "the body has fields of a wrong type") from error
+
+
+def _finite(text: str) -> float:
+    """The number; 1e999, NaN and Infinity are none. Raises ValueError."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"not a number: {text}")
+    return number
 
 
 def openai_filters(filters: Filters | None) -> Filters | None:

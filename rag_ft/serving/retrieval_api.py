@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import functools
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 import numpy as np
 from starlette.requests import Request
@@ -24,6 +25,7 @@ from rag_ft.serving.requests import (
 from rag_ft.serving.state import ServerState, state_of
 
 MAX_TEXTS = 2048
+T = TypeVar("T")
 
 
 async def embeddings(request: Request) -> Response:
@@ -36,10 +38,8 @@ async def embeddings(request: Request) -> Response:
         raise ApiError(400, f"dimensions: this encoder has {encoder.dim}", "dimensions")
     is_query = body.input_type == "query"
     encode = encoder.encode_queries if is_query else encoder.encode_chunks
-    vectors = await state.answerer.in_thread(functools.partial(encode, body.texts), "embed")
-    counted = await state.answerer.in_thread(
-        functools.partial(encoder.count_tokens, body.texts), "embed"
-    )
+    vectors = await _in_slices(state, encode, body.texts, encoder.block_size, "embed")
+    counted = await _in_slices(state, encoder.count_tokens, body.texts, encoder.block_size, "embed")
     num_tokens = sum(counted)
     data = [
         {"object": "embedding", "index": i, "embedding": _vector(row, body.encoding_format)}
@@ -57,8 +57,11 @@ async def rerank(request: Request) -> Response:
     if not given:
         raise ApiError(400, "documents: give at least one text", "documents")
     texts = [text if isinstance(text, str) else text.text for text in given]
-    score = functools.partial(_similarities, model, body.query, texts)
-    scores = await state.answerer.in_thread(score, "rerank")
+    encoder = model.retriever.encoder
+    embed_query = functools.partial(encoder.encode_queries, [body.query])
+    [vector] = await state.answerer.in_thread(embed_query, "rerank")
+    rows = await _in_slices(state, encoder.encode_chunks, texts, encoder.block_size, "rerank")
+    scores = [float(row @ vector) for row in rows]  # cosines
     order = sorted(range(len(texts)), key=lambda i: (-scores[i], i))[: body.top_n]
     if body.texts is not None:
         text = (lambda i: {"text": texts[i]}) if body.return_text else (lambda i: {})
@@ -134,11 +137,33 @@ def _vector(row: np.ndarray, form: str) -> Any:
     return [float(number) for number in row]
 
 
-def _similarities(model: ServedModel, query: str, texts: list[str]) -> list[float]:
-    """Cosine of each text with the query."""
-    encoder = model.retriever.encoder
-    [vector] = encoder.encode_queries([query])
-    return [float(score) for score in encoder.encode_chunks(texts) @ vector]
+async def _in_slices(
+    state: ServerState,
+    work: Callable[[list[str]], Iterable[T]],
+    texts: list[str],
+    block_size: int,
+    step: str,
+) -> list[T]:
+    """What `work` gives for each text, a few texts at a time: questions of other clients are
+    answered in between. `block_size` is that of the encoder."""
+    done: list[T] = []
+    for part in slices(texts, block_size // 4, block_size * 32):
+        done.extend(await state.answerer.in_thread(functools.partial(work, part), step))
+    return done
+
+
+def slices(texts: Iterable[str], most: int, characters: int) -> Iterator[list[str]]:
+    """The texts in order, at most so many, and so many characters, at a time; at least one."""
+    part: list[str] = []
+    size = 0
+    for text in texts:
+        if part and (len(part) == most or size + len(text) > characters):
+            yield part
+            part, size = [], 0
+        part.append(text)
+        size += len(text)
+    if part:
+        yield part
 
 
 def _attributes(
