@@ -138,20 +138,21 @@ def live(
         yield address
 
 
-class Server(uvicorn.Server):
+class QuickServer(Server):
     """Looks every 10 ms whether it is to stop; uvicorn's own looks every 100, in every test."""
 
     async def main_loop(self) -> None:
-        await self.on_tick(0)
-        while not self.should_exit:
+        usual = asyncio.create_task(super().main_loop())
+        while not self.should_exit and not usual.done():
             await asyncio.sleep(0.01)
+        usual.cancel()
 
 
 @contextlib.contextmanager
 def running(app: ASGIApp) -> Iterator[str]:
     """The address of an application that runs in a thread."""
     config = uvicorn.Config(app, port=0, log_level="critical", access_log=False)
-    server = Server(config)
+    server = QuickServer(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
