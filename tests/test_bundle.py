@@ -219,6 +219,7 @@ def test_the_command_bundles_checks_and_exits_with_3_where_answers_changed(
     assert "name one configuration, and --to FOLDER" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_bundle_is_pushed_to_an_fsspec_address(
     run: tuple[Config, RunDir], tmp_path: Path
 ) -> None:

@@ -103,6 +103,7 @@ def test_a_choice_for_another_encoder_is_not_used(tmp_path: Path) -> None:
         read_choice(path, "a", "lexical_weight", "train_retriever")
 
 
+@pytest.mark.slow
 def test_with_few_dev_questions_train_questions_choose_by_an_encoder_that_did_not_see_them(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,6 +75,7 @@ def test_the_loss_of_a_step_is_the_mean_over_its_answer_tokens_however_it_is_spl
     assert first[1] == pytest.approx(first[4], abs=2e-4)
 
 
+@pytest.mark.slow
 def test_packed_rows_are_trained_on_and_evaluated_as_others(
     prepared: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,7 +172,9 @@ def test_the_best_weights_by_dev_f1_are_kept_and_its_time_is_told(
 @pytest.mark.parametrize(
     ("patience", "steps"), [pytest.param(2, 4, marks=pytest.mark.slow), (0, 5)]
 )
-@pytest.mark.parametrize("kill", ["before the last step", "after it"])
+@pytest.mark.parametrize(
+    "kill", [pytest.param("before the last step", marks=pytest.mark.slow), "after it"]
+)
 def test_a_killed_training_stops_where_an_undisturbed_one_does(
     prepared: Make, monkeypatch: pytest.MonkeyPatch, patience: int, steps: int, kill: str
 ) -> None:

@@ -192,7 +192,16 @@ def test_a_run_without_a_report_is_not_continued(
     assert "no run folder" in capsys.readouterr().err and not run.with_name("none").exists()
 
 
-@pytest.mark.parametrize("point", ["take_over", "ingest", "generate", "evaluate", "decide"])
+# A kill itself, at every point, is the slow test of test_improve_kill.py.
+@pytest.mark.parametrize(
+    "point",
+    [
+        "take_over",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("ingest", "generate")),
+        "evaluate",
+        "decide",
+    ],
+)
 def test_a_version_that_was_interrupted_is_finished_by_the_next_command(
     made: Made, monkeypatch: pytest.MonkeyPatch, point: str
 ) -> None:

@@ -170,7 +170,7 @@ def test_weights_that_do_not_win_on_dev_questions_are_given_up(
     assert given_up == weights(run_dir)
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("method", [pytest.param("lora", marks=pytest.mark.slow), "full"])
 def test_the_loss_is_that_of_trl(
     prepared: Make, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:

@@ -63,6 +63,7 @@ def test_few_questions_train_no_ranker(tmp_path: Path) -> None:
     assert not choose_ranker(one, [], 0.5, tmp_path / "r.txt", False, 0).served
 
 
+@pytest.mark.slow
 def test_a_ranker_that_orders_generated_questions_alone_is_left_out(tmp_path: Path) -> None:
     written = questions(240, "overlap")
     asked = [

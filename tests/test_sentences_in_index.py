@@ -113,6 +113,7 @@ def test_an_index_with_sentences_is_not_served_without(make_run: MakeRun) -> Non
         open_retriever(run_dir, PLAIN, config.encoder)
 
 
+@pytest.mark.slow
 def test_a_tuned_encoder_is_served_with_sentences_too(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:

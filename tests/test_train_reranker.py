@@ -166,6 +166,7 @@ def test_it_learns_which_chunk_answers_and_loads_without_our_code(
     assert scores[first[0]] == pytest.approx(max(scores), abs=0.01)
 
 
+@pytest.mark.slow
 def test_lora_changes_the_layers_and_leaves_no_adapter(
     prepared: Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,7 +190,7 @@ def test_lora_changes_the_layers_and_leaves_no_adapter(
     assert not any("LayerNorm" in name or "embeddings" in name for name in changed)
 
 
-@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("method", ["full", pytest.param("lora", marks=pytest.mark.slow)])
 def test_a_causal_reranker_is_tuned_too(
     prepared: Prepared, tiny_lm_dir: Path, tmp_path: Path, method: str
 ) -> None:
@@ -271,6 +272,7 @@ def test_it_is_left_out_where_no_gain_is_certain(
     assert Session(config, run_dir).tuned_components == set()
 
 
+@pytest.mark.slow
 def test_the_evaluation_has_a_row_for_each_tuned_component(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -115,7 +115,7 @@ def test_two_runs_give_the_same_weights(make_run: MakeRun) -> None:
 @pytest.mark.parametrize(
     "phase",
     [
-        "contrastive",
+        pytest.param("contrastive", marks=pytest.mark.slow),
         pytest.param("lsr", marks=pytest.mark.slow),
         pytest.param("reranker", marks=pytest.mark.slow),
     ],

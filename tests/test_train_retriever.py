@@ -63,6 +63,7 @@ def test_contrastive_training_finds_more_and_ships_an_encoder_that_loads_alone(
     assert log[-1]["stage"] == "gate"
 
 
+@pytest.mark.slow
 def test_the_question_side_alone_keeps_every_chunk_vector(prepared: MakeRun) -> None:
     config, run_dir = prepared(sides="query")
     train_retriever.run(Session(config, run_dir))
@@ -77,7 +78,7 @@ def test_the_question_side_alone_keeps_every_chunk_vector(prepared: MakeRun) -> 
     )
 
 
-@pytest.mark.parametrize("sides", ["both", "query"])
+@pytest.mark.parametrize("sides", ["both", pytest.param("query", marks=pytest.mark.slow)])
 def test_documents_without_questions_are_learned_and_measured_by_inverse_cloze(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, sides: str
 ) -> None:
