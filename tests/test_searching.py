@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from anyio import CapacityLimiter
+from anyio import CapacityLimiter, move_on_after
 
 from rag_ft.errors import DataError
 from rag_ft.rag import RetrievedChunk
 from rag_ft.schema import Chunk
+from rag_ft.serving.answering import Answerer
 from rag_ft.serving.searching import MAX_TOGETHER, SearchQueue
+from rag_ft.serving.telemetry import Telemetry
 
 
 class Pipeline:
@@ -104,3 +106,33 @@ def test_a_defect_reaches_all_and_the_next_search_works() -> None:
         assert chunk.chunk.text == "sound"
 
     asyncio.run(both())
+
+
+@pytest.mark.parametrize("leaves_by", ["cancel", "scope"])
+def test_work_in_a_thread_ends_before_the_next_begins_whoever_has_left(leaves_by: str) -> None:
+    at_work, most, go_on = [0], [0], threading.Event()
+
+    def work() -> int:
+        at_work[0] += 1
+        most[0] = max(most[0], at_work[0])
+        assert go_on.wait(10)
+        at_work[0] -= 1
+        return most[0]
+
+    async def leave(answerer: Answerer) -> None:
+        if leaves_by == "scope":
+            with move_on_after(0.02):
+                await answerer.in_thread(work, "embed")
+        else:
+            task = asyncio.create_task(answerer.in_thread(work, "embed"))
+            await asyncio.sleep(0.02)
+            task.cancel()
+
+    async def run() -> None:
+        answerer = Answerer({}, False, Telemetry())
+        asyncio.get_running_loop().call_later(0.1, go_on.set)
+        await asyncio.gather(*(leave(answerer) for _ in range(3)))
+        assert await answerer.in_thread(work, "embed") == 1
+
+    asyncio.run(run())
+    assert (at_work, most) == ([0], [1])

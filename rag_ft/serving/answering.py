@@ -133,7 +133,8 @@ class Answerer:
                 finally:
                     # A thread cannot be ended. Where its client has left, the next one waits for
                     # it: threads that work side by side would pile up.
-                    await asyncio.wait({running})
+                    with anyio.CancelScope(shield=True):
+                        await asyncio.wait({running})
 
     @contextmanager
     def _step(self, name: str) -> Iterator[None]:
