@@ -194,6 +194,7 @@ def test_lora_changes_the_layers_and_leaves_no_adapter(
 def test_a_causal_reranker_is_tuned_too(
     prepared: Prepared, tiny_lm_dir: Path, tmp_path: Path, method: str
 ) -> None:
+    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     # It scores by the difference of the words yes and no.
@@ -201,6 +202,9 @@ def test_a_causal_reranker_is_tuned_too(
     tokenizer.add_tokens(["yes", "no"])
     model = AutoModelForCausalLM.from_pretrained(tiny_lm_dir)
     model.resize_token_embeddings(len(tokenizer))
+    # transformers gives new words nearly the same row, and LoRA does not change it.
+    rows = torch.randn(2, model.config.hidden_size, generator=torch.Generator().manual_seed(0))
+    model.get_output_embeddings().weight.data[-2:] = rows
     folder = tmp_path / "causal"
     tokenizer.save_pretrained(folder)
     model.save_pretrained(folder)
@@ -217,7 +221,7 @@ def test_a_causal_reranker_is_tuned_too(
     )
     train(training, rows, 1.0)
     after = session.open_reranker(training.built).scores("what is in box 1", chunk_ids)
-    assert before.shape == after.shape == (3,) and not np.allclose(before, after, atol=1e-6)
+    assert before.shape == after.shape == (3,) and not np.allclose(before, after, atol=1e-4)
 
 
 # Whether it is served.
