@@ -171,3 +171,14 @@ def test_no_library_talks_to_the_user() -> None:
     done = subprocess.run([sys.executable, "-c", says], capture_output=True, text=True, check=True)
     assert "it warns" not in done.stdout + done.stderr
     assert "WARNING ours" in done.stderr and "ERROR fails" in done.stderr
+
+
+def test_no_command_looks_for_garbage_when_it_ends() -> None:
+    code = "import atexit, gc; atexit.register(lambda: print(gc.get_freeze_count())); "
+    done = subprocess.run(
+        [sys.executable, "-c", code + "import rag_ft.cli"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(done.stdout) > 1000
