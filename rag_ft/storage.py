@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import shutil
+import sys
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -302,6 +303,23 @@ def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     3.12)."""
     iterator = iter(items)
     while batch := list(itertools.islice(iterator, size)):
+        yield batch
+
+
+def text_batches(
+    texts: Iterable[str], characters: int, most: int = sys.maxsize
+) -> Iterator[list[str]]:
+    """The texts in order, `most` at a time and so many characters together; a longer text comes
+    alone."""
+    batch: list[str] = []
+    size = 0
+    for text in texts:
+        if batch and (len(batch) == most or size + len(text) > characters):
+            yield batch
+            batch, size = [], 0
+        batch.append(text)
+        size += len(text)
+    if batch:
         yield batch
 
 

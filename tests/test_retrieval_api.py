@@ -17,7 +17,6 @@ from live_server import Says, live, served_models, small_run
 
 from rag_ft.serving.errors import ApiError
 from rag_ft.serving.requests import openai_filters
-from rag_ft.serving.retrieval_api import slices
 from rag_ft.session import Session
 
 
@@ -104,13 +103,6 @@ def test_the_work_for_a_client_that_left_ends(
                 httpx.post(f"{url}/v1/embeddings", json=body, timeout=0.03)
         assert post(url, "/retrieval", knowledge_id="run", query="mill").is_success
     assert most == [1] and sum(told) < 30
-
-
-def test_slices_have_few_texts_and_few_characters() -> None:
-    texts = ["aa", "b", "c", "d" * 9, "", "e"]
-    assert list(slices(texts, 2, 4)) == [["aa", "b"], ["c"], ["d" * 9], ["", "e"]]
-    assert list(slices(texts, 9, 99)) == [texts]
-    assert list(slices([], 1, 1)) == []
 
 
 def test_reranking_speaks_two_dialects(url: str) -> None:

@@ -118,7 +118,7 @@ def raw(url: str, request: bytes) -> bytes:
     host, port = url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=10) as connection:
         connection.sendall(request)
-        connection.settimeout(1)
+        connection.settimeout(3)
         answer = b""
         try:
             while part := connection.recv(65536):

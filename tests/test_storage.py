@@ -17,6 +17,7 @@ from rag_ft.storage import (
     naming,
     read_jsonl,
     read_rows,
+    text_batches,
     to_json,
     write_json,
     write_jsonl,
@@ -131,3 +132,10 @@ def test_a_chunk_of_an_earlier_version_keeps_its_line() -> None:
     line = to_json(replace(chunk, inner_headings=("Inner",)))
     assert json.loads(line)["inner_headings"] == ["Inner"]
     assert to_json(from_json(line, Chunk)) == line
+
+
+def test_batches_of_texts_have_few_texts_and_few_characters() -> None:
+    texts = ["aa", "b", "c", "d" * 9, "", "e"]
+    assert list(text_batches(texts, 4, 2)) == [["aa", "b"], ["c"], ["d" * 9], ["", "e"]]
+    assert list(text_batches(texts, 99, 9)) == [texts] == list(text_batches(texts, 99))
+    assert list(text_batches([], 1, 1)) == []

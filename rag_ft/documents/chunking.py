@@ -14,8 +14,14 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from rag_ft.documents.blocks import PlacedBlock
-from rag_ft.documents.sentences import is_lone_line_over_prose, split_sentences, trim
+from rag_ft.documents.sentences import (
+    LONE_LINE_CHARS,
+    is_lone_line_over_prose,
+    split_sentences,
+    trim,
+)
 from rag_ft.model_hub import CountTokens
+from rag_ft.storage import text_batches
 
 # Runs of blanks and endless words give few tokens for many characters: such text is cut by length.
 MAX_CHARS_PER_TOKEN = 16
@@ -24,7 +30,6 @@ MAX_CHARS_PER_TOKEN = 16
 TOO_MANY_CHARS_PER_TOKEN = 8
 # A longer heading is cut in the path of headings that a chunk carries.
 MAX_HEADING_CHARS = 200
-MAX_TERM_CHARS = 80
 # The characters tokenised at once: this bounds the memory for a document of one line.
 TOKENIZER_BATCH_CHARS = 200_000
 
@@ -281,7 +286,7 @@ def _sentences(text: str, blocks: Sequence[PlacedBlock]) -> Iterator[_Piece]:
             if start < end:
                 may_begin = place == 0 or block.kind != "item"
                 # A term stands over its definition, without a blank line.
-                is_term = is_prose and end - start <= MAX_TERM_CHARS and end + 1 in starts
+                is_term = is_prose and end - start <= LONE_LINE_CHARS and end + 1 in starts
                 over = leads or is_term or (is_prose and is_lone_line_over_prose(text, start, end))
                 yield _Piece(start, end, 0, may_begin, over, section, number)
 
@@ -324,13 +329,5 @@ def _cut(text: str, start: int, end: int, size: int) -> Iterator[tuple[int, int]
 
 def _count(text: str, spans: list[tuple[int, int]], count_tokens: CountTokens) -> list[int]:
     """The number of tokens of each span, counted in batches of bounded size."""
-    counts: list[int] = []
-    batch: list[str] = []
-    size = 0
-    for start, end in spans:
-        batch.append(text[start:end])
-        size += end - start
-        if size >= TOKENIZER_BATCH_CHARS:
-            counts += count_tokens(batch)
-            batch, size = [], 0
-    return counts + (count_tokens(batch) if batch else [])
+    batches = text_batches((text[start:end] for start, end in spans), TOKENIZER_BATCH_CHARS)
+    return [count for batch in batches for count in count_tokens(batch)]

@@ -71,7 +71,7 @@ _LIST_MARK = re.compile(r"[ \t]*(?:[-*•‣–+|>#]|\d{1,3}[.)]|\(?\w{1,3}\))[ 
 _SHORT_NAME = re.compile(r"[A-Z][a-zé]{1,4}|(?<!\d )[b-df-hj-np-tv-xz]{2,4}")
 _MONTHS = frozenset(("May", "June", "July", "March", "Mai", "Juni", "Juli", "Mayo", "Junio"))
 # A longer line is a sentence without its full stop.
-_LONE_LINE_CHARS = 80
+LONE_LINE_CHARS = 80
 # A shorter line is a heading, an address or a field, not the beginning of a wrapped sentence.
 _WRAPPED_CHARS = 45
 
@@ -159,7 +159,7 @@ def is_lone_line(text: str, start: int, end: int, ends: str = ")]?:") -> bool:
     headings are: also those that no mark shows. It ends in a letter, a digit or one of `ends`."""
     line = text[start:end]
     return (
-        end - start <= _LONE_LINE_CHARS
+        end - start <= LONE_LINE_CHARS
         and "\n" not in line
         and (line[-1:].isalnum() or line[-1:] in ends)
         and (start == 0 or text[start - 1] == "\n")
@@ -172,8 +172,8 @@ def is_lone_line_over_prose(text: str, start: int, end: int) -> bool:
     """Whether a line that stands alone is followed by more than another such line."""
     if not is_lone_line(text, start, end, ")]?:!"):
         return False
-    below = text[end : end + 2 * _LONE_LINE_CHARS].lstrip().split("\n", 1)[0].rstrip()
-    return len(below) > _LONE_LINE_CHARS or below.endswith((".", "!", "。", "！"))
+    below = text[end : end + 2 * LONE_LINE_CHARS].lstrip().split("\n", 1)[0].rstrip()
+    return len(below) > LONE_LINE_CHARS or below.endswith((".", "!", "。", "！"))
 
 
 def trim(text: str, start: int, end: int) -> tuple[int, int]:

@@ -125,7 +125,8 @@ def new_cache(model: Any) -> DynamicCache:
 def left_pad(prompts: list[list[int]], pad: int, model: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """(ids, mask) of token ids, both int64 (rows, width) on the model's device, padding first."""
     width, device = max(len(p) for p in prompts), model.device
-    if device.type == "cpu" and model.dtype == torch.bfloat16:  # oneDNN's, float32 is MKL's
+    # On a CPU oneDNN multiplies in bfloat16. In float32 MKL does, which keeps nothing.
+    if device.type == "cpu" and model.dtype == torch.bfloat16:
         width = padded_width(width)
     ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=device)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)

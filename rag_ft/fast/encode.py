@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 # Tokens of one batch by default: small batches stay in a CPU's cache, large ones fill a GPU.
 AUTO_BATCH_TOKENS = {"cpu": 2048, "cuda": 65536}
-# Of a question's width on a CPU: with 32, one takes 5 ms more in float32, with 16 one or two.
+# On a CPU questions are padded to multiples of so many tokens. In float32 this costs a question one
+# or two milliseconds, WIDTH_STEP would cost five.
 QUESTION_STEP = 16
 GPU_BLOCK = 2048  # texts tokenised at once for each GPU, while it computes the block before
 Features = dict[str, list[np.ndarray]]
@@ -54,7 +55,8 @@ def encode(
     block = GPU_BLOCK * len(models) if kind == "cuda" else len(texts)
 
     def width_of(lengths: np.ndarray) -> int:
-        """Full batches, of many texts, have few shapes; those of questions are padded to few."""
+        """The width of a batch. Full batches have few widths in all; others, such as one question,
+        are padded to few."""
         longest = int(lengths.max())
         is_full = (len(lengths) + 1) * longest > budget
         if kind != "cpu" or is_full or first.tokenizer.pad_token_id is None:

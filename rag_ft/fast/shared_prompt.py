@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from rag_ft.hardware import padded_width
+
 
 @dataclass(frozen=True)
 class SharedPrompts:
@@ -32,7 +34,7 @@ class SharedPrompts:
         """
         names = ("prompt_ids", "chosen_ids", "rejected_ids")
         parts = [tuple(len(row[name]) for name in names) for row in rows]
-        width = -(-max(map(sum, parts)) // self.width_step) * self.width_step
+        width = padded_width(max(map(sum, parts)), self.width_step)
         ids = torch.full((len(rows), width), self.pad)
         positions = torch.zeros(len(rows), width, dtype=torch.long)
         causal = torch.ones(width, width, dtype=torch.bool).tril()

@@ -95,8 +95,9 @@ def load_cross_encoder(folder: Path, max_tokens: int, dtype: str, device: str) -
 
 
 def pad_to_few_widths(model: CrossEncoder) -> None:
-    """Pads batches to multiples of WIDTH_STEP (see hardware.padded_width), where no batch then
-    exceeds the model's positions. Causal rerankers read their score at the last token."""
+    """Pads batches to multiples of WIDTH_STEP (see hardware.padded_width). A model whose limit is
+    no multiple stays as it is: a batch could exceed its positions. So does a causal one, which
+    reads its score at the last token."""
     reader: Any = model[0]
     is_classifier = reader.transformer_task == "sequence-classification"
     if is_classifier and reader.max_seq_length and reader.max_seq_length % WIDTH_STEP == 0:

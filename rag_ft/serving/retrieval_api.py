@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,6 +23,7 @@ from rag_ft.serving.requests import (
     read_body,
 )
 from rag_ft.serving.state import ServerState, state_of
+from rag_ft.storage import text_batches
 
 MAX_TEXTS = 2048
 T = TypeVar("T")
@@ -147,23 +148,9 @@ async def _in_slices(
     """What `work` gives for each text, a few texts at a time: questions of other clients are
     answered in between. `block_size` is that of the encoder."""
     done: list[T] = []
-    for part in slices(texts, block_size // 4, block_size * 32):
+    for part in text_batches(texts, block_size * 32, block_size // 4):
         done.extend(await state.answerer.in_thread(functools.partial(work, part), step))
     return done
-
-
-def slices(texts: Iterable[str], most: int, characters: int) -> Iterator[list[str]]:
-    """The texts in order, at most so many, and so many characters, at a time; at least one."""
-    part: list[str] = []
-    size = 0
-    for text in texts:
-        if part and (len(part) == most or size + len(text) > characters):
-            yield part
-            part, size = [], 0
-        part.append(text)
-        size += len(text)
-    if part:
-        yield part
 
 
 def _attributes(

@@ -275,9 +275,8 @@ def exact_search(vectors: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray
     """Rows (m, k) of the largest inner products of `vectors` (n, dim) with `queries` (m, dim),
     best first. Reads `vectors` block by block."""
     faiss = load_faiss()
-    scores, rows = [], []
+    product, scores, rows = faiss.METRIC_INNER_PRODUCT, [], []
     for start, block in _blocks(vectors):
-        product = faiss.METRIC_INNER_PRODUCT
         best, places = faiss.knn(queries, block, min(k, len(block)), metric=product)
         scores.append(best)
         rows.append(start + places)
