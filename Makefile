@@ -13,6 +13,9 @@ BIN    := .venv/bin
 PIP    := $(if $(shell command -v uv),uv pip install --python $(BIN)/python,$(BIN)/python -m pip install)
 RAG_FT := $(BIN)/rag-ft
 
+# Compiled modules are kept, whatever the caller's setting: the tests start hundreds of processes.
+export PYTHONDONTWRITEBYTECODE =
+
 .PHONY: help setup demo generate finetune evaluate run status test test-slow test-vllm test-ray check format vllm gguf quantise docs clean
 
 help: ## list the targets

@@ -24,7 +24,16 @@ def test_a_key_that_stands_twice_is_refused_with_both_lines(tmp_path: Path) -> N
         load_config(path)
 
 
-@pytest.mark.parametrize("text", ["[" * 3000, "run: {seed: " + "9" * 5000 + "}", "run: {seed: 1e"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("[" * 3000, "[" * 100_000, "- " * 100_000, "{a: " * 100_000),
+        "a0: &a0 x\n" + "".join(f"a{n}: &a{n} [*a{n - 1}]\n" for n in range(1, 3000)),
+        "run: {seed: " + "9" * 5000 + "}",
+        "run: {seed: 1e",
+    ],
+    ids=["brackets", "more brackets", "lists", "mappings", "aliases", "digits", "no end"],
+)
 def test_what_no_parser_takes_is_one_line(text: str, tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text(text)

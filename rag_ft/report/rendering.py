@@ -4,6 +4,7 @@ markup."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from rag_ft.evaluation.verdict import points
 TEMPLATES = Path(__file__).parent
 
 
+@cache
 def environment() -> Any:
     """The jinja2 Environment of the templates in this folder, with their filters and charts."""
     from jinja2 import Environment, FileSystemLoader  # `rag-ft run` prints a table without it
