@@ -97,7 +97,8 @@ def run(session: Session) -> dict[str, int | float]:
         counts[f"{name}_tuned"] = int(name in session.tuned_components)
         counts[f"{name}_given"] = int(bool(external))
 
-    material = read_material(session.chunks, pairs, retrieve(session, pairs))
+    rankings = retrieve(session, pairs)
+    material = read_material(session.chunks, pairs, rankings, shown=settings.answers)
     session.close_retrievers()
     counts["located_questions"] = sum(bool(gold) for gold in material.gold.values())
     scores: Iterable[Score] = retrieval_scores(material)
@@ -152,15 +153,19 @@ def retrieve(session: Session, pairs: list[QAPair]) -> Rankings:
     return rankings
 
 
-def read_material(store: ChunkStore, pairs: list[QAPair], rankings: Rankings) -> Material:
+def read_material(
+    store: ChunkStore, pairs: list[QAPair], rankings: Rankings, shown: bool
+) -> Material:
     """The material of these questions.
 
-    Of the chunks only those of the questions' documents and those that were found are read.
+    Of the chunks only those of the questions' documents are read, and where chunks are shown to a
+    model those that were found.
     """
     chunks = {c.id: c for c in store.of_documents(pair.document_id for pair in pairs)}
-    found = {i for ranking in rankings.values() for ranked in ranking.values() for i in ranked}
-    found |= {i for pair in pairs if (i := second_chunk_id(pair))}
-    chunks |= store.select(found - chunks.keys())
+    needed = {i for pair in pairs if (i := second_chunk_id(pair))}
+    if shown:
+        needed.update(i for by_question in rankings.values() for i in chain(*by_question.values()))
+    chunks |= store.select(needed - chunks.keys())
     return Material(pairs, rankings, gold_by_pair(pairs, chunks.values()), chunks)
 
 
