@@ -151,7 +151,7 @@ def write_chunks(run_dir: RunDir, sources: Sources, splits: list[Split]) -> tupl
         rows = read_rows(run_dir.documents_unsplit)
         for number, (row, split) in enumerate(zip(rows, splits, strict=True)):
             # Few documents hold anything of another one: only their chunks are looked at.
-            if split != "test" and parts.touch(number):
+            if split != "test" and parts.touches(number):
                 yield from parts.without(chunk_rows(row, split), number, leaks)
             else:
                 yield from chunk_rows(row, split)
