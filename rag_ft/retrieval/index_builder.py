@@ -11,7 +11,6 @@ vector store needs.
 
 from __future__ import annotations
 
-import hashlib
 import re
 import shutil
 from collections.abc import Iterable, Sequence
@@ -23,8 +22,8 @@ import numpy as np
 
 from rag_ft.config import RetrievalConfig
 from rag_ft.errors import ConfigError, DataError
-from rag_ft.prompts.answer_prompt import chunk_text
 from rag_ft.retrieval.buckets import BUCKETS, open_buckets
+from rag_ft.retrieval.chunk_files import ChunkFiles
 from rag_ft.retrieval.encoder import Encoder
 from rag_ft.retrieval.index_files import (
     SENTENCES,
@@ -33,14 +32,12 @@ from rag_ft.retrieval.index_files import (
     read_manifest,
     write_manifest,
 )
-from rag_ft.retrieval.lexical import LexicalBuilder
 from rag_ft.retrieval.segments import (
     KEYS,
     ChunkVectors,
     KnownRows,
     MadeBy,
     Segment,
-    TextKeys,
     find_segments,
     remove_others,
     write_segment,
@@ -48,7 +45,7 @@ from rag_ft.retrieval.segments import (
 from rag_ft.retrieval.sentences import sentences_of
 from rag_ft.retrieval.vector_file import VectorFile, write_vectors
 from rag_ft.schema import Chunk, ChunkContext
-from rag_ft.storage import batched, link_or_copy, to_json, write_json
+from rag_ft.storage import batched, link_or_copy
 
 _NUM_TUNING_QUERIES = 256
 # Above this share of recent and deleted vectors an index is made of one segment again.
@@ -101,9 +98,17 @@ def build_index(
     np.save(folder / "rows.npy", read.rows)
     link_vectors(folder, kept, read.rows)
     listed = [{"name": s.folder.name, "num_rows": s.num_rows, "data": s.data} for s in kept]
-    made = (encoder.fingerprint, encoder.dim, len(read.rows), read.digest, retrieval.context)
-    sentences = _build_sentences(folder, chunks, encoder, retrieval, seed, store)
-    write_manifest(folder, Manifest(*made, store, listed, sentences))
+    manifest = Manifest(
+        encoder=encoder.fingerprint,
+        dim=encoder.dim,
+        num_chunks=len(read.rows),
+        chunks=read.digest,
+        context=retrieval.context,
+        store=store,
+        segments=listed,
+        sentences=_build_sentences(folder, chunks, encoder, retrieval, seed, store),
+    )
+    write_manifest(folder, manifest)
     remove_others(folder / "segments", kept)
     shutil.rmtree(folder / BUCKETS, ignore_errors=True)
     new.remove()
@@ -179,19 +184,14 @@ def _read_chunks(
     new: VectorFile,
 ) -> _Read:
     """Encodes the texts that `known` lacks into `new`; writes chunk_ids.json and lexical/."""
-    ids, digest, lexical, text_keys = (
-        list[str](),
-        hashlib.sha256(),
-        LexicalBuilder(folder),
-        TextKeys(),
-    )
+    files, samples, step = ChunkFiles(folder, context), list[str](), 1
     keys, rows, num_new = list[np.ndarray](), list[np.ndarray](), 0
-    samples, step = list[str](), 1
     with new:
         for block in batched(chunks, encoder.block_size):
-            texts = [chunk_text(chunk, context) for chunk in block]
-            keys.append(text_keys.of(texts))
-            found = known.rows(keys[-1])
+            num_seen = len(files.ids)
+            texts, block_keys = files.add(block)
+            keys.append(block_keys)
+            found = known.rows(block_keys)
             missing = np.flatnonzero(found < 0)
             found[missing] = len(known) + num_new + np.arange(len(missing))
             num_new += len(missing)
@@ -199,25 +199,15 @@ def _read_chunks(
             rows.append(found)
 
             # Every n-th text is a sample. n doubles as the corpus grows, so they spread evenly.
-            samples += texts[-len(ids) % step :: step]
+            samples += texts[-num_seen % step :: step]
             while len(samples) > 2 * _NUM_TUNING_QUERIES:
                 samples, step = samples[::2], 2 * step
-            lexical.add([chunk_text(chunk, lexical_context(context)) for chunk in block])
-            ids += [chunk.id for chunk in block]
-            digest.update("".join(to_json(chunk) + "\n" for chunk in block).encode())
-    if not ids:
+    if not files.ids:
         raise DataError(
             f"no chunks to index in {folder.parent}: run ingest over documents that contain text"
         )
-    write_json(folder / "chunk_ids.json", ids)
-    shutil.rmtree(folder / "lexical", ignore_errors=True)
-    lexical.save(folder / "lexical")
-    return _Read(digest.hexdigest(), np.concatenate(keys), np.concatenate(rows), num_new, samples)
-
-
-def lexical_context(context: ChunkContext) -> ChunkContext:
-    """What BM25 reads before a chunk: always the title. In no measurement was it better without."""
-    return "title" if context == "none" else context
+    files.save()
+    return _Read(files.digest, np.concatenate(keys), np.concatenate(rows), num_new, samples)
 
 
 def _arrange(
