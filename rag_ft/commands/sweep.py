@@ -130,7 +130,8 @@ def sweep(
         for stage in ("ingest", "index"):
             run_stage(stage, config)
         key = content_hash(config.encoder.model_dump(mode="json"))
-        encoders.setdefault(key, load_encoder(config.encoder))
+        if key not in encoders:
+            encoders[key] = load_encoder(config.encoder)
         scores, asked = retrieve(Session.of(config), encoders[key], pairs, str(number))
         measured.append(Measured(combination, scores))
         asks += asked if config.evaluate.answers else []
@@ -213,9 +214,9 @@ def add_answers(
     """Answers all asks with one model and adds F1 and seconds to the scores of their systems; a
     question whose prompt failed has NaN."""
     row_of = {pair.id: row for row, pair in enumerate(pairs)}
-    for one in measured:
+    for number in {int(ask.system) for ask in asks}:
         for metric in (DECIDING_ANSWER, SECONDS):
-            one.scores[metric] = np.full(len(pairs), np.nan)
+            measured[number].scores[metric] = np.full(len(pairs), np.nan)
     answered, _, _ = answer_all(session, asks, {})
     for ask, prediction in answered:
         scores = measured[int(ask.system)].scores
