@@ -15,13 +15,13 @@ from rag_ft.errors import DataError
 from rag_ft.retrieval.chunk_files import ChunkFiles
 from rag_ft.retrieval.index_files import (
     SENTENCES,
-    link_vectors,
     open_parts,
     read_ids,
     read_manifest,
     write_manifest,
+    write_rows,
 )
-from rag_ft.retrieval.segments import KEYS, ChunkVectors, MadeBy, write_segment
+from rag_ft.retrieval.segments import ChunkVectors, MadeBy, keys_table, write_segment
 from rag_ft.retrieval.sentences import sentences_of
 from rag_ft.retrieval.vector_file import write_vectors
 from rag_ft.schema import Chunk
@@ -63,26 +63,22 @@ def prune_index(folder: Path, chunks: Callable[[], Iterable[Chunk]]) -> int:
 
     # The vectors that stay, in the order of the chunks, as one segment.
     vectors = ChunkVectors([segment.vectors for segment in segments], kept)
-    table = np.zeros(len(kept), dtype=KEYS)
-    table["key"] = keys
-    table["cut"] = np.concatenate([segment.keys["cut"] for segment in segments])[kept]
+    cut = np.concatenate([segment.keys["cut"] for segment in segments])[kept]
     about = json.loads((segments[0].folder / "segment.json").read_text(encoding="utf-8"))
     every = np.arange(len(kept))
     segment = write_segment(
         new / "segments",
-        table,
+        keys_table(keys, cut),
         MadeBy(**about["made_by"]),
         partial(write_vectors, vectors=vectors, positions=every),
         lambda: np.asarray(vectors[every[:: max(1, len(every) // _NUM_QUERIES)]]),
     )
-    np.save(new / "rows.npy", every)
-    link_vectors(new, [segment], every)
-    listed = [{"name": segment.folder.name, "num_rows": len(kept), "data": segment.data}]
+    write_rows(new, [segment], every)
     has_sentences = manifest.sentences and next(iter(sentences_of(chunks())), None) is not None
     if has_sentences:
         shutil.copytree(folder / SENTENCES, new / SENTENCES)
         prune_index(new / SENTENCES, lambda: sentences_of(chunks()))
-    rest = replace(manifest, num_chunks=len(kept), chunks=files.digest, segments=listed)
+    rest = replace(manifest, num_chunks=len(kept), chunks=files.digest, segments=[segment.entry()])
     rest = replace(rest, sentences=has_sentences)
     write_manifest(new, rest)
 
