@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rag_ft.integrations.json_lists import read_list, write_list
-from rag_ft.review.exchange import Returned, ReviewRow
+from rag_ft.review.exchange import Returned, ReviewRow, answers_of
 
 QUESTIONS = ("decision", "reason", "question", "answers", "evidence")
 
@@ -74,7 +74,6 @@ def read(path: Path) -> Iterator[Returned]:
 
 
 def _returned(item: str, key: str, user: str, values: dict[str, Any]) -> Returned:
-    answers = values.get("answers")
     spans = values.get("evidence")
     span, quote = None, None
     if isinstance(spans, list):
@@ -89,7 +88,7 @@ def _returned(item: str, key: str, user: str, values: dict[str, Any]) -> Returne
         decision,
         values.get("reason") if decision == "reject" else None,
         values.get("question"),
-        None if answers is None else tuple(filter(None, map(str.strip, answers.split("\n")))),
+        answers_of(values.get("answers")),
         span,
         quote,
         user or None,

@@ -77,7 +77,7 @@ def review_rows(deck: Deck) -> Iterator[ReviewRow]:
 def review_row(deck: Deck, card: Card) -> ReviewRow:
     """A card with its chunk and the last decision about it."""
     pair, chunk = card.pair, chunk_of(deck, card.pair)
-    reviews = [r for r in deck.store.latest(card.key).values() if r.source != "serve"]
+    reviews = list(deck.store.by_people(card.key).values())
     last = reviews[-1] if reviews else None
     question, answers = pair.question, pair.answers if pair.answerable else ()
     place = None
@@ -170,6 +170,13 @@ def _review(deck: Deck, row: Returned, reviewer: str) -> Review | None:
         evidence=evidence,
         time=row.time or now(),
     )
+
+
+def answers_of(text: str | None) -> tuple[str, ...] | None:
+    """The answers in a text, one a line; None where the tool did not say."""
+    if text is None:
+        return None
+    return tuple(line.strip() for line in text.split("\n") if line.strip())
 
 
 def _lines(answers: Iterable[str]) -> list[list[str]]:
