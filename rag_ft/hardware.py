@@ -239,4 +239,4 @@ def peak_gpu_memory() -> dict[str, float]:
     if torch is None or not torch.cuda.is_available():
         return {}
     held = [torch.cuda.max_memory_reserved(device) for device in range(torch.cuda.device_count())]
-    return {"peak_gpu_memory_gb": round(max(held) / 2**30, 2)}
+    return {"peak_gpu_memory_gb": round(max(held) / GIB, 2)}

@@ -24,8 +24,10 @@ from rag_ft.corpus_plan import (
     shapes,
 )
 from rag_ft.errors import ConfigError
+from rag_ft.freshness import read_done
 from rag_ft.hardware import (
     CPU_BFLOAT16_FLAGS,
+    GIB,
     choose_dtype,
     num_threads,
     processor,
@@ -33,13 +35,11 @@ from rag_ft.hardware import (
 )
 from rag_ft.model_files import transformer_folder
 from rag_ft.model_hub import resolve
-from rag_ft.pipeline import read_done
 from rag_ft.report.rendering import aligned
 from rag_ft.run_dir import RunDir
 from rag_ft.stage_runs import has_gpu
 from rag_ft.terminal import say
 from rag_ft.training.memory_estimate import (
-    GIB,
     SPARE,
     divisors,
     largest_pass,
