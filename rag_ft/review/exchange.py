@@ -53,7 +53,8 @@ class ReviewRow:
 @dataclass(frozen=True)
 class Returned:
     """What came back about one pair. None: the tool did not say. `span` is one of the chunk's text;
-    where there is a `quote`, it decides. `item` names the row, for rejects."""
+    where there is a `quote`, it decides. `item` names the row, for rejects; where there is a
+    `problem`, it cannot be taken."""
 
     item: str
     key: str
@@ -65,6 +66,7 @@ class Returned:
     quote: str | None = None
     reviewer: str | None = None
     time: str | None = None
+    problem: str | None = None
 
 
 def review_rows(deck: Deck) -> Iterator[ReviewRow]:
@@ -129,6 +131,8 @@ def _review(deck: Deck, row: Returned, reviewer: str) -> Review | None:
     Raises:
         ValueError: says why the row cannot be taken.
     """
+    if row.problem:
+        raise ValueError(row.problem)
     number = deck.number_of(row.key)
     if number is None:
         raise ValueError("no such pair in this run")
