@@ -297,6 +297,22 @@ def test_rows_that_cannot_be_taken_are_listed_and_the_others_count(
     assert review.reviewer == "cid"
 
 
+def test_a_user_without_a_name_is_asked_for_one(
+    session: Session,
+    config_file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def nobody() -> str:
+        raise KeyError("getpwuid(): uid not found: 12345")
+
+    path = exported(session, "csv", tmp_path)
+    monkeypatch.setattr("getpass.getuser", nobody)
+    assert taken(config_file, "csv", path) == 1
+    assert "add --reviewer NAME" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("format", "element"),
     [
