@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from rag_ft.hardware import (
     CPU_BFLOAT16_FLAGS,
     GIB,
     choose_dtype,
+    num_cores,
     num_threads,
     processor,
     total_memory_gb,
@@ -180,7 +180,7 @@ def visible_device(dtype: str) -> Device:
             return Device(name, count, memory, flops, True, choose_dtype(dtype, "cuda"))
     if dtype == "auto":
         dtype = "bfloat16" if processor()[1] & CPU_BFLOAT16_FLAGS else "float32"
-    cores = len(os.sched_getaffinity(0))
+    cores = num_cores()
     flops = cores * CPU_GFLOPS_PER_CORE[dtype] * 1e9
     return Device(f"CPU with {cores} cores", 1, total_memory_gb("cpu"), flops, False, dtype)
 
