@@ -58,7 +58,9 @@ def run(make_run: Any, tmp_path: Path) -> tuple[Path, RunDir]:
 def test_words_with_several_values_make_combinations(run: tuple[Path, RunDir]) -> None:
     file, _ = run
     words = ["ingest.chunk_tokens=32,64", "retrieval.top_k=1,2,3", "run.seed=4"]
+    words.append("evaluate.origins=[imported, reviewed]")  # one value
     found = sweep.combinations(file, words)
+    assert found[0].config.evaluate.origins == ["imported", "reviewed"]
     assert len(found) == 6 and all(one.config.run.seed == 4 for one in found)
     assert found[1].values == {"ingest.chunk_tokens": "32", "retrieval.top_k": "2"}
     assert (found[-1].config.ingest.chunk_tokens, found[-1].config.retrieval.top_k) == (64, 3)

@@ -54,6 +54,7 @@ OF_INDEX = ("ingest", "encoder", "retrieval.context", "retrieval.advanced.faiss"
 SWEPT = ("ingest", "encoder", "retrieval", "llm")
 # Settings by which documents change their split: a test document could become a question's.
 OF_SPLIT = re.compile(r"ingest\.(sources|test_share|dev_share|advanced\.(folds?|near_dup.*))$")
+_COMMA = re.compile(r",(?![^\[{]*[\]}])")  # not inside a list or a mapping
 MIN_HITS = 10
 SHOWN = (FIRST, DECIDING_RETRIEVAL, RANK, DECIDING_ANSWER)
 TOKENS, SECONDS = "tokens shown", "seconds"
@@ -98,7 +99,7 @@ def combinations(path: Path, words: Sequence[str]) -> list[Combination]:
         key, equals, text = word.partition("=")
         if not equals:
             raise ConfigError(f"'{word}' is not of the form section.key=value,value")
-        values = [value.strip() for value in text.split(",")]
+        values = [value.strip() for value in _COMMA.split(text)]
         if len(values) > 1 and (key.split(".")[0] not in SWEPT or OF_SPLIT.match(key)):
             raise ConfigError(
                 f"{key} cannot be swept: nothing is trained, and every document keeps its split; "
