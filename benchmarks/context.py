@@ -19,6 +19,7 @@ from hardware import processor, write_result
 
 from rag_ft.config_loader import load_config
 from rag_ft.evaluation.metrics.retrieval import score_ranking
+from rag_ft.evaluation.statistics import bootstrap
 from rag_ft.pipeline import run_stage
 from rag_ft.relevance import gold_by_pair
 from rag_ft.schema import ChunkContext, QAPair
@@ -77,14 +78,10 @@ def table(
 
 def interval(gains: dict[str, float], documents: dict[str, str]) -> list[float]:
     """The mean gain and its 95 % interval in points, by a bootstrap over documents."""
-    by_document: dict[str, list[float]] = {}
-    for pair, gain in gains.items():
-        by_document.setdefault(documents[pair], []).append(gain)
-    sums = np.array([[sum(own), len(own)] for own in by_document.values()])
-    draws = np.random.default_rng(0).integers(0, len(sums), (2000, len(sums)))
-    means = sums[draws].sum(axis=1)
-    low, high = np.percentile(means[:, 0] / means[:, 1], [2.5, 97.5])
-    return [round(100 * float(v), 1) for v in (sums[:, 0].sum() / sums[:, 1].sum(), low, high)]
+    values = np.array(list(gains.values()))[:, None]
+    _, owners = np.unique([documents[pair] for pair in gains], return_inverse=True)
+    [change] = bootstrap(values, np.ones_like(values), owners)
+    return [round(100 * share, 1) for share in (change.value, *(change.ci95 or ()))]
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ simulation.
 Every dev question is served or not by base and tuned encoder; a share `changed` of them differs (6
 % between base and contrastive encoder, hybrid recall@5, on 309 unseen COVID-QA questions), so split
 between gained and lost that the expected recall changes by the points on the left. Ranks within
-equal recall are a coin. Smaller shares of a refused tuning get tries of their own, which this
+equal recall are drawn at random. Of a refused tuning smaller shares are tried too, which this
 leaves out.
 """
 

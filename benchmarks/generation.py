@@ -4,19 +4,18 @@ one run.
     python benchmarks/generation.py [--model data/models/demo-lm] [--chunks 256] [--only
     client,server,agreement,engine]
 
-client   20,000 requests through a fake server that answers at once: client time a request, memory.
-server   the same prompts (4 questions a chunk, greedy, JSON schema) through `cached_chat`, through
-a bare loop at its
-         best concurrency (the ceiling), and one at a time as several peers do; prompt tokens
-         computed with the chunks in order and shuffled, with a cache that does not hold them all.
-engine   the same prompts through vLLM's LLM class in one process, which has no server between, and
-through the bare
-         loop, by turns.
-agreement  greedy replies of the server and of the in-process model, in bfloat16 and in float32.
+* client: 20,000 requests through a fake server that answers at once: client time a request, memory.
+* server: the same prompts (4 questions a chunk, greedy, JSON schema) through `cached_chat`, through
+  a bare loop at its best concurrency (the ceiling), and one at a time as several peers do; prompt
+  tokens computed with the chunks in order and shuffled, with a cache that does not hold them all.
+* engine: the same prompts through vLLM's LLM class in one process, which has no server between, and
+  through the bare loop, by turns.
+* agreement: greedy replies of the server and of the in-process model, in bfloat16 and in float32.
 
 The stage as users run it is measured by generation_command.py. Rates are wall-clock: run it on a
-calm machine. Prints and writes benchmarks/results/generation-<model>-<hardware>.json, where each
-measure has its own date and hardware.
+machine that does nothing else. Prints and writes
+benchmarks/results/generation-<model>-<hardware>.json, where each measure has its own date and
+hardware.
 """
 
 from __future__ import annotations
@@ -102,7 +101,6 @@ for line in sys.stdin:
     seconds = time.monotonic() - began
     print("RATE", sum(len(d.outputs[0].token_ids) for d in done) / seconds, flush=True)
 """
-MEASURES = ("client", "server", "engine", "agreement")
 
 
 def main() -> None:
@@ -123,19 +121,17 @@ def main() -> None:
     parser.add_argument(
         "--concurrency", type=int, nargs="+", default=[64, 128, 256], help="of the bare loop"
     )
-    parser.add_argument("--only", default=",".join(MEASURES))
+    parser.add_argument("--only", help="comma-separated; default: all")
     args = parser.parse_args()
-    os.environ.setdefault(
-        "VLLM_SERVER_DEV_MODE", "1"
-    )  # lets us empty the prefix cache between the measures
-    measures = dict(
-        zip(
-            MEASURES,
-            (measure_client, measure_server, measure_engine, measure_agreement),
-            strict=True,
-        )
-    )
-    for name in args.only.split(","):
+    # Lets us empty the prefix cache between the measures.
+    os.environ.setdefault("VLLM_SERVER_DEV_MODE", "1")
+    measures = {
+        "client": measure_client,
+        "server": measure_server,
+        "engine": measure_engine,
+        "agreement": measure_agreement,
+    }
+    for name in args.only.split(",") if args.only else measures:
         write(args, name, measures[name](args))
 
 

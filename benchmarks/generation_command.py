@@ -4,16 +4,13 @@
     [--rounds 5]
 
 One vLLM server; in every round each pass's own requests go through a bare loop (the ceiling), then
-the whole stage runs with all that belongs to it: planning, prompts, checks, files. Told of each
-pass:
+the whole stage runs with all that belongs to it: planning, prompts, checks, files. Of each pass:
 
-share_of_ceiling  output tokens a second of the stage's pass, as a share of the best bare loop in
-that round. It is
-                  wall-clock: run it on a calm machine.
-steps_share       engine steps of the bare loop, as a share of the stage's: how full the stage keeps
-the engine's
-                  batches. Other jobs beside it do not matter.
-client_cpu_ms     what a request costs the client, checks and retrieval included.
+* share_of_ceiling: output tokens a second of the stage's pass, as a share of the best bare loop in
+  that round. It is wall-clock: run it on a machine that does nothing else.
+* steps_share: engine steps of the bare loop, as a share of the stage's: how full the stage keeps
+  the engine's batches. Other jobs beside it do not matter.
+* client_cpu_ms: what a request costs the client, checks and retrieval included.
 
 Prints, and writes its block into benchmarks/results/generation-<model>-<hardware>.json.
 """
@@ -55,9 +52,8 @@ def main() -> None:
         "--concurrency", type=int, nargs="+", default=[128, 256], help="of the bare loop"
     )
     args = parser.parse_args()
-    os.environ.setdefault(
-        "VLLM_SERVER_DEV_MODE", "1"
-    )  # lets us empty the prefix cache between the measures
+    # Lets us empty the prefix cache between the measures.
+    os.environ.setdefault("VLLM_SERVER_DEV_MODE", "1")
     write(args, "command", measure(args))
 
 
@@ -145,7 +141,7 @@ class Pass:
 
 
 class Listener:
-    """The language model, with an ear on each pass."""
+    """The language model; counts what each pass asks and costs."""
 
     window = 1
 

@@ -110,22 +110,18 @@ def demo_examples(config: Config, tokens: Any, count: int) -> list[Example]:
     run_dir = RunDir(config.run_path)
     run_dir.path.mkdir(parents=True)
     ingest(Session(config, run_dir))
-    chunks, prompts = (
-        list(read_jsonl(run_dir.chunks, Chunk)),
-        load_prompts(config.llm.prompts, config.llm.advanced.abstain),
-    )
+    chunks = list(read_jsonl(run_dir.chunks, Chunk))
+    prompts = load_prompts(config.llm.prompts, config.llm.advanced.abstain)
     rng, examples = random.Random(0), []
     for number in range(count):
         shown = rng.sample(chunks, 3)
         words = rng.choice(shown).text.split()
         start = rng.randrange(max(1, len(words) - 8))
-        question, answer = (
-            f"What follows {' '.join(words[start : start + 4])}?",
-            " ".join(words[start + 4 : start + 8]),
-        )
+        question = f"What follows {' '.join(words[start : start + 4])}?"
+        answer = " ".join(words[start + 4 : start + 8]) or "nothing"
         messages = prompts.answer(question, [f"{c.title}\n{c.text}" for c in shown])
-        encoded = tokens.encode(messages, answer or "nothing")
-        examples.append(Example(f"e{number}", "answer", messages, answer or "nothing", (), encoded))
+        encoded = tokens.encode(messages, answer)
+        examples.append(Example(f"e{number}", "answer", messages, answer, (), encoded))
     return examples
 
 

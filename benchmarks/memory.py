@@ -84,9 +84,8 @@ def measure(case: str) -> dict[str, Any]:
         True,
     )
     planned.pop("fixed")
-    simulated["optimiser"] = planned[
-        "optimiser"
-    ]  # made after the peak of a first step, there at that of all others
+    # Made after the peak of a first step, and there at that of all others.
+    simulated["optimiser"] = planned["optimiser"]
     total = sum(simulated.values())
     row = {
         "simulated_gb": round(total, 2),

@@ -10,11 +10,11 @@ larger one runs on two CPU cores. So that the stages can be measured with a lang
 reads ordinary English, MODEL (a folder, such as SmolLM2-135M-Instruct's) is tuned on two tasks over
 DATA/<set>/ (layout of docs/how-to): the passage and the sentence with the answer -> the pair as
 JSON; a question with the passage that answers it, or one that does not -> the answer, or to
-abstain.
-FOLDER then serves as `llm.model` with `llm.prompts=compact`. What is measured on afterwards must
-not be taught: --train-of takes only the documents that CONFIG puts in its train split. A question
-without a question mark is taught to be written with one, since generated pairs must have it.
-`train_generator.advanced.max_steps` bounds the time. Killed, it goes on from its last checkpoint.
+abstain. FOLDER then serves as `llm.model` with `llm.prompts=compact`. What is measured on
+afterwards must not be taught: --train-of takes only the documents that CONFIG puts in its train
+split. A question without a question mark is taught to be written with one, since generated pairs
+must have it. `train_generator.advanced.max_steps` bounds the time. Killed, it goes on from its last
+checkpoint.
 """
 
 from __future__ import annotations

@@ -10,16 +10,14 @@ runs the stages as a user would, in run folders under --work, and goes on where 
 Differences come with a paired bootstrap over documents. Prints tables and writes
 benchmarks/results/retriever-<date>.json.
 
-  crossfit    train on one half of covidqa_train's documents, report on the other; both halves
-  pooled held-out    train on covidqa_train, report on covidqa_dev regression  sets the base encoder
-  is good at already (nq_oracle, xquad_en): their own train -> dev, and the encoder
-              tuned on covidqa_train over their dev documents
-  lsr         from one contrastive stage: LSR after it, and as many further contrastive steps
-  unasked     as crossfit, but no human question about a train or dev document is known: inverse
-  cloze, questions that
-              llm.model writes (give one that reads English, see question_writer.py), and both
-  scoring     pairs a second of lm_scores against one (question, chunk) a forward with logits
-  everywhere
+* crossfit: train on one half of covidqa_train's documents, report on the other; both halves pooled
+* held-out: train on covidqa_train, report on covidqa_dev
+* regression: sets that the base encoder is good at already (nq_oracle, xquad_en): their own train
+  -> dev, and the encoder tuned on covidqa_train over their dev documents
+* lsr: from one contrastive stage: LSR after it, and as many further contrastive steps
+* unasked: as crossfit, but no human question about a train or dev document is known: inverse cloze,
+  questions that llm.model writes (give one that reads English, see question_writer.py), and both
+* scoring: pairs a second of lm_scores against one (question, chunk) a forward pass with all logits
 """
 
 from __future__ import annotations

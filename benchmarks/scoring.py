@@ -13,9 +13,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import datetime
-import json
-import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from hardware import RESULTS, processor
+from hardware import processor, write_result
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from rag_ft.fast.answer_logprobs import Job, score_jobs
@@ -55,16 +52,7 @@ def main() -> None:
     ]
     for row in rows:
         print("  ".join(f"{key} {value}" for key, value in row.items()))
-    hardware = processor()
-    found = {
-        "date": datetime.date.today().isoformat(),
-        "hardware": f"{hardware}, {args.threads} threads",
-        "rows": rows,
-    }
-    slug = re.sub(r"[^a-z0-9]+", "-", hardware.lower()).strip("-")
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    path = RESULTS / f"scoring-{slug}-{found['date']}.json"
-    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    write_result("scoring", processor(), {"threads": args.threads, "rows": rows})
 
 
 def measure(name: str, model: Any, batch_tokens: int, num_questions: int) -> list[dict[str, Any]]:

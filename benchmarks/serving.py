@@ -1,4 +1,4 @@
-"""What the server costs over its language model, and how it bears a crowd.
+"""What the server costs over its language model, and what many clients at once meet.
 
     python benchmarks/serving.py CONFIG [--seconds 20] [--clients 64] [--soak 600] [--llm URL MODEL]
 
@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from hardware import processor, write_result
+
+from rag_ft.config_loader import load_config
 
 HERE = Path(__file__).parent
 Found = dict[str, Any]
@@ -118,7 +120,7 @@ def main() -> None:
         direct = ask(url, model, args, *lasting, "--watch", *watched)
         over = ["llm.backend=openai", f"llm.base_url={url}", f"llm.model={model}"]
         with started(*serve, *over, "--base") as (address, server, _):
-            run = Path(next(w[8:] for w in args.overrides if w.startswith("run.dir="))).name
+            run = load_config(Path(args.config), args.overrides).run_path.name
             watch = ["--watch", *watched, f"server={server.pid}"]
             served = ask(f"{address}/v1", run, args, *lasting, *watch)
             streamed = ask(f"{address}/v1", f"{run}-closed-book", args, *lasting, *watch)

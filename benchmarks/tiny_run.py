@@ -248,7 +248,7 @@ def comparable(path: Path) -> bytes:
         rows = (
             [json.loads(line) for line in raw.splitlines()]
             if path.suffix == ".jsonl"
-            else (json.loads(raw))
+            else json.loads(raw)
         )
     except ValueError:
         return raw

@@ -27,7 +27,7 @@ from rag_ft.version import __version__
 SYSTEM_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 SYSTEM_ERRORS |= {errno.EIO, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP}
 FORCE_HELP = "run it again even if it is up to date; replies of a language model are reused"
-RETRY_HELP = "ask again for the pairs that were lost to errors of the server, and only for those"
+RETRY_HELP = "ask again only for the pairs that were rejected because of errors of the server"
 UPDATE_HELP = "take documents that were added, changed or removed; the rest stays as it is"
 COMPACT_HELP = "as --update, and write the index without deleted vectors, as one segment"
 SHARDED = {"ingest", "index", "generate", "train_retriever", "train_reranker", "evaluate"}

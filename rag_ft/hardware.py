@@ -203,6 +203,13 @@ def check_gpu_memory(share: float, num_gpus: int) -> None:
             )
 
 
+def num_cores() -> int:
+    """The logical cores that this process may use; all of the machine where the system, such as
+    macOS, does not say."""
+    usable = getattr(os, "sched_getaffinity", None)
+    return len(usable(0)) if usable else os.cpu_count() or 1
+
+
 def num_threads() -> int:
     """The number of threads to compute with: OMP_NUM_THREADS where it is set, else the cores that
     this process may use. Two hyperthreads count as one core.
@@ -213,7 +220,7 @@ def num_threads() -> int:
     if asked.isdigit() and int(asked):
         return int(asked)
     if not hasattr(os, "sched_getaffinity"):
-        return os.cpu_count() or 1
+        return num_cores()
     cores = set()
     for cpu in os.sched_getaffinity(0):
         siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
@@ -239,4 +246,4 @@ def peak_gpu_memory() -> dict[str, float]:
     if torch is None or not torch.cuda.is_available():
         return {}
     held = [torch.cuda.max_memory_reserved(device) for device in range(torch.cuda.device_count())]
-    return {"peak_gpu_memory_gb": round(max(held) / 2**30, 2)}
+    return {"peak_gpu_memory_gb": round(max(held) / GIB, 2)}

@@ -7,7 +7,6 @@ python scripts/make_docs.py --check    # writes nothing; exit code 1 where a pag
 from __future__ import annotations
 
 import argparse
-import importlib
 import inspect
 import sys
 import types
@@ -171,6 +170,8 @@ def _table(rows: list[tuple[str, str, str, str]]) -> list[str]:
 
 def metrics_page() -> str:
     """The metric table: name, label, unit, family, direction."""
+    from rag_ft.evaluation.metric_table import METRICS
+
     lines = [
         NOTE,
         "# Metrics\n",
@@ -178,39 +179,20 @@ def metrics_page() -> str:
         "given here; the report shows them in percent. [The report](report.md) says how to read\n"
         "them.\n",
     ]
-    rows = _metric_rows()
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    lines += [f"| {' | '.join(column.replace('_', ' ') for column in columns)} |"]
-    lines += ["|" + "---|" * len(columns)]
-    for row in rows:
-        cells = [_cell(column, row.get(column, "")) for column in columns]
-        lines.append("| " + " | ".join(cells) + " |")
+    lines += ["| name | label | family | unit | higher is better |", "|---|---|---|---|---|"]
+    for metric in METRICS.values():
+        better = "yes" if metric.higher_is_better else "no"
+        cells = (f"`{metric.name}`", metric.label, metric.family, metric.unit, better)
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
-
-
-def _metric_rows() -> list[dict[str, Any]]:
-    from rag_ft.evaluation.metric_table import METRICS
-
-    return [_fields(row) for row in METRICS.values()]
-
-
-def _fields(row: Any) -> dict[str, Any]:
-    """What a reader needs of a row of the metric table."""
-    columns = ("name", "label", "family", "unit", "higher_is_better")
-    return {column: getattr(row, column) for column in columns if hasattr(row, column)}
-
-
-def _cell(column: str, value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"`{value}`" if column == "name" else str(value).replace("|", "\\|")
 
 
 def run_folder_page() -> str:
     """Every file of a run, with the docstring of RunDir that describes it."""
-    run_dir_class = importlib.import_module("rag_ft.run_dir").RunDir
+    from rag_ft.run_dir import RunDir
+
     root = Path("run")
-    run_dir = run_dir_class(root)
+    run_dir = RunDir(root)
     lines = [
         NOTE,
         "# The run folder\n",
@@ -220,7 +202,7 @@ def run_folder_page() -> str:
         "| file or folder | written by, and what it holds |",
         "|---|---|",
     ]
-    for attribute, member in vars(run_dir_class).items():
+    for attribute, member in vars(RunDir).items():
         if attribute.startswith("_") or not inspect.getdoc(member):
             continue
         if isinstance(member, property):
@@ -246,54 +228,47 @@ def cli_page() -> str:
         "# Commands\n",
         "`rag-ft COMMAND CONFIG [section.key=value ...]`. Overrides may stand after flags.",
         "Exit codes: 0 done; 1 an error that you can fix, in one line; 2 wrong usage;",
-        "130 interrupted.\n",
+        "3 the quality is below what was required; 130 interrupted.\n",
     ]
     for name, parser in commands().items():
-        usage = ["rag-ft", name]
-        rows = []
-        for action in parser._actions:
-            if isinstance(action, argparse._HelpAction):
-                continue
-            metavar = action.metavar or action.dest
-            if not action.option_strings:
-                many = action.nargs in ("*", "+")
-                usage.append(
-                    f"[{metavar} ...]"
-                    if action.nargs == "*"
-                    else f"{metavar} ..."
-                    if many
-                    else metavar
-                )
-                rows.append((metavar, action.help))
-            else:
-                flag = action.option_strings[-1]
-                shown = (
-                    flag
-                    if action.nargs == 0
-                    else f"{flag} {action.metavar or flag.strip('-').upper()}"
-                )
-                usage.append(shown if action.required else f"[{shown}]")
-                rows.append((shown, action.help))
+        arguments = [a for a in parser._actions if not isinstance(a, argparse._HelpAction)]
         lines += [
             f"## {name}\n",
             f"{_sentence(parser.description or '')}\n",
             "```text",
-            " ".join(usage),
+            " ".join(["rag-ft", name, *map(_usage, arguments)]),
             "```\n",
+            "| argument | meaning |",
+            "|---|---|",
         ]
-        lines += ["| argument | meaning |", "|---|---|"]
-        lines += [
-            f"| `{argument}` | {(text or '').replace('|', chr(92) + '|')} |"
-            for argument, text in rows
-        ]
+        for action in arguments:
+            meaning = (action.help or "").replace("|", "\\|")
+            lines.append(f"| `{_name(action)}` | {meaning} |")
         lines.append("")
     return "\n".join(lines).rstrip() + "\n"
 
 
+def _name(action: argparse.Action) -> str:
+    """An argument with its value, as a user writes it."""
+    if not action.option_strings:
+        return str(action.metavar or action.dest)
+    flag = action.option_strings[-1]
+    return flag if action.nargs == 0 else f"{flag} {action.metavar or flag.strip('-').upper()}"
+
+
+def _usage(action: argparse.Action) -> str:
+    """The argument in the line of usage: in brackets where it may be left out."""
+    name = _name(action)
+    if action.option_strings:
+        return name if action.required else f"[{name}]"
+    return {"*": f"[{name} ...]", "+": f"{name} ..."}.get(str(action.nargs), name)
+
+
 def commands() -> dict[str, argparse.ArgumentParser]:
     """{command: its parser}, in the order of `rag-ft --help`."""
-    cli = importlib.import_module("rag_ft.cli")
-    for action in cli.make_parser()._actions:
+    from rag_ft.cli import make_parser
+
+    for action in make_parser()._actions:
         if isinstance(action, argparse._SubParsersAction):
             return dict(action.choices)
     raise SystemExit("rag_ft/cli.py: no commands found")

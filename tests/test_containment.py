@@ -41,12 +41,12 @@ def left_out(test_text: str, train_text: str, others: int = 3) -> list[str]:
     more = [document(f"other{n}", prose(100 + n), "train") for n in range(others)]
     parts, rejects = parts_of([test, train, *more]), list[Reject]()
     kept = list(parts.without(chunks_of(train), 1, rejects))
-    assert parts.touch(1) == bool(rejects)
+    assert parts.touches(1) == bool(rejects)
     assert len(kept) + len(rejects) == len(chunks_of(train))
     assert kept == [c for c in chunks_of(train) if c["id"] not in {r.item for r in rejects}]
     assert all(reject.reason == REASON and "test" in reject.detail for reject in rejects)
     for number, other in enumerate(more, 2):
-        assert not parts.touch(number)
+        assert not parts.touches(number)
         assert list(parts.without(chunks_of(other), number, rejects)) == chunks_of(other)
     return [reject.item for reject in rejects]
 
@@ -119,12 +119,12 @@ def test_what_stands_in_many_documents_is_a_template() -> None:
     documents = [document(f"d{n}", t, "train" if n else "test") for n, t in enumerate(texts)]
     documents += [document("licence", licence, "train"), document("copy", texts[0], "train")]
     parts = parts_of(documents)
-    assert [parts.touch(len(texts) + n) for n in (0, 1)] == [False, True]
+    assert [parts.touches(len(texts) + n) for n in (0, 1)] == [False, True]
 
 
 def test_no_test_document_and_short_texts_have_no_parts() -> None:
     parts = parts_of([document("a", prose(1), "train")])
-    assert not parts.touch(0) and len(grams("a few words")) == 0
+    assert not parts.touches(0) and len(grams("a few words")) == 0
 
 
 def test_parts_are_the_same_however_the_sequences_are_divided(

@@ -113,3 +113,24 @@ def test_an_index_that_does_not_fit_leaves_the_old_one(
     (RunDir(config.run_path).index / "manifest.json").unlink()
     follow_for(state, 0.5)
     assert state.models == before and "the old index is served on" in caplog.text
+
+
+def test_whatever_prevents_a_new_index_the_server_goes_on(
+    served: tuple[Config, Callable[[], ServerState]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    config, make = served
+    state, marks = make(), itertools.count()
+    before = dict(state.models)
+
+    def fail(models: Any) -> None:
+        raise OSError("too many open files")
+
+    monkeypatch.setattr(following, "SECONDS", 0.02)
+    monkeypatch.setattr(
+        following, "_mark", lambda _: (RunDir(config.run_path).path, next(marks), 0)
+    )
+    monkeypatch.setattr(following, "reopened", fail)
+    follow_for(state, 0.5)
+    assert state.models == before and caplog.text.count("too many open files") > 1

@@ -11,7 +11,7 @@ from foreteller import NAMES, THINGS, Foreteller, documents, rejects_of, use
 from foreteller import prepared as prepared
 
 from rag_ft.cli import main
-from rag_ft.commands.run import num_lost
+from rag_ft.commands.run import num_without_reply
 from rag_ft.engine import language_model
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.llm.interface import ChatRequest
@@ -185,13 +185,13 @@ def test_pairs_lost_to_errors_are_asked_again_alone(
     use(monkeypatch, model)
     for stage in ("ingest", "index", "generate"):
         run_stage(stage, config)
-    before, num_pairs = num_lost(run_dir), len(run_dir.qa.read_text().splitlines())
+    before, num_pairs = num_without_reply(run_dir), len(run_dir.qa.read_text().splitlines())
     path = run_dir.path.parent / "again.yaml"
     path.write_text(yaml.safe_dump(config.model_dump(mode="json", exclude={"name"})))
     fail[0], asked = False, len(model.asked)
     arguments = ["generate", str(path), "--retry-rejected"]
     assert before == 1 and main(arguments) == 0
-    assert num_lost(run_dir) == 0 and "1 pairs were lost" in capsys.readouterr().err
+    assert num_without_reply(run_dir) == 0 and "1 pairs were rejected" in capsys.readouterr().err
     assert len(run_dir.qa.read_text().splitlines()) == num_pairs + 1
     assert 0 < len(model.asked) - asked < 5
     assert main(arguments) == 0 and "nothing is asked again" in capsys.readouterr().err

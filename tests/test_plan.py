@@ -219,6 +219,12 @@ def test_a_model_whose_files_hide_its_layers_is_built_by_transformers(
     assert shape_from_files(tmp_path) == read_shape(tiny_lm_dir)
 
 
+def test_a_plan_needs_no_list_of_usable_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rag_ft.commands.plan, "has_gpu", lambda: False)
+    monkeypatch.delattr("os.sched_getaffinity", raising=False)  # macOS has none
+    assert visible_device("float32").name == f"CPU with {os.cpu_count()} cores"
+
+
 def test_a_plan_uses_the_numbers_that_the_training_uses() -> None:
     device = visible_device("auto")
     assert device.dtype == choose_dtype("auto", "cuda" if device.gpu else "cpu")

@@ -297,6 +297,45 @@ def test_rows_that_cannot_be_taken_are_listed_and_the_others_count(
     assert review.reviewer == "cid"
 
 
+def test_a_user_without_a_name_is_asked_for_one(
+    session: Session,
+    config_file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def nobody() -> str:
+        raise KeyError("getpwuid(): uid not found: 12345")
+
+    path = exported(session, "csv", tmp_path)
+    monkeypatch.setattr("getpass.getuser", nobody)
+    assert taken(config_file, "csv", path) == 1
+    assert "add --reviewer NAME" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("format", "element"),
+    [
+        ("argilla", "7"),
+        ("argilla", '{"responses": [1]}'),
+        ("argilla", '{"responses": {"evidence": [{"value": [{}]}]}}'),
+        ("label-studio", '{"annotations": [{"result": 7}]}'),
+        (
+            "label-studio",
+            '{"annotations": [{"result": [{"from_name": "evidence", "value": {"start": "x"}}]}]}',
+        ),
+    ],
+)
+def test_a_damaged_element_is_listed(
+    session: Session, config_file: Path, tmp_path: Path, format: str, element: str
+) -> None:
+    path = tmp_path / "in.json"
+    path.write_text(f"[{element}]", encoding="utf-8")
+    assert taken(config_file, format, path) == 1
+    [reject] = read_jsonl(session.run_dir.rejects("import"), Reject)
+    assert reject.item.endswith(" 1") and reject.reason.startswith("damaged")
+
+
 @pytest.mark.parametrize(
     ("format", "content", "message"),
     [

@@ -100,6 +100,20 @@ def test_pieces_come_as_the_server_sends_them() -> None:
     assert bodies[0]["stream"] is True and bodies[0]["max_tokens"] == 8
 
 
+def test_the_api_key_may_have_white_space_around_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys: list[str | None] = []
+
+    def asked(handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
+        keys.append(handler.headers["Authorization"])
+        good(handler, body)
+
+    # As a shell reads it from a file.
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-a1b2c3d4\n")
+    with serving(asked) as (url, _):
+        assert stream(url)[1].text == "at noon – ü"
+    assert keys == ["Bearer sk-a1b2c3d4"]
+
+
 def test_an_event_may_come_in_any_cuts() -> None:
     def cut(handler: BaseHTTPRequestHandler, _: dict[str, Any]) -> None:
         whole = frame("at") + frame(" noon", reason="length") + b"data: [DONE]\r\n\r\n"

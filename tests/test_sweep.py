@@ -5,15 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from retriever_run import documents
 
 from rag_ft.commands import sweep
-from rag_ft.config import Config
+from rag_ft.config import Config, EncoderConfig
 from rag_ft.config_loader import load_config
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.llm.interface import Reply
+from rag_ft.retrieval.encoder import Encoder, load_encoder
 from rag_ft.run_dir import RunDir
 from rag_ft.schema import Chunk, Evidence, QAPair
 from rag_ft.session import Session
@@ -56,7 +58,9 @@ def run(make_run: Any, tmp_path: Path) -> tuple[Path, RunDir]:
 def test_words_with_several_values_make_combinations(run: tuple[Path, RunDir]) -> None:
     file, _ = run
     words = ["ingest.chunk_tokens=32,64", "retrieval.top_k=1,2,3", "run.seed=4"]
+    words.append("evaluate.origins=[imported, reviewed]")  # one value
     found = sweep.combinations(file, words)
+    assert found[0].config.evaluate.origins == ["imported", "reviewed"]
     assert len(found) == 6 and all(one.config.run.seed == 4 for one in found)
     assert found[1].values == {"ingest.chunk_tokens": "32", "retrieval.top_k": "2"}
     assert (found[-1].config.ingest.chunk_tokens, found[-1].config.retrieval.top_k) == (64, 3)
@@ -162,6 +166,38 @@ def test_a_combination_that_the_model_cannot_answer_is_shown_and_never_the_best(
     measured = sweep.sweep(found, run_dir, pairs)
     assert sweep.best_of(measured) == 1
     assert "no answer" in sweep.table(measured, pairs)
+
+
+def test_every_language_model_keeps_its_scores_and_an_encoder_is_loaded_once(
+    run: tuple[Path, RunDir], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, run_dir = run
+    loaded = []
+
+    class Model:
+        name, window = "reads", 64
+
+        def chat(self, requests: Any) -> list[Reply]:
+            return [Reply(request.id, "part 3", "stop", 1, 1, 0.1) for request in requests]
+
+        def __enter__(self) -> Model:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    def load(config: EncoderConfig) -> Encoder:
+        loaded.append(config)
+        return load_encoder(config)
+
+    monkeypatch.setattr(Session, "language_model", lambda *_, **__: Model())
+    monkeypatch.setattr(sweep, "load_encoder", load)
+    words = ["llm.max_model_tokens=2048,4096", "evaluate.answers=true"]
+    found = sweep.combinations(file, words)
+    pairs = sweep.questions_of(Session(found[0].config, run_dir), 10)
+    measured = sweep.sweep(found, run_dir, pairs)
+    assert all(not np.isnan(one.scores["f1"]).any() for one in measured)
+    assert len(loaded) == 1
 
 
 def test_a_run_without_questions_says_what_to_run(run: tuple[Path, RunDir]) -> None:

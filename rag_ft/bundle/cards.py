@@ -23,7 +23,7 @@ def write_cards(folder: Path, content: Mapping[str, Any]) -> None:
     bundle.json, without `files`."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    made = Environment(
+    templates = Environment(
         loader=FileSystemLoader(TEMPLATES),
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -31,7 +31,7 @@ def write_cards(folder: Path, content: Mapping[str, Any]) -> None:
         keep_trailing_newline=True,
     )
     # jinja's own tojson writes "<" as \u003c, which only HTML needs.
-    made.filters["quoted"] = lambda text: json.dumps(text, ensure_ascii=False)
+    templates.filters["quoted"] = lambda text: json.dumps(text, ensure_ascii=False)
     names = sorted(path.name for path in TEMPLATES.iterdir())
     if not content["gguf"]:
         names.remove("Modelfile")  # Ollama reads no safetensors
@@ -45,7 +45,7 @@ def write_cards(folder: Path, content: Mapping[str, Any]) -> None:
         "data": sorted(p.name for p in folder.iterdir() if _is_data(p)),
     }
     for name in names:
-        text = made.get_template(name).render(values)
+        text = templates.get_template(name).render(values)
         (folder / name).write_text(text, encoding="utf-8")
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import getpass
 from collections.abc import Sequence
 from pathlib import Path
 
 from rag_ft.bundle.manifest import open_bundle
 from rag_ft.config import Config
 from rag_ft.config_loader import load_config
+from rag_ft.errors import ConfigError
 from rag_ft.freshness import check_files
 from rag_ft.run_dir import RunDir
 
@@ -44,3 +46,17 @@ def load_checked(path: Path, overrides: list[str], *stages: str) -> Config:
     config = load_config(path, overrides)
     check_files(RunDir(config.run_path), stages)
     return config
+
+
+def reviewer_of(args: argparse.Namespace) -> str:
+    """Who decides: --reviewer, else the user of this machine.
+
+    Raises:
+        ConfigError: the user has no name, as in a container that runs under a number.
+    """
+    if args.reviewer:
+        return str(args.reviewer)
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError) as error:
+        raise ConfigError("the user of this machine has no name: add --reviewer NAME") from error

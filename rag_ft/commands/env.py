@@ -8,7 +8,7 @@ import platform
 from pathlib import Path
 
 from rag_ft import pipeline
-from rag_ft.hardware import CPU_BFLOAT16_FLAGS, processor
+from rag_ft.hardware import CPU_BFLOAT16_FLAGS, GIB, processor
 from rag_ft.terminal import say
 from rag_ft.version import __version__
 
@@ -55,15 +55,14 @@ def env() -> str:
 
 def memory() -> str:
     """Total memory of the machine, and what is free of it where the system reports that."""
-    gib = 2**30
     # Not psutil: an issue report must also work in a broken installation.
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / gib
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
     try:
         lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return f"{total:.1f} GiB"
     kib = next((int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), 0)
-    return f"{total:.1f} GiB, {kib * 1024 / gib:.1f} GiB available"
+    return f"{total:.1f} GiB, {kib * 1024 / GIB:.1f} GiB available"
 
 
 def devices() -> dict[str, str]:
@@ -78,7 +77,7 @@ def devices() -> dict[str, str]:
         for number in range(torch.cuda.device_count()):
             gpu = torch.cuda.get_device_properties(number)
             bfloat16 = "native" if (gpu.major, gpu.minor) >= (8, 0) else "not native"
-            memory = gpu.total_memory / 2**30
+            memory = gpu.total_memory / GIB
             rows[f"GPU {number}"] = f"{gpu.name}, {memory:.1f} GiB, bfloat16 {bfloat16}"
     elif torch.backends.mps.is_available():
         rows["GPU"] = "Apple MPS"

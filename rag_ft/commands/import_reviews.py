@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import getpass
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from rag_ft.commands.arguments import checked_config_of
+from rag_ft.commands.arguments import checked_config_of, reviewer_of
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.integrations import argilla, label_studio, spreadsheets
 from rag_ft.review.deck import open_deck
@@ -33,7 +32,7 @@ def import_command(args: argparse.Namespace) -> None:
     session = Session.of(checked_config_of(args, "ingest", "generate"))
     run_dir = session.run_dir
     deck = open_deck(run_dir, session.chunks)
-    reviewer = args.reviewer or getpass.getuser()
+    reviewer = reviewer_of(args)
     returned = READERS[args.format](args.source)
     reviews, rejects, num_same = reviews_from(deck, returned, reviewer)
     if reviews:

@@ -181,10 +181,9 @@ def take_changes(run: Path, parent: RunDir, version: RunDir) -> dict[str, Any]:
     write_version(version, parent.path.name, changes)
     numbers = [f"{len(documents.added)} added", f"{len(documents.changed)} changed"]
     note(f"documents: {', '.join(numbers)}, {len(documents.deleted)} deleted")
-    note(
-        f"{num_frozen} test questions of {parent.path.name} decide; {len(retired)} are retired "
-        f"because their documents have changed: see {version.rejects('improve')}"
-        if retired
-        else f"{num_frozen} test questions of {parent.path.name} decide"
-    )
+    frozen = f"{num_frozen} test questions of {parent.path.name} decide"
+    if retired:
+        frozen += f"; {len(retired)} are retired because their documents have changed: see "
+        frozen += str(version.rejects("improve"))
+    note(frozen)
     return changes

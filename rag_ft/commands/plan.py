@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,22 +23,23 @@ from rag_ft.corpus_plan import (
     shapes,
 )
 from rag_ft.errors import ConfigError
+from rag_ft.freshness import read_done
 from rag_ft.hardware import (
     CPU_BFLOAT16_FLAGS,
+    GIB,
     choose_dtype,
+    num_cores,
     num_threads,
     processor,
     total_memory_gb,
 )
 from rag_ft.model_files import transformer_folder
 from rag_ft.model_hub import resolve
-from rag_ft.pipeline import read_done
 from rag_ft.report.rendering import aligned
 from rag_ft.run_dir import RunDir
 from rag_ft.stage_runs import has_gpu
 from rag_ft.terminal import say
 from rag_ft.training.memory_estimate import (
-    GIB,
     SPARE,
     divisors,
     largest_pass,
@@ -180,7 +180,7 @@ def visible_device(dtype: str) -> Device:
             return Device(name, count, memory, flops, True, choose_dtype(dtype, "cuda"))
     if dtype == "auto":
         dtype = "bfloat16" if processor()[1] & CPU_BFLOAT16_FLAGS else "float32"
-    cores = len(os.sched_getaffinity(0))
+    cores = num_cores()
     flops = cores * CPU_GFLOPS_PER_CORE[dtype] * 1e9
     return Device(f"CPU with {cores} cores", 1, total_memory_gb("cpu"), flops, False, dtype)
 

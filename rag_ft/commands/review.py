@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import getpass
 import signal
 import sys
 
-from rag_ft.commands.arguments import checked_config_of
+from rag_ft.commands.arguments import checked_config_of, reviewer_of
 from rag_ft.document_store import DocumentStore
 from rag_ft.errors import ConfigError, DataError
 from rag_ft.serving.listening import listen
@@ -21,6 +20,7 @@ def review_command(args: argparse.Namespace) -> None:
         raise ConfigError("--overlap is a share: between 0 and 1")
     if args.sample is not None and args.sample < 1:
         raise ConfigError("--sample must be at least 1")
+    reviewer = reviewer_of(args)
     session = Session.of(checked_config_of(args, "ingest", "generate"))
     if not session.run_dir.qa.exists():
         raise DataError(f"{session.run_dir.qa} does not exist: run `rag-ft generate CONFIG` first")
@@ -41,7 +41,6 @@ def review_command(args: argparse.Namespace) -> None:
         note(f"rag-ft: {reject.item} is left out: {reject.detail}")
     name = config.run_path.resolve().name
     collection = Collection(name, session, DocumentStore(run_dir.documents), frozenset(), "review")
-    reviewer = args.reviewer or getpass.getuser()
     state = ReviewState(deck, collection, reviewer, config.llm.advanced.abstain)
     num_rejected = sum(card.where == "rejected" for card in deck.cards)
     about = [

@@ -81,11 +81,11 @@ def stage_command(args: argparse.Namespace) -> None:
     force = args.force
     if getattr(args, "retry_rejected", False):
         # An error is never stored as a reply: running again asks for what is missing alone.
-        lost = num_lost(RunDir(config.run_path))
-        if not lost:
-            note("[generate] no pair was lost to an error of the server: nothing is asked again")
+        failed = num_without_reply(RunDir(config.run_path))
+        if not failed:
+            note("[generate] no pair was rejected because of the server: nothing is asked again")
             return
-        note(f"[generate] {lost} pairs were lost to errors of the server and are asked again")
+        note(f"[generate] {failed} pairs were rejected because of the server and are asked again")
         force = True
     change: Change | None = None
     if getattr(args, "compact", False):
@@ -174,7 +174,7 @@ def merge_shards_command(args: argparse.Namespace) -> None:
         run_stages(config, [name], change="update" if name == "index" else None)
 
 
-def num_lost(run_dir: RunDir) -> int:
+def num_without_reply(run_dir: RunDir) -> int:
     """Pairs that `generate` rejected because the language model gave no reply."""
     path = run_dir.rejects("generate")
     if not path.exists():

@@ -54,6 +54,7 @@ OF_INDEX = ("ingest", "encoder", "retrieval.context", "retrieval.advanced.faiss"
 SWEPT = ("ingest", "encoder", "retrieval", "llm")
 # Settings by which documents change their split: a test document could become a question's.
 OF_SPLIT = re.compile(r"ingest\.(sources|test_share|dev_share|advanced\.(folds?|near_dup.*))$")
+_COMMA = re.compile(r",(?![^\[{]*[\]}])")  # not inside a list or a mapping
 MIN_HITS = 10
 SHOWN = (FIRST, DECIDING_RETRIEVAL, RANK, DECIDING_ANSWER)
 TOKENS, SECONDS = "tokens shown", "seconds"
@@ -98,7 +99,7 @@ def combinations(path: Path, words: Sequence[str]) -> list[Combination]:
         key, equals, text = word.partition("=")
         if not equals:
             raise ConfigError(f"'{word}' is not of the form section.key=value,value")
-        values = [value.strip() for value in text.split(",")]
+        values = [value.strip() for value in _COMMA.split(text)]
         if len(values) > 1 and (key.split(".")[0] not in SWEPT or OF_SPLIT.match(key)):
             raise ConfigError(
                 f"{key} cannot be swept: nothing is trained, and every document keeps its split; "
@@ -130,7 +131,8 @@ def sweep(
         for stage in ("ingest", "index"):
             run_stage(stage, config)
         key = content_hash(config.encoder.model_dump(mode="json"))
-        encoders.setdefault(key, load_encoder(config.encoder))
+        if key not in encoders:
+            encoders[key] = load_encoder(config.encoder)
         scores, asked = retrieve(Session.of(config), encoders[key], pairs, str(number))
         measured.append(Measured(combination, scores))
         asks += asked if config.evaluate.answers else []
@@ -213,9 +215,9 @@ def add_answers(
     """Answers all asks with one model and adds F1 and seconds to the scores of their systems; a
     question whose prompt failed has NaN."""
     row_of = {pair.id: row for row, pair in enumerate(pairs)}
-    for one in measured:
+    for number in {int(ask.system) for ask in asks}:
         for metric in (DECIDING_ANSWER, SECONDS):
-            one.scores[metric] = np.full(len(pairs), np.nan)
+            measured[number].scores[metric] = np.full(len(pairs), np.nan)
     answered, _, _ = answer_all(session, asks, {})
     for ask, prediction in answered:
         scores = measured[int(ask.system)].scores

@@ -81,7 +81,7 @@ def prepare_in_buckets(
 
     def rows() -> Iterator[tuple[int, dict[str, Any]]]:
         for number, task in enumerate(read_tasks(found, settings.read)):
-            row = _task_row(task)
+            row = _task_to_row(task)
             content = f"{task.files[0].id} {row['first']}"
             yield bucket_of(content, num_buckets), {"number": number, **row}
 
@@ -92,7 +92,7 @@ def prepare_in_buckets(
     end_shard(engine)
     results = (read_rows(result_of(folder, name)) for name in names)
     for row in heapq.merge(*results, key=lambda row: row["number"]):
-        yield _from_row(row)
+        yield _result_from_row(row)
 
 
 def _num_pieces(files: Iterable[SourceFile]) -> int:
@@ -125,7 +125,7 @@ class ReadWork:
         numbers = [row["number"] for row in rows]
         write_jsonl(
             result_of(self.folder, name),
-            ({"number": numbers[place], **_to_row(item)} for place, item in found),
+            ({"number": numbers[place], **_result_to_row(item)} for place, item in found),
         )
 
     def close(self) -> None:
@@ -133,7 +133,7 @@ class ReadWork:
 
     def _tasks(self, rows: list[dict[str, Any]]) -> list[ReadTask]:
         """The tasks of the rows; a JSONL file is read once for all of its lines."""
-        tasks = [_row_task(row) for row in rows]
+        tasks = [_task_from_row(row) for row in rows]
         places: dict[Path, list[int]] = defaultdict(list)
         for place, row in enumerate(rows):
             if row["first"] and not row["failure"]:
@@ -159,11 +159,11 @@ class ReadWork:
         return tasks
 
 
-def _task_row(task: ReadTask) -> dict[str, Any]:
+def _task_to_row(task: ReadTask) -> dict[str, Any]:
     failure = task.failure
     return {
         "files": [
-            {**vars(file), "path": _hidden(file.path), "folder": _hidden(file.folder)}
+            {**vars(file), "path": _path_to_hex(file.path), "folder": _path_to_hex(file.folder)}
             for file in task.files
         ],
         "first": task.rows[0][0] if task.rows else 0,
@@ -172,21 +172,21 @@ def _task_row(task: ReadTask) -> dict[str, Any]:
     }
 
 
-def _row_task(row: dict[str, Any]) -> ReadTask:
+def _task_from_row(row: dict[str, Any]) -> ReadTask:
     files = tuple(
-        SourceFile(**{**file, "path": _shown(file["path"]), "folder": _shown(file["folder"])})
+        SourceFile(**file | {name: _path_from_hex(file[name]) for name in ("path", "folder")})
         for file in row["files"]
     )
     return ReadTask(files, failure=UnreadableError(*row["failure"]) if row["failure"] else None)
 
 
-def _to_row(item: Prepared | Reject) -> dict[str, Any]:
+def _result_to_row(item: Prepared | Reject) -> dict[str, Any]:
     if isinstance(item, Reject):
         return {"reject": vars(item)}
     document = {name: value for name, value in vars(item.document).items() if name != "blocks"}
     folder = item.document.folder
     return {
-        "document": {**document, "folder": folder and _hidden(folder)},
+        "document": {**document, "folder": folder and _path_to_hex(folder)},
         "chunks": item.chunks,
         "signature": base64.b64encode(item.signature.tobytes()).decode(),
         "grams": base64.b64encode(item.grams.tobytes()).decode(),
@@ -195,11 +195,11 @@ def _to_row(item: Prepared | Reject) -> dict[str, Any]:
     }
 
 
-def _from_row(row: dict[str, Any]) -> Prepared | Reject:
+def _result_from_row(row: dict[str, Any]) -> Prepared | Reject:
     if "reject" in row:
         return Reject(**row["reject"])
     document = row["document"]
-    document["folder"] = document["folder"] and _shown(document["folder"])
+    document["folder"] = document["folder"] and _path_from_hex(document["folder"])
     return Prepared(
         RawDocument(**document),
         [ChunkPlace(*chunk) for chunk in row["chunks"]],
@@ -210,10 +210,10 @@ def _from_row(row: dict[str, Any]) -> Prepared | Reject:
     )
 
 
-def _hidden(path: Path) -> str:
+def _path_to_hex(path: Path) -> str:
     """A path as hex digits: its name may be no valid Unicode."""
     return os.fsencode(path).hex()
 
 
-def _shown(path: str) -> Path:
-    return Path(os.fsdecode(bytes.fromhex(path)))
+def _path_from_hex(digits: str) -> Path:
+    return Path(os.fsdecode(bytes.fromhex(digits)))

@@ -89,7 +89,7 @@ class TestParts:
         for number, test in zip(numbers[hides].tolist(), tests[hides].tolist(), strict=True):
             self._hidden[number].append(test)
 
-    def touch(self, number: int) -> bool:
+    def touches(self, number: int) -> bool:
         """Whether the document of this number, which is no test document, holds a part of one."""
         return number in self._touched
 

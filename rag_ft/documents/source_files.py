@@ -38,7 +38,7 @@ class SourceFile:
 def leads_out(file: SourceFile) -> bool:
     """Whether a file of a source folder is a link to a file outside of it, or to itself. Linked
     folders and links to nothing are left to the reader, which rejects them."""
-    if file.alone or file.folder is None or file.path.is_dir():
+    if file.alone or file.path.is_dir():
         return False
     try:
         return not file.path.resolve(strict=True).is_relative_to(file.folder)

@@ -17,6 +17,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, Generic, Literal, TypeVar
 
 from rag_ft.documents.formats.content import UnreadableError
+from rag_ft.hardware import num_cores
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -39,10 +40,7 @@ class Limits:
     @property
     def num_workers(self) -> int:
         """The number of processes."""
-        if self.workers:
-            return self.workers
-        usable = getattr(os, "sched_getaffinity", None)
-        return len(usable(0)) if usable else os.cpu_count() or 1
+        return self.workers or num_cores()
 
 
 @dataclass

@@ -13,7 +13,7 @@ import os
 import platform
 import re
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -214,7 +214,8 @@ class ModelWork:
     opening: Opening
     name: str
     has_processes: bool = False
-    _opened: list[LanguageModel] = field(default_factory=list)
+    _model: LanguageModel | None = None
+    _contexts: ExitStack = field(default_factory=ExitStack)
 
     def model(self) -> LanguageModel:
         """The model, opened for the first bucket.
@@ -222,18 +223,18 @@ class ModelWork:
         Raises:
             ConfigError: it cannot be opened here, or is another one than where it was planned.
         """
-        if not self._opened:
+        if self._model is None:
             check_alike(self.opening.name, self.name, "language model")
             log = self.folder / f"model-{platform.node()}-{os.getpid()}.log"
             opening = self.opening
             context = open_language_model(opening.llm, opening.seed, opening.adapters, log)
-            self._opened.append(context.__enter__())
-        return self._opened[0]
+            self._model = self._contexts.enter_context(context)
+        return self._model
 
     def close(self) -> None:
         """Frees the model, or stops its server."""
-        while self._opened:
-            self._opened.pop().__exit__(None, None, None)
+        self._model = None
+        self._contexts.close()
 
     @contextmanager
     def kept(self, name: str) -> Iterator[Path]:

@@ -108,16 +108,16 @@ def run_on_ray(
         RagFtError: actors do not start.
     """
     ray = connect(engine.advanced.address)
-    crew = _Crew(ray, work, engine)
+    actors = _Actors(ray, work, engine)
     num_lost_nodes = 0
     try:
-        while waiting or crew.running:
-            crew.hire(len(waiting))
-            ready = crew.next_ready()
-            if ready in crew.starting:
-                actor = crew.started(ready)
+        while waiting or actors.running:
+            actors.start(len(waiting))
+            ready = actors.next_ready()
+            if ready in actors.starting:
+                actor = actors.started(ready)
             else:
-                actor, name = crew.running.pop(ready)
+                actor, name = actors.running.pop(ready)
                 try:
                     failed, error = ray.get(ready)
                     if error:
@@ -131,14 +131,14 @@ def run_on_ray(
                     else:
                         yield name, f"its worker died: {' '.join(str(died).split())[:300]}"
             if actor is not None and waiting:
-                crew.give(actor, waiting.popleft())
+                actors.give(actor, waiting.popleft())
             elif actor is not None:
-                crew.dismiss(actor)
+                actors.end(actor)
     finally:
-        crew.end()
+        actors.end_all()
 
 
-class _Crew:
+class _Actors:
     """The actors that start and those that work: {what Ray is asked: actor (and bucket)}."""
 
     def __init__(self, ray: Any, work: Work, engine: EngineConfig) -> None:
@@ -151,7 +151,7 @@ class _Crew:
         self.running: dict[Any, tuple[Any, str]] = {}
         self._failed_starts = 0
 
-    def hire(self, num_waiting: int) -> None:
+    def start(self, num_waiting: int) -> None:
         """Starts actors: one for each bucket that waits, as many as are allowed."""
         wanted = min(num_waiting, self._most - len(self.running))
         while len(self.starting) < wanted:
@@ -195,12 +195,12 @@ class _Crew:
         """Has an actor do a bucket."""
         self.running[actor.do.remote(name)] = actor, name
 
-    def dismiss(self, actor: Any) -> None:
+    def end(self, actor: Any) -> None:
         """Ends an actor for which there is no bucket: its node may be removed."""
         actor.close.remote()
         actor.__ray_terminate__.remote()
 
-    def end(self) -> None:
+    def end_all(self) -> None:
         """Ends all actors."""
         for actor in (*self.starting.values(), *(actor for actor, _ in self.running.values())):
             self._ray.kill(actor)

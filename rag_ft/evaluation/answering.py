@@ -81,10 +81,11 @@ def answer_all(
 
     # One model with an adapter plays both generators; where all weights were tuned there are two.
     base, tuned = session.config.llm, session.tuned_generator
-    llm, adapters = with_tuned(base, tuned)
-    models: list[tuple[LLMConfig, dict[str, Path], set[str]]] = [(llm, adapters, {"base", "tuned"})]
-    if llm is not base:
-        models = [(base, {}, {"base"}), (llm, {}, {"tuned"})]
+    tuned_llm, adapters_of_run = with_tuned(base, tuned)
+    models: list[tuple[LLMConfig, dict[str, Path], set[str]]]
+    models = [(tuned_llm, adapters_of_run, {"base", "tuned"})]
+    if tuned_llm is not base:
+        models = [(base, {}, {"base"}), (tuned_llm, {}, {"tuned"})]
     replies: dict[str, Reply] = {}
     max_tokens = session.config.evaluate.advanced.max_tokens
     kept = session.run_dir.replies("evaluate")

@@ -112,7 +112,7 @@ def sign_flip(
     rng = np.random.default_rng(seed)
     for size in _blocks(num_resamples, len(sums)):
         signs = rng.integers(0, 2, size=(size, len(sums)), dtype=np.int8).astype(np.float64) * 2 - 1
-        as_large += (np.abs(signs @ sums) >= observed - 1e-9).sum(axis=0)
+        as_large += (np.abs(signs @ sums) >= observed - ROUNDING).sum(axis=0)
     return (as_large + 1) / (num_resamples + 1)
 
 

@@ -82,7 +82,7 @@ def survey(run_dirs: list[RunDir], document_id: str) -> Forgetting:
     # A document that an update has removed may still stand in replies and logs.
     is_known = continues or traces.documents or any(mentions(d, traces) for d in run_dirs)
     if not is_known:
-        known = [row["id"] for path in map(documents_of, run_dirs) for row in path]
+        known = [row["id"] for run_dir in run_dirs for row in documents_of(run_dir)]
         near = difflib.get_close_matches(document_id, known, 3) or known[:3]
         raise ConfigError(f"{first.path} has no document '{document_id}': try {', '.join(near)}")
     lines = {run_dir.path.name: count_lines(run_dir, traces) for run_dir in run_dirs}

@@ -28,6 +28,7 @@ class Forgotten:
     def __init__(self, path: Path) -> None:
         """Raises DataError where the file is damaged."""
         self._path, self.entries = path, list[dict[str, Any]]()
+        self._texts, self._files = set[str](), set[tuple[int, str]]()
         if path.exists():
             try:
                 self.entries = json.loads(path.read_text(encoding="utf-8"))["documents"]
@@ -38,14 +39,16 @@ class Forgotten:
 
     def has_text(self, digest: bytes) -> bool:
         """Whether a document with this `splits.text_digest` is not to be taken."""
-        return bool(self.entries) and digest.hex() in self._texts
+        return digest.hex() in self._texts
 
     def has_file(self, path: Path) -> bool:
         """Whether a file is one whose document is not to be taken, whatever its name."""
+        if not self._files:
+            return False
         try:
-            size = path.stat().st_size if self.entries else -1
-            alike = any(size == known for known, _ in self._files) if self.entries else False
-            return alike and (size, file_sha256(path)) in self._files
+            size = path.stat().st_size
+            is_size_known = any(size == known for known, _ in self._files)
+            return is_size_known and (size, file_sha256(path)) in self._files
         except OSError:
             return False
 

@@ -169,7 +169,7 @@ def remove_document(run_dir: RunDir, traces: Traces) -> None:
 
 
 def _remove_signature(run_dir: RunDir, document_id: str) -> None:
-    """The signatures stand in the order of the documents."""
+    """Removes the document's row of the signatures, which are in the order of the documents."""
     if not run_dir.signatures.exists() or not run_dir.documents.exists():
         return
     with run_dir.documents.open("rb") as lines:

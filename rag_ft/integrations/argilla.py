@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from rag_ft.integrations.json_lists import read_list, write_list
-from rag_ft.review.exchange import Returned, ReviewRow
+from rag_ft.integrations.json_lists import read_items, text_of, write_list
+from rag_ft.review.exchange import Returned, ReviewRow, answers_of
 
 QUESTIONS = ("decision", "reason", "question", "answers", "evidence")
 
@@ -60,36 +60,33 @@ def read(path: Path) -> Iterator[Returned]:
     Raises:
         DataError: the file is not a list of records.
     """
-    records = read_list(path, "a file of Argilla: it must be a list of records")
-    for number, record in enumerate(records, 1):
-        responses = record.get("responses") if isinstance(record, dict) else None
-        by_user: dict[str, dict[str, Any]] = {}
-        for name, given in (responses or {}).items():
-            for response in given if isinstance(given, list) else []:
-                if isinstance(response, dict) and name in QUESTIONS:
-                    user = str(response.get("user_id") or "")
-                    by_user.setdefault(user, {})[name] = response.get("value")
-        for user, values in by_user.items():
-            yield _returned(f"record {number}", str(record.get("id")), user, values)
+    wanted = "a file of Argilla: it must be a list of records"
+    return read_items(path, wanted, "record", _responses)
+
+
+def _responses(item: str, record: dict[str, Any]) -> Iterator[Returned]:
+    by_user: dict[str, dict[str, Any]] = {}
+    for name, responses in (record.get("responses") or {}).items():
+        for response in responses if name in QUESTIONS else ():
+            user = str(response.get("user_id") or "")
+            by_user.setdefault(user, {})[name] = response.get("value")
+    for user, values in by_user.items():
+        yield _returned(item, str(record.get("id")), user, values)
 
 
 def _returned(item: str, key: str, user: str, values: dict[str, Any]) -> Returned:
-    answers = values.get("answers")
     spans = values.get("evidence")
-    span, quote = None, None
-    if isinstance(spans, list):
-        # No span: the reviewer removed the evidence.
-        first = spans[0] if spans and isinstance(spans[0], dict) else None
-        quote = None if first else ""
-        span = (int(first["start"]), int(first["end"])) if first else None
-    decision = values.get("decision")
+    # An empty list: the reviewer removed the evidence.
+    span = (int(spans[0]["start"]), int(spans[0]["end"])) if spans else None
+    quote = "" if spans == [] else None
+    decision = text_of(values.get("decision"))
     return Returned(
         item,
         key,
         decision,
-        values.get("reason") if decision == "reject" else None,
-        values.get("question"),
-        None if answers is None else tuple(filter(None, map(str.strip, answers.split("\n")))),
+        text_of(values.get("reason")) if decision == "reject" else None,
+        text_of(values.get("question")),
+        answers_of(text_of(values.get("answers"))),
         span,
         quote,
         user or None,

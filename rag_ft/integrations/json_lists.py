@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from rag_ft.errors import DataError
+from rag_ft.review.exchange import Returned
 from rag_ft.storage import json_text
 
 
@@ -33,3 +34,26 @@ def read_list(path: Path, wanted: str) -> list[Any]:
     if not isinstance(found, list):
         raise DataError(f"{path} is not {wanted}")
     return found
+
+
+def read_items(
+    path: Path, wanted: str, name: str, parse: Callable[[str, Any], Iterable[Returned]]
+) -> Iterator[Returned]:
+    """What `parse` makes of each element of the list in a file; `parse` also gets the element's
+    `name` and number. A damaged element becomes a row that cannot be taken.
+
+    Raises:
+        DataError: see read_list.
+    """
+    for number, element in enumerate(read_list(path, wanted), 1):
+        item = f"{name} {number}"
+        try:
+            returned = list(parse(item, element))
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            returned = [Returned(item, "", problem=f"damaged: {error}")]
+        yield from returned
+
+
+def text_of(value: object) -> str | None:
+    """A value as text; None stays."""
+    return None if value is None else str(value)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from rag_ft.integrations.json_lists import read_list, write_list
+from rag_ft.integrations.json_lists import read_items, text_of, write_list
 from rag_ft.relevance import Span
 from rag_ft.review.exchange import Returned, ReviewRow
 from rag_ft.review.store import REASONS
@@ -79,26 +79,26 @@ def read(path: Path) -> Iterator[Returned]:
     Raises:
         DataError: the file is not a JSON export of Label Studio.
     """
-    tasks = read_list(path, "a JSON export of Label Studio: it must be a list of tasks")
-    for number, task in enumerate(tasks, 1):
-        data = task.get("data") if isinstance(task, dict) else None
-        annotations = task.get("annotations") if isinstance(task, dict) else None
-        for annotation in annotations if isinstance(annotations, list) else []:
-            if isinstance(annotation, dict) and not annotation.get("was_cancelled"):
-                yield _returned(f"task {number}", data or {}, annotation)
+    wanted = "a JSON export of Label Studio: it must be a list of tasks"
+    return read_items(path, wanted, "task", _annotations)
+
+
+def _annotations(item: str, task: dict[str, Any]) -> Iterator[Returned]:
+    for annotation in task.get("annotations") or ():
+        if not annotation.get("was_cancelled"):
+            yield _returned(item, task.get("data") or {}, annotation)
 
 
 def _returned(item: str, data: dict[str, Any], annotation: dict[str, Any]) -> Returned:
     values: dict[str, dict[str, Any]] = {}
     for part in annotation.get("result") or []:
-        if isinstance(part, dict) and isinstance(part.get("value"), dict):
-            # Of several marked spans the first one counts.
-            values.setdefault(str(part.get("from_name")), part["value"])
+        # Of several marked spans the first one counts.
+        values.setdefault(str(part.get("from_name")), part.get("value") or {})
     question, answers = _texts(values, "question"), _texts(values, "answers")
     decision, reason = (_chosen(values, name) for name in ("decision", "reason"))
     evidence, text = values.get("evidence"), str(data.get("chunk") or "")
     span = _code_points(evidence, text) if evidence else None
-    quote = str(evidence["text"]) if evidence and evidence.get("text") else None
+    quote = text_of(evidence.get("text") or None) if evidence else ""
     return Returned(
         item,
         str(data.get("key")),
@@ -107,9 +107,9 @@ def _returned(item: str, data: dict[str, Any], annotation: dict[str, Any]) -> Re
         question[0] if question else None,
         tuple(answer for answer in answers if answer.strip()),
         span,
-        quote if evidence else "",
+        quote,
         _who(annotation.get("completed_by")),
-        annotation.get("updated_at") or annotation.get("created_at"),
+        text_of(annotation.get("updated_at") or annotation.get("created_at")),
     )
 
 
@@ -118,15 +118,13 @@ def utf16_length(text: str) -> int:
     return len(text.encode("utf-16-le")) // 2
 
 
-def _code_points(value: dict[str, Any], text: str) -> Span | None:
+def _code_points(value: dict[str, Any], text: str) -> Span:
     units = text.encode("utf-16-le", "surrogatepass")
-    try:
-        start, end = 2 * int(value["start"]), 2 * int(value["end"])
-    except (KeyError, TypeError, ValueError):
-        return None
-    lengths = (len(units[:place].decode("utf-16-le", "ignore")) for place in (start, end))
-    first, last = lengths
-    return (first, last)
+    start, end = (
+        len(units[: 2 * int(value[name])].decode("utf-16-le", "ignore"))
+        for name in ("start", "end")
+    )
+    return start, end
 
 
 def _result(name: str, kind: str, value: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rag_ft.documents.formats.encodings import decode
 from rag_ft.errors import DataError
-from rag_ft.review.exchange import DECIDED, Returned, ReviewRow
+from rag_ft.review.exchange import DECIDED, Returned, ReviewRow, answers_of
 from rag_ft.review.store import REASONS
 
 # People fill in `decision` and `reason`, and may change question, answers and evidence.
@@ -147,7 +147,6 @@ def _returned(path: Path, rows: Iterable[list[str]]) -> Iterator[Returned]:
         if not cells.get("key", "").strip():
             continue
         decision, question = cells.get("decision", "").strip().casefold(), cells.get("question")
-        answers = cells.get("answers")
         yield Returned(
             f"{path.name} row {number}",
             cells["key"].strip(),
@@ -155,7 +154,7 @@ def _returned(path: Path, rows: Iterable[list[str]]) -> Iterator[Returned]:
             {"": None, "add": "accept"}.get(decision, decision),
             cells.get("reason", "").strip() or None,
             question,
-            None if answers is None else tuple(filter(None, map(str.strip, answers.split("\n")))),
+            answers_of(cells.get("answers")),
             None,
             cells.get("evidence"),
             cells.get("reviewer", "").strip() or None,

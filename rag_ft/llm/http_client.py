@@ -187,18 +187,10 @@ class HttpClient:
     # Everything below runs in the loop's thread.
 
     async def _open(self) -> aiohttp.ClientSession:
-        headers = {"Content-Type": "application/json"}
-        # From the environment: a secret must not reach config.yaml.
-        if key := os.environ.get("OPENAI_API_KEY", "").strip():
-            if not key.isascii() or not key.isprintable():
-                raise ConfigError(
-                    "OPENAI_API_KEY holds characters that no HTTP header takes: set it again"
-                )
-            headers["Authorization"] = f"Bearer {key}"
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),
             timeout=aiohttp.ClientTimeout(total=self._timeout),
-            headers=headers,
+            headers={"Content-Type": "application/json", **key_header()},
         )
 
     def _start_pending(self) -> None:
@@ -316,6 +308,19 @@ class HttpClient:
                 "so far are kept: restart the server and run the same command again"
             )
         return Response(None, 0.0, f"{failure} (tried {len(failed)} times)", failure.status)
+
+
+def key_header() -> dict[str, str]:
+    """The header with the API key; empty where none is set. The key comes from the environment,
+    because a secret must not reach config.yaml.
+
+    Raises:
+        ConfigError: the key cannot stand in a header.
+    """
+    key = os.environ.get("OPENAI_API_KEY", "").strip()
+    if not key.isascii() or not key.isprintable():
+        raise ConfigError("OPENAI_API_KEY holds characters that no HTTP header takes: set it again")
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 class _Stream:

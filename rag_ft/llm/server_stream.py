@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 
 from rag_ft.config import LLMConfig
+from rag_ft.llm.http_client import key_header
 from rag_ft.llm.http_errors import (
     FailedError,
     NotAllowedError,
@@ -42,14 +42,11 @@ class ServerStream:
         self._ours, self._restarting = ours, asyncio.Lock()
 
     async def __aenter__(self) -> ServerStream:
-        headers = {"Accept": "text/event-stream"}
-        if key := os.environ.get("OPENAI_API_KEY"):
-            headers["Authorization"] = f"Bearer {key}"
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),
             # A long answer may take longer than the limit: it counts from one piece to the next.
             timeout=aiohttp.ClientTimeout(total=None, connect=10, sock_read=self._timeout),
-            headers=headers,
+            headers={"Accept": "text/event-stream", **key_header()},
         )
         return self
 

@@ -20,14 +20,14 @@ def environment() -> Any:
 
     from rag_ft.report import charts
 
-    made = Environment(
+    templates = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=lambda name: str(name).endswith(".html"),
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.globals |= {"bar": charts.bar, "difference": charts.difference}
-    made.filters |= {
+    templates.globals |= {"bar": charts.bar, "difference": charts.difference}
+    templates.filters |= {
         "points": points,
         "percent": percent,
         "interval": interval,
@@ -35,7 +35,7 @@ def environment() -> Any:
         "spaced": spaced,
         "rounded": rounded,
     }
-    return made
+    return templates
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:

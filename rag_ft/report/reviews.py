@@ -37,18 +37,17 @@ def reviews(run_dir: RunDir, seed: int) -> dict[str, Any] | None:
         for pair in read_jsonl(path, QAPair) if path.exists() else ():
             group, key = pair.split if kept else "rejected", key_of(pair)
             pairs[group] += 1
-            people = {n: r for n, r in store.latest(key).items() if r.source != "serve"}
+            people = store.by_people(key)
             if not people or key in seen:
                 continue
             seen.add(key)
             looked[group] += 1
             decisions.update(review.decision for review in people.values())
             reviewers.update(people.keys())
-            of_pair = votes_of(people)
             found = store.outcome(key)
             if found.keeps is None:
                 continue
-            votes.append(of_pair)
+            votes.append(votes_of(people))
             if kept:
                 decided[pair.kind] += 1
                 good[pair.kind] += found.text is not None and found.text.decision == "accept"

@@ -11,7 +11,6 @@ vector store needs.
 
 from __future__ import annotations
 
-import hashlib
 import re
 import shutil
 from collections.abc import Iterable, Sequence
@@ -23,32 +22,30 @@ import numpy as np
 
 from rag_ft.config import RetrievalConfig
 from rag_ft.errors import ConfigError, DataError
-from rag_ft.prompts.answer_prompt import chunk_text
 from rag_ft.retrieval.buckets import BUCKETS, open_buckets
+from rag_ft.retrieval.chunk_files import ChunkFiles
 from rag_ft.retrieval.encoder import Encoder
 from rag_ft.retrieval.index_files import (
     SENTENCES,
     Manifest,
-    link_vectors,
     read_manifest,
     write_manifest,
+    write_rows,
 )
-from rag_ft.retrieval.lexical import LexicalBuilder
 from rag_ft.retrieval.segments import (
-    KEYS,
     ChunkVectors,
     KnownRows,
     MadeBy,
     Segment,
-    TextKeys,
     find_segments,
+    keys_table,
     remove_others,
     write_segment,
 )
 from rag_ft.retrieval.sentences import sentences_of
 from rag_ft.retrieval.vector_file import VectorFile, write_vectors
 from rag_ft.schema import Chunk, ChunkContext
-from rag_ft.storage import batched, link_or_copy, to_json, write_json
+from rag_ft.storage import batched, link_or_copy
 
 _NUM_TUNING_QUERIES = 256
 # Above this share of recent and deleted vectors an index is made of one segment again.
@@ -85,36 +82,34 @@ def build_index(
     remove_others(folder / "segments", segments)
     parts = [*segments, *open_buckets(folder / BUCKETS, encoder.fingerprint)]
     new = VectorFile(folder, encoder, total)
-    read = _read_chunks(folder, chunks, encoder, retrieval.context, KnownRows(parts), new)
+    read = _read_chunks(folder, chunks, encoder, retrieval.context, parts, new)
 
-    cut = np.concatenate([*(part.keys["cut"] for part in parts), new.cut])[read.rows]
     kept, moved = _arrange(segments, read.rows, compact)
     if len(moved):
-        keys = np.zeros(len(moved), dtype=KEYS)
-        keys["key"], keys["cut"] = read.keys[moved], cut[moved]
+        keys = keys_table(read.keys[moved], read.cut[moved])
         write = partial(_write_moved, moved=moved, rows=read.rows, parts=parts, new=new)
         queries = partial(read.queries, encoder)
         kept.append(write_segment(folder / "segments", keys, made_by, write, queries))
         read.rows[moved] = sum(s.num_rows for s in kept[:-1]) + np.arange(len(moved))
 
-    (folder / "rows.npy").unlink(missing_ok=True)  # another index may share it by a hard link
-    np.save(folder / "rows.npy", read.rows)
-    link_vectors(folder, kept, read.rows)
-    listed = [{"name": s.folder.name, "num_rows": s.num_rows, "data": s.data} for s in kept]
-    made = (encoder.fingerprint, encoder.dim, len(read.rows), read.digest, retrieval.context)
-    sentences = _build_sentences(folder, chunks, encoder, retrieval, seed, store)
-    write_manifest(folder, Manifest(*made, store, listed, sentences))
+    write_rows(folder, kept, read.rows)
+    manifest = Manifest(
+        encoder=encoder.fingerprint,
+        dim=encoder.dim,
+        num_chunks=len(read.rows),
+        chunks=read.digest,
+        context=retrieval.context,
+        store=store,
+        segments=[segment.entry() for segment in kept],
+        sentences=_build_sentences(folder, chunks, encoder, retrieval, seed, store),
+    )
+    write_manifest(folder, manifest)
     remove_others(folder / "segments", kept)
     shutil.rmtree(folder / BUCKETS, ignore_errors=True)
     new.remove()
-    return {
-        "num_chunks": len(read.rows),
-        "num_encoded": read.num_new,
-        "num_segments": len(kept),
-        "dim": encoder.dim,
-        "num_cut_chunks": int(cut.sum()),
-        f"{store}_recall": min(segment.data["recall"] for segment in kept),
-    }
+    counts: dict[str, int | float] = {"num_chunks": len(read.rows), "num_encoded": read.num_new}
+    counts |= {"num_segments": len(kept), "dim": encoder.dim, "num_cut_chunks": int(read.cut.sum())}
+    return counts | {f"{store}_recall": min(segment.data["recall"] for segment in kept)}
 
 
 def _build_sentences(
@@ -151,12 +146,13 @@ def _write_moved(
 @dataclass(frozen=True)
 class _Read:
     """What one pass over the chunks found: the sha256 of their lines, the key of each text, the
-    vector of each chunk (numbered through the segments, then the `num_new` new ones), and some
-    texts from all over the corpus."""
+    vector of each chunk (numbered through the segments, then the `num_new` new ones), whether it is
+    `cut` (longer than the encoder reads), and some texts from all over the corpus."""
 
     digest: str
     keys: np.ndarray
     rows: np.ndarray
+    cut: np.ndarray
     num_new: int
     samples: list[str]
 
@@ -175,49 +171,37 @@ def _read_chunks(
     chunks: Iterable[Chunk],
     encoder: Encoder,
     context: ChunkContext,
-    known: KnownRows,
+    parts: Sequence[Segment],
     new: VectorFile,
 ) -> _Read:
-    """Encodes the texts that `known` lacks into `new`; writes chunk_ids.json and lexical/."""
-    ids, digest, lexical, text_keys = (
-        list[str](),
-        hashlib.sha256(),
-        LexicalBuilder(folder),
-        TextKeys(),
-    )
-    keys, rows, num_new = list[np.ndarray](), list[np.ndarray](), 0
-    samples, step = list[str](), 1
+    """Encodes the texts that `parts` lack into `new`; writes chunk_ids.json and lexical/."""
+    known = KnownRows(parts)
+    files, samples, step = ChunkFiles(folder, context), list[str](), 1
+    keys, found_rows, num_new = list[np.ndarray](), list[np.ndarray](), 0
     with new:
         for block in batched(chunks, encoder.block_size):
-            texts = [chunk_text(chunk, context) for chunk in block]
-            keys.append(text_keys.of(texts))
-            found = known.rows(keys[-1])
+            num_seen = len(files.ids)
+            texts, block_keys = files.add(block)
+            keys.append(block_keys)
+            found = known.rows(block_keys)
             missing = np.flatnonzero(found < 0)
             found[missing] = len(known) + num_new + np.arange(len(missing))
             num_new += len(missing)
             new.add([texts[place] for place in missing], len(texts) - len(missing))
-            rows.append(found)
+            found_rows.append(found)
 
             # Every n-th text is a sample. n doubles as the corpus grows, so they spread evenly.
-            samples += texts[-len(ids) % step :: step]
+            samples += texts[-num_seen % step :: step]
             while len(samples) > 2 * _NUM_TUNING_QUERIES:
                 samples, step = samples[::2], 2 * step
-            lexical.add([chunk_text(chunk, lexical_context(context)) for chunk in block])
-            ids += [chunk.id for chunk in block]
-            digest.update("".join(to_json(chunk) + "\n" for chunk in block).encode())
-    if not ids:
+    if not files.ids:
         raise DataError(
             f"no chunks to index in {folder.parent}: run ingest over documents that contain text"
         )
-    write_json(folder / "chunk_ids.json", ids)
-    shutil.rmtree(folder / "lexical", ignore_errors=True)
-    lexical.save(folder / "lexical")
-    return _Read(digest.hexdigest(), np.concatenate(keys), np.concatenate(rows), num_new, samples)
-
-
-def lexical_context(context: ChunkContext) -> ChunkContext:
-    """What BM25 reads before a chunk: always the title. In no measurement was it better without."""
-    return "title" if context == "none" else context
+    files.save()
+    rows = np.concatenate(found_rows)
+    cut = np.concatenate([*(part.keys["cut"] for part in parts), new.cut])[rows]
+    return _Read(files.digest, np.concatenate(keys), rows, cut, num_new, samples)
 
 
 def _arrange(

@@ -17,7 +17,7 @@ from rag_ft.schema import ChunkContext
 from rag_ft.storage import link_or_copy, write_json
 
 SENTENCES = "sentences"  # folder of the index of the chunks' sentences
-VECTORS = "vectors.npy"  # see link_vectors
+VECTORS = "vectors.npy"  # see write_rows
 
 
 @dataclass(frozen=True)
@@ -107,9 +107,13 @@ def open_parts(folder: Path, manifest: Manifest) -> tuple[list[Segment], np.ndar
     return segments, rows
 
 
-def link_vectors(folder: Path, segments: Sequence[Segment], rows: np.ndarray) -> None:
-    """Makes vectors.npy, for scripts: a vector a chunk in the order of chunk_ids.json. It is the
-    file of the only segment under another name, and missing where there are several."""
+def write_rows(folder: Path, segments: Sequence[Segment], rows: np.ndarray) -> None:
+    """Writes rows.npy and, for scripts, vectors.npy: a vector a chunk in the order of
+    chunk_ids.json. That is the file of the only segment under another name; it is missing where
+    there are several."""
+    # Another index may share the old files by hard links.
+    (folder / "rows.npy").unlink(missing_ok=True)
+    np.save(folder / "rows.npy", rows)
     (folder / VECTORS).unlink(missing_ok=True)
     if len(segments) == 1 and np.array_equal(rows, np.arange(segments[0].num_rows)):
         link_or_copy(segments[0].folder / VECTORS, folder / VECTORS)

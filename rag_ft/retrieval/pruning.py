@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterable
@@ -13,22 +12,20 @@ from pathlib import Path
 import numpy as np
 
 from rag_ft.errors import DataError
-from rag_ft.prompts.answer_prompt import chunk_text
-from rag_ft.retrieval.index_builder import lexical_context
+from rag_ft.retrieval.chunk_files import ChunkFiles
 from rag_ft.retrieval.index_files import (
     SENTENCES,
-    link_vectors,
     open_parts,
     read_ids,
     read_manifest,
     write_manifest,
+    write_rows,
 )
-from rag_ft.retrieval.lexical import LexicalBuilder
-from rag_ft.retrieval.segments import KEYS, ChunkVectors, MadeBy, TextKeys, write_segment
+from rag_ft.retrieval.segments import ChunkVectors, MadeBy, keys_table, write_segment
 from rag_ft.retrieval.sentences import sentences_of
 from rag_ft.retrieval.vector_file import write_vectors
-from rag_ft.schema import Chunk, ChunkContext
-from rag_ft.storage import batched, to_json, write_json
+from rag_ft.schema import Chunk
+from rag_ft.storage import batched
 
 _BLOCK = 1024
 _NUM_QUERIES = 256  # vectors of chunks that stand in for those of questions
@@ -57,33 +54,31 @@ def prune_index(folder: Path, chunks: Callable[[], Iterable[Chunk]]) -> int:
     segments, rows = open_parts(folder, manifest)
     place_of = {chunk_id: n for n, chunk_id in enumerate(read_ids(folder, manifest))}
     new.mkdir()
-    ids, keys, digest = _read_chunks(new, chunks(), manifest.context)
-    if missing := [chunk_id for chunk_id in ids if chunk_id not in place_of]:
+    files = ChunkFiles(new, manifest.context)
+    keys = np.concatenate([files.add(block)[1] for block in batched(chunks(), _BLOCK)])
+    files.save()
+    if missing := [chunk_id for chunk_id in files.ids if chunk_id not in place_of]:
         raise DataError(f"the index in {folder} has no chunk {missing[0]}: index the run first")
-    kept = rows[[place_of[chunk_id] for chunk_id in ids]]
+    kept = rows[[place_of[chunk_id] for chunk_id in files.ids]]
 
     # The vectors that stay, in the order of the chunks, as one segment.
     vectors = ChunkVectors([segment.vectors for segment in segments], kept)
-    table = np.zeros(len(kept), dtype=KEYS)
-    table["key"] = keys
-    table["cut"] = np.concatenate([segment.keys["cut"] for segment in segments])[kept]
+    cut = np.concatenate([segment.keys["cut"] for segment in segments])[kept]
     about = json.loads((segments[0].folder / "segment.json").read_text(encoding="utf-8"))
     every = np.arange(len(kept))
     segment = write_segment(
         new / "segments",
-        table,
+        keys_table(keys, cut),
         MadeBy(**about["made_by"]),
         partial(write_vectors, vectors=vectors, positions=every),
         lambda: np.asarray(vectors[every[:: max(1, len(every) // _NUM_QUERIES)]]),
     )
-    np.save(new / "rows.npy", every)
-    link_vectors(new, [segment], every)
-    listed = [{"name": segment.folder.name, "num_rows": len(kept), "data": segment.data}]
+    write_rows(new, [segment], every)
     has_sentences = manifest.sentences and next(iter(sentences_of(chunks())), None) is not None
     if has_sentences:
         shutil.copytree(folder / SENTENCES, new / SENTENCES)
         prune_index(new / SENTENCES, lambda: sentences_of(chunks()))
-    rest = replace(manifest, num_chunks=len(kept), chunks=digest, segments=listed)
+    rest = replace(manifest, num_chunks=len(kept), chunks=files.digest, segments=[segment.entry()])
     rest = replace(rest, sentences=has_sentences)
     write_manifest(new, rest)
 
@@ -91,19 +86,3 @@ def prune_index(folder: Path, chunks: Callable[[], Iterable[Chunk]]) -> int:
     new.rename(folder)
     shutil.rmtree(old)
     return sum(each.num_rows for each in segments) - len(kept)
-
-
-def _read_chunks(
-    folder: Path, chunks: Iterable[Chunk], context: ChunkContext
-) -> tuple[list[str], np.ndarray, str]:
-    """(ids, keys of the texts, sha256 of the lines); writes chunk_ids.json and lexical/."""
-    ids, keys, digest = list[str](), list[np.ndarray](), hashlib.sha256()
-    text_keys, lexical = TextKeys(), LexicalBuilder(folder)
-    for block in batched(chunks, _BLOCK):
-        ids += [chunk.id for chunk in block]
-        keys.append(text_keys.of([chunk_text(chunk, context) for chunk in block]))
-        lexical.add([chunk_text(chunk, lexical_context(context)) for chunk in block])
-        digest.update("".join(to_json(chunk) + "\n" for chunk in block).encode())
-    write_json(folder / "chunk_ids.json", ids)
-    lexical.save(folder / "lexical")
-    return ids, np.concatenate(keys), digest.hexdigest()

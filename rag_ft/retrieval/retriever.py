@@ -334,8 +334,9 @@ def open_retriever(
         raise ConfigError(
             f"the index in {folder} was made from other chunks than {run_dir.chunks}: {remedy}"
         )
-    choice = (run_dir.fusion, loaded.fingerprint, "lexical_weight", "train_retriever")
-    row = read_choice(*choice) if chosen else {}
+    row = {}
+    if chosen:
+        row = read_choice(run_dir.fusion, loaded.fingerprint, "lexical_weight", "train_retriever")
     fusion = set_fusion(retrieval, row, run_dir.path)
     source = documents_of or run_dir
     documents = DocumentTable(source.documents, source.chunks)

@@ -27,6 +27,14 @@ from rag_ft.storage import write_json
 KEYS = np.dtype([("key", "<u8"), ("cut", "?")])
 
 
+def keys_table(keys: np.ndarray, cut: np.ndarray) -> np.ndarray:
+    """The content of keys.npy: the key of each text, and whether the encoder reads only its
+    beginning."""
+    table = np.zeros(len(keys), dtype=KEYS)
+    table["key"], table["cut"] = keys, cut
+    return table
+
+
 @dataclass(frozen=True)
 class MadeBy:
     """What the files of a segment depend on besides its texts: the fingerprint of the encoder, the
@@ -45,6 +53,10 @@ class Segment:
     folder: Path
     num_rows: int
     data: StoreData
+
+    def entry(self) -> dict[str, Any]:
+        """What manifest.json says of it."""
+        return {"name": self.folder.name, "num_rows": self.num_rows, "data": self.data}
 
     @functools.cached_property
     def keys(self) -> np.ndarray:

@@ -22,13 +22,13 @@ def card_data(deck: Deck, card: Card, reviewer: str, documents: DocumentStore) -
     (`others`) are there only once `reviewer` has decided: they would lead the decision.
     """
     pair = card.pair
-    reviews = deck.store.latest(card.key)
-    mine = reviews.get(reviewer)
+    mine = deck.store.latest(card.key).get(reviewer)
     chunk = chunk_of(deck, pair)
     answers = pair.answers if pair.answerable else ()
     evidence = pair.evidence.text if pair.evidence else None
     rows = check_text(pair.question, answers, evidence, pair.kind, chunk)
-    others = [r for name, r in reviews.items() if name != reviewer and r.source != "serve"]
+    people = deck.store.by_people(card.key)
+    others = [review for name, review in people.items() if name != reviewer]
     title = chunk.title if chunk is not None else ""
     if not title and pair.document_id is not None and pair.document_id in documents:
         title = documents[pair.document_id].title

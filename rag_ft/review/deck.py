@@ -20,7 +20,6 @@ from rag_ft.schema import KINDS, Chunk, Evidence, QAPair, Review, Split
 from rag_ft.storage import content_hash, read_jsonl, read_rows
 
 Order = Literal["worst", "random", "disagreement"]
-ORDERS: tuple[Order, ...] = ("worst", "random", "disagreement")
 
 
 class Deck:
@@ -100,7 +99,7 @@ class Deck:
         reviewed = sorted(n for key in self.store.keys if (n := self.number_of(key)) is not None)
         tests: dict[str, Callable[[Card], bool]] = {
             "mine": lambda card: reviewer in self.store.latest(card.key),
-            "decided": lambda card: bool(self._people(card)),
+            "decided": lambda card: bool(self.store.by_people(card.key)),
             "disputed": self._disputed,
         }
         if test := tests.get(status):
@@ -113,13 +112,9 @@ class Deck:
 
     def _is_open(self, number: int, reviewer: str) -> bool:
         card = self.cards[number]
-        people = self._people(card)
-        return reviewer not in self.store.latest(card.key) and (not people or self.is_shared(card))
-
-    def _people(self, card: Card) -> set[str]:
-        """Who decided a card, but for users of the server."""
-        reviews = self.store.latest(card.key)
-        return {name for name, review in reviews.items() if review.source != "serve"}
+        if reviewer in self.store.latest(card.key):
+            return False
+        return not self.store.by_people(card.key) or self.is_shared(card)
 
     def _disputed(self, card: Card) -> bool:
         """Whether reviewers, or the checks and a reviewer, disagree about a card."""

@@ -53,7 +53,8 @@ class ReviewRow:
 @dataclass(frozen=True)
 class Returned:
     """What came back about one pair. None: the tool did not say. `span` is one of the chunk's text;
-    where there is a `quote`, it decides. `item` names the row, for rejects."""
+    where there is a `quote`, it decides. `item` names the row, for rejects; where there is a
+    `problem`, it cannot be taken."""
 
     item: str
     key: str
@@ -65,6 +66,7 @@ class Returned:
     quote: str | None = None
     reviewer: str | None = None
     time: str | None = None
+    problem: str | None = None
 
 
 def review_rows(deck: Deck) -> Iterator[ReviewRow]:
@@ -77,7 +79,7 @@ def review_rows(deck: Deck) -> Iterator[ReviewRow]:
 def review_row(deck: Deck, card: Card) -> ReviewRow:
     """A card with its chunk and the last decision about it."""
     pair, chunk = card.pair, chunk_of(deck, card.pair)
-    reviews = [r for r in deck.store.latest(card.key).values() if r.source != "serve"]
+    reviews = list(deck.store.by_people(card.key).values())
     last = reviews[-1] if reviews else None
     question, answers = pair.question, pair.answers if pair.answerable else ()
     place = None
@@ -129,6 +131,8 @@ def _review(deck: Deck, row: Returned, reviewer: str) -> Review | None:
     Raises:
         ValueError: says why the row cannot be taken.
     """
+    if row.problem:
+        raise ValueError(row.problem)
     number = deck.number_of(row.key)
     if number is None:
         raise ValueError("no such pair in this run")
@@ -170,6 +174,13 @@ def _review(deck: Deck, row: Returned, reviewer: str) -> Review | None:
         evidence=evidence,
         time=row.time or now(),
     )
+
+
+def answers_of(text: str | None) -> tuple[str, ...] | None:
+    """The answers in a text, one a line; None where the tool did not say."""
+    if text is None:
+        return None
+    return tuple(line.strip() for line in text.split("\n") if line.strip())
 
 
 def _lines(answers: Iterable[str]) -> list[list[str]]:

@@ -163,6 +163,10 @@ class ReviewStore:
         """{reviewer: the last review} about a key; without reviewers who took theirs back."""
         return self._latest.get(key, {})
 
+    def by_people(self, key: str) -> dict[str, Review]:
+        """As `latest`, without the corrections of users of the server."""
+        return {name: r for name, r in self.latest(key).items() if r.source != "serve"}
+
     def recent(self, reviewer: str, limit: int) -> list[str]:
         """The keys that a reviewer decided last, the last one first; at most `limit`."""
         mine = (key for key, reviews in reversed(self._latest.items()) if reviewer in reviews)

@@ -184,6 +184,14 @@ class Answerer:
         self._telemetry.answered(reply, asked.chunks is not None, answer)
         yield Finished(reply, answer, bool(cited))
 
+    async def finished(self, asked: Asked) -> Finished:
+        """The finished answer, where nobody reads its pieces. Raises ApiError as `stream`."""
+        async with aclosing(self.stream(asked)) as pieces:
+            async for piece in pieces:
+                if isinstance(piece, Finished):
+                    return piece
+        raise AssertionError("a stream ends with the finished answer")
+
     def _pieces(self, asked: Asked) -> AsyncGenerator[str | Reply, None]:
         """The reply to a request: the model's, or an abstention where filters allow no chunk."""
         if asked.llm is not None:

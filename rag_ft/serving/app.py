@@ -54,10 +54,10 @@ def make_app(
             answerer = Answerer(streams, settings.rewrite, telemetry)
             exchanges = Exchanges(settings.log, models[0].collection)
             by_id = {model.id: model for model in models}
-            state = ServerState(by_id, settings, answerer, exchanges, telemetry)
-            counted.requests = state.open_requests
-            health_of = Health(state)
-            shared: dict[str, Any] = {"server": state, "key": key, "health": health_of}
+            state = ServerState(
+                by_id, settings, answerer, exchanges, telemetry, open_requests=counted.requests
+            )
+            shared: dict[str, Any] = {"server": state, "key": key, "health": Health(state)}
             shared |= {"collections": lambda: state.collections, "home": "chat"}
             if has_mcp:
                 shared["mcp"] = await stack.enter_async_context(mcp_app(state))
@@ -99,12 +99,12 @@ class Counted:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        requests, mark = self.requests, object()
-        requests.add(mark)
+        mark = object()
+        self.requests.add(mark)
         try:
             await self._app(scope, receive, send)
         finally:
-            requests.discard(mark)
+            self.requests.discard(mark)
 
 
 class Health:

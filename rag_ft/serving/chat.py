@@ -38,12 +38,9 @@ async def chat_completions(request: Request) -> Response:
     model = state.model(body.model)
     asked = await state.answerer.prepare(model, body, f"chatcmpl-{secrets.token_hex(12)}")
     completion = Completion(state, request, body, asked)
-    pieces = state.answerer.stream(asked)
     if not body.stream:
-        async with aclosing(pieces):
-            async for piece in pieces:
-                if isinstance(piece, Finished):
-                    return JSONResponse(completion.whole(piece))
+        return JSONResponse(completion.whole(await state.answerer.finished(asked)))
+    pieces = state.answerer.stream(asked)
     # The first piece comes before the status, so that a model that fails has an error's status.
     first = await anext(pieces)
     return StreamingResponse(completion.frames(first, pieces), media_type="text/event-stream")

@@ -26,7 +26,7 @@ def context_citations(
     answer: AnswerStream, chunks: Sequence[RetrievedChunk], inferred: bool, url_of: UrlOf
 ) -> list[Citation]:
     """Every chunk shown, in order: {content, title, url, chunk_id, document_id, start, end, page,
-    score, rank, cited, inferred, evidence}.
+    page_end, headings, score, rank, cited, inferred, evidence}.
 
     `start` and `end` are offsets in the document. `evidence` is [start, end] of the answer in
     `content`, or null.

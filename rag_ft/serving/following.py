@@ -14,7 +14,7 @@ from anyio import to_thread
 from anyio.abc import TaskGroup
 
 from rag_ft.document_store import DocumentStore
-from rag_ft.errors import RagFtError
+from rag_ft.errors import RagFtError, first_line
 from rag_ft.llm.interface import LanguageModel
 from rag_ft.retrieval.retriever import open_retriever
 from rag_ft.run_dir import RunDir
@@ -68,8 +68,11 @@ async def follow(state: ServerState, tasks: TaskGroup, opened: AsyncExitStack) -
                     tasks.start_soon(close_unused, state, language_models(models))
                 else:
                     state.models.update(await to_thread.run_sync(reopened, models))
-            except RagFtError as error:
-                logger.warning("%s: the old %s is served on: %s", collection.name, what, error)
+            # Whatever it is, such as too little memory for both, the old one can still answer.
+            except Exception as error:
+                traceback = None if isinstance(error, RagFtError) else error
+                text = "%s: the old %s is served on: %s"
+                logger.warning(text, collection.name, what, first_line(error), exc_info=traceback)
             else:
                 logger.warning("%s: a new %s is served", collection.name, what)
 

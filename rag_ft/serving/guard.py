@@ -24,7 +24,6 @@ BODY_SECONDS = 60
 SLOT_SECONDS = 1.0  # a request waits so long for one
 # Without data of the run, so that a load balancer and a person without the key get an answer.
 OPEN = ("/health", "/login", "/static/page.css", "/static/icon.svg")
-PAGES = ("/", "/documents/")
 HEADERS = (
     (
         b"content-security-policy",
@@ -139,7 +138,8 @@ class Guard:
             return None
         if path in OPEN or scope["method"] == "OPTIONS" or self._has_key(headers, self._key):
             return None
-        if scope["method"] == "GET" and (path == PAGES[0] or path.startswith(PAGES[1])):
+        # A person who opens a page is asked for the key; a program gets the status.
+        if scope["method"] == "GET" and (path == "/" or path.startswith("/documents/")):
             return RedirectResponse("/login", status_code=303)
         raise ApiError(401, "the API key is missing or wrong: send Authorization: Bearer KEY")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import Annotated, Any
 
 from mcp import MCPError
@@ -19,7 +19,6 @@ from starlette.types import ASGIApp
 
 from rag_ft.errors import RagFtError
 from rag_ft.schema import Document
-from rag_ft.serving.answering import Finished
 from rag_ft.serving.collections import Collection, ServedModel
 from rag_ft.serving.errors import ApiError
 from rag_ft.serving.requests import ChatBody, Filters, Message, Question
@@ -36,7 +35,7 @@ NumChunks = Annotated[
     int | None,
     Field(ge=1, le=100, description="Default: as many as an answer is written from."),
 ]
-Allowed = Annotated[
+DocumentFilters = Annotated[
     Filters | None,
     Field(description="Which documents: {field of their metadata: value, or list of values}."),
 ]
@@ -100,7 +99,7 @@ class Tools:
         context: Context,
         model: ModelId = None,
         k: NumChunks = None,
-        filters: Allowed = None,
+        filters: DocumentFilters = None,
     ) -> dict[str, Any]:
         """Find the chunks of the documents that fit a query best, best first."""
         with tool_errors():
@@ -125,7 +124,7 @@ class Tools:
         question: Question,
         context: Context,
         model: ModelId = None,
-        filters: Allowed = None,
+        filters: DocumentFilters = None,
     ) -> dict[str, Any]:
         """Answer a question from the documents, with the chunks that the answer cites as [n].
 
@@ -139,8 +138,7 @@ class Tools:
         answerer, name = self._state.answerer, f"mcp-{secrets.token_hex(12)}"
         with tool_errors():
             asked = await answerer.prepare(self._model(model), body, name)
-            async with aclosing(answerer.stream(asked)) as pieces:
-                finished = [piece async for piece in pieces if isinstance(piece, Finished)][-1]
+            finished = await answerer.finished(asked)
         citations = self._state.finish(_request(context), asked, finished)
         return {
             "id": name,

@@ -61,12 +61,14 @@ async def rerank(request: Request) -> Response:
     encoder = model.retriever.encoder
     embed_query = functools.partial(encoder.encode_queries, [body.query])
     [vector] = await state.answerer.in_thread(embed_query, "rerank")
-    rows = await _in_slices(state, encoder.encode_chunks, texts, encoder.block_size, "rerank")
-    scores = [float(row @ vector) for row in rows]  # cosines
+    encoded = await _in_slices(state, encoder.encode_chunks, texts, encoder.block_size, "rerank")
+    scores = [float(one @ vector) for one in encoded]  # cosines
     order = sorted(range(len(texts)), key=lambda i: (-scores[i], i))[: body.top_n]
     if body.texts is not None:
-        text = (lambda i: {"text": texts[i]}) if body.return_text else (lambda i: {})
-        return JSONResponse([{"index": i, "score": scores[i], **text(i)} for i in order])
+        rows: list[dict[str, Any]] = [{"index": i, "score": scores[i]} for i in order]
+        if body.return_text:
+            rows = [{**row, "text": texts[row["index"]]} for row in rows]
+        return JSONResponse(rows)
     results: list[dict[str, Any]] = [{"index": i, "relevance_score": scores[i]} for i in order]
     if body.return_documents:
         results = [{**row, "document": {"text": texts[row["index"]]}} for row in results]

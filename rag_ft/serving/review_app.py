@@ -187,7 +187,7 @@ def _progress(deck: Deck, seen: int | None) -> dict[str, Any]:
     """{seen, rates, changed: {number: reviewers}}: `changed` since the line `seen`."""
     keys = dict.fromkeys(deck.store.changed[seen:]) if seen is not None else {}
     changed = {
-        number: [name for name, r in deck.store.latest(key).items() if r.source != "serve"]
+        number: list(deck.store.by_people(key))
         for key in keys
         if (number := deck.number_of(key)) is not None and not deck.is_shared(deck.cards[number])
     }

@@ -23,7 +23,8 @@ class Telemetry:
         )
         self._seconds = Histogram(
             "rag_ft_step_seconds",
-            "Seconds of a step: rewrite, retrieve, embed, first_token, total.",
+            "Seconds of a step: rewrite, retrieve, rerank, embed, document, feedback, first_token, "
+            "total.",
             ["step"],
             buckets=BUCKETS,
             registry=registry,

@@ -151,7 +151,7 @@ def write_chunks(run_dir: RunDir, sources: Sources, splits: list[Split]) -> tupl
         rows = read_rows(run_dir.documents_unsplit)
         for number, (row, split) in enumerate(zip(rows, splits, strict=True)):
             # Few documents hold anything of another one: only their chunks are looked at.
-            if split != "test" and parts.touch(number):
+            if split != "test" and parts.touches(number):
                 yield from parts.without(chunk_rows(row, split), number, leaks)
             else:
                 yield from chunk_rows(row, split)
@@ -220,10 +220,13 @@ class Sources:
 
     def wanted(self, files: Iterable[SourceFile]) -> list[SourceFile]:
         """The files without the forgotten ones, which become rejects."""
-        listed = list(files)
-        gone = [file for file in listed if self.forgotten.has_file(file.path)]
-        self.rejects += [Reject(encodable(str(file.path)), FORGOTTEN) for file in gone]
-        return [file for file in listed if file not in gone]
+        wanted = []
+        for file in files:
+            if self.forgotten.has_file(file.path):
+                self.rejects.append(Reject(encodable(str(file.path)), FORGOTTEN))
+            else:
+                wanted.append(file)
+        return wanted
 
     def read(
         self, files: Iterable[SourceFile], prepare: Reader, grams: BinaryIO, findings: TextIO

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rag_ft.config import TrainGeneratorConfig, TrainRerankerConfig, TrainRetrieverConfig
-from rag_ft.hardware import choose_dtype
+from rag_ft.hardware import GIB, choose_dtype
 from rag_ft.training.model_shape import ModelShape
 from rag_ft.training.retriever.loss_settings import MINI_BATCH
-
-GIB = 2**30
 
 # Memory of a CPU process before the training, measured: torch, transformers, TRL, the retriever.
 LIBRARIES_GB = 1.0

@@ -151,7 +151,8 @@ def stage_work(
 def generator_work(
     settings: TrainGeneratorConfig, tokens: int, shape: ModelShape, num_pairs: int
 ) -> Work:
-    """Training on examples of `tokens` tokens made of `num_pairs` pairs, and once more per fold."""
+    """What training costs on examples of `tokens` tokens made of `num_pairs` pairs, with one more
+    training for each fold."""
     advanced, full = settings.advanced, settings.method == "full"
     examples = num_pairs / (advanced.gold_share or 1) / (1 - advanced.replay_share)
     steps = advanced.max_steps or max(1, round(settings.epochs * examples / settings.batch_size))
@@ -169,8 +170,8 @@ def retriever_work(
     encoder: ModelShape,
     corpus: Corpus,
 ) -> Work:
-    """The rows of each phase; encoding all chunks once more; what the language model reads where it
-    scores chunks."""
+    """What the phases cost: their rows are learned, all chunks are encoded once more, and where the
+    language model scores chunks it reads them."""
     advanced, batch, pairs = settings.advanced, settings.batch_size, corpus.num_train_pairs
     # Where the question side alone is trained, the vectors of chunks are looked up.
     chunk = chunk_tokens if advanced.sides == "both" else 0
@@ -206,8 +207,8 @@ def reranker_work(
     encoder: ModelShape,
     corpus: Corpus,
 ) -> Work:
-    """Questions with each of their chunks, read and learned; dev questions with those that are
-    found, to choose by; what the language model reads where it labels."""
+    """What tuning costs: questions are learned with each of their chunks, dev questions are read
+    with the chunks that are found, and where the language model labels chunks it reads them."""
     advanced, pairs = settings.advanced, corpus.num_train_pairs
     steps = int(advanced.epochs * pairs / advanced.batch_size)
     pair_tokens, num_chunks = QUESTION_TOKENS + chunk_tokens, 1 + advanced.num_negatives

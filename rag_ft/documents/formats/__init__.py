@@ -34,56 +34,10 @@ def reader(module: str, function: str = "") -> Reader:
 
 
 # Source code is read as it stands.
-CODE_SUFFIXES = [
-    ".py",
-    ".pyi",
-    ".js",
-    ".mjs",
-    ".jsx",
-    ".ts",
-    ".tsx",
-    ".java",
-    ".kt",
-    ".scala",
-    ".c",
-    ".h",
-    ".cc",
-    ".cpp",
-    ".hpp",
-    ".cs",
-    ".go",
-    ".rs",
-    ".rb",
-    ".php",
-    ".swift",
-    ".pl",
-    ".lua",
-    ".r",
-    ".jl",
-    ".m",
-    ".sh",
-    ".bash",
-    ".ps1",
-    ".bat",
-    ".sql",
-    ".vue",
-    ".svelte",
-    ".yaml",
-    ".yml",
-    ".toml",
-    ".proto",
-    ".graphql",
-    ".tf",
-    ".dart",
-    ".ex",
-    ".exs",
-    ".erl",
-    ".hs",
-    ".ml",
-    ".clj",
-    ".f90",
-    ".asm",
-]
+_CODE = """
+    py pyi js mjs jsx ts tsx java kt scala c h cc cpp hpp cs go rs rb php swift pl lua r jl m sh
+    bash ps1 bat sql vue svelte yaml yml toml proto graphql tf dart ex exs erl hs ml clj f90 asm"""
+CODE_SUFFIXES = [f".{name}" for name in _CODE.split()]
 # Suffix in lower case -> reader.
 FORMATS: dict[str, Reader] = {
     ".md": reader("markdown"),

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from rag_ft.documents.formats.content import MALFORMED_FILE_ERRORS, UnreadableError
 
 # More than this is a bomb or a job for several sources.
 MAX_MEMBERS = 20_000
 MAX_UNPACKED_MB = 2000
+Member = tuple[str, int, Callable[[], bytes]]  # name, size in bytes, what reads it
 _ERRORS = (zipfile.BadZipFile, tarfile.TarError, NotImplementedError, *MALFORMED_FILE_ERRORS)
 
 
@@ -30,9 +32,9 @@ def members_of(
         UnreadableError: "corrupt", or "too large" for too many files or too many bytes.
     """
     try:
-        open_ = _zip_members if name.lower().endswith(".zip") else _tar_members
+        members = _zip_members if name.lower().endswith(".zip") else _tar_members
         total = number = 0
-        for inner, size, read in open_(raw):
+        for inner, size, read in members(raw):
             parts = inner.split("/")
             if any(part.startswith((".", "~$")) or part == "__MACOSX" for part in parts):
                 continue
@@ -60,14 +62,14 @@ def members_of(
         raise UnreadableError("corrupt", f"archive: {error}") from error
 
 
-def _zip_members(raw: bytes) -> Iterator:  # type: ignore[type-arg]
+def _zip_members(raw: bytes) -> Iterator[Member]:
     with zipfile.ZipFile(io.BytesIO(raw)) as archive:
         for info in archive.infolist():
             if not info.is_dir():
-                yield info.filename, info.file_size, lambda info=info: archive.read(info)
+                yield info.filename, info.file_size, functools.partial(archive.read, info)
 
 
-def _tar_members(raw: bytes) -> Iterator:  # type: ignore[type-arg]
+def _tar_members(raw: bytes) -> Iterator[Member]:
     with tarfile.open(fileobj=io.BytesIO(raw)) as archive:
         for member in archive:
             # Links and devices are never followed.

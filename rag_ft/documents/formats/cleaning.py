@@ -43,27 +43,8 @@ _COMPOUND = re.compile(rf"{_LETTER}++(?:-{_LETTER}++)++")
 _HYPHEN = re.compile("[-\u2010\u058a]")
 _LAST_WORD = re.compile(rf"{_LETTER}+$")
 # "Vor- und Nachteile": the hyphen stands for what follows.
-_CONJUNCTIONS = frozenset(
-    [
-        "und",
-        "oder",
-        "bzw",
-        "and",
-        "or",
-        "y",
-        "e",
-        "o",
-        "et",
-        "ou",
-        "og",
-        "och",
-        "eller",
-        "en",
-        "of",
-        "i",
-        "a",
-    ]
-)
+_AND_OR = "und oder bzw and or y e o et ou og och eller en of i a"
+_CONJUNCTIONS = frozenset(_AND_OR.split())
 _NEWLINE = re.compile("\r\n?|[\v\f\x85\u2028\u2029]")
 # NUL and other controls, soft hyphen, zero-width space and byte order mark. Zero-width joiners
 # stay, because they change the meaning of some scripts.

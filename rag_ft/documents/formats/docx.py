@@ -304,7 +304,7 @@ class _DocxReader:
         how = "" if properties is None else raised_by(properties)
         mark = _RAISED.get(how or self.raised.get(style, ""), "")
         text = "".join(self._runs(run, font_of(properties) or self.fonts.get(style, "")))
-        # The reference to a note is set apart already.
+        # The reference to a note stands in brackets already.
         yield f"{mark}{text}{END}" if mark and text and not text.startswith(" [") else text
 
     def _ruby(self, element: ElementTree.Element, font: str) -> str:

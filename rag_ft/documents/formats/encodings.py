@@ -29,101 +29,28 @@ MIN_LEAD = 1.75
 # The words beyond ASCII that the detector sees; it is slow for many, and no surer.
 MAX_WORDS, DETECTED_BYTES = 2000, 20_000
 
-# What browsers mean by a label (https://encoding.spec.whatwg.org), where Python means another.
-_LABELS = {
-    **dict.fromkeys(
-        [
-            "ascii",
-            "us-ascii",
-            "ansi_x3.4-1968",
-            "iso-8859-1",
-            "iso8859-1",
-            "iso_8859-1",
-            "iso88591",
-            "latin1",
-            "latin-1",
-            "l1",
-            "cp819",
-            "ibm819",
-            "csisolatin1",
-            "x-cp1252",
-            "windows-1252",
-            "cp1252",
-        ],
-        "cp1252",
-    ),
-    **dict.fromkeys(
-        [
-            "iso-8859-9",
-            "iso8859-9",
-            "iso_8859-9",
-            "iso88599",
-            "latin5",
-            "latin-5",
-            "l5",
-            "csisolatin5",
-            "windows-1254",
-            "x-cp1254",
-        ],
-        "cp1254",
-    ),
-    **dict.fromkeys(
-        ["tis-620", "tis620", "iso-8859-11", "iso8859-11", "windows-874", "dos-874"], "cp874"
-    ),
-    **dict.fromkeys(
-        [
-            "gb2312",
-            "gb_2312",
-            "gb_2312-80",
-            "gbk",
-            "x-gbk",
-            "chinese",
-            "csgb2312",
-            "iso-ir-58",
-            "gb18030",
-            "cp936",
-        ],
-        "gb18030",
-    ),
-    **dict.fromkeys(
-        [
-            "shift_jis",
-            "shift-jis",
-            "sjis",
-            "x-sjis",
-            "ms_kanji",
-            "ms932",
-            "csshiftjis",
-            "windows-31j",
-        ],
-        "cp932",
-    ),
-    **dict.fromkeys(
-        [
-            "euc-kr",
-            "cseuckr",
-            "ks_c_5601-1987",
-            "ks_c_5601-1989",
-            "ksc5601",
-            "ksc_5601",
-            "korean",
-            "iso-ir-149",
-            "windows-949",
-        ],
-        "cp949",
-    ),
-    **dict.fromkeys(["big5", "big5-hkscs", "cn-big5", "csbig5", "x-x-big5"], "big5hkscs"),
-    **dict.fromkeys(["x-mac-cyrillic", "x-mac-ukrainian"], "mac_cyrillic"),
-    **dict.fromkeys(["macintosh", "x-mac-roman", "mac"], "mac_roman"),
-    **dict.fromkeys(["iso-8859-8-i", "iso-8859-8-e", "logical", "visual"], "iso8859_8"),
-    "iso-8859-6-i": "iso8859_6",
-    "iso-8859-6-e": "iso8859_6",
-    "unicode-1-1-utf-8": "utf-8",
-    "x-unicode20utf8": "utf-8",
-    "koi8-ru": "koi8_u",
-    "koi": "koi8_r",
-    "koi8": "koi8_r",
+# Python's codec -> the labels by which browsers mean it (https://encoding.spec.whatwg.org), where
+# Python means another by them.
+_BROWSER_LABELS = {
+    "cp1252": """ascii us-ascii ansi_x3.4-1968 iso-8859-1 iso8859-1 iso_8859-1 iso88591 latin1
+        latin-1 l1 cp819 ibm819 csisolatin1 x-cp1252 windows-1252 cp1252""",
+    "cp1254": """iso-8859-9 iso8859-9 iso_8859-9 iso88599 latin5 latin-5 l5 csisolatin5 windows-1254
+        x-cp1254""",
+    "cp874": "tis-620 tis620 iso-8859-11 iso8859-11 windows-874 dos-874",
+    "gb18030": "gb2312 gb_2312 gb_2312-80 gbk x-gbk chinese csgb2312 iso-ir-58 gb18030 cp936",
+    "cp932": "shift_jis shift-jis sjis x-sjis ms_kanji ms932 csshiftjis windows-31j",
+    "cp949": """euc-kr cseuckr ks_c_5601-1987 ks_c_5601-1989 ksc5601 ksc_5601 korean iso-ir-149
+        windows-949""",
+    "big5hkscs": "big5 big5-hkscs cn-big5 csbig5 x-x-big5",
+    "mac_cyrillic": "x-mac-cyrillic x-mac-ukrainian",
+    "mac_roman": "macintosh x-mac-roman mac",
+    "iso8859_6": "iso-8859-6-i iso-8859-6-e",
+    "iso8859_8": "iso-8859-8-i iso-8859-8-e logical visual",
+    "utf-8": "unicode-1-1-utf-8 x-unicode20utf8",
+    "koi8_u": "koi8-ru",
+    "koi8_r": "koi koi8",
 }
+_LABELS = {label: codec for codec, labels in _BROWSER_LABELS.items() for label in labels.split()}
 # What Python can decode and no page is written in.
 _NO_TEXT = frozenset(
     ("undefined", "idna", "punycode", "unicode-escape", "raw-unicode-escape", "utf-7")

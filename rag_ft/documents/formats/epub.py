@@ -7,11 +7,10 @@ from urllib.parse import unquote
 
 from rag_ft.documents.formats.content import Block, Content, UnreadableError
 from rag_ft.documents.formats.html import blocks_of_fragment, read_html
-from rag_ft.documents.formats.package import Package
+from rag_ft.documents.formats.package import DC, Package
 
 _CONTAINER = "{urn:oasis:names:tc:opendocument:xmlns:container}"
 _OPF = "{http://www.idpf.org/2007/opf}"
-_DC = "{http://purl.org/dc/elements/1.1/}"
 
 
 def read_epub(raw: bytes) -> Content:
@@ -35,10 +34,10 @@ def read_epub(raw: bytes) -> Content:
         if book is None:
             raise UnreadableError("corrupt", "EPUB book: it has no list of chapters")
         items = {item.get("id"): item for item in book.iter(f"{_OPF}item")}
-        title = book.findtext(f".//{_DC}title") or ""
-        authors = [" ".join((e.text or "").split()) for e in book.iter(f"{_DC}creator")]
+        title = book.findtext(f".//{DC}title") or ""
+        authors = [" ".join((e.text or "").split()) for e in book.iter(f"{DC}creator")]
         blocks.append(Block("paragraph", "; ".join(filter(None, authors))))
-        for about in book.iter(f"{_DC}description"):
+        for about in book.iter(f"{DC}description"):
             blocks += blocks_of_fragment(about.text or "")
         for reference in book.iter(f"{_OPF}itemref"):
             item = items.get(reference.get("idref"))

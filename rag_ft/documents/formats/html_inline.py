@@ -49,9 +49,11 @@ def plain_inline(text: str) -> str:
 
 
 def left_out(node: Any) -> bool:
+    """Whether nothing of an element is read: comments, scripts, what Office adds, and what draws a
+    formula that is read elsewhere."""
     name = node.tag or "-"
-    if name.startswith(("-", "!")) or name in DROPPED or name.startswith("o:"):
-        return name not in ("-document",)
+    if name.startswith(("-", "!", "o:")) or name in DROPPED:
+        return name != "-document"
     return name in ("span", "div", "img") and bool(
         _DRAWN_FORMULA.search(node.attributes.get("class") or "")
     )

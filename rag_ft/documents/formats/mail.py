@@ -60,7 +60,7 @@ def _header_labels(raw: bytes) -> bytes:
 
 def messages_of(raw: bytes) -> Iterator[tuple[str, bytes]]:
     """Yields (name, e-mail) of the messages in a mailbox (mbox)."""
-    starts = [match for match in _FROM_LINE.finditer(raw)]
+    starts = list(_FROM_LINE.finditer(raw))
     ends = [match.start() for match in starts[1:]] + [len(raw)]
     for number, (match, end) in enumerate(zip(starts, ends, strict=True), 1):
         message = raw[match.end() : end].lstrip(b"\r\n")

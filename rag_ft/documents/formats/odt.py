@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 from rag_ft.documents.formats.alt_text import alt_text
 from rag_ft.documents.formats.content import Block, Content, UnreadableError
 from rag_ft.documents.formats.office_parts import said_by
-from rag_ft.documents.formats.package import PACKAGE_ERRORS, Package
+from rag_ft.documents.formats.package import DC, PACKAGE_ERRORS, Package
 from rag_ft.documents.formats.scripts import END, SUB, SUP, plain_scripts
 
 _T = "{urn:oasis:names:tc:opendocument:xmlns:text:1.0}"
@@ -17,7 +17,6 @@ _OFFICE = "{urn:oasis:names:tc:opendocument:xmlns:office:1.0}"
 _DRAW = "{urn:oasis:names:tc:opendocument:xmlns:drawing:1.0}"
 _CHART = "{urn:oasis:names:tc:opendocument:xmlns:chart:1.0}"
 _XLINK = "{http://www.w3.org/1999/xlink}"
-_DC = "{http://purl.org/dc/elements/1.1/}"
 _MANIFEST = "{urn:oasis:names:tc:opendocument:xmlns:manifest:1.0}"
 _SVG = "{urn:oasis:names:tc:opendocument:xmlns:svg-compatible:1.0}"
 _NS_STYLE = "{urn:oasis:names:tc:opendocument:xmlns:style:1.0}"
@@ -51,7 +50,7 @@ def read_odt(raw: bytes) -> Content:
         body = tree.find(f"{_OFFICE}body/{_OFFICE}text")
         blocks = list(_blocks(body, 0, package)) if body is not None else []
         meta = package.xml("meta.xml")
-    title = (None if meta is None else meta.findtext(f".//{_DC}title")) or ""
+    title = (None if meta is None else meta.findtext(f".//{DC}title")) or ""
     heading = next((block.text for block in blocks if block.kind == "heading"), "")
     return Content(title or heading, blocks)
 
@@ -196,7 +195,7 @@ def _footnotes(element: ElementTree.Element) -> Iterator[Block]:
             text = " ".join(_text(p) for p in body.iter(f"{_T}p"))
             yield Block("footnote", f"[{_citation(note)}] {text}")
     for comment in element.iter(_ANNOTATION):
-        by = said_by(comment.findtext(f"{_DC}creator", ""), comment.findtext(f"{_DC}date", ""))
+        by = said_by(comment.findtext(f"{DC}creator", ""), comment.findtext(f"{DC}date", ""))
         text = " ".join(_text(p) for p in comment.iter(f"{_T}p")).strip()
         if text:
             yield Block("footnote", f"{by}: {text}" if by else text)

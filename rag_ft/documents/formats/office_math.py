@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from xml.etree import ElementTree
 
+from rag_ft.documents.formats.docx_styles import W
 from rag_ft.documents.formats.scripts import power
 
 M = "{http://schemas.openxmlformats.org/officeDocument/2006/math}"
-W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 
 
 def equation_text(element: ElementTree.Element) -> str:

@@ -21,6 +21,7 @@ PACKAGE_ERRORS = (
     NotImplementedError,
     *MALFORMED_FILE_ERRORS,
 )
+DC = "{http://purl.org/dc/elements/1.1/}"  # Dublin Core: title, author, date
 _RELATION = "{http://schemas.openxmlformats.org/package/2006/relationships}Relationship"
 _TYPES = "{http://schemas.openxmlformats.org/package/2006/content-types}"
 # Word writes the first of these in files saved as "Strict Open XML Document".
@@ -147,5 +148,5 @@ class Package:
     def title(self) -> str:
         """Returns the title of the file's properties."""
         tree = self.xml("docProps/core.xml")
-        found = None if tree is None else tree.findtext("{http://purl.org/dc/elements/1.1/}title")
+        found = None if tree is None else tree.findtext(f"{DC}title")
         return found or ""

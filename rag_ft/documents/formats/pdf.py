@@ -37,6 +37,9 @@ MAX_SAMPLE, MIN_LETTERS = 500, 12
 MIN_VOWELS = 0.2
 _GUESSED = "\ufffd"
 _ROOT = re.compile(rb"(\d{1,9})\s+0\s+obj\s*<<[^<>]{0,200}?/Type\s*/Catalog\b")
+# Why a page has no text.
+_SCAN = "no text layer; a scan?"
+_LETTERS = "the font does not say which letters it shows; run OCR"
 # A blank between columns (points).
 MIN_GAP = 10.0
 # The weight of a font, from 100 to 900.
@@ -124,10 +127,6 @@ def _read(document: Any, *, ocr: bool) -> Content:
         )
         title = "" if first is None else " ".join(first.text.split())
     return Content(title, blocks, {"num_pages": num_pages}, notes)
-
-
-_SCAN = "no text layer; a scan?"
-_LETTERS = "the font does not say which letters it shows; run OCR"
 
 
 def _unreadable(lines: list[Line]) -> str:

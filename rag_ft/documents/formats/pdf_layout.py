@@ -83,15 +83,15 @@ def in_reading_order(lines: list[Line], gaps: list[list[tuple[float, float, int]
 def _gutter(lines: list[Line], gaps: list[list[tuple[float, float, int]]]) -> float | None:
     """Returns where the blank between two columns of text is; None where there is none. The columns
     of a table are no columns of text: their cells are short."""
-    halves = [
-        ((left + right) / 2, place, len(line.text) - place)
+    middles = [
+        (left + right) / 2
         for line, found in zip(lines, gaps, strict=True)
         for left, right, place in found
         if place >= MIN_COLUMN_CHARS and len(line.text) - place >= MIN_COLUMN_CHARS
     ]
-    if len(halves) < MIN_COLUMN_LINES:
+    if len(middles) < MIN_COLUMN_LINES:
         return None
-    middle = median(half[0] for half in halves)
+    middle = median(middles)
     inside = [left <= middle <= right for found in gaps for left, right, _ in found]
     return middle if sum(inside) >= MIN_COLUMN_LINES else None
 

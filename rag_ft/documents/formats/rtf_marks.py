@@ -21,19 +21,18 @@ def with_marks(text: str) -> str:
     if not re.search(r"\\(?:super|sub|pntext|footnote)(?![a-z])", text):
         return text
     parts: list[str] = []
-    # For each open group whether it raised its text, and what closes it.
-    groups: list[str] = []
-    raised = ""
-    outer: list[str] = []
+    closers: list[str] = []  # what is written behind each open group
+    outer: list[str] = []  # how the text before each open group is raised
+    raised = ""  # the word that raises the text at hand
     at = 0
     for match in _TOKEN.finditer(text):
         word = match["word"]
         if match[0] == "{":
-            groups.append("")
+            closers.append("")
             outer.append(raised)
             raised = ""
-        elif match[0] == "}" and groups:
-            parts += [text[at : match.start()], END if raised else "", groups.pop()]
+        elif match[0] == "}" and closers:
+            parts += [text[at : match.start()], END if raised else "", closers.pop()]
             at, raised = match.start(), outer.pop()
         elif word in _RAISED and match["number"] != "0":
             parts += [text[at : match.end()], END if raised else "", _RAISED[word]]
@@ -41,10 +40,10 @@ def with_marks(text: str) -> str:
         elif raised and (word in _ENDS_RAISED or word in _RAISED):
             parts += [text[at : match.start()], END]
             at, raised = match.start(), ""
-        elif word in _READ and groups:
+        elif word in _READ and closers:
             parts.append(text[at : match.start()].removesuffix("\\*"))
             at = match.end()
             if word == "footnote":
                 parts.append(" [")
-                groups[-1] = "]"
+                closers[-1] = "]"
     return "".join([*parts, text[at:]])

@@ -14,7 +14,7 @@ from rag_ft.documents.formats.content import (
     Content,
     UnreadableError,
 )
-from rag_ft.documents.formats.office_parts import part_blocks
+from rag_ft.documents.formats.office_parts import R, part_blocks
 from rag_ft.documents.formats.package import Package
 from rag_ft.documents.formats.tables import cell_text, table_blocks
 
@@ -23,7 +23,6 @@ MAX_MERGED_ROWS = 1000
 MAX_CELLS = 20_000_000
 _EXTENT = re.compile(rb"<dimension\s+ref=\"([A-Z]{1,3})(\d{1,7}):([A-Z]{1,3})(\d{1,7})\"")
 _MAIN = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
-_R = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}"
 
 
 def read_spreadsheet(raw: bytes) -> Content:
@@ -74,7 +73,7 @@ def _sheets(package: Package) -> Iterator[tuple[str, str]]:
     main = package.main_part("xl/workbook.xml")
     tree, relations = package.xml(main), package.relations(main)
     for sheet in tree.iter(f"{_MAIN}sheet") if tree is not None else ():
-        yield sheet.get("name", ""), relations.get(sheet.get(f"{_R}id", ""), ("", ""))[1]
+        yield sheet.get("name", ""), relations.get(sheet.get(f"{R}id", ""), ("", ""))[1]
 
 
 def _charts_and_comments(package: Package) -> dict[str, list[Block]]:

@@ -16,37 +16,18 @@ _BLOCKS = frozenset(
     ("p", "title", "label", "caption", "list", "list-item", "sec", "table-wrap", "fig")
 )
 # What is read of a figure or a table by itself, and what is not read.
-_OF_A_FIGURE = frozenset(
-    (
-        "label",
-        "caption",
-        "table",
-        "alternatives",
-        "media",
-        "permissions",
-        "alt-text",
-        "long-desc",
-        "oasis-table",
-    )
-)
+_FIGURE_PARTS = "label caption table alternatives media permissions alt-text long-desc oasis-table"
+_OF_A_FIGURE = frozenset(_FIGURE_PARTS.split())
 # They hold fields side by side, with nothing between them.
-_FIELDS = frozenset(
-    [
-        "name",
-        "string-name",
-        "person-group",
-        "element-citation",
-        "citation-alternatives",
-        "ref",
-        "aff",
-        "date",
-        "collab",
-        "institution-wrap",
-        "addr-line",
-        "contrib",
-        "contrib-group",
-    ]
-)
+_FIELD_HOLDERS = """
+    name string-name person-group element-citation citation-alternatives ref aff date collab
+    institution-wrap addr-line contrib contrib-group"""
+_FIELDS = frozenset(_FIELD_HOLDERS.split())
+# Their content is read as if it stood by itself.
+_CONTAINERS = """
+    disp-quote boxed-text statement fn-group table-wrap-foot fig-group table-wrap-group
+    supplementary-material"""
+_OPENED = frozenset(_CONTAINERS.split())
 
 
 def read_xml(raw: bytes) -> Content:
@@ -97,7 +78,7 @@ def read_xml(raw: bytes) -> Content:
 def _sections(parent: Any, level: int) -> Iterator[Block]:
     for child in parent:
         name = _name(child)
-        if name in ("sec", "ack", "app", "app-group", "ref-list", "glossary"):
+        if name in _TITLED:
             title = child.find("title")
             label = child.find("label")
             said = " ".join(filter(None, (_text(e) for e in (label, title) if e is not None)))
@@ -125,16 +106,7 @@ def _sections(parent: Any, level: int) -> Iterator[Block]:
             yield from _table(child)
             # Notes, and figures that belong to this one.
             yield from _sections([e for e in child if _name(e) not in _OF_A_FIGURE], level)
-        elif name in (
-            "disp-quote",
-            "boxed-text",
-            "statement",
-            "fn-group",
-            "table-wrap-foot",
-            "fig-group",
-            "table-wrap-group",
-            "supplementary-material",
-        ):
+        elif name in _OPENED:
             yield from _sections(child, level)
         elif isinstance(child.tag, str) and name not in _LEFT_OUT:
             yield Block("paragraph", _text(child))

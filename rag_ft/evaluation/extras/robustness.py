@@ -70,11 +70,11 @@ def _swap(
     """The context contradicts the document: does the answer follow what is shown?"""
     text = chunk_text(chunk, context)
     spans = occurrences(pair.answer, text)
-    # Another answer fits if a number replaces a number, and it has about as many words.
     # The answer of a question with other filters may come from documents that these exclude.
-    others = set()
     near = (p for p in pairs if not pair.filters or p.filters == pair.filters)
+    others = set()
     for other in (p.answer for p in near if p.answerable):
+        # Another answer fits if a number replaces a number, and it has about as many words.
         differs = normalise(other) and normalise(other) != normalise(pair.answer)
         same_script = is_unspaced(other) == is_unspaced(pair.answer)
         same_kind = any(map(str.isdigit, other)) == any(map(str.isdigit, pair.answer))

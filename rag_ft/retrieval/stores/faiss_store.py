@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from rag_ft.errors import ConfigError, DataError, first_line
-from rag_ft.hardware import check_memory
+from rag_ft.hardware import GIB, check_memory
 from rag_ft.retrieval.fusion import Ranking, best_first
 
 logger = logging.getLogger(__name__)
@@ -185,7 +185,7 @@ class FaissStore:
             import torch
 
             # Only with room to spare: a vLLM server or an encoder may hold most of the memory.
-            needed, free = 2 * path.stat().st_size + 3 * 2**30, 0
+            needed, free = 2 * path.stat().st_size + 3 * GIB, 0
             if torch.cuda.is_available():
                 devices = range(torch.cuda.device_count())
                 free = min(torch.cuda.mem_get_info(device)[0] for device in devices)

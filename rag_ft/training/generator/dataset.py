@@ -112,8 +112,8 @@ def build_training_set(session: Session, encode: Encode, folder: Path) -> dict[s
 
     # One search serves all pairs; the encoder then leaves its memory to the language model.
     some_dev = _sample(dev_pairs, MAX_DEV_EXAMPLES, seed)
-    num_passes = min(math.ceil(settings.epochs), ENOUGH_EXAMPLES // len(pairs))
-    num_passes, weight = max(1, num_passes), settings.advanced.human_weight
+    num_passes = max(1, min(math.ceil(settings.epochs), ENOUGH_EXAMPLES // len(pairs)))
+    weight = settings.advanced.human_weight
     found = retrieve(session, [*pairs, *some_dev], num_passes * weight)
     session.close_retrievers()
 
@@ -290,11 +290,10 @@ def _replay(
     """Rehearsal examples for a pass of `num_examples` examples; the model is loaded only if there
     are any to make."""
     config, advanced = session.config, session.config.train_generator.advanced
-    count = num_replayed(num_examples, advanced.replay_share)
+    seed, count = config.run.seed, num_replayed(num_examples, advanced.replay_share)
     chunks = session.chunks.select(p.chunk_id for p in pairs if p.chunk_id) if count else {}
-    prompts = replay_prompts(pairs, chunks, session.answer_prompt, count, config.run.seed)
+    prompts = replay_prompts(pairs, chunks, session.answer_prompt, count, seed)
     path = session.run_dir.replies("train_generator")
-    seed = config.run.seed
     most = min(advanced.max_tokens, config.llm.max_model_tokens)
     return list(replay_examples(config.llm, seed, prompts, encode, most, path))
 

@@ -52,8 +52,8 @@ def retrieve(session: Session, pairs: Sequence[QAPair], arrangements: int = 1) -
         own = (pair.chunk_id, second_chunk_id(pair), *pair.hard_chunk_ids)
         wanted.update(chunk_id for chunk_id in own if chunk_id)
 
-    # Without chunks of test documents, the others keep the order of serving.
-    # As they are shown: a neighbour may contain the answer.
+    # Chunks of test documents are left out. The others are kept as they are shown, since the
+    # neighbours that a chunk is shown with may contain the answer.
     shown = session.answer_prompt.shown
     chunks = {i: shown(c) for i, c in session.chunks.select(wanted).items() if c.split != "test"}
     allowed = ({p: [i for i in ids if i in chunks] for p, ids in r.items()} for r in rankings)

@@ -210,7 +210,7 @@ def arguments(
         num_train_epochs=schedule.epochs,
         max_steps=advanced.max_steps or -1,
         per_device_train_batch_size=schedule.device_batch_size,
-        per_device_eval_batch_size=max(1, schedule.device_batch_size),
+        per_device_eval_batch_size=schedule.device_batch_size,
         gradient_accumulation_steps=schedule.accumulation,
         learning_rate=settings.learning_rate,
         packing=schedule.packed,

@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -159,7 +159,7 @@ def open_cross_encoder(session: Session) -> CrossEncoder:
 
 
 def make_reranker_trainable(
-    model: CrossEncoder, method: str, rank: int, seed: int
+    model: CrossEncoder, method: Literal["lora", "full"], rank: int, seed: int
 ) -> TrainableEncoder:
     """Prepares a float32 CrossEncoder for training.
 
@@ -179,7 +179,7 @@ def make_reranker_trainable(
         add_lora(model, rank, "SEQ_CLS", "train_reranker")
         for parameter in head:
             parameter.requires_grad_(True)
-    return TrainableEncoder(model, "lora" if method == "lora" else "full", {})
+    return TrainableEncoder(model, method, {})
 
 
 def train_reranker(

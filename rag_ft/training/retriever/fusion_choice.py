@@ -16,7 +16,7 @@ import numpy as np
 
 from rag_ft.evaluation.metric_table import LABELS, RANK
 from rag_ft.evaluation.metrics.ranking import reciprocal_rank
-from rag_ft.evaluation.statistics import Estimate, bootstrap
+from rag_ft.evaluation.statistics import ROUNDING, Estimate, bootstrap
 from rag_ft.retrieval.fusion import DEFAULT_LEXICAL_WEIGHT, Candidates, fuse
 from rag_ft.retrieval.retriever import Retriever
 from rag_ft.schema import QAPair
@@ -30,7 +30,6 @@ MAX_QUESTIONS = 3000
 # Over 20 random halvings of COVID-QA the best weight lost more than a point of recall@5 in two, the
 # nearest one with this share of its gain in one, with the higher mean; on NQ neither lost.
 KEPT_GAIN = 0.8
-ROUNDING = 1e-9
 NUM_RESAMPLES = 2000
 
 
@@ -160,8 +159,8 @@ def nearest_certain(
     the best. `table` has the scores (num_questions, num_columns)."""
     means = table.mean(axis=0)
     wanted = KEPT_GAIN * (means.max() - means[start]) - ROUNDING
-    enough = [n for n in range(table.shape[1]) if n != start and means[n] - means[start] >= wanted]
-    for number in sorted(enough, key=lambda n: (abs(n - start), -means[n])):
+    able = [n for n in range(table.shape[1]) if n != start and means[n] - means[start] >= wanted]
+    for number in sorted(able, key=lambda n: (abs(n - start), -means[n])):
         gain = gain_of(table[:, number] - table[:, start], documents)
         if gain.ci95 and gain.ci95[0] > 0:
             return number, gain

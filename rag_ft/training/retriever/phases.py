@@ -25,7 +25,7 @@ from rag_ft.run_dir import RunDir
 from rag_ft.schema import QAPair
 from rag_ft.storage import content_hash
 from rag_ft.training.dev_split import ENOUGH_QUESTIONS, enough, train_groups
-from rag_ft.training.retriever.batch_sampler import fitting_batch_size
+from rag_ft.training.retriever.batch_size import fitting_batch_size
 from rag_ft.training.retriever.candidates import (
     Candidate,
     LeftOut,
@@ -204,7 +204,9 @@ def lsr_phase(training: RetrieverTraining, number: int, before: Candidate) -> Ca
         steps=settings.advanced.lsr_steps,
         seed=config.run.seed + number,
     )
-    return train_phase(training, name, before, rows, lm_supervised_loss, schedule, notes)
+    return train_phase(
+        training, name, before, rows, lm_supervised_loss, schedule, notes, teacher.tau
+    )
 
 
 def train_phase(
@@ -215,6 +217,7 @@ def train_phase(
     loss: MakeLoss,
     schedule: Schedule,
     notes: dict[str, Any] | None = None,
+    lm_temperature: float = 1.0,
 ) -> Candidate:
     """Trains from the weights of `before`, builds the index, measures on dev.
 
@@ -225,9 +228,10 @@ def train_phase(
         rows: what it trains on.
         loss: makes the loss of the encoder.
         schedule: batch size is lowered where the rows do not fill it; precision is set here.
-        notes: for the training log; `tau` is the temperature of the language model's scores.
+        notes: for the training log.
+        lm_temperature: of the language model's scores, where the loss reads them.
     """
-    config, settings, notes = training.config, training.config.train_retriever, notes or {}
+    config, settings = training.config, training.config.train_retriever
     encoder, count = training.encoder, training.processes.count
     encoder.load(before.state)
     # The rows with the prompts that the encoder reads them with.
@@ -248,7 +252,7 @@ def train_phase(
         batch_size=size,
         frozen_chunks=training.frozen_chunks,
         gather=count > 1,
-        lm_temperature=notes.get("tau", 1.0),
+        lm_temperature=lm_temperature,
     )
     vectors_of = frozen_vectors(training.run_dir.index) if training.frozen_chunks else None
     logger.info("%s: %d rows, batches of %d", name, len(rows), size)
@@ -261,4 +265,4 @@ def train_phase(
     training.processes.first(lambda: build_candidate(training, served))
     scores = measure_candidate(training, served, folder)
     logger.info("%s: %s", name, scores.summary)
-    return Candidate(name, served, load_file(folder / WEIGHTS), scores, history, notes)
+    return Candidate(name, served, load_file(folder / WEIGHTS), scores, history, notes or {})

@@ -15,6 +15,7 @@ import numpy as np
 
 from rag_ft.evaluation.metric_table import DECIDING_RETRIEVAL, LABELS, RANK
 from rag_ft.evaluation.metrics.retrieval import score_ranking
+from rag_ft.evaluation.statistics import ROUNDING
 from rag_ft.schema import QAPair
 from rag_ft.training.retriever.fusion_choice import FusionChoice, Ranked, gain_of
 
@@ -62,7 +63,7 @@ class DevScores:
         if self.served.sum() != other.served.sum():
             return bool(self.served.sum() > other.served.sum())
         # Sums of equal ranks may differ by rounding.
-        return bool(self.served_mrr.sum() >= other.served_mrr.sum() - 1e-9)
+        return bool(self.served_mrr.sum() >= other.served_mrr.sum() - ROUNDING)
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ State = dict[str, Tensor]
 class TrainableEncoder:
     """An encoder or a reranker in training.
 
-    `model` is in float32. `base` are the trainable weights before training where `method` is
-    "full", and empty for "lora".
+    `model` is in float32. `base` are the weights before training, which an interpolation needs
+    where `method` is "full"; empty for "lora", and for a reranker, which is shipped whole.
     """
 
     model: Any  # SentenceTransformer or CrossEncoder

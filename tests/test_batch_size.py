@@ -11,7 +11,7 @@ from accelerate.data_loader import BatchSamplerShard
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.sampler import NoDuplicatesBatchSampler
 
-from rag_ft.training.retriever.batch_sampler import fitting_batch_size
+from rag_ft.training.retriever.batch_size import fitting_batch_size
 from rag_ft.training.retriever.dataset import RowChunk, TrainingRow, to_dataset
 from rag_ft.training.retriever.loss_settings import LossSettings
 from rag_ft.training.retriever.losses import contrastive_loss
