@@ -12,7 +12,10 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import anyio
 import httpx
 import pytest
 from improve_run import first_run, write_document
@@ -111,6 +114,19 @@ def test_a_request_in_flight_ends_on_the_old_version_and_the_next_asks_the_new_o
         assert httpx.get(f"{url}/health", timeout=30).status_code == 200
         assert now.num_exits == 0
     assert now.num_exits == 1
+
+
+def test_a_model_that_cannot_be_closed_does_not_end_the_server(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Failing(Says):
+        def __exit__(self, *_: object) -> None:
+            raise OSError("the server is gone")
+
+    answerer = SimpleNamespace(streams={})
+    state: Any = SimpleNamespace(open_requests=set(), models={}, answerer=answerer)
+    anyio.run(following.close_unused, state, [Failing("")])
+    assert "cannot be closed: the server is gone" in caplog.text
 
 
 def ask_new(url: str) -> bool:

@@ -110,7 +110,11 @@ async def close_unused(state: ServerState, old: Sequence[LanguageModel]) -> None
     for llm in old:
         if llm not in language_models(state.models.values()):
             state.answerer.streams.pop(id(llm), None)
-            await to_thread.run_sync(llm.__exit__, None, None, None)
+            try:
+                await to_thread.run_sync(llm.__exit__, None, None, None)
+            except Exception as error:  # a task that fails would end the server
+                text = "a language model that is no longer served cannot be closed: %s"
+                logger.warning(text, first_line(error), exc_info=error)
 
 
 def reopened(models: Sequence[ServedModel]) -> dict[str, ServedModel]:
