@@ -19,6 +19,17 @@ MANY_NAMES = 3  # of missing weights that a message shows
 POSITION_TABLE = re.compile(r"(^|\.)(wpe|embed_positions|position_embeddings?)$")
 
 
+def position_limit(config: Any) -> int | None:
+    """The positions that a model's configuration (transformers' PretrainedConfig) names; None where
+    it names none, or says by a number below 1 that there is no limit."""
+    shape = config.get_text_config()
+    for name in ("max_position_embeddings", "max_seq_len"):
+        limit = getattr(shape, name, None)
+        if isinstance(limit, int) and limit > 0:
+            return limit
+    return None
+
+
 def load_errors() -> tuple[type[Exception], ...]:
     """What loading a model raises for files or packages that do not fit."""
     from huggingface_hub.errors import StrictDataclassError
@@ -52,6 +63,11 @@ def loading_error(folder: Path, section: str, error: BaseException) -> ConfigErr
             f"{folder} needs Python code of its own (auto_map), which does not run by default: "
             f"read that code and set {section}.advanced.trust_remote_code=true, or choose a model "
             "that transformers knows"
+        )
+    if "ignore_mismatched_sizes" in str(error):
+        return ConfigError(
+            f"the weights of {folder} have other shapes than its config.json says: copy or "
+            f"download the model again, or set {section}.model to another"
         )
     settings = folder / "config.json"
     quantised = read_json(settings).get("quantization_config") if settings.exists() else None
@@ -87,4 +103,31 @@ def check_all_loaded(folder: Path, section: str, report: dict[str, Any]) -> None
             f"the files of {folder} lack {len(missing)} weights of its architecture "
             f"({', '.join(names)}{more}), which would be random: copy or download the model again, "
             f"or set {section}.model to another"
+        )
+
+
+def check_tokenizer(folder: Path, tokenizer: Any, rows: int, used: set[int]) -> None:
+    """Makes sure that the tokenizer knows words, and that the model has one of its `rows` for every
+    token that a text can become and for those `used` by a sample. Special tokens beyond the rows
+    are harmless where nothing writes them: texts are escaped.
+
+    Raises:
+        ConfigError: it does not; names tokens.
+    """
+    marked = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
+    special = marked | set(tokenizer.all_special_ids)
+    if len(tokenizer) <= len(special):
+        raise ConfigError(
+            f"the tokenizer of {folder} knows no words, as its files are missing: copy the model's "
+            "tokenizer files (tokenizer.json) beside its weights"
+        )
+    beyond = {id for id in used if id >= rows}
+    if len(tokenizer) > rows:
+        beyond |= {id for id in tokenizer.get_vocab().values() if id >= rows} - special
+    if beyond:
+        names = ", ".join(map(repr, tokenizer.convert_ids_to_tokens(sorted(beyond)[:MANY_NAMES])))
+        raise ConfigError(
+            f"the tokenizer of {folder} has {len(beyond)} tokens beyond the {rows} rows of the "
+            f"model's vocabulary ({names}): use the tokenizer that the model was trained with, or "
+            "resize the model (resize_token_embeddings), train and save it"
         )

@@ -24,7 +24,7 @@ from rag_ft.config import LLMConfig
 from rag_ft.errors import ConfigError, first_line
 from rag_ft.fast.decoding import GrammarCompiler, Row
 from rag_ft.hardware import choose_device, choose_dtype, free_memory_gb, release_gpu
-from rag_ft.llm.causal_lm import check_language_model, load_causal_lm
+from rag_ft.llm.causal_lm import check_language_model, load_causal_lm, unused_settings
 from rag_ft.llm.chat_template import encode_answers, encode_prompts, load_chat_tokenizer
 from rag_ft.llm.interface import JSON_STYLE, ChatRequest, Messages, Reply, Stream
 from rag_ft.llm.plain_decoding import decode_rows, score
@@ -60,6 +60,8 @@ class TransformersModel:
         trust_code = config.advanced.trust_remote_code
         self._model = load_causal_lm(folder, self._dtype, self._device, trust_code)
         check_language_model(self._model, folder, config.max_model_tokens)
+        if unused := unused_settings(self._model):
+            log.warning("Not applied, as with every backend: %s of generation_config.json.", unused)
 
         # PEFT wraps the model and holds all adapters. They keep the model's type: they are not
         # raised to float32 as for training.

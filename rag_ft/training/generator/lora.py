@@ -14,6 +14,7 @@ from rag_ft.errors import ConfigError, first_line
 from rag_ft.hardware import choose_dtype
 from rag_ft.llm.causal_lm import check_language_model, load_causal_lm
 from rag_ft.model_hub import resolve
+from rag_ft.training.adapted_layers import state_space_layers
 from rag_ft.training.distributed import sharded
 
 FLASH = "flash_attention_2"
@@ -189,13 +190,7 @@ def without_adapter(model: Any) -> str | None:
     parts = []
     if prefix and any(not name.startswith(f"{prefix}.") for name in linear):
         parts.append(rf"(?!{re.escape(prefix)}\.).*")
-    # A_log is what makes a mixer a state space (Mamba and its relatives).
-    inside = set()
-    for name in linear:
-        mixer, _, own = name.rpartition(".")
-        if hasattr(named.get(mixer), "A_log") and not own.startswith("in_proj"):
-            inside.add(rf".*\.{re.escape(mixer.rpartition('.')[2])}\.{re.escape(own)}")
-    parts += sorted(inside)
+    parts += state_space_layers(model)
     return "|".join(parts) or None
 
 
