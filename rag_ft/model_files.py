@@ -190,6 +190,12 @@ def _check_llm(folder: Path) -> None:
             f"{folder} holds no llm: it is a folder without config.json; set llm.model to a folder "
             "saved by save_pretrained"
         )
+    # An encoder or a reranker of a causal family has all the weights, and answers nothing.
+    if (folder / "modules.json").exists():
+        raise ConfigError(
+            f"{folder} is an encoder or a reranker of sentence-transformers, not a language model: "
+            "set llm.model to a causal language model"
+        )
     config = read_json(folder / "config.json")
     if config.get("is_encoder_decoder"):
         raise ConfigError(

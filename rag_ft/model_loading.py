@@ -59,11 +59,7 @@ def quiet_loading() -> Iterator[None]:
 def loading_error(folder: Path, section: str, error: BaseException) -> ConfigError:
     """One line for what loading a model or its tokenizer raised; `section` is llm or encoder."""
     if "trust_remote_code" in str(error):
-        return ConfigError(
-            f"{folder} needs Python code of its own (auto_map), which does not run by default: "
-            f"read that code and set {section}.advanced.trust_remote_code=true, or choose a model "
-            "that transformers knows"
-        )
+        return _needs_code(folder, section)
     if "ignore_mismatched_sizes" in str(error):
         return ConfigError(
             f"the weights of {folder} have other shapes than its config.json says: copy or "
@@ -83,6 +79,50 @@ def loading_error(folder: Path, section: str, error: BaseException) -> ConfigErr
         f"{folder} does not load as {'a' if section == 'llm' else 'an'} {kind} "
         f"({first_line(error)[:200]}): copy or download it again, or set {section}.model to another"
     )
+
+
+def _needs_code(folder: Path, section: str) -> ConfigError:
+    return ConfigError(
+        f"{folder} needs Python code of its own (auto_map), which does not run by default: "
+        f"read that code and set {section}.advanced.trust_remote_code=true, or choose a model "
+        "that transformers knows"
+    )
+
+
+def check_tokenizer_code(folder: Path, section: str, trust_code: bool) -> None:
+    """Makes sure that the tokenizer is of a class that transformers has: in place of one with code
+    of its own transformers takes that of the model's type, without a word.
+
+    Raises:
+        ConfigError: it has code of its own, and `trust_code` is false.
+    """
+    import transformers
+
+    path = folder / "tokenizer_config.json"
+    settings = read_json(path) if path.exists() else {}
+    named = settings.get("auto_map")
+    own = isinstance(named, dict) and "AutoTokenizer" in named
+    if own and not trust_code and not hasattr(transformers, str(settings.get("tokenizer_class"))):
+        raise _needs_code(folder, section)
+
+
+def check_quantisation(folder: Path, section: str) -> None:
+    """Makes sure that transformers knows how the weights were quantised: what it does not know it
+    leaves out, with a warning.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
+
+    path = folder / "config.json"
+    settings = read_json(path).get("quantization_config") if path.exists() else None
+    method = settings.get("quant_method") if isinstance(settings, dict) else None
+    if method and method not in AUTO_QUANTIZATION_CONFIG_MAPPING:
+        raise ConfigError(
+            f"{folder} has quantised weights ({method}), which transformers does not read: set "
+            f"{section}.model to the model in full precision"
+        )
 
 
 def check_all_loaded(folder: Path, section: str, report: dict[str, Any]) -> None:

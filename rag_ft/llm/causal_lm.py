@@ -11,6 +11,7 @@ from rag_ft.errors import ConfigError, first_line
 from rag_ft.model_loading import (
     POSITION_TABLE,
     check_all_loaded,
+    check_quantisation,
     load_errors,
     loading_error,
     position_limit,
@@ -53,6 +54,7 @@ def load_causal_lm(
     Raises:
         ConfigError: transformers cannot load it, or its files lack weights.
     """
+    check_quantisation(folder, "llm")
     try:
         with quiet_loading():
             model, report = model_class(folder, trust_code).from_pretrained(

@@ -14,7 +14,12 @@ from typing import Any
 from rag_ft.errors import ConfigError, first_line
 from rag_ft.llm.interface import Messages
 from rag_ft.model_files import read_json
-from rag_ft.model_loading import check_tokenizer, load_errors, loading_error
+from rag_ft.model_loading import (
+    check_tokenizer,
+    check_tokenizer_code,
+    load_errors,
+    loading_error,
+)
 from rag_ft.text import escape_control_tokens
 
 # Replies are short and parsed as they come, so reasoning models answer without reasoning.
@@ -36,6 +41,7 @@ def load_chat_tokenizer(folder: Path, trust_code: bool = False) -> Any:
     from jinja2 import TemplateError
     from transformers import AutoTokenizer
 
+    check_tokenizer_code(folder, "llm", trust_code)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_code)
     except load_errors() as error:
@@ -55,15 +61,20 @@ def load_chat_tokenizer(folder: Path, trust_code: bool = False) -> Any:
     except (TemplateError, ValueError, TypeError) as error:
         raise ConfigError(
             f"the chat template of {folder} cannot render a question ({first_line(error)}): "
-            "correct chat_template.jinja"
+            "correct chat_template.jinja, or use another model"
         ) from error
+    if SENTINEL not in sample:
+        raise ConfigError(
+            f"the chat template of {folder} leaves out what the user asks: correct "
+            "chat_template.jinja, or use another model"
+        )
     check_vocabulary(folder, tokenizer, sample)
     return tokenizer
 
 
 def _sample_chat(tokenizer: Any) -> str:
     """The prompt of a question, and what stands behind an answer."""
-    question = render(tokenizer, ({"role": "user", "content": "Question"},))
+    question = render(tokenizer, ({"role": "user", "content": SENTINEL},))
     return question + answer_ending(tokenizer)
 
 

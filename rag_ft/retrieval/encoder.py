@@ -25,7 +25,9 @@ from rag_ft.model_hub import fingerprint, resolve
 from rag_ft.model_loading import (
     POSITION_TABLE,
     check_all_loaded,
+    check_quantisation,
     check_tokenizer,
+    check_tokenizer_code,
     load_errors,
     loading_error,
     position_limit,
@@ -284,6 +286,9 @@ def _open_model(folder: Path, trust_code: bool) -> SentenceTransformer:
     import torch
     from sentence_transformers import SentenceTransformer
 
+    inner = transformer_folder(folder)
+    check_tokenizer_code(inner, "encoder", trust_code)
+    check_quantisation(inner, "encoder")
     try:
         with quiet_loading():
             model = SentenceTransformer(
@@ -296,7 +301,7 @@ def _open_model(folder: Path, trust_code: bool) -> SentenceTransformer:
             transformer = getattr(model[0], "auto_model", None)
             if transformer is not None:
                 _, report = type(transformer).from_pretrained(
-                    transformer_folder(folder),
+                    inner,
                     config=transformer.config,
                     device_map="meta",
                     output_loading_info=True,

@@ -99,16 +99,16 @@ def shape_from_files(folder: Path) -> ModelShape:
     if is_tied:  # a head in the files is the embedding again
         tensors = {name: t for name, t in tensors.items() if not name.startswith("lm_head.")}
     sizes = {name: math.prod(tensor.shape) for name, tensor in tensors.items()}
-    heads, hidden = config["num_attention_heads"], config["hidden_size"]
-    width = config.get("head_dim") or hidden // heads
+    heads, hidden = _widest(config["num_attention_heads"]) or 1, config["hidden_size"]
+    width = _widest(config.get("head_dim")) or hidden // heads
     return ModelShape(
         parameters=sum(sizes.values()),
         table_parameters=sum(size for name, size in sizes.items() if _TABLE.search(name)),
         layers=config["num_hidden_layers"],
         hidden=hidden,
-        feed_forward=config.get("intermediate_size") or 4 * hidden,
+        feed_forward=_widest(config.get("intermediate_size")) or 4 * hidden,
         query_width=width * heads,
-        key_width=width * (config.get("num_key_value_heads") or heads),
+        key_width=width * (_widest(config.get("num_key_value_heads")) or heads),
         vocabulary=config["vocab_size"],
         adapted=tuple(
             (tensor.shape[1], tensor.shape[0])
@@ -156,18 +156,24 @@ def shape_of(model: Any) -> ModelShape:
 
     # Configurations leave out what follows from other values; a model without attention has no
     # heads.
-    heads = getattr(text, "num_attention_heads", None) or 1
-    width = getattr(text, "head_dim", None) or text.hidden_size // heads
-    key_heads = getattr(text, "num_key_value_heads", None) or heads
+    heads = _widest(getattr(text, "num_attention_heads", None)) or 1
+    width = _widest(getattr(text, "head_dim", None)) or text.hidden_size // heads
+    key_heads = _widest(getattr(text, "num_key_value_heads", None)) or heads
     return ModelShape(
         # Counts each 4-bit weight, although two of them are stored in one byte.
         parameters=model.num_parameters(),
         table_parameters=sum(table.numel() for table in tables.values()),
         layers=text.num_hidden_layers,
         hidden=text.hidden_size,
-        feed_forward=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
+        feed_forward=_widest(getattr(text, "intermediate_size", None)) or 4 * text.hidden_size,
         query_width=width * heads,
         key_width=width * key_heads,
         vocabulary=text.vocab_size,
         adapted=tuple((m.in_features, m.out_features) for m in linear),
     )
+
+
+def _widest(value: Any) -> int | None:
+    """A number of the configuration; the largest where it names one for each layer."""
+    numbers = value if isinstance(value, list | tuple) else [value]
+    return max((number for number in numbers if number), default=None)

@@ -14,7 +14,7 @@ from rag_ft.errors import ConfigError, first_line
 from rag_ft.hardware import choose_dtype
 from rag_ft.llm.causal_lm import check_language_model, load_causal_lm
 from rag_ft.model_hub import resolve
-from rag_ft.training.adapted_layers import state_space_layers
+from rag_ft.training.adapted_layers import unfit_layers
 from rag_ft.training.distributed import sharded
 
 FLASH = "flash_attention_2"
@@ -181,7 +181,7 @@ def without_adapter(model: Any) -> str | None:
     """A regular expression of the linear layers that get no adapter; None where all of them do.
 
     Those are the layers outside of the language model (of images or sounds), which no text goes
-    through, and the layers of a state-space mixer whose weights its kernels read past the adapter.
+    through, and those of unfit_layers.
     """
     decoder, head = model.get_decoder(), model.get_output_embeddings()
     named = dict(model.named_modules())
@@ -190,7 +190,7 @@ def without_adapter(model: Any) -> str | None:
     parts = []
     if prefix and any(not name.startswith(f"{prefix}.") for name in linear):
         parts.append(rf"(?!{re.escape(prefix)}\.).*")
-    parts += state_space_layers(model)
+    parts += unfit_layers(model)
     return "|".join(parts) or None
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rag_ft.errors import ConfigError, first_line
 from rag_ft.model_loading import quiet_loading
-from rag_ft.training.adapted_layers import state_space_layers
+from rag_ft.training.adapted_layers import unfit_layers
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder, SentenceTransformer
@@ -174,7 +174,7 @@ def make_trainable(
     set_seed(seed)
     model.train()
     if method == "lora":
-        excluded = "|".join([".*pooler.*", *state_space_layers(model)])
+        excluded = "|".join([".*pooler.*", *unfit_layers(model)])
         add_lora(model, rank, "FEATURE_EXTRACTION", "train_retriever", exclude=excluded)
     # Nothing reads BERT's pooler: it gets no gradient, and DDP stops at weights without one.
     for name, parameter in model.named_parameters():
