@@ -57,7 +57,7 @@ def quiet_loading() -> Iterator[None]:
 
 
 def loading_error(folder: Path, section: str, error: BaseException) -> ConfigError:
-    """One line for what loading a model or its tokenizer raised; `section` is llm or encoder."""
+    """One line for what loading a model or its tokenizer raised; `section` is that of the model."""
     if "trust_remote_code" in str(error):
         return _needs_code(folder, section)
     if "ignore_mismatched_sizes" in str(error):
@@ -74,18 +74,18 @@ def loading_error(folder: Path, section: str, error: BaseException) -> ConfigErr
             f"package that reads {method}, or set {section}.model to the model in full precision "
             f"({first_line(error)[:120]})"
         )
-    kind = "causal language model" if section == "llm" else "encoder"
+    kind = {"llm": "a causal language model", "encoder": "an encoder"}.get(section, f"a {section}")
     return ConfigError(
-        f"{folder} does not load as {'a' if section == 'llm' else 'an'} {kind} "
+        f"{folder} does not load as {kind} "
         f"({first_line(error)[:200]}): copy or download it again, or set {section}.model to another"
     )
 
 
 def _needs_code(folder: Path, section: str) -> ConfigError:
+    setting = f"read that code and set {section}.advanced.trust_remote_code=true, or "
     return ConfigError(
         f"{folder} needs Python code of its own (auto_map), which does not run by default: "
-        f"read that code and set {section}.advanced.trust_remote_code=true, or choose a model "
-        "that transformers knows"
+        f"{'' if section == 'reranker' else setting}choose a model that transformers knows"
     )
 
 
@@ -123,6 +123,15 @@ def check_quantisation(folder: Path, section: str) -> None:
             f"{folder} has quantised weights ({method}), which transformers does not read: set "
             f"{section}.model to the model in full precision"
         )
+
+
+def check_stored(folder: Path, section: str, model: Any) -> None:
+    """check_all_loaded of a model that sentence-transformers has loaded from the folder: loads it
+    once more, without reading a weight."""
+    _, report = type(model).from_pretrained(
+        folder, config=model.config, device_map="meta", output_loading_info=True
+    )
+    check_all_loaded(folder, section, report)
 
 
 def check_all_loaded(folder: Path, section: str, report: dict[str, Any]) -> None:

@@ -24,8 +24,8 @@ from rag_ft.model_files import check_model, transformer_folder
 from rag_ft.model_hub import fingerprint, resolve
 from rag_ft.model_loading import (
     POSITION_TABLE,
-    check_all_loaded,
     check_quantisation,
+    check_stored,
     check_tokenizer,
     check_tokenizer_code,
     load_errors,
@@ -297,16 +297,9 @@ def _open_model(folder: Path, trust_code: bool) -> SentenceTransformer:
                 trust_remote_code=trust_code,
                 model_kwargs={"dtype": torch.float32},
             )
-            # Once more without reading a weight, for the names that the files lack.
             transformer = getattr(model[0], "auto_model", None)
             if transformer is not None:
-                _, report = type(transformer).from_pretrained(
-                    inner,
-                    config=transformer.config,
-                    device_map="meta",
-                    output_loading_info=True,
-                )
-                check_all_loaded(folder, "encoder", report)
+                check_stored(inner, "encoder", transformer)
     except load_errors() as error:
         raise loading_error(folder, "encoder", error) from error
     model.eval()

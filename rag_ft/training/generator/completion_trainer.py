@@ -62,6 +62,9 @@ class CompletionTrainer(SFTTrainer):
         stops = [EarlyStoppingCallback(early_stopping_patience=patience)] if patience else []
         super().__init__(callbacks=[MarkComplete(), *stops, *callbacks], **rest)
         self.arrangements, self.measure, self.measure_seconds = arrangements, measure, 0.0
+        # TRL does not reach the routers of a language model inside a larger model.
+        shape: Any = getattr(self.model, "config", None)
+        self.aux_loss_enabled = self.aux_loss_enabled and shape.get_text_config() is shape
         # One bar with the latest losses, instead of transformers' bar and a printed line for each.
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)

@@ -174,7 +174,10 @@ def make_trainable(
     set_seed(seed)
     model.train()
     if method == "lora":
-        excluded = "|".join([".*pooler.*", *unfit_layers(model)])
+        # The encoder may be one of an encoder-decoder model.
+        unfit = unfit_layers(model.transformers_model, lambda: model.encode(["A text."]))
+        model.train()
+        excluded = "|".join([".*pooler.*", *unfit])
         add_lora(model, rank, "FEATURE_EXTRACTION", "train_retriever", exclude=excluded)
     # Nothing reads BERT's pooler: it gets no gradient, and DDP stops at weights without one.
     for name, parameter in model.named_parameters():
