@@ -8,16 +8,13 @@ from typing import Any
 
 import torch
 
-NUMBER = re.compile(r"\d+")
-
 
 def unfit_layers(model: Any, read: Callable[[], object] | None) -> list[str]:
     """Regular expressions of the linear layers that an adapter would not help, or not fit.
 
     Those are the layers of state-space mixers whose weights the mixers' kernels read past an
     adapter, and those that a text does not go through, such as layers for images, or that give
-    something else than a linear layer does, such as Llama 4's routers. Layers in the same place of
-    other blocks, or of other experts, count together.
+    something else than a linear layer does, such as Llama 4's routers.
 
     Args:
         model: a transformers model.
@@ -25,20 +22,26 @@ def unfit_layers(model: Any, read: Callable[[], object] | None) -> list[str]:
             found.
     """
     named = dict(model.named_modules())
-    found = set()
-    for name in _linear(model):
+    linear = {n: m for n, m in named.items() if isinstance(m, torch.nn.Linear)}
+    unfit = set()
+    for name in linear:
         mixer, _, own = name.rpartition(".")
         # A_log is what makes a mixer a state space (Mamba and its relatives).
         if hasattr(named.get(mixer), "A_log") and not own.startswith("in_proj"):
-            found.add(_place(name))
+            unfit.add(name)
     if read is not None:
-        found |= _unread(model, read)
-    return sorted(found)
+        fit = _read_layers(linear, read)
+        unfit |= {name for name in linear if _place(name, 1) not in fit}
+
+    # One expression for all blocks, where they are alike.
+    some_fit = {_place(name, 0) for name in linear if name not in unfit}
+    wide = {_place(name, 0): _place(name, 0) not in some_fit for name in unfit}
+    return sorted({_place(name, 0) if wide[_place(name, 0)] else re.escape(name) for name in unfit})
 
 
-def _unread(model: Any, read: Callable[[], object]) -> set[str]:
+def _read_layers(linear: dict[str, torch.nn.Linear], read: Callable[[], object]) -> set[str]:
+    """The places of the layers that a text goes through and that give one tensor."""
     fits: dict[str, bool] = {}
-    hooks = []
 
     def watch(place: str) -> Callable[..., None]:
         def called(module: Any, inputs: Any, output: Any) -> None:
@@ -46,23 +49,24 @@ def _unread(model: Any, read: Callable[[], object]) -> set[str]:
 
         return called
 
-    linear = _linear(model)
+    # A short text does not reach every expert, so those of a block count together.
+    hooks = [
+        module.register_forward_hook(watch(_place(name, 1))) for name, module in linear.items()
+    ]
     try:
-        for name, module in linear.items():
-            hooks.append(module.register_forward_hook(watch(_place(name))))
         with torch.no_grad():
             read()
     finally:
         for hook in hooks:
             hook.remove()
-    return {_place(name) for name in linear if not fits.get(_place(name), False)}
+    return {place for place, fit in fits.items() if fit}
 
 
-def _linear(model: Any) -> dict[str, torch.nn.Linear]:
-    found = model.named_modules()
-    return {name: module for name, module in found if isinstance(module, torch.nn.Linear)}
-
-
-def _place(name: str) -> str:
-    """A regular expression of a layer's name, whatever the numbers of block and expert."""
-    return NUMBER.sub(r"\\d+", re.escape(name))
+def _place(name: str, kept: int) -> str:
+    """A regular expression of a layer's name, whatever the numbers in it after the first `kept`:
+    the first is that of its block, the next one that of an expert."""
+    parts = []
+    for part in name.split("."):
+        kept -= part.isdigit()
+        parts.append(r"\d+" if part.isdigit() and kept < 0 else re.escape(part))
+    return r"\.".join(parts)

@@ -62,9 +62,9 @@ class CompletionTrainer(SFTTrainer):
         stops = [EarlyStoppingCallback(early_stopping_patience=patience)] if patience else []
         super().__init__(callbacks=[MarkComplete(), *stops, *callbacks], **rest)
         self.arrangements, self.measure, self.measure_seconds = arrangements, measure, 0.0
-        # TRL does not reach the routers of a language model inside a larger model.
-        shape: Any = getattr(self.model, "config", None)
-        self.aux_loss_enabled = self.aux_loss_enabled and shape.get_text_config() is shape
+        # The loss is the one below. That of a mixture's routers TRL adds in a way that some models
+        # do not take, and it is not part of the dev loss.
+        self.aux_loss_enabled = False
         # One bar with the latest losses, instead of transformers' bar and a printed line for each.
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
@@ -83,7 +83,7 @@ class CompletionTrainer(SFTTrainer):
     ) -> Any:
         """Mean -log p over the answer tokens of the whole step, over all its forward passes and
         processes; `num_items_in_batch` is the number of these tokens."""
-        if self.padding_free or return_outputs or self.aux_loss_enabled:
+        if self.padding_free or return_outputs:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         labels = inputs["labels"]
         on_gpu = labels.device.type == "cuda"
