@@ -18,6 +18,7 @@ from rag_ft.config_loader import make_config
 from rag_ft.errors import ConfigError
 from rag_ft.retrieval.encoder import load_sentence_transformer
 from rag_ft.retrieval.padding_probe import ignores_padding
+from rag_ft.retrieval.reranker import load_cross_encoder
 from rag_ft.training.model_shape import shape_from_files
 from rag_ft.training.retriever.trainable_encoder import make_trainable
 
@@ -106,3 +107,18 @@ def test_the_shape_of_an_encoder_with_other_names_is_known(tmp_path: Path) -> No
     make_encoder("t5", tmp_path / "encoder")
     model = transformers.T5EncoderModel.from_pretrained(tmp_path / "plain")
     assert shape_from_files(tmp_path / "plain").parameters == model.num_parameters()
+
+
+def test_a_reranker_without_its_last_layer_is_refused_and_positions_limit_it(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "reranker"
+    settings = SHAPE | {"max_position_embeddings": 40, "num_labels": 1}
+    model = transformers.BertForSequenceClassification(transformers.BertConfig(**settings))
+    model.save_pretrained(folder)
+    chat_tokenizer().save_pretrained(folder)
+    assert load_cross_encoder(folder, 512, "float32", "cpu").max_seq_length == 40
+    model.bert.save_pretrained(folder)
+    with pytest.raises(ConfigError, match=r"lack 2 weights .*classifier.* set reranker\.model"):
+        load_cross_encoder(folder, 512, "float32", "cpu")
+    load_cross_encoder(folder, 512, "float32", "cpu", whole=False)  # to be trained
