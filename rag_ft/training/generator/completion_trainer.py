@@ -62,9 +62,6 @@ class CompletionTrainer(SFTTrainer):
         stops = [EarlyStoppingCallback(early_stopping_patience=patience)] if patience else []
         super().__init__(callbacks=[MarkComplete(), *stops, *callbacks], **rest)
         self.arrangements, self.measure, self.measure_seconds = arrangements, measure, 0.0
-        # The loss is the one below. That of a mixture's routers TRL adds in a way that some models
-        # do not take, and it is not part of the dev loss.
-        self.aux_loss_enabled = False
         # One bar with the latest losses, instead of transformers' bar and a printed line for each.
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
