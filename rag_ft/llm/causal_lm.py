@@ -74,11 +74,19 @@ def load_causal_lm(
 def model_class(folder: Path, trust_code: bool) -> Any:
     """transformers' class that loads the folder: of text models, or of models that also read
     images."""
+    import transformers
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
-    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    )
 
     kind = AutoConfig.from_pretrained(folder, trust_remote_code=trust_code).model_type
-    if not is_causal(kind) and kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+    # Some models of images have a language model of their own, which transformers cannot load again
+    # once it is saved alone (Llama 3.2 Vision).
+    alone: Any = getattr(transformers, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(kind, ""), None)
+    is_lost = alone is None or not is_causal(alone.config_class.model_type)
+    if is_lost and kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
         return AutoModelForImageTextToText
     return AutoModelForCausalLM
 
