@@ -74,6 +74,8 @@ def check_model(folder: Path, kind: ModelKind) -> None:
         return
     if kind == "encoder":
         _check_encoder(folder)
+        for module in module_folders(folder):
+            read_weight_headers(module)
     check_weights(transformer_folder(folder), kind)
 
 
@@ -188,6 +190,12 @@ def _check_llm(folder: Path) -> None:
             f"{folder} holds no llm: it is a folder without config.json; set llm.model to a folder "
             "saved by save_pretrained"
         )
+    # An encoder or a reranker of a causal family has all the weights, and answers nothing.
+    if (folder / "modules.json").exists():
+        raise ConfigError(
+            f"{folder} is an encoder or a reranker of sentence-transformers, not a language model: "
+            "set llm.model to a causal language model"
+        )
     config = read_json(folder / "config.json")
     if config.get("is_encoder_decoder"):
         raise ConfigError(
@@ -228,8 +236,10 @@ def _check_encoder(folder: Path) -> None:
                 )
 
     # Vectors are made unit length and ranked by their inner product, which is the cosine.
+    # Cut after they were normalised (truncate_dim), they have no unit length.
     similarity = settings.get("similarity_fn_name")
-    alike = ("cosine", "dot", "euclidean") if modules[-1:] == ["Normalize"] else ("cosine",)
+    is_unit = modules[-1:] == ["Normalize"] and not settings.get("truncate_dim")
+    alike = ("cosine", "dot", "euclidean") if is_unit else ("cosine",)
     if similarity and similarity not in alike:
         raise ConfigError(
             f"{folder} was trained for the {similarity} similarity of vectors that are not "
@@ -243,11 +253,25 @@ def module_names(folder: Path) -> list[str]:
     Raises:
         ConfigError: modules.json cannot be read.
     """
+    return [name.rpartition(".")[2] for name, _ in _modules(folder)]
+
+
+def module_folders(folder: Path) -> list[Path]:
+    """The folders of a sentence encoder's modules, in order; empty without modules.json.
+
+    Raises:
+        ConfigError: modules.json cannot be read.
+    """
+    return [folder / path for _, path in _modules(folder)]
+
+
+def _modules(folder: Path) -> list[tuple[str, str]]:
+    """(class, path) of each module."""
     path = folder / "modules.json"
     if not path.exists():
         return []
     try:
-        types = [module["type"] for module in json.loads(path.read_text(encoding="utf-8"))]
+        modules = json.loads(path.read_text(encoding="utf-8"))
+        return [(str(module["type"]), str(module["path"])) for module in modules]
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise ConfigError(f"cannot read {path} ({error}): {COPY_AGAIN}") from error
-    return [str(name).rpartition(".")[2] for name in types]

@@ -52,6 +52,8 @@ NEEDED = {
 FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.py")
 NOT_FETCHED = ("onnx/*", "openvino/*")
 NOT_COUNTED = ("training_args.json", "adapter/")
+# What families call the number of their positions in config.json.
+POSITION_SETTINGS = ("max_position_embeddings", "n_positions", "max_seq_len")
 # A folder with one of these files is a tuned generator: an adapter, or a whole model.
 TUNED_MARKS = ("adapter_config.json", "config.json")
 
@@ -150,9 +152,13 @@ def context_tokens(folder: Path, wanted: int) -> int:
     """
     found = read_json(folder / "config.json")
     # A model that also reads images keeps the settings of its language model one level down.
-    limit = found.get("max_position_embeddings")
-    limit = limit or found.get("text_config", {}).get("max_position_embeddings")
-    return min(wanted, limit) if limit else wanted
+    inner = found.get("text_config")
+    for settings in (found, inner if isinstance(inner, dict) else {}):
+        for name in POSITION_SETTINGS:
+            limit = settings.get(name)
+            if isinstance(limit, int) and limit > 0:
+                return min(wanted, limit)
+    return wanted
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

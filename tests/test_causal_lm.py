@@ -12,11 +12,11 @@ from safetensors.torch import load_file, save_file
 from tiny_models import ENDS_TWICE, chat_tokenizer, edit_json, make_model
 
 from rag_ft.errors import ConfigError
-from rag_ft.llm.causal_lm import check_language_model, load_causal_lm
+from rag_ft.llm.causal_lm import check_language_model, load_causal_lm, unused_settings
 from rag_ft.llm.chat_template import load_chat_tokenizer
 from rag_ft.training.generator.lora import without_adapter
 from rag_ft.training.generator.tokenization import load_chat_tokens
-from rag_ft.training.model_shape import read_shape
+from rag_ft.training.model_shape import read_shape, shape_from_files
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_code_in_the_folder_does_not_run_unless_a_setting_allows_it(
     assert not mark.exists()
 
 
-@pytest.mark.parametrize("family", ["gpt2", "opt"])
+@pytest.mark.parametrize("family", ["gpt2", "opt", "ctrl"])
 def test_positions_that_end_before_the_prompts_are_refused(family: str, tmp_path: Path) -> None:
     folder = make_model(family, tmp_path / family)
     model = load_causal_lm(folder, "float32", "cpu")
@@ -89,7 +89,7 @@ def test_a_model_that_reads_in_both_directions_is_refused(tmp_path: Path) -> Non
         check_language_model(load_causal_lm(folder, "float32", "cpu"), folder, 128)
 
 
-@pytest.mark.parametrize("family", ["gemma3", "mistral3", "mamba", "jamba"])
+@pytest.mark.parametrize("family", ["gemma3", "mistral3", "mamba", "jamba", "llama4"])
 def test_every_adapter_layer_is_one_that_text_goes_through(family: str, tmp_path: Path) -> None:
     from peft import LoraConfig, get_peft_model
 
@@ -150,6 +150,57 @@ def test_a_template_that_loops_for_ever_is_given_up(
     (folder / "chat_template.jinja").write_text(loop + "x", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"takes longer than .* correct chat_template"):
         load_chat_tokenizer(folder)
+
+
+def test_a_template_without_the_question_is_refused(llama: Path, tmp_path: Path) -> None:
+    folder = changed(llama, tmp_path)
+    (folder / "chat_template.jinja").write_text("<|im_start|>assistant", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"leaves out what the user asks.* use another model"):
+        load_chat_tokenizer(folder)
+
+
+def test_a_tokenizer_with_code_of_its_own_is_not_exchanged_for_another(
+    llama: Path, tmp_path: Path
+) -> None:
+    folder = changed(llama, tmp_path)
+    own = {"tokenizer_class": "OwnTokenizer", "auto_map": {"AutoTokenizer": ["own.Tok", None]}}
+    edit_json(folder / "tokenizer_config.json", **own)
+    with pytest.raises(ConfigError, match=r"llm\.advanced\.trust_remote_code=true"):
+        load_chat_tokenizer(folder)
+
+
+def test_weights_that_are_quantised_in_an_unknown_way_or_of_another_shape_are_refused(
+    llama: Path, tmp_path: Path
+) -> None:
+    folder = changed(llama, tmp_path)
+    edit_json(folder / "config.json", quantization_config={"quant_method": "exl2"})
+    refused(folder, r"quantised weights \(exl2\), which transformers does not read: set llm\.model")
+    edit_json(folder / "config.json", quantization_config=None, intermediate_size=64)
+    refused(folder, "have other shapes than its config.json says")
+
+
+def test_settings_of_replies_that_no_backend_applies_are_named(llama: Path) -> None:
+    model = load_causal_lm(llama, "float32", "cpu")
+    assert unused_settings(model) == {}
+    model.generation_config.repetition_penalty, model.generation_config.num_beams = 1.1, 1
+    assert unused_settings(model) == {"repetition_penalty": 1.1}
+
+
+def test_a_model_that_fails_on_a_short_text_is_one_line(llama: Path) -> None:
+    model = load_causal_lm(llama, "float32", "cpu")
+    model.model.layers[0].mlp.up_proj = torch.nn.Linear(5, 5)
+    with pytest.raises(ConfigError, match=r"cannot read a short text .* set llm\.model"):
+        check_language_model(model, llama, 128)
+
+
+@pytest.mark.parametrize("family", ["ctrl", "gemma3n"])
+def test_the_shape_is_read_whatever_its_numbers_are_called(family: str, tmp_path: Path) -> None:
+    folder = make_model(family, tmp_path / family)
+    shape = shape_from_files(folder)
+    model = load_causal_lm(folder, "float32", "cpu")
+    assert shape.parameters == model.num_parameters()
+    assert (shape.layers, shape.hidden, shape.vocabulary) == (2, 32, 260)
+    assert isinstance(shape.feed_forward, int)
 
 
 def test_a_configuration_that_contradicts_itself_is_one_line(llama: Path, tmp_path: Path) -> None:

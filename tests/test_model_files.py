@@ -50,6 +50,23 @@ def test_a_gguf_file_is_called_what_it_is() -> None:
         resolve("/models/llama-q4.gguf", "llm")
 
 
+def test_a_pointer_in_place_of_a_later_modules_weights_is_refused(
+    tiny_encoder_dir: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(tiny_encoder_dir, tmp_path / "model"))
+    modules = json.loads((folder / "modules.json").read_text())
+    dense = {"idx": 3, "name": "3", "path": "3_Dense", "type": "sentence_transformers.x.Dense"}
+    (folder / "modules.json").write_text(json.dumps([*modules, dense]))
+    (folder / "3_Dense").mkdir()
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n"
+    (folder / "3_Dense" / "model.safetensors").write_text(pointer)
+    refused(folder, "encoder", r"3_Dense.model\.safetensors are a git-lfs pointer")
+
+
+def test_an_encoder_given_as_language_model_is_refused(tiny_encoder_dir: Path) -> None:
+    refused(tiny_encoder_dir, "llm", "an encoder or a reranker .*not a language model")
+
+
 def test_other_kinds_of_language_models_are_refused(tiny_lm_dir: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny_lm_dir, tmp_path / "model"))
     edit_json(folder / "config.json", architectures=["LlamaForSequenceClassification"])
@@ -103,6 +120,9 @@ def test_vectors_for_another_similarity_are_refused_unless_they_are_normalised(
     folder = Path(shutil.copytree(tiny_encoder_dir, tmp_path / "model"))
     edit_json(folder / "config_sentence_transformers.json", similarity_fn_name="dot")
     check_model(folder, "encoder")  # of unit vectors the dot product is the cosine
+    edit_json(folder / "config_sentence_transformers.json", truncate_dim=8)
+    refused(folder, "encoder", "trained for the dot similarity")  # cut after the normalisation
+    edit_json(folder / "config_sentence_transformers.json", truncate_dim=None)
     modules = json.loads((folder / "modules.json").read_text())
     (folder / "modules.json").write_text(json.dumps(modules[:-1]))
     refused(folder, "encoder", "trained for the dot similarity.* set encoder.model")

@@ -92,6 +92,26 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
         "OPTConfig",
         SHAPE | {"ffn_dim": 48, "word_embed_proj_dim": 32, "max_position_embeddings": 128},
     ),
+    # Its router is a linear layer that returns two things.
+    "llama4": (
+        "Llama4ForCausalLM",
+        "Llama4TextConfig",
+        LONG
+        | {"head_dim": 16, "intermediate_size_mlp": 48, "attention_chunk_size": 64}
+        | {"num_local_experts": 2, "num_experts_per_tok": 1},
+    ),
+    # A width of the feed-forward layers for each layer.
+    "gemma3n": (
+        "Gemma3nForCausalLM",
+        "Gemma3nTextConfig",
+        LONG
+        | {"head_dim": 16, "intermediate_size": [48, 48], "sliding_window": 64}
+        | {"vocab_size_per_layer_input": VOCABULARY, "hidden_size_per_layer_input": 8}
+        | {"laurel_rank": 8, "altup_num_inputs": 2, "num_kv_shared_layers": 0}
+        | {"layer_types": ["sliding_attention", "full_attention"]}
+        | {"activation_sparsity_pattern": [0.0, 0.0]},
+    ),
+    "ctrl": ("CTRLLMHeadModel", "CTRLConfig", GPT | {"dff": 48, "n_positions": 128}),
     "bert": ("BertLMHeadModel", "BertConfig", SHAPE | {"max_position_embeddings": 2048}),
 }
 

@@ -14,7 +14,12 @@ from typing import Any
 from rag_ft.errors import ConfigError, first_line
 from rag_ft.llm.interface import Messages
 from rag_ft.model_files import read_json
-from rag_ft.model_loading import load_errors, loading_error
+from rag_ft.model_loading import (
+    check_tokenizer,
+    check_tokenizer_code,
+    load_errors,
+    loading_error,
+)
 from rag_ft.text import escape_control_tokens
 
 # Replies are short and parsed as they come, so reasoning models answer without reasoning.
@@ -36,6 +41,7 @@ def load_chat_tokenizer(folder: Path, trust_code: bool = False) -> Any:
     from jinja2 import TemplateError
     from transformers import AutoTokenizer
 
+    check_tokenizer_code(folder, "llm", trust_code)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_code)
     except load_errors() as error:
@@ -55,15 +61,20 @@ def load_chat_tokenizer(folder: Path, trust_code: bool = False) -> Any:
     except (TemplateError, ValueError, TypeError) as error:
         raise ConfigError(
             f"the chat template of {folder} cannot render a question ({first_line(error)}): "
-            "correct chat_template.jinja"
+            "correct chat_template.jinja, or use another model"
         ) from error
+    if SENTINEL not in sample:
+        raise ConfigError(
+            f"the chat template of {folder} leaves out what the user asks: correct "
+            "chat_template.jinja, or use another model"
+        )
     check_vocabulary(folder, tokenizer, sample)
     return tokenizer
 
 
 def _sample_chat(tokenizer: Any) -> str:
     """The prompt of a question, and what stands behind an answer."""
-    question = render(tokenizer, ({"role": "user", "content": "Question"},))
+    question = render(tokenizer, ({"role": "user", "content": SENTINEL},))
     return question + answer_ending(tokenizer)
 
 
@@ -93,12 +104,10 @@ def _in_time(folder: Path, work: Callable[[], str]) -> str:
 
 
 def check_vocabulary(folder: Path, tokenizer: Any, sample: str) -> None:
-    """Makes sure that the model has a row for every token of `sample`, and for every token that a
-    plain text can become. Special tokens beyond the rows are harmless where the template does not
-    write them: texts are escaped.
+    """Makes sure that the model has a row for every token of `sample` and of plain texts.
 
     Raises:
-        ConfigError: tokens lie beyond the model's vocabulary; names them.
+        ConfigError: see check_tokenizer.
     """
     path = folder / "config.json"
     model = read_json(path) if path.exists() else {}
@@ -106,17 +115,8 @@ def check_vocabulary(folder: Path, tokenizer: Any, sample: str) -> None:
     rows = model.get("vocab_size") or (inner.get("vocab_size") if isinstance(inner, dict) else 0)
     if not isinstance(rows, int) or not rows:
         return
-    special = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
     used = set(tokenizer(sample, add_special_tokens=False)["input_ids"])
-    plain = {id for id in tokenizer.get_vocab().values() if id >= rows} - special
-    beyond = sorted({id for id in used if id >= rows} | plain)
-    if beyond:
-        names = ", ".join(map(repr, tokenizer.convert_ids_to_tokens(beyond[:3])))
-        raise ConfigError(
-            f"the tokenizer of {folder} has {len(beyond)} tokens beyond the {rows} rows of the "
-            f"model's vocabulary ({names}): use the tokenizer that the model was trained with, or "
-            "resize the model (resize_token_embeddings), train and save it"
-        )
+    check_tokenizer(folder, tokenizer, rows, used)
 
 
 def end_token_ids(folder: Path, tokenizer: Any) -> frozenset[int]:

@@ -21,10 +21,11 @@ import torch
 from tokenizers.decoders import DecodeStream
 
 from rag_ft.config import LLMConfig
-from rag_ft.errors import ConfigError, first_line
+from rag_ft.errors import ConfigError
 from rag_ft.fast.decoding import GrammarCompiler, Row
 from rag_ft.hardware import choose_device, choose_dtype, free_memory_gb, release_gpu
-from rag_ft.llm.causal_lm import check_language_model, load_causal_lm
+from rag_ft.llm.adapters import open_adapters
+from rag_ft.llm.causal_lm import check_language_model, load_causal_lm, unused_settings
 from rag_ft.llm.chat_template import encode_answers, encode_prompts, load_chat_tokenizer
 from rag_ft.llm.interface import JSON_STYLE, ChatRequest, Messages, Reply, Stream
 from rag_ft.llm.plain_decoding import decode_rows, score
@@ -60,26 +61,10 @@ class TransformersModel:
         trust_code = config.advanced.trust_remote_code
         self._model = load_causal_lm(folder, self._dtype, self._device, trust_code)
         check_language_model(self._model, folder, config.max_model_tokens)
+        if unused := unused_settings(self._model):
+            log.warning("Not applied, as with every backend: %s of generation_config.json.", unused)
 
-        # PEFT wraps the model and holds all adapters. They keep the model's type: they are not
-        # raised to float32 as for training.
-        self._peft: Any = None
-        for name, path in adapters.items():
-            options: dict[str, Any] = {"adapter_name": name, "autocast_adapter_dtype": False}
-            try:
-                if self._peft is None:
-                    from peft import PeftModel
-
-                    self._peft = PeftModel.from_pretrained(self._model, str(path), **options)
-                else:
-                    self._peft.load_adapter(str(path), **options)
-            except (ValueError, RuntimeError, OSError) as error:
-                raise ConfigError(
-                    f"adapter '{name}' ({path}) does not fit this model: {first_line(error)}"
-                ) from error
-        if self._peft is not None:
-            self._peft.eval()
-
+        self._peft: Any = open_adapters(self._model, adapters)
         self._ends = end_tokens(self._model, self.tokenizer)
         pad = self.tokenizer.pad_token_id
         # Padding is masked, so any token will do.

@@ -24,11 +24,16 @@ from rag_ft.model_files import check_model, transformer_folder
 from rag_ft.model_hub import fingerprint, resolve
 from rag_ft.model_loading import (
     POSITION_TABLE,
-    check_all_loaded,
+    check_quantisation,
+    check_stored,
+    check_tokenizer,
+    check_tokenizer_code,
     load_errors,
     loading_error,
+    position_limit,
     quiet_loading,
 )
+from rag_ft.retrieval.padding_probe import ignores_padding
 from rag_ft.storage import content_hash
 
 if TYPE_CHECKING:
@@ -141,7 +146,7 @@ class Encoder:
         model = self.sentence_transformer
         if model.training:  # eval() visits every module: 0.3 ms of a question
             model.eval()
-        if can_encode(model):
+        if len(texts) and can_encode(model) and ignores_padding(model):
             # The first call makes the copies for the other devices.
             if not self._copies:
                 others = [copy.deepcopy(model).to(device) for device in self._devices[1:]]
@@ -172,6 +177,7 @@ def load_encoder(config: EncoderConfig, path: Path | None = None) -> Encoder:
     model = load_sentence_transformer(config, folder)
     device_type = model.device.type
     model.to(getattr(torch, choose_dtype(config.dtype, device_type)))
+    ignores_padding(model)  # a model that cannot encode ends here
     if device_type == "cpu":
         pack_linears(model, lambda: model.encode(PROBE_TEXTS, convert_to_tensor=True))
     # Every process of a distributed run has a GPU of its own; a process alone uses all of them.
@@ -251,7 +257,7 @@ def usable_positions(model: SentenceTransformer) -> int | None:
         if POSITION_TABLE.search(name) and hasattr(module, "num_embeddings"):
             padding = module.padding_idx
             return module.num_embeddings - (0 if padding is None else padding + 1)
-    return getattr(transformer.config, "max_position_embeddings", None)
+    return position_limit(transformer.config)
 
 
 def _cut_by_module(model: SentenceTransformer) -> None:
@@ -280,6 +286,9 @@ def _open_model(folder: Path, trust_code: bool) -> SentenceTransformer:
     import torch
     from sentence_transformers import SentenceTransformer
 
+    inner = transformer_folder(folder)
+    check_tokenizer_code(inner, "encoder", trust_code)
+    check_quantisation(inner, "encoder")
     try:
         with quiet_loading():
             model = SentenceTransformer(
@@ -288,16 +297,9 @@ def _open_model(folder: Path, trust_code: bool) -> SentenceTransformer:
                 trust_remote_code=trust_code,
                 model_kwargs={"dtype": torch.float32},
             )
-            # Once more without reading a weight, for the names that the files lack.
             transformer = getattr(model[0], "auto_model", None)
             if transformer is not None:
-                _, report = type(transformer).from_pretrained(
-                    transformer_folder(folder),
-                    config=transformer.config,
-                    device_map="meta",
-                    output_loading_info=True,
-                )
-                check_all_loaded(folder, "encoder", report)
+                check_stored(inner, "encoder", transformer)
     except load_errors() as error:
         raise loading_error(folder, "encoder", error) from error
     model.eval()
@@ -314,6 +316,9 @@ def _open_model(folder: Path, trust_code: bool) -> SentenceTransformer:
                 f"the tokenizer of {folder} has no token to pad with: give it a pad_token and save "
                 "it"
             )
+    if transformer is not None:
+        rows = getattr(transformer.config.get_text_config(), "vocab_size", None) or 2**31
+        check_tokenizer(folder, tokenizer, rows, set(tokenizer(PROBE_TEXTS[0])["input_ids"]))
     return model
 
 

@@ -12,8 +12,10 @@ import numpy as np
 from rag_ft.config import RerankerConfig
 from rag_ft.errors import ConfigError
 from rag_ft.hardware import WIDTH_STEP, choose_device, choose_dtype
+from rag_ft.model_files import transformer_folder
 from rag_ft.model_hub import resolve
-from rag_ft.model_loading import quiet_loading
+from rag_ft.model_loading import check_stored, load_errors, loading_error, quiet_loading
+from rag_ft.retrieval.encoder import usable_positions
 from rag_ft.retrieval.fusion import Ranking, best_first, min_max
 
 if TYPE_CHECKING:
@@ -66,11 +68,14 @@ class Reranker:
         return model
 
 
-def load_cross_encoder(folder: Path, max_tokens: int, dtype: str, device: str) -> CrossEncoder:
-    """The CrossEncoder in `folder`. That of an encoder gets a head with random weights.
+def load_cross_encoder(
+    folder: Path, max_tokens: int, dtype: str, device: str, whole: bool = True
+) -> CrossEncoder:
+    """The CrossEncoder in `folder`. Where it need not be `whole`, that of an encoder gets a head
+    with random weights, to be trained.
 
     Raises:
-        ConfigError: it cannot be loaded, or has several scores.
+        ConfigError: it cannot be loaded, lacks weights, or has several scores.
     """
     from sentence_transformers import CrossEncoder
 
@@ -83,13 +88,19 @@ def load_cross_encoder(folder: Path, max_tokens: int, dtype: str, device: str) -
                 model_kwargs={"dtype": dtype},
                 local_files_only=True,
             )
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(
-            f"reranker.model: {folder} cannot be loaded as a CrossEncoder ({error})"
-        ) from error
+            transformer: Any = model[0].auto_model
+            if whole:
+                check_stored(transformer_folder(folder), "reranker", transformer)
+    except load_errors() as error:
+        raise loading_error(folder, "reranker", error) from error
+    # The limit of the settings may be beyond the model's positions.
+    positions = usable_positions(model)
+    if positions and (model.max_seq_length or positions + 1) > positions:
+        model.max_seq_length = positions
     if model.num_labels != 1:
         raise ConfigError(
-            f"reranker.model: {folder} has {model.num_labels} scores, a reranker has one"
+            f"reranker.model: {folder} has {model.num_labels} scores, a reranker has one: "
+            "set reranker.model to another"
         )
     return model
 

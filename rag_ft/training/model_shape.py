@@ -15,6 +15,8 @@ BUFFERS = {"I64", "BOOL"}  # positions and masks, which are no parameters
 # An embedding or the output head, which LoRA is not put on.
 _TABLE = re.compile(r"\b(embed_tokens|word_embeddings|lm_head|embed_out)\.weight$")
 _NOT_LINEAR = re.compile(r"embed|norm|lm_head", re.IGNORECASE)
+# The usual names in config.json. Some families have others, which transformers knows.
+_NAMES = {"num_attention_heads", "hidden_size", "num_hidden_layers", "vocab_size"}
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,8 @@ def shape_from_files(folder: Path) -> ModelShape:
     """The shape of a language model or of an encoder's transformer in `folder`.
 
     Models whose files do not show their layers (quantised weights, experts, a text model inside a
-    larger one, transposed weights, no safetensors) are built by transformers, without weights.
+    larger one, transposed weights, other names of the settings, no safetensors) are built by
+    transformers, without weights.
     """
     config = read_json(folder / "config.json")
     stored = read_weight_headers(folder)
@@ -89,22 +92,23 @@ def shape_from_files(folder: Path) -> ModelShape:
         tensor.dtype in FLOAT_BYTES and len(tensor.shape) <= 2 and "expert" not in name
         for name, tensor in tensors.items()
     )
-    if not is_plain or "text_config" in config or config.get("model_type", "").startswith("gpt"):
+    transposed = config.get("model_type", "").startswith("gpt")
+    if not is_plain or "text_config" in config or transposed or not config.keys() >= _NAMES:
         return read_shape(folder)
     is_tied = config.get("tie_word_embeddings", False)
     if is_tied:  # a head in the files is the embedding again
         tensors = {name: t for name, t in tensors.items() if not name.startswith("lm_head.")}
     sizes = {name: math.prod(tensor.shape) for name, tensor in tensors.items()}
-    heads, hidden = config["num_attention_heads"], config["hidden_size"]
-    width = config.get("head_dim") or hidden // heads
+    heads, hidden = _widest(config["num_attention_heads"]) or 1, config["hidden_size"]
+    width = _widest(config.get("head_dim")) or hidden // heads
     return ModelShape(
         parameters=sum(sizes.values()),
         table_parameters=sum(size for name, size in sizes.items() if _TABLE.search(name)),
         layers=config["num_hidden_layers"],
         hidden=hidden,
-        feed_forward=config.get("intermediate_size") or 4 * hidden,
+        feed_forward=_widest(config.get("intermediate_size")) or 4 * hidden,
         query_width=width * heads,
-        key_width=width * (config.get("num_key_value_heads") or heads),
+        key_width=width * (_widest(config.get("num_key_value_heads")) or heads),
         vocabulary=config["vocab_size"],
         adapted=tuple(
             (tensor.shape[1], tensor.shape[0])
@@ -115,17 +119,24 @@ def shape_from_files(folder: Path) -> ModelShape:
 
 
 def read_shape(folder: Path) -> ModelShape:
-    """The shape of a language model by its config.json; loads no weights."""
+    """The shape of a language model, or of an encoder's transformer, by its config.json; loads no
+    weights."""
     import torch
+    import transformers
     from transformers import AutoConfig
 
-    from rag_ft.llm.causal_lm import model_class
+    from rag_ft.llm.causal_lm import is_causal, model_class
     from rag_ft.model_loading import load_errors, loading_error
 
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        # No language model of transformers: an encoder such as T5's is built as it was saved.
+        saved_as = getattr(transformers, (config.architectures or [""])[0], None)
         with torch.device("meta"):
-            model = model_class(folder, trust_code=False).from_config(config)
+            if is_causal(config.model_type) or saved_as is None:
+                model = model_class(folder, trust_code=False).from_config(config)
+            else:
+                model = saved_as._from_config(config)
     except load_errors() as error:
         raise loading_error(folder, "llm", error) from error
     return shape_of(model)
@@ -145,18 +156,24 @@ def shape_of(model: Any) -> ModelShape:
 
     # Configurations leave out what follows from other values; a model without attention has no
     # heads.
-    heads = getattr(text, "num_attention_heads", None) or 1
-    width = getattr(text, "head_dim", None) or text.hidden_size // heads
-    key_heads = getattr(text, "num_key_value_heads", None) or heads
+    heads = _widest(getattr(text, "num_attention_heads", None)) or 1
+    width = _widest(getattr(text, "head_dim", None)) or text.hidden_size // heads
+    key_heads = _widest(getattr(text, "num_key_value_heads", None)) or heads
     return ModelShape(
         # Counts each 4-bit weight, although two of them are stored in one byte.
         parameters=model.num_parameters(),
         table_parameters=sum(table.numel() for table in tables.values()),
         layers=text.num_hidden_layers,
         hidden=text.hidden_size,
-        feed_forward=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
+        feed_forward=_widest(getattr(text, "intermediate_size", None)) or 4 * text.hidden_size,
         query_width=width * heads,
         key_width=width * key_heads,
         vocabulary=text.vocab_size,
         adapted=tuple((m.in_features, m.out_features) for m in linear),
     )
+
+
+def _widest(value: Any) -> int | None:
+    """A number of the configuration; the largest where it names one for each layer."""
+    numbers = value if isinstance(value, list | tuple) else [value]
+    return max((number for number in numbers if number), default=None)

@@ -80,7 +80,7 @@ class CompletionTrainer(SFTTrainer):
     ) -> Any:
         """Mean -log p over the answer tokens of the whole step, over all its forward passes and
         processes; `num_items_in_batch` is the number of these tokens."""
-        if self.padding_free or return_outputs or self.aux_loss_enabled:
+        if self.padding_free or return_outputs:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         labels = inputs["labels"]
         on_gpu = labels.device.type == "cuda"

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from rag_ft.evaluation.metrics.answers import score_answer
 from rag_ft.fast.decoding import Row
+from rag_ft.model_loading import position_limit
 from rag_ft.prompts.prompt_set import is_abstention, parse_answer
 from rag_ft.storage import batched
 
@@ -82,8 +83,7 @@ def plain_text_loss(model: Any, tokenizer: Any, texts: Sequence[str]) -> float:
     """Mean -log p (nats per token) of plain texts, by a model that is whole in this process; nan
     without texts."""
     total, count = 0.0, 0
-    shape = model.config.get_text_config()
-    positions = getattr(shape, "max_position_embeddings", None) or PLAIN_TEXT_TOKENS
+    positions = position_limit(model.config) or PLAIN_TEXT_TOKENS
     model.eval()
     with torch.no_grad():
         for text in texts:

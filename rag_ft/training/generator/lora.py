@@ -12,8 +12,9 @@ import torch
 from rag_ft.config import Dtype, LLMConfig, TrainGeneratorConfig
 from rag_ft.errors import ConfigError, first_line
 from rag_ft.hardware import choose_dtype
-from rag_ft.llm.causal_lm import check_language_model, load_causal_lm
+from rag_ft.llm.causal_lm import check_language_model, load_causal_lm, probe_prompts
 from rag_ft.model_hub import resolve
+from rag_ft.training.adapted_layers import unfit_layers
 from rag_ft.training.distributed import sharded
 
 FLASH = "flash_attention_2"
@@ -177,25 +178,19 @@ def start_adapter(model: Any, settings: TrainGeneratorConfig) -> None:
 
 
 def without_adapter(model: Any) -> str | None:
-    """A regular expression of the linear layers that get no adapter; None where all of them do.
-
-    Those are the layers outside of the language model (of images or sounds), which no text goes
-    through, and the layers of a state-space mixer whose weights its kernels read past the adapter.
-    """
-    decoder, head = model.get_decoder(), model.get_output_embeddings()
-    named = dict(model.named_modules())
-    prefix = next((name for name, module in named.items() if module is decoder), "")
-    linear = [n for n, m in named.items() if isinstance(m, torch.nn.Linear) and m is not head]
-    parts = []
-    if prefix and any(not name.startswith(f"{prefix}.") for name in linear):
+    """A regular expression of the linear layers that get no adapter (see unfit_layers); None where
+    all of them do."""
+    first, *_ = probe_prompts(model.config.get_text_config().vocab_size)
+    text = torch.tensor([first], device=model.device)
+    # Weights that are sharded are not here to be tried.
+    read = None if sharded() or model.device.type == "meta" else lambda: model(input_ids=text)
+    head = next((n for n, m in model.named_modules() if m is model.get_output_embeddings()), "")
+    parts = [part for part in unfit_layers(model, read) if not re.fullmatch(part, head)]
+    # Outside of the decoder are layers of images or sounds.
+    decoder = model.get_decoder()
+    prefix = next((name for name, module in model.named_modules() if module is decoder), "")
+    if prefix and read is None:
         parts.append(rf"(?!{re.escape(prefix)}\.).*")
-    # A_log is what makes a mixer a state space (Mamba and its relatives).
-    inside = set()
-    for name in linear:
-        mixer, _, own = name.rpartition(".")
-        if hasattr(named.get(mixer), "A_log") and not own.startswith("in_proj"):
-            inside.add(rf".*\.{re.escape(mixer.rpartition('.')[2])}\.{re.escape(own)}")
-    parts += sorted(inside)
     return "|".join(parts) or None
 
 

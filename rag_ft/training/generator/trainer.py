@@ -246,6 +246,8 @@ def shared_arguments(settings: TrainGeneratorConfig, dtype: str, seed: int) -> d
         "save_total_limit": 2,
         "restore_callback_states_from_checkpoint": True,  # how long early stopping has waited
         "prediction_loss_only": True,
+        # No loss of a mixture's routers: some models do not give it, and the dev loss has none.
+        "router_aux_loss_coef": 0.0,
         "dataloader_pin_memory": gpu,
         "ddp_find_unused_parameters": False,
         "report_to": list(advanced.report_to) or "none",

@@ -155,7 +155,8 @@ def open_cross_encoder(session: Session) -> CrossEncoder:
     folder = config.train_reranker.advanced.start
     folder = folder or resolve(model, "encoder" if auto else "reranker")
     set_seed(config.run.seed)
-    return load_cross_encoder(folder, config.reranker.advanced.max_tokens, "float32", "cpu")
+    most = config.reranker.advanced.max_tokens
+    return load_cross_encoder(folder, most, "float32", "cpu", whole=not auto)
 
 
 def make_reranker_trainable(

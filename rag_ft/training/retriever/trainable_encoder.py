@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from rag_ft.errors import ConfigError
+from rag_ft.errors import ConfigError, first_line
 from rag_ft.model_loading import quiet_loading
+from rag_ft.training.adapted_layers import unfit_layers
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder, SentenceTransformer
@@ -173,7 +174,11 @@ def make_trainable(
     set_seed(seed)
     model.train()
     if method == "lora":
-        add_lora(model, rank, "FEATURE_EXTRACTION", "train_retriever", exclude=".*pooler.*")
+        # The encoder may be one of an encoder-decoder model.
+        unfit = unfit_layers(model.transformers_model, lambda: model.encode(["A text."]))
+        model.train()
+        excluded = "|".join([".*pooler.*", *unfit])
+        add_lora(model, rank, "FEATURE_EXTRACTION", "train_retriever", exclude=excluded)
     # Nothing reads BERT's pooler: it gets no gradient, and DDP stops at weights without one.
     for name, parameter in model.named_parameters():
         if "pooler." in name:
@@ -210,5 +215,6 @@ def add_lora(
         model.add_adapter(config)
     except (ValueError, AttributeError) as error:
         raise ConfigError(
-            f"this model takes no LoRA adapter ({error}): set {section}.advanced.method=full"
+            f"this model takes no LoRA adapter ({first_line(error)[:120]}): set "
+            f"{section}.advanced.method=full"
         ) from error
