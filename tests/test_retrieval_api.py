@@ -68,7 +68,7 @@ def test_a_question_is_answered_between_the_texts_of_another_client(
     def slowly(texts: Any) -> Any:
         told.append(len(texts))
         begun.set()
-        time.sleep(0.02)
+        time.sleep(0.04)
         return np.zeros((len(texts), 2), np.float32)
 
     monkeypatch.setattr(encoder, "encode_chunks", slowly)
@@ -77,7 +77,7 @@ def test_a_question_is_answered_between_the_texts_of_another_client(
         long = pool.submit(post, url, "/v1/embeddings", model="run", input=["text " * 2000] * 30)
         begun.wait()
         assert post(url, "/retrieval", knowledge_id="run", query="mill").is_success
-        assert len(told) < 8
+        assert sum(told) < 30
         assert len(long.result().json()["data"]) == sum(told) == 30
 
 
