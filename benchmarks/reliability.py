@@ -95,7 +95,8 @@ def leakage(seed: int, work: Path, encoder: str | None) -> dict[str, Any]:
 
     handbook = tiny_run.ROOT / "data/handbook"
     reworded = tiny_run.ROOT / "benchmarks/handbook_paraphrases.jsonl"
-    other_words = {}
+    # The size of chunks in tokens, and so how many are left out, depends on the encoder.
+    other_words, named = {}, encoder or "a tiny one"
     if encoder:  # a tiny one knows no words
         other_words = break_leakage.paraphrases(encoder, reworded, handbook)
     else:
@@ -108,7 +109,7 @@ def leakage(seed: int, work: Path, encoder: str | None) -> dict[str, Any]:
     questions = break_leakage.questions(asked, seed)
     parts = [*documents.values(), questions]
     wrong = [f"trained on: {part['trained_on']}" for part in parts if part["trained_on"]]
-    found = {"documents_by_chunk_tokens": documents, "questions": questions}
+    found = {"encoder": named, "documents_by_chunk_tokens": documents, "questions": questions}
     return {**found, "questions_in_other_words": other_words, "wrong": wrong}
 
 
