@@ -255,7 +255,8 @@ def session_of(place: RunDir) -> Session:
 def answer_test_questions(session: Session) -> None:
     """Writes scores.jsonl as evaluate does, of SYSTEM alone: the others take four times as long."""
     pairs = [pair for pair in read_jsonl(session.run_dir.qa, QAPair) if pair.split == "test"]
-    material = evaluate.read_material(session.chunks, pairs, evaluate.retrieve(session, pairs))
+    rankings = evaluate.retrieve(session, pairs)
+    material = evaluate.read_material(session.chunks, pairs, rankings, shown=True)
     session.close_retrievers()
     ranking = material.rankings[ranking_name(SYSTEM.tuned, session.tuned_components)]
     top_k, asks = session.config.retrieval.num_shown, []
