@@ -125,7 +125,8 @@ def new_cache(model: Any) -> DynamicCache:
 def left_pad(prompts: list[list[int]], pad: int, model: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """(ids, mask) of token ids, both int64 (rows, width) on the model's device, padding first."""
     width, device = max(len(p) for p in prompts), model.device
-    # On a CPU oneDNN multiplies in bfloat16. In float32 MKL does, which keeps nothing.
+    # On a CPU oneDNN multiplies in bfloat16, and keeps kernels in memory for every width. In
+    # float32 MKL multiplies, which keeps none.
     if device.type == "cpu" and model.dtype == torch.bfloat16:
         width = padded_width(width)
     ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=device)

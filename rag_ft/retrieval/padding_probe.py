@@ -26,7 +26,8 @@ def ignores_padding(model: SentenceTransformer) -> bool:
     """Whether a text gets the same vector beside a longer one as alone.
 
     Raises:
-        ConfigError: the model cannot encode them, or not in the width that its modules name.
+        ConfigError: the model cannot encode a short text, or its vectors are not as wide as its
+            modules say.
     """
     if model not in _IGNORES_PADDING:
         _IGNORES_PADDING[model] = _error(model) < _tolerance(model)
