@@ -226,7 +226,8 @@ def test_a_python_without_vllm_is_refused_with_the_remedy(
         is_cpu_build(sys.executable)
     with pytest.raises(ConfigError, match="is no program"):
         find_vllm_python(str(tmp_path / "python"))
-    monkeypatch.chdir(tmp_path)
+    # Whoever ran `make vllm` has one beside the checkout.
+    monkeypatch.setattr(vllm_process, "CHECKOUT", tmp_path)
     with pytest.raises(ConfigError, match="make vllm"):
         find_vllm_python(None)
 
