@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import difflib
 import errno
 import gc
 import importlib
@@ -17,7 +18,7 @@ from typing import Any
 
 from rag_ft.errors import NotGoodEnoughError, RagFtError
 from rag_ft.options.review import add_review_commands
-from rag_ft.options.shipping import add_bundle, add_demo, add_require, finish
+from rag_ft.options.shipping import add_bundle, add_demo, add_overrides, add_require, finish
 from rag_ft.options.versions import add_version_commands
 from rag_ft.stage_table import NAMES, STAGES
 from rag_ft.terminal import SafeFormatter, note
@@ -124,7 +125,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     if left and not hasattr(args, "overrides"):
         unknown = left
     if unknown:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        words = " ".join(unknown)
+        parser.error(f"{args.command} has no argument {words}: see rag-ft {args.command} --help")
     if getattr(args, "drop_replies", False) and not args.force:
         parser.error("--drop-replies needs --force: it deletes hours of a language model's work")
     if (getattr(args, "strict", False) or getattr(args, "junit", None)) and not args.require:
@@ -134,9 +136,19 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
+class _Parser(argparse.ArgumentParser):
+    """argparse's parser; of a wrong choice it names the nearest one instead of all."""
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        close = difflib.get_close_matches(str(value), list(action.choices or ()), n=1)
+        if close and value != close[0]:
+            raise argparse.ArgumentError(action, f"no '{value}': did you mean {close[0]}?")
+        super()._check_value(action, value)
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The parser of `rag-ft`; docs/cli.md is made of it."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="rag-ft",
         description="From raw documents to a measurably better local question-answering system.",
     )
@@ -179,7 +191,7 @@ def _add_questions(commands: Any) -> None:
         commands, "ask", "answer one question with cited chunks", "ask.ask_command", overrides=False
     )
     ask.add_argument("question", help="the question, quoted")
-    ask.add_argument("overrides", nargs="*", metavar="section.key=value", help="change a setting")
+    add_overrides(ask)
     ask.add_argument("--base", action="store_true", help="with the base models, not the tuned ones")
     ask.add_argument(
         "--filter",
@@ -214,17 +226,10 @@ def _add_questions(commands: Any) -> None:
     finish(serve, "serve.serve_command")
 
     add_review_commands(commands, _add)
-    explain = _add(
-        commands,
-        "explain",
-        "for one question, rank and score of each chunk shown in every ranking",
-        "explain.explain_command",
-        overrides=False,
-    )
+    text = "for one question, rank and score of each chunk shown in every ranking"
+    explain = _add(commands, "explain", text, "explain.explain_command", overrides=False)
     explain.add_argument("question", help="the question, quoted")
-    explain.add_argument(
-        "overrides", nargs="*", metavar="section.key=value", help="change a setting"
-    )
+    add_overrides(explain)
 
 
 def _add_tools(commands: Any) -> None:
@@ -332,9 +337,7 @@ def _add(
         "config", type=Path, metavar="CONFIG", help="a YAML file, such as configs/demo.yaml"
     )
     if overrides:
-        command.add_argument(
-            "overrides", nargs="*", metavar="section.key=value", help="change a setting"
-        )
+        add_overrides(command)
     return finish(command, function)
 
 

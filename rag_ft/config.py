@@ -179,6 +179,15 @@ class LLMConfig(Section):
             raise ConfigError("set llm.model: a folder, a hub id, or for openai the served name")
         return self.model
 
+    @property
+    def required_base_url(self) -> str:
+        """`base_url`, for work that uses it. Raises ConfigError where it is not set."""
+        if not self.base_url:
+            raise ConfigError(
+                "llm.backend is openai but llm.base_url is not set: give http://host:port/v1"
+            )
+        return self.base_url
+
 
 class GenerateConfig(Section):
     pairs_per_chunk: int = Field(

@@ -74,12 +74,14 @@ def load_config(path: Path, overrides: list[str] | None = None) -> Config:
     try:
         content = load_yaml(path.read_text(encoding="utf-8")) or {}
     except FileNotFoundError as error:
-        raise ConfigError(f"no configuration file {path}: see configs/ for examples") from error
+        seen = f"seen from {Path.cwd()}"
+        raise ConfigError(f"no configuration file {path} ({seen}): correct the path") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the configuration file {path}: {error}") from error
+        reason = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
+        raise ConfigError(f"cannot read the configuration file {path}: {reason}") from error
     except YAML_ERRORS as error:
-        reason = " ".join((str(error) or type(error).__name__).split())[:300]
-        raise ConfigError(f"{path} is not YAML: {reason}") from error
+        reason = str(error).replace('in "<unicode string>", ', "at ") or type(error).__name__
+        raise ConfigError(f"{path} is not YAML: {' '.join(reason.split())[:300]}") from error
     # The resolved configuration in a run folder also says how the run is called.
     name = path.stem
     if path.name == "config.yaml" and isinstance(content, dict):
@@ -323,7 +325,10 @@ def explain_errors(errors: Sequence[Any]) -> list[str]:
             lines.append(f"unknown key {name}" + (f": {nearest}" if nearest else ""))
         else:
             reason = f"{error['msg'][:1].lower()}{error['msg'][1:]}"
-            lines.append(f"{name}: {reason} (got {_shown(error['input'])})")
+            got = _shown(error["input"])
+            if error["type"] == "list_type" and isinstance(error["input"], str):
+                got += f"; write [{got}]"
+            lines.append(f"{name}: {reason} (got {got})")
     return list(dict.fromkeys(lines))
 
 

@@ -205,8 +205,8 @@ def plan_corpus(
 
     memory = {
         "ingest": documents * INGEST_BYTES_PER_DOCUMENT,
-        "index, while it is built": chunks * INDEX_BYTES_PER_CHUNK,
-        "FAISS, while it is searched": chunks * bytes_per_vector(kind, dim),
+        "the index while it is built": chunks * INDEX_BYTES_PER_CHUNK,
+        "FAISS while it is searched": chunks * bytes_per_vector(kind, dim),
     }
     disk = {
         "documents and chunks": 2.6 * size + 250 * chunks,

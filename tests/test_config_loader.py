@@ -102,3 +102,20 @@ def test_home_and_variables_in_paths_are_expanded(monkeypatch: pytest.MonkeyPatc
     assert str(config.run_path) == "/home/ada/runs/a"
     first, second = config.ingest.sources
     assert str(first) == "/home/ada/docs" and str(getattr(second, "path", "")) == "/home/ada/more"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("ingest: {sources: documents}", r"\(got 'documents'; write \['documents'\]\)"),
+        ("ingest:\n\tsources: [a]", "not YAML: .* at line 2, column 1$"),
+        ("\udcff\udcfe", "cannot read the configuration file .*: it is no text in UTF-8"),
+    ],
+)
+def test_the_mistakes_of_a_first_configuration_are_plain_lines(
+    text: str, told: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "my.yaml"
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ConfigError, match=told):
+        load_config(path)

@@ -100,7 +100,7 @@ def test_what_one_machine_cannot_hold_is_an_obstacle_and_the_slowest_stage_the_b
     assert found.bottleneck.name == "index: BM25"
     assert [text.split(" needs")[0] for text in found.obstacles[:2]] == [
         "ingest",
-        "index, while it is built",
+        "the index while it is built",
     ]
     assert "use a search engine" in found.obstacles[-1]
 

@@ -15,6 +15,7 @@ from rag_ft.commands.arguments import checked_config_of
 from rag_ft.config import Config
 from rag_ft.document_store import DocumentStore
 from rag_ft.errors import ConfigError, DataError
+from rag_ft.freshness import require_pairs
 from rag_ft.integrations import argilla, label_studio, spreadsheets
 from rag_ft.integrations import export_rows as rows
 from rag_ft.integrations.vector_stores import INDEX_FORMATS, IndexedChunk
@@ -71,8 +72,7 @@ def export(
         known = ", ".join((*FORMATS, *INDEX_FORMATS))
         raise ConfigError(f"no export format '{format}': choose from {known}")
     run_dir = session.run_dir
-    if not run_dir.qa.exists():
-        raise DataError(f"{run_dir.qa} does not exist: run `rag-ft generate CONFIG` first")
+    require_pairs(run_dir)
     # A test collection needs every split, a training set only pairs to train on.
     wanted = splits or (SPLITS if format in ("beir", *REVIEW_FORMATS) else ("train",))
     task = Task(session, tuple(wanted), with_context)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rag_ft.commands.arguments import checked_config_of, reviewer_of
 from rag_ft.errors import ConfigError, DataError
+from rag_ft.freshness import require_pairs
 from rag_ft.integrations import argilla, label_studio, spreadsheets
 from rag_ft.review.deck import open_deck
 from rag_ft.review.exchange import Returned, reviews_from
@@ -31,6 +32,7 @@ def import_command(args: argparse.Namespace) -> None:
         raise ConfigError(f"no import format '{args.format}': choose from {', '.join(READERS)}")
     session = Session.of(checked_config_of(args, "ingest", "generate"))
     run_dir = session.run_dir
+    require_pairs(run_dir)
     deck = open_deck(run_dir, session.chunks)
     reviewer = reviewer_of(args)
     returned = READERS[args.format](args.source)

@@ -134,7 +134,7 @@ def plan(config: Config) -> str:
             "Memory by part (GiB):",
             *(f"{name}: {in_words(parts)}" for name, parts in memory.items()),
             note,
-            f"disk: about {disk:.2f} GiB, free {shutil.disk_usage(existing).free / GIB:.0f}",
+            f"disk: about {disk:.2f} GiB, free {shutil.disk_usage(existing).free / GIB:.0f} GiB",
         ]
     )
 

@@ -11,6 +11,7 @@ from rag_ft.config import EncoderConfig, IngestConfig
 from rag_ft.documents.prepare import Prepared, limits_of, prepare_all, prepare_settings
 from rag_ft.documents.source_files import find_files
 from rag_ft.errors import ConfigError
+from rag_ft.freshness import require_pairs
 from rag_ft.model_hub import resolve
 from rag_ft.schema import Reject
 from rag_ft.session import Session
@@ -23,12 +24,14 @@ def preview(session: Session, n: int = 10) -> str:
 
     Raises:
         ConfigError: `n` is not positive.
+        DataError: the run has no pairs.
     """
     from rag_ft.training.generator.dataset import sample_examples
     from rag_ft.training.generator.tokenization import load_chat_tokens
 
     if n < 1:
         raise ConfigError(f"--num {n} shows nothing: give 1 or more")
+    require_pairs(session.run_dir)
     llm = session.config.llm
     tokens = load_chat_tokens(llm.required_model, llm.advanced.trust_remote_code)
     examples, rejects = sample_examples(session, tokens.encode, n)

@@ -8,7 +8,8 @@ import sys
 
 from rag_ft.commands.arguments import checked_config_of, reviewer_of
 from rag_ft.document_store import DocumentStore
-from rag_ft.errors import ConfigError, DataError
+from rag_ft.errors import ConfigError
+from rag_ft.freshness import require_pairs
 from rag_ft.serving.listening import listen
 from rag_ft.session import Session
 from rag_ft.terminal import note
@@ -22,8 +23,7 @@ def review_command(args: argparse.Namespace) -> None:
         raise ConfigError("--sample must be at least 1")
     reviewer = reviewer_of(args)
     session = Session.of(checked_config_of(args, "ingest", "generate"))
-    if not session.run_dir.qa.exists():
-        raise DataError(f"{session.run_dir.qa} does not exist: run `rag-ft generate CONFIG` first")
+    require_pairs(session.run_dir)
     key, listener = listen(args.host, args.port, insecure=None)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 

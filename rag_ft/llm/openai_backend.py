@@ -56,10 +56,7 @@ def open_server(
         served = {served_names[name]: Path(path) for name, path in adapters.items()}
         server = VLLMServer(config, folder, served, log_path)
         return ServerModel(config, adapters, served_names, folder, server)
-    if not config.base_url:
-        raise ConfigError(
-            "llm.backend is openai but llm.base_url is not set: give http://host:port/v1"
-        )
+    _ = config.required_base_url
     return ServerModel(config, adapters, served_names, model_folder(config), None)
 
 

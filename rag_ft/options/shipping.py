@@ -21,6 +21,14 @@ def finish(command: argparse.ArgumentParser, function: str) -> argparse.Argument
     return command
 
 
+def add_overrides(command: argparse.ArgumentParser) -> None:
+    """Adds settings to the command line."""
+    # With a default argparse does not list them among the arguments that are missing.
+    command.add_argument(
+        "overrides", nargs="*", default=[], metavar="section.key=value", help="change a setting"
+    )
+
+
 def add_bundle(commands: Any) -> None:
     """Adds the command that makes and checks bundles."""
     text = "write what a run tuned as one folder that serves itself, or check such a folder"
@@ -111,5 +119,5 @@ def add_demo(commands: Any) -> None:
         metavar="FOLDER",
         help="where to (default rag-ft-demo)",
     )
-    demo.add_argument("overrides", nargs="*", metavar="section.key=value", help="change a setting")
+    add_overrides(demo)
     finish(demo, "demo.demo_command")

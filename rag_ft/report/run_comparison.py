@@ -126,9 +126,7 @@ def load_table(run_dir: RunDir) -> ScoreTable:
         DataError: no run folder, or it is not evaluated.
     """
     if not run_dir.path.is_dir():
-        raise DataError(
-            f"{run_dir.path} is no run folder: name the folders that `rag-ft run` wrote"
-        )
+        raise DataError(f"{run_dir.path} is no run folder: name a folder that `rag-ft run` wrote")
     pairs = [pair for pair in read_jsonl(run_dir.qa, QAPair) if pair.split == "test"]
     table = make_table(pairs, read_jsonl(run_dir.scores, Score))
     if not table.pairs:

@@ -130,6 +130,8 @@ def open_vectors(folder: Path) -> ChunkVectors:
 
 
 def copy_index(source: Path, target: Path) -> None:
-    """Copies an index folder; links in it would become a second copy of the vectors."""
+    """Copies an index folder; links in it would become a second copy of the vectors. Raises
+    DataError where `source` holds no finished index."""
+    read_manifest(source)
     links = {str(source), str(source / SENTENCES)}
     shutil.copytree(source, target, ignore=lambda folder, _: [VECTORS] * (folder in links))
