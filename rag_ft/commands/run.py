@@ -32,7 +32,7 @@ from rag_ft.storage import read_rows
 from rag_ft.terminal import note, say
 
 if TYPE_CHECKING:
-    from rag_ft.config import Config
+    from rag_ft.config import LLMConfig
     from rag_ft.report.requirements import Requirement
 
 SCORED = ("train_retriever", "train_reranker")  # of which shards only score
@@ -44,7 +44,19 @@ def run_command(args: argparse.Namespace) -> None:
     left_out = left_out_stages(config.evaluate, config.reranker)
     names = stages_until(args.until or NAMES[-1], left_out)
 
-    require_named(config, names)
+    # What is missing is said now, and not after hours of ingesting and encoding.
+    if stages_with_llm(config) & set(names):
+        require_language_model(config.llm)
+    if config.reranker.untuned:
+        resolve(config.reranker.untuned, "reranker")
+    for path in config.generate.questions if "generate" in names else ():
+        if not path.exists():
+            raise ConfigError(f"generate.questions: {path} does not exist: correct the path")
+    if config.llm.backend == "vllm" and "generate" in names:
+        from rag_ft.llm.vllm_process import find_vllm_python
+
+        find_vllm_python(config.llm.advanced.vllm_python)
+
     if has_gpu():
         flags = ["--force"] * args.force + ["--drop-replies"] * args.drop_replies
         run_in_processes(args.config, names, [*args.overrides, *flags, *["--debug"] * args.debug])
@@ -59,33 +71,16 @@ def run_command(args: argparse.Namespace) -> None:
         say(f"report: {run_dir.report_html}")
 
 
-def require_named(config: Config, names: Sequence[str]) -> None:
-    """Checks what the settings name and later stages need, before hours of ingesting and encoding.
-
-    Raises:
-        ConfigError: a model, a prompt set, a file of questions, the address of a server or vLLM is
-            missing.
-    """
+def require_language_model(llm: LLMConfig) -> None:
+    """Raises ConfigError where the model, the prompts or the address of the server are missing."""
     from rag_ft.prompts.prompt_set import load_prompts
 
-    llm = config.llm
-    if stages_with_llm(config) & set(names):
-        model = llm.required_model
-        if llm.backend == "openai":  # such a server alone needs to have the model
-            _ = llm.required_base_url
-        else:
-            resolve(model, "llm")
-        load_prompts(llm.prompts, llm.advanced.abstain)
-    if config.reranker.untuned:
-        resolve(config.reranker.untuned, "reranker")
-    if "generate" in names:
-        for path in config.generate.questions:
-            if not path.exists():
-                raise ConfigError(f"generate.questions: {path} does not exist: correct the path")
-        if llm.backend == "vllm":
-            from rag_ft.llm.vllm_process import find_vllm_python
-
-            find_vllm_python(llm.advanced.vllm_python)
+    model = llm.required_model
+    if llm.backend == "openai":  # such a server alone needs to have the model
+        _ = llm.required_base_url
+    else:
+        resolve(model, "llm")
+    load_prompts(llm.prompts, llm.advanced.abstain)
 
 
 def stage_command(args: argparse.Namespace) -> None:
