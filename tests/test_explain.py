@@ -22,6 +22,11 @@ def test_every_served_chunk_has_rank_and_score_in_every_ranking(make_run: MakeRu
     served = retriever.search([question], config.retrieval.top_k)[0]
     lines = [line for line in tuned.splitlines() if "#" in line.split()[0]]
     assert [line.split()[0] for line in lines] == [chunk_id for chunk_id, _ in served]
+    # The labels stand over their columns, and no column is empty.
+    head = tuned.splitlines()[1]
+    assert head.split() == ["chunk", "served", "dense", "BM25", "mixture"]
+    assert all(line[head.index("served") - 1] == " " for line in lines)
+    assert all(line[head.index("served")] != " " for line in lines)
     dense = {i: n for n, (i, _) in enumerate(retriever.search([question], 24, "dense")[0], 1)}
     for line, (chunk_id, score) in zip(lines, served, strict=True):
         assert f"({score:.3f})" in line.split("  ", 2)[2]

@@ -343,6 +343,7 @@ def test_a_damaged_element_is_listed(
         ("label-studio", "{}", "list of tasks"),
         ("argilla", "3", "list of records"),
         ("csv", "a,b\n1,2\n", "no column `key`"),
+        ("csv", "PK\0\1\2\3\0\0" * 9, "is not a CSV file"),
         ("xlsx", "no zip", "as XLSX"),
         ("yaml", "", "choose from label-studio, argilla, csv, xlsx"),
     ],

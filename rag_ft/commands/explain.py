@@ -9,6 +9,7 @@ from rag_ft.commands.arguments import checked_config_of
 from rag_ft.config import Config
 from rag_ft.evaluation.components import RANKING, in_order
 from rag_ft.rag import checked_question
+from rag_ft.report.rendering import aligned
 from rag_ft.session import Session
 from rag_ft.terminal import say
 from rag_ft.text import excerpt
@@ -46,13 +47,17 @@ def explain(config: Config, question: str) -> str:
             how += f", the {which}'s score weighs {fusion.rerank_weight:g} in the first "
             how += f"{fusion.rerank_depth}"
         encoder = "tuned" if "retriever" in tuned else "base"
-        lines += [f"{encoder} encoder, {how}", _row("chunk", COLUMNS)]
-        for chunk_id, ranks in retriever.explain(question, config.retrieval.num_shown).items():
-            cells = {
-                name: f"{ranks[name][0]} ({ranks[name][1]:.3f})" if name in ranks else "-"
-                for name in COLUMNS
-            }
-            lines += [_row(chunk_id, cells), f"    {excerpt(session.chunks[chunk_id].text)}"]
+        found = retriever.explain(question, config.retrieval.num_shown)
+        # A ranking that has none of the chunks, such as a reranker's without one, needs no column.
+        columns = [name for name in COLUMNS if any(name in ranks for ranks in found.values())]
+        rows = [["chunk", *(COLUMNS[name] for name in columns)]]
+        for chunk_id, ranks in found.items():
+            cells = (f"{ranks[n][0]} ({ranks[n][1]:.3f})" if n in ranks else "-" for n in columns)
+            rows.append([chunk_id, *cells])
+        head, *table = aligned(rows)
+        lines += [f"{encoder} encoder, {how}", f"  {head}"]
+        for chunk_id, row in zip(found, table, strict=True):
+            lines += [f"  {row}", f"    {excerpt(session.chunks[chunk_id].text)}"]
         lines.append("")
     lines.append("Each cell: rank (score). -: not among the candidates of that ranking.")
     return "\n".join(lines)
@@ -66,7 +71,3 @@ def explain_command(args: argparse.Namespace) -> None:
             args.question,
         )
     )
-
-
-def _row(name: str, cells: dict[str, str]) -> str:
-    return f"  {name:30}" + "".join(f"{cells[column]:>16}" for column in COLUMNS)

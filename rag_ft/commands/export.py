@@ -319,4 +319,7 @@ def export_command(args: argparse.Namespace) -> None:
     config = checked_config_of(
         args, "ingest", "index", "generate", "train_retriever", "train_reranker"
     )
-    say(str(export(config, args.format, args.to, args.with_context)))
+    counts = export(config, args.format, args.to, args.with_context)
+    left_out = counts.get("left_out", 0)
+    rest = f"; {left_out:,} pairs do not fit this format and are left out" if left_out else ""
+    say(f"{args.to}: {counts['rows']:,} rows{rest}")

@@ -45,7 +45,8 @@ def import_command(args: argparse.Namespace) -> None:
             note(f"rag-ft: {reject.item} is left out: {reject.reason}")
     if rejects and not reviews and not num_same:
         raise DataError(f"no row of {args.source} could be taken: see {run_dir.rejects('import')}")
+    next_step = f"; `rag-ft generate {args.config}` applies them" if reviews else ""
     say(
         f"{len(reviews)} decisions imported, {num_same} rows decide nothing new, {len(rejects)} "
-        f"rejected; `rag-ft generate {args.config}` applies them"
+        f"rejected{next_step}"
     )

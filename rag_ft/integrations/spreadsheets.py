@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from rag_ft.documents.formats.content import UnreadableError
 from rag_ft.documents.formats.encodings import decode
 from rag_ft.errors import DataError
 from rag_ft.review.exchange import DECIDED, Returned, ReviewRow, answers_of
@@ -110,6 +111,8 @@ def read_csv(path: Path) -> Iterator[Returned]:
         text = decode(path.read_bytes())
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    except UnreadableError as error:
+        raise DataError(f"{path} is not a CSV file: {error}") from error
     head = text.splitlines()[0] if text else ""
     delimiter = max(",;\t", key=head.count)
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
