@@ -84,7 +84,10 @@ def test_an_untuned_component_is_compared_with_nothing_and_named(tmp_path: Path)
     compared = {(row["a"], row["b"]) for row in metrics["comparisons"]}
     assert ("base", "tuned_generator") not in compared
     assert ("base", "tuned") in compared
-    assert "The generator is the base one: no pair to train on." in run_dir.report_html.read_text()
+    page = run_dir.report_html.read_text()
+    assert "The generator is the base one: no pair to train on." in page
+    # A run without a reranker says nothing of one.
+    assert "The generator was not tuned" in page and "reranker was" not in page
 
 
 def test_a_tuned_reranker_is_the_third_component(tmp_path: Path) -> None:

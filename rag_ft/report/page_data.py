@@ -78,7 +78,11 @@ def page_data(
         "slice_metric": slice_metrics(table)[0],
         "main_answer": DECIDING_ANSWER,
         "answered": is_answered(table),
-        "untuned": [name for name, is_tuned in metrics["tuned"].items() if not is_tuned],
+        "untuned": [
+            name
+            for name, is_tuned in metrics["tuned"].items()
+            if not is_tuned and (name != "reranker" or config.reranker.model)
+        ],
         "badges": BADGES,
         "retrievers": {n: RETRIEVERS[n] for n in rankings if n in metrics["systems"]},
         "documents": slices.by_document(table, slice_metrics(table), documents),

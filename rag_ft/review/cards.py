@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
@@ -42,7 +43,7 @@ def card_data(deck: Deck, card: Card, reviewer: str, documents: DocumentStore) -
         "document": {
             "id": pair.document_id,
             "title": title or pair.document_id or "no document",
-            "place": chunk.place if chunk is not None else "",
+            "place": _place_under(title, chunk) if chunk is not None else "",
             "url": _document_url(pair, chunk),
         },
         "chunks": [_chunk_data(each, pair) for each in chunks_of(deck, pair)],
@@ -140,6 +141,12 @@ def _chunk_data(chunk: Chunk, pair: QAPair | None) -> dict[str, Any]:
         start, end = max(pair.evidence.start, chunk.start), min(pair.evidence.end, chunk.end)
         span = [start - chunk.start, end - chunk.start] if start < end else None
     return {"id": chunk.id, "text": chunk.text, "place": chunk.place, "evidence": span}
+
+
+def _place_under(title: str, chunk: Chunk) -> str:
+    """The place of a chunk, shown after the document's title: which is not said twice."""
+    first, *rest = chunk.headings or ("",)
+    return replace(chunk, headings=tuple(rest)).place if first == title else chunk.place
 
 
 def _document_url(pair: QAPair, chunk: Chunk | None) -> str | None:
