@@ -147,6 +147,7 @@ def test_the_keyboard_alone_asks_opens_the_chunk_and_returns(page: Any, url: str
     assert drawer.is_visible() and is_focused(page, "#drawer-title")
     assert drawer.locator("mark").inner_text() == "at noon"
     assert drawer.locator(".chunk").inner_text() == DOCUMENTS[0]["text"]
+    assert "null" not in drawer.inner_text()
     page.keyboard.press("Escape")
     assert not drawer.is_visible() and is_focused(page, ".mark")
 

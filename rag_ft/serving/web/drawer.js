@@ -18,7 +18,7 @@ export function openDrawer(citation, total, from) {
   content.replaceChildren(
     element("p", { class: "soft" }, `Chunk ${citation.rank} of ${total}${page}: ${role(citation)}`),
     element("p", { class: "chunk", dir: "auto" }, ...marked(citation)),
-    note(citation),
+    ...notes(citation),
     element(
       "p",
       {},
@@ -58,15 +58,15 @@ function marked(citation) {
   ];
 }
 
-function note(citation) {
-  const notes = [];
+function notes(citation) {
+  const said = [];
   if (citation.inferred) {
-    notes.push("Inferred: the model cited nothing, and this chunk contains the answer.");
+    said.push("Inferred: the model cited nothing, and this chunk contains the answer.");
   }
   if (citation.cited && !citation.evidence) {
-    notes.push("No evidence is marked: the answer is not a quote from this chunk.");
+    said.push("No evidence is marked: the answer is not a quote from this chunk.");
   }
-  return notes.length ? element("p", { class: "soft" }, notes.join(" ")) : null;
+  return said.map((text) => element("p", { class: "soft" }, text));
 }
 
 // "close" also fires where a modal dialog is left by Esc.
