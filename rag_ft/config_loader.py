@@ -78,7 +78,7 @@ def load_config(path: Path, overrides: list[str] | None = None) -> Config:
         raise ConfigError(f"no configuration file {path} ({seen}): correct the path") from error
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
-        raise ConfigError(f"cannot read the configuration file {path}: {reason}") from error
+        raise ConfigError(f"cannot read {path}: {reason}; name a YAML file") from error
     except YAML_ERRORS as error:
         reason = str(error).replace('in "<unicode string>", ', "at ") or type(error).__name__
         raise ConfigError(f"{path} is not YAML: {' '.join(reason.split())[:300]}") from error

@@ -96,9 +96,11 @@ class RagPipeline:
 
         Raises:
             DataError: the run has no finished index, or one of its files is missing or has changed.
-            ConfigError: the index or a model does not fit the configuration.
+            ConfigError: the index or a model does not fit the configuration, or a bundle is without
+                the base components.
         """
         # Imported here: a retriever and a language model take seconds to import.
+        from rag_ft.bundle.manifest import require_base
         from rag_ft.evaluation.external_models import with_external_models
         from rag_ft.freshness import check_files
         from rag_ft.run_dir import RunDir
@@ -113,6 +115,8 @@ class RagPipeline:
         }
         trained = [stage for stage, external in own.items() if tuned and not external]
         check_files(RunDir(config.run_path), ["ingest", "index", *trained], trained)
+        if not tuned:
+            require_base(RunDir(config.run_path))
         session = Session(config, with_external_models(config.evaluate, RunDir(config.run_path)))
         return cls.from_session(session, session.tuned_components if tuned else ())
 

@@ -17,8 +17,10 @@ from rag_ft.bundle.contents import Contents
 from rag_ft.bundle.making import check_bundle, make_bundle
 from rag_ft.bundle.manifest import open_bundle, read_manifest
 from rag_ft.cli import main
+from rag_ft.commands.explain import explain
 from rag_ft.config import Config
 from rag_ft.errors import ConfigError, DataError
+from rag_ft.rag import RagPipeline
 from rag_ft.run_dir import RunDir
 from rag_ft.serving.collections import open_collection, open_models
 from rag_ft.session import Session
@@ -282,6 +284,11 @@ def test_a_tuned_encoder_is_bundled_with_its_index_and_without_the_base_encoder(
     assert not (folder / "retriever" / "adapter").exists()
     collection = open_collection(open_bundle(folder), base_only=False)
     assert collection.tuned == {"generator", "retriever"} and not collection.has_base
+    # What asks for base components says that there are none; what shows both shows the tuned ones.
+    with pytest.raises(ConfigError, match="holds no base components: bundle it with --with-base"):
+        RagPipeline.from_config(open_bundle(folder), tuned=False)
+    text = explain(open_bundle(folder), "who has the blue oar")
+    assert text.startswith("tuned encoder") and "base encoder" not in text
 
 
 def test_a_run_that_trusts_code_is_bundled_and_its_bundle_does_not(

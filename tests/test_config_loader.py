@@ -109,7 +109,7 @@ def test_home_and_variables_in_paths_are_expanded(monkeypatch: pytest.MonkeyPatc
     [
         ("ingest: {sources: documents}", r"\(got 'documents'; write \['documents'\]\)"),
         ("ingest:\n\tsources: [a]", "not YAML: .* at line 2, column 1$"),
-        ("\udcff\udcfe", "cannot read the configuration file .*: it is no text in UTF-8"),
+        ("\udcff\udcfe", "cannot read .*: it is no text in UTF-8; name a YAML file"),
     ],
 )
 def test_the_mistakes_of_a_first_configuration_are_plain_lines(

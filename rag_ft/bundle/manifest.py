@@ -18,7 +18,7 @@ from typing import Any
 
 from rag_ft.config import Config
 from rag_ft.config_loader import apply_override, make_config
-from rag_ft.errors import DataError
+from rag_ft.errors import ConfigError, DataError
 from rag_ft.run_dir import RunDir
 from rag_ft.storage import file_sha256, write_json
 
@@ -165,3 +165,15 @@ def _inside(folder: Path, name: str) -> Path:
     if not path.resolve().is_relative_to(folder):
         raise DataError(f"{folder}: {name} leads out of the bundle: {MAKE_AGAIN}")
     return path
+
+
+def has_base(run_dir: RunDir) -> bool:
+    """Whether base components can be asked: of every run, and of a bundle made with them."""
+    bundle = bundled(run_dir)
+    return bundle is None or bool(bundle["base"])
+
+
+def require_base(run_dir: RunDir) -> None:
+    """Raises ConfigError where base components are asked for and are not there."""
+    if not has_base(run_dir):
+        raise ConfigError(f"{run_dir.path} holds no base components: bundle it with --with-base")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 
+from rag_ft.bundle.manifest import has_base
 from rag_ft.commands.arguments import checked_config_of
 from rag_ft.config import Config
 from rag_ft.evaluation.components import RANKING, in_order
@@ -35,7 +36,9 @@ def explain(config: Config, question: str) -> str:
     session = Session.of(config)
     lines: list[str] = []
     there = in_order(session.tuned_components & RANKING)
-    for tuned in ([], there) if there else ([],):
+    # A bundle can be without what the base encoder finds.
+    shown: list[list[str]] = [[]] if has_base(session.run_dir) or not there else []
+    for tuned in [*shown, there] if there else shown:
         retriever = session.retriever(tuned)
         fusion, mode = retriever.fusion, config.retrieval.mode
         how = f"mode {mode}"

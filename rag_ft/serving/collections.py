@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from rag_ft.bundle.manifest import bundled
+from rag_ft.bundle.manifest import bundled, has_base, require_base
 from rag_ft.config import Config, LLMConfig
 from rag_ft.document_store import DocumentStore
 from rag_ft.errors import ConfigError
@@ -128,20 +128,18 @@ def open_collection(
     name, bundle = first_version(config.run_path.resolve()).name, bundled(run_dir)
     if bundle:
         name, why = bundle["name"], "what the bundle holds"
-    if base_only and bundle and not bundle["base"]:
-        raise ConfigError(f"{run_dir.path} holds no base components: bundle it with --with-base")
     if base_only:
+        require_base(run_dir)
         tuned, why = set(), "--base"
     elif there and not bundle and (ship := shipped(run_dir.metrics)) is not None:
         tuned, why = there & named_set(ship), f"the verdict of its report is {ship}"
-    has_base = bundle is None or bundle["base"]
     return Collection(
         name=name,
         session=session,
         documents=DocumentStore(run_dir.documents),
         tuned=frozenset(tuned),
         why=why,
-        has_base=has_base,
+        has_base=has_base(run_dir),
         reopen=reload and (lambda: open_collection(reload(), base_only, reload)),
     )
 

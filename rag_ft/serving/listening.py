@@ -38,7 +38,9 @@ def bind(host: str, port: int) -> socket.socket:
         return listener
     except (OSError, OverflowError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"cannot listen on {host} port {port}: {reason}") from error
+        raise ConfigError(
+            f"cannot listen on {host} port {port}: {reason}; choose another --port or --host"
+        ) from error
 
 
 def read_key() -> str | None:
