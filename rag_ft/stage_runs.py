@@ -17,11 +17,36 @@ from rag_ft.stage_table import find_stage
 from rag_ft.terminal import note
 
 Counts = Mapping[str, Any]
+INTERRUPTED = 130  # the exit code of a command that Ctrl-C has ended
 
 
 def has_gpu() -> bool:
     """Whether the driver lists a device; asked without importing torch."""
     return os.path.exists("/proc/driver/nvidia/gpus") or os.path.exists("/dev/nvidia0")
+
+
+def run_command_line(words: Sequence[str], folder: Path | None = None) -> None:
+    """Runs `rag-ft WORDS` in a process of its own, in `folder`.
+
+    Ctrl-C reaches that process too. It is waited for, since it stops what it has started, and has
+    said that it was interrupted: this one ends without another line.
+
+    Raises:
+        RagFtError: the command failed; it has said why.
+    """
+    command = [sys.executable, "-m", "rag_ft", *words]
+    with subprocess.Popen(command, cwd=folder) as process:
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:
+            process.wait()
+            raise SystemExit(INTERRUPTED) from None
+    if code == INTERRUPTED:
+        raise SystemExit(code)
+    if code:
+        raise RagFtError(
+            f"{words[0]} ended with exit code {code}; run the same command again to continue"
+        )
 
 
 def run_in_processes(config: Path, names: Sequence[str], words: Sequence[str] = ()) -> None:
@@ -32,12 +57,7 @@ def run_in_processes(config: Path, names: Sequence[str], words: Sequence[str] = 
         RagFtError: a stage failed; it has said why.
     """
     for name in names:
-        command = [sys.executable, "-m", "rag_ft", name, str(config), *words]
-        code = subprocess.run(command, check=False).returncode
-        if code:
-            raise RagFtError(
-                f"{name} ended with exit code {code}; run the same command again to continue"
-            )
+        run_command_line([name, str(config), *words])
 
 
 def run_stages(

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,6 +68,20 @@ def test_settings_need_no_folder_before_them(
     assert main(["demo", "run.seed=1", "run.dtype=float32"]) == 1
     assert "are in rag-ft-demo" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["rag-ft-demo"]
+
+
+def test_ctrl_c_ends_the_run_that_the_demo_has_started_with_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "rag_ft", "demo", str(tmp_path / "demo")]
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stderr
+        said = ""
+        while "[ingest]" not in said:
+            said = process.stderr.readline()
+        os.killpg(process.pid, signal.SIGINT)
+        rest = process.stderr.read()
+    assert process.returncode == 130 and rest.count("interrupted") == 1
 
 
 def test_one_version_stands_everywhere() -> None:

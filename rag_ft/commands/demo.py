@@ -5,13 +5,12 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 from rag_ft.commands.arguments import paths_and_overrides
-from rag_ft.errors import ConfigError, RagFtError
+from rag_ft.errors import ConfigError
+from rag_ft.stage_runs import run_command_line
 from rag_ft.terminal import note, say
 
 PACKAGE = Path(__file__).parent.parent
@@ -63,9 +62,6 @@ def demo_command(args: argparse.Namespace) -> None:
             "'rag-ft[gpu,demo]')"
         )
     # In the folder, since the configuration names its documents and model from there.
-    words = [sys.executable, "-m", "rag_ft", "run", str(config), *overrides]
-    code = subprocess.run(words, cwd=folder, check=False).returncode
-    if code:
-        raise RagFtError(f"the run ended with exit code {code}; run the same command to continue")
+    run_command_line(["run", str(config), *overrides], folder)
     say(f"\nNow ask it, or open its chat page:\n  cd {folder}")
     say(f'  rag-ft ask {config} "{QUESTION}"\n  rag-ft serve {config}')
