@@ -77,6 +77,14 @@ def test_what_cannot_differ_without_training_is_refused(
         sweep.combinations(run[0], [word])
 
 
+@pytest.mark.parametrize("words", [[], ["retrieval.top_k=3"]])
+def test_a_single_combination_is_nothing_to_compare(
+    run: tuple[Path, RunDir], words: list[str]
+) -> None:
+    with pytest.raises(ConfigError, match="several values, such as"):
+        sweep.combinations(run[0], words)
+
+
 def test_all_combinations_are_measured_on_the_same_questions_of_no_test_document(
     run: tuple[Path, RunDir], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -95,3 +95,4 @@ def compare_command(args: argparse.Namespace) -> None:
     for folder in args.runs:
         check_files(RunDir(folder), finished=NAMES)
     say(compare(args.runs, args.to))
+    say(f"\nwritten: {args.to}")

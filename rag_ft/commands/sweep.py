@@ -92,7 +92,8 @@ def combinations(path: Path, words: Sequence[str]) -> list[Combination]:
     `section.key=value,value,...`; with one value it holds for all combinations.
 
     Raises:
-        ConfigError: a word is malformed, or names a setting that no combination can differ in.
+        ConfigError: a word is malformed, or names a setting that no combination can differ in; or
+            no word has several values.
     """
     axes: dict[str, list[str]] = {}
     for word in words:
@@ -106,6 +107,8 @@ def combinations(path: Path, words: Sequence[str]) -> list[Combination]:
                 f"choose settings of {', '.join(SWEPT)}"
             )
         axes[key] = values
+    if all(len(values) == 1 for values in axes.values()):
+        raise ConfigError("give a setting several values, such as retrieval.top_k=3,5")
     found = []
     for choice in itertools.product(*axes.values()):
         chosen = dict(zip(axes, choice, strict=True))

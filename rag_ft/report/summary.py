@@ -102,7 +102,7 @@ def cell(
     """ "45.0 +5.1 [1.0 9.2]": a level in percent and its change with the 95 % interval; "-" where
     there is no level. `mark` puts a star behind a change that is significant after Holm."""
     if not level or level["value"] is None:
-        return "-"
+        return f"{'-':>5}"
     text = f"{100 * level['value']:5.1f}"
     if not change:
         return text
