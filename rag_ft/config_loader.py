@@ -62,7 +62,7 @@ class Setting:
     is_advanced: bool
 
 
-def load_config(path: Path, overrides: list[str] | None = None) -> Config:
+def load_config(path: Path | str, overrides: list[str] | None = None) -> Config:
     """Reads a YAML file of differences from the defaults, then `section.key=value` overrides.
 
     A moved setting takes effect, and a line on stderr says its new name.
@@ -70,7 +70,7 @@ def load_config(path: Path, overrides: list[str] | None = None) -> Config:
     Raises:
         ConfigError: all errors at once; an unknown key names the nearest one.
     """
-    # The file.
+    path = Path(path)
     try:
         content = load_yaml(path.read_text(encoding="utf-8")) or {}
     except FileNotFoundError as error:

@@ -87,6 +87,7 @@ class RagPipeline:
         self._top_k, self._max_tokens, self._adapter = top_k, max_tokens, adapter
         self._unopened, self._open = model, ExitStack()
         self._model: LanguageModel | None = None
+        self._is_closed = False
 
     @classmethod
     def from_config(cls, config: Config, tuned: bool = True) -> RagPipeline:
@@ -163,7 +164,13 @@ class RagPipeline:
     def retrieve_many(
         self, questions: Sequence[str], k: int | None, filters: Sequence[Filters]
     ) -> list[list[RetrievedChunk]]:
-        """What `retrieve` returns for each question, with its filters; encoded in one batch."""
+        """What `retrieve` returns for each question, with its filters; encoded in one batch.
+
+        Raises:
+            DataError: the filters are malformed, or the pipeline is closed.
+        """
+        if self._is_closed:
+            raise DataError("the pipeline is closed: open it again by RagPipeline.from_config")
         hits = self._retriever.search(questions, k or self._top_k, filters=filters)
         return [[RetrievedChunk(self._chunks[id], score) for id, score in one] for one in hits]
 
@@ -204,6 +211,7 @@ class RagPipeline:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._is_closed = True
         self._open.close()
         self._chunks.close()
 

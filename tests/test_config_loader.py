@@ -11,6 +11,10 @@ from rag_ft.config_loader import flat, load_config, make_config
 from rag_ft.errors import ConfigError
 
 
+def test_a_path_may_be_a_text() -> None:
+    assert load_config("configs/demo.yaml") == load_config(Path("configs/demo.yaml"))
+
+
 def test_a_key_that_stands_twice_is_refused_with_both_lines(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text("ingest:\n  sources: [a]\nrun: {}\ningest:\n  test_share: 0.2\n")

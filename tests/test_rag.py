@@ -103,6 +103,13 @@ def test_an_empty_question_is_an_error(chunks: ChunkStore, question: str) -> Non
         rag.answer(question)
 
 
+def test_a_closed_pipeline_says_so(chunks: ChunkStore) -> None:
+    with pipeline(chunks, Model("noon")) as rag:
+        rag.answer("When does it leave?")
+    with pytest.raises(DataError, match="the pipeline is closed"):
+        rag.answer("When does it leave?")
+
+
 def test_a_failed_reply_is_an_error_and_no_answer(chunks: ChunkStore) -> None:
     with pipeline(chunks, Model("", "lost")) as rag, pytest.raises(DataError, match="lost"):
         rag.answer("Who?")

@@ -3,7 +3,7 @@ markup."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,14 @@ from typing import Any
 from rag_ft.evaluation.verdict import points
 
 TEMPLATES = Path(__file__).parent
+# Counts of stages whose names do not say what they are.
+COUNTED = {
+    "num_dropped_test_questions": "test questions left out",
+    "alpha": "share of the tuned weights",
+    "ranker_base": "feature ranker base",
+    "ranker_tuned": "feature ranker tuned",
+}
+YES_OR_NO = {"shipped", "overfitted", "ranker_base", "ranker_tuned"}
 
 
 @cache
@@ -34,6 +42,7 @@ def environment() -> Any:
         "plain": plain,
         "spaced": spaced,
         "rounded": rounded,
+        "facts": facts,
     }
     return templates
 
@@ -77,6 +86,20 @@ def plain(text: Any) -> str:
 def spaced(name: Any) -> str:
     """The name of a system as words."""
     return str(name).replace("_", " ")
+
+
+def facts(counts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What a stage counted, as (words, value); groups of counts are left out."""
+    rows = []
+    for key, value in counts.items():
+        if isinstance(value, Mapping) or value == "":
+            continue
+        if key in YES_OR_NO:
+            value = "yes" if value else "no"
+        elif isinstance(value, int):
+            value = f"{value:,}"
+        rows.append((spaced(COUNTED.get(key, key.removeprefix("num_"))), str(value)))
+    return rows
 
 
 def rounded(number: int) -> str:
