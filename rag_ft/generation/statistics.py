@@ -85,10 +85,11 @@ class GenerationStats:
         asked, kept = self.asked.total(), self.accepted.total()
         if asked and kept < max(least_share * asked, 1):
             reason, count = self.rejected.most_common(1)[0]
+            lower = ", or lower generate.advanced.min_kept_share" if kept else ""
             raise DataError(
                 f"only {kept} of {asked} generated pairs passed the checks; most failed by "
                 f"'{reason}' ({count}): see {self._path}, then change the model or "
-                "generate.advanced.checks, or lower generate.advanced.min_kept_share"
+                f"generate.advanced.checks{lower}"
             )
 
     def counts(self) -> dict[str, Any]:
