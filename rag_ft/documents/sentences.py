@@ -33,7 +33,8 @@ _UNIT = re.compile(
 # The letter of one of several things is no initial: "Leave at Terminal B."
 _LETTERED = re.compile(
     r"\b(?:terminal|gate|pier|dock|deck|room|ward|exit|track|unit|row|lot|vitamin|plan|type|group"
-    r"|class|grade|block|hall|wing|zone|platform|option|level|berth|building|app\.|anh\.|anl\.|ann\.|bât\.|прил\.|hepatitis"
+    r"|class|grade|block|hall|wing|zone|platform|option|level|berth|building|app\.|anh\.|anl\."
+    r"|ann\.|bât\.|прил\.|hepatitis"
     r"|gruppe|klasse|typ|halle|groupe|classe|grupo|tipo|группа|тип"
     r"|корпус)\s[A-ZА-Я]$",
     re.IGNORECASE,

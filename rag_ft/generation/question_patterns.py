@@ -49,49 +49,17 @@ _GIVEN = (
     r"(?:given|above[- ]mentioned|aforementioned|provided|following|preceding|previous|above"
     r"|supplied|presented)"
 )
-_SAYS = (
-    r"(?:say|state|mention|find|found|show|describe|conclude|suggest|report|claim|discuss|examine"
-    r"|argue|note|explain|propose|investigate|use|recommend|present|identif|refer|mean|think)"
-)
 # References to the passage. The detail of a rejected pair shows the match of the first pattern.
 REFERENCES = (
-    # English.
+    # English, beside the rules of leaning.py.
     _pattern(
-        r"\b(?:the|this|that|these|above|given|following|provided)"
-        r"\s+(?:passages?|excerpts?|paragraphs?|snippets?)\b(?!\s+(?:between|through|from|to)\b)",
-        # A text or context that is a thing in the documents ("the text editor") is no reference.
-        r"\b(?:the|this)\s+(?:text|context)\b"
-        r"(?!\s+(?:of|messages?|editor|file|field|box|windows?|menus?|lengths?|sizes?|switch"
-        r"|in which)\b)",
-        r"\b(?:this|that|above|given|following|provided)"
-        r"\s+(?:document|article|section|sentence|chapter|page|table|figure|report|study|paper"
-        r"|list|information|statement|chunk)\b",
         rf"\b{_GIVEN}\s+(?:texts?|contexts?|contents?|information|details?|data|facts?|material"
         r"|extract|code|examples?|snippets?|quotes?|quotation|story|document|article|source|table"
         r"|figure|image|description|passages?|paragraphs?|sections?|sentences?|study|report)\b",
-        r"\b(?:in|from|by|to|according to|based on|per)"
-        r"\s+the\s+(?:document|article|section|sentence|table|figure|information|statement|chunk"
-        r"|author|authors|text|list|content|contents)\b(?!\s+(?:of|on|about|called|for|office)\b)",
-        # The author, study, report or paper that only the text knows.
-        r"\b(?:the|this|these)\s+authors?\b(?!\s+of\b)",
-        r"\b(?:in|of|by|from|to|per)\s+(?:the|this|that)\s+(?:study|paper|report|article)\b"
-        r"(?!\s+(?:of|on|about|by|from|called|for|titled|in|mill|quay)\b)",
-        rf"\b(?:the|this)\s+(?:study|paper|report|article|abstract|summary|document|chapter"
-        rf"|diagram|chart)s?\s+{_SAYS}",
-        r"\bin\s+this\s+(?:work|thesis|review|survey|manuscript)\b|\bthe\s+source\s+material\b",
         r"\b(?:details?|information|data|facts?|scenario|situation|case|example)"
         r"\s+(?:given|provided|presented|supplied|described)\b",
-        r"\bof\s+the\s+following\b",
-        r"\b(?:do|does|did)\s+the\s+(?:speaker|narrator|writer|researcher)s?\b"
-        r"(?!\s+(?:of|at|from)\b)",
-        r"\b(?:underlined|highlighted)\s+(?:word|phrase|text|part|sentence)\b",
-        r"\bquoted\s+(?:text|sentence|passage|line)\b|\bthe\s+code\s+(?:snippet|block|listing)\b",
-        r"\b(?:first|second|third|fourth|last|final|opening)"
-        r"\s+(?:paragraph|sentence|line(?!\s+of\b))\b",
-        r"\b(?:refer\s+to|based\s+on|according\s+to)\s+the\s+(?:chart|graph|diagram|map|picture)\b",
-        r"\baccording\s+to\s+the\s+(?:speaker|narrator|writer|source|abstract|researchers?)\b"
-        r"(?!\s+of\b)",
-        rf"\b(?:the|these)\s+(?:writer|narrator|speaker|researcher)s?\s+{_SAYS}",
+        r"\b(?:underlined|highlighted|quoted)\s+(?:word|phrase|text|part|passage|line|sentence)\b"
+        r"|\bthe\s+code\s+(?:snippet|block|listing)\b",
         # Numbered parts, and what stands above or below.
         r"\b(?:figure|fig\.|table|section|equation|eq\.|appendix|listing|example|exhibit)"
         r"\s*\(?(?:\d(?![\d.]*\s+of\s+(?:the\s+)?(?-i:[A-Z]))|[A-Z]\d|[IVX]+\b)"
@@ -99,33 +67,40 @@ REFERENCES = (
         r"\b(?:code|examples?|snippets?|figures?|tables?|lists?|diagrams?|images?|equations?"
         r"|formulas?|output|program|text|passage|data|information|details?|results?|statements?"
         r"|paragraphs?|sentences?|dialogue)\s+(?:above|below)\b",
-        r"\b(?:mentioned|described|listed|discussed|stated|shown|given)"
-        r"\s+(?:above|below|here|earlier)\b",
-        r"\bas\s+(?:mentioned|described|stated)\b",
     ),
     # German, French, Spanish, Italian, Portuguese, Dutch, Russian.
     _pattern(
         r"\b(?:im|dem|diesem|den|diesen|der|dieser|dieses|vorliegenden)"
         r"\s+(?:Text|Textes|Abschnitt|Passage|Absatz|Textabschnitt|Auszug)\b",
-        r"\b(?:diesem|dieses|vorliegenden)\s+(?:Dokument|Artikel|Kapitel|Beitrag|Bericht)s?\b",
+        r"\b(?:diese[nmrs]?|vorliegende[nmrs]?)\s+(?!(?:Jahr|Monat|Woche|Sommer|Winter|Zeit|Fall"
+        r"|Tag)\w*)(?-i:[A-ZÄÖÜ])\w+|\bhatte?\s+(?:das|dies)\?"
+        r"|\b(?:die|der)\s+(?:Geschichte|Erzählung|Handlung|Hauptfigur)\s*\?",
+        r"^¿?\w+\s\w+\s(?:después|luego|entonces)\?|^\w+\s(?:\w+[\s-]){1,3}(?:ensuite|après)\s?\?",
         r"\b(?:beschreibt|erwähnt|nennt|sagt|behandelt|erklärt)\s+(?:der|das|die)\s+(?:Artikel|Text"
         r"|Dokument|Bericht|Studie|Abschnitt|Kapitel)\b(?!\s+(?:von|des|der|auf|über)\b)",
         r"\bzeigt\s+(?:die|das)\s+(?:Abbildung|Tabelle|Diagramm|Grafik)\b(?!\s+(?:von|des|der)\b)",
-        r"\b(?:in|aus|laut)\s+der\s+(?:Tabelle|Abbildung|Grafik)\b(?!\s+(?:von|des|der)\b)",
-        r"\b(?:Thema|Inhalt|Aussage)\s+des\s+(?:Textes|Artikels|Abschnitts)\b",
+        r"\b(?:in|aus|laut)\s+(?:der|dem)\s+(?:Tabelle|Abbildung|Grafik|Diagramm|Bild|Schaubild)\b"
+        r"(?!\s+(?:von|des|der)\b)",
+        r"\b\w*(?:thema|inhalt|aussage|idee|gedanke|titel|zweck|ziel|absicht|fazit)\s+(?:des"
+        r"|der)\s+"
+        r"(?:Textes|Artikels|Abschnitts|Absatzes|Kapitels|Berichts|Dokuments|Passage|Geschichte)\b",
         r"\b(?:obig|folgend|gegeben|vorliegend|angegeben|bereitgestellt|vorstehend|vorangehend"
         r"|nachstehend|genannt)e[nmrs]?\s+(?:Text|Kontext|Inhalt|Information|Angabe|Passage|Absatz"
         r"|Abschnitt|Auszug|Dokument|Artikel|Beispiel|Code|Tabelle|Abbildung)\w*",
         r"\b(?:dem|diesem)\s+Kontext\b|\b(?:laut|gemäß)\s+(?:Text|Kontext|Artikel|Dokument)\b",
         r"\b(?:der|die|den|dem|des)\s+(?:Autor|Autors|Autoren|Autorin|Verfasser|Verfassers"
-        r"|Verfasserin)\b(?!\s+(?:von|des|der)\b(?!\s+(?:Studie|Untersuchung|Arbeit|Textes)\b))",
+        r"|Verfasserin|Erzählers?|Befragten|Probanden)\b(?!\s+(?:von|des|der)\b(?!\s+(?:Studie"
+        r"|Untersuchung|Arbeit|Textes)\b))",
         r"\b(?:in|aus|laut|gemäß|nach)\s+(?:der|dem|dieser|diesem)\s+(?:Studie|Bericht|Artikel"
         r"|Dokument|Arbeit|Untersuchung)\b|\b(?:diese[rs]?|die)"
         r"\s+Studie\b(?!\s+(?:von|des|der)\b)",
         r"\b(?:Abbildung|Abb\.|Tabelle|Abschnitt|Gleichung|Kapitel)\s*\d"
         r"|\b(?:Beispiel|Code|Text|Tabelle|Abbildung)\s+(?:oben|unten)\b"
         r"|\b(?:oben|unten|hier)\s+(?:genannt|beschrieben|erwähnt|angegeben|aufgeführt|gezeigt)",
-        r"\b(?:le|ce|du|au)\s+(?:texte|passage|paragraphe|extrait|contexte)\b",
+        r"\b(?:le|ce|du|au)\s+(?:texte|passage|paragraphe|extrait|contexte)\b"
+        r"(?!\s+(?:d[eu]s?\b|d['’]))",
+        r"\bdans\s+(?:le|la)\s+(?:tableau|figure|graphique|schéma|diagramme|document|chapitre)\b"
+        r"(?!\s+(?:d[eu]s?\b|d['’]))",
         r"\bce(?:t|tte)?\s+(?:document|article|étude|rapport|section|chapitre|tableau|exemple)\b",
         r"\b(?:mostra|muestra|montre)\s+(?:l[ea]|el|il|[oa])\s+(?:gr[áa]fico|graphique|tableau"
         r"|tabla|tabella|tabela|figura|figure|imagen|immagine|imagem|image)\b(?!\s+d)",
@@ -134,9 +109,11 @@ REFERENCES = (
         r"\b(?:texte|passage|contexte|contenu|extrait|document|article|informations?|exemple|code)"
         r"\s+(?:donnée?s?|fournie?s?|suivante?s?|précédente?s?)\b",
         r"\bl['’](?:auteure?|autrice|étude|extrait|article)\b(?!\s+(?:de|du|des)\b)",
-        r"\bles\s+auteurs\b",
+        r"\bles\s+(?:auteurs|chercheurs|personnes\s+interrogées)\b(?!\s+(?:d[eu]s?\b|d['’]))"
+        r"|\b(?:le\s+narrateur|la\s+narratrice)\b(?!\s+(?:d[eu]\b|d['’]))",
         r"\b(?:Tableau|Équation)\s*\d",
         r"\b(?:el|este|del|al)\s+(?:texto|pasaje|fragmento|párrafo|contexto)\b",
+        r"\ben\s+(?:el|la)\s+(?:figura|gráfic[oa]|tabla|imagen|diagrama|cuadro)\b(?!\s+d)",
         r"\best[ea]\s+(?:documento|artículo|estudio|informe|sección|capítulo|apartado|ejemplo)\b",
         r"\b(?:en|dice|menciona|indica|describe|explica)\s+el\s+documento\b(?!\s+(?:de|del|que)\b)",
         r"\b(?:texto|pasaje|contexto|contenido|fragmento|documento|artículo|información|ejemplo"
@@ -146,7 +123,10 @@ REFERENCES = (
         r"\s+(?:tab(?:la|ela|ella)|tableau|figura|figure|gr[áa]fic[oa]|graphique)\b(?!\s+d)",
         r"\b(?:el|del|la|los|las)\s+autor(?:a|es|as)?\b"
         r"(?!\s+de(?!l\s+(?:estudio|artículo|texto)\b))"
-        r"|\bel\s+(?:estudio|informe)\b(?!\s+de)",
+        r"|\bel\s+(?:estudio|informe)\b(?!\s+de)"
+        r"|\b(?:el|la|los|las|al|del)\s+(?:narrador|entrevistado|investigador|encuestado)(?:e?s"
+        r"|as?)?\b"
+        r"(?!\s+de)",
         r"\bsegún\s+(?:el|la)\s+(?:documento|artículo|contenido|información)\b",
         r"\b(?:Figura|Tabla|Sección|Ecuación|Tabella|Sezione|Tabela|Seção)\s*\d",
         r"\b(?:il|questo|nel|del|dal)\s+(?:testo|brano|paragrafo|contesto)\b",
