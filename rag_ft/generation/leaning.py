@@ -63,10 +63,11 @@ def _text_part(question: str, named: bool) -> str:
 
 
 def _stands_bare(question: str, match: re.Match[str], named: bool) -> bool:
-    """Whether neither a complement nor a second noun follows."""
+    """Whether neither a second noun nor a complement follows, unless it is a text again."""
     rest = question[match.end() :]
     if _COMPLEMENT.match(rest):
-        return False
+        # "the caption of the figure"
+        return _OF_TEXT.match(rest) is not None
     if rest.lstrip().startswith(("about ", "on ")):
         return not named
     if _CLOSED.match(rest) or _SAYS.match(rest):
@@ -134,6 +135,8 @@ _WEAK_PART = re.compile(
     rf"|summary|argument|audience|readers?|columns?|rows?|lines?|words?|axis)\s+(?:of|in"
     rf"|for)\s+(?:the|this)\s+{_WHICH_ONE}{_WEAK_NOUNS}"
     rf"|(?:do|does|did)\s+the\s+{_WHICH_ONE}{_WEAK_NOUNS}(?=\s+{_SAY}\b)"
+    r"|(?:do|does|did)\s+the\s+(?:story|tale|novel|scene|plot|fable|poem)"
+    r"(?=\s+(?:take\s+place|begin|end|start)\b)"
     rf"|(?:is|was|are|were)\s+the\s+{_WEAK_NOUNS}(?=\s+about\s*\?)"
     r")(?![\w'’-])"
 )
@@ -141,6 +144,9 @@ _COMPLEMENT = re.compile(
     r"\s+(?:of|by|called|titled|entitled|named|that|which|who|whose|between|through|from"
     r"|where|over|in\s+which)\b|\s+(?:in|on|at|by|to|for)\s+(?:the\s+)?(?:most\s+)?[A-Z]|['’]"
     r"|\s+[A-Z\d]|-|\s+to\s+(?:win|be|have|receive|reach|become|lead|hold|get)\b"
+)
+_OF_TEXT = re.compile(
+    rf"\s+of\s+(?:the|this)\s+{_WHICH_ONE}(?:{_PART_NOUNS}|{_WEAK_NOUNS})(?=\s*[?,]|\s+{_SAY}\b)"
 )
 _SAYS = re.compile(rf"\s+{_SAY}(?:s|es|d|ed|y|ies|ing)?\b")
 _CLOSED = re.compile(
@@ -201,13 +207,14 @@ _ALWAYS = tuple(
         r"\b(?:said|abovementioned|aforementioned)\s+\w+\?",
         r"\b[Tt]he\s+(?:former|latter)\b"
         r"(?=\s*\?|\s+(?:is|was|are|were|do|does|did|has|had|[a-z]+ed)\b)",
-        r"\b(?:the\s+(?:other|first|second|third|last|previous|next)|which|another)\s+ones?\b"
+        r"\b(?:the\s+(?:other|first|second|third|last|previous|next)|[Ww]hich|another)\s+ones?\b"
         r"(?!\s+(?:of|in|to)\b)",
         r"\bthe\s+(?:other|others|rest|same|second|third|latter|former)\?",
         r"\b(?:do|does|did|is|are|was|were|has|have)\s+(?:each|both|neither)\s+[a-z]+\?$",
         r"^Wh(?:at|o|ere)\s+else\b",
         r"\b(?:happen(?:s|ed)?|occur(?:s|red)?|came|comes|follow(?:s|ed)?|did|done|do)\s+"
         r"(?:next|then|afterwards?|thereafter|there|later)\?",
+        r"\bin\s+(?:bold|italics|brackets|capital letters|quotation marks|parentheses)\b",
         r"\b(?:thereof|therein|thereby|hereby)\b|\bin\s+question\?",
         r"\b(?:at|by|from)\s+(?:the|this|that)\s+(?:time|moment|point)\?|\bback\s+then\b",
         rf"\b{_MENTIONED}\s+(?:above|below|here|earlier|previously|before|first|last|so\s+far)\b",
@@ -239,6 +246,7 @@ _UNNAMED = tuple(
     re.compile(pattern)
     for pattern in (
         rf"(?<!the )(?<!a )\b(?:last|next|this)\s+{_UNITS}\b(?!\s+of\b)",
+        r"\bsince\s+then\b|\bthe\s+others\b|\bthe\s+other\s+[a-z]+\?",
         r"\b(?:yesterday|tomorrow|last\s+(?:[A-Z]\w+day|time))\b",
         r"(?<!up )\bto\s+date\b|\b(?:so\s+far|until\s+now|up\s+to\s+now|as\s+yet)\b"
         r"(?!\s+(?:of|as)\b)",

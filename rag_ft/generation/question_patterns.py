@@ -74,7 +74,12 @@ REFERENCES = (
         r"\s+(?:Text|Textes|Abschnitt|Passage|Absatz|Textabschnitt|Auszug)\b",
         r"\b(?:diese[nmrs]?|vorliegende[nmrs]?)\s+(?!(?:Jahr|Monat|Woche|Sommer|Winter|Zeit|Fall"
         r"|Tag)\w*)(?-i:[A-ZÄÖÜ])\w+|\bhatte?\s+(?:das|dies)\?"
-        r"|\b(?:die|der)\s+(?:Geschichte|Erzählung|Handlung|Hauptfigur)\s*\?",
+        r"|\b(?:die|der|das|dem)\s+(?:Geschichte|Erzählung|Handlung|Hauptfigur|Artikel|Bericht"
+        r"|Beitrag"
+        r"|Kapitel|Dokument|Diagramm|Interview|Gespräch)\s*\?"
+        r"|\bim\s+\w+ten\s+(?:Satz|Absatz|Abschnitt|Kapitel|Teil)\b(?!\s+(?:von|des|der)\b)",
+        r"\b(?:el|la)\s+(?:artículo|documento|relato|cuento|capítulo|entrevista|encuesta)\s*\?"
+        r"|\b(?:le|la|l['’])\s?(?:article|document|récit|histoire|chapitre|entretien|enquête)\s*\?",
         r"^¿?\w+\s\w+\s(?:después|luego|entonces)\?|^\w+\s(?:\w+[\s-]){1,3}(?:ensuite|après)\s?\?",
         r"\b(?:beschreibt|erwähnt|nennt|sagt|behandelt|erklärt)\s+(?:der|das|die)\s+(?:Artikel|Text"
         r"|Dokument|Bericht|Studie|Abschnitt|Kapitel)\b(?!\s+(?:von|des|der|auf|über)\b)",
