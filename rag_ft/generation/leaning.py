@@ -148,15 +148,16 @@ _COMPLEMENT = re.compile(
 _OF_TEXT = re.compile(
     rf"\s+of\s+(?:the|this)\s+{_WHICH_ONE}(?:{_PART_NOUNS}|{_WEAK_NOUNS})(?=\s*[?,]|\s+{_SAY}\b)"
 )
-_SAYS = re.compile(rf"\s+{_SAY}(?:s|es|d|ed|y|ies|ing)?\b")
+_ADVERB = r"(?:\s+(?:[a-z]+ly|also|not|first|even|still))?"
+_SAYS = re.compile(rf"{_ADVERB}\s+{_SAY}(?:s|es|d|ed|y|ies|ing)?\b")
 _CLOSED = re.compile(
     r"\s*[?.,;:)]|\s*$|\s+about\s*\?"
     r"|\s+(?:is|are|was|were|be|been|has|have|had|do|does|did|can|could|will|would|may|might|must"
     r"|should|in|on|at|to|for|with|as|and|or|if|when|while|because|after|before|during|under|not"
-    r"|also|above|below|here|so|than|then|what|how|why|regarding|concerning)\b"
+    r"|also|above|below|here|so|than|then|what|how|why|regarding|concerning|again)\b"
 )
 _AFTER_VERB = rf"(?:{_CLOSED.pattern}|\s+(?:the|an?|this|these|it|they|of|from|about|by|that)\b)"
-_LONE_VERB = re.compile(rf"\s+[a-z]+{_AFTER_VERB}")
+_LONE_VERB = re.compile(rf"{_ADVERB}\s+(?:take\s+place|[a-z]+){_AFTER_VERB}")
 _LONE_PARTICIPLE = re.compile(rf"\s+(?:[a-z]+(?:ed|en)|done|made|held|set|found|born){_AFTER_VERB}")
 _HOW_TO = re.compile(
     r"(?:how|where|when|what|which|can|may|should|must)\b.{0,40}?\b(?:I|you|we|one|users?)\b", re.I
@@ -170,7 +171,11 @@ _PEOPLE = (
     r"|volunteer|subject|group|couple|brothers|sisters|man|woman|men|women|boy|girl|child|children"
     r"|family|scientist|student|accident|incident|meeting|trial|battle|attack|crash|explosion"
     r"|ceremony|event|discovery|murder|robbery|strike|investigation|treatment|procedure|operation"
-    r"|sample|control\s+group|project|campaign|fire|test)s?"
+    r"|sample|control\s+group|project|campaign|fire|test|discussion|debate|conference|interview"
+    r"|wedding"
+    r"|concert|race|match|election|voyage|journey|expedition|flood|storm|conflict|rescue|theft"
+    r"|visit"
+    r"|merger)s?"
 )
 _MENTIONED = (
     r"(?:mentioned|listed|described|discussed|stated|cited|depicted|outlined|highlighted|enumerated"
@@ -192,7 +197,7 @@ _DEMONSTRATIVES = tuple(
         r"\b(?:is|was|are|were|does|did|do|has|had|can|could|will|would)\s+that\s+[a-z]+\b",
         r"^(?:Who|What|Which\s+\w+)\s+\w+\s+that\s+(?:\w+\s+)?\w+\?",
         r"\b\w+ed\s+that\s+[a-z]+\?|^(?!.*\ban?\s).*\bto\s+[a-z]+\s+one\?",
-        r"\b[Ss]uch\s+an?\s+[a-z]+\?|\b(?:those|these)\?",
+        r"\b[Ss]uch\s+(?!as\b)(?:an?\s+)?[a-z]+(?:\s+[a-z]+)?\?|\b(?:those|these)\?",
         r"\b[Tt]hose\s+(?!who|that|which|with|whose|in|of|from|under|over|living|working|without"
         r"|on|at|born|not|aged|for|\w+ed\b|\w+ing\b|\w+\s+(?:who|that|which)\b)[a-z]+",
     )
@@ -237,6 +242,13 @@ _ALWAYS = tuple(
         r"(?:above|below|is|are|was|were|best|does|do)\b",
         r"\b(?:afterwards?|thereafter|subsequently)\?",
         r"\b(?:paragraphs?|lines?|slide|question|exercise)\s+\d+\b(?!\s+of\b)",
+        r"^(?:Which|What)\s+(?:figure|table|section|paragraph|sentence|line|chapter|graph|diagram"
+        r"|chart"
+        rf"|passage)\s+{_SAY}(?:s|es)\b",
+        rf"(?<!is )(?<!are )(?<!was )(?<!were )\bthe\s+(?:{_WEAK_NOUNS}|{_PART_NOUNS})\s+"
+        r"(?:shown|given|provided|presented|displayed|depicted)\b(?!\s+(?:to|by|at|in)\b)",
+        r"^(?!.*\bin\b)What\s+(?:is|was)\s+(?:said|stated|written|reported)\s+"
+        r"(?:about|regarding|concerning)\b",
         r"\b(?:do|does|did|is|are|was|were)\s+the\s+(?:[a-z]+\s+)?[a-z]+\s+(?:above|below)\b"
         r"(?!\s+(?:the|which|\d))",
         r"(?<=[a-z]\s)(?:above|below)(?:\?|\s+(?:is|are|was|were|has|have|shows?|gives?)\b)",
@@ -254,7 +266,14 @@ _UNNAMED = tuple(
         r"|(?<!over )(?<!out )(?<!are )(?<!is )(?<!were )(?<!was )\bthere\?",
         r"\bthe\s+(?:current|present|new|former|previous|then|outgoing|incoming|latest|other)\s+"
         r"(?:[a-z]{2,}(?:er|or|man|woman|ist|ent|ant)|head|chief|king|queen|champion|captain)\?",
+        r"\bof\s+the\s+(?:two|three|four|five)\s+(?:is|are|was|were|has|had|do|does|did)\b",
+        r"^[IO]n\s+which\s+(?:section|chapter|paragraph|line|verse|scene)\s+(?:is|are|was|were"
+        r"|does|do|did)\b",
+        r"\bthe\s+(?:paper|report|story|letter|document|novel|film|survey)['’]s\b",
         # What only one text tells of, in the past.
+        r"^(?:How\s+many|Which|What|Who)\b[^?]*\b(?:was|were)\s+(?:included|excluded|enrolled"
+        r"|recruited"
+        r"|surveyed|interviewed|sampled|randomi[sz]ed)\s*\?",
         rf"\b(?:was|were|did|had)\s+the\s+{_WHICH_ONE}{_PEOPLE}['’]",
         rf"\bdid\s+the\s+{_WHICH_ONE}{_PEOPLE}(?:{_LONE_VERB.pattern})",
         r"^(?:What|Who|Which|Where|When)\s+(?:is|are|was|were)\s+the\s+(?:[a-z]+\s+)?[a-z]+\s+of"

@@ -43,6 +43,7 @@ _NOT_NOUNS = _THINGS.union(_PERSONS, _AUXILIARIES, _PREPOSITIONS, _OPENERS, _OTH
 _PRONOUNS = _THINGS | _PERSONS
 _KNOWN = _NOT_NOUNS | _DETERMINERS
 _ASKING = frozenset(("what", "which", "whose", "when", "where", "why", "how", "whom"))
+_QUANTIFIERS = frozenset(("one", "some", "any", "all", "most", "each", "both", "none", "many"))
 # A clause or phrase that may stand before what its pronoun means.
 _FRONTING = frozenset(_FRONTING_WORDS.split())
 _PARTICIPLE = re.compile(
@@ -141,7 +142,7 @@ def _antecedents(words: list[str]) -> list[str]:
                 found.append(at)
     # The phrase that the pronoun belongs to ends before the prepositions in front of it.
     end = len(words)
-    while end and lower[end - 1] in _PREPOSITIONS - _OPENERS:
+    while end and lower[end - 1] in _PREPOSITIONS - _OPENERS | _QUANTIFIERS:
         end -= 1
     while end < len(words) and end - 1 in found and words[end - 1].islower():
         found.remove(end - 1)
@@ -157,8 +158,8 @@ _EXPLETIVE = re.compile(
 )
 
 
-# German, Spanish, French: (how the language is known, what stands before a noun or begins one, what
-# means nothing, pronouns and demonstratives).
+# German, Spanish, Italian, Portuguese, French: (how the language is known, what stands before a
+# noun or begins one, what means nothing, pronouns and demonstratives).
 _ELSEWHERE = tuple(
     (re.compile(known, re.I), re.compile(noun), re.compile(empty, re.I), re.compile(pronoun))
     for known, noun, empty, pronoun in (
@@ -169,7 +170,7 @@ _ELSEWHERE = tuple(
             r"(?!)",
             r"\b(?:er|sie|ihn|ihm|ihnen|seine?[nmrs]?|ihre?[nmrs]?|da(?:zu|von|für|mit|ran|rauf"
             r"|raus|rin|rüber|bei|durch|gegen|nach|vor)|dort|hier|dies(?:e[nmrs]?)?|jene[nmrs]?"
-            r"|solche[nmrs]?|derselben?|denen)\b",
+            r"|solche[nmrs]?|derselben?|denen|vorher|zuvor)\b",
         ),
         (
             r"¿|\b(?:qué|cuál|quién|cuándo|dónde|cómo|cuánt[oa]s?)\b",
@@ -183,22 +184,46 @@ _ELSEWHERE = tuple(
             r"|^¿(?:Cuándo|Dónde|Cómo|Por qué)\s(?!se\b)\w+\?",
         ),
         (
+            r"\b(?:chi|cosa|quali?|dove|perché|quant[aei]|è)\b(?!\s+(?:é|são|foi)\b)",
+            r"\b(?:il|lo|la|i|gli|le|un[oa]?|[dn]?el(?:lo|la|le)?|al(?:la|lo)?)\s"
+            r"(?!su[oaei]|suoi|loro)\w{3}|l['’]\w{3}|(?<=\s)[A-ZÀ-Ý]\w",
+            r"(?!)",
+            r"\b(?:lui|lei|egli|loro|quest[oaie]|quell[oaie]|su[oaie]|suoi|ciò|lì|qui)\b",
+        ),
+        (
+            r"\b(?:quem|quais|qual|onde|foi|são|é|não)\b|\bo\s+que\b",
+            r"\b(?:[oa]s?|uma?|[dn][oa]s?|ao|à)\s(?!seus?|suas?|que)\w{3}|(?<=\s)[A-ZÀ-Ý]\w",
+            r"(?!)",
+            r"\b(?:[dn]?el[ea]s?|[dn]?is[st]o|aquilo|[dn]?es[st][ea]s?|seus?|suas?|lá|ali|aqui)\b",
+        ),
+        (
             r"\b(?:que|qu|quels?|quelles?|qui|quand|où|combien|comment|pourquoi|quoi|est-ce)\b",
-            r"\b(?:les?|la|une?|des|du|aux?|chaque|l['’]|d['’])\s?\w{3}|(?<=[\s'’])[A-ZÀ-Ý]\w",
+            r"\b(?:les?|la|une?|des|du|aux?|chaque|l['’](?!ont\b|a\b|avai|aur|est\b)"
+            r"|d['’])\s?\w{3}|(?<=[\s'’])[A-ZÀ-Ý]\w",
             r"\b(?:faut-il|a-t-il(?=\s+(?:des?|une?)\b)|s['’]agit-il|existe-t-il|pleut-il"
             r"|qu['’]il|s['’]il"
             r"|est-il\s+(?:\w+\s)?\w+\s+(?:de|d|que|qu)\b)|\bil\s+(?:y\s+a|faut|est\s+\w+\s+de)\b"
             r"|\b(?:est-ce|ce)\s+(?:que|qui|qu|sont|dont)\b",
             r"(?<=-)(?:ils?|elles?)\b|(?<=-t-)(?:ils?|elles?)\b|\b(?:ils?|elles?|lui|son|sa|ses"
             r"|leurs?"
-            r"|cela|ça|ceci|cet|cette|ces|celui-ci|celle-ci)\b|\bce\s+\w{3}",
+            r"|l['’](?:a|ont|avait|avaient)|cela|ça|ceci|cet|cette|ces|celui-ci|celle-ci)\b"
+            r"|\bce\s+\w{3}",
         ),
     )
 )
 
 
+# "Welche Rolle spielt er?": the noun that is asked about is not what the pronoun means.
+_GERMAN_SUBJECT = re.compile(
+    r"(?:Welche[nmrs]?|Wie\s+viele?|Was\s+für(?:\s+eine?n?)?)\s+[A-ZÄÖÜ]\w+\s+[a-zäöüß]+\s+"
+    r"(er|sie|es)\b(?!,)"
+)
+
+
 def _open_elsewhere(question: str) -> str:
     """A pronoun or demonstrative of a German, Spanish or French question that no noun precedes."""
+    if match := _GERMAN_SUBJECT.match(question):
+        return match[1]
     for known, noun, empty, pronoun in _ELSEWHERE:
         if known.search(question):
             said = empty.sub("", question)

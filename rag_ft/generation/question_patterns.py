@@ -92,7 +92,8 @@ REFERENCES = (
         r"\b(?:obig|folgend|gegeben|vorliegend|angegeben|bereitgestellt|vorstehend|vorangehend"
         r"|nachstehend|genannt)e[nmrs]?\s+(?:Text|Kontext|Inhalt|Information|Angabe|Passage|Absatz"
         r"|Abschnitt|Auszug|Dokument|Artikel|Beispiel|Code|Tabelle|Abbildung)\w*",
-        r"\b(?:dem|diesem)\s+Kontext\b|\b(?:laut|gemäß)\s+(?:Text|Kontext|Artikel|Dokument)\b",
+        r"\b(?:dem|diesem)\s+Kontext\b|\b(?:laut|gemäß)\s+(?:Text|Kontext|Artikel|Dokument|Autor"
+        r"|Verfasser|Studie|Bericht|Tabelle|Grafik)(?:in)?\b|\bZeile\s+\d",
         r"\b(?:der|die|den|dem|des)\s+(?:Autor|Autors|Autoren|Autorin|Verfasser|Verfassers"
         r"|Verfasserin|Erzählers?|Befragten|Probanden)\b(?!\s+(?:von|des|der)\b(?!\s+(?:Studie"
         r"|Untersuchung|Arbeit|Textes)\b))",
@@ -102,7 +103,8 @@ REFERENCES = (
         r"\b(?:Abbildung|Abb\.|Tabelle|Abschnitt|Gleichung|Kapitel)\s*\d"
         r"|\b(?:Beispiel|Code|Text|Tabelle|Abbildung)\s+(?:oben|unten)\b"
         r"|\b(?:oben|unten|hier)\s+(?:genannt|beschrieben|erwähnt|angegeben|aufgeführt|gezeigt)",
-        r"\b(?:le|ce|du|au)\s+(?:texte|passage|paragraphe|extrait|contexte)\b"
+        r"\b(?:le|ce|du|au)\s+(?:(?:premier|deuxième|second|troisième|dernier)\s+)?(?:texte"
+        r"|passage|paragraphe|extrait|contexte)\b"
         r"(?!\s+(?:d[eu]s?\b|d['’]))",
         r"\bdans\s+(?:le|la)\s+(?:tableau|figure|graphique|schéma|diagramme|document|chapitre)\b"
         r"(?!\s+(?:d[eu]s?\b|d['’]))",
@@ -117,11 +119,21 @@ REFERENCES = (
         r"\bles\s+(?:auteurs|chercheurs|personnes\s+interrogées)\b(?!\s+(?:d[eu]s?\b|d['’]))"
         r"|\b(?:le\s+narrateur|la\s+narratrice)\b(?!\s+(?:d[eu]\b|d['’]))",
         r"\b(?:Tableau|Équation)\s*\d",
-        r"\b(?:el|este|del|al)\s+(?:texto|pasaje|fragmento|párrafo|contexto)\b",
-        r"\ben\s+(?:el|la)\s+(?:figura|gráfic[oa]|tabla|imagen|diagrama|cuadro)\b(?!\s+d)",
+        r"\b(?:el|este|del|al)\s+(?:(?:primer|segundo|tercer|último|presente)o?\s+)?(?:texto"
+        r"|pasaje|fragmento|párrafo|contexto)\b",
+        r"\b(?:en|según)\s+(?:el|la)\s+(?:figura|tabla|imagen|cuadro)\b(?!\s+d)"
+        r"|\b(?:el|la)\s+(?:gráfic[oa]|diagrama)\b(?!\s+(?:de|que|sobre)\b)",
+        r"\b(?:[nd]?el|il|la|[nd]?ella|[nd]?ello|dal)\s+(?:studio|grafico|tabella"
+        r"|estratto)\b(?!\s+(?:d|che))",
+        r"\b(?:o|a|no|na|do|da)\s+(?:gráfico|tabela|trecho|relatório|diagrama)\b(?!\s+(?:d|que"
+        r"|sobre))",
+        r"\bна\s+(?:рисунке|графике|диаграмме|схеме|фотографии|картинке)\b(?!\s+[А-ЯЁ])"
+        r"|^(?:Где|Когда|Как|Почему|Что|Кто|Куда|Зачем)\s+(?:он[аио]?|его|её|их|ему|ей|им)\b"
+        r"|\bэт(?:от|ого|ому|им|ом|а|ой|у|и|их|ими)\s+\w+",
         r"\best[ea]\s+(?:documento|artículo|estudio|informe|sección|capítulo|apartado|ejemplo)\b",
         r"\b(?:en|dice|menciona|indica|describe|explica)\s+el\s+documento\b(?!\s+(?:de|del|que)\b)",
-        r"\b(?:texto|pasaje|contexto|contenido|fragmento|documento|artículo|información|ejemplo"
+        r"\b(?:texto|pasaje|tabla|gráfico|figura|contexto|contenido|fragmento|documento|artículo"
+        r"|información|ejemplo"
         r"|código)\s+(?:anterior|siguiente|dad[oa]|proporcionad[oa]|presentad[oa]|de arriba"
         r"|de abajo|fornecid[oa]|apresentad[oa]|acima|abaixo)\b",
         r"\b(?:según|segundo|conforme|selon|secondo)\s+(?:la|a|el|o|le|il)"
