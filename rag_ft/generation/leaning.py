@@ -175,7 +175,7 @@ _PEOPLE = (
     r"|wedding"
     r"|concert|race|match|election|voyage|journey|expedition|flood|storm|conflict|rescue|theft"
     r"|visit"
-    r"|merger)s?"
+    r"|merger|audience|crowd|inspector|detective|jury)s?"
 )
 _MENTIONED = (
     r"(?:mentioned|listed|described|discussed|stated|cited|depicted|outlined|highlighted|enumerated"
@@ -216,7 +216,7 @@ _ALWAYS = tuple(
         r"(?!\s+(?:of|in|to)\b)",
         r"\bthe\s+(?:other|others|rest|same|second|third|latter|former)\?",
         r"\b(?:do|does|did|is|are|was|were|has|have)\s+(?:each|both|neither)\s+[a-z]+\?$",
-        r"^Wh(?:at|o|ere)\s+else\b",
+        r"^Wh(?:at|o|ere)\s+else(?:\s+\S+){0,3}\?",
         r"\b(?:happen(?:s|ed)?|occur(?:s|red)?|came|comes|follow(?:s|ed)?|did|done|do)\s+"
         r"(?:next|then|afterwards?|thereafter|there|later)\?",
         r"\bin\s+(?:bold|italics|brackets|capital letters|quotation marks|parentheses)\b",
@@ -270,6 +270,8 @@ _UNNAMED = tuple(
         r"^[IO]n\s+which\s+(?:section|chapter|paragraph|line|verse|scene)\s+(?:is|are|was|were"
         r"|does|do|did)\b",
         r"\bthe\s+(?:paper|report|story|letter|document|novel|film|survey)['’]s\b",
+        r"\bwas\s+the\s+(?:[a-z]+\s+)?(?:finding|result|outcome|hypothesis|verdict"
+        r"|conclusion)\s*\?",
         # What only one text tells of, in the past.
         r"^(?:How\s+many|Which|What|Who)\b[^?]*\b(?:was|were)\s+(?:included|excluded|enrolled"
         r"|recruited"

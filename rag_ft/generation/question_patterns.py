@@ -58,7 +58,7 @@ REFERENCES = (
         r"|figure|image|description|passages?|paragraphs?|sections?|sentences?|study|report)\b",
         r"\b(?:details?|information|data|facts?|scenario|situation|case|example)"
         r"\s+(?:given|provided|presented|supplied|described)\b",
-        r"\b(?:underlined|highlighted|quoted)\s+(?:word|phrase|text|part|passage|line|sentence)\b"
+        r"\b(?:underlined|highlighted|quoted)\s+(?:word|phrase|text|part|passage|line|sentence)s?\b"
         r"|\bthe\s+code\s+(?:snippet|block|listing)\b",
         # Numbered parts, and what stands above or below.
         r"\b(?:figure|fig\.|table|section|equation|eq\.|appendix|listing|example|exhibit)"
@@ -103,6 +103,7 @@ REFERENCES = (
         r"\b(?:Abbildung|Abb\.|Tabelle|Abschnitt|Gleichung|Kapitel)\s*\d"
         r"|\b(?:Beispiel|Code|Text|Tabelle|Abbildung)\s+(?:oben|unten)\b"
         r"|\b(?:oben|unten|hier)\s+(?:genannt|beschrieben|erwähnt|angegeben|aufgeführt|gezeigt)",
+        r"\ble\s+(?:rapport|document|récit)\s+\w+-(?:t-)?il\b",
         r"\b(?:le|ce|du|au)\s+(?:(?:premier|deuxième|second|troisième|dernier)\s+)?(?:texte"
         r"|passage|paragraphe|extrait|contexte)\b"
         r"(?!\s+(?:d[eu]s?\b|d['’]))",
@@ -129,6 +130,7 @@ REFERENCES = (
         r"|sobre))",
         r"\bна\s+(?:рисунке|графике|диаграмме|схеме|фотографии|картинке)\b(?!\s+[А-ЯЁ])"
         r"|^(?:Где|Когда|Как|Почему|Что|Кто|Куда|Зачем)\s+(?:он[аио]?|его|её|их|ему|ей|им)\b"
+        r"|\b(?:привед[её]н|описан|указан|показан|представлен)н\w+\s+(?:ниже|выше)\b"
         r"|\bэт(?:от|ого|ому|им|ом|а|ой|у|и|их|ими)\s+\w+",
         r"\best[ea]\s+(?:documento|artículo|estudio|informe|sección|capítulo|apartado|ejemplo)\b",
         r"\b(?:en|dice|menciona|indica|describe|explica)\s+el\s+documento\b(?!\s+(?:de|del|que)\b)",
@@ -140,7 +142,7 @@ REFERENCES = (
         r"\s+(?:tab(?:la|ela|ella)|tableau|figura|figure|gr[áa]fic[oa]|graphique)\b(?!\s+d)",
         r"\b(?:el|del|la|los|las)\s+autor(?:a|es|as)?\b"
         r"(?!\s+de(?!l\s+(?:estudio|artículo|texto)\b))"
-        r"|\bel\s+(?:estudio|informe)\b(?!\s+de)"
+        r"|\bel\s+(?:estudio|informe)\b(?!\s+(?:de|\w+(?:al|iv[oa]|ic[oa]|ari[oa])\b))"
         r"|\b(?:el|la|los|las|al|del)\s+(?:narrador|entrevistado|investigador|encuestado)(?:e?s"
         r"|as?)?\b"
         r"(?!\s+de)",
@@ -179,7 +181,7 @@ REFERENCES = (
     _pattern(
         r"(?:[该該此]|(?<![根基版课課日样樣])本)(?:文章|文档|文檔|章|节|節|报告|報告|论文|論文)"
         r"|[这這该該此][篇段则則](?:文章|短文|文字|材料|报道|報導|话|話)"
-        r"|本文|上文|下文|这段|該段|该段|短文中|文章[中里裡]?(?:提到|提及|指出|认为|認為|介绍|介紹|描述)"
+        r"|本文|[上下前]文(?!明|化)|这段|該段|该段|短文中|文章[中里裡]?(?:提到|提及|指出|认为|認為|介绍|介紹|描述)"
         r"|[上下](?:表|图|圖)中|(?:^|[，,：:、])文中|(?<!》的)作者|本研究|该研究|這項研究|这项研究",
         r"(?:上述|以上|下列|以下|给定的?|給定的?|所给的?|提供的?|前述|上面的?|下面的?)"
         r"(?:的)?(?:文本|文章|内容|內容|信息|資訊|段落|材料|上下文|资料|資料|代码|代碼|例子|示例|图|圖|表)",
@@ -189,7 +191,8 @@ REFERENCES = (
         r"この文(?=[のはがをにで])|文章[中内]|この(?:文章|文書|テキスト|文脈|段落|資料|論文|記事|研究|例|章|節|図|表)|上記の|下記の|前述の",
         r"(?:以下|次|与えられた|提供された|提示された)の?(?:文章|テキスト|文脈|内容|情報|段落|資料|コード|例)",
         r"(?<!』の)(?:著者|筆者)|本論文|本研究|(?:図|表)\s*\d",
-        r"이 글|본문|저자|필자|글쓴이|본\s?(?:논문|보고서)|본 연구|이 연구|(?:그림|표)\s*\d",
+        r"이 글|본문|(?<!의 )저자|필자|글쓴이"
+        r"|본\s?(?:논문|보고서)|본 연구|이 연구|(?:그림|표)\s*\d",
         r"(?:위|다음|주어진|제공된|제시된|앞의|아래|이)\s*(?:의\s*)?(?:글|텍스트|문맥|내용|정보|문서|문단"
         r"|지문|기사|코드|예시|예제)",
         r"(?<![가-힣])(?:이|위|다음|아래)\s*(?:장|절|단락|표|그림|도표|논문|보고서)(?:에|은|는|의|을|를)",
