@@ -133,6 +133,14 @@ class TrainGeneratorAdvanced(Section):
         description="Share of examples (0-1) whose chunks contain the answer; the others teach "
         "to abstain. Layout concat only limits the number of unanswerable pairs by it.",
     )
+    counterfactual_share: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of answered examples (0-1) in which the answer is exchanged for another "
+        "pair's of the same form, in the chunks and as the target, where that can be done: what "
+        "the model remembers is wrong there, so it learns to read.",
+    )
     human_weight: int = Field(
         2,
         ge=1,

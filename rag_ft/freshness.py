@@ -20,49 +20,13 @@ from rag_ft.errors import DataError
 from rag_ft.file_marks import Mark, damage, folder_times, mark_file, mark_files, same_times
 from rag_ft.run_dir import RunDir
 from rag_ft.run_files import FILES
+from rag_ft.stage_settings import STARTING, portable, settings_of
 from rag_ft.storage import content_hash, encodable, sync
 from rag_ft.versions import forgotten_list
 
 if TYPE_CHECKING:
-    from rag_ft.config import Config, IngestConfig, RerankerConfig
+    from rag_ft.config import Config, IngestConfig
 
-# Settings that change how fast or where a stage runs, never what it writes.
-NEUTRAL = {
-    "llm.base_url",
-    "llm.advanced.batch_tokens",
-    "llm.advanced.concurrency",
-    "llm.advanced.timeout_seconds",
-    "llm.advanced.retries",
-    "llm.advanced.tensor_parallel",
-    "llm.advanced.data_parallel",
-    "llm.advanced.gpu_memory_share",
-    "llm.advanced.vllm_python",
-    "llm.advanced.vllm_args",
-    "encoder.advanced.batch_tokens",
-    "train_generator.advanced.device_batch_size",
-    "train_generator.advanced.gradient_checkpointing",
-    "train_generator.advanced.report_to",
-    "ingest.advanced.min_kept_share",
-    "generate.advanced.min_kept_share",
-}
-# The trainings, which can start from tuned weights.
-STARTING = ("train_retriever", "train_reranker", "train_generator")
-# Settings that name the user's files. The files' content counts, and the last part of the path:
-# moving or copying a checkout makes no stage stale.
-PATHS = {
-    "ingest.sources",
-    "ingest.advanced.splits",
-    "generate.questions",
-    "generate.advanced.examples",
-    "llm.model",
-    "llm.prompts",
-    "encoder.model",
-    "reranker.model",
-    "evaluate.adapter",
-    "evaluate.encoder",
-    "evaluate.advanced.index",
-    *(f"{section}.advanced.start" for section in STARTING),
-}
 REVIEWS = "reviews.jsonl"  # an input of generate that people write at any time
 MANY_SOURCES = 1000  # of more files `status` looks at the folders alone
 
@@ -94,21 +58,13 @@ def plan_stage(
         DataError: an earlier stage has not finished, one of its files has changed, or one of its
             own inputs has been made anew.
     """
-    from rag_ft.config_loader import flat
-
     inputs = _finished_inputs(name, upstream, run_dir)
     before = (read_head(run_dir.done(name)) or {}) if quick else {}
     skips = bool(before.get("folders")) and same_times(before["folders"])
     files = source_files(name, sections, config, with_documents=not skips)
     own, sources = _marks_of(files, recorded_sources(run_dir, whole=name == "ingest" and not skips))
     inputs |= own
-    wanted = {*sections, "run"} - _unused_sections(name, config.reranker)
-    chosen = {
-        key: value
-        for key, value in flat(config).items()
-        if key not in {*NEUTRAL, "run.dir"}
-        and any(f"{key}.".startswith(f"{part}.") for part in wanted)
-    }
+    chosen = settings_of(name, sections, config, run_dir)
     if skips and (chosen, inputs) == (before["config"], before["inputs"]):
         fingerprint = before["fingerprint"]
     else:
@@ -124,8 +80,7 @@ def plan_stage(
 
 def fingerprint_of(name: str, chosen: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
     """One hash over what a stage's result depends on: its `config` and `inputs` in a plan."""
-    portable = {k: _without_folder(v) if k in PATHS else v for k, v in chosen.items()}
-    return content_hash(name, portable, inputs)
+    return content_hash(name, portable(chosen), inputs)
 
 
 def _finished_inputs(name: str, upstream: Sequence[str], run_dir: RunDir) -> dict[str, str]:
@@ -166,13 +121,6 @@ def _folders_of(stage: str, files: Mapping[str, Path], ingest: IngestConfig) -> 
     if stage != "ingest" or len(files) <= MANY_SOURCES or not all(map(Path.is_dir, roots)):
         return {}
     return folder_times([p for file, p in files.items() if file.startswith(SOURCES)], roots)
-
-
-def _unused_sections(stage: str, reranker: RerankerConfig) -> set[str]:
-    # The other trainings use a reranker as it is: not one that starts from the encoder.
-    others = stage in ("train_retriever", "train_generator")
-    unused = not reranker.model or (others and not reranker.untuned)
-    return {"reranker"} if unused else set()
 
 
 def recorded_sources(run_dir: RunDir, whole: bool) -> dict[str, Mark]:
@@ -281,16 +229,6 @@ def require_pairs(run_dir: RunDir) -> None:
     """Raises DataError where the run has no pairs yet."""
     if not run_dir.qa.exists():
         raise DataError(f"{run_dir.qa} does not exist: run `rag-ft generate CONFIG` first")
-
-
-def _without_folder(value: Any) -> Any:
-    """A path that exists, as its last part; a list of them alike. A model's name, and None,
-    stay."""
-    if isinstance(value, list):
-        return [_without_folder(item) for item in value]
-    if isinstance(value, dict):
-        return {**value, "path": _without_folder(value["path"])}
-    return Path(value).name if value and Path(value).expanduser().exists() else value
 
 
 def source_files(

@@ -71,7 +71,7 @@ def handbook_sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("memory", ["--cases", "tiny:1:64:lora"], "tiny"),
         ("pairs", ["--pairs", "20"], "/20 ="),
         ("documents", ["speed", "--documents", "20"], "2 cores"),
-        ("scale", ["growth", "--documents", "60"], "times"),
+        ("scale", ["growth", "--documents", "20"], "times"),
         ("scale", ["update", "--documents", "30"], "num_reused_documents"),
         ("scale", ["chunks", "--chunks", "12000"], "recall_at_10"),
         ("scale", ["ladder", "--chunks", "12000"], "ivf_pq"),

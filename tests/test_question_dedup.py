@@ -37,6 +37,18 @@ def test_equal_words_are_equal_whatever_case_and_punctuation() -> None:
     assert before.repeats(["Who leads  the yard ?"]) == ["Who leads the yard?"]
 
 
+def test_an_encoder_that_cannot_read_a_script_finds_no_repetitions_in_it() -> None:
+    before = QuestionDeduplicator(all_alike, 0.95)
+    questions = [
+        "盐仓博物馆的门票多少钱",
+        "谁是蓝灯博物馆的馆长",
+        "蓝灯博物馆几点开门",
+        "盐仓博物馆几点开门",
+    ]
+    assert before.repeats(questions) == [None] * 4
+    assert before.repeats(["盐仓博物馆的门票多少钱呢？"]) == ["盐仓博物馆的门票多少钱"]
+
+
 def test_similar_questions_repeat_within_a_batch_and_over_batches() -> None:
     before = QuestionDeduplicator(all_alike, 0.95)
     assert before.repeats(["Who leads the yard?", "Who is the head of the yard?"]) == [

@@ -40,6 +40,10 @@ from rag_ft.documents.sentences import split_sentences
         "La Excma. Sra. Moe vive en la Urb. Faro, apdo. 12 de la villa.",
         "Тов. Орлов работает в оф. 12 на бул. Мира.",
         "Проф. Иванов живёт на ул. Мира, см. рис. 2 на стр. 5 книги.",
+        # What comes after the dot goes on, whatever the word before it.
+        "It is set in Zect. B of the act, in Zict. Vol. II and in Zep. (3) or Zeg. IV of it.",
+        "The book (zed. Holm 2001) cites Am. J. Med. Genet. Vol. 7 and Fed. Reg. Notice 4.",
+        "Le quai est au fbg. Saint-Olaf, at 5 p.m. Eastern time.",
     ],
 )
 def test_no_sentence_ends_after_an_abbreviation(whole: str) -> None:
@@ -56,5 +60,13 @@ def test_words_that_look_like_abbreviations_still_end_sentences() -> None:
     capitals = "It fell to 9 mm Hg. In two EDs. An ebb came. Or in CA. It fell."
     assert len(split_sentences(capitals)) == 5
     assert len(split_sentences("Цена 500 руб. Доставка бесплатна.")) == 2
+    # A function word in upper case begins a sentence, but after a title.
+    starters = "It lost in the U.S. It won. A shop at Quay St. The door. Jack ate a fig. The end."
+    assert len(split_sentences(starters)) == 6
+    assert (
+        len(split_sentences("Dr. An met Mr. In, cf. The Times, and J. He of Vik & Co. We left."))
+        == 2
+    )
+    assert len(split_sentences("It sank. (It was old. The crew lived.) Nobody knew.")) == 4
     text = "He said no. Then he opened the art. It was his figure. We left."
     assert len(list(split_sentences(text))) == 4

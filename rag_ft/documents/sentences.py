@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from rag_ft.documents.abbreviations import ABBREVIATIONS, AS_WRITTEN
+from rag_ft.documents.abbreviations import ABBREVIATIONS, AS_WRITTEN, BEFORE_NAMES
 
 # Where a sentence may end: CJK marks anywhere, others before white space, a blank line, and
 # perhaps a single newline.
@@ -27,12 +27,14 @@ _LAST_WORD = re.compile(r"(?:^|(?<=[\s(\[\"'’„“‘.-]))[^\W\d_]+$")
 # After a number these are units, which may end a sentence: "The mast is 12 m. The keel is 3 m."
 # A Russian year ends one unless it begins it: "В 1912 г. Лидваль построил маяк."
 _UNIT = re.compile(
-    r"\d[\s\u00a0]?(?:[mtglhsмтлч]|руб|коп|мин|сек|шт|чел)$|[^.!?\n]{16}\d[\s\u00a0]?гг?$"
+    r"\d[\s\u00a0]?(?:[mtglhsмтлч]|руб|коп|мин|сек|шт|чел|min|sec|hrs?|C|°[CFK])$"
+    r"|[^.!?\n]{16}\d[\s\u00a0]?гг?$"
 )
 # The letter of one of several things is no initial: "Leave at Terminal B."
 _LETTERED = re.compile(
-    r"\b(?:terminal|gate|vitamin|plan|type|group|class|grade|block|hall|wing|zone|platform|option"
-    r"|level|berth|building|app\.|anh\.|anl\.|ann\.|bât\.|прил\.|hepatitis"
+    r"\b(?:terminal|gate|pier|dock|deck|room|ward|exit|track|unit|row|lot|vitamin|plan|type|group"
+    r"|class|grade|block|hall|wing|zone|platform|option|level|berth|building|app\.|anh\.|anl\."
+    r"|ann\.|bât\.|прил\.|hepatitis"
     r"|gruppe|klasse|typ|halle|groupe|classe|grupo|tipo|группа|тип"
     r"|корпус)\s[A-ZА-Я]$",
     re.IGNORECASE,
@@ -66,6 +68,37 @@ _GERMAN_ORDINAL = re.compile(
 # What is numbered goes on with its number: "No. (3)", "vol. IV", "fig. S1".
 _NUMBER_AHEAD = re.compile(r"\s*(?:[(\[]?\d|[(\[]?[IVXLC]+\b|[(\[]?[A-Z]\.?\d|[(\[][a-z]?[)\].\d])")
 _AFTER_HOURS = re.compile(r"(?:^|\s|\d)[ap]\.m$")
+_ZONE_AHEAD = re.compile(r"\s+(?:Eastern|Central|Mountain|Pacific|[A-Z]{2,3}T\b|UTC)")
+# What has a number, a letter or brackets after its dot and goes on in lower case after these:
+# "Xyz. (3) and", "Xyz. II of", "Xyz. B of".
+_BRACKET_GOES_ON = re.compile(r"\s+[(\[][^()\[\]\n]{1,16}[)\]],?\s+[^\W\d_A-ZÀ-ÞА-Я]")
+_NUMBER_GOES_ON = re.compile(
+    r"\s+(?:§+\s?\d|(?:[IVXLC]{2,6}|[VX]|[B-H]|[A-Z]\d{1,3})"
+    r"(?:[,;)]|\s+(?!(?:is|was|has|are|were)\b)[a-zà-ÿа-я]))"
+)
+# "Xyz. Vol. 3", "Lt. Col. Holm": no sentence is one short name.
+_SHORT_WORD = re.compile(r"(?:^|[\s(])[^\W\d_]{1,6}$")
+_SHORT_NAME_AHEAD = re.compile(r"\s+(?:[A-Z]\.\s+)?[A-Z][a-z]{1,4}\.\s+\S")
+# "a book (Hrsg. Moe)", but not "It sank. (It was old. The crew lived.)"
+_IN_BRACKETS = re.compile(r"[^\s.!?:]\s\([^()\n]*$")
+# Lower case without a vowel, but no unit: "fbg.", "sq."
+_WITHOUT_VOWEL = re.compile(
+    r"(?<!\d)[\s(](?!(?:[kcmdn]?[mglhs]|kn|hp|p[hmsx]|[mr]p[mh]|ft|lbs?|[kmg][bw]|tv|db|hz)$)"
+    r"[b-df-hj-np-tv-xz]{2,5}$"
+)
+# In upper case these begin a sentence, also after an abbreviation.
+_BEGINNING = re.compile(
+    r"""\s+["'“„«(]*(?P<first>The|This|These|Those|It|They|There|We|However|Es|Dies|Diese[rs]?|Wir
+    |Ils?|Elles?|Cette|Ces|Это|Он[аи]?)\b
+    |\s+["'“„«(]*(?:He|She|His|Her|Its|Their|Our|You|That|But|And|Then|When|While|If|After|Before
+    |In|On|At|For|From|To|As|By|With|Since|Both|Each|All|Some|Many|Most
+    |Der|Die|Das|Dem|Den|Ein|Eine[mnrs]?|Er|Sie|Ihre?|Seine?|Im|Am|Auf|Bei|Mit|Nach|Seit|Von|Vom
+    |Zum|Zur|Auch|Aber|Und|Wenn|Als|Hier|Dort|Dann
+    |Les?|La|Une?|Des|On|Ce|Mais|Dans|Pour|Depuis|Avec
+    |El|Los|Las|Una?|Se|En|Por|Para|Sus?|Pero|Este|Esta|Il|Lo|Gli|Nel
+    |На|Его|Её|Они|По|Но|Для)\b""",
+    re.VERBOSE,
+)
 _LIST_MARK = re.compile(r"[ \t]*(?:[-*•‣–+|>#]|\d{1,3}[.)]|\(?\w{1,3}\))[ \t]")
 # A short name of a part before its number: "Prob. 12". No sentence begins with a number there.
 _SHORT_NAME = re.compile(r"[A-Z][a-zé]{1,4}|(?<!\d )[b-df-hj-np-tv-xz]{2,4}")
@@ -119,9 +152,7 @@ def _ends_sentence(text: str, match: re.Match[str]) -> bool:
     line = text[max(0, at - 8) : match.end()].rpartition("\n")[2]
     if _LIST_MARK.fullmatch(f"{line} "):
         return False
-    if _NUMBER_AHEAD.match(text, match.end()) and _BEFORE_NUMBER.search(before):
-        return False
-    if _LETTER_AHEAD.match(text, match.end()) and _BEFORE_LETTER.search(before):
+    if _goes_on_ahead(text, match.end(), before):
         return False
     # No abbreviation is so long without a dot inside, but for "Bahnhofstr.".
     last = before.rsplit(None, 1)[-1] if before and not before[-1].isspace() else ""
@@ -131,8 +162,33 @@ def _ends_sentence(text: str, match: re.Match[str]) -> bool:
         return True
     # No sentence ends after "Dr.", but one may end after "at 9 p.m.".
     if _AFTER_HOURS.search(before):
+        return not _ZONE_AHEAD.match(text, match.end())
+    beginning = _BEGINNING.match(text, match.end())
+    is_initial = len(last) == 1 and last.isupper()
+    is_before_names = last.strip("([\"'„“‘").lower() in BEFORE_NAMES
+    if beginning and not is_before_names and (beginning["first"] or not is_initial):
         return True
+    line = text[max(0, at - 80) : at].rpartition("\n")[2]
+    if _SHORT_WORD.search(before) and (_WITHOUT_VOWEL.search(before) or _IN_BRACKETS.search(line)):
+        return False
     return not _is_abbreviation(before, following)
+
+
+def _goes_on_ahead(text: str, end: int, before: str) -> bool:
+    """Whether what comes after the dot at `end` shows that the sentence goes on."""
+    if _BRACKET_GOES_ON.match(text, end):
+        return True
+    if _NUMBER_AHEAD.match(text, end) and _BEFORE_NUMBER.search(before):
+        return True
+    if _LETTER_AHEAD.match(text, end) and _BEFORE_LETTER.search(before):
+        return True
+    short = _SHORT_WORD.search(before)
+    if short is None:
+        return False
+    is_capitalised = short[0].lstrip()[:1].isupper()
+    return bool(
+        _NUMBER_GOES_ON.match(text, end) or (is_capitalised and _SHORT_NAME_AHEAD.match(text, end))
+    )
 
 
 def _is_abbreviation(before: str, following: str) -> bool:

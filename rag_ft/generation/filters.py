@@ -13,7 +13,8 @@ from typing import Any
 from rag_ft.documents.sentences import split_sentences
 from rag_ft.evaluation.metrics.squad import contains, token_f1
 from rag_ft.generation.json_answers import truth_value
-from rag_ft.generation.question_patterns import REFERENCES, asks, capitalises_nouns
+from rag_ft.generation.leaning import leans_on
+from rag_ft.generation.question_patterns import asks, capitalises_nouns
 from rag_ft.prompts.prompt_set import is_abstention
 from rag_ft.relevance import Span, locate, occurrences
 from rag_ft.schema import QAPair
@@ -150,22 +151,8 @@ def check_form(pair: WrittenPair, kind: str) -> Failure | None:
 def check_stands_alone(question: str) -> Failure | None:
     """A reader who has not seen the passage understands the question: it neither refers to "the
     passage" nor asks about an "it" without a name."""
-    for pattern in REFERENCES:
-        if match := pattern.search(question):
-            return Failure("stands_alone", f"'{match[0]}': {_shorten(question)}")
-    if _PRONOUN_SUBJECT.match(question):
-        # "What does it cost?", but not "How long does it take to cross the bay?".
-        pronoun_only = not _EXPLETIVE.search(question)
-    else:
-        # "Who founded it?": a pronoun, and at most one word that is no function word.
-        words = re.findall(r"[\w']+", question.casefold())
-        has_name = re.search(r"\w[A-Z]|\d", question) is not None
-        has_pronoun = not _PRONOUNS.isdisjoint(words)
-        num_content_words = sum(word not in _FUNCTION_WORDS for word in words)
-        pronoun_only = has_pronoun and num_content_words <= 1 and not has_name
-    if pronoun_only:
-        return Failure("stands_alone", f"pronoun: {_shorten(question)}")
-    return None
+    leaning = leans_on(question)
+    return Failure("stands_alone", f"'{leaning}': {_shorten(question)}") if leaning else None
 
 
 def check_subject(question: str, passage: str) -> Failure | None:
@@ -328,21 +315,3 @@ _NUMBER = re.compile(r"\d+(?:[.,:'’]\d+)*|[〇零一二三四五六七八九�
 _NEGATION = re.compile(
     r"\b(?:not|never|no(?!\s*\d)|nicht|keine?[mnrs]?|pas|non|niet|geen|não|не)\b"
 )
-_PRONOUN_WORDS = "it he she they him her his its their them this that these those"
-_OTHER_FUNCTION_WORDS = """
-    a an the who what which when where why how whom whose is are was were be been do does did has
-    have had can could will would shall should may might must to of in on at by for from with about
-    as and or not much many there"""
-_PRONOUNS = frozenset(_PRONOUN_WORDS.split())
-_FUNCTION_WORDS = _PRONOUNS.union(_OTHER_FUNCTION_WORDS.split())
-_PRONOUN_SUBJECT = re.compile(
-    r"(?:(?:in|at|on|to|for|from|by|with|of|since|until|about|under|during)\s+)?"
-    r"(?:(?:what|which|who|whom|whose|when|where|why|how)(?:\s+[a-z-]+){0,2}?\s+)?"
-    r"(?:is|are|was|were|did|does|do|has|have|had|can|could|will|would|should|may|might|must)\s+"
-    r"(?:(?:it|he|she|they|these|those)\b(?!\s+(?:who|that|which)\b)"
-    r"|(?:this|that)\s+(?:\w+\s*\?|[a-z]+ed\b)"
-    r"|(?:(?<=who\sis\s)|(?<=who\swas\s)|(?<=what\sis\s)|(?<=what\sare\s)|(?<=what\swas\s))"
-    r"(?:its|his|her|their)\b)",
-    re.IGNORECASE,
-)
-_EXPLETIVE = re.compile(r"\bit\b.*\s(?:to|that|for|if|when)\s+\w+", re.IGNORECASE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from rag_ft.storage import batched
 from rag_ft.text import all_words, entity_words, is_unspaced, normalise_question
 
 NUM_RAREST = 3
+LEAST_SHARED_PAIRS = 0.7
 MOST_CANDIDATES = 1000
 PARAPHRASE = "asked of a test document in other words"  # the reason of a Reject
 Encode = Callable[[Sequence[str]], np.ndarray]
@@ -84,7 +86,8 @@ class QuestionDeduplicator:
             return None
         candidates = np.unique(np.concatenate([np.asarray(rows, np.int64) for rows in rarest]))
         for row in candidates[self._vectors[candidates] @ vector >= self._similarity]:
-            if same_names(question, self._questions[row]):
+            earlier = self._questions[row]
+            if same_names(question, earlier) and same_spelling(question, earlier):
                 return self._questions[row]
         return None
 
@@ -147,6 +150,19 @@ def without_paraphrases(
 def same_names(a: str, b: str) -> bool:
     """Whether every name and number of each question is a word of the other."""
     return entity_words(a) <= all_words(b) and entity_words(b) <= all_words(a)
+
+
+def same_spelling(a: str, b: str) -> bool:
+    """Whether two texts in scripts without spaces share most pairs of neighbouring characters; True
+    in other scripts.
+
+    Nothing shows the names in such a script, and many encoders cannot read it: all its questions
+    have a cosine near 1.
+    """
+    if not is_unspaced(a):
+        return True
+    pairs_a, pairs_b = ({"".join(pair) for pair in pairwise(text)} for text in (a, b))
+    return len(pairs_a & pairs_b) >= LEAST_SHARED_PAIRS * len(pairs_a | pairs_b)
 
 
 def _search_words(question: str) -> set[str]:

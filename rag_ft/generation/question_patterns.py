@@ -49,49 +49,17 @@ _GIVEN = (
     r"(?:given|above[- ]mentioned|aforementioned|provided|following|preceding|previous|above"
     r"|supplied|presented)"
 )
-_SAYS = (
-    r"(?:say|state|mention|find|found|show|describe|conclude|suggest|report|claim|discuss|examine"
-    r"|argue|note|explain|propose|investigate|use|recommend|present|identif|refer|mean|think)"
-)
 # References to the passage. The detail of a rejected pair shows the match of the first pattern.
 REFERENCES = (
-    # English.
+    # English, beside the rules of leaning.py.
     _pattern(
-        r"\b(?:the|this|that|these|above|given|following|provided)"
-        r"\s+(?:passages?|excerpts?|paragraphs?|snippets?)\b(?!\s+(?:between|through|from|to)\b)",
-        # A text or context that is a thing in the documents ("the text editor") is no reference.
-        r"\b(?:the|this)\s+(?:text|context)\b"
-        r"(?!\s+(?:of|messages?|editor|file|field|box|windows?|menus?|lengths?|sizes?|switch"
-        r"|in which)\b)",
-        r"\b(?:this|that|above|given|following|provided)"
-        r"\s+(?:document|article|section|sentence|chapter|page|table|figure|report|study|paper"
-        r"|list|information|statement|chunk)\b",
         rf"\b{_GIVEN}\s+(?:texts?|contexts?|contents?|information|details?|data|facts?|material"
         r"|extract|code|examples?|snippets?|quotes?|quotation|story|document|article|source|table"
         r"|figure|image|description|passages?|paragraphs?|sections?|sentences?|study|report)\b",
-        r"\b(?:in|from|by|to|according to|based on|per)"
-        r"\s+the\s+(?:document|article|section|sentence|table|figure|information|statement|chunk"
-        r"|author|authors|text|list|content|contents)\b(?!\s+(?:of|on|about|called|for|office)\b)",
-        # The author, study, report or paper that only the text knows.
-        r"\b(?:the|this|these)\s+authors?\b(?!\s+of\b)",
-        r"\b(?:in|of|by|from|to|per)\s+(?:the|this|that)\s+(?:study|paper|report|article)\b"
-        r"(?!\s+(?:of|on|about|by|from|called|for|titled|in|mill|quay)\b)",
-        rf"\b(?:the|this)\s+(?:study|paper|report|article|abstract|summary|document|chapter"
-        rf"|diagram|chart)s?\s+{_SAYS}",
-        r"\bin\s+this\s+(?:work|thesis|review|survey|manuscript)\b|\bthe\s+source\s+material\b",
         r"\b(?:details?|information|data|facts?|scenario|situation|case|example)"
         r"\s+(?:given|provided|presented|supplied|described)\b",
-        r"\bof\s+the\s+following\b",
-        r"\b(?:do|does|did)\s+the\s+(?:speaker|narrator|writer|researcher)s?\b"
-        r"(?!\s+(?:of|at|from)\b)",
-        r"\b(?:underlined|highlighted)\s+(?:word|phrase|text|part|sentence)\b",
-        r"\bquoted\s+(?:text|sentence|passage|line)\b|\bthe\s+code\s+(?:snippet|block|listing)\b",
-        r"\b(?:first|second|third|fourth|last|final|opening)"
-        r"\s+(?:paragraph|sentence|line(?!\s+of\b))\b",
-        r"\b(?:refer\s+to|based\s+on|according\s+to)\s+the\s+(?:chart|graph|diagram|map|picture)\b",
-        r"\baccording\s+to\s+the\s+(?:speaker|narrator|writer|source|abstract|researchers?)\b"
-        r"(?!\s+of\b)",
-        rf"\b(?:the|these)\s+(?:writer|narrator|speaker|researcher)s?\s+{_SAYS}",
+        r"\b(?:underlined|highlighted|quoted)\s+(?:word|phrase|text|part|passage|line|sentence)s?\b"
+        r"|\bthe\s+code\s+(?:snippet|block|listing)\b",
         # Numbered parts, and what stands above or below.
         r"\b(?:figure|fig\.|table|section|equation|eq\.|appendix|listing|example|exhibit)"
         r"\s*\(?(?:\d(?![\d.]*\s+of\s+(?:the\s+)?(?-i:[A-Z]))|[A-Z]\d|[IVX]+\b)"
@@ -99,33 +67,48 @@ REFERENCES = (
         r"\b(?:code|examples?|snippets?|figures?|tables?|lists?|diagrams?|images?|equations?"
         r"|formulas?|output|program|text|passage|data|information|details?|results?|statements?"
         r"|paragraphs?|sentences?|dialogue)\s+(?:above|below)\b",
-        r"\b(?:mentioned|described|listed|discussed|stated|shown|given)"
-        r"\s+(?:above|below|here|earlier)\b",
-        r"\bas\s+(?:mentioned|described|stated)\b",
     ),
     # German, French, Spanish, Italian, Portuguese, Dutch, Russian.
     _pattern(
         r"\b(?:im|dem|diesem|den|diesen|der|dieser|dieses|vorliegenden)"
         r"\s+(?:Text|Textes|Abschnitt|Passage|Absatz|Textabschnitt|Auszug)\b",
-        r"\b(?:diesem|dieses|vorliegenden)\s+(?:Dokument|Artikel|Kapitel|Beitrag|Bericht)s?\b",
+        r"\b(?:diese[nmrs]?|vorliegende[nmrs]?)\s+(?!(?:Jahr|Monat|Woche|Sommer|Winter|Zeit|Fall"
+        r"|Tag)\w*)(?-i:[A-ZÄÖÜ])\w+|\bhatte?\s+(?:das|dies)\?"
+        r"|\b(?:die|der|das|dem)\s+(?:Geschichte|Erzählung|Handlung|Hauptfigur|Artikel|Bericht"
+        r"|Beitrag"
+        r"|Kapitel|Dokument|Diagramm|Interview|Gespräch)\s*\?"
+        r"|\bim\s+\w+ten\s+(?:Satz|Absatz|Abschnitt|Kapitel|Teil)\b(?!\s+(?:von|des|der)\b)",
+        r"\b(?:el|la)\s+(?:artículo|documento|relato|cuento|capítulo|entrevista|encuesta)\s*\?"
+        r"|\b(?:le|la|l['’])\s?(?:article|document|récit|histoire|chapitre|entretien|enquête)\s*\?",
+        r"^¿?\w+\s\w+\s(?:después|luego|entonces)\?|^\w+\s(?:\w+[\s-]){1,3}(?:ensuite|après)\s?\?",
         r"\b(?:beschreibt|erwähnt|nennt|sagt|behandelt|erklärt)\s+(?:der|das|die)\s+(?:Artikel|Text"
         r"|Dokument|Bericht|Studie|Abschnitt|Kapitel)\b(?!\s+(?:von|des|der|auf|über)\b)",
         r"\bzeigt\s+(?:die|das)\s+(?:Abbildung|Tabelle|Diagramm|Grafik)\b(?!\s+(?:von|des|der)\b)",
-        r"\b(?:in|aus|laut)\s+der\s+(?:Tabelle|Abbildung|Grafik)\b(?!\s+(?:von|des|der)\b)",
-        r"\b(?:Thema|Inhalt|Aussage)\s+des\s+(?:Textes|Artikels|Abschnitts)\b",
+        r"\b(?:in|aus|laut)\s+(?:der|dem)\s+(?:Tabelle|Abbildung|Grafik|Diagramm|Bild|Schaubild)\b"
+        r"(?!\s+(?:von|des|der)\b)",
+        r"\b\w*(?:thema|inhalt|aussage|idee|gedanke|titel|zweck|ziel|absicht|fazit)\s+(?:des"
+        r"|der)\s+"
+        r"(?:Textes|Artikels|Abschnitts|Absatzes|Kapitels|Berichts|Dokuments|Passage|Geschichte)\b",
         r"\b(?:obig|folgend|gegeben|vorliegend|angegeben|bereitgestellt|vorstehend|vorangehend"
         r"|nachstehend|genannt)e[nmrs]?\s+(?:Text|Kontext|Inhalt|Information|Angabe|Passage|Absatz"
         r"|Abschnitt|Auszug|Dokument|Artikel|Beispiel|Code|Tabelle|Abbildung)\w*",
-        r"\b(?:dem|diesem)\s+Kontext\b|\b(?:laut|gemäß)\s+(?:Text|Kontext|Artikel|Dokument)\b",
+        r"\b(?:dem|diesem)\s+Kontext\b|\b(?:laut|gemäß)\s+(?:Text|Kontext|Artikel|Dokument|Autor"
+        r"|Verfasser|Studie|Bericht|Tabelle|Grafik)(?:in)?\b|\bZeile\s+\d",
         r"\b(?:der|die|den|dem|des)\s+(?:Autor|Autors|Autoren|Autorin|Verfasser|Verfassers"
-        r"|Verfasserin)\b(?!\s+(?:von|des|der)\b(?!\s+(?:Studie|Untersuchung|Arbeit|Textes)\b))",
+        r"|Verfasserin|Erzählers?|Befragten|Probanden)\b(?!\s+(?:von|des|der)\b(?!\s+(?:Studie"
+        r"|Untersuchung|Arbeit|Textes)\b))",
         r"\b(?:in|aus|laut|gemäß|nach)\s+(?:der|dem|dieser|diesem)\s+(?:Studie|Bericht|Artikel"
         r"|Dokument|Arbeit|Untersuchung)\b|\b(?:diese[rs]?|die)"
         r"\s+Studie\b(?!\s+(?:von|des|der)\b)",
         r"\b(?:Abbildung|Abb\.|Tabelle|Abschnitt|Gleichung|Kapitel)\s*\d"
         r"|\b(?:Beispiel|Code|Text|Tabelle|Abbildung)\s+(?:oben|unten)\b"
         r"|\b(?:oben|unten|hier)\s+(?:genannt|beschrieben|erwähnt|angegeben|aufgeführt|gezeigt)",
-        r"\b(?:le|ce|du|au)\s+(?:texte|passage|paragraphe|extrait|contexte)\b",
+        r"\ble\s+(?:rapport|document|récit)\s+\w+-(?:t-)?il\b",
+        r"\b(?:le|ce|du|au)\s+(?:(?:premier|deuxième|second|troisième|dernier)\s+)?(?:texte"
+        r"|passage|paragraphe|extrait|contexte)\b"
+        r"(?!\s+(?:d[eu]s?\b|d['’]))",
+        r"\bdans\s+(?:le|la)\s+(?:tableau|figure|graphique|schéma|diagramme|document|chapitre)\b"
+        r"(?!\s+(?:d[eu]s?\b|d['’]))",
         r"\bce(?:t|tte)?\s+(?:document|article|étude|rapport|section|chapitre|tableau|exemple)\b",
         r"\b(?:mostra|muestra|montre)\s+(?:l[ea]|el|il|[oa])\s+(?:gr[áa]fico|graphique|tableau"
         r"|tabla|tabella|tabela|figura|figure|imagen|immagine|imagem|image)\b(?!\s+d)",
@@ -134,19 +117,35 @@ REFERENCES = (
         r"\b(?:texte|passage|contexte|contenu|extrait|document|article|informations?|exemple|code)"
         r"\s+(?:donnée?s?|fournie?s?|suivante?s?|précédente?s?)\b",
         r"\bl['’](?:auteure?|autrice|étude|extrait|article)\b(?!\s+(?:de|du|des)\b)",
-        r"\bles\s+auteurs\b",
+        r"\bles\s+(?:auteurs|chercheurs|personnes\s+interrogées)\b(?!\s+(?:d[eu]s?\b|d['’]))"
+        r"|\b(?:le\s+narrateur|la\s+narratrice)\b(?!\s+(?:d[eu]\b|d['’]))",
         r"\b(?:Tableau|Équation)\s*\d",
-        r"\b(?:el|este|del|al)\s+(?:texto|pasaje|fragmento|párrafo|contexto)\b",
+        r"\b(?:el|este|del|al)\s+(?:(?:primer|segundo|tercer|último|presente)o?\s+)?(?:texto"
+        r"|pasaje|fragmento|párrafo|contexto)\b",
+        r"\b(?:en|según)\s+(?:el|la)\s+(?:figura|tabla|imagen|cuadro)\b(?!\s+d)"
+        r"|\b(?:el|la)\s+(?:gráfic[oa]|diagrama)\b(?!\s+(?:de|que|sobre)\b)",
+        r"\b(?:[nd]?el|il|la|[nd]?ella|[nd]?ello|dal)\s+(?:studio|grafico|tabella"
+        r"|estratto)\b(?!\s+(?:d|che))",
+        r"\b(?:o|a|no|na|do|da)\s+(?:gráfico|tabela|trecho|relatório|diagrama)\b(?!\s+(?:d|que"
+        r"|sobre))",
+        r"\bна\s+(?:рисунке|графике|диаграмме|схеме|фотографии|картинке)\b(?!\s+[А-ЯЁ])"
+        r"|^(?:Где|Когда|Как|Почему|Что|Кто|Куда|Зачем)\s+(?:он[аио]?|его|её|их|ему|ей|им)\b"
+        r"|\b(?:привед[её]н|описан|указан|показан|представлен)н\w+\s+(?:ниже|выше)\b"
+        r"|\bэт(?:от|ого|ому|им|ом|а|ой|у|и|их|ими)\s+\w+",
         r"\best[ea]\s+(?:documento|artículo|estudio|informe|sección|capítulo|apartado|ejemplo)\b",
         r"\b(?:en|dice|menciona|indica|describe|explica)\s+el\s+documento\b(?!\s+(?:de|del|que)\b)",
-        r"\b(?:texto|pasaje|contexto|contenido|fragmento|documento|artículo|información|ejemplo"
+        r"\b(?:texto|pasaje|tabla|gráfico|figura|contexto|contenido|fragmento|documento|artículo"
+        r"|información|ejemplo"
         r"|código)\s+(?:anterior|siguiente|dad[oa]|proporcionad[oa]|presentad[oa]|de arriba"
         r"|de abajo|fornecid[oa]|apresentad[oa]|acima|abaixo)\b",
         r"\b(?:según|segundo|conforme|selon|secondo)\s+(?:la|a|el|o|le|il)"
         r"\s+(?:tab(?:la|ela|ella)|tableau|figura|figure|gr[áa]fic[oa]|graphique)\b(?!\s+d)",
         r"\b(?:el|del|la|los|las)\s+autor(?:a|es|as)?\b"
         r"(?!\s+de(?!l\s+(?:estudio|artículo|texto)\b))"
-        r"|\bel\s+(?:estudio|informe)\b(?!\s+de)",
+        r"|\bel\s+(?:estudio|informe)\b(?!\s+(?:de|\w+(?:al|iv[oa]|ic[oa]|ari[oa])\b))"
+        r"|\b(?:el|la|los|las|al|del)\s+(?:narrador|entrevistado|investigador|encuestado)(?:e?s"
+        r"|as?)?\b"
+        r"(?!\s+de)",
         r"\bsegún\s+(?:el|la)\s+(?:documento|artículo|contenido|información)\b",
         r"\b(?:Figura|Tabla|Sección|Ecuación|Tabella|Sezione|Tabela|Seção)\s*\d",
         r"\b(?:il|questo|nel|del|dal)\s+(?:testo|brano|paragrafo|contesto)\b",
@@ -182,7 +181,7 @@ REFERENCES = (
     _pattern(
         r"(?:[该該此]|(?<![根基版课課日样樣])本)(?:文章|文档|文檔|章|节|節|报告|報告|论文|論文)"
         r"|[这這该該此][篇段则則](?:文章|短文|文字|材料|报道|報導|话|話)"
-        r"|本文|上文|下文|这段|該段|该段|短文中|文章[中里裡]?(?:提到|提及|指出|认为|認為|介绍|介紹|描述)"
+        r"|本文|[上下前]文(?!明|化)|这段|該段|该段|短文中|文章[中里裡]?(?:提到|提及|指出|认为|認為|介绍|介紹|描述)"
         r"|[上下](?:表|图|圖)中|(?:^|[，,：:、])文中|(?<!》的)作者|本研究|该研究|這項研究|这项研究",
         r"(?:上述|以上|下列|以下|给定的?|給定的?|所给的?|提供的?|前述|上面的?|下面的?)"
         r"(?:的)?(?:文本|文章|内容|內容|信息|資訊|段落|材料|上下文|资料|資料|代码|代碼|例子|示例|图|圖|表)",
@@ -192,7 +191,8 @@ REFERENCES = (
         r"この文(?=[のはがをにで])|文章[中内]|この(?:文章|文書|テキスト|文脈|段落|資料|論文|記事|研究|例|章|節|図|表)|上記の|下記の|前述の",
         r"(?:以下|次|与えられた|提供された|提示された)の?(?:文章|テキスト|文脈|内容|情報|段落|資料|コード|例)",
         r"(?<!』の)(?:著者|筆者)|本論文|本研究|(?:図|表)\s*\d",
-        r"이 글|본문|저자|필자|글쓴이|본\s?(?:논문|보고서)|본 연구|이 연구|(?:그림|표)\s*\d",
+        r"이 글|본문|(?<!의 )저자|필자|글쓴이"
+        r"|본\s?(?:논문|보고서)|본 연구|이 연구|(?:그림|표)\s*\d",
         r"(?:위|다음|주어진|제공된|제시된|앞의|아래|이)\s*(?:의\s*)?(?:글|텍스트|문맥|내용|정보|문서|문단"
         r"|지문|기사|코드|예시|예제)",
         r"(?<![가-힣])(?:이|위|다음|아래)\s*(?:장|절|단락|표|그림|도표|논문|보고서)(?:에|은|는|의|을|를)",

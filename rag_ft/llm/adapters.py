@@ -34,11 +34,16 @@ def open_adapters(model: Any, adapters: Mapping[str, Path]) -> Any:
                 f"adapter '{name}' ({folder}) does not fit llm.model "
                 f"({' '.join(str(error).split())[:160]}): use an adapter that was trained on it"
             ) from error
-        _check_loaded(found, name, folder)
+        check_loaded(found, name, folder)
     return found.eval() if found is not None else None
 
 
-def _check_loaded(model: Any, name: str, folder: Path) -> None:
+def check_loaded(model: Any, name: str, folder: Path) -> None:
+    """Checks the adapter `name` that PEFT's `model` read from `folder`.
+
+    Raises:
+        ConfigError: the files lack weights, or it is no LoRA adapter.
+    """
     from peft import get_peft_model_state_dict
 
     kind = model.peft_config[name]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import functools
 from collections.abc import Callable, Iterable
+from itertools import chain
 from typing import Any, TypeVar
 
 import numpy as np
@@ -102,14 +104,16 @@ async def vector_store_search(request: Request) -> Response:
     model = state.model(request.path_params["id"])
     queries = [body.query] if isinstance(body.query, str) else body.query
     filters, options = openai_filters(body.filters), body.ranking_options
+    if not all(query.strip() for query in queries):
+        raise ApiError(400, "query: empty", "query")
+    retrieve = functools.partial(
+        state.answerer.retrieve, model, k=body.max_num_results, filters=filters
+    )
     best: dict[str, RetrievedChunk] = {}
-    for query in queries:
-        if not query.strip():
-            raise ApiError(400, "query: empty", "query")
-        for found in await state.answerer.retrieve(model, query, body.max_num_results, filters):
-            known = best.get(found.chunk.id)
-            if known is None or known.score < found.score:
-                best[found.chunk.id] = found
+    for found in chain.from_iterable(await asyncio.gather(*map(retrieve, queries))):
+        known = best.get(found.chunk.id)
+        if known is None or known.score < found.score:
+            best[found.chunk.id] = found
     ranked = sorted(best.values(), key=lambda found: -found.score)[: body.max_num_results]
     data = [
         {

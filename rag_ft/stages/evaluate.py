@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 
 from rag_ft.chunk_store import ChunkStore
+from rag_ft.config import EvaluateConfig
 from rag_ft.engine.shards import end_shard
 from rag_ft.errors import DataError
 from rag_ft.evaluation.answering import answer_all
@@ -33,6 +34,7 @@ from rag_ft.evaluation.systems import (
 from rag_ft.prompts.answer_prompt import AnswerPrompt
 from rag_ft.relevance import evidence_shown, gold_by_pair, second_chunk_id
 from rag_ft.retrieval.retriever import AS_SERVED, Hits
+from rag_ft.run_dir import RunDir
 from rag_ft.schema import Chunk, Hit, Prediction, QAPair, Score
 from rag_ft.session import Session
 from rag_ft.storage import read_jsonl, write_jsonl
@@ -70,26 +72,7 @@ def run(session: Session) -> dict[str, int | float]:
     session = replace(session, run_dir=run_dir)
     index_external_encoder(config, run_dir)
 
-    # The questions: test pairs of the chosen origins.
-    everything = list(read_jsonl(run_dir.qa, QAPair))
-    pairs = [p for p in everything if p.split == "test" and p.origin in settings.origins]
-    if not pairs:
-        raise DataError(
-            f"{run_dir.qa} has no test question of origin {' or '.join(settings.origins)}: "
-            "raise ingest.test_share, add generate.questions, or widen evaluate.origins"
-        )
-    if settings.advanced.max_questions:
-        most, seed = settings.advanced.max_questions, config.run.seed
-        pairs = spread_over_documents(pairs, most, seed)
-    counts: dict[str, int | float] = {"questions": len(pairs)}
-
-    # Nothing of the test documents may have been trained on.
-    training, asked_twice = without_test_questions(
-        [pair for pair in everything if pair.split != "test"], pairs
-    )
-    checked = check_no_leakage(training, pairs, session.chunks.of_splits({"test"}))
-    counts |= {f"leakage_{name}": count for name, count in checked.items()}
-    counts["leakage_left_out"] = len(asked_twice)
+    pairs, counts = select_questions(run_dir, session.chunks, settings, config.run.seed)
 
     # Which components are tuned, and which of them are named by path.
     for name, component in COMPONENTS.items():
@@ -109,6 +92,31 @@ def run(session: Session) -> dict[str, int | float]:
     counts["scores"] = write_jsonl(run_dir.scores, scores)
     shutil.rmtree(run_dir.checkpoints("evaluate"), ignore_errors=True)
     return counts
+
+
+def select_questions(
+    run_dir: RunDir, store: ChunkStore, settings: EvaluateConfig, seed: int
+) -> tuple[list[QAPair], dict[str, int | float]]:
+    """The test pairs of the chosen origins, and counts of what makes sure that nothing of the test
+    documents was trained on.
+
+    Raises:
+        DataError: there is no test question, or training pairs leak.
+    """
+    everything = list(read_jsonl(run_dir.qa, QAPair))
+    pairs = [p for p in everything if p.split == "test" and p.origin in settings.origins]
+    if not pairs:
+        raise DataError(
+            f"{run_dir.qa} has no test question of origin {' or '.join(settings.origins)}: "
+            "raise ingest.test_share, add generate.questions, or widen evaluate.origins"
+        )
+    if settings.advanced.max_questions:
+        pairs = spread_over_documents(pairs, settings.advanced.max_questions, seed)
+    training = [pair for pair in everything if pair.split != "test"]
+    training, asked_twice = without_test_questions(training, pairs)
+    checked = check_no_leakage(training, pairs, store.of_splits({"test"}))
+    leakage = {f"leakage_{name}": count for name, count in checked.items()}
+    return pairs, {"questions": len(pairs), **leakage, "leakage_left_out": len(asked_twice)}
 
 
 def retrieve(session: Session, pairs: list[QAPair]) -> Rankings:

@@ -12,7 +12,7 @@ from rag_ft.config import LLMConfig
 from rag_ft.errors import DataError
 from rag_ft.session import Session
 from rag_ft.storage import write_jsonl, write_text
-from rag_ft.training.generator.context_layouts import Encode, count_kinds, longest_answer
+from rag_ft.training.generator.context_layouts import Encode, longest_answer
 from rag_ft.version import __version__
 
 if TYPE_CHECKING:
@@ -135,6 +135,8 @@ def side_effects(
 
 def training_counts(data: TrainingSet, trained: Trained) -> Counts:
     """The numbers of a training, for the done-file, the model card and the report."""
+    from rag_ft.training.generator.dataset import count_kinds
+
     counts: Counts = count_kinds(data.train) | {
         "num_examples": len(data.train),
         "num_dev_examples": len(data.dev),

@@ -11,7 +11,7 @@ import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 from rag_ft.documents.sentences import split_sentences
 from rag_ft.llm.interface import Messages
@@ -42,6 +42,7 @@ class LayoutSettings:
     max_tokens: int
     seed: int
     quote: bool = False
+    counterfactual_share: float = 0.0
     arrangement: int = 0
 
     def rng(self, pair_id: str) -> random.Random:
@@ -55,7 +56,8 @@ class Context:
 
     `gold` are the ids of its gold chunks, `needed` the ids of those that must stay for the answer.
     `answer` is None where the model must abstain. `quote` is the sentence that contains the
-    evidence; "" where it is unknown or the settings do not ask for it.
+    evidence; "" where it is unknown or the settings do not ask for it. `kind` says whose the answer
+    is, as in Example.
     """
 
     id: str
@@ -66,15 +68,17 @@ class Context:
     needed: frozenset[str] = frozenset()
     document_id: str | None = None
     quote: str = ""
+    kind: Literal["answer", "counterfactual"] = "answer"
 
 
 @dataclass(frozen=True)
 class Example:
     """What one forward pass sees. `kind` says where the target `answer` comes from: the pair
-    ("answer"), the abstain sentence ("abstain") or the base model's own reply ("replay")."""
+    ("answer"), another pair ("counterfactual"), the abstain sentence ("abstain") or the base
+    model's own reply ("replay")."""
 
     id: str
-    kind: Literal["answer", "abstain", "replay"]
+    kind: Literal["answer", "counterfactual", "abstain", "replay"]
     messages: Messages
     answer: str
     chunk_ids: tuple[str, ...]
@@ -310,7 +314,7 @@ def fit_to_length(
         if len(encoded.input_ids) <= layout.max_tokens:
             return Example(
                 id=context.id,
-                kind="abstain" if context.answer is None else "answer",
+                kind="abstain" if context.answer is None else context.kind,
                 messages=messages,
                 answer=target,
                 chunk_ids=tuple(chunk.id for chunk in chunks),
@@ -336,14 +340,3 @@ def num_arrangements(examples: Sequence[Example]) -> int:
 def longest_answer(examples: Sequence[Example]) -> int:
     """Tokens of the longest target, the base model's own replies aside: what an answer may take."""
     return max((e.encoded.num_answer_tokens for e in examples if e.kind != "replay"), default=1)
-
-
-def count_kinds(examples: Sequence[Example]) -> dict[str, Any]:
-    """Counts for the done-file: examples by kind, their tokens, and the tokens with a loss."""
-    return {
-        "num_answer": sum(e.kind == "answer" for e in examples),
-        "num_abstain": sum(e.kind == "abstain" for e in examples),
-        "num_replay": sum(e.kind == "replay" for e in examples),
-        "num_tokens": sum(len(e.encoded.input_ids) for e in examples),
-        "num_supervised_tokens": sum(e.encoded.num_answer_tokens for e in examples),
-    }

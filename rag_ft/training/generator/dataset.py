@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -28,6 +29,7 @@ from rag_ft.training.generator.context_layouts import (
     fit_to_length,
     num_arrangements,
 )
+from rag_ft.training.generator.counterfactuals import Form, answers_by_form, counterfactual
 from rag_ft.training.generator.dev_f1 import DevQuestion
 from rag_ft.training.generator.dev_questions import (
     closed_book_questions,
@@ -121,7 +123,8 @@ def build_training_set(session: Session, encode: Encode, folder: Path) -> dict[s
     shown, context = config.retrieval.num_shown, config.llm.max_model_tokens
     layout = layout_settings(settings, shown, seed, context)
     train, rejected = make_examples(prompt, found, pairs, encode, layout, num_passes, weight)
-    dev, rejected_dev = make_examples(prompt, found, some_dev, encode, layout)
+    as_served = replace(layout, counterfactual_share=0.0)
+    dev, rejected_dev = make_examples(prompt, found, some_dev, encode, as_served)
     num_made = num_arrangements(train)
     replayed = _replay(session, pairs, encode, len(train) // num_made)
     for number in range(num_made):
@@ -200,6 +203,7 @@ def layout_settings(
         max_tokens=min(advanced.max_tokens, context),
         seed=seed,
         quote=advanced.quote,
+        counterfactual_share=advanced.counterfactual_share,
     )
 
 
@@ -222,10 +226,11 @@ def make_examples(
     examples: list[Example] = []
     rejects: dict[str, Reject] = {}
     human = [pair for pair in pairs if pair.origin != "generated"]
+    answers = answers_by_form(pairs)
     for number, time in product(range(num_passes), range(human_weight)):
         arranged = replace(layout, arrangement=number + time * num_passes)
         kept, balanced, surplus = balance_unanswerable(human if time else pairs, arranged)
-        made, rejected = _examples_of(prompt, found, kept, encode, balanced)
+        made, rejected = _examples_of(prompt, found, kept, encode, balanced, answers)
         examples += [replace(example, arrangement=number) for example in made]
         rejects |= {reject.item: reject for reject in [*surplus, *rejected]}
     # What one pass rejects, another may use.
@@ -245,7 +250,22 @@ def sample_examples(
     kept, balanced, _ = balance_unanswerable(pairs, layout)
     chosen = kept[:: max(1, len(kept) // most)][:most]
     found = retrieve(session, chosen)
-    return _examples_of(session.answer_prompt, found, chosen, encode, balanced)
+    return _examples_of(
+        session.answer_prompt, found, chosen, encode, balanced, answers_by_form(pairs)
+    )
+
+
+def count_kinds(examples: Sequence[Example]) -> dict[str, Any]:
+    """Counts for the done-file: examples by kind, their tokens, and the tokens with a loss."""
+    kinds = Counter(example.kind for example in examples)
+    return {
+        "num_answer": kinds["answer"] + kinds["counterfactual"],
+        "num_counterfactual": kinds["counterfactual"],
+        "num_abstain": kinds["abstain"],
+        "num_replay": kinds["replay"],
+        "num_tokens": sum(len(e.encoded.input_ids) for e in examples),
+        "num_supervised_tokens": sum(e.encoded.num_answer_tokens for e in examples),
+    }
 
 
 def _sample(items: Sequence[Item], most: int, seed: int) -> list[Item]:
@@ -262,6 +282,7 @@ def _examples_of(
     pairs: Sequence[QAPair],
     encode: Encode,
     layout: LayoutSettings,
+    answers: Mapping[Form, Sequence[str]],
 ) -> tuple[list[Example], list[Reject]]:
     examples: list[Example] = []
     rejects: list[Reject] = []
@@ -273,6 +294,7 @@ def _examples_of(
             rejects.append(contexts)
             continue
         for context in contexts:
+            context = counterfactual(context, answers, layout)
             example = fit_to_length(context, prompt.messages, abstain, encode, layout)
             if isinstance(example, Reject):
                 rejects.append(example)

@@ -157,7 +157,7 @@ def start_adapter(model: Any, settings: TrainGeneratorConfig) -> None:
     settings name one.
 
     Raises:
-        ConfigError: they are of another shape, or the folder holds no adapter.
+        ConfigError: they are of another shape, some are missing, or the folder holds no adapter.
     """
     adapter = settings.advanced.start
     if adapter is None or settings.method == "full":
@@ -167,7 +167,9 @@ def start_adapter(model: Any, settings: TrainGeneratorConfig) -> None:
     try:
         weights = load_peft_weights(str(adapter), device="cpu")
         found: Any = set_peft_model_state_dict(model, weights)
-        unknown = list(found.unexpected_keys)
+        # What an adapter lacks would start from random numbers.
+        missing = [name for name in found.missing_keys if "lora_" in name]
+        unknown = [*found.unexpected_keys, *missing]
     except (ValueError, RuntimeError, OSError, KeyError) as error:
         unknown = [first_line(error)]
     if unknown:

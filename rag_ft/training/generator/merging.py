@@ -8,6 +8,7 @@ from typing import Any
 
 from rag_ft.config import LLMConfig
 from rag_ft.errors import ConfigError, first_line
+from rag_ft.llm.adapters import check_loaded
 from rag_ft.llm.causal_lm import load_causal_lm
 from rag_ft.model_hub import check_adapter_base, resolve
 from rag_ft.model_loading import quiet_loading
@@ -40,7 +41,7 @@ def merged_model(base: str, adapter: Path, trust_code: bool = False) -> Any:
     """The model `base` (llm.model) with the adapter's weights added to its own.
 
     Raises:
-        ConfigError: the adapter was trained on another model, or does not fit this one.
+        ConfigError: the adapter was trained on another model, lacks weights, or does not fit.
     """
     from peft import PeftModel
 
@@ -48,8 +49,10 @@ def merged_model(base: str, adapter: Path, trust_code: bool = False) -> Any:
     model = load_causal_lm(resolve(base, "llm"), "auto", None, trust_code)
     drop_unused_sampling(model)
     try:
-        return PeftModel.from_pretrained(model, adapter).merge_and_unload()
+        tuned = PeftModel.from_pretrained(model, adapter)
     except (RuntimeError, ValueError) as error:
         raise ConfigError(
             f"{adapter} does not fit llm.model {base}: {first_line(error)}"
         ) from error
+    check_loaded(tuned, "default", adapter)
+    return tuned.merge_and_unload()

@@ -98,8 +98,9 @@ def model_card(config: Config, counts: Mapping[str, Any], version: str) -> str:
     data = (
         f"* {counts['num_train_pairs']} question-answer pairs of train documents made "
         f"{counts['num_examples']} examples over all passes: {counts['num_answer']} with an "
-        f"answer, {counts['num_abstain']} to abstain from, {counts['num_replay']} of the base "
-        "model's own replies.\n"
+        f"answer ({counts['num_counterfactual']} of them counterfactual), "
+        f"{counts['num_abstain']} to abstain from, {counts['num_replay']} of the base model's own "
+        "replies.\n"
         f"* {counts['num_dev_examples']} examples of other documents decided when to stop.\n"
     )
     table = ["| measure | value |", "|---|---|", f"| steps made | {counts['num_steps']} |"]
