@@ -78,11 +78,7 @@ def page_data(
         "slice_metric": slice_metrics(table)[0],
         "main_answer": DECIDING_ANSWER,
         "answered": is_answered(table),
-        "untuned": [
-            name
-            for name, is_tuned in metrics["tuned"].items()
-            if not is_tuned and (name != "reranker" or config.reranker.model)
-        ],
+        "untuned": untuned(metrics["tuned"], bool(config.reranker.model)),
         "badges": BADGES,
         "retrievers": {n: RETRIEVERS[n] for n in rankings if n in metrics["systems"]},
         "documents": slices.by_document(table, slice_metrics(table), documents),
@@ -103,6 +99,11 @@ def page_data(
         "script": script(),
         "script_hash": base64.b64encode(hashlib.sha256(script().encode()).digest()).decode(),
     }
+
+
+def untuned(tuned: Mapping[str, bool], has_reranker: bool) -> list[str]:
+    """The components that are not tuned, without a reranker that the run does not have."""
+    return [name for name in tuned if not tuned[name] and (name != "reranker" or has_reranker)]
 
 
 def read_predictions(run_dir: RunDir, table: ScoreTable) -> dict[str, list[Prediction]]:
