@@ -20,7 +20,7 @@ from rag_ft.errors import DataError
 from rag_ft.file_marks import Mark, damage, folder_times, mark_file, mark_files, same_times
 from rag_ft.run_dir import RunDir
 from rag_ft.run_files import FILES
-from rag_ft.stage_settings import STARTING, portable, settings_of
+from rag_ft.stage_settings import STARTING, portable, settings_of, unused_sections
 from rag_ft.storage import content_hash, encodable, sync
 from rag_ft.versions import forgotten_list
 
@@ -58,13 +58,16 @@ def plan_stage(
         DataError: an earlier stage has not finished, one of its files has changed, or one of its
             own inputs has been made anew.
     """
+    from rag_ft.config_loader import flat
+
     inputs = _finished_inputs(name, upstream, run_dir)
     before = (read_head(run_dir.done(name)) or {}) if quick else {}
     skips = bool(before.get("folders")) and same_times(before["folders"])
     files = source_files(name, sections, config, with_documents=not skips)
     own, sources = _marks_of(files, recorded_sources(run_dir, whole=name == "ingest" and not skips))
     inputs |= own
-    chosen = settings_of(name, sections, config, run_dir)
+    used = {*sections, "run"} - unused_sections(name, config.reranker)
+    chosen = settings_of(name, used, flat(config), run_dir)
     if skips and (chosen, inputs) == (before["config"], before["inputs"]):
         fingerprint = before["fingerprint"]
     else:

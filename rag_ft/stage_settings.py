@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Set
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from rag_ft.errors import DataError
 from rag_ft.run_dir import RunDir
 
 if TYPE_CHECKING:
-    from rag_ft.config import Config, RerankerConfig
+    from rag_ft.config import RerankerConfig
 
 # Settings that change how fast or where a stage runs, never what it writes.
 NEUTRAL = {
@@ -55,22 +55,19 @@ PATHS = {
 
 
 def settings_of(
-    name: str, sections: Sequence[str], config: Config, run_dir: RunDir
+    name: str, sections: Set[str], settings: Mapping[str, Any], run_dir: RunDir
 ) -> dict[str, Any]:
-    """{"section.key": value} of the settings in `sections` (sections or single settings) that the
-    result of the stage `name` depends on.
+    """Those of all `settings` ({"section.key": value}) that the result of the stage `name` depends
+    on: in `sections` (sections or single settings).
 
     A setting that came with a later version than the one that ran the stage is left out while it
     has its default: a new version makes no finished stage stale.
     """
-    from rag_ft.config_loader import flat
-
-    wanted = {*sections, "run"} - _unused_sections(name, config.reranker)
     chosen = {
         key: value
-        for key, value in flat(config).items()
+        for key, value in settings.items()
         if key not in {*NEUTRAL, "run.dir"}
-        and any(f"{key}.".startswith(f"{part}.") for part in wanted)
+        and any(f"{key}.".startswith(f"{part}.") for part in sections)
     }
     recorded = _recorded(name, run_dir)
     # A section without a recorded setting was not used, as that of the reranker without a model.
@@ -96,7 +93,8 @@ def _defaults() -> dict[str, Any]:
     return flat(Config())
 
 
-def _unused_sections(stage: str, reranker: RerankerConfig) -> set[str]:
+def unused_sections(stage: str, reranker: RerankerConfig) -> set[str]:
+    """The sections that a stage reads without an effect."""
     # The other trainings use a reranker as it is: not one that starts from the encoder.
     others = stage in ("train_retriever", "train_generator")
     unused = not reranker.model or (others and not reranker.untuned)

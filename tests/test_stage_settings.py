@@ -7,18 +7,19 @@ from typing import Any
 
 import pytest
 
-from rag_ft.config_loader import make_config
+from rag_ft.config_loader import flat, make_config
 from rag_ft.run_dir import RunDir
-from rag_ft.stage_settings import settings_of
+from rag_ft.stage_settings import settings_of, unused_sections
 from rag_ft.storage import write_json
 
 LATER = "train_generator.advanced.gold_share"  # stands for a setting that came later
-SECTIONS = ("train_generator", "reranker")
+SECTIONS = {"train_generator", "reranker"}
 
 
 def chosen(run_dir: RunDir, **sections: dict[str, Any]) -> dict[str, Any]:
     config = make_config({"run": {"dir": run_dir.path}, **sections})
-    return settings_of("train_generator", SECTIONS, config, run_dir)
+    used = SECTIONS - unused_sections("train_generator", config.reranker)
+    return settings_of("train_generator", used, flat(config), run_dir)
 
 
 def record(run_dir: RunDir, settings: dict[str, Any]) -> None:
