@@ -97,8 +97,9 @@ def retriever_memory(
     tokens = MINI_BATCH * chunk_tokens
     if size <= MINI_BATCH:
         tokens = size * (question_tokens + (1 + advanced.num_negatives) * chunk_tokens)
-    # The encoder and its merged copy; the base and two encoders tuned on halves, to compare.
-    parts = _encoder_memory(shape, advanced.method, advanced.rank, tokens, num_copies=5)
+    # The encoder, its merged copy and the base; with cross-fitting two encoders tuned on halves.
+    num_copies = 3 if advanced.crossfit == "never" else 5
+    parts = _encoder_memory(shape, advanced.method, advanced.rank, tokens, num_copies)
     parts["index"] = 2 * num_chunks * shape.hidden * 4.0
     parts["fixed"] = (CUDA_CONTEXT_GB if gpu else RETRIEVER_LIBRARIES_GB) * GIB
     return {name: size / GIB for name, size in parts.items()}
