@@ -76,7 +76,7 @@ def test_a_file_that_is_no_sections_is_refused(tmp_path: Path, text: str) -> Non
 
 
 def test_a_missing_file_is_one_line_with_the_remedy(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="configs/"):
+    with pytest.raises(ConfigError, match="correct the path"):
         load_config(tmp_path / "none.yaml")
 
 
