@@ -137,9 +137,9 @@ class TrainGeneratorAdvanced(Section):
         0.0,
         ge=0,
         le=1,
-        description="Share of answered examples (0-1) in which the answer is exchanged for another "
-        "pair's of the same form, in the chunks and as the target, where that can be done: what "
-        "the model remembers is wrong there, so it learns to read.",
+        description="Share (0-1) of the examples with an answer that get another one: the answer "
+        "of another pair replaces it in the chunks and as the target, where it has the same form. "
+        "The model cannot recite these answers, so it learns to read.",
     )
     human_weight: int = Field(
         2,

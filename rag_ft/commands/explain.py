@@ -36,9 +36,9 @@ def explain(config: Config, question: str) -> str:
     session = Session.of(config)
     lines: list[str] = []
     there = in_order(session.tuned_components & RANKING)
-    # A bundle can be without what the base encoder finds.
-    shown: list[list[str]] = [[]] if has_base(session.run_dir) or not there else []
-    for tuned in [*shown, there] if there else shown:
+    # The base first, which a bundle can be without.
+    systems: list[list[str]] = [[], there] if there else [[]]
+    for tuned in systems if has_base(session.run_dir) else systems[-1:]:
         retriever = session.retriever(tuned)
         fusion, mode = retriever.fusion, config.retrieval.mode
         how = f"mode {mode}"

@@ -43,8 +43,6 @@ _NAME = re.compile(
     r"|November|December|(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)days?)\b)[A-ZÀ-ÞА-Я]|\w[A-Z]"
 )
 
-# Parts of a text and the people of a study, in lower case.
-
 
 def _text_part(question: str, named: bool) -> str:
     """A noun for a text, a part of one, or its people, which nothing tells apart from others:
@@ -131,8 +129,7 @@ _WEAK_PART = re.compile(
     rf"\s+the\s+{_WHICH_ONE}{_WEAK_NOUNS}(?=\s*[?,]|\s+{_SAY}\b)"
     r"|(?:topic|subject|theme|setting|hero|heroine|mood|style|climax|ending|title|purpose|aim|goal"
     r"|idea|point|gist|message|moral|tone|focus|scope|conclusion|author|writer|thesis|heading"
-    r"|length"
-    rf"|summary|argument|audience|readers?|columns?|rows?|lines?|words?|axis)\s+(?:of|in"
+    rf"|length|summary|argument|audience|readers?|columns?|rows?|lines?|words?|axis)\s+(?:of|in"
     rf"|for)\s+(?:the|this)\s+{_WHICH_ONE}{_WEAK_NOUNS}"
     rf"|(?:do|does|did)\s+the\s+{_WHICH_ONE}{_WEAK_NOUNS}(?=\s+{_SAY}\b)"
     r"|(?:do|does|did)\s+the\s+(?:story|tale|novel|scene|plot|fable|poem)"
@@ -174,8 +171,7 @@ _PEOPLE = (
     r"|sample|control\s+group|project|campaign|fire|test|discussion|debate|conference|interview"
     r"|wedding"
     r"|concert|race|match|election|voyage|journey|expedition|flood|storm|conflict|rescue|theft"
-    r"|visit"
-    r"|merger|audience|crowd|inspector|detective|jury)s?"
+    r"|visit|merger|audience|crowd|inspector|detective|jury)s?"
 )
 _MENTIONED = (
     r"(?:mentioned|listed|described|discussed|stated|cited|depicted|outlined|highlighted|enumerated"
@@ -243,8 +239,7 @@ _ALWAYS = tuple(
         r"\b(?:afterwards?|thereafter|subsequently)\?",
         r"\b(?:paragraphs?|lines?|slide|question|exercise)\s+\d+\b(?!\s+of\b)",
         r"^(?:Which|What)\s+(?:figure|table|section|paragraph|sentence|line|chapter|graph|diagram"
-        r"|chart"
-        rf"|passage)\s+{_SAY}(?:s|es)\b",
+        rf"|chart|passage)\s+{_SAY}(?:s|es)\b",
         rf"(?<!is )(?<!are )(?<!was )(?<!were )\bthe\s+(?:{_WEAK_NOUNS}|{_PART_NOUNS})\s+"
         r"(?:shown|given|provided|presented|displayed|depicted)\b(?!\s+(?:to|by|at|in)\b)",
         r"^(?!.*\bin\b)What\s+(?:is|was)\s+(?:said|stated|written|reported)\s+"
@@ -274,8 +269,7 @@ _UNNAMED = tuple(
         r"|conclusion)\s*\?",
         # What only one text tells of, in the past.
         r"^(?:How\s+many|Which|What|Who)\b[^?]*\b(?:was|were)\s+(?:included|excluded|enrolled"
-        r"|recruited"
-        r"|surveyed|interviewed|sampled|randomi[sz]ed)\s*\?",
+        r"|recruited|surveyed|interviewed|sampled|randomi[sz]ed)\s*\?",
         rf"\b(?:was|were|did|had)\s+the\s+{_WHICH_ONE}{_PEOPLE}['’]",
         rf"\bdid\s+the\s+{_WHICH_ONE}{_PEOPLE}(?:{_LONE_VERB.pattern})",
         r"^(?:What|Who|Which|Where|When)\s+(?:is|are|was|were)\s+the\s+(?:[a-z]+\s+)?[a-z]+\s+of"

@@ -1,5 +1,5 @@
-"""Pronouns and demonstratives of a question that no noun before them explains, in English, German,
-Spanish and French: by the order of the words, without a tagger."""
+"""Pronouns and demonstratives of a question that no noun before them explains, by the order of the
+words, without a tagger: in English, German, Spanish, Italian, Portuguese and French."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ def open_pronoun(question: str) -> str:
 
 _ENGLISH = re.compile(
     r"^\W*(?:what|which|who|whom|whose|when|where|why|how|is|are|were|does|did|do|can|could|has"
-    r"|have"
-    r"|had|will|should|must|may|if)\b|\b(?:the|of|what|which)\b",
+    r"|have|had|will|should|must|may|if)\b|\b(?:the|of|what|which)\b",
     re.I,
 )
 _AUXILIARY_WORDS = """
@@ -178,8 +177,7 @@ _ELSEWHERE = tuple(
             r"|(?<=\s)[A-ZÁÉÍÓÚÑ]\w",
             r"\besta\s+permitido\b",
             r"\b(?:él|ella|ellos|ellas|esto|eso|aquello|est[ea]s?|estos|es[ea]s?(?=\s\w{4})|esos"
-            r"|sus?"
-            r"|ahí|allí|aquí)\b(?!\s+se\b)"
+            r"|sus?|ahí|allí|aquí)\b(?!\s+se\b)"
             r"|(?<=én\s|do\s|de\s|mo\s)(?:lo|les?)\s\w+(?=\?|\s(?:en|a|por|con|de|para)\b)"
             r"|^¿(?:Cuándo|Dónde|Cómo|Por qué)\s(?!se\b)\w+\?",
         ),
@@ -205,8 +203,7 @@ _ELSEWHERE = tuple(
             r"|est-il\s+(?:\w+\s)?\w+\s+(?:de|d|que|qu)\b)|\bil\s+(?:y\s+a|faut|est\s+\w+\s+de)\b"
             r"|\b(?:est-ce|ce)\s+(?:que|qui|qu|sont|dont)\b",
             r"(?<=-)(?:ils?|elles?)\b|(?<=-t-)(?:ils?|elles?)\b|\b(?:ils?|elles?|lui|son|sa|ses"
-            r"|leurs?"
-            r"|l['’](?:a|ont|avait|avaient)|cela|ça|ceci|cet|cette|ces|celui-ci|celle-ci)\b"
+            r"|leurs?|l['’](?:a|ont|avait|avaient)|cela|ça|ceci|cet|cette|ces|celui-ci|celle-ci)\b"
             r"|\bce\s+\w{3}",
         ),
     )
@@ -221,7 +218,7 @@ _GERMAN_SUBJECT = re.compile(
 
 
 def _open_elsewhere(question: str) -> str:
-    """A pronoun or demonstrative of a German, Spanish or French question that no noun precedes."""
+    """The same for the languages of `_ELSEWHERE`, where a noun before the pronoun explains it."""
     if match := _GERMAN_SUBJECT.match(question):
         return match[1]
     for known, noun, empty, pronoun in _ELSEWHERE:

@@ -15,7 +15,7 @@ from rag_ft.storage import batched
 from rag_ft.text import all_words, entity_words, is_unspaced, normalise_question
 
 NUM_RAREST = 3
-LEAST_SHARED_PAIRS = 0.7
+LEAST_SHARED_PAIRS = 0.7  # of the neighbouring characters of both questions
 MOST_CANDIDATES = 1000
 PARAPHRASE = "asked of a test document in other words"  # the reason of a Reject
 Encode = Callable[[Sequence[str]], np.ndarray]
@@ -156,8 +156,8 @@ def same_spelling(a: str, b: str) -> bool:
     """Whether two texts in scripts without spaces share most pairs of neighbouring characters; True
     in other scripts.
 
-    Nothing shows the names in such a script, and many encoders cannot read it: all its questions
-    have a cosine near 1.
+    Nothing shows the names in such a script, and an encoder that was not trained on it may find
+    different questions similar.
     """
     if not is_unspaced(a):
         return True

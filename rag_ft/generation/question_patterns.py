@@ -75,8 +75,7 @@ REFERENCES = (
         r"\b(?:diese[nmrs]?|vorliegende[nmrs]?)\s+(?!(?:Jahr|Monat|Woche|Sommer|Winter|Zeit|Fall"
         r"|Tag)\w*)(?-i:[A-ZÄÖÜ])\w+|\bhatte?\s+(?:das|dies)\?"
         r"|\b(?:die|der|das|dem)\s+(?:Geschichte|Erzählung|Handlung|Hauptfigur|Artikel|Bericht"
-        r"|Beitrag"
-        r"|Kapitel|Dokument|Diagramm|Interview|Gespräch)\s*\?"
+        r"|Beitrag|Kapitel|Dokument|Diagramm|Interview|Gespräch)\s*\?"
         r"|\bim\s+\w+ten\s+(?:Satz|Absatz|Abschnitt|Kapitel|Teil)\b(?!\s+(?:von|des|der)\b)",
         r"\b(?:el|la)\s+(?:artículo|documento|relato|cuento|capítulo|entrevista|encuesta)\s*\?"
         r"|\b(?:le|la|l['’])\s?(?:article|document|récit|histoire|chapitre|entretien|enquête)\s*\?",
@@ -144,8 +143,7 @@ REFERENCES = (
         r"(?!\s+de(?!l\s+(?:estudio|artículo|texto)\b))"
         r"|\bel\s+(?:estudio|informe)\b(?!\s+(?:de|\w+(?:al|iv[oa]|ic[oa]|ari[oa])\b))"
         r"|\b(?:el|la|los|las|al|del)\s+(?:narrador|entrevistado|investigador|encuestado)(?:e?s"
-        r"|as?)?\b"
-        r"(?!\s+de)",
+        r"|as?)?\b(?!\s+de)",
         r"\bsegún\s+(?:el|la)\s+(?:documento|artículo|contenido|información)\b",
         r"\b(?:Figura|Tabla|Sección|Ecuación|Tabella|Sezione|Tabela|Seção)\s*\d",
         r"\b(?:il|questo|nel|del|dal)\s+(?:testo|brano|paragrafo|contesto)\b",

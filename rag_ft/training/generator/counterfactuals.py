@@ -59,16 +59,23 @@ def counterfactual(
     if answer is None or rng.random() >= layout.counterfactual_share:
         return context
     others = [other for other in answers.get(form_of(answer), ()) if other != answer]
-    edge = r"" if is_unspaced(answer) else r"(?!\w)"
-    pattern = re.compile(f"{edge.replace('!', '<!')}{re.escape(answer)}{edge}")
+    escaped = re.escape(answer)
+    pattern = re.compile(escaped if is_unspaced(answer) else rf"(?<!\w){escaped}(?!\w)")
     named = (text for c in context.chunks for text in (c.title, *c.headings))
+    is_named = any(pattern.search(text) for text in (context.question, *named))
     in_chunk = any(pattern.search(c.text) for c in context.chunks if c.id in context.needed)
-    if len(others) < MIN_OTHERS or not in_chunk:
-        return context
-    if any(pattern.search(text) for text in (context.question, *named)):
+    if len(others) < MIN_OTHERS or is_named or not in_chunk:
         return context
 
     other = rng.choice(others)
-    chunks = [replace(c, text=pattern.sub(lambda _: other, c.text)) for c in context.chunks]
-    quote = pattern.sub(lambda _: other, context.quote)
-    return replace(context, chunks=tuple(chunks), answer=other, quote=quote, kind="counterfactual")
+
+    def exchanged(text: str) -> str:
+        return pattern.sub(lambda _: other, text)
+
+    return replace(
+        context,
+        chunks=tuple(replace(chunk, text=exchanged(chunk.text)) for chunk in context.chunks),
+        answer=other,
+        quote=exchanged(context.quote),
+        kind="counterfactual",
+    )
